@@ -1,0 +1,98 @@
+"""What all tools share: where things lie, the tables beside this file, written-then-renamed files, progress lines."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent
+ROOT = TOOLS.parent
+ASSETS = ROOT / "src" / "fedpgp" / "assets"
+PACKAGES = TOOLS / "node_modules" / "@iconify-json"  # where `npm install --prefix tools` puts the icon sets
+BUILD = ROOT / "build"  # caches and training states; not in git
+
+STYLES = ("noto", "twemoji", "openmoji", "fluent-emoji", "fluent-emoji-flat", "fxemoji")
+SPLITS = ("base", "novel", "unseen")  # of the concepts, in the order of their labels
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One class of pictograms; icons maps each evaluation style to the icon's key in that set."""
+
+    name: str
+    group: str
+    split: str
+    icons: dict[str, str]
+
+
+@dataclass(frozen=True)
+class IconSet:
+    """One row of sets.csv."""
+
+    name: str
+    version: str
+    licence: str
+    author: str
+    role: str
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_concepts() -> list[Concept]:
+    """The 120 concepts in the order of their labels: base, novel, unseen, each in the order of concepts.csv."""
+    concepts = [
+        Concept(row["concept"], row["group"], row["split"], {style: row[style] for style in STYLES})
+        for row in read_table(TOOLS / "concepts.csv")
+    ]
+    return sorted(concepts, key=lambda concept: SPLITS.index(concept.split))  # sorted() keeps the order of equals
+
+
+def read_sets() -> dict[str, IconSet]:
+    """The icon sets of sets.csv by name."""
+    rows = read_table(TOOLS / "sets.csv")
+    return {r["set"]: IconSet(r["set"], r["version"], r["licence"], r["author"], r["role"]) for r in rows}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside path; rename it to path when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_table(path: Path, header: list[str], rows: list[list[object]]) -> None:
+    """Write a CSV file with Unix line ends."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def progress(what: str, total: int) -> Callable[[int], None]:
+    """A function to call with the number of things done; prints a plain line at most every five seconds."""
+    start = last = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last < 5:
+            return
+        last = now
+        left = (now - start) / max(done, 1) * (total - done)
+        print(f"{what}: {done} of {total}, {left:.0f} s left", file=sys.stderr, flush=True)
+
+    return report
