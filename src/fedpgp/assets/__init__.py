@@ -1,0 +1,25 @@
+"""The data set and the checkpoint that ship with the package, checked before they are used."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from fedpgp.errors import DataError
+
+DIRECTORY = Path(__file__).parent
+
+
+def checksums(name: str) -> dict[str, str]:
+    """SHA-256 of every file of an asset, by its path in the package's asset directory."""
+    listed = json.loads((DIRECTORY / "checksums.json").read_text(encoding="utf-8"))
+    return {path: digest for path, digest in sorted(listed.items()) if path.startswith(name + "/")}
+
+
+def verified(name: str) -> Path:
+    """The directory of an asset, all of whose files are as they were shipped; raises DataError naming one that is not."""
+    for path, expected in checksums(name).items():
+        file = DIRECTORY / path
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            state = "is damaged (its SHA-256 differs)" if file.is_file() else "is missing"
+            raise DataError(f"{file} {state}: install fedpgp again")
+    return DIRECTORY / name

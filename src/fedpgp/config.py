@@ -1,0 +1,210 @@
+"""An experiment as data: sections of fields with a default each, read from TOML and written back to it."""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import Field, ValidationError
+from pydantic.dataclasses import dataclass as section
+
+from fedpgp.errors import ConfigError, nearest
+from fedpgp.methods import METHODS, Method
+from fedpgp.methods.base import STRICT
+
+EMBEDDED_RECIPE = "pictograms"
+
+
+@section(frozen=True, kw_only=True, config=STRICT)
+class DataConfig:
+    """Where the images come from."""
+
+    source: str = Field("pictograms", description="the data set")
+
+
+@section(frozen=True, kw_only=True, config=STRICT)
+class TaskConfig:
+    """Who has what, and what is tested (SPEC: the experiments)."""
+
+    protocol: Literal["base-to-novel"] = Field("base-to-novel", description="first half of the classes base, rest novel")
+    clients: int = Field(10, ge=1, description="N (paper, section 5.1)")
+    classes_per_client: int | None = Field(None, ge=1, description="base classes of each; unset: all dealt out (paper)")
+    shots: int = Field(8, ge=1, description="training images per class (paper: 8 and 16)")
+    evaluate_on: Literal["test", "validation"] = Field(
+        "test", description='"validation": the protocol within the base classes on validation images, to choose settings'
+    )
+
+
+@section(frozen=True, kw_only=True, config=STRICT)
+class BackboneConfig:
+    """The frozen CLIP."""
+
+    checkpoint: str = Field(
+        "openai/clip-vit-base-patch16", description='"pictoclip" (embedded), a directory, or a hub id (paper: ViT-B/16)'
+    )
+    precision: Literal["float32", "float64"] = Field("float32", description="of every number")
+    device: str = Field("cpu", description='"cpu", "cuda", "cuda:1", …')
+
+
+@section(frozen=True, kw_only=True, config=STRICT)
+class FederationConfig:
+    """Rounds, participation and local training."""
+
+    rounds: int = Field(25, ge=1, description="(paper, base-to-novel)")
+    local_epochs: int = Field(2, ge=1, description="(paper, base-to-novel)")
+    participation: float = Field(1.0, gt=0, le=1, description="share of the clients in a round (paper, base-to-novel)")
+    everyone_first: bool = Field(False, description="all clients take part in round 1 (authors' code: true)")
+    independent_private: bool = Field(False, description="a first U, V of its own for each client (authors' code: false)")
+    batch_size: int = Field(8, ge=1, description="images in a local step; the last may have fewer (paper: = shots)")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD, new in each round (authors' script)")
+    weight_decay: float = Field(5e-4, ge=0, description="(authors' script)")
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "task": TaskConfig,
+    "backbone": BackboneConfig,
+    "federation": FederationConfig,
+}
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Everything that decides the numbers of an experiment, but for method and seed.
+
+    The defaults are the paper's, for real CLIP weights. methods: one section per registered method.
+    origins: "section.key" -> where a value that is no default was set.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    methods: Mapping[str, Method] = field(default_factory=lambda: {name: cls() for name, cls in METHODS.items()})
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def to_toml(self, methods: Sequence[str] | None = None) -> str:
+        """The effective configuration with, behind each value, what it is and where it was set.
+
+        methods: only these methods' sections; None writes all.
+        """
+        parts = [_section_toml(name, getattr(self, name), self.origins) for name in SECTIONS]
+        parts += [
+            _section_toml(name, method, self.origins)
+            for name, method in self.methods.items()
+            if (methods is None or name in methods) and fields(method)
+        ]
+        return "\n".join(parts)
+
+
+def recipe(name: str = EMBEDDED_RECIPE) -> Path:
+    """The file of a recipe that ships with the package."""
+    return Path(str(resources.files("fedpgp") / "recipes" / f"{name}.toml"))
+
+
+def load_config(file: Path | None = None, changes: Sequence[str] = ()) -> ExperimentConfig:
+    """The experiment that a TOML file describes, with changes of the form "section.key=value" on top.
+
+    file: None takes the recipe of the embedded benchmark; what a file leaves out has its default.
+    Raises ConfigError with one line per fault: file and line, field, what is allowed, what was found.
+    """
+    path = file or recipe()
+    values, lines = _read(path)
+    origin = "the embedded recipe" if file is None else path.name
+    origins = {f"{name}.{key}": origin for name, keys in values.items() for key in keys}
+    places = {name: f"{path}:{line}" for name, line in lines.items()}
+    for change in changes:
+        name, key, value = _parse_change(change)
+        values.setdefault(name, {})[key] = value
+        origins[f"{name}.{key}"] = "--set"
+        places[f"{name}.{key}"] = places.setdefault(name, f"--set {change}")
+        places[f"{name}.{key}"] = f"--set {change}"
+
+    faults: list[str] = []
+    built: dict[str, Any] = {}
+    for name, keys in values.items():
+        model = SECTIONS.get(name) or METHODS.get(name)
+        if model is None:
+            known = nearest(name, [*SECTIONS, *METHODS])
+            faults.append(f"{places[name]}: [{name}] must be a known section; {known}")
+            continue
+        try:
+            built[name] = model(**keys)
+        except ValidationError as error:
+            faults += [_fault(name, model, detail, places) for detail in error.errors()]
+    if faults:
+        raise ConfigError("\n".join(faults))
+    sections = {name: built[name] for name in SECTIONS if name in built}
+    methods = {name: built.get(name) or cls() for name, cls in METHODS.items()}
+    return ExperimentConfig(**sections, methods=methods, origins=origins)
+
+
+def _read(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """The tables of a TOML file, and the line of every section and "section.key"."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}; name one that exists") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    lines: dict[str, int] = {}
+    name = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[\s*([\w-]+)\s*\]", line):
+            name = header[1]
+            lines[name] = number
+        elif key := re.match(r"\s*([\w-]+)\s*=", line):
+            lines[f"{name}.{key[1]}" if name else key[1]] = number
+    loose = [key for key, value in tables.items() if not isinstance(value, dict)]
+    if loose:
+        raise ConfigError(f"{path}:{lines.get(loose[0], 1)}: {loose[0]} must stand in a section such as [federation]")
+    return tables, lines
+
+
+def _parse_change(change: str) -> tuple[str, str, Any]:
+    key, separator, value = change.partition("=")
+    name, dot, key = key.strip().partition(".")
+    if not (separator and dot and name and key):
+        raise ConfigError(f"--set must have the form section.key=value, such as fedpgp.mu=0.5, got {change!r}")
+    try:
+        return name, key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, key, value.strip()  # a word needs no quotes
+
+
+def _fault(name: str, model: type, detail: Any, places: Mapping[str, str]) -> str:
+    """One line for one of pydantic's findings."""
+    key = str(detail["loc"][0]) if detail["loc"] else ""
+    where = f"{places.get(f'{name}.{key}', places[name])}: {name}.{key}"
+    known = [f.name for f in fields(model)]
+    if key not in known:
+        remedy = nearest(key, known) if known else "the section has no keys"
+        return f"{where} is not a key of [{name}]; {remedy}"
+    message = re.sub(r"^Input should be", "must be", detail["msg"]).replace("a valid ", "a ")
+    return f"{where} {message}, got {detail['input']!r}"
+
+
+def _section_toml(name: str, section: Any, origins: Mapping[str, str]) -> str:
+    summary = (type(section).__doc__ or "").strip().splitlines()[0]
+    lines = [f"# {summary}", f"[{name}]"]
+    for item in fields(section):
+        value = getattr(section, item.name)
+        about = section.__pydantic_fields__[item.name].description
+        origin = origins.get(f"{name}.{item.name}", "default")
+        shown = tomli_w.dumps({item.name: value}).strip() if value is not None else f"# {item.name} ="
+        lines.append(f"{shown}  # {about} [{origin}]")
+    return "\n".join(lines) + "\n"
+
+
+def as_json(config: ExperimentConfig, method: str) -> dict[str, Any]:
+    """The sections that decide a run of one method, for the record."""
+    from dataclasses import asdict
+
+    sections = {name: asdict(getattr(config, name)) for name in SECTIONS}
+    return json.loads(json.dumps(sections | {method: asdict(config.methods[method])}))

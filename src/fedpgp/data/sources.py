@@ -1,0 +1,102 @@
+"""Where images come from -> `ImageDataset`: images, labels, class names and domains."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fedpgp import assets
+from fedpgp.errors import DataError, nearest
+
+EMBEDDED = "pictograms"
+STYLES = ("noto", "twemoji", "openmoji", "fluent-emoji", "fluent-emoji-flat", "fxemoji")
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """One split of n images.
+
+    labels: [n] index into `class_names`, whose order is that of the source's label file.
+    domains: [n] index into `domain_names`; a source without domains has one.
+    image: index -> decoded picture; nothing is decoded before it is asked for.
+    fingerprint: changes when an image, or the order of the images, does.
+    """
+
+    name: str
+    split: str
+    class_names: tuple[str, ...]
+    domain_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    domains: NDArray[np.int64]
+    image: Callable[[int], Image.Image]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def of_classes(self, classes: Sequence[int]) -> NDArray[np.int64]:
+        """The indices of the images of some classes, ascending."""
+        return np.flatnonzero(np.isin(self.labels, list(classes)))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set with its fixed splits.
+
+    probe: classes that the checkpoint never saw by name; they are reported apart and are neither base nor novel.
+    """
+
+    name: str
+    train: ImageDataset
+    validation: ImageDataset
+    test: ImageDataset
+    probe: tuple[int, ...] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.train.class_names
+
+
+def load_source(name: str) -> Source:
+    """The data set of a name; raises DataError for one that is unknown or damaged."""
+    if name != EMBEDDED:
+        raise DataError(f"data.source must be the name of a data set, got {name!r}; {nearest(name, [EMBEDDED])}")
+    directory = assets.verified(EMBEDDED)
+    with (directory / "classes.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = tuple(row["name"] for row in rows)
+    splits = {split: _read_pictograms(split, names) for split in SPLITS}
+    return Source(name, **splits, probe=tuple(i for i, row in enumerate(rows) if row["split"] == "unseen"))
+
+
+def _read_pictograms(split: str, class_names: tuple[str, ...]) -> ImageDataset:
+    import pyarrow.parquet as parquet
+
+    pictures: list[bytes] = []
+    labels: list[int] = []
+    domains: list[int] = []
+    for domain, style in enumerate(STYLES):
+        table = parquet.read_table(
+            assets.DIRECTORY / EMBEDDED / style / f"{split}.parquet", columns=["image", "label"]
+        )
+        pictures += [image["bytes"] for image in table["image"].to_pylist()]
+        labels += table["label"].to_pylist()
+        domains += [domain] * len(table)
+    shipped = assets.checksums(EMBEDDED)
+    content = "".join(digest for path, digest in shipped.items() if path.endswith(f"/{split}.parquet"))
+    return ImageDataset(
+        name=EMBEDDED,
+        split=split,
+        class_names=class_names,
+        domain_names=STYLES,
+        labels=np.array(labels),
+        domains=np.array(domains),
+        image=lambda index: Image.open(io.BytesIO(pictures[index])).convert("RGB"),
+        fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+    )

@@ -1,0 +1,36 @@
+"""Every error that a user can cause or cure. The command line turns each into one line and exit code 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FedPGPError(Exception):
+    """Base of all errors that fedpgp raises on purpose. The message names the place, the value and the remedy."""
+
+
+class ConfigError(FedPGPError):
+    """A configuration that cannot be run."""
+
+
+class DataError(FedPGPError):
+    """Data, or a task on it, that cannot be built."""
+
+
+class CheckpointError(FedPGPError):
+    """A CLIP checkpoint that cannot be read or does not fit the task."""
+
+
+class OutputError(FedPGPError):
+    """Results that cannot be written or read."""
+
+
+class TrainingError(FedPGPError):
+    """Local training that cannot go on."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The remedy for an unknown `word`: the nearest of the `known` ones, and all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(word.lower(), names, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{meant}known: {', '.join(names)}"

@@ -1,0 +1,94 @@
+"""Local training of one client."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from fedpgp.backbone.text import TextEncoder
+from fedpgp.backbone.tokens import ClassTokens
+from fedpgp.errors import TrainingError
+from fedpgp.methods import Batch, ClientUpdate, Frozen, Method, Params
+from fedpgp.randomness import generator
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How every client trains: SGD, new in each round, so that no momentum outlives a round or meets another client."""
+
+    local_epochs: int
+    batch_size: int
+    momentum: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class ClientJob:
+    """One client's work in one round.
+
+    images: features [n, D] of its training images; labels: [n] columns of the softmax; classes: tokens of the task's
+    base classes; frozen: of the same classes.
+    """
+
+    method: Method
+    params: Params
+    images: Tensor
+    labels: Tensor
+    classes: ClassTokens
+    frozen: Frozen
+    training: LocalTraining
+    seed: int
+    round: int
+    client: int
+
+
+def train_client(text: TextEncoder, job: ClientJob) -> ClientUpdate:
+    """Trains a copy of the job's parameters on the client's data; the order of the images is drawn per epoch.
+
+    Raises TrainingError, naming client, round and step, where the loss is not finite.
+    """
+    method, training = job.method, job.training
+    params = Params(_trainable(job.params.shared), _trainable(job.params.private))
+    rates = method.learning_rates
+    optimizer = torch.optim.SGD(
+        [
+            {"params": list(params.shared.values()), "lr": rates["shared"]},
+            {"params": list(params.private.values()), "lr": rates["private"]},
+        ],
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+    )
+    rng = generator(job.seed, "order", job.round, job.client)
+    history: dict[str, list[float]] = defaultdict(list)
+    for _ in range(training.local_epochs):
+        for chosen in torch.randperm(len(job.labels), generator=rng).split(training.batch_size):
+            batch = Batch(job.images[chosen], job.labels[chosen])
+            terms = method.loss(params, text(method.prompts(params), job.classes), batch, job.frozen)
+            loss = torch.stack(list(terms.values())).sum()
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"the loss of client {job.client} is {loss.item()} in round {job.round},"
+                    f" step {len(history['task']) + 1}: lower {method.name}.learning_rate"
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            for name, term in terms.items():
+                history[name].append(term.item())
+    return ClientUpdate(
+        client=job.client,
+        examples=len(job.labels),
+        params=Params(_finished(params.shared), _finished(params.private)),
+        losses={name: fmean(values) for name, values in history.items()},
+    )
+
+
+def _trainable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
+
+
+def _finished(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in tensors.items()}

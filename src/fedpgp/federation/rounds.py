@@ -1,0 +1,132 @@
+"""The loop: broadcast, local training, averaging, evaluation."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Client, Task, TestSet
+from fedpgp.evaluate import Evaluation, client_accuracies, evaluate, summary, validation_accuracies
+from fedpgp.federation.client import ClientJob, LocalTraining, train_client
+from fedpgp.federation.server import federated_average, participants
+from fedpgp.federation.workers import Workers
+from fedpgp.methods import ClientUpdate, Frozen, Method, Params
+from fedpgp.randomness import generator
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The part of the rounds that the server decides.
+
+    independent_private: every client draws its own first private part; the public code gives all the same.
+    everyone_first: all clients take part in round 1, whatever the participation, as in the public code.
+    """
+
+    rounds: int
+    participation: float
+    everyone_first: bool
+    independent_private: bool
+    training: LocalTraining
+
+
+@dataclass(frozen=True)
+class Data:
+    """A task with its image features: `train` [n, D] of the whole training split, `tests` of each test set."""
+
+    task: Task
+    train: Tensor
+    tests: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Round:
+    """The state after a round, and what is recorded of it.
+
+    private: the private part of every client. bytes_up, bytes_down: of one participant.
+    """
+
+    number: int
+    shared: Mapping[str, Tensor]
+    private: Sequence[Mapping[str, Tensor]]
+    evaluation: Evaluation
+    record: Mapping[str, object]
+
+
+def federate(
+    method: Method, data: Data, backbone: Backbone, schedule: Schedule, seed: int, workers: Workers
+) -> Iterator[Round]:
+    """Runs the federation and yields after every round; a method that trains nothing yields once, as round 0."""
+    task = data.task
+    tokens = backbone.class_tokens(task.class_names)
+    frozen = Frozen(backbone.template_features(method.template, task.class_names), backbone.logit_scale)
+    base_tokens, base_frozen = tokens.select(task.base), frozen.select(task.base)
+
+    shared: Mapping[str, Tensor] = method.init_shared(task, backbone, generator(seed, "shared"))
+    private: list[Mapping[str, Tensor]] = [
+        method.init_private(task, backbone, _private_draws(schedule, seed, client)) for client in task.clients
+    ]
+
+    def after(number: int, updates: Sequence[ClientUpdate], sent: int, started: float) -> Round:
+        trained = time.perf_counter()
+        clients = [Params(shared, own) for own in private]
+        evaluation = evaluate(method, clients, task, data.tests, tokens, frozen, workers)
+        record = {
+            "round": number,
+            "participants": [update.client for update in updates],
+            **summary(client_accuracies(task, evaluation.clients)),
+            **validation_accuracies(task, evaluation.clients),
+            **{f"loss_{name}": fmean(u.losses[name] for u in updates) for name in (updates[0].losses if updates else ())},
+            **evaluation.diagnostics,
+            "bytes_down": sent,
+            "bytes_up": size(updates[0].params.shared) if updates else 0,
+            "seconds_training": trained - started,
+            "seconds_evaluation": time.perf_counter() - trained,
+        }
+        return Round(number, shared, list(private), evaluation, record)
+
+    if not shared and not any(private):
+        yield after(0, [], 0, time.perf_counter())
+        return
+
+    for number in range(1, schedule.rounds + 1):
+        started = time.perf_counter()
+        share = 1.0 if number == 1 and schedule.everyone_first else schedule.participation
+        jobs = [
+            ClientJob(
+                method=method,
+                params=Params(shared, private[client.id]),
+                images=data.train[torch.from_numpy(client.train)],
+                labels=_columns(task, client).to(data.train.device),
+                classes=base_tokens,
+                frozen=base_frozen,
+                training=schedule.training,
+                seed=seed,
+                round=number,
+                client=client.id,
+            )
+            for client in (task.clients[i] for i in participants(len(task.clients), share, seed, number))
+        ]
+        sent = size(shared)
+        updates = workers.map(train_client, jobs)
+        shared = federated_average([u.params.shared for u in updates], [u.examples for u in updates])
+        for update in updates:
+            private[update.client] = update.params.private
+        yield after(number, updates, sent, started)
+
+
+def size(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of the tensors' numbers."""
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _private_draws(schedule: Schedule, seed: int, client: Client) -> torch.Generator:
+    return generator(seed, "private", *([client.id] if schedule.independent_private else []))
+
+
+def _columns(task: Task, client: Client) -> Tensor:
+    """The column of the base softmax for each training image of a client."""
+    return torch.from_numpy(TestSet(task.train, task.base, client.train).targets)

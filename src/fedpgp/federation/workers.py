@@ -1,0 +1,72 @@
+"""Independent pieces of a round, in this process or in several; what comes out is the same to the last bit."""
+
+import multiprocessing
+import pickle
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+
+from fedpgp.backbone.text import TextEncoder
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_TEXT: TextEncoder | None = None  # of a worker process: sent once, when it starts
+
+
+class Workers:
+    """Calls `function(text_encoder, job)` for many jobs, each on one thread, and returns the results in order.
+
+    count: worker processes; 1 works in this process. Processes are spawned, so that a script which uses more than one
+    needs `if __name__ == "__main__":`.
+    """
+
+    def __init__(self, text: TextEncoder, count: int):
+        self._text = text
+        self._pool: ProcessPoolExecutor | None = None
+        if count > 1:
+            self._pool = ProcessPoolExecutor(
+                count, multiprocessing.get_context("spawn"), initializer=_start, initargs=(pickle.dumps(text),)
+            )
+
+    def map(self, function: Callable[[TextEncoder, Job], Result], jobs: Iterable[Job]) -> list[Result]:
+        if self._pool is None:
+            with _one_thread():
+                return [function(self._text, job) for job in jobs]
+        # Plain pickles: PyTorch would otherwise send every small tensor through a shared-memory file of its own.
+        return [pickle.loads(done) for done in self._pool.map(_call, [pickle.dumps((function, job)) for job in jobs])]
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+def _start(text: bytes) -> None:
+    global _TEXT
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)
+    _TEXT = pickle.loads(text)
+
+
+def _call(packed: bytes) -> bytes:
+    function, job = pickle.loads(packed)
+    result: Any = function(_TEXT, job)
+    return pickle.dumps(result)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

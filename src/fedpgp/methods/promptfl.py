@@ -1,0 +1,38 @@
+"""One prompt for all clients, averaged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, hyperparameters, logits, mean_cosine
+
+if TYPE_CHECKING:
+    from fedpgp.backbone import Backbone
+    from fedpgp.data.tasks import Task
+
+
+@hyperparameters(frozen=True, kw_only=True, config=STRICT)
+class PromptFL(PromptMethod):
+    """Every client trains the same prompt p_G; the server averages (Guo et al. 2022)."""
+
+    name: ClassVar[str] = "promptfl"
+    source: ClassVar[str] = "Guo et al. 2022, arXiv 2208.11625; the prompt is CoOp's, Zhou et al. 2021, arXiv 2109.01134"
+
+    def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
+        return {"p_G": self.new_context(backbone, rng)}
+
+    def prompts(self, params: Params) -> Tensor:
+        return params.shared["p_G"][None]
+
+    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
+        return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}
+
+    def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
+        return logits(text[0], images, frozen)
+
+    def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
+        return {"cosine_guidance_global": mean_cosine(frozen.guidance, text[0])}
