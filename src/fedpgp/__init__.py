@@ -1,3 +1,49 @@
-"""Federated prompt learning on CLIP: FedPGP (Cui et al., ICML 2024) and the methods it is compared with."""
+"""Federated prompt learning on CLIP: FedPGP (Cui et al., ICML 2024) and the methods it is compared with.
+
+>>> import fedpgp
+>>> comparison = fedpgp.compare(["zero-shot", "fedpgp"], seeds=1)  # doctest: +SKIP
+>>> comparison.mean("fedpgp")["local"]  # doctest: +SKIP
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedpgp.config import ExperimentConfig, load_config
+    from fedpgp.errors import FedPGPError
+    from fedpgp.experiment import compare, run
+    from fedpgp.results import Comparison, Run, load_comparison, load_run
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Comparison",
+    "ExperimentConfig",
+    "FedPGPError",
+    "Run",
+    "__version__",
+    "compare",
+    "load_comparison",
+    "load_config",
+    "load_run",
+    "run",
+]
+
+_HOMES = {
+    "ExperimentConfig": "config",
+    "load_config": "config",
+    "FedPGPError": "errors",
+    "compare": "experiment",
+    "run": "experiment",
+    "Comparison": "results",
+    "Run": "results",
+    "load_comparison": "results",
+    "load_run": "results",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: PyTorch takes a second that `fedpgp --help` need not wait for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedpgp' has no attribute {name!r}")
+    return getattr(import_module(f"fedpgp.{_HOMES[name]}"), name)

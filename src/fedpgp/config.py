@@ -1,17 +1,16 @@
 """An experiment as data: sections of fields with a default each, read from TOML and written back to it."""
 
-import json
+import dataclasses
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
 from pydantic import Field, ValidationError
-from pydantic.dataclasses import dataclass as section
+from pydantic.dataclasses import dataclass
 
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods import METHODS, Method
@@ -20,49 +19,61 @@ from fedpgp.methods.base import STRICT
 EMBEDDED_RECIPE = "pictograms"
 
 
-@section(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
     """Where the images come from."""
 
-    source: str = Field("pictograms", description="the data set")
+    source: str = Field(default="pictograms", description="the data set")
 
 
-@section(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TaskConfig:
     """Who has what, and what is tested (SPEC: the experiments)."""
 
-    protocol: Literal["base-to-novel"] = Field("base-to-novel", description="first half of the classes base, rest novel")
-    clients: int = Field(10, ge=1, description="N (paper, section 5.1)")
-    classes_per_client: int | None = Field(None, ge=1, description="base classes of each; unset: all dealt out (paper)")
-    shots: int = Field(8, ge=1, description="training images per class (paper: 8 and 16)")
+    protocol: Literal["base-to-novel"] = Field(
+        default="base-to-novel", description="first half of the classes base, rest novel"
+    )
+    clients: int = Field(default=10, ge=1, description="N (paper, section 5.1)")
+    classes_per_client: int | None = Field(
+        default=None, ge=1, description="base classes of each; unset: all dealt out (paper)"
+    )
+    shots: int = Field(default=8, ge=1, description="training images per class (paper: 8 and 16)")
     evaluate_on: Literal["test", "validation"] = Field(
-        "test", description='"validation": the protocol within the base classes on validation images, to choose settings'
+        default="test",
+        description='"validation": the protocol within the base classes on validation images, to choose settings',
     )
 
 
-@section(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class BackboneConfig:
     """The frozen CLIP."""
 
     checkpoint: str = Field(
-        "openai/clip-vit-base-patch16", description='"pictoclip" (embedded), a directory, or a hub id (paper: ViT-B/16)'
+        default="openai/clip-vit-base-patch16",
+        description='"pictoclip" (embedded), a directory, or a hub id (paper: ViT-B/16)',
     )
-    precision: Literal["float32", "float64"] = Field("float32", description="of every number")
-    device: str = Field("cpu", description='"cpu", "cuda", "cuda:1", …')
+    precision: Literal["float32", "float64"] = Field(default="float32", description="of every number")
+    device: str = Field(default="cpu", description='"cpu", "cuda", "cuda:1", …')
 
 
-@section(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class FederationConfig:
     """Rounds, participation and local training."""
 
-    rounds: int = Field(25, ge=1, description="(paper, base-to-novel)")
-    local_epochs: int = Field(2, ge=1, description="(paper, base-to-novel)")
-    participation: float = Field(1.0, gt=0, le=1, description="share of the clients in a round (paper, base-to-novel)")
-    everyone_first: bool = Field(False, description="all clients take part in round 1 (authors' code: true)")
-    independent_private: bool = Field(False, description="a first U, V of its own for each client (authors' code: false)")
-    batch_size: int = Field(8, ge=1, description="images in a local step; the last may have fewer (paper: = shots)")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD, new in each round (authors' script)")
-    weight_decay: float = Field(5e-4, ge=0, description="(authors' script)")
+    rounds: int = Field(default=25, ge=1, description="(paper, base-to-novel)")
+    local_epochs: int = Field(default=2, ge=1, description="(paper, base-to-novel)")
+    participation: float = Field(
+        default=1.0, gt=0, le=1, description="share of the clients in a round (paper, base-to-novel)"
+    )
+    everyone_first: bool = Field(default=False, description="all clients take part in round 1 (authors' code: true)")
+    independent_private: bool = Field(
+        default=False, description="a first U, V of its own for each client (authors' code: false)"
+    )
+    batch_size: int = Field(
+        default=8, ge=1, description="images in a local step; the last may have fewer (paper: = shots)"
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD, new in each round (authors' script)")
+    weight_decay: float = Field(default=5e-4, ge=0, description="(authors' script)")
 
 
 SECTIONS: dict[str, type] = {
@@ -73,7 +84,7 @@ SECTIONS: dict[str, type] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
     """Everything that decides the numbers of an experiment, but for method and seed.
 
@@ -81,12 +92,14 @@ class ExperimentConfig:
     origins: "section.key" -> where a value that is no default was set.
     """
 
-    data: DataConfig = field(default_factory=DataConfig)
-    task: TaskConfig = field(default_factory=TaskConfig)
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    federation: FederationConfig = field(default_factory=FederationConfig)
-    methods: Mapping[str, Method] = field(default_factory=lambda: {name: cls() for name, cls in METHODS.items()})
-    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
+    federation: FederationConfig = dataclasses.field(default_factory=FederationConfig)
+    methods: Mapping[str, Method] = dataclasses.field(
+        default_factory=lambda: {name: cls() for name, cls in METHODS.items()}
+    )
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def to_toml(self, methods: Sequence[str] | None = None) -> str:
         """The effective configuration with, behind each value, what it is and where it was set.
@@ -97,7 +110,7 @@ class ExperimentConfig:
         parts += [
             _section_toml(name, method, self.origins)
             for name, method in self.methods.items()
-            if (methods is None or name in methods) and fields(method)
+            if (methods is None or name in methods) and dataclasses.fields(method)
         ]
         return "\n".join(parts)
 
@@ -182,7 +195,7 @@ def _fault(name: str, model: type, detail: Any, places: Mapping[str, str]) -> st
     """One line for one of pydantic's findings."""
     key = str(detail["loc"][0]) if detail["loc"] else ""
     where = f"{places.get(f'{name}.{key}', places[name])}: {name}.{key}"
-    known = [f.name for f in fields(model)]
+    known = [f.name for f in dataclasses.fields(model)]
     if key not in known:
         remedy = nearest(key, known) if known else "the section has no keys"
         return f"{where} is not a key of [{name}]; {remedy}"
@@ -193,18 +206,10 @@ def _fault(name: str, model: type, detail: Any, places: Mapping[str, str]) -> st
 def _section_toml(name: str, section: Any, origins: Mapping[str, str]) -> str:
     summary = (type(section).__doc__ or "").strip().splitlines()[0]
     lines = [f"# {summary}", f"[{name}]"]
-    for item in fields(section):
+    for item in dataclasses.fields(section):
         value = getattr(section, item.name)
         about = section.__pydantic_fields__[item.name].description
         origin = origins.get(f"{name}.{item.name}", "default")
         shown = tomli_w.dumps({item.name: value}).strip() if value is not None else f"# {item.name} ="
         lines.append(f"{shown}  # {about} [{origin}]")
     return "\n".join(lines) + "\n"
-
-
-def as_json(config: ExperimentConfig, method: str) -> dict[str, Any]:
-    """The sections that decide a run of one method, for the record."""
-    from dataclasses import asdict
-
-    sections = {name: asdict(getattr(config, name)) for name in SECTIONS}
-    return json.loads(json.dumps(sections | {method: asdict(config.methods[method])}))

@@ -123,9 +123,7 @@ def shared_accuracies(task: Task, predictions: Predictions) -> dict[str, float]:
     """The same for the shared part alone; its Local is the mean over the clients' classes."""
     correct = predictions["base"][0] == task.tests["base"].targets
     figure = {"local": fmean(percent(correct[own]) for own in own_images(task, "base"))}
-    return figure | {
-        name: percent(predictions[name][0] == test.targets) for name, test in task.tests.items()
-    }
+    return figure | {name: percent(predictions[name][0] == test.targets) for name, test in task.tests.items()}
 
 
 def validation_accuracies(task: Task, predictions: Predictions) -> dict[str, float]:

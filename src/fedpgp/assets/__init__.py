@@ -16,7 +16,7 @@ def checksums(name: str) -> dict[str, str]:
 
 
 def verified(name: str) -> Path:
-    """The directory of an asset, all of whose files are as they were shipped; raises DataError naming one that is not."""
+    """The directory of an asset, whose files are all as they were shipped; raises DataError naming one that is not."""
     for path, expected in checksums(name).items():
         file = DIRECTORY / path
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,9 +76,10 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
     directory = _directory(name)
     dtype = {"float32": torch.float32, "float64": torch.float64}[precision]
     try:
-        model, report = CLIPModel.from_pretrained(
+        loaded: Any = CLIPModel.from_pretrained(
             directory, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
+        model, report = loaded
         processor = AutoImageProcessor.from_pretrained(directory, local_files_only=True, backend="pil")
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # whatever the files make the loaders raise, the user needs one line
@@ -93,7 +95,9 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
     try:
         model = model.to(device).eval().requires_grad_(False)
     except (RuntimeError, AssertionError) as error:
-        raise CheckpointError(f"device must be one that PyTorch has here, got {device!r}: {_first_line(error)}") from error
+        raise CheckpointError(
+            f"device must be one that PyTorch has here, got {device!r}: {_first_line(error)}"
+        ) from error
     return Backbone(
         name=name,
         directory=directory,

@@ -8,9 +8,9 @@ Letters: K prompts, C classes, M context vectors, P = 1 + M, T class tokens, H h
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class TextEncoder:
     @classmethod
     def of(cls, model: "CLIPModel") -> "TextEncoder":
         """The text tower of a transformers CLIPModel; raises CheckpointError for one that is not CLIP-shaped."""
-        config = model.config.text_config
+        config: Any = model.config.text_config
         if config.hidden_act not in ACTIVATIONS:
             raise CheckpointError(
                 f"hidden_act of the checkpoint's text_config must be one of {', '.join(ACTIVATIONS)},"

@@ -56,9 +56,7 @@ def split_template(template: str) -> tuple[str, str]:
 
 def class_tokens(tokenizer: Tokenizer, class_names: Sequence[str], tail: str = "{}.") -> ClassTokens:
     """Tokens of every class name (underscores read as spaces) put into `tail`, and EOS."""
-    rows = [
-        [*text_ids(tokenizer, tail.format(name.replace("_", " "))), tokenizer.eos_token_id] for name in class_names
-    ]
+    rows = [[*text_ids(tokenizer, tail.format(name.replace("_", " "))), tokenizer.eos_token_id] for name in class_names]
     longest = max(map(len, rows))
     filled = [row + [tokenizer.eos_token_id] * (longest - len(row)) for row in rows]
     return ClassTokens(torch.tensor(filled), torch.tensor([len(row) - 1 for row in rows]))

@@ -30,7 +30,9 @@ def image_features(
     A file that is truncated, altered or of another shape is reported to `on_rebuild` and computed again.
     Raises OutputError if the directory cannot be written.
     """
-    file = directory / f"{dataset.name}-{dataset.split}-{backbone.fingerprint[:16]}-{dataset.fingerprint[:16]}.safetensors"
+    file = (
+        directory / f"{dataset.name}-{dataset.split}-{backbone.fingerprint[:16]}-{dataset.fingerprint[:16]}.safetensors"
+    )
     if file.exists():
         kept = _read(file, backbone, dataset)
         if kept is not None:

@@ -82,9 +82,7 @@ def _read_pictograms(split: str, class_names: tuple[str, ...]) -> ImageDataset:
     labels: list[int] = []
     domains: list[int] = []
     for domain, style in enumerate(STYLES):
-        table = parquet.read_table(
-            assets.DIRECTORY / EMBEDDED / style / f"{split}.parquet", columns=["image", "label"]
-        )
+        table = parquet.read_table(assets.DIRECTORY / EMBEDDED / style / f"{split}.parquet", columns=["image", "label"])
         pictures += [image["bytes"] for image in table["image"].to_pylist()]
         labels += table["label"].to_pylist()
         domains += [domain] * len(table)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class Round:
     shared: Mapping[str, Tensor]
     private: Sequence[Mapping[str, Tensor]]
     evaluation: Evaluation
-    record: Mapping[str, object]
+    record: Mapping[str, Any]
 
 
 def federate(
@@ -79,7 +80,10 @@ def federate(
             "participants": [update.client for update in updates],
             **summary(client_accuracies(task, evaluation.clients)),
             **validation_accuracies(task, evaluation.clients),
-            **{f"loss_{name}": fmean(u.losses[name] for u in updates) for name in (updates[0].losses if updates else ())},
+            **{
+                f"loss_{name}": fmean(u.losses[name] for u in updates)
+                for name in (updates[0].losses if updates else ())
+            },
             **evaluation.diagnostics,
             "bytes_down": sent,
             "bytes_up": size(updates[0].params.shared) if updates else 0,

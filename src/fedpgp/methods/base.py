@@ -5,14 +5,14 @@ Letters: K contexts read in a step, M context vectors, d token width, C classes,
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass as hyperparameters
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ TEMPLATE = "a photo of a {}."
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Params:
     """What one client trains: `shared` goes to the server, `private` never leaves the client."""
 
@@ -31,7 +31,7 @@ class Params:
     private: Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Batch:
     """images: features [B, D] of unit length; labels: [B] columns of the softmax."""
 
@@ -39,7 +39,7 @@ class Batch:
     labels: Tensor
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Frozen:
     """What never changes during a task: guidance z_C [C, D] of unit length, and the logarithm of the logit scale []."""
 
@@ -51,7 +51,7 @@ class Frozen:
         return Frozen(self.guidance[list(classes)], self.logit_scale)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ClientUpdate:
     """What a client brings home from a round; the server is handed `params.shared` and `examples`, and nothing else.
 
@@ -64,7 +64,7 @@ class ClientUpdate:
     losses: Mapping[str, float]
 
 
-@hyperparameters(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Method(ABC):
     """A method is a frozen dataclass of hyperparameters, which are its section of the config, and pure functions.
 
@@ -113,19 +113,21 @@ class Method(ABC):
         return {}
 
 
-@hyperparameters(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class PromptMethod(Method, ABC):
     """A method that learns context vectors in front of the class name."""
 
     context_length: int = Field(
-        16, ge=1, description="M, context vectors of a random initialisation (authors' script; a phrase has its own M)"
+        default=16,
+        ge=1,
+        description="M, context vectors of a random initialisation (authors' script; a phrase has its own M)",
     )
     ctx_init: str = Field(
-        "random",
+        default="random",
         min_length=1,
-        description='first context: "random", N(0, 0.02²) (authors\' script), or a phrase such as "a photo of a" (CoOp)',
+        description='first context: "random", N(0, 0.02²) (authors\' script), or a phrase like "a photo of a" (CoOp)',
     )
-    learning_rate: float = Field(1e-3, gt=0, description="of SGD, constant (authors' script)")
+    learning_rate: float = Field(default=1e-3, gt=0, description="of SGD, constant (authors' script)")
 
     @property
     def learning_rates(self) -> Mapping[str, float]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedpgp.methods.base import (
@@ -17,7 +18,6 @@ from fedpgp.methods.base import (
     Frozen,
     Params,
     PromptMethod,
-    hyperparameters,
     logits,
     mean_cosine,
     normal,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fedpgp.data.tasks import Task
 
 
-@hyperparameters(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedPGP(PromptMethod):
     """p_i = p_G + U V: p_G [M, d] shared, U [M, b] and V [b, d] private (Cui et al. 2024).
 
@@ -38,13 +38,17 @@ class FedPGP(PromptMethod):
     name: ClassVar[str] = "fedpgp"
     source: ClassVar[str] = "Cui et al., ICML 2024, arXiv 2405.09771"
 
-    bottleneck: int = Field(8, ge=0, description="b, the rank of the personal part U V; 0 has none (authors' script)")
-    mu: float = Field(0.5, ge=0, description="weight of the contrastive term (authors' script)")
-    tau: float = Field(0.5, gt=0, description="temperature of the contrastive term (authors' script)")
-    guidance: Literal["template", "placeholder"] = Field(
-        "template", description='z_C from "a photo of a {}." (paper) or from "X X … X {}." (authors\' code)'
+    bottleneck: int = Field(
+        default=8, ge=0, description="b, the rank of the personal part U V; 0 has none (authors' script)"
     )
-    private_learning_rate: float | None = Field(None, gt=0, description="of U and V; unset: learning_rate (paper)")
+    mu: float = Field(default=0.5, ge=0, description="weight of the contrastive term (authors' script)")
+    tau: float = Field(default=0.5, gt=0, description="temperature of the contrastive term (authors' script)")
+    guidance: Literal["template", "placeholder"] = Field(
+        default="template", description='z_C from "a photo of a {}." (paper) or from "X X … X {}." (authors\' code)'
+    )
+    private_learning_rate: float | None = Field(
+        default=None, gt=0, description="of U and V; unset: learning_rate (paper)"
+    )
 
     @property
     def template(self) -> str:

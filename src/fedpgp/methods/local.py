@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, hyperparameters, logits, mean_cosine
+from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, logits, mean_cosine
 
 if TYPE_CHECKING:
     from fedpgp.backbone import Backbone
     from fedpgp.data.tasks import Task
 
 
-@hyperparameters(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Local(PromptMethod):
     """Every client trains a prompt of its own and keeps it from round to round; nothing is sent (CoOp per client)."""
 

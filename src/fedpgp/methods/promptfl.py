@@ -6,21 +6,24 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, hyperparameters, logits, mean_cosine
+from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, logits, mean_cosine
 
 if TYPE_CHECKING:
     from fedpgp.backbone import Backbone
     from fedpgp.data.tasks import Task
 
 
-@hyperparameters(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class PromptFL(PromptMethod):
     """Every client trains the same prompt p_G; the server averages (Guo et al. 2022)."""
 
     name: ClassVar[str] = "promptfl"
-    source: ClassVar[str] = "Guo et al. 2022, arXiv 2208.11625; the prompt is CoOp's, Zhou et al. 2021, arXiv 2109.01134"
+    source: ClassVar[str] = (
+        "Guo et al. 2022, arXiv 2208.11625; the prompt is CoOp's, Zhou et al. 2021, arXiv 2109.01134"
+    )
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         return {"p_G": self.new_context(backbone, rng)}

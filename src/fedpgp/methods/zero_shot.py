@@ -3,12 +3,13 @@
 from typing import ClassVar
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import STRICT, Batch, Frozen, Method, Params, hyperparameters, logits
+from fedpgp.methods.base import STRICT, Batch, Frozen, Method, Params, logits
 
 
-@hyperparameters(frozen=True, kw_only=True, config=STRICT)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ZeroShot(Method):
     """Nothing is trained and nothing is sent: the class is that of the nearest "a photo of a {class}."."""
 

@@ -1,0 +1,6 @@
+"""`python -m fedpgp`."""
+
+from fedpgp.cli import main
+
+if __name__ == "__main__":
+    main()

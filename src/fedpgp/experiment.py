@@ -1,0 +1,351 @@
+"""Puts the pieces together: config -> results."""
+
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean, harmonic_mean
+from typing import Any, Protocol
+
+import numpy as np
+import platformdirs
+import torch
+
+import fedpgp
+from fedpgp.backbone import Backbone, load_backbone
+from fedpgp.bootstrap import Outcomes
+from fedpgp.config import ExperimentConfig, load_config
+from fedpgp.data.features import image_features
+from fedpgp.data.sources import Source, load_source
+from fedpgp.data.tasks import Task, base_to_novel
+from fedpgp.errors import ConfigError
+from fedpgp.evaluate import client_accuracies, own_images, shared_accuracies, summary, test_sets
+from fedpgp.federation.client import LocalTraining
+from fedpgp.federation.rounds import Data, Round, Schedule, federate
+from fedpgp.federation.workers import Workers
+from fedpgp.methods import METHODS, Params, find_method
+from fedpgp.report.comparison import write_comparison
+from fedpgp.results import Comparison, Run, check_output, new_directory, write_run
+
+
+class Reporter(Protocol):
+    """Hears what is going on. Both calls may be ignored."""
+
+    def progress(self, what: str, done: int, total: int, detail: str = "") -> None: ...
+
+    def notice(self, text: str) -> None: ...
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
+        pass
+
+    def notice(self, text: str) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """What all runs of an experiment share: the frozen CLIP, the data set, its features, the worker processes."""
+
+    config: ExperimentConfig
+    backbone: Backbone
+    source: Source
+    features: dict[str, torch.Tensor]  # split -> [n, D]
+    workers: Workers
+    reporter: Reporter
+
+
+def run(
+    method: str,
+    seed: int = 0,
+    *,
+    config: ExperimentConfig | Path | str | None = None,
+    changes: Sequence[str] = (),
+    output: Path | str | None = None,
+    force: bool = False,
+    workers: int = 1,
+    cache: Path | str | None = None,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Runs one method with one seed.
+
+    Args:
+        method: a name that `fedpgp methods` lists.
+        config: an ExperimentConfig or a TOML file; None takes the recipe of the embedded benchmark.
+        changes: "section.key=value" on top of the file.
+        output: the run directory to write; None writes nothing. force: replace it if it exists.
+        workers: processes; any number gives the same result. More than one needs `if __name__ == "__main__":`.
+        cache: directory of image features; None takes the user's cache directory.
+
+    Raises:
+        FedPGPError: before any work where the method, the config, the data or the output do not fit.
+
+    >>> run("fedpgp", seed=0, changes=["fedpgp.mu=1.0"]).results["final"]["local"]  # doctest: +SKIP
+    """
+    find_method(method)
+    _check_seed(seed)
+    if output is not None:
+        check_output(Path(output), force)
+    with _laboratory(config, changes, [method], [seed], workers, cache, reporter) as laboratory:
+        result = _run(laboratory, method, seed)
+    if output is not None:
+        result.save(Path(output), force)
+    return result
+
+
+def compare(
+    methods: Sequence[str] | None = None,
+    seeds: int | Sequence[int] = 1,
+    *,
+    config: ExperimentConfig | Path | str | None = None,
+    changes: Sequence[str] = (),
+    output: Path | str | None = None,
+    force: bool = False,
+    workers: int = 1,
+    cache: Path | str | None = None,
+    reporter: Reporter | None = None,
+) -> Comparison:
+    """Runs several methods on the same tasks: the same clients, shots and first prompts for equal seeds.
+
+    methods: None takes all. seeds: a number n means 0 … n−1. The rest as in `run`. After Ctrl-C, or an error in the
+    middle, what was finished is written to `output` before the exception goes on.
+    """
+    names = list(dict.fromkeys(METHODS if methods is None else methods))
+    if not names:
+        raise ConfigError(f"methods must name at least one, got none; known: {', '.join(METHODS)}")
+    for name in names:
+        find_method(name)
+    chosen = range(seeds) if isinstance(seeds, int) else list(seeds)
+    if not chosen:
+        raise ConfigError(f"seeds must be at least 1, got {seeds}")
+    for seed in chosen:
+        _check_seed(seed)
+    if output is not None:
+        check_output(Path(output), force)
+    runs: list[Run] = []
+    try:
+        with _laboratory(config, changes, names, chosen, workers, cache, reporter) as laboratory:
+            for seed in chosen:
+                for name in names:
+                    runs.append(_run(laboratory, name, seed))
+                    if not runs[-1].finished:
+                        raise KeyboardInterrupt
+    finally:
+        if output is not None and any(result.finished for result in runs):
+            _write(Comparison(runs), Path(output), force)
+    return Comparison(runs)
+
+
+def _write(comparison: Comparison, output: Path, force: bool) -> None:
+    with new_directory(output, force) as scratch:
+        for result in comparison.runs:
+            directory = scratch / result.method / f"seed-{result.seed}"
+            directory.mkdir(parents=True)
+            write_run(result, directory)
+        write_comparison(comparison, scratch)
+
+
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise ConfigError(f"seed must be 0 or more, got {seed}")
+
+
+@contextmanager
+def _laboratory(
+    config: ExperimentConfig | Path | str | None,
+    changes: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    workers: int,
+    cache: Path | str | None,
+    reporter: Reporter | None,
+) -> Iterator[Laboratory]:
+    """Prepares what all runs share, after checking everything that can be checked without work."""
+    if workers < 1:
+        raise ConfigError(f"workers must be 1 or more, got {workers}")
+    if not isinstance(config, ExperimentConfig):
+        config = load_config(None if config is None else Path(config), changes)
+    elif changes:
+        raise ConfigError("changes go with a config file; make another ExperimentConfig instead")
+    source = load_source(config.data.source)
+    tasks = [_task(config, source, seed) for seed in seeds]
+    backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
+    for name in methods:
+        _check_context(config, name, backbone, tasks[0])
+    reporter = reporter or Silent()
+    directory = Path(cache) if cache else Path(platformdirs.user_cache_dir("fedpgp")) / "features"
+    splits = {test.dataset.split: test.dataset for test in test_sets(tasks[0]).values()} | {"train": source.train}
+    features = {}
+    for split, dataset in splits.items():
+        features[split] = image_features(
+            backbone,
+            dataset,
+            directory,
+            lambda done, total, split=split: reporter.progress(f"encoding {split} images", done, total),  # type: ignore[misc]
+            lambda file: reporter.notice(f"feature cache {file} is damaged: computing it again"),
+        )
+    with Workers(backbone.text, min(workers, config.task.clients)) as pool:
+        yield Laboratory(config, backbone, source, features, pool, reporter)
+
+
+def _task(config: ExperimentConfig, source: Source, seed: int) -> Task:
+    task = config.task
+    return base_to_novel(
+        source,
+        clients=task.clients,
+        classes_per_client=task.classes_per_client,
+        shots=task.shots,
+        seed=seed,
+        evaluate_on=task.evaluate_on,
+    )
+
+
+def _check_context(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:
+    """Raises ConfigError where a method's context and the longest class name exceed what the text encoder reads."""
+    method = config.methods[name]
+    shared = method.init_shared(task, backbone, torch.Generator())
+    private = method.init_private(task, backbone, torch.Generator())
+    prompts = method.prompts(Params(shared, private))
+    room = backbone.text.positions - 1 - backbone.class_tokens(task.class_names).ids.shape[1]
+    if prompts.shape[1] > room:
+        raise ConfigError(
+            f"{name}.context_length must be at most {room} for this checkpoint and these class names,"
+            f" got {prompts.shape[1]}"
+        )
+
+
+def _run(laboratory: Laboratory, name: str, seed: int) -> Run:
+    """Runs one method; after Ctrl-C, the rounds that were finished, if any."""
+    config, reporter, workers = laboratory.config, laboratory.reporter, laboratory.workers
+    method, task = config.methods[name], _task(config, laboratory.source, seed)
+    features = laboratory.features
+    tests = {key: features[test.dataset.split][torch.from_numpy(test.images)] for key, test in test_sets(task).items()}
+    settings = config.federation
+    schedule = Schedule(
+        rounds=settings.rounds,
+        participation=settings.participation,
+        everyone_first=settings.everyone_first,
+        independent_private=settings.independent_private,
+        training=LocalTraining(
+            local_epochs=settings.local_epochs,
+            batch_size=settings.batch_size,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        ),
+    )
+    started = time.perf_counter()
+    history: list[Round] = []
+    finished = False
+    try:
+        for state in federate(
+            method, Data(task, features["train"], tests), laboratory.backbone, schedule, seed, workers
+        ):
+            history.append(state)
+            shown = ", ".join(f"{key.capitalize()} {state.record[key]:.1f}" for key in ("local", "base", "novel"))
+            reporter.progress(
+                f"{name}, seed {seed}", max(1, state.number), settings.rounds if state.number else 1, shown
+            )
+        finished = True
+    except KeyboardInterrupt:
+        if not history:
+            raise
+    seconds = time.perf_counter() - started
+    return Run(
+        config=config,
+        results=_results(task, name, seed, history, finished, seconds),
+        rounds=[state.record for state in history],
+        prompts=_prompts(history[-1]),
+        outcomes=_outcomes(task, history[-1]),
+        provenance=_provenance(laboratory, name, seed),
+    )
+
+
+def _results(
+    task: Task, name: str, seed: int, history: Sequence[Round], finished: bool, seconds: float
+) -> dict[str, Any]:
+    """The headline is the last round; beside it the mean of the last five, and the round that validation chooses."""
+    last = history[-1]
+    clients = client_accuracies(task, last.evaluation.clients)
+    figures = list(summary(clients))
+    best = max(
+        history, key=lambda state: harmonic_mean([state.record["validation_local"], state.record["validation_base"]])
+    )
+    shared = last.evaluation.shared
+    return {
+        "method": name,
+        "seed": seed,
+        "finished": finished,
+        "task": _describe(task),
+        "rounds": last.number,
+        "final": {key: last.record[key] for key in figures},
+        "shared": None if shared is None else _with_summary(shared_accuracies(task, shared)),
+        "last_five": {key: fmean(state.record[key] for state in history[-5:]) for key in figures},
+        "best_on_validation": {"round": best.number, **{key: best.record[key] for key in figures}},
+        "clients": [
+            {
+                "client": client.id,
+                "classes": [task.class_names[label] for label in client.classes],
+                "examples": len(client.train),
+                **figure,
+            }
+            for client, figure in zip(task.clients, clients, strict=True)
+        ],
+        "bytes_up_per_client_round": last.record["bytes_up"],
+        "bytes_down_per_client_round": last.record["bytes_down"],
+        "seconds": round(seconds, 3),
+    }
+
+
+def _with_summary(figures: dict[str, float]) -> dict[str, float]:
+    return summary([figures])
+
+
+def _describe(task: Task) -> dict[str, Any]:
+    return {
+        "protocol": task.name,
+        "data": task.train.name,
+        "clients": len(task.clients),
+        "base_classes": len(task.base),
+        "novel_classes": len(task.tests["novel"].classes),
+        "evaluated_on": task.tests["base"].dataset.split,
+        "images": {name: len(test.images) for name, test in task.tests.items()},
+    }
+
+
+def _prompts(state: Round) -> dict[str, torch.Tensor]:
+    tensors = {f"shared/{name}": tensor for name, tensor in state.shared.items()}
+    for client, private in enumerate(state.private):
+        tensors |= {f"private/{client}/{name}": tensor for name, tensor in private.items()}
+    return tensors
+
+
+def _outcomes(task: Task, state: Round) -> Outcomes:
+    predicted = state.evaluation.clients
+    return Outcomes(
+        base=predicted["base"] == task.tests["base"].targets,
+        novel=predicted["novel"] == task.tests["novel"].targets,
+        own=np.stack(own_images(task, "base")),
+    )
+
+
+def _provenance(laboratory: Laboratory, name: str, seed: int) -> dict[str, Any]:
+    packages = ("torch", "transformers", "numpy", "safetensors", "tokenizers")
+    return {
+        "method": asdict(laboratory.config.methods[name]),
+        "seed": seed,
+        "command": sys.argv,
+        "fedpgp": fedpgp.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {package: version(package) for package in packages},
+        "checkpoint": laboratory.backbone.fingerprint,
+        "images": {split: getattr(laboratory.source, split).fingerprint for split in sorted(laboratory.features)},
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
