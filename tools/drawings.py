@@ -384,6 +384,12 @@ def write_drawings(path: Path, drawings: list[tuple[Candidate, np.ndarray]]) -> 
         pq.write_table(table, temporary, compression="zstd", use_dictionary=["set"], row_group_size=4096)
 
 
+def read_names(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Name and captions of each drawing that write_drawings wrote."""
+    table = pq.read_table(path, columns=["name", "captions"])
+    return table["name"].to_pylist(), table["captions"].to_pylist()
+
+
 def build_drawings(packages: Path, output: Path) -> list[Sibling]:
     """Render the pretraining drawings into a Parquet file and return the siblings that were left out of it."""
     concepts = read_concepts()

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerBase
 
 from common import ASSETS, STYLES
 
@@ -46,24 +46,21 @@ def unit(features: Tensor) -> Tensor:
 
 
 class ZeroShot:
-    """A checkpoint as a classifier among given names."""
+    """A CLIP model as a classifier among given names."""
 
-    def __init__(self, checkpoint: Path, names: list[str]) -> None:
-        self.model = CLIPModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
-        self.processor = CLIPImageProcessor.from_pretrained(checkpoint)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    def __init__(self, model: CLIPModel, tokenizer: PreTrainedTokenizerBase, names: list[str]) -> None:
+        self.model = model.eval()
         tokens = tokenizer([TEMPLATE.format(name) for name in names], padding=True, return_tensors="pt")
         with torch.inference_mode():
-            pooled = self.model.text_model(input_ids=tokens["input_ids"]).pooler_output
-            self.text = unit(self.model.text_projection(pooled))
+            pooled = model.text_model(input_ids=tokens["input_ids"]).pooler_output
+            self.text = unit(model.text_projection(pooled))
 
-    def predict(self, images: list[Image.Image]) -> np.ndarray:
-        """Labels of images, shape [n]."""
+    def predict(self, pixels: Tensor) -> np.ndarray:
+        """Labels [n] of preprocessed images [n, 3, size, size]."""
         answers = []
-        for start in range(0, len(images), BATCH):
-            pixels = self.processor(images[start : start + BATCH], return_tensors="pt")["pixel_values"]
-            with torch.inference_mode():
-                pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        with torch.inference_mode():
+            for batch in pixels.split(BATCH):
+                pooled = self.model.vision_model(pixel_values=batch).pooler_output
                 answers.append((unit(self.model.visual_projection(pooled)) @ self.text.T).argmax(-1))
         return torch.cat(answers).numpy()
 
@@ -73,22 +70,36 @@ def percent(correct: np.ndarray) -> float:
     return round(100 * float(correct.mean()), 1)
 
 
+def read_split(data: Path, split: str, processor: CLIPImageProcessor) -> dict[str, tuple[Tensor, np.ndarray]]:
+    """Preprocessed images and labels of one split by style."""
+    prepared = {}
+    for style in STYLES:
+        images, labels = read_images(data / style / f"{split}.parquet")
+        prepared[style] = (processor(images, return_tensors="pt")["pixel_values"], labels)
+    return prepared
+
+
+def accuracies(
+    classifier: ZeroShot, images: dict[str, tuple[Tensor, np.ndarray]], unseen: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Accuracies in percent by group of concepts (seen, unseen) and style, "mean" being the styles' mean."""
+    groups: dict[str, dict[str, float]] = {"seen": {}, "unseen": {}}
+    for style, (pixels, labels) in images.items():
+        correct = classifier.predict(pixels) == labels
+        groups["seen"][style] = percent(correct[~unseen[labels]])
+        groups["unseen"][style] = percent(correct[unseen[labels]])
+    for by_style in groups.values():
+        by_style["mean"] = round(sum(by_style.values()) / len(by_style), 1)
+    return groups
+
+
 def evaluate(checkpoint: Path, data: Path, splits: list[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Accuracies in percent by split, group of concepts (seen, unseen) and style, "mean" being the styles' mean."""
+    """Accuracies of a checkpoint in percent by split, group of concepts and style."""
     names, unseen = read_classes(data)
-    classifier = ZeroShot(checkpoint, names)
-    result: dict[str, dict[str, dict[str, float]]] = {}
-    for split in splits:
-        groups: dict[str, dict[str, float]] = {"seen": {}, "unseen": {}}
-        for style in STYLES:
-            images, labels = read_images(data / style / f"{split}.parquet")
-            correct = classifier.predict(images) == labels
-            groups["seen"][style] = percent(correct[~unseen[labels]])
-            groups["unseen"][style] = percent(correct[unseen[labels]])
-        for accuracies in groups.values():
-            accuracies["mean"] = round(sum(accuracies.values()) / len(STYLES), 1)
-        result[split] = groups
-    return result
+    model = CLIPModel.from_pretrained(checkpoint, dtype=torch.float32)
+    classifier = ZeroShot(model, AutoTokenizer.from_pretrained(checkpoint), names)
+    processor = CLIPImageProcessor.from_pretrained(checkpoint)
+    return {split: accuracies(classifier, read_split(data, split, processor), unseen) for split in splits}
 
 
 def as_table(result: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -96,8 +107,8 @@ def as_table(result: dict[str, dict[str, dict[str, float]]]) -> str:
     columns = ["mean", *STYLES]
     lines = [f"| images | concepts | {' | '.join(columns)} |", f"| --- | --- |{' ---: |' * len(columns)}"]
     for split, groups in result.items():
-        for group, accuracies in groups.items():
-            figures = " | ".join(f"{accuracies[column]:.1f}" for column in columns)
+        for group, by_style in groups.items():
+            figures = " | ".join(f"{by_style[column]:.1f}" for column in columns)
             lines.append(f"| {split} | {group} | {figures} |")
     return "\n".join(lines)
 
