@@ -1,9 +1,17 @@
-"""What many tests share: the embedded checkpoint and data set, loaded once."""
+"""What many tests share: the embedded checkpoint and data set, loaded once, and a small part of it to run on."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+import fedpgp.experiment
 from fedpgp.backbone import Backbone, load_backbone
-from fedpgp.data.sources import Source, load_source
+from fedpgp.data.sources import ImageDataset, Source, load_source
+
+# Two rounds of three clients, so that a run takes a second; every other value is the embedded recipe's.
+TINY = ["task.clients=3", "task.shots=4", "federation.rounds=2", "federation.local_epochs=1"]
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +28,37 @@ def exact() -> Backbone:
 @pytest.fixture(scope="session")
 def pictograms() -> Source:
     return load_source("pictograms")
+
+
+def part_of(dataset: ImageDataset, classes: list[int], per_class: int) -> ImageDataset:
+    """The first images of some classes, relabelled 0, 1, …"""
+    chosen = np.concatenate([np.flatnonzero(dataset.labels == label)[::3][:per_class] for label in classes])
+    return replace(
+        dataset,
+        class_names=tuple(dataset.class_names[label] for label in classes),
+        labels=np.searchsorted(classes, dataset.labels[chosen]),
+        domains=dataset.domains[chosen],
+        image=lambda index: dataset.image(int(chosen[index])),
+        fingerprint=f"part of {dataset.fingerprint}",
+    )
+
+
+@pytest.fixture(scope="session")
+def small_source(pictograms: Source) -> Source:
+    """Six base, six novel and two probe classes with a few images each."""
+    classes = [*range(6), *range(50, 56), 100, 101]
+    splits = {name: part_of(getattr(pictograms, name), classes, 8) for name in ("train", "validation", "test")}
+    return Source("pictograms", **splits, probe=(12, 13))
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feature cache for the session, so that no test reads or writes the user's."""
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture
+def small(small_source: Source, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experiments on the embedded data see its small part, and load the checkpoint once."""
+    monkeypatch.setattr(fedpgp.experiment, "load_source", lambda name: small_source)
+    monkeypatch.setattr(fedpgp.experiment, "load_backbone", lambda *_: backbone)

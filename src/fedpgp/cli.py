@@ -245,12 +245,11 @@ def _print_comparison(comparison: "fedpgp.Comparison") -> None:
 
 
 def _rich(header: list[str], rows: list[list[str]], title: str) -> Table:
-    listing = Table(title=escape(title), title_justify="left", header_style="bold", box=None)
+    listing = Table(title=escape(title), title_justify="left", header_style="bold", box=None, pad_edge=False)
     for i, name in enumerate(header):
         listing.add_column(name, justify="left" if i == 0 else "right")
     for row in rows:
-        # An interval goes below its mean, so that the columns stay narrow.
-        listing.add_row(*(escape(cell.replace(" [", "\n[")) for cell in row))
+        listing.add_row(*map(escape, row))
     return listing
 
 

@@ -104,9 +104,9 @@ def _figure(mean: float, deviation: float | None) -> str:
 
 
 def _difference(found: Difference) -> str:
-    return f"{f'{found.mean:+.1f}' if found.is_one else 'no difference'} [{found.low:+.1f}..{found.high:+.1f}]"
+    return f"{f'{found.mean:+.1f}' if found.is_one else 'no difference'}\n{found.low:+.1f}..{found.high:+.1f}"
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
-    return "\n".join(lines) + "\n"
+    return "".join(line.replace("\n", "<br>") + "\n" for line in lines)

@@ -1,0 +1,33 @@
+# make run: the embedded comparison. make test: the tests. Both make the environment first, once.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: run test test-all check format clean
+
+run: $(INSTALLED)
+	$(BIN)/fedpgp compare
+
+test: $(INSTALLED)
+	$(BIN)/pytest -m "not slow"
+
+# The fast tests, and those that build the wheel, start processes or interrupt them.
+test-all: test
+	$(BIN)/pytest -m slow
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

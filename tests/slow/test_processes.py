@@ -1,0 +1,115 @@
+"""What needs the installed command in processes of its own: workers, signals, hash seeds, the wheel."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["federation.rounds=2", "federation.local_epochs=1", "promptfl.learning_rate=0.1", "fedpgp.learning_rate=0.01"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the embedded features."""
+    directory = tmp_path_factory.mktemp("features")
+    subprocess.run(command("run", "--method", "zero-shot", "-q", cache=directory), check=True, cwd=directory)
+    return directory
+
+
+def command(*arguments: str, cache: Path) -> list[str]:
+    sets = [part for change in SHORT for part in ("--set", change)]
+    return [sys.executable, "-m", "fedpgp", *arguments, *sets, "--cache-dir", str(cache)]
+
+
+def artefacts(directory: Path) -> Iterator[bytes]:
+    """What a run computed, without times."""
+    yield (directory / "prompts.safetensors").read_bytes()
+    yield (directory / "outcomes.safetensors").read_bytes()
+    results = json.loads((directory / "results.json").read_text())
+    del results["seconds"]
+    yield json.dumps(results).encode()
+
+
+@pytest.mark.parametrize("method", ["promptfl", "fedpgp"])
+def test_one_and_two_workers_and_five_hash_seeds_give_the_same_bytes(method: str, cache: Path, tmp_path: Path) -> None:
+    seen = []
+    for hash_seed, workers in zip("01234", "12121", strict=True):
+        output = tmp_path / hash_seed
+        subprocess.run(
+            command("run", "--method", method, "--workers", workers, "-q", "-o", str(output), cache=cache),
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+        )
+        seen.append(list(artefacts(output)))
+    assert all(other == seen[0] for other in seen[1:])
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_saves_what_was_finished(workers: str, cache: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("run", "--method", "fedpgp", "--set", "federation.rounds=500", "--workers", workers, "-o", "out",
+                cache=cache),
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("fedpgp, seed 0:"):
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == "interrupted; what was finished is in out: fedpgp show out"
+    shown = subprocess.run(
+        [sys.executable, "-m", "fedpgp", "show", "out"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "fedpgp, seed 0 was interrupted after round" in shown.stderr
+
+
+def test_workers_end_with_a_killed_parent(cache: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("run", "--method", "fedpgp", "--set", "federation.rounds=500", "--workers", "2", cache=cache),
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("fedpgp, seed 0:"):
+            break
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) >= 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [child for child in children if Path(f"/proc/{child}").exists()] == []
+
+
+def test_wheel_holds_all_that_a_first_run_needs(cache: Path, tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size < 25e6
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(tmp_path / "installed")
+    done = subprocess.run(
+        [sys.executable, "-c", "import fedpgp; print(fedpgp.__file__); from fedpgp.cli import main; main()",
+         "run", "--method", "zero-shot", "--json", "-o", "out", "--cache-dir", str(cache)],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    where, printed = done.stdout.splitlines()
+    assert where.startswith(str(tmp_path / "installed"))
+    assert json.loads(printed)["rows"][0]["method"] == "zero-shot"

@@ -1,0 +1,79 @@
+"""The paired bootstrap, against a plain loop and on outcomes whose difference is known."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedpgp.bootstrap import Outcomes, differences
+
+N, BASE, NOVEL = 3, 60, 40
+
+
+def outcomes(seed: int, right: float) -> Outcomes:
+    """Random outcomes of three clients with 20 own images each."""
+    rng = np.random.default_rng(seed)
+    own = np.arange(BASE) % N == np.arange(N)[:, None]
+    return Outcomes(rng.random((N, BASE)) < right, rng.random((N, NOVEL)) < right, own)
+
+
+def accuracies(run: Outcomes) -> dict[str, float]:
+    """Plain loops over clients."""
+    local = 100 * sum(run.base[i][run.own[i]].mean() for i in range(N)) / N
+    base, novel = 100 * sum(row.mean() for row in run.base) / N, 100 * sum(row.mean() for row in run.novel) / N
+    both = 2 / (1 / base + 1 / novel)
+    hm = 3 / (1 / local + 1 / base + 1 / novel)
+    return {"local": local, "base": base, "novel": novel, "hm": hm, "cm": (local + both) / 2}
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.floats(0.2, 0.9), st.floats(0.2, 0.9)), min_size=1, max_size=3))
+@settings(max_examples=20, deadline=None)
+def test_observed_difference_is_that_of_the_mean_accuracies(runs: list[tuple[int, float, float]]) -> None:
+    first = [outcomes(seed, right) for seed, right, _ in runs]
+    second = [outcomes(seed + 1000, right) for seed, _, right in runs]
+    for name, found in differences(first, second).items():
+        expected = np.mean([accuracies(run)[name] for run in first]) - np.mean(
+            [accuracies(run)[name] for run in second]
+        )
+        assert found.mean == pytest.approx(expected)
+        assert found.low <= found.high
+
+
+def test_a_method_does_not_differ_from_itself() -> None:
+    run = [outcomes(0, 0.5)]
+    for found in differences(run, run).values():
+        assert (found.mean, found.low, found.high, found.is_one) == (0, 0, 0, False)
+
+
+def test_a_clear_difference_is_one_in_both_directions() -> None:
+    good, bad = [outcomes(0, 0.9)], [outcomes(1, 0.4)]
+    assert all(found.is_one and found.low > 20 for found in differences(good, bad).values())
+    assert all(found.is_one and found.high < -20 for found in differences(bad, good).values())
+
+
+def test_interval_has_the_width_of_the_binomial() -> None:
+    """One client, independent outcomes: the standard error of a difference of two shares is known."""
+    rng = np.random.default_rng(0)
+    n, p = 4000, 0.5
+
+    def run() -> Outcomes:
+        return Outcomes(rng.random((1, n)) < p, rng.random((1, n)) < p, np.ones((1, n), bool))
+
+    found = differences([run()], [run()])["base"]
+    expected = 100 * 2 * 1.96 * np.sqrt(2 * p * (1 - p) / n)
+    assert found.high - found.low == pytest.approx(expected, rel=0.1)
+
+
+def test_pairing_narrows_the_interval() -> None:
+    """Two methods that differ on 2 of 60 images differ less than independent ones would."""
+    run = outcomes(0, 0.5)
+    base = run.base.copy()
+    base[:, :2] = ~base[:, :2]
+    paired = differences([run], [Outcomes(base, run.novel, run.own)])["base"]
+    unpaired = differences([run], [outcomes(5, 0.5)])["base"]
+    assert paired.high - paired.low < 0.6 * (unpaired.high - unpaired.low)
+
+
+def test_wrong_everywhere_is_zero_and_not_an_error() -> None:
+    nothing = Outcomes(np.zeros((N, BASE), bool), np.zeros((N, NOVEL), bool), outcomes(0, 1).own)
+    assert differences([nothing], [nothing])["hm"].mean == 0

@@ -1,0 +1,340 @@
+"""The command line: what it prints, what it refuses, and how it exits."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from conftest import TINY
+
+import fedpgp
+from fedpgp import assets, cli, experiment
+from fedpgp.federation import rounds
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, cache: Path
+) -> Command:
+    """`fedpgp ARGUMENTS` in an empty directory; compare and run get a cache directory and one worker."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Ended:
+        common = ["--cache-dir", str(cache), "--workers", "1"] if arguments[0] in ("compare", "run") else []
+        monkeypatch.setattr(sys, "argv", ["fedpgp", *arguments, *common])
+        for console, stream in ((cli.out, sys.stdout), (cli.err, sys.stderr)):
+            monkeypatch.setattr(console, "file", stream)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), printed.out, printed.err)
+
+    return call
+
+
+def sets(*changes: str) -> list[str]:
+    return [part for change in (*TINY, *changes) for part in ("--set", change)]
+
+
+def refused(ended: Ended, *expected: str) -> None:
+    """One line on standard error that says all of `expected`; exit code 2."""
+    assert ended.code == 2, ended
+    assert ended.out == ""
+    assert ended.err.startswith("fedpgp: error: ")
+    assert len(ended.err.splitlines()) == 1, ended.err
+    for text in expected:
+        assert text in ended.err
+
+
+def files(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+# What works
+
+
+def test_compare_prints_a_table_and_writes_a_directory(command: Command, small: None, tmp_path: Path) -> None:
+    ended = command("compare", "--seeds", "2", "-o", "out", *sets())
+    assert ended.code == 0
+    for method in ("zero-shot", "local", "promptfl", "fedpgp", "fedpgp, shared part alone"):
+        assert re.search(rf"^\s*{method} +\d+\.\d ± \d", ended.out, re.MULTILINE), ended.out
+    cells = {
+        f"{method}/seed-{seed}/{name}"
+        for method in ("zero-shot", "local", "promptfl", "fedpgp")
+        for seed in (0, 1)
+        for name in (
+            "config.toml", "results.json", "rounds.jsonl", "prompts.safetensors", "outcomes.safetensors",
+            "provenance.json",
+        )
+    }  # fmt: skip
+    pictures = {"comparison.svg", "comparison.png", "comparison.md", "comparison.json"}
+    assert files(tmp_path / "out") == cells | pictures
+    assert (tmp_path / "out/comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "out/comparison.svg").read_text()
+
+
+def test_json_is_the_only_thing_on_standard_output(command: Command, small: None) -> None:
+    ended = command("compare", "--methods", "zero-shot,fedpgp", "--json", *sets())
+    printed = json.loads(ended.out)
+    assert set(printed) == {"task", "rows"}
+    assert [(row["method"], row["seed"]) for row in printed["rows"]] == [("zero-shot", 0), ("fedpgp", 0)]
+    assert set(printed["rows"][0]) == {
+        "method", "seed", "local", "base", "novel", "hm", "cm", "bytes_up_per_client_round", "seconds",
+    }  # fmt: skip
+    assert printed["rows"][0]["bytes_up_per_client_round"] == 0
+    assert printed["rows"][1]["bytes_up_per_client_round"] == 16 * 128 * 4
+    assert 1 < printed["rows"][0]["novel"] <= 100
+
+
+def test_progress_is_plain_lines_without_a_terminal_and_absent_when_quiet(command: Command, small: None) -> None:
+    loud = command("run", "--method", "promptfl", *sets())
+    assert re.search(r"^promptfl, seed 0: 2/2  Local \d", loud.err, re.MULTILINE)
+    assert "\x1b" not in loud.err
+    quiet = command("run", "--method", "promptfl", "-q", "-o", "quiet", *sets())
+    assert quiet.err == "written to quiet\n"
+
+
+def test_show_prints_what_compare_printed(command: Command, small: None) -> None:
+    table = command("compare", "--methods", "zero-shot,promptfl", "-o", "out", *sets()).out
+    assert command("show", "out").out == table
+    assert command("show", "out/promptfl/seed-0").code == 0
+
+
+def test_force_replaces_a_directory_whole(command: Command, small: None, tmp_path: Path) -> None:
+    command("compare", "--methods", "zero-shot,promptfl", "-o", "out", *sets())
+    assert command("compare", "--methods", "zero-shot", "-o", "out", "--force", *sets()).code == 0
+    assert not (tmp_path / "out/promptfl").exists()
+
+
+def test_effective_config_can_be_read_again(command: Command, tmp_path: Path) -> None:
+    printed = command("config", "--set", "fedpgp.mu=1.5")
+    (tmp_path / "mine.toml").write_text(printed.out)
+    again = fedpgp.load_config(tmp_path / "mine.toml")
+    assert again == fedpgp.load_config(changes=["fedpgp.mu=1.5"])
+    assert re.search(r"^mu = 1\.5 +# .*\[--set\]$", printed.out, re.MULTILINE)
+    assert re.search(r"^checkpoint = \"pictoclip\" +# .*\[the embedded recipe\]$", printed.out, re.MULTILINE)
+    assert re.search(r"^momentum = 0\.9 +# .*authors.*\[default\]$", printed.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["run", "--help"], ["config", "--help"]])
+def test_help_and_version(command: Command, arguments: list[str]) -> None:
+    assert "fedpgp" in command(*arguments).out
+    assert command("--version").out == f"fedpgp {fedpgp.__version__}\n"
+
+
+def test_methods_are_listed_with_their_source(command: Command) -> None:
+    listing = command("methods").out
+    assert re.search(r"fedpgp .*2405\.09771", listing)
+    assert "zero-shot" in listing
+
+
+def test_help_imports_neither_pytorch_nor_transformers() -> None:
+    code = (
+        "import sys; sys.argv = ['fedpgp', '--help']; from fedpgp import cli\n"
+        "try: cli.main()\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'matplotlib', 'pyarrow') if m in sys.modules], file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stderr == "[]\n"
+
+
+# What is refused
+
+
+def test_unknown_method(command: Command) -> None:
+    refused(command("run", "--method", "fedpgb"), "'fedpgb'", "did you mean 'fedpgp'?")
+    refused(command("compare", "--methods", "zero-shot,Prompt-FL"), "'Prompt-FL'", "did you mean 'promptfl'?")
+
+
+def test_unknown_key_names_file_line_and_nearest_key(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text("[data]\nsource = 'pictograms'\n\n[fedpgp]\nbotleneck = 4\n")
+    refused(command("run", "--method", "fedpgp", "-c", "my.toml"), "my.toml:5", "fedpgp.botleneck", "'bottleneck'")
+
+
+def test_unknown_section(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text("[federated]\nrounds = 4\n")
+    refused(command("config", "-c", "my.toml"), "my.toml:1", "[federated]", "did you mean 'federation'?")
+
+
+def test_file_that_is_missing_or_no_toml(command: Command, tmp_path: Path) -> None:
+    refused(command("config", "-c", "none.toml"), "none.toml", "cannot be read")
+    (tmp_path / "my.toml").write_text("rounds 4\n")
+    refused(command("config", "-c", "my.toml"), "my.toml", "line 1")
+    (tmp_path / "my.toml").write_text("rounds = 4\n")
+    refused(command("config", "-c", "my.toml"), "my.toml:1", "rounds must stand in a section")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("federation.rounds=0", "federation.rounds must be greater than or equal to 1, got 0"),
+        ("federation.rounds=2.5", "federation.rounds must be a integer, got 2.5"),
+        ("federation.participation=1.5", "federation.participation must be less than or equal to 1, got 1.5"),
+        ("fedpgp.bottleneck=-1", "fedpgp.bottleneck must be greater than or equal to 0, got -1"),
+        ("fedpgp.tau=0", "fedpgp.tau must be greater than 0, got 0"),
+        ("fedpgp.mu=strong", "fedpgp.mu must be a number, got 'strong'"),
+        ("fedpgp.guidance=none", "fedpgp.guidance must be 'template' or 'placeholder', got 'none'"),
+        ("fedpgp.mu", "--set must have the form section.key=value"),
+        ("mu=1", "--set must have the form section.key=value"),
+        ("fedpgp.muh=1", "fedpgp.muh is not a key of [fedpgp]; did you mean 'mu'?"),
+        ("zero-shot.mu=1", "zero-shot.mu is not a key of [zero-shot]; the section has no keys"),
+    ],
+)
+def test_bad_values(command: Command, change: str, expected: str) -> None:
+    refused(command("run", "--method", "fedpgp", "--set", change), expected)
+
+
+def test_all_faults_of_a_config_are_told_at_once(command: Command) -> None:
+    ended = command("config", "--set", "fedpgp.mu=-1", "--set", "federation.rounds=0")
+    assert ended.code == 2
+    assert len(ended.err.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("task.clients=51", "task.clients must be at most 50, got 51"),
+        ("task.classes_per_client=6", "task.clients must be at most 8, got 10"),
+        ("task.shots=37", "task.shots must be at most 36, got 37"),
+        ("data.source=cifar", "data.source must be the name of a data set, got 'cifar'"),
+        ("backbone.checkpoint=nowhere", "checkpoint must be 'pictoclip', an existing directory or a hub id"),
+        ("fedpgp.context_length=60", "fedpgp.context_length must be at most"),
+        ("backbone.device=warp", "device must be one that PyTorch has here, got 'warp'"),
+    ],
+)
+def test_what_does_not_fit_data_or_checkpoint(command: Command, change: str, expected: str) -> None:
+    refused(command("run", "--method", "fedpgp", "-o", "out", "--set", change), expected)
+
+
+def test_seeds(command: Command, small: None) -> None:
+    refused(command("compare", "--seeds", "0"), "seeds must be at least 1, got 0")
+    refused(command("compare", "--seeds", "-1"), "seeds must be at least 1, got -1")
+    refused(command("run", "--method", "fedpgp", "--seed", "-1"), "seed must be 0 or more, got -1")
+    refused(command("run", "--method", "fedpgp", "--seed", "one"), "--seed", "'one'")
+    allowed = command("run", "--method", "zero-shot", "--seed", "0", "--json", *sets())
+    assert json.loads(allowed.out)["rows"][0]["seed"] == 0
+
+
+def test_bottleneck_zero_is_allowed(command: Command, small: None) -> None:
+    assert command("run", "--method", "fedpgp", *sets("fedpgp.bottleneck=0")).code == 0
+
+
+def test_other_usage_errors(command: Command) -> None:
+    refused(command("run"), "--method")
+    refused(command("run", "--method", "fedpgp", "--rounds", "3"), "--rounds")
+    refused(command("compare", "--methods", ""), "got ''")
+
+
+def test_existing_output_is_kept(command: Command, small: None, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/precious").write_text("mine")
+    for arguments in (["compare"], ["run", "--method", "fedpgp"]):
+        refused(command(*arguments, "-o", "out"), "output directory out exists", "--force")
+    assert files(tmp_path) == {"out/precious"}
+
+
+def test_output_that_cannot_be_written_is_refused_before_any_work(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "load_source", lambda name: pytest.fail("work was done"))
+    (tmp_path / "file").write_text("")
+    refused(command("compare", "-o", "file/out"), "file/out", "-o")
+    refused(command("compare", "-o", "/proc/fedpgp/out"), "/proc/fedpgp/out", "cannot be written", "-o")
+
+
+def test_full_disk_leaves_nothing_half_written(
+    command: Command, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = Path.write_bytes, []
+
+    def full(path: Path, content: bytes) -> int:
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    ended = command("run", "--method", "zero-shot", "-q", "-o", "out", *sets())
+    refused(ended, "results cannot be written to out", "No space left on device", "free space")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_asset(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shipped/pictograms").mkdir(parents=True)
+    (tmp_path / "shipped/checksums.json").write_text('{"pictograms/classes.csv": "00"}')
+    monkeypatch.setattr(assets, "DIRECTORY", tmp_path / "shipped")
+    refused(command("run", "--method", "zero-shot"), "classes.csv is missing", "install fedpgp again")
+    (tmp_path / "shipped/pictograms/classes.csv").write_text("name\n")
+    refused(command("run", "--method", "zero-shot"), "classes.csv is damaged", "install fedpgp again")
+
+
+def test_show_of_something_else(command: Command, tmp_path: Path) -> None:
+    refused(command("show", "nowhere"), "nowhere holds no run")
+
+
+def test_training_that_diverges_names_client_round_and_step(command: Command, small: None) -> None:
+    ended = command("run", "--method", "promptfl", "-q", *sets("promptfl.learning_rate=1e38", "federation.local_epochs=2"))
+    refused(ended, "client 0", "round 1, step 2", "lower promptfl.learning_rate")
+
+
+# Ctrl-C
+
+
+@pytest.fixture
+def interrupted_in_round_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes in the second round of PromptFL."""
+    train, calls = rounds.train_client, []
+
+    def interrupt(text: object, job: rounds.ClientJob) -> object:
+        calls.append(job)
+        if job.method.name == "promptfl" and job.round == 2:
+            raise KeyboardInterrupt
+        return train(text, job)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rounds, "train_client", interrupt)
+
+
+def test_interrupted_run_is_saved_with_a_hint(
+    command: Command, small: None, tmp_path: Path, interrupted_in_round_two: None
+) -> None:
+    ended = command("run", "--method", "promptfl", "-o", "out", *sets())
+    assert ended.code == 130
+    assert ended.err.splitlines()[-1] == "interrupted; what was finished is in out: fedpgp show out"
+    saved = fedpgp.load_run(tmp_path / "out")
+    assert (saved.finished, len(saved.rounds)) == (False, 1)
+    assert "interrupted after round 1" in command("show", "out").err
+
+
+def test_interrupted_comparison_keeps_the_finished_methods(
+    command: Command, small: None, tmp_path: Path, interrupted_in_round_two: None
+) -> None:
+    ended = command("compare", "--methods", "zero-shot,promptfl,fedpgp", "-o", "out", *sets())
+    assert ended.code == 130
+    assert "fedpgp show out" in ended.err
+    assert "zero-shot" in command("show", "out").out
+    assert fedpgp.load_comparison(tmp_path / "out").methods == ["zero-shot"]
+
+
+def test_shown_table_needs_no_seed_spread(command: Command, small: None) -> None:
+    assert "±" not in command("compare", "--methods", "zero-shot", *sets()).out
+
+
+def test_percentages_are_those_of_the_outcomes(command: Command, small: None, tmp_path: Path) -> None:
+    command("run", "--method", "local", "-o", "out", *sets())
+    saved = fedpgp.load_run(tmp_path / "out")
+    local = [100 * np.mean(right[own]) for right, own in zip(saved.outcomes.base, saved.outcomes.own, strict=True)]
+    assert saved.results["final"]["local"] == pytest.approx(np.mean(local))
