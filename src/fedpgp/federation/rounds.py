@@ -71,8 +71,8 @@ def federate(
         method.init_private(task, backbone, _private_draws(schedule, seed, client)) for client in task.clients
     ]
 
-    def after(number: int, updates: Sequence[ClientUpdate], sent: int, started: float) -> Round:
-        trained = time.perf_counter()
+    def look(number: int, updates: Sequence[ClientUpdate], seconds: float) -> Round:
+        started = time.perf_counter()
         clients = [Params(shared, own) for own in private]
         evaluation = evaluate(method, clients, task, data.tests, tokens, frozen, workers)
         record = {
@@ -80,20 +80,17 @@ def federate(
             "participants": [update.client for update in updates],
             **summary(client_accuracies(task, evaluation.clients)),
             **validation_accuracies(task, evaluation.clients),
-            **{
-                f"loss_{name}": fmean(u.losses[name] for u in updates)
-                for name in (updates[0].losses if updates else ())
-            },
+            **_mean_losses(updates),
             **evaluation.diagnostics,
-            "bytes_down": sent,
+            "bytes_down": size(shared) if updates else 0,
             "bytes_up": size(updates[0].params.shared) if updates else 0,
-            "seconds_training": trained - started,
-            "seconds_evaluation": time.perf_counter() - trained,
+            "seconds_training": seconds,
+            "seconds_evaluation": time.perf_counter() - started,
         }
         return Round(number, shared, list(private), evaluation, record)
 
     if not shared and not any(private):
-        yield after(0, [], 0, time.perf_counter())
+        yield look(0, [], 0.0)
         return
 
     for number in range(1, schedule.rounds + 1):
@@ -114,17 +111,21 @@ def federate(
             )
             for client in (task.clients[i] for i in participants(len(task.clients), share, seed, number))
         ]
-        sent = size(shared)
         updates = workers.map(train_client, jobs)
         shared = federated_average([u.params.shared for u in updates], [u.examples for u in updates])
         for update in updates:
             private[update.client] = update.params.private
-        yield after(number, updates, sent, started)
+        yield look(number, updates, time.perf_counter() - started)
 
 
 def size(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of the tensors' numbers."""
     return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _mean_losses(updates: Sequence[ClientUpdate]) -> dict[str, float]:
+    terms = updates[0].losses if updates else {}
+    return {f"loss_{name}": fmean(update.losses[name] for update in updates) for name in terms}
 
 
 def _private_draws(schedule: Schedule, seed: int, client: Client) -> torch.Generator:
