@@ -1,0 +1,125 @@
+"""Small data and short runs that several test files share."""
+
+import hashlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from fedpgp.data.sources import ImageDataset, Source
+from fedpgp.data.tasks import Client, Task, TestSet
+from fedpgp.federation.client import LocalTraining
+from fedpgp.federation.rounds import Data, Schedule, federate
+from fedpgp.federation.workers import Workers
+from fedpgp.randomness import generator
+
+NAMES = ("ant", "red apple", "fire_engine", "alarm clock", "octopus", "jar", "bus", "tree")
+BASE = (1, 2, 3, 5, 6, 7)  # neither the first classes nor a range: labels and columns differ
+NOVEL = (0, 4)
+CLASSES = ((1, 5), (2, 7), (3, 6))  # of the three clients
+EXAMPLES = (6, 5, 7)
+
+
+def dataset(split, labels, domains=None, class_names=NAMES, domain_names=("photo",)) -> ImageDataset:
+    """A split of made-up pictures, one colour each."""
+    labels = np.asarray(labels, dtype=np.int64)
+    domains = np.zeros_like(labels) if domains is None else np.asarray(domains, dtype=np.int64)
+    shade = {"train": 0, "validation": 80, "test": 160}[split]
+    return ImageDataset(
+        name="made-up",
+        split=split,
+        class_names=tuple(class_names),
+        domain_names=tuple(domain_names),
+        labels=labels,
+        domains=domains,
+        image=lambda i: Image.new("RGB", (8, 8), (shade, i % 256, int(labels[i]))),
+        fingerprint=hashlib.sha256(f"{split}{labels.tolist()}".encode()).hexdigest(),
+    )
+
+
+def source(classes=8, per_domain=(3, 1, 2), domains=2, probe=()) -> Source:
+    """Every class in every domain, with so many images in train, validation and test; labels are interleaved."""
+
+    def split(name, count):
+        pairs = [(label, domain) for _ in range(count) for domain in range(domains) for label in range(classes)]
+        return dataset(
+            name,
+            [label for label, _ in pairs],
+            [domain for _, domain in pairs],
+            [f"class {i}" for i in range(classes)],
+            [f"domain {i}" for i in range(domains)],
+        )
+
+    train, validation, test = per_domain
+    return Source("made-up", split("train", train), split("validation", validation), split("test", test), probe)
+
+
+def random_features(count: int, like: torch.Tensor, width: int = 128, seed: int = 0) -> torch.Tensor:
+    """Features of unit length, drawn in float32 so that both precisions have the same."""
+    drawn = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(drawn, dim=-1).to(like)
+
+
+def task(classes=CLASSES, examples=EXAMPLES, base=BASE, novel=NOVEL) -> Task:
+    """Clients with different numbers of images, whose classes alternate; a test and validation set of their own."""
+    labels = [own[k % len(own)] for own, n in zip(classes, examples, strict=True) for k in range(n)]
+    starts = np.cumsum([0, *examples])
+    order = np.random.default_rng(0).permutation(len(labels))  # a client's images do not lie in one piece
+    place = np.argsort(order)
+    train = dataset("train", np.array(labels)[order])
+    test, validation = dataset("test", [*base, *novel, *base]), dataset("validation", base)
+    return Task(
+        name="tiny",
+        class_names=NAMES,
+        base=base,
+        train=train,
+        clients=tuple(
+            Client(i, own, np.sort(place[starts[i] : starts[i + 1]]).astype(np.int64)) for i, own in enumerate(classes)
+        ),
+        tests={
+            "base": TestSet(test, base, test.of_classes(base)),
+            "novel": TestSet(test, novel, test.of_classes(novel)),
+        },
+        validation=TestSet(validation, base, validation.of_classes(base)),
+    )
+
+
+def data(backbone, train=None, **changes) -> Data:
+    """The task with random image features, or with the given ones for training."""
+    made, like = task(**changes), backbone.logit_scale
+    tests = {**made.tests, "validation": made.validation}
+    return Data(
+        task=made,
+        train=random_features(len(made.train), like) if train is None else train,
+        tests={
+            name: random_features(len(test.images), like, seed=1 + i) for i, (name, test) in enumerate(tests.items())
+        },
+    )
+
+
+TRAINING = {"local_epochs": 2, "batch_size": 4, "momentum": 0.9, "weight_decay": 5e-4}
+SCHEDULE = {"rounds": 2, "participation": 1.0, "everyone_first": False, "independent_private": False}
+
+
+def schedule(**changes) -> Schedule:
+    """Two rounds of everybody, two epochs in batches of four, with some of it changed."""
+    training = LocalTraining(**{name: changes.pop(name, value) for name, value in TRAINING.items()})
+    return Schedule(**{**SCHEDULE, **changes}, training=training)
+
+
+def run(method, backbone, data_=None, seed=0, workers=None, **changes) -> list:
+    """All rounds of a federation in this process."""
+    workers = workers or Workers(backbone.text, 1)
+    return list(federate(method, data_ or data(backbone), backbone, schedule(**changes), seed, workers))
+
+
+def order(seed: int, round_number: int, client: int, images: int, epochs: int) -> list:
+    """The permutations of a client's images in a round, one per epoch."""
+    rng = generator(seed, "order", round_number, client)
+    return [torch.randperm(images, generator=rng) for _ in range(epochs)]
+
+
+def bits(tensors) -> dict:
+    """The bytes of a dictionary of tensors, to compare exactly."""
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
