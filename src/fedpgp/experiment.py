@@ -1,33 +1,27 @@
 """Puts the pieces together: config -> results."""
 
-import platform
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, harmonic_mean
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import platformdirs
 import torch
 
-import fedpgp
 from fedpgp.backbone import Backbone, load_backbone
-from fedpgp.bootstrap import Outcomes
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.features import image_features
 from fedpgp.data.sources import Source, load_source
 from fedpgp.data.tasks import Task, base_to_novel
 from fedpgp.errors import ConfigError
-from fedpgp.evaluate import client_accuracies, own_images, shared_accuracies, summary, test_sets
+from fedpgp.evaluate import test_sets
 from fedpgp.federation.client import LocalTraining
 from fedpgp.federation.rounds import Data, Round, Schedule, federate
 from fedpgp.federation.workers import Workers
 from fedpgp.methods import METHODS, Params, find_method
+from fedpgp.record import figures, outcomes, prompts, provenance
 from fedpgp.report.comparison import write_comparison
 from fedpgp.results import Comparison, Run, check_output, new_directory, write_run
 
@@ -259,93 +253,9 @@ def _run(laboratory: Laboratory, name: str, seed: int) -> Run:
     seconds = time.perf_counter() - started
     return Run(
         config=config,
-        results=_results(task, name, seed, history, finished, seconds),
+        results=figures(task, name, seed, history, finished, seconds),
         rounds=[state.record for state in history],
-        prompts=_prompts(history[-1]),
-        outcomes=_outcomes(task, history[-1]),
-        provenance=_provenance(laboratory, name, seed),
+        prompts=prompts(history[-1]),
+        outcomes=outcomes(task, history[-1]),
+        provenance=provenance(config, name, seed, laboratory.backbone, laboratory.source),
     )
-
-
-def _results(
-    task: Task, name: str, seed: int, history: Sequence[Round], finished: bool, seconds: float
-) -> dict[str, Any]:
-    """The headline is the last round; beside it the mean of the last five, and the round that validation chooses."""
-    last = history[-1]
-    clients = client_accuracies(task, last.evaluation.clients)
-    figures = list(summary(clients))
-    best = max(
-        history, key=lambda state: harmonic_mean([state.record["validation_local"], state.record["validation_base"]])
-    )
-    shared = last.evaluation.shared
-    return {
-        "method": name,
-        "seed": seed,
-        "finished": finished,
-        "task": _describe(task),
-        "rounds": last.number,
-        "final": {key: last.record[key] for key in figures},
-        "shared": None if shared is None else _with_summary(shared_accuracies(task, shared)),
-        "last_five": {key: fmean(state.record[key] for state in history[-5:]) for key in figures},
-        "best_on_validation": {"round": best.number, **{key: best.record[key] for key in figures}},
-        "clients": [
-            {
-                "client": client.id,
-                "classes": [task.class_names[label] for label in client.classes],
-                "examples": len(client.train),
-                **figure,
-            }
-            for client, figure in zip(task.clients, clients, strict=True)
-        ],
-        "bytes_up_per_client_round": last.record["bytes_up"],
-        "bytes_down_per_client_round": last.record["bytes_down"],
-        "seconds": round(seconds, 3),
-    }
-
-
-def _with_summary(figures: dict[str, float]) -> dict[str, float]:
-    return summary([figures])
-
-
-def _describe(task: Task) -> dict[str, Any]:
-    return {
-        "protocol": task.name,
-        "data": task.train.name,
-        "clients": len(task.clients),
-        "base_classes": len(task.base),
-        "novel_classes": len(task.tests["novel"].classes),
-        "evaluated_on": task.tests["base"].dataset.split,
-        "images": {name: len(test.images) for name, test in task.tests.items()},
-    }
-
-
-def _prompts(state: Round) -> dict[str, torch.Tensor]:
-    tensors = {f"shared/{name}": tensor for name, tensor in state.shared.items()}
-    for client, private in enumerate(state.private):
-        tensors |= {f"private/{client}/{name}": tensor for name, tensor in private.items()}
-    return tensors
-
-
-def _outcomes(task: Task, state: Round) -> Outcomes:
-    predicted = state.evaluation.clients
-    return Outcomes(
-        base=predicted["base"] == task.tests["base"].targets,
-        novel=predicted["novel"] == task.tests["novel"].targets,
-        own=np.stack(own_images(task, "base")),
-    )
-
-
-def _provenance(laboratory: Laboratory, name: str, seed: int) -> dict[str, Any]:
-    packages = ("torch", "transformers", "numpy", "safetensors", "tokenizers")
-    return {
-        "method": asdict(laboratory.config.methods[name]),
-        "seed": seed,
-        "command": sys.argv,
-        "fedpgp": fedpgp.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {package: version(package) for package in packages},
-        "checkpoint": laboratory.backbone.fingerprint,
-        "images": {split: getattr(laboratory.source, split).fingerprint for split in sorted(laboratory.features)},
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
