@@ -1,6 +1,7 @@
 """FedPGP (Cui et al., ICML 2024, arXiv 2405.09771)."""
 
 import torch
+
 from oracle.clip_text import prompt_features, template_features
 from oracle.training import Record, average, cross_entropy, train
 

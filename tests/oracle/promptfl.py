@@ -1,6 +1,7 @@
 """PromptFL (Guo et al. 2022, arXiv 2208.11625): one prompt for all, averaged."""
 
 import torch
+
 from oracle.clip_text import prompt_features
 from oracle.training import Record, average, cross_entropy, train
 

@@ -1,6 +1,7 @@
 """CLIP as it is (Radford et al. 2021, arXiv 2103.00020)."""
 
 import torch
+
 from oracle.clip_text import template_features
 
 

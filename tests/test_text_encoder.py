@@ -1,0 +1,183 @@
+"""The text encoder against transformers' CLIPModel on padded sequences, with random small towers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import CLIPConfig, CLIPModel
+
+from fedpgp.backbone.text import TextEncoder
+from fedpgp.backbone.tokens import ClassTokens, class_tokens, split_template, text_ids
+from fedpgp.errors import CheckpointError
+
+VOCABULARY, POSITIONS = 40, 24  # 1 + 8 + 12 + 1 fit
+START, END = VOCABULARY - 2, VOCABULARY - 1
+
+
+def tower(seed=0, layers=2, heads=2, head_width=4, activation="quick_gelu", eos_rule="first", dtype=torch.float64):
+    """A CLIPModel with random weights large enough that every part of it matters.
+
+    eos_rule: "argmax" configures eos_token_id 2, as OpenAI's checkpoints do; "first" the id that is really used.
+    """
+    text = {
+        "hidden_size": heads * head_width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 12,
+        "hidden_act": activation,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": POSITIONS,
+        "bos_token_id": START,
+        "eos_token_id": 2 if eos_rule == "argmax" else END,
+        "pad_token_id": 1,
+    }
+    vision = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = CLIPConfig(text_config=text, vision_config={**vision, "image_size": 8, "patch_size": 8}, projection_dim=6)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = CLIPModel(config)
+        for weight in model.parameters():
+            weight.data = 0.5 * torch.randn_like(weight)
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def made_up_names(lengths, rng):
+    """Class-name tokens of the given lengths; 2, the id that the old rule is configured with, occurs too."""
+    return [torch.randint(0, START, (n,), generator=rng).tolist() for n in lengths]
+
+
+def tokens_of(names):
+    """Names as token ids -> ClassTokens, filled with EOS."""
+    longest = max(map(len, names)) + 1
+    ids = [[*name, *[END] * (longest - len(name))] for name in names]
+    return ClassTokens(torch.tensor(ids), torch.tensor([len(name) for name in names]))
+
+
+def reference(model, contexts, names, padding):
+    """CLIPModel.get_text_features on sequences of full length, the contexts put where placeholders stand: [K, C, D]."""
+    K, M, _ = contexts.shape
+    rows = [[START, *[0] * M, *name, END] for name in names]
+    ids = torch.tensor([row + [padding] * (POSITIONS - len(row)) for row in rows])
+    features = []
+    for k in range(K):
+
+        def put_context(module, inputs, embeddings, k=k):
+            return torch.cat([embeddings[:, :1], contexts[k].expand(len(ids), -1, -1), embeddings[:, 1 + M :]], dim=1)
+
+        hook = model.text_model.embeddings.token_embedding.register_forward_hook(put_context)
+        features.append(F.normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1))
+        hook.remove()
+    return torch.stack(features)
+
+
+def features_and_gradients(function, contexts, weights):
+    """The features, and the gradient of a weighted sum of them with respect to the contexts."""
+    leaf = contexts.clone().requires_grad_()
+    features = function(leaf)
+    return features.detach(), torch.autograd.grad((features * weights.to(features)).sum(), leaf)[0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    layers=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    head_width=st.sampled_from([2, 5]),
+    activation=st.sampled_from(["quick_gelu", "gelu"]),
+    eos_rule=st.sampled_from(["first", "argmax"]),
+    prompts=st.integers(1, 3),
+    context=st.integers(1, 8),
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+)
+def test_features_and_gradients_are_those_of_transformers(
+    seed, layers, heads, head_width, activation, eos_rule, prompts, context, lengths
+):
+    rng = torch.Generator().manual_seed(seed)
+    names = made_up_names(lengths, rng)
+    drawn = torch.randn(prompts, context, heads * head_width, generator=rng)
+    weights = torch.randn(prompts, len(names), 6, generator=rng)
+    padding = END if eos_rule == "first" else 1  # either rule must ignore what stands behind EOS
+    for dtype, tolerance in [(torch.float64, 1e-10), (torch.float32, 1e-5)]:
+        model = tower(seed, layers, heads, head_width, activation, eos_rule, dtype)
+        contexts, encoder, tokens = drawn.to(dtype), TextEncoder.of(model), tokens_of(names)
+        found, slope = features_and_gradients(lambda c, e=encoder, t=tokens: e(c, t), contexts, weights)
+        if dtype == torch.float64:  # single precision is held to the exact values too
+            expected, expected_slope = features_and_gradients(
+                lambda c, m=model, p=padding: reference(m, c, names, p), contexts, weights
+            )
+        assert found.shape == (prompts, len(names), 6)
+        assert torch.allclose(found.double(), expected, rtol=0, atol=tolerance)
+        scale = max(1.0, float(expected_slope.abs().max()))
+        assert torch.allclose(slope.double(), expected_slope, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("eos_rule", ["first", "argmax"])
+def test_eos_is_where_transformers_reads(eos_rule):
+    """One short and one long name, one holding id 2: both of transformers' rules read at the first EOS."""
+    model = tower(eos_rule=eos_rule)
+    assert model.text_model.eos_token_id == (END if eos_rule == "first" else 2)
+    names = [[5], [2, 7, 2, 9]]
+    contexts = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(1)).double()
+    found = TextEncoder.of(model)(contexts, tokens_of(names))
+    assert torch.allclose(found, reference(model, contexts, names, END), rtol=0, atol=1e-12)
+    shifted = ClassTokens(tokens_of(names).ids, tokens_of(names).end - 1)
+    assert not torch.allclose(TextEncoder.of(model)(contexts, shifted), found, atol=1e-3)
+
+
+@pytest.mark.parametrize(("context", "name", "fits"), [(8, 14, True), (8, 15, False), (23, 1, False)])
+def test_a_sequence_longer_than_the_checkpoint_reads_is_refused(context, name, fits):
+    encoder, tokens = TextEncoder.of(tower()), tokens_of([[3], [4] * name])
+    contexts = torch.zeros(1, context, 8, dtype=torch.float64)
+    if fits:
+        assert encoder(contexts, tokens).shape == (1, 2, 6)
+    else:
+        needed = 1 + context + name + 1
+        with pytest.raises(CheckpointError, match=rf"{context} vectors .* {needed} positions.*has 24: shorten"):
+            encoder(contexts, tokens)
+
+
+def test_an_activation_that_is_not_known_is_refused():
+    with pytest.raises(CheckpointError, match=r"hidden_act .* one of quick_gelu, gelu, got 'relu'"):
+        TextEncoder.of(tower(activation="relu"))
+
+
+@pytest.mark.parametrize("template", ["a photo of a {}.", "{}.", "X X X {}.", "a drawing of {} on white"])
+def test_template_features_are_those_of_the_whole_string(template, backbone):
+    names = ["ant", "red apple", "fire_engine"]
+    for name, found in zip(names, backbone.template_features(template, names), strict=True):
+        text = template.format(name.replace("_", " "))
+        read = backbone.tokenizer(text, return_tensors="pt", padding="max_length", max_length=40)["input_ids"]
+        with torch.no_grad():
+            expected = backbone.image.model.get_text_features(input_ids=read).pooler_output[0]
+        assert torch.allclose(found, expected / expected.norm(), rtol=0, atol=1e-5)
+
+
+def test_a_template_without_a_place_for_the_name_is_refused():
+    assert split_template("a photo of a {}.") == ("a photo of a", "{}.")
+    with pytest.raises(CheckpointError, match="must hold {}"):
+        split_template("a photo")
+
+
+def test_class_tokens_are_cut_at_eos_and_selected_in_the_order_given(backbone):
+    tokenizer = backbone.tokenizer
+    names = ["fire_engine", "ant"]
+    tokens = class_tokens(tokenizer, names)
+    long, short = (text_ids(tokenizer, f"{name}.") for name in ("fire engine", "ant"))
+    assert len(long) > len(short)
+    eos = tokenizer.eos_token_id
+    assert tokens.ids.tolist() == [[*long, eos], [*short, eos, *[eos] * (len(long) - len(short))]]
+    assert tokens.end.tolist() == [len(long), len(short)]
+    only = tokens.select([1])
+    assert (only.ids.tolist(), only.end.tolist()) == ([[*short, eos]], [len(short)])
+    assert tokens.select([1, 0]).end.tolist() == [len(short), len(long)]
+
+
+def test_image_features_are_those_of_transformers(backbone, pictograms):
+    pictures = [pictograms.test.image(i) for i in (0, 100, 1000)]
+    pixels = backbone.image.processor(images=pictures, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = backbone.image.model.get_image_features(pixel_values=pixels).pooler_output
+    found = backbone.image(pictures)
+    assert torch.allclose(found, expected / expected.norm(dim=-1, keepdim=True), rtol=0, atol=1e-6)
+    assert not torch.allclose(found[0], found[1], atol=1e-2)
