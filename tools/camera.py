@@ -180,6 +180,14 @@ def occlude(images: Tensor, severity: float, generator: Generator) -> Tensor:
     return torch.where(inside.unsqueeze(1), random_colours(n, generator), images)
 
 
+def sum_of(terms: list[Tensor]) -> Tensor:
+    """Sum from left to right, so that it is rounded the same way each time."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur with a standard deviation of sigma [n] pixels, seven taps each way."""
     offsets = torch.arange(-3, 4).float()
@@ -187,9 +195,9 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
     weights = weights / weights.sum(1, keepdim=True)
     height, width = images.shape[-2:]
     padded = functional.pad(images, (3, 3, 0, 0), mode="replicate")
-    images = sum(padded[..., i : i + width] * per_image(weights[:, i]) for i in range(7))
-    padded = functional.pad(images, (0, 0, 3, 3), mode="replicate")
-    return sum(padded[..., i : i + height, :] * per_image(weights[:, i]) for i in range(7))
+    across = [padded[..., i : i + width] * per_image(weights[:, i]) for i in range(7)]
+    padded = functional.pad(sum_of(across), (0, 0, 3, 3), mode="replicate")
+    return sum_of([padded[..., i : i + height, :] * per_image(weights[:, i]) for i in range(7)])
 
 
 def add_noise(images: Tensor, severity: float, generator: Generator) -> Tensor:

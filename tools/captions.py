@@ -111,7 +111,7 @@ def words_for(names: Iterable[str], captions: Iterable[Iterable[str]]) -> dict[s
 
 def encode_all(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     """Ids of each text with start and end; a long text loses words, not its end."""
-    start, end = tokenizer.token_to_id(START), tokenizer.token_to_id(END)
+    start, end = VOCABULARY - 2, VOCABULARY - 1
     encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     return [[start, *encoding.ids[: CONTEXT - 2], end] for encoding in encodings]
 
@@ -128,7 +128,7 @@ def tokens_for(words: dict[str, Counter[str]], tokenizer: Tokenizer, seed: int) 
             text = rng.choices(called, weights)[0]
             chosen.append(template.replace("{}", text))
             plain.append(PLAIN_TEMPLATE.replace("{}", text))
-    tokens = np.full((len(chosen), CONTEXT), tokenizer.token_to_id(END), np.int16)
+    tokens = np.full((len(chosen), CONTEXT), VOCABULARY - 1, np.int16)
     for row, (ids, short) in enumerate(zip(encode_all(tokenizer, chosen), encode_all(tokenizer, plain), strict=True)):
         fitting = ids if len(ids) < CONTEXT else short  # the name stands at the end and would be cut off
         tokens[row, : len(fitting)] = fitting

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import resvg_py
 from PIL import Image
 
 from common import BUILD, PACKAGES, STYLES, TOOLS, Concept, progress, read_concepts, read_sets, replacing, write_table
@@ -241,6 +240,8 @@ def read_icons(packages: Path, name: str) -> dict[str, Icon]:
 
 def render(icon: Icon, pixels: int) -> np.ndarray | None:
     """The icon in the middle of a transparent square: uint8 [pixels, pixels, 4], or None if resvg refuses it."""
+    import resvg_py  # here, so that drawings can be compared where nothing can be rendered
+
     side = max(icon.width, icon.height)
     box = f"{icon.left - (side - icon.width) / 2} {icon.top - (side - icon.height) / 2} {side} {side}"
     body = icon.body.replace("currentColor", "#000")

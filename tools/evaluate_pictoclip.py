@@ -11,6 +11,7 @@ import argparse
 import csv
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,10 +71,12 @@ def percent(correct: np.ndarray) -> float:
     return round(100 * float(correct.mean()), 1)
 
 
-def read_split(data: Path, split: str, processor: CLIPImageProcessor) -> dict[str, tuple[Tensor, np.ndarray]]:
+def read_split(
+    data: Path, split: str, processor: CLIPImageProcessor, styles: Sequence[str] = STYLES
+) -> dict[str, tuple[Tensor, np.ndarray]]:
     """Preprocessed images and labels of one split by style."""
     prepared = {}
-    for style in STYLES:
+    for style in styles:
         images, labels = read_images(data / style / f"{split}.parquet")
         prepared[style] = (processor(images, return_tensors="pt")["pixel_values"], labels)
     return prepared

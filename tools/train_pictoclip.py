@@ -327,7 +327,8 @@ def new_run(drawings: Drawings, names: int, settings: Settings) -> Run:
     model = new_model(drawings, settings)
     generator = Generator().manual_seed(settings.seed + 1)
     prototypes = nn.Parameter(torch.randn(names, PROJECTION, generator=generator) * PROJECTION**-0.5)
-    decayed, others = [], [prototypes]
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = [prototypes]
     for name, parameter in model.named_parameters():
         (decayed if parameter.ndim > 1 and "embedding" not in name else others).append(parameter)
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -1,0 +1,24 @@
+"""Lets the tests of the embedded assets import the programs in tools/, which are no part of the package."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    return ROOT / "src" / "fedpgp" / "assets"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """At this size threads only wait for one another, for seconds where other programs compute too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
