@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import fedpgp.experiment
 from fedpgp.backbone import Backbone, load_backbone
@@ -12,6 +13,12 @@ from fedpgp.data.sources import ImageDataset, Source, load_source
 
 # Two rounds of three clients, so that a run takes a second; every other value is the embedded recipe's.
 TINY = ["task.clients=3", "task.shots=4", "federation.rounds=2", "federation.local_epochs=1"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """The tests' operations are too small to share, and threads that wait for a busy core make them much slower."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

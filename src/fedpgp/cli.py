@@ -77,7 +77,7 @@ def compare(
     with _Progress(quiet) as progress:
         try:
             comparison = fedpgp.compare(
-                methods.split(",") if methods is not None else None,
+                [name.strip() for name in methods.split(",")] if methods is not None else None,
                 seeds,
                 config=config,
                 changes=_changes(change, device),

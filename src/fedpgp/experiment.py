@@ -185,7 +185,9 @@ def _laboratory(
             lambda done, total, split=split: reporter.progress(f"encoding {split} images", done, total),  # type: ignore[misc]
             lambda file: reporter.notice(f"feature cache {file} is damaged: computing it again"),
         )
-    with Workers(backbone.text, min(workers, config.task.clients)) as pool:
+    # Processes share the cores of a machine; one process keeps an accelerator busy.
+    count = min(workers, config.task.clients) if config.backbone.device == "cpu" else 1
+    with Workers(backbone.text, count) as pool:
         yield Laboratory(config, backbone, source, features, pool, reporter)
 
 
