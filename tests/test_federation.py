@@ -1,0 +1,326 @@
+"""What happens in a round: who takes part, what is averaged, what stays with the client, and that nothing leaks."""
+
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedpgp.errors import TrainingError
+from fedpgp.federation import rounds as rounds_module
+from fedpgp.federation.client import train_client
+from fedpgp.federation.server import federated_average, participants
+from fedpgp.federation.workers import Workers
+from fedpgp.methods import FedPGP, Frozen, Local, Params, PromptFL, ZeroShot
+from fedpgp.randomness import generator
+
+METHOD = FedPGP(context_length=3, bottleneck=2, learning_rate=0.05)
+
+
+class Recording(Workers):
+    """Works in this process and keeps every local training: the job and what came of it."""
+
+    def __init__(self, text):
+        super().__init__(text, 1)
+        self.trained = []
+
+    def map(self, function, jobs):
+        jobs = list(jobs)
+        results = super().map(function, jobs)
+        if function is train_client:
+            self.trained += zip(jobs, results, strict=True)
+        return results
+
+
+def recorded(backbone, method=METHOD, data=None, **changes):
+    """The rounds of a federation and its local trainings."""
+    workers = Recording(backbone.text)
+    return tiny.run(method, backbone, data, workers=workers, **changes), workers.trained
+
+
+def everything(rounds):
+    """All parameters and predictions of all rounds, as bytes."""
+    return [
+        (
+            tiny.bits(r.shared),
+            [tiny.bits(own) for own in r.private],
+            {name: rows.tobytes() for name, rows in r.evaluation.clients.items()},
+        )
+        for r in rounds
+    ]
+
+
+def update_bits(update):
+    return tiny.bits(update.params.shared), tiny.bits(update.params.private), dict(update.losses)
+
+
+# ---------------------------------------------------------------------------------------------------------- averaging
+
+UPDATES = st.integers(1, 5).flatmap(
+    lambda n: st.tuples(
+        st.lists(st.lists(st.floats(-10, 10), min_size=3, max_size=3), min_size=n, max_size=n),
+        st.lists(st.integers(1, 50), min_size=n, max_size=n),
+    )
+)
+
+
+def averaged(rows, counts):
+    return federated_average([{"p": torch.tensor(row, dtype=torch.float64)} for row in rows], counts)["p"]
+
+
+@given(UPDATES)
+def test_the_average_is_weighted_by_examples(updates):
+    """As if every example sent its client's update and all were averaged alike."""
+    rows, counts = updates
+    by_example = np.array([row for row, count in zip(rows, counts, strict=True) for _ in range(count)])
+    assert averaged(rows, counts).numpy() == pytest.approx(by_example.mean(axis=0), rel=1e-12, abs=1e-12)
+
+
+@given(UPDATES, st.randoms(use_true_random=False))
+def test_the_average_is_convex_and_does_not_depend_on_the_order(updates, random):
+    rows, counts = updates
+    found = averaged(rows, counts).numpy()
+    assert (found >= np.min(rows, axis=0) - 1e-12).all() and (found <= np.max(rows, axis=0) + 1e-12).all()
+    pairs = list(zip(rows, counts, strict=True))
+    random.shuffle(pairs)
+    assert averaged(*zip(*pairs, strict=True)).numpy() == pytest.approx(found, rel=1e-12, abs=1e-12)
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=4), st.lists(st.integers(1, 50), min_size=1, max_size=6))
+def test_equal_updates_average_to_themselves(row, counts):
+    assert averaged([row] * len(counts), counts).numpy() == pytest.approx(np.array(row), rel=1e-12, abs=1e-12)
+
+
+def test_the_average_by_hand():
+    found = federated_average([{"a": torch.tensor([1.0, -2.0])}, {"a": torch.tensor([5.0, 2.0])}], [3, 1])
+    assert found["a"].tolist() == [2.0, -1.0]
+
+
+# ------------------------------------------------------------------------------------------------------ participation
+
+
+@given(st.integers(1, 40), st.floats(0.001, 1), st.integers(0, 100), st.integers(1, 100))
+def test_participants_are_a_fraction_of_the_clients(clients, share, seed, number):
+    chosen = participants(clients, share, seed, number)
+    assert chosen == sorted(set(chosen)) and set(chosen) <= set(range(clients))
+    assert len(chosen) >= 1 and abs(len(chosen) - share * clients) <= max(0.5, 1 - share * clients)
+    assert chosen == participants(clients, share, seed, number)
+
+
+@pytest.mark.parametrize(("share", "count"), [(1.0, 10), (0.5, 5), (0.34, 3), (0.1, 1), (0.01, 1)])
+def test_how_many_take_part(share, count):
+    assert len(participants(10, share, 0, 1)) == count
+
+
+def test_participants_differ_by_round_and_seed_and_everybody_has_turns():
+    by_round = [tuple(participants(10, 0.3, 0, number)) for number in range(1, 31)]
+    assert len(set(by_round)) > 20
+    assert set().union(*by_round) == set(range(10))
+    assert by_round[:5] != [tuple(participants(10, 0.3, 1, number)) for number in range(1, 6)]
+
+
+@pytest.mark.parametrize(("everyone_first", "counts"), [(False, [1, 1, 1]), (True, [3, 1, 1])])
+def test_everyone_first(everyone_first, counts, backbone):
+    found = tiny.run(METHOD, backbone, rounds=3, participation=0.34, everyone_first=everyone_first, local_epochs=1)
+    assert [len(r.record["participants"]) for r in found] == counts
+
+
+# ----------------------------------------------------------------------------------------------------- private parts
+
+
+def absences(rounds):
+    """(round before, round, client) for every client that was absent from a round after the first."""
+    return [
+        (before, after, client)
+        for before, after in pairwise(rounds)
+        for client in range(3)
+        if client not in after.record["participants"]
+    ]
+
+
+def test_the_private_part_survives_the_round_and_is_kept_by_the_absent(backbone):
+    found, trained = recorded(backbone, rounds=4, participation=0.67, local_epochs=1)
+    home = {(job.round, job.client): (job, update) for job, update in trained}
+    first = tiny.bits(METHOD.init_private(None, backbone, generator(0, "private")))
+    for client in range(3):
+        held = first
+        for r in found:
+            if client in r.record["participants"]:
+                job, update = home[r.number, client]
+                assert tiny.bits(job.params.private) == held  # it trains from what it kept
+                held = tiny.bits(update.params.private)
+                assert held != tiny.bits(job.params.private)
+            assert tiny.bits(r.private[client]) == held
+    assert len(absences(found)) == 3  # one in each of rounds 2 to 4
+
+
+def test_an_absent_client_predicts_with_the_new_global_prompt_and_its_old_private_part(backbone):
+    method = FedPGP(context_length=3, bottleneck=2, learning_rate=0.05, private_learning_rate=1.0)
+    data = tiny.data(backbone)
+    found = tiny.run(method, backbone, data, rounds=4, participation=0.67, local_epochs=1)
+    tokens = backbone.class_tokens([tiny.NAMES[label] for label in tiny.BASE])
+    frozen = Frozen(torch.empty(0), backbone.logit_scale)
+
+    def predicted(shared, private):
+        params = Params(shared, private)
+        text = backbone.text(method.prompts(params), tokens)
+        return method.predict(params, text, data.tests["base"], frozen).argmax(-1).tolist()
+
+    stale = forgotten = 0
+    for before, after, client in absences(found):
+        expected = predicted(after.shared, before.private[client])
+        assert after.evaluation.clients["base"][client].tolist() == expected
+        stale += expected != predicted(before.shared, before.private[client])
+        forgotten += expected != predicted(after.shared, found[0].private[client])
+    assert stale > 0 and forgotten > 0  # the old global prompt, or the first U and V, would have been noticed
+
+
+def test_nothing_private_reaches_the_server_or_is_averaged(backbone, monkeypatch):
+    seen = []
+
+    def average(shared, examples):
+        seen.append(([set(tensors) for tensors in shared], list(examples)))
+        return federated_average(shared, examples)
+
+    monkeypatch.setattr(rounds_module, "federated_average", average)
+    found, trained = recorded(backbone, rounds=1)
+    assert seen == [([{"p_G"}] * 3, list(tiny.EXAMPLES))]
+    for name in ("U", "V"):
+        parts = [own[name] for own in found[0].private]
+        mean = torch.stack(parts).mean(0)
+        assert all(not torch.equal(one, two) for one, two in combinations([*parts, mean], 2))
+        assert all(torch.equal(parts[job.client], update.params.private[name]) for job, update in trained)
+    expected = sum(tiny.EXAMPLES[job.client] * update.params.shared["p_G"] for job, update in trained) / 18
+    assert torch.allclose(found[0].shared["p_G"], expected, rtol=0, atol=1e-6)
+
+
+def test_all_clients_start_from_the_same_private_part_unless_told_otherwise(backbone):
+    def untouched(**changes):
+        """The first private parts of the two clients that round 1 leaves out."""
+        (only,) = tiny.run(METHOD, backbone, rounds=1, participation=0.34, local_epochs=1, **changes)
+        absent = set(range(3)) - set(only.record["participants"])
+        return [tiny.bits(only.private[client]) for client in sorted(absent)]
+
+    one, two = untouched()
+    assert one == two == tiny.bits(METHOD.init_private(None, backbone, generator(0, "private")))
+    one, two = untouched(independent_private=True)
+    assert one["U"] != two["U"] and one["V"] != two["V"]
+
+
+def test_bytes_up_are_those_of_the_global_prompt_alone(backbone):
+    for method, size in [(METHOD, 3 * 128 * 4), (Local(context_length=3), 0), (ZeroShot(), 0)]:
+        *_, last = tiny.run(method, backbone, rounds=1, local_epochs=1)
+        assert (last.record["bytes_up"], last.record["bytes_down"]) == (size, size)
+
+
+# ------------------------------------------------------------------------------------------------ nothing is leaked
+
+
+def test_training_again_or_in_another_order_gives_the_same_update(backbone):
+    _, trained = recorded(backbone)
+    for job, update in reversed(trained):
+        before = tiny.bits(job.params.shared), tiny.bits(job.params.private)
+        assert update_bits(Workers(backbone.text, 1).map(train_client, [job])[0]) == update_bits(update)
+        assert (tiny.bits(job.params.shared), tiny.bits(job.params.private)) == before
+
+
+def test_an_update_does_not_depend_on_who_else_takes_part(backbone):
+    _, together = recorded(backbone, rounds=1)
+    _, alone = recorded(backbone, rounds=1, participation=0.34)
+    ((job, update),) = alone
+    assert update_bits(update) == update_bits(together[job.client][1])
+
+
+def test_momentum_ends_with_the_round(backbone):
+    """With one step a round, momentum that starts at zero has no effect; with two it has."""
+    one = {"batch_size": 7, "local_epochs": 1, "rounds": 3}
+    assert everything(tiny.run(METHOD, backbone, **one, momentum=0.9)) == everything(
+        tiny.run(METHOD, backbone, **one, momentum=0.0)
+    )
+    two = {**one, "local_epochs": 2}
+    assert everything(tiny.run(METHOD, backbone, **two, momentum=0.9)) != everything(
+        tiny.run(METHOD, backbone, **two, momentum=0.0)
+    )
+
+
+def test_weight_decay_is_of_every_part(backbone):
+    """One step, by hand: θ − η(∇ + λθ), so decay moves each part by −ηλθ."""
+    one = {"batch_size": 7, "local_epochs": 1, "rounds": 1}
+    _, plain = recorded(backbone, **one, weight_decay=0.0)
+    _, decayed = recorded(backbone, **one, weight_decay=0.5)
+    for (job, without), (_, with_decay) in zip(plain, decayed, strict=True):
+        for part in ("shared", "private"):
+            for name, start in getattr(job.params, part).items():
+                moved = getattr(with_decay.params, part)[name] - getattr(without.params, part)[name]
+                assert torch.allclose(moved, -METHOD.learning_rate * 0.5 * start, rtol=1e-3, atol=1e-7)
+
+
+def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(backbone, monkeypatch):
+    """The labels of the batches tell: sizes 4 and the rest, and another order in each epoch, round and client."""
+    seen, plain = [], PromptFL.loss
+
+    def loss(method, params, text, batch, frozen):
+        seen.append(batch.images)
+        return plain(method, params, text, batch, frozen)
+
+    monkeypatch.setattr(PromptFL, "loss", loss)
+    data = tiny.data(backbone)
+    tiny.run(PromptFL(context_length=2), backbone, data)
+    assert [len(images) for images in seen] == [4, 2, 4, 2, 4, 1, 4, 1, 4, 3, 4, 3] * 2
+    epochs = [torch.cat(pair) for pair in zip(seen[::2], seen[1::2], strict=True)]
+    for number, epoch in enumerate(epochs):
+        client = data.task.clients[number // 2 % 3]
+        own = data.train[torch.from_numpy(client.train)]
+        assert sorted(epoch.tolist()) == sorted(own.tolist())
+        expected = own[tiny.order(0, 1 + number // 6, client.id, len(own), 2)[number % 2]]
+        assert torch.equal(epoch, expected)
+
+
+def test_one_and_two_processes_give_the_same_bytes(backbone):
+    with Workers(backbone.text, 2) as two:
+        in_two = tiny.run(METHOD, backbone, workers=two)
+    assert everything(in_two) == everything(tiny.run(METHOD, backbone))
+
+
+def test_seed_zero_is_a_seed_like_any_other(backbone):
+    zero, again, one = (everything(tiny.run(METHOD, backbone, rounds=1, seed=seed)) for seed in (0, 0, 1))
+    assert zero == again != one
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(backbone):
+    """One bad image of client 1: the message says in which step it came up."""
+    data = tiny.data(backbone)
+    bad = 3
+    data.train[data.task.clients[1].train[bad]] = torch.nan
+    (place,) = (tiny.order(0, 1, 1, 5, 1)[0] == bad).nonzero().flatten().tolist()
+    step = 1 + place // 2
+    with pytest.raises(TrainingError, match=rf"client 1 is nan in round 1, step {step}: lower fedpgp\.learning_rate"):
+        tiny.run(METHOD, backbone, data, batch_size=2)
+
+
+# ---------------------------------------------------------------------------------------------------------- generators
+
+ARGUMENTS = st.tuples(
+    st.integers(0, 300), st.sampled_from(["order", "shared", "private"]), st.lists(st.integers(0, 300), max_size=2)
+)
+
+
+def draw(arguments):
+    seed, purpose, index = arguments
+    return torch.randint(0, 2**62, (2,), generator=generator(seed, purpose, *index)).tolist()
+
+
+@given(st.lists(ARGUMENTS, min_size=2, max_size=6, unique_by=str))
+def test_generators_depend_on_their_arguments_alone(arguments):
+    forward = [draw(one) for one in arguments]
+    torch.randn(3)  # other draws do not matter
+    assert [draw(one) for one in reversed(arguments)] == forward[::-1]
+    assert len({tuple(numbers) for numbers in forward}) == len(arguments)
+
+
+def test_generators_do_not_confuse_neighbouring_numbers():
+    alike = [(1, "order", [23]), (12, "order", [3]), (1, "order", [2, 3]), (1, "order", []), (0, "order", [])]
+    assert len({tuple(draw(one)) for one in alike}) == len(alike)
