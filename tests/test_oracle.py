@@ -17,7 +17,6 @@ from oracle import zero_shot as zero_shot_oracle
 from oracle.training import Settings, average, cross_entropy
 
 from fedpgp.data.sources import load_source
-from fedpgp.federation.rounds import _columns
 from fedpgp.methods import Batch, FedPGP, Frozen, Local, Params, PromptFL, ZeroShot
 
 ROUNDS, EPOCHS, BATCH = 3, 2, 4
@@ -92,7 +91,10 @@ def oracle_schedule(task, seed):
 def oracle_run(method, exact, data, first, seed=0):
     """The same federation, by the oracle, in float64."""
     clip, tokenizer = exact.image.model, exact.tokenizer
-    clients = [(data.train[torch.from_numpy(c.train)].double(), _columns(data.task, c)) for c in data.task.clients]
+    labels, clients = data.task.train.labels, []
+    for client in data.task.clients:
+        columns = torch.tensor([tiny.BASE.index(label) for label in labels[client.train]])
+        clients.append((data.train[torch.from_numpy(client.train)].double(), columns))
     settings = Settings(method.learning_rate, tiny.TRAINING["momentum"], tiny.TRAINING["weight_decay"])
     work = oracle_schedule(data.task, seed)
     inputs = (clip, tokenizer, NAMES, clients, {k: v.double() for k, v in first.items()}, work, settings)
@@ -117,15 +119,6 @@ def oracle_context(shared, own):
 
 def frozen_of(backbone, method, classes):
     return Frozen(backbone.template_features(method.template, tiny.NAMES), backbone.logit_scale).select(classes)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """At these sizes several threads are slower than one, on a busy machine by far."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
