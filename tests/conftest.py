@@ -11,9 +11,6 @@ import fedpgp.experiment
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.data.sources import ImageDataset, Source, load_source
 
-# Two rounds of three clients, so that a run takes a second; every other value is the embedded recipe's.
-TINY = ["task.clients=3", "task.shots=4", "federation.rounds=2", "federation.local_epochs=1"]
-
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import TINY
+from tiny import SHORT_RUN
 
 import fedpgp
 from fedpgp import assets, cli, experiment
@@ -47,7 +47,7 @@ def command(
 
 
 def sets(*changes: str) -> list[str]:
-    return [part for change in (*TINY, *changes) for part in ("--set", change)]
+    return [part for change in (*SHORT_RUN, *changes) for part in ("--set", change)]
 
 
 def refused(ended: Ended, *expected: str) -> None:
@@ -212,6 +212,7 @@ def test_all_faults_of_a_config_are_told_at_once(command: Command) -> None:
         ("task.shots=37", "task.shots must be at most 36, got 37"),
         ("data.source=cifar", "data.source must be the name of a data set, got 'cifar'"),
         ("backbone.checkpoint=nowhere", "checkpoint must be 'pictoclip', an existing directory or a hub id"),
+        ("fedpgp.ctx_init=' '", "fedpgp.ctx_init must be \"random\" or a phrase, got ' '"),
         ("fedpgp.context_length=60", "fedpgp.context_length must be at most"),
         ("backbone.device=warp", "device must be one that PyTorch has here, got 'warp'"),
     ],
@@ -287,7 +288,9 @@ def test_show_of_something_else(command: Command, tmp_path: Path) -> None:
 
 
 def test_training_that_diverges_names_client_round_and_step(command: Command, small: None) -> None:
-    ended = command("run", "--method", "promptfl", "-q", *sets("promptfl.learning_rate=1e38", "federation.local_epochs=2"))
+    ended = command(
+        "run", "--method", "promptfl", "-q", *sets("promptfl.learning_rate=1e38", "federation.local_epochs=2")
+    )
     refused(ended, "client 0", "round 1, step 2", "lower promptfl.learning_rate")
 
 

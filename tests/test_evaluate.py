@@ -20,8 +20,8 @@ from fedpgp.evaluate import (
     summary,
     validation_accuracies,
 )
-from fedpgp.federation.workers import Workers
 from fedpgp.methods import FedPGP, Frozen, Params, PromptFL
+from fedpgp.workers import Workers
 
 ACCURACY = st.integers(0, 10_000).map(lambda hundredths: hundredths / 100)
 

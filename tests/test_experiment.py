@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from tiny import SHORT_RUN
 
 import fedpgp
 from fedpgp.methods import METHODS
@@ -16,7 +16,7 @@ TIMES = {"seconds", "seconds_training", "seconds_evaluation"}
 
 
 def run(method: str, cache: Path, *changes: str, seed: int = 0, output: Path | None = None) -> fedpgp.Run:
-    return fedpgp.run(method, seed, changes=[*TINY, *changes], cache=cache, output=output)
+    return fedpgp.run(method, seed, changes=[*SHORT_RUN, *changes], cache=cache, output=output)
 
 
 def timeless(content: object) -> object:
@@ -120,7 +120,7 @@ def test_prompts_file_keeps_the_personal_part_of_every_client(cache: Path) -> No
 
 
 def test_comparison_holds_every_method_and_seed_on_the_same_tasks(cache: Path) -> None:
-    comparison = fedpgp.compare(["promptfl", "fedpgp"], [3, 5], changes=TINY, cache=cache)
+    comparison = fedpgp.compare(["promptfl", "fedpgp"], [3, 5], changes=SHORT_RUN, cache=cache)
     assert [(row["method"], row["seed"]) for row in comparison.rows] == [
         ("promptfl", 3), ("fedpgp", 3), ("promptfl", 5), ("fedpgp", 5),
     ]  # fmt: skip
@@ -133,7 +133,7 @@ def test_comparison_holds_every_method_and_seed_on_the_same_tasks(cache: Path) -
 
 
 def test_run_alone_equals_its_cell_of_a_comparison(cache: Path) -> None:
-    cell = fedpgp.compare(["local", "promptfl", "fedpgp"], 1, changes=TINY, cache=cache).of("fedpgp")[0]
+    cell = fedpgp.compare(["local", "promptfl", "fedpgp"], 1, changes=SHORT_RUN, cache=cache).of("fedpgp")[0]
     assert timeless(run("fedpgp", cache).results) == timeless(cell.results)
 
 

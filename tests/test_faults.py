@@ -19,8 +19,8 @@ import fedpgp
 from fedpgp.data.tasks import base_to_novel
 from fedpgp.errors import ConfigError
 from fedpgp.federation.client import train_client
-from fedpgp.federation.workers import Workers
 from fedpgp.methods import METHODS, FedPGP, Local, PromptFL, find_method
+from fedpgp.workers import Workers
 
 SMALL = {"context_length": 3, "learning_rate": 0.05}
 SIX = {"classes": tuple((label,) for label in tiny.BASE), "examples": (2, 3, 2, 3, 2, 3)}  # six clients, as to skip one

@@ -13,9 +13,9 @@ from fedpgp.errors import TrainingError
 from fedpgp.federation import rounds as rounds_module
 from fedpgp.federation.client import train_client
 from fedpgp.federation.server import federated_average, participants
-from fedpgp.federation.workers import Workers
 from fedpgp.methods import FedPGP, Frozen, Local, Params, PromptFL, ZeroShot
 from fedpgp.randomness import generator
+from fedpgp.workers import Workers
 
 METHOD = FedPGP(context_length=3, bottleneck=2, learning_rate=0.05)
 

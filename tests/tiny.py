@@ -11,14 +11,17 @@ from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.tasks import Client, Task, TestSet
 from fedpgp.federation.client import LocalTraining
 from fedpgp.federation.rounds import Data, Schedule, federate
-from fedpgp.federation.workers import Workers
 from fedpgp.randomness import generator
+from fedpgp.workers import Workers
 
 NAMES = ("ant", "red apple", "fire_engine", "alarm clock", "octopus", "jar", "bus", "tree")
 BASE = (1, 2, 3, 5, 6, 7)  # neither the first classes nor a range: labels and columns differ
 NOVEL = (0, 4)
 CLASSES = ((1, 5), (2, 7), (3, 6))  # of the three clients
 EXAMPLES = (6, 5, 7)
+
+# Changes to the embedded recipe that make a run take a second: two rounds of three clients.
+SHORT_RUN = ["task.clients=3", "task.shots=4", "federation.rounds=2", "federation.local_epochs=1"]
 
 
 def dataset(split, labels, domains=None, class_names=NAMES, domain_names=("photo",)) -> ImageDataset:

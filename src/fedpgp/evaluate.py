@@ -15,8 +15,8 @@ from torch import Tensor
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.tasks import Task, TestSet
-from fedpgp.federation.workers import Workers
 from fedpgp.methods import Frozen, Method, Params
+from fedpgp.workers import Workers
 
 Predictions = Mapping[str, NDArray[np.int16]]  # test set -> [N, n] predicted columns of its softmax
 

@@ -19,11 +19,11 @@ from fedpgp.errors import ConfigError
 from fedpgp.evaluate import test_sets
 from fedpgp.federation.client import LocalTraining
 from fedpgp.federation.rounds import Data, Round, Schedule, federate
-from fedpgp.federation.workers import Workers
 from fedpgp.methods import METHODS, Params, find_method
 from fedpgp.record import figures, outcomes, prompts, provenance
 from fedpgp.report.comparison import write_comparison
 from fedpgp.results import Comparison, Run, check_output, new_directory, write_run
+from fedpgp.workers import Workers
 
 
 class Reporter(Protocol):

@@ -55,13 +55,14 @@ class Backbone:
 
     def phrase(self, text: str) -> Tensor:
         """The token embeddings [M, d] of a phrase such as "a photo of a"."""
-        return self.text.embed(torch.tensor(text_ids(self.tokenizer, text), device=self.logit_scale.device))
+        ids = torch.tensor(text_ids(self.tokenizer, text), dtype=torch.long, device=self.logit_scale.device)
+        return self.text.embed(ids)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def template_features(self, template: str, class_names: Sequence[str]) -> Tensor:
         """Text features [C, D] of a hand-written template such as "a photo of a {}." (z_C in the paper)."""
         before, tail = split_template(template)
-        return self.text(self.phrase(before)[None], self.class_tokens(class_names, tail))[0].clone()
+        return self.text(self.phrase(before)[None], self.class_tokens(class_names, tail))[0]
 
 
 def load_backbone(name: str, precision: str = "float32", device: str = "cpu") -> Backbone:

@@ -44,6 +44,7 @@ class TestSet:
 class Task:
     """A protocol applied to a data set with a seed.
 
+    clients: by id, which is the place in the tuple.
     base: the classes that the clients train on, and the columns of the softmax in training, Local and Base.
     validation: images of the base classes that are neither trained on nor tested.
     """

@@ -14,9 +14,9 @@ from fedpgp.data.tasks import Client, Task, TestSet
 from fedpgp.evaluate import Evaluation, client_accuracies, evaluate, summary, validation_accuracies
 from fedpgp.federation.client import ClientJob, LocalTraining, train_client
 from fedpgp.federation.server import federated_average, participants
-from fedpgp.federation.workers import Workers
 from fedpgp.methods import ClientUpdate, Frozen, Method, Params
 from fedpgp.randomness import generator
+from fedpgp.workers import Workers
 
 
 @dataclass(frozen=True)

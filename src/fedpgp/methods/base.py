@@ -15,6 +15,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.errors import ConfigError
+
 if TYPE_CHECKING:
     from fedpgp.backbone import Backbone
     from fedpgp.data.tasks import Task
@@ -134,10 +136,13 @@ class PromptMethod(Method, ABC):
         return {"shared": self.learning_rate, "private": self.learning_rate}
 
     def new_context(self, backbone: Backbone, rng: torch.Generator) -> Tensor:
-        """The first context vectors [M, d]."""
+        """The first context vectors [M, d]; raises ConfigError for a phrase without tokens."""
         if self.ctx_init == "random":
             return normal(rng, self.context_length, backbone.token_width).to(backbone.logit_scale)
-        return backbone.phrase(self.ctx_init).clone()
+        phrase = backbone.phrase(self.ctx_init)
+        if not len(phrase):
+            raise ConfigError(f'{self.name}.ctx_init must be "random" or a phrase, got {self.ctx_init!r}')
+        return phrase
 
 
 def normal(rng: torch.Generator, *shape: int) -> Tensor:

@@ -62,7 +62,7 @@ class FedPGP(PromptMethod):
         return {"p_G": self.new_context(backbone, rng)}
 
     def init_private(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
-        M = self.context_length if self.ctx_init == "random" else len(backbone.phrase(self.ctx_init))
+        M = len(self.new_context(backbone, torch.Generator()))
         b, d = self.bottleneck, backbone.token_width
         return {"U": normal(rng, M, b).to(backbone.logit_scale), "V": normal(rng, b, d).to(backbone.logit_scale)}
 
