@@ -269,7 +269,6 @@ class _Progress:
         )
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, float] = {}
-        self._started: dict[str, float] = {}
 
     def __enter__(self) -> "_Progress":
         self._bars.start()
@@ -284,10 +283,10 @@ class _Progress:
         if err.is_terminal:
             if what not in self._tasks:
                 self._tasks[what] = self._bars.add_task(what, total=total, detail=detail)
-            self._bars.update(self._tasks[what], completed=done, detail=detail)
+            self._bars.update(self._tasks[what], completed=done, total=total, detail=detail)
             return
         now = time.monotonic()
-        if done < total and now - self._said.get(what, 0.0) < 2:
+        if done == 0 or (done < total and now - self._said.get(what, 0.0) < 2):
             return
         self._said[what] = now
         err.print(f"{what}: {done}/{total}" + (f"  {detail}" if detail else ""), markup=False)

@@ -236,6 +236,8 @@ def _run(laboratory: Laboratory, name: str, seed: int) -> Run:
             weight_decay=settings.weight_decay,
         ),
     )
+    label = f"{name}, seed {seed}"
+    reporter.progress(label, 0, settings.rounds)
     started = time.perf_counter()
     history: list[Round] = []
     finished = False
@@ -245,9 +247,7 @@ def _run(laboratory: Laboratory, name: str, seed: int) -> Run:
         ):
             history.append(state)
             shown = ", ".join(f"{key.capitalize()} {state.record[key]:.1f}" for key in ("local", "base", "novel"))
-            reporter.progress(
-                f"{name}, seed {seed}", max(1, state.number), settings.rounds if state.number else 1, shown
-            )
+            reporter.progress(label, len(history), settings.rounds if state.number else 1, shown)
         finished = True
     except KeyboardInterrupt:
         if not history:

@@ -45,6 +45,7 @@ def image_features(
 
 def _encode(backbone: Backbone, dataset: ImageDataset, on_progress: Callable[[int, int], None]) -> Tensor:
     parts = []
+    on_progress(0, len(dataset))
     for start in range(0, len(dataset), BATCH):
         indices = range(start, min(start + BATCH, len(dataset)))
         parts.append(backbone.image([dataset.image(i) for i in indices]))
