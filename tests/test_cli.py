@@ -165,6 +165,24 @@ def test_unknown_key_names_file_line_and_nearest_key(command: Command, tmp_path:
     refused(command("run", "--method", "fedpgp", "-c", "my.toml"), "my.toml:5", "fedpgp.botleneck", "'bottleneck'")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("fedpgp.mo = 1", "my.toml:1: fedpgp.mo is not a key"),
+        ("fedpgp = {tu = 3}", "my.toml:1: fedpgp.tu is not a key"),
+        ("[fedpgp]\nmu.x = 1", "my.toml: fedpgp.mu must be a number"),
+        ("[fedpgp]\n\nmu = nan", "my.toml:3: fedpgp.mu must be a finite number"),
+        ("[[fedpgp]]\nmu = 1", "my.toml:1: fedpgp must stand in a section"),
+        ("[fedpgp]\n[fedpgp]", "my.toml: is not TOML: Cannot declare"),
+    ],
+)
+def test_odd_toml(command: Command, tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "my.toml").write_text(text)
+    ended = command("config", "-c", "my.toml")
+    refused(ended, expected.partition(": ")[2])
+    assert expected.partition(":")[0] in ended.err
+
+
 def test_unknown_section(command: Command, tmp_path: Path) -> None:
     (tmp_path / "my.toml").write_text("[federated]\nrounds = 4\n")
     refused(command("config", "-c", "my.toml"), "my.toml:1", "[federated]", "did you mean 'federation'?")

@@ -1,4 +1,4 @@
-"""The faults of the public code (SPEC.md, "What the public code gets wrong"), each with a test of its number.
+"""The faults of public code that docs/differences.md lists, each with a test of its number.
 
 Two cannot occur yet, because what they are about does not exist yet: 6 (FedProx computed on detached tensors) and, of
 11, the Dirichlet splitter that can loop forever, as well as CIFAR itself; what 11 says of preprocessing has a test.

@@ -28,12 +28,12 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TaskConfig:
-    """Who has what, and what is tested (SPEC: the experiments)."""
+    """Who has what, and what is tested."""
 
     protocol: Literal["base-to-novel"] = Field(
         default="base-to-novel", description="first half of the classes base, rest novel"
     )
-    clients: int = Field(default=10, ge=1, description="N (paper, section 5.1)")
+    clients: int = Field(default=10, ge=1, description="N (paper, base-to-novel)")
     classes_per_client: int | None = Field(
         default=None, ge=1, description="base classes of each; unset: all dealt out (paper)"
     )
@@ -135,8 +135,8 @@ def load_config(file: Path | None = None, changes: Sequence[str] = ()) -> Experi
         name, key, value = _parse_change(change)
         values.setdefault(name, {})[key] = value
         origins[f"{name}.{key}"] = "--set"
-        places[f"{name}.{key}"] = places.setdefault(name, f"--set {change}")
         places[f"{name}.{key}"] = f"--set {change}"
+        places.setdefault(name, f"--set {change}")
 
     faults: list[str] = []
     built: dict[str, Any] = {}
@@ -144,12 +144,12 @@ def load_config(file: Path | None = None, changes: Sequence[str] = ()) -> Experi
         model = SECTIONS.get(name) or METHODS.get(name)
         if model is None:
             known = nearest(name, [*SECTIONS, *METHODS])
-            faults.append(f"{places[name]}: [{name}] must be a known section; {known}")
+            faults.append(f"{places.get(name, path)}: [{name}] must be a known section; {known}")
             continue
         try:
             built[name] = model(**keys)
         except ValidationError as error:
-            faults += [_fault(name, model, detail, places) for detail in error.errors()]
+            faults += [_fault(name, model, detail, places, path) for detail in error.errors()]
     if faults:
         raise ConfigError("\n".join(faults))
     sections = {name: built[name] for name in SECTIONS if name in built}
@@ -172,7 +172,7 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
         if header := re.match(r"\s*\[\s*([\w-]+)\s*\]", line):
             name = header[1]
             lines[name] = number
-        elif key := re.match(r"\s*([\w-]+)\s*=", line):
+        elif key := re.match(r"\s*([\w-]+(?:\.[\w-]+)*)\s*=", line):
             lines[f"{name}.{key[1]}" if name else key[1]] = number
     loose = [key for key, value in tables.items() if not isinstance(value, dict)]
     if loose:
@@ -191,10 +191,10 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
         return name, key, value.strip()  # a word needs no quotes
 
 
-def _fault(name: str, model: type, detail: Any, places: Mapping[str, str]) -> str:
+def _fault(name: str, model: type, detail: Any, places: Mapping[str, str], path: Path) -> str:
     """One line for one of pydantic's findings."""
     key = str(detail["loc"][0]) if detail["loc"] else ""
-    where = f"{places.get(f'{name}.{key}', places[name])}: {name}.{key}"
+    where = f"{places.get(f'{name}.{key}') or places.get(name) or path}: {name}.{key}"
     known = [f.name for f in dataclasses.fields(model)]
     if key not in known:
         remedy = nearest(key, known) if known else "the section has no keys"

@@ -108,7 +108,7 @@ def client_accuracies(task: Task, predictions: Predictions) -> list[dict[str, fl
     """Local, Base, Novel (and Unseen) of each client, in percent.
 
     Local: the test images of the client's own classes. Base: those of all base classes. In both the softmax runs over
-    all base classes. Novel: the novel classes with only their names in the softmax (SPEC: the experiments).
+    all base classes. Novel: the novel classes with only their names in the softmax.
     """
     correct = {name: predictions[name] == test.targets for name, test in test_sets(task).items()}
     figures = []

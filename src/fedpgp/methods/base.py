@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fedpgp.data.tasks import Task
 
 TEMPLATE = "a photo of a {}."
-STRICT = ConfigDict(extra="forbid", strict=True)
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclasses.dataclass(frozen=True)
