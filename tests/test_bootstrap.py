@@ -42,13 +42,13 @@ def test_observed_difference_is_that_of_the_mean_accuracies(runs: list[tuple[int
 def test_a_method_does_not_differ_from_itself() -> None:
     run = [outcomes(0, 0.5)]
     for found in differences(run, run).values():
-        assert (found.mean, found.low, found.high, found.is_one) == (0, 0, 0, False)
+        assert (found.mean, found.low, found.high, found.excludes_zero) == (0, 0, 0, False)
 
 
-def test_a_clear_difference_is_one_in_both_directions() -> None:
+def test_a_clear_difference_excludes_zero_in_both_directions() -> None:
     good, bad = [outcomes(0, 0.9)], [outcomes(1, 0.4)]
-    assert all(found.is_one and found.low > 20 for found in differences(good, bad).values())
-    assert all(found.is_one and found.high < -20 for found in differences(bad, good).values())
+    assert all(found.excludes_zero and found.low > 20 for found in differences(good, bad).values())
+    assert all(found.excludes_zero and found.high < -20 for found in differences(bad, good).values())
 
 
 def test_interval_has_the_width_of_the_binomial() -> None:
@@ -77,3 +77,14 @@ def test_pairing_narrows_the_interval() -> None:
 def test_wrong_everywhere_is_zero_and_not_an_error() -> None:
     nothing = Outcomes(np.zeros((N, BASE), bool), np.zeros((N, NOVEL), bool), outcomes(0, 1).own)
     assert differences([nothing], [nothing])["hm"].mean == 0
+
+
+def test_clients_with_one_image_give_finite_intervals() -> None:
+    """Many resamples hold none of a client's images."""
+    run = Outcomes(np.array([[True, False], [True, True]]), np.array([[True, False]] * 2), np.eye(2, dtype=bool))
+    for found in differences([run], [outcomes_of_two()]).values():
+        assert np.isfinite([found.mean, found.low, found.high]).all()
+
+
+def outcomes_of_two() -> Outcomes:
+    return Outcomes(np.array([[False, True], [False, True]]), np.array([[True, True]] * 2), np.eye(2, dtype=bool))

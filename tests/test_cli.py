@@ -120,6 +120,13 @@ def test_force_replaces_a_directory_whole(command: Command, small: None, tmp_pat
     assert not (tmp_path / "out/promptfl").exists()
 
 
+def test_force_does_not_replace_what_fedpgp_did_not_write(command: Command, small: None, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/precious").write_text("mine")
+    refused(command("run", "--method", "zero-shot", "-o", "out", "--force"), "out holds something that fedpgp did not")
+    assert files(tmp_path) == {"out/precious"}
+
+
 def test_effective_config_can_be_read_again(command: Command, tmp_path: Path) -> None:
     printed = command("config", "--set", "fedpgp.mu=1.5")
     (tmp_path / "mine.toml").write_text(printed.out)
@@ -200,7 +207,7 @@ def test_file_that_is_missing_or_no_toml(command: Command, tmp_path: Path) -> No
     ("change", "expected"),
     [
         ("federation.rounds=0", "federation.rounds must be greater than or equal to 1, got 0"),
-        ("federation.rounds=2.5", "federation.rounds must be a integer, got 2.5"),
+        ("federation.rounds=2.5", "federation.rounds must be an integer, got 2.5"),
         ("federation.participation=1.5", "federation.participation must be less than or equal to 1, got 1.5"),
         ("fedpgp.bottleneck=-1", "fedpgp.bottleneck must be greater than or equal to 0, got -1"),
         ("fedpgp.tau=0", "fedpgp.tau must be greater than 0, got 0"),
@@ -337,6 +344,7 @@ def test_interrupted_run_is_saved_with_a_hint(
     assert ended.err.splitlines()[-1] == "interrupted; what was finished is in out: fedpgp show out"
     saved = fedpgp.load_run(tmp_path / "out")
     assert (saved.finished, len(saved.rounds)) == (False, 1)
+    assert "nothing" not in ended.err
     assert "interrupted after round 1" in command("show", "out").err
 
 
@@ -348,6 +356,39 @@ def test_interrupted_comparison_keeps_the_finished_methods(
     assert "fedpgp show out" in ended.err
     assert "zero-shot" in command("show", "out").out
     assert fedpgp.load_comparison(tmp_path / "out").methods == ["zero-shot"]
+
+
+def test_comparison_interrupted_in_its_first_method_keeps_the_finished_rounds(
+    command: Command, small: None, tmp_path: Path, interrupted_in_round_two: None
+) -> None:
+    ended = command("compare", "--methods", "promptfl,fedpgp", "-o", "out", *sets())
+    assert ended.code == 130
+    assert "fedpgp show out" in ended.err
+    assert len(fedpgp.load_run(tmp_path / "out/promptfl/seed-0").rounds) == 1
+    assert "interrupted after round 1" in command("show", "out").err
+
+
+def test_interruption_before_anything_was_finished_says_so(
+    command: Command, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "image_features", interrupt)
+    ended = command("compare", "-o", "out", *sets())
+    assert (ended.code, ended.err) == (130, "interrupted before anything was finished\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_python_hears_of_an_interruption(small: None, cache: Path, interrupted_in_round_two: None) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fedpgp.run("promptfl", changes=SHORT_RUN, cache=cache)
+
+
+def test_damaged_run_directory(command: Command, small: None, tmp_path: Path) -> None:
+    command("run", "--method", "zero-shot", "-o", "out", *sets())
+    (tmp_path / "out/outcomes.safetensors").write_bytes(b"nothing")
+    refused(command("show", "out"), "out holds a damaged run", "run it again")
 
 
 def test_shown_table_needs_no_seed_spread(command: Command, small: None) -> None:

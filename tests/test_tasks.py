@@ -1,6 +1,7 @@
 """Who holds which class and image, and what is tested."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -29,7 +30,8 @@ def picture_bytes(dataset, images):
 def test_base_classes_are_dealt_out_once_and_nothing_else_is_trained_on(data, classes, domains, seed):
     probe = tuple(sorted(data.draw(st.sets(st.integers(0, classes - 1), max_size=classes - 2))))
     known = [label for label in range(classes) if label not in probe]
-    base, novel = known[: len(known) // 2], known[len(known) // 2 :]
+    half = math.ceil(len(known) / 2)
+    base, novel = known[:half], known[half:]
     clients = data.draw(st.integers(1, len(base)))
     per_client = data.draw(st.none() | st.integers(1, len(base) // clients))
     shots = data.draw(st.integers(1, 3 * domains))
@@ -127,12 +129,12 @@ def test_a_class_without_test_images_is_refused():
 def test_settings_are_chosen_without_test_images_and_novel_classes(classes):
     source = tiny.source(classes, probe=(1,))
     known = [label for label in range(classes) if label != 1]
-    base = known[: len(known) // 2]
+    base = known[: math.ceil(len(known) / 2)]
     task = base_to_novel(source, clients=2, classes_per_client=None, shots=2, seed=0, evaluate_on="validation")
     assert set(task.tests) == {"base", "novel"}
     assert all(test.dataset is source.validation for test in [*task.tests.values(), task.validation])
     assert [*task.tests["base"].classes, *task.tests["novel"].classes] == base
-    assert task.tests["base"].classes == task.base == task.validation.classes == tuple(base[: len(base) // 2])
+    assert task.tests["base"].classes == task.base == task.validation.classes == tuple(base[: math.ceil(len(base) / 2)])
     assert {label for client in task.clients for label in client.classes} == set(task.base)
 
 

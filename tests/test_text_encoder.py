@@ -1,5 +1,8 @@
 """The text encoder against transformers' CLIPModel on padded sequences, with random small towers."""
 
+import json
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPConfig, CLIPModel
 
+from fedpgp.backbone import load_backbone
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens, class_tokens, split_template, text_ids
 from fedpgp.errors import CheckpointError
 
+NAMES = ["ant", "red apple"]
 VOCABULARY, POSITIONS = 40, 24  # 1 + 8 + 12 + 1 fit
 START, END = VOCABULARY - 2, VOCABULARY - 1
 
@@ -18,7 +23,7 @@ START, END = VOCABULARY - 2, VOCABULARY - 1
 def tower(seed=0, layers=2, heads=2, head_width=4, activation="quick_gelu", eos_rule="first", dtype=torch.float64):
     """A CLIPModel with random weights large enough that every part of it matters.
 
-    eos_rule: "argmax" configures eos_token_id 2, as OpenAI's checkpoints do; "first" the id that is really used.
+    eos_rule: "argmax" configures start and end as 0 and 2, as OpenAI's checkpoints do; "first" what is really used.
     """
     text = {
         "hidden_size": heads * head_width,
@@ -28,7 +33,7 @@ def tower(seed=0, layers=2, heads=2, head_width=4, activation="quick_gelu", eos_
         "hidden_act": activation,
         "vocab_size": VOCABULARY,
         "max_position_embeddings": POSITIONS,
-        "bos_token_id": START,
+        "bos_token_id": 0 if eos_rule == "argmax" else START,
         "eos_token_id": 2 if eos_rule == "argmax" else END,
         "pad_token_id": 1,
     }
@@ -100,7 +105,7 @@ def test_features_and_gradients_are_those_of_transformers(
     padding = END if eos_rule == "first" else 1  # either rule must ignore what stands behind EOS
     for dtype, tolerance in [(torch.float64, 1e-10), (torch.float32, 1e-5)]:
         model = tower(seed, layers, heads, head_width, activation, eos_rule, dtype)
-        contexts, encoder, tokens = drawn.to(dtype), TextEncoder.of(model), tokens_of(names)
+        contexts, encoder, tokens = drawn.to(dtype), TextEncoder.of(model, START), tokens_of(names)
         found, slope = features_and_gradients(lambda c, e=encoder, t=tokens: e(c, t), contexts, weights)
         if dtype == torch.float64:  # single precision is held to the exact values too
             expected, expected_slope = features_and_gradients(
@@ -119,15 +124,15 @@ def test_eos_is_where_transformers_reads(eos_rule):
     assert model.text_model.eos_token_id == (END if eos_rule == "first" else 2)
     names = [[5], [2, 7, 2, 9]]
     contexts = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(1)).double()
-    found = TextEncoder.of(model)(contexts, tokens_of(names))
+    found = TextEncoder.of(model, START)(contexts, tokens_of(names))
     assert torch.allclose(found, reference(model, contexts, names, END), rtol=0, atol=1e-12)
     shifted = ClassTokens(tokens_of(names).ids, tokens_of(names).end - 1)
-    assert not torch.allclose(TextEncoder.of(model)(contexts, shifted), found, atol=1e-3)
+    assert not torch.allclose(TextEncoder.of(model, START)(contexts, shifted), found, atol=1e-3)
 
 
 @pytest.mark.parametrize(("context", "name", "fits"), [(8, 14, True), (8, 15, False), (23, 1, False)])
 def test_a_sequence_longer_than_the_checkpoint_reads_is_refused(context, name, fits):
-    encoder, tokens = TextEncoder.of(tower()), tokens_of([[3], [4] * name])
+    encoder, tokens = TextEncoder.of(tower(), START), tokens_of([[3], [4] * name])
     contexts = torch.zeros(1, context, 8, dtype=torch.float64)
     if fits:
         assert encoder(contexts, tokens).shape == (1, 2, 6)
@@ -139,7 +144,7 @@ def test_a_sequence_longer_than_the_checkpoint_reads_is_refused(context, name, f
 
 def test_an_activation_that_is_not_known_is_refused():
     with pytest.raises(CheckpointError, match=r"hidden_act .* one of quick_gelu, gelu, got 'relu'"):
-        TextEncoder.of(tower(activation="relu"))
+        TextEncoder.of(tower(activation="relu"), START)
 
 
 @pytest.mark.parametrize("template", ["a photo of a {}.", "{}.", "X X X {}.", "a drawing of {} on white"])
@@ -181,3 +186,13 @@ def test_image_features_are_those_of_transformers(backbone, pictograms):
     found = backbone.image(pictures)
     assert torch.allclose(found, expected / expected.norm(dim=-1, keepdim=True), rtol=0, atol=1e-6)
     assert not torch.allclose(found[0], found[1], atol=1e-2)
+
+
+def test_start_and_end_are_the_tokenizers_whatever_the_config_says(backbone, tmp_path):
+    """OpenAI's configs give 0 and 2, ids that their tokenizer does not use so."""
+    shutil.copytree(backbone.directory, tmp_path / "clip")
+    config = json.loads((tmp_path / "clip/config.json").read_text())
+    config["text_config"] |= {"bos_token_id": 0, "eos_token_id": 2}
+    (tmp_path / "clip/config.json").write_text(json.dumps(config))
+    found = load_backbone(str(tmp_path / "clip")).template_features("a photo of a {}.", NAMES)
+    torch.testing.assert_close(found, backbone.template_features("a photo of a {}.", NAMES), atol=1e-6, rtol=0)

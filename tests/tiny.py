@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from fedpgp.data.sources import ImageDataset, Source
-from fedpgp.data.tasks import Client, Task, TestSet
+from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.federation.client import LocalTraining
 from fedpgp.federation.rounds import Data, Schedule, federate
 from fedpgp.randomness import generator
@@ -81,10 +81,10 @@ def task(classes=CLASSES, examples=EXAMPLES, base=BASE, novel=NOVEL) -> Task:
             Client(i, own, np.sort(place[starts[i] : starts[i + 1]]).astype(np.int64)) for i, own in enumerate(classes)
         ),
         tests={
-            "base": TestSet(test, base, test.of_classes(base)),
-            "novel": TestSet(test, novel, test.of_classes(novel)),
+            "base": EvaluationSet(test, base, test.of_classes(base)),
+            "novel": EvaluationSet(test, novel, test.of_classes(novel)),
         },
-        validation=TestSet(validation, base, validation.of_classes(base)),
+        validation=EvaluationSet(validation, base, validation.of_classes(base)),
     )
 
 

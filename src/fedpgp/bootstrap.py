@@ -34,7 +34,7 @@ class Difference:
     high: float
 
     @property
-    def is_one(self) -> bool:
+    def excludes_zero(self) -> bool:
         """Whether the interval leaves out zero."""
         return self.low > 0 or self.high < 0
 
@@ -67,7 +67,9 @@ def _metrics(
     per_seed = []
     for run in runs:
         own = base_counts @ run.own.T  # [R, N] images of the client's own classes
-        local = (base_counts @ (run.base & run.own).T / own).mean(1)
+        right = base_counts @ (run.base & run.own).T
+        # A client with so few test images that a resample holds none of them does not count in it.
+        local = np.nanmean(np.divide(right, own, out=np.full_like(own, np.nan), where=own > 0), axis=1)
         base = (base_counts @ run.base.T).mean(1) / base_counts.sum(1)
         novel = (novel_counts @ run.novel.T).mean(1) / novel_counts.sum(1)
         harmonic = _harmonic(base, novel)

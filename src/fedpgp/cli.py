@@ -1,11 +1,12 @@
 """The command line: parses, prints, and turns errors into one line."""
 
+import io
 import json
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import click
 import typer
@@ -87,13 +88,13 @@ def compare(
                 cache=cache,
                 reporter=progress,
             )
-        except KeyboardInterrupt:
-            _interrupted(directory)
+        except KeyboardInterrupt as interruption:
+            _interrupted(interruption)
     if as_json:
         _print_json(comparison.as_json())
     else:
         _print_comparison(comparison)
-        err.print(f"written to {directory}")
+        err.print(f"written to {directory}", markup=False)
 
 
 @app.command(
@@ -132,16 +133,14 @@ def run(
                 cache=cache,
                 reporter=progress,
             )
-        except KeyboardInterrupt:
-            _interrupted(directory)
-    if not result.finished:
-        _interrupted(directory)
+        except KeyboardInterrupt as interruption:
+            _interrupted(interruption)
     comparison = fedpgp.Comparison([result])
     if as_json:
         _print_json(comparison.as_json())
     else:
         _print_comparison(comparison)
-        err.print(f"written to {directory}")
+        err.print(f"written to {directory}", markup=False)
 
 
 @app.command(epilog="Example: [bold]fedpgp show fedpgp-runs/compare-20261124-101500[/]")
@@ -178,6 +177,9 @@ def config(file: ConfigFile = None, change: Changes = None) -> None:
 
 def main() -> None:
     """The console script. Exit codes: 0 done, 2 bad input, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")  # what a TOML file must be, also where the system has another default
     try:
         code = app(standalone_mode=False)
     except click.ClickException as error:
@@ -190,7 +192,7 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     for line in message.splitlines():
         err.print(f"fedpgp: error: {line}", markup=False)
     sys.exit(2)
@@ -212,7 +214,8 @@ def _options(
 
 
 def _new_name(kind: str) -> Path:
-    return Path("fedpgp-runs") / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}"
+    # The process id tells apart what was started in one second.
+    return Path("fedpgp-runs") / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 def _changes(change: list[str] | None, device: str | None) -> list[str]:
@@ -220,12 +223,15 @@ def _changes(change: list[str] | None, device: str | None) -> list[str]:
 
 
 def _workers(count: int) -> int:
-    return count or os.cpu_count() or 1
+    if count or not hasattr(os, "sched_getaffinity"):
+        return count or os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
-def _interrupted(directory: Path) -> None:
-    if directory.exists():
-        err.print(f"interrupted; what was finished is in {directory}: fedpgp show {directory}")
+def _interrupted(interruption: KeyboardInterrupt) -> NoReturn:
+    saved = getattr(interruption, "saved", None)
+    if saved is not None:
+        err.print(f"interrupted; what was finished is in {saved}: fedpgp show {saved}", markup=False)
     else:
         err.print("interrupted before anything was finished")
     sys.exit(130)

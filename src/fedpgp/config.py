@@ -120,13 +120,13 @@ def recipe(name: str = EMBEDDED_RECIPE) -> Path:
     return Path(str(resources.files("fedpgp") / "recipes" / f"{name}.toml"))
 
 
-def load_config(file: Path | None = None, changes: Sequence[str] = ()) -> ExperimentConfig:
+def load_config(file: Path | str | None = None, changes: Sequence[str] = ()) -> ExperimentConfig:
     """The experiment that a TOML file describes, with changes of the form "section.key=value" on top.
 
     file: None takes the recipe of the embedded benchmark; what a file leaves out has its default.
     Raises ConfigError with one line per fault: file and line, field, what is allowed, what was found.
     """
-    path = file or recipe()
+    path = recipe() if file is None else Path(file)
     values, lines = _read(path)
     origin = "the embedded recipe" if file is None else path.name
     origins = {f"{name}.{key}": origin for name, keys in values.items() for key in keys}
@@ -199,7 +199,11 @@ def _fault(name: str, model: type, detail: Any, places: Mapping[str, str], path:
     if key not in known:
         remedy = nearest(key, known) if known else "the section has no keys"
         return f"{where} is not a key of [{name}]; {remedy}"
-    message = re.sub(r"^Input should be", "must be", detail["msg"]).replace("a valid ", "a ")
+    message = (
+        re.sub(r"^Input should be", "must be", detail["msg"])
+        .replace("a valid ", "a ")
+        .replace("a integer", "an integer")
+    )
     return f"{where} {message}, got {detail['input']!r}"
 
 

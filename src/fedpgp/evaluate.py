@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens
-from fedpgp.data.tasks import Task, TestSet
+from fedpgp.data.tasks import EvaluationSet, Task
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.workers import Workers
 
@@ -34,12 +34,9 @@ class Evaluation:
     diagnostics: Mapping[str, float]
 
 
-def test_sets(task: Task) -> dict[str, TestSet]:
+def evaluation_sets(task: Task) -> dict[str, EvaluationSet]:
     """The task's test sets and, as "validation", the validation images of its base classes."""
     return {**task.tests, "validation": task.validation}
-
-
-test_sets.__test__ = False  # type: ignore[attr-defined]  # not a test case of pytest's
 
 
 def evaluate(
@@ -53,8 +50,8 @@ def evaluate(
 ) -> Evaluation:
     """Lets every client's model, and the shared part alone, classify every test set.
 
-    clients: the parameters of each client; features: [n, D] for each of `test_sets(task)`; tokens and frozen: of every
-    class name of the task.
+    clients: the parameters of each client; features: [n, D] for each of `evaluation_sets(task)`; tokens and frozen: of
+    every class name of the task.
     """
     shared = method.without_private(clients[0])
     everybody = [*clients, *([shared] if shared is not None else [])]
@@ -66,7 +63,7 @@ def evaluate(
                 for params, text in zip(everybody, texts, strict=True)
             ]
         )
-        for name, test in test_sets(task).items()
+        for name, test in evaluation_sets(task).items()
     }
     base = list(task.base)
     figures = [method.diagnostics(text[:, base], frozen.select(base)) for text in texts[: len(clients)]]
@@ -78,7 +75,7 @@ def evaluate(
 
 
 def _classify(
-    method: Method, params: Params, text: Tensor, test: TestSet, images: Tensor, frozen: Frozen
+    method: Method, params: Params, text: Tensor, test: EvaluationSet, images: Tensor, frozen: Frozen
 ) -> NDArray[np.int16]:
     classes = list(test.classes)
     logits = method.predict(params, text[:, classes], images, frozen.select(classes))
@@ -110,7 +107,7 @@ def client_accuracies(task: Task, predictions: Predictions) -> list[dict[str, fl
     Local: the test images of the client's own classes. Base: those of all base classes. In both the softmax runs over
     all base classes. Novel: the novel classes with only their names in the softmax.
     """
-    correct = {name: predictions[name] == test.targets for name, test in test_sets(task).items()}
+    correct = {name: predictions[name] == test.targets for name, test in evaluation_sets(task).items()}
     figures = []
     for row, own in enumerate(own_images(task, "base")):
         figure = {"local": percent(correct["base"][row, own])}
@@ -138,7 +135,7 @@ def validation_accuracies(task: Task, predictions: Predictions) -> dict[str, flo
 
 def own_images(task: Task, name: str) -> list[NDArray[np.bool_]]:
     """For each client, which images of a test set are of its own classes."""
-    test = test_sets(task)[name]
+    test = evaluation_sets(task)[name]
     labels = test.dataset.labels[test.images]
     return [np.isin(labels, client.classes) for client in task.clients]
 

@@ -12,11 +12,11 @@ import torch
 
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.data.features import image_features
+from fedpgp.data.features import check_cache, image_features
 from fedpgp.data.sources import Source, load_source
 from fedpgp.data.tasks import Task, base_to_novel
-from fedpgp.errors import ConfigError
-from fedpgp.evaluate import test_sets
+from fedpgp.errors import ConfigError, Interrupted
+from fedpgp.evaluate import evaluation_sets
 from fedpgp.federation.client import LocalTraining
 from fedpgp.federation.rounds import Data, Round, Schedule, federate
 from fedpgp.methods import METHODS, Params, find_method
@@ -80,17 +80,22 @@ def run(
 
     Raises:
         FedPGPError: before any work where the method, the config, the data or the output do not fit.
+        Interrupted: a KeyboardInterrupt; the rounds that were finished have been written to `output`.
 
     >>> run("fedpgp", seed=0, changes=["fedpgp.mu=1.0"]).results["final"]["local"]  # doctest: +SKIP
     """
     find_method(method)
     _check_seed(seed)
-    if output is not None:
-        check_output(Path(output), force)
-    with _laboratory(config, changes, [method], [seed], workers, cache, reporter) as laboratory:
+    settings = _settings(config, changes)
+    directory = None if output is None else Path(output)
+    if directory is not None:
+        check_output(directory, force)
+    with _laboratory(settings, [method], [seed], workers, cache, reporter) as laboratory:
         result = _run(laboratory, method, seed)
-    if output is not None:
-        result.save(Path(output), force)
+    if directory is not None:
+        result.save(directory, force)
+    if not result.finished:
+        raise Interrupted(directory)
     return result
 
 
@@ -106,7 +111,7 @@ def compare(
     cache: Path | str | None = None,
     reporter: Reporter | None = None,
 ) -> Comparison:
-    """Runs several methods on the same tasks: the same clients, shots and first prompts for equal seeds.
+    """Runs several methods on the same tasks: the same clients, shots and order of the images for equal seeds.
 
     methods: None takes all. seeds: a number n means 0 … n−1. The rest as in `run`. After Ctrl-C, or an error in the
     middle, what was finished is written to `output` before the exception goes on.
@@ -116,24 +121,28 @@ def compare(
         raise ConfigError(f"methods must name at least one, got none; known: {', '.join(METHODS)}")
     for name in names:
         find_method(name)
-    chosen = range(seeds) if isinstance(seeds, int) else list(seeds)
+    chosen = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
     if not chosen:
         raise ConfigError(f"seeds must be at least 1, got {seeds}")
     for seed in chosen:
         _check_seed(seed)
-    if output is not None:
-        check_output(Path(output), force)
+    settings = _settings(config, changes)
+    directory = None if output is None else Path(output)
+    if directory is not None:
+        check_output(directory, force)
     runs: list[Run] = []
     try:
-        with _laboratory(config, changes, names, chosen, workers, cache, reporter) as laboratory:
+        with _laboratory(settings, names, chosen, workers, cache, reporter) as laboratory:
             for seed in chosen:
                 for name in names:
                     runs.append(_run(laboratory, name, seed))
                     if not runs[-1].finished:
                         raise KeyboardInterrupt
+    except KeyboardInterrupt as interruption:
+        raise Interrupted(directory if runs else None) from interruption
     finally:
-        if output is not None and any(result.finished for result in runs):
-            _write(Comparison(runs), Path(output), force)
+        if directory is not None and runs:
+            _write(Comparison(runs), directory, force)
     return Comparison(runs)
 
 
@@ -151,10 +160,17 @@ def _check_seed(seed: int) -> None:
         raise ConfigError(f"seed must be 0 or more, got {seed}")
 
 
+def _settings(config: ExperimentConfig | Path | str | None, changes: Sequence[str]) -> ExperimentConfig:
+    if not isinstance(config, ExperimentConfig):
+        return load_config(config, changes)
+    if changes:
+        raise ConfigError("changes go with a config file; make another ExperimentConfig instead")
+    return config
+
+
 @contextmanager
 def _laboratory(
-    config: ExperimentConfig | Path | str | None,
-    changes: Sequence[str],
+    config: ExperimentConfig,
     methods: Sequence[str],
     seeds: Sequence[int],
     workers: int,
@@ -164,18 +180,15 @@ def _laboratory(
     """Prepares what all runs share, after checking everything that can be checked without work."""
     if workers < 1:
         raise ConfigError(f"workers must be 1 or more, got {workers}")
-    if not isinstance(config, ExperimentConfig):
-        config = load_config(None if config is None else Path(config), changes)
-    elif changes:
-        raise ConfigError("changes go with a config file; make another ExperimentConfig instead")
+    directory = Path(cache) if cache else Path(platformdirs.user_cache_dir("fedpgp")) / "features"
+    check_cache(directory)
     source = load_source(config.data.source)
     tasks = [_task(config, source, seed) for seed in seeds]
     backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
     for name in methods:
         _check_context(config, name, backbone, tasks[0])
     reporter = reporter or Silent()
-    directory = Path(cache) if cache else Path(platformdirs.user_cache_dir("fedpgp")) / "features"
-    splits = {test.dataset.split: test.dataset for test in test_sets(tasks[0]).values()} | {"train": source.train}
+    splits = {test.dataset.split: test.dataset for test in evaluation_sets(tasks[0]).values()} | {"train": source.train}
     features = {}
     for split, dataset in splits.items():
         features[split] = image_features(
@@ -222,7 +235,9 @@ def _run(laboratory: Laboratory, name: str, seed: int) -> Run:
     config, reporter, workers = laboratory.config, laboratory.reporter, laboratory.workers
     method, task = config.methods[name], _task(config, laboratory.source, seed)
     features = laboratory.features
-    tests = {key: features[test.dataset.split][torch.from_numpy(test.images)] for key, test in test_sets(task).items()}
+    tests = {
+        key: features[test.dataset.split][torch.from_numpy(test.images)] for key, test in evaluation_sets(task).items()
+    }
     settings = config.federation
     schedule = Schedule(
         rounds=settings.rounds,

@@ -21,6 +21,7 @@ from torch import Tensor
 from fedpgp.bootstrap import METRICS, Difference, Outcomes, differences
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import OutputError
+from fedpgp.methods import METHODS
 
 COLUMNS = (*METRICS, "unseen")  # of the tables, where the task has them
 
@@ -82,7 +83,9 @@ class Comparison:
 
     @cached_property
     def seeds(self) -> list[int]:
-        return sorted({run.seed for run in self.runs})
+        """Those with which every one of `methods` has finished."""
+        seeds = [{run.seed for run in self.runs if run.finished and run.method == method} for method in self.methods]
+        return sorted(set.intersection(*seeds)) if seeds else []
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -93,8 +96,9 @@ class Comparison:
         return dict(self.runs[0].results["task"])
 
     def of(self, method: str) -> list[Run]:
-        """The finished runs of a method, by seed."""
-        return sorted((run for run in self.runs if run.method == method and run.finished), key=lambda run: run.seed)
+        """The runs of a method with `seeds`, so that methods are compared on the same tasks."""
+        found = {run.seed: run for run in self.runs if run.method == method and run.finished}
+        return [found[seed] for seed in self.seeds]
 
     def mean(self, method: str, part: str = "final") -> dict[str, tuple[float, float | None]]:
         """Mean and standard deviation (None for one seed) over the seeds of every figure. part: "final" or "shared"."""
@@ -102,10 +106,9 @@ class Comparison:
         return {name: spread([figure[name] for figure in figures]) for name in figures[0]}
 
     def against(self, first: str, second: str) -> dict[str, Difference]:
-        """First minus second: paired bootstrap over the test images, over the seeds that both have."""
-        ones, others = ({run.seed: run.outcomes for run in self.of(method)} for method in (first, second))
-        both = sorted(ones.keys() & others.keys())
-        return differences([ones[seed] for seed in both], [others[seed] for seed in both])
+        """First minus second: paired bootstrap over the test images."""
+        ones, others = ([run.outcomes for run in self.of(method)] for method in (first, second))
+        return differences(ones, others)
 
     def as_json(self) -> dict[str, Any]:
         """The one object that `--json` prints."""
@@ -119,7 +122,7 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 def write_run(run: Run, directory: Path) -> None:
     """Writes the files of a run into an existing, empty directory."""
-    lines = "".join(json.dumps(record) + "\n" for record in run.rounds)
+    lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in run.rounds)
     outcomes = {name: torch.from_numpy(getattr(run.outcomes, name)) for name in ("base", "novel", "own")}
     for name, content in {
         "config.toml": run.config.to_toml([run.method]).encode(),
@@ -149,7 +152,7 @@ def load_run(directory: str | Path) -> Run:
         raise OutputError(
             f"{directory} is not a run: {error.filename} is missing; name a directory of fedpgp run"
         ) from error
-    except (SafetensorError, json.JSONDecodeError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise OutputError(f"{directory} holds a damaged run: {error}; run it again") from error
 
 
@@ -161,18 +164,17 @@ def load_comparison(directory: str | Path) -> Comparison:
     found = sorted(directory.glob("*/seed-*/results.json"))
     if not found:
         raise OutputError(f"{directory} holds no run; name a directory that fedpgp run or fedpgp compare wrote")
-    order = json.loads((directory / "comparison.json").read_text(encoding="utf-8"))["rows"]
-    place = {(row["method"], row["seed"]): i for i, row in enumerate(order)}
     runs = [load_run(path.parent) for path in found]
-    return Comparison(sorted(runs, key=lambda run: place.get((run.method, run.seed), len(place))))
+    order = [*METHODS, *(run.method for run in runs)]
+    return Comparison(sorted(runs, key=lambda run: (run.seed, order.index(run.method))))
 
 
 def check_output(directory: Path, force: bool) -> None:
     """Raises OutputError if results could not be written there later; called before any work."""
     if directory.exists() and not force:
         raise OutputError(f"output directory {directory} exists; name another one with -o, or replace it with --force")
-    if directory.exists() and not directory.is_dir():
-        raise OutputError(f"output {directory} is a file; name a directory with -o")
+    if directory.exists() and not any((directory / name).exists() for name in ("results.json", "comparison.json")):
+        raise OutputError(f"output {directory} holds something that fedpgp did not write; name another with -o")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent):
@@ -192,9 +194,15 @@ def new_directory(directory: Path, force: bool) -> Iterator[Path]:
         filled = scratch / "new"
         filled.mkdir()
         yield filled
+        old = scratch / "old"
         if directory.exists():
-            os.replace(directory, scratch / "old")
-        os.replace(filled, directory)
+            os.replace(directory, old)
+        try:
+            os.replace(filled, directory)
+        except BaseException:
+            if old.exists():
+                os.replace(old, directory)
+            raise
     except OSError as error:
         raise OutputError(
             f"results cannot be written to {directory}: {error.strerror or error}; free space, or name another with -o"
@@ -204,4 +212,4 @@ def new_directory(directory: Path, force: bool) -> Iterator[Path]:
 
 
 def _pretty(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()

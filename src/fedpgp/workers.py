@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from fedpgp.backbone.text import TextEncoder
+from fedpgp.errors import TrainingError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -42,7 +44,14 @@ class Workers:
             with _one_thread():
                 return [function(self._text, job) for job in jobs]
         # Plain pickles: PyTorch would otherwise send every small tensor through a shared-memory file of its own.
-        return [pickle.loads(done) for done in self._pool.map(_call, [pickle.dumps((function, job)) for job in jobs])]
+        packed = [pickle.dumps((function, job)) for job in jobs]
+        try:
+            return [pickle.loads(done) for done in self._pool.map(_call, packed)]
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a worker process ended before its work was done: set workers to 1, or free memory; a script that uses"
+                " more than one worker needs `if __name__ == '__main__':`"
+            ) from error
 
     def __enter__(self) -> "Workers":
         return self

@@ -55,7 +55,9 @@ class Backbone:
 
     def phrase(self, text: str) -> Tensor:
         """The token embeddings [M, d] of a phrase such as "a photo of a"."""
-        ids = torch.tensor(text_ids(self.tokenizer, text), dtype=torch.long, device=self.logit_scale.device)
+        ids = torch.tensor(
+            text_ids(self.tokenizer, text.replace("_", " ")), dtype=torch.long, device=self.logit_scale.device
+        )
         return self.text.embed(ids)
 
     @torch.no_grad()
@@ -95,7 +97,7 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
         )
     try:
         model = model.to(device).eval().requires_grad_(False)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise CheckpointError(
             f"device must be one that PyTorch has here, got {device!r}: {_first_line(error)}"
         ) from error
@@ -103,7 +105,7 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
         name=name,
         directory=directory,
         image=ImageEncoder(model, processor),
-        text=TextEncoder.of(model),
+        text=TextEncoder.of(model, tokenizer.bos_token_id),
         tokenizer=tokenizer,
         logit_scale=model.logit_scale.detach(),
     )

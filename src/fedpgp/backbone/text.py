@@ -46,8 +46,11 @@ class TextEncoder:
     start_token: int
 
     @classmethod
-    def of(cls, model: "CLIPModel") -> "TextEncoder":
-        """The text tower of a transformers CLIPModel; raises CheckpointError for one that is not CLIP-shaped."""
+    def of(cls, model: "CLIPModel", start_token: int) -> "TextEncoder":
+        """The text tower of a transformers CLIPModel; raises CheckpointError for one that is not CLIP-shaped.
+
+        start_token: the tokenizer's. The config's is not to be trusted: OpenAI's say 0, their tokenizer 49406.
+        """
         config: Any = model.config.text_config
         if config.hidden_act not in ACTIVATIONS:
             raise CheckpointError(
@@ -63,7 +66,7 @@ class TextEncoder:
             heads=config.num_attention_heads,
             activation=config.hidden_act,
             epsilon=config.layer_norm_eps,
-            start_token=config.bos_token_id,
+            start_token=start_token,
         )
 
     @property

@@ -4,6 +4,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -30,9 +31,8 @@ def image_features(
     A file that is truncated, altered or of another shape is reported to `on_rebuild` and computed again.
     Raises OutputError if the directory cannot be written.
     """
-    file = (
-        directory / f"{dataset.name}-{dataset.split}-{backbone.fingerprint[:16]}-{dataset.fingerprint[:16]}.safetensors"
-    )
+    key = hashlib.sha256(repr(_origin(backbone, dataset)).encode()).hexdigest()
+    file = directory / f"{dataset.name}-{dataset.split}-{key[:32]}.safetensors"
     if file.exists():
         kept = _read(file, backbone, dataset)
         if kept is not None:
@@ -43,6 +43,20 @@ def image_features(
     return features
 
 
+def check_cache(directory: Path) -> None:
+    """Raises OutputError if features could not be kept in `directory` later; called before any work."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory):
+            pass
+    except OSError as error:
+        raise _unwritable(directory, error) from error
+
+
+def _unwritable(directory: Path, error: Exception) -> OutputError:
+    return OutputError(f"the feature cache cannot be written to {directory}: {error}; name another with --cache-dir")
+
+
 def _encode(backbone: Backbone, dataset: ImageDataset, on_progress: Callable[[int, int], None]) -> Tensor:
     parts = []
     on_progress(0, len(dataset))
@@ -50,11 +64,18 @@ def _encode(backbone: Backbone, dataset: ImageDataset, on_progress: Callable[[in
         indices = range(start, min(start + BATCH, len(dataset)))
         parts.append(backbone.image([dataset.image(i) for i in indices]))
         on_progress(indices.stop, len(dataset))
-    return torch.cat(parts).clone()
+    return torch.cat(parts).clone()  # a clone made here, unlike what the encoder returns, can take part in autograd
 
 
 def _origin(backbone: Backbone, dataset: ImageDataset) -> dict[str, str]:
-    return {"backbone": backbone.fingerprint, "images": dataset.fingerprint}
+    """All that decides the features' bits."""
+    versions = " ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "pillow"))
+    return {
+        "backbone": backbone.fingerprint,
+        "images": dataset.fingerprint,
+        "device": backbone.logit_scale.device.type,
+        "versions": versions,
+    }
 
 
 def _checksum(features: Tensor) -> str:
@@ -75,12 +96,9 @@ def _read(file: Path, backbone: Backbone, dataset: ImageDataset) -> Tensor | Non
 def _write(file: Path, features: Tensor, backbone: Backbone, dataset: ImageDataset) -> None:
     metadata = _origin(backbone, dataset) | {"sha256": _checksum(features)}
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
             written = Path(scratch) / file.name
             save_file({"features": features.cpu().contiguous()}, written, metadata)
             os.replace(written, file)
     except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"the feature cache cannot be written to {file.parent}: {error}; name another one with --cache-dir"
-        ) from error
+        raise _unwritable(file.parent, error) from error

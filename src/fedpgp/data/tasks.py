@@ -21,13 +21,11 @@ class Client:
 
 
 @dataclass(frozen=True)
-class TestSet:
+class EvaluationSet:
     """Images to classify, and the classes in the softmax.
 
     classes: indices of class names; images: indices into `dataset`, all of them of those classes.
     """
-
-    __test__ = False  # not a test case of pytest's
 
     dataset: ImageDataset
     classes: tuple[int, ...]
@@ -54,8 +52,8 @@ class Task:
     base: tuple[int, ...]
     train: ImageDataset
     clients: tuple[Client, ...]
-    tests: dict[str, TestSet]
-    validation: TestSet
+    tests: dict[str, EvaluationSet]
+    validation: EvaluationSet
 
 
 def base_to_novel(
@@ -74,9 +72,8 @@ def base_to_novel(
     classes = [label for label in range(len(source.class_names)) if label not in source.probe]
     dataset, probe = source.test, source.probe
     if evaluate_on == "validation":
-        classes, dataset, probe = classes[: len(classes) // 2], source.validation, ()
-    half = len(classes) // 2
-    base, novel = tuple(classes[:half]), tuple(classes[half:])
+        classes, dataset, probe = classes[: _half(classes)], source.validation, ()
+    base, novel = tuple(classes[: _half(classes)]), tuple(classes[_half(classes) :])
     tests = {"base": _test_set(dataset, base), "novel": _test_set(dataset, novel)}
     if probe:
         tests["unseen"] = _test_set(dataset, probe)
@@ -94,9 +91,14 @@ def base_to_novel(
     )
 
 
-def _test_set(dataset: ImageDataset, classes: Sequence[int]) -> TestSet:
+def _half(classes: Sequence[int]) -> int:
+    """The middle class of an odd number is base, as in CoOp's split."""
+    return (len(classes) + 1) // 2
+
+
+def _test_set(dataset: ImageDataset, classes: Sequence[int]) -> EvaluationSet:
     images = dataset.of_classes(classes)
     empty = set(classes) - set(dataset.labels[images].tolist())
     if empty:
         raise DataError(f"class {dataset.class_names[min(empty)]!r} of {dataset.name} has no {dataset.split} image")
-    return TestSet(dataset, tuple(classes), images)
+    return EvaluationSet(dataset, tuple(classes), images)

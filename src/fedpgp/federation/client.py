@@ -63,26 +63,34 @@ def train_client(text: TextEncoder, job: ClientJob) -> ClientUpdate:
     )
     rng = generator(job.seed, "order", job.round, job.client)
     history: dict[str, list[float]] = defaultdict(list)
+    step = 0
     for _ in range(training.local_epochs):
         for chosen in torch.randperm(len(job.labels), generator=rng).split(training.batch_size):
+            step += 1
             batch = Batch(job.images[chosen], job.labels[chosen])
             terms = method.loss(params, text(method.prompts(params), job.classes), batch, job.frozen)
             loss = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"the loss of client {job.client} is {loss.item()} in round {job.round},"
-                    f" step {len(history['task']) + 1}: lower {method.name}.learning_rate"
-                )
+                raise _diverged(job, step, "loss")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             for name, term in terms.items():
                 history[name].append(term.item())
+    if not all(torch.isfinite(tensor).all() for tensor in (*params.shared.values(), *params.private.values())):
+        raise _diverged(job, step, "prompt")
     return ClientUpdate(
         client=job.client,
         examples=len(job.labels),
         params=Params(_finished(params.shared), _finished(params.private)),
         losses={name: fmean(values) for name, values in history.items()},
+    )
+
+
+def _diverged(job: ClientJob, step: int, what: str) -> TrainingError:
+    return TrainingError(
+        f"the {what} of client {job.client} is not finite in round {job.round}, step {step}:"
+        f" lower {job.method.name}.learning_rate"
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedpgp.backbone import Backbone
-from fedpgp.data.tasks import Client, Task, TestSet
+from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.evaluate import Evaluation, client_accuracies, evaluate, summary, validation_accuracies
 from fedpgp.federation.client import ClientJob, LocalTraining, train_client
 from fedpgp.federation.server import federated_average, participants
@@ -134,4 +134,4 @@ def _private_draws(schedule: Schedule, seed: int, client: Client) -> torch.Gener
 
 def _columns(task: Task, client: Client) -> Tensor:
     """The column of the base softmax for each training image of a client."""
-    return torch.from_numpy(TestSet(task.train, task.base, client.train).targets)
+    return torch.from_numpy(EvaluationSet(task.train, task.base, client.train).targets)

@@ -17,8 +17,10 @@ TITLES = {"local": "Local", "base": "Base", "novel": "Novel", "hm": "HM", "cm": 
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> None:
-    """Writes comparison.json, comparison.md and the picture as .svg and .png into a directory."""
+    """Writes comparison.json and, where a run was finished, comparison.md and the picture as .svg and .png."""
     (directory / "comparison.json").write_text(json.dumps(comparison.as_json(), indent=2) + "\n", encoding="utf-8")
+    if not comparison.methods:
+        return
     (directory / "comparison.md").write_text(markdown(comparison), encoding="utf-8")
     for suffix in ("svg", "png"):
         (directory / f"comparison.{suffix}").write_bytes(picture(comparison, suffix))
@@ -104,7 +106,7 @@ def _figure(mean: float, deviation: float | None) -> str:
 
 
 def _difference(found: Difference) -> str:
-    return f"{f'{found.mean:+.1f}' if found.is_one else 'no difference'}\n{found.low:+.1f}..{found.high:+.1f}"
+    return f"{f'{found.mean:+.1f}' if found.excludes_zero else 'no difference'}\n{found.low:+.1f}..{found.high:+.1f}"
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:
