@@ -1,11 +1,11 @@
 """Puts the pieces together: config -> results."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import platformdirs
 import torch
@@ -254,25 +254,28 @@ def _run(laboratory: Laboratory, name: str, seed: int) -> Run:
     label = f"{name}, seed {seed}"
     reporter.progress(label, 0, settings.rounds)
     started = time.perf_counter()
-    history: list[Round] = []
+    records: list[Mapping[str, Any]] = []
+    last: Round | None = None
     finished = False
     try:
         for state in federate(
             method, Data(task, features["train"], tests), laboratory.backbone, schedule, seed, workers
         ):
-            history.append(state)
+            last = state
+            records.append(state.record)
             shown = ", ".join(f"{key.capitalize()} {state.record[key]:.1f}" for key in ("local", "base", "novel"))
-            reporter.progress(label, len(history), settings.rounds if state.number else 1, shown)
+            reporter.progress(label, len(records), settings.rounds if state.number else 1, shown)
         finished = True
     except KeyboardInterrupt:
-        if not history:
-            raise
+        pass
+    if last is None:
+        raise KeyboardInterrupt
     seconds = time.perf_counter() - started
     return Run(
         config=config,
-        results=figures(task, name, seed, history, finished, seconds),
-        rounds=[state.record for state in history],
-        prompts=prompts(history[-1]),
-        outcomes=outcomes(task, history[-1]),
+        results=figures(task, name, seed, last, records, finished, seconds),
+        rounds=records,
+        prompts=prompts(last),
+        outcomes=outcomes(task, last),
         provenance=provenance(config, name, seed, laboratory.backbone, laboratory.source),
     )

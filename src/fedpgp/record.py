@@ -3,7 +3,7 @@
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from statistics import fmean, harmonic_mean
@@ -23,15 +23,18 @@ from fedpgp.federation.rounds import Round
 
 
 def figures(
-    task: Task, name: str, seed: int, history: Sequence[Round], finished: bool, seconds: float
+    task: Task,
+    name: str,
+    seed: int,
+    last: Round,
+    records: Sequence[Mapping[str, Any]],
+    finished: bool,
+    seconds: float,
 ) -> dict[str, Any]:
     """The headline is the last round; beside it the mean of the last five, and the round that validation chooses."""
-    last = history[-1]
     clients = client_accuracies(task, last.evaluation.clients)
     names = list(summary(clients))
-    best = max(
-        history, key=lambda state: harmonic_mean([state.record["validation_local"], state.record["validation_base"]])
-    )
+    best = max(records, key=lambda record: harmonic_mean([record["validation_local"], record["validation_base"]]))
     shared = last.evaluation.shared
     return {
         "method": name,
@@ -41,8 +44,8 @@ def figures(
         "rounds": last.number,
         "final": {key: last.record[key] for key in names},
         "shared": None if shared is None else summary([shared_accuracies(task, shared)]),
-        "last_five": {key: fmean(state.record[key] for state in history[-5:]) for key in names},
-        "best_on_validation": {"round": best.number, **{key: best.record[key] for key in names}},
+        "last_five": {key: fmean(record[key] for record in records[-5:]) for key in names},
+        "best_on_validation": {"round": best["round"], **{key: best[key] for key in names}},
         "clients": [
             {
                 "client": client.id,
