@@ -297,9 +297,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(backbone):
     data.train[data.task.clients[1].train[bad]] = torch.nan
     (place,) = (tiny.order(0, 1, 1, 5, 1)[0] == bad).nonzero().flatten().tolist()
     step = 1 + place // 2
-    with pytest.raises(
-        TrainingError, match=rf"client 1 is not finite in round 1, step {step}: lower fedpgp\.learning_rate"
-    ):
+    with pytest.raises(TrainingError, match=rf"client 1 is not finite in round 1, step {step}: change the settings"):
         tiny.run(METHOD, backbone, data, batch_size=2)
 
 

@@ -30,7 +30,10 @@ out = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help="TOML file; without it, the recipe of the embedded benchmark.")
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="TOML file instead of the embedded recipe; what it leaves out has the paper's value."
+    ),
 ]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be repeated.")
@@ -151,7 +154,9 @@ def show(
     comparison = fedpgp.load_comparison(directory)
     for result in comparison.runs:
         if not result.finished:
-            err.print(f"{result.method}, seed {result.seed} was interrupted after round {result.results['rounds']}")
+            shown = ", ".join(f"{key.capitalize()} {result.row[key]:.1f}" for key in ("local", "base", "novel"))
+            after = f"was interrupted after round {result.results['rounds']}: {shown}"
+            err.print(f"{result.method}, seed {result.seed} {after}", markup=False)
     if as_json:
         _print_json(comparison.as_json())
     elif comparison.methods:
@@ -165,7 +170,7 @@ def methods() -> None:
 
     listing = Table("name", "what it is", "source", box=None, header_style="bold")
     for name, method in METHODS.items():
-        listing.add_row(name, (method.__doc__ or "").splitlines()[0], method.source)
+        listing.add_row(name, escape((method.__doc__ or "").splitlines()[0]), escape(method.source))
     out.print(listing)
 
 
@@ -182,6 +187,8 @@ def main() -> None:
             stream.reconfigure(encoding="utf-8")  # what a TOML file must be, also where the system has another default
     try:
         code = app(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError:
+        sys.exit(2)  # the help has been printed
     except click.ClickException as error:
         _fail(f"{error.format_message()} (see fedpgp --help)")
     except fedpgp.FedPGPError as error:
@@ -251,11 +258,12 @@ def _print_comparison(comparison: "fedpgp.Comparison") -> None:
 
 
 def _rich(header: list[str], rows: list[list[str]], title: str) -> Table:
-    listing = Table(title=escape(title), title_justify="left", header_style="bold", box=None, pad_edge=False)
+    listing = Table(title=escape(title), title_justify="left", header_style="bold", box=None, padding=(0, 1, 0, 0))
     for i, name in enumerate(header):
-        listing.add_column(name, justify="left" if i == 0 else "right")
+        listing.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        listing.add_row(*map(escape, row))
+        # In a narrow terminal a deviation goes below its mean.
+        listing.add_row(*(escape(cell if out.width >= 110 else cell.replace(" ± ", "\n± ")) for cell in row))
     return listing
 
 

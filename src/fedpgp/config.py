@@ -53,7 +53,9 @@ class BackboneConfig:
         description='"pictoclip" (embedded), a directory, or a hub id (paper: ViT-B/16)',
     )
     precision: Literal["float32", "float64"] = Field(default="float32", description="of every number")
-    device: str = Field(default="cpu", description='"cpu", "cuda", "cuda:1", …')
+    device: str = Field(
+        default="cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$", description='"cpu", "cuda", "cuda:1" or "mps"'
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -73,7 +75,7 @@ class FederationConfig:
         default=8, ge=1, description="images in a local step; the last may have fewer (paper: = shots)"
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD, new in each round (authors' script)")
-    weight_decay: float = Field(default=5e-4, ge=0, description="(authors' script)")
+    weight_decay: float = Field(default=5e-4, ge=0, le=1e3, description="(authors' script)")
 
 
 SECTIONS: dict[str, type] = {
@@ -101,16 +103,13 @@ class ExperimentConfig:
     )
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
-    def to_toml(self, methods: Sequence[str] | None = None) -> str:
-        """The effective configuration with, behind each value, what it is and where it was set.
-
-        methods: only these methods' sections; None writes all.
-        """
+    def to_toml(self) -> str:
+        """The effective configuration with, behind each value, what it is and where it was set."""
         parts = [_section_toml(name, getattr(self, name), self.origins) for name in SECTIONS]
         parts += [
             _section_toml(name, method, self.origins)
             for name, method in self.methods.items()
-            if (methods is None or name in methods) and dataclasses.fields(method)
+            if dataclasses.fields(method)
         ]
         return "\n".join(parts)
 
@@ -135,8 +134,8 @@ def load_config(file: Path | str | None = None, changes: Sequence[str] = ()) -> 
         name, key, value = _parse_change(change)
         values.setdefault(name, {})[key] = value
         origins[f"{name}.{key}"] = "--set"
-        places[f"{name}.{key}"] = f"--set {change}"
-        places.setdefault(name, f"--set {change}")
+        places[f"{name}.{key}"] = "--set"
+        places.setdefault(name, "--set")
 
     faults: list[str] = []
     built: dict[str, Any] = {}
@@ -160,7 +159,7 @@ def load_config(file: Path | str | None = None, changes: Sequence[str] = ()) -> 
 def _read(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
     """The tables of a TOML file, and the line of every section and "section.key"."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         tables = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}; name one that exists") from error
@@ -186,8 +185,9 @@ def _parse_change(change: str) -> tuple[str, str, Any]:
     if not (separator and dot and name and key):
         raise ConfigError(f"--set must have the form section.key=value, such as fedpgp.mu=0.5, got {change!r}")
     try:
-        return name, key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        (parsed,) = tomllib.loads(f"value = {value}").values()
+        return name, key, parsed
+    except ValueError:  # no TOML, or more than one value
         return name, key, value.strip()  # a word needs no quotes
 
 
@@ -200,7 +200,7 @@ def _fault(name: str, model: type, detail: Any, places: Mapping[str, str], path:
         remedy = nearest(key, known) if known else "the section has no keys"
         return f"{where} is not a key of [{name}]; {remedy}"
     message = (
-        re.sub(r"^Input should be", "must be", detail["msg"])
+        re.sub(r"^(Input|String) should", "must", detail["msg"])
         .replace("a valid ", "a ")
         .replace("a integer", "an integer")
     )

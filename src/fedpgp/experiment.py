@@ -100,7 +100,7 @@ def run(
 
 
 def compare(
-    methods: Sequence[str] | None = None,
+    methods: Sequence[str] | str | None = None,
     seeds: int | Sequence[int] = 1,
     *,
     config: ExperimentConfig | Path | str | None = None,
@@ -116,7 +116,7 @@ def compare(
     methods: None takes all. seeds: a number n means 0 … n−1. The rest as in `run`. After Ctrl-C, or an error in the
     middle, what was finished is written to `output` before the exception goes on.
     """
-    names = list(dict.fromkeys(METHODS if methods is None else methods))
+    names = [methods] if isinstance(methods, str) else list(dict.fromkeys(METHODS if methods is None else methods))
     if not names:
         raise ConfigError(f"methods must name at least one, got none; known: {', '.join(METHODS)}")
     for name in names:
@@ -162,7 +162,7 @@ def _check_seed(seed: int) -> None:
 
 def _settings(config: ExperimentConfig | Path | str | None, changes: Sequence[str]) -> ExperimentConfig:
     if not isinstance(config, ExperimentConfig):
-        return load_config(config, changes)
+        return load_config(config, [changes] if isinstance(changes, str) else changes)
     if changes:
         raise ConfigError("changes go with a config file; make another ExperimentConfig instead")
     return config

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedpgp.bootstrap import METRICS, Difference, Outcomes, differences
 from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.errors import OutputError
+from fedpgp.errors import OutputError, nearest
 from fedpgp.methods import METHODS
 
 COLUMNS = (*METRICS, "unseen")  # of the tables, where the task has them
@@ -96,7 +96,14 @@ class Comparison:
         return dict(self.runs[0].results["task"])
 
     def of(self, method: str) -> list[Run]:
-        """The runs of a method with `seeds`, so that methods are compared on the same tasks."""
+        """The runs of a method with `seeds`, so that methods are compared on the same tasks.
+
+        Raises OutputError for a method that has no finished run.
+        """
+        if method not in self.methods:
+            raise OutputError(
+                f"method must be one of the comparison's, got {method!r}; {nearest(method, self.methods)}"
+            )
         found = {run.seed: run for run in self.runs if run.method == method and run.finished}
         return [found[seed] for seed in self.seeds]
 
@@ -125,7 +132,7 @@ def write_run(run: Run, directory: Path) -> None:
     lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in run.rounds)
     outcomes = {name: torch.from_numpy(getattr(run.outcomes, name)) for name in ("base", "novel", "own")}
     for name, content in {
-        "config.toml": run.config.to_toml([run.method]).encode(),
+        "config.toml": run.config.to_toml().encode(),
         "results.json": _pretty(run.results),
         "rounds.jsonl": lines.encode(),
         "prompts.safetensors": save({name: tensor.cpu().contiguous() for name, tensor in run.prompts.items()}),
@@ -140,7 +147,7 @@ def load_run(directory: str | Path) -> Run:
     directory = Path(directory)
     try:
         outcomes = load((directory / "outcomes.safetensors").read_bytes())
-        return Run(
+        found = Run(
             config=load_config(directory / "config.toml"),
             results=json.loads((directory / "results.json").read_text(encoding="utf-8")),
             rounds=[json.loads(line) for line in (directory / "rounds.jsonl").read_text(encoding="utf-8").splitlines()],
@@ -148,11 +155,13 @@ def load_run(directory: str | Path) -> Run:
             outcomes=Outcomes(**{name: tensor.numpy().astype(np.bool_) for name, tensor in outcomes.items()}),
             provenance=json.loads((directory / "provenance.json").read_text(encoding="utf-8")),
         )
+        found.row  # noqa: B018 - raises KeyError where results.json lacks a figure
+        return found
     except FileNotFoundError as error:
         raise OutputError(
             f"{directory} is not a run: {error.filename} is missing; name a directory of fedpgp run"
         ) from error
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise OutputError(f"{directory} holds a damaged run: {error}; run it again") from error
 
 
@@ -173,7 +182,8 @@ def check_output(directory: Path, force: bool) -> None:
     """Raises OutputError if results could not be written there later; called before any work."""
     if directory.exists() and not force:
         raise OutputError(f"output directory {directory} exists; name another one with -o, or replace it with --force")
-    if directory.exists() and not any((directory / name).exists() for name in ("results.json", "comparison.json")):
+    ours = any((directory / name).exists() for name in ("results.json", "comparison.json"))
+    if directory.exists() and not ours and not (directory.is_dir() and not any(directory.iterdir())):
         raise OutputError(f"output {directory} holds something that fedpgp did not write; name another with -o")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,10 @@ DIRECTORY = Path(__file__).parent
 
 def checksums(name: str) -> dict[str, str]:
     """SHA-256 of every file of an asset, by its path in the package's asset directory."""
-    listed = json.loads((DIRECTORY / "checksums.json").read_text(encoding="utf-8"))
+    try:
+        listed = json.loads((DIRECTORY / "checksums.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{DIRECTORY / 'checksums.json'} is missing or damaged: install fedpgp again") from error
     return {path: digest for path, digest in sorted(listed.items()) if path.startswith(name + "/")}
 
 

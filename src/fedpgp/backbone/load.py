@@ -99,7 +99,8 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
         model = model.to(device).eval().requires_grad_(False)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise CheckpointError(
-            f"device must be one that PyTorch has here, got {device!r}: {_first_line(error)}"
+            f"device must be one that PyTorch has here, got {device!r}: {_first_line(error)};"
+            " --device cpu works everywhere"
         ) from error
     return Backbone(
         name=name,
@@ -128,7 +129,7 @@ def _directory(name: str) -> Path:
     except Exception as error:  # network, authorisation and name errors of several libraries
         raise CheckpointError(
             f"checkpoint {name!r} is neither a directory nor to be had from the hub: {_first_line(error)};"
-            " download it elsewhere and name its directory"
+            ' download it elsewhere and name its directory as backbone.checkpoint, or take the embedded "pictoclip"'
         ) from error
 
 

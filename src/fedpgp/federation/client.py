@@ -90,7 +90,7 @@ def train_client(text: TextEncoder, job: ClientJob) -> ClientUpdate:
 def _diverged(job: ClientJob, step: int, what: str) -> TrainingError:
     return TrainingError(
         f"the {what} of client {job.client} is not finite in round {job.round}, step {step}:"
-        f" lower {job.method.name}.learning_rate"
+        f" change the settings of [{job.method.name}], most often to a lower learning_rate"
     )
 
 

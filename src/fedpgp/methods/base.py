@@ -122,6 +122,7 @@ class PromptMethod(Method, ABC):
     context_length: int = Field(
         default=16,
         ge=1,
+        le=1024,
         description="M, context vectors of a random initialisation (authors' script; a phrase has its own M)",
     )
     ctx_init: str = Field(
@@ -129,7 +130,7 @@ class PromptMethod(Method, ABC):
         min_length=1,
         description='first context: "random", N(0, 0.02²) (authors\' script), or a phrase like "a photo of a" (CoOp)',
     )
-    learning_rate: float = Field(default=1e-3, gt=0, description="of SGD, constant (authors' script)")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="of SGD, constant (authors' script)")
 
     @property
     def learning_rates(self) -> Mapping[str, float]:

@@ -39,15 +39,15 @@ class FedPGP(PromptMethod):
     source: ClassVar[str] = "Cui et al., ICML 2024, arXiv 2405.09771"
 
     bottleneck: int = Field(
-        default=8, ge=0, description="b, the rank of the personal part U V; 0 has none (authors' script)"
+        default=8, ge=0, le=1024, description="b, the rank of the personal part U V; 0 has none (authors' script)"
     )
-    mu: float = Field(default=0.5, ge=0, description="weight of the contrastive term (authors' script)")
-    tau: float = Field(default=0.5, gt=0, description="temperature of the contrastive term (authors' script)")
+    mu: float = Field(default=0.5, ge=0, le=1e6, description="weight of the contrastive term (authors' script)")
+    tau: float = Field(default=0.5, ge=1e-6, description="temperature of the contrastive term (authors' script)")
     guidance: Literal["template", "placeholder"] = Field(
         default="template", description='z_C from "a photo of a {}." (paper) or from "X X … X {}." (authors\' code)'
     )
     private_learning_rate: float | None = Field(
-        default=None, gt=0, description="of U and V; unset: learning_rate (paper)"
+        default=None, gt=0, le=1e3, description="of U and V; unset: learning_rate (paper)"
     )
 
     @property

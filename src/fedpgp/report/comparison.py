@@ -43,7 +43,7 @@ def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         has_private = any(name.startswith("private/") for name in runs[0].prompts)
         if has_private and runs[0].results["shared"] is not None:
             figures = comparison.mean(method, "shared")
-            rows.append([f"{method}, shared part alone", *(_figure(*figures[name]) for name in columns), "", ""])
+            rows.append([f"{method}, shared part", *(_figure(*figures[name]) for name in columns), "", ""])
     return header, rows
 
 
