@@ -16,8 +16,6 @@ from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.base import STRICT
 
-EMBEDDED_RECIPE = "pictograms"
-
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
@@ -114,9 +112,9 @@ class ExperimentConfig:
         return "\n".join(parts)
 
 
-def recipe(name: str = EMBEDDED_RECIPE) -> Path:
-    """The file of a recipe that ships with the package."""
-    return Path(str(resources.files("fedpgp") / "recipes" / f"{name}.toml"))
+def embedded_recipe() -> Path:
+    """The file of the embedded benchmark's recipe, which ships with the package."""
+    return Path(str(resources.files("fedpgp") / "recipes" / "pictograms.toml"))
 
 
 def load_config(file: Path | str | None = None, changes: Sequence[str] = ()) -> ExperimentConfig:
@@ -125,7 +123,7 @@ def load_config(file: Path | str | None = None, changes: Sequence[str] = ()) -> 
     file: None takes the recipe of the embedded benchmark; what a file leaves out has its default.
     Raises ConfigError with one line per fault: file and line, field, what is allowed, what was found.
     """
-    path = recipe() if file is None else Path(file)
+    path = embedded_recipe() if file is None else Path(file)
     values, lines = _read(path)
     origin = "the embedded recipe" if file is None else path.name
     origins = {f"{name}.{key}": origin for name, keys in values.items() for key in keys}

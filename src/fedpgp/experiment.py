@@ -46,12 +46,16 @@ class Silent:
 
 @dataclass(frozen=True)
 class Laboratory:
-    """What all runs of an experiment share: the frozen CLIP, the data set, its features, the worker processes."""
+    """What all runs of an experiment share: the frozen CLIP, the data, its features, the worker processes.
+
+    tasks: by seed; features: [n, D] by split.
+    """
 
     config: ExperimentConfig
     backbone: Backbone
     source: Source
-    features: dict[str, torch.Tensor]  # split -> [n, D]
+    tasks: dict[int, Task]
+    features: dict[str, torch.Tensor]
     workers: Workers
     reporter: Reporter
 
@@ -183,12 +187,13 @@ def _laboratory(
     directory = Path(cache) if cache else Path(platformdirs.user_cache_dir("fedpgp")) / "features"
     check_cache(directory)
     source = load_source(config.data.source)
-    tasks = [_task(config, source, seed) for seed in seeds]
+    tasks = {seed: _task(config, source, seed) for seed in seeds}
+    first = tasks[seeds[0]]
     backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
     for name in methods:
-        _check_context(config, name, backbone, tasks[0])
+        _check_context(config, name, backbone, first)
     reporter = reporter or Silent()
-    splits = {test.dataset.split: test.dataset for test in evaluation_sets(tasks[0]).values()} | {"train": source.train}
+    splits = {test.dataset.split: test.dataset for test in evaluation_sets(first).values()} | {"train": source.train}
     features = {}
     for split, dataset in splits.items():
         features[split] = image_features(
@@ -201,7 +206,7 @@ def _laboratory(
     # Processes share the cores of a machine; one process keeps an accelerator busy.
     count = min(workers, config.task.clients) if config.backbone.device == "cpu" else 1
     with Workers(backbone.text, count) as pool:
-        yield Laboratory(config, backbone, source, features, pool, reporter)
+        yield Laboratory(config, backbone, source, tasks, features, pool, reporter)
 
 
 def _task(config: ExperimentConfig, source: Source, seed: int) -> Task:
@@ -233,7 +238,7 @@ def _check_context(config: ExperimentConfig, name: str, backbone: Backbone, task
 def _run(laboratory: Laboratory, name: str, seed: int) -> Run:
     """Runs one method; after Ctrl-C, the rounds that were finished, if any."""
     config, reporter, workers = laboratory.config, laboratory.reporter, laboratory.workers
-    method, task = config.methods[name], _task(config, laboratory.source, seed)
+    method, task = config.methods[name], laboratory.tasks[seed]
     features = laboratory.features
     tests = {
         key: features[test.dataset.split][torch.from_numpy(test.images)] for key, test in evaluation_sets(task).items()

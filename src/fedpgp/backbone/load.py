@@ -25,7 +25,6 @@ FILES = ["*.json", "*.safetensors", "*.txt"]
 class Backbone:
     """A frozen CLIP: image encoder, text encoder, tokenizer and logit scale."""
 
-    name: str
     directory: Path
     image: ImageEncoder
     text: TextEncoder
@@ -103,7 +102,6 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
             " --device cpu works everywhere"
         ) from error
     return Backbone(
-        name=name,
         directory=directory,
         image=ImageEncoder(model, processor),
         text=TextEncoder.of(model, tokenizer.bos_token_id),

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from fedpgp.bootstrap import Difference
+from fedpgp.bootstrap import METRICS, Difference
 from fedpgp.results import COLUMNS, Comparison
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; the markers differ too.
@@ -50,7 +50,7 @@ def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 def difference_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and rows: the last method minus each other one, with 95 % intervals of the paired bootstrap."""
     *others, last = comparison.methods
-    header = [f"{last} minus", *(TITLES[name] for name in COLUMNS if name != "unseen")]
+    header = [f"{last} minus", *(TITLES[name] for name in METRICS)]
     rows = []
     for method in others:
         rows.append([method, *map(_difference, comparison.against(last, method).values())])
