@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,16 +60,22 @@ def tokens_of(names):
     return ClassTokens(torch.tensor(ids), torch.tensor([len(name) for name in names]))
 
 
-def reference(model, contexts, names, padding):
+def reference(model, contexts, names, padding, position="end"):
     """CLIPModel.get_text_features on sequences of full length, the contexts put where placeholders stand: [K, C, D]."""
     K, M, _ = contexts.shape
-    rows = [[START, *[0] * M, *name, END] for name in names]
+    ahead = {"end": M, "middle": M // 2, "front": 0}[position]
+    rows = [[START, *[0] * ahead, *name, *[0] * (M - ahead), END] for name in names]
     ids = torch.tensor([row + [padding] * (POSITIONS - len(row)) for row in rows])
     features = []
     for k in range(K):
 
         def put_context(module, inputs, embeddings, k=k):
-            return torch.cat([embeddings[:, :1], contexts[k].expand(len(ids), -1, -1), embeddings[:, 1 + M :]], dim=1)
+            before, after = contexts[k, :ahead], contexts[k, ahead:]
+            pieces = []
+            for row, name in zip(embeddings, names, strict=True):
+                start, end = 1 + ahead, 1 + ahead + len(name)
+                pieces.append(torch.cat([row[:1], before, row[start:end], after, row[1 + len(name) + M :]]))
+            return torch.stack(pieces)
 
         hook = model.text_model.embeddings.token_embedding.register_forward_hook(put_context)
         features.append(F.normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1))
@@ -93,11 +100,14 @@ def features_and_gradients(function, contexts, weights):
     eos_rule=st.sampled_from(["first", "argmax"]),
     prompts=st.integers(1, 3),
     context=st.integers(1, 8),
-    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=9),
+    position=st.sampled_from(["end", "end", "middle", "front"]),
+    memory=st.sampled_from([2**31, 2**31, 2**14, 1]),
 )
 def test_features_and_gradients_are_those_of_transformers(
-    seed, layers, heads, head_width, activation, eos_rule, prompts, context, lengths
+    seed, layers, heads, head_width, activation, eos_rule, prompts, context, lengths, position, memory
 ):
+    """Whole, and in pieces where the memory does not suffice for all prompts and classes at once."""
     rng = torch.Generator().manual_seed(seed)
     names = made_up_names(lengths, rng)
     drawn = torch.randn(prompts, context, heads * head_width, generator=rng)
@@ -105,11 +115,12 @@ def test_features_and_gradients_are_those_of_transformers(
     padding = END if eos_rule == "first" else 1  # either rule must ignore what stands behind EOS
     for dtype, tolerance in [(torch.float64, 1e-10), (torch.float32, 1e-5)]:
         model = tower(seed, layers, heads, head_width, activation, eos_rule, dtype)
-        contexts, encoder, tokens = drawn.to(dtype), TextEncoder.of(model, START), tokens_of(names)
-        found, slope = features_and_gradients(lambda c, e=encoder, t=tokens: e(c, t), contexts, weights)
+        contexts, tokens = drawn.to(dtype), tokens_of(names)
+        encoder = replace(TextEncoder.of(model, START), memory=memory)
+        found, slope = features_and_gradients(lambda c, e=encoder, t=tokens: e(c, t, position), contexts, weights)
         if dtype == torch.float64:  # single precision is held to the exact values too
             expected, expected_slope = features_and_gradients(
-                lambda c, m=model, p=padding: reference(m, c, names, p), contexts, weights
+                lambda c, m=model, p=padding: reference(m, c, names, p, position), contexts, weights
             )
         assert found.shape == (prompts, len(names), 6)
         assert torch.allclose(found.double(), expected, rtol=0, atol=tolerance)

@@ -227,7 +227,7 @@ def _check_context(config: ExperimentConfig, name: str, backbone: Backbone, task
     shared = method.init_shared(task, backbone, torch.Generator())
     private = method.init_private(task, backbone, torch.Generator())
     prompts = method.prompts(Params(shared, private))
-    room = backbone.text.positions - 1 - backbone.class_tokens(task.class_names).ids.shape[1]
+    room = backbone.text.longest - 1 - backbone.class_tokens(task.class_names).ids.shape[1]
     if prompts.shape[1] > room:
         raise ConfigError(
             f"{name}.context_length must be at most {room} for this checkpoint and these class names,"

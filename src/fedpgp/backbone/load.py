@@ -48,9 +48,7 @@ class Backbone:
 
     def class_tokens(self, class_names: Sequence[str], tail: str = "{}.") -> ClassTokens:
         """What the text encoder reads behind the context, for every class name."""
-        tokens = class_tokens(self.tokenizer, class_names, tail)
-        device = self.logit_scale.device
-        return ClassTokens(tokens.ids.to(device), tokens.end.to(device))
+        return class_tokens(self.tokenizer, class_names, tail)
 
     def phrase(self, text: str) -> Tensor:
         """The token embeddings [M, d] of a phrase such as "a photo of a"."""

@@ -1,55 +1,99 @@
 """Prompts x class names -> text features: CLIP's own numbers with less work.
 
-CLIP's text encoder is causal and reads a class at its EOS token. So nothing behind EOS is computed, and with the class
-name at the end the hidden states of `[SOS] p_1 … p_M` are the same for every class: they are computed once per prompt,
-and each class attends to them with only its own few tokens.
+CLIP's text encoder is causal and reads a class at its EOS token. So nothing behind EOS is computed; with the class name
+at the end the hidden states of `[SOS] p_1 … p_M` are the same for every class and are computed once per prompt; what
+depends on no context vector is computed once for all calls; and the last layer's queries, its MLP and the projection
+are computed for EOS rows alone.
 
-Letters: K prompts, C classes, M context vectors, P = 1 + M, T class tokens, H heads, d token width, D feature width.
+Letters: K prompts, C classes, M context vectors, L rows of a packing (packing.py), d token width, D feature width.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from fedpgp.backbone.tokens import ClassTokens
+from fedpgp.backbone.attention import attend
+from fedpgp.backbone.packing import Packing, pack
+from fedpgp.backbone.tokens import ClassTokens, Position
 from fedpgp.errors import CheckpointError
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
 
+# OpenAI's approximation of GELU, x·σ(1.702 x), is silu(1.702 x) / 1.702: the factors go into the weights around it.
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
+    "quick_gelu": (F.silu, 1.702),
+    "gelu": (F.gelu, 1.0),
+}
+KEPT = 12  # numbers of width d that a row keeps in each layer for the backward pass: 11 to 12 by count
 
-def quick_gelu(x: Tensor) -> Tensor:
-    """OpenAI CLIP's approximation of GELU."""
-    return x * torch.sigmoid(1.702 * x)
+
+class Affine(NamedTuple):
+    """A weight [out, in] and its bias, or the gain and the bias of a normalisation."""
+
+    weight: Tensor
+    bias: Tensor
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+class Layer(NamedTuple):
+    """A transformer layer. rows: queries, which hold the attention's scale, keys and values in one product."""
+
+    norm1: Affine
+    rows: Affine
+    out: Affine
+    norm2: Affine
+    up: Affine
+    down: Affine
 
 
-@dataclass(frozen=True)
+class Prepared(NamedTuple):
+    """What is the same in all calls with the same class names: where rows lie, and their first numbers.
+
+    embeddings: [L, d] with zeros for context vectors; places: [V, d] position embeddings of the context vectors;
+    rows: [L, 3d] queries, keys and values of the first layer, of no meaning where a context vector stands.
+    """
+
+    packing: Packing
+    embeddings: Tensor
+    places: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class TextEncoder:
     """The frozen text tower of a CLIP: plain tensors and a forward pass.
 
-    weights: names as in transformers' `text_model.*`, without that prefix, and `text_projection.weight`.
+    Matrix products work in the precision of `layers` and `projection`; embeddings, normalisations and the sums between
+    layers in that of the embeddings.
+
+    memory: bytes that a call keeps for its backward pass; longer class lists are encoded piece by piece, and each piece
+    once more when gradients are asked for.
     """
 
-    weights: Mapping[str, Tensor]
-    layers: int
+    tokens: Tensor  # [vocabulary, d]
+    positions: Tensor  # [longest sequence, d]
+    layers: Sequence[Layer]
+    final_norm: Affine
+    projection: Tensor  # [D, d]
+    activation: Callable[[Tensor], Tensor]
     heads: int
-    activation: str
     epsilon: float
     start_token: int
+    memory: int = 2 * 2**30
+    _prepared: dict[Any, Prepared] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, model: "CLIPModel", start_token: int) -> "TextEncoder":
+    def of(cls, model: "CLIPModel", start_token: int, products: torch.dtype | None = None) -> "TextEncoder":
         """The text tower of a transformers CLIPModel; raises CheckpointError for one that is not CLIP-shaped.
 
         start_token: the tokenizer's. The config's is not to be trusted: OpenAI's say 0, their tokenizer 49406.
+        products: precision of the matrix products; None takes that of the weights.
         """
         config: Any = model.config.text_config
         if config.hidden_act not in ACTIVATIONS:
@@ -57,103 +101,161 @@ class TextEncoder:
                 f"hidden_act of the checkpoint's text_config must be one of {', '.join(ACTIVATIONS)},"
                 f" got {config.hidden_act!r}"
             )
-        state = model.state_dict()
-        weights = {k.removeprefix("text_model."): v for k, v in state.items() if k.startswith("text_model.")}
-        weights["text_projection.weight"] = state["text_projection.weight"]
+        activation, factor = ACTIVATIONS[config.hidden_act]
+        state = {name: weight.detach() for name, weight in model.state_dict().items()}
+        tokens = state["text_model.embeddings.token_embedding.weight"]
+        products = products or tokens.dtype
+        scale = 1 / math.sqrt(tokens.shape[1] // config.num_attention_heads)
+
+        def affine(name: str, factor: float = 1.0, of_bias: float | None = None) -> Affine:
+            weight, bias = state[f"text_model.{name}.weight"], state[f"text_model.{name}.bias"]
+            return Affine(weight * factor, bias * (factor if of_bias is None else of_bias))
+
+        def layer(number: int) -> Layer:
+            name = f"encoder.layers.{number}."
+            parts = [affine(f"{name}self_attn.{part}_proj", scale if part == "q" else 1.0) for part in "qkv"]
+            rows = Affine(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
+            return Layer(
+                norm1=affine(f"{name}layer_norm1"),
+                rows=_to(rows, products),
+                out=_to(affine(f"{name}self_attn.out_proj"), products),
+                norm2=affine(f"{name}layer_norm2"),
+                up=_to(affine(f"{name}mlp.fc1", factor), products),
+                down=_to(affine(f"{name}mlp.fc2", 1 / factor, of_bias=1.0), products),
+            )
+
         return cls(
-            weights={name: weight.detach() for name, weight in weights.items()},
-            layers=config.num_hidden_layers,
+            tokens=tokens,
+            positions=state["text_model.embeddings.position_embedding.weight"],
+            layers=tuple(layer(number) for number in range(config.num_hidden_layers)),
+            final_norm=affine("final_layer_norm"),
+            projection=state["text_projection.weight"].to(products),
+            activation=activation,
             heads=config.num_attention_heads,
-            activation=config.hidden_act,
             epsilon=config.layer_norm_eps,
             start_token=start_token,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_prepared": {}}
+
     @property
     def token_width(self) -> int:
         """d, the width of a token embedding and of a context vector."""
-        return self.weights["embeddings.token_embedding.weight"].shape[1]
+        return self.tokens.shape[1]
 
     @property
-    def positions(self) -> int:
+    def longest(self) -> int:
         """The longest sequence that the encoder reads, [SOS] and [EOS] included."""
-        return self.weights["embeddings.position_embedding.weight"].shape[0]
+        return len(self.positions)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> token embeddings [..., d]."""
-        return F.embedding(ids, self.weights["embeddings.token_embedding.weight"])
+        return F.embedding(ids.to(self.tokens.device), self.tokens)
 
-    def __call__(self, contexts: Tensor, classes: ClassTokens) -> Tensor:
+    def rows_within(self, memory: int) -> int:
+        """How many rows of all prompts together keep no more than so many bytes for the backward pass."""
+        return max(1, memory // (KEPT * len(self.layers) * self.token_width * self.projection.element_size()))
+
+    def __call__(self, contexts: Tensor, classes: ClassTokens, position: Position = "end") -> Tensor:
         """Contexts [K, M, d] and the tokens of C classes -> text features [K, C, D] of unit length.
 
+        position: of the class name in the context. "middle" and "front" are slower: less of a prompt is shared.
         Gradients flow to the contexts; the encoder's own weights are frozen. Raises CheckpointError if the sequence is
         longer than the encoder reads.
         """
-        length = 1 + contexts.shape[1] + classes.ids.shape[1]
-        if length > self.positions:
+        K, M, C = len(contexts), contexts.shape[1], len(classes)
+        length = 1 + M + classes.ids.shape[1]
+        if length > self.longest:
             raise CheckpointError(
-                f"a context of {contexts.shape[1]} vectors and the longest class name need {length} positions,"
-                f" the checkpoint has {self.positions}: shorten the context or the class names"
+                f"a context of {M} vectors and the longest class name need {length} positions,"
+                f" the checkpoint has {self.longest}: shorten the context or the class names"
             )
-        K, C = len(contexts), len(classes)
-        place = self.weights["embeddings.position_embedding.weight"]
-        start = self.embed(torch.tensor([self.start_token], device=contexts.device)).expand(K, 1, -1)
-        prefix = torch.cat([start, contexts], dim=1)  # [K, P, d]
-        P = prefix.shape[1]
-        prefix = prefix + place[:P]
-        suffix = (self.embed(classes.ids) + place[P:length]).expand(K, -1, -1, -1)  # [K, C, T, d]
-        for layer in range(self.layers):
-            prefix, suffix = self._layer(layer, prefix, suffix)
-        ends = suffix[:, torch.arange(C, device=contexts.device), classes.end]  # [K, C, d]
-        features = self._normalise(ends, "final_layer_norm") @ self.weights["text_projection.weight"].T
-        return F.normalize(features, dim=-1)
+        prepared = self._prepare(classes, M, position)
+        rows, allowed = len(prepared.embeddings), self.rows_within(self.memory)
+        if K * rows <= allowed:
+            return self._encode(contexts, prepared)
+        again = torch.is_grad_enabled() and contexts.requires_grad
+        features = []
+        for some in contexts.split(max(1, allowed // rows)):
+            parts = []
+            for piece in _pieces(C, math.ceil(C * min(1.0, allowed / rows))):
+                part = self._prepare(classes.select(piece), M, position)
+                encoded = (
+                    checkpoint(self._encode, some, part, use_reentrant=False, preserve_rng_state=False)
+                    if again
+                    else self._encode(some, part)
+                )
+                parts.append(encoded)
+            features.append(torch.cat(parts, dim=1))
+        return torch.cat(features)
 
-    def _layer(self, layer: int, prefix: Tensor, suffix: Tensor) -> tuple[Tensor, Tensor]:
-        name = f"encoder.layers.{layer}."
-        of_prefix, of_suffix = self._attend(
-            name, self._normalise(prefix, name + "layer_norm1"), self._normalise(suffix, name + "layer_norm1")
+    @torch.no_grad()
+    def _prepare(self, classes: ClassTokens, context_length: int, position: Position) -> Prepared:
+        key = (classes.ids.numpy().tobytes(), classes.end.numpy().tobytes(), classes.tail, context_length, position)
+        if key not in self._prepared:
+            if len(self._prepared) >= 64:  # a task needs few; whoever meets many tasks in a process needs no more
+                self._prepared.clear()
+            packing = pack(classes, context_length, position, self.start_token).to(self.tokens)
+            embeddings = self.embed(packing.tokens) + self.positions[packing.places]
+            embeddings[packing.context_rows] = 0
+            first = self.layers[0]
+            self._prepared[key] = Prepared(
+                packing=packing,
+                embeddings=embeddings,
+                places=self.positions[packing.places[packing.context_rows]],
+                rows=self._linear(self._normalise(embeddings, first.norm1), first.rows),
+            )
+        return self._prepared[key]
+
+    def _encode(self, contexts: Tensor, prepared: Prepared) -> Tensor:
+        """[K, M, d] -> [K, C, D]"""
+        packing, d = prepared.packing, self.token_width
+        vectors = contexts[:, packing.vectors] + prepared.places
+        x = _put(vectors, packing.context_rows, prepared.embeddings)
+        *inner, last = self.layers
+        for number, layer in enumerate(inner):
+            if number == 0:
+                changing = self._linear(self._normalise(vectors, layer.norm1), layer.rows)
+                rows = _put(changing, packing.context_rows, prepared.rows)
+            else:
+                rows = self._linear(self._normalise(x, layer.norm1), layer.rows)
+            seen = attend(None, packing.in_blocks(rows), packing.prefix, packing.mask, self.heads)
+            x = self._after_attention(x, seen.flatten(1, 2), layer)
+
+        normal = self._normalise(x, last.norm1)
+        of_query, of_rows = (
+            Affine(*parts) for parts in zip(*(part.split([d, 2 * d]) for part in last.rows), strict=True)
         )
-        prefix, suffix = prefix + of_prefix, suffix + of_suffix
-        return (
-            prefix + self._mlp(name, self._normalise(prefix, name + "layer_norm2")),
-            suffix + self._mlp(name, self._normalise(suffix, name + "layer_norm2")),
-        )
+        queries = packing.in_blocks(self._linear(normal[:, packing.ends], of_query)[:, packing.asking])
+        rows = packing.in_blocks(self._linear(normal, of_rows))
+        seen = attend(queries, rows, packing.prefix, packing.end_mask, self.heads).flatten(1, 2)
+        x = self._after_attention(x[:, packing.ends], seen[:, packing.asked], last)
+        features = F.linear(self._normalise(x, self.final_norm).to(self.projection.dtype), self.projection)
+        return F.normalize(features.to(contexts.dtype), dim=-1)
 
-    def _attend(self, name: str, prefix: Tensor, suffix: Tensor) -> tuple[Tensor, Tensor]:
-        """Causal self-attention in the prefix; each class's tokens see the prefix and, causally, themselves.
+    def _after_attention(self, x: Tensor, seen: Tensor, layer: Layer) -> Tensor:
+        x = x + self._linear(seen, layer.out)
+        up = self._linear(self._normalise(x, layer.norm2), layer.up)
+        return x + self._linear(self.activation(up), layer.down)
 
-        Plain matrix products and softmax: at these short sequences PyTorch's fused CPU attention is slower backwards.
-        """
-        name += "self_attn."
-        q_p, k_p, v_p = (self._heads(self._linear(prefix, f"{name}{part}_proj")) for part in "qkv")  # [K, H, P, d/H]
-        q_s, k_s, v_s = (self._heads(self._linear(suffix, f"{name}{part}_proj")) for part in "qkv")  # [K, C, H, T, d/H]
-        P, T, scale = prefix.shape[-2], suffix.shape[-2], 1 / math.sqrt(q_p.shape[-1])
+    def _linear(self, x: Tensor, affine: Affine) -> Tensor:
+        return F.linear(x.to(affine.weight.dtype), affine.weight, affine.bias)
 
-        of_prefix = torch.softmax(q_p @ k_p.mT * scale + _causal(P, prefix), dim=-1) @ v_p
-        seen = torch.cat([q_s @ k_p.mT.unsqueeze(1), q_s @ k_s.mT + _causal(T, suffix)], dim=-1) * scale
-        weight_p, weight_s = torch.softmax(seen, dim=-1).split([P, T], dim=-1)
-        of_suffix = weight_p @ v_p.unsqueeze(1) + weight_s @ v_s
-
-        out = f"{name}out_proj"
-        return self._linear(_join(of_prefix), out), self._linear(_join(of_suffix), out)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
-
-    def _mlp(self, name: str, x: Tensor) -> Tensor:
-        return self._linear(ACTIVATIONS[self.activation](self._linear(x, name + "mlp.fc1")), name + "mlp.fc2")
-
-    def _linear(self, x: Tensor, name: str) -> Tensor:
-        return F.linear(x, self.weights[name + ".weight"], self.weights[name + ".bias"])
-
-    def _normalise(self, x: Tensor, name: str) -> Tensor:
-        weight, bias = self.weights[name + ".weight"], self.weights[name + ".bias"]
-        return F.layer_norm(x, weight.shape, weight, bias, self.epsilon)
+    def _normalise(self, x: Tensor, affine: Affine) -> Tensor:
+        return F.layer_norm(x, affine.weight.shape, affine.weight, affine.bias, self.epsilon)
 
 
-def _causal(length: int, like: Tensor) -> Tensor:
-    return torch.full((length, length), -torch.inf, dtype=like.dtype, device=like.device).triu(1)
+def _to(affine: Affine, dtype: torch.dtype) -> Affine:
+    return Affine(affine.weight.to(dtype), affine.bias.to(dtype))
 
 
-def _join(x: Tensor) -> Tensor:
-    return x.transpose(-3, -2).flatten(-2)
+def _put(values: Tensor, rows: Tensor, into: Tensor) -> Tensor:
+    """[K, L, w]: the same rows for all prompts [L, w], but for those that are given [K, V, w]."""
+    return into.expand(len(values), -1, -1).index_copy(1, rows, values)
+
+
+def _pieces(count: int, size: int) -> Iterator[range]:
+    """0 … count−1 in ranges of about equal size, at most `size`."""
+    pieces = math.ceil(count / size)
+    return (range(i * count // pieces, (i + 1) * count // pieces) for i in range(pieces))

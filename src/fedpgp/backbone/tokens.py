@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from fedpgp.errors import CheckpointError
+
+Position = Literal["end", "middle", "front"]  # of the class name in the context (CoOp, section 3.2)
 
 
 class Tokenizer(Protocol):
@@ -26,19 +28,26 @@ class ClassTokens:
     ids: [C, T] token ids, cut at EOS; rows shorter than the longest are filled with EOS, which the causal text encoder
         never sees from the row's own EOS.
     end: [C] position of EOS in `ids`.
+    tail: tokens that follow every class name, EOS included.
     """
 
     ids: Tensor
     end: Tensor
+    tail: int = 1
 
     def __len__(self) -> int:
         return len(self.end)
 
     def select(self, classes: Sequence[int]) -> "ClassTokens":
         """The tokens of some classes, in the order given, cut at the longest of them."""
-        index = torch.as_tensor(list(classes), device=self.end.device)
+        index = torch.as_tensor(list(classes))
         end = self.end[index]
-        return ClassTokens(self.ids[index, : int(end.max()) + 1], end)
+        return ClassTokens(self.ids[index, : int(end.max()) + 1], end, self.tail)
+
+    def split(self) -> list[tuple[list[int], list[int]]]:
+        """For each class the tokens of its name, and those that follow it up to EOS."""
+        rows = [row[: end + 1] for row, end in zip(self.ids.tolist(), self.end.tolist(), strict=True)]
+        return [(row[: -self.tail], row[-self.tail :]) for row in rows]
 
 
 def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -56,7 +65,11 @@ def split_template(template: str) -> tuple[str, str]:
 
 def class_tokens(tokenizer: Tokenizer, class_names: Sequence[str], tail: str = "{}.") -> ClassTokens:
     """Tokens of every class name (underscores read as spaces) put into `tail`, and EOS."""
-    rows = [[*text_ids(tokenizer, tail.format(name.replace("_", " "))), tokenizer.eos_token_id] for name in class_names]
+    eos = tokenizer.eos_token_id
+    rows = [[*text_ids(tokenizer, tail.format(name.replace("_", " "))), eos] for name in class_names]
     longest = max(map(len, rows))
-    filled = [row + [tokenizer.eos_token_id] * (longest - len(row)) for row in rows]
-    return ClassTokens(torch.tensor(filled), torch.tensor([len(row) - 1 for row in rows]))
+    return ClassTokens(
+        ids=torch.tensor([row + [eos] * (longest - len(row)) for row in rows]),
+        end=torch.tensor([len(row) - 1 for row in rows]),
+        tail=len(text_ids(tokenizer, tail.format(""))) + 1,
+    )

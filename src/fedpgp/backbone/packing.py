@@ -1,0 +1,132 @@
+"""Where the rows of many short sequences lie when they are computed together.
+
+Every class is a sequence `[SOS] p_1 … p_M [class tokens] . [EOS]`. What all classes begin with, the prefix, is laid
+down once; the rest of each class follows, cut at EOS. The rows fill blocks of equal size, no class lies in two of them,
+and a block is what attention works on. Blocks are chosen so that hardly a row is left over.
+
+Letters: C classes, M context vectors, P rows of the prefix, N blocks, B rows of a block, E most classes in a block.
+"""
+
+import dataclasses
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fedpgp.backbone.tokens import ClassTokens, Position
+
+TARGET = 32  # rows of a block: fewer copy the prefix more often, more compute attention that the mask throws away
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The rows of C classes behind a shared prefix, in N blocks of B.
+
+    prefix: P; the prefix is the first P rows of the first block. blocks: N.
+    tokens: [N·B] token id of each row; any where a context vector or nothing stands.
+    places: [N·B] position of each row in its sequence.
+    context_rows, vectors: [V] the rows that hold a context vector, and which one, 0 … M−1.
+    mask: [N, B, P + B], 0 where a row sees one of the prefix or of its block, −∞ elsewhere.
+    ends: [C] row of each class's EOS.
+    asking: [N·E] the class that is the e-th of a block; any where a block has fewer. asked: [C] the place in it.
+    """
+
+    prefix: int
+    blocks: int
+    tokens: Tensor
+    places: Tensor
+    context_rows: Tensor
+    vectors: Tensor
+    mask: Tensor
+    ends: Tensor
+    asking: Tensor
+    asked: Tensor
+
+    @cached_property
+    def end_mask(self) -> Tensor:
+        """[N, E, P + B], the mask of the rows that `asking` names."""
+        return self.in_blocks(self.mask.flatten(0, 1)[None, self.ends[self.asking]])[0]
+
+    def in_blocks(self, x: Tensor) -> Tensor:
+        """[K, N·R, w] -> [K, N, R, w]"""
+        return x.unflatten(1, (self.blocks, -1))
+
+    def to(self, like: Tensor) -> "Packing":
+        """The same on the device, and with the mask in the precision, of a tensor."""
+        moved = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        moved = {name: x.to(like.device) if isinstance(x, Tensor) else x for name, x in moved.items()}
+        return Packing(**moved | {"mask": moved["mask"].to(like.dtype)})
+
+
+def pack(classes: ClassTokens, context_length: int, position: Position, start_token: int) -> Packing:
+    """Lays out [SOS], the context and the classes.
+
+    position: where a class name stands in the context. Only behind it ("end") do the classes share the whole context;
+    in its middle they share the first half, in front of it nothing but [SOS]; the rest is laid down for each class.
+    """
+    ahead = {"end": context_length, "middle": context_length // 2, "front": 0}[position]
+    P, vectors = 1 + ahead, [-1 - m for m in range(context_length)]  # among token ids, the m-th vector is −1 − m
+    prefix = [start_token, *vectors[:ahead]]
+    behind = [[*name, *vectors[ahead:], *tail] for name, tail in classes.split()]
+    bins = fill([len(sequence) for sequence in behind], P)
+    N, E = len(bins), max(map(len, bins))
+    B = max(sum(len(behind[c]) for c in chosen) + (0 if n else P) for n, chosen in enumerate(bins))
+
+    content = torch.zeros(N, B, dtype=torch.long)
+    places = torch.zeros(N, B, dtype=torch.long)
+    owner = torch.full((N, B), -1)  # the class of each row
+    ends = torch.zeros(len(behind), dtype=torch.long)
+    asking, asked = torch.zeros(N * E, dtype=torch.long), torch.zeros(len(behind), dtype=torch.long)
+    content[0, :P], places[0, :P] = torch.tensor(prefix), torch.arange(P)
+    for n, chosen in enumerate(bins):
+        row = 0 if n else P
+        for e, c in enumerate(chosen):
+            here = slice(row, row + len(behind[c]))
+            content[n, here], owner[n, here] = torch.tensor(behind[c]), c
+            places[n, here] = torch.arange(P, P + len(behind[c]))
+            row = here.stop
+            ends[c], asking[n * E + e], asked[c] = n * B + row - 1, c, n * E + e
+
+    earlier = torch.ones(B, B, dtype=torch.bool).tril()
+    sees_own = (owner[:, :, None] == owner[:, None, :]) & (owner >= 0)[:, :, None] & earlier
+    sees_prefix = torch.ones(N, B, P, dtype=torch.bool)
+    sees_prefix[0, :P] = earlier[:P, :P]
+    flat = content.flatten()
+    return Packing(
+        prefix=P,
+        blocks=N,
+        tokens=flat.clamp(min=0),
+        places=places.flatten(),
+        context_rows=(flat < 0).nonzero().flatten(),
+        vectors=-1 - flat[flat < 0],
+        mask=torch.zeros(N, B, P + B).masked_fill_(~torch.cat([sees_prefix, sees_own], dim=-1), -torch.inf),
+        ends=ends,
+        asking=asking,
+        asked=asked,
+    )
+
+
+def fill(lengths: Sequence[int], first: int) -> list[list[int]]:
+    """Deals sequences of the given lengths to bins of about equal load, the first of which already holds `first`.
+
+    The number of bins is the one that leaves the fewest rows over when all are as large as the fullest.
+    """
+    total = first + sum(lengths)
+    smallest = max(first, *lengths)
+    candidates = {max(1, round(total / size)) for size in range(max(smallest, TARGET // 2), max(smallest, TARGET) + 9)}
+    return min((_deal(lengths, first, count) for count in sorted(candidates)), key=lambda dealt: dealt[0])[1]
+
+
+def _deal(lengths: Sequence[int], first: int, count: int) -> tuple[int, list[list[int]]]:
+    """Longest first, each to the emptiest bin: rows that `count` bins take in all, and the bins."""
+    heap = [(first, 0), *((0, n) for n in range(1, count))]
+    heapq.heapify(heap)
+    bins: list[list[int]] = [[] for _ in range(count)]
+    for c in sorted(range(len(lengths)), key=lambda c: -lengths[c]):
+        load, n = heapq.heappop(heap)
+        bins[n].append(c)
+        heapq.heappush(heap, (load + lengths[c], n))
+    return count * max(load for load, _ in heap), bins
