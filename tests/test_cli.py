@@ -333,15 +333,14 @@ def test_training_that_diverges_names_client_round_and_step(command: Command, sm
 @pytest.fixture
 def interrupted_in_round_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C comes in the second round of PromptFL."""
-    train, calls = rounds.train_client, []
+    train = rounds.train_clients
 
-    def interrupt(text: object, job: rounds.ClientJob) -> object:
-        calls.append(job)
-        if job.method.name == "promptfl" and job.round == 2:
+    def interrupt(text: object, jobs: list[rounds.ClientJob]) -> object:
+        if jobs[0].method.name == "promptfl" and jobs[0].round == 2:
             raise KeyboardInterrupt
-        return train(text, job)  # type: ignore[arg-type]
+        return train(text, jobs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rounds, "train_client", interrupt)
+    monkeypatch.setattr(rounds, "train_clients", interrupt)
 
 
 def test_interrupted_run_is_saved_with_a_hint(

@@ -7,6 +7,7 @@ Two cannot occur yet, because what they are about does not exist yet: 6 (FedProx
 import pkgutil
 from dataclasses import replace
 from importlib import import_module
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from PIL import Image
 import fedpgp
 from fedpgp.data.tasks import base_to_novel
 from fedpgp.errors import ConfigError
-from fedpgp.federation.client import train_client
+from fedpgp.federation.client import train_clients
 from fedpgp.methods import METHODS, FedPGP, Local, PromptFL, find_method
 from fedpgp.workers import Workers
 
@@ -40,7 +41,7 @@ class Watching(Workers):
     def map(self, function, jobs):
         jobs = list(jobs)
         results = super().map(function, jobs)
-        self.trained += zip(jobs, results, strict=True) if function is train_client else []
+        self.trained += zip(chain(*jobs), chain(*results), strict=True) if function is train_clients else []
         return results
 
 

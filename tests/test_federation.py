@@ -1,6 +1,7 @@
 """What happens in a round: who takes part, what is averaged, what stays with the client, and that nothing leaks."""
 
-from itertools import combinations, pairwise
+from dataclasses import replace
+from itertools import chain, combinations, pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedpgp.errors import TrainingError
 from fedpgp.federation import rounds as rounds_module
-from fedpgp.federation.client import train_client
+from fedpgp.federation.client import ROWS, ClientJob, in_groups, train_clients
 from fedpgp.federation.server import federated_average, participants
 from fedpgp.methods import FedPGP, Frozen, Local, Params, PromptFL, ZeroShot
 from fedpgp.randomness import generator
@@ -28,10 +29,10 @@ class Recording(Workers):
         self.trained = []
 
     def map(self, function, jobs):
-        jobs = list(jobs)
-        results = super().map(function, jobs)
-        if function is train_client:
-            self.trained += zip(jobs, results, strict=True)
+        groups = list(jobs)
+        results = super().map(function, groups)
+        if function is train_clients:
+            self.trained += zip(chain(*groups), chain(*results), strict=True)
         return results
 
 
@@ -223,7 +224,7 @@ def test_training_again_or_in_another_order_gives_the_same_update(backbone):
     _, trained = recorded(backbone)
     for job, update in reversed(trained):
         before = tiny.bits(job.params.shared), tiny.bits(job.params.private)
-        assert update_bits(Workers(backbone.text, 1).map(train_client, [job])[0]) == update_bits(update)
+        assert update_bits(train_clients(backbone.text, [job])[0]) == update_bits(update)
         assert (tiny.bits(job.params.shared), tiny.bits(job.params.private)) == before
 
 
@@ -232,6 +233,71 @@ def test_an_update_does_not_depend_on_who_else_takes_part(backbone):
     _, alone = recorded(backbone, rounds=1, participation=0.34)
     ((job, update),) = alone
     assert update_bits(update) == update_bits(together[job.client][1])
+
+
+@pytest.mark.parametrize("method", [METHOD, PromptFL(context_length=3), Local(context_length=3)])
+@pytest.mark.parametrize("views", [1, 3])
+def test_clients_trained_at_once_are_as_if_each_were_alone(method, views, backbone, exact):
+    """Three clients with 6, 5 and 7 images: their last batches differ in size, and so does their number of steps."""
+    for clip, tolerance in [(exact, 1e-9), (backbone, 1e-5)]:
+        data = tiny.data(clip)
+        if views > 1:
+            train = torch.stack([data.train.roll(i, 0) for i in range(views)], dim=1)
+            data = replace(data, train=train)
+        _, trained = recorded(clip, method, data, rounds=1, batch_size=2)
+        jobs = [job for job, _ in trained]
+        alone = [train_clients(clip.text, [job])[0] for job in jobs]
+        for one, other in zip(train_clients(clip.text, jobs), alone, strict=True):
+            assert (one.client, one.examples) == (other.client, other.examples)
+            assert one.losses == pytest.approx(other.losses, rel=tolerance)
+            parts = [(one.params.shared, other.params.shared), (one.params.private, other.params.private)]
+            for name, expected in [(name, own) for mine, _ in parts for name, own in mine.items()]:
+                found = {**other.params.shared, **other.params.private}[name]
+                assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@given(st.integers(1, 40), st.integers(1, 400), st.integers(1, 3))
+def test_groups_share_the_clients_evenly_and_keep_their_order(clients, rows, contexts):
+    class Text:
+        def rows(self, classes, context_length):
+            return rows
+
+    job = ClientJob(
+        FedPGP(), Params({}, {}), torch.empty(0), torch.empty(0), None, None, None, seed=0, round=1, client=0
+    )
+    jobs = [replace(job, client=i) for i in range(clients)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FedPGP, "prompts", lambda self, params: torch.empty(contexts, 16, 8))
+        groups = in_groups(Text(), jobs)
+    assert [job.client for group in groups for job in group] == list(range(clients))
+    sizes = [len(group) for group in groups]
+    assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
+    assert len(groups) % 4 == 0 or len(groups) == clients
+    assert max(sizes) == 1 or (max(sizes) - 1) * contexts * rows <= ROWS
+
+
+def test_of_several_views_each_epoch_sees_one_drawn_for_each_image(backbone, monkeypatch):
+    seen, plain = [], PromptFL.loss
+
+    def loss(method, params, text, batch, frozen):
+        seen.append(batch.images)
+        return plain(method, params, text, batch, frozen)
+
+    monkeypatch.setattr(PromptFL, "loss", loss)
+    data = tiny.data(backbone)
+    views = torch.stack([data.train, -data.train], dim=1)
+    tiny.run(
+        PromptFL(context_length=2), backbone, replace(data, train=views), batch_size=100, rounds=1, local_epochs=30
+    )
+    for client in data.task.clients:
+        own = data.train[torch.from_numpy(client.train)]
+        epochs = [images for images in seen if len(images) == len(own)]
+        signs = []
+        for images in epochs:
+            cosines = images @ own.T
+            assert sorted(cosines.abs().argmax(1).tolist()) == list(range(len(own)))  # each image once
+            signs += torch.sign(cosines.gather(1, cosines.abs().argmax(1, keepdim=True))).flatten().tolist()
+        assert 0.3 < signs.count(1.0) / len(signs) < 0.7
 
 
 def test_momentum_ends_with_the_round(backbone):

@@ -153,6 +153,10 @@ class TextEncoder:
         """Token ids [...] -> token embeddings [..., d]."""
         return F.embedding(ids.to(self.tokens.device), self.tokens)
 
+    def rows(self, classes: ClassTokens, context_length: int, position: Position = "end") -> int:
+        """L, the rows that one prompt takes with these classes."""
+        return len(self._prepare(classes, context_length, position).embeddings)
+
     def rows_within(self, memory: int) -> int:
         """How many rows of all prompts together keep no more than so many bytes for the backward pass."""
         return max(1, memory // (KEPT * len(self.layers) * self.token_width * self.projection.element_size()))

@@ -1,8 +1,10 @@
-"""Local training of one client."""
+"""Local training of one client, and of several at once."""
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, zip_longest
 from statistics import fmean
 
 import torch
@@ -13,6 +15,8 @@ from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.errors import TrainingError
 from fedpgp.methods import Batch, ClientUpdate, Frozen, Method, Params
 from fedpgp.randomness import generator
+
+ROWS = 1280  # of text in a step of a group: measured, see docs/benchmark.md
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class LocalTraining:
 class ClientJob:
     """One client's work in one round.
 
-    images: features [n, D] of its training images; labels: [n] columns of the softmax; classes: tokens of the task's
-    base classes; frozen: of the same classes.
+    images: features [n, D] of its training images, or [n, V, D] of V augmented views of each; labels: [n] columns of
+    the softmax; classes: tokens of the task's base classes; frozen: of the same classes.
     """
 
     method: Method
@@ -45,45 +49,80 @@ class ClientJob:
     client: int
 
 
-def train_client(text: TextEncoder, job: ClientJob) -> ClientUpdate:
-    """Trains a copy of the job's parameters on the client's data; the order of the images is drawn per epoch.
+def train_clients(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[ClientUpdate]:
+    """Trains copies of the parameters of several clients, each on its own images as if it were alone.
 
-    Raises TrainingError, naming client, round and step, where the loss is not finite.
+    Step by step the text encoder reads the contexts of all of them at once; they share nothing else. Clients with fewer
+    images end earlier. The jobs must come from one of `in_groups`.
+
+    Raises TrainingError, naming client, round and step, where a loss is not finite.
     """
-    method, training = job.method, job.training
-    params = Params(_trainable(job.params.shared), _trainable(job.params.private))
-    rates = method.learning_rates
-    optimizer = torch.optim.SGD(
+    first = jobs[0]
+    params = [Params(_trainable(job.params.shared), _trainable(job.params.private)) for job in jobs]
+    rates, training = first.method.learning_rates, first.training
+    optimizer = torch.optim.SGD(  # the state of each tensor is its own: no momentum meets another client
         [
-            {"params": list(params.shared.values()), "lr": rates["shared"]},
-            {"params": list(params.private.values()), "lr": rates["private"]},
+            {"params": [tensor for own in params for tensor in own.shared.values()], "lr": rates["shared"]},
+            {"params": [tensor for own in params for tensor in own.private.values()], "lr": rates["private"]},
         ],
         momentum=training.momentum,
         weight_decay=training.weight_decay,
     )
-    rng = generator(job.seed, "order", job.round, job.client)
-    history: dict[str, list[float]] = defaultdict(list)
-    step = 0
-    for _ in range(training.local_epochs):
-        for chosen in torch.randperm(len(job.labels), generator=rng).split(training.batch_size):
-            step += 1
-            batch = Batch(job.images[chosen], job.labels[chosen])
-            terms = method.loss(params, text(method.prompts(params), job.classes), batch, job.frozen)
-            loss = torch.stack(list(terms.values())).sum()
-            if not torch.isfinite(loss):
-                raise _diverged(job, step, "loss")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            for name, term in terms.items():
-                history[name].append(term.item())
-    if not all(torch.isfinite(tensor).all() for tensor in (*params.shared.values(), *params.private.values())):
-        raise _diverged(job, step, "prompt")
+    history: list[dict[str, list[Tensor]]] = [defaultdict(list) for _ in jobs]
+    for batches in zip_longest(*map(_batches, jobs)):
+        working = [i for i, batch in enumerate(batches) if batch is not None]
+        contexts = [jobs[i].method.prompts(params[i]) for i in working]
+        features = text(torch.cat(contexts), first.classes).split([len(some) for some in contexts])
+        losses = []
+        for i, z in zip(working, features, strict=True):
+            for name, term in jobs[i].method.loss(params[i], z, batches[i], jobs[i].frozen).items():
+                history[i][name].append(term.detach())
+                losses.append(term)
+        optimizer.zero_grad()  # to None, which leaves alone whoever has no batch in this step
+        torch.stack(losses).sum().backward()
+        optimizer.step()
+    return [_update(job, own, terms) for job, own, terms in zip(jobs, params, history, strict=True)]
+
+
+def in_groups(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[Sequence[ClientJob]]:
+    """Shares jobs of one method and task out to groups that are trained together, which never depends on who works.
+
+    A group's step has about ROWS rows of text, where the matrix products are large enough to be fast and the numbers
+    between them still near. There are a multiple of four groups, so that two or four processes have equally much to do.
+    """
+    job = jobs[0]
+    contexts = job.method.prompts(job.params)
+    rows = len(jobs) * len(contexts) * text.rows(job.classes, contexts.shape[1])
+    count = min(len(jobs), 4 * math.ceil(rows / (4 * ROWS)))
+    sizes = [len(jobs) // count + (i < len(jobs) % count) for i in range(count)]
+    ends = list(accumulate(sizes))
+    return [jobs[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+
+def _batches(job: ClientJob) -> Iterator[Batch]:
+    """The batches of a round, in an order drawn per epoch; of several views of an image, one drawn per epoch."""
+    rng, count = generator(job.seed, "order", job.round, job.client), len(job.labels)
+    for _ in range(job.training.local_epochs):
+        order, images = torch.randperm(count, generator=rng), job.images
+        if images.dim() == 3:
+            images = images[torch.arange(count), torch.randint(images.shape[1], (count,), generator=rng)]
+        for chosen in order.split(job.training.batch_size):
+            yield Batch(images[chosen], job.labels[chosen])
+
+
+def _update(job: ClientJob, params: Params, history: Mapping[str, Sequence[Tensor]]) -> ClientUpdate:
+    """What a client brings home, after a look at all of its losses: a look in every step would hold up a GPU."""
+    terms = {name: torch.stack(list(values)) for name, values in history.items()}
+    finite = torch.stack(list(terms.values())).isfinite().all(0)
+    if not finite.all():
+        raise _diverged(job, 1 + int((~finite).nonzero()[0]), "loss")
+    if not all(tensor.isfinite().all() for tensor in (*params.shared.values(), *params.private.values())):
+        raise _diverged(job, len(finite), "prompt")
     return ClientUpdate(
         client=job.client,
         examples=len(job.labels),
         params=Params(_finished(params.shared), _finished(params.private)),
-        losses={name: fmean(values) for name, values in history.items()},
+        losses={name: fmean(values.tolist()) for name, values in terms.items()},
     )
 
 

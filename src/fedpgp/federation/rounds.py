@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from fedpgp.backbone import Backbone
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.evaluate import Evaluation, client_accuracies, evaluate, summary, validation_accuracies
-from fedpgp.federation.client import ClientJob, LocalTraining, train_client
+from fedpgp.federation.client import ClientJob, LocalTraining, in_groups, train_clients
 from fedpgp.federation.server import federated_average, participants
 from fedpgp.methods import ClientUpdate, Frozen, Method, Params
 from fedpgp.randomness import generator
@@ -111,7 +112,7 @@ def federate(
             )
             for client in (task.clients[i] for i in participants(len(task.clients), share, seed, number))
         ]
-        updates = workers.map(train_client, jobs)
+        updates = list(chain.from_iterable(workers.map(train_clients, in_groups(backbone.text, jobs))))
         shared = federated_average([u.params.shared for u in updates], [u.examples for u in updates])
         for update in updates:
             private[update.client] = update.params.private
