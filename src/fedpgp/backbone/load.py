@@ -39,7 +39,7 @@ class Backbone:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the files that decide what the encoders compute, and the precision."""
-        digest = hashlib.sha256(str(self.logit_scale.dtype).encode())
+        digest = hashlib.sha256(f"{self.logit_scale.dtype} {self.text.projection.dtype}".encode())
         for path in sorted({path for pattern in FILES for path in self.directory.glob(pattern)}):
             digest.update(path.name.encode())
             with path.open("rb") as file:
@@ -67,14 +67,16 @@ class Backbone:
 def load_backbone(name: str, precision: str = "float32", device: str = "cpu") -> Backbone:
     """Loads a CLIP from the package ("pictoclip"), a directory of transformers files, or a hub id.
 
-    precision: "float32" or "float64". Raises CheckpointError, naming the file or setting and the remedy.
+    precision: "float32", "float64", or "bf16", which multiplies matrices in bfloat16 and keeps all else in float32.
+    Raises CheckpointError, naming the file or setting and the remedy.
     """
     from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     directory = _directory(name)
-    dtype = {"float32": torch.float32, "float64": torch.float64}[precision]
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    products = torch.bfloat16 if precision == "bf16" else dtype
     try:
         loaded: Any = CLIPModel.from_pretrained(
             directory, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -102,7 +104,7 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
     return Backbone(
         directory=directory,
         image=ImageEncoder(model, processor),
-        text=TextEncoder.of(model, tokenizer.bos_token_id),
+        text=TextEncoder.of(model, tokenizer.bos_token_id, products),
         tokenizer=tokenizer,
         logit_scale=model.logit_scale.detach(),
     )
