@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -207,3 +207,60 @@ def test_start_and_end_are_the_tokenizers_whatever_the_config_says(backbone, tmp
     (tmp_path / "clip/config.json").write_text(json.dumps(config))
     found = load_backbone(str(tmp_path / "clip")).template_features("a photo of a {}.", NAMES)
     torch.testing.assert_close(found, backbone.template_features("a photo of a {}.", NAMES), atol=1e-6, rtol=0)
+
+
+def on(device, value):
+    """The same tensors, in tuples of tuples, on a device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, tuple):
+        moved = [on(device, part) for part in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
+    return value
+
+
+@pytest.mark.parametrize("memory", [2**31, 1])
+@pytest.mark.parametrize("position", ["end", "middle"])
+def test_everything_is_computed_on_the_device_of_the_weights(backbone, memory, position):
+    """The meta device computes shapes and refuses tensors of another device, as a GPU would."""
+    parts = {f.name: on("meta", getattr(backbone.text, f.name)) for f in fields(backbone.text) if f.name != "_prepared"}
+    encoder = TextEncoder(**parts | {"memory": memory})
+    contexts = torch.empty(2, 4, 128, device="meta", requires_grad=True)
+    features = encoder(contexts, backbone.class_tokens(NAMES), position)
+    features.sum().backward()
+    assert (features.shape, features.device.type, contexts.grad.device.type) == ((2, 2, 128), "meta", "meta")
+
+
+def test_bf16_is_of_the_products_alone(backbone):
+    """Contexts, features and gradients stay in float32, within what eight bits of mantissa allow."""
+    coarse = load_backbone("pictoclip", "bf16")
+    tokens = backbone.class_tokens(["ant", "red apple", "fire_engine"])
+    contexts = 0.02 * torch.randn(2, 4, 128, generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(2, 3, 128, generator=torch.Generator().manual_seed(1))
+    one, other = (
+        features_and_gradients(lambda c, e=e: e(c, tokens), contexts, weights) for e in (backbone.text, coarse.text)
+    )
+    assert {tensor.dtype for tensor in (*other, coarse.logit_scale)} == {torch.float32}
+    for found, expected in zip(other, one, strict=True):
+        assert 1e-5 < (found - expected).abs().max() / expected.abs().max() < 0.05
+
+
+def test_memory_is_kept_to(backbone):
+    """What a call keeps for its backward pass, counted, is no more than `rows_within` reckons with."""
+    encoder, tokens = backbone.text, backbone.class_tokens([f"a {'very ' * (i % 5)}red apple" for i in range(40)])
+    frozen = {part.data_ptr() for layer in encoder.layers for affine in layer for part in affine}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in frozen:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    contexts = torch.randn(3, 16, 128, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = encoder(contexts, tokens)
+    assert features.requires_grad
+    rows = 3 * encoder.rows(tokens, 16)
+    assert rows <= encoder.rows_within(sum(kept.values())) * 1.5  # the last of the three layers keeps less
+    assert encoder.rows_within(sum(kept.values())) <= rows
