@@ -6,10 +6,9 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -25,7 +24,10 @@ _TEXT: TextEncoder | None = None  # of a worker process: sent once, when it star
 
 
 class Workers:
-    """Calls `function(text_encoder, job)` for many jobs, each on one thread, and returns the results in order.
+    """Calls `function(text_encoder, job)` for many jobs and returns the results in order.
+
+    As a context manager it sets PyTorch to one thread, in this process as in the others: the operations of a round are
+    too small to share, and several threads that wait for each other on a busy machine make them many times slower.
 
     count: worker processes; 1 works in this process. Processes are spawned, so that a script which uses more than one
     needs `if __name__ == "__main__":`.
@@ -33,6 +35,7 @@ class Workers:
 
     def __init__(self, text: TextEncoder, count: int):
         self._text = text
+        self._threads = torch.get_num_threads()
         self._pool: ProcessPoolExecutor | None = None
         if count > 1:
             self._pool = ProcessPoolExecutor(
@@ -41,8 +44,7 @@ class Workers:
 
     def map(self, function: Callable[[TextEncoder, Job], Result], jobs: Iterable[Job]) -> list[Result]:
         if self._pool is None:
-            with _one_thread():
-                return [function(self._text, job) for job in jobs]
+            return [function(self._text, job) for job in jobs]
         # Plain pickles: PyTorch would otherwise send every small tensor through a shared-memory file of its own.
         packed = [pickle.dumps((function, job)) for job in jobs]
         try:
@@ -54,9 +56,11 @@ class Workers:
             ) from error
 
     def __enter__(self) -> "Workers":
+        torch.set_num_threads(1)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        torch.set_num_threads(self._threads)
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -81,13 +85,3 @@ def _call(packed: bytes) -> bytes:
     function, job = pickle.loads(packed)
     result: Any = function(_TEXT, job)
     return pickle.dumps(result)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
