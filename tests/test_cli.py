@@ -378,10 +378,10 @@ def test_comparison_interrupted_in_its_first_method_keeps_the_finished_rounds(
 def test_interruption_before_anything_was_finished_says_so(
     command: Command, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "image_features", interrupt)
+    monkeypatch.setattr(experiment, "source_features", interrupt)
     ended = command("compare", "-o", "out", *sets())
     assert (ended.code, ended.err) == (130, "interrupted before anything was finished\n")
     assert not (tmp_path / "out").exists()

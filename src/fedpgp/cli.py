@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 import fedpgp
+from fedpgp import cli_cache
 
 app = typer.Typer(
     name="fedpgp",
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cli_cache.app, name="cache")
 out = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -50,6 +52,9 @@ Cache = Annotated[
     Path | None,
     typer.Option("--cache-dir", help="Where image features are kept; by default the user's cache directory."),
 ]
+SkipBadImages = Annotated[
+    bool, typer.Option("--skip-bad-images", help="Go on without the images that do not decode, and name them.")
+]
 Device = Annotated[str | None, typer.Option("--device", help="Short for --set backbone.device=…: cpu, cuda, cuda:1.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
@@ -70,6 +75,7 @@ def compare(
     as_json: Json = False,
     workers: Workers = 0,
     cache: Cache = None,
+    skip_bad_images: SkipBadImages = False,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
@@ -89,6 +95,7 @@ def compare(
                 force=force,
                 workers=_workers(workers),
                 cache=cache,
+                skip_bad_images=skip_bad_images,
                 reporter=progress,
             )
         except KeyboardInterrupt as interruption:
@@ -114,6 +121,7 @@ def run(
     as_json: Json = False,
     workers: Workers = 0,
     cache: Cache = None,
+    skip_bad_images: SkipBadImages = False,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
@@ -134,6 +142,7 @@ def run(
                 force=force,
                 workers=_workers(workers),
                 cache=cache,
+                skip_bad_images=skip_bad_images,
                 reporter=progress,
             )
         except KeyboardInterrupt as interruption:

@@ -22,6 +22,9 @@ class DataConfig:
     """Where the images come from."""
 
     source: str = Field(default="pictograms", description="the data set")
+    augmented_views: int = Field(
+        default=1, ge=1, le=1000, description="1: centre crop; K: random crops of each training image, one per epoch"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

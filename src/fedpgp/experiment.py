@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import platformdirs
 import torch
 
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.data.features import check_cache, image_features
+from fedpgp.data.cache import cache_directory, check_cache
+from fedpgp.data.features import source_features
 from fedpgp.data.sources import Source, load_source
 from fedpgp.data.tasks import Task, base_to_novel
 from fedpgp.errors import ConfigError, Interrupted
@@ -48,7 +48,7 @@ class Silent:
 class Laboratory:
     """What all runs of an experiment share: the frozen CLIP, the data, its features, the worker processes.
 
-    tasks: by seed; features: [n, D] by split.
+    tasks: by seed; features: [n, D] by split, [n, K, D] of the training split where K > 1 views are asked for.
     """
 
     config: ExperimentConfig
@@ -70,6 +70,7 @@ def run(
     force: bool = False,
     workers: int = 1,
     cache: Path | str | None = None,
+    skip_bad_images: bool = False,
     reporter: Reporter | None = None,
 ) -> Run:
     """Runs one method with one seed.
@@ -81,6 +82,7 @@ def run(
         output: the run directory to write; None writes nothing. force: replace it if it exists.
         workers: processes; any number gives the same result. More than one needs `if __name__ == "__main__":`.
         cache: directory of image features; None takes the user's cache directory.
+        skip_bad_images: go on without the images that do not decode, which are told to the reporter.
 
     Raises:
         FedPGPError: before any work where the method, the config, the data or the output do not fit.
@@ -94,7 +96,7 @@ def run(
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
-    with _laboratory(settings, [method], [seed], workers, cache, reporter) as laboratory:
+    with _laboratory(settings, [method], [seed], workers, cache, skip_bad_images, reporter) as laboratory:
         result = _run(laboratory, method, seed)
     if directory is not None:
         result.save(directory, force)
@@ -113,6 +115,7 @@ def compare(
     force: bool = False,
     workers: int = 1,
     cache: Path | str | None = None,
+    skip_bad_images: bool = False,
     reporter: Reporter | None = None,
 ) -> Comparison:
     """Runs several methods on the same tasks: the same clients, shots and order of the images for equal seeds.
@@ -136,7 +139,7 @@ def compare(
         check_output(directory, force)
     runs: list[Run] = []
     try:
-        with _laboratory(settings, names, chosen, workers, cache, reporter) as laboratory:
+        with _laboratory(settings, names, chosen, workers, cache, skip_bad_images, reporter) as laboratory:
             for seed in chosen:
                 for name in names:
                     runs.append(_run(laboratory, name, seed))
@@ -179,12 +182,13 @@ def _laboratory(
     seeds: Sequence[int],
     workers: int,
     cache: Path | str | None,
+    skip_bad_images: bool,
     reporter: Reporter | None,
 ) -> Iterator[Laboratory]:
     """Prepares what all runs share, after checking everything that can be checked without work."""
     if workers < 1:
         raise ConfigError(f"workers must be 1 or more, got {workers}")
-    directory = Path(cache) if cache else Path(platformdirs.user_cache_dir("fedpgp")) / "features"
+    directory = cache_directory(cache)
     check_cache(directory)
     source = load_source(config.data.source)
     tasks = {seed: _task(config, source, seed) for seed in seeds}
@@ -193,16 +197,20 @@ def _laboratory(
     for name in methods:
         _check_context(config, name, backbone, first)
     reporter = reporter or Silent()
-    splits = {test.dataset.split: test.dataset for test in evaluation_sets(first).values()} | {"train": source.train}
-    features = {}
-    for split, dataset in splits.items():
-        features[split] = image_features(
-            backbone,
-            dataset,
-            directory,
-            lambda done, total, split=split: reporter.progress(f"encoding {split} images", done, total),  # type: ignore[misc]
-            lambda file: reporter.notice(f"feature cache {file} is damaged: computing it again"),
-        )
+    decodable, features = source_features(
+        backbone.image,
+        source,
+        sorted({"train", *(test.dataset.split for test in evaluation_sets(first).values())}),
+        directory,
+        augmented_views=config.data.augmented_views,
+        skip_bad_images=skip_bad_images,
+        workers=workers,
+        progress=reporter.progress,
+        notice=reporter.notice,
+    )
+    if decodable is not source:
+        source = decodable
+        tasks = {seed: _task(config, source, seed) for seed in seeds}
     # Processes share the cores of a machine; one process keeps an accelerator busy.
     count = min(workers, config.task.clients) if config.backbone.device == "cpu" else 1
     with Workers(backbone.text, count) as pool:

@@ -1,104 +1,258 @@
-"""Image features, computed once per checkpoint and split, and kept on disk."""
+"""Image features, computed once per checkpoint, preprocessing and image, and kept on disk."""
 
-import hashlib
-import os
-import tempfile
-from collections.abc import Callable
-from importlib.metadata import version
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from fedpgp.backbone import Backbone
-from fedpgp.data.sources import ImageDataset
-from fedpgp.errors import OutputError
+from fedpgp.backbone.image import ImageEncoder
+from fedpgp.data.augment import random_view
+from fedpgp.data.cache import FORMAT, Entry, Kept, versions
+from fedpgp.data.sources import ImageDataset, Source
+from fedpgp.errors import CheckpointError, DataError
+
+if TYPE_CHECKING:
+    from transformers import CLIPImageProcessor
 
 BATCH = 64
+SHARD = 4 * BATCH  # images between two savings: what a killed process loses at most
+WORTH_PROCESSES = 10.0  # seconds of decoding: starting processes takes five, and they take cores from the encoder
+CENTRE = 0  # the number of the centre crop; random views count from 1
+
+Progress = Callable[[str, int, int, str], None]
+Notice = Callable[[str], None]
+
+
+def source_features(
+    encoder: ImageEncoder,
+    source: Source,
+    splits: Sequence[str],
+    directory: Path,
+    *,
+    augmented_views: int = 1,
+    skip_bad_images: bool = False,
+    workers: int = 1,
+    progress: Progress = lambda *_: None,
+    notice: Notice = lambda _: None,
+) -> tuple[Source, dict[str, Tensor]]:
+    """Features [n, D] of every image of some splits, in their order, from the cache in `directory` or computed.
+
+    augmented_views: K > 1 gives the training split [n, K, D], features of K random crops instead of the centre's.
+    skip_bad_images: the source that is returned lacks the images that do not decode; otherwise it is the given one.
+    workers: processes that may decode ahead of the encoder; any number gives the same bits. More than one needs
+    `if __name__ == "__main__":`.
+
+    Raises DataError for an image that does not decode, OutputError if the directory cannot be written.
+    """
+    features: dict[str, Tensor] = {}
+    dropped: dict[str, Any] = {}
+    wanted = encoded = 0
+    for split in splits:
+        dataset: ImageDataset = getattr(source, split)
+        views = range(1, augmented_views + 1) if split == "train" and augmented_views > 1 else [CENTRE]
+        found: list[Kept] = []
+        for view in views:
+            kept, new = image_features(
+                encoder,
+                dataset,
+                directory,
+                view=view,
+                skip_bad_images=skip_bad_images,
+                workers=workers,
+                progress=progress,
+                notice=notice,
+            )
+            found.append(kept)
+            wanted, encoded = wanted + len(dataset), encoded + new
+        values = found[0].features if len(found) == 1 else torch.stack([kept.features for kept in found], dim=1)
+        bad = sorted(found[0].undecodable)
+        if bad:
+            good = np.delete(np.arange(len(dataset)), bad)
+            values, dropped[split] = values[torch.from_numpy(good)], dataset.select(good)
+            names = "; ".join(dataset.describe(index) for index in bad)
+            notice(f"dropped {len(bad)} of {len(dataset)} {split} images, which do not decode: {names}")
+        features[split] = values.to(encoder.device)
+    came = (
+        f"{encoded} encoded, {wanted - encoded} from the cache" if encoded else "no image encoded: all from the cache"
+    )
+    progress("image features", wanted, wanted, came)
+    return replace(source, **dropped) if dropped else source, features
 
 
 def image_features(
-    backbone: Backbone,
+    encoder: ImageEncoder,
     dataset: ImageDataset,
     directory: Path,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-    on_rebuild: Callable[[Path], None] = lambda file: None,
-) -> Tensor:
-    """Features [n, D] of every image of a split, in its order, from the cache in `directory` or computed and kept.
+    *,
+    view: int = CENTRE,
+    skip_bad_images: bool = False,
+    workers: int = 1,
+    progress: Progress = lambda *_: None,
+    notice: Notice = lambda _: None,
+) -> tuple[Kept, int]:
+    """Features [n, D] of one view of every image of a split, and how many images had to be encoded for it.
 
-    A file that is truncated, altered or of another shape is reported to `on_rebuild` and computed again.
-    Raises OutputError if the directory cannot be written.
+    The features are on the CPU; those of an image that does not decode are zero. A file that is truncated or altered
+    is made again. The rest, and the errors, as in `source_features`.
     """
-    key = hashlib.sha256(repr(_origin(backbone, dataset)).encode()).hexdigest()
-    file = directory / f"{dataset.name}-{dataset.split}-{key[:32]}.safetensors"
-    if file.exists():
-        kept = _read(file, backbone, dataset)
-        if kept is not None:
-            return kept
-        on_rebuild(file)
-    features = _encode(backbone, dataset, on_progress)
-    _write(file, features, backbone, dataset)
-    return features
-
-
-def check_cache(directory: Path) -> None:
-    """Raises OutputError if features could not be kept in `directory` later; called before any work."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory):
-            pass
-    except OSError as error:
-        raise _unwritable(directory, error) from error
-
-
-def _unwritable(directory: Path, error: Exception) -> OutputError:
-    return OutputError(f"the feature cache cannot be written to {directory}: {error}; name another with --cache-dir")
-
-
-def _encode(backbone: Backbone, dataset: ImageDataset, on_progress: Callable[[int, int], None]) -> Tensor:
-    parts = []
-    on_progress(0, len(dataset))
-    for start in range(0, len(dataset), BATCH):
-        indices = range(start, min(start + BATCH, len(dataset)))
-        parts.append(backbone.image([dataset.image(i) for i in indices]))
-        on_progress(indices.stop, len(dataset))
-    return torch.cat(parts).clone()  # a clone made here, unlike what the encoder returns, can take part in autograd
-
-
-def _origin(backbone: Backbone, dataset: ImageDataset) -> dict[str, str]:
-    """All that decides the features' bits."""
-    versions = " ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "pillow"))
-    return {
-        "backbone": backbone.fingerprint,
+    origin = {
+        "format": FORMAT,
+        "data": dataset.name,
+        "split": dataset.split,
         "images": dataset.fingerprint,
-        "device": backbone.logit_scale.device.type,
-        "versions": versions,
+        "view": str(view),
+        "encoder": encoder.fingerprint,
+        "device": encoder.device.type,
+        "versions": versions(),
     }
+    entry = Entry(directory, origin)
+    encoded = 0
+    kept = entry.load()
+    if kept is None:
+        with entry.locked(notice):
+            kept = entry.load()  # another process may just have made it
+            if kept is None:
+                if entry.file.exists():
+                    notice(f"feature cache {entry.file} is damaged: computing it again")
+                made, encoded = _encode(encoder, dataset, entry, view, skip_bad_images, workers, progress)
+                entry.save(made)
+                kept = entry.load() or made  # mapped, so that the system can take the memory back
+    if kept.undecodable and not skip_bad_images:
+        raise _undecodable(dataset, kept.undecodable)
+    return kept, encoded
 
 
-def _checksum(features: Tensor) -> str:
-    return hashlib.sha256(features.cpu().contiguous().numpy().tobytes()).hexdigest()
+def _encode(
+    encoder: ImageEncoder,
+    dataset: ImageDataset,
+    entry: Entry,
+    view: int,
+    skip_bad_images: bool,
+    workers: int,
+    progress: Progress,
+) -> tuple[Kept, int]:
+    """Encodes what no earlier attempt has left as shards."""
+    total = len(dataset)
+    features = torch.zeros(total, encoder.width, dtype=encoder.dtype)
+    undecodable: dict[int, str] = {}
+    batches: list[range] = []
+    for start in range(0, total, SHARD):
+        rows = range(start, min(start + SHARD, total))
+        shard = entry.load_shard(rows)
+        if shard is None:
+            batches += [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
+        else:
+            features[rows.start : rows.stop] = shard.features
+            undecodable |= shard.undecodable
+    new = sum(map(len, batches))
+    done = total - new
+    what = f"encoding {dataset.split} images" + (f", view {view}" if view != CENTRE else "")
+    progress(what, done, total, "")
+    started = time.perf_counter()
+    preparation = _Preparation(dataset, encoder.processor, encoder.size, view)
+    for batch, (pixels, faults) in zip(batches, _prepare(preparation, batches, workers), strict=True):
+        if faults and not skip_bad_images:
+            raise _undecodable(dataset, faults)
+        found = encoder.encode(torch.from_numpy(pixels)).cpu()
+        if not torch.isfinite(found).all():
+            row = int((~torch.isfinite(found)).any(dim=1).nonzero()[0])
+            raise CheckpointError(
+                f"the checkpoint gives a feature that is not finite for {dataset.describe(batch[row])}:"
+                " choose another checkpoint, or precision float32"
+            )
+        features[batch.start : batch.stop] = found
+        features[list(faults)] = 0
+        undecodable |= faults
+        if batch.stop % SHARD == 0 or batch.stop == total:
+            rows = range((batch.stop - 1) // SHARD * SHARD, batch.stop)
+            inside = {index: why for index, why in undecodable.items() if index in rows}
+            entry.save_shard(rows, Kept(features[rows.start : rows.stop], inside))
+        done += len(batch)
+        rate = (done - total + new) / (time.perf_counter() - started)
+        progress(what, done, total, f"{rate:.0f} images/s")
+    return Kept(features, undecodable), new
 
 
-def _read(file: Path, backbone: Backbone, dataset: ImageDataset) -> Tensor | None:
-    """The kept features, or None where the file does not hold what it should."""
+Prepared = tuple[NDArray[np.float32], dict[int, str]]  # pixels [B, 3, H, W]; index of an image -> why it is blank
+
+
+@dataclass(frozen=True)
+class _Preparation(Dataset[Prepared]):
+    """Decodes and preprocesses one view of some images; it can be pickled, for other processes."""
+
+    dataset: ImageDataset
+    processor: "CLIPImageProcessor"
+    size: tuple[int, int]
+    view: int
+
+    def __getitem__(self, batch: range) -> Prepared:
+        faults: dict[int, str] = {}
+        pictures = []
+        for index in batch:
+            try:
+                picture = self.dataset.image(index)
+            except MemoryError:
+                raise
+            except Exception as error:  # decoders raise whatever a damaged file leads them to
+                faults[index] = _reason(error)
+                picture = Image.new("RGB", self.size)
+            pictures.append(picture if self.view == CENTRE else random_view(picture, self.size, index, self.view))
+        whole: dict[str, Any] = {} if self.view == CENTRE else {"do_resize": False, "do_center_crop": False}
+        return self.processor(images=pictures, return_tensors="np", **whole)["pixel_values"], faults
+
+
+def _prepare(preparation: _Preparation, batches: list[range], workers: int) -> Iterator[Prepared]:
+    """Every batch in order; the first, which is timed, in this process, the rest in others where that pays."""
+    if not batches:
+        return
+    started = time.perf_counter()
+    first = preparation[batches[0]]
+    seconds = time.perf_counter() - started
+    yield first
+    rest = batches[1:]
+    if workers == 1 or seconds * len(rest) < WORTH_PROCESSES:
+        yield from (preparation[batch] for batch in rest)
+        return
+    loader = DataLoader(
+        preparation,
+        batch_size=None,
+        sampler=rest,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        multiprocessing_context="spawn",  # a fork of a process with threads may hang
+        generator=torch.Generator(),
+    )
     try:
-        with safe_open(file, framework="pt") as opened:
-            metadata, features = opened.metadata(), opened.get_tensor("features")
-    except (SafetensorError, OSError):
-        return None
-    expected = _origin(backbone, dataset) | {"sha256": _checksum(features)}
-    return features.to(backbone.logit_scale.device) if metadata == expected else None
+        yield from loader
+    except RuntimeError as error:
+        raise DataError(
+            "a process that decodes images ended before its work was done: set workers to 1, or free memory; a script"
+            " that uses more than one worker needs `if __name__ == '__main__':`"
+        ) from error
 
 
-def _write(file: Path, features: Tensor, backbone: Backbone, dataset: ImageDataset) -> None:
-    metadata = _origin(backbone, dataset) | {"sha256": _checksum(features)}
-    try:
-        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-            written = Path(scratch) / file.name
-            save_file({"features": features.cpu().contiguous()}, written, metadata)
-            os.replace(written, file)
-    except (OSError, SafetensorError) as error:
-        raise _unwritable(file.parent, error) from error
+def _as_it_is(batch: Any) -> Any:
+    """Tensors would go through shared memory, of which containers have little; arrays go through a pipe."""
+    return batch
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its message has the address of an object
+        return "no image format that Pillow knows"
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _undecodable(dataset: ImageDataset, faults: Mapping[int, str]) -> DataError:
+    first = min(faults)
+    return DataError(
+        f"{dataset.describe(first)} does not decode: {faults[first]}; mend it, or drop all such images with"
+        " --skip-bad-images"
+    )

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ class ImageDataset:
 
     labels: [n] index into `class_names`, whose order is that of the source's label file.
     domains: [n] index into `domain_names`; a source without domains has one.
-    image: index -> decoded picture; nothing is decoded before it is asked for.
+    image: index -> decoded picture; nothing is decoded before it is asked for. It can be pickled, for other processes.
     fingerprint: changes when an image, or the order of the images, does.
     """
 
@@ -40,9 +40,45 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def describe(self, index: int) -> str:
+        """One image in words, for a message."""
+        return (
+            f"image {index} of the {self.split} split of {self.name} (class {self.class_names[self.labels[index]]!r},"
+            f" {self.domain_names[self.domains[index]]})"
+        )
+
+    def select(self, images: NDArray[np.int64]) -> "ImageDataset":
+        """The split with these of its images alone, in the order of the indices."""
+        return replace(
+            self,
+            labels=self.labels[images],
+            domains=self.domains[images],
+            image=_Selected(self.image, images),
+            fingerprint=hashlib.sha256(f"{self.fingerprint} {images.tolist()}".encode()).hexdigest(),
+        )
+
     def of_classes(self, classes: Sequence[int]) -> NDArray[np.int64]:
         """The indices of the images of some classes, ascending."""
         return np.flatnonzero(np.isin(self.labels, list(classes)))
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Decodes images from the bytes of their files."""
+
+    contents: Sequence[bytes]
+
+    def __call__(self, index: int) -> Image.Image:
+        return Image.open(io.BytesIO(self.contents[index])).convert("RGB")
+
+
+@dataclass(frozen=True)
+class _Selected:
+    image: Callable[[int], Image.Image]
+    indices: NDArray[np.int64]
+
+    def __call__(self, index: int) -> Image.Image:
+        return self.image(int(self.indices[index]))
 
 
 @dataclass(frozen=True)
@@ -95,6 +131,6 @@ def _read_pictograms(split: str, class_names: tuple[str, ...]) -> ImageDataset:
         domain_names=STYLES,
         labels=np.array(labels),
         domains=np.array(domains),
-        image=lambda index: Image.open(io.BytesIO(pictures[index])).convert("RGB"),
+        image=_Files(pictures),
         fingerprint=hashlib.sha256(content.encode()).hexdigest(),
     )

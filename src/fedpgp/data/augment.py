@@ -1,0 +1,63 @@
+"""Training-time augmentation as in CoOp's and the authors' code: random resized crop and horizontal flip."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from fedpgp.randomness import generator
+
+AREA = (0.08, 1.0)  # of the picture (CoOp's INPUT.RRCROP_SCALE)
+RATIO = (3 / 4, 4 / 3)  # width : height
+FLIP = 0.5
+SEED = 0  # fixed: the views are data, the same for every run
+ATTEMPTS = 10
+
+
+class Box(NamedTuple):
+    """A part of a picture, in pixels."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+def random_view(picture: Image.Image, size: tuple[int, int], index: int, view: int) -> Image.Image:
+    """View number `view` of a data set's picture number `index`, as width x height `size`; bicubic.
+
+    The draw depends on index and view alone.
+    """
+    rng = generator(SEED, "view", index, view)
+    cropped = picture.resize(size, Image.Resampling.BICUBIC, box=random_box(*picture.size, rng))
+    flipped = _uniform(rng, 0, 1) < FLIP
+    return cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else cropped
+
+
+def random_box(width: int, height: int, rng: torch.Generator) -> Box:
+    """A box with a share of the area uniform in AREA and the logarithm of its ratio uniform in that of RATIO.
+
+    A picture so oblong that ten draws do not fit gets its middle, with the nearest allowed ratio.
+    """
+    for _ in range(ATTEMPTS):
+        area = width * height * _uniform(rng, *AREA)
+        ratio = math.exp(_uniform(rng, *map(math.log, RATIO)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return _box(_integer(rng, width - w), _integer(rng, height - h), w, h)
+    w = max(1, min(width, round(height * RATIO[1])))
+    h = max(1, min(height, round(width / RATIO[0])))
+    return _box((width - w) // 2, (height - h) // 2, w, h)
+
+
+def _box(left: int, top: int, width: int, height: int) -> Box:
+    return Box(left, top, left + width, top + height)
+
+
+def _uniform(rng: torch.Generator, low: float, high: float) -> float:
+    return low + (high - low) * torch.rand((), generator=rng, dtype=torch.float64).item()
+
+
+def _integer(rng: torch.Generator, highest: int) -> int:
+    return int(torch.randint(highest + 1, (), generator=rng).item())

@@ -1,0 +1,250 @@
+"""The feature cache on disk: verified files of features, the shards of what is not finished, and a lock for each."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedpgp.errors import OutputError
+
+FORMAT = "2"
+OURS = re.compile(r"([\w.-]+-[0-9a-f]{32})\.(safetensors|writing|lock|shards)")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Features [n, D] of some images, mapped from their file; undecodable: index of an image -> why it has none."""
+
+    features: Tensor
+    undecodable: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The place of one split's features. origin: all that decides their bits; the name of the file follows from it."""
+
+    directory: Path
+    origin: Mapping[str, str]
+
+    @property
+    def file(self) -> Path:
+        key = hashlib.sha256(json.dumps(self.origin, sort_keys=True).encode()).hexdigest()[:32]
+        name = re.sub(r"[^\w.-]", "-", f"{self.origin['data']}-{self.origin['split']}")
+        return self.directory / f"{name}-{key}.safetensors"
+
+    @property
+    def shards(self) -> Path:
+        """The directory of what is encoded so far of an unfinished entry."""
+        return self.file.with_suffix(".shards")
+
+    def load(self) -> Kept | None:
+        return _load(self.file, self.origin)
+
+    def save(self, kept: Kept) -> None:
+        """Puts the whole in the place of the shards; raises OutputError where it cannot be written."""
+        self._save(self.file, self.origin, kept)
+        shutil.rmtree(self.shards, ignore_errors=True)
+
+    def load_shard(self, rows: range) -> Kept | None:
+        return _load(self._shard(rows), self._shard_origin(rows))
+
+    def save_shard(self, rows: range, kept: Kept) -> None:
+        self._save(self._shard(rows), self._shard_origin(rows), kept)
+
+    @contextmanager
+    def locked(self, notice: Callable[[str], None]) -> Iterator[None]:
+        """Only one process encodes an entry at a time; the system frees the lock of one that was killed."""
+        lock = FileLock(self.file.with_suffix(".lock"))
+        try:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                notice(f"another process encodes the {self.origin['split']} images: waiting for it")
+                lock.acquire()
+        except (OSError, NotImplementedError) as error:
+            raise _unwritable(self.directory, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _shard(self, rows: range) -> Path:
+        return self.shards / f"{rows.start:09}.safetensors"
+
+    def _shard_origin(self, rows: range) -> Mapping[str, str]:
+        return {**self.origin, "rows": f"{rows.start}:{rows.stop}"}
+
+    def _save(self, file: Path, origin: Mapping[str, str], kept: Kept) -> None:
+        metadata = {**origin, "undecodable": json.dumps(dict(kept.undecodable))}
+        features = kept.features.cpu().contiguous()
+        digest = _begin(metadata, features)
+        digest.update(features.numpy().data)
+        written = self.file.with_suffix(".writing")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"features": features}, written, {**metadata, "sha256": digest.hexdigest()})
+            os.replace(written, file)
+        except (OSError, SafetensorError) as error:
+            written.unlink(missing_ok=True)
+            raise _unwritable(self.directory, error) from error
+
+
+def cache_directory(given: Path | str | None) -> Path:
+    """Where features are kept: the given directory, or that of the user."""
+    return Path(given) if given else Path(platformdirs.user_cache_dir("fedpgp")) / "features"
+
+
+def check_cache(directory: Path) -> None:
+    """Raises OutputError if features could not be kept in `directory` later; called before any work."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory):
+            pass
+    except OSError as error:
+        raise _unwritable(directory, error) from error
+
+
+def versions() -> str:
+    """The libraries that decide the features' bits."""
+    return " ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "pillow"))
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What is known of an entry. state: "current", "unfinished", "stale" (of other versions) or "damaged"."""
+
+    name: str
+    data: str
+    split: str
+    view: int
+    images: int
+    bytes: int
+    checkpoint: str
+    versions: str
+    last_used: float
+    state: str
+
+
+def entries(directory: Path) -> list[Listed]:
+    """All entries of a cache, the last used first. Nothing is verified by checksum here; reading for a run does that.
+
+    Raises OutputError if the directory cannot be read.
+    """
+    found = (_describe(directory, name) for name in _names(directory))
+    return sorted((entry for entry in found if entry.bytes), key=lambda entry: -entry.last_used)
+
+
+def clear(directory: Path, names: list[str]) -> list[str]:
+    """Removes entries, and returns the names of those that are left because a process is encoding them.
+
+    Only files that this library wrote are touched. Raises OutputError if one cannot be removed.
+    """
+    busy = []
+    for name in names:
+        lock = FileLock(directory / f"{name}.lock")
+        try:
+            lock.acquire(timeout=0)
+            try:
+                (directory / f"{name}.safetensors").unlink(missing_ok=True)
+                (directory / f"{name}.writing").unlink(missing_ok=True)
+                if (directory / f"{name}.shards").exists():
+                    shutil.rmtree(directory / f"{name}.shards")
+                (directory / f"{name}.lock").unlink(missing_ok=True)
+            finally:
+                lock.release()
+        except Timeout:
+            busy.append(name)
+        except OSError as error:
+            raise OutputError(f"{directory / name}.* cannot be removed: {error}; remove it by hand") from error
+    return busy
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        matches = [OURS.fullmatch(path.name) for path in directory.iterdir()] if directory.exists() else []
+    except OSError as error:
+        raise OutputError(
+            f"feature cache {directory} cannot be read: {error}; name another with --cache-dir"
+        ) from error
+    return sorted({match[1] for match in matches if match})
+
+
+def _describe(directory: Path, name: str) -> Listed:
+    file = directory / f"{name}.safetensors"
+    shards = sorted((directory / f"{name}.shards").glob("*.safetensors"))
+    present = [path for path in (file, *shards, directory / f"{name}.writing") if path.exists()]
+    headers = [header for path in present[: 1 if file.exists() else None] if (header := _header(path)) is not None]
+    metadata = headers[0][0] if headers else {}
+    if not headers:
+        state = "damaged"
+    elif metadata.get("versions") != versions() or metadata.get("format") != FORMAT:
+        state = "stale"
+    else:
+        state = "current" if file.exists() else "unfinished"
+    return Listed(
+        name=name,
+        data=metadata.get("data", "?"),
+        split=metadata.get("split", "?"),
+        view=int(metadata.get("view", 0)),
+        images=sum(count for _, count in headers),
+        bytes=sum(path.stat().st_size for path in present),
+        checkpoint=metadata.get("encoder", "?"),
+        versions=metadata.get("versions", "?"),
+        last_used=max((path.stat().st_mtime for path in present), default=0.0),
+        state=state,
+    )
+
+
+def _header(file: Path) -> tuple[dict[str, str], int] | None:
+    """Metadata and number of images of a file, or None if it holds no features."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return opened.metadata() or {}, opened.get_slice("features").get_shape()[0]
+    except (SafetensorError, OSError):
+        return None
+
+
+def _load(file: Path, origin: Mapping[str, str]) -> Kept | None:
+    """The features of a file, or None where it is absent or does not hold what it should."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata, features = opened.metadata() or {}, opened.get_tensor("features")
+        stated = metadata.pop("sha256", None)
+        undecodable = metadata.get("undecodable", "")
+        if metadata != {**origin, "undecodable": undecodable}:
+            return None
+        with file.open("rb") as raw:  # in blocks: the mapped features are not read into memory for it
+            raw.seek(8 + int.from_bytes(raw.read(8), "little"))  # behind the header of a safetensors file
+            digest = hashlib.file_digest(raw, lambda: _begin(metadata, features))
+        if digest.hexdigest() != stated:
+            return None
+        with suppress(PermissionError):  # a file of another user, in a cache that several share
+            os.utime(file)  # when it was last used
+    except (SafetensorError, OSError):
+        return None
+    return Kept(features, {int(index): why for index, why in json.loads(undecodable).items()})
+
+
+def _begin(metadata: Mapping[str, str], features: Tensor) -> "hashlib._Hash":
+    """A SHA-256 that has read everything but the numbers."""
+    return hashlib.sha256(f"{json.dumps(metadata, sort_keys=True)} {features.dtype} {list(features.shape)}".encode())
+
+
+def _unwritable(directory: Path, error: Exception) -> OutputError:
+    return OutputError(
+        f"the feature cache cannot be written to {directory}: {error}; make room there or name another directory with"
+        " --cache-dir: what is encoded so far is kept"
+    )
