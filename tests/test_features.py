@@ -1,15 +1,23 @@
-"""The feature cache: what it keeps, and what it does not trust."""
+"""Image features: each image encoded once, whatever happens on the way; bad images; views."""
 
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import fedpgp
 from fedpgp.backbone import Backbone
-from fedpgp.data.features import image_features
+from fedpgp.data import cache as feature_cache
+from fedpgp.data import features
+from fedpgp.data.cache import Kept, entries
+from fedpgp.data.features import image_features, source_features
 from fedpgp.data.sources import ImageDataset, Source
-from fedpgp.errors import OutputError
+from fedpgp.errors import CheckpointError, DataError, OutputError
 
 
 @pytest.fixture
@@ -17,34 +25,91 @@ def images(small_source: Source) -> ImageDataset:
     return small_source.validation
 
 
-def encoded(backbone: Backbone, images: ImageDataset, directory: Path) -> tuple[torch.Tensor, int, list[Path]]:
-    """Features, the number of progress reports, and the files that were made again."""
-    reports: list[int] = []
-    rebuilt: list[Path] = []
-    features = image_features(backbone, images, directory, lambda done, total: reports.append(done), rebuilt.append)
-    return features, len(reports), rebuilt
+@dataclass
+class Ear:
+    """Hears progress and notices; raises KeyboardInterrupt when so many images are done."""
+
+    stop_at: int | None = None
+    said: list[str] = field(default_factory=list)
+    done: list[int] = field(default_factory=list)
+
+    def progress(self, what: str, done: int, total: int, detail: str) -> None:
+        self.done.append(done)
+        if done == self.stop_at:
+            raise KeyboardInterrupt
+
+    def notice(self, text: str) -> None:
+        self.said.append(text)
+
+
+def encoded(backbone: Backbone, images: ImageDataset, directory: Path, ear: Ear | None = None, **options) -> Kept:
+    ear = ear or Ear()
+    return image_features(backbone.image, images, directory, progress=ear.progress, notice=ear.notice, **options)[0]
+
+
+def count(backbone: Backbone, images: ImageDataset, directory: Path, **options) -> int:
+    """How many images must be encoded."""
+    return image_features(backbone.image, images, directory, **options)[1]
+
+
+def only_file(directory: Path) -> Path:
+    (file,) = directory.glob("*.safetensors")
+    return file
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Raises for some of a data set's images."""
+
+    image: object
+    bad: dict[int, Exception]
+
+    def __call__(self, index: int) -> Image.Image:
+        if index in self.bad:
+            raise self.bad[index]
+        return self.image(index)
+
+
+def broken(images: ImageDataset, **bad: Exception) -> ImageDataset:
+    faults = {int(name[1:]): error for name, error in bad.items()}
+    return replace(images, image=Broken(images.image, faults), fingerprint=f"{images.fingerprint} {sorted(faults)}")
+
+
+@pytest.fixture
+def short_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(features, "BATCH", 8)
+    monkeypatch.setattr(features, "SHARD", 16)
+    yield
 
 
 def test_features_are_those_of_the_images_in_order(backbone: Backbone, images: ImageDataset, tmp_path: Path) -> None:
-    features, _, _ = encoded(backbone, images, tmp_path)
-    assert features.shape == (len(images), 128)
+    found = encoded(backbone, images, tmp_path).features
+    assert found.shape == (len(images), 128)
     for index in (0, 7, len(images) - 1):
-        torch.testing.assert_close(features[index], backbone.image([images.image(index)])[0], atol=1e-6, rtol=0)
+        torch.testing.assert_close(found[index], backbone.image([images.image(index)])[0], atol=1e-6, rtol=0)
 
 
 def test_second_time_encodes_nothing(backbone: Backbone, images: ImageDataset, tmp_path: Path) -> None:
-    first, reports, _ = encoded(backbone, images, tmp_path)
-    again, none, rebuilt = encoded(backbone, images, tmp_path)
-    assert (reports > 0, none, rebuilt) == (True, 0, [])
-    assert torch.equal(first, again)
+    first, new = image_features(backbone.image, images, tmp_path)
+    again, none = image_features(backbone.image, images, tmp_path)
+    assert (new, none) == (len(images), 0)
+    assert torch.equal(first.features, again.features)
+    assert list(tmp_path.glob("*.shards")) == list(tmp_path.glob("*.writing")) == []
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered", "of another split", "empty"])
+def test_kept_features_are_mapped_not_read(backbone: Backbone, images: ImageDataset, tmp_path: Path) -> None:
+    kept = encoded(backbone, images, tmp_path)
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if only_file(tmp_path).name in line]
+    start, end = (int(part, 16) for part in mapped[-1].split()[0].split("-"))
+    assert start <= kept.features.data_ptr() < end
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "of another split", "empty", "undecodable changed"])
 def test_damaged_cache_is_told_and_made_again(
     backbone: Backbone, images: ImageDataset, tmp_path: Path, damage: str
 ) -> None:
-    first, _, _ = encoded(backbone, images, tmp_path)
-    (file,) = tmp_path.iterdir()
+    first = encoded(backbone, images, tmp_path).features.clone()
+    file = only_file(tmp_path)
     content = bytearray(file.read_bytes())
     if damage == "truncated":
         file.write_bytes(content[:-10])
@@ -53,25 +118,216 @@ def test_damaged_cache_is_told_and_made_again(
         file.write_bytes(content)
     elif damage == "empty":
         file.write_bytes(b"")
+    elif damage == "undecodable changed":
+        assert content.count(b'"undecodable":"{}"') == 1
+        file.write_bytes(content.replace(b'"undecodable":"{}"', b'"undecodable":"[]"'))
     else:
         save_file(load_file(file), file, {"backbone": "another", "images": "others", "sha256": "0"})
-    again, reports, rebuilt = encoded(backbone, images, tmp_path)
-    assert rebuilt == [file]
-    assert reports > 0
-    assert torch.equal(first, again)
-    assert encoded(backbone, images, tmp_path)[1] == 0
+    ear = Ear()
+    again, new = image_features(backbone.image, images, tmp_path, notice=ear.notice)
+    assert ear.said == [f"feature cache {file} is damaged: computing it again"]
+    assert new == len(images)
+    assert torch.equal(first, again.features)
+    assert count(backbone, images, tmp_path) == 0
 
 
-def test_other_precision_is_another_file(
-    backbone: Backbone, exact: Backbone, images: ImageDataset, tmp_path: Path
+def test_other_weights_preprocessing_precision_or_versions_are_not_matched(
+    backbone: Backbone, exact: Backbone, images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    single, _, _ = encoded(backbone, images, tmp_path)
-    double, reports, _ = encoded(exact, images, tmp_path)
-    assert reports > 0
+    single = encoded(backbone, images, tmp_path).features
+    double = encoded(exact, images, tmp_path).features
     assert double.dtype == torch.float64
     torch.testing.assert_close(single.double(), double, atol=1e-5, rtol=0)
+    half = replace(backbone.image, autocast=torch.bfloat16)
+    kept, new = image_features(half, images, tmp_path)
+    assert (new, kept.features.dtype) == (len(images), torch.float32)
+    assert not torch.equal(kept.features, single)
+    torch.testing.assert_close(kept.features, single, atol=0.05, rtol=0)
+    monkeypatch.setattr(features, "versions", lambda: "torch 0")
+    assert count(backbone, images, tmp_path) == len(images)
+
+
+def test_fingerprint_is_of_weights_and_preprocessing_not_of_the_text_tower(backbone: Backbone) -> None:
+    import copy
+
+    model = copy.deepcopy(backbone.image.model)
+    processor = copy.deepcopy(backbone.image.processor)
+    same = replace(backbone.image, model=model, processor=processor).fingerprint
+    assert same == backbone.image.fingerprint
+    model.text_projection.weight += 1
+    assert replace(backbone.image, model=model).fingerprint == same
+    model.visual_projection.weight[0, 0] += 1e-3
+    assert replace(backbone.image, model=model).fingerprint != same
+    processor.image_mean = [0.5, 0.5, 0.5]
+    assert replace(backbone.image, processor=processor).fingerprint != same
+
+
+@pytest.mark.usefixtures("short_shards")
+def test_interrupted_encoding_goes_on_to_the_same_bits(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path
+) -> None:
+    whole = encoded(backbone, images, tmp_path / "whole").features
+    with pytest.raises(KeyboardInterrupt):
+        encoded(backbone, images, tmp_path / "cut", Ear(stop_at=40))  # two shards of 16 are whole
+    (tmp_path / "cut").joinpath("pictograms").touch()  # what is not ours does not matter
+    assert [entry.state for entry in entries(tmp_path / "cut")] == ["unfinished"]
+    ear = Ear()
+    again, new = image_features(backbone.image, images, tmp_path / "cut", progress=ear.progress)
+    assert (new, ear.done[0]) == (len(images) - 32, 32)
+    assert torch.equal(again.features, whole)
+
+
+@pytest.mark.usefixtures("short_shards")
+def test_damaged_shard_is_made_again(backbone: Backbone, images: ImageDataset, tmp_path: Path) -> None:
+    whole = encoded(backbone, images, tmp_path / "whole").features
+    with pytest.raises(KeyboardInterrupt):
+        encoded(backbone, images, tmp_path / "cut", Ear(stop_at=48))
+    (shards,) = (tmp_path / "cut").glob("*.shards")
+    first = min(shards.iterdir())
+    first.write_bytes(first.read_bytes()[:-4])
+    again, new = image_features(backbone.image, images, tmp_path / "cut")
+    assert new == len(images) - 48 + 16
+    assert torch.equal(again.features, whole)
+
+
+@pytest.mark.usefixtures("short_shards")
+@pytest.mark.parametrize("writing", [1, 3, 5])
+def test_full_disk_leaves_no_half_file_and_loses_nothing(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writing: int
+) -> None:
+    calls = iter(range(1, 100))
+
+    def full(tensors: object, file: Path, metadata: object) -> None:
+        if next(calls) == writing:
+            file.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save_file(tensors, file, metadata)
+
+    assert -(-len(images) // 16) == 4  # so many shards; the fifth file is the whole
+    monkeypatch.setattr(feature_cache, "save_file", full)
+    with pytest.raises(OutputError, match=r"No space left on device; make room there or name another.*is kept"):
+        encoded(backbone, images, tmp_path)
+    assert list(tmp_path.glob("*.safetensors")) == list(tmp_path.glob("*.writing")) == []
+    assert count(backbone, images, tmp_path) == max(0, len(images) - 16 * (writing - 1))
 
 
 def test_directory_that_cannot_be_written(backbone: Backbone, images: ImageDataset) -> None:
-    with pytest.raises(OutputError, match=r"feature cache cannot be written to /proc/fedpgp.*--cache-dir"):
-        image_features(backbone, images, Path("/proc/fedpgp"))
+    for attempt in (lambda at: encoded(backbone, images, at), feature_cache.check_cache):
+        with pytest.raises(OutputError, match=r"feature cache cannot be written to /proc/fedpgp.*--cache-dir"):
+            attempt(Path("/proc/fedpgp"))
+
+
+def test_undecodable_image_is_named(backbone: Backbone, images: ImageDataset, tmp_path: Path) -> None:
+    bad = broken(images, _9=OSError("image file is truncated"))
+    name = images.class_names[images.labels[9]]
+    expected = rf"image 9 of the validation split of pictograms \(class '{name}'.*truncated;.*--skip-bad-images"
+    with pytest.raises(DataError, match=expected):
+        encoded(backbone, bad, tmp_path)
+    kept, _ = image_features(backbone.image, bad, tmp_path, skip_bad_images=True)
+    assert kept.undecodable == {9: "image file is truncated"}
+    again, new = image_features(backbone.image, bad, tmp_path, skip_bad_images=True)
+    assert (again.undecodable, new) == (kept.undecodable, 0)
+    with pytest.raises(DataError, match="image 9"):  # also where the cache says so
+        encoded(backbone, bad, tmp_path)
+
+
+def test_bytes_that_are_no_image_are_said_without_an_address(pictograms: Source, backbone: Backbone, tmp_path) -> None:
+    files = replace(pictograms.validation.image, contents=[b"no image"] * 1440)
+    images = replace(pictograms.validation, image=files, fingerprint="none")
+    with pytest.raises(DataError, match=r"image 0 .* does not decode: no image format that Pillow knows;"):
+        encoded(backbone, images, tmp_path)
+
+
+def test_skipped_images_leave_the_source_and_the_others_keep_their_features(
+    backbone: Backbone, small_source: Source, tmp_path: Path
+) -> None:
+    source = replace(small_source, train=broken(small_source.train, _0=ValueError("a"), _5=SyntaxError("b")))
+    ear = Ear()
+    kept, found = source_features(
+        backbone.image, source, ["train", "test"], tmp_path, skip_bad_images=True, notice=ear.notice
+    )
+    n = len(small_source.train)
+    rest = [i for i in range(n) if i not in (0, 5)]
+    assert (kept.train.labels == small_source.train.labels[rest]).all()
+    assert kept.train.image(3).tobytes() == small_source.train.image(4).tobytes()
+    assert kept.test is source.test
+    torch.testing.assert_close(
+        found["train"], encoded(backbone, small_source.train, tmp_path).features[rest], atol=1e-6, rtol=0
+    )
+    (said,) = ear.said
+    assert said.startswith(f"dropped 2 of {n} train images, which do not decode: image 0 of")
+    assert "; image 5 of" in said
+
+
+def test_run_without_bad_images(small: None, small_source: Source, tmp_path: Path, monkeypatch) -> None:
+    short = ["task.clients=3", "task.shots=2", "federation.rounds=1", "federation.local_epochs=1"]
+    bad = replace(small_source, test=broken(small_source.test, _2=OSError("cut")))
+    monkeypatch.setattr(fedpgp.experiment, "load_source", lambda name: bad)
+    with pytest.raises(DataError, match="image 2 of the test split"):
+        fedpgp.run("promptfl", changes=short, cache=tmp_path)
+    result = fedpgp.run("promptfl", changes=short, cache=tmp_path, skip_bad_images=True)
+    tested = int((bad.test.labels < 6).sum())
+    assert result.results["task"]["images"]["base"] == tested - 1
+    assert result.provenance["images"]["test"] != bad.test.fingerprint
+
+
+def test_says_whether_anything_was_encoded(backbone: Backbone, small_source: Source, tmp_path: Path) -> None:
+    heard = []
+    for _ in range(2):
+        source_features(
+            backbone.image, small_source, ["train"], tmp_path, progress=lambda *report: heard.append(report)
+        )
+    n = len(small_source.train)
+    said = [report for report in heard if report[0] == "image features"]
+    assert said == [
+        ("image features", n, n, f"{n} encoded, 0 from the cache"),
+        ("image features", n, n, "no image encoded: all from the cache"),
+    ]
+    assert any(report[3].endswith("images/s") for report in heard)
+
+
+def test_views_are_of_training_images_and_more_of_them_encode_only_the_new(
+    backbone: Backbone, small_source: Source, tmp_path: Path
+) -> None:
+    def with_views(count: int) -> tuple[dict[str, torch.Tensor], str]:
+        heard: list[str] = []
+        _, found = source_features(
+            backbone.image, small_source, ["train", "test"], tmp_path, augmented_views=count,
+            progress=lambda *report: heard.append(report[3]),
+        )  # fmt: skip
+        return found, heard[-1]
+
+    n, t = len(small_source.train), len(small_source.test)
+    two, _ = with_views(2)
+    three, said = with_views(3)
+    one, _ = with_views(1)
+    assert (two["train"].shape, three["train"].shape) == ((n, 2, 128), (n, 3, 128))
+    assert one["train"].shape == (n, 128)
+    assert said == f"{n} encoded, {2 * n + t} from the cache"
+    assert torch.equal(three["train"][:, :2], two["train"])
+    assert torch.equal(two["test"], one["test"])
+    lengths = three["train"].norm(dim=-1)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths))
+    assert (three["train"][:, 0] - three["train"][:, 1]).norm(dim=-1).min() > 1e-3
+
+
+def test_feature_that_is_not_finite_stops_the_encoding(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(encoder: object, pixels: torch.Tensor) -> torch.Tensor:
+        found = torch.ones(len(pixels), 128)
+        found[3, 7] = torch.nan
+        return found
+
+    monkeypatch.setattr(type(backbone.image), "encode", encode)
+    with pytest.raises(CheckpointError, match="not finite for image 3 of the validation split"):
+        encoded(backbone, images, tmp_path)
+
+
+def test_data_sets_can_be_pickled(pictograms: Source) -> None:
+    part = pictograms.validation.select(pictograms.validation.of_classes([3, 60]))
+    again = pickle.loads(pickle.dumps(part))
+    assert again.image(5).tobytes() == part.image(5).tobytes()
+    assert (again.labels == part.labels).all()
+    assert set(part.labels) == {3, 60}
+    assert part.fingerprint != pictograms.validation.fingerprint

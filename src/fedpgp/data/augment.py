@@ -30,7 +30,7 @@ def random_view(picture: Image.Image, size: tuple[int, int], index: int, view: i
     The draw depends on index and view alone.
     """
     rng = generator(SEED, "view", index, view)
-    cropped = picture.resize(size, Image.Resampling.BICUBIC, box=random_box(*picture.size, rng))
+    cropped = picture.crop(random_box(*picture.size, rng)).resize(size, Image.Resampling.BICUBIC)
     flipped = _uniform(rng, 0, 1) < FLIP
     return cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else cropped
 

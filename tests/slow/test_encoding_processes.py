@@ -1,0 +1,91 @@
+"""The feature cache between processes: two writers, one that is killed, and workers that decode ahead."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fedpgp.backbone import Backbone
+from fedpgp.data import features
+from fedpgp.data.features import image_features
+from fedpgp.data.sources import Source
+
+pytestmark = pytest.mark.slow
+
+ENCODE = """
+import sys
+from pathlib import Path
+import torch
+from fedpgp.backbone import load_backbone
+from fedpgp.data.features import image_features
+from fedpgp.data.sources import load_source
+
+torch.set_num_threads(1)
+say = lambda *report: print(*report, flush=True)
+encoder, images = load_backbone("pictoclip").image, load_source("pictograms").validation
+_, new = image_features(encoder, images, Path(sys.argv[1]), progress=say, notice=say)
+print("encoded", new)
+"""
+
+
+def start(directory: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", ENCODE, str(directory)], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone, pictograms: Source) -> torch.Tensor:
+    return image_features(backbone.image, pictograms.validation, tmp_path_factory.mktemp("whole"))[0].features
+
+
+def test_second_writer_reads_what_the_first_wrote(
+    expected: torch.Tensor, backbone: Backbone, pictograms: Source, tmp_path: Path
+) -> None:
+    both = [start(tmp_path), start(tmp_path)]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(text.splitlines()[-1] for text in said) == ["encoded 0", "encoded 1440"]
+    assert sum("waiting for it" in text for text in said) == 1
+    assert torch.equal(image_features(backbone.image, pictograms.validation, tmp_path)[0].features, expected)
+
+
+@pytest.mark.parametrize("done", [0, 320, 1024])
+def test_killed_writer_goes_on(
+    expected: torch.Tensor, backbone: Backbone, pictograms: Source, tmp_path: Path, done: int
+) -> None:
+    process = start(tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(f"encoding validation images {done} "):
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert list(tmp_path.glob("*.safetensors")) == []
+    kept, new = image_features(backbone.image, pictograms.validation, tmp_path)
+    assert new <= 1440 - done // 256 * 256
+    assert torch.equal(kept.features, expected)
+
+
+def test_bits_do_not_depend_on_the_number_of_workers(
+    backbone: Backbone, pictograms: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = pictograms.validation.select(np.arange(0, 1440, 7))
+    loaders = []
+
+    class Counted(features.DataLoader):
+        def __init__(self, *arguments, **options):
+            loaders.append(options["num_workers"])
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(features, "DataLoader", Counted)
+    monkeypatch.setattr(features, "WORTH_PROCESSES", 0)
+    for view in (0, 1):
+        found = [
+            image_features(backbone.image, images, tmp_path / str(workers), workers=workers, view=view)[0].features
+            for workers in (1, 2)
+        ]
+        assert torch.equal(*found)
+    assert loaders == [2, 2]
