@@ -1,5 +1,6 @@
 """The feature cache between processes: two writers, one that is killed, and workers that decode ahead."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -89,3 +90,40 @@ def test_bits_do_not_depend_on_the_number_of_workers(
         ]
         assert torch.equal(*found)
     assert loaders == [2, 2]
+
+
+def test_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+    """Its workers run it once more, and must not wait for the lock of the process that waits for them."""
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        ENCODE.replace("progress=say", "workers=2, progress=say").replace(
+            "say =", "import fedpgp.data.features as f; f.WORTH_PROCESSES = 0\nsay ="
+        )
+    )
+    ended = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "cache")], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].endswith(
+        "a script that uses more than one worker needs `if __name__ == '__main__':`"
+    )
+
+
+def test_ctrl_c_ends_encoder_and_workers(tmp_path: Path) -> None:
+    script = tmp_path / "guarded.py"
+    body = ENCODE.replace("progress=say", "workers=2, progress=say").replace(
+        "say =", "import fedpgp.data.features as f; f.WORTH_PROCESSES = 0\nsay ="
+    )
+    script.write_text("if __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in body.splitlines()))
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "cache")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("encoding validation images 256 "):
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert said.count("Traceback") == 1, said

@@ -1,8 +1,10 @@
 """Image features, computed once per checkpoint, preprocessing and image, and kept on disk."""
 
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 BATCH = 64
 SHARD = 4 * BATCH  # images between two savings: what a killed process loses at most
 WORTH_PROCESSES = 10.0  # seconds of decoding: starting processes takes five, and they take cores from the encoder
+# A fork of this process, which has threads, may hang; a spawned one that ends early leaves its parent waiting.
+START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 CENTRE = 0  # the number of the centre crop; random views count from 1
 
 Progress = Callable[[str, int, int, str], None]
@@ -117,6 +121,7 @@ def image_features(
     encoded = 0
     kept = entry.load()
     if kept is None:
+        _check_not_a_worker(workers)
         with entry.locked(notice):
             kept = entry.load()  # another process may just have made it
             if kept is None:
@@ -227,16 +232,29 @@ def _prepare(preparation: _Preparation, batches: list[range], workers: int) -> I
         sampler=rest,
         num_workers=workers,
         collate_fn=_as_it_is,
-        multiprocessing_context="spawn",  # a fork of a process with threads may hang
+        multiprocessing_context=START_METHOD,
         generator=torch.Generator(),
     )
     try:
         yield from loader
-    except RuntimeError as error:
-        raise DataError(
-            "a process that decodes images ended before its work was done: set workers to 1, or free memory; a script"
-            " that uses more than one worker needs `if __name__ == '__main__':`"
-        ) from error
+    except (RuntimeError, OSError, EOFError) as error:
+        raise _ended() from error
+
+
+def _check_not_a_worker(workers: int) -> None:
+    """Raises DataError where a new process runs an unguarded script once more: it would wait for its parent's lock."""
+    if workers > 1:
+        try:
+            get_preparation_data("worker")
+        except RuntimeError as error:
+            raise _ended() from error
+
+
+def _ended() -> DataError:
+    return DataError(
+        "a process that decodes images ended before its work was done: set workers to 1, or free memory; a script that"
+        " uses more than one worker needs `if __name__ == '__main__':`"
+    )
 
 
 def _as_it_is(batch: Any) -> Any:
