@@ -103,7 +103,7 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
         ) from error
     return Backbone(
         directory=directory,
-        image=ImageEncoder(model, processor),
+        image=ImageEncoder(model, processor, None if products == dtype else products),
         text=TextEncoder.of(model, tokenizer.bos_token_id, products),
         tokenizer=tokenizer,
         logit_scale=model.logit_scale.detach(),
