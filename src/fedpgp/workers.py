@@ -16,6 +16,7 @@ import torch
 
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.errors import TrainingError
+from fedpgp.processes import ENDED, context
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -29,8 +30,8 @@ class Workers:
     As a context manager it sets PyTorch to one thread, in this process as in the others: the operations of a round are
     too small to share, and several threads that wait for each other on a busy machine make them many times slower.
 
-    count: worker processes; 1 works in this process. Processes are spawned, so that a script which uses more than one
-    needs `if __name__ == "__main__":`.
+    count: worker processes; 1 works in this process. A script which uses more than one needs
+    `if __name__ == "__main__":`.
     """
 
     def __init__(self, text: TextEncoder, count: int):
@@ -38,9 +39,7 @@ class Workers:
         self._threads = torch.get_num_threads()
         self._pool: ProcessPoolExecutor | None = None
         if count > 1:
-            self._pool = ProcessPoolExecutor(
-                count, multiprocessing.get_context("spawn"), initializer=_start, initargs=(pickle.dumps(text),)
-            )
+            self._pool = ProcessPoolExecutor(count, context(), initializer=_start, initargs=(pickle.dumps(text),))
 
     def map(self, function: Callable[[TextEncoder, Job], Result], jobs: Iterable[Job]) -> list[Result]:
         if self._pool is None:
@@ -49,11 +48,8 @@ class Workers:
         packed = [pickle.dumps((function, job)) for job in jobs]
         try:
             return [pickle.loads(done) for done in self._pool.map(_call, packed)]
-        except BrokenProcessPool as error:
-            raise TrainingError(
-                "a worker process ended before its work was done: set workers to 1, or free memory; a script that uses"
-                " more than one worker needs `if __name__ == '__main__':`"
-            ) from error
+        except (BrokenProcessPool, BrokenPipeError, EOFError) as error:
+            raise TrainingError(f"a worker process {ENDED}") from error
 
     def __enter__(self) -> "Workers":
         torch.set_num_threads(1)

@@ -95,6 +95,17 @@ def test_workers_end_with_a_killed_parent(cache: Path, tmp_path: Path) -> None:
     assert [child for child in children if Path(f"/proc/{child}").exists()] == []
 
 
+def test_a_script_without_a_guard_is_told_so(cache: Path, tmp_path: Path) -> None:
+    """Its worker processes run the script once more and end; the script must not wait for them for ever."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import fedpgp\nfedpgp.run('promptfl', changes=['federation.rounds=1'], cache={str(cache)!r}, workers=2)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "a script that uses more than one worker needs `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
+
+
 def test_wheel_holds_all_that_a_first_run_needs(cache: Path, tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],

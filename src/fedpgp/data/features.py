@@ -1,6 +1,5 @@
 """Image features, computed once per checkpoint, preprocessing and image, and kept on disk."""
 
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from fedpgp.data.augment import random_view
 from fedpgp.data.cache import FORMAT, Entry, Kept, versions
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.errors import CheckpointError, DataError
+from fedpgp.processes import ENDED, context
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessor
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 BATCH = 64
 SHARD = 4 * BATCH  # images between two savings: what a killed process loses at most
 WORTH_PROCESSES = 10.0  # seconds of decoding: starting processes takes five, and they take cores from the encoder
-# A fork of this process, which has threads, may hang; a spawned one that ends early leaves its parent waiting.
-START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 CENTRE = 0  # the number of the centre crop; random views count from 1
 
 Progress = Callable[[str, int, int, str], None]
@@ -232,7 +230,7 @@ def _prepare(preparation: _Preparation, batches: list[range], workers: int) -> I
         sampler=rest,
         num_workers=workers,
         collate_fn=_as_it_is,
-        multiprocessing_context=START_METHOD,
+        multiprocessing_context=context(),
         generator=torch.Generator(),
     )
     try:
@@ -251,10 +249,7 @@ def _check_not_a_worker(workers: int) -> None:
 
 
 def _ended() -> DataError:
-    return DataError(
-        "a process that decodes images ended before its work was done: set workers to 1, or free memory; a script that"
-        " uses more than one worker needs `if __name__ == '__main__':`"
-    )
+    return DataError(f"a process that decodes images {ENDED}")
 
 
 def _as_it_is(batch: Any) -> Any:

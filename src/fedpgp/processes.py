@@ -1,0 +1,21 @@
+"""How further processes are started, to train or to decode."""
+
+import multiprocessing
+from multiprocessing.context import BaseContext
+
+ENDED = (
+    "ended before its work was done: set workers to 1, or free memory; a script that uses more than one worker needs"
+    " `if __name__ == '__main__':`"
+)
+
+
+def context() -> BaseContext:
+    """Processes that are forked from a server which has PyTorch loaded and no threads yet.
+
+    A fork of this process, which has threads, may hang; a spawned one that ends early leaves its parent waiting.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["fedpgp.backbone.text"])
+    return server
