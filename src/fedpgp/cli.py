@@ -44,119 +44,140 @@ Output = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace the output directory if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and no table.")]
 Workers = Annotated[
-    int, typer.Option("--workers", help="Processes; any number gives the same result.", show_default="cores")
+    int | None, typer.Option("--workers", help="Processes; any number gives the same result.", show_default="cores")
 ]
 Cache = Annotated[
     Path | None,
     typer.Option("--cache-dir", help="Where image features are kept; by default the user's cache directory."),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="Short for --set backbone.device=…: cpu, cuda, cuda:1.")]
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="Short for --set backbone.precision=…: float32, float64.")
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume",
+        metavar="DIR",
+        help="Go on with what was stopped in DIR; its settings are there, so only --workers, --cache-dir, --json and"
+        " --quiet go with it.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 @app.command(
     epilog="Examples: [bold]fedpgp compare --seeds 3[/]   "
-    "[bold]fedpgp compare --methods promptfl,fedpgp --set fedpgp.mu=1 -o out[/]"
+    "[bold]fedpgp compare --methods promptfl,fedpgp --set fedpgp.mu=1 -o out[/]   [bold]fedpgp compare --resume out[/]"
 )
 def compare(
     methods: Annotated[
         str | None, typer.Option("--methods", help="Names with commas between.", show_default="all")
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="How many: 3 means seeds 0, 1 and 2.")] = 1,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="How many: 3 means seeds 0, 1 and 2.", show_default="1")
+    ] = None,
     config: ConfigFile = None,
     change: Changes = None,
     output: Output = None,
     force: Force = False,
+    resume: Resume = None,
     as_json: Json = False,
-    workers: Workers = 0,
+    workers: Workers = None,
     cache: Cache = None,
     device: Device = None,
+    precision: Precision = None,
     quiet: Quiet = False,
 ) -> None:
     """Run several methods on the same task and print the table.
 
     Writes one run directory per method and seed, comparison.md, comparison.json and the picture comparison.svg/.png.
+    After Ctrl-C, a crash or a full disk, --resume goes on where it stopped.
     """
-    directory = output or _new_name("compare")
-    with _Progress(quiet) as progress:
-        try:
+    directory = resume or output or _new_name("compare")
+    with _Session(directory, quiet) as progress:
+        if resume is not None:
+            _only_with(resume, methods, seeds, config, change, output, force or None, device, precision)
+            comparison = fedpgp.resume(resume, workers=_workers(workers), cache=cache, reporter=progress)
+        else:
             comparison = fedpgp.compare(
                 [name.strip() for name in methods.split(",")] if methods is not None else None,
-                seeds,
+                1 if seeds is None else seeds,
                 config=config,
-                changes=_changes(change, device),
+                changes=_changes(change, device, precision),
                 output=directory,
                 force=force,
                 workers=_workers(workers),
                 cache=cache,
                 reporter=progress,
             )
-        except KeyboardInterrupt as interruption:
-            _interrupted(interruption)
-    if as_json:
-        _print_json(comparison.as_json())
-    else:
-        _print_comparison(comparison)
-        err.print(f"written to {directory}", markup=False)
+    _print_result(comparison, directory, as_json)
 
 
 @app.command(
     epilog="Examples: [bold]fedpgp run --method fedpgp[/]   "
-    "[bold]fedpgp run --method fedpgp --seed 1 --set fedpgp.bottleneck=4 -o out[/]"
+    "[bold]fedpgp run --method fedpgp --seed 1 --set fedpgp.bottleneck=4 -o out[/]   [bold]fedpgp run --resume out[/]"
 )
 def run(
-    method: Annotated[str, typer.Option("--method", "-m", help="A name that fedpgp methods lists.")],
-    seed: Annotated[int, typer.Option("--seed", help="Of every random draw.")] = 0,
+    method: Annotated[str | None, typer.Option("--method", "-m", help="A name that fedpgp methods lists.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of every random draw.", show_default="0")] = None,
     config: ConfigFile = None,
     change: Changes = None,
     output: Output = None,
     force: Force = False,
+    resume: Resume = None,
     as_json: Json = False,
-    workers: Workers = 0,
+    workers: Workers = None,
     cache: Cache = None,
     device: Device = None,
+    precision: Precision = None,
     quiet: Quiet = False,
 ) -> None:
     """Run one method with one seed and write its run directory.
 
-    The directory holds config.toml, results.json, rounds.jsonl, prompts.safetensors, outcomes.safetensors and
-    provenance.json.
+    The directory holds config.toml and, while the run lasts, state.sqlite, from which --resume goes on after Ctrl-C, a
+    crash or a full disk; at the end results.json, rounds.jsonl, prompts.safetensors, outcomes.safetensors and
+    provenance.json take its place.
     """
-    directory = output or _new_name(f"{method}-seed-{seed}")
-    with _Progress(quiet) as progress:
-        try:
+    directory = resume or output or _new_name(f"{method}-seed-{seed or 0}")
+    with _Session(directory, quiet) as progress:
+        if resume is not None:
+            _only_with(resume, method, seed, config, change, output, force or None, device, precision)
+            comparison = fedpgp.resume(resume, workers=_workers(workers), cache=cache, reporter=progress)
+        elif method is None:
+            raise click.UsageError("Missing option '--method', or '--resume' with the directory of a stopped run")
+        else:
             result = fedpgp.run(
                 method,
-                seed,
+                seed or 0,
                 config=config,
-                changes=_changes(change, device),
+                changes=_changes(change, device, precision),
                 output=directory,
                 force=force,
                 workers=_workers(workers),
                 cache=cache,
                 reporter=progress,
             )
-        except KeyboardInterrupt as interruption:
-            _interrupted(interruption)
-    comparison = fedpgp.Comparison([result])
-    if as_json:
-        _print_json(comparison.as_json())
-    else:
-        _print_comparison(comparison)
-        err.print(f"written to {directory}", markup=False)
+            comparison = fedpgp.Comparison([result])
+    _print_result(comparison, directory, as_json)
 
 
 @app.command(epilog="Example: [bold]fedpgp show fedpgp-runs/compare-20261124-101500[/]")
 def show(
     directory: Annotated[Path, typer.Argument(help="What fedpgp run or fedpgp compare wrote.")], as_json: Json = False
 ) -> None:
-    """Print the table of an earlier run or comparison."""
+    """Print the table of an earlier run or comparison, and how far what was stopped has come."""
+    from fedpgp.results import headline, resume_command
+
     comparison = fedpgp.load_comparison(directory)
-    for result in comparison.runs:
-        if not result.finished:
-            shown = ", ".join(f"{key.capitalize()} {result.row[key]:.1f}" for key in ("local", "base", "novel"))
-            after = f"was interrupted after round {result.results['rounds']}: {shown}"
-            err.print(f"{result.method}, seed {result.seed} {after}", markup=False)
+    for stopped in comparison.unfinished:
+        if stopped.record is None:
+            where = "was stopped before its first round was finished"
+        else:
+            where = f"was stopped after round {stopped.record['round']} of {stopped.rounds}: {headline(stopped.record)}"
+        err.print(f"{stopped.method}, seed {stopped.seed} {where}", markup=False)
+    if command := resume_command(directory):
+        err.print(f"go on with: {command}", markup=False)
     if as_json:
         _print_json(comparison.as_json())
     elif comparison.methods:
@@ -225,27 +246,35 @@ def _new_name(kind: str) -> Path:
     return Path("fedpgp-runs") / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
-def _changes(change: list[str] | None, device: str | None) -> list[str]:
-    return [*(change or []), *([f"backbone.device={device}"] if device else [])]
+def _changes(change: list[str] | None, device: str | None, precision: str | None) -> list[str]:
+    short = {"device": device, "precision": precision}
+    return [*(change or []), *(f"backbone.{key}={value}" for key, value in short.items() if value is not None)]
 
 
-def _workers(count: int) -> int:
-    if count or not hasattr(os, "sched_getaffinity"):
-        return count or os.cpu_count() or 1
-    return len(os.sched_getaffinity(0))
+def _workers(count: int | None) -> int:
+    if count is not None:
+        return count
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _interrupted(interruption: KeyboardInterrupt) -> NoReturn:
-    saved = getattr(interruption, "saved", None)
-    if saved is not None:
-        err.print(f"interrupted; what was finished is in {saved}: fedpgp show {saved}", markup=False)
-    else:
-        err.print("interrupted before anything was finished")
-    sys.exit(130)
+def _only_with(resume: Path, *settings: object) -> None:
+    if any(setting is not None and setting != [] for setting in settings):
+        raise click.UsageError(
+            f"--resume {resume} goes on with the settings of that run: of the options only --workers, --cache-dir,"
+            " --json and --quiet go with it"
+        )
 
 
 def _print_json(content: object) -> None:
     print(json.dumps(content))
+
+
+def _print_result(comparison: "fedpgp.Comparison", directory: Path, as_json: bool) -> None:
+    if as_json:
+        _print_json(comparison.as_json())
+    else:
+        _print_comparison(comparison)
+        err.print(f"written to {directory}", markup=False)
 
 
 def _print_comparison(comparison: "fedpgp.Comparison") -> None:
@@ -267,11 +296,14 @@ def _rich(header: list[str], rows: list[list[str]], title: str) -> Table:
     return listing
 
 
-class _Progress:
-    """Progress on standard error: bars in a terminal, plain lines elsewhere, nothing when quiet."""
+class _Session:
+    """Progress on standard error: bars in a terminal, plain lines elsewhere, nothing when quiet; and what Ctrl-C left.
 
-    def __init__(self, quiet: bool):
-        self._quiet = quiet
+    directory: where the results go.
+    """
+
+    def __init__(self, directory: Path, quiet: bool):
+        self._directory, self._quiet = directory, quiet
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -284,12 +316,20 @@ class _Progress:
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, float] = {}
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "_Session":
         self._bars.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._bars.stop()
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            from fedpgp.results import resume_command
+
+            command = resume_command(self._directory)
+            err.print(
+                f"interrupted; go on with: {command}" if command else "interrupted before the first round", markup=False
+            )
+            sys.exit(130)
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
         if self._quiet:

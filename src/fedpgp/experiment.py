@@ -1,9 +1,10 @@
 """Puts the pieces together: config -> results."""
 
-import time
+import sys
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,15 +16,33 @@ from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.features import check_cache, image_features
 from fedpgp.data.sources import Source, load_source
 from fedpgp.data.tasks import Task, base_to_novel
-from fedpgp.errors import ConfigError, Interrupted
+from fedpgp.errors import ConfigError, OutputError
 from fedpgp.evaluate import evaluation_sets
-from fedpgp.federation.client import LocalTraining
-from fedpgp.federation.rounds import Data, Round, Schedule, federate
+from fedpgp.federation.rounds import Data, federate, private_parts
+from fedpgp.federation.state import FILE, State
+from fedpgp.files import write, write_json
 from fedpgp.methods import METHODS, Params, find_method
-from fedpgp.record import figures, outcomes, prompts, provenance
+from fedpgp.record import Prompts, figures, outcomes, provenance
 from fedpgp.report.comparison import write_comparison
-from fedpgp.results import Comparison, Run, check_output, new_directory, write_run
+from fedpgp.results import (
+    PLAN,
+    Comparison,
+    Run,
+    cells,
+    check_output,
+    headline,
+    is_compared,
+    is_unfinished,
+    load_comparison,
+    load_run,
+    planned,
+    run_directory,
+    write_run,
+    writing,
+)
 from fedpgp.workers import Workers
+
+Cells = Mapping[tuple[str, int], Path | None]  # method and seed -> run directory, if results are written
 
 
 class Reporter(Protocol):
@@ -72,19 +91,18 @@ def run(
     cache: Path | str | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
-    """Runs one method with one seed.
+    """Runs one method with one seed. After Ctrl-C, a kill or an error, `resume(output)` goes on.
 
     Args:
         method: a name that `fedpgp methods` lists.
         config: an ExperimentConfig or a TOML file; None takes the recipe of the embedded benchmark.
         changes: "section.key=value" on top of the file.
-        output: the run directory to write; None writes nothing. force: replace it if it exists.
+        output: the run directory, written from the first round on; None writes nothing. force: replace it.
         workers: processes; any number gives the same result. More than one needs `if __name__ == "__main__":`.
         cache: directory of image features; None takes the user's cache directory.
 
     Raises:
         FedPGPError: before any work where the method, the config, the data or the output do not fit.
-        Interrupted: a KeyboardInterrupt; the rounds that were finished have been written to `output`.
 
     >>> run("fedpgp", seed=0, changes=["fedpgp.mu=1.0"]).results["final"]["local"]  # doctest: +SKIP
     """
@@ -95,11 +113,10 @@ def run(
     if directory is not None:
         check_output(directory, force)
     with _laboratory(settings, [method], [seed], workers, cache, reporter) as laboratory:
-        result = _run(laboratory, method, seed)
-    if directory is not None:
-        result.save(directory, force)
-    if not result.finished:
-        raise Interrupted(directory)
+        if directory is not None:
+            with run_directory(directory, force) as scratch:
+                _begin(laboratory, method, seed, scratch)
+        (result,) = _work(laboratory, {(method, seed): directory}, directory)
     return result
 
 
@@ -117,8 +134,8 @@ def compare(
 ) -> Comparison:
     """Runs several methods on the same tasks: the same clients, shots and order of the images for equal seeds.
 
-    methods: None takes all. seeds: a number n means 0 … n−1. The rest as in `run`. After Ctrl-C, or an error in the
-    middle, what was finished is written to `output` before the exception goes on.
+    methods: None takes all. seeds: a number n means 0 … n−1. The rest as in `run`. What was finished before Ctrl-C, a
+    kill or an error is in `output`, and `resume(output)` goes on from there.
     """
     names = [methods] if isinstance(methods, str) else list(dict.fromkeys(METHODS if methods is None else methods))
     if not names:
@@ -134,29 +151,59 @@ def compare(
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
-    runs: list[Run] = []
-    try:
-        with _laboratory(settings, names, chosen, workers, cache, reporter) as laboratory:
-            for seed in chosen:
-                for name in names:
-                    runs.append(_run(laboratory, name, seed))
-                    if not runs[-1].finished:
-                        raise KeyboardInterrupt
-    except KeyboardInterrupt as interruption:
-        raise Interrupted(directory if runs else None) from interruption
-    finally:
-        if directory is not None and runs:
-            _write(Comparison(runs), directory, force)
-    return Comparison(runs)
+    with _laboratory(settings, names, chosen, workers, cache, reporter) as laboratory:
+        if directory is not None:
+            with run_directory(directory, force) as scratch:
+                write_json(scratch / PLAN, {"methods": names, "seeds": chosen})
+                for (name, seed), cell in planned(scratch, names, chosen).items():
+                    cell.mkdir(parents=True)
+                    _begin(laboratory, name, seed, cell)
+            planned_cells: Cells = planned(directory, names, chosen)
+        else:
+            planned_cells = {(name, seed): None for seed in chosen for name in names}
+        runs = _work(laboratory, planned_cells, directory)
+    return _compared(runs, directory)
 
 
-def _write(comparison: Comparison, output: Path, force: bool) -> None:
-    with new_directory(output, force) as scratch:
-        for result in comparison.runs:
-            directory = scratch / result.method / f"seed-{result.seed}"
-            directory.mkdir(parents=True)
-            write_run(result, directory)
-        write_comparison(comparison, scratch)
+def resume(
+    directory: Path | str,
+    *,
+    workers: int = 1,
+    cache: Path | str | None = None,
+    reporter: Reporter | None = None,
+) -> Comparison:
+    """Goes on with what `run` or `compare` left unfinished in a directory, to the same bytes as if never stopped.
+
+    Finished runs are kept as they are; where all are finished nothing is done. A run's own directory is a comparison of
+    one. Raises OutputError where the directory holds no run, where its config, checkpoint, images or state are not
+    those that it was begun with, and where another process works on it.
+    """
+    directory = Path(directory)
+    found = cells(directory)
+    todo = {cell: path for cell, path in found.items() if is_unfinished(path)}
+    if not todo:
+        for path in found.values():
+            (path / FILE).unlink(missing_ok=True)  # a kill may have come between the last file and this
+        if is_compared(directory):
+            (reporter or Silent()).notice(f"{directory} is finished: nothing to resume")
+            return load_comparison(directory)
+        return _compared([load_run(path) for path in found.values()], directory)
+    for path in todo.values():
+        _check_config(path)
+    config = load_config(next(iter(todo.values())) / "config.toml")
+    names, seeds = (list(dict.fromkeys(keys)) for keys in zip(*todo, strict=True))
+    with _laboratory(config, names, seeds, workers, cache, reporter) as laboratory:
+        runs = _work(laboratory, found, directory)
+    return _compared(runs, directory)
+
+
+def _compared(runs: Sequence[Run], directory: Path | None) -> Comparison:
+    """The comparison of some runs, written where it has a directory of its own."""
+    comparison = Comparison(runs)
+    if directory is not None and (directory / PLAN).exists():
+        with writing(directory, f"free space, then go on with --resume {directory}"):
+            write_comparison(comparison, directory)
+    return comparison
 
 
 def _check_seed(seed: int) -> None:
@@ -235,52 +282,107 @@ def _check_context(config: ExperimentConfig, name: str, backbone: Backbone, task
         )
 
 
-def _run(laboratory: Laboratory, name: str, seed: int) -> Run:
-    """Runs one method; after Ctrl-C, the rounds that were finished, if any."""
-    config, reporter, workers = laboratory.config, laboratory.reporter, laboratory.workers
-    method, task = config.methods[name], laboratory.tasks[seed]
+def _begin(laboratory: Laboratory, name: str, seed: int, directory: Path) -> None:
+    """Makes an empty directory that of a run before its first round."""
+    write(directory / "config.toml", laboratory.config.to_toml().encode())
+    State.create(directory / FILE, _origin(laboratory, name, seed)).close()
+
+
+def _origin(laboratory: Laboratory, name: str, seed: int) -> dict[str, Any]:
+    """What a run is: all that must be the same when it is resumed, and where it came from."""
+    config = laboratory.config
+    return {
+        "method": name,
+        "seed": seed,
+        "config": config.to_toml(),
+        "provenance": provenance(config, name, seed, laboratory.backbone, laboratory.source),
+    }
+
+
+def _check_config(directory: Path) -> None:
+    """Raises OutputError where config.toml is not what the run was begun with."""
+    file = directory / "config.toml"
+    with State.open(directory / FILE) as state:
+        begun = _flat(tomllib.loads(state.origin()["config"]))
+    load_config(file)
+    now = _flat(tomllib.loads(file.read_text(encoding="utf-8")))
+    for key in sorted(begun.keys() | now.keys()):
+        if begun.get(key) != now.get(key):
+            raise OutputError(
+                f"{file}: {key} is {now.get(key, 'not set')}, the run was begun with {begun.get(key, 'no value')}:"
+                " set it back, or start another run"
+            )
+
+
+def _flat(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{section}.{key}": value for section, keys in tables.items() for key, value in keys.items()}
+
+
+def _check_origin(laboratory: Laboratory, directory: Path, state: State) -> None:
+    """Raises OutputError where checkpoint or images are not what the run was begun with; says what else differs."""
+    kept = state.origin()
+    begun = kept["provenance"]
+    now = provenance(laboratory.config, kept["method"], kept["seed"], laboratory.backbone, laboratory.source)
+    for what, field in (("checkpoint", "backbone.checkpoint"), ("images", "data.source")):
+        if begun[what] != now[what]:
+            raise OutputError(
+                f"{directory} was begun with other {what} than what {field} names now (their fingerprints differ):"
+                " restore the files, or start another run"
+            )
+    for what, before, here in (
+        ("fedpgp", begun["fedpgp"], now["fedpgp"]),
+        ("torch", begun["packages"]["torch"], now["packages"]["torch"]),
+    ):
+        if before != here:
+            laboratory.reporter.notice(
+                f"{directory} was begun with {what} {before}, here is {here}: the rest may differ in the last bits"
+            )
+    session = {"command": sys.argv, **{key: now[key] for key in ("fedpgp", "packages", "started")}}
+    state.keep_origin({**kept, "provenance": {**begun, "resumed": [*begun.get("resumed", []), session]}})
+
+
+def _work(laboratory: Laboratory, cells: Cells, directory: Path | None) -> list[Run]:
+    """Runs what is not finished and loads what is; the states are open, and so locked, from the beginning."""
+    with ExitStack() as stack:
+        states = {}
+        for cell, path in cells.items():
+            if path is None:
+                states[cell] = stack.enter_context(State.create(origin=_origin(laboratory, *cell)))
+            elif is_unfinished(path):
+                states[cell] = stack.enter_context(State.open(path / FILE))
+        return [
+            _run(laboratory, *cell, path, states[cell]) if path is None or cell in states else load_run(path)
+            for cell, path in cells.items()
+        ]
+
+
+def _run(laboratory: Laboratory, name: str, seed: int, directory: Path | None, state: State) -> Run:
+    """Runs what is left of one run, and writes its files where it has a directory."""
+    config, reporter, backbone = laboratory.config, laboratory.reporter, laboratory.backbone
+    method, task, settings = config.methods[name], laboratory.tasks[seed], config.federation
     features = laboratory.features
     tests = {
         key: features[test.dataset.split][torch.from_numpy(test.images)] for key, test in evaluation_sets(task).items()
     }
-    settings = config.federation
-    schedule = Schedule(
-        rounds=settings.rounds,
-        participation=settings.participation,
-        everyone_first=settings.everyone_first,
-        independent_private=settings.independent_private,
-        training=LocalTraining(
-            local_epochs=settings.local_epochs,
-            batch_size=settings.batch_size,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        ),
-    )
+    data = Data(task, features["train"], tests)
     label = f"{name}, seed {seed}"
-    reporter.progress(label, 0, settings.rounds)
-    started = time.perf_counter()
-    records: list[Mapping[str, Any]] = []
-    last: Round | None = None
-    finished = False
-    try:
-        for state in federate(
-            method, Data(task, features["train"], tests), laboratory.backbone, schedule, seed, workers
-        ):
-            last = state
-            records.append(state.record)
-            shown = ", ".join(f"{key.capitalize()} {state.record[key]:.1f}" for key in ("local", "base", "novel"))
-            reporter.progress(label, len(records), settings.rounds if state.number else 1, shown)
-        finished = True
-    except KeyboardInterrupt:
-        pass
-    if last is None:
-        raise KeyboardInterrupt
-    seconds = time.perf_counter() - started
-    return Run(
+    reporter.progress(label, state.rounds(), settings.rounds)
+    for record in federate(method, data, backbone, settings, seed, laboratory.workers, state):
+        number = record["round"]
+        reporter.progress(label, number or 1, settings.rounds if number else 1, headline(record))
+    records, last = state.records(), state.evaluation()
+    result = Run(
         config=config,
-        results=figures(task, name, seed, last, records, finished, seconds),
+        results=figures(task, name, seed, records, last),
         rounds=records,
-        prompts=prompts(last),
+        prompts=Prompts(state.shared() or {}, private_parts(method, task, backbone, settings, seed, state)),
         outcomes=outcomes(task, last),
-        provenance=provenance(config, name, seed, laboratory.backbone, laboratory.source),
+        provenance=state.origin()["provenance"],
     )
+    if directory is None:
+        return replace(result, prompts=dict(result.prompts))
+    with writing(directory, f"free space, then go on with --resume {directory}"):
+        write_run(result, directory)
+    state.close()
+    (directory / FILE).unlink()
+    return load_run(directory)
