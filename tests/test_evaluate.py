@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedpgp import evaluate
+from fedpgp.errors import TrainingError
 from fedpgp.evaluate import Evaluator, accuracies, combined, evaluation_sets, own_images, summary
 from fedpgp.methods import FedPGP, Frozen, Params, PromptFL
 from fedpgp.workers import Workers
@@ -118,7 +119,7 @@ def evaluated(method, clients, backbone, workers=None, lend=list):
     frozen = Frozen(backbone.template_features(method.template, tiny.NAMES), backbone.logit_scale)
     evaluator = Evaluator(method, data.task, data.tests, backbone.class_tokens(tiny.NAMES), frozen)
     private = lend(params.private for params in clients)
-    return data, evaluator(clients[0].shared, private, workers or Workers(backbone.text, 1))
+    return data, evaluator(1, clients[0].shared, private, workers or Workers(backbone.text, 1))
 
 
 def many(count, seed=0):
@@ -131,7 +132,8 @@ def many(count, seed=0):
     ]
 
 
-def test_equal_contexts_are_encoded_once(backbone):
+def test_equal_contexts_are_encoded_once(backbone, monkeypatch):
+    monkeypatch.setattr(evaluate, "GROUP", 4)
     counter = counting(backbone.text)
     one, two, _ = many(3)
     twin = Params(one.shared, {name: tensor.clone() for name, tensor in one.private.items()})
@@ -160,6 +162,15 @@ def test_the_size_of_the_chunks_does_not_matter(backbone, chunk, monkeypatch):
             assert (getattr(found, kind)[name] == values).all()
     assert found.shared == whole.shared
     assert found.diagnostics == pytest.approx(whole.diagnostics, abs=1e-6)
+
+
+def test_features_that_are_not_finite_stop_the_run(backbone):
+    clients = many(3)
+    clients[1].private["U"][0, 0] = torch.inf
+    with pytest.raises(
+        TrainingError, match=r"client 1 are not finite after round 1: change the settings of \[fedpgp\]"
+    ):
+        evaluated(FEDPGP, clients, backbone)
 
 
 def test_private_parts_are_held_a_chunk_at_a_time(backbone, monkeypatch):

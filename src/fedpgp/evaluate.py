@@ -16,11 +16,12 @@ from torch import Tensor
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.tasks import Client, EvaluationSet, Task
+from fedpgp.errors import TrainingError
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.workers import Workers
 
 CHUNK = 32  # clients evaluated at a time, so that memory does not grow with their number
-GROUP = 4  # contexts in a call of the text encoder; fixed, so that the number of workers does not change a bit
+GROUP = 1  # contexts in a call of the text encoder; fixed, so that the number of workers does not change a bit
 
 Correct = Mapping[str, NDArray[np.bool_]]  # test set -> [clients, n], which images each of some clients gets right
 
@@ -87,11 +88,12 @@ class Evaluator:
 
     @torch.no_grad()
     def __call__(
-        self, shared: Mapping[str, Tensor], private: Sequence[Mapping[str, Tensor]], workers: Workers
+        self, round_number: int, shared: Mapping[str, Tensor], private: Sequence[Mapping[str, Tensor]], workers: Workers
     ) -> Evaluation:
-        """Lets every client's model, and the shared part alone, classify every test set.
+        """Lets every client's model, and the shared part alone, classify every test set after a round.
 
         private: the private part of each client; it may read them from a disk when they are asked for.
+        Raises TrainingError, naming client and round, where text features are not finite.
         """
         task, texts = self._task, _Texts(self._tokens, workers)
         alone = self._method.without_private(Params(shared, private[0]))
@@ -110,7 +112,12 @@ class Evaluator:
             _extend(clients, accuracies(task, chunk, found))
             if alone_correct is not None:
                 _extend(of_shared, accuracies(task, chunk, alone_correct))
-            for text in read:
+            for client, text in zip(chunk, read, strict=True):
+                if not torch.isfinite(text).all():
+                    raise TrainingError(
+                        f"the text features of client {client.id} are not finite after round {round_number}:"
+                        f" change the settings of [{self._method.name}], most often to a lower learning_rate"
+                    )
                 for name, figure in self._method.diagnostics(text[:, self._base], self._base_frozen).items():
                     diagnostics[name].append(figure)
         return Evaluation(

@@ -1,6 +1,5 @@
 """Puts the pieces together: config -> results."""
 
-import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -116,7 +115,7 @@ def run(
         if directory is not None:
             with run_directory(directory, force) as scratch:
                 _begin(laboratory, method, seed, scratch)
-        (result,) = _work(laboratory, {(method, seed): directory}, directory)
+        (result,) = _work(laboratory, {(method, seed): directory})
     return result
 
 
@@ -161,7 +160,7 @@ def compare(
             planned_cells: Cells = planned(directory, names, chosen)
         else:
             planned_cells = {(name, seed): None for seed in chosen for name in names}
-        runs = _work(laboratory, planned_cells, directory)
+        runs = _work(laboratory, planned_cells)
     return _compared(runs, directory)
 
 
@@ -193,7 +192,7 @@ def resume(
     config = load_config(next(iter(todo.values())) / "config.toml")
     names, seeds = (list(dict.fromkeys(keys)) for keys in zip(*todo, strict=True))
     with _laboratory(config, names, seeds, workers, cache, reporter) as laboratory:
-        runs = _work(laboratory, found, directory)
+        runs = _work(laboratory, found)
     return _compared(runs, directory)
 
 
@@ -230,7 +229,7 @@ def _laboratory(
 ) -> Iterator[Laboratory]:
     """Prepares what all runs share, after checking everything that can be checked without work."""
     if workers < 1:
-        raise ConfigError(f"workers must be 1 or more, got {workers}")
+        raise ConfigError(f"workers must be 1 or more, got {workers}; without --workers every core has one")
     directory = Path(cache) if cache else Path(platformdirs.user_cache_dir("fedpgp")) / "features"
     check_cache(directory)
     source = load_source(config.data.source)
@@ -329,19 +328,21 @@ def _check_origin(laboratory: Laboratory, directory: Path, state: State) -> None
                 f"{directory} was begun with other {what} than what {field} names now (their fingerprints differ):"
                 " restore the files, or start another run"
             )
-    for what, before, here in (
-        ("fedpgp", begun["fedpgp"], now["fedpgp"]),
-        ("torch", begun["packages"]["torch"], now["packages"]["torch"]),
-    ):
-        if before != here:
-            laboratory.reporter.notice(
-                f"{directory} was begun with {what} {before}, here is {here}: the rest may differ in the last bits"
-            )
-    session = {"command": sys.argv, **{key: now[key] for key in ("fedpgp", "packages", "started")}}
-    state.keep_origin({**kept, "provenance": {**begun, "resumed": [*begun.get("resumed", []), session]}})
+    versions = {
+        "fedpgp": (begun["fedpgp"], now["fedpgp"]),
+        "torch": (begun["packages"]["torch"], now["packages"]["torch"]),
+    }
+    changed = {package: version for package, version in versions.items() if version[0] != version[1]}
+    for package, (before, here) in changed.items():
+        laboratory.reporter.notice(
+            f"{directory} was begun with {package} {before}, here is {here}: the rest may differ in the last bits"
+        )
+    if changed:
+        session = {key: now[key] for key in ("command", "fedpgp", "packages", "started")}
+        state.keep_origin({**kept, "provenance": {**begun, "resumed": [*begun.get("resumed", []), session]}})
 
 
-def _work(laboratory: Laboratory, cells: Cells, directory: Path | None) -> list[Run]:
+def _work(laboratory: Laboratory, cells: Cells) -> list[Run]:
     """Runs what is not finished and loads what is; the states are open, and so locked, from the beginning."""
     with ExitStack() as stack:
         states = {}
@@ -350,6 +351,7 @@ def _work(laboratory: Laboratory, cells: Cells, directory: Path | None) -> list[
                 states[cell] = stack.enter_context(State.create(origin=_origin(laboratory, *cell)))
             elif is_unfinished(path):
                 states[cell] = stack.enter_context(State.open(path / FILE))
+                _check_origin(laboratory, path, states[cell])
         return [
             _run(laboratory, *cell, path, states[cell]) if path is None or cell in states else load_run(path)
             for cell, path in cells.items()

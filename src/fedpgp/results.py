@@ -62,6 +62,7 @@ class Run:
     def save(self, directory: Path, force: bool = False) -> None:
         """Writes the run directory, whole or not at all; raises OutputError if it exists and `force` is not set."""
         with run_directory(directory, force) as scratch:
+            write(scratch / "config.toml", self.config.to_toml().encode())
             write_run(self, scratch)
 
 
@@ -136,8 +137,7 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def write_run(run: Run, directory: Path) -> None:
-    """Writes the files of a run into an existing directory, results.json last: with it the run is finished."""
-    write(directory / "config.toml", run.config.to_toml().encode())
+    """Writes a run into a directory that has its config.toml; results.json is the last: with it the run is finished."""
     write(directory / "rounds.jsonl", (json.dumps(record, allow_nan=False).encode() + b"\n" for record in run.rounds))
     write(directory / "prompts.safetensors", safetensors(run.prompts))
     outcomes = {name: torch.from_numpy(getattr(run.outcomes, name)) for name in ("base", "novel", "own")}
@@ -150,7 +150,7 @@ def load_run(directory: str | Path) -> Run:
     """The run that a directory holds; raises OutputError, naming the file, where it does not hold a finished one."""
     directory = Path(directory)
     if is_unfinished(directory):
-        raise OutputError(f"{directory} holds a run that is not finished; go on with {resume_command(directory)}")
+        raise OutputError(f"{directory} holds a run that is not finished; go on with: {resume_command(directory)}")
     try:
         outcomes = load((directory / "outcomes.safetensors").read_bytes())
         results = json.loads((directory / "results.json").read_text(encoding="utf-8"))

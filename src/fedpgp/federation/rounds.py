@@ -92,7 +92,7 @@ def federate(
             state.keep(shared, {update.client: update.params.private for update in updates})
             record: dict[str, Any] = {"round": number, "participants": [update.client for update in updates]}
             if number % settings.eval_every == 0 or number == numbers[-1]:
-                evaluation = evaluator(shared, private, workers)
+                evaluation = evaluator(number, shared, private, workers)
                 state.keep_evaluation(evaluation)
                 record |= _figures(evaluation)
             record |= {

@@ -196,7 +196,8 @@ class State:
         return self._damaged(error)
 
     def _damaged(self, found: object) -> OutputError:
-        return OutputError(f"{self._path} is damaged: {found}; start the run again, with another -o or --force")
+        reason = " ".join(str(found).split())  # SQLite's own may have several lines
+        return OutputError(f"{self._path} is damaged: {reason}; start the run again, with another -o or --force")
 
     def _tensors(self, content: bytes) -> dict[str, Tensor]:
         try:
