@@ -18,7 +18,7 @@ from fedpgp.data.tasks import Task, base_to_novel
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.evaluate import evaluation_sets
 from fedpgp.federation.rounds import Data, federate, private_parts
-from fedpgp.federation.state import FILE, State
+from fedpgp.federation.state import FILE, State, remove
 from fedpgp.files import write, write_json
 from fedpgp.methods import METHODS, Params, find_method
 from fedpgp.record import Prompts, figures, outcomes, provenance
@@ -182,7 +182,7 @@ def resume(
     todo = {cell: path for cell, path in found.items() if is_unfinished(path)}
     if not todo:
         for path in found.values():
-            (path / FILE).unlink(missing_ok=True)  # a kill may have come between the last file and this
+            remove(path / FILE)  # a kill may have come between the last file and this
         if is_compared(directory):
             (reporter or Silent()).notice(f"{directory} is finished: nothing to resume")
             return load_comparison(directory)
@@ -385,6 +385,5 @@ def _run(laboratory: Laboratory, name: str, seed: int, directory: Path | None, s
         return replace(result, prompts=dict(result.prompts))
     with writing(directory, f"free space, then go on with --resume {directory}"):
         write_run(result, directory)
-    state.close()
-    (directory / FILE).unlink()
+    state.remove()
     return load_run(directory)

@@ -96,6 +96,12 @@ class State:
     def close(self) -> None:
         self._connection.close()
 
+    def remove(self) -> None:
+        """Closes the state and deletes its file, when what it holds has been written elsewhere."""
+        self.close()
+        if self._path is not None:
+            remove(self._path)
+
     def __enter__(self) -> "State":
         return self
 
@@ -231,6 +237,12 @@ class PrivateParts(Sequence[Mapping[str, Tensor]]):
         if kept is None:
             return self._first(client)
         return {name: tensor.to(self._device) for name, tensor in kept.items()}
+
+
+def remove(path: Path) -> None:
+    """Deletes a state's file, if it is there, and the journal that a killed process may have left beside it."""
+    for file in (path, path.with_name(f"{path.name}-journal")):
+        file.unlink(missing_ok=True)
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
