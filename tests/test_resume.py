@@ -11,7 +11,7 @@ import torch
 from tiny import SHORT_RUN
 
 import fedpgp
-from fedpgp import experiment, files, results
+from fedpgp import experiment, files, origin, results
 from fedpgp.backbone import Backbone
 from fedpgp.data.sources import Source
 from fedpgp.errors import OutputError
@@ -168,6 +168,19 @@ def test_another_config_is_refused(stopped: Path, cache: Path) -> None:
     assert results.is_unfinished(stopped)
 
 
+def test_runs_of_different_configs_are_not_one_comparison(
+    stop: Callable[[int], None], cache: Path, tmp_path: Path
+) -> None:
+    for name, changes in (("a", CHANGES), ("b", [*CHANGES, "fedpgp.mu=2"])):
+        stop(4)
+        with pytest.raises(StoppedError):
+            fedpgp.compare(["promptfl", "fedpgp"], changes=changes, output=tmp_path / name, cache=cache)
+    shutil.rmtree(tmp_path / "a/fedpgp")
+    shutil.copytree(tmp_path / "b/fedpgp", tmp_path / "a/fedpgp")
+    with pytest.raises(OutputError, match="fedpgp/seed-0 and .*promptfl/seed-0 were begun with different configs"):
+        fedpgp.resume(tmp_path / "a", cache=cache)
+
+
 def test_another_checkpoint_or_other_images_are_refused(
     stopped: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, small_source: Source, backbone: Backbone
 ) -> None:
@@ -214,9 +227,9 @@ class Listening(experiment.Silent):
 def test_another_version_of_torch_is_told_and_noted(stopped: Path, cache: Path, tmp_path: Path) -> None:
     shutil.copytree(stopped, tmp_path / "copy")
     with State.open(tmp_path / "copy/state.sqlite") as state:
-        origin = state.origin()
-        origin["provenance"]["packages"]["torch"] = "1.0"
-        state.keep_origin(origin)
+        begun = state.origin()
+        begun["provenance"]["packages"]["torch"] = "1.0"
+        state.keep_origin(begun)
     listening = Listening()
     (run,) = fedpgp.resume(tmp_path / "copy", cache=cache, reporter=listening).runs
     begun = f"{tmp_path / 'copy'} was begun with torch 1.0, here is {torch.__version__}"
@@ -246,7 +259,7 @@ def test_a_full_disk_at_the_start_leaves_nothing(cache: Path, tmp_path: Path, mo
     def full(path: Path, content: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(experiment, "write", full)
+    monkeypatch.setattr(origin, "write", full)
     with pytest.raises(OutputError, match=r"results cannot be written to .*: No space left on device; free space"):
         begin(tmp_path / "out", cache)
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,5 @@
 """Puts the pieces together: config -> results."""
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,13 +14,14 @@ from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.features import check_cache, image_features
 from fedpgp.data.sources import Source, load_source
 from fedpgp.data.tasks import Task, base_to_novel
-from fedpgp.errors import ConfigError, OutputError
+from fedpgp.errors import ConfigError
 from fedpgp.evaluate import evaluation_sets
 from fedpgp.federation.rounds import Data, federate, private_parts
 from fedpgp.federation.state import FILE, State, remove
-from fedpgp.files import write, write_json
+from fedpgp.files import write_json
 from fedpgp.methods import METHODS, Params, find_method
-from fedpgp.record import Prompts, figures, outcomes, provenance
+from fedpgp.origin import begin, begun_config, check_origin, origin
+from fedpgp.record import Prompts, figures, outcomes
 from fedpgp.report.comparison import write_comparison
 from fedpgp.results import (
     PLAN,
@@ -114,7 +114,7 @@ def run(
     with _laboratory(settings, [method], [seed], workers, cache, reporter) as laboratory:
         if directory is not None:
             with run_directory(directory, force) as scratch:
-                _begin(laboratory, method, seed, scratch)
+                begin(scratch, _origin(laboratory, method, seed))
         (result,) = _work(laboratory, {(method, seed): directory})
     return result
 
@@ -156,7 +156,7 @@ def compare(
                 write_json(scratch / PLAN, {"methods": names, "seeds": chosen})
                 for (name, seed), cell in planned(scratch, names, chosen).items():
                     cell.mkdir(parents=True)
-                    _begin(laboratory, name, seed, cell)
+                    begin(cell, _origin(laboratory, name, seed))
             planned_cells: Cells = planned(directory, names, chosen)
         else:
             planned_cells = {(name, seed): None for seed in chosen for name in names}
@@ -187,9 +187,7 @@ def resume(
             (reporter or Silent()).notice(f"{directory} is finished: nothing to resume")
             return load_comparison(directory)
         return _compared([load_run(path) for path in found.values()], directory)
-    for path in todo.values():
-        _check_config(path)
-    config = load_config(next(iter(todo.values())) / "config.toml")
+    config = begun_config(list(todo.values()))
     names, seeds = (list(dict.fromkeys(keys)) for keys in zip(*todo, strict=True))
     with _laboratory(config, names, seeds, workers, cache, reporter) as laboratory:
         runs = _work(laboratory, found)
@@ -281,65 +279,8 @@ def _check_context(config: ExperimentConfig, name: str, backbone: Backbone, task
         )
 
 
-def _begin(laboratory: Laboratory, name: str, seed: int, directory: Path) -> None:
-    """Makes an empty directory that of a run before its first round."""
-    write(directory / "config.toml", laboratory.config.to_toml().encode())
-    State.create(directory / FILE, _origin(laboratory, name, seed)).close()
-
-
 def _origin(laboratory: Laboratory, name: str, seed: int) -> dict[str, Any]:
-    """What a run is: all that must be the same when it is resumed, and where it came from."""
-    config = laboratory.config
-    return {
-        "method": name,
-        "seed": seed,
-        "config": config.to_toml(),
-        "provenance": provenance(config, name, seed, laboratory.backbone, laboratory.source),
-    }
-
-
-def _check_config(directory: Path) -> None:
-    """Raises OutputError where config.toml is not what the run was begun with."""
-    file = directory / "config.toml"
-    with State.open(directory / FILE) as state:
-        begun = _flat(tomllib.loads(state.origin()["config"]))
-    load_config(file)
-    now = _flat(tomllib.loads(file.read_text(encoding="utf-8")))
-    for key in sorted(begun.keys() | now.keys()):
-        if begun.get(key) != now.get(key):
-            raise OutputError(
-                f"{file}: {key} is {now.get(key, 'not set')}, the run was begun with {begun.get(key, 'no value')}:"
-                " set it back, or start another run"
-            )
-
-
-def _flat(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {f"{section}.{key}": value for section, keys in tables.items() for key, value in keys.items()}
-
-
-def _check_origin(laboratory: Laboratory, directory: Path, state: State) -> None:
-    """Raises OutputError where checkpoint or images are not what the run was begun with; says what else differs."""
-    kept = state.origin()
-    begun = kept["provenance"]
-    now = provenance(laboratory.config, kept["method"], kept["seed"], laboratory.backbone, laboratory.source)
-    for what, field in (("checkpoint", "backbone.checkpoint"), ("images", "data.source")):
-        if begun[what] != now[what]:
-            raise OutputError(
-                f"{directory} was begun with other {what} than what {field} names now (their fingerprints differ):"
-                " restore the files, or start another run"
-            )
-    versions = {
-        "fedpgp": (begun["fedpgp"], now["fedpgp"]),
-        "torch": (begun["packages"]["torch"], now["packages"]["torch"]),
-    }
-    changed = {package: version for package, version in versions.items() if version[0] != version[1]}
-    for package, (before, here) in changed.items():
-        laboratory.reporter.notice(
-            f"{directory} was begun with {package} {before}, here is {here}: the rest may differ in the last bits"
-        )
-    if changed:
-        session = {key: now[key] for key in ("command", "fedpgp", "packages", "started")}
-        state.keep_origin({**kept, "provenance": {**begun, "resumed": [*begun.get("resumed", []), session]}})
+    return origin(laboratory.config, name, seed, laboratory.backbone, laboratory.source)
 
 
 def _work(laboratory: Laboratory, cells: Cells) -> list[Run]:
@@ -351,7 +292,7 @@ def _work(laboratory: Laboratory, cells: Cells) -> list[Run]:
                 states[cell] = stack.enter_context(State.create(origin=_origin(laboratory, *cell)))
             elif is_unfinished(path):
                 states[cell] = stack.enter_context(State.open(path / FILE))
-                _check_origin(laboratory, path, states[cell])
+                check_origin(path, states[cell], _origin(laboratory, *cell), laboratory.reporter.notice)
         return [
             _run(laboratory, *cell, path, states[cell]) if path is None or cell in states else load_run(path)
             for cell, path in cells.items()
