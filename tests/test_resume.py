@@ -177,7 +177,7 @@ def test_runs_of_different_configs_are_not_one_comparison(
             fedpgp.compare(["promptfl", "fedpgp"], changes=changes, output=tmp_path / name, cache=cache)
     shutil.rmtree(tmp_path / "a/fedpgp")
     shutil.copytree(tmp_path / "b/fedpgp", tmp_path / "a/fedpgp")
-    with pytest.raises(OutputError, match="fedpgp/seed-0 and .*promptfl/seed-0 were begun with different configs"):
+    with pytest.raises(OutputError, match=r"fedpgp/seed-0 and .*promptfl/seed-0 were begun with different configs"):
         fedpgp.resume(tmp_path / "a", cache=cache)
 
 
