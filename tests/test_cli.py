@@ -15,6 +15,7 @@ from tiny import SHORT_RUN
 import fedpgp
 from fedpgp import assets, cli, experiment
 from fedpgp.federation import rounds
+from fedpgp.federation.state import State
 
 
 class Ended(NamedTuple):
@@ -382,6 +383,18 @@ def test_interrupted_comparison_keeps_the_finished_methods(
     assert "fedpgp, seed 0 was stopped before its first round was finished" in shown.err
     found = fedpgp.load_comparison(tmp_path / "out")
     assert (found.methods, [stopped.method for stopped in found.unfinished]) == (["zero-shot"], ["promptfl", "fedpgp"])
+
+
+def test_comparison_that_another_process_works_on_can_be_shown(
+    command: Command, small: None, interrupted_in_round_two: None
+) -> None:
+    command("compare", "--methods", "zero-shot,promptfl", "-o", "out", *sets())
+    with State.open(Path("out/promptfl/seed-0/state.sqlite")):
+        shown = command("show", "out")
+        refused(command("compare", "--resume", "out"), "promptfl/seed-0 is in use: another process")
+        refused(command("show", "out/promptfl/seed-0"), "promptfl/seed-0 is in use: another process")
+    assert "zero-shot" in shown.out
+    assert shown.err == "promptfl, seed 0 of 2 rounds is in the hands of another process\n"
 
 
 def test_comparison_without_a_finished_run_can_be_shown(

@@ -24,6 +24,10 @@ class OutputError(FedPGPError):
     """Results that cannot be written or read."""
 
 
+class InUseError(OutputError):
+    """A run that another process works on."""
+
+
 class TrainingError(FedPGPError):
     """Local training that cannot go on."""
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedpgp.bootstrap import METRICS, Difference, Outcomes, differences
 from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.errors import OutputError, nearest
+from fedpgp.errors import InUseError, OutputError, nearest
 from fedpgp.federation.state import FILE, State
 from fedpgp.files import TensorFile, new_directory, safetensors, write, write_json
 
@@ -68,13 +68,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that was stopped and can be resumed. record: of its last round, or None before the first."""
+    """A run that was stopped and can be resumed, or that another process works on, whose progress cannot be read.
 
-    directory: Path
+    rounds: how many it is to have; record: of its last round, or None before the first.
+    """
+
     method: str
     seed: int
     rounds: int
-    record: Mapping[str, Any] | None
+    record: Mapping[str, Any] | None = None
+    running: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,11 +183,15 @@ def load_run(directory: str | Path) -> Run:
 def load_comparison(directory: str | Path) -> Comparison:
     """The runs that a directory of `fedpgp compare` holds; a run's own directory is a comparison of one."""
     runs, unfinished = [], []
-    for cell in cells(Path(directory)).values():
-        if is_unfinished(cell):
-            unfinished.append(_look(cell))
-        else:
+    for (method, seed), cell in cells(Path(directory)).items():
+        if not is_unfinished(cell):
             runs.append(load_run(cell))
+            continue
+        try:
+            unfinished.append(_look(cell))
+        except InUseError:
+            rounds = load_config(cell / "config.toml").federation.rounds
+            unfinished.append(Unfinished(method, seed, rounds, running=True))
     return Comparison(runs, unfinished)
 
 
@@ -239,7 +246,7 @@ def _look(directory: Path) -> Unfinished:
     with State.open(directory / FILE) as state:
         origin, records = state.origin(), state.records()
         rounds = load_config(directory / "config.toml").federation.rounds
-        return Unfinished(directory, origin["method"], origin["seed"], rounds, records[-1] if records else None)
+        return Unfinished(origin["method"], origin["seed"], rounds, records[-1] if records else None)
 
 
 def check_output(directory: Path, force: bool) -> None:

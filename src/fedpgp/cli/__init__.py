@@ -167,12 +167,15 @@ def show(
 
     comparison = fedpgp.load_comparison(directory)
     for stopped in comparison.unfinished:
-        if stopped.record is None:
+        if stopped.running:
+            where = f"of {stopped.rounds} rounds is in the hands of another process"
+        elif stopped.record is None:
             where = "was stopped before its first round was finished"
         else:
             where = f"was stopped after round {stopped.record['round']} of {stopped.rounds}: {headline(stopped.record)}"
         err.print(f"{stopped.method}, seed {stopped.seed} {where}", markup=False)
-    if command := resume_command(directory):
+    command = resume_command(directory)
+    if command and not any(stopped.running for stopped in comparison.unfinished):
         err.print(f"go on with: {command}", markup=False)
     if as_json:
         print_json(comparison.as_json())

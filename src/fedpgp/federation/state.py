@@ -20,7 +20,7 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedpgp.errors import OutputError
+from fedpgp.errors import InUseError, OutputError
 from fedpgp.evaluate import Evaluation
 
 FILE = "state.sqlite"  # in a run directory
@@ -61,7 +61,8 @@ class State:
     def open(cls, path: Path) -> "State":
         """The state that a file holds.
 
-        Raises OutputError where it is missing, damaged, of another version of fedpgp, or open in another process.
+        Raises OutputError where it is missing, damaged or of another version of fedpgp, InUseError where it is open in
+        another process.
         """
         state = cls._connect(f"{path.absolute().as_uri()}?mode=rw", path)
         try:
@@ -193,7 +194,7 @@ class State:
             return OutputError(f"the temporary state of the run cannot be written: {error}; free space, or set TMPDIR")
         kind = getattr(error, "sqlite_errorname", "")
         if kind in ("SQLITE_BUSY", "SQLITE_LOCKED"):
-            return OutputError(f"{self._path.parent} is in use: another process works on this run; wait for it")
+            return InUseError(f"{self._path.parent} is in use: another process works on this run; wait for it")
         if kind.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
             return OutputError(
                 f"{self._path} cannot be written: {error}; the finished rounds are safe:"
