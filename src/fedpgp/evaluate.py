@@ -152,7 +152,7 @@ class _Texts:
 
     def __call__(self, prompts: Sequence[Tensor]) -> list[Tensor]:
         """Text features [K, C, D] for the prompts [K, M, d] of each model."""
-        keys = [[row.cpu().numpy().tobytes() for row in rows] for rows in prompts]
+        keys = [[_key(row) for row in rows] for rows in prompts]
         wanted = {
             key: row
             for of_model, rows in zip(keys, prompts, strict=True)
@@ -167,6 +167,11 @@ class _Texts:
         self._known = known
         nothing = torch.empty(0, len(self._tokens), 0, device=self._tokens.end.device)
         return [torch.stack([known[key] for key in of_model]) if of_model else nothing for of_model in keys]
+
+
+def _key(context: Tensor) -> bytes:
+    """The bits of a context, whatever its precision."""
+    return context.contiguous().cpu().view(torch.uint8).numpy().tobytes()
 
 
 def _encode(text: TextEncoder, job: tuple[Tensor, ClassTokens]) -> Tensor:
