@@ -26,9 +26,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def command(*arguments: str, cache: Path) -> list[str]:
-    sets = [part for change in SHORT for part in ("--set", change)]
-    return [sys.executable, "-m", "fedpgp", *arguments, *sets, "--cache-dir", str(cache)]
+def command(name: str, *arguments: str, cache: Path) -> list[str]:
+    sets = [part for change in SHORT for part in ("--set", change)]  # of two for one key the last counts
+    return [sys.executable, "-m", "fedpgp", name, *sets, *arguments, "--cache-dir", str(cache)]
 
 
 def artefacts(directory: Path) -> Iterator[bytes]:

@@ -88,7 +88,8 @@ def compare(
     """Run several methods on the same task and print the table.
 
     Writes one run directory per method and seed, comparison.md, comparison.json and the picture comparison.svg/.png.
-    After Ctrl-C, a crash or a full disk, --resume goes on where it stopped.
+
+    After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
     """
     directory = resume or output or _new_name("compare")
     with Session(directory, quiet) as progress:
@@ -131,9 +132,7 @@ def run(
 ) -> None:
     """Run one method with one seed and write its run directory.
 
-    The directory holds config.toml and, while the run lasts, state.sqlite, from which --resume goes on after Ctrl-C, a
-    crash or a full disk; at the end results.json, rounds.jsonl, prompts.safetensors, outcomes.safetensors and
-    provenance.json take its place.
+    After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
     """
     directory = resume or output or _new_name(f"{method}-seed-{seed or 0}")
     with Session(directory, quiet) as progress:
