@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedpgp import bootstrap
 from fedpgp.bootstrap import Outcomes, differences
 
 N, BASE, NOVEL = 3, 60, 40
@@ -14,13 +15,14 @@ def outcomes(seed: int, right: float) -> Outcomes:
     """Random outcomes of three clients with 20 own images each."""
     rng = np.random.default_rng(seed)
     own = np.arange(BASE) % N == np.arange(N)[:, None]
-    return Outcomes(rng.random((N, BASE)) < right, rng.random((N, NOVEL)) < right, own)
+    return Outcomes.pack(rng.random((N, BASE)) < right, rng.random((N, NOVEL)) < right, own)
 
 
 def accuracies(run: Outcomes) -> dict[str, float]:
     """Plain loops over clients."""
-    local = 100 * sum(run.base[i][run.own[i]].mean() for i in range(N)) / N
-    base, novel = 100 * sum(row.mean() for row in run.base) / N, 100 * sum(row.mean() for row in run.novel) / N
+    right, own = run.unpack("base"), run.unpack("own")
+    local = 100 * sum(right[i][own[i]].mean() for i in range(N)) / N
+    base, novel = (100 * sum(row.mean() for row in run.unpack(name)) / N for name in ("base", "novel"))
     both = 2 / (1 / base + 1 / novel)
     hm = 3 / (1 / local + 1 / base + 1 / novel)
     return {"local": local, "base": base, "novel": novel, "hm": hm, "cm": (local + both) / 2}
@@ -37,6 +39,26 @@ def test_observed_difference_is_that_of_the_mean_accuracies(runs: list[tuple[int
         )
         assert found.mean == pytest.approx(expected)
         assert found.low <= found.high
+
+
+def test_unpacked_outcomes_are_those_that_were_packed() -> None:
+    rng = np.random.default_rng(0)
+    base, novel, own = (rng.random((5, n)) < 0.5 for n in (11, 8, 11))
+    run = Outcomes.pack(base, novel, own)
+    for name, rows in {"base": base, "novel": novel, "own": own}.items():
+        assert (run.unpack(name) == rows).all()
+        assert (run.unpack(name, slice(1, 3)) == rows[1:3]).all()
+    assert run.base.nbytes == 5 * 2
+
+
+def test_clients_are_looked_at_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = [outcomes(0, 0.6)], [outcomes(1, 0.5)]
+    whole = differences(first, second)
+    monkeypatch.setattr(bootstrap, "CHUNK", 2)
+    for name, found in differences(first, second).items():
+        assert (found.mean, found.low, found.high) == pytest.approx(
+            (whole[name].mean, whole[name].low, whole[name].high)
+        )
 
 
 def test_a_method_does_not_differ_from_itself() -> None:
@@ -57,7 +79,7 @@ def test_interval_has_the_width_of_the_binomial() -> None:
     n, p = 4000, 0.5
 
     def run() -> Outcomes:
-        return Outcomes(rng.random((1, n)) < p, rng.random((1, n)) < p, np.ones((1, n), bool))
+        return Outcomes.pack(rng.random((1, n)) < p, rng.random((1, n)) < p, np.ones((1, n), bool))
 
     found = differences([run()], [run()])["base"]
     expected = 100 * 2 * 1.96 * np.sqrt(2 * p * (1 - p) / n)
@@ -67,24 +89,24 @@ def test_interval_has_the_width_of_the_binomial() -> None:
 def test_pairing_narrows_the_interval() -> None:
     """Two methods that differ on 2 of 60 images differ less than independent ones would."""
     run = outcomes(0, 0.5)
-    base = run.base.copy()
+    base = run.unpack("base")
     base[:, :2] = ~base[:, :2]
-    paired = differences([run], [Outcomes(base, run.novel, run.own)])["base"]
+    paired = differences([run], [Outcomes.pack(base, run.unpack("novel"), run.unpack("own"))])["base"]
     unpaired = differences([run], [outcomes(5, 0.5)])["base"]
     assert paired.high - paired.low < 0.6 * (unpaired.high - unpaired.low)
 
 
 def test_wrong_everywhere_is_zero_and_not_an_error() -> None:
-    nothing = Outcomes(np.zeros((N, BASE), bool), np.zeros((N, NOVEL), bool), outcomes(0, 1).own)
+    nothing = Outcomes.pack(np.zeros((N, BASE), bool), np.zeros((N, NOVEL), bool), outcomes(0, 1).unpack("own"))
     assert differences([nothing], [nothing])["hm"].mean == 0
 
 
 def test_clients_with_one_image_give_finite_intervals() -> None:
     """Many resamples hold none of a client's images."""
-    run = Outcomes(np.array([[True, False], [True, True]]), np.array([[True, False]] * 2), np.eye(2, dtype=bool))
+    run = Outcomes.pack(np.array([[True, False], [True, True]]), np.array([[True, False]] * 2), np.eye(2, dtype=bool))
     for found in differences([run], [outcomes_of_two()]).values():
         assert np.isfinite([found.mean, found.low, found.high]).all()
 
 
 def outcomes_of_two() -> Outcomes:
-    return Outcomes(np.array([[False, True], [False, True]]), np.array([[True, True]] * 2), np.eye(2, dtype=bool))
+    return Outcomes.pack(np.array([[False, True], [False, True]]), np.array([[True, True]] * 2), np.eye(2, dtype=bool))

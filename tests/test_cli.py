@@ -15,6 +15,7 @@ from tiny import SHORT_RUN
 import fedpgp
 from fedpgp import assets, cli, experiment
 from fedpgp.federation import rounds
+from fedpgp.federation.state import State
 
 
 class Ended(NamedTuple):
@@ -34,7 +35,8 @@ def command(
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> Ended:
-        common = ["--cache-dir", str(cache), "--workers", "1"] if arguments[0] in ("compare", "run") else []
+        common = ["--cache-dir", str(cache)] if arguments[0] in ("compare", "run") else []
+        common += ["--workers", "1"] if common and "--workers" not in arguments else []
         monkeypatch.setattr(sys, "argv", ["fedpgp", *arguments, *common])
         for console, stream in ((cli.out, sys.stdout), (cli.err, sys.stderr)):
             monkeypatch.setattr(console, "file", stream)
@@ -81,8 +83,8 @@ def test_compare_prints_a_table_and_writes_a_directory(command: Command, small: 
             "provenance.json",
         )
     }  # fmt: skip
-    pictures = {"comparison.svg", "comparison.png", "comparison.md", "comparison.json"}
-    assert files(tmp_path / "out") == cells | pictures
+    table = {"plan.json", "comparison.svg", "comparison.png", "comparison.md", "comparison.json"}
+    assert files(tmp_path / "out") == cells | table
     assert (tmp_path / "out/comparison.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "out/comparison.svg").read_text()
 
@@ -135,6 +137,20 @@ def test_effective_config_can_be_read_again(command: Command, tmp_path: Path) ->
     assert re.search(r"^mu = 1\.5 +# .*\[--set\]$", printed.out, re.MULTILINE)
     assert re.search(r"^checkpoint = \"pictoclip\" +# .*\[the embedded recipe\]$", printed.out, re.MULTILINE)
     assert re.search(r"^momentum = 0\.9 +# .*authors.*\[default\]$", printed.out, re.MULTILINE)
+
+
+def test_resuming_a_finished_run_says_so_and_prints_its_table(command: Command, small: None) -> None:
+    table = command("run", "--method", "zero-shot", "-o", "out", *sets()).out
+    again = command("run", "--resume", "out")
+    assert (again.code, again.out) == (0, table)
+    assert "out is finished: nothing to resume" in again.err
+
+
+def test_precision_and_device_are_short_for_a_setting(command: Command, small: None, tmp_path: Path) -> None:
+    command("run", "--method", "zero-shot", "-o", "out", "--precision", "float64", "--device", "cpu", *sets())
+    written = (tmp_path / "out/config.toml").read_text()
+    assert re.search(r'^precision = "float64" +# .*\[--set\]$', written, re.MULTILINE)
+    assert re.search(r'^device = "cpu" +# .*\[--set\]$', written, re.MULTILINE)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["run", "--help"], ["config", "--help"]])
@@ -267,6 +283,15 @@ def test_other_usage_errors(command: Command) -> None:
     refused(command("run"), "--method")
     refused(command("run", "--method", "fedpgp", "--rounds", "3"), "--rounds")
     refused(command("compare", "--methods", ""), "got ''")
+    refused(command("run", "--resume", "out", "--seed", "0"), "--resume out", "settings of that run")
+    refused(command("compare", "--resume", "out", "--set", "fedpgp.mu=1"), "--resume out", "settings of that run")
+    refused(command("run", "--method", "fedpgp", "--workers", "0"), "workers must be 1 or more, got 0")
+    refused(command("run", "--method", "fedpgp", "--precision", "half"), "backbone.precision must be")
+    refused(command("run", "--method", "fedpgp", "--set", "federation.eval_every=0"), "federation.eval_every must be")
+
+
+def test_resuming_what_is_no_run(command: Command, tmp_path: Path) -> None:
+    refused(command("run", "--resume", "nowhere"), "nowhere holds no run")
 
 
 def test_existing_output_is_kept(command: Command, small: None, tmp_path: Path) -> None:
@@ -284,23 +309,6 @@ def test_output_that_cannot_be_written_is_refused_before_any_work(
     (tmp_path / "file").write_text("")
     refused(command("compare", "-o", "file/out"), "file/out", "-o")
     refused(command("compare", "-o", "/proc/fedpgp/out"), "/proc/fedpgp/out", "cannot be written", "-o")
-
-
-def test_full_disk_leaves_nothing_half_written(
-    command: Command, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write, calls = Path.write_bytes, []
-
-    def full(path: Path, content: bytes) -> int:
-        calls.append(path)
-        if len(calls) == 3:
-            raise OSError(28, "No space left on device")
-        return write(path, content)
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    ended = command("run", "--method", "zero-shot", "-q", "-o", "out", *sets())
-    refused(ended, "results cannot be written to out", "No space left on device", "free space")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_asset(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +332,7 @@ def test_training_that_diverges_names_client_round_and_step(command: Command, sm
         "-q",
         *sets("promptfl.learning_rate=1e3", "federation.weight_decay=1e3", "federation.rounds=9"),
     )
-    refused(ended, "client 0", "in round", "step", "settings of [promptfl], most often to a lower learning_rate")
+    refused(ended, "client 0", "after round", "settings of [promptfl], most often to a lower learning_rate")
 
 
 # Ctrl-C
@@ -332,27 +340,35 @@ def test_training_that_diverges_names_client_round_and_step(command: Command, sm
 
 @pytest.fixture
 def interrupted_in_round_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C comes in the second round of PromptFL."""
-    train = rounds.train_clients
+    """Ctrl-C comes once, in the second round of PromptFL."""
+    train, pending = rounds.train_clients, [True]
 
     def interrupt(text: object, jobs: list[rounds.ClientJob]) -> object:
-        if jobs[0].method.name == "promptfl" and jobs[0].round == 2:
+        if pending and jobs[0].method.name == "promptfl" and jobs[0].round == 2:
+            pending.clear()
             raise KeyboardInterrupt
         return train(text, jobs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(rounds, "train_clients", interrupt)
 
 
-def test_interrupted_run_is_saved_with_a_hint(
+def test_interrupted_run_is_kept_and_resumed(
     command: Command, small: None, tmp_path: Path, interrupted_in_round_two: None
 ) -> None:
     ended = command("run", "--method", "promptfl", "-o", "out", *sets())
     assert ended.code == 130
-    assert ended.err.splitlines()[-1] == "interrupted; what was finished is in out: fedpgp show out"
-    saved = fedpgp.load_run(tmp_path / "out")
-    assert (saved.finished, len(saved.rounds)) == (False, 1)
-    assert "nothing" not in ended.err
-    assert re.search(r"interrupted after round 1: Local \d", command("show", "out").err)
+    assert ended.err.splitlines()[-1] == "interrupted; go on with: fedpgp run --resume out"
+    assert files(tmp_path / "out") == {"config.toml", "state.sqlite"}
+    shown = command("show", "out")
+    assert shown.code == 0
+    assert re.search(r"^promptfl, seed 0 was stopped after round 1 of 2: Local \d", shown.err)
+    assert shown.err.endswith("go on with: fedpgp run --resume out\n")
+    assert shown.out == ""
+    refused(command("run", "--method", "promptfl", "-o", "out"), "out exists", "go on with: fedpgp run --resume out")
+    resumed = command("run", "--resume", "out")
+    assert resumed.code == 0
+    assert "promptfl, seed 0: 2/2" in resumed.err
+    assert command("show", "out").out == resumed.out
 
 
 def test_interrupted_comparison_keeps_the_finished_methods(
@@ -360,19 +376,32 @@ def test_interrupted_comparison_keeps_the_finished_methods(
 ) -> None:
     ended = command("compare", "--methods", "zero-shot,promptfl,fedpgp", "-o", "out", *sets())
     assert ended.code == 130
-    assert "fedpgp show out" in ended.err
-    assert "zero-shot" in command("show", "out").out
-    assert fedpgp.load_comparison(tmp_path / "out").methods == ["zero-shot"]
+    assert ended.err.endswith("interrupted; go on with: fedpgp compare --resume out\n")
+    shown = command("show", "out")
+    assert "zero-shot" in shown.out
+    assert "promptfl, seed 0 was stopped after round 1 of 2: Local" in shown.err
+    assert "fedpgp, seed 0 was stopped before its first round was finished" in shown.err
+    found = fedpgp.load_comparison(tmp_path / "out")
+    assert (found.methods, [stopped.method for stopped in found.unfinished]) == (["zero-shot"], ["promptfl", "fedpgp"])
 
 
-def test_comparison_interrupted_in_its_first_method_keeps_the_finished_rounds(
-    command: Command, small: None, tmp_path: Path, interrupted_in_round_two: None
+def test_comparison_that_another_process_works_on_can_be_shown(
+    command: Command, small: None, interrupted_in_round_two: None
 ) -> None:
-    ended = command("compare", "--methods", "promptfl,fedpgp", "-o", "out", *sets())
-    assert ended.code == 130
-    assert "fedpgp show out" in ended.err
-    assert len(fedpgp.load_run(tmp_path / "out/promptfl/seed-0").rounds) == 1
-    assert re.search(r"interrupted after round 1: Local \d", command("show", "out").err)
+    command("compare", "--methods", "zero-shot,promptfl", "-o", "out", *sets())
+    with State.open(Path("out/promptfl/seed-0/state.sqlite")):
+        shown = command("show", "out")
+        refused(command("compare", "--resume", "out"), "promptfl/seed-0 is in use: another process")
+        refused(command("show", "out/promptfl/seed-0"), "promptfl/seed-0 is in use: another process")
+    assert "zero-shot" in shown.out
+    assert shown.err == "promptfl, seed 0 of 2 rounds is in the hands of another process\n"
+
+
+def test_comparison_without_a_finished_run_can_be_shown(
+    command: Command, small: None, interrupted_in_round_two: None
+) -> None:
+    command("compare", "--methods", "promptfl", "-o", "out", *sets())
+    assert json.loads(command("show", "out", "--json").out) == {"task": None, "rows": []}
 
 
 def test_interruption_before_anything_was_finished_says_so(
@@ -383,7 +412,7 @@ def test_interruption_before_anything_was_finished_says_so(
 
     monkeypatch.setattr(experiment, "source_features", interrupt)
     ended = command("compare", "-o", "out", *sets())
-    assert (ended.code, ended.err) == (130, "interrupted before anything was finished\n")
+    assert (ended.code, ended.err) == (130, "interrupted before the first round\n")
     assert not (tmp_path / "out").exists()
 
 
@@ -405,5 +434,6 @@ def test_shown_table_needs_no_seed_spread(command: Command, small: None) -> None
 def test_percentages_are_those_of_the_outcomes(command: Command, small: None, tmp_path: Path) -> None:
     command("run", "--method", "local", "-o", "out", *sets())
     saved = fedpgp.load_run(tmp_path / "out")
-    local = [100 * np.mean(right[own]) for right, own in zip(saved.outcomes.base, saved.outcomes.own, strict=True)]
+    base, owned = saved.outcomes.unpack("base"), saved.outcomes.unpack("own")
+    local = [100 * np.mean(right[own]) for right, own in zip(base, owned, strict=True)]
     assert saved.results["final"]["local"] == pytest.approx(np.mean(local))

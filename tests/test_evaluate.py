@@ -1,8 +1,10 @@
 """Accuracies and their summaries."""
 
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -11,18 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedpgp.evaluate import (
-    client_accuracies,
-    combined,
-    evaluate,
-    own_images,
-    shared_accuracies,
-    summary,
-    validation_accuracies,
-)
+from fedpgp import evaluate
+from fedpgp.errors import TrainingError
+from fedpgp.evaluate import Evaluator, accuracies, combined, evaluation_sets, own_images, summary
 from fedpgp.methods import FedPGP, Frozen, Params, PromptFL
 from fedpgp.workers import Workers
 
+FEDPGP = FedPGP(context_length=3, bottleneck=2)
 ACCURACY = st.integers(0, 10_000).map(lambda hundredths: hundredths / 100)
 
 
@@ -54,54 +51,50 @@ def test_hm_and_cm_by_hand(accuracies, hm, cm):
     assert (found["hm"], found["cm"]) == (pytest.approx(hm), pytest.approx(cm))
 
 
-def wrong_at(targets, *places):
-    """The right predictions but for some places."""
-    predicted = targets.astype(np.int16).copy()
-    predicted[list(places)] = (predicted[list(places)] + 1) % (targets.max() + 1)
-    return predicted
+def correct(task, base, novel, validation=((), (), ())):
+    """All right but for the given places: one tuple of places for each client."""
+    found = {}
+    for name, wrong in {"base": base, "novel": novel, "validation": validation}.items():
+        found[name] = np.ones((len(wrong), len(evaluation_sets(task)[name].images)), bool)
+        for row, places in zip(found[name], wrong, strict=True):
+            row[list(places)] = False
+    return found
 
 
-def predictions(task, base, novel, validation=((), (), ())):
-    """Right but for the given places: one tuple of places for each client."""
-    sets = {"base": (task.tests["base"], base), "novel": (task.tests["novel"], novel)}
-    sets["validation"] = (task.validation, validation)
-    return {name: np.stack([wrong_at(test.targets, *row) for row in rows]) for name, (test, rows) in sets.items()}
-
-
-def test_local_base_and_novel_of_hand_made_predictions():
+def test_local_base_and_novel_of_hand_made_outcomes():
     """12 base images: classes 1 2 3 5 6 7 twice over (images 0-5 and 6-11); clients hold (1, 5), (2, 7), (3, 6)."""
     task = tiny.task()
     assert task.tests["base"].dataset.labels[task.tests["base"].images].tolist() == [1, 2, 3, 5, 6, 7] * 2
-    wrong = predictions(task, base=[(0, 1, 2), (1, 5, 7), ()], novel=[(0,), (0, 1), ()], validation=[(3,), (), (2, 4)])
-    clients = client_accuracies(task, wrong)
-    assert clients == [
-        {"local": 75.0, "base": 75.0, "novel": 50.0},  # of 4 own images (0, 3, 6, 9) one is wrong
-        {"local": 25.0, "base": 75.0, "novel": 0.0},  # own: 1, 5, 7, 11
-        {"local": 100.0, "base": 100.0, "novel": 100.0},
-    ]
+    found = correct(task, base=[(0, 1, 2), (1, 5, 7), ()], novel=[(0,), (0, 1), ()], validation=[(3,), (), (2, 4)])
+    clients = accuracies(task, task.clients, found)
+    assert clients["local"].tolist() == [75.0, 25.0, 100.0]  # own: 0, 3, 6, 9; 1, 5, 7, 11; the others
+    assert clients["base"].tolist() == [75.0, 75.0, 100.0]
+    assert clients["novel"].tolist() == [50.0, 0.0, 100.0]
+    assert clients["validation_local"].tolist() == [50.0, 100.0, 0.0]
+    assert clients["validation_base"] == pytest.approx([500 / 6, 100, 400 / 6])
     means = summary(clients)
     assert (means["local"], means["base"], means["novel"]) == pytest.approx((200 / 3, 250 / 3, 50.0))
     assert means["hm"] == pytest.approx(float(harmonic(*(Fraction(n) for n in ("200/3", "250/3", "50")))))
-    validation = validation_accuracies(task, wrong)
-    assert validation["validation_local"] == pytest.approx((50 + 100 + 0) / 3)
-    assert validation["validation_base"] == pytest.approx(100 * (5 + 6 + 4) / 18)
+    second = accuracies(task, task.clients[1:], {name: rows[1:] for name, rows in found.items()})
+    assert second["local"].tolist() == [25.0, 100.0]
 
 
 @settings(max_examples=30)
 @given(wrong=st.sets(st.integers(0, 11)))
-def test_for_equal_splits_a_shared_prompt_has_local_equal_to_base(wrong):
+def test_for_equal_splits_one_model_has_local_equal_to_base(wrong):
+    """Whether it is given once for all clients, or for each of them."""
     task = tiny.task()
     places = tuple(sorted(wrong))
-    same = predictions(task, base=[places] * 3, novel=[()] * 3)
-    means = summary(client_accuracies(task, same))
-    assert means["local"] == pytest.approx(means["base"])
-    assert means["base"] == pytest.approx(100 * (12 - len(wrong)) / 12)
-    shared = shared_accuracies(task, {name: rows[:1] for name, rows in same.items()})
-    assert (shared["local"], shared["base"]) == (pytest.approx(means["local"]), pytest.approx(means["base"]))
+    for rows in (1, 3):
+        same = correct(task, base=[places] * rows, novel=[()] * rows, validation=[()] * rows)
+        means = summary(accuracies(task, task.clients, same))
+        assert means["local"] == pytest.approx(means["base"])
+        assert means["base"] == pytest.approx(100 * (12 - len(wrong)) / 12)
 
 
 def test_own_images_cover_the_base_set_once():
-    own = own_images(tiny.task(), "base")
+    task = tiny.task()
+    own = own_images(task, task.clients, "base")
     assert np.sum(own, axis=0).tolist() == [1] * 12
 
 
@@ -116,37 +109,101 @@ def counting(text):
     return SimpleNamespace(encode=encode, calls=calls)
 
 
-def evaluated(method, clients, backbone, workers):
+def evaluated(method, clients, backbone, workers=None, lend=list):
+    """The evaluation of as many clients as there are private parts, all with the classes of the tiny task's."""
     data = tiny.data(backbone)
+    three = data.task.clients
+    data = replace(
+        data, task=replace(data.task, clients=tuple(replace(three[i % 3], id=i) for i in range(len(clients))))
+    )
     frozen = Frozen(backbone.template_features(method.template, tiny.NAMES), backbone.logit_scale)
-    tokens = backbone.class_tokens(tiny.NAMES)
-    return data, frozen, evaluate(method, clients, data.task, data.tests, tokens, frozen, workers)
+    evaluator = Evaluator(method, data.task, data.tests, backbone.class_tokens(tiny.NAMES), frozen)
+    private = lend(params.private for params in clients)
+    return data, evaluator(1, clients[0].shared, private, workers or Workers(backbone.text, 1))
 
 
-def test_equal_contexts_are_encoded_once(backbone):
-    counter = counting(backbone.text)
-    p_G, U, V = torch.randn(3, 128), torch.randn(3, 2), torch.randn(2, 128)
-    clients = [
-        Params({"p_G": p_G}, {"U": U, "V": V}),
-        Params({"p_G": p_G.clone()}, {"U": U.clone(), "V": V.clone()}),
-        Params({"p_G": p_G}, {"U": 2 * U, "V": V}),
+def many(count, seed=0):
+    """Clients of FedPGP with a global prompt and private parts of their own."""
+    rng = torch.Generator().manual_seed(seed)
+    p_G = torch.randn(3, 128, generator=rng)
+    return [
+        Params({"p_G": p_G}, {"U": torch.randn(3, 2, generator=rng), "V": torch.randn(2, 128, generator=rng)})
+        for _ in range(count)
     ]
-    evaluated(FedPGP(context_length=3, bottleneck=2), clients, backbone, Workers(counter.encode, 1))
-    assert counter.calls == [1, 1, 1]  # p_G, and two personal prompts
+
+
+def test_equal_contexts_are_encoded_once(backbone, monkeypatch):
+    monkeypatch.setattr(evaluate, "GROUP", 4)
+    counter = counting(backbone.text)
+    one, two, _ = many(3)
+    twin = Params(one.shared, {name: tensor.clone() for name, tensor in one.private.items()})
+    evaluated(FEDPGP, [one, twin, two], backbone, Workers(counter.encode, 1))
+    assert counter.calls == [1, 2]  # p_G, which the shared part alone needs too, and two personal prompts
     counter.calls.clear()
-    evaluated(PromptFL(context_length=3), [Params({"p_G": p_G}, {})] * 4, backbone, Workers(counter.encode, 1))
+    evaluated(PromptFL(context_length=3), [Params(one.shared, {})] * 4, backbone, Workers(counter.encode, 1))
     assert counter.calls == [1]
+
+
+def test_in_chunks_every_context_is_read_once(backbone, monkeypatch):
+    monkeypatch.setattr(evaluate, "CHUNK", 3)
+    monkeypatch.setattr(evaluate, "GROUP", 2)
+    counter = counting(backbone.text)
+    evaluated(FEDPGP, many(7), backbone, Workers(counter.encode, 1))
+    assert counter.calls == [1, 2, 1, 2, 1, 1]  # p_G; then chunks of three, three and one client
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7])
+def test_the_size_of_the_chunks_does_not_matter(backbone, chunk, monkeypatch):
+    _, whole = evaluated(FEDPGP, many(7), backbone)
+    monkeypatch.setattr(evaluate, "CHUNK", chunk)
+    _, found = evaluated(FEDPGP, many(7), backbone)
+    for kind in ("clients", "correct"):
+        for name, values in getattr(whole, kind).items():
+            assert (getattr(found, kind)[name] == values).all()
+    assert found.shared == whole.shared
+    assert found.diagnostics == pytest.approx(whole.diagnostics, abs=1e-6)
+
+
+def test_features_that_are_not_finite_stop_the_run(backbone):
+    clients = many(3)
+    clients[1].private["U"][0, 0] = torch.inf
+    with pytest.raises(
+        TrainingError, match=r"client 1 are not finite after round 1: change the settings of \[fedpgp\]"
+    ):
+        evaluated(FEDPGP, clients, backbone)
+
+
+def test_private_parts_are_held_a_chunk_at_a_time(backbone, monkeypatch):
+    monkeypatch.setattr(evaluate, "CHUNK", 2)
+    held, most = WeakSet(), []
+
+    class Lent(list):
+        """Private parts that are made when they are asked for."""
+
+        def __getitem__(self, client):
+            private = dict(super().__getitem__(client), U=torch.randn(3, 2))
+            held.add(private["U"])
+            most.append(len(held))
+            return private
+
+    evaluated(FEDPGP, many(9), backbone, lend=Lent)
+    assert len(most) == 1 + 9  # one for the shared part alone
+    assert max(most) <= 4  # two of this chunk and two of the last, or that one
 
 
 def test_each_softmax_runs_over_the_classes_of_its_test_set(backbone):
     """Novel: the nearest of the novel names, though a base name may be nearer; Base: only base names."""
     method, clients = PromptFL(context_length=3), [Params({"p_G": torch.randn(3, 128)}, {})]
-    data, _, found = evaluated(method, clients, backbone, Workers(backbone.text, 1))
+    data, found = evaluated(method, clients, backbone)
     text = backbone.text(method.prompts(clients[0]), backbone.class_tokens(tiny.NAMES))[0]
     outside = Counter()
-    for name, classes in {"base": tiny.BASE, "novel": tiny.NOVEL, "validation": tiny.BASE}.items():
+    for name, test in evaluation_sets(data.task).items():
         cosines = data.tests[name] @ text.T
-        expected = [max(range(len(classes)), key=lambda column: row[classes[column]]) for row in cosines]
-        assert found.clients[name].tolist() == found.shared[name].tolist() == [expected]
-        outside[name] = sum(int(row.argmax()) not in classes for row in cosines)
+        expected = [max(range(len(test.classes)), key=lambda c: row[test.classes[c]]) for row in cosines]
+        right = np.array(expected) == test.targets
+        assert found.clients[name if name != "validation" else "validation_base"] == pytest.approx(100 * right.mean())
+        if name != "validation":
+            assert (tiny.bools(found.correct[name], len(right)) == right).all()
+            assert found.shared[name] == pytest.approx(100 * right.mean())
+        outside[name] = sum(int(row.argmax()) not in test.classes for row in cosines)
     assert outside["novel"] > 0 and outside["base"] > 0  # so the set of columns decides

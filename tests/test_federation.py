@@ -43,12 +43,12 @@ def recorded(backbone, method=METHOD, data=None, **changes):
 
 
 def everything(rounds):
-    """All parameters and predictions of all rounds, as bytes."""
+    """All parameters, accuracies and outcomes of all rounds, as bytes."""
     return [
         (
             tiny.bits(r.shared),
             [tiny.bits(own) for own in r.private],
-            {name: rows.tobytes() for name, rows in r.evaluation.clients.items()},
+            {name: rows.tobytes() for name, rows in [*r.evaluation.clients.items(), *r.evaluation.correct.items()]},
         )
         for r in rounds
     ]
@@ -168,12 +168,13 @@ def test_an_absent_client_predicts_with_the_new_global_prompt_and_its_old_privat
     def predicted(shared, private):
         params = Params(shared, private)
         text = backbone.text(method.prompts(params), tokens)
-        return method.predict(params, text, data.tests["base"], frozen).argmax(-1).tolist()
+        test = data.task.tests["base"]
+        return (method.predict(params, text, data.tests["base"], frozen).argmax(-1).numpy() == test.targets).tolist()
 
     stale = forgotten = 0
     for before, after, client in absences(found):
         expected = predicted(after.shared, before.private[client])
-        assert after.evaluation.clients["base"][client].tolist() == expected
+        assert tiny.bools(after.evaluation.correct["base"], len(expected))[client].tolist() == expected
         stale += expected != predicted(before.shared, before.private[client])
         forgotten += expected != predicted(after.shared, found[0].private[client])
     assert stale > 0 and forgotten > 0  # the old global prompt, or the first U and V, would have been noticed

@@ -1,16 +1,20 @@
 """Small data and short runs that several test files share."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from fedpgp.config import FederationConfig
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.tasks import Client, EvaluationSet, Task
-from fedpgp.federation.client import LocalTraining
-from fedpgp.federation.rounds import Data, Schedule, federate
+from fedpgp.evaluate import Evaluation
+from fedpgp.federation.rounds import Data, federate, private_parts
+from fedpgp.federation.state import State
 from fedpgp.randomness import generator
 from fedpgp.workers import Workers
 
@@ -101,20 +105,34 @@ def data(backbone, train=None, **changes) -> Data:
     )
 
 
-TRAINING = {"local_epochs": 2, "batch_size": 4, "momentum": 0.9, "weight_decay": 5e-4}
-SCHEDULE = {"rounds": 2, "participation": 1.0, "everyone_first": False, "independent_private": False}
+SETTINGS = {"rounds": 2, "local_epochs": 2, "batch_size": 4, "momentum": 0.9, "weight_decay": 5e-4}
 
 
-def schedule(**changes) -> Schedule:
-    """Two rounds of everybody, two epochs in batches of four, with some of it changed."""
-    training = LocalTraining(**{name: changes.pop(name, value) for name, value in TRAINING.items()})
-    return Schedule(**{**SCHEDULE, **changes}, training=training)
+@dataclass(frozen=True)
+class Round:
+    """The state after a round; private: the private part of every client, those that never took part included."""
+
+    number: int
+    shared: Mapping[str, torch.Tensor]
+    private: Sequence[Mapping[str, torch.Tensor]]
+    evaluation: Evaluation
+    record: Mapping
 
 
-def run(method, backbone, data_=None, seed=0, workers=None, **changes) -> list:
-    """All rounds of a federation in this process."""
-    workers = workers or Workers(backbone.text, 1)
-    return list(federate(method, data_ or data(backbone), backbone, schedule(**changes), seed, workers))
+def run(method, backbone, data_=None, seed=0, workers=None, state=None, **changes) -> list[Round]:
+    """All rounds of a federation in this process: two of everybody, two epochs in batches of four, or as changed."""
+    found, settings = data_ or data(backbone), FederationConfig(**{**SETTINGS, **changes})
+    state = state or State.create()
+    private = private_parts(method, found.task, backbone, settings, seed, state)
+    return [
+        Round(record["round"], state.shared(), list(private), state.evaluation(), record)
+        for record in federate(method, found, backbone, settings, seed, workers or Workers(backbone.text, 1), state)
+    ]
+
+
+def bools(correct, images: int) -> np.ndarray:
+    """[clients, images] from what an evaluation keeps in bits."""
+    return np.unpackbits(correct, axis=1, count=images).astype(bool)
 
 
 def order(seed: int, round_number: int, client: int, images: int, epochs: int) -> list:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedpgp.config import ExperimentConfig, load_config
     from fedpgp.errors import FedPGPError
-    from fedpgp.experiment import compare, run
+    from fedpgp.experiment import compare, resume, run
     from fedpgp.results import Comparison, Run, load_comparison, load_run
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ __all__ = [
     "load_comparison",
     "load_config",
     "load_run",
+    "resume",
     "run",
 ]
 
@@ -34,6 +35,7 @@ _HOMES = {
     "load_config": "config",
     "FedPGPError": "errors",
     "compare": "experiment",
+    "resume": "experiment",
     "run": "experiment",
     "Comparison": "results",
     "Run": "results",

@@ -79,6 +79,9 @@ class FederationConfig:
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD, new in each round (authors' script)")
     weight_decay: float = Field(default=5e-4, ge=0, le=1e3, description="(authors' script)")
+    eval_every: int = Field(
+        default=1, ge=1, description="evaluate after every n-th round; the last always (authors' code: 1)"
+    )
 
 
 SECTIONS: dict[str, type] = {

@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Iterable
-from pathlib import Path
 
 
 class FedPGPError(Exception):
@@ -25,16 +24,12 @@ class OutputError(FedPGPError):
     """Results that cannot be written or read."""
 
 
+class InUseError(OutputError):
+    """A run that another process works on."""
+
+
 class TrainingError(FedPGPError):
     """Local training that cannot go on."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C came in the middle of an experiment. saved: the directory that holds what was finished, if any."""
-
-    def __init__(self, saved: Path | None):
-        super().__init__()
-        self.saved = saved
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

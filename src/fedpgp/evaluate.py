@@ -3,6 +3,7 @@
 Letters: N clients, K contexts, C classes, D feature width, n images of a test set.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, harmonic_mean
@@ -14,23 +15,30 @@ from torch import Tensor
 
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens
-from fedpgp.data.tasks import EvaluationSet, Task
+from fedpgp.data.tasks import Client, EvaluationSet, Task
+from fedpgp.errors import TrainingError
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.workers import Workers
 
-Predictions = Mapping[str, NDArray[np.int16]]  # test set -> [N, n] predicted columns of its softmax
+CHUNK = 32  # clients evaluated at a time, so that memory does not grow with their number
+GROUP = 1  # contexts in a call of the text encoder; fixed, so that the number of workers does not change a bit
+
+Correct = Mapping[str, NDArray[np.bool_]]  # test set -> [clients, n], which images each of some clients gets right
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the clients' models, and the shared part alone, predict.
+    """How the clients' models, and the shared part alone, do on every test set.
 
-    shared: the same with N = 1, or None where a method's shared part predicts nothing by itself.
+    clients: [N] percent, by the names of `accuracies`.
+    correct: by test set, [N, ⌈n/8⌉] which images each client gets right, eight in a byte (np.packbits).
+    shared: means over the clients' classes, HM and CM, or None where a method's shared part predicts nothing by itself.
     diagnostics: means over the clients.
     """
 
-    clients: Predictions
-    shared: Predictions | None
+    clients: Mapping[str, NDArray[np.float64]]
+    correct: Mapping[str, NDArray[np.uint8]]
+    shared: Mapping[str, float] | None
     diagnostics: Mapping[str, float]
 
 
@@ -39,115 +47,178 @@ def evaluation_sets(task: Task) -> dict[str, EvaluationSet]:
     return {**task.tests, "validation": task.validation}
 
 
-def evaluate(
-    method: Method,
-    clients: Sequence[Params],
-    task: Task,
-    features: Mapping[str, Tensor],
-    tokens: ClassTokens,
-    frozen: Frozen,
-    workers: Workers,
-) -> Evaluation:
-    """Lets every client's model, and the shared part alone, classify every test set.
+@dataclass(frozen=True)
+class _Softmax:
+    """Test sets with the same classes, so that one product serves them all; images: [n, D] of one after the other."""
 
-    clients: the parameters of each client; features: [n, D] for each of `evaluation_sets(task)`; tokens and frozen: of
-    every class name of the task.
+    sets: Mapping[str, slice]
+    classes: Tensor
+    targets: NDArray[np.int64]
+    images: Tensor
+    frozen: Frozen
+
+
+class Evaluator:
+    """Evaluates the clients of one task; what no round changes is prepared once.
+
+    features: [n, D] for each of `evaluation_sets(task)`; tokens and frozen: of every class name of the task.
     """
-    shared = method.without_private(clients[0])
-    everybody = [*clients, *([shared] if shared is not None else [])]
-    texts = _encode([method.prompts(params) for params in everybody], tokens, workers)
-    predicted = {
-        name: np.stack(
-            [
-                _classify(method, params, text, test, features[name], frozen)
-                for params, text in zip(everybody, texts, strict=True)
-            ]
+
+    def __init__(self, method: Method, task: Task, features: Mapping[str, Tensor], tokens: ClassTokens, frozen: Frozen):
+        self._method, self._task, self._tokens = method, task, tokens
+        together: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for name, test in evaluation_sets(task).items():
+            together[test.classes].append(name)
+        self._softmaxes = [self._softmax(names, classes, features, frozen) for classes, names in together.items()]
+        self._base = torch.tensor(task.base, device=tokens.end.device)
+        self._base_frozen = frozen.select(task.base)
+
+    def _softmax(
+        self, names: Sequence[str], classes: Sequence[int], features: Mapping[str, Tensor], frozen: Frozen
+    ) -> _Softmax:
+        tests = evaluation_sets(self._task)
+        ends = np.cumsum([0, *(len(tests[name].images) for name in names)]).tolist()
+        return _Softmax(
+            sets={name: slice(*ends[i : i + 2]) for i, name in enumerate(names)},
+            classes=torch.tensor(classes, device=self._tokens.end.device),
+            targets=np.concatenate([tests[name].targets for name in names]),
+            images=torch.cat([features[name] for name in names]),
+            frozen=frozen.select(classes),
         )
-        for name, test in evaluation_sets(task).items()
-    }
-    base = list(task.base)
-    figures = [method.diagnostics(text[:, base], frozen.select(base)) for text in texts[: len(clients)]]
-    return Evaluation(
-        clients={name: rows[: len(clients)] for name, rows in predicted.items()},
-        shared=None if shared is None else {name: rows[len(clients) :] for name, rows in predicted.items()},
-        diagnostics={name: fmean(figure[name] for figure in figures) for name in figures[0]},
-    )
+
+    @torch.no_grad()
+    def __call__(
+        self, round_number: int, shared: Mapping[str, Tensor], private: Sequence[Mapping[str, Tensor]], workers: Workers
+    ) -> Evaluation:
+        """Lets every client's model, and the shared part alone, classify every test set after a round.
+
+        private: the private part of each client; it may read them from a disk when they are asked for.
+        Raises TrainingError, naming client and round, where text features are not finite.
+        """
+        task, texts = self._task, _Texts(self._tokens, workers)
+        alone = self._method.without_private(Params(shared, private[0]))
+        alone_correct = None if alone is None else self._classify([alone], texts([self._method.prompts(alone)]))
+        correct: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
+        clients: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+        of_shared: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+        diagnostics: dict[str, list[float]] = defaultdict(list)
+        for start in range(0, len(task.clients), CHUNK):
+            chunk = task.clients[start : start + CHUNK]
+            models = [Params(shared, private[client.id]) for client in chunk]
+            read = texts([self._method.prompts(params) for params in models])
+            found = self._classify(models, read)
+            for name in task.tests:
+                correct[name].append(np.packbits(found[name], axis=1))
+            _extend(clients, accuracies(task, chunk, found))
+            if alone_correct is not None:
+                _extend(of_shared, accuracies(task, chunk, alone_correct))
+            for client, text in zip(chunk, read, strict=True):
+                if not torch.isfinite(text).all():
+                    raise TrainingError(
+                        f"the text features of client {client.id} are not finite after round {round_number}:"
+                        f" change the settings of [{self._method.name}], most often to a lower learning_rate"
+                    )
+                for name, figure in self._method.diagnostics(text[:, self._base], self._base_frozen).items():
+                    diagnostics[name].append(figure)
+        return Evaluation(
+            clients={name: np.concatenate(parts) for name, parts in clients.items()},
+            correct={name: np.concatenate(parts) for name, parts in correct.items()},
+            shared=None
+            if alone is None
+            else summary({name: np.concatenate(parts) for name, parts in of_shared.items()}),
+            diagnostics={name: fmean(figures) for name, figures in diagnostics.items()},
+        )
+
+    def _classify(self, models: Sequence[Params], texts: Sequence[Tensor]) -> Correct:
+        found: dict[str, list[NDArray[np.bool_]]] = defaultdict(list)
+        for params, text in zip(models, texts, strict=True):
+            for softmax in self._softmaxes:
+                logits = self._method.predict(params, text[:, softmax.classes], softmax.images, softmax.frozen)
+                right = logits.argmax(-1).cpu().numpy() == softmax.targets
+                for name, part in softmax.sets.items():
+                    found[name].append(right[part])
+        return {name: np.stack(rows) for name, rows in found.items()}
 
 
-def _classify(
-    method: Method, params: Params, text: Tensor, test: EvaluationSet, images: Tensor, frozen: Frozen
-) -> NDArray[np.int16]:
-    classes = list(test.classes)
-    logits = method.predict(params, text[:, classes], images, frozen.select(classes))
-    return logits.argmax(-1).cpu().numpy().astype(np.int16)
+class _Texts:
+    """Text features of many models, a chunk at a time; contexts of the chunk or the one before are encoded once.
+
+    So the global context, which every model reads, is encoded once in an evaluation.
+    """
+
+    def __init__(self, tokens: ClassTokens, workers: Workers):
+        self._tokens, self._workers = tokens, workers
+        self._known: dict[bytes, Tensor] = {}
+
+    def __call__(self, prompts: Sequence[Tensor]) -> list[Tensor]:
+        """Text features [K, C, D] for the prompts [K, M, d] of each model."""
+        keys = [[_key(row) for row in rows] for rows in prompts]
+        wanted = {
+            key: row
+            for of_model, rows in zip(keys, prompts, strict=True)
+            for key, row in zip(of_model, rows, strict=True)
+        }
+        known = {key: self._known[key] for key in wanted if key in self._known}
+        new = [key for key in wanted if key not in known]
+        groups = [new[start : start + GROUP] for start in range(0, len(new), GROUP)]
+        jobs = [(torch.stack([wanted[key] for key in group]), self._tokens) for group in groups]
+        for group, encoded in zip(groups, self._workers.map(_encode, jobs), strict=True):
+            known.update(zip(group, encoded, strict=True))
+        self._known = known
+        nothing = torch.empty(0, len(self._tokens), 0, device=self._tokens.end.device)
+        return [torch.stack([known[key] for key in of_model]) if of_model else nothing for of_model in keys]
 
 
-def _encode(prompts: Sequence[Tensor], tokens: ClassTokens, workers: Workers) -> list[Tensor]:
-    """Text features [K, C, D] for the prompts [K, M, d] of each of several models; equal contexts are encoded once."""
-    contexts = {row.cpu().numpy().tobytes(): row for rows in prompts for row in rows}
-    encoded = workers.map(_encode_one, [(row, tokens) for row in contexts.values()])
-    features = dict(zip(contexts, encoded, strict=True))
-    return [
-        torch.stack([features[row.cpu().numpy().tobytes()] for row in rows])
-        if len(rows)
-        else torch.empty(0, len(tokens), 0)
-        for rows in prompts
-    ]
+def _key(context: Tensor) -> bytes:
+    """The bits of a context, whatever its precision."""
+    return context.contiguous().cpu().view(torch.uint8).numpy().tobytes()
 
 
-def _encode_one(text: TextEncoder, job: tuple[Tensor, ClassTokens]) -> Tensor:
-    context, tokens = job
+def _encode(text: TextEncoder, job: tuple[Tensor, ClassTokens]) -> Tensor:
+    contexts, tokens = job
     with torch.no_grad():
-        return text(context[None], tokens)[0]
+        return text(contexts, tokens)
 
 
-def client_accuracies(task: Task, predictions: Predictions) -> list[dict[str, float]]:
-    """Local, Base, Novel (and Unseen) of each client, in percent.
+def _extend(columns: dict[str, list[NDArray[np.float64]]], found: Mapping[str, NDArray[np.float64]]) -> None:
+    for name, values in found.items():
+        columns[name].append(values)
+
+
+def accuracies(task: Task, clients: Sequence[Client], correct: Correct) -> dict[str, NDArray[np.float64]]:
+    """Local, Base, Novel (and Unseen) of some clients, in percent, and Local and Base on the validation images.
 
     Local: the test images of the client's own classes. Base: those of all base classes. In both the softmax runs over
     all base classes. Novel: the novel classes with only their names in the softmax.
+
+    correct: [clients, n] of each test set, or [1, n] of one model for all of them.
     """
-    correct = {name: predictions[name] == test.targets for name, test in evaluation_sets(task).items()}
-    figures = []
-    for row, own in enumerate(own_images(task, "base")):
-        figure = {"local": percent(correct["base"][row, own])}
-        figure |= {name: percent(correct[name][row]) for name in task.tests}
-        figures.append(figure)
-    return figures
 
+    def local(name: str) -> NDArray[np.float64]:
+        own = own_images(task, clients, name)
+        return 100 * (correct[name] & own).sum(1) / own.sum(1)
 
-def shared_accuracies(task: Task, predictions: Predictions) -> dict[str, float]:
-    """The same for the shared part alone; its Local is the mean over the clients' classes."""
-    correct = predictions["base"][0] == task.tests["base"].targets
-    figure = {"local": fmean(percent(correct[own]) for own in own_images(task, "base"))}
-    return figure | {name: percent(predictions[name][0] == test.targets) for name, test in task.tests.items()}
+    def overall(name: str) -> NDArray[np.float64]:
+        return np.broadcast_to(100 * correct[name].mean(1), len(clients))
 
-
-def validation_accuracies(task: Task, predictions: Predictions) -> dict[str, float]:
-    """Mean Local and Base on the validation images."""
-    correct = predictions["validation"] == task.validation.targets
-    own = own_images(task, "validation")
     return {
-        "validation_local": fmean(percent(correct[row, mine]) for row, mine in enumerate(own)),
-        "validation_base": fmean(percent(row) for row in correct),
+        "local": local("base"),
+        **{name: overall(name) for name in task.tests},
+        "validation_local": local("validation"),
+        "validation_base": overall("validation"),
     }
 
 
-def own_images(task: Task, name: str) -> list[NDArray[np.bool_]]:
-    """For each client, which images of a test set are of its own classes."""
+def own_images(task: Task, clients: Sequence[Client], name: str) -> NDArray[np.bool_]:
+    """[clients, n]: which images of a test set are of each client's own classes."""
     test = evaluation_sets(task)[name]
     labels = test.dataset.labels[test.images]
-    return [np.isin(labels, client.classes) for client in task.clients]
+    return np.stack([np.isin(labels, client.classes) for client in clients])
 
 
-def percent(correct: NDArray[np.bool_]) -> float:
-    """The share of true entries, in percent."""
-    return 100 * float(np.mean(correct))
-
-
-def summary(clients: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the clients, with HM and CM."""
-    return combined({name: fmean(client[name] for client in clients) for name in clients[0]})
+def summary(clients: Mapping[str, Sequence[float] | NDArray[np.float64]]) -> dict[str, float]:
+    """Means over the clients of all figures, with HM and CM."""
+    return combined({name: fmean(values) for name, values in clients.items()})
 
 
 def combined(means: Mapping[str, float]) -> dict[str, float]:

@@ -1,9 +1,8 @@
 """Puts the pieces together: config -> results."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,15 +14,34 @@ from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import source_features
 from fedpgp.data.sources import Source, load_source
 from fedpgp.data.tasks import Task, base_to_novel
-from fedpgp.errors import ConfigError, Interrupted
+from fedpgp.errors import ConfigError
 from fedpgp.evaluate import evaluation_sets
-from fedpgp.federation.client import LocalTraining
-from fedpgp.federation.rounds import Data, Round, Schedule, federate
+from fedpgp.federation.rounds import Data, federate, private_parts
+from fedpgp.federation.state import FILE, State, remove
+from fedpgp.files import write_json
 from fedpgp.methods import METHODS, Params, find_method
-from fedpgp.record import figures, outcomes, prompts, provenance
+from fedpgp.origin import begin, begun_config, check_origin, origin
+from fedpgp.record import Prompts, figures, outcomes
 from fedpgp.report.comparison import write_comparison
-from fedpgp.results import Comparison, Run, check_output, new_directory, write_run
+from fedpgp.results import (
+    PLAN,
+    Comparison,
+    Run,
+    cells,
+    check_output,
+    headline,
+    is_compared,
+    is_unfinished,
+    load_comparison,
+    load_run,
+    planned,
+    run_directory,
+    write_run,
+    writing,
+)
 from fedpgp.workers import Workers
+
+Cells = Mapping[tuple[str, int], Path | None]  # method and seed -> run directory, if results are written
 
 
 class Reporter(Protocol):
@@ -73,20 +91,19 @@ def run(
     skip_bad_images: bool = False,
     reporter: Reporter | None = None,
 ) -> Run:
-    """Runs one method with one seed.
+    """Runs one method with one seed. After Ctrl-C, a kill or an error, `resume(output)` goes on.
 
     Args:
         method: a name that `fedpgp methods` lists.
         config: an ExperimentConfig or a TOML file; None takes the recipe of the embedded benchmark.
         changes: "section.key=value" on top of the file.
-        output: the run directory to write; None writes nothing. force: replace it if it exists.
+        output: the run directory, written from the first round on; None writes nothing. force: replace it.
         workers: processes; any number gives the same result. More than one needs `if __name__ == "__main__":`.
         cache: directory of image features; None takes the user's cache directory.
         skip_bad_images: go on without the images that do not decode, which are told to the reporter.
 
     Raises:
         FedPGPError: before any work where the method, the config, the data or the output do not fit.
-        Interrupted: a KeyboardInterrupt; the rounds that were finished have been written to `output`.
 
     >>> run("fedpgp", seed=0, changes=["fedpgp.mu=1.0"]).results["final"]["local"]  # doctest: +SKIP
     """
@@ -97,11 +114,10 @@ def run(
     if directory is not None:
         check_output(directory, force)
     with _laboratory(settings, [method], [seed], workers, cache, skip_bad_images, reporter) as laboratory:
-        result = _run(laboratory, method, seed)
-    if directory is not None:
-        result.save(directory, force)
-    if not result.finished:
-        raise Interrupted(directory)
+        if directory is not None:
+            with run_directory(directory, force) as scratch:
+                begin(scratch, _origin(laboratory, method, seed))
+        (result,) = _work(laboratory, {(method, seed): directory})
     return result
 
 
@@ -120,8 +136,8 @@ def compare(
 ) -> Comparison:
     """Runs several methods on the same tasks: the same clients, shots and order of the images for equal seeds.
 
-    methods: None takes all. seeds: a number n means 0 … n−1. The rest as in `run`. After Ctrl-C, or an error in the
-    middle, what was finished is written to `output` before the exception goes on.
+    methods: None takes all. seeds: a number n means 0 … n−1. The rest as in `run`. What was finished before Ctrl-C, a
+    kill or an error is in `output`, and `resume(output)` goes on from there.
     """
     names = [methods] if isinstance(methods, str) else list(dict.fromkeys(METHODS if methods is None else methods))
     if not names:
@@ -137,29 +153,58 @@ def compare(
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
-    runs: list[Run] = []
-    try:
-        with _laboratory(settings, names, chosen, workers, cache, skip_bad_images, reporter) as laboratory:
-            for seed in chosen:
-                for name in names:
-                    runs.append(_run(laboratory, name, seed))
-                    if not runs[-1].finished:
-                        raise KeyboardInterrupt
-    except KeyboardInterrupt as interruption:
-        raise Interrupted(directory if runs else None) from interruption
-    finally:
-        if directory is not None and runs:
-            _write(Comparison(runs), directory, force)
-    return Comparison(runs)
+    with _laboratory(settings, names, chosen, workers, cache, skip_bad_images, reporter) as laboratory:
+        if directory is not None:
+            with run_directory(directory, force) as scratch:
+                write_json(scratch / PLAN, {"methods": names, "seeds": chosen})
+                for (name, seed), cell in planned(scratch, names, chosen).items():
+                    cell.mkdir(parents=True)
+                    begin(cell, _origin(laboratory, name, seed))
+            planned_cells: Cells = planned(directory, names, chosen)
+        else:
+            planned_cells = {(name, seed): None for seed in chosen for name in names}
+        runs = _work(laboratory, planned_cells)
+    return _compared(runs, directory)
 
 
-def _write(comparison: Comparison, output: Path, force: bool) -> None:
-    with new_directory(output, force) as scratch:
-        for result in comparison.runs:
-            directory = scratch / result.method / f"seed-{result.seed}"
-            directory.mkdir(parents=True)
-            write_run(result, directory)
-        write_comparison(comparison, scratch)
+def resume(
+    directory: Path | str,
+    *,
+    workers: int = 1,
+    cache: Path | str | None = None,
+    skip_bad_images: bool = False,
+    reporter: Reporter | None = None,
+) -> Comparison:
+    """Goes on with what `run` or `compare` left unfinished in a directory, to the same bytes as if never stopped.
+
+    Finished runs are kept as they are; where all are finished nothing is done. A run's own directory is a comparison of
+    one. Raises OutputError where the directory holds no run, where its config, checkpoint, images or state are not
+    those that it was begun with, and where another process works on it.
+    """
+    directory = Path(directory)
+    found = cells(directory)
+    todo = {cell: path for cell, path in found.items() if is_unfinished(path)}
+    if not todo:
+        for path in found.values():
+            remove(path / FILE)  # a kill may have come between the last file and this
+        if is_compared(directory):
+            (reporter or Silent()).notice(f"{directory} is finished: nothing to resume")
+            return load_comparison(directory)
+        return _compared([load_run(path) for path in found.values()], directory)
+    config = begun_config(list(todo.values()))
+    names, seeds = (list(dict.fromkeys(keys)) for keys in zip(*todo, strict=True))
+    with _laboratory(config, names, seeds, workers, cache, skip_bad_images, reporter) as laboratory:
+        runs = _work(laboratory, found)
+    return _compared(runs, directory)
+
+
+def _compared(runs: Sequence[Run], directory: Path | None) -> Comparison:
+    """The comparison of some runs, written where it has a directory of its own."""
+    comparison = Comparison(runs)
+    if directory is not None and (directory / PLAN).exists():
+        with writing(directory, f"free space, then go on with --resume {directory}"):
+            write_comparison(comparison, directory)
+    return comparison
 
 
 def _check_seed(seed: int) -> None:
@@ -187,7 +232,7 @@ def _laboratory(
 ) -> Iterator[Laboratory]:
     """Prepares what all runs share, after checking everything that can be checked without work."""
     if workers < 1:
-        raise ConfigError(f"workers must be 1 or more, got {workers}")
+        raise ConfigError(f"workers must be 1 or more, got {workers}; without --workers every core has one")
     directory = cache_directory(cache)
     check_cache(directory)
     source = load_source(config.data.source)
@@ -243,52 +288,52 @@ def _check_context(config: ExperimentConfig, name: str, backbone: Backbone, task
         )
 
 
-def _run(laboratory: Laboratory, name: str, seed: int) -> Run:
-    """Runs one method; after Ctrl-C, the rounds that were finished, if any."""
-    config, reporter, workers = laboratory.config, laboratory.reporter, laboratory.workers
-    method, task = config.methods[name], laboratory.tasks[seed]
+def _origin(laboratory: Laboratory, name: str, seed: int) -> dict[str, Any]:
+    return origin(laboratory.config, name, seed, laboratory.backbone, laboratory.source)
+
+
+def _work(laboratory: Laboratory, cells: Cells) -> list[Run]:
+    """Runs what is not finished and loads what is; the states are open, and so locked, from the beginning."""
+    with ExitStack() as stack:
+        states = {}
+        for cell, path in cells.items():
+            if path is None:
+                states[cell] = stack.enter_context(State.create(origin=_origin(laboratory, *cell)))
+            elif is_unfinished(path):
+                states[cell] = stack.enter_context(State.open(path / FILE))
+                check_origin(path, states[cell], _origin(laboratory, *cell), laboratory.reporter.notice)
+        return [
+            _run(laboratory, *cell, path, states[cell]) if path is None or cell in states else load_run(path)
+            for cell, path in cells.items()
+        ]
+
+
+def _run(laboratory: Laboratory, name: str, seed: int, directory: Path | None, state: State) -> Run:
+    """Runs what is left of one run, and writes its files where it has a directory."""
+    config, reporter, backbone = laboratory.config, laboratory.reporter, laboratory.backbone
+    method, task, settings = config.methods[name], laboratory.tasks[seed], config.federation
     features = laboratory.features
     tests = {
         key: features[test.dataset.split][torch.from_numpy(test.images)] for key, test in evaluation_sets(task).items()
     }
-    settings = config.federation
-    schedule = Schedule(
-        rounds=settings.rounds,
-        participation=settings.participation,
-        everyone_first=settings.everyone_first,
-        independent_private=settings.independent_private,
-        training=LocalTraining(
-            local_epochs=settings.local_epochs,
-            batch_size=settings.batch_size,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        ),
-    )
+    data = Data(task, features["train"], tests)
     label = f"{name}, seed {seed}"
-    reporter.progress(label, 0, settings.rounds)
-    started = time.perf_counter()
-    records: list[Mapping[str, Any]] = []
-    last: Round | None = None
-    finished = False
-    try:
-        for state in federate(
-            method, Data(task, features["train"], tests), laboratory.backbone, schedule, seed, workers
-        ):
-            last = state
-            records.append(state.record)
-            shown = ", ".join(f"{key.capitalize()} {state.record[key]:.1f}" for key in ("local", "base", "novel"))
-            reporter.progress(label, len(records), settings.rounds if state.number else 1, shown)
-        finished = True
-    except KeyboardInterrupt:
-        pass
-    if last is None:
-        raise KeyboardInterrupt
-    seconds = time.perf_counter() - started
-    return Run(
+    reporter.progress(label, state.rounds(), settings.rounds)
+    for record in federate(method, data, backbone, settings, seed, laboratory.workers, state):
+        number = record["round"]
+        reporter.progress(label, number or 1, settings.rounds if number else 1, headline(record))
+    records, last = state.records(), state.evaluation()
+    result = Run(
         config=config,
-        results=figures(task, name, seed, last, records, finished, seconds),
+        results=figures(task, name, seed, records, last),
         rounds=records,
-        prompts=prompts(last),
+        prompts=Prompts(state.shared() or {}, private_parts(method, task, backbone, settings, seed, state)),
         outcomes=outcomes(task, last),
-        provenance=provenance(config, name, seed, laboratory.backbone, laboratory.source),
+        provenance=state.origin()["provenance"],
     )
+    if directory is None:
+        return replace(result, prompts=dict(result.prompts))
+    with writing(directory, f"free space, then go on with --resume {directory}"):
+        write_run(result, directory)
+    state.remove()
+    return load_run(directory)

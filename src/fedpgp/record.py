@@ -3,7 +3,7 @@
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from statistics import fmean, harmonic_mean
@@ -18,46 +18,39 @@ from fedpgp.bootstrap import Outcomes
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.sources import SPLITS, Source
 from fedpgp.data.tasks import Task
-from fedpgp.evaluate import client_accuracies, own_images, shared_accuracies, summary
-from fedpgp.federation.rounds import Round
+from fedpgp.evaluate import CHUNK, Evaluation, own_images
 
 
-def figures(
-    task: Task,
-    name: str,
-    seed: int,
-    last: Round,
-    records: Sequence[Mapping[str, Any]],
-    finished: bool,
-    seconds: float,
-) -> dict[str, Any]:
-    """The headline is the last round; beside it the mean of the last five, and the round that validation chooses."""
-    clients = client_accuracies(task, last.evaluation.clients)
-    names = list(summary(clients))
-    best = max(records, key=lambda record: harmonic_mean([record["validation_local"], record["validation_base"]]))
-    shared = last.evaluation.shared
+def figures(task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any]], last: Evaluation) -> dict[str, Any]:
+    """The headline is the last round; beside it the mean of the last five, and the round that validation chooses.
+
+    The last five, and the rounds that validation chooses from, are those that were evaluated; last: of the last round.
+    """
+    names = ["local", *task.tests, "hm", "cm"]
+    evaluated = [record for record in records if "local" in record]
+    best = max(evaluated, key=lambda record: harmonic_mean([record["validation_local"], record["validation_base"]]))
+    final = records[-1]
     return {
         "method": name,
         "seed": seed,
-        "finished": finished,
         "task": _describe(task),
-        "rounds": last.number,
-        "final": {key: last.record[key] for key in names},
-        "shared": None if shared is None else summary([shared_accuracies(task, shared)]),
-        "last_five": {key: fmean(record[key] for record in records[-5:]) for key in names},
+        "rounds": final["round"],
+        "final": {key: final[key] for key in names},
+        "shared": None if last.shared is None else {key: last.shared[key] for key in names},
+        "last_five": {key: fmean(record[key] for record in evaluated[-5:]) for key in names},
         "best_on_validation": {"round": best["round"], **{key: best[key] for key in names}},
         "clients": [
             {
                 "client": client.id,
                 "classes": [task.class_names[label] for label in client.classes],
                 "examples": len(client.train),
-                **figure,
+                **{key: float(last.clients[key][client.id]) for key in ("local", *task.tests)},
             }
-            for client, figure in zip(task.clients, clients, strict=True)
+            for client in task.clients
         ],
-        "bytes_up_per_client_round": last.record["bytes_up"],
-        "bytes_down_per_client_round": last.record["bytes_down"],
-        "seconds": round(seconds, 3),
+        "bytes_up_per_client_round": final["bytes_up"],
+        "bytes_down_per_client_round": final["bytes_down"],
+        "seconds": round(sum(record["seconds_training"] + record["seconds_evaluation"] for record in records), 3),
     }
 
 
@@ -73,21 +66,39 @@ def _describe(task: Task) -> dict[str, Any]:
     }
 
 
-def prompts(state: Round) -> dict[str, Tensor]:
-    """The trained tensors: "shared/NAME", and "private/CLIENT/NAME" for every client."""
-    tensors = {f"shared/{name}": tensor for name, tensor in state.shared.items()}
-    for client, private in enumerate(state.private):
-        tensors |= {f"private/{client}/{name}": tensor for name, tensor in private.items()}
-    return tensors
+class Prompts(Mapping[str, Tensor]):
+    """The trained tensors: "shared/NAME", and "private/CLIENT/NAME" for every client, read when they are asked for."""
+
+    def __init__(self, shared: Mapping[str, Tensor], private: Sequence[Mapping[str, Tensor]]):
+        self._shared, self._private = shared, private
+
+    def __getitem__(self, name: str) -> Tensor:
+        kind, _, rest = name.partition("/")
+        if kind == "shared":
+            return self._shared[rest]
+        client, _, key = rest.partition("/")
+        if kind != "private" or not client.isdecimal() or int(client) >= len(self._private):
+            raise KeyError(name)
+        return self._private[int(client)][key]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (f"shared/{name}" for name in sorted(self._shared))
+        for client in range(len(self._private)):
+            yield from (f"private/{client}/{name}" for name in sorted(self._private[0]))
+
+    def __len__(self) -> int:
+        return len(self._shared) + len(self._private) * len(self._private[0])
 
 
-def outcomes(task: Task, state: Round) -> Outcomes:
-    """Which test images the clients got right after a round."""
-    predicted = state.evaluation.clients
+def outcomes(task: Task, last: Evaluation) -> Outcomes:
+    """Which test images the clients got right in an evaluation."""
+    chunks = (task.clients[start : start + CHUNK] for start in range(0, len(task.clients), CHUNK))
     return Outcomes(
-        base=predicted["base"] == task.tests["base"].targets,
-        novel=predicted["novel"] == task.tests["novel"].targets,
-        own=np.stack(own_images(task, "base")),
+        base=last.correct["base"],
+        novel=last.correct["novel"],
+        own=np.concatenate([np.packbits(own_images(task, chunk, "base"), axis=1) for chunk in chunks]),
+        base_images=len(task.tests["base"].images),
+        novel_images=len(task.tests["novel"].images),
     )
 
 
@@ -104,5 +115,5 @@ def provenance(config: ExperimentConfig, name: str, seed: int, backbone: Backbon
         "packages": {package: version(package) for package in packages},
         "checkpoint": backbone.fingerprint,
         "images": {split: getattr(source, split).fingerprint for split in SPLITS},
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

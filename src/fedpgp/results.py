@@ -1,8 +1,6 @@
 """The run directory: what a run leaves behind, written whole or not at all, and read again."""
 
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +10,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -20,9 +17,11 @@ from torch import Tensor
 
 from fedpgp.bootstrap import METRICS, Difference, Outcomes, differences
 from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.errors import OutputError, nearest
-from fedpgp.methods import METHODS
+from fedpgp.errors import InUseError, OutputError, nearest
+from fedpgp.federation.state import FILE, State
+from fedpgp.files import TensorFile, new_directory, safetensors, write, write_json
 
+PLAN = "plan.json"  # of a comparison: its methods and seeds
 COLUMNS = (*METRICS, "unseen")  # of the tables, where the task has them
 
 
@@ -31,7 +30,7 @@ class Run:
     """One method with one seed: exactly what its directory holds.
 
     results: results.json; rounds: rounds.jsonl, one record per round; prompts: prompts.safetensors, "shared/NAME" and
-    "private/CLIENT/NAME"; outcomes: outcomes.safetensors; provenance: provenance.json.
+    "private/CLIENT/NAME", read when asked for; outcomes: outcomes.safetensors; provenance: provenance.json.
     """
 
     config: ExperimentConfig
@@ -50,10 +49,6 @@ class Run:
         return int(self.results["seed"])
 
     @property
-    def finished(self) -> bool:
-        return bool(self.results["finished"])
-
-    @property
     def row(self) -> dict[str, Any]:
         """The run as a row of `--json`; accuracies in percent, of the last round."""
         return {
@@ -66,34 +61,51 @@ class Run:
 
     def save(self, directory: Path, force: bool = False) -> None:
         """Writes the run directory, whole or not at all; raises OutputError if it exists and `force` is not set."""
-        with new_directory(directory, force) as scratch:
+        with run_directory(directory, force) as scratch:
+            write(scratch / "config.toml", self.config.to_toml().encode())
             write_run(self, scratch)
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """A run that was stopped and can be resumed, or that another process works on, whose progress cannot be read.
+
+    rounds: how many it is to have; record: of its last round, or None before the first.
+    """
+
+    method: str
+    seed: int
+    rounds: int
+    record: Mapping[str, Any] | None = None
+    running: bool = False
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """Several methods on one task, each with the same seeds."""
+    """Several methods on one task, each with the same seeds. runs: those that are finished."""
 
     runs: Sequence[Run]
+    unfinished: Sequence[Unfinished] = ()
 
     @cached_property
     def methods(self) -> list[str]:
         """Those with a finished run, in the order of the runs."""
-        return list(dict.fromkeys(run.method for run in self.runs if run.finished))
+        return list(dict.fromkeys(run.method for run in self.runs))
 
     @cached_property
     def seeds(self) -> list[int]:
         """Those with which every one of `methods` has finished."""
-        seeds = [{run.seed for run in self.runs if run.finished and run.method == method} for method in self.methods]
+        seeds = [{run.seed for run in self.runs if run.method == method} for method in self.methods]
         return sorted(set.intersection(*seeds)) if seeds else []
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        return [run.row for run in self.runs if run.finished]
+        return [run.row for run in self.runs]
 
     @property
-    def task(self) -> dict[str, Any]:
-        return dict(self.runs[0].results["task"])
+    def task(self) -> dict[str, Any] | None:
+        """What all runs were trained and tested on; None before one is finished."""
+        return dict(self.runs[0].results["task"]) if self.runs else None
 
     def of(self, method: str) -> list[Run]:
         """The runs of a method with `seeds`, so that methods are compared on the same tasks.
@@ -104,7 +116,7 @@ class Comparison:
             raise OutputError(
                 f"method must be one of the comparison's, got {method!r}; {nearest(method, self.methods)}"
             )
-        found = {run.seed: run for run in self.runs if run.method == method and run.finished}
+        found = {run.seed: run for run in self.runs if run.method == method}
         return [found[seed] for seed in self.seeds]
 
     def mean(self, method: str, part: str = "final") -> dict[str, tuple[float, float | None]]:
@@ -128,38 +140,41 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def write_run(run: Run, directory: Path) -> None:
-    """Writes the files of a run into an existing, empty directory."""
-    lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in run.rounds)
+    """Writes a run into a directory that has its config.toml; results.json is the last: with it the run is finished."""
+    write(directory / "rounds.jsonl", (json.dumps(record, allow_nan=False).encode() + b"\n" for record in run.rounds))
+    write(directory / "prompts.safetensors", safetensors(run.prompts))
     outcomes = {name: torch.from_numpy(getattr(run.outcomes, name)) for name in ("base", "novel", "own")}
-    for name, content in {
-        "config.toml": run.config.to_toml().encode(),
-        "results.json": _pretty(run.results),
-        "rounds.jsonl": lines.encode(),
-        "prompts.safetensors": save({name: tensor.cpu().contiguous() for name, tensor in run.prompts.items()}),
-        "outcomes.safetensors": save(outcomes),
-        "provenance.json": _pretty(run.provenance),
-    }.items():
-        (directory / name).write_bytes(content)
+    write(directory / "outcomes.safetensors", save(outcomes))
+    write_json(directory / "provenance.json", run.provenance)
+    write_json(directory / "results.json", run.results)
 
 
 def load_run(directory: str | Path) -> Run:
-    """The run that a directory holds; raises OutputError, naming the file, where it does not hold one."""
+    """The run that a directory holds; raises OutputError, naming the file, where it does not hold a finished one."""
     directory = Path(directory)
+    if is_unfinished(directory):
+        raise OutputError(f"{directory} holds a run that is not finished; go on with: {resume_command(directory)}")
     try:
         outcomes = load((directory / "outcomes.safetensors").read_bytes())
+        results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
+        images = results["task"]["images"]
         found = Run(
             config=load_config(directory / "config.toml"),
-            results=json.loads((directory / "results.json").read_text(encoding="utf-8")),
+            results=results,
             rounds=[json.loads(line) for line in (directory / "rounds.jsonl").read_text(encoding="utf-8").splitlines()],
-            prompts=load((directory / "prompts.safetensors").read_bytes()),
-            outcomes=Outcomes(**{name: tensor.numpy().astype(np.bool_) for name, tensor in outcomes.items()}),
+            prompts=TensorFile(directory / "prompts.safetensors"),
+            outcomes=Outcomes(
+                **{name: tensor.numpy() for name, tensor in outcomes.items()},
+                base_images=images["base"],
+                novel_images=images["novel"],
+            ),
             provenance=json.loads((directory / "provenance.json").read_text(encoding="utf-8")),
         )
         found.row  # noqa: B018 - raises KeyError where results.json lacks a figure
         return found
     except FileNotFoundError as error:
         raise OutputError(
-            f"{directory} is not a run: {error.filename} is missing; name a directory of fedpgp run"
+            f"{directory} is not a run: {error.filename or error} is missing; name a directory of fedpgp run"
         ) from error
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise OutputError(f"{directory} holds a damaged run: {error}; run it again") from error
@@ -167,22 +182,82 @@ def load_run(directory: str | Path) -> Run:
 
 def load_comparison(directory: str | Path) -> Comparison:
     """The runs that a directory of `fedpgp compare` holds; a run's own directory is a comparison of one."""
-    directory = Path(directory)
-    if (directory / "results.json").exists():
-        return Comparison([load_run(directory)])
-    found = sorted(directory.glob("*/seed-*/results.json"))
-    if not found:
-        raise OutputError(f"{directory} holds no run; name a directory that fedpgp run or fedpgp compare wrote")
-    runs = [load_run(path.parent) for path in found]
-    order = [*METHODS, *(run.method for run in runs)]
-    return Comparison(sorted(runs, key=lambda run: (run.seed, order.index(run.method))))
+    runs, unfinished = [], []
+    for (method, seed), cell in cells(Path(directory)).items():
+        if not is_unfinished(cell):
+            runs.append(load_run(cell))
+            continue
+        try:
+            unfinished.append(_look(cell))
+        except InUseError:
+            rounds = load_config(cell / "config.toml").federation.rounds
+            unfinished.append(Unfinished(method, seed, rounds, running=True))
+    return Comparison(runs, unfinished)
+
+
+def cells(directory: Path) -> dict[tuple[str, int], Path]:
+    """Method and seed of every run, finished or not, that a directory of `fedpgp compare` or `run` holds -> its own."""
+    plan = directory / PLAN
+    try:
+        if plan.exists():
+            content = json.loads(plan.read_text(encoding="utf-8"))
+            return planned(directory, content["methods"], content["seeds"])
+        if is_unfinished(directory):
+            found = _look(directory)
+            return {(found.method, found.seed): directory}
+        if (directory / "results.json").exists():
+            run = load_run(directory)
+            return {(run.method, run.seed): directory}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise OutputError(f"{plan} is damaged: {error}; name the directory of one of its runs") from error
+    raise OutputError(f"{directory} holds no run; name a directory that fedpgp run or fedpgp compare wrote")
+
+
+def planned(directory: Path, methods: Sequence[str], seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
+    """Method and seed -> run directory, of a comparison, in its order."""
+    return {(name, seed): directory / name / f"seed-{seed}" for seed in seeds for name in methods}
+
+
+def is_unfinished(directory: Path) -> bool:
+    """Whether a run was begun here and not finished."""
+    return (directory / FILE).exists() and not (directory / "results.json").exists()
+
+
+def is_compared(directory: Path) -> bool:
+    """Whether nothing is left to write here: a comparison has its table, a run's own directory needs none."""
+    return (directory / "comparison.json").exists() or not (directory / PLAN).exists()
+
+
+def resume_command(directory: Path) -> str | None:
+    """What goes on with the run or comparison that was stopped in a directory; None where there is none."""
+    if not is_compared(directory):
+        return f"fedpgp compare --resume {directory}"
+    return f"fedpgp run --resume {directory}" if is_unfinished(directory) else None
+
+
+def headline(record: Mapping[str, Any]) -> str:
+    """What to tell of a round in a line: its accuracies, where it was evaluated, or else its loss."""
+    if "local" in record:
+        return ", ".join(f"{name.capitalize()} {record[name]:.1f}" for name in ("local", "base", "novel"))
+    return f"loss {record['loss_task']:.3f}"
+
+
+def _look(directory: Path) -> Unfinished:
+    with State.open(directory / FILE) as state:
+        origin, records = state.origin(), state.records()
+        rounds = load_config(directory / "config.toml").federation.rounds
+        return Unfinished(origin["method"], origin["seed"], rounds, records[-1] if records else None)
 
 
 def check_output(directory: Path, force: bool) -> None:
     """Raises OutputError if results could not be written there later; called before any work."""
     if directory.exists() and not force:
-        raise OutputError(f"output directory {directory} exists; name another one with -o, or replace it with --force")
-    ours = any((directory / name).exists() for name in ("results.json", "comparison.json"))
+        command = resume_command(directory)
+        remedy = f", or go on with: {command}" if command else ""
+        raise OutputError(
+            f"output directory {directory} exists; name another one with -o, or replace it with --force{remedy}"
+        )
+    ours = any((directory / name).exists() for name in ("results.json", "comparison.json", FILE, PLAN))
     if directory.exists() and not ours and not (directory.is_dir() and not any(directory.iterdir())):
         raise OutputError(f"output {directory} holds something that fedpgp did not write; name another with -o")
     try:
@@ -196,30 +271,17 @@ def check_output(directory: Path, force: bool) -> None:
 
 
 @contextmanager
-def new_directory(directory: Path, force: bool) -> Iterator[Path]:
-    """A directory to fill, which takes its name only when all of it is written; what was there before is replaced."""
+def run_directory(directory: Path, force: bool) -> Iterator[Path]:
+    """A new directory for results, to fill; it takes its name when that is done, and replaces what was there before."""
     check_output(directory, force)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    with writing(directory, "free space, or name another with -o"), new_directory(directory) as scratch:
+        yield scratch
+
+
+@contextmanager
+def writing(directory: Path, remedy: str) -> Iterator[None]:
+    """Turns what the system says about writing into an OutputError."""
     try:
-        filled = scratch / "new"
-        filled.mkdir()
-        yield filled
-        old = scratch / "old"
-        if directory.exists():
-            os.replace(directory, old)
-        try:
-            os.replace(filled, directory)
-        except BaseException:
-            if old.exists():
-                os.replace(old, directory)
-            raise
+        yield
     except OSError as error:
-        raise OutputError(
-            f"results cannot be written to {directory}: {error.strerror or error}; free space, or name another with -o"
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _pretty(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+        raise OutputError(f"results cannot be written to {directory}: {error.strerror or error}; {remedy}") from error

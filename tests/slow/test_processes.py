@@ -26,9 +26,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def command(*arguments: str, cache: Path) -> list[str]:
-    sets = [part for change in SHORT for part in ("--set", change)]
-    return [sys.executable, "-m", "fedpgp", *arguments, *sets, "--cache-dir", str(cache)]
+def command(name: str, *arguments: str, cache: Path) -> list[str]:
+    sets = [part for change in SHORT for part in ("--set", change)]  # of two for one key the last counts
+    return [sys.executable, "-m", "fedpgp", name, *sets, *arguments, "--cache-dir", str(cache)]
 
 
 def artefacts(directory: Path) -> Iterator[bytes]:
@@ -55,7 +55,7 @@ def test_one_and_two_workers_and_five_hash_seeds_give_the_same_bytes(method: str
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_saves_what_was_finished(workers: str, cache: Path, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_was_finished(workers: str, cache: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command("run", "--method", "fedpgp", "--set", "federation.rounds=500", "--workers", workers, "-o", "out",
                 cache=cache),
@@ -69,11 +69,11 @@ def test_ctrl_c_saves_what_was_finished(workers: str, cache: Path, tmp_path: Pat
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "Traceback" not in said
-    assert said.splitlines()[-1] == "interrupted; what was finished is in out: fedpgp show out"
+    assert said.splitlines()[-1] == "interrupted; go on with: fedpgp run --resume out"
     shown = subprocess.run(
         [sys.executable, "-m", "fedpgp", "show", "out"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert "fedpgp, seed 0 was interrupted after round" in shown.stderr
+    assert "fedpgp, seed 0 was stopped after round" in shown.stderr
 
 
 def test_workers_end_with_a_killed_parent(cache: Path, tmp_path: Path) -> None:

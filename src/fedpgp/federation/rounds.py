@@ -7,32 +7,20 @@ from itertools import chain
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedpgp.backbone import Backbone
-from fedpgp.data.tasks import Client, EvaluationSet, Task
-from fedpgp.evaluate import Evaluation, client_accuracies, evaluate, summary, validation_accuracies
+from fedpgp.config import FederationConfig
+from fedpgp.data.tasks import Task
+from fedpgp.evaluate import Evaluation, Evaluator, summary
 from fedpgp.federation.client import ClientJob, LocalTraining, in_groups, train_clients
 from fedpgp.federation.server import federated_average, participants
+from fedpgp.federation.state import PrivateParts, State
 from fedpgp.methods import ClientUpdate, Frozen, Method, Params
 from fedpgp.randomness import generator
 from fedpgp.workers import Workers
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The part of the rounds that the server decides.
-
-    independent_private: every client draws its own first private part; the public code gives all the same.
-    everyone_first: all clients take part in round 1, whatever the participation, as in the public code.
-    """
-
-    rounds: int
-    participation: float
-    everyone_first: bool
-    independent_private: bool
-    training: LocalTraining
 
 
 @dataclass(frozen=True)
@@ -44,79 +32,95 @@ class Data:
     tests: Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Round:
-    """The state after a round, and what is recorded of it.
-
-    private: the private part of every client. bytes_up, bytes_down: of one participant.
-    """
-
-    number: int
-    shared: Mapping[str, Tensor]
-    private: Sequence[Mapping[str, Tensor]]
-    evaluation: Evaluation
-    record: Mapping[str, Any]
-
-
 def federate(
-    method: Method, data: Data, backbone: Backbone, schedule: Schedule, seed: int, workers: Workers
-) -> Iterator[Round]:
-    """Runs the federation and yields after every round; a method that trains nothing yields once, as round 0."""
+    method: Method,
+    data: Data,
+    backbone: Backbone,
+    settings: FederationConfig,
+    seed: int,
+    workers: Workers,
+    state: State,
+) -> Iterator[dict[str, Any]]:
+    """Runs the rounds that `state` has not finished yet and yields the record of each when it is safe in the state.
+
+    The shared part, the private parts and the last evaluation are in the state, and only there: memory and the time of
+    a round depend on those who take part, but for rounds that are evaluated. A method that trains nothing has one
+    round, with number 0.
+    """
     task = data.task
     tokens = backbone.class_tokens(task.class_names)
     frozen = Frozen(backbone.template_features(method.template, task.class_names), backbone.logit_scale)
     base_tokens, base_frozen = tokens.select(task.base), frozen.select(task.base)
+    evaluator = Evaluator(method, task, data.tests, tokens, frozen)
+    training = LocalTraining(settings.local_epochs, settings.batch_size, settings.momentum, settings.weight_decay)
+    columns = np.full(len(task.class_names), -1)  # of the base softmax, by label
+    columns[list(task.base)] = range(len(task.base))
 
-    shared: Mapping[str, Tensor] = method.init_shared(task, backbone, generator(seed, "shared"))
-    private: list[Mapping[str, Tensor]] = [
-        method.init_private(task, backbone, _private_draws(schedule, seed, client)) for client in task.clients
-    ]
-
-    def look(number: int, updates: Sequence[ClientUpdate], seconds: float) -> Round:
+    private = private_parts(method, task, backbone, settings, seed, state)
+    kept = state.shared()
+    shared: Mapping[str, Tensor] = (
+        method.init_shared(task, backbone, generator(seed, "shared"))
+        if kept is None
+        else {name: tensor.to(backbone.logit_scale.device) for name, tensor in kept.items()}
+    )
+    trains = bool(shared or private[0])
+    numbers = range(1, settings.rounds + 1) if trains else range(1)
+    for number in numbers[state.rounds() :]:
         started = time.perf_counter()
-        clients = [Params(shared, own) for own in private]
-        evaluation = evaluate(method, clients, task, data.tests, tokens, frozen, workers)
-        record = {
-            "round": number,
-            "participants": [update.client for update in updates],
-            **summary(client_accuracies(task, evaluation.clients)),
-            **validation_accuracies(task, evaluation.clients),
-            **_mean_losses(updates),
-            **evaluation.diagnostics,
-            "bytes_down": size(shared) if updates else 0,
-            "bytes_up": size(updates[0].params.shared) if updates else 0,
-            "seconds_training": seconds,
-            "seconds_evaluation": time.perf_counter() - started,
-        }
-        return Round(number, shared, list(private), evaluation, record)
+        updates: list[ClientUpdate] = []
+        if trains:
+            share = 1.0 if number == 1 and settings.everyone_first else settings.participation
+            chosen = participants(len(task.clients), share, seed, number)
+            jobs = [
+                ClientJob(
+                    method=method,
+                    params=Params(shared, private[client.id]),
+                    images=data.train[torch.from_numpy(client.train)],
+                    labels=torch.from_numpy(columns[task.train.labels[client.train]]).to(data.train.device),
+                    classes=base_tokens,
+                    frozen=base_frozen,
+                    training=training,
+                    seed=seed,
+                    round=number,
+                    client=client.id,
+                )
+                for client in (task.clients[i] for i in chosen)
+            ]
+            updates = list(chain.from_iterable(workers.map(train_clients, in_groups(backbone.text, jobs))))
+            shared = federated_average([u.params.shared for u in updates], [u.examples for u in updates])
+        trained = time.perf_counter()
+        with state.round():
+            state.keep(shared, {update.client: update.params.private for update in updates})
+            record: dict[str, Any] = {"round": number, "participants": [update.client for update in updates]}
+            if number % settings.eval_every == 0 or number == numbers[-1]:
+                evaluation = evaluator(number, shared, private, workers)
+                state.keep_evaluation(evaluation)
+                record |= _figures(evaluation)
+            record |= {
+                **_mean_losses(updates),
+                "bytes_down": size(shared) if updates else 0,
+                "bytes_up": size(updates[0].params.shared) if updates else 0,
+                "seconds_training": trained - started,
+                "seconds_evaluation": time.perf_counter() - trained,
+            }
+            state.keep_record(number, record)
+        yield record
 
-    if not shared and not any(private):
-        yield look(0, [], 0.0)
-        return
 
-    for number in range(1, schedule.rounds + 1):
-        started = time.perf_counter()
-        share = 1.0 if number == 1 and schedule.everyone_first else schedule.participation
-        jobs = [
-            ClientJob(
-                method=method,
-                params=Params(shared, private[client.id]),
-                images=data.train[torch.from_numpy(client.train)],
-                labels=_columns(task, client).to(data.train.device),
-                classes=base_tokens,
-                frozen=base_frozen,
-                training=schedule.training,
-                seed=seed,
-                round=number,
-                client=client.id,
-            )
-            for client in (task.clients[i] for i in participants(len(task.clients), share, seed, number))
-        ]
-        updates = list(chain.from_iterable(workers.map(train_clients, in_groups(backbone.text, jobs))))
-        shared = federated_average([u.params.shared for u in updates], [u.examples for u in updates])
-        for update in updates:
-            private[update.client] = update.params.private
-        yield look(number, updates, time.perf_counter() - started)
+def private_parts(
+    method: Method, task: Task, backbone: Backbone, settings: FederationConfig, seed: int, state: State
+) -> PrivateParts:
+    """The private part of every client of a run: what it kept or, before its first round, what it starts from.
+
+    All start from the same, or with `settings.independent_private` each from a draw of its own.
+    """
+
+    def draw(*client: int) -> Mapping[str, Tensor]:
+        return method.init_private(task, backbone, generator(seed, "private", *client))
+
+    same = draw()
+    first = draw if settings.independent_private else lambda client: same
+    return PrivateParts(state, len(task.clients), first, backbone.logit_scale.device)
 
 
 def size(tensors: Mapping[str, Tensor]) -> int:
@@ -124,15 +128,10 @@ def size(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
+def _figures(evaluation: Evaluation) -> dict[str, Any]:
+    return {**summary(evaluation.clients), "shared": evaluation.shared, **evaluation.diagnostics}
+
+
 def _mean_losses(updates: Sequence[ClientUpdate]) -> dict[str, float]:
     terms = updates[0].losses if updates else {}
     return {f"loss_{name}": fmean(update.losses[name] for update in updates) for name in terms}
-
-
-def _private_draws(schedule: Schedule, seed: int, client: Client) -> torch.Generator:
-    return generator(seed, "private", *([client.id] if schedule.independent_private else []))
-
-
-def _columns(task: Task, client: Client) -> Tensor:
-    """The column of the base softmax for each training image of a client."""
-    return torch.from_numpy(EvaluationSet(task.train, task.base, client.train).targets)

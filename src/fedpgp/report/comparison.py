@@ -1,13 +1,13 @@
 """The table and the picture of a comparison."""
 
 import io
-import json
 from pathlib import Path
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from fedpgp.bootstrap import METRICS, Difference
+from fedpgp.files import write, write_json
 from fedpgp.results import COLUMNS, Comparison
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; the markers differ too.
@@ -17,13 +17,11 @@ TITLES = {"local": "Local", "base": "Base", "novel": "Novel", "hm": "HM", "cm": 
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> None:
-    """Writes comparison.json and, where a run was finished, comparison.md and the picture as .svg and .png."""
-    (directory / "comparison.json").write_text(json.dumps(comparison.as_json(), indent=2) + "\n", encoding="utf-8")
-    if not comparison.methods:
-        return
-    (directory / "comparison.md").write_text(markdown(comparison), encoding="utf-8")
+    """Writes comparison.md, the picture as .svg and .png and, last of all, comparison.json."""
+    write(directory / "comparison.md", markdown(comparison).encode())
     for suffix in ("svg", "png"):
-        (directory / f"comparison.{suffix}").write_bytes(picture(comparison, suffix))
+        write(directory / f"comparison.{suffix}", picture(comparison, suffix))
+    write_json(directory / "comparison.json", comparison.as_json())
 
 
 def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -59,7 +57,7 @@ def difference_table(comparison: Comparison) -> tuple[list[str], list[list[str]]
 
 def caption(comparison: Comparison) -> str:
     """One line that says what the figures are."""
-    task = comparison.task
+    task = comparison.runs[0].results["task"]
     seeds = ", ".join(map(str, comparison.seeds))
     return (
         f"{task['protocol']} on {task['data']}, {task['clients']} clients, {task['base_classes']} base and"

@@ -1,7 +1,6 @@
 """The command line: parses, prints, and turns errors into one line."""
 
 import io
-import json
 import os
 import sys
 import time
@@ -10,13 +9,12 @@ from typing import Annotated, NoReturn
 
 import click
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import fedpgp
-from fedpgp import cli_cache
+from fedpgp.cli.cache import app as cache_app
+from fedpgp.cli.printing import Session, err, out, print_comparison, print_json, print_result
 
 app = typer.Typer(
     name="fedpgp",
@@ -27,9 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(cli_cache.app, name="cache")
-out = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+app.add_typer(cache_app, name="cache")
 
 ConfigFile = Annotated[
     Path | None,
@@ -46,7 +42,7 @@ Output = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace the output directory if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and no table.")]
 Workers = Annotated[
-    int, typer.Option("--workers", help="Processes; any number gives the same result.", show_default="cores")
+    int | None, typer.Option("--workers", help="Processes; any number gives the same result.", show_default="cores")
 ]
 Cache = Annotated[
     Path | None,
@@ -56,41 +52,68 @@ SkipBadImages = Annotated[
     bool, typer.Option("--skip-bad-images", help="Go on without the images that do not decode, and name them.")
 ]
 Device = Annotated[str | None, typer.Option("--device", help="Short for --set backbone.device=…: cpu, cuda, cuda:1.")]
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="Short for --set backbone.precision=…: float32, bf16, float64.")
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume",
+        metavar="DIR",
+        help="Go on with what was stopped in DIR; its settings are there, so only --workers, --cache-dir,"
+        " --skip-bad-images, --json and --quiet go with it.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 @app.command(
     epilog="Examples: [bold]fedpgp compare --seeds 3[/]   "
-    "[bold]fedpgp compare --methods promptfl,fedpgp --set fedpgp.mu=1 -o out[/]"
+    "[bold]fedpgp compare --methods promptfl,fedpgp --set fedpgp.mu=1 -o out[/]   [bold]fedpgp compare --resume out[/]"
 )
 def compare(
     methods: Annotated[
         str | None, typer.Option("--methods", help="Names with commas between.", show_default="all")
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="How many: 3 means seeds 0, 1 and 2.")] = 1,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="How many: 3 means seeds 0, 1 and 2.", show_default="1")
+    ] = None,
     config: ConfigFile = None,
     change: Changes = None,
     output: Output = None,
     force: Force = False,
+    resume: Resume = None,
     as_json: Json = False,
-    workers: Workers = 0,
+    workers: Workers = None,
     cache: Cache = None,
     skip_bad_images: SkipBadImages = False,
     device: Device = None,
+    precision: Precision = None,
     quiet: Quiet = False,
 ) -> None:
     """Run several methods on the same task and print the table.
 
     Writes one run directory per method and seed, comparison.md, comparison.json and the picture comparison.svg/.png.
+
+    After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
     """
-    directory = output or _new_name("compare")
-    with _Progress(quiet) as progress:
-        try:
+    directory = resume or output or _new_name("compare")
+    with Session(directory, quiet) as progress:
+        if resume is not None:
+            _only_with(resume, methods, seeds, config, change, output, force or None, device, precision)
+            comparison = fedpgp.resume(
+                resume,
+                workers=_workers(workers),
+                cache=cache,
+                skip_bad_images=skip_bad_images,
+                reporter=progress,
+            )
+        else:
             comparison = fedpgp.compare(
                 [name.strip() for name in methods.split(",")] if methods is not None else None,
-                seeds,
+                1 if seeds is None else seeds,
                 config=config,
-                changes=_changes(change, device),
+                changes=_changes(change, device, precision),
                 output=directory,
                 force=force,
                 workers=_workers(workers),
@@ -98,46 +121,52 @@ def compare(
                 skip_bad_images=skip_bad_images,
                 reporter=progress,
             )
-        except KeyboardInterrupt as interruption:
-            _interrupted(interruption)
-    if as_json:
-        _print_json(comparison.as_json())
-    else:
-        _print_comparison(comparison)
-        err.print(f"written to {directory}", markup=False)
+    print_result(comparison, directory, as_json)
 
 
 @app.command(
     epilog="Examples: [bold]fedpgp run --method fedpgp[/]   "
-    "[bold]fedpgp run --method fedpgp --seed 1 --set fedpgp.bottleneck=4 -o out[/]"
+    "[bold]fedpgp run --method fedpgp --seed 1 --set fedpgp.bottleneck=4 -o out[/]   [bold]fedpgp run --resume out[/]"
 )
 def run(
-    method: Annotated[str, typer.Option("--method", "-m", help="A name that fedpgp methods lists.")],
-    seed: Annotated[int, typer.Option("--seed", help="Of every random draw.")] = 0,
+    method: Annotated[str | None, typer.Option("--method", "-m", help="A name that fedpgp methods lists.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of every random draw.", show_default="0")] = None,
     config: ConfigFile = None,
     change: Changes = None,
     output: Output = None,
     force: Force = False,
+    resume: Resume = None,
     as_json: Json = False,
-    workers: Workers = 0,
+    workers: Workers = None,
     cache: Cache = None,
     skip_bad_images: SkipBadImages = False,
     device: Device = None,
+    precision: Precision = None,
     quiet: Quiet = False,
 ) -> None:
     """Run one method with one seed and write its run directory.
 
-    The directory holds config.toml, results.json, rounds.jsonl, prompts.safetensors, outcomes.safetensors and
-    provenance.json.
+    After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
     """
-    directory = output or _new_name(f"{method}-seed-{seed}")
-    with _Progress(quiet) as progress:
-        try:
+    directory = resume or output or _new_name(f"{method}-seed-{seed or 0}")
+    with Session(directory, quiet) as progress:
+        if resume is not None:
+            _only_with(resume, method, seed, config, change, output, force or None, device, precision)
+            comparison = fedpgp.resume(
+                resume,
+                workers=_workers(workers),
+                cache=cache,
+                skip_bad_images=skip_bad_images,
+                reporter=progress,
+            )
+        elif method is None:
+            raise click.UsageError("Missing option '--method', or '--resume' with the directory of a stopped run")
+        else:
             result = fedpgp.run(
                 method,
-                seed,
+                seed or 0,
                 config=config,
-                changes=_changes(change, device),
+                changes=_changes(change, device, precision),
                 output=directory,
                 force=force,
                 workers=_workers(workers),
@@ -145,31 +174,33 @@ def run(
                 skip_bad_images=skip_bad_images,
                 reporter=progress,
             )
-        except KeyboardInterrupt as interruption:
-            _interrupted(interruption)
-    comparison = fedpgp.Comparison([result])
-    if as_json:
-        _print_json(comparison.as_json())
-    else:
-        _print_comparison(comparison)
-        err.print(f"written to {directory}", markup=False)
+            comparison = fedpgp.Comparison([result])
+    print_result(comparison, directory, as_json)
 
 
 @app.command(epilog="Example: [bold]fedpgp show fedpgp-runs/compare-20261124-101500[/]")
 def show(
     directory: Annotated[Path, typer.Argument(help="What fedpgp run or fedpgp compare wrote.")], as_json: Json = False
 ) -> None:
-    """Print the table of an earlier run or comparison."""
+    """Print the table of an earlier run or comparison, and how far what was stopped has come."""
+    from fedpgp.results import headline, resume_command
+
     comparison = fedpgp.load_comparison(directory)
-    for result in comparison.runs:
-        if not result.finished:
-            shown = ", ".join(f"{key.capitalize()} {result.row[key]:.1f}" for key in ("local", "base", "novel"))
-            after = f"was interrupted after round {result.results['rounds']}: {shown}"
-            err.print(f"{result.method}, seed {result.seed} {after}", markup=False)
+    for stopped in comparison.unfinished:
+        if stopped.running:
+            where = f"of {stopped.rounds} rounds is in the hands of another process"
+        elif stopped.record is None:
+            where = "was stopped before its first round was finished"
+        else:
+            where = f"was stopped after round {stopped.record['round']} of {stopped.rounds}: {headline(stopped.record)}"
+        err.print(f"{stopped.method}, seed {stopped.seed} {where}", markup=False)
+    command = resume_command(directory)
+    if command and not any(stopped.running for stopped in comparison.unfinished):
+        err.print(f"go on with: {command}", markup=False)
     if as_json:
-        _print_json(comparison.as_json())
+        print_json(comparison.as_json())
     elif comparison.methods:
-        _print_comparison(comparison)
+        print_comparison(comparison)
 
 
 @app.command()
@@ -234,85 +265,20 @@ def _new_name(kind: str) -> Path:
     return Path("fedpgp-runs") / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
-def _changes(change: list[str] | None, device: str | None) -> list[str]:
-    return [*(change or []), *([f"backbone.device={device}"] if device else [])]
+def _changes(change: list[str] | None, device: str | None, precision: str | None) -> list[str]:
+    short = {"device": device, "precision": precision}
+    return [*(change or []), *(f"backbone.{key}={value}" for key, value in short.items() if value is not None)]
 
 
-def _workers(count: int) -> int:
-    if count or not hasattr(os, "sched_getaffinity"):
-        return count or os.cpu_count() or 1
-    return len(os.sched_getaffinity(0))
+def _workers(count: int | None) -> int:
+    if count is not None:
+        return count
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _interrupted(interruption: KeyboardInterrupt) -> NoReturn:
-    saved = getattr(interruption, "saved", None)
-    if saved is not None:
-        err.print(f"interrupted; what was finished is in {saved}: fedpgp show {saved}", markup=False)
-    else:
-        err.print("interrupted before anything was finished")
-    sys.exit(130)
-
-
-def _print_json(content: object) -> None:
-    print(json.dumps(content))
-
-
-def _print_comparison(comparison: "fedpgp.Comparison") -> None:
-    from fedpgp.report.comparison import caption, difference_table, table
-
-    out.print(_rich(*table(comparison), title=caption(comparison)))
-    if len(comparison.methods) > 1:
-        title = "Paired bootstrap over test images, 95 % interval"
-        out.print(_rich(*difference_table(comparison), title=title))
-
-
-def _rich(header: list[str], rows: list[list[str]], title: str) -> Table:
-    listing = Table(title=escape(title), title_justify="left", header_style="bold", box=None, padding=(0, 1, 0, 0))
-    for i, name in enumerate(header):
-        listing.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        # In a narrow terminal a deviation goes below its mean.
-        listing.add_row(*(escape(cell if out.width >= 110 else cell.replace(" ± ", "\n± ")) for cell in row))
-    return listing
-
-
-class _Progress:
-    """Progress on standard error: bars in a terminal, plain lines elsewhere, nothing when quiet."""
-
-    def __init__(self, quiet: bool):
-        self._quiet = quiet
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}"),
-            console=err,
-            disable=quiet or not err.is_terminal,
+def _only_with(resume: Path, *settings: object) -> None:
+    if any(setting is not None and setting != [] for setting in settings):
+        raise click.UsageError(
+            f"--resume {resume} goes on with the settings of that run: of the options only --workers, --cache-dir,"
+            " --skip-bad-images, --json and --quiet go with it"
         )
-        self._tasks: dict[str, TaskID] = {}
-        self._said: dict[str, float] = {}
-
-    def __enter__(self) -> "_Progress":
-        self._bars.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.stop()
-
-    def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
-        if self._quiet:
-            return
-        if err.is_terminal:
-            if what not in self._tasks:
-                self._tasks[what] = self._bars.add_task(what, total=total, detail=detail)
-            self._bars.update(self._tasks[what], completed=done, total=total, detail=detail)
-            return
-        now = time.monotonic()
-        if done == 0 or (done < total and now - self._said.get(what, 0.0) < 2):
-            return
-        self._said[what] = now
-        err.print(f"{what}: {done}/{total}" + (f"  {detail}" if detail else ""), markup=False)
-
-    def notice(self, text: str) -> None:
-        err.print(f"fedpgp: {text}", markup=False)

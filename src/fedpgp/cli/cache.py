@@ -9,14 +9,13 @@ from typing import Annotated
 
 import click
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from fedpgp.cli.printing import err, out
+
 app = typer.Typer(help="List or clear the cache of image features.", no_args_is_help=True)
-out = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Directory = Annotated[
     Path | None, typer.Option("--cache-dir", help="The cache; by default in the user's cache directory.")

@@ -1,0 +1,100 @@
+"""What the command line prints: tables and JSON on standard output, everything else on standard error."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import fedpgp
+
+out = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class Session:
+    """Progress on standard error: bars in a terminal, plain lines elsewhere, nothing when quiet; and what Ctrl-C left.
+
+    directory: where the results go.
+    """
+
+    def __init__(self, directory: Path, quiet: bool):
+        self._directory, self._quiet = directory, quiet
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=err,
+            disable=quiet or not err.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, float] = {}
+
+    def __enter__(self) -> "Session":
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._bars.stop()
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            from fedpgp.results import resume_command
+
+            command = resume_command(self._directory)
+            err.print(
+                f"interrupted; go on with: {command}" if command else "interrupted before the first round", markup=False
+            )
+            sys.exit(130)
+
+    def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
+        if self._quiet:
+            return
+        if err.is_terminal:
+            if what not in self._tasks:
+                self._tasks[what] = self._bars.add_task(what, total=total, detail=detail)
+            self._bars.update(self._tasks[what], completed=done, total=total, detail=detail)
+            return
+        now = time.monotonic()
+        if done == 0 or (done < total and now - self._said.get(what, 0.0) < 2):
+            return
+        self._said[what] = now
+        err.print(f"{what}: {done}/{total}" + (f"  {detail}" if detail else ""), markup=False)
+
+    def notice(self, text: str) -> None:
+        err.print(f"fedpgp: {text}", markup=False)
+
+
+def print_json(content: object) -> None:
+    print(json.dumps(content))
+
+
+def print_result(comparison: "fedpgp.Comparison", directory: Path, as_json: bool) -> None:
+    if as_json:
+        print_json(comparison.as_json())
+    else:
+        print_comparison(comparison)
+        err.print(f"written to {directory}", markup=False)
+
+
+def print_comparison(comparison: "fedpgp.Comparison") -> None:
+    from fedpgp.report.comparison import caption, difference_table, table
+
+    out.print(_rich(*table(comparison), title=caption(comparison)))
+    if len(comparison.methods) > 1:
+        title = "Paired bootstrap over test images, 95 % interval"
+        out.print(_rich(*difference_table(comparison), title=title))
+
+
+def _rich(header: list[str], rows: list[list[str]], title: str) -> Table:
+    listing = Table(title=escape(title), title_justify="left", header_style="bold", box=None, padding=(0, 1, 0, 0))
+    for i, name in enumerate(header):
+        listing.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        # In a narrow terminal a deviation goes below its mean.
+        listing.add_row(*(escape(cell if out.width >= 110 else cell.replace(" ± ", "\n± ")) for cell in row))
+    return listing

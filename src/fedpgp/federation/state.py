@@ -1,0 +1,250 @@
+"""What a federation keeps from round to round, in one SQLite file: a round is written whole or not at all.
+
+There is no state of generators or optimizers to keep: every draw is a function of (seed, purpose, round, client), see
+`fedpgp.randomness`, and an optimizer lives for one client's work in one round, see `fedpgp.federation.client`.
+"""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedpgp.errors import InUseError, OutputError
+from fedpgp.evaluate import Evaluation
+
+FILE = "state.sqlite"  # in a run directory
+SCHEMA = 1  # of the tables below
+TABLES = """
+CREATE TABLE origin (content TEXT NOT NULL);
+CREATE TABLE shared (tensors BLOB NOT NULL);
+CREATE TABLE private (client INTEGER PRIMARY KEY, tensors BLOB NOT NULL);
+CREATE TABLE rounds (number INTEGER PRIMARY KEY, record TEXT NOT NULL);
+CREATE TABLE evaluation (arrays BLOB NOT NULL, means TEXT NOT NULL);
+"""
+
+
+class State:
+    """The shared part, the private part of every client that took part, the records, and the last evaluation.
+
+    Tensors are kept as safetensors. While a state is open, no other process can open its file.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path | None):
+        self._connection, self._path = connection, path
+
+    @classmethod
+    def create(cls, path: Path | None = None, origin: Mapping[str, Any] | None = None) -> "State":
+        """A new file, or without a path SQLite's private temporary database, which is gone when it is closed.
+
+        origin: what the run is, in JSON's types, to be compared when it is resumed.
+        """
+        state = cls._connect("" if path is None else str(path), path)
+        with state.round():
+            for statement in TABLES.split(";"):
+                state._execute(statement)
+            state._execute(f"PRAGMA user_version = {SCHEMA}")
+            state._execute("INSERT INTO origin VALUES (?)", json.dumps(origin or {}))
+        return state
+
+    @classmethod
+    def open(cls, path: Path) -> "State":
+        """The state that a file holds.
+
+        Raises OutputError where it is missing, damaged or of another version of fedpgp, InUseError where it is open in
+        another process.
+        """
+        state = cls._connect(f"{path.absolute().as_uri()}?mode=rw", path)
+        try:
+            state._execute("BEGIN EXCLUSIVE")  # and, as the locking mode says, for as long as the state is open
+            state._execute("COMMIT")
+            ((found,),) = state._execute("PRAGMA quick_check(1)")
+            if found != "ok":
+                raise state._damaged(found)
+            ((schema,),) = state._execute("PRAGMA user_version")
+            if schema == 0:
+                raise state._damaged("it holds nothing")
+            if schema != SCHEMA:
+                raise OutputError(
+                    f"{path} has schema {schema}, this version of fedpgp reads schema {SCHEMA}: resume it with the"
+                    " fedpgp that wrote it, or start the run again"
+                )
+        except BaseException:
+            state.close()
+            raise
+        return state
+
+    @classmethod
+    def _connect(cls, name: str, path: Path | None) -> "State":
+        try:
+            connection = sqlite3.connect(name, timeout=0, isolation_level=None, uri=name.startswith("file:"))
+        except sqlite3.Error as error:
+            raise OutputError(f"{path} cannot be opened: {error}; name the directory of an unfinished run") from error
+        state = cls(connection, path)
+        state._execute("PRAGMA locking_mode = EXCLUSIVE")
+        return state
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def remove(self) -> None:
+        """Closes the state and deletes its file, when what it holds has been written elsewhere."""
+        self.close()
+        if self._path is not None:
+            remove(self._path)
+
+    def __enter__(self) -> "State":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------------ reading
+
+    def origin(self) -> dict[str, Any]:
+        """What the run is, as `create` was told."""
+        ((content,),) = self._execute("SELECT content FROM origin")
+        return json.loads(content)
+
+    def shared(self) -> dict[str, Tensor] | None:
+        """The shared part after the last round, on the CPU; None before the first."""
+        rows = self._execute("SELECT tensors FROM shared")
+        return self._tensors(rows[0][0]) if rows else None
+
+    def private(self, client: int) -> dict[str, Tensor] | None:
+        """The private part of a client, on the CPU; None if it never took part."""
+        rows = self._execute("SELECT tensors FROM private WHERE client = ?", client)
+        return self._tensors(rows[0][0]) if rows else None
+
+    def records(self) -> list[dict[str, Any]]:
+        """The record of every round, in their order."""
+        return [json.loads(record) for (record,) in self._execute("SELECT record FROM rounds ORDER BY number")]
+
+    def rounds(self) -> int:
+        """How many rounds are finished."""
+        ((count,),) = self._execute("SELECT count(*) FROM rounds")
+        return count
+
+    def evaluation(self) -> Evaluation:
+        """The last evaluation."""
+        ((arrays, means),) = self._execute("SELECT arrays, means FROM evaluation")
+        parts: dict[str, dict[str, Any]] = {"clients": {}, "correct": {}}
+        for name, array in load_arrays(arrays).items():
+            kind, _, key = name.partition("/")
+            parts[kind][key] = array
+        return Evaluation(**parts, **json.loads(means))
+
+    # ------------------------------------------------------------------------------------------------------ writing
+
+    @contextmanager
+    def round(self) -> Iterator[None]:
+        """All that is kept inside becomes part of the state at the end, or, after an error or a kill, none of it."""
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):  # SQLite has rolled back by itself where it could not write
+                self._connection.rollback()
+            raise
+
+    def keep(self, shared: Mapping[str, Tensor], private: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """Keeps the shared part and the private parts of those who took part."""
+        self._execute("DELETE FROM shared")
+        self._execute("INSERT INTO shared VALUES (?)", _bytes(shared))
+        for client, tensors in private.items():
+            self._execute("REPLACE INTO private VALUES (?, ?)", client, _bytes(tensors))
+
+    def keep_evaluation(self, found: Evaluation) -> None:
+        """Keeps an evaluation in the place of the one before."""
+        arrays: dict[str, NDArray[Any]] = {f"clients/{name}": values for name, values in found.clients.items()}
+        arrays |= {f"correct/{name}": values for name, values in found.correct.items()}
+        means = json.dumps({"shared": found.shared, "diagnostics": found.diagnostics}, allow_nan=False)
+        self._execute("DELETE FROM evaluation")
+        self._execute("INSERT INTO evaluation VALUES (?, ?)", save_arrays(arrays), means)
+
+    def keep_record(self, number: int, record: Mapping[str, Any]) -> None:
+        """Keeps the record of a round, which is finished with it."""
+        self._execute("INSERT INTO rounds VALUES (?, ?)", number, json.dumps(record, allow_nan=False))
+
+    def keep_origin(self, origin: Mapping[str, Any]) -> None:
+        """Keeps another description of what the run is."""
+        self._execute("UPDATE origin SET content = ?", json.dumps(origin))
+
+    # ------------------------------------------------------------------------------------------------------- errors
+
+    def _execute(self, statement: str, *values: Any) -> list[Any]:
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: sqlite3.Error) -> OutputError:
+        if self._path is None:
+            return OutputError(f"the temporary state of the run cannot be written: {error}; free space, or set TMPDIR")
+        kind = getattr(error, "sqlite_errorname", "")
+        if kind in ("SQLITE_BUSY", "SQLITE_LOCKED"):
+            return InUseError(f"{self._path.parent} is in use: another process works on this run; wait for it")
+        if kind.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
+            return OutputError(
+                f"{self._path} cannot be written: {error}; the finished rounds are safe:"
+                f" free space, then go on with --resume {self._path.parent}"
+            )
+        return self._damaged(error)
+
+    def _damaged(self, found: object) -> OutputError:
+        reason = " ".join(str(found).split())  # SQLite's own may have several lines
+        return OutputError(f"{self._path} is damaged: {reason}; start the run again, with another -o or --force")
+
+    def _tensors(self, content: bytes) -> dict[str, Tensor]:
+        try:
+            return dict(sorted(load(content).items()))
+        except SafetensorError as error:
+            raise self._damaged(error) from error
+
+
+class PrivateParts(Sequence[Mapping[str, Tensor]]):
+    """The private part of every client, read from the state when it is asked for.
+
+    first: the private part of a client that has not taken part yet; it is drawn again rather than kept.
+    """
+
+    def __init__(self, state: State, clients: int, first: Callable[[int], Mapping[str, Tensor]], device: torch.device):
+        self._state, self._clients, self._first, self._device = state, clients, first, device
+
+    def __len__(self) -> int:
+        return self._clients
+
+    @overload
+    def __getitem__(self, client: int) -> Mapping[str, Tensor]: ...
+    @overload
+    def __getitem__(self, client: slice) -> list[Mapping[str, Tensor]]: ...
+    def __getitem__(self, client: int | slice) -> Mapping[str, Tensor] | list[Mapping[str, Tensor]]:
+        if isinstance(client, slice):
+            return [self[i] for i in range(*client.indices(len(self)))]
+        if not 0 <= client < len(self):
+            raise IndexError(client)  # the end of an iteration
+        kept = self._state.private(client)
+        if kept is None:
+            return self._first(client)
+        return {name: tensor.to(self._device) for name, tensor in kept.items()}
+
+
+def remove(path: Path) -> None:
+    """Deletes a state's file, if it is there, and the journal that a killed process may have left beside it."""
+    for file in (path, path.with_name(f"{path.name}-journal")):
+        file.unlink(missing_ok=True)
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    return save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})

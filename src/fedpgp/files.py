@@ -1,0 +1,92 @@
+"""Files that are written whole or not at all, and tensors that pass through memory one at a time."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+# The names of the safetensors format.
+DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
+
+
+def write(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Writes a file beside its place, then gives it its name, in which something may have been before.
+
+    What a kill leaves of the first is written over by the next try.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.writelines([content] if isinstance(content, bytes) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """The same for something in JSON's types."""
+    write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def safetensors(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
+    """A safetensors file, piece by piece. The mapping may read its tensors from a disk: it is asked for each twice."""
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for tensor in tensors.values():
+        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+class TensorFile(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each read when it is asked for; raises SafetensorError for another file."""
+
+    def __init__(self, path: Path):
+        self._opened = safe_open(path, framework="pt")
+        self._names = list(self._opened.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._opened.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@contextmanager
+def new_directory(directory: Path) -> Iterator[Path]:
+    """A directory to fill, which takes its name only when all of it is written; what was there before is replaced."""
+    scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        filled = scratch / "new"
+        filled.mkdir()
+        yield filled
+        old = scratch / "old"
+        if directory.exists():
+            os.replace(directory, old)
+        try:
+            os.replace(filled, directory)
+        except BaseException:
+            if old.exists():
+                os.replace(old, directory)
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,273 @@
+"""Stopped runs and comparisons are resumed to the same bytes, or refused with the reason."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import SHORT_RUN
+
+import fedpgp
+from fedpgp import experiment, files, origin, results
+from fedpgp.backbone import Backbone
+from fedpgp.data.sources import Source
+from fedpgp.errors import OutputError
+from fedpgp.federation import rounds
+from fedpgp.federation.state import State
+
+pytestmark = pytest.mark.usefixtures("small")
+
+TIMES = {"seconds", "seconds_training", "seconds_evaluation"}
+CHANGES = [*SHORT_RUN, "federation.rounds=3", "federation.eval_every=2"]
+
+
+class StoppedError(Exception):
+    """What stands for a kill inside one process."""
+
+
+def begin(output: Path, cache: Path, method: str = "fedpgp") -> None:
+    fedpgp.run(method, 3, changes=CHANGES, output=output, cache=cache)
+
+
+def artefacts(directory: Path) -> dict[str, object]:
+    """Every file of a directory by its name; times left out, and provenance, which tells of the resumption."""
+
+    def timeless(content: object) -> object:
+        if isinstance(content, dict):
+            return {key: timeless(value) for key, value in content.items() if key not in TIMES}
+        return [timeless(value) for value in content] if isinstance(content, list) else content
+
+    found: dict[str, object] = {}
+    for path in sorted(directory.rglob("*")):
+        name = str(path.relative_to(directory))
+        if path.name in ("results.json", "rounds.jsonl", "comparison.json"):
+            lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+            found[name] = [timeless(json.loads(line)) for line in lines]
+        elif path.is_file():
+            times = path.name in ("provenance.json", "comparison.md")
+            found[name] = None if times else path.read_bytes()
+    return found
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes the n-th local training from now on raise; 0 none."""
+    train, left = rounds.train_clients, [0]
+
+    def counted(text: object, jobs: list[rounds.ClientJob]) -> object:
+        left[0] -= 1
+        if left[0] == 0:
+            raise StoppedError
+        return train(text, jobs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rounds, "train_clients", counted)
+
+    def at(number: int) -> None:
+        left[0] = number
+
+    return at
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 9])
+def test_a_stopped_run_ends_as_one_that_was_not(
+    at: int, stop: Callable[[int], None], cache: Path, tmp_path: Path
+) -> None:
+    """Before the first round, in and between rounds, and in the last."""
+    begin(tmp_path / "whole", cache)
+    stop(at)
+    with pytest.raises(StoppedError):
+        begin(tmp_path / "out", cache)
+    stop(0)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.toml", "state.sqlite"}
+    fedpgp.resume(tmp_path / "out", cache=cache)
+    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "whole")
+
+
+def test_a_run_stopped_while_its_files_are_written(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each file in turn, and before the state goes."""
+    begin(tmp_path / "whole", cache)
+    replace_, unlink, left = files.os.replace, Path.unlink, [0]
+
+    def counted(do: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: object, **options: object) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                raise StoppedError
+            do(*arguments, **options)
+
+        return call
+
+    for at in range(4, 11):  # the first three make the directory: config.toml, its own name, and see below
+        monkeypatch.setattr(files.os, "replace", counted(replace_))
+        left[0] = at
+        out = tmp_path / f"out{at}"
+        try:
+            begin(out, cache)
+        except StoppedError:
+            left[0] = 0
+            fedpgp.resume(out, cache=cache)
+        assert artefacts(out) == artefacts(tmp_path / "whole"), at
+
+    monkeypatch.setattr(files.os, "replace", replace_)
+    monkeypatch.setattr(Path, "unlink", counted(unlink))
+    left[0] = 1
+    with pytest.raises(StoppedError):
+        begin(tmp_path / "last", cache)
+    monkeypatch.undo()
+    assert (tmp_path / "last/state.sqlite").exists()
+    fedpgp.resume(tmp_path / "last", cache=cache)
+    assert artefacts(tmp_path / "last") == artefacts(tmp_path / "whole")
+
+
+def test_a_stopped_comparison_ends_as_one_that_was_not(
+    stop: Callable[[int], None], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare(output: Path) -> None:
+        fedpgp.compare(["promptfl", "zero-shot", "fedpgp"], [4, 2], changes=CHANGES, output=output, cache=cache)
+
+    compare(tmp_path / "whole")
+    for at in (8, 12, 30):  # in the first method, in the third, and in the second seed
+        out = tmp_path / f"out{at}"
+        stop(at)
+        with pytest.raises(StoppedError):
+            compare(out)
+        stop(0)
+        kept = {path: path.stat().st_mtime_ns for path in out.rglob("results.json")}
+        found = fedpgp.load_comparison(out)
+        assert (len(found.runs), len(found.unfinished)) == (len(kept), 6 - len(kept))
+        fedpgp.resume(out, cache=cache)
+        assert artefacts(out) == artefacts(tmp_path / "whole")
+        assert all(path.stat().st_mtime_ns == time for path, time in kept.items())  # what was finished is left alone
+    (tmp_path / "out8/comparison.json").unlink()  # a kill before the very last file
+    fedpgp.resume(tmp_path / "out8", cache=cache)
+    assert artefacts(tmp_path / "out8") == artefacts(tmp_path / "whole")
+
+
+@pytest.fixture
+def stopped(stop: Callable[[int], None], cache: Path, tmp_path: Path) -> Iterator[Path]:
+    """The directory of a run that was stopped in its second round."""
+    stop(5)
+    with pytest.raises(StoppedError):
+        begin(tmp_path / "out", cache)
+    stop(0)
+    yield tmp_path / "out"
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"config.toml", "state.sqlite"}  # nothing is lost
+
+
+def test_another_config_is_refused(stopped: Path, cache: Path) -> None:
+    file = stopped / "config.toml"
+    file.write_text(file.read_text().replace("rounds = 3", "rounds = 30"))
+    with pytest.raises(OutputError, match=r"config.toml: federation.rounds is 30, the run was begun with 3: set it"):
+        fedpgp.resume(stopped, cache=cache)
+    file.write_text(file.read_text().replace("rounds = 30 ", "rounds = 3\n# a remark"))
+    assert results.is_unfinished(stopped)
+
+
+def test_runs_of_different_configs_are_not_one_comparison(
+    stop: Callable[[int], None], cache: Path, tmp_path: Path
+) -> None:
+    for name, changes in (("a", CHANGES), ("b", [*CHANGES, "fedpgp.mu=2"])):
+        stop(4)
+        with pytest.raises(StoppedError):
+            fedpgp.compare(["promptfl", "fedpgp"], changes=changes, output=tmp_path / name, cache=cache)
+    shutil.rmtree(tmp_path / "a/fedpgp")
+    shutil.copytree(tmp_path / "b/fedpgp", tmp_path / "a/fedpgp")
+    with pytest.raises(OutputError, match=r"fedpgp/seed-0 and .*promptfl/seed-0 were begun with different configs"):
+        fedpgp.resume(tmp_path / "a", cache=cache)
+
+
+def test_another_checkpoint_or_other_images_are_refused(
+    stopped: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, small_source: Source, backbone: Backbone
+) -> None:
+    other = replace(small_source.train, fingerprint="another")
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "load_source", lambda name: replace(small_source, train=other))
+        with pytest.raises(OutputError, match=r"begun with other images than what data.source names now"):
+            fedpgp.resume(stopped, cache=cache)
+    with monkeypatch.context() as patch:
+        patch.setitem(vars(backbone), "fingerprint", "another")
+        with pytest.raises(OutputError, match=r"begun with other checkpoint than what backbone.checkpoint names now"):
+            fedpgp.resume(stopped, cache=cache)
+
+
+def test_a_damaged_state_is_refused(stopped: Path, cache: Path) -> None:
+    file = stopped / "state.sqlite"
+    file.write_bytes(file.read_bytes()[:5000])
+    for call in (lambda: fedpgp.resume(stopped, cache=cache), lambda: fedpgp.load_comparison(stopped)):
+        with pytest.raises(OutputError, match=r"state.sqlite is damaged: .*; start the run again"):
+            call()
+
+
+def test_a_second_process_is_refused(stopped: Path, cache: Path) -> None:
+    with (
+        State.open(stopped / "state.sqlite"),
+        pytest.raises(OutputError, match="out is in use: another process works on this run"),
+    ):
+        fedpgp.resume(stopped, cache=cache)
+
+
+def test_an_unfinished_run_is_not_loaded(stopped: Path) -> None:
+    with pytest.raises(OutputError, match=r"out holds a run that is not finished; go on with: fedpgp run --resume"):
+        fedpgp.load_run(stopped)
+
+
+class Listening(experiment.Silent):
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+
+def test_another_version_of_torch_is_told_and_noted(stopped: Path, cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "copy")
+    with State.open(tmp_path / "copy/state.sqlite") as state:
+        begun = state.origin()
+        begun["provenance"]["packages"]["torch"] = "1.0"
+        state.keep_origin(begun)
+    listening = Listening()
+    (run,) = fedpgp.resume(tmp_path / "copy", cache=cache, reporter=listening).runs
+    begun = f"{tmp_path / 'copy'} was begun with torch 1.0, here is {torch.__version__}"
+    assert listening.notices == [f"{begun}: the rest may differ in the last bits"]
+    assert run.provenance["packages"]["torch"] == "1.0"
+    assert [session["packages"]["torch"] for session in run.provenance["resumed"]] == [torch.__version__]
+
+
+def test_a_full_disk_while_the_files_are_written_loses_nothing(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: object) -> None:
+        if path.name == "prompts.safetensors":
+            raise OSError(28, "No space left on device")
+        files.write(path, content)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write", full)
+        with pytest.raises(OutputError, match=r"No space left on device; free space, then go on with --resume"):
+            begin(tmp_path / "out", cache)
+    fedpgp.resume(tmp_path / "out", cache=cache)
+    begin(tmp_path / "whole", cache)
+    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "whole")
+
+
+def test_a_full_disk_at_the_start_leaves_nothing(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(origin, "write", full)
+    with pytest.raises(OutputError, match=r"results cannot be written to .*: No space left on device; free space"):
+        begin(tmp_path / "out", cache)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_force_replaces_a_stopped_run(stopped: Path, cache: Path, tmp_path: Path) -> None:
+    fedpgp.run("zero-shot", changes=SHORT_RUN, output=tmp_path / "copy", cache=cache)
+    shutil.copytree(stopped, tmp_path / "other")
+    made = fedpgp.run("zero-shot", changes=SHORT_RUN, output=tmp_path / "other", force=True, cache=cache)
+    assert made.method == "zero-shot"
+    assert not (tmp_path / "other/state.sqlite").exists()
