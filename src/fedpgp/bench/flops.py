@@ -3,7 +3,7 @@
 Counted are the products with weights, forward and backward to their inputs (frozen weights need no gradient), the
 attention products and the projection; not counted are normalisation, softmax and activation.
 
-Letters: K prompts, P = 1 + M prefix rows, T tokens of a class with its EOS, S = Σ T, C classes, d token width.
+Letters: K prompts, M context vectors, P = 1 + M prefix rows, C classes, T tokens of a class with EOS, S = Σ T, d width.
 """
 
 from collections.abc import Sequence
@@ -41,38 +41,35 @@ class Count:
         return self.linear + self.attention
 
 
-def packed(text_config: Any, prompts: int, prefix: int, tokens: Sequence[int]) -> Count:
+def packed(text_config: Any, prompts: int, context: int, tokens: Sequence[int]) -> Count:
     """A step of the library's encoder: forward, and backward to the contexts.
 
-    text_config: transformers' CLIPTextConfig; tokens: T of each class.
+    text_config: transformers' CLIPTextConfig with two layers or more; context: M; tokens: T of each class.
 
-    Every layer works on K(P + S) rows. In the last layer only keys and values do, and the rest on the K·C rows of EOS.
-    The first layer's queries, keys and values of class tokens are constants, so nothing goes back through them.
+    Every layer works on K(P + S) rows. In the first, only the K·M rows of context vectors have queries, keys and values
+    that change. In the last, all rows have keys and values, and the rest is for the K·C rows of EOS.
     """
     d, inner, layers = text_config.hidden_size, text_config.intermediate_size, text_config.num_hidden_layers
-    rows, ends, head = prompts * (prefix + sum(tokens)), prompts * len(tokens), prompts * prefix
-    entering = rows if layers > 1 else head  # rows that the last layer's keys and values go back to
-    inner_layers = layers - 1
-    products = (
-        Product(rows, d, 3 * d, inner_layers),
-        Product(rows, d, d, 2 * inner_layers),
-        Product(rows, d, inner, 2 * inner_layers),
-        Product(rows, inner, d, 2 * inner_layers),
-        Product(head, 3 * d, d, min(1, inner_layers)),
-        Product(rows, 3 * d, d, max(0, inner_layers - 1)),
+    prefix = 1 + context
+    rows, vectors, ends = prompts * (prefix + sum(tokens)), prompts * context, prompts * len(tokens)
+    forward = (
+        Product(vectors, d, 3 * d, 1),
+        Product(rows, d, 3 * d, layers - 2),
+        Product(rows, d, d, layers - 1),
+        Product(rows, d, inner, layers - 1),
+        Product(rows, inner, d, layers - 1),
         Product(rows, d, 2 * d, 1),
-        Product(entering, 2 * d, d, 1),
-        Product(ends, d, d, 3 if layers == 1 else 4),
-        Product(ends, d, inner, 2),
-        Product(ends, inner, d, 2),
+        Product(ends, d, d, 2),
+        Product(ends, d, inner, 1),
+        Product(ends, inner, d, 1),
         Product(ends, d, text_config.projection_dim, 1),
-        Product(ends, text_config.projection_dim, d, 1),
     )
-    # Scores and weighted sums are 4·d operations for each pair of a row and one that it sees; backward, twice that.
-    of_rows = sum(T * (prefix + T) for T in tokens)
+    backward = tuple(Product(product.rows, product.outputs, product.inputs, product.times) for product in forward)
+    # A row's scores and weighted sum take 4·d operations for each row that it sees; backward, twice that.
+    of_rows = prefix * prefix + sum(T * (prefix + T) for T in tokens)
     of_ends = sum(prefix + T for T in tokens)
-    pairs = inner_layers * (prefix * prefix + of_rows) + of_ends
-    return Count(tuple(product for product in products if product.times), 3 * 4 * d * prompts * pairs)
+    pairs = (layers - 1) * of_rows + of_ends
+    return Count(forward + backward, 3 * 4 * d * prompts * pairs)
 
 
 def padded(text_config: Any, sequences: int, length: int, *, forward: int, backward: int) -> Count:

@@ -17,6 +17,7 @@ from fedpgp.bench.flops import Product
 Result = TypeVar("Result")
 
 STATUS = Path("/proc/self/status")
+LONG = 2.0  # seconds after which a first call is as good as any
 
 
 def machine(threads: int) -> dict[str, str | int]:
@@ -84,6 +85,14 @@ def peak_memory(work: Callable[[], Result]) -> tuple[Result, int | None]:
     before = _rewind()
     result = work()
     return result, None if before is None else max(0, status("VmHWM") - before)
+
+
+def first_call(work: Callable[[], Result]) -> tuple[Result, int | None, float]:
+    """The result, the bytes as in `peak_memory`, and the seconds of a call: of this one, or of more if it is short."""
+    started = time.perf_counter()
+    result, memory = peak_memory(work)
+    elapsed = time.perf_counter() - started
+    return result, memory, elapsed if elapsed > LONG else seconds(work)
 
 
 def _rewind() -> int | None:

@@ -10,7 +10,7 @@ Letters: C classes, L sequence length, M context vectors, b bottleneck, B images
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +87,8 @@ def make_naive(
     backbone: Backbone, model: "CLIPModel", class_names: Sequence[str], M: int, mu: float, tau: float
 ) -> Naive:
     """The model over these classes, with sequences of the full length that the checkpoint reads."""
-    tokens, length = backbone.class_tokens(class_names), model.config.text_config.max_position_embeddings
+    text_config: Any = model.config.text_config
+    tokens, length = backbone.class_tokens(class_names), text_config.max_position_embeddings
     phrase = text_ids(backbone.tokenizer, "a photo of a")
     placeholders = [backbone.tokenizer.eos_token_id] * M
     return Naive(
@@ -104,14 +105,13 @@ def read(model: "CLIPModel", text: Sequences, context: Tensor | None = None) -> 
     from transformers.masking_utils import create_causal_mask
 
     tower = model.text_model
+    text_config: Any = model.config.text_config
     hidden = tower.embeddings.token_embedding(text.ids)
     if context is not None:
         own = context.expand(len(hidden), -1, -1)
         hidden = torch.cat([hidden[:, :1], own, hidden[:, 1 + len(context) :]], dim=1)
     hidden = hidden + tower.embeddings.position_embedding.weight[: hidden.shape[1]]
-    mask = create_causal_mask(
-        config=model.config.text_config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
-    )
+    mask = create_causal_mask(config=text_config, inputs_embeds=hidden, attention_mask=None, past_key_values=None)
     hidden = tower.encoder(inputs_embeds=hidden, attention_mask=mask, is_causal=True).last_hidden_state
     hidden = tower.final_layer_norm(hidden)
     return F.normalize(model.text_projection(hidden[torch.arange(len(hidden)), text.end]), dim=-1)

@@ -6,7 +6,6 @@ kept (counted with the published merges) and the ids are made up.
 
 import re
 import zlib
-from typing import ClassVar
 
 import torch
 
@@ -51,8 +50,8 @@ IMAGENET_TOKENS = {1: 246, 2: 508, 3: 154, 4: 50, 5: 22, 6: 10, 7: 8, 9: 1, 12: 
 class CountingTokenizer:
     """Cuts a text into as many tokens as CLIP's tokenizer does, with made-up ids; knows the words of this file only."""
 
-    bos_token_id: ClassVar[int] = 49406
-    eos_token_id: ClassVar[int] = 49407
+    bos_token_id: int = 49406
+    eos_token_id: int = 49407
 
     def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
         words = re.findall(r"[a-z]+|[^\sa-z]+", text.lower())

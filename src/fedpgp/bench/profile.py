@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile
 
 # Operations by the first kind whose word is in their name.
@@ -38,11 +37,12 @@ def profile_step(step: Callable[[], object]) -> Profile:
         wall = time.perf_counter() - started
     busy: dict[str, float] = defaultdict(float)
     for event in profiler.key_averages():
-        if event.key.startswith("aten::"):
-            busy[_kind(event)] += event.self_cpu_time_total / 1e6
+        name = str(event.key)
+        if name.startswith("aten::"):
+            busy[_kind(name)] += event.self_cpu_time_total / 1e6
     shares = {kind: busy[kind] / wall for kind in (*KINDS, "other")}
     return Profile(wall / STEPS, {**shares, "Python and dispatch": 1 - sum(shares.values())})
 
 
-def _kind(event: FunctionEventAvg) -> str:
-    return next((kind for kind, words in KINDS.items() if any(word in event.key for word in words)), "other")
+def _kind(name: str) -> str:
+    return next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "other")

@@ -36,10 +36,7 @@ def _heading(result: Mapping[str, Any]) -> Text:
 
 
 def _step(step: Mapping[str, Any]) -> list[RenderableType]:
-    listing = _table(
-        "One local step of one client",
-        *("stage", "seconds", "to naive", "to the one before", "MiB", "Δ loss", "Δ gradients"),
-    )
+    listing = _table("stage", "seconds", "to naive", "to the one before", "MiB", "Δ loss", "Δ gradients")
     for stage in step["stages"]:
         listing.add_row(
             stage["name"],
@@ -58,12 +55,12 @@ def _step(step: Mapping[str, Any]) -> list[RenderableType]:
         f" ({speed['gemm_one_thread'] / 1e9:.1f} on one thread); the step reaches {speed['share']:.0%} of it,"
         f" batched {speed['share_batched']:.0%} of {speed['gemm_batched'] / 1e9:.1f}."
     )
-    return [listing, text]
+    return [Text("One local step of one client"), listing, text]
 
 
 def _round(figures: Mapping[str, Any]) -> list[RenderableType]:
     calls, units = figures["calls"], figures["units"]
-    listing = _table("Rounds with evaluation, all clients", "", "ratio")
+    listing = _table("naive over ours", "ratio")
     for name, ratio in figures["ratios"].items():
         listing.add_row(name, f"{ratio:.1f}×")
     how = (
@@ -84,7 +81,7 @@ def _round(figures: Mapping[str, Any]) -> list[RenderableType]:
         f"memory: {_mebibytes(figures['memory'])} MiB; all clients: {figures['bytes_up'] / 1024:.0f} KiB up and"
         f" {figures['bytes_down'] / 1024:.0f} KiB down per round"
     )
-    return [listing, text]
+    return [Text("Rounds with evaluation, all clients"), listing, text]
 
 
 def _classes(found: Mapping[str, Any]) -> list[RenderableType]:
@@ -98,17 +95,14 @@ def _classes(found: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _profile(found: Mapping[str, Any]) -> list[RenderableType]:
-    listing = _table(f"Where the time of a step goes ({found['seconds']:.3g} s with the profiler)", "kind", "share")
+    listing = _table("kind", "share")
     for kind, share in found["shares"].items():
         listing.add_row(kind, f"{share:.1%}")
-    return [listing]
+    return [Text(f"Where the time of a step goes ({found['seconds']:.3g} s with the profiler)"), listing]
 
 
 def _scaling(found: list[Mapping[str, Any]]) -> list[RenderableType]:
-    listing = _table(
-        "Ten participants of so many clients, pictoclip",
-        *("clients", "round", "to the first", "peak MiB", "to the first"),
-    )
+    listing = _table("clients", "round", "to the first", "peak MiB", "to the first")
     first = found[0]
     for scale in found:
         memory = "" if scale["peak"] is None else f"{scale['peak'] / first['peak']:.3f}×"
@@ -119,11 +113,11 @@ def _scaling(found: list[Mapping[str, Any]]) -> list[RenderableType]:
             _mebibytes(scale["peak"]),
             memory,
         )
-    return [listing]
+    return [Text("Ten participants of so many clients, pictoclip"), listing]
 
 
-def _table(title: str, *columns: str) -> Table:
-    listing = Table(title=title, title_justify="left", header_style="bold", box=None, padding=(0, 1, 0, 0))
+def _table(*columns: str) -> Table:
+    listing = Table(header_style="bold", box=None, padding=(0, 1, 0, 0))
     for i, name in enumerate(columns):
         listing.add_column(name, justify="left" if i == 0 else "right")
     return listing

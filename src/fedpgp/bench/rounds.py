@@ -149,7 +149,7 @@ def _units(step: Step, naive_step: float | None, repeat: int, say: Callable[[str
     model, naive, p_G = step.scene.model, step.naive, step.params.shared["p_G"]
 
     def naive_loss() -> None:
-        naive.loss(step.values, see(model, step.pixels), step.labels).backward()  # type: ignore[no-untyped-call]
+        naive.loss(step.values, see(model, step.pixels), step.labels).backward()
 
     say("round: naive units")
     with torch.no_grad():
@@ -165,7 +165,7 @@ def _features(scene: Scene, image: float, seed: int) -> tuple[dict[str, Tensor],
     """
     if scene.made_up:
         splits = {test.dataset.split: test.dataset for test in evaluation_sets(scene.task).values()}
-        width, like = scene.model.config.projection_dim, scene.backbone.logit_scale
+        width, like = scene.config.projection_dim, scene.backbone.logit_scale
         sizes = {split: len(dataset) for split, dataset in splits.items()} | {"train": len(scene.task.train)}
         return {split: random_features(n, like, width, seed) for split, n in sizes.items()}, scene.images * image
     started = time.perf_counter()

@@ -29,7 +29,7 @@ from fedpgp.workers import Workers
 
 CLIENTS = (10, 100, 1_000, 10_000)
 PARTICIPANTS = 10
-MEASURED_ROUNDS = 5
+MEASURED_ROUNDS = 4
 OWN_CLASSES = 5
 
 

@@ -65,6 +65,11 @@ class Scene:
         """transformers' module, which the library's encoders were made from."""
         return self.backbone.image.model
 
+    @property
+    def config(self) -> Any:
+        """transformers' CLIPConfig of it."""
+        return self.model.config
+
 
 def scene(shape: str, precision: str, seed: int) -> Scene:
     """The model and the task of a shape; raises ConfigError for one that is unknown."""
@@ -72,8 +77,9 @@ def scene(shape: str, precision: str, seed: int) -> Scene:
         return _embedded(precision, seed)
     if shape not in PUBLISHED:
         raise ConfigError(f"shape must be a known one, got {shape!r}; {nearest(shape, SHAPES)}")
-    model = random_clip(published_config(shape), precision, seed)
-    side = model.config.vision_config.image_size
+    config = published_config(shape)
+    model = random_clip(config, precision, seed)
+    side = config.vision_config.image_size
     drawn = torch.randn(BATCH, 3, side, side, generator=generator(seed, "pixels"))
     return Scene(
         name=shape,

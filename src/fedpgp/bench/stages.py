@@ -5,9 +5,9 @@ side with the text side. Every stage computes the same loss and the same gradien
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedpgp.backbone.tokens import ClassTokens
-from fedpgp.bench.machine import peak_memory, seconds
+from fedpgp.bench.machine import first_call, seconds
 from fedpgp.bench.naive import Naive, make_naive, read, see
 from fedpgp.bench.shapes import BATCH, CLIENTS, Scene
 from fedpgp.errors import FedPGPError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from transformers import CLIPModel
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-9}  # of loss and gradients, relative
-LONG = 2.0  # seconds after which a first call is as good as any
 RATE = 512.0  # a power of two: parameters before and after one step of SGD give its gradient without rounding
 
 
@@ -161,7 +160,7 @@ STAGES = (
     Stage("fewer passes", "z_C once per task, no pass for U V alone", fewer_passes),
     Stage("cut at EOS", "sequences as long as the longest, not as long as the checkpoint reads", cut_at_eos),
     Stage("shared prefix", "[SOS] and the context once per prompt, not once per class", shared_prefix),
-    Stage("packed", "the library's encoder: no padding, last layer at EOS only", packed),
+    Stage("packed", "the library's encoder: no padding, last layer at EOS only, what never changes once", packed),
     Stage("batched clients", f"the library's local training: {CLIENTS} clients as one batch", batched_clients, CLIENTS),
 )
 
@@ -192,13 +191,12 @@ def measure(step: Step, precision: str, repeat: int, say: Callable[[str], None])
     for turn in range(repeat):
         for stage in STAGES:
             say(f"step: {stage.name}, {turn + 1} of {repeat}")
+            call = partial(stage.call, step)
             if turn == 0:
-                started = time.perf_counter()
-                outcomes[stage.name], memory[stage.name] = peak_memory(lambda stage=stage: stage.call(step))  # type: ignore[misc]
-                elapsed = time.perf_counter() - started
+                outcomes[stage.name], memory[stage.name], elapsed = first_call(call)
                 check(stage.name, outcomes[stage.name], outcomes["naive"], TOLERANCE[precision])
-            if turn or elapsed < LONG:
-                elapsed = seconds(lambda stage=stage: stage.call(step))  # type: ignore[misc]
+            else:
+                elapsed = seconds(call)
             times[stage.name].append(elapsed / stage.steps)
     return [
         Measured(
