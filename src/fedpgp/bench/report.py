@@ -53,7 +53,7 @@ def _step(step: Mapping[str, Any]) -> list[RenderableType]:
         f" in products with weights), naive {speed['naive_flops'] / 1e9:.2f}.\n"
         f"torch.mm at the step's shapes: {speed['gemm'] / 1e9:.1f} GFLOP/s"
         f" ({speed['gemm_one_thread'] / 1e9:.1f} on one thread); the step reaches {speed['share']:.0%} of it,"
-        f" batched {speed['share_batched']:.0%} of {speed['gemm_batched'] / 1e9:.1f}."
+        f" {speed['batched']} clients at once {speed['share_batched']:.0%} of {speed['gemm_batched'] / 1e9:.1f}."
     )
     return [Text("One local step of one client"), listing, text]
 

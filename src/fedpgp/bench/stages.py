@@ -19,7 +19,7 @@ from fedpgp.bench.machine import first_call, seconds
 from fedpgp.bench.naive import Naive, make_naive, read, see
 from fedpgp.bench.shapes import BATCH, CLIENTS, Scene
 from fedpgp.errors import FedPGPError
-from fedpgp.federation.client import ClientJob, LocalTraining, train_clients
+from fedpgp.federation.client import ClientJob, LocalTraining, in_groups, train_clients
 from fedpgp.methods import Batch, FedPGP, Frozen, Params
 from fedpgp.randomness import generator
 
@@ -119,7 +119,18 @@ def packed(step: Step) -> Outcome:
 
 
 def batched_clients(step: Step) -> Outcome:
-    """One step of several clients at once, each with a private part and a batch of its own: the first one's outcome."""
+    """One step of ten clients, each with a private part and a batch of its own: the first one's outcome."""
+    text = step.scene.backbone.text
+    updates = [update for group in client_groups(step) for update in train_clients(text, group)]
+    after = {**updates[0].params.shared, **updates[0].params.private}
+    return Outcome(
+        torch.tensor(math.fsum(updates[0].losses.values()), dtype=torch.float64),
+        {name: (value.detach() - after[name]) / RATE for name, value in step.values.items()},
+    )
+
+
+def client_groups(step: Step) -> list[Sequence[ClientJob]]:
+    """Those clients in the groups in which the library trains them; plain SGD, so that a step shows its gradient."""
     method = replace(step.method, learning_rate=RATE, private_learning_rate=None)
     jobs = [
         ClientJob(
@@ -136,12 +147,7 @@ def batched_clients(step: Step) -> Outcome:
         )
         for client in range(CLIENTS)
     ]
-    first = train_clients(step.scene.backbone.text, jobs)[0]
-    after = {**first.params.shared, **first.params.private}
-    return Outcome(
-        torch.tensor(math.fsum(first.losses.values()), dtype=torch.float64),
-        {name: (value.detach() - after[name]) / RATE for name, value in step.values.items()},
-    )
+    return in_groups(step.scene.backbone.text, jobs)
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,12 @@ STAGES = (
     Stage("cut at EOS", "sequences as long as the longest, not as long as the checkpoint reads", cut_at_eos),
     Stage("shared prefix", "[SOS] and the context once per prompt, not once per class", shared_prefix),
     Stage("packed", "the library's encoder: no padding, last layer at EOS only, what never changes once", packed),
-    Stage("batched clients", f"the library's local training: {CLIENTS} clients as one batch", batched_clients, CLIENTS),
+    Stage(
+        "batched clients",
+        "the library's local training: several clients as one batch, SGD included",
+        batched_clients,
+        CLIENTS,
+    ),
 )
 
 

@@ -13,8 +13,8 @@ from fedpgp.bench.machine import first_call, gemm_speed, machine, seconds, threa
 from fedpgp.bench.names import imagenet_like
 from fedpgp.bench.profile import profile_step
 from fedpgp.bench.rounds import count_calls, measure_round
-from fedpgp.bench.shapes import BATCH, CLIENTS, SHAPES, random_features, scene
-from fedpgp.bench.stages import TOLERANCE, Measured, Step, first_step, measure, packed
+from fedpgp.bench.shapes import BATCH, SHAPES, random_features, scene
+from fedpgp.bench.stages import TOLERANCE, Measured, Step, client_groups, first_step, measure, packed
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods import Batch, Frozen, Params
 
@@ -109,7 +109,8 @@ def _ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 def _speed(step: Step, stages: Sequence[Measured], count: int) -> dict[str, Any]:
     """The operations of a step, and the share of this machine's matrix-multiply speed that the library reaches."""
     dtype = step.images.dtype
-    one, many = library_count(step, 1), library_count(step, CLIENTS)
+    group = max(len(jobs) for jobs in client_groups(step))
+    one, many = library_count(step, 1), library_count(step, group)
     single, batched = stages[-2], stages[-1]
     at_shapes = gemm_speed(one.products, dtype, count)
     return {
@@ -121,7 +122,8 @@ def _speed(step: Step, stages: Sequence[Measured], count: int) -> dict[str, Any]
         "gemm_one_thread": at_shapes if count == 1 else gemm_speed(one.products, dtype, 1),
         "gemm_batched": (wide := gemm_speed(many.products, dtype, count)),
         "share": one.total / median(single.seconds) / at_shapes,
-        "share_batched": many.total / CLIENTS / median(batched.seconds) / wide,
+        "share_batched": one.total / median(batched.seconds) / wide,
+        "batched": group,
     }
 
 
