@@ -93,7 +93,7 @@ class TestRounds:
         figures = rounds.measure_round(stages.first_step(scene, 0), None, "float64", 0, 1, 1, lambda text: None)
         assert figures.naive_measured
         assert figures.parameters_differ <= 1e-9
-        assert figures.predictions_differ == 0
+        assert figures.answers_differ == 0
         assert figures.bytes_up == figures.bytes_down == 3 * 16 * 16 * 8  # clients, M, d, bytes
 
     def test_stops_where_a_round_ends_elsewhere(self, scene, monkeypatch):
@@ -128,7 +128,7 @@ class TestRounds:
         units = figures.units
         assert not figures.naive_measured and units["step"] == 2.0
         assert figures.naive == 200 + 24_650 * units["image"] + 1040 * units["text pass"]
-        assert figures.encoding == made_up.images * units["image"]
+        assert figures.encoding == made_up.images * units["image"] and figures.ours_once > 0
         assert figures.ratios["cold first round"] < figures.ratios["25 rounds"] < figures.ratios["round"]
 
 

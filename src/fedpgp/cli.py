@@ -16,7 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 import fedpgp
-from fedpgp import cli_bench
 
 app = typer.Typer(
     name="fedpgp",
@@ -29,7 +28,6 @@ app = typer.Typer(
 )
 out = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
-app.add_typer(cli_bench.app)
 
 ConfigFile = Annotated[
     Path | None,

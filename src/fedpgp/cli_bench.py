@@ -36,7 +36,7 @@ def bench(
     """
     from fedpgp.bench.report import tables
     from fedpgp.bench.suite import Options, run_suite
-    from fedpgp.cli import err, out
+    from fedpgp.cli.printing import err, out
 
     chosen = tuple(part.strip() for part in parts.split(","))
     options = Options(shape, chosen, repeat, threads, seed, precision, classes)

@@ -65,7 +65,7 @@ def _round(figures: Mapping[str, Any]) -> list[RenderableType]:
         listing.add_row(name, f"{ratio:.1f}×")
     how = (
         f"measured, and ends with the same p_G (Δ {figures['parameters_differ']:.0e})"
-        f" and {figures['predictions_differ']} different predictions"
+        f" and {figures['answers_differ']} test images that only one side gets right"
         if figures["naive_measured"]
         else (
             "not run: computed from units measured in this run,"

@@ -112,7 +112,7 @@ def _speed(step: Step, stages: Sequence[Measured], count: int) -> dict[str, Any]
     group = max(len(jobs) for jobs in client_groups(step))
     one, many = library_count(step, 1), library_count(step, group)
     single, batched = stages[-2], stages[-1]
-    at_shapes = gemm_speed(one.products, dtype, count)
+    at_shapes, wide = (gemm_speed(of.products, dtype, count) for of in (one, many))
     return {
         "flops": one.total,
         "flops_linear": one.linear,
@@ -120,7 +120,7 @@ def _speed(step: Step, stages: Sequence[Measured], count: int) -> dict[str, Any]
         "naive_flops": naive_count(step),
         "gemm": at_shapes,
         "gemm_one_thread": at_shapes if count == 1 else gemm_speed(one.products, dtype, 1),
-        "gemm_batched": (wide := gemm_speed(many.products, dtype, count)),
+        "gemm_batched": wide,
         "share": one.total / median(single.seconds) / at_shapes,
         "share_batched": one.total / median(batched.seconds) / wide,
         "batched": group,
