@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import fedpgp
+from fedpgp.cli.bench import bench
 from fedpgp.cli.cache import app as cache_app
 from fedpgp.cli.printing import Session, err, out, print_comparison, print_json, print_result
 
@@ -218,6 +219,12 @@ def methods() -> None:
 def config(file: ConfigFile = None, change: Changes = None) -> None:
     """Print the effective configuration as TOML, with what each value is and where it was set."""
     print(fedpgp.load_config(file, change or ()).to_toml(), end="")
+
+
+app.command(
+    epilog="Examples: [bold]fedpgp bench --shape pictoclip[/]   "
+    "[bold]fedpgp bench --shape vit-b-16 --parts step,profile --json[/]"
+)(bench)
 
 
 def main() -> None:

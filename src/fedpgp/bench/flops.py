@@ -1,0 +1,95 @@
+"""How many floating-point operations a step needs: a multiplication and an addition are two.
+
+Counted are the products with weights, forward and backward to their inputs (frozen weights need no gradient), the
+attention products and the projection; not counted are normalisation, softmax and activation.
+
+Letters: K prompts, M context vectors, P = 1 + M prefix rows, C classes, T tokens of a class with EOS, S = Σ T, d width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Product(NamedTuple):
+    """x [rows, inputs] times a weight [outputs, inputs], so many times in a step."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    times: int
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.rows * self.inputs * self.outputs * self.times
+
+
+@dataclass(frozen=True)
+class Count:
+    """products: with weights, of the whole step; attention: operations of the products of queries, keys and values."""
+
+    products: tuple[Product, ...]
+    attention: int
+
+    @property
+    def linear(self) -> int:
+        """Operations of the products with weights."""
+        return sum(product.flops for product in self.products)
+
+    @property
+    def total(self) -> int:
+        return self.linear + self.attention
+
+
+def packed(text_config: Any, prompts: int, context: int, tokens: Sequence[int]) -> Count:
+    """A step of the library's encoder: forward, and backward to the contexts.
+
+    text_config: transformers' CLIPTextConfig with two layers or more; context: M; tokens: T of each class.
+
+    Every layer works on K(P + S) rows. In the first, only the K·M rows of context vectors have queries, keys and values
+    that change. In the last, all rows have keys and values, and the rest is for the K·C rows of EOS.
+    """
+    d, inner, layers = text_config.hidden_size, text_config.intermediate_size, text_config.num_hidden_layers
+    prefix = 1 + context
+    rows, vectors, ends = prompts * (prefix + sum(tokens)), prompts * context, prompts * len(tokens)
+    forward = (
+        Product(vectors, d, 3 * d, 1),
+        Product(rows, d, 3 * d, layers - 2),
+        Product(rows, d, d, layers - 1),
+        Product(rows, d, inner, layers - 1),
+        Product(rows, inner, d, layers - 1),
+        Product(rows, d, 2 * d, 1),
+        Product(ends, d, d, 2),
+        Product(ends, d, inner, 1),
+        Product(ends, inner, d, 1),
+        Product(ends, d, text_config.projection_dim, 1),
+    )
+    backward = tuple(Product(product.rows, product.outputs, product.inputs, product.times) for product in forward)
+    # A row's scores and weighted sum take 4·d operations for each row that it sees; backward, twice that.
+    of_rows = prefix * prefix + sum(T * (prefix + T) for T in tokens)
+    of_ends = sum(prefix + T for T in tokens)
+    pairs = (layers - 1) * of_rows + of_ends
+    return Count(forward + backward, 3 * 4 * d * prompts * pairs)
+
+
+def padded(text_config: Any, sequences: int, length: int, *, forward: int, backward: int) -> Count:
+    """So many forward and backward passes of a tower over whole sequences of one length, every layer in full."""
+    d, inner, layers = text_config.hidden_size, text_config.intermediate_size, text_config.num_hidden_layers
+    rows, passes = sequences * length, forward + backward
+    products = (
+        Product(rows, d, d, 4 * layers * passes),
+        Product(rows, d, inner, layers * passes),
+        Product(rows, inner, d, layers * passes),
+        Product(sequences, d, text_config.projection_dim, passes),
+    )
+    return Count(products, (forward + 2 * backward) * 4 * d * sequences * length * length * layers)
+
+
+def image(vision_config: Any, projection: int) -> int:
+    """Operations of one image in the image tower."""
+    d, patch = vision_config.hidden_size, vision_config.patch_size
+    patches = (vision_config.image_size // patch) ** 2
+    rows = patches + 1
+    layer = 2 * rows * d * (4 * d + 2 * vision_config.intermediate_size) + 4 * d * rows * rows
+    embedding = 2 * patches * vision_config.num_channels * patch * patch * d
+    return embedding + vision_config.num_hidden_layers * layer + 2 * d * projection

@@ -1,0 +1,341 @@
+"""The benchmark on towers so small that it takes seconds; what it measures is not tested, what it claims is."""
+
+import json
+import math
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPConfig
+from typer.testing import CliRunner
+
+from fedpgp import cli
+from fedpgp.bench import flops, machine, naive, rounds, scaling, stages, suite
+from fedpgp.bench.names import BASE_NAMES, IMAGENET_TOKENS, NOVEL_NAMES, CountingTokenizer, imagenet_like
+from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config, random_backbone, random_clip
+from fedpgp.errors import ConfigError, TrainingError
+
+SIDE = 8
+
+
+def tiny_config(layers=3) -> CLIPConfig:
+    text = {"hidden_size": 16, "intermediate_size": 48, "num_attention_heads": 2, "num_hidden_layers": layers}
+    vision = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 3, "num_hidden_layers": 2}
+    return CLIPConfig(
+        text_config={**text, "projection_dim": 12, "max_position_embeddings": 32, "vocab_size": 49408},
+        vision_config={**vision, "projection_dim": 12, "patch_size": 4, "image_size": SIDE},
+        projection_dim=12,
+        logit_scale_init_value=math.log(100),
+    )
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    """Three clients with real, if random, pixels, so that the naive round is run."""
+    model = random_clip(tiny_config(), "float64", seed=0)
+    task = tiny.task()
+    rng = torch.Generator().manual_seed(0)
+    splits = {"train": task.train, "test": task.tests["base"].dataset, "validation": task.validation.dataset}
+    pixels = {
+        name: torch.randn(len(split), 3, SIDE, SIDE, generator=rng, dtype=torch.float64)
+        for name, split in splits.items()
+    }
+    return Scene("tiny", random_backbone(model), task, sum(map(len, splits.values())), pixels, made_up=False)
+
+
+@pytest.fixture(scope="module")
+def made_up(scene: Scene) -> Scene:
+    """The task of the published shapes, with pixels of one batch only."""
+    return replace(scene, task=caltech_like(0), pixels={"train": scene.pixels["train"][:8]}, made_up=True)
+
+
+@pytest.fixture
+def step(made_up: Scene) -> stages.Step:
+    return stages.first_step(made_up, seed=0)
+
+
+class TestStages:
+    def test_every_stage_computes_the_loss_and_the_gradients_of_naive(self, step):
+        measured = stages.measure(step, "float64", 1, lambda text: None)
+        assert [stage.name for stage in measured] == [stage.name for stage in stages.STAGES]
+        for stage in measured:
+            assert max(stage.loss_difference, stage.gradient_difference) <= 1e-9, stage.name
+            assert len(stage.seconds) == 1 and stage.seconds[0] > 0
+
+    def test_the_gradients_are_not_all_nothing(self, step):
+        for name, gradient in stages.naive(step).gradients.items():
+            assert gradient.abs().max() > 1e-6, name
+
+    def test_stops_where_a_stage_computes_something_else(self, step, monkeypatch):
+        wrong = replace(stages.STAGES[-2], call=lambda step: stages.packed(replace(step, labels=step.labels + 1)))
+        monkeypatch.setattr(stages, "STAGES", (stages.STAGES[0], wrong))
+        with pytest.raises(stages.DifferentWorkError, match="'packed' must compute what 'naive' does"):
+            stages.measure(step, "float64", 1, lambda text: None)
+
+    def test_stops_at_what_is_not_a_number(self, step):
+        found = stages.naive(step)
+        broken = replace(found, loss=found.loss * float("nan"))
+        with pytest.raises(stages.DifferentWorkError):
+            stages.check("broken", broken, found, 1e-9)
+
+    def test_the_batch_holds_clients_that_differ(self, step):
+        jobs = [job for group in stages.client_groups(step) for job in group]
+        assert len({job.params.private["U"].sum().item() for job in jobs}) == len(jobs) == 10
+        assert len({job.images[0, 0].item() for job in jobs}) == 10
+
+
+class TestRounds:
+    def test_a_whole_round_ends_as_the_naive_one(self, scene):
+        figures = rounds.measure_round(stages.first_step(scene, 0), None, "float64", 0, 1, 1, lambda text: None)
+        assert figures.naive_measured
+        assert figures.parameters_differ <= 1e-9
+        assert figures.answers_differ == 0
+        assert figures.bytes_up == figures.bytes_down == 3 * 16 * 16 * 8  # clients, M, d, bytes
+
+    def test_stops_where_a_round_ends_elsewhere(self, scene, monkeypatch):
+        monkeypatch.setattr(rounds, "LOCAL_EPOCHS", 1)  # of the naive round
+        with pytest.raises(stages.DifferentWorkError, match="a round must end as the naive one does"):
+            rounds.measure_round(stages.first_step(scene, 0), None, "float64", 0, 1, 1, lambda text: None)
+
+    def test_the_calls_that_a_computed_round_multiplies_are_those_that_a_real_one_makes(self, scene, monkeypatch):
+        calls = Counter()
+
+        def counting(name, function, size):
+            def counted(*arguments):
+                calls[name, torch.is_grad_enabled()] += size(*arguments)
+                return function(*arguments)
+
+            monkeypatch.setattr(naive, name, counted)
+
+        counting("read", naive.read, lambda *arguments: 1)
+        counting("see", naive.see, lambda model, pixels: len(pixels))
+        monkeypatch.setattr(naive, "TEST_BATCH", 5)
+        monkeypatch.setattr(rounds, "TEST_BATCH", 5)
+        rounds.naive_round(scene, 0)
+        counted = rounds.count_calls(scene.task)
+        assert calls["read", True] == 4 * counted.steps
+        assert calls["read", False] == counted.text_passes
+        assert calls["see", False] == counted.images
+        assert calls["see", True] == 2 * sum(tiny.EXAMPLES)
+
+    def test_a_round_that_takes_hours_is_computed(self, made_up):
+        assert rounds.count_calls(made_up.task) == rounds.Calls(steps=100, images=24_650, text_passes=1040)
+        figures = rounds.measure_round(stages.first_step(made_up, 0), 2.0, "float64", 0, 1, 1, lambda text: None)
+        units = figures.units
+        assert not figures.naive_measured and units["step"] == 2.0
+        assert figures.naive == 200 + 24_650 * units["image"] + 1040 * units["text pass"]
+        assert figures.encoding == made_up.images * units["image"] and figures.ours_once > 0
+        assert figures.ratios["cold first round"] < figures.ratios["25 rounds"] < figures.ratios["round"]
+
+
+def counted(work) -> Counter:
+    """The operations of matrix products with weights (mm, addmm) and of others (bmm), as PyTorch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    found = Counter()
+    for operation, count in counter.get_flop_counts()["Global"].items():
+        found["linear" if "addmm" in str(operation) or ".mm" in str(operation) else "attention"] += count
+    return found
+
+
+class TestFlops:
+    @pytest.mark.parametrize("layers", [2, 3])
+    @pytest.mark.parametrize("prompts", [1, 4])
+    def test_the_librarys_step(self, layers, prompts):
+        config = tiny_config(layers)
+        backbone = random_backbone(random_clip(config, "float64", 0))
+        tokens = backbone.class_tokens(BASE_NAMES[:7])  # so few that they are packed without a row to spare
+        contexts = torch.randn(prompts, 5, 16, dtype=torch.float64, requires_grad=True)
+        backbone.text(contexts, tokens)  # computes what never changes
+        found = counted(lambda: backbone.text(contexts, tokens).sum().backward())
+        expected = flops.packed(config.text_config, prompts, 5, (tokens.end + 1).tolist())
+        assert found["linear"] == expected.linear
+        assert found["attention"] >= expected.attention  # what the mask throws away is not needed
+
+    def test_whole_sequences(self, step):
+        config, model = step.scene.model.config, step.scene.model
+        model.set_attn_implementation("eager")  # PyTorch counts no fused attention
+        try:
+            p_G = step.values["p_G"]
+            found = counted(lambda: naive.read(model, step.naive.prompt, p_G).sum().backward())
+        finally:
+            model.set_attn_implementation("sdpa")
+        expected = flops.padded(config.text_config, 50, 32, forward=1, backward=1)
+        assert (found["linear"], found["attention"]) == (expected.linear, expected.attention)
+
+    def test_an_image(self, step):
+        model, config = step.scene.model, step.scene.model.config
+        model.set_attn_implementation("eager")
+        try:
+            found = counted(lambda: naive.see(model, step.pixels))
+        finally:
+            model.set_attn_implementation("sdpa")
+        assert sum(found.values()) == 8 * flops.image(config.vision_config, config.projection_dim)
+
+    def test_vit_b_16_by_hand(self):
+        config = published_config("vit-b-16")
+        one = flops.padded(config.text_config, 1, 77, forward=1, backward=0)
+        assert one.linear == 2 * 77 * 12 * 12 * 512**2 + 2 * 512**2  # 12 d² weights in each of 12 layers; projection
+        assert flops.image(config.vision_config, 512) == pytest.approx(35.1e9, rel=0.01)  # 17.6 GMAC, as published
+
+
+class TestNames:
+    def test_the_halves_are_those_of_caltech101(self):
+        assert (len(BASE_NAMES), len(NOVEL_NAMES)) == (50, 50)
+        assert len({*BASE_NAMES, *NOVEL_NAMES}) == 100
+
+    def test_the_tokens_are_as_many_as_clips(self):
+        count = CountingTokenizer()
+        lengths = [len(count(name.replace("_", " "), add_special_tokens=False)["input_ids"]) for name in BASE_NAMES]
+        assert Counter(lengths) == {1: 32, 2: 15, 3: 3}
+        assert len(count("a photo of a brontosaurus.", add_special_tokens=False)["input_ids"]) == 4 + 3 + 1
+
+    def test_a_word_has_the_same_ids_wherever_it_stands(self):
+        count = CountingTokenizer()
+        alone = count("cougar", add_special_tokens=False)["input_ids"]
+        assert count("cougar face.", add_special_tokens=False)["input_ids"][:1] == alone
+
+    def test_imagenet_like_names_end_in_eos(self):
+        assert sum(IMAGENET_TOKENS.values()) == 1000
+        tokens = imagenet_like(200, 1000, seed=0)
+        behind = torch.arange(tokens.ids.shape[1]) >= tokens.end[:, None]
+        assert ((tokens.ids == 999) == behind).all()
+        assert tokens.end.min() >= 2 and tokens.end.float().mean() == pytest.approx(3.2, abs=0.3)
+
+
+class TestMachine:
+    @pytest.mark.skipif(not machine.STATUS.exists(), reason="this system does not tell its peak memory")
+    def test_the_peak_is_seen_even_when_it_is_over(self):
+        def work():
+            return float(torch.ones(16 * 2**20).sum())
+
+        result, peak = machine.peak_memory(work)
+        assert result == 16 * 2**20
+        assert 60 * 2**20 < peak < 100 * 2**20
+        assert machine.peak_memory(lambda: None)[1] < 8 * 2**20
+
+    def test_the_speed_of_a_product_counts_by_its_operations(self, monkeypatch):
+        seconds = {(1, 10, 10): 2.0, (1, 10, 20): 1.0}
+        monkeypatch.setattr(machine, "_product_seconds", lambda *shape: seconds[shape[:3]])
+        products = [flops.Product(1, 10, 10, 3), flops.Product(1, 10, 20, 1)]
+        assert machine.gemm_speed(products, torch.float32, 1) == (3 * 200 + 400) / (3 * 2.0 + 1.0)
+
+
+class TestScaling:
+    def test_neighbours_share_classes(self):
+        task = scaling.shared_classes(60)
+        assert len(task.clients) == 60 and task.clients[0].classes == task.clients[50].classes
+        assert set(task.clients[0].classes) & set(task.clients[1].classes)
+        assert {len(client.train) for client in task.clients} == {40}
+
+    @pytest.mark.slow
+    def test_a_new_process_for_each_number(self):
+        first, second = scaling.sweep([10, 20], 0, 1)
+        assert (first.clients, second.clients) == (10, 20)
+        assert first.seconds > 0
+
+    def test_a_process_that_fails_is_named(self, monkeypatch):
+        monkeypatch.setattr(sys, "executable", "false")
+        with pytest.raises(TrainingError, match="with 5 clients failed: exit code 1"):
+            scaling.sweep([5], 0, 1)
+
+
+def test_the_shares_of_a_profile_are_all_of_the_time(result):
+    shares = result["profile"]["shares"]
+    assert sum(shares.values()) == pytest.approx(1)
+    assert min(shares.values()) >= 0 and shares["matrix multiplies"] > 0 and shares["Python and dispatch"] > 0
+
+
+@pytest.fixture(scope="module")
+def result(made_up):
+    """All parts but the sweep over clients, which needs processes of its own."""
+    options = suite.Options("vit-b-16", ("step", "round", "classes", "profile"), 1, 1, 0, "float64", classes=60)
+    said = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(suite, "scene", lambda *_: made_up)
+        patched.setattr(suite, "gemm_speed", lambda *_: 1e9)
+        found = suite.run_suite(options, said.append)
+    assert said[0].startswith("about ") and "step: shared prefix, 1 of 1" in said
+    return found
+
+
+class TestSuite:
+    def test_ratios(self, result):
+        stages = {stage["name"]: stage for stage in result["step"]["stages"]}
+        slow, fast = (stages[name]["seconds"][0] for name in ("naive", "packed"))
+        assert stages["naive"]["to_naive"] == stages["naive"]["to_previous"] == 1
+        assert stages["packed"]["to_naive"] == pytest.approx(slow / fast)
+        assert stages["packed"]["to_previous"] == pytest.approx(stages["shared prefix"]["seconds"][0] / fast)
+
+    def test_the_share_of_the_speed_is_counted_operations_over_time(self, result):
+        speed, packed = result["step"]["speed"], result["step"]["stages"][-2]
+        assert speed["share"] == pytest.approx(speed["flops"] / packed["seconds"][0] / 1e9)
+        assert speed["naive_flops"] > 10 * speed["flops"]
+
+    def test_the_machine_and_the_options_are_named(self, result):
+        assert result["machine"]["torch"] == torch.__version__
+        assert result["options"]["shape"] == "vit-b-16" and result["options"]["classes"] == 60
+
+    def test_threads_are_put_back(self, result):
+        assert torch.get_num_threads() == 1
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(cli.app, ["bench", *arguments])
+
+
+class TestCommand:
+    def test_json(self, result, monkeypatch):
+        monkeypatch.setattr(suite, "run_suite", lambda options, say: result | {"repeat": options.repeat})
+        done = run("--repeat", "7", "--json")
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout) == json.loads(json.dumps(result)) | {"repeat": 7}
+
+    def test_tables(self, result, monkeypatch):
+        sizes = [{"clients": 10, "seconds": 2.0, "peak": 2**20}, {"clients": 1000, "seconds": 3.0, "peak": None}]
+        monkeypatch.setattr(suite, "run_suite", lambda options, say: say("hello") or result | {"scaling": sizes})
+        done = run()
+        assert done.exit_code == 0, done.output
+        assert "bench: hello" in done.stderr
+        for text in ("shared prefix", "computed from units measured in this run", "60 classes", "1,000 ", "1.50×"):
+            assert text in done.stdout
+
+    def test_quiet(self, result, monkeypatch):
+        monkeypatch.setattr(suite, "run_suite", lambda options, say: say("hello") or result)
+        assert run("--quiet").stderr == ""
+
+    @pytest.mark.parametrize(
+        "arguments, message",
+        [
+            (["--shape", "vit-b-17"], "shape must be a known one, got 'vit-b-17'; did you mean 'vit-b-16'?"),
+            (["--parts", "step,scale"], "parts must be known ones, got 'scale'; did you mean 'scaling'?"),
+            (["--precision", "float16"], "precision must be one of float32, float64, got 'float16'"),
+            (["--repeat", "0"], "repeat must be 1 or more, got 0"),
+            (["--threads", "-1"], "threads must be 1 or more, got -1"),
+            (["--seed", "-1"], "seed must be 0 or more, got -1"),
+        ],
+    )
+    def test_bad_options(self, arguments, message):
+        error = run(*arguments).exception
+        assert isinstance(error, ConfigError) and message in str(error)
+
+
+@pytest.mark.parametrize("shape", PUBLISHED)
+def test_the_published_sizes(shape):
+    config = published_config(shape)
+    patches = {"vit-b-16": 196, "vit-b-32": 49, "vit-l-14": 256}[shape]
+    assert (config.vision_config.image_size // config.vision_config.patch_size) ** 2 == patches
+    heads = config.text_config.hidden_size / config.text_config.num_attention_heads
+    assert heads == config.vision_config.hidden_size / config.vision_config.num_attention_heads == 64
+
+
+@pytest.mark.slow
+def test_pictoclip_as_a_user_runs_it():
+    done = run("--shape", "pictoclip", "--parts", "step,round", "--repeat", "1", "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["round"]["naive_measured"] and result["round"]["ratios"]["round"] > 10
