@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import tiny
@@ -14,9 +14,11 @@ from transformers import CLIPConfig
 from typer.testing import CliRunner
 
 from fedpgp import cli
-from fedpgp.bench import flops, machine, naive, rounds, scaling, stages, suite
+from fedpgp.bench import flops, machine, naive, report, rounds, scaling, stages, suite
+from fedpgp.bench.coarse import measure_bf16
 from fedpgp.bench.names import BASE_NAMES, IMAGENET_TOKENS, NOVEL_NAMES, CountingTokenizer, imagenet_like
 from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config, random_backbone, random_clip
+from fedpgp.cli.printing import out
 from fedpgp.errors import ConfigError, TrainingError
 
 SIDE = 8
@@ -244,6 +246,25 @@ class TestScaling:
             scaling.sweep([5], 0, 1)
 
 
+def test_bf16_is_held_against_the_same_step_in_float32(made_up):
+    backbone = random_backbone(random_clip(tiny_config(), "float32", seed=0))
+    single = replace(made_up, backbone=backbone, pixels={"train": made_up.pixels["train"].float()})
+    found = measure_bf16(stages.first_step(single, seed=0), repeat=2)
+    assert len(found.single) == len(found.coarse) == 2
+    assert 1e-6 < found.gradient_difference < 1  # eight bits of mantissa, and not float32 twice
+    shown = report.tables(
+        {
+            "options": {"shape": "tiny", "precision": "float32"},
+            "machine": machine.machine(1),
+            "task": "tiny",
+            "bf16": asdict(replace(found, single=[3.0, 4.0], coarse=[2.0, 2.0])),
+        }
+    )
+    with out.capture() as captured:
+        out.print(shown)
+    assert "1.75× as fast as in float32" in captured.get()
+
+
 def test_the_shares_of_a_profile_are_all_of_the_time(result):
     shares = result["profile"]["shares"]
     assert sum(shares.values()) == pytest.approx(1)
@@ -296,7 +317,10 @@ class TestCommand:
         assert json.loads(done.stdout) == json.loads(json.dumps(result)) | {"repeat": 7}
 
     def test_tables(self, result, monkeypatch):
-        sizes = [{"clients": 10, "seconds": 2.0, "peak": 2**20}, {"clients": 1000, "seconds": 3.0, "peak": None}]
+        sizes = [
+            {"clients": 10, "seconds": 2.0, "evaluation": 1.0, "peak": 2**20},
+            {"clients": 1000, "seconds": 3.0, "evaluation": 4.0, "peak": None},
+        ]
         monkeypatch.setattr(suite, "run_suite", lambda options, say: say("hello") or result | {"scaling": sizes})
         done = run()
         assert done.exit_code == 0, done.output
@@ -314,6 +338,7 @@ class TestCommand:
             (["--shape", "vit-b-17"], "shape must be a known one, got 'vit-b-17'; did you mean 'vit-b-16'?"),
             (["--parts", "step,scale"], "parts must be known ones, got 'scale'; did you mean 'scaling'?"),
             (["--precision", "float16"], "precision must be one of float32, float64, got 'float16'"),
+            (["--parts", "bf16", "--precision", "float64"], "precision must be float32 for the part bf16"),
             (["--repeat", "0"], "repeat must be 1 or more, got 0"),
             (["--threads", "-1"], "threads must be 1 or more, got -1"),
             (["--seed", "-1"], "seed must be 0 or more, got -1"),

@@ -89,7 +89,7 @@ def test_fault_03_a_step_reads_two_short_contexts_and_no_image_twice(backbone, m
     def encode(*_):
         raise AssertionError("the image encoder runs in a round")
 
-    monkeypatch.setattr(type(backbone.image), "__call__", encode)
+    monkeypatch.setattr(type(backbone.image), "encode", encode)
     _, _, shapes = watched(FedPGP(**SMALL), backbone, rounds=2, local_epochs=1)
     longest = max(len(backbone.tokenizer(f"{name}.", add_special_tokens=False)["input_ids"]) for name in tiny.NAMES)
     steps = [shape for shape in shapes if shape[2]]

@@ -1,10 +1,12 @@
 """Image features: each image encoded once, whatever happens on the way; bad images; views."""
 
+import errno
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -331,3 +333,39 @@ def test_data_sets_can_be_pickled(pictograms: Source) -> None:
     assert (again.labels == part.labels).all()
     assert set(part.labels) == {3, 60}
     assert part.fingerprint != pictograms.validation.fingerprint
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_bad_image(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path
+) -> None:
+    """--skip-bad-images does not drop what a later try may read, and the cache does not remember it."""
+    failing = broken(images, _9=OSError(errno.EIO, "Input/output error"))
+    with pytest.raises(DataError, match=r"image 9 .* cannot be read: .*Input/output error; make it readable"):
+        image_features(backbone.image, failing, tmp_path, skip_bad_images=True)
+    kept, _ = image_features(backbone.image, images, tmp_path)
+    assert not kept.undecodable
+
+
+@dataclass(frozen=True)
+class SecondTimeBad:
+    """Pictures of which one decodes once and never again."""
+
+    pictures: Callable[[int], Image.Image]
+    seen: list[int]
+
+    def __call__(self, index: int) -> Image.Image:
+        self.seen.append(index)
+        if index == 3 and self.seen.count(3) == 2:
+            raise ValueError("cut")
+        return self.pictures(index)
+
+
+def test_an_image_that_is_bad_in_one_view_is_dropped_from_all(
+    backbone: Backbone, small_source: Source, tmp_path: Path
+) -> None:
+    train = small_source.train
+    source = replace(small_source, train=replace(train, image=SecondTimeBad(train.image, [])))
+    kept, found = source_features(backbone.image, source, ["train"], tmp_path, augmented_views=3, skip_bad_images=True)
+    assert found["train"].shape == (len(train) - 1, 3, 128)
+    assert (kept.train.labels == np.delete(train.labels, 3)).all()
+    assert (found["train"].norm(dim=-1) > 0.9).all()

@@ -221,7 +221,7 @@ def on(device, value):
 
 @pytest.mark.parametrize("memory", [2**31, 1])
 @pytest.mark.parametrize("position", ["end", "middle"])
-def test_everything_is_computed_on_the_device_of_the_weights(backbone, memory, position):
+def test_the_text_tower_computes_on_the_device_of_its_weights(backbone, memory, position):
     """The meta device computes shapes and refuses tensors of another device, as a GPU would."""
     parts = {f.name: on("meta", getattr(backbone.text, f.name)) for f in fields(backbone.text) if f.name != "_prepared"}
     encoder = TextEncoder(**parts | {"memory": memory})
@@ -231,8 +231,8 @@ def test_everything_is_computed_on_the_device_of_the_weights(backbone, memory, p
     assert (features.shape, features.device.type, contexts.grad.device.type) == ((2, 2, 128), "meta", "meta")
 
 
-def test_bf16_is_of_the_products_alone(backbone):
-    """Contexts, features and gradients stay in float32, within what eight bits of mantissa allow."""
+def test_bf16_gives_features_and_gradients_in_float32(backbone):
+    """Within what eight bits of mantissa allow, and not to the last bit of float32."""
     coarse = load_backbone("pictoclip", "bf16")
     tokens = backbone.class_tokens(["ant", "red apple", "fire_engine"])
     contexts = 0.02 * torch.randn(2, 4, 128, generator=torch.Generator().manual_seed(0))
@@ -264,3 +264,15 @@ def test_memory_is_kept_to(backbone):
     rows = 3 * encoder.rows(tokens, 16)
     assert rows <= encoder.rows_within(sum(kept.values())) * 1.5  # the last of the three layers keeps less
     assert encoder.rows_within(sum(kept.values())) <= rows
+
+
+def test_no_contexts_have_no_features(backbone):
+    """A method may read no text in a step."""
+    assert backbone.text(torch.empty(0, 0, 0), backbone.class_tokens(NAMES)).shape == (0, 2, 128)
+
+
+def test_a_checkpoint_with_damaged_text_weights_is_told_before_a_run(backbone):
+    norm = backbone.text.final_norm
+    damaged = replace(backbone, text=replace(backbone.text, final_norm=norm._replace(bias=norm.bias * torch.nan)))
+    with pytest.raises(CheckpointError, match=r"text feature that is not finite for 'a photo of a ant\.'"):
+        damaged.template_features("a photo of a {}.", NAMES)

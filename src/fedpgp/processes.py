@@ -1,6 +1,7 @@
 """How further processes are started, to train or to decode."""
 
 import multiprocessing
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 
 ENDED = (
@@ -19,3 +20,9 @@ def context() -> BaseContext:
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["fedpgp.backbone.text"])
     return server
+
+
+def warm_up() -> None:
+    """Starts the server, which loads PyTorch while this process does something else."""
+    if context().get_start_method() == "forkserver":
+        forkserver.ensure_running()

@@ -58,6 +58,9 @@ class Workers:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         torch.set_num_threads(self._threads)
         if self._pool is not None:
+            if kind is not None:  # nobody waits for the groups that are being trained
+                for process in multiprocessing.active_children():
+                    process.terminate()
             self._pool.shutdown(cancel_futures=True)
 
 

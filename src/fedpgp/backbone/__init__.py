@@ -1,5 +1,5 @@
 """Frozen CLIP."""
 
-from fedpgp.backbone.load import Backbone, load_backbone
+from fedpgp.backbone.load import Backbone, bfloat16_speed, load_backbone
 
-__all__ = ["Backbone", "load_backbone"]
+__all__ = ["Backbone", "bfloat16_speed", "load_backbone"]

@@ -169,6 +169,8 @@ class TextEncoder:
         longer than the encoder reads.
         """
         K, M, C = len(contexts), contexts.shape[1], len(classes)
+        if not K:
+            return contexts.new_empty(0, C, len(self.projection))
         length = 1 + M + classes.ids.shape[1]
         if length > self.longest:
             raise CheckpointError(

@@ -7,9 +7,11 @@ one would hide what the federation itself costs.
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -23,7 +25,7 @@ from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.errors import TrainingError
 from fedpgp.evaluate import evaluation_sets
 from fedpgp.federation.rounds import Data, federate
-from fedpgp.federation.state import State
+from fedpgp.federation.state import FILE, State
 from fedpgp.methods import FedPGP
 from fedpgp.workers import Workers
 
@@ -35,10 +37,13 @@ OWN_CLASSES = 5
 
 @dataclass(frozen=True)
 class Scale:
-    """seconds: of a round, the median; peak: bytes that the process held at most, None where that is not known."""
+    """seconds: of a round without evaluation, the median; evaluation: of all clients after the last round, in seconds;
+    peak: bytes that the process held at most, None where that is not known.
+    """
 
     clients: int
     seconds: float
+    evaluation: float
     peak: int | None
 
 
@@ -57,7 +62,7 @@ def _in_new_process(clients: int, seed: int, count: int) -> Scale:
 
 
 def measure(clients: int, seed: int) -> Scale:
-    """Some rounds of so many clients in this process; none is evaluated."""
+    """Some rounds of so many clients in this process, with a state on the disk; all are evaluated after the last."""
     backbone = load_backbone("pictoclip")
     task = shared_classes(clients)
     tests = {
@@ -66,25 +71,30 @@ def measure(clients: int, seed: int) -> Scale:
     }
     data = Data(task, random_features(len(task.train), backbone.logit_scale, 128, seed), tests)
     settings = FederationConfig(
-        rounds=MEASURED_ROUNDS + 2,  # the last, which would be evaluated, is not run
+        rounds=MEASURED_ROUNDS + 2,  # the first does what a run does once, the last is evaluated
         local_epochs=LOCAL_EPOCHS,
         batch_size=BATCH,
         participation=PARTICIPANTS / clients,
         eval_every=MEASURED_ROUNDS + 2,
     )
-    with State.create() as state, Workers(backbone.text, 1) as pool:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        State.create(Path(directory) / FILE) as state,
+        Workers(backbone.text, 1) as pool,
+    ):
         rounds = federate(FedPGP(), data, backbone, settings, seed, pool, state)
-        next(rounds)  # with what a run does once
+        next(rounds)
         taken = []
         for _ in range(MEASURED_ROUNDS):
             started = time.perf_counter()
             next(rounds)
             taken.append(time.perf_counter() - started)
+        last = next(rounds)
     try:
         peak = status("VmHWM")
     except OSError:
         peak = None
-    return Scale(clients, median(taken), peak)
+    return Scale(clients, median(taken), last["seconds_evaluation"], peak)
 
 
 def shared_classes(clients: int) -> Task:

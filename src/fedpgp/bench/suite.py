@@ -9,6 +9,7 @@ import torch
 
 import fedpgp
 from fedpgp.bench import flops, scaling
+from fedpgp.bench.coarse import measure_bf16
 from fedpgp.bench.machine import first_call, gemm_speed, machine, seconds, threads
 from fedpgp.bench.names import imagenet_like
 from fedpgp.bench.profile import profile_step
@@ -18,7 +19,7 @@ from fedpgp.bench.stages import TOLERANCE, Measured, Step, client_groups, first_
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods import Batch, Frozen, Params
 
-PARTS = ("step", "round", "scaling", "classes", "profile")
+PARTS = ("step", "round", "scaling", "classes", "bf16", "profile")
 # Of the machine's matrix-multiply speed, for an estimate.
 USUAL_SPEED = 0.6
 
@@ -43,6 +44,10 @@ class Options:
                 raise ConfigError(f"parts must be known ones, got {part!r}; {nearest(part, PARTS)}")
         if self.precision not in TOLERANCE:
             raise ConfigError(f"precision must be one of {', '.join(TOLERANCE)}, got {self.precision!r}")
+        if "bf16" in self.parts and self.precision != "float32":
+            raise ConfigError(
+                f"precision must be float32 for the part bf16, which is held against it, got {self.precision!r}"
+            )
         for name in ("repeat", "threads", "classes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
@@ -78,6 +83,9 @@ def run_suite(options: Options, say: Callable[[str], None] = lambda text: None) 
         if "classes" in options.parts:
             say(f"{options.classes} classes")
             result["classes"] = _many_classes(step, options)
+        if "bf16" in options.parts:
+            say("bf16")
+            result["bf16"] = asdict(measure_bf16(step, options.repeat))
         if "profile" in options.parts:
             say("profile")
             result["profile"] = asdict(profile_step(lambda: packed(step)))
@@ -187,5 +195,6 @@ def _estimate(options: Options, step: Step) -> float:
         images = calls.images + subject.images
         work["round"] += calls.steps * naive + images * image + calls.text_passes * passes
     work["classes"] = options.repeat * options.classes / C * ours
+    work["bf16"] = (options.repeat + 1) * ours * 9  # where it is slow
     work["profile"] = 4 * ours
     return sum(work[part] for part in options.parts) / speed / 60 + 1.0 * ("scaling" in options.parts)

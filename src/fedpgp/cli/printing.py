@@ -78,7 +78,11 @@ def print_result(comparison: "fedpgp.Comparison", directory: Path, as_json: bool
         print_json(comparison.as_json())
     else:
         print_comparison(comparison)
-        err.print(f"written to {directory}", markup=False)
+        records = [record for run in comparison.runs for record in run.rounds]
+        training = sum(record["seconds_training"] for record in records)
+        evaluation = sum(record["seconds_evaluation"] for record in records)
+        spent = f"rounds took {training:.0f} s in training and {evaluation:.0f} s in evaluation"
+        err.print(f"written to {directory}; {spent}", markup=False)
 
 
 def print_comparison(comparison: "fedpgp.Comparison") -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.spawn import get_preparation_data
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ def source_features(
             found.append(kept)
             wanted, encoded = wanted + len(dataset), encoded + new
         values = found[0].features if len(found) == 1 else torch.stack([kept.features for kept in found], dim=1)
-        bad = sorted(found[0].undecodable)
+        bad = sorted(set().union(*(kept.undecodable for kept in found)))
         if bad:
             good = np.delete(np.arange(len(dataset)), bad)
             values, dropped[split] = values[torch.from_numpy(good)], dataset.select(good)
@@ -161,7 +161,12 @@ def _encode(
     progress(what, done, total, "")
     started = time.perf_counter()
     preparation = _Preparation(dataset, encoder.processor, encoder.size, view)
-    for batch, (pixels, faults) in zip(batches, _prepare(preparation, batches, workers), strict=True):
+    for batch, (pixels, faults, unreadable) in zip(batches, _prepare(preparation, batches, workers), strict=True):
+        if unreadable:
+            image = min(unreadable)
+            raise DataError(
+                f"{dataset.describe(image)} cannot be read: {unreadable[image]}; make it readable, then go on"
+            )
         if faults and not skip_bad_images:
             raise _undecodable(dataset, faults)
         found = encoder.encode(torch.from_numpy(pixels)).cpu()
@@ -184,7 +189,13 @@ def _encode(
     return Kept(features, undecodable), new
 
 
-Prepared = tuple[NDArray[np.float32], dict[int, str]]  # pixels [B, 3, H, W]; index of an image -> why it is blank
+class Prepared(NamedTuple):
+    """pixels: [B, 3, H, W]; faults: index of an image -> why it is blank; unreadable: the same where not the image but
+    the disk or the network is at fault, so that it must not be remembered."""
+
+    pixels: NDArray[np.float32]
+    faults: dict[int, str]
+    unreadable: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -198,6 +209,7 @@ class _Preparation(Dataset[Prepared]):
 
     def __getitem__(self, batch: range) -> Prepared:
         faults: dict[int, str] = {}
+        unreadable: dict[int, str] = {}
         pictures = []
         for index in batch:
             try:
@@ -205,11 +217,13 @@ class _Preparation(Dataset[Prepared]):
             except MemoryError:
                 raise
             except Exception as error:  # decoders raise whatever a damaged file leads them to
-                faults[index] = _reason(error)
+                whose = unreadable if getattr(error, "errno", None) is not None else faults
+                whose[index] = _reason(error)
                 picture = Image.new("RGB", self.size)
             pictures.append(picture if self.view == CENTRE else random_view(picture, self.size, index, self.view))
         whole: dict[str, Any] = {} if self.view == CENTRE else {"do_resize": False, "do_center_crop": False}
-        return self.processor(images=pictures, return_tensors="np", **whole)["pixel_values"], faults
+        pixels = self.processor(images=pictures, return_tensors="np", **whole)["pixel_values"]
+        return Prepared(pixels, faults, unreadable)
 
 
 def _prepare(preparation: _Preparation, batches: list[range], workers: int) -> Iterator[Prepared]:

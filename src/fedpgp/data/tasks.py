@@ -74,6 +74,8 @@ def base_to_novel(
     if evaluate_on == "validation":
         classes, dataset, probe = classes[: _half(classes)], source.validation, ()
     base, novel = tuple(classes[: _half(classes)]), tuple(classes[_half(classes) :])
+    if not novel:
+        raise DataError(f"base-to-novel needs at least 2 classes, half of them novel; {source.name} has {len(classes)}")
     tests = {"base": _test_set(dataset, base), "novel": _test_set(dataset, novel)}
     if probe:
         tests["unseen"] = _test_set(dataset, probe)

@@ -93,7 +93,7 @@ def in_groups(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[Sequence[Cli
     job = jobs[0]
     contexts = job.method.prompts(job.params)
     rows = len(jobs) * len(contexts) * text.rows(job.classes, contexts.shape[1])
-    count = min(len(jobs), 4 * math.ceil(rows / (4 * ROWS)))
+    count = min(len(jobs), 4 * max(1, math.ceil(rows / (4 * ROWS))))
     sizes = [len(jobs) // count + (i < len(jobs) % count) for i in range(count)]
     ends = list(accumulate(sizes))
     return [jobs[end - size : end] for size, end in zip(sizes, ends, strict=True)]
