@@ -89,7 +89,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
 def test_a_run_stopped_while_its_files_are_written(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After each file in turn, and before the state goes."""
+    """Before each file gets its name, and before the state goes."""
     begin(tmp_path / "whole", cache)
     replace_, unlink, left = files.os.replace, Path.unlink, [0]
 
@@ -102,15 +102,15 @@ def test_a_run_stopped_while_its_files_are_written(
 
         return call
 
-    for at in range(4, 11):  # the first three make the directory: config.toml, its own name, and see below
+    for at in range(3, 8):  # behind config.toml and the directory itself: five files, of which results.json is the last
         monkeypatch.setattr(files.os, "replace", counted(replace_))
         left[0] = at
         out = tmp_path / f"out{at}"
-        try:
+        with pytest.raises(StoppedError):
             begin(out, cache)
-        except StoppedError:
-            left[0] = 0
-            fedpgp.resume(out, cache=cache)
+        left[0] = 0
+        assert not (out / "results.json").exists()
+        fedpgp.resume(out, cache=cache)
         assert artefacts(out) == artefacts(tmp_path / "whole"), at
 
     monkeypatch.setattr(files.os, "replace", replace_)
@@ -271,3 +271,45 @@ def test_force_replaces_a_stopped_run(stopped: Path, cache: Path, tmp_path: Path
     made = fedpgp.run("zero-shot", changes=SHORT_RUN, output=tmp_path / "other", force=True, cache=cache)
     assert made.method == "zero-shot"
     assert not (tmp_path / "other/state.sqlite").exists()
+
+
+def test_force_does_not_replace_a_run_that_another_process_works_on(stopped: Path, cache: Path) -> None:
+    """That process would go on writing into what replaces it."""
+    with State.open(stopped / "state.sqlite"), pytest.raises(OutputError, match="in use"):
+        fedpgp.run("fedpgp", 3, changes=CHANGES, output=stopped, force=True, cache=cache)
+    assert (stopped / "state.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    ("plan", "reason"),
+    [
+        ({"methods": ["fedpgq"], "seeds": [0]}, r"methods must be known ones, got \['fedpgq'\]"),
+        ({"methods": ["../../elsewhere"], "seeds": [0]}, "methods must be known ones"),
+        ({"methods": [], "seeds": [0]}, "methods must be known ones"),
+        ({"methods": ["fedpgp"], "seeds": []}, "seeds must be numbers"),
+        ({"methods": ["fedpgp"], "seeds": [-1]}, "seeds must be numbers"),
+        ({"seeds": [0]}, "methods"),
+    ],
+)
+def test_a_plan_that_is_not_ours_is_refused(plan: dict[str, object], reason: str, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(OutputError, match=rf"plan\.json is damaged: .*{reason}"):
+        fedpgp.resume(tmp_path, cache=cache)
+    with pytest.raises(OutputError, match="holds something that fedpgp did not write"):
+        fedpgp.run("fedpgp", 3, changes=CHANGES, output=tmp_path, force=True, cache=cache)
+
+
+def test_a_run_in_the_place_of_another_is_refused(stop: Callable[[int], None], cache: Path, tmp_path: Path) -> None:
+    stop(1)
+    with pytest.raises(StoppedError):
+        fedpgp.compare(["promptfl"], [0, 1], changes=CHANGES, output=tmp_path / "out", cache=cache)
+    cells = tmp_path / "out/promptfl"
+    shutil.rmtree(cells / "seed-1")
+    shutil.copytree(cells / "seed-0", cells / "seed-1")
+    with pytest.raises(OutputError, match="begun with seed 0 and stands in the place of seed 1"):
+        fedpgp.resume(tmp_path / "out", cache=cache)
+
+
+def test_rounds_are_told_by_their_loss_whatever_its_terms_are_called() -> None:
+    assert results.headline({"round": 1, "loss_task": 1.5, "loss_distance": 0.25}) == "loss 1.750"
+    assert results.headline({"round": 1, "loss_ce": 0.5}) == "loss 0.500"

@@ -111,11 +111,21 @@ def anywhere(trial: Trial, rng: random.Random, seconds: float) -> Callable[[], b
 
 
 def in_a_round(trial: Trial, rng: random.Random, seconds: float) -> Callable[[], bool]:
-    """In SQLite's transaction, whose journal lies beside the state as long as it lasts."""
+    """In a transaction of SQLite's, as long as which the journal beside the state has a header that is not zero."""
     journal = trial.output / f"{STATE}-journal"
-    wait = rng.uniform(0, seconds / 4)
+    wait = rng.uniform(0, seconds)
     started = time.monotonic()
-    return lambda: time.monotonic() - started > wait and journal.exists()
+
+    def come() -> bool:
+        if time.monotonic() - started < wait:
+            return False
+        try:
+            with journal.open("rb") as file:
+                return any(file.read(8))
+        except FileNotFoundError:
+            return False
+
+    return come
 
 
 def at_the_end(trial: Trial, rng: random.Random, seconds: float) -> Callable[[], bool]:

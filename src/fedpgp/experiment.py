@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from fedpgp.backbone import Backbone, load_backbone
+from fedpgp.backbone import Backbone, bfloat16_speed, load_backbone
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import source_features
@@ -21,6 +21,7 @@ from fedpgp.federation.state import FILE, State, remove
 from fedpgp.files import write_json
 from fedpgp.methods import METHODS, Params, find_method
 from fedpgp.origin import begin, begun_config, check_origin, origin
+from fedpgp.processes import warm_up
 from fedpgp.record import Prompts, figures, outcomes
 from fedpgp.report.comparison import write_comparison
 from fedpgp.results import (
@@ -238,10 +239,14 @@ def _laboratory(
     source = load_source(config.data.source)
     tasks = {seed: _task(config, source, seed) for seed in seeds}
     first = tasks[seeds[0]]
+    if workers > 1:
+        warm_up()
     backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
     for name in methods:
         _check_context(config, name, backbone, first)
     reporter = reporter or Silent()
+    if config.backbone.precision == "bf16" and (speed := bfloat16_speed(config.backbone.device)) < 1:
+        reporter.notice(f"bf16 is {1 / speed:.1f} times slower than float32 on this processor: float32 is better here")
     decodable, features = source_features(
         backbone.image,
         source,

@@ -61,12 +61,18 @@ def _flat(toml: str) -> dict[str, Any]:
 
 
 def check_origin(directory: Path, state: State, here: Mapping[str, Any], notice: Callable[[str], None]) -> None:
-    """Raises OutputError where checkpoint or images are not those that the run was begun with.
+    """Raises OutputError where method, seed, checkpoint or images are not those that the run was begun with.
 
     Another version of fedpgp or of PyTorch is told to `notice` and noted in the run's provenance.
     """
     kept = state.origin()
     begun, now = kept["provenance"], here["provenance"]
+    for what in ("method", "seed"):
+        if kept[what] != here[what]:
+            raise OutputError(
+                f"{directory} was begun with {what} {kept[what]!r} and stands in the place of {what} {here[what]!r}:"
+                " move it back, or resume it by itself"
+            )
     for what, field in (("checkpoint", "backbone.checkpoint"), ("images", "data.source")):
         if begun[what] != now[what]:
             raise OutputError(

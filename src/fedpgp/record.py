@@ -67,7 +67,10 @@ def _describe(task: Task) -> dict[str, Any]:
 
 
 class Prompts(Mapping[str, Tensor]):
-    """The trained tensors: "shared/NAME", and "private/CLIENT/NAME" for every client, read when they are asked for."""
+    """The trained tensors, on the CPU: "shared/NAME", and "private/CLIENT/NAME" for every client.
+
+    They are read when they are asked for.
+    """
 
     def __init__(self, shared: Mapping[str, Tensor], private: Sequence[Mapping[str, Tensor]]):
         self._shared, self._private = shared, private
@@ -75,11 +78,11 @@ class Prompts(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         kind, _, rest = name.partition("/")
         if kind == "shared":
-            return self._shared[rest]
+            return self._shared[rest].cpu()
         client, _, key = rest.partition("/")
         if kind != "private" or not client.isdecimal() or int(client) >= len(self._private):
             raise KeyError(name)
-        return self._private[int(client)][key]
+        return self._private[int(client)][key].cpu()
 
     def __iter__(self) -> Iterator[str]:
         yield from (f"shared/{name}" for name in sorted(self._shared))

@@ -19,7 +19,8 @@ from fedpgp.bootstrap import METRICS, Difference, Outcomes, differences
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import InUseError, OutputError, nearest
 from fedpgp.federation.state import FILE, State
-from fedpgp.files import TensorFile, new_directory, safetensors, write, write_json
+from fedpgp.files import TensorFile, flush_directory, new_directory, safetensors, write, write_json
+from fedpgp.methods import METHODS
 
 PLAN = "plan.json"  # of a comparison: its methods and seeds
 COLUMNS = (*METRICS, "unseen")  # of the tables, where the task has them
@@ -58,12 +59,6 @@ class Run:
             "bytes_up_per_client_round": self.results["bytes_up_per_client_round"],
             "seconds": self.results["seconds"],
         }
-
-    def save(self, directory: Path, force: bool = False) -> None:
-        """Writes the run directory, whole or not at all; raises OutputError if it exists and `force` is not set."""
-        with run_directory(directory, force) as scratch:
-            write(scratch / "config.toml", self.config.to_toml().encode())
-            write_run(self, scratch)
 
 
 @dataclass(frozen=True)
@@ -147,6 +142,7 @@ def write_run(run: Run, directory: Path) -> None:
     write(directory / "outcomes.safetensors", save(outcomes))
     write_json(directory / "provenance.json", run.provenance)
     write_json(directory / "results.json", run.results)
+    flush_directory(directory)
 
 
 def load_run(directory: str | Path) -> Run:
@@ -200,8 +196,7 @@ def cells(directory: Path) -> dict[tuple[str, int], Path]:
     plan = directory / PLAN
     try:
         if plan.exists():
-            content = json.loads(plan.read_text(encoding="utf-8"))
-            return planned(directory, content["methods"], content["seeds"])
+            return planned(directory, *_read_plan(plan))
         if is_unfinished(directory):
             found = _look(directory)
             return {(found.method, found.seed): directory}
@@ -211,6 +206,18 @@ def cells(directory: Path) -> dict[tuple[str, int], Path]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise OutputError(f"{plan} is damaged: {error}; name the directory of one of its runs") from error
     raise OutputError(f"{directory} holds no run; name a directory that fedpgp run or fedpgp compare wrote")
+
+
+def _read_plan(plan: Path) -> tuple[list[str], list[int]]:
+    """Methods and seeds of a comparison; raises ValueError, TypeError or KeyError for what is no plan of ours."""
+    content = json.loads(plan.read_text(encoding="utf-8"))
+    methods, seeds = list(content["methods"]), list(content["seeds"])
+    unknown = [name for name in methods if name not in METHODS]  # a name is part of a path
+    if unknown or not methods:
+        raise ValueError(f"methods must be known ones, got {methods}; {nearest(str(unknown), METHODS)}")
+    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise ValueError(f"seeds must be numbers from 0 on, got {seeds}")
+    return methods, seeds
 
 
 def planned(directory: Path, methods: Sequence[str], seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
@@ -239,7 +246,7 @@ def headline(record: Mapping[str, Any]) -> str:
     """What to tell of a round in a line: its accuracies, where it was evaluated, or else its loss."""
     if "local" in record:
         return ", ".join(f"{name.capitalize()} {record[name]:.1f}" for name in ("local", "base", "novel"))
-    return f"loss {record['loss_task']:.3f}"
+    return f"loss {sum(value for name, value in record.items() if name.startswith('loss_')):.3f}"
 
 
 def _look(directory: Path) -> Unfinished:
@@ -257,9 +264,11 @@ def check_output(directory: Path, force: bool) -> None:
         raise OutputError(
             f"output directory {directory} exists; name another one with -o, or replace it with --force{remedy}"
         )
-    ours = any((directory / name).exists() for name in ("results.json", "comparison.json", FILE, PLAN))
-    if directory.exists() and not ours and not (directory.is_dir() and not any(directory.iterdir())):
+    if directory.exists() and not _is_ours(directory):
         raise OutputError(f"output {directory} holds something that fedpgp did not write; name another with -o")
+    for cell in [directory, *directory.glob("*/seed-*")]:
+        if is_unfinished(cell):
+            _check_idle(cell)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent):
@@ -268,6 +277,28 @@ def check_output(directory: Path, force: bool) -> None:
         raise OutputError(
             f"output directory {directory} cannot be written: {error.strerror}; name another with -o"
         ) from error
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether a directory is empty or holds what fedpgp wrote."""
+    if not directory.is_dir():
+        return False
+    if not any(directory.iterdir()):
+        return True
+    try:
+        return bool(cells(directory))
+    except OutputError:  # what is damaged, or of another version, may be replaced
+        return any((directory / name).exists() for name in ("results.json", "comparison.json", FILE))
+
+
+def _check_idle(directory: Path) -> None:
+    """Raises InUseError where another process works on a run, which would go on writing into what replaces it."""
+    try:
+        State.open(directory / FILE).close()
+    except InUseError:
+        raise
+    except OutputError:
+        pass  # damaged, or of another version: nobody works on it
 
 
 @contextmanager

@@ -200,7 +200,7 @@ def show(
         err.print(f"go on with: {command}", markup=False)
     if as_json:
         print_json(comparison.as_json())
-    elif comparison.methods:
+    elif comparison.seeds:
         print_comparison(comparison)
 
 

@@ -25,6 +25,7 @@ from fedpgp.evaluate import Evaluation
 
 FILE = "state.sqlite"  # in a run directory
 SCHEMA = 1  # of the tables below
+PATIENCE = 1.0  # seconds for another process that only looks, as `fedpgp show` does
 TABLES = """
 CREATE TABLE origin (content TEXT NOT NULL);
 CREATE TABLE shared (tensors BLOB NOT NULL);
@@ -87,7 +88,7 @@ class State:
     @classmethod
     def _connect(cls, name: str, path: Path | None) -> "State":
         try:
-            connection = sqlite3.connect(name, timeout=0, isolation_level=None, uri=name.startswith("file:"))
+            connection = sqlite3.connect(name, timeout=PATIENCE, isolation_level=None, uri=name.startswith("file:"))
         except sqlite3.Error as error:
             raise OutputError(f"{path} cannot be opened: {error}; name the directory of an unfinished run") from error
         state = cls(connection, path)
