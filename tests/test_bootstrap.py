@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from fedpgp import bootstrap
 from fedpgp.bootstrap import Outcomes, differences
@@ -11,11 +12,17 @@ from fedpgp.bootstrap import Outcomes, differences
 N, BASE, NOVEL = 3, 60, 40
 
 
+def packed(base: NDArray[np.bool_], novel: NDArray[np.bool_], own: NDArray[np.bool_]) -> Outcomes:
+    """From base [N, n], novel [N, m] and own [N, n]."""
+    bits = (np.packbits(images, axis=1) for images in (base, novel, own))
+    return Outcomes(*bits, base_images=base.shape[1], novel_images=novel.shape[1])
+
+
 def outcomes(seed: int, right: float) -> Outcomes:
     """Random outcomes of three clients with 20 own images each."""
     rng = np.random.default_rng(seed)
     own = np.arange(BASE) % N == np.arange(N)[:, None]
-    return Outcomes.pack(rng.random((N, BASE)) < right, rng.random((N, NOVEL)) < right, own)
+    return packed(rng.random((N, BASE)) < right, rng.random((N, NOVEL)) < right, own)
 
 
 def accuracies(run: Outcomes) -> dict[str, float]:
@@ -44,7 +51,7 @@ def test_observed_difference_is_that_of_the_mean_accuracies(runs: list[tuple[int
 def test_unpacked_outcomes_are_those_that_were_packed() -> None:
     rng = np.random.default_rng(0)
     base, novel, own = (rng.random((5, n)) < 0.5 for n in (11, 8, 11))
-    run = Outcomes.pack(base, novel, own)
+    run = packed(base, novel, own)
     for name, rows in {"base": base, "novel": novel, "own": own}.items():
         assert (run.unpack(name) == rows).all()
         assert (run.unpack(name, slice(1, 3)) == rows[1:3]).all()
@@ -79,7 +86,7 @@ def test_interval_has_the_width_of_the_binomial() -> None:
     n, p = 4000, 0.5
 
     def run() -> Outcomes:
-        return Outcomes.pack(rng.random((1, n)) < p, rng.random((1, n)) < p, np.ones((1, n), bool))
+        return packed(rng.random((1, n)) < p, rng.random((1, n)) < p, np.ones((1, n), bool))
 
     found = differences([run()], [run()])["base"]
     expected = 100 * 2 * 1.96 * np.sqrt(2 * p * (1 - p) / n)
@@ -91,22 +98,22 @@ def test_pairing_narrows_the_interval() -> None:
     run = outcomes(0, 0.5)
     base = run.unpack("base")
     base[:, :2] = ~base[:, :2]
-    paired = differences([run], [Outcomes.pack(base, run.unpack("novel"), run.unpack("own"))])["base"]
+    paired = differences([run], [packed(base, run.unpack("novel"), run.unpack("own"))])["base"]
     unpaired = differences([run], [outcomes(5, 0.5)])["base"]
     assert paired.high - paired.low < 0.6 * (unpaired.high - unpaired.low)
 
 
 def test_wrong_everywhere_is_zero_and_not_an_error() -> None:
-    nothing = Outcomes.pack(np.zeros((N, BASE), bool), np.zeros((N, NOVEL), bool), outcomes(0, 1).unpack("own"))
+    nothing = packed(np.zeros((N, BASE), bool), np.zeros((N, NOVEL), bool), outcomes(0, 1).unpack("own"))
     assert differences([nothing], [nothing])["hm"].mean == 0
 
 
 def test_clients_with_one_image_give_finite_intervals() -> None:
     """Many resamples hold none of a client's images."""
-    run = Outcomes.pack(np.array([[True, False], [True, True]]), np.array([[True, False]] * 2), np.eye(2, dtype=bool))
+    run = packed(np.array([[True, False], [True, True]]), np.array([[True, False]] * 2), np.eye(2, dtype=bool))
     for found in differences([run], [outcomes_of_two()]).values():
         assert np.isfinite([found.mean, found.low, found.high]).all()
 
 
 def outcomes_of_two() -> Outcomes:
-    return Outcomes.pack(np.array([[False, True], [False, True]]), np.array([[True, True]] * 2), np.eye(2, dtype=bool))
+    return packed(np.array([[False, True], [False, True]]), np.array([[True, True]] * 2), np.eye(2, dtype=bool))

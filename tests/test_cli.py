@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -395,6 +396,22 @@ def test_comparison_that_another_process_works_on_can_be_shown(
         refused(command("show", "out/promptfl/seed-0"), "promptfl/seed-0 is in use: another process")
     assert "zero-shot" in shown.out
     assert shown.err == "promptfl, seed 0 of 2 rounds is in the hands of another process\n"
+
+
+def test_comparison_whose_methods_share_no_finished_seed_can_be_shown(
+    command: Command, small: None, tmp_path: Path
+) -> None:
+    for seed, method in enumerate(("zero-shot", "local")):
+        command("run", "--method", method, "--seed", str(seed), "-o", f"out/{method}/seed-{seed}", *sets())
+    (tmp_path / "out/plan.json").write_text('{"methods": ["zero-shot", "local"], "seeds": [0, 1]}')
+    unfinished = [tmp_path / "out/local/seed-0", tmp_path / "out/zero-shot/seed-1"]
+    for cell in unfinished:
+        shutil.copytree(tmp_path / "out/local/seed-1", cell)
+        (cell / "results.json").unlink()
+        State.create(cell / "state.sqlite", {"method": cell.parent.name, "seed": int(cell.name[-1])}).close()
+    shown = command("show", "out")
+    assert (shown.code, shown.out) == (0, "")
+    assert "no seed is finished by all of zero-shot, local: no table yet" in shown.err
 
 
 def test_comparison_without_a_finished_run_can_be_shown(

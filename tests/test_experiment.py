@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tiny import SHORT_RUN
 
 import fedpgp
 from fedpgp.methods import METHODS
+from fedpgp.record import Prompts
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -117,6 +119,17 @@ def test_prompts_file_keeps_the_personal_part_of_every_client(cache: Path) -> No
     assert prompts["private/2/U"].shape == (16, 8)
     assert prompts["private/2/V"].shape == (8, 128)
     assert not torch.equal(prompts["private/0/U"], prompts["private/1/U"])
+
+
+def test_prompts_are_on_the_cpu() -> None:
+    """Whatever device the parts of a run are on."""
+
+    class Elsewhere:
+        def cpu(self) -> str:
+            return "on the CPU"
+
+    part: Any = {"p": Elsewhere()}
+    assert dict(Prompts(part, [part])) == {"shared/p": "on the CPU", "private/0/p": "on the CPU"}
 
 
 def test_comparison_holds_every_method_and_seed_on_the_same_tasks(cache: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -203,6 +204,27 @@ def test_a_damaged_state_is_refused(stopped: Path, cache: Path) -> None:
             call()
 
 
+def test_the_names_of_the_files_are_on_the_disk_before_the_state_goes(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    replace_, flush, remove = files.os.replace, files.os.fsync, State.remove
+
+    def renamed(old: Path, new: Path) -> None:
+        happened.append(Path(new).name)
+        replace_(old, new)
+
+    def flushed(opened: int) -> None:
+        happened.append("directory" if stat.S_ISDIR(files.os.fstat(opened).st_mode) else "file")
+        flush(opened)
+
+    monkeypatch.setattr(files.os, "replace", renamed)
+    monkeypatch.setattr(files.os, "fsync", flushed)
+    monkeypatch.setattr(State, "remove", lambda state: (happened.append("removed"), remove(state)))
+    begin(tmp_path / "out", cache)
+    assert happened[-4:] == ["file", "results.json", "directory", "removed"]
+
+
 def test_a_second_process_is_refused(stopped: Path, cache: Path) -> None:
     with (
         State.open(stopped / "state.sqlite"),
@@ -278,6 +300,21 @@ def test_force_does_not_replace_a_run_that_another_process_works_on(stopped: Pat
     with State.open(stopped / "state.sqlite"), pytest.raises(OutputError, match="in use"):
         fedpgp.run("fedpgp", 3, changes=CHANGES, output=stopped, force=True, cache=cache)
     assert (stopped / "state.sqlite").exists()
+
+
+def test_a_damaged_run_is_replaced(stopped: Path, cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped, tmp_path / "copy")
+    (tmp_path / "copy/state.sqlite").write_bytes(b"nothing that SQLite knows" * 100)
+    made = fedpgp.run("zero-shot", changes=SHORT_RUN, output=tmp_path / "copy", force=True, cache=cache)
+    assert made.method == "zero-shot"
+
+
+@pytest.mark.parametrize("name", ["results.json", "comparison.json", "state.sqlite", "plan.json", "config.toml"])
+def test_a_file_of_the_same_name_does_not_make_a_directory_ours(name: str, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("{}" if name.endswith("json") else "")
+    with pytest.raises(OutputError, match="holds something that fedpgp did not write"):
+        fedpgp.run("fedpgp", 3, changes=CHANGES, output=tmp_path / "out", force=True, cache=cache)
 
 
 @pytest.mark.parametrize(

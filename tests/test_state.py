@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -120,13 +121,42 @@ def test_a_full_disk_keeps_the_finished_rounds(tmp_path: Path):
 
 def test_a_state_is_open_in_one_place_only(tmp_path: Path):
     file = tmp_path / "s"
-    look = f"from pathlib import Path; from fedpgp.federation.state import State; State.open(Path({str(file)!r}))"
+    look = (
+        "from pathlib import Path; from fedpgp.federation.state import State;"
+        f" State.open(Path({str(file)!r}), patience=0)"
+    )
     with State.create(file):
         with pytest.raises(OutputError, match="in use: another process"):
-            State.open(file)
+            State.open(file, patience=0)
         other = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True)
         assert "is in use: another process works on this run" in other.stderr
     State.open(file).close()
+
+
+def test_a_start_waits_for_a_process_that_only_looks(tmp_path: Path):
+    State.create(tmp_path / "s").close()
+    looking = sqlite3.connect(tmp_path / "s", isolation_level=None, check_same_thread=False)
+    looking.execute("BEGIN EXCLUSIVE")
+    closing = threading.Timer(0.2, looking.close)
+    closing.start()
+    State.open(tmp_path / "s").close()
+    closing.join()
+
+
+def test_only_the_file_that_was_opened_is_removed(tmp_path: Path):
+    file = tmp_path / "s"
+    for make in (State.create, State.open):
+        with make(file) as state:
+            (tmp_path / "another").write_bytes(b"another run's")
+            (tmp_path / "another").replace(file)
+            state.remove()
+        assert file.read_bytes() == b"another run's"
+        file.unlink()
+        State.create(file).remove()
+        assert not file.exists()
+        State.create(file).close()
+    State.open(file).remove()
+    assert list(tmp_path.iterdir()) == []
 
 
 def damaged(found: str, file: Path) -> None:

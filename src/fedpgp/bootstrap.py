@@ -28,17 +28,6 @@ class Outcomes:
     base_images: int
     novel_images: int
 
-    @classmethod
-    def pack(cls, base: NDArray[np.bool_], novel: NDArray[np.bool_], own: NDArray[np.bool_]) -> "Outcomes":
-        """From base [N, n], novel [N, m] and own [N, n]."""
-        return cls(
-            base=np.packbits(base, axis=1),
-            novel=np.packbits(novel, axis=1),
-            own=np.packbits(own, axis=1),
-            base_images=base.shape[1],
-            novel_images=novel.shape[1],
-        )
-
     def unpack(self, name: str, clients: slice = slice(None)) -> NDArray[np.bool_]:
         """[clients, images] of "base", "novel" or "own" for some of the clients."""
         count = self.novel_images if name == "novel" else self.base_images

@@ -185,9 +185,10 @@ def resume(
     directory = Path(directory)
     found = cells(directory)
     todo = {cell: path for cell, path in found.items() if is_unfinished(path)}
-    if not todo:
-        for path in found.values():
+    for path in found.values():
+        if path not in todo.values():
             remove(path / FILE)  # a kill may have come between the last file and this
+    if not todo:
         if is_compared(directory):
             (reporter or Silent()).notice(f"{directory} is finished: nothing to resume")
             return load_comparison(directory)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedpgp.bootstrap import METRICS, Difference, Outcomes, differences
 from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.errors import InUseError, OutputError, nearest
+from fedpgp.errors import ConfigError, InUseError, OutputError, nearest
 from fedpgp.federation.state import FILE, State
 from fedpgp.files import TensorFile, flush_directory, new_directory, safetensors, write, write_json
 from fedpgp.methods import METHODS
@@ -250,7 +250,7 @@ def headline(record: Mapping[str, Any]) -> str:
 
 
 def _look(directory: Path) -> Unfinished:
-    with State.open(directory / FILE) as state:
+    with State.open(directory / FILE, patience=0) as state:
         origin, records = state.origin(), state.records()
         rounds = load_config(directory / "config.toml").federation.rounds
         return Unfinished(origin["method"], origin["seed"], rounds, records[-1] if records else None)
@@ -280,15 +280,21 @@ def check_output(directory: Path, force: bool) -> None:
 
 
 def _is_ours(directory: Path) -> bool:
-    """Whether a directory is empty or holds what fedpgp wrote."""
+    """Whether a directory is empty, or holds a comparison's plan, or a run's config beside its state or results.
+
+    State and results themselves may be damaged, or of another version.
+    """
     if not directory.is_dir():
         return False
     if not any(directory.iterdir()):
         return True
     try:
-        return bool(cells(directory))
-    except OutputError:  # what is damaged, or of another version, may be replaced
-        return any((directory / name).exists() for name in ("results.json", "comparison.json", FILE))
+        if (directory / PLAN).exists():
+            return bool(_read_plan(directory / PLAN))
+        load_config(directory / "config.toml")
+    except (OSError, ValueError, TypeError, KeyError, ConfigError):
+        return False
+    return (directory / FILE).exists() or (directory / "results.json").exists()
 
 
 def _check_idle(directory: Path) -> None:

@@ -202,6 +202,8 @@ def show(
         print_json(comparison.as_json())
     elif comparison.seeds:
         print_comparison(comparison)
+    elif comparison.methods:
+        err.print(f"no seed is finished by all of {', '.join(comparison.methods)}: no table yet", markup=False)
 
 
 @app.command()

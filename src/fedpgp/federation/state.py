@@ -5,6 +5,7 @@ There is no state of generators or optimizers to keep: every draw is a function 
 """
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ from fedpgp.evaluate import Evaluation
 
 FILE = "state.sqlite"  # in a run directory
 SCHEMA = 1  # of the tables below
-PATIENCE = 1.0  # seconds for another process that only looks, as `fedpgp show` does
+PATIENCE = 2.0  # seconds for another process that only looks, as `fedpgp show` does
 TABLES = """
 CREATE TABLE origin (content TEXT NOT NULL);
 CREATE TABLE shared (tensors BLOB NOT NULL);
@@ -43,6 +44,7 @@ class State:
 
     def __init__(self, connection: sqlite3.Connection, path: Path | None):
         self._connection, self._path = connection, path
+        self._file = None if path is None else path.stat()
 
     @classmethod
     def create(cls, path: Path | None = None, origin: Mapping[str, Any] | None = None) -> "State":
@@ -59,13 +61,13 @@ class State:
         return state
 
     @classmethod
-    def open(cls, path: Path) -> "State":
+    def open(cls, path: Path, patience: float | None = None) -> "State":
         """The state that a file holds.
 
-        Raises OutputError where it is missing, damaged or of another version of fedpgp, InUseError where it is open in
-        another process.
+        Raises OutputError where it is missing, damaged or of another version of fedpgp, InUseError where it stays
+        open in another process. patience: seconds to wait for that one; None takes PATIENCE.
         """
-        state = cls._connect(f"{path.absolute().as_uri()}?mode=rw", path)
+        state = cls._connect(f"{path.absolute().as_uri()}?mode=rw", path, PATIENCE if patience is None else patience)
         try:
             state._execute("BEGIN EXCLUSIVE")  # and, as the locking mode says, for as long as the state is open
             state._execute("COMMIT")
@@ -86,9 +88,9 @@ class State:
         return state
 
     @classmethod
-    def _connect(cls, name: str, path: Path | None) -> "State":
+    def _connect(cls, name: str, path: Path | None, patience: float = 0) -> "State":
         try:
-            connection = sqlite3.connect(name, timeout=PATIENCE, isolation_level=None, uri=name.startswith("file:"))
+            connection = sqlite3.connect(name, timeout=patience, isolation_level=None, uri=name.startswith("file:"))
         except sqlite3.Error as error:
             raise OutputError(f"{path} cannot be opened: {error}; name the directory of an unfinished run") from error
         state = cls(connection, path)
@@ -99,10 +101,16 @@ class State:
         self._connection.close()
 
     def remove(self) -> None:
-        """Closes the state and deletes its file, when what it holds has been written elsewhere."""
+        """Closes the state and deletes its file, when what it holds has been written elsewhere.
+
+        Another file that has taken its place stays.
+        """
+        path, ours = self._path, False
+        with suppress(FileNotFoundError):  # asked while it is open: until it is closed no other file gets its inode
+            ours = path is not None and self._file is not None and os.path.samestat(path.stat(), self._file)
         self.close()
-        if self._path is not None:
-            remove(self._path)
+        if path is not None and ours:
+            remove(path)
 
     def __enter__(self) -> "State":
         return self
