@@ -1,11 +1,12 @@
 """Kills `fedpgp run` at random moments, or lets its writes fail, resumes it, and compares what it leaves behind.
 
-    python tools/kill_and_resume.py --kills 50 --full 20
+    python tools/kill_and_resume.py --kills 50 --limits 20 --full 10
 
-A kill is SIGKILL to the whole process group: anywhere, in the middle of writing a round, or while the results are
-written at the end; what was resumed may be killed again. A failing write is a limit on the size of a file
-(RLIMIT_FSIZE), drawn anew each time, so that some write of the run or its results ends in the middle. In the end every
-file must be, times left out, byte for byte that of a run that nothing happened to.
+A kill is SIGKILL to the whole process group: anywhere, in a round's transaction, or while the results are written at
+the end; what was resumed may be killed again. A limit is one on the size of a file (RLIMIT_FSIZE: a write fails with
+EFBIG), a full disk a small tmpfs (a write fails with ENOSPC), for which root must be allowed to mount one. Both are
+drawn anew each time, so that some write of the run or its results ends in the middle. In the end every file must be,
+times left out, byte for byte that of a run that nothing happened to.
 
 Every run is a process of its own, forked from this program, which has imported everything that a run needs.
 """
@@ -19,11 +20,13 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import fedpgp.experiment  # noqa: F401 - imported before the fork, so that a run starts at once
@@ -47,7 +50,8 @@ class Trial:
 
     def __init__(self, directory: Path, cache: Path):
         directory.mkdir()
-        self.output, self._log, self._cache = directory / "out", directory / "log", cache
+        self.output, self._log, self._cache = directory / "out", directory.with_suffix(".log"), cache
+        self.journal = self.output / f"{STATE}-journal"
 
     def start(self, limit: int | None = None) -> int:
         """Starts the run, or goes on with it; returns its process. limit: bytes that a file of it may have."""
@@ -59,6 +63,7 @@ class Trial:
         process = os.fork()
         if process == 0:
             os.setsid()
+            torch.set_num_threads(1)  # mends PyTorch's thread pool after the fork before several threads ask for it
             log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -76,6 +81,14 @@ class Trial:
     def finish(self, limit: int | None = None) -> int:
         """Starts the run, or goes on with it, to its end; its exit code."""
         return _exit_code(self.start(limit))
+
+    def in_transaction(self) -> bool:
+        """Whether SQLite has begun to write a round: between rounds the journal stays, with zeros for its header."""
+        try:
+            with self.journal.open("rb") as file:
+                return any(file.read(28))
+        except FileNotFoundError:
+            return False
 
     def said(self) -> str:
         """The last line that the run printed."""
@@ -111,19 +124,14 @@ def anywhere(trial: Trial, rng: random.Random, seconds: float) -> Callable[[], b
 
 
 def in_a_round(trial: Trial, rng: random.Random, seconds: float) -> Callable[[], bool]:
-    """In a transaction of SQLite's, as long as which the journal beside the state has a header that is not zero."""
-    journal = trial.output / f"{STATE}-journal"
-    wait = rng.uniform(0, seconds)
-    started = time.monotonic()
+    """In the transaction of some round: at its beginning, or a little later, while it goes on or is committed."""
+    begin, delay, seen = time.monotonic() + rng.uniform(0, seconds), rng.choice([0.0, rng.uniform(0, 0.02)]), [0.0]
 
     def come() -> bool:
-        if time.monotonic() - started < wait:
-            return False
-        try:
-            with journal.open("rb") as file:
-                return any(file.read(8))
-        except FileNotFoundError:
-            return False
+        now = time.monotonic()
+        if not seen[0] and now >= begin and trial.in_transaction():
+            seen[0] = now
+        return bool(seen[0]) and now >= seen[0] + delay
 
     return come
 
@@ -134,9 +142,9 @@ def at_the_end(trial: Trial, rng: random.Random, seconds: float) -> Callable[[],
     return file.exists
 
 
-def killed(trial: Trial, rng: random.Random, seconds: float) -> int:
-    """Starts and kills the run until it comes to its end; how often it was killed."""
-    kills = 0
+def killed(trial: Trial, rng: random.Random, seconds: float) -> tuple[int, int]:
+    """Starts and kills the run until it comes to its end; how often it was killed, and how often in a transaction."""
+    kills = inside = 0
     while True:
         process = trial.start()
         if kills == 0 or rng.random() < 0.5:
@@ -147,27 +155,49 @@ def killed(trial: Trial, rng: random.Random, seconds: float) -> int:
                 os.killpg(process, signal.SIGKILL)
         code = _exit_code(process)
         if code == 0 and kills:
-            return kills
+            return kills, inside
         if code == 0:
             shutil.rmtree(trial.output)  # it was faster than the kill: once more
             continue
         if code != -signal.SIGKILL:
             raise SystemExit(f"the run ended with {code}: {trial.said()}")
         kills += 1
+        inside += trial.in_transaction()
 
 
-def full(trial: Trial, rng: random.Random, largest: int) -> int:
+def limited(trial: Trial, rng: random.Random, largest: int) -> int:
     """Runs with a limit that some write exceeds, and without it to the end; the limit."""
-    while True:
-        limit = rng.randrange(1000, largest)
-        code = trial.finish(limit)
-        if code == 0:
-            raise SystemExit(f"no write failed with a limit of {limit}")
-        if code != 2 or "fedpgp: error:" not in trial.said():
-            raise SystemExit(f"with a limit of {limit} bytes the run ended with {code}: {trial.said()}")
-        if trial.finish() != 0:
-            raise SystemExit(f"after a limit of {limit} bytes: {trial.said()}")
-        return limit
+    limit = rng.randrange(1000, largest)
+    _refused(trial, trial.finish(limit), f"a limit of {limit} bytes")
+    return limit
+
+
+def full(trial: Trial, rng: random.Random, needed: int) -> int:
+    """Runs on a disk on which some write finds no room, and goes on with room; the bytes of the disk."""
+    size = 4096 * rng.randrange(4, needed // 4096)
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(trial.output.parent)], check=True)
+    code = trial.finish()
+    subprocess.run(["mount", "-o", "remount,size=1g", str(trial.output.parent)], check=True)
+    _refused(trial, code, f"a disk of {size} bytes")
+    return size
+
+
+def _refused(trial: Trial, code: int, what: str) -> None:
+    """Checks that a run ended because of what it could not write, and lets it go on to its end."""
+    if code != 2 or "fedpgp: error:" not in trial.said():
+        raise SystemExit(f"with {what} the run ended with {code}: {trial.said()}")
+    if trial.finish() != 0:
+        raise SystemExit(f"after {what}: {trial.said()}")
+
+
+@contextmanager
+def small_disk(directory: Path) -> Iterator[None]:
+    """A file system of its own, in memory, for a directory."""
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(directory)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
 
 
 def differing(found: dict[str, object], expected: dict[str, object]) -> str:
@@ -176,8 +206,18 @@ def differing(found: dict[str, object], expected: dict[str, object]) -> str:
     return f"ANOTHER {', '.join(names)}" if names else SAME
 
 
-def trials(directory: Path, kills: int, fulls: int, seed: int) -> Iterator[tuple[str, str]]:
-    """What happened in each trial, and how the run ended: as one that nothing happened to, or otherwise."""
+@dataclass
+class Tried:
+    """How the trials of one kind ended."""
+
+    what: str
+    trials: int
+    same: int = 0
+    detail: str = ""
+
+
+def trials(directory: Path, kills: int, limits: int, fulls: int, seed: int) -> Iterator[Tried]:
+    """Does all trials of a kind after the other, and prints how each ended."""
     torch.set_num_threads(1)  # a process with threads could not be forked
     load_backbone("pictoclip")  # imports much of transformers, which would take most of a run
     cache = directory / "features"
@@ -188,31 +228,51 @@ def trials(directory: Path, kills: int, fulls: int, seed: int) -> Iterator[tuple
         raise SystemExit(whole.said())
     seconds = time.monotonic() - started
     expected = whole.artefacts()
-    largest = max(path.stat().st_size for path in whole.output.iterdir())
+    sizes = [path.stat().st_size for path in whole.output.iterdir()]
+
+    def compare(tried: Tried, trial: Trial, happened: str) -> None:
+        ended = differing(trial.artefacts(), expected)
+        tried.same += ended == SAME
+        print(f"{happened}: {ended}", flush=True)
+
+    tried, times, inside = Tried("SIGKILL", kills), 0, 0
     for number in range(kills):
         trial = Trial(directory / f"kill-{number}", cache)
-        happened = killed(trial, random.Random(f"{seed}/kill/{number}"), seconds)
-        yield f"killed {happened} times", differing(trial.artefacts(), expected)
+        counts = killed(trial, random.Random(f"{seed}/kill/{number}"), seconds)
+        times, inside = times + counts[0], inside + counts[1]
+        compare(tried, trial, f"killed {counts[0]} times, {counts[1]} of them in a transaction")
+    tried.detail = f": {times} kills, {inside} of them in a round's transaction"
+    yield tried
+
+    tried = Tried("a write beyond a limit (EFBIG)", limits)
+    for number in range(limits):
+        trial = Trial(directory / f"limit-{number}", cache)
+        limit = limited(trial, random.Random(f"{seed}/limit/{number}"), max(sizes))
+        compare(tried, trial, f"no file of more than {limit} bytes")
+    yield tried
+
+    tried = Tried("a full disk (ENOSPC)", fulls)
     for number in range(fulls):
         trial = Trial(directory / f"full-{number}", cache)
-        limit = full(trial, random.Random(f"{seed}/full/{number}"), largest)
-        yield f"no room for a file of more than {limit} bytes", differing(trial.artefacts(), expected)
+        with small_disk(trial.output.parent):
+            size = full(trial, random.Random(f"{seed}/full/{number}"), sum(sizes))
+            compare(tried, trial, f"a disk of {size} bytes")
+    yield tried
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="trials with kills (default: 50)")
-    parser.add_argument("--full", type=int, default=20, help="trials with failing writes (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and limits (default: 0)")
+    parser.add_argument("--limits", type=int, default=20, help="trials with too large files (default: 20)")
+    parser.add_argument("--full", type=int, default=0, help="trials with a full disk, for root on Linux (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments, limits and disks (default: 0)")
     options = parser.parse_args()
-    same = {"killed": 0, "no": 0}
     with tempfile.TemporaryDirectory() as directory:
-        for happened, ended in trials(Path(directory), options.kills, options.full, options.seed):
-            print(f"{happened}: {ended}", flush=True)
-            same[happened.split()[0]] += ended == SAME
-    print(f"{same['killed']} of {options.kills} resumed bit-identically after SIGKILL")
-    print(f"{same['no']} of {options.full} resumed bit-identically after a failing write")
-    sys.exit(0 if same == {"killed": options.kills, "no": options.full} else 1)
+        kinds = list(trials(Path(directory), options.kills, options.limits, options.full, options.seed))
+    for tried in kinds:
+        if tried.trials:
+            print(f"{tried.same} of {tried.trials} resumed bit-identically after {tried.what}{tried.detail}")
+    sys.exit(0 if all(tried.same == tried.trials for tried in kinds) else 1)
 
 
 if __name__ == "__main__":

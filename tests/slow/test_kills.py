@@ -1,4 +1,4 @@
-"""A few kills and failing writes; `python tools/kill_and_resume.py` does many."""
+"""A few kills, failing writes and full disks; `python tools/kill_and_resume.py` does many."""
 
 import subprocess
 import sys
@@ -11,13 +11,24 @@ pytestmark = pytest.mark.slow
 TOOL = Path(__file__).parents[2] / "tools" / "kill_and_resume.py"
 
 
-def test_killed_runs_and_failing_writes_end_in_the_same_bytes() -> None:
-    done = subprocess.run(
-        [sys.executable, str(TOOL), "--kills", "3", "--full", "3", "--seed", "1"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def tried(kills: int = 0, limits: int = 0, full: int = 0) -> list[str]:
+    """What the tool says in the end."""
+    numbers = ["--kills", str(kills), "--limits", str(limits), "--full", str(full), "--seed", "1"]
+    done = subprocess.run([sys.executable, str(TOOL), *numbers], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-2:] == [
-        "3 of 3 resumed bit-identically after SIGKILL",
-        "3 of 3 resumed bit-identically after a failing write",
-    ]
+    return [line for line in done.stdout.splitlines() if "resumed bit-identically" in line]
+
+
+def test_killed_runs_and_failing_writes_end_in_the_same_bytes() -> None:
+    after_kills, after_limits = tried(kills=3, limits=3)
+    assert after_kills.startswith("3 of 3 resumed bit-identically after SIGKILL: ")
+    assert after_limits == "3 of 3 resumed bit-identically after a write beyond a limit (EFBIG)"
+
+
+def test_full_disks_end_in_the_same_bytes(tmp_path: Path) -> None:
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs root that may mount a tmpfs")
+    subprocess.run(["umount", str(tmp_path)], check=True)
+    assert tried(full=3) == ["3 of 3 resumed bit-identically after a full disk (ENOSPC)"]
