@@ -4,6 +4,9 @@ import multiprocessing
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 
+# What workers need; PyTorch's optimizers import the compiler when the first of them is made, which takes a second.
+PRELOADED = ["fedpgp.federation.client", "torch._dynamo"]
+
 ENDED = (
     "ended before its work was done: set workers to 1, or free memory; a script that uses more than one worker needs"
     " `if __name__ == '__main__':`"
@@ -18,7 +21,7 @@ def context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["fedpgp.backbone.text"])
+    server.set_forkserver_preload(PRELOADED)
     return server
 
 

@@ -41,8 +41,8 @@ class Count:
         return self.linear + self.attention
 
 
-def packed(text_config: Any, prompts: int, context: int, tokens: Sequence[int]) -> Count:
-    """A step of the library's encoder: forward, and backward to the contexts.
+def packed(text_config: Any, prompts: int, context: int, tokens: Sequence[int], *, backward: bool = True) -> Count:
+    """A step of the library's encoder: forward and, unless told otherwise, backward to the contexts.
 
     text_config: transformers' CLIPTextConfig with two layers or more; context: M; tokens: T of each class.
 
@@ -64,12 +64,14 @@ def packed(text_config: Any, prompts: int, context: int, tokens: Sequence[int]) 
         Product(ends, inner, d, 1),
         Product(ends, d, text_config.projection_dim, 1),
     )
-    backward = tuple(Product(product.rows, product.outputs, product.inputs, product.times) for product in forward)
+    returned = tuple(Product(product.rows, product.outputs, product.inputs, product.times) for product in forward)
     # A row's scores and weighted sum take 4·d operations for each row that it sees; backward, twice that.
     of_rows = prefix * prefix + sum(T * (prefix + T) for T in tokens)
     of_ends = sum(prefix + T for T in tokens)
     pairs = (layers - 1) * of_rows + of_ends
-    return Count(forward + backward, 3 * 4 * d * prompts * pairs)
+    if not backward:
+        return Count(forward, 4 * d * prompts * pairs)
+    return Count(forward + returned, 3 * 4 * d * prompts * pairs)
 
 
 def padded(text_config: Any, sequences: int, length: int, *, forward: int, backward: int) -> Count:

@@ -1,7 +1,7 @@
 """The benchmark's tables."""
 
 from collections.abc import Mapping
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -21,6 +21,7 @@ def tables(result: Mapping[str, Any]) -> Group:
         ("bf16", _bf16),
         ("profile", _profile),
         ("scaling", _scaling),
+        ("recipe", _recipe),
     ):
         if name in result:
             parts += ["", *show(result[name])]
@@ -126,6 +127,25 @@ def _scaling(found: list[Mapping[str, Any]]) -> list[RenderableType]:
             memory,
         )
     return [Text("Ten participants of so many clients, pictoclip"), listing]
+
+
+def _recipe(found: Mapping[str, Any]) -> list[RenderableType]:
+    listing = _table("method", "training", "GFLOP", "evaluation", "GFLOP")
+    for name, cost in found["methods"].items():
+        listing.add_row(
+            name,
+            f"{cost['training']:.1f} s",
+            f"{cost['training_flops'] / 1e9:.0f}",
+            f"{cost['evaluation']:.1f} s",
+            f"{cost['evaluation_flops'] / 1e9:.0f}",
+        )
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in found["shares"].items())
+    text = Text(
+        f"{found['total']:.0f} s from start to result with features cached, {found['workers']} processes.\n"
+        f"torch.mm in so many processes at once, for a moment after every round: {fmean(found['gemm']) / 1e9:.0f}"
+        f" GFLOP/s; counted operations reach of it: {shares}."
+    )
+    return [Text("The embedded comparison, all methods"), listing, text]
 
 
 def _table(*columns: str) -> Table:

@@ -13,15 +13,17 @@ from fedpgp.bench.coarse import measure_bf16
 from fedpgp.bench.machine import first_call, gemm_speed, machine, seconds, threads
 from fedpgp.bench.names import imagenet_like
 from fedpgp.bench.profile import profile_step
+from fedpgp.bench.recipe import measure_recipe
 from fedpgp.bench.rounds import count_calls, measure_round
 from fedpgp.bench.shapes import BATCH, SHAPES, random_features, scene
 from fedpgp.bench.stages import TOLERANCE, Measured, Step, client_groups, first_step, measure, packed
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods import Batch, Frozen, Params
 
-PARTS = ("step", "round", "scaling", "classes", "bf16", "profile")
+PARTS = ("step", "round", "scaling", "classes", "bf16", "profile", "recipe")
 # Of the machine's matrix-multiply speed, for an estimate.
 USUAL_SPEED = 0.6
+RECIPE_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,9 @@ def run_suite(options: Options, say: Callable[[str], None] = lambda text: None) 
     if "scaling" in options.parts:
         say(f"clients: {', '.join(map(str, scaling.CLIENTS))}")
         result["scaling"] = [asdict(s) for s in scaling.sweep(scaling.CLIENTS, options.seed, options.threads)]
+    if "recipe" in options.parts:
+        measured = measure_recipe(RECIPE_SEEDS, say)
+        result["recipe"] = asdict(measured) | {"shares": measured.shares}
     return result
 
 
@@ -197,4 +202,4 @@ def _estimate(options: Options, step: Step) -> float:
     work["classes"] = options.repeat * options.classes / C * ours
     work["bf16"] = (options.repeat + 1) * ours * 9  # where it is slow
     work["profile"] = 4 * ours
-    return sum(work[part] for part in options.parts) / speed / 60 + 1.0 * ("scaling" in options.parts)
+    return sum(work[part] for part in options.parts) / speed / 60 + 1.0 * ("scaling" in options.parts) + 1.5 * ("recipe" in options.parts)

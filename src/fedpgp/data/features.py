@@ -1,5 +1,6 @@
 """Image features, computed once per checkpoint, preprocessing and image, and kept on disk."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -245,6 +246,7 @@ def _prepare(preparation: _Preparation, batches: list[range], workers: int) -> I
         num_workers=workers,
         collate_fn=_as_it_is,
         multiprocessing_context=context(),
+        worker_init_fn=_leave_ctrl_c,
         generator=torch.Generator(),
     )
     try:
@@ -264,6 +266,11 @@ def _check_not_a_worker(workers: int) -> None:
 
 def _ended() -> DataError:
     return DataError(f"a process that decodes images {ENDED}")
+
+
+def _leave_ctrl_c(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; it is the parent's to handle, which then ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:
