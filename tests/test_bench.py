@@ -14,12 +14,14 @@ from transformers import CLIPConfig
 from typer.testing import CliRunner
 
 from fedpgp import cli
-from fedpgp.bench import flops, machine, naive, report, rounds, scaling, stages, suite
+from fedpgp.bench import flops, machine, naive, recipe, report, rounds, scaling, stages, suite
 from fedpgp.bench.coarse import measure_bf16
 from fedpgp.bench.names import BASE_NAMES, IMAGENET_TOKENS, NOVEL_NAMES, CountingTokenizer, imagenet_like
 from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config, random_backbone, random_clip
 from fedpgp.cli.printing import out
+from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, TrainingError
+from fedpgp.methods import METHODS
 
 SIDE = 8
 
@@ -244,6 +246,46 @@ class TestScaling:
         monkeypatch.setattr(sys, "executable", "false")
         with pytest.raises(TrainingError, match="with 5 clients failed: exit code 1"):
             scaling.sweep([5], 0, 1)
+
+
+class TestRecipe:
+    @pytest.fixture
+    def found(self, small, small_source, backbone, cache, monkeypatch) -> recipe.RecipeFigures:
+        for name, made in (("load_source", small_source), ("load_backbone", backbone)):
+            monkeypatch.setattr(recipe, name, lambda *_, made=made: made)
+        monkeypatch.setattr(recipe, "MULTIPLYING", 0.01)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        changes = ["task.clients=3", "task.shots=2", "federation.rounds=2", "federation.local_epochs=1"]
+        return recipe.measure_recipe(2, lambda text: None, load_config(changes=changes), workers=1)
+
+    def test_operations_are_those_of_the_contexts_that_each_method_reads(self, found):
+        none, local, promptfl, fedpgp = (found.methods[name] for name in METHODS)
+        assert none.training_flops == none.evaluation_flops == 0
+        assert local.training_flops == promptfl.training_flops > 0
+        assert local.evaluation_flops == 3 * promptfl.evaluation_flops > 0  # a context for each client, or one for all
+        assert fedpgp.training_flops > 2 * local.training_flops * 0.99  # p_G and p_i
+        assert fedpgp.evaluation_flops > local.evaluation_flops
+
+    def test_torch_mm_is_measured_after_every_round_and_is_in_no_time(self, found):
+        assert len(found.gemm) >= 2 * (1 + 3 * 2)  # seeds, zero-shot and three methods with two rounds
+        spent = sum(cost.training + cost.evaluation for cost in found.methods.values())
+        assert 0 < spent < found.total
+
+    def test_shares_are_of_the_mean_speed(self):
+        costs = {"a": recipe.Cost(3.0, 1.0, 600, 40), "b": recipe.Cost(1.0, 0.0, 200, 0)}
+        figures = recipe.RecipeFigures(workers=2, total=10.0, methods=costs, gemm=[300.0, 500.0])
+        assert figures.shares == {"training": 800 / 4 / 400, "rounds": 840 / 5 / 400, "everything": 840 / 10 / 400}
+        shown = report.tables(
+            {
+                "options": {"shape": "tiny", "precision": "float32"},
+                "machine": machine.machine(1),
+                "task": "tiny",
+                "recipe": asdict(figures) | {"shares": figures.shares},
+            }
+        )
+        with out.capture() as printed:
+            out.print(shown)
+        assert "training 50%, rounds 42%, everything 21%" in " ".join(printed.get().split())
 
 
 def test_bf16_is_held_against_the_same_step_in_float32(made_up):

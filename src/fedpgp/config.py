@@ -54,7 +54,7 @@ class BackboneConfig:
         description='"pictoclip" (embedded), a directory, or a hub id (paper: ViT-B/16)',
     )
     precision: Literal["float32", "float64", "bf16"] = Field(
-        default="float32", description='"bf16": matrix products and attention; contexts, norms and sums stay in float32'
+        default="float32", description='"bf16": the text tower\'s products and attention; all else stays in float32'
     )
     device: str = Field(
         default="cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$", description='"cpu", "cuda", "cuda:1" or "mps"'

@@ -18,14 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """The frozen image tower of a CLIP with the preprocessing that belongs to it.
+    """The frozen image tower of a CLIP with the preprocessing that belongs to it, in the precision of its weights.
 
-    autocast: torch.bfloat16 computes the tower's matrix products in it; None leaves the precision of the weights.
+    An image is encoded once, so there is little to gain from bfloat16 here, and what it rounds off stays off.
     """
 
     model: "CLIPModel"
     processor: "CLIPImageProcessor"
-    autocast: torch.dtype | None = None
 
     def __call__(self, images: "Sequence[Image]") -> Tensor:
         """B pictures -> image features [B, D] of unit length, in the precision and on the device of the weights."""
@@ -35,10 +34,8 @@ class ImageEncoder:
     def encode(self, pixels: Tensor) -> Tensor:
         """The same of preprocessed pictures [B, 3, H, W]."""
         pixels = pixels.to(self.device, self.dtype)
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            seen = self.model.vision_model(pixel_values=pixels)
-            projected = self.model.visual_projection(seen.pooler_output)
-        return F.normalize(projected.to(self.dtype), dim=-1)
+        seen = self.model.vision_model(pixel_values=pixels)
+        return F.normalize(self.model.visual_projection(seen.pooler_output), dim=-1)
 
     @property
     def device(self) -> torch.device:
@@ -67,7 +64,7 @@ class ImageEncoder:
             {k: v for k, v in part.to_dict().items() if k not in ("transformers_version", "_name_or_path")}
             for part in parts
         ]
-        digest = hashlib.sha256(json.dumps([*settings, str(self.autocast)], sort_keys=True, default=str).encode())
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         for module in (self.model.vision_model, self.model.visual_projection):
             for name, tensor in module.state_dict().items():
                 digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

@@ -78,7 +78,7 @@ class Backbone:
 def load_backbone(name: str, precision: str = "float32", device: str = "cpu") -> Backbone:
     """Loads a CLIP from the package ("pictoclip"), a directory of transformers files, or a hub id.
 
-    precision: "float32", "float64", or "bf16", which multiplies matrices in bfloat16 and keeps all else in float32.
+    precision: "float32", "float64", or "bf16": the text tower multiplies matrices in bfloat16, all else is in float32.
     Raises CheckpointError, naming the file or setting and the remedy.
     """
     from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
@@ -114,7 +114,7 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
         ) from error
     return Backbone(
         directory=directory,
-        image=ImageEncoder(model, processor, None if products == dtype else products),
+        image=ImageEncoder(model, processor),
         text=TextEncoder.of(model, tokenizer.bos_token_id, products),
         tokenizer=tokenizer,
         logit_scale=model.logit_scale.detach(),

@@ -73,10 +73,8 @@ class _Multiplying(Silent):
         if not detail:  # nothing has been trained yet
             return
         started = time.perf_counter()
-        operations = sum(self._pool.map(_multiply, [self._shapes] * self._workers))
-        elapsed = time.perf_counter() - started
-        self.speeds.append(operations / elapsed)
-        self.elapsed += elapsed
+        self.speeds.append(sum(self._pool.map(_multiply, [self._shapes] * self._workers)))
+        self.elapsed += time.perf_counter() - started
 
 
 def measure_recipe(
@@ -108,16 +106,16 @@ def _sum(costs: Iterable[Cost]) -> Cost:
     return Cost(*map(sum, zip(*map(astuple, costs), strict=True)))
 
 
-def _multiply(text: TextEncoder, products: Sequence[Product]) -> int:
-    """Multiplies at these shapes for a moment and returns the operations."""
+def _multiply(text: TextEncoder, products: Sequence[Product]) -> float:
+    """Operations per second of multiplying at these shapes for a moment."""
     work = [(torch.randn(p.rows, p.inputs), torch.randn(p.inputs, p.outputs), p) for p in products]
     done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < MULTIPLYING:
+    while (elapsed := time.perf_counter() - started) < MULTIPLYING:
         for x, weight, product in work:
             for _ in range(product.times):
                 torch.mm(x, weight)
             done += product.flops
-    return done
+    return done / elapsed
 
 
 def _cost(run: Run, backbone: Backbone, source: Source) -> Cost:

@@ -202,4 +202,8 @@ def _estimate(options: Options, step: Step) -> float:
     work["classes"] = options.repeat * options.classes / C * ours
     work["bf16"] = (options.repeat + 1) * ours * 9  # where it is slow
     work["profile"] = 4 * ours
-    return sum(work[part] for part in options.parts) / speed / 60 + 1.0 * ("scaling" in options.parts) + 1.5 * ("recipe" in options.parts)
+    return (
+        sum(work[part] for part in options.parts) / speed / 60
+        + 1.0 * ("scaling" in options.parts)
+        + 1.5 * ("recipe" in options.parts)
+    )

@@ -13,7 +13,10 @@ def bench(
         str, typer.Option("--shape", help="vit-b-16, vit-b-32 or vit-l-14 (random weights), or pictoclip.")
     ] = "vit-b-16",
     parts: Annotated[
-        str, typer.Option("--parts", help="Of step, round, scaling, classes, bf16, profile and recipe, with commas between.")
+        str,
+        typer.Option(
+            "--parts", help="Of step, round, scaling, classes, bf16, profile and recipe, with commas between."
+        ),
     ] = "step,round,scaling,classes",
     repeat: Annotated[int, typer.Option("--repeat", help="How often each time is taken; the median counts.")] = 2,
     threads: Annotated[int, typer.Option("--threads", help="Of both sides.")] = 1,
