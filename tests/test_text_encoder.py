@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import CLIPConfig, CLIPModel
 
@@ -91,6 +91,7 @@ def features_and_gradients(function, contexts, weights):
 
 
 @settings(max_examples=15, deadline=None)
+@example(592, 1, 1, 2, "gelu", "first", 1, 3, [1, 1, 6, 12], "end", 2**31)  # norms of two nearly equal numbers
 @given(
     seed=st.integers(0, 10_000),
     layers=st.integers(1, 3),
@@ -107,7 +108,10 @@ def features_and_gradients(function, contexts, weights):
 def test_features_and_gradients_are_those_of_transformers(
     seed, layers, heads, head_width, activation, eos_rule, prompts, context, lengths, position, memory
 ):
-    """Whole, and in pieces where the memory does not suffice for all prompts and classes at once."""
+    """Whole, and in pieces where the memory does not suffice for all prompts and classes at once.
+
+    In float32 a tower may multiply rounding errors: transformers' own distance from the exact values is allowed too.
+    """
     rng = torch.Generator().manual_seed(seed)
     names = made_up_names(lengths, rng)
     drawn = torch.randn(prompts, context, heads * head_width, generator=rng)
@@ -118,14 +122,16 @@ def test_features_and_gradients_are_those_of_transformers(
         contexts, tokens = drawn.to(dtype), tokens_of(names)
         encoder = replace(TextEncoder.of(model, START), memory=memory)
         found, slope = features_and_gradients(lambda c, e=encoder, t=tokens: e(c, t, position), contexts, weights)
+        theirs, their_slope = features_and_gradients(
+            lambda c, m=model, p=padding: reference(m, c, names, p, position), contexts, weights
+        )
         if dtype == torch.float64:  # single precision is held to the exact values too
-            expected, expected_slope = features_and_gradients(
-                lambda c, m=model, p=padding: reference(m, c, names, p, position), contexts, weights
-            )
+            expected, expected_slope = theirs, their_slope
         assert found.shape == (prompts, len(names), 6)
-        assert torch.allclose(found.double(), expected, rtol=0, atol=tolerance)
-        scale = max(1.0, float(expected_slope.abs().max()))
-        assert torch.allclose(slope.double(), expected_slope, rtol=0, atol=tolerance * scale)
+        off = float((theirs - expected).abs().max())
+        assert torch.allclose(found.double(), expected, rtol=0, atol=tolerance + 4 * off)
+        scale, off = max(1.0, float(expected_slope.abs().max())), float((their_slope - expected_slope).abs().max())
+        assert torch.allclose(slope.double(), expected_slope, rtol=0, atol=tolerance * scale + 4 * off)
 
 
 @pytest.mark.parametrize("eos_rule", ["first", "argmax"])
