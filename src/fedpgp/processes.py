@@ -1,6 +1,7 @@
 """How further processes are started, to train or to decode."""
 
 import multiprocessing
+import signal
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 
@@ -23,6 +24,11 @@ def context() -> BaseContext:
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(PRELOADED)
     return server
+
+
+def leave_ctrl_c() -> None:
+    """Ctrl-C reaches every process of a terminal; it is the parent's to handle, which then ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def warm_up() -> None:

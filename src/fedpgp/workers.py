@@ -4,7 +4,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
-import signal
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +15,7 @@ import torch
 
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.errors import TrainingError
-from fedpgp.processes import ENDED, context
+from fedpgp.processes import ENDED, context, leave_ctrl_c
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -66,7 +65,7 @@ class Workers:
 
 def _start(text: bytes) -> None:
     global _TEXT
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    leave_ctrl_c()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _TEXT = pickle.loads(text)

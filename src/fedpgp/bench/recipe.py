@@ -21,7 +21,7 @@ from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.sources import Source, load_source
 from fedpgp.experiment import Silent, compare
 from fedpgp.federation.client import ROWS
-from fedpgp.methods import Params
+from fedpgp.methods import FedPGP, Params
 from fedpgp.results import Run
 from fedpgp.workers import Workers
 
@@ -90,10 +90,9 @@ def measure_recipe(
     compare("zero-shot", config=config)
     say(f"recipe: all methods, {seeds} seeds")
     with Workers(backbone.text, workers) as pool:
-        multiplying = _Multiplying(pool, workers, _shapes(backbone, source))
-        multiplying.progress("the processes start", 0, 0, "and are not measured")
-        multiplying.speeds.clear()
-        multiplying.elapsed = 0.0
+        shapes = _shapes(backbone, source)
+        pool.map(_multiply, [shapes] * workers)  # starts the processes
+        multiplying = _Multiplying(pool, workers, shapes)
         started = time.perf_counter()
         runs = compare(seeds=seeds, config=config, workers=workers, reporter=multiplying).runs
         total = time.perf_counter() - started - multiplying.elapsed
@@ -155,7 +154,7 @@ def _clients(run: Run) -> Iterator[Params]:
 
 def _shapes(backbone: Backbone, source: Source) -> Sequence[Product]:
     """Those of a local step of a group of clients, with half of the class names in the softmax."""
-    names, M = source.train.class_names[::2], 16
+    names, M = source.train.class_names[::2], FedPGP().context_length
     prompts = max(1, ROWS // backbone.text.rows(backbone.class_tokens(names), M))
     return _count(backbone, prompts, M, names).products
 

@@ -1,6 +1,5 @@
 """Image features, computed once per checkpoint, preprocessing and image, and kept on disk."""
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from fedpgp.data.augment import random_view
 from fedpgp.data.cache import FORMAT, Entry, Kept, versions
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.errors import CheckpointError, DataError
-from fedpgp.processes import ENDED, context
+from fedpgp.processes import ENDED, context, leave_ctrl_c
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessor
@@ -246,7 +245,7 @@ def _prepare(preparation: _Preparation, batches: list[range], workers: int) -> I
         num_workers=workers,
         collate_fn=_as_it_is,
         multiprocessing_context=context(),
-        worker_init_fn=_leave_ctrl_c,
+        worker_init_fn=_start,
         generator=torch.Generator(),
     )
     try:
@@ -268,9 +267,8 @@ def _ended() -> DataError:
     return DataError(f"a process that decodes images {ENDED}")
 
 
-def _leave_ctrl_c(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; it is the parent's to handle, which then ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _start(worker: int) -> None:
+    leave_ctrl_c()
 
 
 def _as_it_is(batch: Any) -> Any:
