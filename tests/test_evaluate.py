@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from fedpgp import evaluate
 from fedpgp.errors import TrainingError
 from fedpgp.evaluate import Evaluator, accuracies, combined, evaluation_sets, own_images, summary
-from fedpgp.methods import FedPGP, Frozen, Params, PromptFL
+from fedpgp.federation.rounds import frozen_of
+from fedpgp.methods import FedPGP, Params, PromptFL
 from fedpgp.workers import Workers
 
 FEDPGP = FedPGP(context_length=3, bottleneck=2)
@@ -102,24 +103,24 @@ def counting(text):
     """The text encoder, and a list of how many contexts each call reads."""
     calls = []
 
-    def encode(contexts, tokens):
+    def encode(contexts, tokens, position):
         calls.append(len(contexts))
-        return text(contexts, tokens)
+        return text(contexts, tokens, position)
 
     return SimpleNamespace(encode=encode, calls=calls)
 
 
 def evaluated(method, clients, backbone, workers=None, lend=list):
-    """The evaluation of as many clients as there are private parts, all with the classes of the tiny task's."""
+    """The evaluation of as many clients as are given, all with the classes of the tiny task's; lend: holds them."""
     data = tiny.data(backbone)
     three = data.task.clients
     data = replace(
         data, task=replace(data.task, clients=tuple(replace(three[i % 3], id=i) for i in range(len(clients))))
     )
-    frozen = Frozen(backbone.template_features(method.template, tiny.NAMES), backbone.logit_scale)
+    frozen = frozen_of(method, data.task, backbone)
     evaluator = Evaluator(method, data.task, data.tests, backbone.class_tokens(tiny.NAMES), frozen)
-    private = lend(params.private for params in clients)
-    return data, evaluator(1, clients[0].shared, private, workers or Workers(backbone.text, 1))
+    model, workers = lend(clients).__getitem__, workers or Workers(backbone.text, 1)
+    return data, evaluator(1, method.without_private(clients[0]), model, workers)
 
 
 def many(count, seed=0):
@@ -132,13 +133,12 @@ def many(count, seed=0):
     ]
 
 
-def test_equal_contexts_are_encoded_once(backbone, monkeypatch):
-    monkeypatch.setattr(evaluate, "GROUP", 4)
+def test_equal_contexts_are_encoded_once(backbone):
     counter = counting(backbone.text)
     one, two, _ = many(3)
     twin = Params(one.shared, {name: tensor.clone() for name, tensor in one.private.items()})
     evaluated(FEDPGP, [one, twin, two], backbone, Workers(counter.encode, 1))
-    assert counter.calls == [1, 2]  # p_G, which the shared part alone needs too, and two personal prompts
+    assert counter.calls == [1, 1, 1]  # p_G, which the shared part alone needs too, and two personal prompts
     counter.calls.clear()
     evaluated(PromptFL(context_length=3), [Params(one.shared, {})] * 4, backbone, Workers(counter.encode, 1))
     assert counter.calls == [1]
@@ -146,10 +146,9 @@ def test_equal_contexts_are_encoded_once(backbone, monkeypatch):
 
 def test_in_chunks_every_context_is_read_once(backbone, monkeypatch):
     monkeypatch.setattr(evaluate, "CHUNK", 3)
-    monkeypatch.setattr(evaluate, "GROUP", 2)
     counter = counting(backbone.text)
     evaluated(FEDPGP, many(7), backbone, Workers(counter.encode, 1))
-    assert counter.calls == [1, 2, 1, 2, 1, 1]  # p_G; then chunks of three, three and one client
+    assert counter.calls == [1] * (1 + 7)  # p_G, and one of each client in chunks of three, three and one
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7])
@@ -178,16 +177,17 @@ def test_private_parts_are_held_a_chunk_at_a_time(backbone, monkeypatch):
     held, most = WeakSet(), []
 
     class Lent(list):
-        """Private parts that are made when they are asked for."""
+        """Models whose private parts are made when they are asked for."""
 
         def __getitem__(self, client):
-            private = dict(super().__getitem__(client), U=torch.randn(3, 2))
+            params = super().__getitem__(client)
+            private = dict(params.private, U=torch.randn(3, 2))
             held.add(private["U"])
             most.append(len(held))
-            return private
+            return replace(params, private=private)
 
     evaluated(FEDPGP, many(9), backbone, lend=Lent)
-    assert len(most) == 1 + 9  # one for the shared part alone
+    assert len(most) == 9
     assert max(most) <= 4  # two of this chunk and two of the last, or that one
 
 
@@ -195,7 +195,8 @@ def test_each_softmax_runs_over_the_classes_of_its_test_set(backbone):
     """Novel: the nearest of the novel names, though a base name may be nearer; Base: only base names."""
     method, clients = PromptFL(context_length=3), [Params({"p_G": torch.randn(3, 128)}, {})]
     data, found = evaluated(method, clients, backbone)
-    text = backbone.text(method.prompts(clients[0]), backbone.class_tokens(tiny.NAMES))[0]
+    contexts = method.prompts(clients[0], frozen_of(method, data.task, backbone))
+    (text,) = backbone.text(torch.stack(contexts), backbone.class_tokens(tiny.NAMES))
     outside = Counter()
     for name, test in evaluation_sets(data.task).items():
         cosines = data.tests[name] @ text.T

@@ -10,11 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedpgp.aggregators import Download, FedAvg, Server, Upload
 from fedpgp.errors import TrainingError
-from fedpgp.federation import rounds as rounds_module
 from fedpgp.federation.client import ROWS, ClientJob, in_groups, train_clients
-from fedpgp.federation.server import federated_average, participants
-from fedpgp.methods import FedPGP, Frozen, Local, Params, PromptFL, ZeroShot
+from fedpgp.federation.participation import participants
+from fedpgp.federation.rounds import frozen_of
+from fedpgp.federation.state import ClientState
+from fedpgp.methods import FedPGP, Local, Params, PromptFL, ZeroShot
 from fedpgp.randomness import generator
 from fedpgp.workers import Workers
 
@@ -55,7 +57,7 @@ def everything(rounds):
 
 
 def update_bits(update):
-    return tiny.bits(update.params.shared), tiny.bits(update.params.private), dict(update.losses)
+    return tiny.bits(update.upload.shared), tiny.bits(update.own.private), dict(update.losses), update.steps
 
 
 # ---------------------------------------------------------------------------------------------------------- averaging
@@ -69,7 +71,9 @@ UPDATES = st.integers(1, 5).flatmap(
 
 
 def averaged(rows, counts):
-    return federated_average([{"p": torch.tensor(row, dtype=torch.float64)} for row in rows], counts)["p"]
+    parts = [{"p": torch.tensor(row, dtype=torch.float64)} for row in rows]
+    uploads = [Upload(i, count, part) for i, (part, count) in enumerate(zip(parts, counts, strict=True))]
+    return FedAvg().aggregate(Server(parts[0]), uploads).shared["p"]
 
 
 @given(UPDATES)
@@ -96,8 +100,9 @@ def test_equal_updates_average_to_themselves(row, counts):
 
 
 def test_the_average_by_hand():
-    found = federated_average([{"a": torch.tensor([1.0, -2.0])}, {"a": torch.tensor([5.0, 2.0])}], [3, 1])
-    assert found["a"].tolist() == [2.0, -1.0]
+    uploads = [Upload(0, 3, {"a": torch.tensor([1.0, -2.0])}), Upload(1, 1, {"a": torch.tensor([5.0, 2.0])})]
+    found = FedAvg().aggregate(Server({"a": torch.tensor([9.0, 9.0])}), uploads)
+    assert found.shared["a"].tolist() == [2.0, -1.0] and not found.memory
 
 
 # ------------------------------------------------------------------------------------------------------ participation
@@ -145,14 +150,14 @@ def absences(rounds):
 def test_the_private_part_survives_the_round_and_is_kept_by_the_absent(backbone):
     found, trained = recorded(backbone, rounds=4, participation=0.67, local_epochs=1)
     home = {(job.round, job.client): (job, update) for job, update in trained}
-    first = tiny.bits(METHOD.init_private(None, backbone, generator(0, "private")))
+    first = tiny.bits(METHOD.init_private(tiny.task(), backbone, generator(0, "private"), 0))
     for client in range(3):
         held = first
         for r in found:
             if client in r.record["participants"]:
                 job, update = home[r.number, client]
                 assert tiny.bits(job.params.private) == held  # it trains from what it kept
-                held = tiny.bits(update.params.private)
+                held = tiny.bits(update.own.private)
                 assert held != tiny.bits(job.params.private)
             assert tiny.bits(r.private[client]) == held
     assert len(absences(found)) == 3  # one in each of rounds 2 to 4
@@ -163,11 +168,11 @@ def test_an_absent_client_predicts_with_the_new_global_prompt_and_its_old_privat
     data = tiny.data(backbone)
     found = tiny.run(method, backbone, data, rounds=4, participation=0.67, local_epochs=1)
     tokens = backbone.class_tokens([tiny.NAMES[label] for label in tiny.BASE])
-    frozen = Frozen(torch.empty(0), backbone.logit_scale)
+    frozen = frozen_of(method, data.task, backbone).select(tiny.BASE)
 
     def predicted(shared, private):
         params = Params(shared, private)
-        text = backbone.text(method.prompts(params), tokens)
+        text = backbone.text(torch.stack(method.prompts(params, frozen)), tokens)
         test = data.task.tests["base"]
         return (method.predict(params, text, data.tests["base"], frozen).argmax(-1).numpy() == test.targets).tolist()
 
@@ -181,21 +186,32 @@ def test_an_absent_client_predicts_with_the_new_global_prompt_and_its_old_privat
 
 
 def test_nothing_private_reaches_the_server_or_is_averaged(backbone, monkeypatch):
-    seen = []
+    seen, aggregate = [], FedAvg.aggregate
 
-    def average(shared, examples):
-        seen.append(([set(tensors) for tensors in shared], list(examples)))
-        return federated_average(shared, examples)
+    def average(self, server, uploads):
+        seen.append(list(uploads))
+        return aggregate(self, server, uploads)
 
-    monkeypatch.setattr(rounds_module, "federated_average", average)
+    monkeypatch.setattr(FedAvg, "aggregate", average)
     found, trained = recorded(backbone, rounds=1)
-    assert seen == [([{"p_G"}] * 3, list(tiny.EXAMPLES))]
+    (uploads,) = seen
+    for i, (upload, (_, update)) in enumerate(zip(uploads, trained, strict=True)):
+        assert upload is update.upload
+        assert set(vars(upload)) == {"client", "examples", "shared", "control"}
+        assert (upload.client, upload.examples, set(upload.shared), upload.control) == (
+            i,
+            tiny.EXAMPLES[i],
+            {"p_G"},
+            {},
+        )
+    server = found[0].server
+    assert (set(server.shared), server.memory) == ({"p_G"}, {})
     for name in ("U", "V"):
         parts = [own[name] for own in found[0].private]
         mean = torch.stack(parts).mean(0)
         assert all(not torch.equal(one, two) for one, two in combinations([*parts, mean], 2))
-        assert all(torch.equal(parts[job.client], update.params.private[name]) for job, update in trained)
-    expected = sum(tiny.EXAMPLES[job.client] * update.params.shared["p_G"] for job, update in trained) / 18
+        assert all(torch.equal(parts[job.client], update.own.private[name]) for job, update in trained)
+    expected = sum(tiny.EXAMPLES[job.client] * update.upload.shared["p_G"] for job, update in trained) / 18
     assert torch.allclose(found[0].shared["p_G"], expected, rtol=0, atol=1e-6)
 
 
@@ -207,7 +223,7 @@ def test_all_clients_start_from_the_same_private_part_unless_told_otherwise(back
         return [tiny.bits(only.private[client]) for client in sorted(absent)]
 
     one, two = untouched()
-    assert one == two == tiny.bits(METHOD.init_private(None, backbone, generator(0, "private")))
+    assert one == two == tiny.bits(METHOD.init_private(tiny.task(), backbone, generator(0, "private"), 0))
     one, two = untouched(independent_private=True)
     assert one["U"] != two["U"] and one["V"] != two["V"]
 
@@ -249,26 +265,40 @@ def test_clients_trained_at_once_are_as_if_each_were_alone(method, views, backbo
         jobs = [job for job, _ in trained]
         alone = [train_clients(clip.text, [job])[0] for job in jobs]
         for one, other in zip(train_clients(clip.text, jobs), alone, strict=True):
-            assert (one.client, one.examples) == (other.client, other.examples)
+            assert (one.upload.client, one.upload.examples) == (other.upload.client, other.upload.examples)
             assert one.losses == pytest.approx(other.losses, rel=tolerance)
-            parts = [(one.params.shared, other.params.shared), (one.params.private, other.params.private)]
-            for name, expected in [(name, own) for mine, _ in parts for name, own in mine.items()]:
-                found = {**other.params.shared, **other.params.private}[name]
+            assert one.steps == other.steps
+            assert one.upload.shared.keys() == other.upload.shared.keys()
+            assert one.own.private.keys() == other.own.private.keys()
+            for name, expected in {**one.upload.shared, **one.own.private}.items():
+                found = {**other.upload.shared, **other.own.private}[name]
                 assert (found - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 @given(st.integers(1, 40), st.integers(1, 400), st.integers(1, 3))
 def test_groups_share_the_clients_evenly_and_keep_their_order(clients, rows, contexts):
     class Text:
-        def rows(self, classes, context_length):
+        def rows(self, context, classes, position):
             return rows
 
     job = ClientJob(
-        FedPGP(), Params({}, {}), torch.empty(0), torch.empty(0), None, None, None, seed=0, round=1, client=0
+        method=FedPGP(),
+        aggregator=FedAvg(),
+        start={},
+        download=Download({}),
+        own=ClientState(),
+        images=torch.empty(0, 8),
+        labels=torch.empty(0),
+        classes=None,
+        frozen=None,
+        training=None,
+        seed=0,
+        round=1,
+        client=0,
     )
     jobs = [replace(job, client=i) for i in range(clients)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FedPGP, "prompts", lambda self, params: torch.empty(contexts, 16, 8))
+        patch.setattr(FedPGP, "prompts", lambda self, params, frozen: [torch.empty(16, 8)] * contexts)
         groups = in_groups(Text(), jobs)
     assert [job.client for group in groups for job in group] == list(range(clients))
     sizes = [len(group) for group in groups]
@@ -319,10 +349,12 @@ def test_weight_decay_is_of_every_part(backbone):
     _, plain = recorded(backbone, **one, weight_decay=0.0)
     _, decayed = recorded(backbone, **one, weight_decay=0.5)
     for (job, without), (_, with_decay) in zip(plain, decayed, strict=True):
-        for part in ("shared", "private"):
-            for name, start in getattr(job.params, part).items():
-                moved = getattr(with_decay.params, part)[name] - getattr(without.params, part)[name]
-                assert torch.allclose(moved, -METHOD.learning_rate * 0.5 * start, rtol=1e-3, atol=1e-7)
+        plainly, decaying = ({**u.upload.shared, **u.own.private} for u in (without, with_decay))
+        starts = {**job.params.shared, **job.params.private}
+        assert set(starts) == set(plainly) == {"p_G", "U", "V"}
+        for name, start in starts.items():
+            moved = decaying[name] - plainly[name]
+            assert torch.allclose(moved, -METHOD.learning_rate * 0.5 * start, rtol=1e-3, atol=1e-7)
 
 
 def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(backbone, monkeypatch):

@@ -1,6 +1,7 @@
 """The methods' formulas, their limits, and their hyperparameters."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -9,35 +10,50 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from fedpgp.errors import ConfigError
-from fedpgp.methods import METHODS, Batch, FedPGP, Frozen, Local, Params, PromptFL, ZeroShot, find_method
+from fedpgp.experiment import HEADLINE
+from fedpgp.federation.rounds import frozen_of
+from fedpgp.methods import METHODS, Batch, FedPGP, Frozen, Local, Params, PromptFL, ZeroShot
+from fedpgp.plugins import find_method
 from fedpgp.randomness import generator
 
 SMALL = {"context_length": 3, "learning_rate": 0.05}
 
 
 def parameters(method, backbone, seed=0):
+    """Client 0's before the first round, with its images in memory where the method keeps some."""
+    data, frozen = tiny.data(backbone), frozen_of(method, tiny.task(), backbone).select(tiny.BASE)
+    own = data.task.clients[0].train
+    columns = torch.tensor([tiny.BASE.index(label) for label in data.task.train.labels[own]])
+    shared = method.init_shared(data.task, backbone, generator(seed, "shared"))
     return Params(
-        method.init_shared(None, backbone, generator(seed, "shared")),
-        method.init_private(None, backbone, generator(seed, "private")),
+        shared,
+        method.init_private(data.task, backbone, generator(seed, "private"), 0),
+        shared,
+        method.memory(data.train[torch.from_numpy(own)], columns, frozen),
     )
 
 
-def frozen_of(method, backbone, names):
-    return Frozen(backbone.template_features(method.template, names).clone(), backbone.logit_scale)
+def read(method, params, backbone, classes, extra=()):
+    """Text features [K, C, D], and what is frozen, for some classes of the tiny task."""
+    frozen = frozen_of(method, tiny.task(), backbone).select(classes)
+    tokens = backbone.class_tokens([*(tiny.NAMES[label] for label in classes), *extra])
+    contexts = method.prompts(params, frozen)
+    features = backbone.text.each(contexts, tokens, method.position)
+    return torch.stack(features) if features else torch.empty(0, len(classes), 0), frozen
 
 
-def loss_and_gradients(method, params, backbone, loss_of=None):
-    """The terms of the loss on four images and three classes, and the gradients of their sum."""
-    names = tiny.NAMES[:3]
-    params = Params(
-        {name: tensor.clone().requires_grad_() for name, tensor in params.shared.items()},
-        {name: tensor.clone().requires_grad_() for name, tensor in params.private.items()},
+def loss_and_gradients(method, params, backbone, loss_of=None, rng=None):
+    """The terms of the loss on four images and the base classes, and the gradients of their sum."""
+    leaves = {name: t.clone().requires_grad_() for name, t in {**params.shared, **params.private}.items()}
+    params = replace(
+        params,
+        shared={name: leaves[name] for name in params.shared},
+        private={name: leaves[name] for name in params.private},
     )
     batch = Batch(tiny.random_features(4, backbone.logit_scale), torch.tensor([0, 1, 2, 1]))
-    frozen = frozen_of(method, backbone, names).select(range(3))
-    text = backbone.text(method.prompts(params), backbone.class_tokens(names))
-    terms = (loss_of or method.loss)(params, text, batch, frozen)
-    leaves = {**params.shared, **params.private}
+    of_step = method.for_step(params, rng or torch.Generator())
+    text, frozen = read(method, of_step, backbone, tiny.BASE, method.extra_names)
+    terms = (loss_of or method.loss)(of_step, text, batch, frozen)
     gradients = torch.autograd.grad(sum(terms.values()), list(leaves.values()), allow_unused=True)
     return terms, dict(zip(leaves, gradients, strict=True))
 
@@ -51,7 +67,7 @@ def test_the_contrastive_term_by_hand():
     z_G, z_i = torch.tensor([[0.6, 0.8], [1.0, 0.0]]), torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
     batch = Batch(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
     terms = FedPGP(mu=2.0, tau=0.5).loss(
-        Params({}, {}), torch.stack([z_G, z_i]), batch, Frozen(guidance, torch.tensor(math.log(3.0)))
+        Params({}, {}), torch.stack([z_G, z_i]), batch, Frozen(guidance, torch.tensor(math.log(3.0)), torch.arange(2))
     )
     first = -math.log(math.exp(0.6 / 0.5) / (math.exp(0.6 / 0.5) + math.exp(0.8 / 0.5)))
     second = -math.log(math.exp(0.0) / (math.exp(0.0) + math.exp(-1 / 0.5)))
@@ -67,7 +83,7 @@ def test_the_contrastive_term_pulls_the_global_prompt_to_clip_and_pushes_the_per
     guidance, z_G, z_i = (F.normalize(torch.randn(4, 6, generator=rng), dim=-1) for _ in range(3))
     leaves = [z_G.requires_grad_(), z_i.requires_grad_()]
     batch = Batch(torch.zeros(1, 6), torch.tensor([0]))
-    frozen = Frozen(guidance, torch.tensor(0.0))
+    frozen = Frozen(guidance, torch.tensor(0.0), torch.arange(4))
     FedPGP(mu=1.0).loss(Params({}, {}), torch.stack(leaves), batch, frozen)["contrastive"].backward()
     assert ((guidance * -z_G.grad).sum(-1) > 0).all()
     assert ((z_G * -z_i.grad).sum(-1) < 0).all()
@@ -78,15 +94,22 @@ def test_the_contrastive_term_pulls_the_global_prompt_to_clip_and_pushes_the_per
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_predictions_have_one_column_per_class_and_the_scale_of_clip(name, backbone):
-    """exp(logit scale) times a cosine, whatever the number of contexts."""
-    method, names = find_method(name)(), tiny.NAMES[:5]
+def test_predictions_have_one_column_per_class(name, backbone):
+    """Base classes, novel ones, and some of both: whatever the softmax."""
+    method, images = find_method(name)(), tiny.random_features(7, backbone.logit_scale)
     params = parameters(method, backbone)
-    images = tiny.random_features(7, backbone.logit_scale)
-    contexts = method.prompts(params)
-    tokens = backbone.class_tokens(names)
-    text = backbone.text(contexts, tokens) if len(contexts) else torch.empty(0, 5, 0)
-    frozen = frozen_of(method, backbone, names)
+    for classes in (tiny.BASE, tiny.NOVEL, range(5)):
+        text, frozen = read(method, params, backbone, classes)
+        found = method.predict(params, text, images, frozen)
+        assert found.shape == (7, len(classes)) and found.isfinite().all()
+
+
+@pytest.mark.parametrize("name", HEADLINE)
+def test_predictions_have_the_scale_of_clip(name, backbone):
+    """exp(logit scale) times a cosine, whatever the number of contexts."""
+    method, images = find_method(name)(), tiny.random_features(7, backbone.logit_scale)
+    params = parameters(method, backbone)
+    text, frozen = read(method, params, backbone, range(5))
     found = method.predict(params, text, images, frozen)
     features = text[-1] if len(text) else frozen.guidance
     expected = [[100 * (i @ z).item() for z in features] for i in images]
@@ -149,11 +172,11 @@ def test_without_guidance_fedpgp_is_low_rank_personalization(exact):
 
 
 def test_the_global_prompt_alone_predicts_without_the_personal_part(backbone):
-    method = FedPGP(**SMALL)
-    params = parameters(method, backbone)
-    contexts = method.prompts(method.without_private(params))
+    method = FedPGP(**SMALL, bottleneck=2)
+    params, frozen = parameters(method, backbone), frozen_of(method, tiny.task(), backbone)
+    contexts = method.prompts(method.without_private(params), frozen)
     assert torch.equal(contexts[0], params.shared["p_G"]) and torch.equal(contexts[1], params.shared["p_G"])
-    assert not torch.equal(*method.prompts(params))
+    assert not torch.equal(*method.prompts(params, frozen))
     assert PromptFL().without_private(Params({"p_G": contexts[0]}, {})) is not None
     assert Local().without_private(Params({}, {"p": contexts[0]})) is None
 
@@ -161,7 +184,7 @@ def test_the_global_prompt_alone_predicts_without_the_personal_part(backbone):
 def test_mu_is_the_weight_of_the_contrastive_term(backbone):
     found = {}
     for mu in (0.0, 0.5, 1.0):
-        method = FedPGP(**SMALL, mu=mu)
+        method = FedPGP(**SMALL, bottleneck=2, mu=mu)
         found[mu] = loss_and_gradients(method, parameters(method, backbone), backbone)[0]["contrastive"].item()
     assert found[1.0] > 0.1
     assert (found[0.0], found[0.5]) == (0.0, pytest.approx(found[1.0] / 2, rel=1e-6))
@@ -172,11 +195,21 @@ def test_mu_is_the_weight_of_the_contrastive_term(backbone):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "zero-shot"])
 def test_gradients_reach_everything_that_is_learned_and_nothing_else(name, backbone):
-    method = find_method(name)(**SMALL)
-    _, gradients = loss_and_gradients(method, parameters(method, backbone), backbone)
-    assert set(gradients) == {"fedpgp": {"p_G", "U", "V"}, "promptfl": {"p_G"}, "local": {"p"}}[name]
-    for gradient in gradients.values():
-        assert gradient is not None and (gradient.abs().sum(-1) > 0).all()
+    """A little away from the start, where a factor may be zero, and in some steps, of which each may work on a part."""
+    method = tiny.small(find_method(name))
+    params, rng = parameters(method, backbone), torch.Generator().manual_seed(0)
+    shared, private = (
+        {key: t + 0.01 * torch.randn(t.shape, generator=rng) for key, t in part.items()}
+        for part in (params.shared, params.private)
+    )
+    params = replace(params, shared=shared, private=private)
+    steps = [loss_and_gradients(method, params, backbone, rng=rng)[1] for _ in range(1 if name in HEADLINE else 8)]
+    assert set(steps[0]) == {*shared, *private} and len(steps[0]) == len(shared) + len(private) > 0
+    known = {"fedpgp": {"p_G", "U", "V"}, "promptfl": {"p_G"}, "local": {"p"}}
+    assert set(steps[0]) == known.get(name, set(steps[0]))
+    for key in steps[0]:
+        reached = [gradients[key].abs() for gradients in steps if gradients[key] is not None]
+        assert reached and (sum(reached).sum(-1) > 0).all(), key
     assert not any(
         weight.requires_grad for weight in (backbone.text.tokens, backbone.text.projection, *backbone.text.layers[0].up)
     )
@@ -187,10 +220,10 @@ def test_gradients_reach_everything_that_is_learned_and_nothing_else(name, backb
 def test_the_private_part_has_a_learning_rate_of_its_own(backbone):
     """One step of SGD is the rate times the gradient: twice the rate goes twice as far, in U and V alone."""
     once = {"rounds": 1, "local_epochs": 1, "batch_size": 7, "weight_decay": 0.0}
-    start = parameters(FedPGP(**SMALL), backbone)
+    start = parameters(FedPGP(**SMALL, bottleneck=2), backbone)
 
     def steps(**changes):
-        (only,) = tiny.run(FedPGP(**SMALL, **changes), backbone, **once)
+        (only,) = tiny.run(FedPGP(**SMALL, bottleneck=2, **changes), backbone, **once)
         return {
             "p_G": only.shared["p_G"] - start.shared["p_G"],
             **{name: tensor - start.private[name] for name, tensor in only.private[0].items()},
@@ -207,14 +240,15 @@ def test_the_private_part_has_a_learning_rate_of_its_own(backbone):
 
 @pytest.mark.parametrize("cls", [FedPGP, PromptFL, Local])
 def test_a_phrase_starts_from_its_token_embeddings(cls, backbone):
-    params = parameters(cls(ctx_init="a photo of a"), backbone)
+    rank = {"bottleneck": 4} if cls is FedPGP else {}
+    params = parameters(cls(ctx_init="a photo of a", **rank), backbone)
     ids = backbone.tokenizer("a photo of a", add_special_tokens=False)["input_ids"]
     embedding = backbone.image.model.text_model.embeddings.token_embedding.weight
     (context,) = [t for name, t in {**params.shared, **params.private}.items() if name.startswith("p")]
     assert torch.equal(context, embedding[ids])
     assert context.data_ptr() != embedding.data_ptr()
     if cls is FedPGP:
-        assert params.private["U"].shape == (len(ids), 8)
+        assert params.private["U"].shape == (len(ids), 4)
 
 
 def test_random_starts_are_small_normal_numbers_in_every_precision(backbone, exact):
@@ -232,10 +266,11 @@ def test_random_starts_are_small_normal_numbers_in_every_precision(backbone, exa
 
 
 def test_the_placeholder_guidance_differs_from_the_template(backbone):
-    assert FedPGP().template == "a photo of a {}."
-    assert FedPGP(context_length=4, guidance="placeholder").template == "X X X X {}."
+    task = tiny.task()
+    assert FedPGP().templates(task) == ("a photo of a {}.",)
+    assert FedPGP(context_length=4, guidance="placeholder").templates(task) == ("X X X X {}.",)
     paper, code = (
-        frozen_of(FedPGP(**SMALL, guidance=kind), backbone, tiny.NAMES).guidance for kind in ("template", "placeholder")
+        frozen_of(FedPGP(**SMALL, guidance=kind), task, backbone).guidance for kind in ("template", "placeholder")
     )
     assert paper.shape == code.shape
     assert ((paper - code).norm(dim=-1) > 0.05).all()
@@ -264,6 +299,13 @@ def test_the_placeholder_guidance_differs_from_the_template(backbone):
 def test_a_wrong_hyperparameter_is_refused(values):
     with pytest.raises(ValidationError, match=next(iter(values))):
         FedPGP(**values)
+
+
+def test_a_rank_that_the_context_does_not_have_is_refused(backbone):
+    expected = "fedpgp.bottleneck must be at most 3, the smaller of context length 3 and token width 128, got 4"
+    with pytest.raises(ConfigError, match=expected):
+        parameters(FedPGP(**SMALL, bottleneck=4), backbone)
+    assert parameters(FedPGP(**SMALL, bottleneck=3), backbone).private["U"].shape == (3, 3)
 
 
 def test_limits_and_defaults_of_the_paper_are_allowed():

@@ -267,7 +267,7 @@ def test_memory_is_kept_to(backbone):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         features = encoder(contexts, tokens)
     assert features.requires_grad
-    rows = 3 * encoder.rows(tokens, 16)
+    rows = 3 * encoder.rows(contexts[0], tokens)
     assert rows <= encoder.rows_within(sum(kept.values())) * 1.5  # the last of the three layers keeps less
     assert encoder.rows_within(sum(kept.values())) <= rows
 

@@ -2,18 +2,19 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from fedpgp.aggregators import Server
 from fedpgp.config import FederationConfig
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.evaluate import Evaluation
-from fedpgp.federation.rounds import Data, federate, private_parts
+from fedpgp.federation.rounds import Data, client_states, federate
 from fedpgp.federation.state import State
 from fedpgp.randomness import generator
 from fedpgp.workers import Workers
@@ -110,24 +111,35 @@ SETTINGS = {"rounds": 2, "local_epochs": 2, "batch_size": 4, "momentum": 0.9, "w
 
 @dataclass(frozen=True)
 class Round:
-    """The state after a round; private: the private part of every client, those that never took part included."""
+    """The state after a round; private, kept: of every client, those that never took part included."""
 
     number: int
     shared: Mapping[str, torch.Tensor]
     private: Sequence[Mapping[str, torch.Tensor]]
+    kept: Sequence[Mapping[str, torch.Tensor]]
+    server: Server
     evaluation: Evaluation
     record: Mapping
 
 
-def run(method, backbone, data_=None, seed=0, workers=None, state=None, **changes) -> list[Round]:
+def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregator=None, **changes) -> list[Round]:
     """All rounds of a federation in this process: two of everybody, two epochs in batches of four, or as changed."""
     found, settings = data_ or data(backbone), FederationConfig(**{**SETTINGS, **changes})
-    state = state or State.create()
-    private = private_parts(method, found.task, backbone, settings, seed, state)
-    return [
-        Round(record["round"], state.shared(), list(private), state.evaluation(), record)
-        for record in federate(method, found, backbone, settings, seed, workers or Workers(backbone.text, 1), state)
-    ]
+    state, workers = state or State.create(), workers or Workers(backbone.text, 1)
+    clients = client_states(method, found.task, backbone, settings, seed, state, aggregator)
+    rounds = []
+    for record in federate(method, found, backbone, settings, seed, workers, state, aggregator):
+        server, own = state.server(), list(clients)
+        private, kept = [client.private for client in own], [client.kept for client in own]
+        rounds.append(Round(record["round"], server.shared, private, kept, server, state.evaluation(), record))
+    return rounds
+
+
+def small(cls, **changes):
+    """A method as small as its tests allow: of these values those that it has fields for, and the changes."""
+    values = {"context_length": 3, "bottleneck": 2, "learning_rate": 0.05}
+    known = {field.name for field in fields(cls)}
+    return cls(**{name: value for name, value in values.items() if name in known} | changes)
 
 
 def bools(correct, images: int) -> np.ndarray:

@@ -12,9 +12,13 @@ import tomli_w
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from fedpgp.aggregators import AGGREGATORS, Aggregator
+from fedpgp.aggregators.base import STRICT
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods import METHODS, Method
-from fedpgp.methods.base import STRICT
+from fedpgp.plugins import find_method, installed
+
+DEFAULT_AGGREGATOR = "fedavg"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -74,6 +78,9 @@ class FederationConfig:
     independent_private: bool = Field(
         default=False, description="a first U, V of its own for each client (authors' code: false)"
     )
+    aggregator: str = Field(
+        default=DEFAULT_AGGREGATOR, description=f"of the shared parts: {', '.join(AGGREGATORS)} (paper: fedavg)"
+    )
     batch_size: int = Field(
         default=8, ge=1, description="images in a local step; the last may have fewer (paper: = shots)"
     )
@@ -96,8 +103,8 @@ SECTIONS: dict[str, type] = {
 class ExperimentConfig:
     """Everything that decides the numbers of an experiment, but for method and seed.
 
-    The defaults are the paper's, for real CLIP weights. methods: one section per registered method.
-    origins: "section.key" -> where a value that is no default was set.
+    The defaults are the paper's, for real CLIP weights. methods, aggregators: one section for each that is known, and
+    for those of others that are named. origins: "section.key" -> where a value that is no default was set.
     """
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -107,6 +114,9 @@ class ExperimentConfig:
     methods: Mapping[str, Method] = dataclasses.field(
         default_factory=lambda: {name: cls() for name, cls in METHODS.items()}
     )
+    aggregators: Mapping[str, Aggregator] = dataclasses.field(
+        default_factory=lambda: {name: cls() for name, cls in AGGREGATORS.items()}
+    )
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def to_toml(self) -> str:
@@ -114,10 +124,20 @@ class ExperimentConfig:
         parts = [_section_toml(name, getattr(self, name), self.origins) for name in SECTIONS]
         parts += [
             _section_toml(name, method, self.origins)
-            for name, method in self.methods.items()
+            for name, method in {**self.aggregators, **self.methods}.items()
             if dataclasses.fields(method)
         ]
         return "\n".join(parts)
+
+    @property
+    def aggregator(self) -> Aggregator:
+        """The one that is chosen; raises ConfigError for one that is unknown."""
+        name = self.federation.aggregator
+        if name not in self.aggregators:
+            raise ConfigError(
+                f"federation.aggregator must be a known one, got {name!r}; {nearest(name, self.aggregators)}"
+            )
+        return self.aggregators[name]
 
 
 def embedded_recipe() -> Path:
@@ -125,10 +145,18 @@ def embedded_recipe() -> Path:
     return Path(str(resources.files("fedpgp") / "recipes" / "pictograms.toml"))
 
 
-def load_config(file: Path | str | None = None, changes: Sequence[str] = ()) -> ExperimentConfig:
+def load_config(
+    file: Path | str | None = None,
+    changes: Sequence[str] = (),
+    methods: Sequence[type[Method]] = (),
+    *,
+    foreign: bool = False,
+) -> ExperimentConfig:
     """The experiment that a TOML file describes, with changes of the form "section.key=value" on top.
 
     file: None takes the recipe of the embedded benchmark; what a file leaves out has its default.
+    methods: further ones beside ours and those of installed packages.
+    foreign: leave out the sections of methods that are not here, which is enough to read results.
     Raises ConfigError with one line per fault: file and line, field, what is allowed, what was found.
     """
     path = embedded_recipe() if file is None else Path(file)
@@ -145,10 +173,16 @@ def load_config(file: Path | str | None = None, changes: Sequence[str] = ()) -> 
 
     faults: list[str] = []
     built: dict[str, Any] = {}
+    ours = METHODS | {method.name: method for method in methods}
+    sections: dict[str, type] = {**SECTIONS, **AGGREGATORS, **ours}
     for name, keys in values.items():
-        model = SECTIONS.get(name) or METHODS.get(name)
+        model = sections.get(name)
+        if model is None and name in installed():
+            model = ours[name] = find_method(name)
         if model is None:
-            known = nearest(name, [*SECTIONS, *METHODS])
+            if foreign:
+                continue
+            known = nearest(name, [*sections, *installed()])
             faults.append(f"{places.get(name, path)}: [{name}] must be a known section; {known}")
             continue
         try:
@@ -157,9 +191,12 @@ def load_config(file: Path | str | None = None, changes: Sequence[str] = ()) -> 
             faults += [_fault(name, model, detail, places, path) for detail in error.errors()]
     if faults:
         raise ConfigError("\n".join(faults))
-    sections = {name: built[name] for name in SECTIONS if name in built}
-    methods = {name: built.get(name) or cls() for name, cls in METHODS.items()}
-    return ExperimentConfig(**sections, methods=methods, origins=origins)
+    return ExperimentConfig(
+        **{name: built[name] for name in SECTIONS if name in built},
+        methods={name: built.get(name) or cls() for name, cls in ours.items()},
+        aggregators={name: built.get(name) or cls() for name, cls in AGGREGATORS.items()},
+        origins=origins,
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:

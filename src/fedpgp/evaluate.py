@@ -4,9 +4,10 @@ Letters: N clients, K contexts, C classes, D feature width, n images of a test s
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, harmonic_mean
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,14 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpgp.backbone.text import TextEncoder
-from fedpgp.backbone.tokens import ClassTokens
+from fedpgp.backbone.tokens import ClassTokens, Position
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.errors import TrainingError
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.workers import Workers
 
 CHUNK = 32  # clients evaluated at a time, so that memory does not grow with their number
-GROUP = 1  # contexts in a call of the text encoder; fixed, so that the number of workers does not change a bit
 
 Correct = Mapping[str, NDArray[np.bool_]]  # test set -> [clients, n], which images each of some clients gets right
 
@@ -52,10 +52,20 @@ class _Softmax:
     """Test sets with the same classes, so that one product serves them all; images: [n, D] of one after the other."""
 
     sets: Mapping[str, slice]
-    classes: Tensor
+    classes: tuple[int, ...]
     targets: NDArray[np.int64]
     images: Tensor
     frozen: Frozen
+
+
+class _Reading(NamedTuple):
+    """Contexts to be read with some classes."""
+
+    contexts: Sequence[Tensor]
+    classes: tuple[int, ...]
+
+
+_Key = tuple[bytes, tuple[int, ...]]
 
 
 class Evaluator:
@@ -70,8 +80,7 @@ class Evaluator:
         for name, test in evaluation_sets(task).items():
             together[test.classes].append(name)
         self._softmaxes = [self._softmax(names, classes, features, frozen) for classes, names in together.items()]
-        self._base = torch.tensor(task.base, device=tokens.end.device)
-        self._base_frozen = frozen.select(task.base)
+        self._base = next(i for i, softmax in enumerate(self._softmaxes) if softmax.classes == tuple(task.base))
 
     def _softmax(
         self, names: Sequence[str], classes: Sequence[int], features: Mapping[str, Tensor], frozen: Frozen
@@ -80,7 +89,7 @@ class Evaluator:
         ends = np.cumsum([0, *(len(tests[name].images) for name in names)]).tolist()
         return _Softmax(
             sets={name: slice(*ends[i : i + 2]) for i, name in enumerate(names)},
-            classes=torch.tensor(classes, device=self._tokens.end.device),
+            classes=tuple(classes),
             targets=np.concatenate([tests[name].targets for name in names]),
             images=torch.cat([features[name] for name in names]),
             frozen=frozen.select(classes),
@@ -88,52 +97,63 @@ class Evaluator:
 
     @torch.no_grad()
     def __call__(
-        self, round_number: int, shared: Mapping[str, Tensor], private: Sequence[Mapping[str, Tensor]], workers: Workers
+        self, round_number: int, shared: Params | None, model: Callable[[int], Params], workers: Workers
     ) -> Evaluation:
         """Lets every client's model, and the shared part alone, classify every test set after a round.
 
-        private: the private part of each client; it may read them from a disk when they are asked for.
-        Raises TrainingError, naming client and round, where text features are not finite.
+        shared: None where it predicts nothing by itself; model: of a client, which may be read from a disk when it is
+        asked for. Raises TrainingError, naming client and round, where text features are not finite.
         """
-        task, texts = self._task, _Texts(self._tokens, workers)
-        alone = self._method.without_private(Params(shared, private[0]))
-        alone_correct = None if alone is None else self._classify([alone], texts([self._method.prompts(alone)]))
+        task, texts = self._task, _Texts(self._tokens, self._method.position, workers)
+        shared_correct = None
+        if shared is not None:
+            (read,) = texts([self._prompts(shared)])
+            shared_correct = self._classify([shared], [read])
         correct: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
         clients: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
         of_shared: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
         diagnostics: dict[str, list[float]] = defaultdict(list)
         for start in range(0, len(task.clients), CHUNK):
             chunk = task.clients[start : start + CHUNK]
-            models = [Params(shared, private[client.id]) for client in chunk]
-            read = texts([self._method.prompts(params) for params in models])
-            found = self._classify(models, read)
+            models = [model(client.id) for client in chunk]
+            chunk_texts = texts([self._prompts(params) for params in models])
+            found = self._classify(models, chunk_texts)
             for name in task.tests:
                 correct[name].append(np.packbits(found[name], axis=1))
             _extend(clients, accuracies(task, chunk, found))
-            if alone_correct is not None:
-                _extend(of_shared, accuracies(task, chunk, alone_correct))
-            for client, text in zip(chunk, read, strict=True):
-                if not torch.isfinite(text).all():
+            if shared_correct is not None:
+                _extend(of_shared, accuracies(task, chunk, shared_correct))
+            for client, of_softmax in zip(chunk, chunk_texts, strict=True):
+                if not all(torch.isfinite(text).all() for text in of_softmax):
                     raise TrainingError(
                         f"the text features of client {client.id} are not finite after round {round_number}:"
                         f" change the settings of [{self._method.name}], most often to a lower learning_rate"
                     )
-                for name, figure in self._method.diagnostics(text[:, self._base], self._base_frozen).items():
+                of_base = of_softmax[self._base]
+                for name, figure in self._method.diagnostics(of_base, self._softmaxes[self._base].frozen).items():
                     diagnostics[name].append(figure)
         return Evaluation(
             clients={name: np.concatenate(parts) for name, parts in clients.items()},
             correct={name: np.concatenate(parts) for name, parts in correct.items()},
             shared=None
-            if alone is None
+            if shared_correct is None
             else summary({name: np.concatenate(parts) for name, parts in of_shared.items()}),
             diagnostics={name: fmean(figures) for name, figures in diagnostics.items()},
         )
 
-    def _classify(self, models: Sequence[Params], texts: Sequence[Tensor]) -> Correct:
+    def _prompts(self, params: Params) -> list[_Reading]:
+        """What must be read for each softmax."""
+        constant = self._method.constant_prompts(params)
+        return [
+            _Reading([*self._method.prompts(params, softmax.frozen), *constant], softmax.classes)
+            for softmax in self._softmaxes
+        ]
+
+    def _classify(self, models: Sequence[Params], texts: Sequence[Sequence[Tensor]]) -> Correct:
         found: dict[str, list[NDArray[np.bool_]]] = defaultdict(list)
-        for params, text in zip(models, texts, strict=True):
-            for softmax in self._softmaxes:
-                logits = self._method.predict(params, text[:, softmax.classes], softmax.images, softmax.frozen)
+        for params, of_softmax in zip(models, texts, strict=True):
+            for softmax, text in zip(self._softmaxes, of_softmax, strict=True):
+                logits = self._method.predict(params, text, softmax.images, softmax.frozen)
                 right = logits.argmax(-1).cpu().numpy() == softmax.targets
                 for name, part in softmax.sets.items():
                     found[name].append(right[part])
@@ -143,41 +163,46 @@ class Evaluator:
 class _Texts:
     """Text features of many models, a chunk at a time; contexts of the chunk or the one before are encoded once.
 
-    So the global context, which every model reads, is encoded once in an evaluation.
+    So the global context, which every model reads, is encoded once in an evaluation, and one that stands before the
+    classes of several softmaxes is read once with all class names.
     """
 
-    def __init__(self, tokens: ClassTokens, workers: Workers):
-        self._tokens, self._workers = tokens, workers
-        self._known: dict[bytes, Tensor] = {}
+    def __init__(self, tokens: ClassTokens, position: Position, workers: Workers):
+        self._tokens, self._position, self._workers = tokens, position, workers
+        self._known: dict[_Key, Tensor] = {}
 
-    def __call__(self, prompts: Sequence[Tensor]) -> list[Tensor]:
-        """Text features [K, C, D] for the prompts [K, M, d] of each model."""
-        keys = [[_key(row) for row in rows] for rows in prompts]
-        wanted = {
-            key: row
-            for of_model, rows in zip(keys, prompts, strict=True)
-            for key, row in zip(of_model, rows, strict=True)
-        }
+    def __call__(self, models: Sequence[Sequence[_Reading]]) -> list[list[Tensor]]:
+        """Text features [K, C, D] for every softmax of every model."""
+        everything = tuple(range(len(self._tokens)))
+        wanted: dict[_Key, Tensor] = {}
+        keys = [[[self._key(context, one.classes) for context in one.contexts] for one in model] for model in models]
+        for of_model, model in zip(keys, models, strict=True):
+            for of_one, one in zip(of_model, model, strict=True):
+                wanted |= zip(of_one, one.contexts, strict=True)
         known = {key: self._known[key] for key in wanted if key in self._known}
         new = [key for key in wanted if key not in known]
-        groups = [new[start : start + GROUP] for start in range(0, len(new), GROUP)]
-        jobs = [(torch.stack([wanted[key] for key in group]), self._tokens) for group in groups]
-        for group, encoded in zip(groups, self._workers.map(_encode, jobs), strict=True):
-            known.update(zip(group, encoded, strict=True))
+        jobs = [(wanted[key][None], self._tokens.select(key[1] or everything), self._position) for key in new]
+        known |= zip(new, self._workers.map(_encode, jobs), strict=True)
         self._known = known
-        nothing = torch.empty(0, len(self._tokens), 0, device=self._tokens.end.device)
-        return [torch.stack([known[key] for key in of_model]) if of_model else nothing for of_model in keys]
+        return [
+            [self._text(of_one, one) for of_one, one in zip(of_model, model, strict=True)]
+            for of_model, model in zip(keys, models, strict=True)
+        ]
+
+    def _key(self, context: Tensor, classes: tuple[int, ...]) -> _Key:
+        """A context's numbers, and the classes where it has one for each of them."""
+        numbers = context.contiguous().cpu().view(torch.uint8).numpy().tobytes()
+        return numbers, classes if context.dim() == 3 else ()
+
+    def _text(self, keys: Sequence[_Key], one: _Reading) -> Tensor:
+        if not keys:
+            return torch.empty(0, len(one.classes), 0)
+        return torch.stack([self._known[k] if k[1] else self._known[k][list(one.classes)] for k in keys])
 
 
-def _key(context: Tensor) -> bytes:
-    """The bits of a context, whatever its precision."""
-    return context.contiguous().cpu().view(torch.uint8).numpy().tobytes()
-
-
-def _encode(text: TextEncoder, job: tuple[Tensor, ClassTokens]) -> Tensor:
-    contexts, tokens = job
+def _encode(text: TextEncoder, job: tuple[Tensor, ClassTokens, Position]) -> Tensor:
     with torch.no_grad():
-        return text(contexts, tokens)
+        return text(*job)[0]
 
 
 def _extend(columns: dict[str, list[NDArray[np.float64]]], found: Mapping[str, NDArray[np.float64]]) -> None:

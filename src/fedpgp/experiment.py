@@ -9,18 +9,19 @@ from typing import Any, Protocol
 import torch
 
 from fedpgp.backbone import Backbone, bfloat16_speed, load_backbone
-from fedpgp.config import ExperimentConfig, load_config
+from fedpgp.config import DEFAULT_AGGREGATOR, ExperimentConfig, load_config
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import source_features
 from fedpgp.data.sources import Source, load_source
 from fedpgp.data.tasks import Task, base_to_novel
-from fedpgp.errors import ConfigError
+from fedpgp.errors import ConfigError, OutputError
 from fedpgp.evaluate import evaluation_sets
-from fedpgp.federation.rounds import Data, federate, private_parts
+from fedpgp.federation.rounds import Data, client_states, federate, frozen_of, rounds_of
 from fedpgp.federation.state import FILE, State, remove
 from fedpgp.files import write_json
-from fedpgp.methods import METHODS, Params, find_method
+from fedpgp.methods import METHODS, Method, Params
 from fedpgp.origin import begin, begun_config, check_origin, origin
+from fedpgp.plugins import find_method, installed
 from fedpgp.processes import warm_up
 from fedpgp.record import Prompts, figures, outcomes
 from fedpgp.report.comparison import write_comparison
@@ -41,6 +42,9 @@ from fedpgp.results import (
     writing,
 )
 from fedpgp.workers import Workers
+
+HEADLINE = ("zero-shot", "local", "promptfl", "fedpgp")  # what is compared unless methods are named
+ALL = "all"
 
 Cells = Mapping[tuple[str, int], Path | None]  # method and seed -> run directory, if results are written
 
@@ -80,7 +84,7 @@ class Laboratory:
 
 
 def run(
-    method: str,
+    method: str | Method,
     seed: int = 0,
     *,
     config: ExperimentConfig | Path | str | None = None,
@@ -95,7 +99,7 @@ def run(
     """Runs one method with one seed. After Ctrl-C, a kill or an error, `resume(output)` goes on.
 
     Args:
-        method: a name that `fedpgp methods` lists.
+        method: a name that `fedpgp methods` lists, "path/to/file.py:Name", or a Method with its hyperparameters.
         config: an ExperimentConfig or a TOML file; None takes the recipe of the embedded benchmark.
         changes: "section.key=value" on top of the file.
         output: the run directory, written from the first round on; None writes nothing. force: replace it.
@@ -108,22 +112,21 @@ def run(
 
     >>> run("fedpgp", seed=0, changes=["fedpgp.mu=1.0"]).results["final"]["local"]  # doctest: +SKIP
     """
-    find_method(method)
+    (name,), settings = _chosen([method], config, changes)
     _check_seed(seed)
-    settings = _settings(config, changes)
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
-    with _laboratory(settings, [method], [seed], workers, cache, skip_bad_images, reporter) as laboratory:
+    with _laboratory(settings, [name], [seed], workers, cache, skip_bad_images, reporter) as laboratory:
         if directory is not None:
             with run_directory(directory, force) as scratch:
-                begin(scratch, _origin(laboratory, method, seed))
-        (result,) = _work(laboratory, {(method, seed): directory})
+                begin(scratch, _origin(laboratory, name, seed))
+        (result,) = _work(laboratory, {(name, seed): directory})
     return result
 
 
 def compare(
-    methods: Sequence[str] | str | None = None,
+    methods: Sequence[str | Method] | str | Method | None = None,
     seeds: int | Sequence[int] = 1,
     *,
     config: ExperimentConfig | Path | str | None = None,
@@ -137,20 +140,17 @@ def compare(
 ) -> Comparison:
     """Runs several methods on the same tasks: the same clients, shots and order of the images for equal seeds.
 
-    methods: None takes all. seeds: a number n means 0 … n−1. The rest as in `run`. What was finished before Ctrl-C, a
+    methods: None takes zero-shot, local, promptfl and fedpgp, "all" every built-in one. seeds: a number n means
+    0 … n−1. The rest as in `run`. What was finished before Ctrl-C, a
     kill or an error is in `output`, and `resume(output)` goes on from there.
     """
-    names = [methods] if isinstance(methods, str) else list(dict.fromkeys(METHODS if methods is None else methods))
-    if not names:
-        raise ConfigError(f"methods must name at least one, got none; known: {', '.join(METHODS)}")
-    for name in names:
-        find_method(name)
+    wanted = HEADLINE if methods is None else [methods] if isinstance(methods, str | Method) else methods
+    names, settings = _chosen(wanted, config, changes)
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
     if not chosen:
         raise ConfigError(f"seeds must be at least 1, got {seeds}")
     for seed in chosen:
         _check_seed(seed)
-    settings = _settings(config, changes)
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
@@ -171,6 +171,7 @@ def compare(
 def resume(
     directory: Path | str,
     *,
+    methods: Sequence[str | Method] = (),
     workers: int = 1,
     cache: Path | str | None = None,
     skip_bad_images: bool = False,
@@ -178,6 +179,8 @@ def resume(
 ) -> Comparison:
     """Goes on with what `run` or `compare` left unfinished in a directory, to the same bytes as if never stopped.
 
+    methods: those of the runs that are neither ours nor of an installed package, as they were given before: a results
+    directory never says which code to execute.
     Finished runs are kept as they are; where all are finished nothing is done. A run's own directory is a comparison of
     one. Raises OutputError where the directory holds no run, where its config, checkpoint, images or state are not
     those that it was begun with, and where another process works on it.
@@ -193,8 +196,19 @@ def resume(
             (reporter or Silent()).notice(f"{directory} is finished: nothing to resume")
             return load_comparison(directory)
         return _compared([load_run(path) for path in found.values()], directory)
-    config = begun_config(list(todo.values()))
+    given = [method if isinstance(method, Method) else find_method(method)() for method in methods]
+    for name, _ in todo:
+        if name not in {*METHODS, *installed(), *(method.name for method in given)}:
+            raise OutputError(
+                f"{directory} was begun with the method {name!r}, which is neither ours nor of an installed package:"
+                " name it as it was then, with --method path/to/file.py:Name"
+            )
+    config = begun_config(list(todo.values()), given)
     names, seeds = (list(dict.fromkeys(keys)) for keys in zip(*todo, strict=True))
+    config = replace(
+        config,
+        methods={**{name: find_method(name)() for name in names if name not in config.methods}, **config.methods},
+    )
     with _laboratory(config, names, seeds, workers, cache, skip_bad_images, reporter) as laboratory:
         runs = _work(laboratory, found)
     return _compared(runs, directory)
@@ -214,12 +228,25 @@ def _check_seed(seed: int) -> None:
         raise ConfigError(f"seed must be 0 or more, got {seed}")
 
 
-def _settings(config: ExperimentConfig | Path | str | None, changes: Sequence[str]) -> ExperimentConfig:
-    if not isinstance(config, ExperimentConfig):
-        return load_config(config, [changes] if isinstance(changes, str) else changes)
-    if changes:
-        raise ConfigError("changes go with a config file; make another ExperimentConfig instead")
-    return config
+def _chosen(
+    methods: Sequence[str | Method], config: ExperimentConfig | Path | str | None, changes: Sequence[str]
+) -> tuple[list[str], ExperimentConfig]:
+    """The names of the methods, each once, and a config that has them all."""
+    wanted = [one for method in methods for one in (METHODS if method == ALL else [method])]
+    if not wanted:
+        raise ConfigError(f"methods must name at least one, got none; known: {', '.join(METHODS)}")
+    found = [method if isinstance(method, Method) else find_method(method) for method in wanted]
+    if isinstance(config, ExperimentConfig):
+        if changes:
+            raise ConfigError("changes go with a config file; make another ExperimentConfig instead")
+        settings = config
+    else:
+        classes = [method if isinstance(method, type) else type(method) for method in found]
+        settings = load_config(config, [changes] if isinstance(changes, str) else changes, classes)
+    sections = {method.name: method() for method in found if isinstance(method, type)}
+    given = {method.name: method for method in found if isinstance(method, Method)}
+    names = list(dict.fromkeys(method.name for method in found))
+    return names, replace(settings, methods={**sections, **settings.methods, **given})
 
 
 @contextmanager
@@ -244,7 +271,7 @@ def _laboratory(
         warm_up()
     backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
     for name in methods:
-        _check_context(config, name, backbone, first)
+        _check_method(config, name, backbone, first)
     reporter = reporter or Silent()
     if config.backbone.precision == "bf16" and (speed := bfloat16_speed(config.backbone.device)) < 1:
         reporter.notice(f"bf16 is {1 / speed:.1f} times slower than float32 on this processor: float32 is better here")
@@ -280,18 +307,32 @@ def _task(config: ExperimentConfig, source: Source, seed: int) -> Task:
     )
 
 
-def _check_context(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:
-    """Raises ConfigError where a method's context and the longest class name exceed what the text encoder reads."""
-    method = config.methods[name]
-    shared = method.init_shared(task, backbone, torch.Generator())
-    private = method.init_private(task, backbone, torch.Generator())
-    prompts = method.prompts(Params(shared, private))
-    room = backbone.text.longest - 1 - backbone.class_tokens(task.class_names).ids.shape[1]
-    if prompts.shape[1] > room:
+def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:
+    """Raises ConfigError where a method does not fit the aggregator, the checkpoint or the class names."""
+    method, aggregator = config.methods[name], config.aggregator
+    if method.aggregator is not None and aggregator.name != DEFAULT_AGGREGATOR:
         raise ConfigError(
-            f"{name}.context_length must be at most {room} for this checkpoint and these class names,"
-            f" got {prompts.shape[1]}"
+            f"federation.aggregator must be {DEFAULT_AGGREGATOR} for {name}, whose server is its own"
+            f" ({method.aggregator.name}), got {aggregator.name}: leave out {name}, or the aggregator"
         )
+    if method.pooled and aggregator.controls:
+        raise ConfigError(
+            f"federation.aggregator must be one that clients need not know of for {name}, which has no clients in"
+            f" training, got {aggregator.name}: leave out {name}, or take fedavg"
+        )
+    shared = method.init_shared(task, backbone, torch.Generator())
+    server = (method.aggregator or aggregator).begin(shared, len(task.clients))
+    received = (method.aggregator or aggregator).download(server, 0).shared
+    frozen = frozen_of(method, task, backbone)
+    room = backbone.text.longest - 1 - backbone.class_tokens(task.class_names).ids.shape[1]
+    for client in task.clients:
+        private = method.init_private(task, backbone, torch.Generator(), client.id)
+        for context in method.prompts(Params(shared, private, received), frozen):
+            if context.shape[-2] > room:
+                raise ConfigError(
+                    f"{name}.context_length must be at most {room} for this checkpoint and these class names,"
+                    f" got {context.shape[-2]}"
+                )
 
 
 def _origin(laboratory: Laboratory, name: str, seed: int) -> dict[str, Any]:
@@ -324,16 +365,19 @@ def _run(laboratory: Laboratory, name: str, seed: int, directory: Path | None, s
     }
     data = Data(task, features["train"], tests)
     label = f"{name}, seed {seed}"
-    reporter.progress(label, state.rounds(), settings.rounds)
-    for record in federate(method, data, backbone, settings, seed, laboratory.workers, state):
+    total = rounds_of(method, settings)
+    reporter.progress(label, state.rounds(), total)
+    for record in federate(method, data, backbone, settings, seed, laboratory.workers, state, config.aggregator):
         number = record["round"]
-        reporter.progress(label, number or 1, settings.rounds if number else 1, headline(record))
+        reporter.progress(label, number or 1, total if number else 1, headline(record))
     records, last = state.records(), state.evaluation()
     result = Run(
         config=config,
         results=figures(task, name, seed, records, last),
         rounds=records,
-        prompts=Prompts(state.shared() or {}, private_parts(method, task, backbone, settings, seed, state)),
+        prompts=Prompts(
+            state.server(), client_states(method, task, backbone, settings, seed, state, config.aggregator)
+        ),
         outcomes=outcomes(task, last),
         provenance=state.origin()["provenance"],
     )

@@ -11,6 +11,7 @@ from fedpgp.data.sources import Source
 from fedpgp.errors import OutputError
 from fedpgp.federation.state import FILE, State
 from fedpgp.files import write
+from fedpgp.methods import Method
 from fedpgp.record import provenance
 
 
@@ -30,15 +31,15 @@ def begin(directory: Path, begun: Mapping[str, Any]) -> None:
     State.create(directory / FILE, begun).close()
 
 
-def begun_config(directories: Sequence[Path]) -> ExperimentConfig:
-    """The config of unfinished runs.
+def begun_config(directories: Sequence[Path], methods: Sequence[Method] = ()) -> ExperimentConfig:
+    """The config of unfinished runs. methods: somebody's own, as they were given when the runs were begun.
 
     Raises OutputError where a config.toml is not what its run was begun with, or where two runs have different ones.
     """
     configs = []
     for directory in directories:
         file = directory / "config.toml"
-        configs.append(load_config(file))
+        configs.append(load_config(file, methods=[type(method) for method in methods]))
         with State.open(directory / FILE) as state:
             begun = _flat(state.origin()["config"])
         now = _flat(file.read_text(encoding="utf-8"))

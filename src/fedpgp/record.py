@@ -13,12 +13,14 @@ import numpy as np
 from torch import Tensor
 
 from fedpgp import __version__
+from fedpgp.aggregators import Server
 from fedpgp.backbone import Backbone
 from fedpgp.bootstrap import Outcomes
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.sources import SPLITS, Source
 from fedpgp.data.tasks import Task
 from fedpgp.evaluate import CHUNK, Evaluation, own_images
+from fedpgp.federation.state import ClientState
 
 
 def figures(task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any]], last: Evaluation) -> dict[str, Any]:
@@ -67,30 +69,33 @@ def _describe(task: Task) -> dict[str, Any]:
 
 
 class Prompts(Mapping[str, Tensor]):
-    """The trained tensors, on the CPU: "shared/NAME", and "private/CLIENT/NAME" for every client.
+    """The trained tensors, on the CPU, read when they are asked for.
 
-    They are read when they are asked for.
+    "shared/NAME" of the server, and for every client "private/CLIENT/NAME" and, where its model is made of a shared
+    part of its own, "kept/CLIENT/NAME".
     """
 
-    def __init__(self, shared: Mapping[str, Tensor], private: Sequence[Mapping[str, Tensor]]):
-        self._shared, self._private = shared, private
+    def __init__(self, server: Server | None, clients: Sequence[ClientState]):
+        self._shared = {} if server is None else server.shared
+        self._clients = clients
 
     def __getitem__(self, name: str) -> Tensor:
         kind, _, rest = name.partition("/")
         if kind == "shared":
             return self._shared[rest].cpu()
         client, _, key = rest.partition("/")
-        if kind != "private" or not client.isdecimal() or int(client) >= len(self._private):
+        if kind not in ("private", "kept") or not client.isdecimal() or int(client) >= len(self._clients):
             raise KeyError(name)
-        return self._private[int(client)][key].cpu()
+        return getattr(self._clients[int(client)], kind)[key].cpu()
 
     def __iter__(self) -> Iterator[str]:
         yield from (f"shared/{name}" for name in sorted(self._shared))
-        for client in range(len(self._private)):
-            yield from (f"private/{client}/{name}" for name in sorted(self._private[0]))
+        for number, client in enumerate(self._clients):
+            yield from (f"private/{number}/{name}" for name in sorted(client.private))
+            yield from (f"kept/{number}/{name}" for name in sorted(client.kept))
 
     def __len__(self) -> int:
-        return len(self._shared) + len(self._private) * len(self._private[0])
+        return sum(1 for _ in self)
 
 
 def outcomes(task: Task, last: Evaluation) -> Outcomes:

@@ -20,7 +20,7 @@ from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, InUseError, OutputError, nearest
 from fedpgp.federation.state import FILE, State
 from fedpgp.files import TensorFile, flush_directory, new_directory, safetensors, write, write_json
-from fedpgp.methods import METHODS
+from fedpgp.plugins import NAME
 
 PLAN = "plan.json"  # of a comparison: its methods and seeds
 COLUMNS = (*METRICS, "unseen")  # of the tables, where the task has them
@@ -30,8 +30,9 @@ COLUMNS = (*METRICS, "unseen")  # of the tables, where the task has them
 class Run:
     """One method with one seed: exactly what its directory holds.
 
-    results: results.json; rounds: rounds.jsonl, one record per round; prompts: prompts.safetensors, "shared/NAME" and
-    "private/CLIENT/NAME", read when asked for; outcomes: outcomes.safetensors; provenance: provenance.json.
+    results: results.json; rounds: rounds.jsonl, one record per round; prompts: prompts.safetensors, the server's
+    "shared/NAME", each client's "private/CLIENT/NAME" and, where it keeps a shared part of its own, "kept/CLIENT/NAME",
+    read when asked for; outcomes: outcomes.safetensors; provenance: provenance.json.
     """
 
     config: ExperimentConfig
@@ -155,7 +156,7 @@ def load_run(directory: str | Path) -> Run:
         results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
         images = results["task"]["images"]
         found = Run(
-            config=load_config(directory / "config.toml"),
+            config=load_config(directory / "config.toml", foreign=True),
             results=results,
             rounds=[json.loads(line) for line in (directory / "rounds.jsonl").read_text(encoding="utf-8").splitlines()],
             prompts=TensorFile(directory / "prompts.safetensors"),
@@ -186,7 +187,7 @@ def load_comparison(directory: str | Path) -> Comparison:
         try:
             unfinished.append(_look(cell))
         except InUseError:
-            rounds = load_config(cell / "config.toml").federation.rounds
+            rounds = load_config(cell / "config.toml", foreign=True).federation.rounds
             unfinished.append(Unfinished(method, seed, rounds, running=True))
     return Comparison(runs, unfinished)
 
@@ -212,9 +213,8 @@ def _read_plan(plan: Path) -> tuple[list[str], list[int]]:
     """Methods and seeds of a comparison; raises ValueError, TypeError or KeyError for what is no plan of ours."""
     content = json.loads(plan.read_text(encoding="utf-8"))
     methods, seeds = list(content["methods"]), list(content["seeds"])
-    unknown = [name for name in methods if name not in METHODS]  # a name is part of a path
-    if unknown or not methods:
-        raise ValueError(f"methods must be known ones, got {methods}; {nearest(str(unknown), METHODS)}")
+    if not methods or not all(isinstance(name, str) and NAME.fullmatch(name) for name in methods):  # parts of a path
+        raise ValueError(f"methods must be names of methods, got {methods}")
     if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise ValueError(f"seeds must be numbers from 0 on, got {seeds}")
     return methods, seeds
@@ -252,7 +252,7 @@ def headline(record: Mapping[str, Any]) -> str:
 def _look(directory: Path) -> Unfinished:
     with State.open(directory / FILE, patience=0) as state:
         origin, records = state.origin(), state.records()
-        rounds = load_config(directory / "config.toml").federation.rounds
+        rounds = load_config(directory / "config.toml", foreign=True).federation.rounds
         return Unfinished(origin["method"], origin["seed"], rounds, records[-1] if records else None)
 
 
@@ -291,7 +291,7 @@ def _is_ours(directory: Path) -> bool:
     try:
         if (directory / PLAN).exists():
             return bool(_read_plan(directory / PLAN))
-        load_config(directory / "config.toml")
+        load_config(directory / "config.toml", foreign=True)
     except (OSError, ValueError, TypeError, KeyError, ConfigError):
         return False
     return (directory / FILE).exists() or (directory / "results.json").exists()

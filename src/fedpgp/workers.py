@@ -5,9 +5,10 @@ import multiprocessing.connection
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import torch
 
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.errors import TrainingError
+from fedpgp.plugins import load_file, loaded_files
 from fedpgp.processes import ENDED, context, leave_ctrl_c
 
 Job = TypeVar("Job")
@@ -38,7 +40,8 @@ class Workers:
         self._threads = torch.get_num_threads()
         self._pool: ProcessPoolExecutor | None = None
         if count > 1:
-            self._pool = ProcessPoolExecutor(count, context(), initializer=_start, initargs=(pickle.dumps(text),))
+            arguments = (pickle.dumps(text), loaded_files())
+            self._pool = ProcessPoolExecutor(count, context(), initializer=_start, initargs=arguments)
 
     def map(self, function: Callable[[TextEncoder, Job], Result], jobs: Iterable[Job]) -> list[Result]:
         if self._pool is None:
@@ -63,9 +66,11 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
 
-def _start(text: bytes) -> None:
+def _start(text: bytes, method_files: Sequence[Path]) -> None:
     global _TEXT
     leave_ctrl_c()
+    for path in method_files:
+        load_file(path)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _TEXT = pickle.loads(text)

@@ -1,20 +1,13 @@
 """Every client alone: CoOp (Zhou et al. 2021, arXiv 2109.01134) on its own images, from round to round."""
 
 from oracle.promptfl import logits_of
-from oracle.training import Record, cross_entropy, train
+from oracle.training import cross_entropy, federate
 
 
-def run(clip, tokenizer, names, clients, first, schedule, settings):
-    """clients: (images, labels) each; first: p; schedule: per round {client: batches of image numbers}."""
+def run(world):
+    def loss_of(theta, images, labels, start, client):
+        return cross_entropy(logits_of(world, theta["p"], images, world.names), labels)
 
-    def loss_of(theta, images, labels):
-        return cross_entropy(logits_of(clip, tokenizer, names, theta["p"], images), labels)
-
-    record = Record()
-    prompts = [first["p"] for _ in clients]
-    for work in schedule:
-        for i, batches in work.items():
-            images, labels = clients[i]
-            prompts[i] = train(loss_of, {"p": prompts[i]}, images, labels, batches, settings, record)["p"]
-        record.rounds.append(({}, [{"p": p} for p in prompts]))
-    return record
+    return federate(
+        world, [], loss_of, lambda theta, images, names, client: logits_of(world, theta["p"], images, names)
+    )

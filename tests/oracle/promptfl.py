@@ -3,28 +3,18 @@
 import torch
 
 from oracle.clip_text import prompt_features
-from oracle.training import Record, average, cross_entropy, train
+from oracle.training import cross_entropy, federate
 
 
-def logits_of(clip, tokenizer, names, p_G, images):
-    """exp(logit_scale) · f(x) · g(p_G)."""
-    return torch.exp(clip.logit_scale) * images @ prompt_features(clip, tokenizer, p_G, names).T
+def logits_of(world, context, images, names):
+    """exp(logit_scale) · f(x) · g(p)."""
+    return torch.exp(world.clip.logit_scale) * images @ prompt_features(world.clip, world.tokenizer, context, names).T
 
 
-def run(clip, tokenizer, names, clients, first, schedule, settings):
-    """clients: (images, labels) each; first: p_G; schedule: per round {client: batches of image numbers}."""
+def run(world):
+    def loss_of(theta, images, labels, start, client):
+        return cross_entropy(logits_of(world, theta["p_G"], images, world.names), labels)
 
-    def loss_of(theta, images, labels):
-        return cross_entropy(logits_of(clip, tokenizer, names, theta["p_G"], images), labels)
-
-    record = Record()
-    p_G = first["p_G"]
-    for work in schedule:
-        sent, counts = [], []
-        for i, batches in work.items():
-            images, labels = clients[i]
-            sent.append(train(loss_of, {"p_G": p_G}, images, labels, batches, settings, record)["p_G"])
-            counts.append(len(labels))
-        p_G = average(sent, counts)
-        record.rounds.append(({"p_G": p_G}, [{} for _ in clients]))
-    return record
+    return federate(
+        world, ["p_G"], loss_of, lambda theta, images, names, client: logits_of(world, theta["p_G"], images, names)
+    )

@@ -124,3 +124,23 @@ def test_wheel_holds_all_that_a_first_run_needs(cache: Path, tmp_path: Path) -> 
     where, printed = done.stdout.splitlines()
     assert where.startswith(str(tmp_path / "installed"))
     assert json.loads(printed)["rows"][0]["method"] == "zero-shot"
+
+
+def test_a_method_of_a_file_trains_in_several_processes(tmp_path, cache):
+    """The other processes know its class, and come to the same bytes."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from typing import ClassVar\n"
+        "from fedpgp.methods import PromptFL\n\n\n"
+        "class Mine(PromptFL):\n"
+        '    """PromptFL by another name."""\n\n'
+        '    name: ClassVar[str] = "mine"\n',
+        encoding="utf-8",
+    )
+    outputs = []
+    for workers in ("1", "2"):
+        out = tmp_path / workers
+        arguments = ("--method", f"{path}:Mine", "--workers", workers, "-o", str(out), "-q")
+        subprocess.run(command("run", *arguments, cache=cache), check=True, cwd=tmp_path)
+        outputs.append((out / "prompts.safetensors").read_bytes())
+    assert outputs[0] == outputs[1]

@@ -28,7 +28,8 @@ class Packing:
     prefix: P; the prefix is the first P rows of the first block. blocks: N.
     tokens: [N·B] token id of each row; any where a context vector or nothing stands.
     places: [N·B] position of each row in its sequence.
-    context_rows, vectors: [V] the rows that hold a context vector, and which one, 0 … M−1.
+    context_rows, vectors: [V] the rows that hold a context vector, and which one: the m-th is m or, where each class
+        has a context of its own, c·M + m in the c-th.
     mask: [N, B, P + B], 0 where a row sees one of the prefix or of its block, −∞ elsewhere.
     ends: [C] row of each class's EOS.
     asking: [N·E] the class that is the e-th of a block; any where a block has fewer. asked: [C] the place in it.
@@ -61,16 +62,26 @@ class Packing:
         return Packing(**moved | {"mask": moved["mask"].to(like.dtype)})
 
 
-def pack(classes: ClassTokens, context_length: int, position: Position, start_token: int) -> Packing:
+def pack(
+    classes: ClassTokens, context_length: int, position: Position, start_token: int, class_specific: bool = False
+) -> Packing:
     """Lays out [SOS], the context and the classes.
 
     position: where a class name stands in the context. Only behind it ("end") do the classes share the whole context;
     in its middle they share the first half, in front of it nothing but [SOS]; the rest is laid down for each class.
+    class_specific: each class has a context of its own, so that they share nothing but [SOS].
     """
     ahead = {"end": context_length, "middle": context_length // 2, "front": 0}[position]
-    P, vectors = 1 + ahead, [-1 - m for m in range(context_length)]  # among token ids, the m-th vector is −1 − m
-    prefix = [start_token, *vectors[:ahead]]
-    behind = [[*name, *vectors[ahead:], *tail] for name, tail in classes.split()]
+    shared = 0 if class_specific else ahead
+
+    def vectors(c: int) -> list[int]:  # among token ids, the v-th vector is −1 − v
+        first = c * context_length if class_specific else 0
+        return [-1 - first - m for m in range(context_length)]
+
+    P, prefix = 1 + shared, [start_token, *vectors(0)[:shared]]
+    behind = [
+        [*vectors(c)[shared:ahead], *name, *vectors(c)[ahead:], *tail] for c, (name, tail) in enumerate(classes.split())
+    ]
     bins = fill([len(sequence) for sequence in behind], P)
     N, E = len(bins), max(map(len, bins))
     B = max(sum(len(behind[c]) for c in chosen) + (0 if n else P) for n, chosen in enumerate(bins))

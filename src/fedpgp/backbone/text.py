@@ -153,9 +153,9 @@ class TextEncoder:
         """Token ids [...] -> token embeddings [..., d]."""
         return F.embedding(ids.to(self.tokens.device), self.tokens)
 
-    def rows(self, classes: ClassTokens, context_length: int, position: Position = "end") -> int:
-        """L, the rows that one prompt takes with these classes."""
-        return len(self._prepare(classes, context_length, position).embeddings)
+    def rows(self, context: Tensor, classes: ClassTokens, position: Position = "end") -> int:
+        """L, the rows that one context, [M, d] or [C, M, d], takes with these classes."""
+        return len(self._prepare(classes, context.shape[-2], position, context.dim() == 3).embeddings)
 
     def rows_within(self, memory: int) -> int:
         """How many rows of all prompts together keep no more than so many bytes for the backward pass."""
@@ -164,11 +164,12 @@ class TextEncoder:
     def __call__(self, contexts: Tensor, classes: ClassTokens, position: Position = "end") -> Tensor:
         """Contexts [K, M, d] and the tokens of C classes -> text features [K, C, D] of unit length.
 
-        position: of the class name in the context. "middle" and "front" are slower: less of a prompt is shared.
+        contexts: or [K, C, M, d], one for each class. position: of the class name in the context. "middle", "front" and
+        contexts of their own are slower: the classes share less of a prompt.
         Gradients flow to the contexts; the encoder's own weights are frozen. Raises CheckpointError if the sequence is
         longer than the encoder reads.
         """
-        K, M, C = len(contexts), contexts.shape[1], len(classes)
+        K, M, C = len(contexts), contexts.shape[-2], len(classes)
         if not K:
             return contexts.new_empty(0, C, len(self.projection))
         length = 1 + M + classes.ids.shape[1]
@@ -177,32 +178,43 @@ class TextEncoder:
                 f"a context of {M} vectors and the longest class name need {length} positions,"
                 f" the checkpoint has {self.longest}: shorten the context or the class names"
             )
-        prepared = self._prepare(classes, M, position)
+        specific = contexts.dim() == 4
+        prepared = self._prepare(classes, M, position, specific)
         rows, allowed = len(prepared.embeddings), self.rows_within(self.memory)
         if K * rows <= allowed:
-            return self._encode(contexts, prepared)
+            return self._encode(contexts.flatten(1, -2), prepared)
         again = torch.is_grad_enabled() and contexts.requires_grad
         features = []
         for some in contexts.split(max(1, allowed // rows)):
             parts = []
             for piece in _pieces(C, math.ceil(C * min(1.0, allowed / rows))):
-                part = self._prepare(classes.select(piece), M, position)
+                part = self._prepare(classes.select(piece), M, position, specific)
+                vectors = (some[:, piece.start : piece.stop] if specific else some).flatten(1, -2)
                 encoded = (
-                    checkpoint(self._encode, some, part, use_reentrant=False, preserve_rng_state=False)
+                    checkpoint(self._encode, vectors, part, use_reentrant=False, preserve_rng_state=False)
                     if again
-                    else self._encode(some, part)
+                    else self._encode(vectors, part)
                 )
                 parts.append(encoded)
             features.append(torch.cat(parts, dim=1))
         return torch.cat(features)
 
+    def each(self, contexts: Sequence[Tensor], classes: ClassTokens, position: Position = "end") -> list[Tensor]:
+        """The features [C, D] of each of some contexts, [M, d] or [C, M, d]; those of one shape are read together."""
+        found: dict[int, Tensor] = {}
+        for shape in dict.fromkeys(context.shape for context in contexts):
+            alike = [i for i, context in enumerate(contexts) if context.shape == shape]
+            found |= zip(alike, self(torch.stack([contexts[i] for i in alike]), classes, position), strict=True)
+        return [found[i] for i in range(len(contexts))]
+
     @torch.no_grad()
-    def _prepare(self, classes: ClassTokens, context_length: int, position: Position) -> Prepared:
-        key = (classes.ids.numpy().tobytes(), classes.end.numpy().tobytes(), classes.tail, context_length, position)
+    def _prepare(self, classes: ClassTokens, context_length: int, position: Position, specific: bool) -> Prepared:
+        tokens = (classes.ids.numpy().tobytes(), classes.end.numpy().tobytes(), classes.tail)
+        key = (*tokens, context_length, position, specific)
         if key not in self._prepared:
             if len(self._prepared) >= 64:  # a task needs few; whoever meets many tasks in a process needs no more
                 self._prepared.clear()
-            packing = pack(classes, context_length, position, self.start_token).to(self.tokens)
+            packing = pack(classes, context_length, position, self.start_token, specific).to(self.tokens)
             embeddings = self.embed(packing.tokens) + self.positions[packing.places]
             embeddings[packing.context_rows] = 0
             first = self.layers[0]
@@ -215,7 +227,7 @@ class TextEncoder:
         return self._prepared[key]
 
     def _encode(self, contexts: Tensor, prepared: Prepared) -> Tensor:
-        """[K, M, d] -> [K, C, D]"""
+        """Context vectors, [K, M, d] or [K, C·M, d], -> [K, C, D]"""
         packing, d = prepared.packing, self.token_width
         vectors = contexts[:, packing.vectors] + prepared.places
         x = _put(vectors, packing.context_rows, prepared.embeddings)

@@ -155,7 +155,7 @@ def _clients(run: Run) -> Iterator[Params]:
 def _shapes(backbone: Backbone, source: Source) -> Sequence[Product]:
     """Those of a local step of a group of clients, with half of the class names in the softmax."""
     names, M = source.train.class_names[::2], FedPGP().context_length
-    prompts = max(1, ROWS // backbone.text.rows(backbone.class_tokens(names), M))
+    prompts = max(1, ROWS // backbone.text.rows(torch.empty(M, 0), backbone.class_tokens(names)))
     return _count(backbone, prompts, M, names).products
 
 

@@ -22,6 +22,7 @@ def tables(result: Mapping[str, Any]) -> Group:
         ("profile", _profile),
         ("scaling", _scaling),
         ("recipe", _recipe),
+        ("methods", _methods),
     ):
         if name in result:
             parts += ["", *show(result[name])]
@@ -146,6 +147,25 @@ def _recipe(found: Mapping[str, Any]) -> list[RenderableType]:
         f" GFLOP/s; counted operations reach of it: {shares}."
     )
     return [Text("The embedded comparison, all methods"), listing, text]
+
+
+def _methods(found: list[Mapping[str, Any]]) -> list[RenderableType]:
+    listing = _table("method", "round", "to promptfl", "step", "GFLOP", "to promptfl", "MiB", "KiB up", "KiB down")
+    first = found[0]
+    for cost in found:
+        listing.add_row(
+            cost["name"],
+            f"{median(cost['seconds']):.3g} s",
+            f"{cost['ratio']:.2f}×",
+            f"{1000 * cost['step']:.3g} ms",
+            f"{cost['flops'] / 1e9:.3g}",
+            f"{cost['flops'] / first['flops']:.2f}×",
+            _mebibytes(cost["memory"]),
+            f"{cost['bytes_up'] / 1024:.4g}",
+            f"{cost['bytes_down'] / 1024:.4g}",
+        )
+    what = "Local training of a round of every method, default settings; bytes of one client in a round"
+    return [Text(what), listing]
 
 
 def _table(*columns: str) -> Table:

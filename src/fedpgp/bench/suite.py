@@ -10,6 +10,7 @@ import torch
 import fedpgp
 from fedpgp.bench import flops, scaling
 from fedpgp.bench.coarse import measure_bf16
+from fedpgp.bench.costs import measure_costs
 from fedpgp.bench.machine import first_call, gemm_speed, machine, seconds, threads
 from fedpgp.bench.names import imagenet_like
 from fedpgp.bench.profile import profile_step
@@ -18,9 +19,10 @@ from fedpgp.bench.rounds import count_calls, measure_round
 from fedpgp.bench.shapes import BATCH, SHAPES, random_features, scene
 from fedpgp.bench.stages import TOLERANCE, Measured, Step, client_groups, first_step, measure, packed
 from fedpgp.errors import ConfigError, nearest
-from fedpgp.methods import Batch, Frozen, Params
+from fedpgp.methods import METHODS, Batch, Frozen, Params
+from fedpgp.plugins import find_method
 
-PARTS = ("step", "round", "scaling", "classes", "bf16", "profile", "recipe")
+PARTS = ("step", "round", "scaling", "classes", "bf16", "profile", "recipe", "methods")
 # Of the machine's matrix-multiply speed, for an estimate.
 USUAL_SPEED = 0.6
 RECIPE_SEEDS = 3
@@ -28,7 +30,7 @@ RECIPE_SEEDS = 3
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure. repeat: of every timing; classes: names in the part "classes"."""
+    """What to measure. repeat: of every timing; classes: names in the part "classes"; methods: in that of their name."""
 
     shape: str
     parts: Sequence[str]
@@ -37,6 +39,7 @@ class Options:
     seed: int
     precision: str
     classes: int
+    methods: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
@@ -55,6 +58,8 @@ class Options:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
         if self.seed < 0:
             raise ConfigError(f"seed must be 0 or more, got {self.seed}")
+        for method in self.methods:
+            find_method(method)
 
 
 def run_suite(options: Options, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
@@ -91,6 +96,10 @@ def run_suite(options: Options, say: Callable[[str], None] = lambda text: None) 
         if "profile" in options.parts:
             say("profile")
             result["profile"] = asdict(profile_step(lambda: packed(step)))
+        if "methods" in options.parts:
+            chosen = [find_method(name) for name in options.methods or METHODS]
+            costs = measure_costs(subject, chosen, options.seed, options.repeat, say)
+            result["methods"] = [asdict(cost) | {"step": cost.step} for cost in costs]
     if "scaling" in options.parts:
         say(f"clients: {', '.join(map(str, scaling.CLIENTS))}")
         result["scaling"] = [asdict(s) for s in scaling.sweep(scaling.CLIENTS, options.seed, options.threads)]
@@ -202,6 +211,7 @@ def _estimate(options: Options, step: Step) -> float:
     work["classes"] = options.repeat * options.classes / C * ours
     work["bf16"] = (options.repeat + 1) * ours * 9  # where it is slow
     work["profile"] = 4 * ours
+    work["methods"] = len(options.methods or METHODS) * (options.repeat + 2) * 40 * ours
     return (
         sum(work[part] for part in options.parts) / speed / 60
         + 1.0 * ("scaling" in options.parts)

@@ -4,6 +4,7 @@ import io
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -62,7 +63,7 @@ Resume = Annotated[
         "--resume",
         metavar="DIR",
         help="Go on with what was stopped in DIR; its settings are there, so only --workers, --cache-dir,"
-        " --skip-bad-images, --json and --quiet go with it.",
+        " --skip-bad-images, --json and --quiet go with it, and the file of a method of your own.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -74,7 +75,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 )
 def compare(
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Names with commas between.", show_default="all")
+        str | None,
+        typer.Option(
+            "--methods",
+            help="Names with commas between, or all: see fedpgp methods.",
+            show_default="zero-shot,local,promptfl,fedpgp",
+        ),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option("--seeds", help="How many: 3 means seeds 0, 1 and 2.", show_default="1")
@@ -101,9 +107,10 @@ def compare(
     directory = resume or output or _new_name("compare")
     with Session(directory, quiet) as progress:
         if resume is not None:
-            _only_with(resume, methods, seeds, config, change, output, force or None, device, precision)
+            _only_with(resume, seeds, config, change, output, force or None, device, precision)
             comparison = fedpgp.resume(
                 resume,
+                methods=_names(methods or ""),
                 workers=_workers(workers),
                 cache=cache,
                 skip_bad_images=skip_bad_images,
@@ -111,7 +118,7 @@ def compare(
             )
         else:
             comparison = fedpgp.compare(
-                [name.strip() for name in methods.split(",")] if methods is not None else None,
+                _names(methods) if methods is not None else None,
                 1 if seeds is None else seeds,
                 config=config,
                 changes=_changes(change, device, precision),
@@ -130,7 +137,12 @@ def compare(
     "[bold]fedpgp run --method fedpgp --seed 1 --set fedpgp.bottleneck=4 -o out[/]   [bold]fedpgp run --resume out[/]"
 )
 def run(
-    method: Annotated[str | None, typer.Option("--method", "-m", help="A name that fedpgp methods lists.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", "-m", help="A name that fedpgp methods lists, or one of your own as path/to/file.py:Name."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every random draw.", show_default="0")] = None,
     config: ConfigFile = None,
     change: Changes = None,
@@ -149,12 +161,13 @@ def run(
 
     After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
     """
-    directory = resume or output or _new_name(f"{method}-seed-{seed or 0}")
+    directory = resume or output or _new_name(f"{Path(method or '').name.replace(':', '-')}-seed-{seed or 0}")
     with Session(directory, quiet) as progress:
         if resume is not None:
-            _only_with(resume, method, seed, config, change, output, force or None, device, precision)
+            _only_with(resume, seed, config, change, output, force or None, device, precision)
             comparison = fedpgp.resume(
                 resume,
+                methods=[method] if method is not None else [],
                 workers=_workers(workers),
                 cache=cache,
                 skip_bad_images=skip_bad_images,
@@ -206,14 +219,40 @@ def show(
         err.print(f"no seed is finished by all of {', '.join(comparison.methods)}: no table yet", markup=False)
 
 
-@app.command()
-def methods() -> None:
-    """List the methods."""
-    from fedpgp.methods import METHODS
+@app.command(epilog="Examples: [bold]fedpgp methods[/]   [bold]fedpgp methods fedpgp[/]")
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="Tell all about one, also of your own as path/to/file.py:Name.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """List the methods, with what they share and keep private in numbers of parameters on the embedded checkpoint.
 
-    listing = Table("name", "what it is", "source", box=None, header_style="bold")
-    for name, method in METHODS.items():
-        listing.add_row(name, escape((method.__doc__ or "").splitlines()[0]), escape(method.source))
+    With --config, or for another checkpoint in it, on that one.
+    """
+    from fedpgp.catalogue import about, catalogue
+
+    if name is not None:
+        out.print(escape(about(name)))
+        return
+    entries = catalogue(config)
+    if as_json:
+        print_json([asdict(entry) for entry in entries])
+        return
+    listing = Table("name", "year", "venue", "shared", "private", "reads", "what it is", box=None, header_style="bold")
+    for column in (1, 3, 4):
+        listing.columns[column].justify = "right"
+    for entry in entries:
+        listing.add_row(
+            entry.name,
+            str(entry.year or ""),
+            entry.venue,
+            "" if entry.shared is None else f"{entry.shared:,}",
+            "" if entry.private is None else f"{entry.private:,}",
+            ", ".join(entry.reads),
+            escape(entry.summary),
+        )
     out.print(listing)
 
 
@@ -274,6 +313,10 @@ def _new_name(kind: str) -> Path:
     return Path("fedpgp-runs") / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
+def _names(methods: str) -> list[str]:
+    return [name.strip() for name in methods.split(",") if name.strip()]
+
+
 def _changes(change: list[str] | None, device: str | None, precision: str | None) -> list[str]:
     short = {"device": device, "precision": precision}
     return [*(change or []), *(f"backbone.{key}={value}" for key, value in short.items() if value is not None)]
@@ -289,5 +332,5 @@ def _only_with(resume: Path, *settings: object) -> None:
     if any(setting is not None and setting != [] for setting in settings):
         raise click.UsageError(
             f"--resume {resume} goes on with the settings of that run: of the options only --workers, --cache-dir,"
-            " --skip-bad-images, --json and --quiet go with it"
+            " --skip-bad-images, --json and --quiet go with it, and the method where it is one of your own"
         )

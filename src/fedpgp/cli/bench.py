@@ -15,9 +15,13 @@ def bench(
     parts: Annotated[
         str,
         typer.Option(
-            "--parts", help="Of step, round, scaling, classes, bf16, profile and recipe, with commas between."
+            "--parts", help="Of step, round, scaling, classes, bf16, profile, recipe and methods, with commas between."
         ),
     ] = "step,round,scaling,classes",
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", help="What each of these methods costs, or of all, beside promptfl; no other part."),
+    ] = None,
     repeat: Annotated[int, typer.Option("--repeat", help="How often each time is taken; the median counts.")] = 2,
     threads: Annotated[int, typer.Option("--threads", help="Of both sides.")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Of weights, images and clients.")] = 0,
@@ -36,8 +40,9 @@ def bench(
     from fedpgp.bench.report import tables
     from fedpgp.bench.suite import Options, run_suite
 
-    chosen = tuple(part.strip() for part in parts.split(","))
-    options = Options(shape, chosen, repeat, threads, seed, precision, classes)
+    chosen = ("methods",) if methods is not None else tuple(part.strip() for part in parts.split(","))
+    named = () if methods in (None, "all") else tuple(name.strip() for name in methods.split(","))
+    options = Options(shape, chosen, repeat, threads, seed, precision, classes, named)
     result = run_suite(options, lambda text: None if quiet else err.print(f"bench: {text}", markup=False))
     if as_json:
         print(json.dumps(result))

@@ -86,6 +86,7 @@ class Source:
     """A data set with its fixed splits.
 
     probe: classes that the checkpoint never saw by name; they are reported apart and are neither base nor novel.
+    templates: hand-written prompts that suit its images, each with {} for the class name.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Source:
     validation: ImageDataset
     test: ImageDataset
     probe: tuple[int, ...] = ()
+    templates: tuple[str, ...] = ("a photo of a {}.",)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -108,7 +110,12 @@ def load_source(name: str) -> Source:
         rows = list(csv.DictReader(file))
     names = tuple(row["name"] for row in rows)
     splits = {split: _read_pictograms(split, names) for split in SPLITS}
-    return Source(name, **splits, probe=tuple(i for i, row in enumerate(rows) if row["split"] == "unseen"))
+    return Source(
+        name,
+        **splits,
+        probe=tuple(i for i, row in enumerate(rows) if row["split"] == "unseen"),
+        templates=("an icon of a {}.",),
+    )
 
 
 def _read_pictograms(split: str, class_names: tuple[str, ...]) -> ImageDataset:

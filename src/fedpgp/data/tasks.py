@@ -45,6 +45,7 @@ class Task:
     clients: by id, which is the place in the tuple.
     base: the classes that the clients train on, and the columns of the softmax in training, Local and Base.
     validation: images of the base classes that are neither trained on nor tested.
+    templates: hand-written prompts that suit the data set's images.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Task:
     clients: tuple[Client, ...]
     tests: dict[str, EvaluationSet]
     validation: EvaluationSet
+    templates: tuple[str, ...] = ("a photo of a {}.",)
 
 
 def base_to_novel(
@@ -90,6 +92,7 @@ def base_to_novel(
         ),
         tests=tests,
         validation=_test_set(source.validation, base),
+        templates=source.templates,
     )
 
 

@@ -3,17 +3,19 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, zip_longest
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
+from fedpgp.aggregators import Aggregator, Download, Upload
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.errors import TrainingError
-from fedpgp.methods import Batch, ClientUpdate, Frozen, Method, Params
+from fedpgp.federation.state import ClientState
+from fedpgp.methods import Batch, Frozen, Method, Params
 from fedpgp.randomness import generator
 
 ROWS = 1280  # of text in a step of a group: measured, see docs/benchmark.md
@@ -33,12 +35,17 @@ class LocalTraining:
 class ClientJob:
     """One client's work in one round.
 
+    start: the shared part that training starts from; download, own: what it is sent, and what it has kept;
     images: features [n, D] of its training images, or [n, V, D] of V augmented views of each; labels: [n] columns of
-    the softmax; classes: tokens of the task's base classes; frozen: of the same classes.
+    the softmax; classes: tokens of the classes of the softmax, and of the method's extra names; frozen: of the same
+    classes, without extra names.
     """
 
     method: Method
-    params: Params
+    aggregator: Aggregator
+    start: Mapping[str, Tensor]
+    download: Download
+    own: ClientState
     images: Tensor
     labels: Tensor
     classes: ClassTokens
@@ -47,6 +54,64 @@ class ClientJob:
     seed: int
     round: int
     client: int
+
+    @property
+    def params(self) -> Params:
+        """What the client's model consists of before it is trained."""
+        images = self.images if self.images.dim() == 2 else self.images[:, 0]
+        memory = self.method.memory(images, self.labels, self.frozen)
+        return Params(self.start, self.own.private, self.download.shared, memory)
+
+
+@dataclass(frozen=True)
+class ClientUpdate:
+    """What comes of a client's round: the upload, and nothing else, is handed to the server.
+
+    losses: mean over the round's steps of every term of the loss.
+    """
+
+    upload: Upload
+    own: ClientState
+    losses: Mapping[str, float]
+
+
+_Term = tuple[str, int]  # its name, and the number of the example in the batch where each has its own
+
+
+@dataclass
+class _Training:
+    """One client while it trains: parameters that change in place, and what is remembered of its steps."""
+
+    job: ClientJob
+    params: Params
+    rng: torch.Generator
+    terms: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    gradient: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+
+    @classmethod
+    def of(cls, job: ClientJob) -> "_Training":
+        first = job.params
+        params = Params(_trainable(first.shared), _trainable(first.private), first.received, first.memory)
+        return cls(job, params, generator(job.seed, "step", job.round, job.client))
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {**self.params.shared, **self.params.private}
+
+    def correct(self) -> None:
+        """Lets the aggregator turn the gradient of the shared part, and adds up what it was before."""
+        for name, value in self.params.shared.items():
+            if value.grad is not None:
+                self.gradient[name] = self.gradient.get(name, 0) + value.grad
+                own, download = self.job.own.control, self.job.download
+                value.grad = self.job.aggregator.correct(name, value.grad, value.detach(), download, own)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        for name, value in self.job.method.after_step(self.params, self.rng).items():
+            self.tensors[name].copy_(value)
+        self.steps += 1
 
 
 def train_clients(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[ClientUpdate]:
@@ -58,30 +123,94 @@ def train_clients(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[ClientUp
     Raises TrainingError, naming client, round and step, where a loss is not finite.
     """
     first = jobs[0]
-    params = [Params(_trainable(job.params.shared), _trainable(job.params.private)) for job in jobs]
-    rates, training = first.method.learning_rates, first.training
+    method, rates, training = first.method, first.method.learning_rates, first.training
+    clients = [_Training.of(job) for job in jobs]
     optimizer = torch.optim.SGD(  # the state of each tensor is its own: no momentum meets another client
         [
-            {"params": [tensor for own in params for tensor in own.shared.values()], "lr": rates["shared"]},
-            {"params": [tensor for own in params for tensor in own.private.values()], "lr": rates["private"]},
+            {"params": [t for one in clients for t in one.params.shared.values()], "lr": rates["shared"]},
+            {"params": [t for one in clients for t in one.params.private.values()], "lr": rates["private"]},
         ],
         momentum=training.momentum,
         weight_decay=training.weight_decay,
     )
-    history: list[dict[str, list[Tensor]]] = [defaultdict(list) for _ in jobs]
+    constant = _constant(text, clients)
     for batches in zip_longest(*map(_batches, jobs)):
-        working = [i for i, batch in enumerate(batches) if batch is not None]
-        contexts = [jobs[i].method.prompts(params[i]) for i in working]
-        features = text(torch.cat(contexts), first.classes).split([len(some) for some in contexts])
-        losses = []
-        for i, z in zip(working, features, strict=True):
-            for name, term in jobs[i].method.loss(params[i], z, batches[i], jobs[i].frozen).items():
-                history[i][name].append(term.detach())
-                losses.append(term)
+        working = [(client, batch) for client, batch in zip(clients, batches, strict=True) if batch is not None]
+        parts = [method.for_step(client.params, client.rng) for client, _ in working]
+        prompts = [method.prompts(part, client.job.frozen) for part, (client, _) in zip(parts, working, strict=True)]
+        features = iter(text.each([context for some in prompts for context in some], first.classes, method.position))
+        terms: dict[_Term, list[Tensor]] = defaultdict(list)
+        for part, some, (client, batch) in zip(parts, prompts, working, strict=True):
+            z = _stack([*(next(features) for _ in some), *constant[client.job.client]], client.job.frozen)
+            for term, value in _losses(method, part, z, batch, client).items():
+                terms[term].append(value)
         optimizer.zero_grad()  # to None, which leaves alone whoever has no batch in this step
-        torch.stack(losses).sum().backward()
+        if method.turns_gradient:
+            _turn(method, terms, working)
+        else:
+            torch.stack([value for values in terms.values() for value in values]).sum().backward()
+        if first.aggregator.controls:
+            for client, _ in working:
+                client.correct()
         optimizer.step()
-    return [_update(job, own, terms) for job, own, terms in zip(jobs, params, history, strict=True)]
+        for client, _ in working:
+            client.after_step()
+    return [_update(client) for client in clients]
+
+
+def _constant(text: TextEncoder, clients: Sequence[_Training]) -> dict[int, list[Tensor]]:
+    """The text features, by client, of contexts that no step changes."""
+    found = {}
+    with torch.no_grad():
+        for client in clients:
+            contexts = client.job.method.constant_prompts(client.params)
+            found[client.job.client] = text.each(contexts, client.job.classes, client.job.method.position)
+    return found
+
+
+def _stack(features: Sequence[Tensor], frozen: Frozen) -> Tensor:
+    return torch.stack(list(features)) if features else frozen.guidance[None][:0]
+
+
+def _losses(method: Method, params: Params, text: Tensor, batch: Batch, client: _Training) -> dict[_Term, Tensor]:
+    """The terms of a client's loss in a step, whose values it remembers; those of every example where that is asked."""
+    frozen = client.job.frozen
+    if not method.per_example:
+        terms = method.loss(params, text, batch, frozen)
+        for name, value in terms.items():
+            client.terms[name].append(value.detach())
+        return {(name, 0): value for name, value in terms.items()}
+    found = {}
+    for e in range(len(batch.labels)):
+        one = Batch(batch.images[e : e + 1], batch.labels[e : e + 1])
+        found |= {(name, e): value for name, value in method.loss(params, text, one, frozen).items()}
+    for name in dict.fromkeys(name for name, _ in found):
+        values = [value.detach() for (of, _), value in found.items() if of == name]
+        client.terms[name].append(torch.stack(values).mean())
+    return found
+
+
+def _turn(method: Method, terms: Mapping[_Term, Sequence[Tensor]], working: Sequence[tuple[_Training, Batch]]) -> None:
+    """Sets the gradient that the method makes of those of its terms, each of which has a backward pass of its own."""
+    places = [(i, name) for i, (client, _) in enumerate(working) for name in client.tensors]
+    tensors = [working[i][0].tensors[name] for i, name in places]
+    found: list[dict[str, dict[str, list[Tensor]]]] = [defaultdict(lambda: defaultdict(list)) for _ in working]
+    for number, ((term, example), values) in enumerate(terms.items(), 1):
+        last = number == len(terms)
+        gradients = torch.autograd.grad(
+            torch.stack(list(values)).sum(), tensors, retain_graph=not last, allow_unused=True, materialize_grads=True
+        )
+        for (i, name), gradient in zip(places, gradients, strict=True):
+            if example < len(working[i][1].labels):
+                found[i][term][name].append(gradient)
+    with torch.no_grad():
+        for (client, _), of_terms in zip(working, found, strict=True):
+            parts = {
+                term: {name: torch.stack(some) if method.per_example else some[0] for name, some in of.items()}
+                for term, of in of_terms.items()
+            }
+            for name, gradient in method.direction(parts, client.params, client.rng).items():
+                client.tensors[name].grad = gradient
 
 
 def in_groups(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[Sequence[ClientJob]]:
@@ -91,8 +220,10 @@ def in_groups(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[Sequence[Cli
     between them still near. There are a multiple of four groups, so that two or four processes have equally much to do.
     """
     job = jobs[0]
-    contexts = job.method.prompts(job.params)
-    rows = len(jobs) * len(contexts) * text.rows(job.classes, contexts.shape[1])
+    if not job.method.batchable:
+        return [[job] for job in jobs]
+    contexts = job.method.prompts(job.method.for_step(job.params, torch.Generator()), job.frozen)
+    rows = len(jobs) * sum(text.rows(context, job.classes, job.method.position) for context in contexts)
     count = min(len(jobs), 4 * max(1, math.ceil(rows / (4 * ROWS))))
     sizes = [len(jobs) // count + (i < len(jobs) % count) for i in range(count)]
     ends = list(accumulate(sizes))
@@ -110,18 +241,27 @@ def _batches(job: ClientJob) -> Iterator[Batch]:
             yield Batch(images[chosen], job.labels[chosen])
 
 
-def _update(job: ClientJob, params: Params, history: Mapping[str, Sequence[Tensor]]) -> ClientUpdate:
-    """What a client brings home, after a look at all of its losses: a look in every step would hold up a GPU."""
-    terms = {name: torch.stack(list(values)) for name, values in history.items()}
+def _update(client: _Training) -> ClientUpdate:
+    """What comes of a round, after a look at all losses: a look in every step would hold up a GPU."""
+    job, steps = client.job, client.steps
+    terms = {name: torch.stack(values) for name, values in client.terms.items()}
     finite = torch.stack(list(terms.values())).isfinite().all(0)
     if not finite.all():
         raise _diverged(job, 1 + int((~finite).nonzero()[0]), "loss")
-    if not all(tensor.isfinite().all() for tensor in (*params.shared.values(), *params.private.values())):
-        raise _diverged(job, len(finite), "prompt")
+    if not all(tensor.isfinite().all() for tensor in client.tensors.values()):
+        raise _diverged(job, steps, "prompt")
+    shared = {name: tensor.detach() for name, tensor in client.params.shared.items()}
+    control, sent = job.own.control, {}
+    if job.aggregator.controls:
+        gradient = {name: total / steps for name, total in client.gradient.items()}
+        control, sent = job.aggregator.finish(job.download, shared, gradient, control)
     return ClientUpdate(
-        client=job.client,
-        examples=len(job.labels),
-        params=Params(_finished(params.shared), _finished(params.private)),
+        upload=Upload(job.client, len(job.labels), shared, sent),
+        own=ClientState(
+            private={name: tensor.detach() for name, tensor in client.params.private.items()},
+            kept=shared if job.method.keeps_shared else {},
+            control=control,
+        ),
         losses={name: fmean(values.tolist()) for name, values in terms.items()},
     )
 
@@ -135,7 +275,3 @@ def _diverged(job: ClientJob, step: int, what: str) -> TrainingError:
 
 def _trainable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone().requires_grad_() for name, tensor in tensors.items()}
-
-
-def _finished(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach() for name, tensor in tensors.items()}

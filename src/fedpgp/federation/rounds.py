@@ -1,24 +1,28 @@
-"""The loop: broadcast, local training, averaging, evaluation."""
+"""The loop: broadcast, local training, aggregation, evaluation."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors
 from fedpgp.backbone import Backbone
+from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.config import FederationConfig
-from fedpgp.data.tasks import Task
+from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluate import Evaluation, Evaluator, summary
-from fedpgp.federation.client import ClientJob, LocalTraining, in_groups, train_clients
-from fedpgp.federation.server import federated_average, participants
-from fedpgp.federation.state import PrivateParts, State
-from fedpgp.methods import ClientUpdate, Frozen, Method, Params
+from fedpgp.federation.client import ClientJob, ClientUpdate, LocalTraining, in_groups, train_clients
+from fedpgp.federation.participation import participants
+from fedpgp.federation.state import Clients, ClientState, State, on_device
+from fedpgp.methods import Frozen, Method, Params
 from fedpgp.randomness import generator
 from fedpgp.workers import Workers
 
@@ -32,6 +36,11 @@ class Data:
     tests: Mapping[str, Tensor]
 
 
+def rounds_of(method: Method, settings: FederationConfig) -> int:
+    """How many records a run has: its rounds, and one more where the method fine-tunes after them."""
+    return settings.rounds + bool(method.finetune_epochs)
+
+
 def federate(
     method: Method,
     data: Data,
@@ -40,98 +49,210 @@ def federate(
     seed: int,
     workers: Workers,
     state: State,
+    aggregator: Aggregator | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Runs the rounds that `state` has not finished yet and yields the record of each when it is safe in the state.
 
-    The shared part, the private parts and the last evaluation are in the state, and only there: memory and the time of
-    a round depend on those who take part, but for rounds that are evaluated. A method that trains nothing has one
-    round, with number 0.
+    What server and clients keep, and the last evaluation, are in the state, and only there: memory and the time of a
+    round depend on those who take part, but for rounds that are evaluated. A method that trains nothing has one
+    round, with number 0. aggregator: None takes FedAvg; a method's own goes before.
     """
-    task = data.task
-    tokens = backbone.class_tokens(task.class_names)
-    frozen = Frozen(backbone.template_features(method.template, task.class_names), backbone.logit_scale)
-    base_tokens, base_frozen = tokens.select(task.base), frozen.select(task.base)
-    evaluator = Evaluator(method, task, data.tests, tokens, frozen)
-    training = LocalTraining(settings.local_epochs, settings.batch_size, settings.momentum, settings.weight_decay)
-    columns = np.full(len(task.class_names), -1)  # of the base softmax, by label
-    columns[list(task.base)] = range(len(task.base))
-
-    private = private_parts(method, task, backbone, settings, seed, state)
-    kept = state.shared()
-    shared: Mapping[str, Tensor] = (
-        method.init_shared(task, backbone, generator(seed, "shared"))
-        if kept is None
-        else {name: tensor.to(backbone.logit_scale.device) for name, tensor in kept.items()}
-    )
-    trains = bool(shared or private[0])
-    numbers = range(1, settings.rounds + 1) if trains else range(1)
+    federation = _Federation(method, data, backbone, settings, seed, method.aggregator or aggregator or FedAvg())
+    clients = client_states(method, data.task, backbone, settings, seed, state, aggregator)
+    kept = state.server()
+    server = federation.begin() if kept is None else on_device(kept, backbone.logit_scale.device)
+    trains = bool(server.shared or clients[0].private)
+    numbers = range(1, rounds_of(method, settings) + 1) if trains else range(1)
     for number in numbers[state.rounds() :]:
         started = time.perf_counter()
         updates: list[ClientUpdate] = []
+        finetunes = number > settings.rounds
         if trains:
-            share = 1.0 if number == 1 and settings.everyone_first else settings.participation
-            chosen = participants(len(task.clients), share, seed, number)
-            jobs = [
-                ClientJob(
-                    method=method,
-                    params=Params(shared, private[client.id]),
-                    images=data.train[torch.from_numpy(client.train)],
-                    labels=torch.from_numpy(columns[task.train.labels[client.train]]).to(data.train.device),
-                    classes=base_tokens,
-                    frozen=base_frozen,
-                    training=training,
-                    seed=seed,
-                    round=number,
-                    client=client.id,
-                )
-                for client in (task.clients[i] for i in chosen)
-            ]
+            jobs = federation.jobs(number, server, clients)
             updates = list(chain.from_iterable(workers.map(train_clients, in_groups(backbone.text, jobs))))
-            shared = federated_average([u.params.shared for u in updates], [u.examples for u in updates])
+            if finetunes:
+                updates = [replace(u, own=replace(u.own, kept=u.upload.shared)) for u in updates]
+            else:
+                server = federation.aggregator.aggregate(server, [update.upload for update in updates])
         trained = time.perf_counter()
         with state.round():
-            state.keep(shared, {update.client: update.params.private for update in updates})
-            record: dict[str, Any] = {"round": number, "participants": [update.client for update in updates]}
+            state.keep(server, {update.upload.client: update.own for update in updates if not method.pooled})
+            record: dict[str, Any] = {"round": number, "participants": [u.upload.client for u in updates]}
             if number % settings.eval_every == 0 or number == numbers[-1]:
-                evaluation = evaluator(number, shared, private, workers)
+                evaluation = federation.evaluate(number, server, clients, workers)
                 state.keep_evaluation(evaluation)
-                record |= _figures(evaluation)
+                record |= {**summary(evaluation.clients), "shared": evaluation.shared, **evaluation.diagnostics}
+            if updates:
+                record |= _mean_losses(updates) | method.spent(number * settings.local_epochs)
+            sent = [] if finetunes or method.pooled else [size(u.upload.shared, u.upload.control) for u in updates]
+            received = (
+                [] if method.pooled or not updates else [size(j.download.shared, j.download.control) for j in jobs]
+            )
             record |= {
-                **_mean_losses(updates),
-                "bytes_down": size(shared) if updates else 0,
-                "bytes_up": size(updates[0].params.shared) if updates else 0,
-                "seconds_training": trained - started,
-                "seconds_evaluation": time.perf_counter() - trained,
+                "bytes_down": round(fmean(received)) if received else 0,
+                "bytes_up": round(fmean(sent)) if sent else 0,
             }
+            record |= {"seconds_training": trained - started, "seconds_evaluation": time.perf_counter() - trained}
             state.keep_record(number, record)
         yield record
 
 
-def private_parts(
-    method: Method, task: Task, backbone: Backbone, settings: FederationConfig, seed: int, state: State
-) -> PrivateParts:
-    """The private part of every client of a run: what it kept or, before its first round, what it starts from.
+@dataclass(frozen=True)
+class _Softmax:
+    """Classes of a softmax in training; tokens: theirs, and those of the method's extra names."""
 
-    All start from the same, or with `settings.independent_private` each from a draw of its own.
+    classes: tuple[int, ...]
+    tokens: ClassTokens
+    frozen: Frozen
+
+    def columns(self, labels: NDArray[np.int64]) -> Tensor:
+        """The columns [n] of some labels."""
+        column = {label: i for i, label in enumerate(self.classes)}
+        return torch.tensor([column[label] for label in labels.tolist()], device=self.frozen.guidance.device)
+
+
+class _Federation:
+    """What does not change from round to round."""
+
+    def __init__(
+        self,
+        method: Method,
+        data: Data,
+        backbone: Backbone,
+        settings: FederationConfig,
+        seed: int,
+        aggregator: Aggregator,
+    ):
+        task = data.task
+        self.aggregator = aggregator
+        self._method, self._data, self._task, self._settings, self._seed = method, data, task, settings, seed
+        self._frozen = frozen_of(method, task, backbone)
+        self._names = backbone.class_tokens([*task.class_names, *method.extra_names])
+        self._base = self._softmax(task.base)
+        tokens = backbone.class_tokens(task.class_names)
+        self._evaluator = Evaluator(method, task, data.tests, tokens, self._frozen)
+        self._first = method.init_shared(task, backbone, generator(seed, "shared"))
+
+    def begin(self) -> Server:
+        return self.aggregator.begin(self._first, len(self._task.clients))
+
+    def jobs(self, number: int, server: Server, clients: Clients) -> list[ClientJob]:
+        """The work of all who take part in a round; of everybody's images at once for a method that pools them."""
+        method, settings, task = self._method, self._settings, self._task
+        finetunes = number > settings.rounds
+        if finetunes:
+            holders: Sequence[Client] = task.clients
+        elif method.pooled:
+            holders = [Client(0, task.base, np.concatenate([client.train for client in task.clients]))]
+        else:
+            share = 1.0 if number == 1 and settings.everyone_first else settings.participation
+            holders = [task.clients[i] for i in participants(len(task.clients), share, self._seed, number)]
+        training = LocalTraining(
+            method.finetune_epochs if finetunes else settings.local_epochs,
+            settings.batch_size,
+            settings.momentum,
+            settings.weight_decay,
+        )
+        return [
+            self._job(client, number, server, clients[client.id], training, FedAvg() if finetunes else self.aggregator)
+            for client in holders
+        ]
+
+    def _job(
+        self,
+        client: Client,
+        number: int,
+        server: Server,
+        own: ClientState,
+        training: LocalTraining,
+        aggregator: Aggregator,
+    ) -> ClientJob:
+        download, softmax = self.aggregator.download(server, client.id), self._softmax_of(client)
+        return ClientJob(
+            method=self._method,
+            aggregator=aggregator,
+            start=(own.kept if self._method.resumes_shared else {}) or self._received(download),
+            download=download,
+            own=own,
+            images=self._data.train[torch.from_numpy(client.train)],
+            labels=softmax.columns(self._task.train.labels[client.train]),
+            classes=softmax.tokens,
+            frozen=softmax.frozen,
+            training=training,
+            seed=self._seed,
+            round=number,
+            client=client.id,
+        )
+
+    def evaluate(self, number: int, server: Server, clients: Clients, workers: Workers) -> Evaluation:
+        """All clients' models, and the shared part alone."""
+
+        def model(client: int) -> Params:
+            own, download, holder = (
+                clients[client],
+                self.aggregator.download(server, client),
+                self._task.clients[client],
+            )
+            images, softmax = self._data.train[torch.from_numpy(holder.train)], self._softmax_of(holder)
+            memory = self._method.memory(
+                images if images.dim() == 2 else images[:, 0],
+                softmax.columns(self._task.train.labels[holder.train]),
+                softmax.frozen,
+            )
+            return Params(own.kept or self._received(download), own.private, download.shared, memory)
+
+        alone = self._method.without_private(Params(server.shared, clients[0].private))
+        return self._evaluator(number, alone, model, workers)
+
+    def _received(self, download: Download) -> Tensors:
+        """The shared part as a client is sent it, perhaps beside other things."""
+        return {name: download.shared[name] for name in self._first}
+
+    def _softmax_of(self, client: Client) -> _Softmax:
+        return self._softmax(client.classes) if self._method.own_classes else self._base
+
+    def _softmax(self, classes: Sequence[int]) -> _Softmax:
+        extra = range(len(self._task.class_names), len(self._names))
+        return _Softmax(tuple(classes), self._names.select([*classes, *extra]), self._frozen.select(classes))
+
+
+def frozen_of(method: Method, task: Task, backbone: Backbone) -> Frozen:
+    """What never changes during a task, for all of its classes."""
+    templates = [backbone.template_features(template, task.class_names) for template in method.templates(task)]
+    guidance = templates[0] if len(templates) == 1 else F.normalize(torch.stack(templates).mean(0), dim=-1)
+    base = torch.full((len(task.class_names),), -1)
+    base[list(task.base)] = torch.arange(len(task.base))
+    return Frozen(guidance, backbone.logit_scale, base.to(guidance.device))
+
+
+def client_states(
+    method: Method,
+    task: Task,
+    backbone: Backbone,
+    settings: FederationConfig,
+    seed: int,
+    state: State,
+    aggregator: Aggregator | None = None,
+) -> Clients:
+    """What every client of a run keeps: as it was left or, before its first round, as it starts.
+
+    All start from the same draw, or with `settings.independent_private` each from one of its own.
     """
+    control = (method.aggregator or aggregator or FedAvg()).begin_client(
+        method.init_shared(task, backbone, generator(seed, "shared"))
+    )
 
-    def draw(*client: int) -> Mapping[str, Tensor]:
-        return method.init_private(task, backbone, generator(seed, "private", *client))
+    def first(client: int) -> ClientState:
+        own = (client,) if settings.independent_private else ()
+        return ClientState(method.init_private(task, backbone, generator(seed, "private", *own), client), {}, control)
 
-    same = draw()
-    first = draw if settings.independent_private else lambda client: same
-    return PrivateParts(state, len(task.clients), first, backbone.logit_scale.device)
+    return Clients(state, len(task.clients), first, backbone.logit_scale.device)
 
 
-def size(tensors: Mapping[str, Tensor]) -> int:
+def size(*groups: Tensors) -> int:
     """Bytes of the tensors' numbers."""
-    return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def _figures(evaluation: Evaluation) -> dict[str, Any]:
-    return {**summary(evaluation.clients), "shared": evaluation.shared, **evaluation.diagnostics}
+    return sum(tensor.nbytes for tensors in groups for tensor in tensors.values())
 
 
 def _mean_losses(updates: Sequence[ClientUpdate]) -> dict[str, float]:
-    terms = updates[0].losses if updates else {}
-    return {f"loss_{name}": fmean(update.losses[name] for update in updates) for name in terms}
+    return {f"loss_{name}": fmean(update.losses[name] for update in updates) for name in updates[0].losses}

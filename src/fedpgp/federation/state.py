@@ -4,14 +4,16 @@ There is no state of generators or optimizers to keep: every draw is a function 
 `fedpgp.randomness`, and an optimizer lives for one client's work in one round, see `fedpgp.federation.client`.
 """
 
+import dataclasses
 import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from numpy.typing import NDArray
@@ -21,25 +23,40 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import load, save
 from torch import Tensor
 
+from fedpgp.aggregators import Server, Tensors
 from fedpgp.errors import InUseError, OutputError
 from fedpgp.evaluate import Evaluation
 
 FILE = "state.sqlite"  # in a run directory
-SCHEMA = 1  # of the tables below
+SCHEMA = 2  # of the tables below
 PATIENCE = 2.0  # seconds for another process that only looks, as `fedpgp show` does
 TABLES = """
 CREATE TABLE origin (content TEXT NOT NULL);
-CREATE TABLE shared (tensors BLOB NOT NULL);
-CREATE TABLE private (client INTEGER PRIMARY KEY, tensors BLOB NOT NULL);
+CREATE TABLE server (tensors BLOB NOT NULL);
+CREATE TABLE clients (client INTEGER PRIMARY KEY, tensors BLOB NOT NULL);
 CREATE TABLE rounds (number INTEGER PRIMARY KEY, record TEXT NOT NULL);
 CREATE TABLE evaluation (arrays BLOB NOT NULL, means TEXT NOT NULL);
 """
 
 
-class State:
-    """The shared part, the private part of every client that took part, the records, and the last evaluation.
+@dataclass(frozen=True)
+class ClientState:
+    """What a client keeps from round to round; nothing of it is ever sent.
 
-    Tensors are kept as safetensors. While a state is open, no other process can open its file.
+    private: the method's private part; kept: the shared part as it trained it last, where its model is made of that;
+    control: the aggregator's.
+    """
+
+    private: Tensors = field(default_factory=dict)
+    kept: Tensors = field(default_factory=dict)
+    control: Tensors = field(default_factory=dict)
+
+
+class State:
+    """What the server knows and what every client that took part keeps, the records, and the last evaluation.
+
+    Tensors are kept as safetensors; those of the server and of a client in groups, see `grouped`. While a state is
+    open, no other process can open its file.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path | None):
@@ -125,15 +142,15 @@ class State:
         ((content,),) = self._execute("SELECT content FROM origin")
         return json.loads(content)
 
-    def shared(self) -> dict[str, Tensor] | None:
-        """The shared part after the last round, on the CPU; None before the first."""
-        rows = self._execute("SELECT tensors FROM shared")
-        return self._tensors(rows[0][0]) if rows else None
+    def server(self) -> Server | None:
+        """The server after the last round, on the CPU; None before the first."""
+        rows = self._execute("SELECT tensors FROM server")
+        return Server(**_split(self._tensors(rows[0][0]), Server)) if rows else None
 
-    def private(self, client: int) -> dict[str, Tensor] | None:
-        """The private part of a client, on the CPU; None if it never took part."""
-        rows = self._execute("SELECT tensors FROM private WHERE client = ?", client)
-        return self._tensors(rows[0][0]) if rows else None
+    def client(self, client: int) -> ClientState | None:
+        """What a client keeps, on the CPU; None if it never took part."""
+        rows = self._execute("SELECT tensors FROM clients WHERE client = ?", client)
+        return ClientState(**_split(self._tensors(rows[0][0]), ClientState)) if rows else None
 
     def records(self) -> list[dict[str, Any]]:
         """The record of every round, in their order."""
@@ -167,12 +184,12 @@ class State:
                 self._connection.rollback()
             raise
 
-    def keep(self, shared: Mapping[str, Tensor], private: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Keeps the shared part and the private parts of those who took part."""
-        self._execute("DELETE FROM shared")
-        self._execute("INSERT INTO shared VALUES (?)", _bytes(shared))
-        for client, tensors in private.items():
-            self._execute("REPLACE INTO private VALUES (?, ?)", client, _bytes(tensors))
+    def keep(self, server: Server, clients: Mapping[int, ClientState]) -> None:
+        """Keeps the server and what those keep who took part."""
+        self._execute("DELETE FROM server")
+        self._execute("INSERT INTO server VALUES (?)", _bytes(server))
+        for client, state in clients.items():
+            self._execute("REPLACE INTO clients VALUES (?, ?)", client, _bytes(state))
 
     def keep_evaluation(self, found: Evaluation) -> None:
         """Keeps an evaluation in the place of the one before."""
@@ -222,31 +239,47 @@ class State:
             raise self._damaged(error) from error
 
 
-class PrivateParts(Sequence[Mapping[str, Tensor]]):
-    """The private part of every client, read from the state when it is asked for.
+class Clients(Sequence[ClientState]):
+    """What every client keeps, read from the state when it is asked for.
 
-    first: the private part of a client that has not taken part yet; it is drawn again rather than kept.
+    first: of a client that has not taken part yet; it is drawn again rather than kept.
     """
 
-    def __init__(self, state: State, clients: int, first: Callable[[int], Mapping[str, Tensor]], device: torch.device):
+    def __init__(self, state: State, clients: int, first: Callable[[int], ClientState], device: torch.device):
         self._state, self._clients, self._first, self._device = state, clients, first, device
 
     def __len__(self) -> int:
         return self._clients
 
     @overload
-    def __getitem__(self, client: int) -> Mapping[str, Tensor]: ...
+    def __getitem__(self, client: int) -> ClientState: ...
     @overload
-    def __getitem__(self, client: slice) -> list[Mapping[str, Tensor]]: ...
-    def __getitem__(self, client: int | slice) -> Mapping[str, Tensor] | list[Mapping[str, Tensor]]:
+    def __getitem__(self, client: slice) -> list[ClientState]: ...
+    def __getitem__(self, client: int | slice) -> ClientState | list[ClientState]:
         if isinstance(client, slice):
             return [self[i] for i in range(*client.indices(len(self)))]
         if not 0 <= client < len(self):
             raise IndexError(client)  # the end of an iteration
-        kept = self._state.private(client)
-        if kept is None:
-            return self._first(client)
-        return {name: tensor.to(self._device) for name, tensor in kept.items()}
+        kept = self._state.client(client)
+        return self._first(client) if kept is None else on_device(kept, self._device)
+
+
+Kept = TypeVar("Kept", Server, ClientState)
+
+
+def on_device(kept: Kept, device: torch.device) -> Kept:
+    """The same with all tensors on a device."""
+    groups = {f.name: {k: t.to(device) for k, t in getattr(kept, f.name).items()} for f in dataclasses.fields(kept)}
+    return type(kept)(**groups)
+
+
+def grouped(kept: Server | ClientState) -> dict[str, Tensor]:
+    """All tensors as "GROUP/NAME", such as "private/U"."""
+    return {
+        f"{f.name}/{name}": tensor
+        for f in dataclasses.fields(kept)
+        for name, tensor in sorted(getattr(kept, f.name).items())
+    }
 
 
 def remove(path: Path) -> None:
@@ -255,5 +288,14 @@ def remove(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    return save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+def _bytes(kept: Server | ClientState) -> bytes:
+    return save({name: tensor.cpu().contiguous() for name, tensor in grouped(kept).items()})
+
+
+def _split(tensors: Mapping[str, Tensor], kind: type[Server] | type[ClientState]) -> dict[str, dict[str, Tensor]]:
+    """The reverse of `grouped`."""
+    groups: dict[str, dict[str, Tensor]] = {f.name: {} for f in dataclasses.fields(kind)}
+    for name, tensor in tensors.items():
+        group, _, key = name.partition("/")
+        groups[group][key] = tensor
+    return groups

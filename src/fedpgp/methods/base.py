@@ -8,29 +8,49 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.aggregators.base import STRICT
+from fedpgp.backbone.tokens import Position
 from fedpgp.errors import ConfigError
 
 if TYPE_CHECKING:
+    from fedpgp.aggregators import Aggregator
     from fedpgp.backbone import Backbone
     from fedpgp.data.tasks import Task
 
 TEMPLATE = "a photo of a {}."
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+# The seven templates that OpenAI's notebook on prompt engineering selects for ImageNet.
+ENSEMBLE = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+Guidance = Literal["template", "dataset", "ensemble"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Params:
-    """What one client trains: `shared` goes to the server, `private` never leaves the client."""
+    """What one client's model consists of; no name stands in both `shared` and `private`.
+
+    shared: trained and sent to the server. private: trained, and never leaves the client.
+    received: what the server sent at the beginning of the round, constant; with most methods `shared` started from it.
+    memory: what `Method.memory` made of the client's own images, constant; it never leaves the client.
+    """
 
     shared: Mapping[str, Tensor]
     private: Mapping[str, Tensor]
+    received: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    memory: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,64 +63,120 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Frozen:
-    """What never changes during a task: guidance z_C [C, D] of unit length, and the logarithm of the logit scale []."""
+    """What never changes during a task, for the classes of one softmax.
+
+    guidance: z_C [C, D] of unit length, text features of hand-written prompts; logit_scale: [], its logarithm;
+    base: [C] the place of each class among the task's base classes, −1 for a class that nobody trains on.
+    """
 
     guidance: Tensor
     logit_scale: Tensor
+    base: Tensor
 
     def select(self, classes: Sequence[int]) -> Frozen:
         """The same for some of the classes."""
-        return Frozen(self.guidance[list(classes)], self.logit_scale)
-
-
-@dataclasses.dataclass(frozen=True)
-class ClientUpdate:
-    """What a client brings home from a round; the server is handed `params.shared` and `examples`, and nothing else.
-
-    losses: mean over the round's steps of every term of the loss.
-    """
-
-    client: int
-    examples: int
-    params: Params
-    losses: Mapping[str, float]
+        chosen = list(classes)
+        return Frozen(self.guidance[chosen], self.logit_scale, self.base[chosen])
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Method(ABC):
     """A method is a frozen dataclass of hyperparameters, which are its section of the config, and pure functions.
 
-    It is written for a single client, as its paper writes it. A minimal one is `fedpgp/methods/promptfl.py`.
+    It is written for a single client, as its paper writes it. A minimal one is `fedpgp/methods/promptfl.py`; what is
+    declared below has the value that a simple one needs.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]  # the paper
+    year: ClassVar[int]
+    venue: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ("class names", "image features")
+
+    pooled: ClassVar[bool] = False
+    """One training on the images of all clients together, which no federation has."""
+    keeps_shared: ClassVar[bool] = False
+    """A client predicts with the shared part as it trained it last, not as it receives it."""
+    resumes_shared: ClassVar[bool] = False
+    """Its training goes on from there, too; what it receives is only `Params.received`."""
+    own_classes: ClassVar[bool] = False
+    """A client's softmax in training has its own classes alone, not all base classes."""
+    batchable: ClassVar[bool] = True
+    """Clients may be trained together. Not where their softmax or the text that they read differs."""
+    turns_gradient: ClassVar[bool] = False
+    """`direction` is called, with the gradient of every term of the loss by itself."""
+    per_example: ClassVar[bool] = False
+    """... and of every example by itself; the loss of a batch must be the mean of its examples'."""
+    extra_names: ClassVar[tuple[str, ...]] = ()
+    """Class names whose text features stand behind those of the classes in training."""
 
     @property
-    def template(self) -> str:
-        """The hand-written prompt whose text features are the guidance z_C."""
-        return TEMPLATE
+    def position(self) -> Position:
+        """Where the class name stands in the context."""
+        return "end"
 
     @property
     def learning_rates(self) -> Mapping[str, float]:
         """The learning rate of each group of parameters, "shared" and "private"."""
         return {}
 
+    @property
+    def aggregator(self) -> Aggregator | None:
+        """The method's own server; None takes the one that the config chooses."""
+        return None
+
+    @property
+    def finetune_epochs(self) -> int:
+        """Epochs that every client trains for itself after the last round, on all of its parameters."""
+        return 0
+
+    def templates(self, task: Task) -> Sequence[str]:
+        """The hand-written prompts whose mean text features are the guidance z_C."""
+        return (TEMPLATE,)
+
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         """The server's parameters before the first round."""
         return {}
 
-    def init_private(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
+    def init_private(self, task: Task, backbone: Backbone, rng: torch.Generator, client: int) -> dict[str, Tensor]:
         """A client's own parameters before its first round."""
         return {}
 
+    def memory(self, images: Tensor, labels: Tensor, frozen: Frozen) -> dict[str, Tensor]:
+        """What a client keeps of its training images: features [n, D], columns [n] of the softmax in training."""
+        return {}
+
+    def for_step(self, params: Params, rng: torch.Generator) -> Params:
+        """What a local step works on, where it is not everything; gradients flow through it to `params`."""
+        return params
+
     @abstractmethod
-    def prompts(self, params: Params) -> Tensor:
-        """The contexts [K, M, d] that the text encoder must read; K may be 0."""
+    def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
+        """The K contexts that the text encoder must read for some classes: [M, d], or [C, M, d] one for each class."""
+
+    def constant_prompts(self, params: Params) -> Sequence[Tensor]:
+        """Contexts that no step changes: read once in a round, their features stand behind those of `prompts`."""
+        return []
 
     @abstractmethod
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        """The terms of the client's loss, by name; their sum is minimised. text: [K, C, D] of `prompts`."""
+        """The terms of the client's loss, by name; their sum is minimised.
+
+        text: [K, C, D] of `prompts`, then of `constant_prompts`.
+        """
+
+    def direction(
+        self, gradients: Mapping[str, Mapping[str, Tensor]], params: Params, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The gradient that the optimizer follows, by parameter.
+
+        gradients: by term of the loss, then by parameter, with `per_example` [B, …] of every example.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares turns_gradient and has no direction")
+
+    def after_step(self, params: Params, rng: torch.Generator) -> dict[str, Tensor]:
+        """New values of parameters, by name, for those that a local step leaves otherwise than its optimizer does."""
+        return {}
 
     @abstractmethod
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
@@ -108,16 +184,20 @@ class Method(ABC):
 
     def without_private(self, params: Params) -> Params | None:
         """The parameters of somebody who has the shared part only; None where that predicts nothing."""
-        return params if not params.private else None
+        return None if params.private or self.keeps_shared else params
 
     def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
         """Figures of one client to record beside its accuracies. text: [K, C, D] over the base classes."""
         return {}
 
+    def spent(self, epochs: int) -> dict[str, float]:
+        """What so many passes over a client's images have cost it beside time, such as its privacy."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PromptMethod(Method, ABC):
-    """A method that learns context vectors in front of the class name."""
+    """A method that learns context vectors."""
 
     context_length: int = Field(
         default=16,
@@ -130,7 +210,14 @@ class PromptMethod(Method, ABC):
         min_length=1,
         description='first context: "random", N(0, 0.02²) (authors\' script), or a phrase like "a photo of a" (CoOp)',
     )
+    class_token_position: Position = Field(
+        default="end", description='of the class name in the context: "end", "middle" or "front" (CoOp)'
+    )
     learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="of SGD, constant (authors' script)")
+
+    @property
+    def position(self) -> Position:
+        return self.class_token_position
 
     @property
     def learning_rates(self) -> Mapping[str, float]:
@@ -144,6 +231,39 @@ class PromptMethod(Method, ABC):
         if not len(phrase):
             raise ConfigError(f'{self.name}.ctx_init must be "random" or a phrase, got {self.ctx_init!r}')
         return phrase
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SinglePromptMethod(PromptMethod, ABC):
+    """A method whose model is one context, or with `class_specific` one for each class."""
+
+    class_specific: bool = Field(
+        default=False, description="a context for each base class (CoOp's CSC); other classes take their mean"
+    )
+
+    def new_contexts(self, task: Task, backbone: Backbone, rng: torch.Generator) -> Tensor:
+        """The first context [M, d], or [C, M, d] for the C base classes."""
+        if not self.class_specific:
+            return self.new_context(backbone, rng)
+        return torch.stack([self.new_context(backbone, rng) for _ in task.base])
+
+    def contexts(self, context: Tensor, frozen: Frozen) -> Tensor:
+        """The context of each class of a softmax [C, M, d], from those of the base classes; one for all as it is.
+
+        CoOp has none for a class that nobody trained on; here it takes the mean of the others.
+        """
+        if context.dim() == 2:
+            return context
+        unknown = (frozen.base < 0)[:, None, None]
+        return torch.where(unknown, context.mean(0), context[frozen.base])
+
+    def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
+        return logits(text[0], images, frozen)
+
+
+def templates_of(guidance: Guidance, task: Task) -> Sequence[str]:
+    """The hand-written prompts: "a photo of a {}.", those of the data set, or CLIP's ensemble."""
+    return {"template": (TEMPLATE,), "dataset": task.templates, "ensemble": ENSEMBLE}[guidance]
 
 
 def normal(rng: torch.Generator, *shape: int) -> Tensor:

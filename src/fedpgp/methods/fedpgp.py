@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.errors import ConfigError
 from fedpgp.methods.base import (
     STRICT,
     TEMPLATE,
@@ -33,10 +34,14 @@ class FedPGP(PromptMethod):
     """p_i = p_G + U V: p_G [M, d] shared, U [M, b] and V [b, d] private (Cui et al. 2024).
 
     The defaults are those of the authors' released script; their argument parser says b = 4 and mu = 1 instead.
+    The ablations: `full_rank` learns W [M, d] in the place of U V, from N(0, 0.02²); without the positive or the negative
+    pair its cosine counts as 0 in the contrastive term. No public source gives a formula: this is how we read them.
     """
 
     name: ClassVar[str] = "fedpgp"
     source: ClassVar[str] = "Cui et al., ICML 2024, arXiv 2405.09771"
+    year: ClassVar[int] = 2024
+    venue: ClassVar[str] = "ICML"
 
     bottleneck: int = Field(
         default=8, ge=0, le=1024, description="b, the rank of the personal part U V; 0 has none (authors' script)"
@@ -49,32 +54,41 @@ class FedPGP(PromptMethod):
     private_learning_rate: float | None = Field(
         default=None, gt=0, le=1e3, description="of U and V; unset: learning_rate (paper)"
     )
-
-    @property
-    def template(self) -> str:
-        return TEMPLATE if self.guidance == "template" else "X " * self.context_length + "{}."
+    full_rank: bool = Field(default=False, description="a personal part of full rank in the place of U V (ablation)")
+    positive: bool = Field(default=True, description="the contrastive term has its positive pair (ablation: false)")
+    negative: bool = Field(default=True, description="the contrastive term has its negative pair (ablation: false)")
 
     @property
     def learning_rates(self) -> Mapping[str, float]:
         return {"shared": self.learning_rate, "private": self.private_learning_rate or self.learning_rate}
 
+    def templates(self, task: Task) -> Sequence[str]:
+        return (TEMPLATE if self.guidance == "template" else "X " * self.context_length + "{}.",)
+
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         return {"p_G": self.new_context(backbone, rng)}
 
-    def init_private(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
+    def init_private(self, task: Task, backbone: Backbone, rng: torch.Generator, client: int) -> dict[str, Tensor]:
         M = len(self.new_context(backbone, torch.Generator()))
         b, d = self.bottleneck, backbone.token_width
+        if self.full_rank:
+            return {"W": normal(rng, M, d).to(backbone.logit_scale)}
+        if b > min(M, d):
+            raise ConfigError(
+                f"{self.name}.bottleneck must be at most {min(M, d)}, the smaller of context length {M} and token width"
+                f" {d}, got {b}: a higher rank adds nothing; full_rank = true has no factors"
+            )
         return {"U": normal(rng, M, b).to(backbone.logit_scale), "V": normal(rng, b, d).to(backbone.logit_scale)}
 
-    def prompts(self, params: Params) -> Tensor:  # [2, M, d]: p_G, p_i
-        p_G = params.shared["p_G"]
-        return torch.stack([p_G, p_G + params.private["U"] @ params.private["V"]])
+    def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
+        p_G, own = params.shared["p_G"], params.private
+        return [p_G, p_G + (own["W"] if self.full_rank else own["U"] @ own["V"])]
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         z_G, z_i = text
         pull, push = (frozen.guidance * z_G).sum(-1), (z_G * z_i).sum(-1)  # cosines [C]
         # −log(exp(pull/τ) / (exp(pull/τ) + exp(push/τ))) is softplus((push − pull)/τ)
-        contrast = F.softplus((push - pull) / self.tau).mean()
+        contrast = F.softplus((self.negative * push - self.positive * pull) / self.tau).mean()
         task = F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)
         return {"task": task, "contrastive": self.mu * contrast}
 

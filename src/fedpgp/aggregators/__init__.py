@@ -1,0 +1,29 @@
+"""The aggregators by the names that the config uses."""
+
+from fedpgp.aggregators.adaptive import FedAdam, FedYogi
+from fedpgp.aggregators.averaging import FedAvg, FedAvgM
+from fedpgp.aggregators.base import Aggregator, Download, Server, Tensors, Upload
+from fedpgp.aggregators.controlled import FedDyn, Scaffold
+from fedpgp.aggregators.robust import Median, TrimmedMean
+
+AGGREGATORS: dict[str, type[Aggregator]] = {
+    aggregator.name: aggregator
+    for aggregator in (FedAvg, FedAvgM, FedAdam, FedYogi, Scaffold, FedDyn, Median, TrimmedMean)
+}
+
+__all__ = [
+    "AGGREGATORS",
+    "Aggregator",
+    "Download",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedDyn",
+    "FedYogi",
+    "Median",
+    "Scaffold",
+    "Server",
+    "Tensors",
+    "TrimmedMean",
+    "Upload",
+]

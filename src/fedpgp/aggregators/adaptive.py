@@ -1,0 +1,61 @@
+"""Adaptive server optimizers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpgp.aggregators.base import STRICT, Aggregator, Server, Tensors, Upload, change
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class _Adaptive(Aggregator, ABC):
+    """m ← β1 m + (1 − β1) Δ, v from v and Δ², θ ← θ + η m / (√v + τ), v first τ²; no bias is corrected."""
+
+    source: ClassVar[str] = "Reddi et al. 2021, ICLR, arXiv 2003.00295, algorithm 2"
+
+    server_learning_rate: float = Field(default=0.01, gt=0, le=1e3, description="η (10^-2, within the paper's grid)")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="of the change (paper, section 5)")
+    beta2: float = Field(default=0.99, ge=0, lt=1, description="of its square (paper, section 5)")
+    tau: float = Field(default=1e-3, gt=0, le=1e3, description="degree of adaptivity (paper, section 5)")
+
+    @abstractmethod
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        """The next v. square: Δ²."""
+
+    def begin(self, shared: Tensors, clients: int) -> Server:
+        first = {f"m/{name}": torch.zeros_like(value) for name, value in shared.items()}
+        second = {f"v/{name}": torch.full_like(value, self.tau**2) for name, value in shared.items()}
+        return Server(shared, {**first, **second})
+
+    def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
+        shared, memory = {}, {}
+        for name, delta in change(server, uploads).items():
+            m = memory[f"m/{name}"] = self.beta1 * server.memory[f"m/{name}"] + (1 - self.beta1) * delta
+            v = memory[f"v/{name}"] = self.second(server.memory[f"v/{name}"], delta.square())
+            shared[name] = server.shared[name] + self.server_learning_rate * m / (v.sqrt() + self.tau)
+        return Server(shared, memory)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FedAdam(_Adaptive):
+    """Adam on the server: v ← β2 v + (1 − β2) Δ² (Reddi et al. 2021)."""
+
+    name: ClassVar[str] = "fedadam"
+
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        return self.beta2 * v + (1 - self.beta2) * square
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FedYogi(_Adaptive):
+    """Yogi on the server: v ← v − (1 − β2) Δ² sign(v − Δ²) (Reddi et al. 2021)."""
+
+    name: ClassVar[str] = "fedyogi"
+
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        return v - (1 - self.beta2) * square * torch.sign(v - square)

@@ -1,0 +1,89 @@
+"""Aggregators that turn the clients' gradients against the drift of unequal data."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpgp.aggregators.base import STRICT, Aggregator, Download, Server, Tensors, Upload, mean, weighted
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Scaffold(Aggregator):
+    """Control variates: clients follow g − c_i + c (Karimireddy et al. 2020, algorithm 1).
+
+    A client's next c_i is the mean of its gradients before correction. Under plain SGD that is the paper's option II,
+    c_i − c + (x − y_i) / (K η); with momentum, which the paper does not have, the quotient would be too large.
+    """
+
+    name: ClassVar[str] = "scaffold"
+    source: ClassVar[str] = "Karimireddy et al. 2020, ICML, arXiv 1910.06378, algorithm 1"
+    controls: ClassVar[bool] = True
+
+    server_learning_rate: float = Field(default=1.0, gt=0, le=1e3, description="η_g (paper, section 7)")
+
+    def begin(self, shared: Tensors, clients: int) -> Server:
+        c = {name: torch.zeros_like(value) for name, value in shared.items()}
+        count = {"clients": torch.tensor(float(clients), dtype=torch.float64)}
+        return Server(shared, {**{f"c/{name}": value for name, value in c.items()}, **count})
+
+    def download(self, server: Server, client: int) -> Download:
+        return Download(server.shared, {name: server.memory[f"c/{name}"] for name in server.shared})
+
+    def begin_client(self, shared: Tensors) -> Tensors:
+        return {name: torch.zeros_like(value) for name, value in shared.items()}
+
+    def correct(self, name: str, gradient: Tensor, value: Tensor, download: Download, own: Tensors) -> Tensor:
+        return gradient - own[name] + download.control[name]
+
+    def finish(self, download: Download, trained: Tensors, gradient: Tensors, own: Tensors) -> tuple[Tensors, Tensors]:
+        return gradient, {name: gradient[name] - own[name] for name in own}
+
+    def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
+        everybody = [1.0] * len(uploads)
+        averaged, moved = mean(uploads, everybody), weighted([upload.control for upload in uploads], everybody)
+        share = len(uploads) / server.memory["clients"].item()
+        shared = {
+            name: value + self.server_learning_rate * (averaged[name] - value) for name, value in server.shared.items()
+        }
+        memory = {f"c/{name}": server.memory[f"c/{name}"] + share * moved[name] for name in shared}
+        return Server(shared, {**server.memory, **memory})
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FedDyn(Aggregator):
+    """Clients follow g − h_i + α (θ − θ_G); the server corrects its mean by −h / α (Acar et al. 2021, algorithm 1)."""
+
+    name: ClassVar[str] = "feddyn"
+    source: ClassVar[str] = "Acar et al. 2021, ICLR, arXiv 2111.04263, algorithm 1"
+    controls: ClassVar[bool] = True
+
+    alpha: float = Field(
+        default=0.01, gt=0, le=1e3, description="α, weight of the dynamic regulariser (paper, table 3)"
+    )
+
+    def begin(self, shared: Tensors, clients: int) -> Server:
+        h = {f"h/{name}": torch.zeros_like(value) for name, value in shared.items()}
+        return Server(shared, {**h, "clients": torch.tensor(float(clients), dtype=torch.float64)})
+
+    def begin_client(self, shared: Tensors) -> Tensors:
+        return {name: torch.zeros_like(value) for name, value in shared.items()}
+
+    def correct(self, name: str, gradient: Tensor, value: Tensor, download: Download, own: Tensors) -> Tensor:
+        return gradient - own[name] + self.alpha * (value - download.shared[name])
+
+    def finish(self, download: Download, trained: Tensors, gradient: Tensors, own: Tensors) -> tuple[Tensors, Tensors]:
+        return {name: own[name] - self.alpha * (trained[name] - download.shared[name]) for name in own}, {}
+
+    def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
+        averaged = mean(uploads, [1.0] * len(uploads))
+        share = len(uploads) / server.memory["clients"].item()
+        h = {
+            name: server.memory[f"h/{name}"] - self.alpha * share * (averaged[name] - value)
+            for name, value in server.shared.items()
+        }
+        shared = {name: value - h[name] / self.alpha for name, value in averaged.items()}
+        return Server(shared, {**server.memory, **{f"h/{name}": value for name, value in h.items()}})

@@ -1,0 +1,91 @@
+"""What there is to choose from, in words and numbers."""
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedpgp.backbone import Backbone, load_backbone
+from fedpgp.config import load_config
+from fedpgp.data.sources import load_source
+from fedpgp.data.tasks import Task, base_to_novel
+from fedpgp.errors import ConfigError
+from fedpgp.methods import METHODS, Method
+from fedpgp.plugins import find_method, installed
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method in the list. shared, private: numbers of parameters, None where a method does not fit the checkpoint."""
+
+    name: str
+    year: int | None
+    venue: str
+    shared: int | None
+    private: int | None
+    reads: Sequence[str]
+    summary: str
+    source: str
+
+
+def catalogue(config: Path | str | None = None) -> list[Entry]:
+    """All methods, ours and those of installed packages, counted on a config's checkpoint and data.
+
+    config: a TOML file; None takes the recipe of the embedded benchmark. A package whose method cannot be imported has
+    the reason as its summary.
+    """
+    settings = load_config(config)
+    backbone = load_backbone(settings.backbone.checkpoint)
+    source, chosen = load_source(settings.data.source), settings.task
+    task = base_to_novel(
+        source, clients=chosen.clients, classes_per_client=chosen.classes_per_client, shots=chosen.shots, seed=0
+    )
+    entries = []
+    for name in [*METHODS, *installed()]:
+        try:
+            method = settings.methods.get(name) or find_method(name)()
+        except ConfigError as error:
+            entries.append(Entry(name, None, "", None, None, (), str(error), ""))
+        else:
+            entries.append(_entry(method, task, backbone))
+    return entries
+
+
+def _entry(method: Method, task: Task, backbone: Backbone) -> Entry:
+    def count(tensors: dict[str, Tensor]) -> int:
+        return sum(tensor.numel() for tensor in tensors.values())
+
+    rng = torch.Generator()
+    shared: int | None = None
+    private: int | None = None
+    try:
+        shared = count(method.init_shared(task, backbone, rng))
+        private = count(method.init_private(task, backbone, rng, 0))
+    except ConfigError:
+        pass
+    summary = inspect.getdoc(type(method)) or ""
+    first = " ".join(summary.partition("\n\n")[0].split())
+    return Entry(method.name, method.year, method.venue, shared, private, method.reads, first, method.source)
+
+
+def about(name: str) -> str:
+    """All about a method: its source, its docstring, what it declares, and every setting with default and source."""
+    method = find_method(name)
+    lines = [
+        f"{method.name}: {method.source}",
+        "",
+        inspect.getdoc(method) or "",
+        "",
+        f"Reads: {', '.join(method.reads)}.",
+    ]
+    fields = [field for field in dataclasses.fields(method) if field.init]
+    if fields:
+        lines += ["", f"Settings, in [{method.name}] of a config or as --set {method.name}.KEY=VALUE:"]
+    for field in fields:
+        info = method.__pydantic_fields__[field.name]  # type: ignore[attr-defined]
+        lines.append(f"  {field.name} = {info.get_default(call_default_factory=True)!r}  # {info.description}")
+    return "\n".join(lines)

@@ -1,0 +1,134 @@
+"""FedAMP on prompts: every client has its own, and is drawn to those of the clients that are most like it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpgp.aggregators.base import Aggregator, Download, Server, Tensors, Upload
+from fedpgp.methods.base import STRICT, Batch, Frozen, Params, SinglePromptMethod, mean_cosine
+
+if TYPE_CHECKING:
+    from fedpgp.backbone import Backbone
+    from fedpgp.data.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class AttentiveMessages(Aggregator):
+    """Sends client i u_i = Σ_j ξ_ij w_j, w_j the prompt that client j sent last (Huang et al. 2021, section 4).
+
+    The server keeps all of them, {"w": [N, …]}, and computes a client's row when it is asked for. The order of the
+    clients changes no bit: sums run over sorted numbers.
+    """
+
+    name: ClassVar[str] = "fedamp"
+    source: ClassVar[str] = "Huang et al. 2021, AAAI, arXiv 2007.03797"
+
+    alpha: float
+    sigma: float
+    heuristic: bool
+    sharpness: float
+    self_weight: float
+
+    def begin(self, shared: Tensors, clients: int) -> Server:
+        return Server(shared, {"w": torch.stack([shared["p"]] * clients)})
+
+    def download(self, server: Server, client: int) -> Download:
+        w = server.memory["w"]
+        weights = self.weights(w.flatten(1), client).view(-1, *[1] * (w.dim() - 1))
+        # From w_i on, so that equal prompts give exactly themselves.
+        return Download({"p": w[client] + _sum(weights * (w - w[client]))})
+
+    def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
+        w = server.memory["w"].clone()
+        for upload in uploads:
+            w[upload.client] = upload.shared["p"]
+        return Server(server.shared, {"w": w})
+
+    def weights(self, w: Tensor, i: int) -> Tensor:
+        """ξ_i [N] of the flat prompts w [N, P]: none is negative, and their sum is 1."""
+        others = torch.arange(len(w), device=w.device) != i
+        if len(w) == 1:
+            return torch.ones_like(w[:, 0])
+        if self.heuristic:
+            cosine = F.cosine_similarity(w, w[i], dim=-1)
+            scores = torch.exp(self.sharpness * (cosine - cosine[others].max())) * others
+            found = (1 - self.self_weight) * scores / _sum(scores)
+        else:
+            found = self.alpha / self.sigma * torch.exp(-(w - w[i]).square().sum(-1) / self.sigma) * others
+            found = found / _sum(found).clamp(min=1)
+        found[i] = (1 - _sum(found)).clamp(min=0)
+        return found
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Over the first dimension, the same whatever the order there."""
+    return values.sort(dim=0).values.sum(0)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PromptAMP(SinglePromptMethod):
+    """Clients minimise CE + λ/(2α) ‖w − u_i‖², u_i from the server, and go on from their own w (Huang et al. 2021).
+
+    FedAMP: ξ_ij = (α/σ) exp(−‖w_i − w_j‖²/σ) for j ≠ i, ξ_ii the rest to 1. Prompts may be so close that the rest is
+    negative; then the others of that row are scaled down to a sum of 1, a smaller α in u_i alone. HeurFedAMP: ξ_ii is
+    given, the others are a softmax of cosines. Our α is constant, the paper's falls with the rounds. Who takes part for
+    the first time starts from u_i.
+    """
+
+    name: ClassVar[str] = "prompt-amp"
+    source: ClassVar[str] = "FedAMP, Huang et al. 2021, arXiv 2007.03797, on CoOp's prompt"
+    year: ClassVar[int] = 2021
+    venue: ClassVar[str] = "AAAI"
+    keeps_shared: ClassVar[bool] = True
+    resumes_shared: ClassVar[bool] = True
+
+    attraction: float = Field(
+        default=1.0, ge=0, le=1e6, description="λ, weight of the attraction (public code: PFLlib)"
+    )
+    alpha: float = Field(default=1.0, gt=0, le=1e9, description="α, step towards the others (public code: PFLlib)")
+    sigma: float = Field(
+        default=0.1,
+        ge=1e-6,
+        le=1e6,
+        description="σ, squared distance over which attention falls to 1/e (ours; PFLlib's 1 is far above prompts')",
+    )
+    heuristic: bool = Field(default=False, description="HeurFedAMP's weights in the place of FedAMP's")
+    sharpness: float = Field(
+        default=25.0, ge=0, le=1e6, description="σ of HeurFedAMP, by which cosines are multiplied (public code: flgo)"
+    )
+    self_weight: float = Field(
+        default=0.1, ge=0, lt=1, description="ξ_ii of HeurFedAMP (public code: PFLlib's former script)"
+    )
+
+    @property
+    def aggregator(self) -> AttentiveMessages:
+        return AttentiveMessages(
+            alpha=self.alpha,
+            sigma=self.sigma,
+            heuristic=self.heuristic,
+            sharpness=self.sharpness,
+            self_weight=self.self_weight,
+        )
+
+    def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
+        return {"p": self.new_contexts(task, backbone, rng)}
+
+    def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
+        return [self.contexts(params.shared["p"], frozen)]
+
+    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
+        away = params.shared["p"] - params.received["p"]
+        return {
+            "task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels),
+            "attraction": self.attraction / (2 * self.alpha) * away.square().sum(),
+        }
+
+    def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
+        return {"cosine_guidance_personal": mean_cosine(frozen.guidance, text[0])}

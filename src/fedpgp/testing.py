@@ -1,0 +1,442 @@
+"""Does a method keep the contract? A battery for anybody's method; our own are tested with it.
+
+>>> from fedpgp.testing import check_method
+>>> check_method(MyMethod(learning_rate=0.05))  # doctest: +SKIP
+"""
+
+import dataclasses
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+from torch import Tensor
+
+from fedpgp.aggregators import FedAvg, Server, Upload
+from fedpgp.backbone import Backbone, load_backbone
+from fedpgp.config import ExperimentConfig, FederationConfig, load_config
+from fedpgp.data.sources import ImageDataset
+from fedpgp.data.tasks import Client, EvaluationSet, Task
+from fedpgp.federation.client import ClientJob, ClientUpdate, train_clients
+from fedpgp.federation.rounds import Data, client_states, federate, frozen_of
+from fedpgp.federation.state import State, grouped
+from fedpgp.methods import Batch, Frozen, Method, Params
+from fedpgp.plugins import NAME
+from fedpgp.randomness import generator
+from fedpgp.workers import Workers
+
+CLASS_NAMES = ("ant", "red apple", "fire engine", "alarm clock", "octopus", "jar", "bus", "tree")
+BASE, NOVEL = (1, 2, 3, 5, 6, 7), (0, 4)  # neither the first classes nor a range: labels and columns differ
+CLIENTS = ((1, 5), (2, 7), (3, 6))
+EXAMPLES = (6, 5, 7)
+SETTINGS = FederationConfig(rounds=3, local_epochs=1, batch_size=4, weight_decay=0.0)
+EXACT = 1e-9  # relative, in float64
+
+
+class ConformanceError(AssertionError):
+    """A method that does not keep the contract; the message says in what, and what to do."""
+
+
+def check_method(method: Method, backbone: Backbone | None = None) -> list[str]:
+    """Runs every check on a method, with its hyperparameters, and returns their names.
+
+    Three clients train for three rounds on made-up image features, many times over: it takes seconds to a minute.
+    backbone: a CLIP in float64; None takes the embedded one. Raises ConformanceError at the first check that fails.
+    """
+    trial = _Trial(method, backbone or load_backbone("pictoclip", "float64"))
+    for check in CHECKS:
+        try:
+            check(trial)
+        except ConformanceError:
+            raise
+        except Exception as error:
+            what = (check.__doc__ or "").strip()
+            raise ConformanceError(
+                f"{_name(trial.method)} failed in the check “{what}”: {type(error).__name__}: {error}"
+            ) from error
+    return [(check.__doc__ or "").strip() for check in CHECKS]
+
+
+class _Recording(Workers):
+    """Works in this process and keeps every group of jobs, and what came of it."""
+
+    def __init__(self, backbone: Backbone):
+        super().__init__(backbone.text, 1)
+        self.groups: list[tuple[Sequence[ClientJob], Sequence[ClientUpdate]]] = []
+
+    def map(self, function: Callable[..., Any], jobs: Any) -> list[Any]:
+        given = list(jobs)
+        results = super().map(function, given)
+        if function is train_clients:
+            self.groups += zip(given, results, strict=True)
+        return results
+
+    @property
+    def trained(self) -> Iterator[tuple[ClientJob, ClientUpdate]]:
+        return chain.from_iterable(zip(*group, strict=True) for group in self.groups)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is left of a federation: its last state, and every local training, also by groups that train together."""
+
+    bits: Mapping[str, bytes]
+    trained: Sequence[tuple[ClientJob, ClientUpdate]]
+    groups: Sequence[tuple[Sequence[ClientJob], Sequence[ClientUpdate]]]
+
+
+class _Trial:
+    """A method on a tiny task."""
+
+    def __init__(self, method: Method, backbone: Backbone):
+        self.method, self.backbone = method, backbone
+        self.task = _task()
+        self.frozen = frozen_of(method, self.task, backbone)
+        sets = {**self.task.tests, "validation": self.task.validation}
+        self.data = Data(
+            self.task,
+            self.images(len(self.task.train)),
+            {name: self.images(len(test.images), 1 + i) for i, (name, test) in enumerate(sets.items())},
+        )
+
+    def images(self, count: int, seed: int = 0) -> Tensor:
+        """Random features [n, D] of unit length."""
+        drawn = torch.randn(count, self.backbone.image.width, generator=generator(seed, "images"))
+        return F.normalize(drawn, dim=-1).to(self.backbone.logit_scale)
+
+    def first(self, client: int = 0) -> Params:
+        """A client's parameters before the first round."""
+        method, task, backbone = self.method, self.task, self.backbone
+        shared = method.init_shared(task, backbone, generator(0, "shared"))
+        private = method.init_private(task, backbone, generator(0, "private"), client)
+        server = (method.aggregator or FedAvg()).begin(shared, len(task.clients))
+        return Params(shared, private, (method.aggregator or FedAvg()).download(server, client).shared)
+
+    def text(self, params: Params, frozen: Frozen, classes: Sequence[int]) -> Tensor:
+        method = self.method
+        contexts = [*method.prompts(params, frozen), *method.constant_prompts(params)]
+        names = [CLASS_NAMES[label] for label in classes]
+        read = self.backbone.text.each(contexts, self.backbone.class_tokens(names), method.position)
+        return torch.stack(read) if read else frozen.guidance[None][:0]
+
+    def run(self, seed: int = 0, interrupted: bool = False) -> _Run:
+        """Three rounds; interrupted: after each, everything is closed, and a copy of the method goes on."""
+        workers = _Recording(self.backbone)
+        with tempfile.TemporaryDirectory() as directory:
+            path, method = Path(directory) / "state", self.method
+            State.create(path).close()
+            while True:
+                with State.open(path) as state:
+                    for _ in federate(method, self.data, self.backbone, SETTINGS, seed, workers, state):
+                        if interrupted:
+                            break
+                    else:
+                        break
+                method = pickle.loads(pickle.dumps(method))
+            with State.open(path) as state:
+                clients = client_states(self.method, self.task, self.backbone, SETTINGS, seed, state)
+                server = state.server() or Server({})
+                bits = {f"server/{k}": _bits(t) for k, t in grouped(server).items()}
+                for i, own in enumerate(clients):
+                    bits |= {f"client {i}/{k}": _bits(t) for k, t in grouped(own).items()}
+        return _Run(bits, list(workers.trained), workers.groups)
+
+    @cached_property
+    def once(self) -> _Run:
+        return self.run()
+
+    @property
+    def trains(self) -> bool:
+        first = self.first()
+        return bool(first.shared or first.private)
+
+
+def _task() -> Task:
+    labels = [own[k % len(own)] for own, count in zip(CLIENTS, EXAMPLES, strict=True) for k in range(count)]
+    ends = np.cumsum([0, *EXAMPLES])
+
+    def split(name: str, of: Sequence[int]) -> ImageDataset:
+        return ImageDataset(
+            "made-up", name, CLASS_NAMES, ("none",), np.array(of), np.zeros(len(of), np.int64), _no_picture, name
+        )
+
+    def test(dataset: ImageDataset, classes: tuple[int, ...]) -> EvaluationSet:
+        return EvaluationSet(dataset, classes, dataset.of_classes(classes))
+
+    seen, held = split("test", [*BASE, *NOVEL, *BASE]), split("validation", BASE)
+    return Task(
+        name="conformance",
+        class_names=CLASS_NAMES,
+        base=BASE,
+        train=split("train", labels),
+        clients=tuple(Client(i, own, np.arange(*ends[i : i + 2])) for i, own in enumerate(CLIENTS)),
+        tests={"base": test(seen, BASE), "novel": test(seen, NOVEL)},
+        validation=test(held, BASE),
+    )
+
+
+def _no_picture(index: int) -> Any:
+    raise NotImplementedError("a made-up image has no picture")
+
+
+# --------------------------------------------------------------------------------------------------------- the checks
+
+
+def _declares(trial: _Trial) -> None:
+    """it declares name, paper, year and venue, and describes its settings"""
+    method = trial.method
+    for attribute in ("name", "source", "year", "venue"):
+        _ask(hasattr(type(method), attribute), trial, f"must have the class attribute {attribute!r}")
+    _ask(bool(NAME.fullmatch(method.name)), trial, f"must have a name of small letters, digits, - and _: {method.name}")
+    _ask(bool((type(method).__doc__ or "").strip()), trial, "must have a docstring: fedpgp methods prints it")
+    for field in dataclasses.fields(method):
+        info = type(method).__pydantic_fields__[field.name]  # type: ignore[attr-defined]
+        _ask(
+            bool(info.description), trial, f"must describe {field.name}: Field(default=…, description='what (source)')"
+        )
+        _ask(not info.is_required(), trial, f"must have a default for {field.name}")
+    first = trial.first()
+    groups = {"shared": first.shared, "private": first.private}
+    for group, tensors in groups.items():
+        _ask(
+            not tensors or group in method.learning_rates,
+            trial,
+            f"must give a learning rate for {group!r}, which it trains: learning_rates",
+        )
+    _ask(not (method.pooled and first.private), trial, "must keep nothing private, because it pools all images")
+
+
+def _survives_files(trial: _Trial) -> None:
+    """its settings survive a config file, and it can be sent to a process"""
+    method = trial.method
+    config = ExperimentConfig(methods={method.name: method})
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "config.toml"
+        path.write_text(config.to_toml(), encoding="utf-8")
+        read = load_config(path, methods=[type(method)]).methods[method.name]
+    _ask(read == method, trial, f"must be the same when its section is read again: {read} is not {method}")
+    _ask(pickle.loads(pickle.dumps(method)) == method, trial, "must be the same after pickling: define it in a module")
+
+
+def _parameters(trial: _Trial) -> None:
+    """its first parameters are finite floats in the checkpoint's precision, drawn from the given generator alone"""
+    like = trial.backbone.logit_scale
+    for client in range(len(CLIENTS)):
+        first, again = trial.first(client), trial.first(client)
+        both = {*first.shared} & {*first.private}
+        _ask(not both, trial, f"must not use a name twice, in shared and private: {both}")
+        for name, tensor in {**first.shared, **first.private}.items():
+            _ask("/" not in name, trial, f"must not have / in a parameter's name: {name}")
+            _ask(
+                tensor.dtype == like.dtype and tensor.device == like.device,
+                trial,
+                f"must make {name} {like.dtype} on {like.device}, like backbone.logit_scale: .to(backbone.logit_scale)",
+            )
+            _ask(bool(tensor.isfinite().all()), trial, f"must start {name} with finite numbers")
+            _ask(not tensor.requires_grad, trial, f"must not track gradients of {name}: the engine does")
+        for name, tensor in {**again.shared, **again.private}.items():
+            same = {**first.shared, **first.private}[name]
+            _ask(torch.equal(same, tensor), trial, f"must draw {name} from rng alone: two draws from equal ones differ")
+
+
+def _functions(trial: _Trial) -> None:
+    """its functions give what the contract says for any classes, and change none of their arguments"""
+    method, width = trial.method, trial.backbone.token_width
+
+    def models() -> Iterator[Params]:
+        first = trial.first()
+        yield first
+        alone = method.without_private(Params(first.shared, first.private))
+        if alone is not None:
+            yield alone
+        yield from (job.params for job, _ in trial.once.trained[-1:])
+
+    for params, classes in ((params, some) for params in models() for some in (BASE, NOVEL, (3,), (4, 6, 1))):
+        frozen, images = trial.frozen.select(classes), trial.images(5, 9)
+        before = _content(params, frozen, images)
+        contexts = [*method.prompts(params, frozen), *method.constant_prompts(params)]
+        for context in contexts:
+            fits = context.shape[-1] == width and (context.dim() == 2 or context.shape[:-2] == (len(classes),))
+            _ask(
+                fits, trial, f"must make contexts [M, {width}], or [{len(classes)}, M, {width}]: {list(context.shape)}"
+            )
+        text = trial.text(params, frozen, classes)
+        logits = method.predict(params, text, images, frozen)
+        _ask(
+            logits.shape == (5, len(classes)) and bool(logits.isfinite().all()),
+            trial,
+            f"must predict finite logits [images, classes] [5, {len(classes)}]: got {list(logits.shape)}",
+        )
+        _ask(_content(params, frozen, images) == before, trial, "must not change its arguments in place")
+        by_one = torch.cat([method.predict(params, text, image[None], frozen) for image in images])
+        _ask(_near(by_one, logits), trial, "must predict every image for itself, whatever else is in the batch")
+
+
+def _losses(trial: _Trial) -> None:
+    """its loss has finite terms of no dimension, by name"""
+    if not trial.trains:
+        return
+    for job, _ in trial.once.trained:
+        frozen, params = job.frozen, job.params
+        names = [CLASS_NAMES[label] for label in (CLIENTS[job.client] if trial.method.own_classes else BASE)]
+        part = trial.method.for_step(params, generator(0, "step"))
+        contexts = [*trial.method.prompts(part, frozen), *trial.method.constant_prompts(part)]
+        tokens = trial.backbone.class_tokens([*names, *trial.method.extra_names])
+        read = trial.backbone.text.each(contexts, tokens, trial.method.position)
+        text = torch.stack(read) if read else frozen.guidance[None][:0]
+        terms = trial.method.loss(part, text, Batch(job.images[:4], job.labels[:4]), frozen)
+        _ask(bool(terms), trial, "must have a loss of one term or more, because it has parameters")
+        for name, value in terms.items():
+            _ask(
+                value.shape == () and bool(value.isfinite()),
+                trial,
+                f"must give the term {name!r} of its loss as one finite number: got {list(value.shape)}",
+            )
+
+
+def _learns(trial: _Trial) -> None:
+    """everything that it declares as trained is changed by training, and nothing becomes infinite"""
+    moved: set[str] = set()
+    everything: set[str] = set()
+    for job, update in trial.once.trained:
+        before = {**job.start, **job.own.private}
+        for name, tensor in {**update.upload.shared, **update.own.private}.items():
+            if tensor.numel():
+                everything.add(name)
+                if not torch.equal(tensor, before[name]):
+                    moved.add(name)
+    still = everything - moved
+    _ask(not still, trial, f"must train {still}, which no local training has changed: a gradient does not reach it")
+
+
+def _private(trial: _Trial) -> None:
+    """nothing private is in what leaves a client"""
+    for job, update in trial.once.trained:
+        sent = save({**_apart("shared", update.upload.shared), **_apart("control", update.upload.control)})
+        own = {**job.own.private, **update.own.private, **job.params.memory}
+        for name, tensor in own.items():
+            if tensor.is_floating_point() and tensor.numel() > 1 and tensor.count_nonzero():
+                found = _bits(tensor) in sent
+                _ask(not found, trial, f"must not send {name}, which is private: its bytes are in the upload")
+
+
+def _batched(trial: _Trial) -> None:
+    """clients that are trained together end as if each were alone"""
+    by_round: dict[int, list[tuple[ClientJob, ClientUpdate]]] = {}
+    for job, update in trial.once.trained:
+        by_round.setdefault(job.round, []).append((job, update))
+    for pairs in by_round.values() if trial.method.batchable else ():
+        together = train_clients(trial.backbone.text, [job for job, _ in pairs])
+        for (job, alone), one in zip(pairs, together, strict=True):
+            for name, tensor in {**alone.upload.shared, **alone.own.private}.items():
+                found = {**one.upload.shared, **one.own.private}[name]
+                _ask(
+                    _near(found, tensor),
+                    trial,
+                    f"must train {name} of client {job.client} alike alone and with others: declare batchable = False",
+                )
+
+
+def _repeats(trial: _Trial) -> None:
+    """the same seed gives the same bytes, another one others, and what was interrupted goes on to the same"""
+    first = trial.once
+    _ask(
+        trial.run().bits == first.bits, trial, "must give the same numbers for the same seed: it has a state of its own"
+    )
+    if trial.trains:
+        _ask(trial.run(seed=1).bits != first.bits, trial, "must depend on the seed")
+    _ask(
+        trial.run(interrupted=True).bits == first.bits,
+        trial,
+        "must go on to the same numbers in a copy of itself: what it remembers belongs into parameters or the server",
+    )
+
+
+def _travels(trial: _Trial) -> None:
+    """a local training gives the same bytes in another process"""
+    for jobs, updates in trial.once.groups:
+        again = train_clients(trial.backbone.text, pickle.loads(pickle.dumps(jobs)))
+        for one, other in zip(updates, again, strict=True):
+            for name, tensor in {**one.upload.shared, **one.own.private}.items():
+                same = torch.equal({**other.upload.shared, **other.own.private}[name], tensor)
+                _ask(same, trial, f"must train {name} to the same numbers in another process")
+
+
+def _order(trial: _Trial) -> None:
+    """the order of the clients changes nothing, and equal updates are their own average"""
+    method = trial.method
+    shared = trial.first().shared
+    if not shared or method.pooled:
+        return
+    rule = method.aggregator or FedAvg()
+    server = rule.begin(shared, len(CLIENTS))
+    rng = generator(0, "updates")
+
+    def update(client: int, same: bool) -> Upload:
+        own = {k: t + 0.01 * torch.randn(t.shape, generator=rng).to(t) for k, t in shared.items()}
+        return Upload(client, EXAMPLES[client], equal if same else own)
+
+    equal = {k: t + 0.01 * torch.randn(t.shape, generator=rng).to(t) for k, t in shared.items()}
+    uploads = [update(client, same=False) for client in range(len(CLIENTS))]
+    one, other = (rule.aggregate(server, order) for order in (uploads, uploads[::-1]))
+    for client in range(len(CLIENTS)):
+        mine, yours = rule.download(one, client).shared, rule.download(other, client).shared
+        for name in mine:
+            _ask(_near(mine[name], yours[name]), trial, f"must aggregate {name} alike in any order of the clients")
+    after = rule.aggregate(server, [update(client, same=True) for client in range(len(CLIENTS))])
+    for client in range(len(CLIENTS)):
+        for name, tensor in equal.items():
+            received = rule.download(after, client).shared[name]
+            _ask(_near(received, tensor), trial, f"must aggregate equal updates of {name} to that update")
+
+
+CHECKS: Sequence[Callable[[_Trial], None]] = (
+    _declares,
+    _survives_files,
+    _parameters,
+    _functions,
+    _losses,
+    _learns,
+    _private,
+    _batched,
+    _travels,
+    _repeats,
+    _order,
+)
+
+
+def _ask(holds: bool, trial: _Trial, message: str) -> None:
+    if not holds:
+        raise ConformanceError(f"{_name(trial.method)} {message}")
+
+
+def _name(method: Method) -> str:
+    return str(getattr(type(method), "name", type(method).__name__))
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    return not one.numel() or bool((one - other).abs().max() <= EXACT * max(1e-3, float(other.abs().max())))
+
+
+def _bits(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _content(params: Params, frozen: Frozen, images: Tensor) -> list[bytes]:
+    groups = (params.shared, params.private, params.received, params.memory)
+    tensors = [tensor for group in groups for tensor in group.values()]
+    return [_bits(tensor) for tensor in [*tensors, frozen.guidance, frozen.base, images]]
+
+
+def _apart(group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{group}/{name}": tensor.contiguous() for name, tensor in tensors.items()}

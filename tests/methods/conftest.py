@@ -1,0 +1,8 @@
+"""Both precisions of the embedded checkpoint, as the agreement with an oracle is tested in."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def backbones(exact, backbone):
+    return {"float64": exact, "float32": backbone}

@@ -1,0 +1,70 @@
+"""The tutorial's code and commands, run as a reader would."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fedpgp.cli import app
+
+ROOT = Path(__file__).parents[1]
+TUTORIAL = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8").partition("## Add a method")[2]
+SHORT = ["federation.rounds=1", "federation.local_epochs=1", "task.clients=2", "task.shots=1"]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TUTORIAL, flags=re.DOTALL)
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the tutorial's file, as the working directory."""
+    (tmp_path / "two_prompts.py").write_text(blocks("python")[0], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_tutorials_commands_run(written, small, cache):
+    commands = [line.removeprefix("$ ").partition("#")[0] for line in "".join(blocks("console")).splitlines()]
+    assert len(commands) == 3
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "fedpgp"
+        if arguments[0] != "methods":
+            arguments += [part for change in SHORT for part in ("--set", change)] + ["--cache-dir", str(cache)]
+            arguments += ["--workers", "1"]
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        assert "two-prompts" in done.stdout
+
+
+def test_the_tutorials_check_passes(written):
+    done = subprocess.run([sys.executable, "-c", blocks("python")[1]], capture_output=True, text=True, check=False)
+    assert re.fullmatch(r"\d+ checks passed\n", done.stdout), done.stderr
+
+
+def test_the_tutorials_python_runs(written, small, cache, monkeypatch):
+    import fedpgp
+
+    plain = fedpgp.run
+    monkeypatch.setattr(fedpgp, "run", lambda method: plain(method, changes=SHORT, cache=cache), raising=False)
+    monkeypatch.syspath_prepend(str(written))
+    content: dict[str, object] = {}
+    exec(blocks("python")[2], content)  # the tutorial's own code is what is tested
+    assert content["run"].method == "two-prompts"
+    sys.modules.pop("two_prompts")
+
+
+def test_the_tutorial_names_what_the_contract_has():
+    from fedpgp.methods import Method, Params
+
+    table = TUTORIAL.partition("### What else")[2]
+    named = re.findall(r"^\| (.*?) \|", table, flags=re.MULTILINE)[2:]
+    words = [word.partition("(")[0].partition(" ")[0] for row in named for word in re.findall(r"`([^`]+)`", row)]
+    for word in words:
+        owner, _, field = word.rpartition(".")
+        assert field in Params.__dataclass_fields__ if owner else hasattr(Method, word), word

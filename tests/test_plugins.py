@@ -1,0 +1,182 @@
+"""Methods of somebody else: in a file, of an installed package, and what is said of those that do not work."""
+
+import json
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+
+import fedpgp
+from fedpgp import plugins
+from fedpgp.catalogue import about, catalogue
+from fedpgp.cli import app
+from fedpgp.config import load_config
+from fedpgp.errors import ConfigError, OutputError
+from fedpgp.methods import METHODS, PromptFL
+from fedpgp.plugins import find_method
+
+SHORT = ["federation.rounds=2", "federation.local_epochs=1", "task.clients=2", "task.shots=2"]
+
+MINE = '''
+"""A method of my own."""
+from typing import ClassVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from fedpgp.methods import PromptFL
+from fedpgp.methods.base import STRICT
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Mine(PromptFL):
+    """PromptFL with a smaller loss."""
+
+    name: ClassVar[str] = "mine"
+    source: ClassVar[str] = "nobody"
+    factor: float = Field(default=0.5, gt=0, description="of the loss (ours)")
+
+    def loss(self, params, text, batch, frozen):
+        return {name: self.factor * term for name, term in super().loss(params, text, batch, frozen).items()}
+'''
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE, encoding="utf-8")
+    return path
+
+
+def test_a_file_with_one_method_needs_no_name(mine):
+    assert find_method(f"{mine}:Mine") is find_method(str(mine))
+    assert issubclass(find_method(str(mine)), PromptFL)
+
+
+def test_a_method_of_a_file_runs_and_is_read_again(mine, small, tmp_path, cache):
+    out = tmp_path / "out"
+    found = fedpgp.run(f"{mine}:Mine", changes=[*SHORT, "mine.factor=0.25"], output=out, cache=cache)
+    assert found.method == "mine"
+    assert "factor = 0.25  # of the loss (ours) [--set]" in (out / "config.toml").read_text(encoding="utf-8")
+    assert fedpgp.load_run(out).results == found.results
+    plain = fedpgp.run(PromptFL(), changes=SHORT, cache=cache)
+    assert not torch.equal(found.prompts["shared/p_G"], plain.prompts["shared/p_G"])
+    ratio = found.rounds[0]["loss_task"] / plain.rounds[0]["loss_task"]
+    assert ratio == pytest.approx(0.25, rel=1e-3)
+
+
+def test_a_comparison_with_it_is_resumed_only_when_it_is_named(mine, small, tmp_path, cache, monkeypatch):
+    import fedpgp.experiment as experiment
+
+    out, plain, done = tmp_path / "out", experiment.federate, []
+
+    def stopping(*args, **kwargs):
+        for record in plain(*args, **kwargs):
+            yield record
+            done.append(record)
+            if len(done) == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "federate", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        fedpgp.compare([str(mine), "promptfl"], changes=SHORT, output=out, cache=cache)
+    with pytest.raises(OutputError, match=r"begun with the method 'mine'.*--method path/to/file.py:Name"):
+        fedpgp.resume(out, cache=cache)
+    assert [stopped.method for stopped in fedpgp.load_comparison(out).unfinished] == ["mine", "promptfl"]
+    assert fedpgp.resume(out, methods=[str(mine)], cache=cache).methods == ["mine", "promptfl"]
+    assert fedpgp.load_comparison(out).methods == ["mine", "promptfl"]
+
+
+def test_a_method_with_its_hyperparameters_is_run_as_it_is(small, cache):
+    found = fedpgp.run(PromptFL(context_length=3, learning_rate=0.05), changes=SHORT, cache=cache)
+    assert found.prompts["shared/p_G"].shape == (3, 128)
+    assert found.provenance["method"]["context_length"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        ("x = 1 +\n", "", r"cannot be imported: SyntaxError.* in line 1"),
+        (
+            "import os\n\nraise RuntimeError('no luck')\n",
+            "",
+            r"RuntimeError: no luck in bad.py, line 3: raise RuntimeError",
+        ),
+        ("import json\njson.loads('[')\n", "", r"JSONDecodeError.*in bad.py, line 2: json.loads"),
+        ("import nowhere_at_all\n", "", r"ModuleNotFoundError.*line 1"),
+        ("x = 1\n", "", r"must have one Method.*it has none"),
+        ("class Mine:\n    pass\n", ":Mine", r"must be a class derived from fedpgp.methods.Method"),
+        (MINE, ":Mime", r"has no 'Mime'; did you mean|known: "),
+        (MINE.replace('"mine"', '"fedpgp"'), ":Mine", "has the name 'fedpgp' of a built-in one"),
+        (MINE.replace('"mine"', '"../mine"'), ":Mine", "small letters, digits"),
+        (MINE.replace("default=0.5, ", ""), ":Mine", "must have a default for every field"),
+        (
+            "from fedpgp.methods import Method\nclass Half(Method):\n    name = 'half'\n",
+            ":Half",
+            "lacks loss, predict, prompts: write them",
+        ),
+    ],
+)
+def test_a_file_that_does_not_work_says_why(content, name, message, tmp_path):
+    path = tmp_path / "bad.py"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        find_method(f"{path}{name}")
+    failed = content.startswith(("x = 1 +", "import", "raise"))
+    assert failed == (path not in plugins.loaded_files())  # one that failed is read again when it is mended
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match=r"names the file nowhere\.py, which is not there"):
+        find_method("nowhere.py:Mine")
+
+
+def installs(monkeypatch, name, value):
+    point = EntryPoint(name, value, plugins.GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == plugins.GROUP else [])
+
+
+def test_a_method_of_an_installed_package_is_found_listed_and_configured(mine, monkeypatch):
+    monkeypatch.syspath_prepend(str(mine.parent))
+    installs(monkeypatch, "mine", "mine:Mine")
+    assert find_method("mine").name == "mine"
+    entry = next(entry for entry in catalogue() if entry.name == "mine")
+    assert (entry.shared, entry.private, entry.summary) == (16 * 128, 0, "PromptFL with a smaller loss.")
+    assert load_config(None, ["mine.factor=0.1"]).methods["mine"].factor == 0.1
+    assert "factor = 0.5  # of the loss (ours)" in about("mine")
+
+
+def test_an_installed_method_that_fails_does_not_stop_the_others(monkeypatch):
+    installs(monkeypatch, "lost", "nowhere_at_all:Lost")
+    entries = {entry.name: entry for entry in catalogue()}
+    assert "cannot be imported: ModuleNotFoundError" in entries["lost"].summary
+    assert set(METHODS) <= set(entries)
+    assert load_config().methods.keys() == METHODS.keys()
+    with pytest.raises(ConfigError, match="mend or uninstall the package"):
+        find_method("lost")
+
+
+def test_an_installed_method_cannot_take_the_place_of_ours(mine, monkeypatch):
+    installs(monkeypatch, "fedpgp", "mine:Mine")
+    assert find_method("fedpgp") is METHODS["fedpgp"]
+
+
+def test_the_command_line_lists_and_explains_the_methods(runner_json):
+    listed = runner_json(["methods", "--json"])
+    counts = {entry["name"]: (entry["shared"], entry["private"]) for entry in listed}
+    assert counts["zero-shot"] == (0, 0) and counts["fedpgp"] == (16 * 128, 16 * 8 + 8 * 128)
+    assert [entry["name"] for entry in listed] == list(METHODS)
+    assert all(entry["year"] and entry["venue"] and entry["source"] and entry["summary"] for entry in listed)
+
+
+@pytest.fixture
+def runner_json():
+    from typer.testing import CliRunner
+
+    def call(arguments):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    return call

@@ -1,0 +1,133 @@
+"""The conformance check: every method of ours passes it, and each way to break the contract is found."""
+
+import sys
+from typing import ClassVar
+
+import pytest
+import tiny
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from fedpgp.methods import METHODS, FedPGP, Method, PromptFL
+from fedpgp.methods.base import STRICT
+from fedpgp.testing import CHECKS, ConformanceError, check_method
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_of_ours_keeps_the_contract(name, exact):
+    assert len(check_method(tiny.small(METHODS[name]), exact)) == len(CHECKS)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Broken(PromptFL):
+    """A method that the tests break in one place each."""
+
+    name: ClassVar[str] = "broken"
+
+
+def broken(monkeypatch, **changes):
+    """One with changes to its class, which stands in this module so that it can be pickled."""
+    found = type("Changed", (Broken,), {"__doc__": "A method.", "__module__": __name__, **changes})
+    monkeypatch.setattr(sys.modules[__name__], "Changed", found, raising=False)
+    return found(context_length=3, learning_rate=0.05)
+
+
+class Sending(FedPGP):
+    """Copies V [b, d] into the shared context [M, d] after every step."""
+
+    name = "sending"
+
+    def after_step(self, params, rng):
+        V = params.private["V"]
+        return {"p_G": torch.cat([V, params.shared["p_G"][len(V) :]])}
+
+
+def changes_arguments(self, params, text, images, frozen):
+    images.mul_(0.5)
+    return PromptFL.predict(self, params, text, images, frozen)
+
+
+def looks_at_the_batch(self, params, text, images, frozen):
+    return PromptFL.predict(self, params, text, images - images.mean(0), frozen)
+
+
+def global_generator(self, task, backbone, rng):
+    return {"p_G": torch.randn(3, backbone.token_width).to(backbone.logit_scale)}
+
+
+def wrong_width(self, params, frozen):
+    return [params.shared["p_G"][:, :-1]]
+
+
+def wrong_columns(self, params, text, images, frozen):
+    return PromptFL.predict(self, params, text, images, frozen)[:, :-1]
+
+
+def two_numbers(self, params, text, batch, frozen):
+    return {"task": text.mean((0, 2))[:2]}
+
+
+def single_precision(self, task, backbone, rng):
+    return {"p_G": 0.02 * torch.randn(3, backbone.token_width, generator=rng)}
+
+
+def idle(self, task, backbone, rng, client):
+    return {"unused": torch.ones(2, 3).to(backbone.logit_scale)}
+
+
+def remembering():
+    seen = []
+
+    def loss(self, params, text, batch, frozen):
+        seen.append(1)
+        terms = PromptFL.loss(self, params, text, batch, frozen)
+        return {"task": terms["task"] * (1 + 0.01 * len(seen))}
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"__doc__": ""}, "docstring"),
+        ({"name": "Not A Name"}, "small letters"),
+        ({"learning_rates": property(lambda self: {})}, "learning rate for 'shared'"),
+        ({"init_shared": global_generator}, "draw p_G from rng alone"),
+        ({"init_shared": single_precision}, "like backbone.logit_scale"),
+        ({"init_private": idle}, "unused"),
+        ({"init_private": lambda self, *_: {"p_G": torch.ones(3, dtype=torch.float64)}}, "not use a name twice"),
+        ({"prompts": wrong_width}, r"must make contexts \[M, 128\]"),
+        ({"predict": wrong_columns}, "finite logits"),
+        ({"predict": looks_at_the_batch}, "every image for itself"),
+        ({"predict": changes_arguments}, "not change its arguments"),
+        ({"loss": two_numbers}, "one finite number|failed in the check"),
+        ({"loss": remembering()}, "together|another process|state of its own|alone"),
+        ({"pooled": True, "init_private": idle}, "keep nothing private"),
+    ],
+)
+def test_a_broken_method_is_found(changes, message, exact, monkeypatch):
+    with pytest.raises(ConformanceError, match=message) as found:
+        check_method(broken(monkeypatch, **changes), exact)
+    assert str(found.value).startswith((changes.get("name", "broken"), "broken"))
+
+
+def test_a_private_part_in_the_upload_is_found(exact):
+    with pytest.raises(ConformanceError, match="must not send V, which is private"):
+        check_method(Sending(context_length=3, bottleneck=2, learning_rate=0.05), exact)
+
+
+def test_a_method_without_paper_is_asked_for_it(exact):
+    @dataclass(frozen=True, kw_only=True, config=STRICT)
+    class Anonymous(PromptFL):
+        """A method."""
+
+        name: ClassVar[str] = "anonymous"
+        strength: float = Field(default=1.0)
+
+    with pytest.raises(ConformanceError, match="must describe strength"):
+        check_method(Anonymous(context_length=3), exact)
+
+
+def test_the_errors_are_assertion_errors_for_pytest():
+    assert issubclass(ConformanceError, AssertionError) and issubclass(Broken, Method)
