@@ -21,7 +21,7 @@ from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config
 from fedpgp.cli.printing import out
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, TrainingError
-from fedpgp.methods import METHODS
+from fedpgp.experiment import HEADLINE
 
 SIDE = 8
 
@@ -259,7 +259,8 @@ class TestRecipe:
         return recipe.measure_recipe(2, lambda text: None, load_config(changes=changes), workers=1)
 
     def test_operations_are_those_of_the_contexts_that_each_method_reads(self, found):
-        none, local, promptfl, fedpgp = (found.methods[name] for name in METHODS)
+        assert set(found.methods) == set(HEADLINE)
+        none, local, promptfl, fedpgp = (found.methods[name] for name in HEADLINE)
         assert none.training_flops == none.evaluation_flops == 0
         assert local.training_flops == promptfl.training_flops > 0
         assert local.evaluation_flops == 3 * promptfl.evaluation_flops > 0  # a context for each client, or one for all

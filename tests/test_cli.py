@@ -237,7 +237,8 @@ def test_file_that_is_missing_or_no_toml(command: Command, tmp_path: Path) -> No
         ("fedpgp.mu", "--set must have the form section.key=value"),
         ("mu=1", "--set must have the form section.key=value"),
         ("fedpgp.muh=1", "fedpgp.muh is not a key of [fedpgp]; did you mean 'mu'?"),
-        ("zero-shot.mu=1", "zero-shot.mu is not a key of [zero-shot]; the section has no keys"),
+        ("zero-shot.mu=1", "zero-shot.mu is not a key of [zero-shot]; known: guidance"),
+        ("median.mu=1", "median.mu is not a key of [median]; the section has no keys"),
     ],
 )
 def test_bad_values(command: Command, change: str, expected: str) -> None:
@@ -283,7 +284,7 @@ def test_bottleneck_zero_is_allowed(command: Command, small: None) -> None:
 def test_other_usage_errors(command: Command) -> None:
     refused(command("run"), "--method")
     refused(command("run", "--method", "fedpgp", "--rounds", "3"), "--rounds")
-    refused(command("compare", "--methods", ""), "got ''")
+    refused(command("compare", "--methods", ""), "methods must name at least one, got none")
     refused(command("run", "--resume", "out", "--seed", "0"), "--resume out", "settings of that run")
     refused(command("compare", "--resume", "out", "--set", "fedpgp.mu=1"), "--resume out", "settings of that run")
     refused(command("run", "--method", "fedpgp", "--workers", "0"), "workers must be 1 or more, got 0")

@@ -9,6 +9,8 @@ import torch
 from tiny import SHORT_RUN
 
 import fedpgp
+from fedpgp.aggregators import Server
+from fedpgp.federation.state import ClientState
 from fedpgp.methods import METHODS
 from fedpgp.record import Prompts
 
@@ -129,7 +131,10 @@ def test_prompts_are_on_the_cpu() -> None:
             return "on the CPU"
 
     part: Any = {"p": Elsewhere()}
-    assert dict(Prompts(part, [part])) == {"shared/p": "on the CPU", "private/0/p": "on the CPU"}
+    clients = [ClientState(part), ClientState({}, part, part)]  # what the aggregator keeps is no prompt
+    assert dict(Prompts(Server(part, part), clients)) == dict.fromkeys(
+        ("shared/p", "private/0/p", "kept/1/p"), "on the CPU"
+    )
 
 
 def test_comparison_holds_every_method_and_seed_on_the_same_tasks(cache: Path) -> None:

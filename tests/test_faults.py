@@ -17,26 +17,39 @@ import torch
 from PIL import Image
 
 import fedpgp
+from fedpgp.backbone.text import TextEncoder
 from fedpgp.data.tasks import base_to_novel
 from fedpgp.errors import ConfigError
 from fedpgp.federation.client import train_clients
-from fedpgp.methods import METHODS, FedPGP, Local, PromptFL, find_method
+from fedpgp.methods import METHODS, FedPGP, Local, PromptFL
+from fedpgp.plugins import find_method
 from fedpgp.workers import Workers
 
 SMALL = {"context_length": 3, "learning_rate": 0.05}
+OURS = {**SMALL, "bottleneck": 2}  # of FedPGP
 SIX = {"classes": tuple((label,) for label in tiny.BASE), "examples": (2, 3, 2, 3, 2, 3)}  # six clients, as to skip one
+
+
+class Reading:
+    """A text encoder that keeps the shape of all that it reads."""
+
+    each = TextEncoder.each
+
+    def __init__(self, encoder):
+        self._encoder, self.shapes = encoder, []
+
+    def __call__(self, contexts, tokens, position):
+        self.shapes.append((len(contexts), tuple(tokens.ids.shape), contexts.requires_grad))
+        return self._encoder(contexts, tokens, position)
 
 
 class Watching(Workers):
     """Works in this process; keeps every local training and the shape of all that the text encoder reads."""
 
     def __init__(self, backbone):
-        super().__init__(self._read, 1)
-        self._encoder, self.trained, self.shapes = backbone.text, [], []
-
-    def _read(self, contexts, tokens):
-        self.shapes.append((len(contexts), tuple(tokens.ids.shape), contexts.requires_grad))
-        return self._encoder(contexts, tokens)
+        reading = Reading(backbone.text)
+        super().__init__(reading, 1)
+        self.trained, self.shapes = [], reading.shapes
 
     def map(self, function, jobs):
         jobs = list(jobs)
@@ -67,7 +80,7 @@ def test_fault_01_every_module_can_be_imported():
 
 def test_fault_02_guidance_is_the_template_not_the_placeholder(backbone):
     """What local training is given as z_C is CLIP's own reading of "a photo of a {class}."."""
-    _, trained, _ = watched(FedPGP(**SMALL), backbone, rounds=1)
+    _, trained, _ = watched(FedPGP(**OURS), backbone, rounds=1)
     names = [tiny.NAMES[label].replace("_", " ") for label in tiny.BASE]
     read = {}
     for prompt in ("a photo of a", "X X X"):
@@ -81,7 +94,7 @@ def test_fault_02_guidance_is_the_template_not_the_placeholder(backbone):
     for job, _ in trained:
         assert torch.allclose(job.frozen.guidance, read["a photo of a"], rtol=0, atol=1e-5)
         assert not torch.allclose(job.frozen.guidance, read["X X X"], atol=1e-2)
-    _, trained, _ = watched(FedPGP(**SMALL, guidance="placeholder"), backbone, rounds=1)
+    _, trained, _ = watched(FedPGP(**OURS, guidance="placeholder"), backbone, rounds=1)
     assert torch.allclose(trained[0][0].frozen.guidance, read["X X X"], rtol=0, atol=1e-5)
 
 
@@ -90,7 +103,7 @@ def test_fault_03_a_step_reads_two_short_contexts_and_no_image_twice(backbone, m
         raise AssertionError("the image encoder runs in a round")
 
     monkeypatch.setattr(type(backbone.image), "encode", encode)
-    _, _, shapes = watched(FedPGP(**SMALL), backbone, rounds=2, local_epochs=1)
+    _, _, shapes = watched(FedPGP(**OURS), backbone, rounds=2, local_epochs=1)
     longest = max(len(backbone.tokenizer(f"{name}.", add_special_tokens=False)["input_ids"]) for name in tiny.NAMES)
     steps = [shape for shape in shapes if shape[2]]
     evaluations = [shape for shape in shapes if not shape[2]]
@@ -116,12 +129,16 @@ def test_fault_04_logits_have_one_column_per_class(name, backbone):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cls, "predict", look)
         _, trained, _ = watched(method, backbone, data, rounds=1, local_epochs=1)
-    assert {shape[1] for _, shape in seen} == {len(tiny.BASE), len(tiny.NOVEL)}
+    assert {shape[1] for _, shape in seen} == {len(tiny.BASE), len(tiny.NOVEL)} | ({2} if method.own_classes else set())
     assert all(shape[0] == images for images, shape in seen)
     for job, _ in trained:
-        own = data.task.train.labels[data.task.clients[job.client].train]
-        assert [tiny.BASE[column] for column in job.labels] == own.tolist()
-    assert len(trained) == (0 if name == "zero-shot" else 3)
+        client = data.task.clients[job.client]
+        columns = client.classes if method.own_classes else tiny.BASE
+        images = np.concatenate([one.train for one in data.task.clients]) if method.pooled else client.train
+        assert [columns[column] for column in job.labels] == data.task.train.labels[images].tolist()
+        assert len(job.frozen.guidance) == len(columns) == len(job.classes) - len(method.extra_names)
+    trainings = 0 if name == "zero-shot" else 1 if method.pooled else 3
+    assert len(trained) == trainings + (3 if method.finetune_epochs else 0)
 
 
 def test_fault_05_class_order_is_that_of_the_label_file(pictograms):
@@ -135,7 +152,7 @@ def test_fault_05_class_order_is_that_of_the_label_file(pictograms):
     assert list(task.base) == sorted(task.base)
 
 
-@pytest.mark.parametrize("method", [Local(**SMALL), FedPGP(**SMALL), PromptFL(**SMALL)], ids=lambda m: m.name)
+@pytest.mark.parametrize("method", [Local(**SMALL), FedPGP(**OURS), PromptFL(**SMALL)], ids=lambda m: m.name)
 def test_fault_07_local_accumulates_over_rounds_and_skips_no_client(method, backbone):
     data = tiny.data(backbone, **SIX)
     rounds, trained, _ = watched(method, backbone, data, rounds=3, local_epochs=1)
@@ -145,14 +162,14 @@ def test_fault_07_local_accumulates_over_rounds_and_skips_no_client(method, back
         for (_, before), (job, after) in zip(
             trained[6 * number - 6 : 6 * number], trained[6 * number : 6 * number + 6], strict=True
         ):
-            assert tiny.bits(job.params.private) == tiny.bits(before.params.private)
+            assert tiny.bits(job.params.private) == tiny.bits(before.own.private)
             assert tiny.bits(job.params.shared) == tiny.bits(rounds[number - 1].shared)
-            moved = {**after.params.shared, **after.params.private}
+            moved = {**after.upload.shared, **after.own.private}
             assert all(not torch.equal(moved[k], v) for k, v in {**job.params.shared, **job.params.private}.items())
 
 
 def test_fault_08_seed_zero_is_a_seed(backbone):
-    zero, again, one = (final_bits(tiny.run(FedPGP(**SMALL), backbone, rounds=1, seed=seed)) for seed in (0, 0, 1))
+    zero, again, one = (final_bits(tiny.run(FedPGP(**OURS), backbone, rounds=1, seed=seed)) for seed in (0, 0, 1))
     assert zero == again != one
 
 
@@ -172,10 +189,10 @@ def test_fault_08_momentum_does_not_leak_from_client_to_client(backbone):
 def test_fault_09_the_headline_is_the_last_round(backbone):
     """Rounds come in order to the last, whatever their accuracies, and what is trained does not depend on test data."""
     data = tiny.data(backbone)
-    found = tiny.run(FedPGP(**SMALL), backbone, data, rounds=4, local_epochs=1)
+    found = tiny.run(FedPGP(**OURS), backbone, data, rounds=4, local_epochs=1)
     assert [r.number for r in found] == [r.record["round"] for r in found] == [1, 2, 3, 4]
     other = replace(data, tests={name: -features for name, features in data.tests.items()})
-    again = tiny.run(FedPGP(**SMALL), backbone, other, rounds=4, local_epochs=1)
+    again = tiny.run(FedPGP(**OURS), backbone, other, rounds=4, local_epochs=1)
     assert final_bits(again) == final_bits(found)
     assert [r.record["base"] for r in again] != [r.record["base"] for r in found]
     right = tiny.bools(found[-1].evaluation.correct["base"], len(data.task.tests["base"].images))
@@ -210,19 +227,19 @@ def test_fault_11_images_are_resized_before_they_are_normalised(backbone):
 
 def test_fault_12_private_parts_survive_the_round(backbone):
     """They are what each client left, they differ, they go into its predictions, and training goes on from them."""
-    found, trained, _ = watched(FedPGP(**SMALL), backbone, rounds=2)
+    found, trained, _ = watched(FedPGP(**OURS), backbone, rounds=2)
     for job, update in trained:
-        assert tiny.bits(found[job.round - 1].private[job.client]) == tiny.bits(update.params.private)
+        assert tiny.bits(found[job.round - 1].private[job.client]) == tiny.bits(update.own.private)
         if job.round == 2:
             assert tiny.bits(job.params.private) == tiny.bits(found[0].private[job.client])
     assert len({tuple(tiny.bits(own).values()) for r in found for own in r.private}) == 6
 
 
-@pytest.mark.parametrize("change", [{"mu": 1.0}, {"tau": 1.0}, {"bottleneck": 4}, {"private_learning_rate": 0.5}])
+@pytest.mark.parametrize("change", [{"mu": 1.0}, {"tau": 1.0}, {"bottleneck": 3}, {"private_learning_rate": 0.5}])
 def test_fault_12_hyperparameters_are_read(change, backbone):
     once = {"rounds": 1, "local_epochs": 1}
-    plain = tiny.run(FedPGP(**SMALL), backbone, **once)
-    assert final_bits(tiny.run(FedPGP(**SMALL, **change), backbone, **once)) != final_bits(plain)
+    plain = tiny.run(FedPGP(**OURS), backbone, **once)
+    assert final_bits(tiny.run(FedPGP(**OURS | change), backbone, **once)) != final_bits(plain)
 
 
 def test_fault_12_an_unknown_method_trains_nothing():

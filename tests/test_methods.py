@@ -33,12 +33,11 @@ def parameters(method, backbone, seed=0):
     )
 
 
-def read(method, params, backbone, classes, extra=()):
-    """Text features [K, C, D], and what is frozen, for some classes of the tiny task."""
+def read(method, params, backbone, classes, extra=(), constant=()):
+    """Text features [K, C, D], and what is frozen, for some classes of the tiny task; constant: further contexts."""
     frozen = frozen_of(method, tiny.task(), backbone).select(classes)
     tokens = backbone.class_tokens([*(tiny.NAMES[label] for label in classes), *extra])
-    contexts = method.prompts(params, frozen)
-    features = backbone.text.each(contexts, tokens, method.position)
+    features = backbone.text.each([*method.prompts(params, frozen), *constant], tokens, method.position)
     return torch.stack(features) if features else torch.empty(0, len(classes), 0), frozen
 
 
@@ -52,7 +51,7 @@ def loss_and_gradients(method, params, backbone, loss_of=None, rng=None):
     )
     batch = Batch(tiny.random_features(4, backbone.logit_scale), torch.tensor([0, 1, 2, 1]))
     of_step = method.for_step(params, rng or torch.Generator())
-    text, frozen = read(method, of_step, backbone, tiny.BASE, method.extra_names)
+    text, frozen = read(method, of_step, backbone, tiny.BASE, method.extra_names, method.constant_prompts(params))
     terms = (loss_of or method.loss)(of_step, text, batch, frozen)
     gradients = torch.autograd.grad(sum(terms.values()), list(leaves.values()), allow_unused=True)
     return terms, dict(zip(leaves, gradients, strict=True))

@@ -320,9 +320,10 @@ def test_a_file_of_the_same_name_does_not_make_a_directory_ours(name: str, cache
 @pytest.mark.parametrize(
     ("plan", "reason"),
     [
-        ({"methods": ["fedpgq"], "seeds": [0]}, r"methods must be known ones, got \['fedpgq'\]"),
-        ({"methods": ["../../elsewhere"], "seeds": [0]}, "methods must be known ones"),
-        ({"methods": [], "seeds": [0]}, "methods must be known ones"),
+        ({"methods": ["Fed PGP"], "seeds": [0]}, r"methods must be names of methods, got \['Fed PGP'\]"),
+        ({"methods": ["../../elsewhere"], "seeds": [0]}, "methods must be names of methods"),
+        ({"methods": [0], "seeds": [0]}, "methods must be names of methods"),
+        ({"methods": [], "seeds": [0]}, "methods must be names of methods"),
         ({"methods": ["fedpgp"], "seeds": []}, "seeds must be numbers"),
         ({"methods": ["fedpgp"], "seeds": [-1]}, "seeds must be numbers"),
         ({"seeds": [0]}, "methods"),

@@ -282,3 +282,38 @@ def test_a_checkpoint_with_damaged_text_weights_is_told_before_a_run(backbone):
     damaged = replace(backbone, text=replace(backbone.text, final_norm=norm._replace(bias=norm.bias * torch.nan)))
     with pytest.raises(CheckpointError, match=r"text feature that is not finite for 'a photo of a ant\.'"):
         damaged.template_features("a photo of a {}.", NAMES)
+
+
+@given(
+    classes=st.integers(1, 5),
+    length=st.integers(1, 5),
+    position=st.sampled_from(["end", "middle", "front"]),
+    memory=st.sampled_from([2**31, 1]),
+)
+@settings(max_examples=25, deadline=None)
+def test_contexts_of_classes_are_each_read_with_their_own_class_alone(exact, classes, length, position, memory):
+    """[K, C, M, d] against one call per class with [K, M, d]: features, and gradients that reach no other class."""
+    encoder = replace(exact.text, memory=memory)
+    names = ["ant", "red apple", "fire engine", "alarm clock", "jar"][:classes]
+    tokens = exact.class_tokens(names)
+    contexts = 0.5 * torch.randn(2, classes, length, 128, generator=torch.Generator().manual_seed(0)).double()
+    weights = torch.randn(2, classes, 128, generator=torch.Generator().manual_seed(1)).double()
+
+    def alone(stacked):
+        parts = [exact.text(stacked[:, c], tokens.select([c]), position) for c in range(classes)]
+        return torch.cat(parts, dim=1)
+
+    found = features_and_gradients(lambda c: encoder(c, tokens, position), contexts, weights)
+    expected = features_and_gradients(alone, contexts, weights)
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() < 1e-12
+
+
+def test_contexts_of_several_shapes_are_read_in_their_order(exact):
+    tokens = exact.class_tokens(NAMES)
+    rng = torch.Generator().manual_seed(0)
+    contexts = [torch.randn(*shape, 128, generator=rng).double() for shape in [(3,), (5,), (2, 4), (3,), (0,)]]
+    found = exact.text.each(contexts, tokens)
+    for context, features in zip(contexts, found, strict=True):
+        assert torch.allclose(features, exact.text(context[None], tokens)[0], rtol=0, atol=1e-12)
+    assert exact.text.each([], tokens) == []

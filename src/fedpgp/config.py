@@ -121,13 +121,13 @@ class ExperimentConfig:
 
     def to_toml(self) -> str:
         """The effective configuration with, behind each value, what it is and where it was set."""
-        parts = [_section_toml(name, getattr(self, name), self.origins) for name in SECTIONS]
-        parts += [
-            _section_toml(name, method, self.origins)
-            for name, method in {**self.aggregators, **self.methods}.items()
-            if dataclasses.fields(method)
-        ]
-        return "\n".join(parts)
+        sections: dict[str, Any] = {name: getattr(self, name) for name in SECTIONS}
+        sections |= {**self.aggregators, **self.methods}
+        return "\n".join(
+            _section_toml(name, section, self.origins)
+            for name, section in sections.items()
+            if dataclasses.fields(section)
+        )
 
     @property
     def aggregator(self) -> Aggregator:

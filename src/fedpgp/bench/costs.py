@@ -109,8 +109,8 @@ def measure_costs(
         reference = rounds(PromptFL())
         for _ in range(FORGOTTEN):
             next(reference)
-        chosen = [PromptFL, *(cls for cls in methods if cls is not PromptFL)]
-        return [cost(cls()) for cls in chosen if _trains(cls(), scene)]
+        others = [cls() for cls in methods if cls is not PromptFL]
+        return [cost(method) for method in [PromptFL(), *others] if _trains(method, scene)]
 
 
 def _trains(method: Method, scene: Scene) -> bool:

@@ -1,4 +1,4 @@
-"""The embedded comparison whole: every method, every core; and how much of the machine it uses.
+"""The embedded comparison whole: its four methods, every core; and how much of the machine it uses.
 
 After every round as many processes multiply matrices for a moment, all at once, at the shapes of local training. So
 both sides meet the same machine, with its neighbours, its clock and its shared memory.
@@ -21,7 +21,7 @@ from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.sources import Source, load_source
 from fedpgp.experiment import Silent, compare
 from fedpgp.federation.client import ROWS
-from fedpgp.methods import FedPGP, Params
+from fedpgp.methods import FedPGP, Frozen, Params
 from fedpgp.results import Run
 from fedpgp.workers import Workers
 
@@ -80,7 +80,7 @@ class _Multiplying(Silent):
 def measure_recipe(
     seeds: int, say: Callable[[str], None], config: ExperimentConfig | None = None, workers: int | None = None
 ) -> RecipeFigures:
-    """Runs all methods; images that no cache holds are encoded before.
+    """Runs the methods that `compare` takes by itself; images that no cache holds are encoded before.
 
     config: None takes the embedded recipe; workers: None takes all cores.
     """
@@ -123,16 +123,19 @@ def _cost(run: Run, backbone: Backbone, source: Source) -> Cost:
     Products with image features, and what a method's loss does with text features, are too little to count.
     """
     settings, method = run.config.federation, run.config.methods[run.method]
-    contexts = [method.prompts(params) for params in _clients(run)]
-    K, M = contexts[0].shape[:2]
+    names, trained = source.train.class_names, {name for c in run.results["clients"] for name in c["classes"]}
+    base = [name for name in names if name in trained]
+    places = torch.tensor([base.index(name) if name in trained else -1 for name in names])
+    frozen = Frozen(torch.empty(len(names), 0), backbone.logit_scale, places)  # no context is made of the guidance
+    contexts = [method.prompts(params, frozen) for params in _clients(run)]
     training, evaluation = 0, 0
-    if K:
-        base = sorted({name for client in run.results["clients"] for name in client["classes"]})
+    if K := len(contexts[0]):
+        M = len(contexts[0][0])
         steps = sum(math.ceil(client["examples"] / settings.batch_size) for client in run.results["clients"])
         of_step = _count(backbone, K, M, base).total
         training = len(run.rounds) * settings.local_epochs * steps * of_step
-        differ = len(torch.cat(contexts).unique(dim=0))
-        of_reading = _count(backbone, differ, M, source.train.class_names, backward=False).total
+        differ = len(torch.stack([context for of_client in contexts for context in of_client]).unique(dim=0))
+        of_reading = _count(backbone, differ, M, names, backward=False).total
         evaluation = of_reading * sum("local" in record for record in run.rounds)
     return Cost(
         sum(record["seconds_training"] for record in run.rounds),

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedpgp.aggregators import FedAvg, Server, Upload
 from fedpgp.bench.machine import peak_memory, seconds
 from fedpgp.bench.naive import TEST_BATCH, Naive, make_naive, read, see, train
 from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, ROUNDS, Scene, random_features
@@ -25,7 +26,6 @@ from fedpgp.config import FederationConfig
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluate import evaluation_sets
 from fedpgp.federation.rounds import Data, federate
-from fedpgp.federation.server import federated_average
 from fedpgp.federation.state import State
 from fedpgp.methods import FedPGP
 from fedpgp.randomness import generator
@@ -203,20 +203,20 @@ def _ours(scene: Scene, data: Data, seed: int, workers: int) -> _Ours:
     with State.create() as state, Workers(scene.backbone.text, workers) as pool:
         (record,) = federate(FedPGP(), data, scene.backbone, SETTINGS, seed, pool, state)
         elapsed = time.perf_counter() - started
-        shared = state.shared()
-        assert shared is not None
+        server = state.server()
+        assert server is not None
         correct = {
             name: np.unpackbits(packed, axis=1, count=len(scene.task.tests[name].images)).astype(bool)
             for name, packed in state.evaluation().correct.items()
         }
-        return _Ours(elapsed, record, shared["p_G"], correct)
+        return _Ours(elapsed, record, server.shared["p_G"], correct)
 
 
 def naive_round(scene: Scene, seed: int) -> tuple[Tensor, dict[str, NDArray[np.bool_]]]:
     """A round of all clients: p_G after it, and which test images [N, n] each client gets right."""
     task, method, backbone = scene.task, FedPGP(), scene.backbone
     shared = method.init_shared(task, backbone, generator(seed, "shared"))
-    private = method.init_private(task, backbone, generator(seed, "private"))
+    private = method.init_private(task, backbone, generator(seed, "private"), 0)  # the same for all
     model = _naive(scene, method, task.base)
     trained = [
         train(
@@ -229,7 +229,8 @@ def naive_round(scene: Scene, seed: int) -> tuple[Tensor, dict[str, NDArray[np.b
         )
         for client in task.clients
     ]
-    p_G = federated_average([{"p_G": t["p_G"]} for t in trained], [len(c.train) for c in task.clients])["p_G"]
+    uploads = [Upload(c.id, len(c.train), {"p_G": t["p_G"]}) for c, t in zip(task.clients, trained, strict=True)]
+    p_G = FedAvg().aggregate(Server(shared), uploads).shared["p_G"]
     correct = {}
     for name, test in task.tests.items():
         model, pixels = _naive(scene, method, test.classes), scene.pixels[test.dataset.split][test.images]

@@ -14,12 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedpgp.aggregators import Download, FedAvg
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.bench.machine import first_call, seconds
 from fedpgp.bench.naive import Naive, make_naive, read, see
 from fedpgp.bench.shapes import BATCH, CLIENTS, Scene
 from fedpgp.errors import FedPGPError
 from fedpgp.federation.client import ClientJob, LocalTraining, in_groups, train_clients
+from fedpgp.federation.rounds import frozen_of
+from fedpgp.federation.state import ClientState
 from fedpgp.methods import Batch, FedPGP, Frozen, Params
 from fedpgp.randomness import generator
 
@@ -77,13 +80,13 @@ def first_step(scene: Scene, seed: int) -> Step:
         method=method,
         params=Params(
             method.init_shared(task, backbone, generator(seed, "shared")),
-            method.init_private(task, backbone, generator(seed, "private")),
+            method.init_private(task, backbone, generator(seed, "private"), 0),
         ),
         pixels=pixels,
         images=images,
         labels=torch.tensor([columns[label] for label in task.train.labels[chosen].tolist()]),
         tokens=backbone.class_tokens(names),
-        frozen=Frozen(backbone.template_features(method.template, names), backbone.logit_scale),
+        frozen=frozen_of(method, task, backbone).select(task.base),
         naive=make_naive(backbone, scene.model, names, method.context_length, method.mu, method.tau),
     )
 
@@ -122,7 +125,7 @@ def batched_clients(step: Step) -> Outcome:
     """One step of ten clients, each with a private part and a batch of its own: the first one's outcome."""
     text = step.scene.backbone.text
     updates = [update for group in client_groups(step) for update in train_clients(text, group)]
-    after = {**updates[0].params.shared, **updates[0].params.private}
+    after = {**updates[0].upload.shared, **updates[0].own.private}
     return Outcome(
         torch.tensor(math.fsum(updates[0].losses.values()), dtype=torch.float64),
         {name: (value.detach() - after[name]) / RATE for name, value in step.values.items()},
@@ -135,7 +138,10 @@ def client_groups(step: Step) -> list[Sequence[ClientJob]]:
     jobs = [
         ClientJob(
             method=method,
-            params=Params(step.params.shared, {k: v * (1 + client / 8) for k, v in step.params.private.items()}),
+            aggregator=FedAvg(),
+            start=step.params.shared,
+            download=Download(step.params.shared),
+            own=ClientState({name: value * (1 + client / 8) for name, value in step.params.private.items()}),
             images=step.images.roll(client, dims=1),
             labels=step.labels,
             classes=step.tokens,
@@ -246,7 +252,8 @@ def _with_text(step: Step, text: Callable[[Tensor], Tensor]) -> Outcome:
     values = step.values
     params = Params({"p_G": values["p_G"]}, {"U": values["U"], "V": values["V"]})
     batch = Batch(step.images, step.labels)
-    terms = step.method.loss(params, text(step.method.prompts(params)), batch, step.frozen)
+    contexts = torch.stack(list(step.method.prompts(params, step.frozen)))
+    terms = step.method.loss(params, text(contexts), batch, step.frozen)
     return _backward(torch.stack(list(terms.values())).sum(), values)
 
 

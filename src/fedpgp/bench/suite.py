@@ -152,7 +152,7 @@ def _speed(step: Step, stages: Sequence[Measured], count: int) -> dict[str, Any]
 def library_count(step: Step, clients: int) -> flops.Count:
     """Operations of one step of so many clients together."""
     config = step.scene.config.text_config
-    prompts = clients * len(step.method.prompts(step.params))
+    prompts = clients * len(step.method.prompts(step.params, step.frozen))
     return flops.packed(config, prompts, step.method.context_length, (step.tokens.end + 1).tolist())
 
 
@@ -169,18 +169,20 @@ def _many_classes(step: Step, options: Options) -> dict[str, Any]:
     config, like = step.scene.config, step.images
     tokens = imagenet_like(options.classes, config.text_config.vocab_size, options.seed)
     guidance = random_features(options.classes, like, config.projection_dim, options.seed)
-    frozen, batch = Frozen(guidance, step.frozen.logit_scale), Batch(step.images, step.labels % options.classes)
+    frozen = Frozen(guidance, step.frozen.logit_scale, torch.arange(options.classes))
+    batch = Batch(step.images, step.labels % options.classes)
 
     def call() -> None:
         values = step.values
         params = Params({"p_G": values["p_G"]}, {"U": values["U"], "V": values["V"]})
-        terms = step.method.loss(params, step.scene.backbone.text(step.method.prompts(params), tokens), batch, frozen)
+        contexts = torch.stack(list(step.method.prompts(params, frozen)))
+        terms = step.method.loss(params, step.scene.backbone.text(contexts, tokens), batch, frozen)
         torch.stack(list(terms.values())).sum().backward()
 
     _, memory, first = first_call(call)
     count = flops.packed(
         config.text_config,
-        len(step.method.prompts(step.params)),
+        len(step.method.prompts(step.params, step.frozen)),
         step.method.context_length,
         (tokens.end + 1).tolist(),
     )

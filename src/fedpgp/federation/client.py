@@ -10,7 +10,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from fedpgp.aggregators import Aggregator, Download, Upload
+from fedpgp.aggregators import Aggregator, Download, Tensors, Upload
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.errors import TrainingError
@@ -160,7 +160,7 @@ def train_clients(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[ClientUp
 
 def _constant(text: TextEncoder, clients: Sequence[_Training]) -> dict[int, list[Tensor]]:
     """The text features, by client, of contexts that no step changes."""
-    found = {}
+    found: dict[int, list[Tensor]] = {}
     with torch.no_grad():
         for client in clients:
             contexts = client.job.method.constant_prompts(client.params)
@@ -180,7 +180,7 @@ def _losses(method: Method, params: Params, text: Tensor, batch: Batch, client: 
         for name, value in terms.items():
             client.terms[name].append(value.detach())
         return {(name, 0): value for name, value in terms.items()}
-    found = {}
+    found: dict[_Term, Tensor] = {}
     for e in range(len(batch.labels)):
         one = Batch(batch.images[e : e + 1], batch.labels[e : e + 1])
         found |= {(name, e): value for name, value in method.loss(params, text, one, frozen).items()}
@@ -251,7 +251,8 @@ def _update(client: _Training) -> ClientUpdate:
     if not all(tensor.isfinite().all() for tensor in client.tensors.values()):
         raise _diverged(job, steps, "prompt")
     shared = {name: tensor.detach() for name, tensor in client.params.shared.items()}
-    control, sent = job.own.control, {}
+    control: Tensors = job.own.control
+    sent: Tensors = {}
     if job.aggregator.controls:
         gradient = {name: total / steps for name, total in client.gradient.items()}
         control, sent = job.aggregator.finish(job.download, shared, gradient, control)

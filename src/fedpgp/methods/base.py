@@ -15,7 +15,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.aggregators.base import STRICT
+from fedpgp.aggregators.base import STRICT as STRICT  # methods take it from here
 from fedpgp.backbone.tokens import Position
 from fedpgp.errors import ConfigError
 

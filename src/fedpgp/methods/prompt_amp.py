@@ -80,6 +80,9 @@ class PromptAMP(SinglePromptMethod):
     negative; then the others of that row are scaled down to a sum of 1, a smaller α in u_i alone. HeurFedAMP: ξ_ii is
     given, the others are a softmax of cosines. Our α is constant, the paper's falls with the rounds. Who takes part for
     the first time starts from u_i.
+
+    σ must suit the prompts: after 20 rounds of the embedded benchmark with the defaults below we saw squared distances
+    of 0.3 to 0.7, but 9 to 29 from a phrase with a rate of 0.07 and λ = 0.1, where σ = 1 leaves every client alone.
     """
 
     name: ClassVar[str] = "prompt-amp"
@@ -94,10 +97,10 @@ class PromptAMP(SinglePromptMethod):
     )
     alpha: float = Field(default=1.0, gt=0, le=1e9, description="α, step towards the others (public code: PFLlib)")
     sigma: float = Field(
-        default=0.1,
+        default=1.0,
         ge=1e-6,
         le=1e6,
-        description="σ, squared distance over which attention falls to 1/e (ours; PFLlib's 1 is far above prompts')",
+        description="σ, squared distance over which attention falls to 1/e (public code: PFLlib)",
     )
     heuristic: bool = Field(default=False, description="HeurFedAMP's weights in the place of FedAMP's")
     sharpness: float = Field(

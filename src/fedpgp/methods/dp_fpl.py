@@ -1,0 +1,125 @@
+"""A global and a low-rank personal prompt, trained under differential privacy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpgp.errors import ConfigError
+from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, logits, normal
+
+if TYPE_CHECKING:
+    from fedpgp.backbone import Backbone
+    from fedpgp.data.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DPFPL(PromptMethod):
+    """p_i = p_G + p_L: p_G [M, d] shared, p_L [M, d] private, both from noised gradients (Tran et al. 2025).
+
+    Each step writes p_L = u v + r with orthonormal u [M, k] and v [k, d], one power iteration from random numbers V:
+    u = GS(p_L V), v = GS(p_Lᵀ u)ᵀ. With G_b the gradient of image b of B,
+
+        g_G = 1/B (Σ_b clip(G_b) + z C N(0, I)),      g_u, g_v = 1/B (Σ_b clip(G_b vᵀ, uᵀ G_b) + z C N(0, I)),
+
+    where clip scales to a norm of C at most and takes g_u and g_v for one vector. The optimizer follows g_G in p_G, and
+    in p_L the projection on the tangent space of the matrices of rank k: g_u v + u g_v − u uᵀ g_u v.
+
+    Where we differ: the paper adds the noise of p_G on the server after every batch. A round here has many steps, so
+    each client adds it itself, which also protects it from the server, at the price of more noise in the average. The
+    public code clips the mean gradient of a batch rather than every image's, clips g_u and g_v apart, has a plus in the
+    place of the minus, where it is no projection, and divides g_u and g_v by 10.
+
+    `spent` counts the released prompts alone: what a run records, losses and accuracies, is not protected, nor is an
+    upload's number of images.
+    """
+
+    name: ClassVar[str] = "dp-fpl"
+    source: ClassVar[str] = "Tran et al., ICLR 2025, arXiv 2501.13904"
+    year: ClassVar[int] = 2025
+    venue: ClassVar[str] = "ICLR"
+    turns_gradient: ClassVar[bool] = True
+    per_example: ClassVar[bool] = True
+
+    rank: int = Field(default=8, ge=1, le=1024, description="k, of the personal part's gradient (public code)")
+    clip: float = Field(default=10.0, gt=0, le=1e9, description="C, largest norm of an image's gradient (public code)")
+    noise_multiplier: float = Field(
+        default=1.0, ge=0, le=1e6, description="z, standard deviation of the noise over C; 0: no privacy (ours)"
+    )
+    delta: float = Field(default=1e-5, gt=0, lt=1, description="δ at which ε is recorded (public code)")
+
+    def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
+        self.spent(1)  # a missing package is found before training rather than after its first round
+        return {"p_G": self.new_context(backbone, rng)}
+
+    def init_private(self, task: Task, backbone: Backbone, rng: torch.Generator, client: int) -> dict[str, Tensor]:
+        M, d = len(self.new_context(backbone, torch.Generator())), backbone.token_width
+        if self.rank > min(M, d):
+            raise ConfigError(
+                f"{self.name}.rank must be at most {min(M, d)}, the smaller of context length {M} and token width {d},"
+                f" got {self.rank}"
+            )
+        return {"p_L": normal(rng, M, d).to(backbone.logit_scale)}
+
+    def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
+        return [params.shared["p_G"] + params.private["p_L"]]
+
+    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
+        return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}
+
+    def direction(
+        self, gradients: Mapping[str, Mapping[str, Tensor]], params: Params, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        p_L, of_images = params.private["p_L"], gradients["task"]
+        V = torch.randn(p_L.shape[1], self.rank, generator=rng).to(p_L)
+        u = _orthonormal(p_L @ V)
+        v = _orthonormal(p_L.T @ u).T
+        (g_G,) = self._private_means([of_images["p_G"]], rng)
+        g_u, g_v = self._private_means([of_images["p_L"] @ v.T, u.T @ of_images["p_L"]], rng)
+        return {"p_G": g_G, "p_L": g_u @ v + u @ (g_v - u.T @ g_u @ v)}
+
+    def _private_means(self, parts: Sequence[Tensor], rng: torch.Generator) -> list[Tensor]:
+        """The noised means over images of parts [B, …] that are clipped together."""
+        norms = torch.cat([part.flatten(1) for part in parts], dim=1).norm(dim=1)
+        scale = (self.clip / norms).clamp(max=1)[:, None, None]  # of a zero, infinite before it is 1
+        deviation = self.noise_multiplier * self.clip
+        return [
+            ((scale * part).sum(0) + deviation * torch.randn(part.shape[1:], generator=rng).to(part)) / len(part)
+            for part in parts
+        ]
+
+    def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
+        return logits(text[0], images, frozen)
+
+    def without_private(self, params: Params) -> Params:
+        return Params(params.shared, {name: torch.zeros_like(tensor) for name, tensor in params.private.items()})
+
+    def spent(self, epochs: int) -> dict[str, float]:
+        """ε at `delta`, of one client's image against an empty place in its batches; exact, and without subsampling.
+
+        In each epoch an image is in one batch, whatever the order: two Gaussian mechanisms of sensitivity C/B and noise
+        z C/B, for p_G and p_L. All of them are one, with a noise multiplier of z / √(2 · epochs).
+        """
+        if not self.noise_multiplier:
+            return {}  # ε is infinite
+        try:
+            from dp_accounting import get_epsilon_gaussian
+        except ImportError as error:
+            raise ConfigError(
+                f'[{self.name}] counts ε with dp-accounting, which is missing: pip install "fedpgp[privacy]";'
+                " noise_multiplier = 0 needs none"
+            ) from error
+        return {"epsilon": float(get_epsilon_gaussian(self.noise_multiplier / math.sqrt(2 * epochs), self.delta))}
+
+
+def _orthonormal(columns: Tensor) -> Tensor:
+    """Gram–Schmidt of the columns [m, k], k ≤ m; any orthonormal ones in the place of those that depend on others."""
+    q, r = torch.linalg.qr(columns)
+    return torch.where(r.diagonal() < 0, -q, q)  # Gram–Schmidt's signs

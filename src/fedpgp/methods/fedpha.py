@@ -1,0 +1,101 @@
+"""Personal prompts of different lengths beside one shared prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, logits, mean_cosine, normal
+
+if TYPE_CHECKING:
+    from fedpgp.backbone import Backbone
+    from fedpgp.data.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FedPHA(PromptMethod):
+    """p_i [M_i, d] private, of the client's own length, beside p_G [M, d] shared (Fang et al. 2025).
+
+    With z_i, z_o, z_G [C, D] the text features of p_i, of its projection, and of p_G, all of unit length,
+
+        L = CE(z_i) + CE(z_G) + w · 1/(C D) Σ (z_i − z_o)² + w' · 1/C Σ_c max(0, α − ‖z_i,c − z_G,c‖).
+
+    The projection takes out of the vectors of p_i the directions V₁ [d, r₁] in which p_G is largest: of its M singular
+    values the first r₁ = ⌊M (1 − ratio)⌋. "complement" leaves all others, p_i (I − V₁ V₁ᵀ), as the paper's null space;
+    "code" only the other M − r₁ of p_G, as the thin decomposition in the public code, so that whatever is orthogonal to
+    p_G goes, too. No gradient reaches p_G through the decomposition, where it is unstable; the public code has it.
+
+    Prediction is by p_i alone; somebody without one takes p_G. The lengths go round by the client's number; the authors
+    draw them from 4 to 32. Of a phrase p_i has the last M_i tokens, behind N(0, 0.02²) where it is longer (ours).
+    """
+
+    name: ClassVar[str] = "fedpha"
+    source: ClassVar[str] = "Fang et al., ICML 2025, PMLR 267:15960-15975"
+    year: ClassVar[int] = 2025
+    venue: ClassVar[str] = "ICML"
+
+    lengths: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        default=(4, 8, 16),
+        min_length=1,
+        strict=False,
+        description="M_i of clients 0, 1, …, and round again (ours)",
+    )
+    ratio: float = Field(
+        default=0.8, gt=0, le=1, description="share of p_G's directions that the projection leaves (authors' code)"
+    )
+    projection: Literal["complement", "code"] = Field(
+        default="complement", description='leaves "complement" (paper) or "code" (public code)'
+    )
+    margin: float = Field(default=1.0, ge=0, le=2, description="α, distance to be kept from z_G (authors' code)")
+    pull: float = Field(default=1.0, ge=0, le=1e6, description="w, weight of the pull to z_o (public code)")
+    push: float = Field(default=1.0, ge=0, le=1e6, description="w', weight of the push from z_G (public code)")
+
+    def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
+        return {"p_G": self.new_context(backbone, rng)}
+
+    def init_private(self, task: Task, backbone: Backbone, rng: torch.Generator, client: int) -> dict[str, Tensor]:
+        length = self.lengths[client % len(self.lengths)]
+        p = normal(rng, length, backbone.token_width).to(backbone.logit_scale)
+        if self.ctx_init != "random":
+            phrase = self.new_context(backbone, rng)[-length:]
+            p[-len(phrase) :] = phrase
+        return {"p": p}
+
+    def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
+        p, p_G = params.private["p"], params.shared["p_G"]
+        return [p, self._projected(p, p_G.detach()), p_G]
+
+    def _projected(self, p: Tensor, p_G: Tensor) -> Tensor:
+        directions = torch.linalg.svd(p_G, full_matrices=False).Vh
+        first = int(len(directions) * (1 - self.ratio))
+        if self.projection == "code":
+            return p @ directions[first:].T @ directions[first:]
+        return p - p @ directions[:first].T @ directions[:first]
+
+    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
+        z_i, z_o, z_G = text
+        distance = torch.linalg.vector_norm(z_i - z_G, dim=-1)
+        return {
+            "task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels),
+            "global": F.cross_entropy(logits(z_G, batch.images, frozen), batch.labels),
+            "pull": self.pull * F.mse_loss(z_i, z_o),
+            "push": self.push * F.relu(self.margin - distance).mean(),
+        }
+
+    def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
+        return logits(text[0], images, frozen)
+
+    def without_private(self, params: Params) -> Params:
+        return Params(params.shared, {"p": params.shared["p_G"]})
+
+    def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
+        return {
+            "cosine_guidance_global": mean_cosine(frozen.guidance, text[2]),
+            "cosine_global_personal": mean_cosine(text[2], text[0]),
+        }

@@ -1,0 +1,162 @@
+import math
+
+import agreement
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import fedpha
+from pydantic import ValidationError
+
+from fedpgp.config import ExperimentConfig, load_config
+from fedpgp.errors import ConfigError
+from fedpgp.methods import Batch, Frozen, Local, Params, PromptFL
+from fedpgp.methods.fedpha import FedPHA
+
+
+def random(seed, *shape):
+    return torch.randn(*shape, generator=tiny.generator(seed, "test"), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("projection", "ratio", "images"),
+    [("complement", 0.5, "random"), ("code", 0.5, "real"), ("complement", 0.6, "real")],
+)
+def test_fedpha_agrees_with_the_oracle(projection, ratio, images, backbones, monkeypatch):
+    weights, active = {"margin": 0.5, "pull": 30.0, "push": 2.0}, []
+    method = FedPHA(context_length=3, learning_rate=0.02, lengths=(2, 5), ratio=ratio, projection=projection, **weights)
+    agreement.check_agreement(
+        method,
+        lambda world: fedpha.run(world, ratio, projection, **weights, active=active),
+        backbones,
+        monkeypatch,
+        images=images,
+    )
+    assert 10 <= sum(active) <= len(active) - 10, (sum(active), len(active))  # both sides of the margin
+
+
+def test_without_pull_and_push_fedpha_is_promptfl_and_local_beside_each_other(exact):
+    for lengths, ctx_init in (((3,), "random"), ((4,), "a photo of a")):
+        common = {**agreement.HYPER, "ctx_init": ctx_init}
+        ours = tiny.run(FedPHA(**common, lengths=lengths, pull=0.0, push=0.0), exact)
+        shared, alone = (tiny.run(cls(**common), exact) for cls in (PromptFL, Local))
+        for one, two, three in zip(ours, shared, alone, strict=True):
+            assert torch.allclose(one.shared["p_G"], two.shared["p_G"], rtol=0, atol=1e-13)
+            for own, other in zip(one.private, three.private, strict=True):
+                assert torch.allclose(own["p"], other["p"], rtol=0, atol=1e-13)
+            assert one.record["loss_global"] == pytest.approx(two.record["loss_task"], rel=1e-12)
+            assert one.record["loss_task"] == pytest.approx(three.record["loss_task"], rel=1e-12)
+            assert one.evaluation.shared == two.evaluation.shared
+            assert {k: v.tolist() for k, v in one.evaluation.clients.items()} == {
+                k: v.tolist() for k, v in three.evaluation.clients.items()
+            }
+    whole = tiny.run(FedPHA(**agreement.HYPER, lengths=(3,)), exact)
+    assert whole[-1].record["loss_push"] > 0
+    assert not torch.allclose(whole[-1].private[0]["p"], ours[-1].private[0]["p"][:3], atol=1e-4)
+
+
+def test_the_projection_by_hand():
+    """p_G has the singular values 3, 2 along e₁ and e₂ of three dimensions; a half of them is left: 2."""
+    p_G, p = torch.tensor([[0.0, 2.0, 0.0], [3.0, 0.0, 0.0]]), torch.tensor([[1.0, 2.0, 3.0]])
+    params = Params({"p_G": p_G}, {"p": p})
+
+    def projected(**values):
+        own, found, shared = FedPHA(**values).prompts(params, None)
+        assert own is p and shared is p_G
+        return found.tolist()
+
+    assert projected(ratio=0.5) == [pytest.approx([0.0, 2.0, 3.0])]
+    assert projected(ratio=0.5, projection="code") == [pytest.approx([0.0, 2.0, 0.0])]
+    assert projected(ratio=1.0) == [[1.0, 2.0, 3.0]]
+    assert projected(ratio=1.0, projection="code") == [pytest.approx([1.0, 2.0, 0.0])]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 4), st.sampled_from(["complement", "code"]))
+def test_the_projection_is_one_whatever_the_lengths(seed, M, own, projection):
+    method = FedPHA(ratio=0.5, projection=projection)
+    p, p_G = random(seed, own, 6), random(seed + 1, M, 6)
+    once = method._projected(p, p_G)
+    assert once.shape == p.shape and once.norm() <= p.norm() * (1 + 1e-9)
+    assert torch.allclose(method._projected(once, p_G), once, atol=1e-9)
+    assert torch.allclose(((p - once) * once).sum(), torch.zeros(()).double(), atol=1e-9)
+    if M > 1:
+        top = torch.linalg.svd(p_G).Vh[0]
+        assert torch.allclose(once @ top, torch.zeros(own).double(), atol=1e-9)
+
+
+def test_the_loss_by_hand():
+    """s = 2, one image (1, 0) of class 0 of two.
+
+    z_i = (1, 0), (0, 1): logits 2, 0. z_G = (0.6, 0.8), (0, 1): logits 1.2, 0. z_o differs in four numbers by 0, 0,
+    0.6 and 0.2. The distances of z_i and z_G are √0.8 and 0.
+    """
+    text = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.6, 0.8]], [[0.6, 0.8], [0.0, 1.0]]])
+    frozen = Frozen(torch.eye(2), torch.tensor(math.log(2.0)), torch.arange(2))
+    batch = Batch(torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    terms = FedPHA(margin=0.9, pull=5.0, push=3.0).loss(Params({}, {}), text, batch, frozen)
+    assert {name: value.item() for name, value in terms.items()} == {
+        "task": pytest.approx(math.log(1 + math.exp(-2))),
+        "global": pytest.approx(math.log(1 + math.exp(-1.2))),
+        "pull": pytest.approx(5 * (0.36 + 0.04) / 4),
+        "push": pytest.approx(3 * (0.9 - math.sqrt(0.8) + 0.9) / 2, rel=1e-5),
+    }
+    assert FedPHA(margin=0.5).loss(Params({}, {}), text, batch, frozen)["push"].item() == pytest.approx(0.25)
+
+
+def test_clients_have_the_lengths_of_their_turn_and_start_from_a_phrase(backbone, exact):
+    def first(client, like=backbone, **values):
+        method = FedPHA(lengths=(2, 6), **values)
+        return method.init_private(tiny.task(), like, tiny.generator(0, "private"), client)["p"]
+
+    assert [len(first(client)) for client in range(4)] == [2, 6, 2, 6]
+    phrase = backbone.phrase("a photo of a")
+    short, long = (first(client, ctx_init="a photo of a") for client in (0, 1))
+    assert torch.equal(short, phrase[-2:]) and torch.equal(long[2:], phrase)
+    assert long[:2].std().item() == pytest.approx(0.02, rel=0.2)
+    assert torch.equal(first(1, exact).float(), first(1))
+    # clients of different lengths are trained together as if alone, and two rounds change all of a length
+    rounds = tiny.run(FedPHA(**agreement.HYPER, lengths=(2, 6)), backbone)
+    assert [len(own["p"]) for own in rounds[-1].private] == [2, 6, 2]
+
+
+def test_no_gradient_reaches_the_shared_prompt_through_the_decomposition():
+    params = Params({"p_G": random(0, 4, 6).requires_grad_()}, {"p": random(1, 3, 6).requires_grad_()})
+    _, projected, _ = FedPHA(ratio=0.5).prompts(params, None)
+    projected.square().sum().backward()
+    assert params.shared["p_G"].grad is None and params.private["p"].grad.norm() > 0
+
+
+def test_somebody_new_takes_the_shared_prompt():
+    params = Params({"p_G": torch.ones(3, 4)}, {"p": torch.zeros(2, 4)})
+    method = FedPHA()
+    assert torch.equal(method.prompts(method.without_private(params), None)[0], torch.ones(3, 4))
+
+
+def test_lengths_survive_a_config_file(tmp_path):
+    path = tmp_path / "config.toml"
+    method = FedPHA(lengths=(4, 7))
+    path.write_text(ExperimentConfig(methods={"fedpha": method}).to_toml(), encoding="utf-8")
+    assert load_config(path, methods=[FedPHA]).methods["fedpha"] == method
+    changed = load_config(path, ["fedpha.lengths=[3, 5, 9]"], methods=[FedPHA]).methods["fedpha"]
+    assert changed.lengths == (3, 5, 9) and hash(changed) != hash(method)
+    with pytest.raises(ConfigError, match=r"--set: fedpha.lengths must"):
+        load_config(path, ["fedpha.lengths=[3.5]"], methods=[FedPHA])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"lengths": ()},
+        {"lengths": (0,)},
+        {"lengths": (1.0,)},
+        {"lengths": 4},
+        {"ratio": 0.0},
+        {"ratio": 1.1},
+        {"margin": -1.0},
+        {"projection": "none"},
+    ],
+)
+def test_a_wrong_hyperparameter_is_refused(values):
+    with pytest.raises(ValidationError, match=next(iter(values))):
+        FedPHA(**values)
