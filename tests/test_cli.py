@@ -161,9 +161,13 @@ def test_help_and_version(command: Command, arguments: list[str]) -> None:
 
 
 def test_methods_are_listed_with_their_source(command: Command) -> None:
+    sources = {entry["name"]: entry["source"] for entry in json.loads(command("methods", "--json").out)}
+    assert "2405.09771" in sources["fedpgp"]
+    assert "2405.09771" in command("methods", "fedpgp").out
     listing = command("methods").out
-    assert re.search(r"fedpgp .*2405\.09771", listing)
-    assert "zero-shot" in listing
+    for name in sources:
+        assert re.search(rf"^ ?{name} +\d{{4}} ", listing, re.MULTILINE), listing
+    assert {"zero-shot", "fedpgp"} <= set(sources)
 
 
 def test_help_imports_neither_pytorch_nor_transformers() -> None:
@@ -180,7 +184,7 @@ def test_help_imports_neither_pytorch_nor_transformers() -> None:
 
 
 def test_unknown_method(command: Command) -> None:
-    refused(command("run", "--method", "fedpgb"), "'fedpgb'", "did you mean 'fedpgp'?")
+    refused(command("run", "--method", "fedpgpp"), "'fedpgpp'", "did you mean 'fedpgp'?")
     refused(command("compare", "--methods", "zero-shot,Prompt-FL"), "'Prompt-FL'", "did you mean 'promptfl'?")
 
 

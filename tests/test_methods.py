@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
+from fedpgp.aggregators import FedAvg, Upload
 from fedpgp.errors import ConfigError
 from fedpgp.experiment import HEADLINE
 from fedpgp.federation.rounds import frozen_of
@@ -194,21 +195,29 @@ def test_mu_is_the_weight_of_the_contrastive_term(backbone):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "zero-shot"])
 def test_gradients_reach_everything_that_is_learned_and_nothing_else(name, backbone):
-    """A little away from the start, where a factor may be zero, and in some steps, of which each may work on a part."""
+    """In the second round, a little away from the start, where a factor may be zero, and in some steps.
+
+    A step may work on a part of what is learned, and in the first round nobody has anything of the others.
+    """
     method = tiny.small(find_method(name))
     params, rng = parameters(method, backbone), torch.Generator().manual_seed(0)
     shared, private = (
         {key: t + 0.01 * torch.randn(t.shape, generator=rng) for key, t in part.items()}
         for part in (params.shared, params.private)
     )
-    params = replace(params, shared=shared, private=private)
+    aggregator = method.aggregator or FedAvg()
+    uploads = [Upload(i, n, params.shared) for i, n in enumerate(tiny.EXAMPLES)]
+    server = aggregator.aggregate(aggregator.begin(params.shared, len(uploads)), uploads)
+    params = replace(params, shared=shared, private=private, received=aggregator.download(server, 0).shared)
     steps = [loss_and_gradients(method, params, backbone, rng=rng)[1] for _ in range(1 if name in HEADLINE else 8)]
     assert set(steps[0]) == {*shared, *private} and len(steps[0]) == len(shared) + len(private) > 0
     known = {"fedpgp": {"p_G", "U", "V"}, "promptfl": {"p_G"}, "local": {"p"}}
     assert set(steps[0]) == known.get(name, set(steps[0]))
     for key in steps[0]:
         reached = [gradients[key].abs() for gradients in steps if gradients[key] is not None]
-        assert reached and (sum(reached).sum(-1) > 0).all(), key
+        assert reached, key
+        rows = sum(reached).sum(-1) > 0
+        assert rows.all() if name in HEADLINE else rows.any(), key
     assert not any(
         weight.requires_grad for weight in (backbone.text.tokens, backbone.text.projection, *backbone.text.layers[0].up)
     )
@@ -315,6 +324,6 @@ def test_limits_and_defaults_of_the_paper_are_allowed():
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name():
-    with pytest.raises(ConfigError, match="got 'fedpgg'; did you mean 'fedpgp'"):
-        find_method("fedpgg")
+    with pytest.raises(ConfigError, match="got 'fedpgpp'; did you mean 'fedpgp'"):
+        find_method("fedpgpp")
     assert find_method("zero-shot") is ZeroShot

@@ -290,7 +290,7 @@ def _is_ours(directory: Path) -> bool:
         return True
     try:
         if (directory / PLAN).exists():
-            return bool(_read_plan(directory / PLAN))
+            return all(cell.is_dir() for cell in planned(directory, *_read_plan(directory / PLAN)).values())
         load_config(directory / "config.toml", foreign=True)
     except (OSError, ValueError, TypeError, KeyError, ConfigError):
         return False

@@ -41,8 +41,8 @@ class World:
 class Record:
     """What happened in a run.
 
-    steps: (round, client) -> (loss, gradient by name that the optimizer followed) of every step; rounds: after each, the
-    server's values by name and every client's own; logits: per client, of `World.images` over all class names.
+    steps: (round, client) -> (loss, gradient by name that the optimizer followed) of every step; rounds: after each,
+    the server's values by name and every client's own; logits: per client, of `World.images` over all class names.
     """
 
     steps: dict = field(default_factory=dict)

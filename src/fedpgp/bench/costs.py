@@ -34,9 +34,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one method. seconds: of local training and aggregation in a round of all participants, by repetition; ratio: to
-    the rounds of PromptFL after them, the median; steps: local steps of all participants in a round; memory: bytes that
-    the process grew by at most; bytes: of one client in a round; flops: operations of one client's local step, counted.
+    """Of one method.
+
+    seconds: of local training and aggregation in a round of all participants, by repetition; ratio: to the rounds of
+    PromptFL after them, the median; steps: local steps of all participants in a round; memory: bytes that the process
+    grew by at most; bytes_up, bytes_down: of one client in a round; flops: operations of one client's local step.
     """
 
     name: str

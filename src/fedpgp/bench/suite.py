@@ -30,7 +30,7 @@ RECIPE_SEEDS = 3
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure. repeat: of every timing; classes: names in the part "classes"; methods: in that of their name."""
+    """What to measure. repeat: of every timing; classes: names in the part of that name; methods: none means all."""
 
     shape: str
     parts: Sequence[str]

@@ -125,11 +125,12 @@ def train_clients(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[ClientUp
     first = jobs[0]
     method, rates, training = first.method, first.method.learning_rates, first.training
     clients = [_Training.of(job) for job in jobs]
+    groups = {
+        "shared": [tensor for one in clients for tensor in one.params.shared.values()],
+        "private": [tensor for one in clients for tensor in one.params.private.values()],
+    }
     optimizer = torch.optim.SGD(  # the state of each tensor is its own: no momentum meets another client
-        [
-            {"params": [t for one in clients for t in one.params.shared.values()], "lr": rates["shared"]},
-            {"params": [t for one in clients for t in one.params.private.values()], "lr": rates["private"]},
-        ],
+        [{"params": tensors, "lr": rates[group]} for group, tensors in groups.items() if tensors],
         momentum=training.momentum,
         weight_decay=training.weight_decay,
     )

@@ -14,33 +14,73 @@ from fedpgp.methods.base import (
     templates_of,
 )
 from fedpgp.methods.centralized import Centralized
+from fedpgp.methods.dp_fpl import DPFPL
+from fedpgp.methods.fedclip import FedCLIP
 from fedpgp.methods.fedkgcoop import FedKgCoOp
 from fedpgp.methods.fedpgp import FedPGP
+from fedpgp.methods.fedpha import FedPHA
 from fedpgp.methods.fedproda import FedProDA
 from fedpgp.methods.fedprograd import FedProGrad
+from fedpgp.methods.fedtpg import FedTPG
 from fedpgp.methods.local import Local
+from fedpgp.methods.pfedmoap import PFedMoAP
+from fedpgp.methods.pfedprompt import PFedPrompt
+from fedpgp.methods.prompt_amp import PromptAMP
+from fedpgp.methods.prompt_per import PromptPer
 from fedpgp.methods.promptfl import PromptFL
+from fedpgp.methods.promptfolio import PromptFolio
+from fedpgp.methods.promptprox import PromptProx
 from fedpgp.methods.zero_shot import ZeroShot
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (ZeroShot, Centralized, Local, PromptFL, FedKgCoOp, FedProGrad, FedProDA, FedPGP)
+    method.name: method
+    for method in (
+        ZeroShot,
+        Centralized,
+        Local,
+        PromptFL,
+        PromptProx,
+        PromptPer,
+        PromptAMP,
+        FedKgCoOp,
+        FedProGrad,
+        FedProDA,
+        PFedPrompt,
+        FedTPG,
+        FedPGP,
+        PromptFolio,
+        DPFPL,
+        PFedMoAP,
+        FedPHA,
+        FedCLIP,
+    )
 }
 
 __all__ = [
+    "DPFPL",
     "METHODS",
     "STRICT",
     "Batch",
     "Centralized",
+    "FedCLIP",
     "FedKgCoOp",
     "FedPGP",
+    "FedPHA",
     "FedProDA",
     "FedProGrad",
+    "FedTPG",
     "Frozen",
     "Local",
     "Method",
+    "PFedMoAP",
+    "PFedPrompt",
     "Params",
+    "PromptAMP",
     "PromptFL",
+    "PromptFolio",
     "PromptMethod",
+    "PromptPer",
+    "PromptProx",
     "SinglePromptMethod",
     "ZeroShot",
     "logits",

@@ -91,7 +91,7 @@ class Method(ABC):
     source: ClassVar[str]  # the paper
     year: ClassVar[int]
     venue: ClassVar[str]
-    reads: ClassVar[tuple[str, ...]] = ("class names", "image features")
+    reads: ClassVar[tuple[str, ...]] = ("text", "images")  # features of class names, and of images
 
     pooled: ClassVar[bool] = False
     """One training on the images of all clients together, which no federation has."""
@@ -117,7 +117,7 @@ class Method(ABC):
 
     @property
     def learning_rates(self) -> Mapping[str, float]:
-        """The learning rate of each group of parameters, "shared" and "private"."""
+        """The learning rate of each group of parameters that it has, "shared" and "private"."""
         return {}
 
     @property

@@ -34,8 +34,8 @@ class FedPGP(PromptMethod):
     """p_i = p_G + U V: p_G [M, d] shared, U [M, b] and V [b, d] private (Cui et al. 2024).
 
     The defaults are those of the authors' released script; their argument parser says b = 4 and mu = 1 instead.
-    The ablations: `full_rank` learns W [M, d] in the place of U V, from N(0, 0.02²); without the positive or the negative
-    pair its cosine counts as 0 in the contrastive term. No public source gives a formula: this is how we read them.
+    The ablations: `full_rank` learns W [M, d] in the place of U V, from N(0, 0.02²); without the positive or the
+    negative pair its cosine counts as 0 in the contrastive term. No public source gives a formula: it is our reading.
     """
 
     name: ClassVar[str] = "fedpgp"

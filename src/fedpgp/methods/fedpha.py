@@ -27,7 +27,7 @@ class FedPHA(PromptMethod):
         L = CE(z_i) + CE(z_G) + w · 1/(C D) Σ (z_i − z_o)² + w' · 1/C Σ_c max(0, α − ‖z_i,c − z_G,c‖).
 
     The projection takes out of the vectors of p_i the directions V₁ [d, r₁] in which p_G is largest: of its M singular
-    values the first r₁ = ⌊M (1 − ratio)⌋. "complement" leaves all others, p_i (I − V₁ V₁ᵀ), as the paper's null space;
+    values the first r₁ = ⌊M (1 − ratio)⌋. "complement" leaves all others, p_i (I − V₁ V₁ᵀ), as we read the paper;
     "code" only the other M − r₁ of p_G, as the thin decomposition in the public code, so that whatever is orthogonal to
     p_G goes, too. No gradient reaches p_G through the decomposition, where it is unstable; the public code has it.
 
@@ -50,7 +50,7 @@ class FedPHA(PromptMethod):
         default=0.8, gt=0, le=1, description="share of p_G's directions that the projection leaves (authors' code)"
     )
     projection: Literal["complement", "code"] = Field(
-        default="complement", description='leaves "complement" (paper) or "code" (public code)'
+        default="complement", description='leaves "complement" (paper, as we read it) or "code" (public code)'
     )
     margin: float = Field(default=1.0, ge=0, le=2, description="α, distance to be kept from z_G (authors' code)")
     pull: float = Field(default=1.0, ge=0, le=1e6, description="w, weight of the pull to z_o (public code)")

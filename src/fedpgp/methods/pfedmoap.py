@@ -84,17 +84,15 @@ class PFedMoAP(PromptMethod):
     experts: int = Field(
         default=10, ge=1, le=10_000, description="1 + E at most, the client's own included (public code)"
     )
-    mixing: float = Field(default=0.5, ge=0, le=1e6, description="λ, weight of the client's own logits (paper)")
-    gate_width: int = Field(default=128, ge=1, le=65_536, description="g, of queries, keys and values (paper)")
+    mixing: float = Field(default=0.5, ge=0, le=1e6, description="λ, weight of the client's own logits (public code)")
+    gate_width: int = Field(default=128, ge=1, le=65_536, description="g, of queries, keys and values (public code)")
     heads: int = Field(default=8, ge=1, le=1024, description="of the gate's attention (public code)")
     scaling: float = Field(default=10.0, ge=0, le=1e6, description="of the attention's products (public code)")
-    gate_learning_rate: float | None = Field(
-        default=None, gt=0, le=1e3, description="of the gate's weights; unset: learning_rate (ours)"
-    )
+    gate_learning_rate: float = Field(default=3e-3, gt=0, le=1e3, description="of the gate (third-party code)")
 
     @property
     def learning_rates(self) -> Mapping[str, float]:
-        return {"shared": self.learning_rate, "private": self.gate_learning_rate or self.learning_rate}
+        return {"shared": self.learning_rate, "private": self.gate_learning_rate}
 
     @property
     def aggregator(self) -> Aggregator:
@@ -129,12 +127,16 @@ class PFedMoAP(PromptMethod):
             return own
         f, T = self._pool(images), self._pool(text)
         W, b = params.private["gate"][..., :-1], params.private["gate"][..., -1]
-        query, key, value = (
-            F.linear(x, W[part], b[part]).unflatten(-1, (self.heads, -1)) for part, x in enumerate((f, T, T))
-        )
-        attention = (self.scaling * torch.einsum("bhk,echk->bche", query, key)).softmax(-1)
-        h = F.linear(torch.einsum("bche,echk->bchk", attention, value).flatten(2), W[3], b[3])
-        return self.mixing * own + frozen.logit_scale.exp() * torch.einsum("bg,bcg->bc", f, h)
+        query, key, value = (self._heads(F.linear(x, W[part], b[part])) for part, x in enumerate((f, T, T)))
+        attention = (self.scaling * torch.einsum("bhk,echk->hbec", query, key)).softmax(2)
+        # f·h = f·(W₃ a + b₃) = (W₃ᵀ f)·a + f·b₃: so the output layer reads each image once, not with every class
+        seen = torch.einsum("bhk,echk->hbec", self._heads(f @ W[3]), value)
+        mixture = (attention * seen).sum((0, 2)) + (f @ b[3])[:, None]
+        return self.mixing * own + frozen.logit_scale.exp() * mixture
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[..., g] -> [..., heads, g / heads]."""
+        return x.unflatten(-1, (self.heads, -1))
 
     def _pool(self, features: Tensor) -> Tensor:
         """Every R-th number: [..., D] -> [..., g]."""

@@ -1,0 +1,84 @@
+"""An adapter of image features, averaged; the prompts stay hand-written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpgp.methods.base import STRICT, Batch, Frozen, Guidance, Method, Params, logits, templates_of
+
+if TYPE_CHECKING:
+    from fedpgp.backbone import Backbone
+    from fedpgp.data.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FedCLIP(Method):
+    """No prompt is learned, but a weight for each number of an image's features (Lu et al. 2023).
+
+    With f [D] an image's features, z_c the text feature of a hand-written prompt, and s = exp(logit scale),
+
+        a(f) = softmax(W₂ tanh(W₁ f + b₁) + b₂),    v = a(f) ⊙ f / ‖a(f) ⊙ f‖,    logits s v·z_c.
+
+    In training each image of a batch is to find its own class's text among those of the batch, and each text its own
+    image: S_ij = s v_i·z_(y_j), and the loss is the mean of the cross-entropies of S and of Sᵀ with the diagonal.
+    Images of one class count as wrong for each other, and a batch of one image has loss 0.
+
+    Here f has unit length; in the public code it has not, its prompt is "a picture of a {}", and its average does not
+    weigh clients, which is the aggregator's `weighting` here.
+    """
+
+    name: ClassVar[str] = "fedclip"
+    source: ClassVar[str] = "Lu et al. 2023, arXiv 2302.13485"
+    year: ClassVar[int] = 2023
+    venue: ClassVar[str] = "IEEE Data Engineering Bulletin"
+
+    guidance: Guidance = Field(
+        default="template",
+        description='"template": "a photo of a {}."; "dataset": the data set\'s own; "ensemble": seven of CLIP\'s',
+    )
+    objective: Literal["contrastive", "cross-entropy"] = Field(
+        default="contrastive",
+        description='"contrastive": within the batch (public code); "cross-entropy": over all base classes',
+    )
+    learning_rate: float = Field(
+        default=1e-3, gt=0, le=1e3, description="of SGD, constant (ours: that of prompts; public code: Adam, 5e-5)"
+    )
+
+    @property
+    def learning_rates(self) -> Mapping[str, float]:
+        return {"shared": self.learning_rate, "private": self.learning_rate}
+
+    def templates(self, task: Task) -> Sequence[str]:
+        return templates_of(self.guidance, task)
+
+    def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
+        D = backbone.image.width
+        shapes = {"W_1": (D, D), "b_1": (D,), "W_2": (D, D), "b_2": (D,)}
+        return {  # as PyTorch's linear layers start
+            name: ((2 * torch.rand(*shape, generator=rng) - 1) / math.sqrt(D)).to(backbone.logit_scale)
+            for name, shape in shapes.items()
+        }
+
+    def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
+        return []
+
+    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
+        every = self.predict(params, text, batch.images, frozen)
+        if self.objective == "cross-entropy":
+            return {"task": F.cross_entropy(every, batch.labels)}
+        S, own = every[:, batch.labels], torch.arange(len(batch.labels), device=batch.labels.device)
+        return {"task": (F.cross_entropy(S, own) + F.cross_entropy(S.T, own)) / 2}
+
+    def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
+        theta = params.shared
+        hidden = F.linear(images, theta["W_1"], theta["b_1"]).tanh()
+        weights = F.linear(hidden, theta["W_2"], theta["b_2"]).softmax(-1)
+        return logits(frozen.guidance, F.normalize(weights * images, dim=-1), frozen)

@@ -1,0 +1,110 @@
+"""A generator that makes the prompt from the names of the classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpgp.errors import ConfigError
+from fedpgp.methods.base import STRICT, Batch, Frozen, Method, Params, logits, normal
+
+if TYPE_CHECKING:
+    from fedpgp.backbone import Backbone
+    from fedpgp.data.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FedTPG(Method):
+    """The prompt is made from the names of the classes that are to be told apart (Qiu et al. 2024).
+
+    With Q [M, d] learned queries and T [C, D] the text features of the bare class names, the one context of these
+    classes is
+
+        X = MHA(query LN(Q), keys and values LN(T)),    p = X + W₂ (a ⊙ gelu(b)) + b₂,    (a, b) = W₁ LN(X) + b₁,
+
+    with W₁ [8 d, d] in two halves. All of the generator is shared. A client trains on its own classes alone, in the
+    softmax and in T; at prediction T has the classes of the softmax, novel ones too. A client of one class has loss 0.
+
+    The generator is that of the public code; the paper also speaks of deeper ones. There the server's average does not
+    weigh clients, which is the aggregator's `weighting` here; a client makes one step a round, and its optimizer's
+    state outlives the round.
+    """
+
+    name: ClassVar[str] = "fedtpg"
+    source: ClassVar[str] = "Qiu et al., ICLR 2024, arXiv 2310.06123"
+    year: ClassVar[int] = 2024
+    venue: ClassVar[str] = "ICLR"
+    own_classes: ClassVar[bool] = True
+    batchable: ClassVar[bool] = False
+
+    context_length: int = Field(default=4, ge=1, le=1024, description="M, context vectors (public code)")
+    heads: int = Field(default=4, ge=1, le=1024, description="of the generator's attention (public code)")
+    learning_rate: float = Field(default=0.003, gt=0, le=1e3, description="of SGD, constant (public code, decaying)")
+
+    @property
+    def learning_rates(self) -> Mapping[str, float]:
+        return {"shared": self.learning_rate, "private": self.learning_rate}
+
+    def templates(self, task: Task) -> Sequence[str]:
+        return ("{}",)
+
+    def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
+        d, D = backbone.token_width, backbone.image.width
+        if d % self.heads:
+            raise ConfigError(
+                f"{self.name}.heads must divide {d}, the width of the checkpoint's tokens, got {self.heads}"
+            )
+
+        def uniform(bound: float, *shape: int) -> Tensor:
+            return bound * (2 * torch.rand(*shape, generator=rng) - 1)
+
+        first = {
+            "queries": normal(rng, self.context_length, d),
+            # attention and linear layers start as PyTorch's, which for D = d are these
+            **{
+                part: uniform(math.sqrt(6 / (3 * d + width)), d, width)
+                for part, width in (("query", d), ("key", D), ("value", D))
+            },
+            "bias": torch.zeros(3 * d),  # of query, key and value
+            "out.weight": uniform(1 / math.sqrt(d), d, d),
+            "out.bias": torch.zeros(d),
+            "up.weight": uniform(1 / math.sqrt(d), 8 * d, d),
+            "up.bias": uniform(1 / math.sqrt(d), 8 * d),
+            "down.weight": uniform(1 / math.sqrt(4 * d), d, 4 * d),
+            "down.bias": uniform(1 / math.sqrt(4 * d), d),
+        }
+        for norm, width in (("norm_queries", d), ("norm_names", D), ("norm_up", d)):
+            first |= {f"{norm}.weight": torch.ones(width), f"{norm}.bias": torch.zeros(width)}
+        return {name: tensor.to(backbone.logit_scale) for name, tensor in first.items()}
+
+    def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
+        theta = params.shared
+
+        def linear(x: Tensor, name: str) -> Tensor:
+            return F.linear(x, theta[f"{name}.weight"], theta[f"{name}.bias"])
+
+        def norm(x: Tensor, name: str) -> Tensor:
+            return F.layer_norm(x, x.shape[-1:], theta[f"{name}.weight"], theta[f"{name}.bias"])
+
+        Q, T = norm(theta["queries"], "norm_queries"), norm(frozen.guidance, "norm_names")
+        query, key, value = (
+            F.linear(x, theta[part], bias).unflatten(-1, (self.heads, -1)).transpose(0, 1)  # [heads, ·, d / heads]
+            for part, x, bias in zip(("query", "key", "value"), (Q, T, T), theta["bias"].chunk(3), strict=True)
+        )
+        attention = (query @ key.mT / math.sqrt(key.shape[-1])).softmax(-1)
+        X = linear((attention @ value).transpose(0, 1).flatten(1), "out")
+        a, b = linear(norm(X, "norm_up"), "up").chunk(2, dim=-1)
+        return [X + linear(a * F.gelu(b), "down")]
+
+    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
+        return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}
+
+    def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
+        return logits(text[0], images, frozen)

@@ -1,0 +1,57 @@
+"""One averaged prompt, and every client's own images as a memory at prediction."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpgp.methods.base import STRICT, Batch, Frozen, Params, logits
+from fedpgp.methods.promptfl import PromptFL
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PFedPrompt(PromptFL):
+    """PromptFL whose clients remember their training images when they predict (Guo et al. 2023).
+
+    With F [n, D] the features of a client's training images, L [n, C] their one-hot labels, f an image and z_c the text
+    features of the averaged prompt, the logits are
+
+        s f·z_c + α exp(−β (1 − f Fᵀ)) L_c,        s = exp(logit scale).
+
+    The second term is the cache of Tip-Adapter (Zhang et al. 2022). It has no parameters, is 0 for classes that the
+    client has no image of, and is left out in training, where an image would meet itself, and by somebody new.
+
+    The paper's text was not at hand, and there is no public code: that its attention without parameters is of this
+    form, and that it works at prediction alone, is our reading of its summaries.
+    """
+
+    name: ClassVar[str] = "pfedprompt"
+    source: ClassVar[str] = (
+        "Guo et al., WWW 2023, doi 10.1145/3543507.3583518; the memory is Tip-Adapter's, Zhang et al., ECCV 2022,"
+        " arXiv 2207.09519"
+    )
+    year: ClassVar[int] = 2023
+    venue: ClassVar[str] = "WWW"
+
+    alpha: float = Field(default=1.0, ge=0, le=1e6, description="α, weight of the memory (Tip-Adapter's first value)")
+    beta: float = Field(
+        default=5.5, ge=0, le=1e6, description="β, how fast a remembered image fades (Tip-Adapter's first value)"
+    )
+
+    def memory(self, images: Tensor, labels: Tensor, frozen: Frozen) -> dict[str, Tensor]:
+        return {"keys": images, "labels": labels}
+
+    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
+        return super().loss(Params(params.shared, params.private), text, batch, frozen)
+
+    def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
+        plain = logits(text[0], images, frozen)
+        if not params.memory:
+            return plain
+        affinity = torch.exp(-self.beta * (1 - images @ params.memory["keys"].T))
+        one_hot = params.memory["labels"][:, None] == frozen.base  # [n, C]: labels are places among the base classes
+        return plain + self.alpha * affinity @ one_hot.to(affinity)
