@@ -9,7 +9,7 @@ run: $(INSTALLED)
 	$(BIN)/fedpgp compare
 
 test: $(INSTALLED)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4
 
 # The fast tests, and those that build the wheel, start processes or interrupt them.
 test-all: test

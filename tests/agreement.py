@@ -36,7 +36,7 @@ class Watched:
 
         def stepped(client):
             loss = sum(values[-1] for values in client.terms.values()).item()
-            gradient = {name: tensor.grad.clone() for name, tensor in client.tensors.items()}
+            gradient = {name: t.grad.clone() for name, t in client.tensors.items() if t.grad is not None}
             self.steps[client.job.round, client.job.client].append((loss, gradient))
             after_step(client)
 
@@ -151,7 +151,8 @@ def check_agreement(method, oracle, backbones, monkeypatch, *, rounds=2, images=
         tokens, frozen = ours.class_tokens(tiny.NAMES), frozen_of(method, data.task, ours)
         for client, reference in enumerate(expected.logits):
             params = watched.models[client]
-            read = ours.text.each(method.prompts(params, frozen), tokens, method.position)
+            contexts = [*method.prompts(params, frozen), *method.constant_prompts(params)]
+            read = ours.text.each(contexts, tokens, method.position)
             text = torch.stack(read) if read else frozen.guidance[None][:0]
             see("logits", method.predict(params, text, test_images(ours.logit_scale), frozen), reference)
         print(f"{method.name}, {precision}: " + ", ".join(f"{what} {size:.1e}" for what, size in worst.items()))

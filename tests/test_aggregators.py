@@ -232,3 +232,14 @@ def test_an_unknown_aggregator_is_refused_with_the_nearest_name():
     assert load_config(None, ["federation.aggregator=fedadam", "fedadam.tau=0.5"]).aggregator == FedAdam(tau=0.5)
     assert set(AGGREGATORS) == {a.name for a in ALL}
     assert Server({}).memory == {}
+
+
+@pytest.mark.parametrize("changes", [["federation.aggregator=fedadam"], ["fedavg.weighting=uniform"]])
+def test_a_method_with_a_server_of_its_own_refuses_another(changes, small, cache):
+    import fedpgp
+
+    for name in ("prompt-amp", "pfedmoap"):
+        with pytest.raises(ConfigError, match=f"must be fedavg as it is for {name}, whose server is its own"):
+            fedpgp.run(name, changes=[*changes, "task.clients=2"], cache=cache)
+    with pytest.raises(ConfigError, match="must be one that clients need not know of for centralized"):
+        fedpgp.run("centralized", changes=["federation.aggregator=scaffold", "task.clients=2"], cache=cache)

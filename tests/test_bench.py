@@ -1,5 +1,6 @@
 """The benchmark on towers so small that it takes seconds; what it measures is not tested, what it claims is."""
 
+import io
 import json
 import math
 import sys
@@ -9,12 +10,13 @@ from dataclasses import asdict, replace
 import pytest
 import tiny
 import torch
+from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPConfig
 from typer.testing import CliRunner
 
 from fedpgp import cli
-from fedpgp.bench import flops, machine, naive, recipe, report, rounds, scaling, stages, suite
+from fedpgp.bench import costs, flops, machine, naive, recipe, report, rounds, scaling, stages, suite
 from fedpgp.bench.coarse import measure_bf16
 from fedpgp.bench.names import BASE_NAMES, IMAGENET_TOKENS, NOVEL_NAMES, CountingTokenizer, imagenet_like
 from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config, random_backbone, random_clip
@@ -22,6 +24,7 @@ from fedpgp.cli.printing import out
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, TrainingError
 from fedpgp.experiment import HEADLINE
+from fedpgp.plugins import find_method
 
 SIDE = 8
 
@@ -407,3 +410,42 @@ def test_pictoclip_as_a_user_runs_it():
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert result["round"]["naive_measured"] and result["round"]["ratios"]["round"] > 10
+
+
+@pytest.fixture(scope="module")
+def measured_costs(scene) -> dict[str, costs.Cost]:
+    """Of some methods, on a tower of three layers with three clients in every round."""
+    chosen = [find_method(name) for name in ("zero-shot", "fedpgp", "fedprograd", "fedclip", "fedproda", "local")]
+    return {cost.name: cost for cost in costs.measure_costs(scene, chosen, 0, 1, lambda text: None)}
+
+
+class TestCosts:
+    @pytest.fixture
+    def found(self, measured_costs) -> dict[str, costs.Cost]:
+        return measured_costs
+
+    def test_promptfl_comes_first_and_what_trains_nothing_is_left_out(self, found):
+        assert list(found) == ["promptfl", "fedpgp", "fedprograd", "fedclip", "fedproda", "local"]
+
+    def test_operations_follow_the_contexts_and_the_backward_passes(self, found):
+        plain = found["promptfl"].flops
+        assert found["fedpgp"].flops == 2 * plain and found["local"].flops == plain > 0
+        assert 1.4 * plain < found["fedprograd"].flops < 2 * plain  # one pass forward, two backward
+        assert found["fedclip"].flops == 0
+        assert 4 * plain < found["fedproda"].flops < 4.5 * plain  # four of its prompts, also without a class name
+
+    def test_steps_and_bytes_are_counted(self, found, scene):
+        size = 16 * scene.backbone.token_width * 8
+        assert all(cost.steps == len(tiny.EXAMPLES) and cost.step > 0 and cost.ratio > 0 for cost in found.values())
+        assert (found["promptfl"].bytes_up, found["promptfl"].bytes_down) == (size, size)
+        assert (found["fedpgp"].bytes_up, found["local"].bytes_up) == (size, 0)
+        assert (found["fedproda"].bytes_up, found["fedproda"].bytes_down) == (32 * size, 32 * size)
+
+    def test_the_table_names_every_method(self, found):
+        result = {"methods": [asdict(cost) | {"step": cost.step} for cost in found.values()]}
+        heading = {"options": {"shape": "tiny", "precision": "float64"}, "task": "tiny"}
+        machine = {"cpu": "", "instructions": "", "threads": 1, "cores": 1, "torch": "", "transformers": ""}
+        console = Console(width=140, record=True, file=io.StringIO())
+        console.print(report.tables(result | heading | {"machine": machine}))
+        text = console.export_text()
+        assert all(name in text for name in found) and "to promptfl" in text

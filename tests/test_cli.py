@@ -264,7 +264,7 @@ def test_all_faults_of_a_config_are_told_at_once(command: Command) -> None:
         ("data.source=cifar", "data.source must be the name of a data set, got 'cifar'"),
         ("backbone.checkpoint=nowhere", "checkpoint must be 'pictoclip', an existing directory or a hub id"),
         ("fedpgp.ctx_init=' '", "fedpgp.ctx_init must be \"random\" or a phrase, got ' '"),
-        ("fedpgp.context_length=60", "fedpgp.context_length must be at most"),
+        ("fedpgp.context_length=60", "a context of fedpgp must have at most"),
         ("backbone.device=cuda:7", "device must be one that PyTorch has here, got 'cuda:7'"),
     ],
 )

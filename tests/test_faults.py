@@ -1,7 +1,7 @@
 """The faults of public code that docs/differences.md lists, each with a test of its number.
 
-Two cannot occur yet, because what they are about does not exist yet: 6 (FedProx computed on detached tensors) and, of
-11, the Dirichlet splitter that can loop forever, as well as CIFAR itself; what 11 says of preprocessing has a test.
+Two cannot occur yet, because what they are about does not exist yet: of 11, the Dirichlet splitter that can loop
+forever, as well as CIFAR itself; what 11 says of preprocessing has a test.
 """
 
 import pkgutil
@@ -21,7 +21,7 @@ from fedpgp.backbone.text import TextEncoder
 from fedpgp.data.tasks import base_to_novel
 from fedpgp.errors import ConfigError
 from fedpgp.federation.client import train_clients
-from fedpgp.methods import METHODS, FedPGP, Local, PromptFL
+from fedpgp.methods import METHODS, FedPGP, Local, PromptFL, PromptProx
 from fedpgp.plugins import find_method
 from fedpgp.workers import Workers
 
@@ -150,6 +150,20 @@ def test_fault_05_class_order_is_that_of_the_label_file(pictograms):
         softmax = names[list(test.classes)]
         assert (softmax[test.targets] == names[test.dataset.labels[test.images]]).all()
     assert list(task.base) == sorted(task.base)
+
+
+def test_fault_06_the_proximal_term_has_a_gradient(backbone):
+    """μ (p − p_G) beside that of the task, in the second step as in a hand-written one; in the first p is p_G."""
+    mu, rate = 3.0, SMALL["learning_rate"]
+    settings = {"rounds": 1, "batch_size": 100, "local_epochs": 2, "momentum": 0.0, "weight_decay": 0.0}
+    _, plain, _ = watched(PromptFL(**SMALL), backbone, **{**settings, "local_epochs": 1})
+    _, twice, _ = watched(PromptFL(**SMALL), backbone, **settings)
+    _, held, _ = watched(PromptProx(**SMALL, mu=mu), backbone, **settings)
+    for (job, once), (_, free), (_, near) in zip(plain, twice, held, strict=True):
+        moved = once.upload.shared["p_G"] - job.params.shared["p_G"]
+        pulled = near.upload.shared["p_G"] - free.upload.shared["p_G"]
+        assert torch.allclose(pulled, -rate * mu * moved, rtol=1e-3, atol=1e-6)
+        assert moved.abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("method", [Local(**SMALL), FedPGP(**OURS), PromptFL(**SMALL)], ids=lambda m: m.name)

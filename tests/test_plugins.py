@@ -1,6 +1,7 @@
 """Methods of somebody else: in a file, of an installed package, and what is said of those that do not work."""
 
 import json
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from fedpgp.catalogue import about, catalogue
 from fedpgp.cli import app
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, OutputError
-from fedpgp.methods import METHODS, PromptFL
+from fedpgp.methods import METHODS, FedPGP, PromptFL
 from fedpgp.plugins import find_method
+from fedpgp.results import resume_command
 
 SHORT = ["federation.rounds=2", "federation.local_epochs=1", "task.clients=2", "task.shots=2"]
 
@@ -107,8 +109,10 @@ def test_a_method_with_its_hyperparameters_is_run_as_it_is(small, cache):
         ("import nowhere_at_all\n", "", r"ModuleNotFoundError.*line 1"),
         ("x = 1\n", "", r"must have one Method.*it has none"),
         ("class Mine:\n    pass\n", ":Mine", r"must be a class derived from fedpgp.methods.Method"),
-        (MINE, ":Mime", r"has no 'Mime'; did you mean|known: "),
-        (MINE.replace('"mine"', '"fedpgp"'), ":Mine", "has the name 'fedpgp' of a built-in one"),
+        (MINE, ":Mime", r"has no 'Mime'; known: Mine$"),
+        (MINE.replace('"mine"', '"fedpgp"'), ":Mine", "has the name 'fedpgp' of a built-in method"),
+        (MINE.replace('"mine"', '"data"'), ":Mine", "has the name 'data', which means something else in a config"),
+        (MINE.replace('"mine"', '"fedavg"'), ":Mine", "has the name 'fedavg', which means something else"),
         (MINE.replace('"mine"', '"../mine"'), ":Mine", "small letters, digits"),
         (MINE.replace("default=0.5, ", ""), ":Mine", "must have a default for every field"),
         (
@@ -180,3 +184,70 @@ def runner_json():
         return json.loads(done.stdout)
 
     return call
+
+
+BROKEN = (
+    MINE
+    + """
+
+    def init_shared(self, task, backbone, rng):
+        return {"p_G": nowhere}
+"""
+)
+
+
+def test_a_method_that_fails_says_in_which_of_its_lines_before_training(tmp_path, small, cache, monkeypatch):
+    path = tmp_path / "mine.py"
+    path.write_text(BROKEN, encoding="utf-8")
+    line = BROKEN.splitlines().index('        return {"p_G": nowhere}') + 1
+    message = rf"method 'mine' fails: NameError.* in mine.py, line {line}: return"
+    with pytest.raises(ConfigError, match=message):
+        fedpgp.run(f"{path}:Mine", changes=SHORT, cache=cache)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    installs(monkeypatch, "mine", "mine:Mine")
+    assert {entry.name: entry.summary for entry in catalogue()}["mine"].startswith("method 'mine' fails: NameError")
+
+
+def test_two_methods_of_one_name_are_refused(mine):
+    for methods in ([FedPGP(mu=0.0), FedPGP(mu=1.0)], [PromptFL(context_length=3), "promptfl"]):
+        with pytest.raises(ConfigError, match="must have names of their own, got 2 called"):
+            fedpgp.compare(methods)
+
+    class Nameless(PromptFL):
+        """It has PromptFL's name."""
+
+    with pytest.raises(ConfigError, match="has the name 'promptfl' of a built-in method"):
+        fedpgp.run(Nameless())
+
+
+def test_the_config_of_a_finished_run_has_the_method_with_and_without_a_directory(mine, small, tmp_path, cache):
+    method = find_method(str(mine))(factor=0.25)
+    for output in (None, tmp_path / "out"):
+        assert fedpgp.run(method, changes=SHORT, cache=cache, output=output).config.methods["mine"] == method
+
+
+def test_a_run_is_not_resumed_with_other_code(mine, small, tmp_path, cache, monkeypatch):
+    import fedpgp.experiment as experiment
+
+    plain = experiment.federate
+
+    def stopping(*args, **kwargs):
+        yield next(plain(*args, **kwargs))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(experiment, "federate", stopping)
+        fedpgp.run(str(mine), changes=SHORT, output=tmp_path / "out", cache=cache)
+    assert resume_command(tmp_path / "out").endswith("out --method path/to/file.py:Name")
+    mine.write_text(MINE + "\n# changed\n", encoding="utf-8")
+    with pytest.raises(OutputError, match="begun with other code of the method 'mine': restore its file"):
+        fedpgp.resume(tmp_path / "out", methods=[str(mine)], cache=cache)
+    mine.write_text(MINE, encoding="utf-8")
+    assert fedpgp.resume(tmp_path / "out", methods=[str(mine)], cache=cache).methods == ["mine"]
+
+
+def test_results_are_read_without_the_code_of_the_method(mine, small, tmp_path, cache, monkeypatch):
+    fedpgp.run(str(mine), changes=["mine.factor=0.25", *SHORT], output=tmp_path / "out", cache=cache)
+    installs(monkeypatch, "mine", "nowhere_at_all:Mine")
+    assert fedpgp.load_run(tmp_path / "out").method == "mine"

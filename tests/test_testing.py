@@ -56,6 +56,11 @@ def global_generator(self, task, backbone, rng):
     return {"p_G": torch.randn(3, backbone.token_width).to(backbone.logit_scale)}
 
 
+def scales_the_guidance(self, params, text, batch, frozen):
+    frozen.guidance.mul_(0.5)
+    return PromptFL.loss(self, params, text, batch, frozen)
+
+
 def wrong_width(self, params, frozen):
     return [params.shared["p_G"][:, :-1]]
 
@@ -101,6 +106,7 @@ def remembering():
         ({"predict": wrong_columns}, "finite logits"),
         ({"predict": looks_at_the_batch}, "every image for itself"),
         ({"predict": changes_arguments}, "not change its arguments"),
+        ({"loss": scales_the_guidance}, "not change its arguments in place, in loss"),
         ({"loss": two_numbers}, "one finite number|failed in the check"),
         ({"loss": remembering()}, "together|another process|state of its own|alone"),
         ({"pooled": True, "init_private": idle}, "keep nothing private"),
@@ -110,6 +116,62 @@ def test_a_broken_method_is_found(changes, message, exact, monkeypatch):
     with pytest.raises(ConformanceError, match=message) as found:
         check_method(broken(monkeypatch, **changes), exact)
     assert str(found.value).startswith((changes.get("name", "broken"), "broken"))
+
+
+class SendingARow(FedPGP):
+    """Copies one row of U [M, b] into the shared context, where nobody looks."""
+
+    name = "sending"
+
+    def after_step(self, params, rng):
+        row = torch.cat([params.private["V"][0, :64], params.shared["p_G"][0, 64:]])[None]
+        return {"p_G": torch.cat([params.private["V"][1:2], row, params.shared["p_G"][2:]])}
+
+
+class SendingAnImage(PromptFL):
+    """Sends the features of its first training image."""
+
+    name = "sending"
+
+    def init_shared(self, task, backbone, rng):
+        return {
+            **super().init_shared(task, backbone, rng),
+            "z": torch.zeros(backbone.image.width).to(backbone.logit_scale),
+        }
+
+    def memory(self, images, labels, frozen):
+        return {"first": images[0]}
+
+    def after_step(self, params, rng):
+        return {"z": params.memory["first"]}
+
+
+class SummingExamples(PromptFL):
+    """Calls the sum of its examples' losses the mean."""
+
+    name = "summing"
+    turns_gradient = True
+    per_example = True
+
+    def loss(self, params, text, batch, frozen):
+        return {"task": len(batch.labels) * super().loss(params, text, batch, frozen)["task"]}
+
+    def direction(self, gradients, params, rng):
+        return {name: each.mean(0) for name, each in gradients["task"].items()}
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (SendingARow, "must not send V, which is private"),
+        (SendingAnImage, "must not send first, which is private|must not send the images"),
+        (SummingExamples, "is the mean of its examples'"),
+    ],
+)
+def test_a_leak_of_a_part_or_a_wrong_mean_is_found(cls, message, exact):
+    small = {"bottleneck": 2} if issubclass(cls, FedPGP) else {}
+    with pytest.raises(ConformanceError, match=message):
+        check_method(cls(context_length=3, learning_rate=0.05, **small), exact)
 
 
 def test_a_private_part_in_the_upload_is_found(exact):

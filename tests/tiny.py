@@ -69,7 +69,7 @@ def random_features(count: int, like: torch.Tensor, width: int = 128, seed: int 
     return F.normalize(drawn, dim=-1).to(like)
 
 
-def task(classes=CLASSES, examples=EXAMPLES, base=BASE, novel=NOVEL) -> Task:
+def task(classes=CLASSES, examples=EXAMPLES, base=BASE, novel=NOVEL, templates=("a photo of a {}.",)) -> Task:
     """Clients with different numbers of images, whose classes alternate; a test and validation set of their own."""
     labels = [own[k % len(own)] for own, n in zip(classes, examples, strict=True) for k in range(n)]
     starts = np.cumsum([0, *examples])
@@ -90,6 +90,7 @@ def task(classes=CLASSES, examples=EXAMPLES, base=BASE, novel=NOVEL) -> Task:
             "novel": EvaluationSet(test, novel, test.of_classes(novel)),
         },
         validation=EvaluationSet(validation, base, validation.of_classes(base)),
+        templates=templates,
     )
 
 
@@ -137,7 +138,7 @@ def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregat
 
 def small(cls, **changes):
     """A method as small as its tests allow: of these values those that it has fields for, and the changes."""
-    values = {"context_length": 3, "bottleneck": 2, "rank": 2, "learning_rate": 0.05}
+    values = {"context_length": 3, "bottleneck": 2, "rank": 2, "prompts_learned": 4, "learning_rate": 0.05}
     known = {field.name for field in fields(cls)}
     return cls(**{name: value for name, value in values.items() if name in known} | changes)
 

@@ -15,7 +15,7 @@ from fedpgp.data.sources import load_source
 from fedpgp.data.tasks import Task, base_to_novel
 from fedpgp.errors import ConfigError
 from fedpgp.methods import METHODS, Method
-from fedpgp.plugins import find_method, installed
+from fedpgp.plugins import find_method, installed, own_errors
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ def catalogue(config: Path | str | None = None) -> list[Entry]:
     for name in [*METHODS, *installed()]:
         try:
             method = settings.methods.get(name) or find_method(name)()
+            with own_errors(method):
+                entries.append(_entry(method, task, backbone))
         except ConfigError as error:
             entries.append(Entry(name, None, "", None, None, (), str(error), ""))
-        else:
-            entries.append(_entry(method, task, backbone))
     return entries
 
 

@@ -156,7 +156,8 @@ def load_config(
 
     file: None takes the recipe of the embedded benchmark; what a file leaves out has its default.
     methods: further ones beside ours and those of installed packages.
-    foreign: leave out the sections of methods that are not here, which is enough to read results.
+    foreign: leave out the sections of methods that are neither ours nor among `methods`: to read results no code of
+    somebody else is needed.
     Raises ConfigError with one line per fault: file and line, field, what is allowed, what was found.
     """
     path = embedded_recipe() if file is None else Path(file)
@@ -177,7 +178,7 @@ def load_config(
     sections: dict[str, type] = {**SECTIONS, **AGGREGATORS, **ours}
     for name, keys in values.items():
         model = sections.get(name)
-        if model is None and name in installed():
+        if model is None and not foreign and name in installed():
             model = ours[name] = find_method(name)
         if model is None:
             if foreign:

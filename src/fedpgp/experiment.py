@@ -1,5 +1,6 @@
 """Puts the pieces together: config -> results."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from fedpgp.aggregators import FedAvg
 from fedpgp.backbone import Backbone, bfloat16_speed, load_backbone
 from fedpgp.config import DEFAULT_AGGREGATOR, ExperimentConfig, load_config
 from fedpgp.data.cache import cache_directory, check_cache
@@ -21,7 +23,7 @@ from fedpgp.federation.state import FILE, State, remove
 from fedpgp.files import write_json
 from fedpgp.methods import METHODS, Method, Params
 from fedpgp.origin import begin, begun_config, check_origin, origin
-from fedpgp.plugins import find_method, installed
+from fedpgp.plugins import check_instance, find_method, installed, own_errors
 from fedpgp.processes import warm_up
 from fedpgp.record import Prompts, figures, outcomes
 from fedpgp.report.comparison import write_comparison
@@ -236,6 +238,15 @@ def _chosen(
     if not wanted:
         raise ConfigError(f"methods must name at least one, got none; known: {', '.join(METHODS)}")
     found = [method if isinstance(method, Method) else find_method(method) for method in wanted]
+    for method in found:
+        if isinstance(method, Method):
+            check_instance(method)
+    for name, count in Counter(method.name for method in dict.fromkeys(found)).items():
+        if count > 1:
+            raise ConfigError(
+                f"methods must have names of their own, got {count} called {name!r}: run them apart, or give a subclass"
+                " another name"
+            )
     if isinstance(config, ExperimentConfig):
         if changes:
             raise ConfigError("changes go with a config file; make another ExperimentConfig instead")
@@ -271,7 +282,8 @@ def _laboratory(
         warm_up()
     backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
     for name in methods:
-        _check_method(config, name, backbone, first)
+        with own_errors(config.methods[name]):
+            _check_method(config, name, backbone, first)
     reporter = reporter or Silent()
     if config.backbone.precision == "bf16" and (speed := bfloat16_speed(config.backbone.device)) < 1:
         reporter.notice(f"bf16 is {1 / speed:.1f} times slower than float32 on this processor: float32 is better here")
@@ -310,10 +322,10 @@ def _task(config: ExperimentConfig, source: Source, seed: int) -> Task:
 def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:
     """Raises ConfigError where a method does not fit the aggregator, the checkpoint or the class names."""
     method, aggregator = config.methods[name], config.aggregator
-    if method.aggregator is not None and aggregator.name != DEFAULT_AGGREGATOR:
+    if method.aggregator is not None and aggregator != FedAvg():
         raise ConfigError(
-            f"federation.aggregator must be {DEFAULT_AGGREGATOR} for {name}, whose server is its own"
-            f" ({method.aggregator.name}), got {aggregator.name}: leave out {name}, or the aggregator"
+            f"federation.aggregator must be {DEFAULT_AGGREGATOR} as it is for {name}, whose server is its own"
+            f" ({method.aggregator.name}), got {aggregator}: leave out {name}, or the aggregator"
         )
     if method.pooled and aggregator.controls:
         raise ConfigError(
@@ -324,14 +336,15 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
     server = (method.aggregator or aggregator).begin(shared, len(task.clients))
     received = (method.aggregator or aggregator).download(server, 0).shared
     frozen = frozen_of(method, task, backbone)
-    room = backbone.text.longest - 1 - backbone.class_tokens(task.class_names).ids.shape[1]
+    longest = backbone.class_tokens([*task.class_names, *method.extra_names]).ids.shape[1]
+    room = backbone.text.longest - 1 - longest
     for client in task.clients:
         private = method.init_private(task, backbone, torch.Generator(), client.id)
         for context in method.prompts(Params(shared, private, received), frozen):
             if context.shape[-2] > room:
                 raise ConfigError(
-                    f"{name}.context_length must be at most {room} for this checkpoint and these class names,"
-                    f" got {context.shape[-2]}"
+                    f"a context of {name} must have at most {room} vectors for this checkpoint and these class names,"
+                    f" got {context.shape[-2]}: change the settings of [{name}], such as context_length"
                 )
 
 
@@ -386,4 +399,4 @@ def _run(laboratory: Laboratory, name: str, seed: int, directory: Path | None, s
     with writing(directory, f"free space, then go on with --resume {directory}"):
         write_run(result, directory)
     state.remove()
-    return load_run(directory)
+    return load_run(directory, [type(method)])

@@ -80,6 +80,11 @@ def check_origin(directory: Path, state: State, here: Mapping[str, Any], notice:
                 f"{directory} was begun with other {what} than what {field} names now (their fingerprints differ):"
                 " restore the files, or start another run"
             )
+    if begun["method_code"] != now["method_code"]:
+        raise OutputError(
+            f"{directory} was begun with other code of the method {kept['method']!r}: restore its file, or start"
+            " another run"
+        )
     versions = {
         "fedpgp": (begun["fedpgp"], now["fedpgp"]),
         "torch": (begun["packages"]["torch"], now["packages"]["torch"]),

@@ -1,20 +1,24 @@
 """Methods that are not part of this package: of an installed package, or in a file for a quick trial."""
 
+import hashlib
 import importlib.util
 import inspect
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fedpgp.errors import ConfigError, nearest
+from fedpgp.aggregators import AGGREGATORS
+from fedpgp.errors import ConfigError, FedPGPError, nearest
 from fedpgp.methods import METHODS, Method
 
 GROUP = "fedpgp.methods"  # of entry points
+RESERVED = {"all", "data", "task", "backbone", "federation", *AGGREGATORS}
 PREFIX = "fedpgp_method_"  # of the modules that files of methods become
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # of a method: it is a section of the config and a directory
 
@@ -90,18 +94,41 @@ def _of_file(reference: str) -> type[Method]:
             )
         name = names[0]
     if name not in content:
-        known = [key for key, value in content.items() if _is_method(value)]
+        known = [key for key, value in content.items() if _is_method(value) and value.__module__ == content["__name__"]]
         remedy = nearest(name, known) if known else "it has no Method at all"
         raise ConfigError(f"method file {path} has no {name!r}; {remedy}")
-    found = content[name]
-    _check(found, f"method {reference!r}")
-    if found.name in METHODS:
-        raise ConfigError(f"method {reference!r} has the name {found.name!r} of a built-in one: choose another")
-    return found
+    _check(content[name], f"method {reference!r}")
+    return content[name]
 
 
 def _is_method(value: Any) -> bool:
     return inspect.isclass(value) and issubclass(value, Method) and not inspect.isabstract(value)
+
+
+@contextmanager
+def own_errors(method: Method) -> Iterator[None]:
+    """Turns what somebody else's method raises before training into a ConfigError with the line of its own code."""
+    try:
+        yield
+    except FedPGPError:
+        raise
+    except Exception as error:
+        if type(method).__module__.startswith("fedpgp."):
+            raise
+        file = Path(inspect.getfile(type(method)))
+        raise ConfigError(f"method {method.name!r} fails: {_line(error, file)}; mend it") from error
+
+
+def fingerprint(method: Method) -> str | None:
+    """SHA-256 of the file that somebody else's method is written in; None for one of ours, which has our version."""
+    if type(method).__module__.startswith("fedpgp."):
+        return None
+    return hashlib.sha256(Path(inspect.getfile(type(method))).read_bytes()).hexdigest()
+
+
+def check_instance(method: Method) -> None:
+    """Raises ConfigError for a method with its settings that cannot stand beside the others."""
+    _check(type(method), f"method {type(method).__name__}")
 
 
 def _check(found: Any, where: str) -> None:
@@ -115,6 +142,12 @@ def _check(found: Any, where: str) -> None:
             raise ConfigError(f"{where} lacks the class attribute {attribute!r}: add it")
     if not NAME.fullmatch(found.name):
         raise ConfigError(f"{where} must have a name of small letters, digits, - and _, got {found.name!r}")
+    if found.name in METHODS and METHODS[found.name] is not found:
+        raise ConfigError(f"{where} has the name {found.name!r} of a built-in method: choose another")
+    if found.name in RESERVED:
+        raise ConfigError(
+            f"{where} has the name {found.name!r}, which means something else in a config: choose another"
+        )
     try:
         found()
     except Exception as error:

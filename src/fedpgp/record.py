@@ -21,6 +21,7 @@ from fedpgp.data.sources import SPLITS, Source
 from fedpgp.data.tasks import Task
 from fedpgp.evaluate import CHUNK, Evaluation, own_images
 from fedpgp.federation.state import ClientState
+from fedpgp.plugins import fingerprint
 
 
 def figures(task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any]], last: Evaluation) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def figures(task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any
     evaluated = [record for record in records if "local" in record]
     best = max(evaluated, key=lambda record: harmonic_mean([record["validation_local"], record["validation_base"]]))
     final = records[-1]
+    federated = next((record for record in reversed(records) if record["bytes_up"]), final)  # fine-tuning sends nothing
     return {
         "method": name,
         "seed": seed,
@@ -50,8 +52,8 @@ def figures(task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any
             }
             for client in task.clients
         ],
-        "bytes_up_per_client_round": final["bytes_up"],
-        "bytes_down_per_client_round": final["bytes_down"],
+        "bytes_up_per_client_round": federated["bytes_up"],
+        "bytes_down_per_client_round": federated["bytes_down"],
         "seconds": round(sum(record["seconds_training"] + record["seconds_evaluation"] for record in records), 3),
     }
 
@@ -115,6 +117,7 @@ def provenance(config: ExperimentConfig, name: str, seed: int, backbone: Backbon
     packages = ("torch", "transformers", "numpy", "safetensors", "tokenizers")
     return {
         "method": asdict(config.methods[name]),
+        "method_code": fingerprint(config.methods[name]),
         "seed": seed,
         "command": sys.argv,
         "fedpgp": __version__,

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,8 @@ from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, InUseError, OutputError, nearest
 from fedpgp.federation.state import FILE, State
 from fedpgp.files import TensorFile, flush_directory, new_directory, safetensors, write, write_json
-from fedpgp.plugins import NAME
+from fedpgp.methods import METHODS, Method
+from fedpgp.plugins import NAME, installed
 
 PLAN = "plan.json"  # of a comparison: its methods and seeds
 COLUMNS = (*METRICS, "unseen")  # of the tables, where the task has them
@@ -146,8 +147,11 @@ def write_run(run: Run, directory: Path) -> None:
     flush_directory(directory)
 
 
-def load_run(directory: str | Path) -> Run:
-    """The run that a directory holds; raises OutputError, naming the file, where it does not hold a finished one."""
+def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run:
+    """The run that a directory holds; raises OutputError, naming the file, where it does not hold a finished one.
+
+    methods: those beside ours whose sections are to be read in its config.
+    """
     directory = Path(directory)
     if is_unfinished(directory):
         raise OutputError(f"{directory} holds a run that is not finished; go on with: {resume_command(directory)}")
@@ -156,7 +160,7 @@ def load_run(directory: str | Path) -> Run:
         results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
         images = results["task"]["images"]
         found = Run(
-            config=load_config(directory / "config.toml", foreign=True),
+            config=load_config(directory / "config.toml", methods=methods, foreign=True),
             results=results,
             rounds=[json.loads(line) for line in (directory / "rounds.jsonl").read_text(encoding="utf-8").splitlines()],
             prompts=TensorFile(directory / "prompts.safetensors"),
@@ -237,9 +241,14 @@ def is_compared(directory: Path) -> bool:
 
 def resume_command(directory: Path) -> str | None:
     """What goes on with the run or comparison that was stopped in a directory; None where there is none."""
-    if not is_compared(directory):
-        return f"fedpgp compare --resume {directory}"
-    return f"fedpgp run --resume {directory}" if is_unfinished(directory) else None
+    if is_compared(directory) and not is_unfinished(directory):
+        return None
+    command = f"fedpgp run --resume {directory}" if is_compared(directory) else f"fedpgp compare --resume {directory}"
+    with suppress(OutputError):
+        if not {name for name, _ in cells(directory)} <= {*METHODS, *installed()}:
+            option = "--method" if is_compared(directory) else "--methods"
+            return f"{command} {option} path/to/file.py:Name"
+    return command
 
 
 def headline(record: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from fedpgp.aggregators import FedAvg, Server, Upload
+from fedpgp.aggregators import FedAvg, Scaffold, Server, Upload
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.config import ExperimentConfig, FederationConfig, load_config
 from fedpgp.data.sources import ImageDataset
@@ -48,7 +48,8 @@ class ConformanceError(AssertionError):
 def check_method(method: Method, backbone: Backbone | None = None) -> list[str]:
     """Runs every check on a method, with its hyperparameters, and returns their names.
 
-    Three clients train for three rounds on made-up image features, many times over: it takes seconds to a minute.
+    Three clients train for three rounds on made-up image features, many times over: it takes seconds to a minute. What
+    is private and sent in another form than it has, added up or scaled, no check finds.
     backbone: a CLIP in float64; None takes the embedded one. Raises ConformanceError at the first check that fails.
     """
     trial = _Trial(method, backbone or load_backbone("pictoclip", "float64"))
@@ -292,8 +293,19 @@ def _losses(trial: _Trial) -> None:
         tokens = trial.backbone.class_tokens([*names, *trial.method.extra_names])
         read = trial.backbone.text.each(contexts, tokens, trial.method.position)
         text = torch.stack(read) if read else frozen.guidance[None][:0]
-        terms = trial.method.loss(part, text, Batch(job.images[:4], job.labels[:4]), frozen)
+        batch = Batch(job.images[:4], job.labels[:4])
+        before = _content(part, frozen, batch.images)
+        terms = trial.method.loss(part, text, batch, frozen)
+        _ask(_content(part, frozen, batch.images) == before, trial, "must not change its arguments in place, in loss")
         _ask(bool(terms), trial, "must have a loss of one term or more, because it has parameters")
+        for name, value in terms.items() if trial.method.per_example else ():
+            ones = [Batch(batch.images[e : e + 1], batch.labels[e : e + 1]) for e in range(len(batch.labels))]
+            alone = torch.stack([trial.method.loss(part, text, one, frozen)[name] for one in ones])
+            _ask(
+                _near(alone.mean(), value),
+                trial,
+                f"must have a loss whose term {name!r} is the mean of its examples', because it is per_example",
+            )
         for name, value in terms.items():
             _ask(
                 value.shape == () and bool(value.isfinite()),
@@ -318,13 +330,14 @@ def _learns(trial: _Trial) -> None:
 
 
 def _private(trial: _Trial) -> None:
-    """nothing private is in what leaves a client"""
+    """nothing private is in what leaves a client: no row of a private tensor, of a memory or of an image's features"""
     for job, update in trial.once.trained:
         sent = save({**_apart("shared", update.upload.shared), **_apart("control", update.upload.control)})
-        own = {**job.own.private, **update.own.private, **job.params.memory}
+        own = {**job.own.private, **update.own.private, **job.params.memory, "the images": job.images}
         for name, tensor in own.items():
-            if tensor.is_floating_point() and tensor.numel() > 1 and tensor.count_nonzero():
-                found = _bits(tensor) in sent
+            rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() and tensor.is_floating_point() else ()
+            for row in rows:
+                found = len(row) > 1 and bool(row.count_nonzero()) and _bits(row) in sent
                 _ask(not found, trial, f"must not send {name}, which is private: its bytes are in the upload")
 
 
@@ -370,6 +383,17 @@ def _travels(trial: _Trial) -> None:
                 _ask(same, trial, f"must train {name} to the same numbers in another process")
 
 
+def _controls(trial: _Trial) -> None:
+    """it trains under an aggregator that turns gradients"""
+    method = trial.method
+    if method.aggregator is None and not method.pooled and trial.trains:
+        workers = _Recording(trial.backbone)
+        with State.create() as state:
+            rounds = federate(method, trial.data, trial.backbone, SETTINGS, 0, workers, state, Scaffold())
+            for record, _ in zip(rounds, range(2), strict=False):
+                _ask(record["participants"] == [0, 1, 2], trial, "must train every client under scaffold")
+
+
 def _order(trial: _Trial) -> None:
     """the order of the clients changes nothing, and equal updates are their own average"""
     method = trial.method
@@ -409,6 +433,7 @@ CHECKS: Sequence[Callable[[_Trial], None]] = (
     _batched,
     _travels,
     _repeats,
+    _controls,
     _order,
 )
 

@@ -10,7 +10,7 @@ from oracle import fedpha
 from pydantic import ValidationError
 
 from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.errors import ConfigError
+from fedpgp.errors import ConfigError, TrainingError
 from fedpgp.methods import Batch, Frozen, Local, Params, PromptFL
 from fedpgp.methods.fedpha import FedPHA
 
@@ -160,3 +160,17 @@ def test_lengths_survive_a_config_file(tmp_path):
 def test_a_wrong_hyperparameter_is_refused(values):
     with pytest.raises(ValidationError, match=next(iter(values))):
         FedPHA(**values)
+
+
+def test_numbers_that_are_no_longer_finite_are_told_with_client_round_and_step(backbone):
+    """Before the decomposition fails with a message of its own."""
+    method = FedPHA(context_length=3, learning_rate=1e3, lengths=(2,))
+    with pytest.raises(TrainingError, match=r"of client 0 is not finite in round 1, step \d+: change the settings"):
+        tiny.run(method, backbone, weight_decay=1e3, local_epochs=10)
+
+
+@pytest.mark.parametrize(("length", "left_out"), [(5, 1), (10, 2), (15, 3), (16, 3)])
+def test_a_fifth_of_the_directions_is_taken_out_whatever_the_rounding(length, left_out):
+    p_G, p = (torch.randn(length, 32, generator=torch.Generator().manual_seed(s)).double() for s in (0, 1))
+    projected = FedPHA(ratio=0.8)._projected(p, p_G)
+    assert int(torch.linalg.matrix_rank(p - projected)) == left_out

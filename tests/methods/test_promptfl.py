@@ -4,6 +4,7 @@ import tiny
 from oracle import class_specific, promptfl
 from oracle.training import cross_entropy, train
 
+import fedpgp
 from fedpgp.config import FederationConfig
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
@@ -58,3 +59,9 @@ def test_a_finetuned_run_that_is_stopped_goes_on(exact, tmp_path):
         assert state.rounds() == 3
         kept = [state.client(client).kept for client in range(3)]
     assert [tiny.bits(own) for own in kept] == [tiny.bits(own) for own in whole[-1].kept]
+
+
+def test_a_finetuned_runs_bytes_are_those_of_its_rounds(small, cache):
+    changes = ["federation.rounds=1", "federation.local_epochs=1", "task.clients=2", "task.shots=1"]
+    row = fedpgp.run(PromptFL(context_length=3, finetuning=1), changes=changes, cache=cache).row
+    assert row["bytes_up_per_client_round"] == 3 * 128 * 4

@@ -13,7 +13,7 @@ def projected(p, p_G, ratio, projection):
         M = len(p_G)
         _, vectors = torch.linalg.eigh(p_G.T @ p_G)
         directions = [vectors[:, -1 - j] for j in range(M)]  # by falling eigenvalue
-        first = int(M * (1 - ratio))
+        first = int(round(M * (1 - ratio), 6))
     if projection == "code":
         return sum(torch.outer(p @ v, v) for v in directions[first:])
     for v in directions[:first]:

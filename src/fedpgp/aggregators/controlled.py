@@ -27,7 +27,7 @@ class Scaffold(Aggregator):
 
     def begin(self, shared: Tensors, clients: int) -> Server:
         c = {name: torch.zeros_like(value) for name, value in shared.items()}
-        count = {"clients": torch.tensor(float(clients), dtype=torch.float64)}
+        count = {"clients": torch.tensor(clients)}
         return Server(shared, {**{f"c/{name}": value for name, value in c.items()}, **count})
 
     def download(self, server: Server, client: int) -> Download:
@@ -67,7 +67,7 @@ class FedDyn(Aggregator):
 
     def begin(self, shared: Tensors, clients: int) -> Server:
         h = {f"h/{name}": torch.zeros_like(value) for name, value in shared.items()}
-        return Server(shared, {**h, "clients": torch.tensor(float(clients), dtype=torch.float64)})
+        return Server(shared, {**h, "clients": torch.tensor(clients)})
 
     def begin_client(self, shared: Tensors) -> Tensors:
         return {name: torch.zeros_like(value) for name, value in shared.items()}

@@ -1,5 +1,6 @@
 """Means that some wrong clients cannot move far; the number of examples, which a client may make up, is not used."""
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -32,7 +33,7 @@ class TrimmedMean(Aggregator):
     trim: float = Field(default=0.1, ge=0, lt=0.5, description="β, the share that is left out at each end (paper)")
 
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
-        return _middle(server, uploads, int(self.trim * len(uploads)))
+        return _middle(server, uploads, math.floor(self.trim * len(uploads) + 1e-9))  # 0.29 · 100 is 28.99…
 
 
 def _middle(server: Server, uploads: Sequence[Upload], left_out: int) -> Server:

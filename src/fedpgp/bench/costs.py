@@ -1,6 +1,6 @@
 """What every method costs: time, memory, bytes and operations, beside PromptFL.
 
-A round of PromptFL is run right after each round that counts, so that both meet the same machine.
+A round of PromptFL is run right before each round that counts, so that both meet the same machine.
 """
 
 import math
@@ -25,7 +25,7 @@ from fedpgp.randomness import generator
 from fedpgp.workers import Workers
 
 FORGOTTEN = 2  # first rounds, in which caches fill and some methods read less, because nobody has sent anything yet
-PARTICIPANTS = {True: 4, False: 10}  # of ten clients, by whether the shape is made up, and so large
+PARTICIPANTS = {True: 2, False: 10}  # of ten clients, by whether the shape is made up, and so large
 ENDLESS = 1_000_000  # rounds: no run comes to its last, which would be evaluated
 
 Job = TypeVar("Job")
@@ -37,7 +37,7 @@ class Cost:
     """Of one method.
 
     seconds: of local training and aggregation in a round of all participants, by repetition; ratio: to the rounds of
-    PromptFL after them, the median; steps: local steps of all participants in a round; memory: bytes that the process
+    PromptFL before them, the median; steps: local steps of all participants in a round; memory: bytes that the process
     grew by at most; bytes_up, bytes_down: of one client in a round; flops: operations of one client's local step.
     """
 
@@ -95,12 +95,12 @@ def measure_costs(
             say(f"methods: {method.name}")
             running = rounds(method)
             _, memory = peak_memory(lambda: [next(running) for _ in range(FORGOTTEN)])
-            pairs = [(next(running), next(reference)) for _ in range(repeat)]
-            record = next(running)  # whose jobs the pool remembers
+            pairs = [(next(reference), next(running)) for _ in range(repeat)]
+            record = pairs[-1][1]  # whose jobs the pool remembers
             return Cost(
                 name=method.name,
-                seconds=[one["seconds_training"] for one, _ in pairs],
-                ratio=median(one["seconds_training"] / base["seconds_training"] for one, base in pairs),
+                seconds=[one["seconds_training"] for _, one in pairs],
+                ratio=median(one["seconds_training"] / base["seconds_training"] for base, one in pairs),
                 steps=sum(math.ceil(len(job.labels) / BATCH) for job in pool.jobs),
                 memory=memory,
                 bytes_up=record["bytes_up"],

@@ -1,5 +1,6 @@
 """The benchmark: its parts, one after the other in one process, and what they found."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -10,7 +11,7 @@ import torch
 import fedpgp
 from fedpgp.bench import flops, scaling
 from fedpgp.bench.coarse import measure_bf16
-from fedpgp.bench.costs import measure_costs
+from fedpgp.bench.costs import FORGOTTEN, PARTICIPANTS, measure_costs
 from fedpgp.bench.machine import first_call, gemm_speed, machine, seconds, threads
 from fedpgp.bench.names import imagenet_like
 from fedpgp.bench.profile import profile_step
@@ -213,7 +214,8 @@ def _estimate(options: Options, step: Step) -> float:
     work["classes"] = options.repeat * options.classes / C * ours
     work["bf16"] = (options.repeat + 1) * ours * 9  # where it is slow
     work["profile"] = 4 * ours
-    work["methods"] = len(options.methods or METHODS) * (options.repeat + 2) * 40 * ours
+    steps = PARTICIPANTS[subject.made_up] * math.ceil(len(subject.task.clients[0].train) / BATCH)
+    work["methods"] = len(options.methods or METHODS) * (FORGOTTEN + 2 * options.repeat) * steps * ours
     return (
         sum(work[part] for part in options.parts) / speed / 60
         + 1.0 * ("scaling" in options.parts)

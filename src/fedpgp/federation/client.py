@@ -137,8 +137,13 @@ def train_clients(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[ClientUp
     constant = _constant(text, clients)
     for batches in zip_longest(*map(_batches, jobs)):
         working = [(client, batch) for client, batch in zip(clients, batches, strict=True) if batch is not None]
-        parts = [method.for_step(client.params, client.rng) for client, _ in working]
-        prompts = [method.prompts(part, client.job.frozen) for part, (client, _) in zip(parts, working, strict=True)]
+        parts, prompts = [], []
+        for client, _ in working:
+            parts.append(method.for_step(client.params, client.rng))
+            try:
+                prompts.append(method.prompts(parts[-1], client.job.frozen))
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # of numbers that are no longer finite
+                raise _diverged(client.job, client.steps + 1, "prompt") from error
         features = iter(text.each([context for some in prompts for context in some], first.classes, method.position))
         terms: dict[_Term, list[Tensor]] = defaultdict(list)
         for part, some, (client, batch) in zip(parts, prompts, working, strict=True):
@@ -221,7 +226,7 @@ def in_groups(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[Sequence[Cli
     between them still near. There are a multiple of four groups, so that two or four processes have equally much to do.
     """
     job = jobs[0]
-    if not job.method.batchable:
+    if job.method.own_classes or not job.method.batchable:
         return [[job] for job in jobs]
     contexts = job.method.prompts(job.method.for_step(job.params, torch.Generator()), job.frozen)
     rows = len(jobs) * sum(text.rows(context, job.classes, job.method.position) for context in contexts)
@@ -255,7 +260,7 @@ def _update(client: _Training) -> ClientUpdate:
     control: Tensors = job.own.control
     sent: Tensors = {}
     if job.aggregator.controls:
-        gradient = {name: total / steps for name, total in client.gradient.items()}
+        gradient = {name: client.gradient.get(name, torch.zeros_like(value)) / steps for name, value in shared.items()}
         control, sent = job.aggregator.finish(job.download, shared, gradient, control)
     return ClientUpdate(
         upload=Upload(job.client, len(job.labels), shared, sent),

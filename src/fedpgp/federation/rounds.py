@@ -1,6 +1,7 @@
 """The loop: broadcast, local training, aggregation, evaluation."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -63,6 +64,7 @@ def federate(
     server = federation.begin() if kept is None else on_device(kept, backbone.logit_scale.device)
     trains = bool(server.shared or clients[0].private)
     numbers = range(1, rounds_of(method, settings) + 1) if trains else range(1)
+    taken_part = Counter(client for record in state.records() for client in record["participants"])
     for number in numbers[state.rounds() :]:
         started = time.perf_counter()
         updates: list[ClientUpdate] = []
@@ -76,22 +78,22 @@ def federate(
                 server = federation.aggregator.aggregate(server, [update.upload for update in updates])
         trained = time.perf_counter()
         with state.round():
-            state.keep(server, {update.upload.client: update.own for update in updates if not method.pooled})
+            pools = method.pooled and not finetunes
+            state.keep(server, {} if pools else {update.upload.client: update.own for update in updates})
             record: dict[str, Any] = {"round": number, "participants": [u.upload.client for u in updates]}
             if number % settings.eval_every == 0 or number == numbers[-1]:
                 evaluation = federation.evaluate(number, server, clients, workers)
                 state.keep_evaluation(evaluation)
                 record |= {**summary(evaluation.clients), "shared": evaluation.shared, **evaluation.diagnostics}
+            record |= {"bytes_down": 0, "bytes_up": 0}
             if updates:
-                record |= _mean_losses(updates) | method.spent(number * settings.local_epochs)
-            sent = [] if finetunes or method.pooled else [size(u.upload.shared, u.upload.control) for u in updates]
-            received = (
-                [] if method.pooled or not updates else [size(j.download.shared, j.download.control) for j in jobs]
-            )
-            record |= {
-                "bytes_down": round(fmean(received)) if received else 0,
-                "bytes_up": round(fmean(sent)) if sent else 0,
-            }
+                taken_part.update(record["participants"])
+                epochs = settings.local_epochs * (max(taken_part.values()) - finetunes)
+                record |= _mean_losses(updates) | method.spent(epochs + method.finetune_epochs * finetunes)
+            if updates and not pools:
+                record["bytes_down"] = round(fmean(size(job.download.shared, job.download.control) for job in jobs))
+            if updates and not pools and not finetunes:
+                record["bytes_up"] = round(fmean(size(u.upload.shared, u.upload.control) for u in updates))
             record |= {"seconds_training": trained - started, "seconds_evaluation": time.perf_counter() - trained}
             state.keep_record(number, record)
         yield record
@@ -168,6 +170,8 @@ class _Federation:
         aggregator: Aggregator,
     ) -> ClientJob:
         download, softmax = self.aggregator.download(server, client.id), self._softmax_of(client)
+        if not aggregator.controls:
+            download = replace(download, control={})
         return ClientJob(
             method=self._method,
             aggregator=aggregator,

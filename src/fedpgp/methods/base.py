@@ -203,17 +203,17 @@ class PromptMethod(Method, ABC):
         default=16,
         ge=1,
         le=1024,
-        description="M, context vectors of a random initialisation (authors' script; a phrase has its own M)",
+        description="M, context vectors of a random initialisation (FedPGP's authors' script; a phrase has its own M)",
     )
     ctx_init: str = Field(
         default="random",
         min_length=1,
-        description='first context: "random", N(0, 0.02²) (authors\' script), or a phrase like "a photo of a" (CoOp)',
+        description='first: "random", N(0, 0.02²) (FedPGP\'s authors\' script), or a phrase like "a photo of a" (CoOp)',
     )
     class_token_position: Position = Field(
         default="end", description='of the class name in the context: "end", "middle" or "front" (CoOp)'
     )
-    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="of SGD, constant (authors' script)")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="of SGD, constant (FedPGP's authors' script)")
 
     @property
     def position(self) -> Position:

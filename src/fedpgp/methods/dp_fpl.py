@@ -37,6 +37,9 @@ class DPFPL(PromptMethod):
     public code clips the mean gradient of a batch rather than every image's, clips g_u and g_v apart, has a plus in the
     place of the minus, where it is no projection, and divides g_u and g_v by 10.
 
+    The noise is drawn from the run's seed, as everything here: ε holds against those who do not know the seed, and a
+    simulation's server does.
+
     `spent` counts the released prompts alone: what a run records, losses and accuracies, is not protected, nor is an
     upload's number of images.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -73,7 +74,7 @@ class FedPHA(PromptMethod):
 
     def _projected(self, p: Tensor, p_G: Tensor) -> Tensor:
         directions = torch.linalg.svd(p_G, full_matrices=False).Vh
-        first = int(len(directions) * (1 - self.ratio))
+        first = math.floor(len(directions) * (1 - self.ratio) + 1e-9)  # 10 · (1 − 0.8) is 1.9999…
         if self.projection == "code":
             return p @ directions[first:].T @ directions[first:]
         return p - p @ directions[:first].T @ directions[:first]

@@ -1,0 +1,27 @@
+import tiny
+import torch
+from oracle import clip_text
+
+from fedpgp.federation.rounds import frozen_of
+from fedpgp.methods import ZeroShot
+from fedpgp.methods.base import ENSEMBLE
+
+
+def test_an_ensemble_is_the_mean_of_its_templates_of_unit_length(exact):
+    """Against transformers' reading of every whole sentence."""
+    names = [name.replace("_", " ") for name in tiny.NAMES]
+    for guidance, templates in {"template": ("a photo of a {}.",), "ensemble": ENSEMBLE}.items():
+        read = [clip_text.template_features(exact.image.model, exact.tokenizer, t, names) for t in templates]
+        mean = sum(read) / len(read)
+        expected = mean / mean.norm(dim=-1, keepdim=True)
+        found = frozen_of(ZeroShot(guidance=guidance), tiny.task(), exact).guidance
+        assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+    assert len(ENSEMBLE) == 7
+
+
+def test_a_data_set_brings_templates_of_its_own(exact, pictograms):
+    assert pictograms.templates == ("an icon of a {}.",)
+    own, plain = (frozen_of(ZeroShot(guidance=kind), tiny.task(), exact).guidance for kind in ("dataset", "template"))
+    assert torch.equal(own, plain)  # the made-up data set has CLIP's
+    drawn = frozen_of(ZeroShot(guidance="dataset"), tiny.task(templates=("an icon of a {}.",)), exact).guidance
+    assert not torch.allclose(drawn, plain, atol=1e-3)
