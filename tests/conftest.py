@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-import fedpgp.experiment
+import fedpgp.laboratory
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.data.sources import ImageDataset, Source, load_source
 
@@ -70,5 +70,5 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(small_source: Source, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Experiments on the embedded data see its small part, and load the checkpoint once."""
-    monkeypatch.setattr(fedpgp.experiment, "load_source", lambda name: small_source)
-    monkeypatch.setattr(fedpgp.experiment, "load_backbone", lambda *_: backbone)
+    monkeypatch.setattr(fedpgp.laboratory, "load_source", lambda name: small_source)
+    monkeypatch.setattr(fedpgp.laboratory, "load_backbone", lambda *_: backbone)

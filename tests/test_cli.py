@@ -14,7 +14,7 @@ import pytest
 from tiny import SHORT_RUN
 
 import fedpgp
-from fedpgp import assets, cli, experiment
+from fedpgp import assets, cli, laboratory
 from fedpgp.federation import rounds
 from fedpgp.federation.state import State
 
@@ -311,7 +311,7 @@ def test_existing_output_is_kept(command: Command, small: None, tmp_path: Path) 
 def test_output_that_cannot_be_written_is_refused_before_any_work(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiment, "load_source", lambda name: pytest.fail("work was done"))
+    monkeypatch.setattr(laboratory, "load_source", lambda name: pytest.fail("work was done"))
     (tmp_path / "file").write_text("")
     refused(command("compare", "-o", "file/out"), "file/out", "-o")
     refused(command("compare", "-o", "/proc/fedpgp/out"), "/proc/fedpgp/out", "cannot be written", "-o")
@@ -432,7 +432,7 @@ def test_interruption_before_anything_was_finished_says_so(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "source_features", interrupt)
+    monkeypatch.setattr(laboratory, "source_features", interrupt)
     ended = command("compare", "-o", "out", *sets())
     assert (ended.code, ended.err) == (130, "interrupted before the first round\n")
     assert not (tmp_path / "out").exists()

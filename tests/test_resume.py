@@ -12,7 +12,7 @@ import torch
 from tiny import SHORT_RUN
 
 import fedpgp
-from fedpgp import experiment, files, origin, results
+from fedpgp import files, laboratory, origin, results
 from fedpgp.backbone import Backbone
 from fedpgp.data.sources import Source
 from fedpgp.errors import OutputError
@@ -187,7 +187,7 @@ def test_another_checkpoint_or_other_images_are_refused(
 ) -> None:
     other = replace(small_source.train, fingerprint="another")
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "load_source", lambda name: replace(small_source, train=other))
+        patch.setattr(laboratory, "load_source", lambda name: replace(small_source, train=other))
         with pytest.raises(OutputError, match=r"begun with other images than what data.source names now"):
             fedpgp.resume(stopped, cache=cache)
     with monkeypatch.context() as patch:
@@ -238,7 +238,7 @@ def test_an_unfinished_run_is_not_loaded(stopped: Path) -> None:
         fedpgp.load_run(stopped)
 
 
-class Listening(experiment.Silent):
+class Listening(laboratory.Silent):
     def __init__(self) -> None:
         self.notices: list[str] = []
 

@@ -1,30 +1,24 @@
 """Puts the pieces together: config -> results."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from fedpgp.aggregators import FedAvg
-from fedpgp.backbone import Backbone, bfloat16_speed, load_backbone
-from fedpgp.config import DEFAULT_AGGREGATOR, ExperimentConfig, load_config
-from fedpgp.data.cache import cache_directory, check_cache
-from fedpgp.data.features import source_features
-from fedpgp.data.sources import Source, load_source
-from fedpgp.data.tasks import Task, base_to_novel
+from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.evaluate import evaluation_sets
-from fedpgp.federation.rounds import Data, client_states, federate, frozen_of, rounds_of
+from fedpgp.federation.rounds import Data, client_states, federate, rounds_of
 from fedpgp.federation.state import FILE, State, remove
 from fedpgp.files import write_json
-from fedpgp.methods import METHODS, Method, Params
+from fedpgp.laboratory import Laboratory, Reporter, Silent, laboratory
+from fedpgp.methods import METHODS, Method
 from fedpgp.origin import begin, begun_config, check_origin, origin
-from fedpgp.plugins import check_instance, find_method, installed, own_errors
-from fedpgp.processes import warm_up
+from fedpgp.plugins import check_instance, find_method, installed
 from fedpgp.record import Prompts, figures, outcomes
 from fedpgp.report.comparison import write_comparison
 from fedpgp.results import (
@@ -43,46 +37,11 @@ from fedpgp.results import (
     write_run,
     writing,
 )
-from fedpgp.workers import Workers
 
 HEADLINE = ("zero-shot", "local", "promptfl", "fedpgp")  # what is compared unless methods are named
 ALL = "all"
 
 Cells = Mapping[tuple[str, int], Path | None]  # method and seed -> run directory, if results are written
-
-
-class Reporter(Protocol):
-    """Hears what is going on. Both calls may be ignored."""
-
-    def progress(self, what: str, done: int, total: int, detail: str = "") -> None: ...
-
-    def notice(self, text: str) -> None: ...
-
-
-class Silent:
-    """A reporter that says nothing."""
-
-    def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
-        pass
-
-    def notice(self, text: str) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class Laboratory:
-    """What all runs of an experiment share: the frozen CLIP, the data, its features, the worker processes.
-
-    tasks: by seed; features: [n, D] by split, [n, K, D] of the training split where K > 1 views are asked for.
-    """
-
-    config: ExperimentConfig
-    backbone: Backbone
-    source: Source
-    tasks: dict[int, Task]
-    features: dict[str, torch.Tensor]
-    workers: Workers
-    reporter: Reporter
 
 
 def run(
@@ -119,11 +78,11 @@ def run(
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
-    with _laboratory(settings, [name], [seed], workers, cache, skip_bad_images, reporter) as laboratory:
+    with laboratory(settings, [name], [seed], workers, cache, skip_bad_images, reporter) as lab:
         if directory is not None:
             with run_directory(directory, force) as scratch:
-                begin(scratch, _origin(laboratory, name, seed))
-        (result,) = _work(laboratory, {(name, seed): directory})
+                begin(scratch, _origin(lab, name, seed))
+        (result,) = _work(lab, {(name, seed): directory})
     return result
 
 
@@ -156,17 +115,17 @@ def compare(
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
-    with _laboratory(settings, names, chosen, workers, cache, skip_bad_images, reporter) as laboratory:
+    with laboratory(settings, names, chosen, workers, cache, skip_bad_images, reporter) as lab:
         if directory is not None:
             with run_directory(directory, force) as scratch:
                 write_json(scratch / PLAN, {"methods": names, "seeds": chosen})
                 for (name, seed), cell in planned(scratch, names, chosen).items():
                     cell.mkdir(parents=True)
-                    begin(cell, _origin(laboratory, name, seed))
+                    begin(cell, _origin(lab, name, seed))
             planned_cells: Cells = planned(directory, names, chosen)
         else:
             planned_cells = {(name, seed): None for seed in chosen for name in names}
-        runs = _work(laboratory, planned_cells)
+        runs = _work(lab, planned_cells)
     return _compared(runs, directory)
 
 
@@ -211,8 +170,8 @@ def resume(
         config,
         methods={**{name: find_method(name)() for name in names if name not in config.methods}, **config.methods},
     )
-    with _laboratory(config, names, seeds, workers, cache, skip_bad_images, reporter) as laboratory:
-        runs = _work(laboratory, found)
+    with laboratory(config, names, seeds, workers, cache, skip_bad_images, reporter) as lab:
+        runs = _work(lab, found)
     return _compared(runs, directory)
 
 
@@ -260,119 +219,31 @@ def _chosen(
     return names, replace(settings, methods={**sections, **settings.methods, **given})
 
 
-@contextmanager
-def _laboratory(
-    config: ExperimentConfig,
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    workers: int,
-    cache: Path | str | None,
-    skip_bad_images: bool,
-    reporter: Reporter | None,
-) -> Iterator[Laboratory]:
-    """Prepares what all runs share, after checking everything that can be checked without work."""
-    if workers < 1:
-        raise ConfigError(f"workers must be 1 or more, got {workers}; without --workers every core has one")
-    directory = cache_directory(cache)
-    check_cache(directory)
-    source = load_source(config.data.source)
-    tasks = {seed: _task(config, source, seed) for seed in seeds}
-    first = tasks[seeds[0]]
-    if workers > 1:
-        warm_up()
-    backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
-    for name in methods:
-        with own_errors(config.methods[name]):
-            _check_method(config, name, backbone, first)
-    reporter = reporter or Silent()
-    if config.backbone.precision == "bf16" and (speed := bfloat16_speed(config.backbone.device)) < 1:
-        reporter.notice(f"bf16 is {1 / speed:.1f} times slower than float32 on this processor: float32 is better here")
-    decodable, features = source_features(
-        backbone.image,
-        source,
-        sorted({"train", *(test.dataset.split for test in evaluation_sets(first).values())}),
-        directory,
-        augmented_views=config.data.augmented_views,
-        skip_bad_images=skip_bad_images,
-        workers=workers,
-        progress=reporter.progress,
-        notice=reporter.notice,
-    )
-    if decodable is not source:
-        source = decodable
-        tasks = {seed: _task(config, source, seed) for seed in seeds}
-    # Processes share the cores of a machine; one process keeps an accelerator busy.
-    count = min(workers, config.task.clients) if config.backbone.device == "cpu" else 1
-    with Workers(backbone.text, count) as pool:
-        yield Laboratory(config, backbone, source, tasks, features, pool, reporter)
+def _origin(lab: Laboratory, name: str, seed: int) -> dict[str, Any]:
+    return origin(lab.config, name, seed, lab.backbone, lab.source)
 
 
-def _task(config: ExperimentConfig, source: Source, seed: int) -> Task:
-    task = config.task
-    return base_to_novel(
-        source,
-        clients=task.clients,
-        classes_per_client=task.classes_per_client,
-        shots=task.shots,
-        seed=seed,
-        evaluate_on=task.evaluate_on,
-    )
-
-
-def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:
-    """Raises ConfigError where a method does not fit the aggregator, the checkpoint or the class names."""
-    method, aggregator = config.methods[name], config.aggregator
-    if method.aggregator is not None and aggregator != FedAvg():
-        raise ConfigError(
-            f"federation.aggregator must be {DEFAULT_AGGREGATOR} as it is for {name}, whose server is its own"
-            f" ({method.aggregator.name}), got {aggregator}: leave out {name}, or the aggregator"
-        )
-    if method.pooled and aggregator.controls:
-        raise ConfigError(
-            f"federation.aggregator must be one that clients need not know of for {name}, which has no clients in"
-            f" training, got {aggregator.name}: leave out {name}, or take fedavg"
-        )
-    shared = method.init_shared(task, backbone, torch.Generator())
-    server = (method.aggregator or aggregator).begin(shared, len(task.clients))
-    received = (method.aggregator or aggregator).download(server, 0).shared
-    frozen = frozen_of(method, task, backbone)
-    longest = backbone.class_tokens([*task.class_names, *method.extra_names]).ids.shape[1]
-    room = backbone.text.longest - 1 - longest
-    for client in task.clients:
-        private = method.init_private(task, backbone, torch.Generator(), client.id)
-        for context in method.prompts(Params(shared, private, received), frozen):
-            if context.shape[-2] > room:
-                raise ConfigError(
-                    f"a context of {name} must have at most {room} vectors for this checkpoint and these class names,"
-                    f" got {context.shape[-2]}: change the settings of [{name}], such as context_length"
-                )
-
-
-def _origin(laboratory: Laboratory, name: str, seed: int) -> dict[str, Any]:
-    return origin(laboratory.config, name, seed, laboratory.backbone, laboratory.source)
-
-
-def _work(laboratory: Laboratory, cells: Cells) -> list[Run]:
+def _work(lab: Laboratory, cells: Cells) -> list[Run]:
     """Runs what is not finished and loads what is; the states are open, and so locked, from the beginning."""
     with ExitStack() as stack:
         states = {}
         for cell, path in cells.items():
             if path is None:
-                states[cell] = stack.enter_context(State.create(origin=_origin(laboratory, *cell)))
+                states[cell] = stack.enter_context(State.create(origin=_origin(lab, *cell)))
             elif is_unfinished(path):
                 states[cell] = stack.enter_context(State.open(path / FILE))
-                check_origin(path, states[cell], _origin(laboratory, *cell), laboratory.reporter.notice)
+                check_origin(path, states[cell], _origin(lab, *cell), lab.reporter.notice)
         return [
-            _run(laboratory, *cell, path, states[cell]) if path is None or cell in states else load_run(path)
+            _run(lab, *cell, path, states[cell]) if path is None or cell in states else load_run(path)
             for cell, path in cells.items()
         ]
 
 
-def _run(laboratory: Laboratory, name: str, seed: int, directory: Path | None, state: State) -> Run:
+def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: State) -> Run:
     """Runs what is left of one run, and writes its files where it has a directory."""
-    config, reporter, backbone = laboratory.config, laboratory.reporter, laboratory.backbone
-    method, task, settings = config.methods[name], laboratory.tasks[seed], config.federation
-    features = laboratory.features
+    config, reporter, backbone = lab.config, lab.reporter, lab.backbone
+    method, task, settings = config.methods[name], lab.tasks[seed], config.federation
+    features = lab.features
     tests = {
         key: features[test.dataset.split][torch.from_numpy(test.images)] for key, test in evaluation_sets(task).items()
     }
@@ -380,7 +251,7 @@ def _run(laboratory: Laboratory, name: str, seed: int, directory: Path | None, s
     label = f"{name}, seed {seed}"
     total = rounds_of(method, settings)
     reporter.progress(label, state.rounds(), total)
-    for record in federate(method, data, backbone, settings, seed, laboratory.workers, state, config.aggregator):
+    for record in federate(method, data, backbone, settings, seed, lab.workers, state, config.aggregator):
         number = record["round"]
         reporter.progress(label, number or 1, total if number else 1, headline(record))
     records, last = state.records(), state.evaluation()

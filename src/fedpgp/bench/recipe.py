@@ -19,8 +19,9 @@ from fedpgp.backbone.text import TextEncoder
 from fedpgp.bench.flops import Count, Product, packed
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.sources import Source, load_source
-from fedpgp.experiment import Silent, compare
+from fedpgp.experiment import compare
 from fedpgp.federation.client import ROWS
+from fedpgp.laboratory import Silent
 from fedpgp.methods import FedPGP, Frozen, Params
 from fedpgp.results import Run
 from fedpgp.workers import Workers
