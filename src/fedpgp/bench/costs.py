@@ -36,9 +36,10 @@ Result = TypeVar("Result")
 class Cost:
     """Of one method.
 
-    seconds: of local training and aggregation in a round of all participants, by repetition; ratio: to the rounds of
-    PromptFL before them, the median; steps: local steps of all participants in a round; memory: bytes that the process
-    grew by at most; bytes_up, bytes_down: of one client in a round; flops: operations of one client's local step.
+    seconds: of local training and aggregation in a round of all participants, by repetition; steps: local steps of all
+    participants in a round; ratio: of the seconds of a step to those of PromptFL in the round before it, the median;
+    memory: bytes that the process grew by at most; bytes_up, bytes_down: of one client in a round; flops: operations of
+    one client's local step.
     """
 
     name: str
@@ -69,6 +70,11 @@ class _Watching(Workers):
             self.jobs = list(chain.from_iterable(given))
         return super().map(function, given)
 
+    @property
+    def steps(self) -> int:
+        """Local steps of all of them together."""
+        return sum(math.ceil(len(job.labels) / BATCH) for job in self.jobs)
+
 
 def measure_costs(
     scene: Scene, methods: Sequence[type[Method]], seed: int, repeat: int, say: Callable[[str], None]
@@ -95,13 +101,17 @@ def measure_costs(
             say(f"methods: {method.name}")
             running = rounds(method)
             _, memory = peak_memory(lambda: [next(running) for _ in range(FORGOTTEN)])
-            pairs = [(next(reference), next(running)) for _ in range(repeat)]
-            record = pairs[-1][1]  # whose jobs the pool remembers
+            times, ratios = [], []
+            for _ in range(repeat):
+                base = next(reference)["seconds_training"] / pool.steps
+                record = next(running)
+                times.append(record["seconds_training"])
+                ratios.append(times[-1] / pool.steps / base)
             return Cost(
                 name=method.name,
-                seconds=[one["seconds_training"] for _, one in pairs],
-                ratio=median(one["seconds_training"] / base["seconds_training"] for base, one in pairs),
-                steps=sum(math.ceil(len(job.labels) / BATCH) for job in pool.jobs),
+                seconds=times,
+                ratio=median(ratios),
+                steps=pool.steps,
                 memory=memory,
                 bytes_up=record["bytes_up"],
                 bytes_down=record["bytes_down"],

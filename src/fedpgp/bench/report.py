@@ -150,14 +150,14 @@ def _recipe(found: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _methods(found: list[Mapping[str, Any]]) -> list[RenderableType]:
-    listing = _table("method", "round", "to promptfl", "step", "GFLOP", "to promptfl", "MiB", "KiB up", "KiB down")
+    listing = _table("method", "round", "step", "to promptfl", "GFLOP", "to promptfl", "MiB", "KiB up", "KiB down")
     first = found[0]
     for cost in found:
         listing.add_row(
             cost["name"],
             f"{median(cost['seconds']):.3g} s",
-            f"{cost['ratio']:.2f}×",
             f"{1000 * cost['step']:.3g} ms",
+            f"{cost['ratio']:.2f}×",
             f"{cost['flops'] / 1e9:.3g}",
             f"{cost['flops'] / first['flops']:.2f}×",
             _mebibytes(cost["memory"]),
