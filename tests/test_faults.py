@@ -7,7 +7,6 @@ forever, as well as CIFAR itself; what 11 says of preprocessing has a test.
 import pkgutil
 from dataclasses import replace
 from importlib import import_module
-from itertools import chain
 
 import numpy as np
 import pytest
@@ -20,10 +19,9 @@ import fedpgp
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.data.tasks import base_to_novel
 from fedpgp.errors import ConfigError
-from fedpgp.federation.client import train_clients
 from fedpgp.methods import METHODS, FedPGP, Local, PromptFL, PromptProx
 from fedpgp.plugins import find_method
-from fedpgp.workers import Workers
+from fedpgp.testing import Recording
 
 SMALL = {"context_length": 3, "learning_rate": 0.05}
 OURS = {**SMALL, "bottleneck": 2}  # of FedPGP
@@ -43,19 +41,13 @@ class Reading:
         return self._encoder(contexts, tokens, position)
 
 
-class Watching(Workers):
-    """Works in this process; keeps every local training and the shape of all that the text encoder reads."""
+class Watching(Recording):
+    """Also keeps the shape of all that the text encoder reads."""
 
     def __init__(self, backbone):
         reading = Reading(backbone.text)
-        super().__init__(reading, 1)
-        self.trained, self.shapes = [], reading.shapes
-
-    def map(self, function, jobs):
-        jobs = list(jobs)
-        results = super().map(function, jobs)
-        self.trained += zip(chain(*jobs), chain(*results), strict=True) if function is train_clients else []
-        return results
+        super().__init__(reading)
+        self.shapes = reading.shapes
 
 
 def watched(method, backbone, data=None, **changes):

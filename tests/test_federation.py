@@ -1,7 +1,7 @@
 """What happens in a round: who takes part, what is averaged, what stays with the client, and that nothing leaks."""
 
 from dataclasses import replace
-from itertools import chain, combinations, pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -18,24 +18,10 @@ from fedpgp.federation.rounds import frozen_of
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import FedPGP, Local, Params, PromptFL, ZeroShot
 from fedpgp.randomness import generator
+from fedpgp.testing import Recording
 from fedpgp.workers import Workers
 
 METHOD = FedPGP(context_length=3, bottleneck=2, learning_rate=0.05)
-
-
-class Recording(Workers):
-    """Works in this process and keeps every local training: the job and what came of it."""
-
-    def __init__(self, text):
-        super().__init__(text, 1)
-        self.trained = []
-
-    def map(self, function, jobs):
-        groups = list(jobs)
-        results = super().map(function, groups)
-        if function is train_clients:
-            self.trained += zip(chain(*groups), chain(*results), strict=True)
-        return results
 
 
 def recorded(backbone, method=METHOD, data=None, **changes):

@@ -12,8 +12,9 @@ from torch import Tensor
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.config import load_config
 from fedpgp.data.sources import load_source
-from fedpgp.data.tasks import Task, base_to_novel
+from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
+from fedpgp.laboratory import make_task
 from fedpgp.methods import METHODS, Method
 from fedpgp.plugins import find_method, installed, own_errors
 
@@ -40,10 +41,7 @@ def catalogue(config: Path | str | None = None) -> list[Entry]:
     """
     settings = load_config(config)
     backbone = load_backbone(settings.backbone.checkpoint)
-    source, chosen = load_source(settings.data.source), settings.task
-    task = base_to_novel(
-        source, clients=chosen.clients, classes_per_client=chosen.classes_per_client, shots=chosen.shots, seed=0
-    )
+    task = make_task(settings, load_source(settings.data.source), seed=0)
     entries = []
     for name in [*METHODS, *installed()]:
         try:

@@ -74,7 +74,7 @@ def laboratory(
     directory = cache_directory(cache)
     check_cache(directory)
     source = load_source(config.data.source)
-    tasks = {seed: _task(config, source, seed) for seed in seeds}
+    tasks = {seed: make_task(config, source, seed) for seed in seeds}
     first = tasks[seeds[0]]
     if workers > 1:
         warm_up()
@@ -98,14 +98,15 @@ def laboratory(
     )
     if decodable is not source:
         source = decodable
-        tasks = {seed: _task(config, source, seed) for seed in seeds}
+        tasks = {seed: make_task(config, source, seed) for seed in seeds}
     # Processes share the cores of a machine; one process keeps an accelerator busy.
     count = min(workers, config.task.clients) if config.backbone.device == "cpu" else 1
     with Workers(backbone.text, count) as pool:
         yield Laboratory(config, backbone, source, tasks, features, pool, reporter)
 
 
-def _task(config: ExperimentConfig, source: Source, seed: int) -> Task:
+def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
+    """The task that a config describes."""
     task = config.task
     return base_to_novel(
         source,

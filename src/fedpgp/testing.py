@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from fedpgp.aggregators import FedAvg, Scaffold, Server, Upload
 from fedpgp.backbone import Backbone, load_backbone
+from fedpgp.backbone.text import TextEncoder
 from fedpgp.config import ExperimentConfig, FederationConfig, load_config
 from fedpgp.data.sources import ImageDataset
 from fedpgp.data.tasks import Client, EvaluationSet, Task
@@ -66,11 +66,11 @@ def check_method(method: Method, backbone: Backbone | None = None) -> list[str]:
     return [(check.__doc__ or "").strip() for check in CHECKS]
 
 
-class _Recording(Workers):
-    """Works in this process and keeps every group of jobs, and what came of it."""
+class Recording(Workers):
+    """Works in this process and keeps every group of jobs of local training, and what came of it."""
 
-    def __init__(self, backbone: Backbone):
-        super().__init__(backbone.text, 1)
+    def __init__(self, text: TextEncoder):
+        super().__init__(text, 1)
         self.groups: list[tuple[Sequence[ClientJob], Sequence[ClientUpdate]]] = []
 
     def map(self, function: Callable[..., Any], jobs: Any) -> list[Any]:
@@ -81,8 +81,9 @@ class _Recording(Workers):
         return results
 
     @property
-    def trained(self) -> Iterator[tuple[ClientJob, ClientUpdate]]:
-        return chain.from_iterable(zip(*group, strict=True) for group in self.groups)
+    def trained(self) -> list[tuple[ClientJob, ClientUpdate]]:
+        """Every job with what came of it, in the order of the work."""
+        return [pair for group in self.groups for pair in zip(*group, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -121,16 +122,17 @@ class _Trial:
         server = (method.aggregator or FedAvg()).begin(shared, len(task.clients))
         return Params(shared, private, (method.aggregator or FedAvg()).download(server, client).shared)
 
-    def text(self, params: Params, frozen: Frozen, classes: Sequence[int]) -> Tensor:
+    def text(self, params: Params, frozen: Frozen, classes: Sequence[int], extra: Sequence[str] = ()) -> Tensor:
+        """The features [K, C, D] of a model's contexts with some classes, and extra names behind them."""
         method = self.method
         contexts = [*method.prompts(params, frozen), *method.constant_prompts(params)]
-        names = [CLASS_NAMES[label] for label in classes]
+        names = [*(CLASS_NAMES[label] for label in classes), *extra]
         read = self.backbone.text.each(contexts, self.backbone.class_tokens(names), method.position)
         return torch.stack(read) if read else frozen.guidance[None][:0]
 
     def run(self, seed: int = 0, interrupted: bool = False) -> _Run:
         """Three rounds; interrupted: after each, everything is closed, and a copy of the method goes on."""
-        workers = _Recording(self.backbone)
+        workers = Recording(self.backbone.text)
         with tempfile.TemporaryDirectory() as directory:
             path, method = Path(directory) / "state", self.method
             State.create(path).close()
@@ -148,7 +150,7 @@ class _Trial:
                 bits = {f"server/{k}": _bits(t) for k, t in grouped(server).items()}
                 for i, own in enumerate(clients):
                     bits |= {f"client {i}/{k}": _bits(t) for k, t in grouped(own).items()}
-        return _Run(bits, list(workers.trained), workers.groups)
+        return _Run(bits, workers.trained, workers.groups)
 
     @cached_property
     def once(self) -> _Run:
@@ -287,12 +289,9 @@ def _losses(trial: _Trial) -> None:
         return
     for job, _ in trial.once.trained:
         frozen, params = job.frozen, job.params
-        names = [CLASS_NAMES[label] for label in (CLIENTS[job.client] if trial.method.own_classes else BASE)]
+        classes = CLIENTS[job.client] if trial.method.own_classes else BASE
         part = trial.method.for_step(params, generator(0, "step"))
-        contexts = [*trial.method.prompts(part, frozen), *trial.method.constant_prompts(part)]
-        tokens = trial.backbone.class_tokens([*names, *trial.method.extra_names])
-        read = trial.backbone.text.each(contexts, tokens, trial.method.position)
-        text = torch.stack(read) if read else frozen.guidance[None][:0]
+        text = trial.text(part, frozen, classes, trial.method.extra_names)
         batch = Batch(job.images[:4], job.labels[:4])
         before = _content(part, frozen, batch.images)
         terms = trial.method.loss(part, text, batch, frozen)
@@ -387,7 +386,7 @@ def _controls(trial: _Trial) -> None:
     """it trains under an aggregator that turns gradients"""
     method = trial.method
     if method.aggregator is None and not method.pooled and trial.trains:
-        workers = _Recording(trial.backbone)
+        workers = Recording(trial.backbone.text)
         with State.create() as state:
             rounds = federate(method, trial.data, trial.backbone, SETTINGS, 0, workers, state, Scaffold())
             for record, _ in zip(rounds, range(2), strict=False):

@@ -7,9 +7,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.bench.flops import packed
@@ -22,14 +21,11 @@ from fedpgp.federation.rounds import Data, federate
 from fedpgp.federation.state import State
 from fedpgp.methods import Method, PromptFL
 from fedpgp.randomness import generator
-from fedpgp.workers import Workers
+from fedpgp.testing import Recording
 
 FORGOTTEN = 2  # first rounds, in which caches fill and some methods read less, because nobody has sent anything yet
 PARTICIPANTS = {True: 2, False: 10}  # of ten clients, by whether the shape is made up, and so large
 ENDLESS = 1_000_000  # rounds: no run comes to its last, which would be evaluated
-
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -57,18 +53,17 @@ class Cost:
         return median(self.seconds) / self.steps
 
 
-class _Watching(Workers):
-    """Works in this process and remembers the last jobs of local training."""
+class _Last(Recording):
+    """Remembers the local trainings of the last round alone."""
 
-    def __init__(self, text: TextEncoder):
-        super().__init__(text, 1)
-        self.jobs: Sequence[ClientJob] = ()
-
-    def map(self, function: Callable[[TextEncoder, Job], Result], jobs: Iterable[Job]) -> list[Result]:
-        given: list[Any] = list(jobs)
+    def map(self, function: Callable[[TextEncoder, Any], Any], jobs: Iterable[Any]) -> list[Any]:
         if function is train_clients:
-            self.jobs = list(chain.from_iterable(given))
-        return super().map(function, given)
+            self.groups.clear()
+        return super().map(function, jobs)
+
+    @property
+    def jobs(self) -> list[ClientJob]:
+        return [job for job, _ in self.trained]
 
     @property
     def steps(self) -> int:
@@ -91,7 +86,7 @@ def measure_costs(
         batch_size=BATCH,
         participation=min(1.0, PARTICIPANTS[scene.made_up] / len(task.clients)),
     )
-    pool = _Watching(backbone.text)
+    pool = _Last(backbone.text)
     with ExitStack() as stack:
 
         def rounds(method: Method) -> Iterator[Mapping[str, Any]]:

@@ -58,8 +58,7 @@ class ClientJob:
     @property
     def params(self) -> Params:
         """What the client's model consists of before it is trained."""
-        images = self.images if self.images.dim() == 2 else self.images[:, 0]
-        memory = self.method.memory(images, self.labels, self.frozen)
+        memory = remembered(self.method, self.images, self.labels, self.frozen)
         return Params(self.start, self.own.private, self.download.shared, memory)
 
 
@@ -112,6 +111,11 @@ class _Training:
         for name, value in self.job.method.after_step(self.params, self.rng).items():
             self.tensors[name].copy_(value)
         self.steps += 1
+
+
+def remembered(method: Method, images: Tensor, labels: Tensor, frozen: Frozen) -> Tensors:
+    """What a client remembers of its images, [n, D] or the first of the views [n, V, D]."""
+    return method.memory(images if images.dim() == 2 else images[:, 0], labels, frozen)
 
 
 def train_clients(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[ClientUpdate]:

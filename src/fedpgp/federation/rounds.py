@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors
@@ -20,7 +19,14 @@ from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.config import FederationConfig
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluate import Evaluation, Evaluator, summary
-from fedpgp.federation.client import ClientJob, ClientUpdate, LocalTraining, in_groups, train_clients
+from fedpgp.federation.client import (
+    ClientJob,
+    ClientUpdate,
+    LocalTraining,
+    in_groups,
+    remembered,
+    train_clients,
+)
 from fedpgp.federation.participation import participants
 from fedpgp.federation.state import Clients, ClientState, State, on_device
 from fedpgp.methods import Frozen, Method, Params
@@ -101,16 +107,14 @@ def federate(
 
 @dataclass(frozen=True)
 class _Softmax:
-    """Classes of a softmax in training; tokens: theirs, and those of the method's extra names."""
+    """Classes of a softmax in training; tokens: theirs, and those of the method's extra names.
 
-    classes: tuple[int, ...]
+    columns: by label, the place among the classes or −1.
+    """
+
     tokens: ClassTokens
     frozen: Frozen
-
-    def columns(self, labels: NDArray[np.int64]) -> Tensor:
-        """The columns [n] of some labels."""
-        column = {label: i for i, label in enumerate(self.classes)}
-        return torch.tensor([column[label] for label in labels.tolist()], device=self.frozen.guidance.device)
+    columns: Tensor
 
 
 class _Federation:
@@ -169,7 +173,8 @@ class _Federation:
         training: LocalTraining,
         aggregator: Aggregator,
     ) -> ClientJob:
-        download, softmax = self.aggregator.download(server, client.id), self._softmax_of(client)
+        download = self.aggregator.download(server, client.id)
+        images, labels, softmax = self._holding(client)
         if not aggregator.controls:
             download = replace(download, control={})
         return ClientJob(
@@ -178,8 +183,8 @@ class _Federation:
             start=(own.kept if self._method.resumes_shared else {}) or self._received(download),
             download=download,
             own=own,
-            images=self._data.train[torch.from_numpy(client.train)],
-            labels=softmax.columns(self._task.train.labels[client.train]),
+            images=images,
+            labels=labels,
             classes=softmax.tokens,
             frozen=softmax.frozen,
             training=training,
@@ -192,17 +197,9 @@ class _Federation:
         """All clients' models, and the shared part alone."""
 
         def model(client: int) -> Params:
-            own, download, holder = (
-                clients[client],
-                self.aggregator.download(server, client),
-                self._task.clients[client],
-            )
-            images, softmax = self._data.train[torch.from_numpy(holder.train)], self._softmax_of(holder)
-            memory = self._method.memory(
-                images if images.dim() == 2 else images[:, 0],
-                softmax.columns(self._task.train.labels[holder.train]),
-                softmax.frozen,
-            )
+            own, download = clients[client], self.aggregator.download(server, client)
+            images, labels, softmax = self._holding(self._task.clients[client])
+            memory = remembered(self._method, images, labels, softmax.frozen)
             return Params(own.kept or self._received(download), own.private, download.shared, memory)
 
         alone = self._method.without_private(Params(server.shared, clients[0].private))
@@ -212,21 +209,31 @@ class _Federation:
         """The shared part as a client is sent it, perhaps beside other things."""
         return {name: download.shared[name] for name in self._first}
 
-    def _softmax_of(self, client: Client) -> _Softmax:
-        return self._softmax(client.classes) if self._method.own_classes else self._base
+    def _holding(self, client: Client) -> tuple[Tensor, Tensor, _Softmax]:
+        """The features of a client's training images, their columns [n], and the softmax that these are of."""
+        softmax = self._softmax(client.classes) if self._method.own_classes else self._base
+        labels = torch.from_numpy(self._task.train.labels[client.train])
+        return self._data.train[torch.from_numpy(client.train)], softmax.columns[labels], softmax
 
     def _softmax(self, classes: Sequence[int]) -> _Softmax:
-        extra = range(len(self._task.class_names), len(self._names))
-        return _Softmax(tuple(classes), self._names.select([*classes, *extra]), self._frozen.select(classes))
+        count = len(self._task.class_names)
+        tokens = self._names.select([*classes, *range(count, len(self._names))])
+        return _Softmax(tokens, self._frozen.select(classes), _places(classes, count).to(self._frozen.base.device))
 
 
 def frozen_of(method: Method, task: Task, backbone: Backbone) -> Frozen:
     """What never changes during a task, for all of its classes."""
     templates = [backbone.template_features(template, task.class_names) for template in method.templates(task)]
     guidance = templates[0] if len(templates) == 1 else F.normalize(torch.stack(templates).mean(0), dim=-1)
-    base = torch.full((len(task.class_names),), -1)
-    base[list(task.base)] = torch.arange(len(task.base))
-    return Frozen(guidance, backbone.logit_scale, base.to(guidance.device))
+    base = _places(task.base, len(task.class_names)).to(guidance.device)
+    return Frozen(guidance, backbone.logit_scale, base)
+
+
+def _places(classes: Sequence[int], count: int) -> Tensor:
+    """By label, of so many, the place among some classes or −1."""
+    places = torch.full((count,), -1)
+    places[list(classes)] = torch.arange(len(classes))
+    return places
 
 
 def client_states(

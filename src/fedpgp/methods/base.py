@@ -223,6 +223,10 @@ class PromptMethod(Method, ABC):
     def learning_rates(self) -> Mapping[str, float]:
         return {"shared": self.learning_rate, "private": self.learning_rate}
 
+    def vectors(self, backbone: Backbone) -> int:
+        """M, of a random context or of the phrase."""
+        return self.context_length if self.ctx_init == "random" else len(backbone.phrase(self.ctx_init))
+
     def new_context(self, backbone: Backbone, rng: torch.Generator) -> Tensor:
         """The first context vectors [M, d]; raises ConfigError for a phrase without tokens."""
         if self.ctx_init == "random":

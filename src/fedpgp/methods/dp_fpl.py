@@ -63,7 +63,7 @@ class DPFPL(PromptMethod):
         return {"p_G": self.new_context(backbone, rng)}
 
     def init_private(self, task: Task, backbone: Backbone, rng: torch.Generator, client: int) -> dict[str, Tensor]:
-        M, d = len(self.new_context(backbone, torch.Generator())), backbone.token_width
+        M, d = self.vectors(backbone), backbone.token_width
         if self.rank > min(M, d):
             raise ConfigError(
                 f"{self.name}.rank must be at most {min(M, d)}, the smaller of context length {M} and token width {d},"

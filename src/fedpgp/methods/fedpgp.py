@@ -69,8 +69,7 @@ class FedPGP(PromptMethod):
         return {"p_G": self.new_context(backbone, rng)}
 
     def init_private(self, task: Task, backbone: Backbone, rng: torch.Generator, client: int) -> dict[str, Tensor]:
-        M = len(self.new_context(backbone, torch.Generator()))
-        b, d = self.bottleneck, backbone.token_width
+        M, b, d = self.vectors(backbone), self.bottleneck, backbone.token_width
         if self.full_rank:
             return {"W": normal(rng, M, d).to(backbone.logit_scale)}
         if b > min(M, d):
