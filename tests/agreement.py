@@ -11,10 +11,12 @@ import tiny
 import torch
 from oracle.training import Settings, World
 
+from fedpgp.data.images import Images
 from fedpgp.data.sources import load_source
 from fedpgp.evaluate import Evaluator
 from fedpgp.federation.client import _Training
 from fedpgp.federation.rounds import frozen_of
+from fedpgp.reading import Question, answer, kind_of
 
 EPOCHS, BATCH = 2, 4
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
@@ -58,19 +60,25 @@ def difference(found, expected) -> float:
     return float((found - expected).abs().max()) / (largest if largest > 1e-12 else 1.0)
 
 
-def real_features(backbone):
-    """Features of as many real pictures as the tiny task trains on."""
+def real_images(backbone, kind=None) -> Images:
+    """As many real pictures as the tiny task trains on."""
     pictures = load_source("pictograms").train
-    return backbone.image([pictures.image(7 * i) for i in range(sum(tiny.EXAMPLES))]).clone()
+    some = [pictures.image(7 * i) for i in range(sum(tiny.EXAMPLES))]
+    pooled = backbone.image(some).clone()
+    if kind is None:
+        return Images(pooled)
+    pixels = backbone.image.processor(images=some, return_tensors="pt")["pixel_values"]
+    return Images(pooled, backbone.image.encode(pixels, kind).clone(), torch.arange(len(some)))
 
 
 def test_images(like) -> torch.Tensor:
+    """Features of the pictures that every model classifies at last."""
     return tiny.random_features(9, like, seed=9)
 
 
 def world_of(method, exact, data, rounds, seed=0) -> World:
     """What the oracle is given: the library's first values, and its draws of the images' order."""
-    task = data.task
+    task, kind = data.task, kind_of(method)
     shared = method.init_shared(task, exact, tiny.generator(seed, "shared"))
     first = [
         {**shared, **method.init_private(task, exact, tiny.generator(seed, "private"), client.id)}
@@ -79,7 +87,8 @@ def world_of(method, exact, data, rounds, seed=0) -> World:
     clients = []
     for client in task.clients:
         columns = torch.tensor([tiny.BASE.index(label) for label in task.train.labels[client.train]])
-        clients.append((data.train[torch.from_numpy(client.train)].double(), columns))
+        images = data.train[torch.from_numpy(client.train)]
+        clients.append((images.pooled if images.kept is None else images.gathered(), columns))
     sizes = {0: sum(tiny.EXAMPLES)} if method.pooled else {c.id: len(c.train) for c in task.clients}
     schedule = [
         {
@@ -103,7 +112,7 @@ def world_of(method, exact, data, rounds, seed=0) -> World:
         generator=lambda number, client: tiny.generator(seed, "step", number, client),
         all_names=ALL_NAMES,
         base=[tiny.BASE.index(label) if label in tiny.BASE else -1 for label in range(len(tiny.NAMES))],
-        images=test_images(exact.logit_scale),
+        images=test_images(exact.logit_scale) if kind is None else tiny.images(9, exact, kind, seed=9),
     )
 
 
@@ -113,12 +122,12 @@ def check_agreement(method, oracle, backbones, monkeypatch, *, rounds=2, images=
     oracle: World -> Record; backbones: {"float64": …, "float32": …}, the first is what the oracle reads with.
     settings: further fields of FederationConfig for the library.
     """
-    exact = backbones["float64"]
-    train = real_features(exact) if images == "real" else None
-    world = world_of(method, exact, tiny.data(exact, train=train), rounds)
+    exact, kind = backbones["float64"], kind_of(method)
+    real = images == "real"
+    world = world_of(method, exact, tiny.data(exact, real_images(exact, kind) if real else None, kind), rounds)
     expected = oracle(world)
     for precision, ours in backbones.items():
-        data = tiny.data(ours, train=None if train is None else real_features(ours))
+        data = tiny.data(ours, real_images(ours, kind) if real else None, kind)
         watched = Watched()
         with monkeypatch.context() as patch:
             watched.watch(patch)
@@ -148,12 +157,14 @@ def check_agreement(method, oracle, backbones, monkeypatch, *, rounds=2, images=
                 assert mine.keys() == own.keys()
                 for name, value in own.items():
                     see("parameters", mine[name], value)
-        tokens, frozen = ours.class_tokens(tiny.NAMES), frozen_of(method, data.task, ours)
+        tokens, frozen = ours.class_tokens(tiny.NAMES, method.tail), frozen_of(method, data.task, ours)
         for client, reference in enumerate(expected.logits):
             params = watched.models[client]
             contexts = [*method.prompts(params, frozen), *method.constant_prompts(params)]
             read = ours.text.each(contexts, tokens, method.position)
             text = torch.stack(read) if read else frozen.guidance[None][:0]
-            see("logits", method.predict(params, text, test_images(ours.logit_scale), frozen), reference)
+            last = tiny.images(9, ours, kind, seed=9)
+            question = Question(method, params, text, last, tokens, frozen)
+            see("logits", answer(ours.towers(method.reads), question), reference)
         print(f"{method.name}, {precision}: " + ", ".join(f"{what} {size:.1e}" for what, size in worst.items()))
         assert max(worst.values()) < TOLERANCE[precision], dict(worst)

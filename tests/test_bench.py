@@ -92,7 +92,7 @@ class TestStages:
     def test_the_batch_holds_clients_that_differ(self, step):
         jobs = [job for group in stages.client_groups(step) for job in group]
         assert len({job.params.private["U"].sum().item() for job in jobs}) == len(jobs) == 10
-        assert len({job.images[0, 0].item() for job in jobs}) == 10
+        assert len({job.images.pooled[0, 0].item() for job in jobs}) == 10
 
 
 class TestRounds:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedpgp import evaluate
+from fedpgp.backbone import Towers
 from fedpgp.errors import TrainingError
 from fedpgp.evaluate import Evaluator, accuracies, combined, evaluation_sets, own_images, summary
 from fedpgp.federation.rounds import frozen_of
@@ -100,14 +101,14 @@ def test_own_images_cover_the_base_set_once():
 
 
 def counting(text):
-    """The text encoder, and a list of how many contexts each call reads."""
+    """Towers whose text encoder keeps a list of how many contexts each call reads."""
     calls = []
 
-    def encode(contexts, tokens, position):
+    def each(contexts, tokens, position):
         calls.append(len(contexts))
-        return text(contexts, tokens, position)
+        return text.each(contexts, tokens, position)
 
-    return SimpleNamespace(encode=encode, calls=calls)
+    return SimpleNamespace(towers=Towers(SimpleNamespace(each=each)), calls=calls)
 
 
 def evaluated(method, clients, backbone, workers=None, lend=list):
@@ -119,7 +120,7 @@ def evaluated(method, clients, backbone, workers=None, lend=list):
     )
     frozen = frozen_of(method, data.task, backbone)
     evaluator = Evaluator(method, data.task, data.tests, backbone.class_tokens(tiny.NAMES), frozen)
-    model, workers = lend(clients).__getitem__, workers or Workers(backbone.text, 1)
+    model, workers = lend(clients).__getitem__, workers or Workers(backbone.towers(), 1)
     return data, evaluator(1, method.without_private(clients[0]), model, workers)
 
 
@@ -137,17 +138,17 @@ def test_equal_contexts_are_encoded_once(backbone):
     counter = counting(backbone.text)
     one, two, _ = many(3)
     twin = Params(one.shared, {name: tensor.clone() for name, tensor in one.private.items()})
-    evaluated(FEDPGP, [one, twin, two], backbone, Workers(counter.encode, 1))
+    evaluated(FEDPGP, [one, twin, two], backbone, Workers(counter.towers, 1))
     assert counter.calls == [1, 1, 1]  # p_G, which the shared part alone needs too, and two personal prompts
     counter.calls.clear()
-    evaluated(PromptFL(context_length=3), [Params(one.shared, {})] * 4, backbone, Workers(counter.encode, 1))
+    evaluated(PromptFL(context_length=3), [Params(one.shared, {})] * 4, backbone, Workers(counter.towers, 1))
     assert counter.calls == [1]
 
 
 def test_in_chunks_every_context_is_read_once(backbone, monkeypatch):
     monkeypatch.setattr(evaluate, "CHUNK", 3)
     counter = counting(backbone.text)
-    evaluated(FEDPGP, many(7), backbone, Workers(counter.encode, 1))
+    evaluated(FEDPGP, many(7), backbone, Workers(counter.towers, 1))
     assert counter.calls == [1] * (1 + 7)  # p_G, and one of each client in chunks of three, three and one
 
 
@@ -199,7 +200,7 @@ def test_each_softmax_runs_over_the_classes_of_its_test_set(backbone):
     (text,) = backbone.text(torch.stack(contexts), backbone.class_tokens(tiny.NAMES))
     outside = Counter()
     for name, test in evaluation_sets(data.task).items():
-        cosines = data.tests[name] @ text.T
+        cosines = data.tests[name].pooled @ text.T
         expected = [max(range(len(test.classes)), key=lambda c: row[test.classes[c]]) for row in cosines]
         right = np.array(expected) == test.targets
         assert found.clients[name if name != "validation" else "validation_base"] == pytest.approx(100 * right.mean())

@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 
 import fedpgp
+from fedpgp.backbone import Towers
 from fedpgp.backbone.text import TextEncoder
+from fedpgp.data.images import Images
 from fedpgp.data.tasks import base_to_novel
 from fedpgp.errors import ConfigError
 from fedpgp.methods import METHODS, FedPGP, Local, PromptFL, PromptProx
@@ -34,11 +36,11 @@ class Reading:
     each = TextEncoder.each
 
     def __init__(self, encoder):
-        self._encoder, self.shapes = encoder, []
+        self._encoder, self.layers, self.rows, self.shapes = encoder, encoder.layers, encoder.rows, []
 
-    def __call__(self, contexts, tokens, position):
+    def __call__(self, contexts, tokens, *rest):
         self.shapes.append((len(contexts), tuple(tokens.ids.shape), contexts.requires_grad))
-        return self._encoder(contexts, tokens, position)
+        return self._encoder(contexts, tokens, *rest)
 
 
 class Watching(Recording):
@@ -46,7 +48,7 @@ class Watching(Recording):
 
     def __init__(self, backbone):
         reading = Reading(backbone.text)
-        super().__init__(reading)
+        super().__init__(Towers(reading))
         self.shapes = reading.shapes
 
 
@@ -184,9 +186,9 @@ def test_fault_08_momentum_does_not_leak_from_client_to_client(backbone):
     data = tiny.data(backbone)
     plain = tiny.run(Local(**SMALL), backbone, data)
     for client in data.task.clients:
-        strange = -data.train
+        strange = -data.train.pooled
         strange[torch.from_numpy(client.train)] *= -1
-        among_others = tiny.run(Local(**SMALL), backbone, replace(data, train=strange))
+        among_others = tiny.run(Local(**SMALL), backbone, replace(data, train=Images(strange)))
         for one, two in zip(plain, among_others, strict=True):
             same = [tiny.bits(a) == tiny.bits(b) for a, b in zip(one.private, two.private, strict=True)]
             assert same == [other is client for other in data.task.clients]
@@ -197,7 +199,7 @@ def test_fault_09_the_headline_is_the_last_round(backbone):
     data = tiny.data(backbone)
     found = tiny.run(FedPGP(**OURS), backbone, data, rounds=4, local_epochs=1)
     assert [r.number for r in found] == [r.record["round"] for r in found] == [1, 2, 3, 4]
-    other = replace(data, tests={name: -features for name, features in data.tests.items()})
+    other = replace(data, tests={name: Images(-images.pooled) for name, images in data.tests.items()})
     again = tiny.run(FedPGP(**OURS), backbone, other, rounds=4, local_epochs=1)
     assert final_bits(again) == final_bits(found)
     assert [r.record["base"] for r in again] != [r.record["base"] for r in found]

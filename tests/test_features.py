@@ -316,7 +316,7 @@ def test_views_are_of_training_images_and_more_of_them_encode_only_the_new(
 def test_feature_that_is_not_finite_stops_the_encoding(
     backbone: Backbone, images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def encode(encoder: object, pixels: torch.Tensor) -> torch.Tensor:
+    def encode(encoder: object, pixels: torch.Tensor, kind: str) -> torch.Tensor:
         found = torch.ones(len(pixels), 128)
         found[3, 7] = torch.nan
         return found

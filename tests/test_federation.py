@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpgp.aggregators import Download, FedAvg, Server, Upload
+from fedpgp.backbone import Towers
+from fedpgp.data.images import Images
 from fedpgp.errors import TrainingError
 from fedpgp.federation.client import ROWS, ClientJob, in_groups, train_clients
 from fedpgp.federation.participation import participants
@@ -26,7 +28,7 @@ METHOD = FedPGP(context_length=3, bottleneck=2, learning_rate=0.05)
 
 def recorded(backbone, method=METHOD, data=None, **changes):
     """The rounds of a federation and its local trainings."""
-    workers = Recording(backbone.text)
+    workers = Recording(backbone.towers(method.reads))
     return tiny.run(method, backbone, data, workers=workers, **changes), workers.trained
 
 
@@ -160,7 +162,9 @@ def test_an_absent_client_predicts_with_the_new_global_prompt_and_its_old_privat
         params = Params(shared, private)
         text = backbone.text(torch.stack(method.prompts(params, frozen)), tokens)
         test = data.task.tests["base"]
-        return (method.predict(params, text, data.tests["base"], frozen).argmax(-1).numpy() == test.targets).tolist()
+        return (
+            method.predict(params, text, data.tests["base"].pooled, frozen).argmax(-1).numpy() == test.targets
+        ).tolist()
 
     stale = forgotten = 0
     for before, after, client in absences(found):
@@ -227,7 +231,7 @@ def test_training_again_or_in_another_order_gives_the_same_update(backbone):
     _, trained = recorded(backbone)
     for job, update in reversed(trained):
         before = tiny.bits(job.params.shared), tiny.bits(job.params.private)
-        assert update_bits(train_clients(backbone.text, [job])[0]) == update_bits(update)
+        assert update_bits(train_clients(backbone.towers(), [job])[0]) == update_bits(update)
         assert (tiny.bits(job.params.shared), tiny.bits(job.params.private)) == before
 
 
@@ -245,12 +249,12 @@ def test_clients_trained_at_once_are_as_if_each_were_alone(method, views, backbo
     for clip, tolerance in [(exact, 1e-9), (backbone, 1e-5)]:
         data = tiny.data(clip)
         if views > 1:
-            train = torch.stack([data.train.roll(i, 0) for i in range(views)], dim=1)
-            data = replace(data, train=train)
+            train = torch.stack([data.train.pooled.roll(i, 0) for i in range(views)], dim=1)
+            data = replace(data, train=Images(train))
         _, trained = recorded(clip, method, data, rounds=1, batch_size=2)
         jobs = [job for job, _ in trained]
-        alone = [train_clients(clip.text, [job])[0] for job in jobs]
-        for one, other in zip(train_clients(clip.text, jobs), alone, strict=True):
+        alone = [train_clients(clip.towers(), [job])[0] for job in jobs]
+        for one, other in zip(train_clients(clip.towers(), jobs), alone, strict=True):
             assert (one.upload.client, one.upload.examples) == (other.upload.client, other.upload.examples)
             assert one.losses == pytest.approx(other.losses, rel=tolerance)
             assert one.upload.shared.keys() == other.upload.shared.keys()
@@ -266,13 +270,15 @@ def test_groups_share_the_clients_evenly_and_keep_their_order(clients, rows, con
         def rows(self, context, classes, position):
             return rows
 
+    towers = Towers(Text())
+
     job = ClientJob(
         method=FedPGP(),
         aggregator=FedAvg(),
         start={},
         download=Download({}),
         own=ClientState(),
-        images=torch.empty(0, 8),
+        images=Images(torch.empty(0, 8)),
         labels=torch.empty(0),
         classes=None,
         frozen=None,
@@ -284,7 +290,7 @@ def test_groups_share_the_clients_evenly_and_keep_their_order(clients, rows, con
     jobs = [replace(job, client=i) for i in range(clients)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FedPGP, "prompts", lambda self, params, frozen: [torch.empty(16, 8)] * contexts)
-        groups = in_groups(Text(), jobs)
+        groups = in_groups(towers, jobs)
     assert [job.client for group in groups for job in group] == list(range(clients))
     sizes = [len(group) for group in groups]
     assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
@@ -301,12 +307,10 @@ def test_of_several_views_each_epoch_sees_one_drawn_for_each_image(backbone, mon
 
     monkeypatch.setattr(PromptFL, "loss", loss)
     data = tiny.data(backbone)
-    views = torch.stack([data.train, -data.train], dim=1)
-    tiny.run(
-        PromptFL(context_length=2), backbone, replace(data, train=views), batch_size=100, rounds=1, local_epochs=30
-    )
+    viewed = replace(data, train=Images(torch.stack([data.train.pooled, -data.train.pooled], dim=1)))
+    tiny.run(PromptFL(context_length=2), backbone, viewed, batch_size=100, rounds=1, local_epochs=30)
     for client in data.task.clients:
-        own = data.train[torch.from_numpy(client.train)]
+        own = data.train.pooled[torch.from_numpy(client.train)]
         epochs = [images for images in seen if len(images) == len(own)]
         signs = []
         for images in epochs:
@@ -357,14 +361,14 @@ def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(backbone, monk
     epochs = [torch.cat(pair) for pair in zip(seen[::2], seen[1::2], strict=True)]
     for number, epoch in enumerate(epochs):
         client = data.task.clients[number // 2 % 3]
-        own = data.train[torch.from_numpy(client.train)]
+        own = data.train.pooled[torch.from_numpy(client.train)]
         assert sorted(epoch.tolist()) == sorted(own.tolist())
         expected = own[tiny.order(0, 1 + number // 6, client.id, len(own), 2)[number % 2]]
         assert torch.equal(epoch, expected)
 
 
 def test_one_and_two_processes_give_the_same_bytes(backbone):
-    with Workers(backbone.text, 2) as two:
+    with Workers(backbone.towers(), 2) as two:
         in_two = tiny.run(METHOD, backbone, workers=two)
     assert everything(in_two) == everything(tiny.run(METHOD, backbone))
 
@@ -378,7 +382,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(backbone):
     """One bad image of client 1: the message says in which step it came up."""
     data = tiny.data(backbone)
     bad = 3
-    data.train[data.task.clients[1].train[bad]] = torch.nan
+    data.train.pooled[data.task.clients[1].train[bad]] = torch.nan
     (place,) = (tiny.order(0, 1, 1, 5, 1)[0] == bad).nonzero().flatten().tolist()
     step = 1 + place // 2
     with pytest.raises(TrainingError, match=rf"client 1 is not finite in round 1, step {step}: change the settings"):

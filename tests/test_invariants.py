@@ -45,6 +45,6 @@ def test_nothing_private_is_in_the_bytes_that_leave_a_client(name, aggregator, p
         )
         own = {**job.own.private, **update.own.private}
         memory = {f"memory/{n}": t for n, t in job.params.memory.items()}
-        for row in rows({**own, **memory, "images": job.images}):
+        for row in rows({**own, **memory, "images": job.images.pooled}):
             assert row not in sent
         assert update.upload.shared.keys() == method.init_shared(tiny.task(), backbone, torch.Generator()).keys()

@@ -30,7 +30,7 @@ def parameters(method, backbone, seed=0):
         shared,
         method.init_private(data.task, backbone, generator(seed, "private"), 0),
         shared,
-        method.memory(data.train[torch.from_numpy(own)], columns, frozen),
+        method.memory(data.train.pooled[torch.from_numpy(own)], columns, frozen),
     )
 
 

@@ -32,7 +32,7 @@ def test_zero_shot_agrees_with_the_oracle(precision, backbone, exact):
     clip, tokenizer = exact.image.model, exact.tokenizer
     worst = 0.0
     for name, test in data.task.tests.items():
-        images = data.tests[name]
+        images = data.tests[name].pooled
         names = [tiny.NAMES[label].replace("_", " ") for label in test.classes]
         expected = zero_shot_oracle.logits_of(clip, tokenizer, names, images.double())
         frozen = frozen_of(method, data.task, ours).select(test.classes)

@@ -218,7 +218,7 @@ def test_a_run_that_was_stopped_anywhere_ends_as_one_that_was_not(name, changes,
     settings = FederationConfig(**{**tiny.SETTINGS, "rounds": 4, "local_epochs": 1, **changes})
 
     def rounds(state, workers=None):
-        return federate(method, data, backbone, settings, 0, workers or Workers(backbone.text, 1), state)
+        return federate(method, data, backbone, settings, 0, workers or Workers(backbone.towers(), 1), state)
 
     with State.create() as state:
         list(rounds(state))
@@ -231,7 +231,7 @@ def test_a_run_that_was_stopped_anywhere_ends_as_one_that_was_not(name, changes,
         """Works in this process until it is stopped in the middle of the given call."""
 
         def __init__(self, at):
-            super().__init__(backbone.text, 1)
+            super().__init__(backbone.towers(), 1)
             self.left = at
 
         def map(self, function, jobs):
@@ -271,7 +271,7 @@ def test_in_a_round_only_the_participants_are_read_and_kept(backbone, monkeypatc
         reads.clear(), kept.clear()
         settings = FederationConfig(rounds=3, participation=10 / clients, local_epochs=1, eval_every=3)
         with State.create() as state:
-            found = list(federate(METHODS["fedpgp"], data, backbone, settings, 0, Workers(backbone.text, 1), state))
+            found = list(federate(METHODS["fedpgp"], data, backbone, settings, 0, Workers(backbone.towers(), 1), state))
         expected = Counter(client for record in found for client in record["participants"])
         assert kept == expected and expected.total() == 30
         assert reads == expected + Counter([0])  # in the evaluation, whose shared part alone has its shapes

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import CLIPConfig, CLIPModel
 
 from fedpgp.backbone import load_backbone
+from fedpgp.backbone.layers import Layers
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens, class_tokens, split_template, text_ids
 from fedpgp.errors import CheckpointError
@@ -222,6 +223,8 @@ def on(device, value):
     if isinstance(value, tuple):
         moved = [on(device, part) for part in value]
         return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
+    if isinstance(value, Layers):
+        return replace(value, weights=on(device, value.weights))
     return value
 
 

@@ -11,12 +11,14 @@ from PIL import Image
 
 from fedpgp.aggregators import Server
 from fedpgp.config import FederationConfig
+from fedpgp.data.images import Images
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.evaluate import Evaluation
 from fedpgp.federation.rounds import Data, client_states, federate
 from fedpgp.federation.state import State
 from fedpgp.randomness import generator
+from fedpgp.reading import kind_of
 from fedpgp.workers import Workers
 
 NAMES = ("ant", "red apple", "fire_engine", "alarm clock", "octopus", "jar", "bus", "tree")
@@ -94,16 +96,25 @@ def task(classes=CLASSES, examples=EXAMPLES, base=BASE, novel=NOVEL, templates=(
     )
 
 
-def data(backbone, train=None, **changes) -> Data:
-    """The task with random image features, or with the given ones for training."""
-    made, like = task(**changes), backbone.logit_scale
+def images(count: int, backbone, kind=None, seed: int = 0) -> Images:
+    """Random features, and what else is kept of so many images: of the scale of real states, if they are that."""
+    pooled = random_features(count, backbone.logit_scale, seed=seed)
+    if kind is None:
+        return Images(pooled)
+    shape = backbone.image.shape(kind)
+    kept = torch.randn(count, *shape, generator=torch.Generator().manual_seed(1000 + seed))
+    kept = F.normalize(kept, dim=-1) if kind == "patches" else kept
+    return Images(pooled, kept.to(pooled), torch.arange(count))
+
+
+def data(backbone, train=None, kind=None, **changes) -> Data:
+    """The task with random images, or with the given ones for training. kind: what is kept beside their features."""
+    made = task(**changes)
     tests = {**made.tests, "validation": made.validation}
     return Data(
         task=made,
-        train=random_features(len(made.train), like) if train is None else train,
-        tests={
-            name: random_features(len(test.images), like, seed=1 + i) for i, (name, test) in enumerate(tests.items())
-        },
+        train=images(len(made.train), backbone, kind) if train is None else train,
+        tests={name: images(len(test.images), backbone, kind, 1 + i) for i, (name, test) in enumerate(tests.items())},
     )
 
 
@@ -125,8 +136,8 @@ class Round:
 
 def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregator=None, **changes) -> list[Round]:
     """All rounds of a federation in this process: two of everybody, two epochs in batches of four, or as changed."""
-    found, settings = data_ or data(backbone), FederationConfig(**{**SETTINGS, **changes})
-    state, workers = state or State.create(), workers or Workers(backbone.text, 1)
+    found, settings = data_ or data(backbone, kind=kind_of(method)), FederationConfig(**{**SETTINGS, **changes})
+    state, workers = state or State.create(), workers or Workers(backbone.towers(method.reads), 1)
     clients = client_states(method, found.task, backbone, settings, seed, state, aggregator)
     rounds = []
     for record in federate(method, found, backbone, settings, seed, workers, state, aggregator):

@@ -29,6 +29,9 @@ class DataConfig:
     augmented_views: int = Field(
         default=1, ge=1, le=1000, description="1: centre crop; K: random crops of each training image, one per epoch"
     )
+    token_precision: Literal["full", "float16"] = Field(
+        default="full", description="of patch features and states of the image tower on disk; float16 takes half"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

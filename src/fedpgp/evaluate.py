@@ -1,4 +1,4 @@
-"""Accuracies from features, prompts and labels.
+"""Accuracies from images, prompts and labels.
 
 Letters: N clients, K contexts, C classes, D feature width, n images of a test set.
 """
@@ -7,21 +7,22 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, harmonic_mean
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpgp.backbone.text import TextEncoder
-from fedpgp.backbone.tokens import ClassTokens, Position
+from fedpgp.backbone.tokens import ClassTokens
+from fedpgp.data.images import Images
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.errors import TrainingError
 from fedpgp.methods import Frozen, Method, Params
+from fedpgp.reading import Question, Reading, Texts, answer
 from fedpgp.workers import Workers
 
 CHUNK = 32  # clients evaluated at a time, so that memory does not grow with their number
+PIECE = 64  # images classified at a time where more is read of them than one feature
 
 Correct = Mapping[str, NDArray[np.bool_]]  # test set -> [clients, n], which images each of some clients gets right
 
@@ -49,51 +50,37 @@ def evaluation_sets(task: Task) -> dict[str, EvaluationSet]:
 
 @dataclass(frozen=True)
 class _Softmax:
-    """Test sets with the same classes, so that one product serves them all; images: [n, D] of one after the other."""
+    """Test sets with the same classes, so that one reading serves them all."""
 
-    sets: Mapping[str, slice]
+    sets: Mapping[str, Images]
+    targets: Mapping[str, NDArray[np.int64]]
     classes: tuple[int, ...]
-    targets: NDArray[np.int64]
-    images: Tensor
+    tokens: ClassTokens
     frozen: Frozen
-
-
-class _Reading(NamedTuple):
-    """Contexts to be read with some classes."""
-
-    contexts: Sequence[Tensor]
-    classes: tuple[int, ...]
-
-
-_Key = tuple[bytes, tuple[int, ...]]
 
 
 class Evaluator:
     """Evaluates the clients of one task; what no round changes is prepared once.
 
-    features: [n, D] for each of `evaluation_sets(task)`; tokens and frozen: of every class name of the task.
+    images: of each of `evaluation_sets(task)`; tokens and frozen: of every class name of the task.
     """
 
-    def __init__(self, method: Method, task: Task, features: Mapping[str, Tensor], tokens: ClassTokens, frozen: Frozen):
+    def __init__(self, method: Method, task: Task, images: Mapping[str, Images], tokens: ClassTokens, frozen: Frozen):
         self._method, self._task, self._tokens = method, task, tokens
         together: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for name, test in evaluation_sets(task).items():
-            together[test.classes].append(name)
-        self._softmaxes = [self._softmax(names, classes, features, frozen) for classes, names in together.items()]
+            together[tuple(test.classes)].append(name)
+        self._softmaxes = [
+            _Softmax(
+                sets={name: images[name] for name in names},
+                targets={name: evaluation_sets(task)[name].targets for name in names},
+                classes=classes,
+                tokens=tokens.select(classes),
+                frozen=frozen.select(classes),
+            )
+            for classes, names in together.items()
+        ]
         self._base = next(i for i, softmax in enumerate(self._softmaxes) if softmax.classes == tuple(task.base))
-
-    def _softmax(
-        self, names: Sequence[str], classes: Sequence[int], features: Mapping[str, Tensor], frozen: Frozen
-    ) -> _Softmax:
-        tests = evaluation_sets(self._task)
-        ends = np.cumsum([0, *(len(tests[name].images) for name in names)]).tolist()
-        return _Softmax(
-            sets={name: slice(*ends[i : i + 2]) for i, name in enumerate(names)},
-            classes=tuple(classes),
-            targets=np.concatenate([tests[name].targets for name in names]),
-            images=torch.cat([features[name] for name in names]),
-            frozen=frozen.select(classes),
-        )
 
     @torch.no_grad()
     def __call__(
@@ -104,11 +91,11 @@ class Evaluator:
         shared: None where it predicts nothing by itself; model: of a client, which may be read from a disk when it is
         asked for. Raises TrainingError, naming client and round, where text features are not finite.
         """
-        task, texts = self._task, _Texts(self._tokens, self._method.position, workers)
+        task, texts = self._task, Texts(self._tokens, self._method.position, workers)
         shared_correct = None
         if shared is not None:
             (read,) = texts([self._prompts(shared)])
-            shared_correct = self._classify([shared], [read])
+            shared_correct = self._classify([shared], [read], workers)
         correct: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
         clients: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
         of_shared: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
@@ -117,7 +104,7 @@ class Evaluator:
             chunk = task.clients[start : start + CHUNK]
             models = [model(client.id) for client in chunk]
             chunk_texts = texts([self._prompts(params) for params in models])
-            found = self._classify(models, chunk_texts)
+            found = self._classify(models, chunk_texts, workers)
             for name in task.tests:
                 correct[name].append(np.packbits(found[name], axis=1))
             _extend(clients, accuracies(task, chunk, found))
@@ -141,68 +128,42 @@ class Evaluator:
             diagnostics={name: fmean(figures) for name, figures in diagnostics.items()},
         )
 
-    def _prompts(self, params: Params) -> list[_Reading]:
-        """What must be read for each softmax."""
+    def _prompts(self, params: Params) -> list[Reading]:
+        """What must be read for each softmax, whatever the image."""
         constant = self._method.constant_prompts(params)
         return [
-            _Reading([*self._method.prompts(params, softmax.frozen), *constant], softmax.classes)
+            Reading([*self._method.prompts(params, softmax.frozen), *constant], softmax.classes)
             for softmax in self._softmaxes
         ]
 
-    def _classify(self, models: Sequence[Params], texts: Sequence[Sequence[Tensor]]) -> Correct:
+    def _classify(self, models: Sequence[Params], texts: Sequence[Sequence[Tensor]], workers: Workers) -> Correct:
         found: dict[str, list[NDArray[np.bool_]]] = defaultdict(list)
+        same: dict[tuple[int, ...], Mapping[str, NDArray[np.bool_]]] = {}
         for params, of_softmax in zip(models, texts, strict=True):
-            for softmax, text in zip(self._softmaxes, of_softmax, strict=True):
-                logits = self._method.predict(params, text, softmax.images, softmax.frozen)
-                right = logits.argmax(-1).cpu().numpy() == softmax.targets
-                for name, part in softmax.sets.items():
-                    found[name].append(right[part])
+            tensors = (params.shared, params.private, params.received, params.memory)
+            model = tuple(id(tensor) for group in tensors for tensor in group.values())  # many may share all they have
+            if model not in same:
+                same[model] = self._right(params, of_softmax, workers)
+            for name, right in same[model].items():
+                found[name].append(right)
         return {name: np.stack(rows) for name, rows in found.items()}
 
-
-class _Texts:
-    """Text features of many models, a chunk at a time; contexts of the chunk or the one before are encoded once.
-
-    So the global context, which every model reads, is encoded once in an evaluation, and one that stands before the
-    classes of several softmaxes is read once with all class names.
-    """
-
-    def __init__(self, tokens: ClassTokens, position: Position, workers: Workers):
-        self._tokens, self._position, self._workers = tokens, position, workers
-        self._known: dict[_Key, Tensor] = {}
-
-    def __call__(self, models: Sequence[Sequence[_Reading]]) -> list[list[Tensor]]:
-        """Text features [K, C, D] for every softmax of every model."""
-        everything = tuple(range(len(self._tokens)))
-        wanted: dict[_Key, Tensor] = {}
-        keys = [[[self._key(context, one.classes) for context in one.contexts] for one in model] for model in models]
-        for of_model, model in zip(keys, models, strict=True):
-            for of_one, one in zip(of_model, model, strict=True):
-                wanted |= zip(of_one, one.contexts, strict=True)
-        known = {key: self._known[key] for key in wanted if key in self._known}
-        new = [key for key in wanted if key not in known]
-        jobs = [(wanted[key][None], self._tokens.select(key[1] or everything), self._position) for key in new]
-        known |= zip(new, self._workers.map(_encode, jobs), strict=True)
-        self._known = known
-        return [
-            [self._text(of_one, one) for of_one, one in zip(of_model, model, strict=True)]
-            for of_model, model in zip(keys, models, strict=True)
-        ]
-
-    def _key(self, context: Tensor, classes: tuple[int, ...]) -> _Key:
-        """A context's numbers, and the classes where it has one for each of them."""
-        numbers = context.contiguous().cpu().view(torch.uint8).numpy().tobytes()
-        return numbers, classes if context.dim() == 3 else ()
-
-    def _text(self, keys: Sequence[_Key], one: _Reading) -> Tensor:
-        if not keys:
-            return torch.empty(0, len(one.classes), 0)
-        return torch.stack([self._known[k] if k[1] else self._known[k][list(one.classes)] for k in keys])
-
-
-def _encode(text: TextEncoder, job: tuple[Tensor, ClassTokens, Position]) -> Tensor:
-    with torch.no_grad():
-        return text(*job)[0]
+    def _right(self, params: Params, texts: Sequence[Tensor], workers: Workers) -> Mapping[str, NDArray[np.bool_]]:
+        """Which images of each test set a model gets right."""
+        simple = not {"patches", "image tower", "text per image"} & {*self._method.reads}
+        found = {}
+        for softmax, text in zip(self._softmaxes, texts, strict=True):
+            for name, images in softmax.sets.items():
+                if simple:
+                    logits = self._method.predict(params, text, images.pooled, softmax.frozen)
+                else:
+                    pieces = [images[at : at + PIECE].gathered() for at in range(0, len(images), PIECE)]
+                    questions = [
+                        Question(self._method, params, text, piece, softmax.tokens, softmax.frozen) for piece in pieces
+                    ]
+                    logits = torch.cat(workers.map(answer, questions))
+                found[name] = logits.argmax(-1).cpu().numpy() == softmax.targets[name]
+        return found
 
 
 def _extend(columns: dict[str, list[NDArray[np.float64]]], found: Mapping[str, NDArray[np.float64]]) -> None:

@@ -7,12 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, OutputError
-from fedpgp.evaluate import evaluation_sets
-from fedpgp.federation.rounds import Data, client_states, federate, rounds_of
+from fedpgp.federation.rounds import client_states, federate, rounds_of
 from fedpgp.federation.state import FILE, State, remove
 from fedpgp.files import write_json
 from fedpgp.laboratory import Laboratory, Reporter, Silent, laboratory
@@ -243,11 +240,7 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
     """Runs what is left of one run, and writes its files where it has a directory."""
     config, reporter, backbone = lab.config, lab.reporter, lab.backbone
     method, task, settings = config.methods[name], lab.tasks[seed], config.federation
-    features = lab.features
-    tests = {
-        key: features[test.dataset.split][torch.from_numpy(test.images)] for key, test in evaluation_sets(task).items()
-    }
-    data = Data(task, features["train"], tests)
+    data = lab.data(method, seed)
     label = f"{name}, seed {seed}"
     total = rounds_of(method, settings)
     reporter.progress(label, state.rounds(), total)

@@ -1,26 +1,32 @@
 """What all runs of an experiment share, after everything is checked that can be checked without work."""
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from fedpgp.aggregators import FedAvg
 from fedpgp.backbone import Backbone, bfloat16_speed, load_backbone
+from fedpgp.backbone.layers import Prompt
 from fedpgp.config import DEFAULT_AGGREGATOR, ExperimentConfig
 from fedpgp.data.cache import cache_directory, check_cache
-from fedpgp.data.features import source_features
+from fedpgp.data.features import source_features, token_features, views_of
+from fedpgp.data.images import Images
 from fedpgp.data.sources import Source, load_source
 from fedpgp.data.tasks import Task, base_to_novel
 from fedpgp.errors import ConfigError
 from fedpgp.evaluate import evaluation_sets
-from fedpgp.federation.rounds import frozen_of
-from fedpgp.methods import Params
+from fedpgp.federation.rounds import Data, frozen_of
+from fedpgp.methods import Method, Params
 from fedpgp.plugins import own_errors
 from fedpgp.processes import warm_up
+from fedpgp.reading import kind_of
 from fedpgp.workers import Workers
 
 
@@ -46,16 +52,38 @@ class Silent:
 class Laboratory:
     """What all runs of an experiment share: the frozen CLIP, the data, its features, the worker processes.
 
-    tasks: by seed; features: [n, D] by split, [n, K, D] of the training split where K > 1 views are asked for.
+    tasks: by seed; features: [n, D] by split, [n, K, D] of the training split where K > 1 views are asked for; tokens:
+    by kind and split, what methods read beside that, of the images that are used, and the places of the images in it.
     """
 
     config: ExperimentConfig
     backbone: Backbone
     source: Source
     tasks: dict[int, Task]
-    features: dict[str, torch.Tensor]
+    features: dict[str, Tensor]
+    tokens: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]]
     workers: Workers
     reporter: Reporter
+
+    def data(self, method: Method, seed: int) -> Data:
+        """A task with what a method reads of its images."""
+        task, kind = self.tasks[seed], kind_of(method)
+
+        def images(split: str, chosen: Tensor) -> Images:
+            pooled = self.features[split][chosen]
+            if kind is None:
+                return Images(pooled)
+            kept, places = self.tokens[kind][split]
+            return Images(pooled, kept, places[chosen])
+
+        return Data(
+            task,
+            images("train", torch.arange(len(task.train))),
+            {
+                name: images(test.dataset.split, torch.from_numpy(test.images))
+                for name, test in evaluation_sets(task).items()
+            },
+        )
 
 
 @contextmanager
@@ -99,10 +127,49 @@ def laboratory(
     if decodable is not source:
         source = decodable
         tasks = {seed: make_task(config, source, seed) for seed in seeds}
+    chosen = [config.methods[name] for name in methods]
+    tokens = {
+        kind: _tokens(kind, config, backbone, source, list(tasks.values()), directory, workers, reporter)
+        for kind in dict.fromkeys(kind_of(method) for method in chosen)
+        if kind is not None
+    }
     # Processes share the cores of a machine; one process keeps an accelerator busy.
     count = min(workers, config.task.clients) if config.backbone.device == "cpu" else 1
-    with Workers(backbone.text, count) as pool:
-        yield Laboratory(config, backbone, source, tasks, features, pool, reporter)
+    with Workers(backbone.towers([what for method in chosen for what in method.reads]), count) as pool:
+        yield Laboratory(config, backbone, source, tasks, features, tokens, pool, reporter)
+
+
+def _tokens(
+    kind: str,
+    config: ExperimentConfig,
+    backbone: Backbone,
+    source: Source,
+    tasks: Sequence[Task],
+    directory: Path,
+    workers: int,
+    reporter: Reporter,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """By split, what is kept of the images that the tasks use, and their places in it."""
+    used: dict[str, set[int]] = defaultdict(set)
+    for task in tasks:
+        used["train"].update(*(client.train.tolist() for client in task.clients))
+        for test in evaluation_sets(task).values():
+            used[test.dataset.split].update(test.images.tolist())
+    return {
+        split: token_features(
+            backbone.image,
+            getattr(source, split),
+            np.array(sorted(images)),
+            kind,
+            directory,
+            half=config.data.token_precision == "float16",
+            views=views_of(split, config.data.augmented_views),
+            workers=workers,
+            progress=reporter.progress,
+            notice=reporter.notice,
+        )
+        for split, images in used.items()
+    }
 
 
 def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
@@ -131,17 +198,37 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
             f"federation.aggregator must be one that clients need not know of for {name}, which has no clients in"
             f" training, got {aggregator.name}: leave out {name}, or take fedavg"
         )
+    if {"patches", "image tower"} & {*method.reads} and not backbone.image.patches:
+        raise ConfigError(
+            f"{name} reads patches of images, and the image tower of {config.backbone.checkpoint} has none: choose a"
+            " checkpoint with a vision transformer, such as openai/clip-vit-base-patch16, or leave the method out"
+        )
     shared = method.init_shared(task, backbone, torch.Generator())
     server = (method.aggregator or aggregator).begin(shared, len(task.clients))
     received = (method.aggregator or aggregator).download(server, 0).shared
     frozen = frozen_of(method, task, backbone)
-    longest = backbone.class_tokens([*task.class_names, *method.extra_names]).ids.shape[1]
+    longest = backbone.class_tokens([*task.class_names, *method.extra_names], method.tail).ids.shape[1]
     room = backbone.text.longest - 1 - longest
     for client in task.clients:
         private = method.init_private(task, backbone, torch.Generator(), client.id)
-        for context in method.prompts(Params(shared, private, received), frozen):
-            if context.shape[-2] > room:
+        params = Params(shared, private, received)
+        some = torch.zeros(1, backbone.image.width).to(backbone.logit_scale)
+        for context in [*method.prompts(params, frozen), *method.conditional_prompts(params, some, frozen)]:
+            vectors = context.vectors if isinstance(context, Prompt) else context
+            if vectors.shape[-2] > room:
                 raise ConfigError(
                     f"a context of {name} must have at most {room} vectors for this checkpoint and these class names,"
-                    f" got {context.shape[-2]}: change the settings of [{name}], such as context_length"
+                    f" got {vectors.shape[-2]}: change the settings of [{name}], such as context_length"
                 )
+            if isinstance(context, Prompt) and context.layers > len(backbone.text.layers):
+                raise _too_deep(name, context.layers, "text", len(backbone.text.layers))
+        for prompt in method.visual_prompts(params):
+            if prompt.layers > backbone.image.layers:
+                raise _too_deep(name, prompt.layers, "image", backbone.image.layers)
+
+
+def _too_deep(name: str, layers: int, tower: str, has: int) -> ConfigError:
+    return ConfigError(
+        f"the prompts of {name} must reach into at most {has} layers, which is what the checkpoint's {tower} tower has,"
+        f" got {layers}: change the settings of [{name}], such as depth"
+    )

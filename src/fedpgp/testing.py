@@ -20,17 +20,22 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedpgp.aggregators import FedAvg, Scaffold, Server, Upload
-from fedpgp.backbone import Backbone, load_backbone
-from fedpgp.backbone.text import TextEncoder
+from fedpgp.backbone import Backbone, Towers, load_backbone
+from fedpgp.backbone.image import PATCHES
+from fedpgp.backbone.layers import Prompt
+from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.config import ExperimentConfig, FederationConfig, load_config
+from fedpgp.data.images import Images
 from fedpgp.data.sources import ImageDataset
 from fedpgp.data.tasks import Client, EvaluationSet, Task
+from fedpgp.evaluate import evaluation_sets
 from fedpgp.federation.client import ClientJob, ClientUpdate, train_clients
 from fedpgp.federation.rounds import Data, client_states, federate, frozen_of
 from fedpgp.federation.state import State, grouped
 from fedpgp.methods import Batch, Frozen, Method, Params
 from fedpgp.plugins import NAME
 from fedpgp.randomness import generator
+from fedpgp.reading import Question, answer, kind_of, see
 from fedpgp.workers import Workers
 
 CLASS_NAMES = ("ant", "red apple", "fire engine", "alarm clock", "octopus", "jar", "bus", "tree")
@@ -69,8 +74,8 @@ def check_method(method: Method, backbone: Backbone | None = None) -> list[str]:
 class Recording(Workers):
     """Works in this process and keeps every group of jobs of local training, and what came of it."""
 
-    def __init__(self, text: TextEncoder):
-        super().__init__(text, 1)
+    def __init__(self, towers: Towers):
+        super().__init__(towers, 1)
         self.groups: list[tuple[Sequence[ClientJob], Sequence[ClientUpdate]]] = []
 
     def map(self, function: Callable[..., Any], jobs: Any) -> list[Any]:
@@ -95,6 +100,32 @@ class _Run:
     groups: Sequence[tuple[Sequence[ClientJob], Sequence[ClientUpdate]]]
 
 
+def made_up_data(task: Task, backbone: Backbone, kind: str | None, seed: int = 0) -> Data:
+    """A task with random images; kind: what is kept of them beside a feature of each, as `kind_of` a method."""
+    sets = evaluation_sets(task)
+    return Data(
+        task,
+        made_up_images(len(task.train), backbone, kind, seed),
+        {
+            name: made_up_images(len(test.images), backbone, kind, seed + i)
+            for i, (name, test) in enumerate(sets.items(), 1)
+        },
+    )
+
+
+def made_up_images(count: int, backbone: Backbone, kind: str | None = None, seed: int = 0) -> Images:
+    """Random images: features, and patch features, of unit length, and states of the image tower."""
+    like = backbone.logit_scale
+    drawn = torch.randn(count, backbone.image.width, generator=generator(seed, "images"))
+    pooled = F.normalize(drawn, dim=-1).to(like)
+    if kind is None:
+        return Images(pooled)
+    kept = torch.randn(count, *backbone.image.shape(kind), generator=generator(seed, "tokens"))
+    if kind == PATCHES:
+        kept = F.normalize(kept, dim=-1)
+    return Images(pooled, kept.to(like), torch.arange(count))
+
+
 class _Trial:
     """A method on a tiny task."""
 
@@ -102,17 +133,11 @@ class _Trial:
         self.method, self.backbone = method, backbone
         self.task = _task()
         self.frozen = frozen_of(method, self.task, backbone)
-        sets = {**self.task.tests, "validation": self.task.validation}
-        self.data = Data(
-            self.task,
-            self.images(len(self.task.train)),
-            {name: self.images(len(test.images), 1 + i) for i, (name, test) in enumerate(sets.items())},
-        )
+        self.towers = backbone.towers(method.reads)
+        self.data = made_up_data(self.task, backbone, kind_of(method))
 
-    def images(self, count: int, seed: int = 0) -> Tensor:
-        """Random features [n, D] of unit length."""
-        drawn = torch.randn(count, self.backbone.image.width, generator=generator(seed, "images"))
-        return F.normalize(drawn, dim=-1).to(self.backbone.logit_scale)
+    def images(self, count: int, seed: int) -> Images:
+        return made_up_images(count, self.backbone, kind_of(self.method), seed)
 
     def first(self, client: int = 0) -> Params:
         """A client's parameters before the first round."""
@@ -126,13 +151,15 @@ class _Trial:
         """The features [K, C, D] of a model's contexts with some classes, and extra names behind them."""
         method = self.method
         contexts = [*method.prompts(params, frozen), *method.constant_prompts(params)]
-        names = [*(CLASS_NAMES[label] for label in classes), *extra]
-        read = self.backbone.text.each(contexts, self.backbone.class_tokens(names), method.position)
+        read = self.backbone.text.each(contexts, self.tokens(classes, extra), method.position)
         return torch.stack(read) if read else frozen.guidance[None][:0]
+
+    def tokens(self, classes: Sequence[int], extra: Sequence[str] = ()) -> ClassTokens:
+        return self.backbone.class_tokens([*(CLASS_NAMES[label] for label in classes), *extra], self.method.tail)
 
     def run(self, seed: int = 0, interrupted: bool = False) -> _Run:
         """Three rounds; interrupted: after each, everything is closed, and a copy of the method goes on."""
-        workers = Recording(self.backbone.text)
+        workers = Recording(self.towers)
         with tempfile.TemporaryDirectory() as directory:
             path, method = Path(directory) / "state", self.method
             State.create(path).close()
@@ -263,23 +290,33 @@ def _functions(trial: _Trial) -> None:
         yield from (job.params for job, _ in trial.once.trained[-1:])
 
     for params, classes in ((params, some) for params in models() for some in (BASE, NOVEL, (3,), (4, 6, 1))):
+        params = method.for_prediction(params)
         frozen, images = trial.frozen.select(classes), trial.images(5, 9)
         before = _content(params, frozen, images)
         contexts = [*method.prompts(params, frozen), *method.constant_prompts(params)]
-        for context in contexts:
-            fits = context.shape[-1] == width and (context.dim() == 2 or context.shape[:-2] == (len(classes),))
+        seen = see(trial.towers, method, images, params)
+        of_images = method.conditional_prompts(params, seen, frozen)
+        for context in [*contexts, *of_images]:
+            deep, vectors = isinstance(context, Prompt), context.vectors if isinstance(context, Prompt) else context
+            fits = vectors.shape[-1] == width and (vectors.dim() == 2 or vectors.shape[:-2] == (len(classes),))
             _ask(
-                fits, trial, f"must make contexts [M, {width}], or [{len(classes)}, M, {width}]: {list(context.shape)}"
+                fits, trial, f"must make contexts [M, {width}], or [{len(classes)}, M, {width}]: {list(vectors.shape)}"
             )
+            _ask(not deep or "deep text" in method.reads, trial, 'must declare that it reads "deep text"')
+        for what, asked in (("text per image", of_images), ("image tower", method.visual_prompts(params))):
+            _ask(not asked or what in method.reads, trial, f'must declare that it reads "{what}"')
+        _ask(len(of_images) in (0, 5), trial, f"must make a conditional prompt for each image: {len(of_images)} of 5")
         text = trial.text(params, frozen, classes)
-        logits = method.predict(params, text, images, frozen)
+
+        question = Question(method, params, text, images, trial.tokens(classes), frozen)
+        logits = answer(trial.towers, question)
         _ask(
             logits.shape == (5, len(classes)) and bool(logits.isfinite().all()),
             trial,
             f"must predict finite logits [images, classes] [5, {len(classes)}]: got {list(logits.shape)}",
         )
         _ask(_content(params, frozen, images) == before, trial, "must not change its arguments in place")
-        by_one = torch.cat([method.predict(params, text, image[None], frozen) for image in images])
+        by_one = torch.cat([answer(trial.towers, question._replace(images=images[i : i + 1])) for i in range(5)])
         _ask(_near(by_one, logits), trial, "must predict every image for itself, whatever else is in the batch")
 
 
@@ -292,7 +329,11 @@ def _losses(trial: _Trial) -> None:
         classes = CLIENTS[job.client] if trial.method.own_classes else BASE
         part = trial.method.for_step(params, generator(0, "step"))
         text = trial.text(part, frozen, classes, trial.method.extra_names)
-        batch = Batch(job.images[:4], job.labels[:4])
+        seen = see(trial.towers, trial.method, job.images[:4], part)
+        of_images = trial.method.conditional_prompts(part, seen, frozen)
+        if of_images:
+            text = torch.stack([*text, *trial.towers.text.each(of_images, job.classes, trial.method.position)])
+        batch = Batch(seen, job.labels[:4])
         before = _content(part, frozen, batch.images)
         terms = trial.method.loss(part, text, batch, frozen)
         _ask(_content(part, frozen, batch.images) == before, trial, "must not change its arguments in place, in loss")
@@ -332,7 +373,8 @@ def _private(trial: _Trial) -> None:
     """nothing private is in what leaves a client: no row of a private tensor, of a memory or of an image's features"""
     for job, update in trial.once.trained:
         sent = save({**_apart("shared", update.upload.shared), **_apart("control", update.upload.control)})
-        own = {**job.own.private, **update.own.private, **job.params.memory, "the images": job.images}
+        own = {**job.own.private, **update.own.private, **job.params.memory, "the images": job.images.pooled}
+        own |= {} if job.images.kept is None else {"the images' tokens": job.images.kept}
         for name, tensor in own.items():
             rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() and tensor.is_floating_point() else ()
             for row in rows:
@@ -346,7 +388,7 @@ def _batched(trial: _Trial) -> None:
     for job, update in trial.once.trained:
         by_round.setdefault(job.round, []).append((job, update))
     for pairs in by_round.values() if trial.method.batchable else ():
-        together = train_clients(trial.backbone.text, [job for job, _ in pairs])
+        together = train_clients(trial.towers, [job for job, _ in pairs])
         for (job, alone), one in zip(pairs, together, strict=True):
             for name, tensor in {**alone.upload.shared, **alone.own.private}.items():
                 found = {**one.upload.shared, **one.own.private}[name]
@@ -375,7 +417,7 @@ def _repeats(trial: _Trial) -> None:
 def _travels(trial: _Trial) -> None:
     """a local training gives the same bytes in another process"""
     for jobs, updates in trial.once.groups:
-        again = train_clients(trial.backbone.text, pickle.loads(pickle.dumps(jobs)))
+        again = train_clients(trial.towers, pickle.loads(pickle.dumps(jobs)))
         for one, other in zip(updates, again, strict=True):
             for name, tensor in {**one.upload.shared, **one.own.private}.items():
                 same = torch.equal({**other.upload.shared, **other.own.private}[name], tensor)
@@ -386,7 +428,7 @@ def _controls(trial: _Trial) -> None:
     """it trains under an aggregator that turns gradients"""
     method = trial.method
     if method.aggregator is None and not method.pooled and trial.trains:
-        workers = Recording(trial.backbone.text)
+        workers = Recording(trial.towers)
         with State.create() as state:
             rounds = federate(method, trial.data, trial.backbone, SETTINGS, 0, workers, state, Scaffold())
             for record, _ in zip(rounds, range(2), strict=False):
@@ -456,10 +498,11 @@ def _bits(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _content(params: Params, frozen: Frozen, images: Tensor) -> list[bytes]:
+def _content(params: Params, frozen: Frozen, images: Tensor | Images) -> list[bytes]:
     groups = (params.shared, params.private, params.received, params.memory)
     tensors = [tensor for group in groups for tensor in group.values()]
-    return [_bits(tensor) for tensor in [*tensors, frozen.guidance, frozen.base, images]]
+    pooled = images.pooled if isinstance(images, Images) else images
+    return [_bits(tensor) for tensor in [*tensors, frozen.guidance, frozen.base, pooled]]
 
 
 def _apart(group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from fedpgp.backbone.text import TextEncoder
+from fedpgp.backbone import Towers
 from fedpgp.errors import TrainingError
 from fedpgp.plugins import load_file, loaded_files
 from fedpgp.processes import ENDED, context, leave_ctrl_c
@@ -22,11 +22,11 @@ from fedpgp.processes import ENDED, context, leave_ctrl_c
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_TEXT: TextEncoder | None = None  # of a worker process: sent once, when it starts
+_TOWERS: Towers | None = None  # of a worker process: sent once, when it starts
 
 
 class Workers:
-    """Calls `function(text_encoder, job)` for many jobs and returns the results in order.
+    """Calls `function(towers, job)` for many jobs and returns the results in order.
 
     As a context manager it sets PyTorch to one thread, in this process as in the others: the operations of a round are
     too small to share, and several threads that wait for each other on a busy machine make them many times slower.
@@ -35,17 +35,17 @@ class Workers:
     `if __name__ == "__main__":`.
     """
 
-    def __init__(self, text: TextEncoder, count: int):
-        self._text = text
+    def __init__(self, towers: Towers, count: int):
+        self.towers = towers
         self._threads = torch.get_num_threads()
         self._pool: ProcessPoolExecutor | None = None
         if count > 1:
-            arguments = (pickle.dumps(text), loaded_files())
+            arguments = (pickle.dumps(towers), loaded_files())
             self._pool = ProcessPoolExecutor(count, context(), initializer=_start, initargs=arguments)
 
-    def map(self, function: Callable[[TextEncoder, Job], Result], jobs: Iterable[Job]) -> list[Result]:
+    def map(self, function: Callable[[Towers, Job], Result], jobs: Iterable[Job]) -> list[Result]:
         if self._pool is None:
-            return [function(self._text, job) for job in jobs]
+            return [function(self.towers, job) for job in jobs]
         # Plain pickles: PyTorch would otherwise send every small tensor through a shared-memory file of its own.
         packed = [pickle.dumps((function, job)) for job in jobs]
         try:
@@ -66,14 +66,14 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
 
-def _start(text: bytes, method_files: Sequence[Path]) -> None:
-    global _TEXT
+def _start(towers: bytes, method_files: Sequence[Path]) -> None:
+    global _TOWERS
     leave_ctrl_c()
     for path in method_files:
         load_file(path)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _TEXT = pickle.loads(text)
+    _TOWERS = pickle.loads(towers)
 
 
 def _end_with_parent() -> None:
@@ -86,5 +86,5 @@ def _end_with_parent() -> None:
 
 def _call(packed: bytes) -> bytes:
     function, job = pickle.loads(packed)
-    result: Any = function(_TEXT, job)
+    result: Any = function(_TOWERS, job)
     return pickle.dumps(result)

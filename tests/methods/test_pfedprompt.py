@@ -48,7 +48,7 @@ def test_a_client_with_its_own_images_to_classify_knows_them(backbone):
     data = tiny.data(backbone)
     method, task = PFedPrompt(alpha=1e4, beta=50.0), data.task
     for client in task.clients:
-        images = data.train[torch.from_numpy(client.train)]
+        images = data.train.pooled[torch.from_numpy(client.train)]
         labels = torch.tensor([tiny.BASE.index(label) for label in task.train.labels[client.train]])
         text = tiny.random_features(6, images, seed=3)
         frozen = Frozen(text, backbone.logit_scale, torch.arange(6))

@@ -54,7 +54,7 @@ def test_a_finetuned_run_that_is_stopped_goes_on(exact, tmp_path):
     State.create(tmp_path / "s").close()
     for _ in range(3):
         with State.open(tmp_path / "s") as state:
-            next(federate(method, data, exact, settings, 0, Workers(exact.text, 1), state))
+            next(federate(method, data, exact, settings, 0, Workers(exact.towers(), 1), state))
     with State.open(tmp_path / "s") as state:
         assert state.rounds() == 3
         kept = [state.client(client).kept for client in range(3)]

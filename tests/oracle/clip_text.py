@@ -13,33 +13,43 @@ def padded(clip, tokenizer, text, placeholders=0):
     return torch.tensor([ids + [tokenizer.eos_token_id] * missing]), len(ids) - 1
 
 
-def read_at(clip, embeddings, position):
-    """Token embeddings [1, L, d] -> the text feature of unit length [D], read at a position."""
+def read_at(clip, embeddings, position, deeper=(), adapters=None):
+    """Token embeddings [1, L, d] -> the text feature of unit length [D], read at a position.
+
+    deeper: [m, d] for each of the layers behind the first, which take the places 1 … m; adapters: by layer, a function
+    of the layer's normalised input, which is added to what leaves the layer.
+    """
     tower = clip.text_model
     everywhere = torch.arange(embeddings.shape[1])
     hidden = embeddings + tower.embeddings.position_embedding(everywhere)
     mask = create_causal_mask(
         config=clip.config.text_config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
     )
-    for layer in tower.encoder.layers:
+    for number, layer in enumerate(tower.encoder.layers):
+        if 0 < number <= len(deeper):
+            vectors = deeper[number - 1]
+            hidden = torch.cat([hidden[:, :1], vectors[None], hidden[:, 1 + len(vectors) :]], dim=1)
+        entered = hidden
         hidden = layer(hidden, mask, is_causal=True)
+        if adapters and number in adapters:
+            hidden = hidden + adapters[number](layer.layer_norm1(entered))
     hidden = tower.final_layer_norm(hidden)
     feature = clip.text_projection(hidden[0, position])
     return feature / torch.sqrt((feature * feature).sum())
 
 
-def prompt_feature(clip, tokenizer, context, name):
-    """g([SOS] p_1 … p_M [class tokens] . [EOS]) of one class. context: [M, d]."""
+def prompt_feature(clip, tokenizer, context, name, deeper=(), adapters=None, tail="{}."):
+    """g([SOS] p_1 … p_M [class tokens] . [EOS]) of one class. context: [M, d]; tail: what stands behind it."""
     M = len(context)
-    ids, end = padded(clip, tokenizer, name + ".", placeholders=M)
+    ids, end = padded(clip, tokenizer, tail.format(name), placeholders=M)
     embeddings = clip.text_model.embeddings.token_embedding(ids)
     embeddings = torch.cat([embeddings[:, :1], context[None], embeddings[:, 1 + M :]], dim=1)
-    return read_at(clip, embeddings, end)
+    return read_at(clip, embeddings, end, deeper, adapters)
 
 
-def prompt_features(clip, tokenizer, context, names):
+def prompt_features(clip, tokenizer, context, names, deeper=(), adapters=None, tail="{}."):
     """The same for every class: [C, D]."""
-    return torch.stack([prompt_feature(clip, tokenizer, context, name) for name in names])
+    return torch.stack([prompt_feature(clip, tokenizer, context, name, deeper, adapters, tail) for name in names])
 
 
 def template_features(clip, tokenizer, template, names):

@@ -19,9 +19,10 @@ class Settings:
 class World:
     """Everything that a run is given, in float64.
 
-    names: of the base classes; clients: (images [n, D], labels [n]) each; first: per client, all first values by name;
+    names: of the base classes; clients: (images [n, D], labels [n]) each, where a method reads more, images with
+    `pooled` [n, D] and `tokens` [n, …]; first: per client, all first values by name;
     schedule: per round {client: batches of image numbers}; generator: a new torch.Generator for a round and a client;
-    all_names, base: every class name, and its place among the base classes or −1; images: [n, D] to classify at last.
+    all_names, base: every class name, and its place among the base classes or −1; images: to classify at last.
     """
 
     clip: object

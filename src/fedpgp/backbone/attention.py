@@ -1,4 +1,4 @@
-"""Causal self-attention of packed sequences that share a prefix.
+"""Self-attention of packed sequences that share a prefix, and of whole ones.
 
 Letters: K prompts, N blocks, B rows of a block, P rows of the shared prefix, R query rows of a block, H heads, d width.
 """
@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def attend(query: Tensor | None, rows: Tensor, prefix: int, mask: Tensor, heads: int) -> Tensor:
+def attend(query: Tensor | None, rows: Tensor, prefix: int, mask: Tensor | None, heads: int) -> Tensor:
     """Softmax attention of every block's queries to the shared prefix and to the rows of their own block.
 
     Args:
         query: [K, N, R, d], already scaled; None where every row asks: then R = B and `rows` holds the queries too.
         rows: [K, N, B, 2d], keys beside values, or [K, N, B, 3d], queries beside them.
         prefix: P; the first P rows of the first block are what every block sees.
-        mask: [N, R, P + B], 0 where a query sees a row and −∞ elsewhere.
+        mask: [N, R, P + B], 0 where a query sees a row and −∞ elsewhere; None where each sees all.
 
     Returns [K, N, R, d]. Gradients flow to `query` and `rows`.
     """
@@ -32,7 +32,7 @@ class _Attention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor | None, rows: Tensor, prefix: int, mask: Tensor, heads: int) -> Tensor:
+    def forward(ctx: Any, query: Tensor | None, rows: Tensor, prefix: int, mask: Tensor | None, heads: int) -> Tensor:
         K, N, B, width = rows.shape
         P, w = prefix, width // ((2 if query is not None else 3) * heads)  # w: of one head
         parts = rows.reshape(K, N, B, -1, heads, w).permute(3, 0, 4, 1, 2, 5)  # [2 or 3, K, H, N, B, w]
@@ -45,7 +45,8 @@ class _Attention(torch.autograd.Function):
         key_value[..., P:, :] = parts[-2:]
         k, v = key_value.view(2, K * heads * N, P + B, w)
         scores = q @ k.mT
-        scores.view(K * heads, N, -1, P + B).add_(mask)
+        if mask is not None:
+            scores.view(K * heads, N, -1, P + B).add_(mask)
         weights = torch.softmax(scores, dim=-1)
         out = weights @ v
         ctx.save_for_backward(q, k, v, weights)

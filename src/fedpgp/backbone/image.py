@@ -1,4 +1,7 @@
-"""Images -> features, with the frozen image tower."""
+"""Images -> what is kept of them, with the frozen image tower.
+
+Letters: B images, P patches, T = 1 + P tokens, w width of the tower, D feature width.
+"""
 
 import hashlib
 import json
@@ -11,9 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedpgp.backbone.tower import ImageTower
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import CLIPImageProcessor, CLIPModel
+
+POOLED, PATCHES = "pooled", "patches"  # kinds of what is kept of an image; the third is that of `state_below`
+
+
+def state_below(layer: int) -> str:
+    """The kind of what goes into a layer of the tower, counted from 0."""
+    return f"layer-{layer}"
 
 
 @dataclass(frozen=True)
@@ -31,11 +43,54 @@ class ImageEncoder:
         return self.encode(self.processor(images=list(images), return_tensors="pt")["pixel_values"])
 
     @torch.inference_mode()
-    def encode(self, pixels: Tensor) -> Tensor:
-        """The same of preprocessed pictures [B, 3, H, W]."""
+    def encode(self, pixels: Tensor, kind: str = POOLED) -> Tensor:
+        """What is kept of preprocessed pictures [B, 3, H, W].
+
+        kind: "pooled": [B, D] of unit length; "patches": [B, P, D] of unit length, each read and projected as the class
+        token is; or `state_below` a layer: [B, T, w].
+        """
+        vision = self.model.vision_model
         pixels = pixels.to(self.device, self.dtype)
-        seen = self.model.vision_model(pixel_values=pixels)
-        return F.normalize(self.model.visual_projection(seen.pooler_output), dim=-1)
+        if kind == POOLED:
+            return F.normalize(self.model.visual_projection(vision(pixel_values=pixels).pooler_output), dim=-1)
+        if kind == PATCHES:
+            last = vision.post_layernorm(vision(pixel_values=pixels).last_hidden_state[:, 1:])
+            return F.normalize(self.model.visual_projection(last), dim=-1)
+        state = vision.pre_layrnorm(vision.embeddings(pixels))
+        for layer in vision.encoder.layers[: int(kind.removeprefix(state_below(0)[:-1]))]:
+            state = layer(state, None)
+        return state
+
+    def shape(self, kind: str) -> tuple[int, ...]:
+        """Of what `encode` keeps of one picture."""
+        config: Any = self.model.config.vision_config
+        if kind == POOLED:
+            return (self.width,)
+        return (self.patches, self.width) if kind == PATCHES else (1 + self.patches, config.hidden_size)
+
+    @property
+    def patches(self) -> int:
+        """P, 0 for a tower that does not read patches."""
+        config: Any = self.model.config.vision_config
+        patch = getattr(config, "patch_size", None)
+        return (config.image_size // patch) ** 2 if patch else 0
+
+    @property
+    def layers(self) -> int:
+        """Of the tower."""
+        config: Any = self.model.config.vision_config
+        return config.num_hidden_layers
+
+    @property
+    def token_width(self) -> int:
+        """w, the width of the tower's tokens and of a visual prompt's vectors."""
+        config: Any = self.model.config.vision_config
+        return config.hidden_size
+
+    @cached_property
+    def tower(self) -> ImageTower:
+        """The tower for what a method trains in it, from weights of its own."""
+        return ImageTower.of(self.model)
 
     @property
     def device(self) -> torch.device:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import timeit
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from fedpgp import assets
 from fedpgp.backbone.image import ImageEncoder
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens, Tokenizer, class_tokens, split_template, text_ids
+from fedpgp.backbone.towers import Towers
 from fedpgp.errors import CheckpointError
 
 EMBEDDED = "pictoclip"
@@ -36,6 +37,10 @@ class Backbone:
     def token_width(self) -> int:
         """d, the width of a context vector."""
         return self.text.token_width
+
+    def towers(self, reads: Collection[str] = ()) -> Towers:
+        """What computes for methods that read so much; the image tower's weights are copied where one changes it."""
+        return Towers(self.text, self.image.tower if "image tower" in reads else None)
 
     @cached_property
     def fingerprint(self) -> str:

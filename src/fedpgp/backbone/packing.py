@@ -70,6 +70,7 @@ def pack(
     position: where a class name stands in the context. Only behind it ("end") do the classes share the whole context;
     in its middle they share the first half, in front of it nothing but [SOS]; the rest is laid down for each class.
     class_specific: each class has a context of its own, so that they share nothing but [SOS].
+    What stands ahead of every class name is shared with the whole context.
     """
     ahead = {"end": context_length, "middle": context_length // 2, "front": 0}[position]
     shared = 0 if class_specific else ahead
@@ -78,9 +79,12 @@ def pack(
         first = c * context_length if class_specific else 0
         return [-1 - first - m for m in range(context_length)]
 
-    P, prefix = 1 + shared, [start_token, *vectors(0)[:shared]]
+    names = classes.split()
+    head = names[0][0][: classes.head] if shared == context_length else []
+    P, prefix = 1 + shared + len(head), [start_token, *vectors(0)[:shared], *head]
     behind = [
-        [*vectors(c)[shared:ahead], *name, *vectors(c)[ahead:], *tail] for c, (name, tail) in enumerate(classes.split())
+        [*vectors(c)[shared:ahead], *name[len(head) :], *vectors(c)[ahead:], *tail]
+        for c, (name, tail) in enumerate(names)
     ]
     bins = fill([len(sequence) for sequence in behind], P)
     N, E = len(bins), max(map(len, bins))

@@ -3,13 +3,14 @@
 CLIP's text encoder is causal and reads a class at its EOS token. So nothing behind EOS is computed; with the class name
 at the end the hidden states of `[SOS] p_1 … p_M` are the same for every class and are computed once per prompt; what
 depends on no context vector is computed once for all calls; and the last layer's queries, its MLP and the projection
-are computed for EOS rows alone.
+are computed for EOS rows alone. All of this holds too where vectors are replaced in deeper layers, because they stand
+before the class name for every class alike, and where layers have adapters, which work row by row.
 
 Letters: K prompts, C classes, M context vectors, L rows of a packing (packing.py), d token width, D feature width.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,37 +20,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fedpgp.backbone.attention import attend
+from fedpgp.backbone.layers import KEPT, Adapter, Affine, Layers, Prompt
 from fedpgp.backbone.packing import Packing, pack
 from fedpgp.backbone.tokens import ClassTokens, Position
 from fedpgp.errors import CheckpointError
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
-
-# OpenAI's approximation of GELU, x·σ(1.702 x), is silu(1.702 x) / 1.702: the factors go into the weights around it.
-ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
-    "quick_gelu": (F.silu, 1.702),
-    "gelu": (F.gelu, 1.0),
-}
-KEPT = 12  # numbers of width d that a row keeps in each layer for the backward pass: 11 to 12 by count
-
-
-class Affine(NamedTuple):
-    """A weight [out, in] and its bias, or the gain and the bias of a normalisation."""
-
-    weight: Tensor
-    bias: Tensor
-
-
-class Layer(NamedTuple):
-    """A transformer layer. rows: queries, which hold the attention's scale, keys and values in one product."""
-
-    norm1: Affine
-    rows: Affine
-    out: Affine
-    norm2: Affine
-    up: Affine
-    down: Affine
 
 
 class Prepared(NamedTuple):
@@ -78,12 +55,9 @@ class TextEncoder:
 
     tokens: Tensor  # [vocabulary, d]
     positions: Tensor  # [longest sequence, d]
-    layers: Sequence[Layer]
+    layers: Layers
     final_norm: Affine
     projection: Tensor  # [D, d]
-    activation: Callable[[Tensor], Tensor]
-    heads: int
-    epsilon: float
     start_token: int
     memory: int = 2 * 2**30
     _prepared: dict[Any, Prepared] = field(default_factory=dict, repr=False)
@@ -95,44 +69,15 @@ class TextEncoder:
         start_token: the tokenizer's. The config's is not to be trusted: OpenAI's say 0, their tokenizer 49406.
         products: precision of the matrix products; None takes that of the weights.
         """
-        config: Any = model.config.text_config
-        if config.hidden_act not in ACTIVATIONS:
-            raise CheckpointError(
-                f"hidden_act of the checkpoint's text_config must be one of {', '.join(ACTIVATIONS)},"
-                f" got {config.hidden_act!r}"
-            )
-        activation, factor = ACTIVATIONS[config.hidden_act]
         state = {name: weight.detach() for name, weight in model.state_dict().items()}
         tokens = state["text_model.embeddings.token_embedding.weight"]
         products = products or tokens.dtype
-        scale = 1 / math.sqrt(tokens.shape[1] // config.num_attention_heads)
-
-        def affine(name: str, factor: float = 1.0, of_bias: float | None = None) -> Affine:
-            weight, bias = state[f"text_model.{name}.weight"], state[f"text_model.{name}.bias"]
-            return Affine(weight * factor, bias * (factor if of_bias is None else of_bias))
-
-        def layer(number: int) -> Layer:
-            name = f"encoder.layers.{number}."
-            parts = [affine(f"{name}self_attn.{part}_proj", scale if part == "q" else 1.0) for part in "qkv"]
-            rows = Affine(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
-            return Layer(
-                norm1=affine(f"{name}layer_norm1"),
-                rows=_to(rows, products),
-                out=_to(affine(f"{name}self_attn.out_proj"), products),
-                norm2=affine(f"{name}layer_norm2"),
-                up=_to(affine(f"{name}mlp.fc1", factor), products),
-                down=_to(affine(f"{name}mlp.fc2", 1 / factor, of_bias=1.0), products),
-            )
-
         return cls(
             tokens=tokens,
             positions=state["text_model.embeddings.position_embedding.weight"],
-            layers=tuple(layer(number) for number in range(config.num_hidden_layers)),
-            final_norm=affine("final_layer_norm"),
+            layers=Layers.of(state, "text_model", model.config.text_config, products),
+            final_norm=Affine(*(state[f"text_model.final_layer_norm.{part}"] for part in ("weight", "bias"))),
             projection=state["text_projection.weight"].to(products),
-            activation=activation,
-            heads=config.num_attention_heads,
-            epsilon=config.layer_norm_eps,
             start_token=start_token,
         )
 
@@ -153,21 +98,30 @@ class TextEncoder:
         """Token ids [...] -> token embeddings [..., d]."""
         return F.embedding(ids.to(self.tokens.device), self.tokens)
 
-    def rows(self, context: Tensor, classes: ClassTokens, position: Position = "end") -> int:
-        """L, the rows that one context, [M, d] or [C, M, d], takes with these classes."""
-        return len(self._prepare(classes, context.shape[-2], position, context.dim() == 3).embeddings)
+    def rows(self, context: Tensor | Prompt, classes: ClassTokens, position: Position = "end") -> int:
+        """L, the rows that one context takes with these classes."""
+        vectors = context.vectors if isinstance(context, Prompt) else context
+        return len(self._prepare(classes, vectors.shape[-2], position, vectors.dim() == 3).embeddings)
 
     def rows_within(self, memory: int) -> int:
         """How many rows of all prompts together keep no more than so many bytes for the backward pass."""
         return max(1, memory // (KEPT * len(self.layers) * self.token_width * self.projection.element_size()))
 
-    def __call__(self, contexts: Tensor, classes: ClassTokens, position: Position = "end") -> Tensor:
+    def __call__(
+        self,
+        contexts: Tensor,
+        classes: ClassTokens,
+        position: Position = "end",
+        deeper: Tensor | None = None,
+        adapters: Mapping[int, Adapter] | None = None,
+    ) -> Tensor:
         """Contexts [K, M, d] and the tokens of C classes -> text features [K, C, D] of unit length.
 
         contexts: or [K, C, M, d], one for each class. position: of the class name in the context. "middle", "front" and
         contexts of their own are slower: the classes share less of a prompt.
-        Gradients flow to the contexts; the encoder's own weights are frozen. Raises CheckpointError if the sequence is
-        longer than the encoder reads.
+        deeper: [K, J − 1, M', d], as in `Prompt`; adapters: by layer, of all prompts.
+        Gradients flow to the contexts and what else is given; the encoder's own weights are frozen. Raises
+        CheckpointError if the sequence is longer, or the prompt deeper, than the encoder reads.
         """
         K, M, C = len(contexts), contexts.shape[-2], len(classes)
         if not K:
@@ -178,38 +132,64 @@ class TextEncoder:
                 f"a context of {M} vectors and the longest class name need {length} positions,"
                 f" the checkpoint has {self.longest}: shorten the context or the class names"
             )
+        adapters = adapters or {}
         specific = contexts.dim() == 4
         prepared = self._prepare(classes, M, position, specific)
         rows, allowed = len(prepared.embeddings), self.rows_within(self.memory)
         if K * rows <= allowed:
-            return self._encode(contexts.flatten(1, -2), prepared)
-        again = torch.is_grad_enabled() and contexts.requires_grad
+            return self._encode(contexts.flatten(1, -2), deeper, prepared, M, adapters)
+        given = [
+            contexts,
+            deeper,
+            *(tensor for adapter in adapters.values() for part in adapter[:3] for tensor in part),
+        ]
+        again = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
         features = []
-        for some in contexts.split(max(1, allowed // rows)):
-            parts = []
+        together = max(1, allowed // rows)
+        for start in range(0, K, together):
+            here, parts = slice(start, start + together), []
             for piece in _pieces(C, math.ceil(C * min(1.0, allowed / rows))):
                 part = self._prepare(classes.select(piece), M, position, specific)
-                vectors = (some[:, piece.start : piece.stop] if specific else some).flatten(1, -2)
+                vectors = (contexts[here, piece.start : piece.stop] if specific else contexts[here]).flatten(1, -2)
+                arguments = vectors, None if deeper is None else deeper[here], part, M, adapters
                 encoded = (
-                    checkpoint(self._encode, vectors, part, use_reentrant=False, preserve_rng_state=False)
+                    checkpoint(self._encode, *arguments, use_reentrant=False, preserve_rng_state=False)
                     if again
-                    else self._encode(vectors, part)
+                    else self._encode(*arguments)
                 )
                 parts.append(encoded)
             features.append(torch.cat(parts, dim=1))
         return torch.cat(features)
 
-    def each(self, contexts: Sequence[Tensor], classes: ClassTokens, position: Position = "end") -> list[Tensor]:
-        """The features [C, D] of each of some contexts, [M, d] or [C, M, d]; those of one shape are read together."""
+    def each(
+        self, contexts: Sequence[Tensor | Prompt], classes: ClassTokens, position: Position = "end"
+    ) -> list[Tensor]:
+        """The features [C, D] of each of some contexts: [M, d], [C, M, d], or prompts of several layers.
+
+        Those of one shape are read together, but for prompts with adapters, each of which is read alone.
+        """
+        prompts = [one if isinstance(one, Prompt) else Prompt(one) for one in contexts]
+        groups: dict[Any, list[int]] = {}
+        for i, one in enumerate(prompts):
+            shapes = one.vectors.shape, None if one.deeper is None else one.deeper.shape
+            groups.setdefault((*shapes, i if one.adapters else None), []).append(i)
+            if one.layers > len(self.layers):
+                raise CheckpointError(
+                    f"a prompt for {one.layers} layers is too deep: the checkpoint's text tower has {len(self.layers)}"
+                )
         found: dict[int, Tensor] = {}
-        for shape in dict.fromkeys(context.shape for context in contexts):
-            alike = [i for i, context in enumerate(contexts) if context.shape == shape]
-            found |= zip(alike, self(torch.stack([contexts[i] for i in alike]), classes, position), strict=True)
-        return [found[i] for i in range(len(contexts))]
+        for alike in groups.values():
+            first = prompts[alike[0]]
+            deeper = None
+            if first.deeper is not None:
+                deeper = torch.stack([part for i in alike if (part := prompts[i].deeper) is not None])
+            vectors = torch.stack([prompts[i].vectors for i in alike])
+            found |= zip(alike, self(vectors, classes, position, deeper, first.adapters), strict=True)
+        return [found[i] for i in range(len(prompts))]
 
     @torch.no_grad()
     def _prepare(self, classes: ClassTokens, context_length: int, position: Position, specific: bool) -> Prepared:
-        tokens = (classes.ids.numpy().tobytes(), classes.end.numpy().tobytes(), classes.tail)
+        tokens = (classes.ids.numpy().tobytes(), classes.end.numpy().tobytes(), classes.tail, classes.head)
         key = (*tokens, context_length, position, specific)
         if key not in self._prepared:
             if len(self._prepared) >= 64:  # a task needs few; whoever meets many tasks in a process needs no more
@@ -217,55 +197,65 @@ class TextEncoder:
             packing = pack(classes, context_length, position, self.start_token, specific).to(self.tokens)
             embeddings = self.embed(packing.tokens) + self.positions[packing.places]
             embeddings[packing.context_rows] = 0
-            first = self.layers[0]
             self._prepared[key] = Prepared(
                 packing=packing,
                 embeddings=embeddings,
                 places=self.positions[packing.places[packing.context_rows]],
-                rows=self._linear(self._normalise(embeddings, first.norm1), first.rows),
+                rows=self.layers.rows(embeddings, 0),
             )
         return self._prepared[key]
 
-    def _encode(self, contexts: Tensor, prepared: Prepared) -> Tensor:
+    def _encode(
+        self,
+        contexts: Tensor,
+        deeper: Tensor | None,
+        prepared: Prepared,
+        context_length: int,
+        adapters: Mapping[int, Adapter],
+    ) -> Tensor:
         """Context vectors, [K, M, d] or [K, C·M, d], -> [K, C, D]"""
-        packing, d = prepared.packing, self.token_width
+        packing, layers = prepared.packing, self.layers
         vectors = contexts[:, packing.vectors] + prepared.places
         x = _put(vectors, packing.context_rows, prepared.embeddings)
-        *inner, last = self.layers
-        for number, layer in enumerate(inner):
+        replaced = None if deeper is None else _Replaced.of(packing, context_length, deeper)
+        last = len(layers) - 1
+        for number in range(last):
             if number == 0:
-                changing = self._linear(self._normalise(vectors, layer.norm1), layer.rows)
-                rows = _put(changing, packing.context_rows, prepared.rows)
+                rows = _put(layers.rows(vectors, 0), packing.context_rows, prepared.rows)
             else:
-                rows = self._linear(self._normalise(x, layer.norm1), layer.rows)
-            seen = attend(None, packing.in_blocks(rows), packing.prefix, packing.mask, self.heads)
-            x = self._after_attention(x, seen.flatten(1, 2), layer)
+                x = x if replaced is None else replaced(x, number)
+                rows = layers.rows(x, number)
+            seen = attend(None, packing.in_blocks(rows), packing.prefix, packing.mask, layers.heads)
+            x = layers.after_attention(x, seen.flatten(1, 2), number, adapters.get(number))
 
-        normal = self._normalise(x, last.norm1)
-        of_query, of_rows = (
-            Affine(*parts) for parts in zip(*(part.split([d, 2 * d]) for part in last.rows), strict=True)
-        )
-        queries = packing.in_blocks(self._linear(normal[:, packing.ends], of_query)[:, packing.asking])
-        rows = packing.in_blocks(self._linear(normal, of_rows))
-        seen = attend(queries, rows, packing.prefix, packing.end_mask, self.heads).flatten(1, 2)
-        x = self._after_attention(x[:, packing.ends], seen[:, packing.asked], last)
-        features = F.linear(self._normalise(x, self.final_norm).to(self.projection.dtype), self.projection)
+        x = x if replaced is None else replaced(x, last)
+        queries, rows = layers.asked(x, last, lambda normal: normal[:, packing.ends])
+        queries, rows = packing.in_blocks(queries[:, packing.asking]), packing.in_blocks(rows)
+        seen = attend(queries, rows, packing.prefix, packing.end_mask, layers.heads).flatten(1, 2)
+        x = layers.after_attention(x[:, packing.ends], seen[:, packing.asked], last, adapters.get(last))
+        normal = layers.normalise(x, self.final_norm)
+        features = F.linear(normal.to(self.projection.dtype), self.projection)
         return F.normalize(features.to(contexts.dtype), dim=-1)
 
-    def _after_attention(self, x: Tensor, seen: Tensor, layer: Layer) -> Tensor:
-        x = x + self._linear(seen, layer.out)
-        up = self._linear(self._normalise(x, layer.norm2), layer.up)
-        return x + self._linear(self.activation(up), layer.down)
 
-    def _linear(self, x: Tensor, affine: Affine) -> Tensor:
-        return F.linear(x.to(affine.weight.dtype), affine.weight, affine.bias)
+class _Replaced(NamedTuple):
+    """Puts the vectors of deeper layers in the place of the context. rows, which: of those that are replaced."""
 
-    def _normalise(self, x: Tensor, affine: Affine) -> Tensor:
-        return F.layer_norm(x, affine.weight.shape, affine.weight, affine.bias, self.epsilon)
+    rows: Tensor
+    which: Tensor
+    deeper: Tensor
 
+    @classmethod
+    def of(cls, packing: Packing, context_length: int, deeper: Tensor) -> "_Replaced":
+        which = packing.vectors % context_length
+        first = which < deeper.shape[-2]
+        return cls(packing.context_rows[first], which[first], deeper)
 
-def _to(affine: Affine, dtype: torch.dtype) -> Affine:
-    return Affine(affine.weight.to(dtype), affine.bias.to(dtype))
+    def __call__(self, x: Tensor, number: int) -> Tensor:
+        """The numbers that go into a layer."""
+        if not 0 < number <= self.deeper.shape[1]:
+            return x
+        return x.index_copy(1, self.rows, self.deeper[:, number - 1, self.which].to(x))
 
 
 def _put(values: Tensor, rows: Tensor, into: Tensor) -> Tensor:

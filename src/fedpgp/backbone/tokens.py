@@ -28,12 +28,13 @@ class ClassTokens:
     ids: [C, T] token ids, cut at EOS; rows shorter than the longest are filled with EOS, which the causal text encoder
         never sees from the row's own EOS.
     end: [C] position of EOS in `ids`.
-    tail: tokens that follow every class name, EOS included.
+    tail: tokens that follow every class name, EOS included. head: tokens ahead of every class name.
     """
 
     ids: Tensor
     end: Tensor
     tail: int = 1
+    head: int = 0
 
     def __len__(self) -> int:
         return len(self.end)
@@ -42,10 +43,10 @@ class ClassTokens:
         """The tokens of some classes, in the order given, cut at the longest of them."""
         index = torch.as_tensor(list(classes))
         end = self.end[index]
-        return ClassTokens(self.ids[index, : int(end.max()) + 1], end, self.tail)
+        return ClassTokens(self.ids[index, : int(end.max()) + 1], end, self.tail, self.head)
 
     def split(self) -> list[tuple[list[int], list[int]]]:
-        """For each class the tokens of its name, and those that follow it up to EOS."""
+        """For each class the tokens of its name, with what is ahead of it, and those that follow it up to EOS."""
         rows = [row[: end + 1] for row, end in zip(self.ids.tolist(), self.end.tolist(), strict=True)]
         return [(row[: -self.tail], row[-self.tail :]) for row in rows]
 
@@ -64,12 +65,13 @@ def split_template(template: str) -> tuple[str, str]:
 
 
 def class_tokens(tokenizer: Tokenizer, class_names: Sequence[str], tail: str = "{}.") -> ClassTokens:
-    """Tokens of every class name (underscores read as spaces) put into `tail`, and EOS."""
-    eos = tokenizer.eos_token_id
+    """Tokens of every class name (underscores read as spaces) put into `tail`, such as "of a {}.", and EOS."""
+    eos, (ahead, _, behind) = tokenizer.eos_token_id, tail.partition("{}")
     rows = [[*text_ids(tokenizer, tail.format(name.replace("_", " "))), eos] for name in class_names]
     longest = max(map(len, rows))
     return ClassTokens(
         ids=torch.tensor([row + [eos] * (longest - len(row)) for row in rows]),
         end=torch.tensor([len(row) - 1 for row in rows]),
-        tail=len(text_ids(tokenizer, tail.format(""))) + 1,
+        tail=len(text_ids(tokenizer, behind)) + 1,
+        head=len(text_ids(tokenizer, ahead)),
     )

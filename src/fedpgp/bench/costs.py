@@ -10,18 +10,22 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from fedpgp.backbone.text import TextEncoder
-from fedpgp.bench.flops import packed
+from torch import Tensor
+
+from fedpgp.backbone import Towers
+from fedpgp.backbone.layers import Prompt
+from fedpgp.bench.flops import packed, tower
 from fedpgp.bench.machine import peak_memory
-from fedpgp.bench.shapes import BATCH, Scene, random_features
-from fedpgp.config import FederationConfig
-from fedpgp.evaluate import evaluation_sets
+from fedpgp.bench.shapes import BATCH, Scene
+from fedpgp.config import FederationConfig, load_config
+from fedpgp.errors import ConfigError
 from fedpgp.federation.client import ClientJob, train_clients
 from fedpgp.federation.rounds import Data, federate
 from fedpgp.federation.state import State
 from fedpgp.methods import Method, PromptFL
 from fedpgp.randomness import generator
-from fedpgp.testing import Recording
+from fedpgp.reading import kind_of
+from fedpgp.testing import Recording, made_up_data, made_up_images
 
 FORGOTTEN = 2  # first rounds, in which caches fill and some methods read less, because nobody has sent anything yet
 PARTICIPANTS = {True: 2, False: 10}  # of ten clients, by whether the shape is made up, and so large
@@ -56,7 +60,7 @@ class Cost:
 class _Last(Recording):
     """Remembers the local trainings of the last round alone."""
 
-    def map(self, function: Callable[[TextEncoder, Any], Any], jobs: Iterable[Any]) -> list[Any]:
+    def map(self, function: Callable[[Towers, Any], Any], jobs: Iterable[Any]) -> list[Any]:
         if function is train_clients:
             self.groups.clear()
         return super().map(function, jobs)
@@ -76,9 +80,6 @@ def measure_costs(
 ) -> list[Cost]:
     """Runs rounds of every method that trains something, with its default settings; the first is PromptFL."""
     task, backbone = scene.task, scene.backbone
-    like, width = backbone.logit_scale, scene.config.projection_dim
-    tests = {name: random_features(len(test.images), like, width, seed) for name, test in evaluation_sets(task).items()}
-    data = Data(task, random_features(len(task.train), like, width, seed), tests)
     settings = FederationConfig(
         rounds=ENDLESS,
         eval_every=ENDLESS,
@@ -86,10 +87,13 @@ def measure_costs(
         batch_size=BATCH,
         participation=min(1.0, PARTICIPANTS[scene.made_up] / len(task.clients)),
     )
-    pool = _Last(backbone.text)
+    chosen = [_settings(cls, scene) for cls in methods if cls is not PromptFL]
+    pool = _Last(backbone.towers([what for method in chosen for what in method.reads]))
     with ExitStack() as stack:
 
         def rounds(method: Method) -> Iterator[Mapping[str, Any]]:
+            train = made_up_images(len(task.train), backbone, kind_of(method), seed)
+            data = Data(task, train, made_up_data(task, backbone, None, seed).tests)  # which nothing is tested on
             return federate(method, data, backbone, settings, seed, pool, stack.enter_context(State.create()))
 
         def cost(method: Method) -> Cost:
@@ -116,8 +120,18 @@ def measure_costs(
         reference = rounds(PromptFL())
         for _ in range(FORGOTTEN):
             next(reference)
-        others = [cls() for cls in methods if cls is not PromptFL]
-        return [cost(method) for method in [PromptFL(), *others] if _trains(method, scene)]
+        return [cost(method) for method in [PromptFL(), *chosen] if _trains(method, scene)]
+
+
+def _settings(cls: type[Method], scene: Scene) -> Method:
+    """Its default settings, or the embedded recipe's where the defaults are too deep for the embedded checkpoint."""
+    method, rng = cls(), generator(0, "shared")
+    try:
+        method.init_shared(scene.task, scene.backbone, rng)
+        method.init_private(scene.task, scene.backbone, rng, 0)
+    except ConfigError:
+        return load_config().methods[cls.name]
+    return method
 
 
 def _trains(method: Method, scene: Scene) -> bool:
@@ -127,25 +141,40 @@ def _trains(method: Method, scene: Scene) -> bool:
 
 
 def count(job: ClientJob, scene: Scene, terms: int) -> int:
-    """Operations of the text encoder in one local step; contexts that no step changes are shared out to the steps.
+    """Operations of both towers in one local step; contexts that no step changes are shared out to the steps.
 
     terms: of the loss. Products with image features and networks of a method's own are not counted.
     """
     method, params = job.method, job.params
-    config = scene.config.text_config
-    tokens = (job.classes.end + 1).tolist()
     examples = min(BATCH, len(job.labels))
-
-    def operations(context_length: int, *, backward: bool) -> int:
-        return packed(config, 1, context_length, tokens, backward=backward).total
-
+    part = method.for_step(params, generator(0, "step"))
+    passes = (examples if method.per_example else terms) if method.turns_gradient else 1
     total = 0.0
-    for context in method.prompts(method.for_step(params, generator(0, "step")), job.frozen):
-        forward = operations(context.shape[-2], backward=False)
-        backward = operations(context.shape[-2], backward=True) - forward
-        passes = (examples if method.per_example else terms) if method.turns_gradient else 1
-        total += forward + passes * backward
+    for context in method.prompts(part, job.frozen):
+        total += _operations(context, job, scene, passes)
+    if "text per image" in method.reads:
+        for context in method.conditional_prompts(part, job.images.pooled[:examples], job.frozen):
+            total += _operations(context, job, scene, passes)
     steps = job.training.local_epochs * math.ceil(len(job.labels) / BATCH)
     for context in method.constant_prompts(params):
-        total += operations(context.shape[-2], backward=False) / steps
+        total += _operations(context, job, scene, 0) / steps
+    for prompt in method.visual_prompts(part):
+        vision, width = scene.config.vision_config, scene.config.projection_dim
+        forward, both = (
+            tower(vision, width, examples, len(prompt.vectors), method.first_layer, backward=backward).total
+            for backward in (False, True)
+        )
+        total += forward + passes * (both - forward)
     return round(total)
+
+
+def _operations(context: Tensor | Prompt, job: ClientJob, scene: Scene, passes: int) -> int:
+    """Of one context with the classes of a job: forward, and so many times backward."""
+    vectors = context.vectors if isinstance(context, Prompt) else context
+    beside = min(context.adapters, default=0) if isinstance(context, Prompt) else 0
+    lowest = 0 if len(vectors) else beside + 1
+    tokens, head = (job.classes.end + 1 - job.classes.head).tolist(), job.classes.head
+    config, length = scene.config.text_config, vectors.shape[-2]
+    forward = packed(config, 1, length, tokens, head=head, backward=False).total
+    both = packed(config, 1, length, tokens, head=head, lowest=lowest).total
+    return forward + passes * (both - forward)

@@ -41,16 +41,26 @@ class Count:
         return self.linear + self.attention
 
 
-def packed(text_config: Any, prompts: int, context: int, tokens: Sequence[int], *, backward: bool = True) -> Count:
+def packed(
+    text_config: Any,
+    prompts: int,
+    context: int,
+    tokens: Sequence[int],
+    *,
+    head: int = 0,
+    lowest: int = 0,
+    backward: bool = True,
+) -> Count:
     """A step of the library's encoder: forward and, unless told otherwise, backward to the contexts.
 
-    text_config: transformers' CLIPTextConfig with two layers or more; context: M; tokens: T of each class.
+    text_config: transformers' CLIPTextConfig with two layers or more; context: M; tokens: T of each class, behind so
+    many tokens `head` that stand ahead of every name; lowest: the first layer through which a gradient comes back.
 
     Every layer works on K(P + S) rows. In the first, only the K·M rows of context vectors have queries, keys and values
     that change. In the last, all rows have keys and values, and the rest is for the K·C rows of EOS.
     """
     d, inner, layers = text_config.hidden_size, text_config.intermediate_size, text_config.num_hidden_layers
-    prefix = 1 + context
+    prefix = 1 + context + head
     rows, vectors, ends = prompts * (prefix + sum(tokens)), prompts * context, prompts * len(tokens)
     forward = (
         Product(vectors, d, 3 * d, 1),
@@ -64,14 +74,18 @@ def packed(text_config: Any, prompts: int, context: int, tokens: Sequence[int], 
         Product(ends, inner, d, 1),
         Product(ends, d, text_config.projection_dim, 1),
     )
-    returned = tuple(Product(product.rows, product.outputs, product.inputs, product.times) for product in forward)
+    returned = tuple(
+        Product(p.rows, p.outputs, p.inputs, max(0, p.times - (min(lowest, layers - 1) if 0 < i < 5 else 0)))
+        for i, p in enumerate(forward)
+    )
     # A row's scores and weighted sum take 4·d operations for each row that it sees; backward, twice that.
     of_rows = prefix * prefix + sum(T * (prefix + T) for T in tokens)
     of_ends = sum(prefix + T for T in tokens)
     pairs = (layers - 1) * of_rows + of_ends
     if not backward:
         return Count(forward, 4 * d * prompts * pairs)
-    return Count(forward + returned, 3 * 4 * d * prompts * pairs)
+    back = pairs - min(lowest, layers - 1) * of_rows
+    return Count(forward + returned, 4 * d * prompts * (pairs + 2 * back))
 
 
 def padded(text_config: Any, sequences: int, length: int, *, forward: int, backward: int) -> Count:
@@ -85,6 +99,41 @@ def padded(text_config: Any, sequences: int, length: int, *, forward: int, backw
         Product(sequences, d, text_config.projection_dim, passes),
     )
     return Count(products, (forward + 2 * backward) * 4 * d * sequences * length * length * layers)
+
+
+def tower(
+    vision_config: Any, projection: int, images: int, vectors: int, first: int, *, backward: bool = True
+) -> Count:
+    """The library's image tower with a prompt of so many vectors, from the state below layer `first`.
+
+    Backward, the first layer's queries, keys and values are those of the vectors alone; without vectors, what is
+    trained stands beside the layers, and the first layer itself has no gradient. In the last layer all rows have keys
+    and values, and the rest is for the class token.
+    """
+    w, inner = vision_config.hidden_size, vision_config.intermediate_size
+    length = 1 + (vision_config.image_size // vision_config.patch_size) ** 2 + vectors
+    rows, whole = images * length, vision_config.num_hidden_layers - 1 - first
+    full = (
+        Product(rows, w, 3 * w, whole),
+        Product(rows, w, w, whole),
+        Product(rows, w, inner, whole),
+        Product(rows, inner, w, whole),
+    )
+    last = (
+        Product(rows, w, 2 * w, 1),
+        Product(images, w, w, 2),
+        Product(images, w, inner, 1),
+        Product(images, inner, w, 1),
+        Product(images, w, projection, 1),
+    )
+    pairs = images * (whole * length * length + length)
+    if not backward:
+        return Count(full + last, 4 * w * pairs)
+    missing = 0 if vectors or not whole else 1  # layers that nothing trained stands below
+    back = tuple(Product(p.rows, p.outputs, p.inputs, p.times - (missing if p in full else 0)) for p in full + last)
+    constant = Product(images * (length - vectors), 3 * w, w, -1 if vectors and whole else 0)
+    pairs_back = pairs - missing * images * length * length
+    return Count((*full, *last, *back, constant), 4 * w * pairs + 2 * 4 * w * pairs_back)
 
 
 def image(vision_config: Any, projection: int) -> int:

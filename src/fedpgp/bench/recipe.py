@@ -14,8 +14,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from fedpgp.backbone import Backbone, load_backbone
-from fedpgp.backbone.text import TextEncoder
+from fedpgp.backbone import Backbone, Towers, load_backbone
 from fedpgp.bench.flops import Count, Product, packed
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.sources import Source, load_source
@@ -90,7 +89,7 @@ def measure_recipe(
     say("recipe: image features")
     compare("zero-shot", config=config)
     say(f"recipe: all methods, {seeds} seeds")
-    with Workers(backbone.text, workers) as pool:
+    with Workers(backbone.towers(), workers) as pool:
         shapes = _shapes(backbone, source)
         pool.map(_multiply, [shapes] * workers)  # starts the processes
         multiplying = _Multiplying(pool, workers, shapes)
@@ -106,7 +105,7 @@ def _sum(costs: Iterable[Cost]) -> Cost:
     return Cost(*map(sum, zip(*map(astuple, costs), strict=True)))
 
 
-def _multiply(text: TextEncoder, products: Sequence[Product]) -> float:
+def _multiply(towers: Towers, products: Sequence[Product]) -> float:
     """Operations per second of multiplying at these shapes for a moment."""
     work = [(torch.randn(p.rows, p.inputs), torch.randn(p.inputs, p.outputs), p) for p in products]
     done, started = 0, time.perf_counter()
@@ -128,7 +127,7 @@ def _cost(run: Run, backbone: Backbone, source: Source) -> Cost:
     base = [name for name in names if name in trained]
     places = torch.tensor([base.index(name) if name in trained else -1 for name in names])
     frozen = Frozen(torch.empty(len(names), 0), backbone.logit_scale, places)  # no context is made of the guidance
-    contexts = [method.prompts(params, frozen) for params in _clients(run)]
+    contexts = [[c for c in method.prompts(params, frozen) if isinstance(c, Tensor)] for params in _clients(run)]
     training, evaluation = 0, 0
     if K := len(contexts[0]):
         M = len(contexts[0][0])

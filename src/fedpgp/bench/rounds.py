@@ -23,6 +23,7 @@ from fedpgp.bench.naive import TEST_BATCH, Naive, make_naive, read, see, train
 from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, ROUNDS, Scene, random_features
 from fedpgp.bench.stages import TOLERANCE, DifferentWorkError, Step
 from fedpgp.config import FederationConfig
+from fedpgp.data.images import Images
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluate import evaluation_sets
 from fedpgp.federation.rounds import Data, federate
@@ -184,10 +185,10 @@ def _features(scene: Scene, image: float, seed: int) -> tuple[dict[str, Tensor],
 
 def _data(task: Task, features: Mapping[str, Tensor]) -> Data:
     tests = {
-        name: features[test.dataset.split][torch.from_numpy(test.images)]
+        name: Images(features[test.dataset.split][torch.from_numpy(test.images)])
         for name, test in evaluation_sets(task).items()
     }
-    return Data(task, features["train"], tests)
+    return Data(task, Images(features["train"]), tests)
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ class _Ours:
 
 def _ours(scene: Scene, data: Data, seed: int, workers: int) -> _Ours:
     started = time.perf_counter()
-    with State.create() as state, Workers(scene.backbone.text, workers) as pool:
+    with State.create() as state, Workers(scene.backbone.towers(), workers) as pool:
         (record,) = federate(FedPGP(), data, scene.backbone, SETTINGS, seed, pool, state)
         elapsed = time.perf_counter() - started
         server = state.server()

@@ -19,14 +19,14 @@ import numpy as np
 from fedpgp.backbone import load_backbone
 from fedpgp.bench.machine import status, threads
 from fedpgp.bench.names import BASE_NAMES, NOVEL_NAMES
-from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, SHOTS, made_up_split, random_features
+from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, SHOTS, made_up_split
 from fedpgp.config import FederationConfig
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.errors import TrainingError
-from fedpgp.evaluate import evaluation_sets
-from fedpgp.federation.rounds import Data, federate
+from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import FILE, State
 from fedpgp.methods import FedPGP
+from fedpgp.testing import made_up_data
 from fedpgp.workers import Workers
 
 CLIENTS = (10, 100, 1_000, 10_000)
@@ -65,11 +65,7 @@ def measure(clients: int, seed: int) -> Scale:
     """Some rounds of so many clients in this process, with a state on the disk; all are evaluated after the last."""
     backbone = load_backbone("pictoclip")
     task = shared_classes(clients)
-    tests = {
-        name: random_features(len(test.images), backbone.logit_scale, 128, seed)
-        for name, test in evaluation_sets(task).items()
-    }
-    data = Data(task, random_features(len(task.train), backbone.logit_scale, 128, seed), tests)
+    data = made_up_data(task, backbone, None, seed)
     settings = FederationConfig(
         rounds=MEASURED_ROUNDS + 2,  # the first does what a run does once, the last is evaluated
         local_epochs=LOCAL_EPOCHS,
@@ -80,7 +76,7 @@ def measure(clients: int, seed: int) -> Scale:
     with (
         tempfile.TemporaryDirectory() as directory,
         State.create(Path(directory) / FILE) as state,
-        Workers(backbone.text, 1) as pool,
+        Workers(backbone.towers(), 1) as pool,
     ):
         rounds = federate(FedPGP(), data, backbone, settings, seed, pool, state)
         next(rounds)

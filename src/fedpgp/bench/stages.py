@@ -19,6 +19,7 @@ from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.bench.machine import first_call, seconds
 from fedpgp.bench.naive import Naive, make_naive, read, see
 from fedpgp.bench.shapes import BATCH, CLIENTS, Scene
+from fedpgp.data.images import Images
 from fedpgp.errors import FedPGPError
 from fedpgp.federation.client import ClientJob, LocalTraining, in_groups, train_clients
 from fedpgp.federation.rounds import frozen_of
@@ -123,8 +124,8 @@ def packed(step: Step) -> Outcome:
 
 def batched_clients(step: Step) -> Outcome:
     """One step of ten clients, each with a private part and a batch of its own: the first one's outcome."""
-    text = step.scene.backbone.text
-    updates = [update for group in client_groups(step) for update in train_clients(text, group)]
+    towers = step.scene.backbone.towers()
+    updates = [update for group in client_groups(step) for update in train_clients(towers, group)]
     after = {**updates[0].upload.shared, **updates[0].own.private}
     return Outcome(
         torch.tensor(math.fsum(updates[0].losses.values()), dtype=torch.float64),
@@ -142,7 +143,7 @@ def client_groups(step: Step) -> list[Sequence[ClientJob]]:
             start=step.params.shared,
             download=Download(step.params.shared),
             own=ClientState({name: value * (1 + client / 8) for name, value in step.params.private.items()}),
-            images=step.images.roll(client, dims=1),
+            images=Images(step.images.roll(client, dims=1)),
             labels=step.labels,
             classes=step.tokens,
             frozen=step.frozen,
@@ -153,7 +154,7 @@ def client_groups(step: Step) -> list[Sequence[ClientJob]]:
         )
         for client in range(CLIENTS)
     ]
-    return in_groups(step.scene.backbone.text, jobs)
+    return in_groups(step.scene.backbone.towers(), jobs)
 
 
 @dataclass(frozen=True)

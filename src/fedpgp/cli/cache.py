@@ -40,12 +40,13 @@ def list_entries(
         print(json.dumps([dataclasses.asdict(entry) for entry in found]))
         return
     listing = Table(header_style="bold", box=None, padding=(0, 1, 0, 0))
-    for name in ("data set", "split", "images", "size", "checkpoint", "versions", "last used", "state"):
+    for name in ("data set", "split", "kind", "images", "size", "checkpoint", "versions", "last used", "state"):
         listing.add_column(name, justify="right" if name in ("images", "size") else "left", overflow="fold")
     for entry in found:
         listing.add_row(
             escape(entry.data),
             entry.split + (f", view {entry.view}" if entry.view else ""),
+            entry.kind,
             str(entry.images),
             decimal(entry.bytes),
             entry.checkpoint[:8],

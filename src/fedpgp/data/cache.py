@@ -1,4 +1,4 @@
-"""The feature cache on disk: verified files of features, the shards of what is not finished, and a lock for each."""
+"""The feature cache on disk: verified files, the shards of what is not finished, and a lock for each."""
 
 import hashlib
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import platformdirs
 from filelock import FileLock, Timeout
+from rich.filesize import decimal
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,7 +27,7 @@ OURS = re.compile(r"([\w.-]+-[0-9a-f]{32})\.(safetensors|writing|lock|shards)")
 
 @dataclass(frozen=True)
 class Kept:
-    """Features [n, D] of some images, mapped from their file; undecodable: index of an image -> why it has none."""
+    """What is kept of some images [n, …], mapped from its file; undecodable: index of an image -> why it has none."""
 
     features: Tensor
     undecodable: Mapping[int, str]
@@ -63,6 +64,22 @@ class Entry:
 
     def save_shard(self, rows: range, kept: Kept) -> None:
         self._save(self._shard(rows), self._shard_origin(rows), kept)
+
+    def announce(self, size: int, notice: Callable[[str], None]) -> None:
+        """Says how much will be written; raises OutputError where the disk has no room for that.
+
+        While the whole is put in the place of its shards, the disk holds both.
+        """
+        what = f"{self.origin.get('kind', 'features')} of the {self.origin['split']} images"
+        have = sum(path.stat().st_size for path in self.shards.glob("*.safetensors"))
+        free = shutil.disk_usage(self.directory).free
+        if 2 * size - have > free:
+            raise OutputError(
+                f"the feature cache needs {decimal(2 * size - have)} on the disk of {self.directory} for the {what},"
+                f" {decimal(size)} of them to stay, and {decimal(free)} are free: make room, name another directory"
+                " with --cache-dir, or keep them with data.token_precision = float16"
+            )
+        notice(f"keeping the {what} in the feature cache: {decimal(size)}")
 
     @contextmanager
     def locked(self, notice: Callable[[str], None]) -> Iterator[None]:
@@ -130,6 +147,7 @@ class Listed:
     data: str
     split: str
     view: int
+    kind: str
     images: int
     bytes: int
     checkpoint: str
@@ -199,6 +217,7 @@ def _describe(directory: Path, name: str) -> Listed:
         data=metadata.get("data", "?"),
         split=metadata.get("split", "?"),
         view=int(metadata.get("view", 0)),
+        kind=" ".join(metadata.get(key, default) for key, default in (("kind", "pooled"), ("precision", ""))).strip(),
         images=sum(count for _, count in headers),
         bytes=sum(path.stat().st_size for path in present),
         checkpoint=metadata.get("encoder", "?"),

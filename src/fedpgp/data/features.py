@@ -1,4 +1,4 @@
-"""Image features, computed once per checkpoint, preprocessing and image, and kept on disk."""
+"""What is kept of images: computed once per checkpoint, preprocessing and image, and kept on disk."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fedpgp.backbone.image import ImageEncoder
+from fedpgp.backbone.image import POOLED, ImageEncoder
 from fedpgp.data.augment import random_view
 from fedpgp.data.cache import FORMAT, Entry, Kept, versions
 from fedpgp.data.sources import ImageDataset, Source
@@ -59,9 +59,8 @@ def source_features(
     wanted = encoded = 0
     for split in splits:
         dataset: ImageDataset = getattr(source, split)
-        views = range(1, augmented_views + 1) if split == "train" and augmented_views > 1 else [CENTRE]
         found: list[Kept] = []
-        for view in views:
+        for view in views_of(split, augmented_views):
             kept, new = image_features(
                 encoder,
                 dataset,
@@ -89,22 +88,69 @@ def source_features(
     return replace(source, **dropped) if dropped else source, features
 
 
+def token_features(
+    encoder: ImageEncoder,
+    dataset: ImageDataset,
+    used: NDArray[np.int64],
+    kind: str,
+    directory: Path,
+    *,
+    half: bool,
+    views: Sequence[int],
+    workers: int = 1,
+    progress: Progress = lambda *_: None,
+    notice: Notice = lambda _: None,
+) -> tuple[Tensor, Tensor]:
+    """What a method reads beside one feature of each image, of those images of a split that are used.
+
+    used: ascending; all of them decode. Returns what is kept, [u, …] on the CPU or [u, V, …] of several views, and
+    [n] the place of each of the split's images in it, −1 of one that is not used. The rest as in `image_features`.
+    """
+    found = [
+        image_features(
+            encoder,
+            dataset.select(used),
+            directory,
+            kind=kind,
+            half=half,
+            view=view,
+            workers=workers,
+            progress=progress,
+            notice=notice,
+        )[0].features
+        for view in views
+    ]
+    places = torch.full((len(dataset),), -1)
+    places[torch.from_numpy(used)] = torch.arange(len(used))
+    return found[0] if len(found) == 1 else torch.stack(found, dim=1), places
+
+
+def views_of(split: str, augmented_views: int) -> Sequence[int]:
+    """The numbers of the views of a split's images: the centre crop, or for training K > 1 random crops."""
+    return range(1, augmented_views + 1) if split == "train" and augmented_views > 1 else [CENTRE]
+
+
 def image_features(
     encoder: ImageEncoder,
     dataset: ImageDataset,
     directory: Path,
     *,
+    kind: str = POOLED,
+    half: bool = False,
     view: int = CENTRE,
     skip_bad_images: bool = False,
     workers: int = 1,
     progress: Progress = lambda *_: None,
     notice: Notice = lambda _: None,
 ) -> tuple[Kept, int]:
-    """Features [n, D] of one view of every image of a split, and how many images had to be encoded for it.
+    """What is kept of one view of every image of a split, and how many images had to be encoded for it.
 
-    The features are on the CPU; those of an image that does not decode are zero. A file that is truncated or altered
-    is made again. The rest, and the errors, as in `source_features`.
+    kind: of `ImageEncoder.encode`; half: keep it in float16. What is kept is on the CPU; it is zero for an image that
+    does not decode. A file that is truncated or altered is made again. The rest, and the errors, as in
+    `source_features`; what is more than a feature of each image is announced with its size, and refused with an
+    OutputError where the disk has no room for it.
     """
+    dtype = torch.float16 if half else encoder.dtype
     origin = {
         "format": FORMAT,
         "data": dataset.name,
@@ -114,6 +160,7 @@ def image_features(
         "encoder": encoder.fingerprint,
         "device": encoder.device.type,
         "versions": versions(),
+        **({} if kind == POOLED else {"kind": kind, "precision": str(dtype).removeprefix("torch.")}),
     }
     entry = Entry(directory, origin)
     encoded = 0
@@ -125,7 +172,12 @@ def image_features(
             if kept is None:
                 if entry.file.exists():
                     notice(f"feature cache {entry.file} is damaged: computing it again")
-                made, encoded = _encode(encoder, dataset, entry, view, skip_bad_images, workers, progress)
+                total = torch.Size([len(dataset), *encoder.shape(kind)])
+                if kind != POOLED:
+                    entry.announce(total.numel() * dtype.itemsize, notice)
+                made, encoded = _encode(
+                    encoder, dataset, entry, kind, torch.zeros(total, dtype=dtype), skip_bad_images, workers, progress
+                )
                 entry.save(made)
                 kept = entry.load() or made  # mapped, so that the system can take the memory back
     if kept.undecodable and not skip_bad_images:
@@ -137,14 +189,14 @@ def _encode(
     encoder: ImageEncoder,
     dataset: ImageDataset,
     entry: Entry,
-    view: int,
+    kind: str,
+    features: Tensor,
     skip_bad_images: bool,
     workers: int,
     progress: Progress,
 ) -> tuple[Kept, int]:
-    """Encodes what no earlier attempt has left as shards."""
-    total = len(dataset)
-    features = torch.zeros(total, encoder.width, dtype=encoder.dtype)
+    """Fills `features` in: from shards of an earlier attempt, and by encoding the rest."""
+    total, view = len(dataset), int(entry.origin["view"])
     undecodable: dict[int, str] = {}
     batches: list[range] = []
     for start in range(0, total, SHARD):
@@ -169,12 +221,13 @@ def _encode(
             )
         if faults and not skip_bad_images:
             raise _undecodable(dataset, faults)
-        found = encoder.encode(torch.from_numpy(pixels)).cpu()
+        found = encoder.encode(torch.from_numpy(pixels), kind).to(features)
         if not torch.isfinite(found).all():
-            row = int((~torch.isfinite(found)).any(dim=1).nonzero()[0])
+            row = int((~torch.isfinite(found)).flatten(1).any(dim=1).nonzero()[0])
             raise CheckpointError(
                 f"the checkpoint gives a feature that is not finite for {dataset.describe(batch[row])}:"
-                " choose another checkpoint, or precision float32"
+                f" choose {'data.token_precision full' if features.dtype == torch.float16 else 'precision float32'},"
+                " or another checkpoint"
             )
         features[batch.start : batch.stop] = found
         features[list(faults)] = 0
@@ -220,7 +273,11 @@ class _Preparation(Dataset[Prepared]):
                 whose = unreadable if getattr(error, "errno", None) is not None else faults
                 whose[index] = _reason(error)
                 picture = Image.new("RGB", self.size)
-            pictures.append(picture if self.view == CENTRE else random_view(picture, self.size, index, self.view))
+            pictures.append(
+                picture
+                if self.view == CENTRE
+                else random_view(picture, self.size, self.dataset.number(index), self.view)
+            )
         whole: dict[str, Any] = {} if self.view == CENTRE else {"do_resize": False, "do_center_crop": False}
         pixels = self.processor(images=pictures, return_tensors="np", **whole)["pixel_values"]
         return Prepared(pixels, faults, unreadable)

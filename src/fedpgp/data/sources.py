@@ -26,6 +26,7 @@ class ImageDataset:
     domains: [n] index into `domain_names`; a source without domains has one.
     image: index -> decoded picture; nothing is decoded before it is asked for. It can be pickled, for other processes.
     fingerprint: changes when an image, or the order of the images, does.
+    numbers: [n] of the images in the split that they were selected from; None for a whole split.
     """
 
     name: str
@@ -36,15 +37,20 @@ class ImageDataset:
     domains: NDArray[np.int64]
     image: Callable[[int], Image.Image]
     fingerprint: str
+    numbers: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def number(self, index: int) -> int:
+        """Of an image in the whole split, on which its random crops depend, whatever is selected beside it."""
+        return index if self.numbers is None else int(self.numbers[index])
+
     def describe(self, index: int) -> str:
         """One image in words, for a message."""
         return (
-            f"image {index} of the {self.split} split of {self.name} (class {self.class_names[self.labels[index]]!r},"
-            f" {self.domain_names[self.domains[index]]})"
+            f"image {self.number(index)} of the {self.split} split of {self.name}"
+            f" (class {self.class_names[self.labels[index]]!r}, {self.domain_names[self.domains[index]]})"
         )
 
     def select(self, images: NDArray[np.int64]) -> "ImageDataset":
@@ -55,6 +61,7 @@ class ImageDataset:
             domains=self.domains[images],
             image=_Selected(self.image, images),
             fingerprint=hashlib.sha256(f"{self.fingerprint} {images.tolist()}".encode()).hexdigest(),
+            numbers=images if self.numbers is None else self.numbers[images],
         )
 
     def of_classes(self, classes: Sequence[int]) -> NDArray[np.int64]:

@@ -3,20 +3,23 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, zip_longest
 from statistics import fmean
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedpgp.aggregators import Aggregator, Download, Tensors, Upload
-from fedpgp.backbone.text import TextEncoder
+from fedpgp.backbone import Towers
 from fedpgp.backbone.tokens import ClassTokens
+from fedpgp.data.images import Images
 from fedpgp.errors import TrainingError
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Batch, Frozen, Method, Params
 from fedpgp.randomness import generator
+from fedpgp.reading import see
 
 ROWS = 1280  # of text in a step of a group: measured, see docs/benchmark.md
 
@@ -36,8 +39,8 @@ class ClientJob:
     """One client's work in one round.
 
     start: the shared part that training starts from; download, own: what it is sent, and what it has kept;
-    images: features [n, D] of its training images, or [n, V, D] of V augmented views of each; labels: [n] columns of
-    the softmax; classes: tokens of the classes of the softmax, and of the method's extra names; frozen: of the same
+    images: its n training images, perhaps with several views of each; labels: [n] columns of the softmax;
+    classes: tokens of the classes of the softmax, and of the method's extra names; frozen: of the same
     classes, without extra names.
     """
 
@@ -46,7 +49,7 @@ class ClientJob:
     start: Mapping[str, Tensor]
     download: Download
     own: ClientState
-    images: Tensor
+    images: Images
     labels: Tensor
     classes: ClassTokens
     frozen: Frozen
@@ -113,12 +116,12 @@ class _Training:
         self.steps += 1
 
 
-def remembered(method: Method, images: Tensor, labels: Tensor, frozen: Frozen) -> Tensors:
-    """What a client remembers of its images, [n, D] or the first of the views [n, V, D]."""
-    return method.memory(images if images.dim() == 2 else images[:, 0], labels, frozen)
+def remembered(method: Method, images: Images, labels: Tensor, frozen: Frozen) -> Tensors:
+    """What a client remembers of its images, or of the first view of each."""
+    return method.memory(images.pooled[:, 0] if images.viewed else images.pooled, labels, frozen)
 
 
-def train_clients(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[ClientUpdate]:
+def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdate]:
     """Trains copies of the parameters of several clients, each on its own images as if it were alone.
 
     Step by step the text encoder reads the contexts of all of them at once; they share nothing else. Clients with fewer
@@ -138,43 +141,50 @@ def train_clients(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[ClientUp
         momentum=training.momentum,
         weight_decay=training.weight_decay,
     )
-    constant = _constant(text, clients)
+    constant = _constant(towers, clients)
     for batches in zip_longest(*map(_batches, jobs)):
-        working = [(client, batch) for client, batch in zip(clients, batches, strict=True) if batch is not None]
-        parts, prompts = [], []
-        for client, _ in working:
+        working = [(client, chosen) for client, chosen in zip(clients, batches, strict=True) if chosen is not None]
+        parts, prompts, given = [], [], []
+        for client, chosen in working:
+            job = client.job
             parts.append(method.for_step(client.params, client.rng))
             try:
-                prompts.append(method.prompts(parts[-1], client.job.frozen))
+                seen = see(towers, method, chosen.images, parts[-1])
+                own = method.prompts(parts[-1], job.frozen)
+                of_images = method.conditional_prompts(parts[-1], seen, job.frozen)
             except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # of numbers that are no longer finite
-                raise _diverged(client.job, client.steps + 1, "prompt") from error
-        features = iter(text.each([context for some in prompts for context in some], first.classes, method.position))
+                raise _diverged(job, client.steps + 1, "prompt") from error
+            given.append((client, Batch(seen, chosen.labels)))
+            prompts.append((own, of_images))
+        every = [context for own, of_images in prompts for context in (*own, *of_images)]
+        features = iter(towers.text.each(every, first.classes, method.position))
         terms: dict[_Term, list[Tensor]] = defaultdict(list)
-        for part, some, (client, batch) in zip(parts, prompts, working, strict=True):
-            z = _stack([*(next(features) for _ in some), *constant[client.job.client]], client.job.frozen)
-            for term, value in _losses(method, part, z, batch, client).items():
+        for part, (own, of_images), (client, batch) in zip(parts, prompts, given, strict=True):
+            z = [next(features) for _ in own]
+            z += [*constant[client.job.client], *(next(features) for _ in of_images)]
+            for term, value in _losses(method, part, _stack(z, client.job.frozen), batch, client).items():
                 terms[term].append(value)
         optimizer.zero_grad()  # to None, which leaves alone whoever has no batch in this step
         if method.turns_gradient:
-            _turn(method, terms, working)
+            _turn(method, terms, given)
         else:
             torch.stack([value for values in terms.values() for value in values]).sum().backward()
         if first.aggregator.controls:
-            for client, _ in working:
+            for client, _ in given:
                 client.correct()
         optimizer.step()
-        for client, _ in working:
+        for client, _ in given:
             client.after_step()
     return [_update(client) for client in clients]
 
 
-def _constant(text: TextEncoder, clients: Sequence[_Training]) -> dict[int, list[Tensor]]:
+def _constant(towers: Towers, clients: Sequence[_Training]) -> dict[int, list[Tensor]]:
     """The text features, by client, of contexts that no step changes."""
     found: dict[int, list[Tensor]] = {}
     with torch.no_grad():
         for client in clients:
             contexts = client.job.method.constant_prompts(client.params)
-            found[client.job.client] = text.each(contexts, client.job.classes, client.job.method.position)
+            found[client.job.client] = towers.text.each(contexts, client.job.classes, client.job.method.position)
     return found
 
 
@@ -223,32 +233,45 @@ def _turn(method: Method, terms: Mapping[_Term, Sequence[Tensor]], working: Sequ
                 client.tensors[name].grad = gradient
 
 
-def in_groups(text: TextEncoder, jobs: Sequence[ClientJob]) -> list[Sequence[ClientJob]]:
+def in_groups(towers: Towers, jobs: Sequence[ClientJob]) -> list[Sequence[ClientJob]]:
     """Shares jobs of one method and task out to groups that are trained together, which never depends on who works.
 
     A group's step has about ROWS rows of text, where the matrix products are large enough to be fast and the numbers
     between them still near. There are a multiple of four groups, so that two or four processes have equally much to do.
+    The image tower is busy enough with the images of one client.
     """
     job = jobs[0]
-    if job.method.own_classes or not job.method.batchable:
+    method = job.method
+    if method.own_classes or not method.batchable or "image tower" in method.reads:
         return [[job] for job in jobs]
-    contexts = job.method.prompts(job.method.for_step(job.params, torch.Generator()), job.frozen)
-    rows = len(jobs) * sum(text.rows(context, job.classes, job.method.position) for context in contexts)
+    params = method.for_step(job.params, torch.Generator())
+    contexts = [*method.prompts(params, job.frozen)]
+    if "text per image" in method.reads:
+        images = next(_batches(job)).images.pooled
+        contexts += method.conditional_prompts(params, images, job.frozen)
+    rows = len(jobs) * sum(towers.text.rows(context, job.classes, method.position) for context in contexts)
     count = min(len(jobs), 4 * max(1, math.ceil(rows / (4 * ROWS))))
     sizes = [len(jobs) // count + (i < len(jobs) % count) for i in range(count)]
     ends = list(accumulate(sizes))
     return [jobs[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
-def _batches(job: ClientJob) -> Iterator[Batch]:
+class _Chosen(NamedTuple):
+    """The images of a step, and their columns [B] of the softmax."""
+
+    images: Images
+    labels: Tensor
+
+
+def _batches(job: ClientJob) -> Iterator[_Chosen]:
     """The batches of a round, in an order drawn per epoch; of several views of an image, one drawn per epoch."""
     rng, count = generator(job.seed, "order", job.round, job.client), len(job.labels)
     for _ in range(job.training.local_epochs):
         order, images = torch.randperm(count, generator=rng), job.images
-        if images.dim() == 3:
-            images = images[torch.arange(count), torch.randint(images.shape[1], (count,), generator=rng)]
+        if images.viewed:
+            images = images.views(torch.randint(images.pooled.shape[1], (count,), generator=rng))
         for chosen in order.split(job.training.batch_size):
-            yield Batch(images[chosen], job.labels[chosen])
+            yield _Chosen(images[chosen], job.labels[chosen])
 
 
 def _update(client: _Training) -> ClientUpdate:
@@ -260,7 +283,9 @@ def _update(client: _Training) -> ClientUpdate:
         raise _diverged(job, 1 + int((~finite).nonzero()[0]), "loss")
     if not all(tensor.isfinite().all() for tensor in client.tensors.values()):
         raise _diverged(job, steps, "prompt")
-    shared = {name: tensor.detach() for name, tensor in client.params.shared.items()}
+    trained = Params(_detached(client.params.shared), _detached(client.params.private), job.download.shared)
+    after = job.method.after_training(replace(trained, memory=client.params.memory), client.rng)
+    shared = dict(after.shared)
     control: Tensors = job.own.control
     sent: Tensors = {}
     if job.aggregator.controls:
@@ -269,7 +294,7 @@ def _update(client: _Training) -> ClientUpdate:
     return ClientUpdate(
         upload=Upload(job.client, len(job.labels), shared, sent),
         own=ClientState(
-            private={name: tensor.detach() for name, tensor in client.params.private.items()},
+            private=dict(after.private),
             kept=shared if job.method.keeps_shared else {},
             control=control,
         ),
@@ -282,6 +307,10 @@ def _diverged(job: ClientJob, step: int, what: str) -> TrainingError:
         f"the {what} of client {job.client} is not finite in round {job.round}, step {step}:"
         f" change the settings of [{job.method.name}], most often to a lower learning_rate"
     )
+
+
+def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 def _trainable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors
 from fedpgp.backbone import Backbone
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.config import FederationConfig
+from fedpgp.data.images import Images
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluate import Evaluation, Evaluator, summary
 from fedpgp.federation.client import (
@@ -36,11 +37,11 @@ from fedpgp.workers import Workers
 
 @dataclass(frozen=True)
 class Data:
-    """A task with its image features: `train` [n, D] of the whole training split, `tests` of each test set."""
+    """A task with what is kept of its images: `train` of the whole training split, `tests` of each test set."""
 
     task: Task
-    train: Tensor
-    tests: Mapping[str, Tensor]
+    train: Images
+    tests: Mapping[str, Images]
 
 
 def rounds_of(method: Method, settings: FederationConfig) -> int:
@@ -77,7 +78,7 @@ def federate(
         finetunes = number > settings.rounds
         if trains:
             jobs = federation.jobs(number, server, clients)
-            updates = list(chain.from_iterable(workers.map(train_clients, in_groups(backbone.text, jobs))))
+            updates = list(chain.from_iterable(workers.map(train_clients, in_groups(workers.towers, jobs))))
             if finetunes:
                 updates = [replace(u, own=replace(u.own, kept=u.upload.shared)) for u in updates]
             else:
@@ -133,9 +134,9 @@ class _Federation:
         self.aggregator = aggregator
         self._method, self._data, self._task, self._settings, self._seed = method, data, task, settings, seed
         self._frozen = frozen_of(method, task, backbone)
-        self._names = backbone.class_tokens([*task.class_names, *method.extra_names])
+        self._names = backbone.class_tokens([*task.class_names, *method.extra_names], method.tail)
         self._base = self._softmax(task.base)
-        tokens = backbone.class_tokens(task.class_names)
+        tokens = backbone.class_tokens(task.class_names, method.tail)
         self._evaluator = Evaluator(method, task, data.tests, tokens, self._frozen)
         self._first = method.init_shared(task, backbone, generator(seed, "shared"))
 
@@ -183,7 +184,7 @@ class _Federation:
             start=(own.kept if self._method.resumes_shared else {}) or self._received(download),
             download=download,
             own=own,
-            images=images,
+            images=images.gathered(),
             labels=labels,
             classes=softmax.tokens,
             frozen=softmax.frozen,
@@ -200,17 +201,21 @@ class _Federation:
             own, download = clients[client], self.aggregator.download(server, client)
             images, labels, softmax = self._holding(self._task.clients[client])
             memory = remembered(self._method, images, labels, softmax.frozen)
-            return Params(own.kept or self._received(download), own.private, download.shared, memory)
+            params = Params(own.kept or self._received(download), own.private, download.shared, memory)
+            return self._method.for_prediction(params)
 
-        alone = self._method.without_private(Params(server.shared, clients[0].private))
+        received = self.aggregator.download(server, 0).shared
+        alone = self._method.without_private(
+            self._method.for_prediction(Params(server.shared, clients[0].private, received))
+        )
         return self._evaluator(number, alone, model, workers)
 
     def _received(self, download: Download) -> Tensors:
         """The shared part as a client is sent it, perhaps beside other things."""
         return {name: download.shared[name] for name in self._first}
 
-    def _holding(self, client: Client) -> tuple[Tensor, Tensor, _Softmax]:
-        """The features of a client's training images, their columns [n], and the softmax that these are of."""
+    def _holding(self, client: Client) -> tuple[Images, Tensor, _Softmax]:
+        """A client's training images, their columns [n], and the softmax that these are of."""
         softmax = self._softmax(client.classes) if self._method.own_classes else self._base
         labels = torch.from_numpy(self._task.train.labels[client.train])
         return self._data.train[torch.from_numpy(client.train)], softmax.columns[labels], softmax

@@ -1,6 +1,7 @@
 """The contract of a method: what it declares, and the pure functions that the engine calls.
 
-Letters: K contexts read in a step, M context vectors, d token width, C classes, D feature width, B images.
+Letters: K contexts read in a step, M context vectors, d token width, C classes, D feature width, B images, P patches,
+V visual prompts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedpgp.aggregators.base import STRICT as STRICT  # methods take it from here
+from fedpgp.backbone.layers import Prompt
 from fedpgp.backbone.tokens import Position
 from fedpgp.errors import ConfigError
 
@@ -36,6 +38,7 @@ ENSEMBLE = (
     "a photo of the small {}.",
 )
 Guidance = Literal["template", "dataset", "ensemble"]
+Reads = Literal["text", "deep text", "text per image", "images", "patches", "image tower"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Params:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """images: features [B, D] of unit length; labels: [B] columns of the softmax."""
+    """images: features [B, D] of unit length, or [B, 1 + P, D] or [B, 1 + V, D] as `Method.reads` has it; labels: [B]
+    columns of the softmax."""
 
     images: Tensor
     labels: Tensor
@@ -91,7 +95,14 @@ class Method(ABC):
     source: ClassVar[str]  # the paper
     year: ClassVar[int]
     venue: ClassVar[str]
-    reads: ClassVar[tuple[str, ...]] = ("text", "images")  # features of class names, and of images
+    reads: ClassVar[tuple[Reads, ...]] = ("text", "images")
+    """What the engine computes for it, and nothing else.
+
+    "text": features of class names behind `prompts`; "deep text": prompts that reach into deeper layers, or adapters;
+    "text per image": behind the `conditional_prompts` of each image, too.
+    "images": [B, D] one feature of each image; "patches": [B, 1 + P, D], the same and then one of each of its patches;
+    "image tower": [B, 1 + V, D], the same and then one for each of `visual_prompts`. All have unit length.
+    """
 
     pooled: ClassVar[bool] = False
     """One training on the images of all clients together, which no federation has."""
@@ -114,6 +125,16 @@ class Method(ABC):
     def position(self) -> Position:
         """Where the class name stands in the context."""
         return "end"
+
+    @property
+    def tail(self) -> str:
+        """What stands behind the context, with {} for the class name."""
+        return "{}."
+
+    @property
+    def first_layer(self) -> int:
+        """The lowest layer of the image tower that its visual prompts change, counted from 0."""
+        return 0
 
     @property
     def learning_rates(self) -> Mapping[str, float]:
@@ -151,11 +172,19 @@ class Method(ABC):
         return params
 
     @abstractmethod
-    def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
+    def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor | Prompt]:
         """The K contexts that the text encoder must read for some classes: [M, d], or [C, M, d] one for each class."""
 
-    def constant_prompts(self, params: Params) -> Sequence[Tensor]:
+    def constant_prompts(self, params: Params) -> Sequence[Tensor | Prompt]:
         """Contexts that no step changes: read once in a round, their features stand behind those of `prompts`."""
+        return []
+
+    def conditional_prompts(self, params: Params, images: Tensor, frozen: Frozen) -> Sequence[Tensor]:
+        """A context [M, d] for each of the images [B, D]; their features stand behind all others, so K grows by B."""
+        return []
+
+    def visual_prompts(self, params: Params) -> Sequence[Prompt]:
+        """With what the image tower must read every image, V times."""
         return []
 
     @abstractmethod
@@ -178,9 +207,17 @@ class Method(ABC):
         """New values of parameters, by name, for those that a local step leaves otherwise than its optimizer does."""
         return {}
 
+    def after_training(self, params: Params, rng: torch.Generator) -> Params:
+        """The shared part that a client sends, and the private one that it keeps, after its epochs of a round."""
+        return params
+
     @abstractmethod
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
-        """Logits [B, C] of image features [B, D]."""
+        """Logits [B, C] of image features [B, D], or what `reads` makes of them."""
+
+    def for_prediction(self, params: Params) -> Params:
+        """What a model predicts with, where that is not what it trains."""
+        return params
 
     def without_private(self, params: Params) -> Params | None:
         """The parameters of somebody who has the shared part only; None where that predicts nothing."""

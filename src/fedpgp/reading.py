@@ -1,0 +1,119 @@
+"""What a model is given of images and of class names, as its method declares it.
+
+Letters: K contexts, C classes, D feature width, B images, P patches, V visual prompts.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedpgp.backbone import Towers
+from fedpgp.backbone.image import PATCHES, state_below
+from fedpgp.backbone.layers import Prompt
+from fedpgp.backbone.tokens import ClassTokens, Position
+from fedpgp.data.images import Images
+from fedpgp.methods import Frozen, Method, Params
+from fedpgp.workers import Workers
+
+
+def kind_of(method: Method) -> str | None:
+    """What must be kept of an image beside its feature: a kind of `ImageEncoder.encode`."""
+    if "patches" in method.reads:
+        return PATCHES
+    return state_below(method.first_layer) if "image tower" in method.reads else None
+
+
+def see(towers: Towers, method: Method, images: Images, params: Params) -> Tensor:
+    """What a method is given of images without views: [B, D], [B, 1 + P, D] or [B, 1 + V, D], as it reads."""
+    if "patches" in method.reads:
+        return torch.cat([images.pooled[:, None], images.tokens], dim=1)
+    if "image tower" in method.reads:
+        assert towers.image is not None, "the image tower was not made for these methods"
+        seen = towers.image.each(images.tokens, method.visual_prompts(params), method.first_layer)
+        return torch.stack([images.pooled, *seen], dim=1)
+    return images.pooled
+
+
+class Question(NamedTuple):
+    """Images for a model to classify. text: [K, C, D] of all contexts that are the same for every image."""
+
+    method: Method
+    params: Params
+    text: Tensor
+    images: Images
+    classes: ClassTokens
+    frozen: Frozen
+
+
+@torch.no_grad()
+def answer(towers: Towers, question: Question) -> Tensor:
+    """The logits [B, C]."""
+    method, params, text, images, classes, frozen = question
+    seen = see(towers, method, images, params)
+    of_images = method.conditional_prompts(params, seen, frozen)
+    if of_images:
+        text = torch.stack([*text, *towers.text.each(of_images, classes, method.position)])
+    return method.predict(params, text, seen, frozen)
+
+
+class Reading(NamedTuple):
+    """Contexts to be read with some classes."""
+
+    contexts: Sequence[Tensor | Prompt]
+    classes: tuple[int, ...]
+
+
+_Key = tuple[bytes, tuple[int, ...]]
+
+
+class Texts:
+    """Text features of many models, a chunk at a time; contexts of the chunk or the one before are encoded once.
+
+    So the global context, which every model reads, is encoded once in an evaluation, and one that stands before the
+    classes of several softmaxes is read once with all class names.
+    """
+
+    def __init__(self, tokens: ClassTokens, position: Position, workers: Workers):
+        self._tokens, self._position, self._workers = tokens, position, workers
+        self._known: dict[_Key, Tensor] = {}
+
+    def __call__(self, models: Sequence[Sequence[Reading]]) -> list[list[Tensor]]:
+        """Text features [K, C, D] for every softmax of every model."""
+        everything = tuple(range(len(self._tokens)))
+        wanted: dict[_Key, Tensor | Prompt] = {}
+        keys = [[[_key(context, one.classes) for context in one.contexts] for one in model] for model in models]
+        for of_model, model in zip(keys, models, strict=True):
+            for of_one, one in zip(of_model, model, strict=True):
+                wanted |= zip(of_one, one.contexts, strict=True)
+        known = {key: self._known[key] for key in wanted if key in self._known}
+        new = [key for key in wanted if key not in known]
+        jobs = [(wanted[key], self._tokens.select(key[1] or everything), self._position) for key in new]
+        known |= zip(new, self._workers.map(_encode, jobs), strict=True)
+        self._known = known
+        return [
+            [self._text(of_one, one) for of_one, one in zip(of_model, model, strict=True)]
+            for of_model, model in zip(keys, models, strict=True)
+        ]
+
+    def _text(self, keys: Sequence[_Key], one: Reading) -> Tensor:
+        if not keys:
+            return torch.empty(0, len(one.classes), 0)
+        return torch.stack([self._known[k] if k[1] else self._known[k][list(one.classes)] for k in keys])
+
+
+def _key(context: Tensor | Prompt, classes: tuple[int, ...]) -> _Key:
+    """A context's numbers, and the classes where it has one for each of them."""
+    prompt = context if isinstance(context, Prompt) else Prompt(context)
+    form = [list(tensor.shape) for tensor in prompt.tensors], sorted(prompt.adapters)
+    numbers = [tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes() for tensor in prompt.tensors]
+    return b"".join([*numbers, repr(form).encode()]), classes if prompt.vectors.dim() == 3 else ()
+
+
+@torch.no_grad()
+def _encode(towers: Towers, job: tuple[Tensor | Prompt, ClassTokens, Position]) -> Tensor:
+    """[C, D]"""
+    context, tokens, position = job
+    (features,) = towers.text.each([context], tokens, position)
+    return features
