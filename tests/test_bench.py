@@ -16,7 +16,8 @@ from transformers import CLIPConfig
 from typer.testing import CliRunner
 
 from fedpgp import cli
-from fedpgp.bench import costs, flops, machine, naive, recipe, report, rounds, scaling, stages, suite
+from fedpgp.backbone.layers import Adapter, Affine, Prompt
+from fedpgp.bench import costs, depth, flops, machine, naive, recipe, report, rounds, scaling, stages, suite
 from fedpgp.bench.coarse import measure_bf16
 from fedpgp.bench.names import BASE_NAMES, IMAGENET_TOKENS, NOVEL_NAMES, CountingTokenizer, imagenet_like
 from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config, random_backbone, random_clip
@@ -139,6 +140,25 @@ class TestRounds:
         assert figures.ratios["cold first round"] < figures.ratios["25 rounds"] < figures.ratios["round"]
 
 
+def printed(result) -> str:
+    """The tables of some parts."""
+    heading = {"options": {"shape": "tiny", "precision": "float64"}, "task": "tiny"}
+    machine = {"cpu": "", "instructions": "", "threads": 1, "cores": 1, "torch": "", "transformers": ""}
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(report.tables(result | heading | {"machine": machine}))
+    return console.export_text()
+
+
+class Adapted(Adapter):
+    """An adapter without products: it adds its only tensor."""
+
+    def __new__(cls, shift):
+        return super().__new__(cls, Affine(shift, shift), Affine(shift, shift), Affine(shift, shift), 1.0)
+
+    def __call__(self, x):
+        return self.down.weight.expand_as(x)
+
+
 def counted(work) -> Counter:
     """The operations of matrix products with weights (mm, addmm) and of others (bmm), as PyTorch counts them."""
     with FlopCounterMode(display=False) as counter:
@@ -162,6 +182,33 @@ class TestFlops:
         expected = flops.packed(config.text_config, prompts, 5, (tokens.end + 1).tolist())
         assert found["linear"] == expected.linear
         assert found["attention"] >= expected.attention  # what the mask throws away is not needed
+
+    @pytest.mark.parametrize("vectors, layer", [(2, 0), (0, 0), (0, 1), (0, 2)])
+    def test_the_image_tower(self, vectors, layer):
+        """With a visual prompt from the first layer on, or something beside one that has no products of its own."""
+        config = tiny_config()
+        config.vision_config.num_hidden_layers = 3
+        backbone = random_backbone(random_clip(config, "float64", 0))
+        states = torch.randn(4, 5, 24, dtype=torch.float64)
+        beside = Adapted(torch.zeros(24, dtype=torch.float64, requires_grad=True))
+        prompt = Prompt(torch.randn(vectors, 24, dtype=torch.float64, requires_grad=bool(vectors)))
+        prompt = prompt if vectors else replace(prompt, adapters={layer: beside})
+        found = counted(lambda: backbone.image.tower.each(states, [prompt], layer)[0].sum().backward())
+        expected = flops.tower(config.vision_config, 12, 4, vectors, layer)
+        assert sum(found.values()) == expected.total  # PyTorch multiplies a slice of rows in another way
+
+    @pytest.mark.parametrize("layer", [0, 1, 2, 3])
+    def test_what_stands_below_the_first_adapter_has_no_gradient(self, layer):
+        config = tiny_config(4)
+        backbone = random_backbone(random_clip(config, "float64", 0))
+        tokens = backbone.class_tokens(BASE_NAMES[:7], "a photo of a {}.")
+        shift = torch.zeros(16, dtype=torch.float64, requires_grad=True)
+        prompt = Prompt(torch.zeros(0, 16, dtype=torch.float64), None, {layer: Adapted(shift)})
+        backbone.text.each([prompt], tokens)
+        found = counted(lambda: backbone.text.each([prompt], tokens)[0].sum().backward())
+        names = (tokens.end + 1 - tokens.head).tolist()
+        expected = flops.packed(config.text_config, 1, 0, names, head=tokens.head, lowest=layer + 1)
+        assert found["linear"] == expected.linear and tokens.head == 4
 
     def test_whole_sequences(self, step):
         config, model = step.scene.model.config, step.scene.model
@@ -395,6 +442,29 @@ class TestCommand:
         assert isinstance(error, ConfigError) and message in str(error)
 
 
+class TestDepth:
+    def test_less_is_left_to_do_from_a_deeper_state(self, scene):
+        found = depth.measure_depths(scene, 1)
+        assert [one.layer for one in found] == [0, 1] or [one.layer for one in found] == [0, 1, 2]
+        assert found[0].state_flops > found[1].state_flops and found[1].promised > found[0].promised == 1.0
+        assert all(one.ratio > 0 for one in found)
+
+    def test_text_for_each_image_grows_with_both(self, scene, monkeypatch):
+        monkeypatch.setattr(depth, "CLASSES", (2, 4))
+        monkeypatch.setattr(depth, "BATCHES", (1, 3))
+        found = {(one.classes, one.batch): one for one in depth.measure_conditional(scene, 1)}
+        assert found[2, 3].flops == 3 * found[2, 1].flops < found[4, 3].flops
+        assert all(min(one.seconds) > 0 for one in found.values())
+
+    def test_the_tables(self, scene):
+        depths = [
+            asdict(one) | {"ratio": one.ratio, "promised": one.promised} for one in depth.measure_depths(scene, 1)
+        ]
+        conditional = [asdict(depth.Conditional(2, 3, [0.5, 0.7, 0.6], None, 4_000_000_000))]
+        shown = printed({"depth": depths, "conditional": conditional})
+        assert "1.00×" in shown and "0.6 s" in shown and "100000 µs" in shown
+
+
 @pytest.mark.parametrize("shape", PUBLISHED)
 def test_the_published_sizes(shape):
     config = published_config(shape)
@@ -442,10 +512,5 @@ class TestCosts:
         assert (found["fedproda"].bytes_up, found["fedproda"].bytes_down) == (32 * size, 32 * size)
 
     def test_the_table_names_every_method(self, found):
-        result = {"methods": [asdict(cost) | {"step": cost.step} for cost in found.values()]}
-        heading = {"options": {"shape": "tiny", "precision": "float64"}, "task": "tiny"}
-        machine = {"cpu": "", "instructions": "", "threads": 1, "cores": 1, "torch": "", "transformers": ""}
-        console = Console(width=140, record=True, file=io.StringIO())
-        console.print(report.tables(result | heading | {"machine": machine}))
-        text = console.export_text()
+        text = printed({"methods": [asdict(cost) | {"step": cost.step} for cost in found.values()]})
         assert all(name in text for name in found) and "to promptfl" in text

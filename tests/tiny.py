@@ -150,6 +150,7 @@ def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregat
 def small(cls, **changes):
     """A method as small as its tests allow: of these values those that it has fields for, and the changes."""
     values = {"context_length": 3, "bottleneck": 2, "rank": 2, "prompts_learned": 4, "learning_rate": 0.05}
+    values |= {"depth": 2, "visual_length": 1, "groups": 2, "selected": 1, "start_layer": 3}
     known = {field.name for field in fields(cls)}
     return cls(**{name: value for name, value in values.items() if name in known} | changes)
 

@@ -159,7 +159,7 @@ def _tokens(
         split: token_features(
             backbone.image,
             getattr(source, split),
-            np.array(sorted(images)),
+            np.array(sorted(images), dtype=np.int64),
             kind,
             directory,
             half=config.data.token_precision == "float16",

@@ -42,7 +42,7 @@ CLASS_NAMES = ("ant", "red apple", "fire engine", "alarm clock", "octopus", "jar
 BASE, NOVEL = (1, 2, 3, 5, 6, 7), (0, 4)  # neither the first classes nor a range: labels and columns differ
 CLIENTS = ((1, 5), (2, 7), (3, 6))
 EXAMPLES = (6, 5, 7)
-SETTINGS = FederationConfig(rounds=3, local_epochs=1, batch_size=4, weight_decay=0.0)
+SETTINGS = FederationConfig(rounds=3, local_epochs=1, batch_size=4, weight_decay=0.0, eval_every=3)
 EXACT = 1e-9  # relative, in float64
 
 

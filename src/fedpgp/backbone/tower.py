@@ -58,7 +58,7 @@ class ImageTower:
 
         states: [B, T, w], what goes into layer `first`. A prompt's vectors stand behind the patches, without places and
         through the normalisation before the first layer (MaPLe's code); where `first` is not 0 it has none.
-        Gradients flow to the prompts. Raises CheckpointError for a prompt that is deeper than the tower.
+        Gradients flow to the prompts. Raises CheckpointError for a prompt or a layer that is deeper than the tower.
         """
         for prompt in prompts:
             if prompt.layers > len(self.layers):
@@ -66,9 +66,14 @@ class ImageTower:
                     f"a prompt for {prompt.layers} layers is too deep: the checkpoint's image tower has"
                     f" {len(self.layers)}"
                 )
+        if not 0 <= first < len(self.layers):
+            raise CheckpointError(
+                f"the image tower has {len(self.layers)} layers, from 0, there is none with number {first}"
+            )
         rows = states.shape[1] + max((len(prompt.vectors) for prompt in prompts), default=0)
-        kept = KEPT * max(1, len(self.layers) - first) * self.layers.width * states.element_size()
-        allowed = max(1, self.memory // (kept * rows))  # images at once
+        # Beside its numbers of width w, each row keeps what it sees of all others, by heads: long sequences tell.
+        numbers = (KEPT * self.layers.width + self.layers.heads * rows) * (len(self.layers) - first)
+        allowed = max(1, self.memory // (numbers * rows * states.element_size()))  # images at once
         if len(prompts) * len(states) <= allowed:
             return [self._see(states, prompt, first) for prompt in prompts]
         return [

@@ -74,9 +74,14 @@ def packed(
         Product(ends, inner, d, 1),
         Product(ends, d, text_config.projection_dim, 1),
     )
+    below = (  # of each product, how many of its layers have no gradient
+        min(1, lowest),
+        min(layers - 2, max(0, lowest - 1)),
+        *[min(layers - 1, lowest)] * 3,
+        *[int(lowest == layers), 2 * int(lowest == layers), *[int(lowest == layers)] * 2, 0],
+    )
     returned = tuple(
-        Product(p.rows, p.outputs, p.inputs, max(0, p.times - (min(lowest, layers - 1) if 0 < i < 5 else 0)))
-        for i, p in enumerate(forward)
+        Product(p.rows, p.outputs, p.inputs, p.times - absent) for p, absent in zip(forward, below, strict=True)
     )
     # A row's scores and weighted sum take 4·d operations for each row that it sees; backward, twice that.
     of_rows = prefix * prefix + sum(T * (prefix + T) for T in tokens)
@@ -84,7 +89,7 @@ def packed(
     pairs = (layers - 1) * of_rows + of_ends
     if not backward:
         return Count(forward, 4 * d * prompts * pairs)
-    back = pairs - min(lowest, layers - 1) * of_rows
+    back = pairs - min(lowest, layers - 1) * of_rows - (of_ends if lowest == layers else 0)
     return Count(forward + returned, 4 * d * prompts * (pairs + 2 * back))
 
 
@@ -106,34 +111,41 @@ def tower(
 ) -> Count:
     """The library's image tower with a prompt of so many vectors, from the state below layer `first`.
 
-    Backward, the first layer's queries, keys and values are those of the vectors alone; without vectors, what is
-    trained stands beside the layers, and the first layer itself has no gradient. In the last layer all rows have keys
-    and values, and the rest is for the class token.
+    In the last layer all rows have keys and values, and the rest is for the class token. Backward, the first layer's
+    queries, keys and values are those of the vectors alone. Without vectors something stands beside the first layer,
+    through which itself no gradient comes back.
     """
     w, inner = vision_config.hidden_size, vision_config.intermediate_size
     length = 1 + (vision_config.image_size // vision_config.patch_size) ** 2 + vectors
     rows, whole = images * length, vision_config.num_hidden_layers - 1 - first
-    full = (
-        Product(rows, w, 3 * w, whole),
-        Product(rows, w, w, whole),
-        Product(rows, w, inner, whole),
-        Product(rows, inner, w, whole),
-    )
+
+    def layers(times: int) -> tuple[Product, ...]:
+        return (
+            Product(rows, w, 3 * w, times),
+            Product(rows, w, w, times),
+            Product(rows, w, inner, times),
+            Product(rows, inner, w, times),
+        )
+
     last = (
         Product(rows, w, 2 * w, 1),
         Product(images, w, w, 2),
         Product(images, w, inner, 1),
         Product(images, inner, w, 1),
-        Product(images, w, projection, 1),
     )
-    pairs = images * (whole * length * length + length)
+    end = (Product(images, w, projection, 1),)
+    of_layer, of_last = 4 * w * images * length * length, 4 * w * images * length
+    forward = Count((*layers(whole), *last, *end), whole * of_layer + of_last)
     if not backward:
-        return Count(full + last, 4 * w * pairs)
-    missing = 0 if vectors or not whole else 1  # layers that nothing trained stands below
-    back = tuple(Product(p.rows, p.outputs, p.inputs, p.times - (missing if p in full else 0)) for p in full + last)
-    constant = Product(images * (length - vectors), 3 * w, w, -1 if vectors and whole else 0)
-    pairs_back = pairs - missing * images * length * length
-    return Count((*full, *last, *back, constant), 4 * w * pairs + 2 * 4 * w * pairs_back)
+        return forward
+    if vectors:
+        constant = (Product(images * (length - vectors), w, 3 * w, -1 if whole else 0),)
+        back, attention = (*layers(whole), *constant, *last, *end), whole * of_layer + of_last
+    elif whole:
+        back, attention = (*layers(whole - 1), *last, *end), (whole - 1) * of_layer + of_last
+    else:
+        back, attention = end, 0
+    return Count(forward.products + back, forward.attention + 2 * attention)
 
 
 def image(vision_config: Any, projection: int) -> int:

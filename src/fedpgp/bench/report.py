@@ -23,6 +23,8 @@ def tables(result: Mapping[str, Any]) -> Group:
         ("scaling", _scaling),
         ("recipe", _recipe),
         ("methods", _methods),
+        ("depth", _depth),
+        ("conditional", _conditional),
     ):
         if name in result:
             parts += ["", *show(result[name])]
@@ -166,6 +168,34 @@ def _methods(found: list[Mapping[str, Any]]) -> list[RenderableType]:
         )
     what = "Local training of a round of every method, default settings; bytes of one client in a round"
     return [Text(what), listing]
+
+
+def _depth(found: list[Mapping[str, Any]]) -> list[RenderableType]:
+    listing = _table("first layer", "from pictures", "from the state", "ratio", "of operations", "GFLOP")
+    for depth in found:
+        listing.add_row(
+            str(depth["layer"]),
+            f"{1000 * median(depth['pixels']):.3g} ms",
+            f"{1000 * median(depth['state']):.3g} ms",
+            f"{depth['ratio']:.2f}×",
+            f"{depth['promised']:.2f}×",
+            f"{depth['state_flops'] / 1e9:.3g}",
+        )
+    return [Text("A batch forward and backward through the image tower, trained from a layer on"), listing]
+
+
+def _conditional(found: list[Mapping[str, Any]]) -> list[RenderableType]:
+    listing = _table("classes", "batch", "step", "per class and image", "GFLOP", "MiB")
+    for one in found:
+        listing.add_row(
+            str(one["classes"]),
+            str(one["batch"]),
+            f"{median(one['seconds']):.3g} s",
+            f"{1e6 * median(one['seconds']) / one['classes'] / one['batch']:.0f} µs",
+            f"{one['flops'] / 1e9:.3g}",
+            _mebibytes(one["memory"]),
+        )
+    return [Text("A local step of fedcocoop, which reads text for every image"), listing]
 
 
 def _table(*columns: str) -> Table:

@@ -12,6 +12,7 @@ import fedpgp
 from fedpgp.bench import flops, scaling
 from fedpgp.bench.coarse import measure_bf16
 from fedpgp.bench.costs import FORGOTTEN, PARTICIPANTS, measure_costs
+from fedpgp.bench.depth import BATCHES, CLASSES, measure_conditional, measure_depths
 from fedpgp.bench.machine import first_call, gemm_speed, machine, seconds, threads
 from fedpgp.bench.names import imagenet_like
 from fedpgp.bench.profile import profile_step
@@ -23,7 +24,7 @@ from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods import METHODS, Batch, Frozen, Params
 from fedpgp.plugins import find_method
 
-PARTS = ("step", "round", "scaling", "classes", "bf16", "profile", "recipe", "methods")
+PARTS = ("step", "round", "scaling", "classes", "bf16", "profile", "recipe", "methods", "depth", "conditional")
 # Of the machine's matrix-multiply speed, for an estimate.
 USUAL_SPEED = 0.6
 RECIPE_SEEDS = 3
@@ -101,6 +102,13 @@ def run_suite(options: Options, say: Callable[[str], None] = lambda text: None) 
             chosen = [find_method(name) for name in options.methods or METHODS]
             costs = measure_costs(subject, chosen, options.seed, options.repeat, say)
             result["methods"] = [asdict(cost) | {"step": cost.step} for cost in costs]
+        if "depth" in options.parts:
+            say("depth")
+            depths = measure_depths(subject, options.repeat)
+            result["depth"] = [asdict(one) | {"ratio": one.ratio, "promised": one.promised} for one in depths]
+        if "conditional" in options.parts:
+            say("conditional")
+            result["conditional"] = [asdict(one) for one in measure_conditional(subject, options.repeat)]
     if "scaling" in options.parts:
         say(f"clients: {', '.join(map(str, scaling.CLIENTS))}")
         result["scaling"] = [asdict(s) for s in scaling.sweep(scaling.CLIENTS, options.seed, options.threads)]
@@ -216,6 +224,8 @@ def _estimate(options: Options, step: Step) -> float:
     work["profile"] = 4 * ours
     steps = PARTICIPANTS[subject.made_up] * math.ceil(len(subject.task.clients[0].train) / BATCH)
     work["methods"] = len(options.methods or METHODS) * (FORGOTTEN + 2 * options.repeat) * steps * ours
+    work["depth"] = 4 * options.repeat * 4 * BATCH * image
+    work["conditional"] = options.repeat * ours / C * sum(CLASSES) * sum(BATCHES)
     return (
         sum(work[part] for part in options.parts) / speed / 60
         + 1.0 * ("scaling" in options.parts)

@@ -70,16 +70,17 @@ class Entry:
 
         While the whole is put in the place of its shards, the disk holds both.
         """
-        what = f"{self.origin.get('kind', 'features')} of the {self.origin['split']} images"
+        kind, split = self.origin["kind"], self.origin["split"]
+        what = f"{'patch features' if kind == 'patches' else 'states of the image tower'} of {split} images"
         have = sum(path.stat().st_size for path in self.shards.glob("*.safetensors"))
         free = shutil.disk_usage(self.directory).free
         if 2 * size - have > free:
             raise OutputError(
-                f"the feature cache needs {decimal(2 * size - have)} on the disk of {self.directory} for the {what},"
+                f"the feature cache needs {decimal(2 * size - have)} on the disk of {self.directory} for {what},"
                 f" {decimal(size)} of them to stay, and {decimal(free)} are free: make room, name another directory"
-                " with --cache-dir, or keep them with data.token_precision = float16"
+                " with --cache-dir, or keep less, with data.token_precision = float16 or fewer images"
             )
-        notice(f"keeping the {what} in the feature cache: {decimal(size)}")
+        notice(f"keeping {what} in the feature cache: {decimal(size)}")
 
     @contextmanager
     def locked(self, notice: Callable[[str], None]) -> Iterator[None]:

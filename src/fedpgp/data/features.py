@@ -145,12 +145,12 @@ def image_features(
 ) -> tuple[Kept, int]:
     """What is kept of one view of every image of a split, and how many images had to be encoded for it.
 
-    kind: of `ImageEncoder.encode`; half: keep it in float16. What is kept is on the CPU; it is zero for an image that
-    does not decode. A file that is truncated or altered is made again. The rest, and the errors, as in
-    `source_features`; what is more than a feature of each image is announced with its size, and refused with an
+    kind: of `ImageEncoder.encode`; half: keep what is more than a feature in float16. What is kept is on the CPU; it is
+    zero for an image that does not decode. A file that is truncated or altered is made again. The rest, and the errors,
+    as in `source_features`; what is more than a feature of each image is announced with its size, and refused with an
     OutputError where the disk has no room for it.
     """
-    dtype = torch.float16 if half else encoder.dtype
+    dtype = torch.float16 if half and kind != POOLED else encoder.dtype
     origin = {
         "format": FORMAT,
         "data": dataset.name,

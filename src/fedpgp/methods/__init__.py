@@ -16,13 +16,22 @@ from fedpgp.methods.base import (
 from fedpgp.methods.centralized import Centralized
 from fedpgp.methods.dp_fpl import DPFPL
 from fedpgp.methods.fedclip import FedCLIP
+from fedpgp.methods.fedcocoop import FedCoCoOp
+from fedpgp.methods.fedivlp import FedIVLP
 from fedpgp.methods.fedkgcoop import FedKgCoOp
+from fedpgp.methods.fedmaple import FedMaPLe
+from fedpgp.methods.fedmgp import FedMGP
+from fedpgp.methods.fedotp import FedOTP
 from fedpgp.methods.fedpgp import FedPGP
 from fedpgp.methods.fedpha import FedPHA
+from fedpgp.methods.fedplot import FedPLOT
 from fedpgp.methods.fedproda import FedProDA
 from fedpgp.methods.fedprograd import FedProGrad
+from fedpgp.methods.fedpromptsrc import FedPromptSRC
 from fedpgp.methods.fedtpg import FedTPG
+from fedpgp.methods.fedvpt import FedVPT
 from fedpgp.methods.local import Local
+from fedpgp.methods.pfedmma import PFedMMA
 from fedpgp.methods.pfedmoap import PFedMoAP
 from fedpgp.methods.pfedprompt import PFedPrompt
 from fedpgp.methods.prompt_amp import PromptAMP
@@ -53,6 +62,15 @@ METHODS: dict[str, type[Method]] = {
         PFedMoAP,
         FedPHA,
         FedCLIP,
+        FedCoCoOp,
+        FedPLOT,
+        FedOTP,
+        FedVPT,
+        FedIVLP,
+        FedMaPLe,
+        FedPromptSRC,
+        FedMGP,
+        PFedMMA,
     )
 }
 
@@ -63,15 +81,24 @@ __all__ = [
     "Batch",
     "Centralized",
     "FedCLIP",
+    "FedCoCoOp",
+    "FedIVLP",
     "FedKgCoOp",
+    "FedMGP",
+    "FedMaPLe",
+    "FedOTP",
     "FedPGP",
     "FedPHA",
+    "FedPLOT",
     "FedProDA",
     "FedProGrad",
+    "FedPromptSRC",
     "FedTPG",
+    "FedVPT",
     "Frozen",
     "Local",
     "Method",
+    "PFedMMA",
     "PFedMoAP",
     "PFedPrompt",
     "Params",

@@ -1,0 +1,73 @@
+"""Prompts in several layers of the text tower, of which those of the image tower are linear functions, averaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpgp.backbone.layers import Prompt
+from fedpgp.methods.base import STRICT, Params, Reads
+from fedpgp.methods.deep import DeepPhraseMethod, check_depth, prompt_of
+
+if TYPE_CHECKING:
+    from fedpgp.backbone import Backbone
+    from fedpgp.data.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FedMaPLe(DeepPhraseMethod):
+    """Text prompts P_1 … P_J [M, d], and visual ones that are made of them (MaPLe, Khattak et al. 2023):
+
+        V_l = P_l W_lᵀ + b_l,        W [J, w, d], b [J, w],
+
+    where P_l and V_l take their places in the towers as in FedIVLP, so that both towers move P_l. The loss is the
+    cross-entropy. The maps start as PyTorch's linear layers do, that of the first layer from a draw of its own and all
+    others from one. The paper's setting is M = 2 and J = 9; "a photo" is learned and "of a" stays fixed in front of the
+    class name, which the public code does and the paper, as far as we know it, does not say. Across data sets it has
+    J = 3.
+
+    P, W and b are averaged each by itself, as in the public code of others (FLiP, FedMGP): the averaged visual prompt
+    is not the average of the clients' visual prompts. W and b are nearly all that is sent, in ViT-B/16 3,545,856 of
+    3,555,072 numbers.
+    """
+
+    name: ClassVar[str] = "fedmaple"
+    source: ClassVar[str] = "MaPLe, Khattak et al. 2023, arXiv 2210.03117, averaged"
+    year: ClassVar[int] = 2023
+    venue: ClassVar[str] = "CVPR"
+    reads: ClassVar[tuple[Reads, ...]] = ("deep text", "image tower")
+
+    context_length: int = Field(
+        default=2, ge=1, le=1024, description="M, vectors of a layer's prompt in each tower (paper)"
+    )
+    visual: bool = Field(default=True, description="false: the text prompts alone (an ablation)")
+
+    def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
+        text = self.new_text(backbone, rng)
+        if not self.visual:
+            return text
+        check_depth(self.name, self.depth, "image", backbone.image.layers)
+        w, d = backbone.image.token_width, backbone.token_width
+
+        def linear() -> tuple[Tensor, Tensor]:
+            drawn = ((2 * torch.rand(*shape, generator=rng) - 1) / math.sqrt(d) for shape in ((w, d), (w,)))
+            weight, bias = (tensor.to(backbone.logit_scale) for tensor in drawn)
+            return weight, bias
+
+        first, others = linear(), linear()
+        W, b = (torch.stack([one, *[other] * (self.depth - 1)]) for one, other in zip(first, others, strict=True))
+        return {**text, "W": W, "b": b}
+
+    def visual_prompts(self, params: Params) -> Sequence[Prompt]:
+        if not self.visual:
+            return []
+        P, W, b = prompt_of(params.shared, "text"), params.shared["W"], params.shared["b"]
+        deeper = None if P.deeper is None else P.deeper @ W[1:].mT + b[1:, None]
+        return [Prompt(F.linear(P.vectors, W[0], b[0]), deeper)]

@@ -1,0 +1,124 @@
+"""Prompts in several layers of both towers, held near to what CLIP says without them; averaged over rounds, too."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors, Upload
+from fedpgp.methods.base import STRICT, Batch, Frozen, Guidance, Params, logits, templates_of
+from fedpgp.methods.fedivlp import FedIVLP
+
+if TYPE_CHECKING:
+    from fedpgp.data.tasks import Task
+
+MEAN = "mean."  # ahead of a name: the mean over rounds
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class GaussianMean(FedAvg):
+    """FedAvg that also sends θ̄_t = Σ_(r ≤ t) w_r θ_r / Σ_(r ≤ t) w_r, w_r = exp(−(r − mean)² / 2 std²), of its averages
+    θ_r after round r; before the first round, what training starts from.
+
+    The server keeps the means, and the number of the last round.
+    """
+
+    name: ClassVar[str] = "gaussian-mean"
+    source: ClassVar[str] = "PromptSRC, Khattak et al. 2023, ICCV, arXiv 2307.06948, section 3.2.2"
+
+    mean: float
+    std: float
+
+    def begin(self, shared: Tensors, clients: int) -> Server:
+        some = next(iter(shared.values()))
+        means = {f"{MEAN}{name}": value for name, value in shared.items()}
+        return Server(shared, {"round": torch.zeros((), dtype=torch.long, device=some.device), **means})
+
+    def download(self, server: Server, client: int) -> Download:
+        return Download({**server.shared, **{name: t for name, t in server.memory.items() if name != "round"}})
+
+    def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
+        averaged, number = super().aggregate(server, uploads).shared, server.memory["round"] + 1
+        share = self.share(int(number))
+        means = {f"{MEAN}{name}": torch.lerp(server.memory[f"{MEAN}{name}"], t, share) for name, t in averaged.items()}
+        return Server(averaged, {"round": number, **means})
+
+    def share(self, number: int) -> float:
+        """w_t / Σ_(r ≤ t) w_r, also where all of these are too small for a number."""
+        logarithms = [-(((r - self.mean) / self.std) ** 2) / 2 for r in range(1, number + 1)]
+        largest = max(logarithms)
+        return math.exp(logarithms[-1] - largest) / sum(math.exp(one - largest) for one in logarithms)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FedPromptSRC(FedIVLP):
+    """FedIVLP's prompts, held near to the frozen CLIP, and their mean over rounds (PromptSRC, Khattak et al. 2023).
+
+    With z [C, D] and f [B, D] the features behind the prompts, f_0 those of the frozen image tower, z_C text features
+    of many hand-written prompts, s = exp(logit scale), p = softmax(s f zᵀ) and q = softmax(s f_0 z_Cᵀ), the loss is
+
+        CE + λ_text mean |z − z_C| + λ_image mean |f − f_0| + λ_logits Σ q ln(q/p) / (B C),
+
+    means over all entries, of features of unit length. Dividing by B C and not by B is the public code's, so that the
+    last term fades with more classes. z_C is the mean of features of unit length, in the public code of features as
+    they are; it has 60 templates of ImageNet, "ensemble" has seven.
+
+    PromptSRC predicts with the mean over its epochs e = 1 … E of the prompts after each, with the weights of a normal
+    distribution (15 ± 1 for E = 20), and trains on without it. In a federation the server does so with its averages
+    after each round t (ours). It sends the mean up to now beside the average, so that bytes_down are twice those of
+    FedIVLP, and clients predict with the mean and train from the average. The default, 18.75 ± 1.25, is 0.75 T ± 0.05 T
+    of T = 25 rounds: set both for another T; a T far below the mean leaves nearly all weight on the last round.
+    """
+
+    name: ClassVar[str] = "fedpromptsrc"
+    source: ClassVar[str] = "PromptSRC, Khattak et al. 2023, arXiv 2307.06948, averaged"
+    year: ClassVar[int] = 2023
+    venue: ClassVar[str] = "ICCV"
+
+    text_weight: float = Field(default=25.0, ge=0, le=1e6, description="λ_text (public code)")
+    image_weight: float = Field(default=10.0, ge=0, le=1e6, description="λ_image (public code)")
+    logits_weight: float = Field(default=1.0, ge=0, le=1e6, description="λ_logits (public code)")
+    guidance: Guidance = Field(
+        default="ensemble",
+        description='z_C, "template": "a photo of a {}."; "dataset": the data set\'s own; "ensemble": seven of CLIP\'s',
+    )
+    gaussian: bool = Field(default=True, description="false: predict with the last average")
+    gaussian_mean: float = Field(
+        default=18.75,
+        ge=0,
+        le=1e6,
+        description="round of the largest weight (ours, 0.75 T; public code: epoch 15 of 20)",
+    )
+    gaussian_std: float = Field(
+        default=1.25, ge=1e-3, le=1e6, description="rounds of one standard deviation (ours, 0.05 T; public code: 1)"
+    )
+
+    @property
+    def aggregator(self) -> Aggregator | None:
+        return GaussianMean(mean=self.gaussian_mean, std=self.gaussian_std) if self.gaussian else None
+
+    def templates(self, task: Task) -> Sequence[str]:
+        return templates_of(self.guidance, task)
+
+    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
+        z, f, f_0 = text[0], batch.images[:, -1], batch.images[:, 0]
+        prompted, taught = logits(z, f, frozen), logits(frozen.guidance, f_0, frozen)
+        of_entries = F.kl_div(prompted.log_softmax(-1), taught.log_softmax(-1), reduction="none", log_target=True)
+        return {
+            "task": F.cross_entropy(prompted, batch.labels),
+            "text": self.text_weight * (z - frozen.guidance).abs().mean(),
+            "image": self.image_weight * (f - f_0).abs().mean(),
+            "logits": self.logits_weight * of_entries.mean(),
+        }
+
+    def for_prediction(self, params: Params) -> Params:
+        received = {name: params.received.get(f"{MEAN}{name}", value) for name, value in params.shared.items()}
+        return dataclasses.replace(params, shared=received)

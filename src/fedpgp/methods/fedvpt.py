@@ -1,0 +1,80 @@
+"""Prompts of the image tower, averaged; those of the classes stay hand-written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpgp.backbone.layers import Prompt
+from fedpgp.methods.base import STRICT, Batch, Frozen, Guidance, Method, Params, Reads, logits, normal, templates_of
+from fedpgp.methods.deep import check_depth, first_prompt, prompt_of
+
+if TYPE_CHECKING:
+    from fedpgp.backbone import Backbone
+    from fedpgp.data.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FedVPT(Method):
+    """Visual prompts alone are learned, in the first J layers of the image tower (VPT, Jia et al. 2022).
+
+    V_1 [m, w] stands behind the patches, without places and through the normalisation before the first layer. At layer
+    l = 2 … J, V_l [m, w] takes the place of the m tokens that came of the one before; behind layer J they go on as any
+    token does. With f(x) [D] the feature that this gives an image, z_c the text feature of a hand-written prompt, and
+    s = exp(logit scale), the logits are s f(x)·z_c. J = 1 is VPT-shallow. V_1 is "visual", the others "visual_deeper".
+
+    This is VPT as MaPLe's repository puts it into CLIP, with m = 8 and J = 12 of 12 layers. In VPT's own code the
+    vectors stand between class token and patches, start from a uniform distribution, and a linear classifier is learned
+    with them. What is averaged is ours: all vectors; FedMGP's code does so with m = 4 and J = 1.
+    """
+
+    name: ClassVar[str] = "fedvpt"
+    source: ClassVar[str] = "VPT, Jia et al. 2022, arXiv 2203.12119, in CLIP as in MaPLe's repository, averaged"
+    year: ClassVar[int] = 2022
+    venue: ClassVar[str] = "ECCV"
+    reads: ClassVar[tuple[Reads, ...]] = ("image tower",)
+
+    visual_length: int = Field(
+        default=8, ge=1, le=1024, description="m, vectors of a layer's visual prompt (public code)"
+    )
+    depth: int | None = Field(
+        default=None, ge=1, le=1024, description="J, layers with prompts; unset: all, as public code has 12 of 12"
+    )
+    guidance: Guidance = Field(
+        default="template",
+        description='"template": "a photo of a {}."; "dataset": the data set\'s own; "ensemble": seven of CLIP\'s',
+    )
+    learning_rate: float = Field(
+        default=1e-3, gt=0, le=1e3, description="of SGD, constant (FedMGP's code; MaPLe's repository: 2.5e-3, decaying)"
+    )
+
+    @property
+    def learning_rates(self) -> Mapping[str, float]:
+        return {"shared": self.learning_rate, "private": self.learning_rate}
+
+    def templates(self, task: Task) -> Sequence[str]:
+        return templates_of(self.guidance, task)
+
+    def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
+        depth = backbone.image.layers if self.depth is None else self.depth
+        check_depth(self.name, depth, "image", backbone.image.layers)
+        vectors = normal(rng, self.visual_length, backbone.image.token_width).to(backbone.logit_scale)
+        return first_prompt("visual", vectors, depth, rng)
+
+    def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
+        return []
+
+    def visual_prompts(self, params: Params) -> Sequence[Prompt]:
+        return [prompt_of(params.shared, "visual")]
+
+    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
+        return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}
+
+    def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
+        return logits(frozen.guidance, images[:, 1], frozen)

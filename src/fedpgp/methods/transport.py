@@ -1,0 +1,101 @@
+"""Entropic optimal transport between the patches of an image and several prompts, and the methods that use it.
+
+Letters: P patches, N prompts, B images, C classes, D feature width.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from fedpgp.errors import TrainingError
+from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, Reads
+
+
+def transport(similarity: Tensor, *, epsilon: float, mass: float, iterations: int, tolerance: float) -> Tensor:
+    """The plan T [..., P, N] that carries patches to prompts; similarity: [..., P, N], a problem each.
+
+    T minimises Σ_pn T_pn (1 − similarity_pn) + ε Σ_pn T_pn (log T_pn − 1) among those with Σ_p T_pn = mass / N and
+
+        Σ_n T_pn = 1 / P  where mass is 1 (Cuturi 2013, arXiv 1306.0895),
+        Σ_n T_pn ≤ 1 / P  where mass < 1 (FedOTP, Li et al. 2024, arXiv 2403.00041).
+
+    It is T_pn = u_p K_pn v_n with K = exp(similarity / ε), found by turns from u = 1 (Sinkhorn 1967; for the inequality
+    Chizat et al. 2018, arXiv 1607.05816),
+
+        v_n ← (mass / N) / Σ_p u_p K_pn,    u_p ← (1 / P) / Σ_n K_pn v_n,  at most 1 where mass < 1,
+
+    in logarithms, so that no exponential overflows or vanishes. Columns are exact. Each problem ends by itself, when no
+    log u_p would move by more than `tolerance`. Where mass is 1 that is the largest relative error of a row; where it
+    is less, the largest by which a row misses the conditions of the optimum: its excess over 1 / P, or, of a row whose
+    u is below 1, what it lacks of 1 / P, or −log u if that is smaller.
+
+    Gradients flow through the iterations. A similarity of NaN or ∞ makes some of its problem's plan NaN. Raises
+    TrainingError where a problem has not ended after `iterations`.
+    """
+    P, N = similarity.shape[-2:]
+    S, highest = similarity / epsilon, math.inf if mass == 1 else 0.0
+    log_u = torch.zeros_like(S[..., 0])
+    for _ in range(iterations + 1):
+        log_v = math.log(mass / N) - torch.logsumexp(S + log_u[..., None], -2)
+        new = (-math.log(P) - torch.logsumexp(S + log_v[..., None, :], -1)).clamp(max=highest)
+        residual = (new - log_u).detach().abs().amax(-1, keepdim=True)
+        goes_on = residual > tolerance  # false for NaN
+        if not goes_on.any():
+            return (S + log_u[..., None] + log_v[..., None, :]).exp()
+        log_u = torch.where(goes_on, new, log_u)
+    raise TrainingError(
+        f"the optimal transport of {int(goes_on.sum())} of {goes_on.numel()} images and classes has not converged after"
+        f" iterations = {iterations}: the largest residual is {float(residual[goes_on].max()):.1e}, tolerance is"
+        f" {tolerance:.1e}: raise iterations, or epsilon, or tolerance{'' if mass == 1 else ', or lower mass'}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TransportMethod(PromptMethod, ABC):
+    """A method whose logits are what the patches of an image have in common with the prompts that they are carried to.
+
+    With g_p [D] a patch feature and h_nc [D] the text feature of prompt n, both of unit length, and s = exp(logit
+    scale), the logit of class c is s Σ_pn T_pn g_p·h_nc. Each class has a plan T of its own, from the same g_p·h_nc,
+    and training takes it for a constant. The feature of the whole image is not used.
+    """
+
+    reads: ClassVar[tuple[Reads, ...]] = ("text", "patches")
+
+    epsilon: float = Field(default=0.1, gt=0, le=1e3, description="ε, weight of the plan's entropy (public code)")
+    iterations: int = Field(
+        default=1000,
+        ge=1,
+        le=1_000_000,
+        description="after which a plan that has not converged is an error (ours; public code: 100, which ends it)",
+    )
+    tolerance: float = Field(
+        default=1e-3,
+        gt=0,
+        lt=1,
+        description="relative error of a patch's mass at which a plan ends (ours; public code: a mean over the batch)",
+    )
+
+    def carried(self, text: Tensor, images: Tensor, frozen: Frozen, mass: float) -> Tensor:
+        """The logits [B, C]. text: [N, C, D]; images: [B, 1 + P, D]; mass: of every plan."""
+        N, C, _ = text.shape
+        products = images[:, 1:] @ text.flatten(0, 1).T
+        similarity = products.unflatten(-1, (N, C)).permute(0, 3, 1, 2)
+        plan = transport(
+            similarity.detach(),
+            epsilon=self.epsilon,
+            mass=mass,
+            iterations=self.iterations,
+            tolerance=self.tolerance,
+        )
+        return frozen.logit_scale.exp() * (plan * similarity).sum((-2, -1))
+
+    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
+        return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}

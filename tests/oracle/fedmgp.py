@@ -1,0 +1,110 @@
+"""FedMGP (Bo et al., NeurIPS 2025, arXiv 2511.00480): each client's groups stand in a list, some are overwritten."""
+
+import math
+
+import torch
+
+from oracle.clip_image import tower_features
+from oracle.clip_text import prompt_features
+from oracle.training import Record, average, cross_entropy, train
+
+
+def cosine(one, other):
+    """Of all numbers, as two vectors."""
+    product, a, b = (sum((x * y).flatten().tolist()) for x, y in ((one, other), (one, one), (other, other)))
+    return product / math.sqrt(a * b)
+
+
+def likeness(of_groups):
+    """The mean over pairs of groups, and over their features, of the cosine. of_groups: G times [n, D]."""
+    total, pairs = 0, 0
+    for i in range(len(of_groups)):
+        for j in range(i + 1, len(of_groups)):
+            cosines = [torch.dot(a, b) for a, b in zip(of_groups[i], of_groups[j], strict=True)]
+            total, pairs = total + sum(cosines) / len(cosines), pairs + 1
+    return total / pairs if pairs else 0.0
+
+
+def draw(prompts, sent, s, tau, generator):
+    """The numbers of s groups, in their order; sent: the server's prompts of the round, None in the first."""
+    if sent is None:
+        weights = [1.0] * len(prompts)
+    else:
+        nearest = [max(cosine(prompt, one) for one in sent) for prompt in prompts]
+        weights = [math.exp((similarity - max(nearest)) / tau) for similarity in nearest]
+    return torch.multinomial(torch.tensor(weights, dtype=torch.float64), s, generator=generator).tolist()
+
+
+def run(world, G, s, lam, tau, tail="{}.", draws=None):
+    """draws: a dictionary that is given the groups which were drawn, by (round, client, kind)."""
+    kinds = [kind for kind in ("text", "visual") if kind in world.first[0]]
+    scale, record = torch.exp(world.clip.logit_scale), Record()
+    # by client and kind: the groups, and which of them the server overwrites
+    own = [{kind: list(first[kind]) for kind in kinds} for first in world.first]
+    places = [{kind: [] for kind in kinds} for _ in world.first]
+    server = {}
+
+    def overwritten(i):
+        for kind in kinds:
+            for slot, place in enumerate(places[i][kind]):
+                own[i][kind][place] = server[kind][slot]
+        return own[i]
+
+    def features(prompts, images, names):
+        """T_j, I_j of every group."""
+        T = [prompt_features(world.clip, world.tokenizer, p, names, tail=tail) for p in prompts["text"]]
+        if "visual" not in prompts:
+            return T, [images.pooled] * G
+        return T, [tower_features(world.clip, images.tokens, [p]) for p in prompts["visual"]]
+
+    def stacked(values, kind, at):
+        """By the library's names: what stands in slots, and what is the client's alone."""
+        alone = [torch.zeros_like(value) if j in at else value for j, value in enumerate(values)]
+        slots = [values[j] for j in at] or [torch.zeros_like(values[0])] * s
+        return {f"{kind}_G": torch.stack(slots), kind: torch.stack(alone)}
+
+    for number, work in enumerate(world.schedule, 1):
+        sent, counts = [], []
+        for i, batches in work.items():
+
+            def loss_of(theta, images, labels):
+                prompts = {kind: [theta[f"{kind} {j}"] for j in range(G)] for kind in kinds}
+                T, seen = features(prompts, images, world.names)
+                task = sum(cross_entropy(scale * seen[j] @ T[j].T, labels) for j in range(G)) / G
+                alike = [likeness(T), likeness(seen)] if "visual" in kinds else [likeness(T)]
+                return task + lam * sum(alike) / len(alike)
+
+            start = {f"{kind} {j}": p for kind, prompts in overwritten(i).items() for j, p in enumerate(prompts)}
+            theta, steps = train(loss_of, start, *world.clients[i], batches, world.settings)
+            record.steps[number, i] = []
+            for loss, gradient in steps:
+                by_name = {}
+                for kind in kinds:
+                    by_name |= stacked([gradient[f"{kind} {j}"] for j in range(G)], kind, places[i][kind])
+                record.steps[number, i].append((loss, by_name))
+            generator, chosen = world.generator(number, i), {}
+            for kind in kinds:
+                own[i][kind] = [theta[f"{kind} {j}"] for j in range(G)]
+                received = server.get(kind) if places[i][kind] else None
+                places[i][kind] = draw(own[i][kind], received, s, tau, generator)
+                chosen[kind] = [own[i][kind][place] for place in places[i][kind]]
+                if draws is not None:
+                    draws[number, i, kind] = places[i][kind]
+            sent.append(chosen)
+            counts.append(len(world.clients[i][1]))
+        server = {kind: [average([c[kind][slot] for c in sent], counts) for slot in range(s)] for kind in kinds}
+        clients = []
+        for i in range(len(own)):
+            state = {}
+            for kind in kinds:
+                state[kind] = stacked(own[i][kind], kind, places[i][kind])[kind]
+                state[f"{kind}_places"] = torch.zeros(s, G)
+                for slot, place in enumerate(places[i][kind]):
+                    state[f"{kind}_places"][slot, place] = 1
+            clients.append(state)
+        record.rounds.append(({f"{kind}_G": torch.stack(server[kind]) for kind in kinds}, clients))
+    for i in range(len(own)):
+        with torch.no_grad():
+            T, seen = features(overwritten(i), world.images, world.all_names)
+            record.logits.append(sum(scale * f @ t.T for f, t in zip(seen, T, strict=True)) / G)
+    return record

@@ -1,0 +1,340 @@
+"""What methods read beside one feature of an image, patches and states of the tower: kept on disk as features are."""
+
+import hashlib
+import json
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.filesize import decimal
+from safetensors import safe_open
+from test_features import Ear, broken, count, encoded, only_file
+
+from fedpgp.backbone import Backbone
+from fedpgp.backbone.image import PATCHES, POOLED, ImageEncoder, state_below
+from fedpgp.backbone.layers import Prompt
+from fedpgp.data import cache as feature_cache
+from fedpgp.data import features
+from fedpgp.data.cache import entries, versions
+from fedpgp.data.features import image_features, token_features, views_of
+from fedpgp.data.images import Images
+from fedpgp.data.sources import ImageDataset, Source
+from fedpgp.errors import CheckpointError, OutputError
+
+SHAPES = {PATCHES: (36, 128), state_below(0): (37, 160), state_below(3): (37, 160)}  # of pictoclip
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def images(small_source: Source) -> ImageDataset:
+    """Twelve pictures."""
+    return small_source.validation.select(np.arange(0, len(small_source.validation), 4)[:12])
+
+
+@pytest.fixture
+def short_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(features, "BATCH", 2)
+    monkeypatch.setattr(features, "SHARD", 4)
+    yield
+
+
+def room(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """So many bytes are free on every disk."""
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: Usage(10**15, 10**15 - free, free))
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Pictures that remember which of them were decoded."""
+
+    pictures: Callable[[int], Image.Image]
+    seen: list[int]
+
+    def __call__(self, index: int) -> Image.Image:
+        self.seen.append(index)
+        return self.pictures(index)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_what_is_kept_is_what_the_tower_says_of_each_image(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path, kind: str
+) -> None:
+    found = encoded(backbone, images, tmp_path, kind=kind).features
+    assert found.shape == (len(images), *SHAPES[kind]) == (len(images), *backbone.image.shape(kind))
+    assert (found.dtype, found.device.type) == (torch.float32, "cpu")
+    for index in (0, 5, len(images) - 1):
+        pixels = backbone.image.processor(images=[images.image(index)], return_tensors="pt")["pixel_values"]
+        torch.testing.assert_close(found[index], backbone.image.encode(pixels, kind)[0], atol=2e-5, rtol=0)
+    assert (count(backbone, images, tmp_path, kind=kind), count(backbone, images, tmp_path)) == (0, len(images))
+
+
+def test_kinds_and_precisions_have_files_of_their_own(
+    backbone: Backbone, exact: Backbone, images: ImageDataset, tmp_path: Path
+) -> None:
+    ways = [{}, *({"kind": kind, "half": half} for kind in SHAPES for half in (False, True))]
+    for way in ways:
+        assert count(backbone, images, tmp_path, **way) == len(images)
+    assert all(count(backbone, images, tmp_path, **way) == 0 for way in ways)
+    assert count(exact, images, tmp_path, kind=PATCHES) == len(images)
+    assert encoded(exact, images, tmp_path, kind=PATCHES).features.dtype == torch.float64
+    assert sorted(entry.kind for entry in entries(tmp_path)) == sorted(
+        ["pooled", "patches float64", *(f"{kind} {dtype}" for kind in SHAPES for dtype in ("float32", "float16"))]
+    )
+    assert {(entry.split, entry.images, entry.state) for entry in entries(tmp_path)} == {("validation", 12, "current")}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_float16_takes_half_and_rounds_off_less_than_a_thousandth(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path, kind: str
+) -> None:
+    full = encoded(backbone, images, tmp_path / "full", kind=kind).features
+    half = encoded(backbone, images, tmp_path / "half", kind=kind, half=True).features
+    assert half.dtype == torch.float16
+    sizes = [only_file(tmp_path / name).stat().st_size for name in ("full", "half")]
+    header = sizes[0] - 4 * full.numel()
+    assert 0 < header < 2000
+    assert abs(sizes[1] - header - 2 * full.numel()) < 16
+    assert ((half.float() - full).abs() <= 1e-3 * full.abs() + 1e-7).all()
+    assert not torch.equal(half.float(), full)
+
+
+@pytest.mark.parametrize(("half", "size"), [(False, 12 * 36 * 128 * 4), (True, 12 * 36 * 128 * 2)])
+def test_the_size_is_said_before_anything_is_written(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path, half: bool, size: int
+) -> None:
+    said: list[str] = []
+
+    def notice(text: str) -> None:
+        said.append(text)
+        assert [path.suffix for path in tmp_path.rglob("*")] in ([], [".lock"])
+
+    def progress(*_: object) -> None:
+        assert said
+
+    image_features(backbone.image, images, tmp_path, kind=PATCHES, half=half, notice=notice, progress=progress)
+    assert said == [f"keeping patch features of validation images in the feature cache: {decimal(size)}"]
+    assert decimal(size) == ("110.6 kB" if half else "221.2 kB")
+    image_features(backbone.image, images, tmp_path, kind=PATCHES, half=half, notice=notice)
+    image_features(backbone.image, images, tmp_path / "pooled", notice=said.append)
+    assert len(said) == 1
+
+
+def test_a_disk_without_room_is_told_before_anything_is_encoded(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the whole takes the place of its shards, there are both."""
+    size = 12 * 37 * 160 * 4
+    room(monkeypatch, 2 * size - 1)
+    watched = Watched(images.image, [])
+    ear = Ear()
+    expected = (
+        rf"feature cache needs 568\.3 kB on the disk of {tmp_path} for states of the image tower of validation images,"
+        r" 284\.2 kB of them to stay, and 568\.3 kB are free: make room, .*--cache-dir, or .*token_precision = float16"
+    )
+    with pytest.raises(OutputError, match=expected):
+        encoded(backbone, replace(images, image=watched), tmp_path, ear, kind=state_below(2))
+    assert (watched.seen, ear.said, ear.done) == ([], [], [])
+    assert [path.suffix for path in tmp_path.rglob("*")] in ([], [".lock"])
+    assert count(backbone, images, tmp_path, kind=state_below(2), half=True) == len(images)
+    room(monkeypatch, 2 * size)
+    assert count(backbone, images, tmp_path, kind=state_below(2)) == len(images)
+    room(monkeypatch, 0)
+    assert count(backbone, images, tmp_path, kind=state_below(2)) == 0
+    assert count(backbone, images, tmp_path) == len(images)  # small, and as it was before
+
+
+@pytest.mark.usefixtures("short_shards")
+def test_an_interrupted_encoding_goes_on_and_needs_only_the_room_of_the_rest(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = encoded(backbone, images, tmp_path / "whole", kind=PATCHES).features
+    with pytest.raises(KeyboardInterrupt):
+        encoded(backbone, images, tmp_path, Ear(stop_at=10), kind=PATCHES)  # two shards of four are whole
+    assert [(entry.kind, entry.state, entry.images) for entry in entries(tmp_path)] == [
+        ("patches float32", "unfinished", 8)
+    ]
+    size = 12 * 36 * 128 * 4
+    room(monkeypatch, 2 * size - size * 8 // 12)  # what the shards have in their headers is more than enough
+    ear = Ear()
+    again, new = image_features(backbone.image, images, tmp_path, kind=PATCHES, progress=ear.progress)
+    assert (new, ear.done[0]) == (4, 8)
+    assert torch.equal(again.features, whole)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "empty"])
+def test_a_damaged_file_is_told_and_made_again(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path, damage: str
+) -> None:
+    first = encoded(backbone, images, tmp_path, kind=PATCHES, half=True).features.clone()
+    file = only_file(tmp_path)
+    content = bytearray(file.read_bytes())
+    content[-10] ^= 1
+    file.write_bytes({"truncated": content[:-100], "altered": content, "empty": b""}[damage])
+    ear = Ear()
+    again = encoded(backbone, images, tmp_path, ear, kind=PATCHES, half=True).features
+    assert ear.said == [
+        f"feature cache {file} is damaged: computing it again",
+        f"keeping patch features of validation images in the feature cache: {decimal(first.numel() * 2)}",
+    ]
+    assert torch.equal(first, again)
+    assert count(backbone, images, tmp_path, kind=PATCHES, half=True) == 0
+
+
+def test_only_images_that_are_used_are_encoded_and_found_at_their_places(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path
+) -> None:
+    whole = encoded(backbone, images, tmp_path / "whole", kind=PATCHES).features
+    watched, used = Watched(images.image, []), np.array([1, 4, 5, 11])
+    ear = Ear()
+    kept, places = token_features(
+        backbone.image, replace(images, image=watched), used, PATCHES, tmp_path, half=False, views=[0],
+        progress=ear.progress, notice=ear.notice,
+    )  # fmt: skip
+    assert watched.seen == used.tolist()
+    assert places.tolist() == [-1, 0, -1, -1, 1, 2, -1, -1, -1, -1, -1, 3]
+    torch.testing.assert_close(kept, whole[used], atol=2e-5, rtol=0)
+    assert ear.said == [f"keeping patch features of validation images in the feature cache: {decimal(kept.nbytes)}"]
+    assert only_file(tmp_path).stat().st_size < kept.nbytes + 2000
+    again, _ = token_features(backbone.image, images, used, PATCHES, tmp_path, half=False, views=[0])
+    assert torch.equal(again, kept) and len(watched.seen) == 4
+    token_features(
+        backbone.image, replace(images, image=watched), used[:3], PATCHES, tmp_path, half=False, views=[0]
+    )  # others of the same split are other files
+    assert watched.seen == [1, 4, 5, 11, 1, 4, 5] and len(entries(tmp_path)) == 2
+
+
+def test_a_random_view_is_the_same_crop_whatever_is_selected_beside_the_image(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path
+) -> None:
+    """The pooled features are of the whole split, what is kept beside them of a selection: both see one crop."""
+    whole = {view: encoded(backbone, images, tmp_path, kind=state_below(1), view=view).features for view in (1, 2)}
+    used = np.array([2, 3, 7, 10])
+    kept, places = token_features(
+        backbone.image, images, used, state_below(1), tmp_path, half=False, views=views_of("train", 2)
+    )
+    assert kept.shape == (4, 2, 37, 160)
+    for view in (1, 2):
+        torch.testing.assert_close(kept[places[used], view - 1], whole[view][used], atol=2e-5, rtol=0)
+    assert (kept[:, 0] - kept[:, 1]).flatten(1).norm(dim=1).min() > 0.1
+    (last,) = backbone.image.tower.each(kept[:, 0], [Prompt(torch.empty(0, 160))], 1)
+    pooled = encoded(backbone, images, tmp_path, view=1).features[used]
+    torch.testing.assert_close(last, pooled, atol=1e-5, rtol=0)
+
+
+def test_a_selection_of_a_selection_keeps_the_numbers_of_the_split(images: ImageDataset, pictograms: Source) -> None:
+    """As where some images do not decode, and only some of the others are used."""
+    split = pictograms.validation
+    assert [split.number(index) for index in (0, 7)] == [0, 7]
+    first = split.select(np.array([3, 5, 8, 13, 20]))
+    second = first.select(np.array([0, 2, 4]))
+    assert [second.number(index) for index in range(3)] == [3, 8, 20]
+    assert second.describe(1) == split.describe(8)
+    assert second.image(2).tobytes() == split.image(20).tobytes()
+    assert len({split.fingerprint, first.fingerprint, second.fingerprint}) == 3
+
+
+def test_the_file_of_pooled_features_is_where_it_has_always_been(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path
+) -> None:
+    """What decides its name is what did before there were other kinds: a cache of then is used."""
+    encoded(backbone, images, tmp_path, kind=POOLED)
+    origin = {
+        "format": "2",
+        "data": "pictograms",
+        "split": "validation",
+        "images": images.fingerprint,
+        "view": "0",
+        "encoder": backbone.image.fingerprint,
+        "device": "cpu",
+        "versions": versions(),
+    }
+    key = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:32]
+    file = only_file(tmp_path)
+    assert file.name == f"pictograms-validation-{key}.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        assert opened.metadata().keys() == origin.keys() | {"undecodable", "sha256"}
+    assert count(backbone, images, tmp_path) == 0
+
+
+def test_an_image_that_does_not_decode_has_zeros_and_its_reason(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path
+) -> None:
+    whole = encoded(backbone, images, tmp_path / "whole", kind=PATCHES).features
+    bad = broken(images, _9=OSError("cut"))
+    kept = encoded(backbone, bad, tmp_path, kind=PATCHES, skip_bad_images=True)
+    assert kept.undecodable == {9: "cut"}
+    assert not kept.features[9].any()
+    good = [index for index in range(len(images)) if index != 9]
+    torch.testing.assert_close(kept.features[good], whole[good], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("half", "value", "remedy"),
+    [(True, 1e5, r"data\.token_precision full"), (False, float("nan"), "precision float32")],
+)
+def test_what_is_not_finite_stops_the_encoding_and_the_remedy_fits(
+    backbone: Backbone,
+    images: ImageDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    half: bool,
+    value: float,
+    remedy: str,
+) -> None:
+    """A state of 100,000 is too large for float16."""
+
+    def encode(encoder: ImageEncoder, pixels: torch.Tensor, kind: str) -> torch.Tensor:
+        found = torch.ones(len(pixels), *encoder.shape(kind))
+        found[3, 7, 11] = value
+        return found
+
+    monkeypatch.setattr(ImageEncoder, "encode", encode)
+    name = images.describe(3).replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(CheckpointError, match=rf"not finite for {name}: choose {remedy}, or another checkpoint"):
+        encoded(backbone, images, tmp_path, kind=state_below(0), half=half)
+
+
+def test_kept_numbers_are_mapped_not_read(backbone: Backbone, images: ImageDataset, tmp_path: Path) -> None:
+    kept, _ = token_features(
+        backbone.image, images, np.arange(12), state_below(0), tmp_path, half=True, views=views_of("test", 3)
+    )
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(only_file(tmp_path)) in line]
+    ranges = [[int(part, 16) for part in line.split()[0].split("-")] for line in mapped]
+    assert any(start <= kept.data_ptr() < end for start, end in ranges)
+
+
+def test_images_find_their_rows_in_the_precision_of_their_features() -> None:
+    """Five images of a split of eight, whose rows in what is kept are in another order."""
+    kept = torch.arange(8 * 2 * 3).reshape(8, 2, 3).half()
+    images = Images(torch.arange(5.0)[:, None].expand(5, 4).double(), kept, torch.tensor([7, 0, 3, 3, 1]))
+    assert len(images) == 5 and not images.viewed
+    assert images.tokens.dtype == torch.float64
+    assert torch.equal(images.tokens, kept[[7, 0, 3, 3, 1]].double())
+    some = images[torch.tensor([4, 0])]
+    assert (len(some), some.pooled[:, 0].tolist()) == (2, [4.0, 0.0]) and some.kept is kept
+    assert torch.equal(some.tokens, kept[[1, 7]].double())
+    assert torch.equal(images[1:3].tokens, kept[[0, 3]].double())
+    gathered = some.gathered()
+    assert torch.equal(gathered.tokens, some.tokens) and len(gathered.kept) == 2
+    assert torch.equal(gathered[torch.tensor([1])].tokens, some[torch.tensor([1])].tokens)
+
+
+def test_one_view_of_each_image_is_the_same_in_everything_that_is_kept() -> None:
+    kept = torch.arange(4 * 3 * 2).reshape(4, 3, 2).float()
+    pooled = torch.arange(3 * 3 * 5).reshape(3, 3, 5).float()
+    images = Images(pooled, kept, torch.tensor([2, 0, 3]))
+    assert images.viewed
+    one = images.views([1, 2, 0])
+    assert not one.viewed
+    assert torch.equal(one.pooled, pooled[[0, 1, 2], [1, 2, 0]])
+    assert torch.equal(one.tokens, kept[[2, 0, 3], [1, 2, 0]])
+    assert torch.equal(one[torch.tensor([2])].tokens[0], kept[3, 0])
+    plain = Images(pooled).views(torch.tensor([0, 0, 2]))
+    assert torch.equal(plain.pooled, pooled[[0, 1, 2], [0, 0, 2]]) and plain.gathered() is plain
+    with pytest.raises(AssertionError, match="nothing but pooled features"):
+        _ = plain.tokens
