@@ -13,12 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedpgp import evaluate
+from fedpgp import evaluate, reading
 from fedpgp.backbone import Towers
 from fedpgp.errors import TrainingError
 from fedpgp.evaluate import Evaluator, accuracies, combined, evaluation_sets, own_images, summary
 from fedpgp.federation.rounds import frozen_of
-from fedpgp.methods import FedPGP, Params, PromptFL
+from fedpgp.methods import FedCoCoOp, FedMGP, FedOTP, FedPGP, FedVPT, Params, PromptFL
+from fedpgp.reading import Question, answer, kind_of
 from fedpgp.workers import Workers
 
 FEDPGP = FedPGP(context_length=3, bottleneck=2)
@@ -209,3 +210,46 @@ def test_each_softmax_runs_over_the_classes_of_its_test_set(backbone):
             assert found.shared[name] == pytest.approx(100 * right.mean())
         outside[name] = sum(int(row.argmax()) not in test.classes for row in cosines)
     assert outside["novel"] > 0 and outside["base"] > 0  # so the set of columns decides
+
+
+def test_equal_visual_prompts_are_seen_once(exact):
+    """Two groups of every client are what the server sent; the third is its own."""
+    method = FedMGP(groups=3, selected=2, context_length=3, visual_length=2)
+    task, calls = tiny.task(), Counter()
+    shared = method.init_shared(task, exact, tiny.generator(0, "shared"))
+    places = torch.eye(3, dtype=torch.float64)[:2]
+    clients = [
+        Params(shared, {**own, "text_places": places, "visual_places": places})
+        for own in (method.init_private(task, exact, tiny.generator(i, "private"), i) for i in range(3))
+    ]
+
+    def each(states, prompts, first):
+        calls["images"] += len(states) * len(prompts)
+        return exact.image.tower.each(states, prompts, first)
+
+    data = tiny.data(exact, kind=kind_of(method))
+    frozen = frozen_of(method, data.task, exact)
+    evaluator = Evaluator(method, data.task, data.tests, exact.class_tokens(tiny.NAMES, method.tail), frozen)
+    counting = Workers(Towers(exact.text, SimpleNamespace(each=each)), 1)
+    found = evaluator(1, method.without_private(clients[0]), clients.__getitem__, counting)
+    images = sum(map(len, data.tests.values()))
+    assert calls["images"] == images * (2 + 3)
+    for i, params in enumerate(clients):
+        for name, test in data.task.tests.items():
+            tokens = exact.class_tokens([tiny.NAMES[label] for label in test.classes], method.tail)
+            of_set = frozen.select(test.classes)
+            text = torch.stack(exact.text.each(method.prompts(params, of_set), tokens))
+            question = Question(method, params, text, data.tests[name], tokens, of_set)
+            right = answer(exact.towers(method.reads), question).argmax(-1).numpy() == test.targets
+            assert tiny.bools(found.correct[name], len(right))[i].tolist() == right.tolist()
+
+
+@pytest.mark.parametrize("method", [FedCoCoOp(), FedOTP(context_length=3), FedVPT(visual_length=2)])
+def test_images_in_pieces_are_classified_as_all_at_once(method, exact, monkeypatch):
+    *_, whole = tiny.run(method, exact, rounds=1)
+    monkeypatch.setattr(evaluate, "PIECE", 5)
+    monkeypatch.setattr(reading, "PIECE", 5)
+    *_, found = tiny.run(method, exact, rounds=1)
+    for name, rows in whole.evaluation.correct.items():
+        assert rows.tolist() == found.evaluation.correct[name].tolist()
+    assert whole.record["local"] == found.record["local"]

@@ -18,11 +18,10 @@ from fedpgp.data.images import Images
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.errors import TrainingError
 from fedpgp.methods import Frozen, Method, Params
-from fedpgp.reading import Question, Reading, Texts, answer
+from fedpgp.reading import PIECE, Question, Reading, Sights, Texts, answer
 from fedpgp.workers import Workers
 
 CHUNK = 32  # clients evaluated at a time, so that memory does not grow with their number
-PIECE = 64  # images classified at a time where more is read of them than one feature
 
 Correct = Mapping[str, NDArray[np.bool_]]  # test set -> [clients, n], which images each of some clients gets right
 
@@ -92,10 +91,14 @@ class Evaluator:
         asked for. Raises TrainingError, naming client and round, where text features are not finite.
         """
         task, texts = self._task, Texts(self._tokens, self._method.position, workers)
+        sights = None
+        if "image tower" in self._method.reads:
+            every = {name: images for softmax in self._softmaxes for name, images in softmax.sets.items()}
+            sights = Sights(self._method, every, workers)
         shared_correct = None
         if shared is not None:
             (read,) = texts([self._prompts(shared)])
-            shared_correct = self._classify([shared], [read], workers)
+            shared_correct = self._classify([shared], [read], sights, workers)
         correct: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
         clients: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
         of_shared: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
@@ -104,7 +107,7 @@ class Evaluator:
             chunk = task.clients[start : start + CHUNK]
             models = [model(client.id) for client in chunk]
             chunk_texts = texts([self._prompts(params) for params in models])
-            found = self._classify(models, chunk_texts, workers)
+            found = self._classify(models, chunk_texts, sights, workers)
             for name in task.tests:
                 correct[name].append(np.packbits(found[name], axis=1))
             _extend(clients, accuracies(task, chunk, found))
@@ -136,32 +139,45 @@ class Evaluator:
             for softmax in self._softmaxes
         ]
 
-    def _classify(self, models: Sequence[Params], texts: Sequence[Sequence[Tensor]], workers: Workers) -> Correct:
+    def _classify(
+        self, models: Sequence[Params], texts: Sequence[Sequence[Tensor]], sights: Sights | None, workers: Workers
+    ) -> Correct:
         found: dict[str, list[NDArray[np.bool_]]] = defaultdict(list)
         same: dict[tuple[int, ...], Mapping[str, NDArray[np.bool_]]] = {}
         for params, of_softmax in zip(models, texts, strict=True):
             tensors = (params.shared, params.private, params.received, params.memory)
             model = tuple(id(tensor) for group in tensors for tensor in group.values())  # many may share all they have
             if model not in same:
-                same[model] = self._right(params, of_softmax, workers)
+                same[model] = self._right(params, of_softmax, None if sights is None else sights(params), workers)
             for name, right in same[model].items():
                 found[name].append(right)
         return {name: np.stack(rows) for name, rows in found.items()}
 
-    def _right(self, params: Params, texts: Sequence[Tensor], workers: Workers) -> Mapping[str, NDArray[np.bool_]]:
-        """Which images of each test set a model gets right."""
-        simple = not {"patches", "image tower", "text per image"} & {*self._method.reads}
-        found = {}
+    def _right(
+        self, params: Params, texts: Sequence[Tensor], seen: Mapping[str, Tensor] | None, workers: Workers
+    ) -> Mapping[str, NDArray[np.bool_]]:
+        """Which images of each test set a model gets right. seen: of each, where it is known, as `see` gives it."""
+        method, found = self._method, {}
+        in_pieces = {"patches", "text per image"} & {*method.reads}
         for softmax, text in zip(self._softmaxes, texts, strict=True):
             for name, images in softmax.sets.items():
-                if simple:
-                    logits = self._method.predict(params, text, images.pooled, softmax.frozen)
-                else:
-                    pieces = [images[at : at + PIECE].gathered() for at in range(0, len(images), PIECE)]
+                of_set = images.pooled if seen is None else seen[name]
+                if in_pieces:
                     questions = [
-                        Question(self._method, params, text, piece, softmax.tokens, softmax.frozen) for piece in pieces
+                        Question(
+                            method,
+                            params,
+                            text,
+                            images[at : at + PIECE].gathered(),
+                            softmax.tokens,
+                            softmax.frozen,
+                            None if seen is None else of_set[at : at + PIECE],
+                        )
+                        for at in range(0, len(images), PIECE)
                     ]
                     logits = torch.cat(workers.map(answer, questions))
+                else:
+                    logits = method.predict(params, text, of_set, softmax.frozen)
                 found[name] = logits.argmax(-1).cpu().numpy() == softmax.targets[name]
         return found
 

@@ -3,7 +3,8 @@
 Letters: K contexts, C classes, D feature width, B images, P patches, V visual prompts.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from fedpgp.backbone.tokens import ClassTokens, Position
 from fedpgp.data.images import Images
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.workers import Workers
+
+PIECE = 64  # images of a test set read at a time where a method reads more of them than one feature
 
 
 def kind_of(method: Method) -> str | None:
@@ -37,7 +40,11 @@ def see(towers: Towers, method: Method, images: Images, params: Params) -> Tenso
 
 
 class Question(NamedTuple):
-    """Images for a model to classify. text: [K, C, D] of all contexts that are the same for every image."""
+    """Images for a model to classify.
+
+    text: [K, C, D] of all contexts that are the same for every image; seen: what `see` gives of the images, where that
+    is known already.
+    """
 
     method: Method
     params: Params
@@ -45,17 +52,57 @@ class Question(NamedTuple):
     images: Images
     classes: ClassTokens
     frozen: Frozen
+    seen: Tensor | None = None
 
 
 @torch.no_grad()
 def answer(towers: Towers, question: Question) -> Tensor:
     """The logits [B, C]."""
-    method, params, text, images, classes, frozen = question
-    seen = see(towers, method, images, params)
+    method, params, text, images, classes, frozen, seen = question
+    seen = see(towers, method, images, params) if seen is None else seen
     of_images = method.conditional_prompts(params, seen, frozen)
     if of_images:
         text = torch.stack([*text, *towers.text.each(of_images, classes, method.position)])
     return method.predict(params, text, seen, frozen)
+
+
+class Sights:
+    """What models see of the same images through the image tower; a visual prompt of the model before is known already.
+
+    So what many clients have from the server is read once for all that come one after the other. images: by name.
+    """
+
+    def __init__(self, method: Method, images: Mapping[str, Images], workers: Workers):
+        self._method, self._images, self._workers = method, images, workers
+        self._known: dict[_Key, Mapping[str, Tensor]] = {}
+
+    def __call__(self, params: Params) -> Mapping[str, Tensor]:
+        """[n, 1 + V, D] of every set of images."""
+        prompts = {_key(prompt, ()): prompt for prompt in self._method.visual_prompts(params)}
+        new = [key for key in prompts if key not in self._known]
+        pieces = [(name, at) for name, images in self._images.items() for at in range(0, len(images), PIECE)]
+        jobs = [
+            (self._images[name][at : at + PIECE].gathered(), [prompts[key] for key in new], self._method.first_layer)
+            for name, at in pieces
+        ]
+        seen: dict[str, list[Tensor]] = defaultdict(list)
+        for (name, _), features in zip(pieces, self._workers.map(_look, jobs if new else []), strict=bool(new)):
+            seen[name].append(features)
+        read = {name: torch.cat(parts, dim=1) for name, parts in seen.items()}  # [new, n, D]
+        fresh = {key: {name: features[i] for name, features in read.items()} for i, key in enumerate(new)}
+        self._known = {key: self._known.get(key) or fresh[key] for key in prompts}
+        return {
+            name: torch.stack([images.pooled, *(self._known[key][name] for key in prompts)], dim=1)
+            for name, images in self._images.items()
+        }
+
+
+@torch.no_grad()
+def _look(towers: Towers, job: tuple[Images, Sequence[Prompt], int]) -> Tensor:
+    """[V, B, D]"""
+    images, prompts, first = job
+    assert towers.image is not None, "the image tower was not made for these methods"
+    return torch.stack(towers.image.each(images.tokens, prompts, first))
 
 
 class Reading(NamedTuple):

@@ -20,7 +20,6 @@ from fedpgp.methods import Batch, Frozen, Params
 from fedpgp.methods.fedivlp import FedIVLP
 from fedpgp.methods.fedpromptsrc import FedPromptSRC, GaussianMean
 from fedpgp.reading import kind_of, see
-from fedpgp.testing import CHECKS, check_method
 
 SMALL = {"visual_length": 2, "depth": 2, "learning_rate": 0.005}
 SHORT = {"local_epochs": 1}
@@ -72,11 +71,6 @@ def test_single_precision_is_near_the_exact_losses(backbone, exact):
         terms = method.loss(params, text, Batch(seen, torch.tensor([0, 1, 2, 1])), frozen)
         found.append({name: value.item() for name, value in terms.items()})
     assert found[0] == pytest.approx(found[1], rel=1e-4)
-
-
-def test_fedpromptsrc_keeps_the_contract(exact):
-    method = FedPromptSRC(**SMALL, gaussian_mean=2.0)
-    assert len(check_method(method, exact)) == len(CHECKS)
 
 
 # ------------------------------------------------------------------------------------------------------------ by hand

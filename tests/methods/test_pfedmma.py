@@ -62,9 +62,8 @@ def test_pfedmma_agrees_with_the_oracle(start_layer, scale, images, backbones, m
     )
 
 
-@pytest.mark.parametrize("start_layer", [3, 5])
-def test_pfedmma_keeps_the_contract(start_layer, exact):
-    assert len(check_method(PFedMMA(**SMALL, start_layer=start_layer), exact)) == len(CHECKS)
+def test_pfedmma_without_an_adapted_text_layer_keeps_the_contract(exact):
+    assert len(check_method(PFedMMA(**SMALL, start_layer=5), exact)) == len(CHECKS)
 
 
 def test_adapters_that_say_nothing_are_zero_shot_clip(exact):
