@@ -445,7 +445,7 @@ class TestCommand:
 class TestDepth:
     def test_less_is_left_to_do_from_a_deeper_state(self, scene):
         found = depth.measure_depths(scene, 1)
-        assert [one.layer for one in found] == [0, 1] or [one.layer for one in found] == [0, 1, 2]
+        assert [one.layer for one in found] == [0, 1]
         assert found[0].state_flops > found[1].state_flops and found[1].promised > found[0].promised == 1.0
         assert all(one.ratio > 0 for one in found)
 

@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 
 import fedpgp
-from fedpgp.backbone import Towers
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.data.images import Images
 from fedpgp.data.tasks import base_to_novel
 from fedpgp.errors import ConfigError
 from fedpgp.methods import METHODS, FedPGP, Local, PromptFL, PromptProx
 from fedpgp.plugins import find_method
+from fedpgp.reading import kind_of
 from fedpgp.testing import Recording
 
 SMALL = {"context_length": 3, "learning_rate": 0.05}
@@ -46,15 +46,15 @@ class Reading:
 class Watching(Recording):
     """Also keeps the shape of all that the text encoder reads."""
 
-    def __init__(self, backbone):
+    def __init__(self, backbone, method):
         reading = Reading(backbone.text)
-        super().__init__(Towers(reading))
+        super().__init__(backbone.towers(method.reads)._replace(text=reading))
         self.shapes = reading.shapes
 
 
 def watched(method, backbone, data=None, **changes):
     """The rounds of a federation, its local trainings, and what the text encoder read."""
-    workers = Watching(backbone)
+    workers = Watching(backbone, method)
     return tiny.run(method, backbone, data, workers=workers, **changes), workers.trained, workers.shapes
 
 
@@ -111,8 +111,8 @@ def test_fault_03_a_step_reads_two_short_contexts_and_no_image_twice(backbone, m
 @pytest.mark.parametrize("name", METHODS)
 def test_fault_04_logits_have_one_column_per_class(name, backbone):
     """Local training sees logits [B, C] and labels over all of their columns."""
-    method, seen = find_method(name)(), []
-    data = tiny.data(backbone)
+    method, seen = tiny.small(find_method(name)), []
+    data = tiny.data(backbone, kind=kind_of(method))
     cls, predict = type(method), type(method).predict
 
     def look(self, params, text, images, frozen):

@@ -9,7 +9,7 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle.transport import plan
+from oracle.transport import plan, published
 from scipy.optimize import minimize
 
 from fedpgp.errors import TrainingError
@@ -34,7 +34,7 @@ def clip_like(seed, *leading, P=49, N=4):
 @given(
     seed=st.integers(0, 10_000),
     shape=st.sampled_from([(1, 1), (1, 3), (7, 1), (2, 2), (3, 5), (8, 3), (2, 1, 6, 4)]),
-    epsilon=st.floats(0.1, 3),
+    epsilon=st.floats(0.3, 3),
     mass=st.one_of(st.just(1.0), st.floats(0.01, 0.9)),
 )
 def test_a_plan_satisfies_the_conditions_that_only_the_optimum_does(seed, shape, epsilon, mass):
@@ -98,6 +98,24 @@ def test_every_plan_ends_where_the_oracles_does(mass, epsilon, tolerance):
     for ours, of_one in zip(found, similarity, strict=True):
         expected = torch.tensor(plan(of_one.tolist(), epsilon, mass, tolerance), dtype=torch.float64)
         assert torch.allclose(ours, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(("mass", "turns"), [(0.5, 60), (0.8, 300), (1, 5000)])
+def test_the_published_turns_lead_to_the_same_plan(mass, turns):
+    """Only later: those for the inequality go on for thousands of turns where all patches are to be full."""
+    similarity = clip_like(5, P=9, N=2)
+    found = transport(similarity, epsilon=0.1, mass=mass, **TIGHT)
+    expected = torch.tensor(published(similarity.tolist(), 0.1, mass, turns), dtype=torch.float64)
+    assert torch.allclose(found, expected, rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("mass", [0.5, 0.8, 0.95, 0.99])
+@pytest.mark.parametrize("epsilon", [0.1, 0.02])
+def test_few_turns_are_enough_however_much_is_carried(mass, epsilon):
+    """Of features that point anywhere, which those of one data set do not; published turns take up to thousands."""
+    similarity = torch.tanh(1.5 * (clip_like(6, 100, P=36, N=2) - 0.2) / 0.04)
+    T = transport(similarity, epsilon=epsilon, mass=mass, iterations=100 if epsilon == 0.1 else 600, tolerance=1e-3)
+    assert torch.allclose(T.sum((-2, -1)), torch.full((100,), mass, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("mass", [1, 0.8])
@@ -200,7 +218,7 @@ def test_a_mass_near_1_is_near_the_balanced_plan():
 @given(st.integers(0, 10_000), st.floats(-50, 50), st.sampled_from([1, 0.7]), st.sampled_from([0.1, 1e-6]))
 def test_a_constant_changes_no_plan_and_orders_change_with_it(seed, constant, mass, tolerance):
     """However coarse the tolerance: the start has no scale of its own."""
-    problem = {"epsilon": 0.2, "mass": mass, "iterations": 100_000, "tolerance": tolerance}
+    problem = {"epsilon": 0.3, "mass": mass, "iterations": 100_000, "tolerance": tolerance}
     similarity = similarities(seed, 6, 3)
     T = transport(similarity, **problem)
     assert torch.allclose(transport(similarity + constant, **problem), T, rtol=1e-9)
@@ -228,8 +246,8 @@ def test_a_plan_that_does_not_converge_is_an_error_that_says_what_to_do():
     similarity = torch.cat([similarities(7, 3, 9, 2), torch.zeros(2, 9, 2)])
     with pytest.raises(TrainingError, match=r"of 3 of 5 images and classes.* iterations = 2.*epsilon, or tolerance$"):
         transport(similarity, epsilon=0.05, mass=1, iterations=2, tolerance=1e-6)
-    with pytest.raises(TrainingError, match=r"residual is \d\.\de.*tolerance is 1\.0e-06.*or lower mass$"):
-        transport(similarity, epsilon=0.05, mass=0.9, iterations=2, tolerance=1e-6)
+    with pytest.raises(TrainingError, match=r"residual is \d\.\de.*tolerance is 1\.0e-06"):
+        transport(similarity, epsilon=0.05, mass=0.9, iterations=1, tolerance=1e-6)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])

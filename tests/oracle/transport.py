@@ -1,4 +1,4 @@
-"""Entropic optimal transport of one image and one class, by the scaling algorithm on Python's numbers."""
+"""Entropic optimal transport of one image and one class, on Python's numbers."""
 
 import math
 
@@ -8,20 +8,43 @@ import torch
 def plan(similarity, epsilon, mass, tolerance):
     """T, P lists of N numbers: columns mass / N, rows 1 / P, or at most that where mass < 1.
 
-    similarity: P lists of N numbers. It ends when no u_p is multiplied by more than exp(±tolerance).
+    similarity: P lists of N numbers. By scaling; where mass < 1 with the sum of T set right in every turn, for which
+    the factor is found by bisection. It ends when a turn without that would multiply no u_p by more than
+    exp(±tolerance).
     """
     P, N = len(similarity), len(similarity[0])
     K = [[math.exp(-(1 - similarity[p][n]) / epsilon) for n in range(N)] for p in range(P)]
     u = [1.0] * P
     for _ in range(100_000):
         v = [mass / N / sum(K[p][n] * u[p] for p in range(P)) for n in range(N)]
-        new = [1 / P / sum(K[p][n] * v[n] for n in range(N)) for p in range(P)]
-        if mass < 1:
-            new = [min(1.0, value) for value in new]
-        if max(abs(math.log(new[p] / u[p])) for p in range(P)) <= tolerance:
+        rows = [sum(K[p][n] * v[n] for n in range(N)) for p in range(P)]
+
+        def scaling(k, rows=rows):
+            found = [1 / P / (k * row) for row in rows]
+            return [min(1.0, value) for value in found] if mass < 1 else found
+
+        if max(abs(math.log(scaling(1)[p] / u[p])) for p in range(P)) <= tolerance:
             return [[u[p] * K[p][n] * v[n] for n in range(N)] for p in range(P)]
-        u = new
+        low, high = 0.0, 1.0
+        if mass < 1:
+            while sum(min(1 / P, high * row) for row in rows) < mass:
+                high *= 2
+            while low < (low + high) / 2 < high:
+                k = (low + high) / 2
+                low, high = (k, high) if sum(min(1 / P, k * row) for row in rows) < mass else (low, k)
+        u = scaling(high)
     raise AssertionError("the plan does not converge")
+
+
+def published(similarity, epsilon, mass, turns):
+    """The same as FedOTP's public code has it: both scalings from 1, u first, and a number of turns."""
+    P, N = len(similarity), len(similarity[0])
+    K = [[math.exp(-(1 - similarity[p][n]) / epsilon) for n in range(N)] for p in range(P)]
+    v = [1.0] * N
+    for _ in range(turns):
+        u = [min(1.0, 1 / P / sum(K[p][n] * v[n] for n in range(N))) for p in range(P)]
+        v = [mass / N / sum(K[p][n] * u[p] for p in range(P)) for n in range(N)]
+    return [[u[p] * K[p][n] * v[n] for n in range(N)] for p in range(P)]
 
 
 def carried(patches, features, epsilon, mass, tolerance):

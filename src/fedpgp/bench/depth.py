@@ -66,7 +66,7 @@ def measure_depths(scene: Scene, repeat: int) -> list[Depth]:
     encoder, vision, projection = scene.backbone.image, scene.config.vision_config, scene.config.projection_dim
     pixels, rng = scene.pixels["train"][:BATCH], generator(0, "depth")
     found = []
-    for layer in sorted({round(share * encoder.layers) for share in (0, 0.25, 0.5, 0.75)}):
+    for layer in sorted({encoder.layers * quarter // 4 for quarter in range(4)}):
         prompt = _prompt(scene, layer, rng)
         state = encoder.encode(pixels, state_below(layer)).clone()
         from_pixels, from_state = [], []

@@ -33,9 +33,10 @@ class FedOTP(TransportMethod):
     γ, all are γ times as large as CLIP's. What the paper says was read in its abstract and in the public code.
 
     Where the public code stops after 100 turns or when the scaling moves by less than 0.001 in the mean of the batch,
-    each of our plans converges for itself, and γ = 1 is solved as what it is, for which the code's turns would take
-    thousands. The code lets all clients take part in the first round, so that each has a personal prompt; here a client
-    that never took part has the one that it drew. Each prompt has a draw of its own, a phrase starts both.
+    each of our plans converges for itself, in fewer turns of another kind; γ = 1 is solved as what it is, for which the
+    code's turns would take thousands. The code lets all clients take part in the first round, so that each trains a
+    personal prompt (`federation.everyone_first`); otherwise a client that never took part has the one that it drew.
+    Each prompt has a draw of its own, a phrase starts both.
     """
 
     name: ClassVar[str] = "fedotp"
