@@ -446,8 +446,8 @@ class TestDepth:
     def test_less_is_left_to_do_from_a_deeper_state(self, scene):
         found = depth.measure_depths(scene, 1)
         assert [one.layer for one in found] == [0, 1]
-        assert found[0].state_flops > found[1].state_flops and found[1].promised > found[0].promised == 1.0
-        assert all(one.ratio > 0 for one in found)
+        assert found[0].flops > found[1].flops and 0 < found[0].below < found[1].below < 1
+        assert all(min(*one.pixels, *one.state, *one.frozen) > 0 for one in found)
 
     def test_text_for_each_image_grows_with_both(self, scene, monkeypatch):
         monkeypatch.setattr(depth, "CLASSES", (2, 4))
@@ -456,13 +456,11 @@ class TestDepth:
         assert found[2, 3].flops == 3 * found[2, 1].flops < found[4, 3].flops
         assert all(min(one.seconds) > 0 for one in found.values())
 
-    def test_the_tables(self, scene):
-        depths = [
-            asdict(one) | {"ratio": one.ratio, "promised": one.promised} for one in depth.measure_depths(scene, 1)
-        ]
-        conditional = [asdict(depth.Conditional(2, 3, [0.5, 0.7, 0.6], None, 4_000_000_000))]
-        shown = printed({"depth": depths, "conditional": conditional})
-        assert "1.00×" in shown and "0.6 s" in shown and "100000 µs" in shown
+    def test_the_tables(self):
+        one = depth.Depth(2, [0.3], [0.1], [0.4], 0.4, 7_000_000_000)
+        conditional = depth.Conditional(2, 3, [0.5, 0.7, 0.6], None, 4_000_000_000)
+        shown = printed({"depth": [asdict(one) | {"saved": one.saved}], "conditional": [asdict(conditional)]})
+        assert "50%" in shown and "40%" in shown and "0.6 s" in shown and "100000 µs" in shown
 
 
 @pytest.mark.parametrize("shape", PUBLISHED)

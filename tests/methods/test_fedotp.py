@@ -8,6 +8,7 @@ from oracle import fedotp
 from pydantic import ValidationError
 from test_fedplot import NOTHING, frozen_of, random, with_equal_patches
 
+from fedpgp.errors import TrainingError
 from fedpgp.federation.rounds import frozen_of as frozen_of_task
 from fedpgp.methods import Params
 from fedpgp.methods.fedotp import FedOTP
@@ -112,3 +113,10 @@ def test_a_wrong_setting_is_refused(values):
     with pytest.raises(ValidationError, match=next(iter(values))):
         FedOTP(**values)
     assert FedOTP().mass == 0.8
+
+
+def test_transport_that_does_not_converge_names_the_place_and_the_remedy(backbone):
+    """After so many iterations, with the residual that is left."""
+    method = FedOTP(context_length=3, epsilon=0.01, iterations=1, tolerance=1e-6)
+    with pytest.raises(TrainingError, match=r"client 0 in round 1, step 1: .* iterations = 1: .* residual .* raise"):
+        tiny.run(method, backbone, rounds=1)

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from fedpgp.errors import TrainingError
 from fedpgp.methods.transport import transport
 
-TIGHT = {"iterations": 100_000, "tolerance": 1e-10}
+TIGHT = {"iterations": 20_000, "tolerance": 1e-10}
 
 
 def similarities(seed, *shape, low=-1.0, high=1.0):

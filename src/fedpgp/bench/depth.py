@@ -15,7 +15,7 @@ from fedpgp.backbone import Backbone
 from fedpgp.backbone.image import state_below
 from fedpgp.backbone.layers import Adapter, Affine, Prompt
 from fedpgp.backbone.tokens import ClassTokens
-from fedpgp.bench.flops import image, packed, tower
+from fedpgp.bench.flops import image, image_below, packed, tower
 from fedpgp.bench.machine import first_call, seconds
 from fedpgp.bench.shapes import BATCH, Scene, random_features
 from fedpgp.methods import Batch, Frozen, Params, normal
@@ -30,24 +30,23 @@ CLASSES, BATCHES = (10, 25, 50), (1, 4, 8)
 class Depth:
     """A batch forward and backward through the image tower with something trained from a layer on.
 
-    pixels, state: seconds from the pictures and from what is kept below the layer, by repetition; pixels_flops and
-    state_flops: counted operations of the two.
+    pixels, state: seconds from the pictures and from what is kept below the layer, by repetition; frozen: of the frozen
+    tower's whole forward pass; below: the part of that pass's counted operations that is below the layer; flops: of the
+    work from the state.
     """
 
     layer: int
     pixels: Sequence[float]
     state: Sequence[float]
-    pixels_flops: int
-    state_flops: int
+    frozen: Sequence[float]
+    below: float
+    flops: int
 
     @property
-    def ratio(self) -> float:
-        return median(one / other for one, other in zip(self.pixels, self.state, strict=True))
-
-    @property
-    def promised(self) -> float:
-        """The ratio of the operations."""
-        return self.pixels_flops / self.state_flops
+    def saved(self) -> float:
+        """Of the frozen pass's seconds, the part that is saved: to be held against `below`."""
+        times = zip(self.pixels, self.state, self.frozen, strict=True)
+        return median((pixels - state) / frozen for pixels, state, frozen in times)
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,14 @@ def measure_depths(scene: Scene, repeat: int) -> list[Depth]:
     for layer in sorted({encoder.layers * quarter // 4 for quarter in range(4)}):
         prompt = _prompt(scene, layer, rng)
         state = encoder.encode(pixels, state_below(layer)).clone()
-        from_pixels, from_state = [], []
+        from_pixels, from_state, frozen = [], [], []
         for _ in range(repeat):
             from_pixels.append(seconds(partial(_from_pixels, scene, pixels, prompt, layer)))
             from_state.append(seconds(partial(_from_state, scene, state, prompt, layer)))
+            frozen.append(seconds(partial(encoder.encode, pixels)))
+        below = image_below(vision, layer) / image(vision, projection)
         above = tower(vision, projection, len(pixels), len(prompt.vectors), layer).total
-        below = len(pixels) * layer * image(vision, projection) // encoder.layers
-        found.append(Depth(layer, from_pixels, from_state, above + below, above))
+        found.append(Depth(layer, from_pixels, from_state, frozen, below, above))
     return found
 
 

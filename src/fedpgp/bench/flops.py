@@ -150,9 +150,14 @@ def tower(
 
 def image(vision_config: Any, projection: int) -> int:
     """Operations of one image in the image tower."""
+    layers = vision_config.num_hidden_layers
+    return image_below(vision_config, layers) + 2 * vision_config.hidden_size * projection
+
+
+def image_below(vision_config: Any, layer: int) -> int:
+    """Operations of one image up to what goes into a layer."""
     d, patch = vision_config.hidden_size, vision_config.patch_size
     patches = (vision_config.image_size // patch) ** 2
     rows = patches + 1
-    layer = 2 * rows * d * (4 * d + 2 * vision_config.intermediate_size) + 4 * d * rows * rows
-    embedding = 2 * patches * vision_config.num_channels * patch * patch * d
-    return embedding + vision_config.num_hidden_layers * layer + 2 * d * projection
+    of_layer = 2 * rows * d * (4 * d + 2 * vision_config.intermediate_size) + 4 * d * rows * rows
+    return 2 * patches * vision_config.num_channels * patch * patch * d + layer * of_layer

@@ -171,15 +171,15 @@ def _methods(found: list[Mapping[str, Any]]) -> list[RenderableType]:
 
 
 def _depth(found: list[Mapping[str, Any]]) -> list[RenderableType]:
-    listing = _table("first layer", "from pictures", "from the state", "ratio", "of operations", "GFLOP")
+    listing = _table("first layer", "from pictures", "from the state", "saved of a frozen pass", "operations", "GFLOP")
     for depth in found:
         listing.add_row(
             str(depth["layer"]),
             f"{1000 * median(depth['pixels']):.3g} ms",
             f"{1000 * median(depth['state']):.3g} ms",
-            f"{depth['ratio']:.2f}×",
-            f"{depth['promised']:.2f}×",
-            f"{depth['state_flops'] / 1e9:.3g}",
+            f"{depth['saved']:.0%}",
+            f"{depth['below']:.0%}",
+            f"{depth['flops'] / 1e9:.3g}",
         )
     return [Text("A batch forward and backward through the image tower, trained from a layer on"), listing]
 

@@ -105,7 +105,7 @@ def run_suite(options: Options, say: Callable[[str], None] = lambda text: None) 
         if "depth" in options.parts:
             say("depth")
             depths = measure_depths(subject, options.repeat)
-            result["depth"] = [asdict(one) | {"ratio": one.ratio, "promised": one.promised} for one in depths]
+            result["depth"] = [asdict(one) | {"saved": one.saved} for one in depths]
         if "conditional" in options.parts:
             say("conditional")
             result["conditional"] = [asdict(one) for one in measure_conditional(subject, options.repeat)]

@@ -162,7 +162,12 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
         for part, (own, of_images), (client, batch) in zip(parts, prompts, given, strict=True):
             z = [next(features) for _ in own]
             z += [*constant[client.job.client], *(next(features) for _ in of_images)]
-            for term, value in _losses(method, part, _stack(z, client.job.frozen), batch, client).items():
+            try:
+                losses = _losses(method, part, _stack(z, client.job.frozen), batch, client)
+            except TrainingError as error:
+                place = f"client {client.job.client} in round {client.job.round}, step {client.steps + 1}"
+                raise TrainingError(f"{place}: {error}") from error
+            for term, value in losses.items():
                 terms[term].append(value)
         optimizer.zero_grad()  # to None, which leaves alone whoever has no batch in this step
         if method.turns_gradient:
