@@ -68,7 +68,7 @@ def real_images(backbone, kind=None) -> Images:
     if kind is None:
         return Images(pooled)
     pixels = backbone.image.processor(images=some, return_tensors="pt")["pixel_values"]
-    return Images(pooled, backbone.image.encode(pixels, kind).clone(), torch.arange(len(some)))
+    return Images(pooled, [backbone.image.encode(pixels, kind).clone()], torch.arange(len(some)))
 
 
 def test_images(like) -> torch.Tensor:
@@ -88,7 +88,7 @@ def world_of(method, exact, data, rounds, seed=0) -> World:
     for client in task.clients:
         columns = torch.tensor([tiny.BASE.index(label) for label in task.train.labels[client.train]])
         images = data.train[torch.from_numpy(client.train)]
-        clients.append((images.pooled if images.kept is None else images.gathered(), columns))
+        clients.append((images.pooled if images.kept is None else images, columns))
     sizes = {0: sum(tiny.EXAMPLES)} if method.pooled else {c.id: len(c.train) for c in task.clients}
     schedule = [
         {

@@ -244,6 +244,26 @@ def test_equal_visual_prompts_are_seen_once(exact):
             assert tiny.bools(found.correct[name], len(right))[i].tolist() == right.tolist()
 
 
+class Twice(FedVPT):
+    """Sees every image with the same visual prompt twice."""
+
+    name = "twice"
+
+    def visual_prompts(self, params):
+        return [*super().visual_prompts(params)] * 2
+
+    def predict(self, params, text, images, frozen):
+        assert images.shape[1] == 3
+        return super().predict(params, text, images[:, 1:], frozen)
+
+
+def test_equal_visual_prompts_of_one_model_have_a_place_each(exact):
+    *_, twice = tiny.run(Twice(visual_length=2), exact, rounds=1)
+    *_, once = tiny.run(FedVPT(visual_length=2), exact, rounds=1)
+    for name, rows in once.evaluation.correct.items():
+        assert rows.tolist() == twice.evaluation.correct[name].tolist()
+
+
 @pytest.mark.parametrize("method", [FedCoCoOp(), FedOTP(context_length=3), FedVPT(visual_length=2)])
 def test_images_in_pieces_are_classified_as_all_at_once(method, exact, monkeypatch):
     *_, whole = tiny.run(method, exact, rounds=1)

@@ -1,6 +1,7 @@
 """The conformance check: every method of ours passes it, and each way to break the contract is found."""
 
 import sys
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from fedpgp.backbone.layers import Prompt
 from fedpgp.methods import METHODS, FedPGP, Method, PromptFL
 from fedpgp.methods.base import STRICT
 from fedpgp.testing import CHECKS, ConformanceError, check_method
@@ -81,6 +83,29 @@ def idle(self, task, backbone, rng, client):
     return {"unused": torch.ones(2, 3).to(backbone.logit_scale)}
 
 
+def deep(self, params, frozen):
+    return [Prompt(params.shared["p_G"], params.shared["p_G"][None])]
+
+
+def one_for_all(self, params, images, frozen):
+    return [params.shared["p_G"]]
+
+
+def keeps_half(self, params, rng):
+    return replace(params, shared={"p_G": params.shared["p_G"][:1]})
+
+
+def doubles_in_place(self, params, rng):
+    params.shared["p_G"].mul_(2)
+    return params
+
+
+def halves_in_place(self, params):
+    for tensor in params.shared.values():
+        tensor.mul_(0.5)
+    return params
+
+
 def remembering():
     seen = []
 
@@ -110,6 +135,22 @@ def remembering():
         ({"loss": two_numbers}, "one finite number|failed in the check"),
         ({"loss": remembering()}, "together|another process|state of its own|alone"),
         ({"pooled": True, "init_private": idle}, "keep nothing private"),
+        (
+            {"reads": ("text", "image towers")},
+            "must read what there is, got 'image towers'; did you mean 'image tower'",
+        ),
+        ({"reads": ("patches", "image tower")}, "not both"),
+        ({"reads": ("text per image",), "per_example": True, "turns_gradient": True}, "must not be per_example"),
+        ({"prompts": deep}, 'declare that it reads "deep text"'),
+        ({"conditional_prompts": one_for_all}, 'declare that it reads "text per image"'),
+        ({"visual_prompts": lambda self, params: [None]}, 'declare that it reads "image tower"'),
+        (
+            {"conditional_prompts": one_for_all, "reads": ("text per image", "images")},
+            "conditional prompt for each image",
+        ),
+        ({"after_training": keeps_half}, "keep names and shapes of its shared part in after_training"),
+        ({"after_training": doubles_in_place}, "not change its arguments in after_training"),
+        ({"for_prediction": halves_in_place}, "not change its arguments in place"),
     ],
 )
 def test_a_broken_method_is_found(changes, message, exact, monkeypatch):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,8 +21,8 @@ from fedpgp.backbone.image import PATCHES, POOLED, ImageEncoder, state_below
 from fedpgp.backbone.layers import Prompt
 from fedpgp.data import cache as feature_cache
 from fedpgp.data import features
-from fedpgp.data.cache import entries, versions
-from fedpgp.data.features import image_features, token_features, views_of
+from fedpgp.data.cache import check_room, entries, versions
+from fedpgp.data.features import Part, _entry, image_features, token_features, views_of
 from fedpgp.data.images import Images
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.errors import CheckpointError, OutputError
@@ -103,6 +104,11 @@ def test_float16_takes_half_and_rounds_off_less_than_a_thousandth(
     assert not torch.equal(half.float(), full)
 
 
+def tokens(backbone, parts, directory, ear=None, half=False):
+    ear = ear or Ear()
+    return token_features(backbone.image, parts, directory, half=half, progress=ear.progress, notice=ear.notice)
+
+
 @pytest.mark.parametrize(("half", "size"), [(False, 12 * 36 * 128 * 4), (True, 12 * 36 * 128 * 2)])
 def test_the_size_is_said_before_anything_is_written(
     backbone: Backbone, images: ImageDataset, tmp_path: Path, half: bool, size: int
@@ -111,40 +117,40 @@ def test_the_size_is_said_before_anything_is_written(
 
     def notice(text: str) -> None:
         said.append(text)
-        assert [path.suffix for path in tmp_path.rglob("*")] in ([], [".lock"])
+        assert list(tmp_path.rglob("*")) == []
 
-    def progress(*_: object) -> None:
-        assert said
-
-    image_features(backbone.image, images, tmp_path, kind=PATCHES, half=half, notice=notice, progress=progress)
-    assert said == [f"keeping patch features of validation images in the feature cache: {decimal(size)}"]
+    parts = [Part(images, np.arange(12), PATCHES, [0])]
+    token_features(backbone.image, parts, tmp_path, half=half, notice=notice)
+    assert said == [f"the feature cache will hold {decimal(size)} more: patch features"]
     assert decimal(size) == ("110.6 kB" if half else "221.2 kB")
-    image_features(backbone.image, images, tmp_path, kind=PATCHES, half=half, notice=notice)
-    image_features(backbone.image, images, tmp_path / "pooled", notice=said.append)
-    assert len(said) == 1
+    ear = Ear()
+    tokens(backbone, parts, tmp_path, ear, half)
+    assert ear.said == []
 
 
-def test_a_disk_without_room_is_told_before_anything_is_encoded(
+def test_a_disk_without_room_for_all_is_told_before_anything_is_encoded(
     backbone: Backbone, images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the whole takes the place of its shards, there are both."""
-    size = 12 * 37 * 160 * 4
-    room(monkeypatch, 2 * size - 1)
-    watched = Watched(images.image, [])
-    ear = Ear()
+    """While a file takes the place of its shards, there are both."""
+    size = 37 * 160 * 4
+    needed = (8 + 12) * size + 12 * size
+    room(monkeypatch, needed - 1)
+    watched, ear = Watched(images.image, []), Ear()
+    parts = [Part(replace(images, image=watched), np.arange(n), state_below(2), [0]) for n in (8, 12)]
     expected = (
-        rf"feature cache needs 568\.3 kB on the disk of {tmp_path} for states of the image tower of validation images,"
-        r" 284\.2 kB of them to stay, and 568\.3 kB are free: make room, .*--cache-dir, or .*token_precision = float16"
+        rf"feature cache needs 757\.8 kB on the disk of {tmp_path}, 473\.6 kB of them to stay, and 757\.8 kB are free:"
+        r" make room, .*--cache-dir, or .*token_precision = float16"
     )
     with pytest.raises(OutputError, match=expected):
-        encoded(backbone, replace(images, image=watched), tmp_path, ear, kind=state_below(2))
+        tokens(backbone, parts, tmp_path, ear)
     assert (watched.seen, ear.said, ear.done) == ([], [], [])
-    assert [path.suffix for path in tmp_path.rglob("*")] in ([], [".lock"])
-    assert count(backbone, images, tmp_path, kind=state_below(2), half=True) == len(images)
-    room(monkeypatch, 2 * size)
-    assert count(backbone, images, tmp_path, kind=state_below(2)) == len(images)
+    assert list(tmp_path.rglob("*")) == []
+    tokens(backbone, parts, tmp_path / "half", half=True)
+    room(monkeypatch, needed)
+    tokens(backbone, parts, tmp_path)
     room(monkeypatch, 0)
-    assert count(backbone, images, tmp_path, kind=state_below(2)) == 0
+    tokens(backbone, parts, tmp_path, ear)
+    assert ear.said == []
     assert count(backbone, images, tmp_path) == len(images)  # small, and as it was before
 
 
@@ -160,6 +166,7 @@ def test_an_interrupted_encoding_goes_on_and_needs_only_the_room_of_the_rest(
     ]
     size = 12 * 36 * 128 * 4
     room(monkeypatch, 2 * size - size * 8 // 12)  # what the shards have in their headers is more than enough
+    check_room({_entry(backbone.image, images, tmp_path, PATCHES, False, 0): size}, tmp_path)
     ear = Ear()
     again, new = image_features(backbone.image, images, tmp_path, kind=PATCHES, progress=ear.progress)
     assert (new, ear.done[0]) == (4, 8)
@@ -177,10 +184,7 @@ def test_a_damaged_file_is_told_and_made_again(
     file.write_bytes({"truncated": content[:-100], "altered": content, "empty": b""}[damage])
     ear = Ear()
     again = encoded(backbone, images, tmp_path, ear, kind=PATCHES, half=True).features
-    assert ear.said == [
-        f"feature cache {file} is damaged: computing it again",
-        f"keeping patch features of validation images in the feature cache: {decimal(first.numel() * 2)}",
-    ]
+    assert ear.said == [f"feature cache {file} is damaged: computing it again"]
     assert torch.equal(first, again)
     assert count(backbone, images, tmp_path, kind=PATCHES, half=True) == 0
 
@@ -191,21 +195,16 @@ def test_only_images_that_are_used_are_encoded_and_found_at_their_places(
     whole = encoded(backbone, images, tmp_path / "whole", kind=PATCHES).features
     watched, used = Watched(images.image, []), np.array([1, 4, 5, 11])
     ear = Ear()
-    kept, places = token_features(
-        backbone.image, replace(images, image=watched), used, PATCHES, tmp_path, half=False, views=[0],
-        progress=ear.progress, notice=ear.notice,
-    )  # fmt: skip
+    ((kept,), places) = tokens(backbone, [Part(replace(images, image=watched), used, PATCHES, [0])], tmp_path, ear)[0]
     assert watched.seen == used.tolist()
     assert places.tolist() == [-1, 0, -1, -1, 1, 2, -1, -1, -1, -1, -1, 3]
     torch.testing.assert_close(kept, whole[used], atol=2e-5, rtol=0)
-    assert ear.said == [f"keeping patch features of validation images in the feature cache: {decimal(kept.nbytes)}"]
+    assert ear.said == [f"the feature cache will hold {decimal(kept.nbytes)} more: patch features"]
     assert only_file(tmp_path).stat().st_size < kept.nbytes + 2000
-    again, _ = token_features(backbone.image, images, used, PATCHES, tmp_path, half=False, views=[0])
+    ((again,), _) = tokens(backbone, [Part(images, used, PATCHES, [0])], tmp_path)[0]
     assert torch.equal(again, kept) and len(watched.seen) == 4
-    token_features(
-        backbone.image, replace(images, image=watched), used[:3], PATCHES, tmp_path, half=False, views=[0]
-    )  # others of the same split are other files
-    assert watched.seen == [1, 4, 5, 11, 1, 4, 5] and len(entries(tmp_path)) == 2
+    tokens(backbone, [Part(replace(images, image=watched), used[:3], PATCHES, [0])], tmp_path)
+    assert watched.seen == [1, 4, 5, 11, 1, 4, 5] and len(entries(tmp_path)) == 2  # others of a split: another file
 
 
 def test_a_random_view_is_the_same_crop_whatever_is_selected_beside_the_image(
@@ -214,14 +213,12 @@ def test_a_random_view_is_the_same_crop_whatever_is_selected_beside_the_image(
     """The pooled features are of the whole split, what is kept beside them of a selection: both see one crop."""
     whole = {view: encoded(backbone, images, tmp_path, kind=state_below(1), view=view).features for view in (1, 2)}
     used = np.array([2, 3, 7, 10])
-    kept, places = token_features(
-        backbone.image, images, used, state_below(1), tmp_path, half=False, views=views_of("train", 2)
-    )
-    assert kept.shape == (4, 2, 37, 160)
+    ((kept, places),) = tokens(backbone, [Part(images, used, state_below(1), views_of("train", 2))], tmp_path)
+    assert [view.shape for view in kept] == [(4, 37, 160)] * 2
     for view in (1, 2):
-        torch.testing.assert_close(kept[places[used], view - 1], whole[view][used], atol=2e-5, rtol=0)
-    assert (kept[:, 0] - kept[:, 1]).flatten(1).norm(dim=1).min() > 0.1
-    (last,) = backbone.image.tower.each(kept[:, 0], [Prompt(torch.empty(0, 160))], 1)
+        torch.testing.assert_close(kept[view - 1][places[used]], whole[view][used], atol=2e-5, rtol=0)
+    assert (kept[0] - kept[1]).flatten(1).norm(dim=1).min() > 0.1
+    (last,) = backbone.image.tower.each(kept[0], [Prompt(torch.empty(0, 160))], 1)
     pooled = encoded(backbone, images, tmp_path, view=1).features[used]
     torch.testing.assert_close(last, pooled, atol=1e-5, rtol=0)
 
@@ -300,41 +297,43 @@ def test_what_is_not_finite_stops_the_encoding_and_the_remedy_fits(
 
 
 def test_kept_numbers_are_mapped_not_read(backbone: Backbone, images: ImageDataset, tmp_path: Path) -> None:
-    kept, _ = token_features(
-        backbone.image, images, np.arange(12), state_below(0), tmp_path, half=True, views=views_of("test", 3)
-    )
-    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(only_file(tmp_path)) in line]
+    """Of every view."""
+    ((kept, _),) = tokens(backbone, [Part(images, np.arange(12), state_below(0), views_of("train", 3))], tmp_path)
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
     ranges = [[int(part, 16) for part in line.split()[0].split("-")] for line in mapped]
-    assert any(start <= kept.data_ptr() < end for start, end in ranges)
+    assert len(kept) == 3
+    assert all(any(start <= view.data_ptr() < end for start, end in ranges) for view in kept)
 
 
 def test_images_find_their_rows_in_the_precision_of_their_features() -> None:
     """Five images of a split of eight, whose rows in what is kept are in another order."""
     kept = torch.arange(8 * 2 * 3).reshape(8, 2, 3).half()
-    images = Images(torch.arange(5.0)[:, None].expand(5, 4).double(), kept, torch.tensor([7, 0, 3, 3, 1]))
+    images = Images(torch.arange(5.0)[:, None].expand(5, 4).double(), [kept], torch.tensor([7, 0, 3, 3, 1]))
     assert len(images) == 5 and not images.viewed
     assert images.tokens.dtype == torch.float64
     assert torch.equal(images.tokens, kept[[7, 0, 3, 3, 1]].double())
     some = images[torch.tensor([4, 0])]
-    assert (len(some), some.pooled[:, 0].tolist()) == (2, [4.0, 0.0]) and some.kept is kept
+    assert (len(some), some.pooled[:, 0].tolist()) == (2, [4.0, 0.0]) and some.kept[0] is kept
     assert torch.equal(some.tokens, kept[[1, 7]].double())
     assert torch.equal(images[1:3].tokens, kept[[0, 3]].double())
-    gathered = some.gathered()
-    assert torch.equal(gathered.tokens, some.tokens) and len(gathered.kept) == 2
-    assert torch.equal(gathered[torch.tensor([1])].tokens, some[torch.tensor([1])].tokens)
+    sent = pickle.loads(pickle.dumps(some))
+    assert torch.equal(sent.tokens, some.tokens) and len(sent.kept[0]) == 2
+    assert torch.equal(sent[torch.tensor([1])].tokens, some[torch.tensor([1])].tokens)
 
 
 def test_one_view_of_each_image_is_the_same_in_everything_that_is_kept() -> None:
-    kept = torch.arange(4 * 3 * 2).reshape(4, 3, 2).float()
+    kept = torch.arange(3 * 4 * 2).reshape(3, 4, 2).float()  # three views of four images
     pooled = torch.arange(3 * 3 * 5).reshape(3, 3, 5).float()
-    images = Images(pooled, kept, torch.tensor([2, 0, 3]))
+    images = Images(pooled, list(kept), torch.tensor([2, 0, 3]))
     assert images.viewed
-    one = images.views([1, 2, 0])
-    assert not one.viewed
-    assert torch.equal(one.pooled, pooled[[0, 1, 2], [1, 2, 0]])
-    assert torch.equal(one.tokens, kept[[2, 0, 3], [1, 2, 0]])
-    assert torch.equal(one[torch.tensor([2])].tokens[0], kept[3, 0])
+    for some in (images, pickle.loads(pickle.dumps(images))):
+        one = some.views(torch.tensor([1, 2, 0]))
+        assert not one.viewed
+        assert torch.equal(one.pooled, pooled[[0, 1, 2], [1, 2, 0]])
+        assert torch.equal(one.tokens, kept[[1, 2, 0], [2, 0, 3]])
+        assert torch.equal(one[torch.tensor([2])].tokens[0], kept[0, 3])
     plain = Images(pooled).views(torch.tensor([0, 0, 2]))
-    assert torch.equal(plain.pooled, pooled[[0, 1, 2], [0, 0, 2]]) and plain.gathered() is plain
+    assert torch.equal(plain.pooled, pooled[[0, 1, 2], [0, 0, 2]])
+    assert torch.equal(pickle.loads(pickle.dumps(plain)).pooled, plain.pooled)
     with pytest.raises(AssertionError, match="nothing but pooled features"):
         _ = plain.tokens

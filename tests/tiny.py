@@ -104,7 +104,7 @@ def images(count: int, backbone, kind=None, seed: int = 0) -> Images:
     shape = backbone.image.shape(kind)
     kept = torch.randn(count, *shape, generator=torch.Generator().manual_seed(1000 + seed))
     kept = F.normalize(kept, dim=-1) if kind == "patches" else kept
-    return Images(pooled, kept.to(pooled), torch.arange(count))
+    return Images(pooled, [kept.to(pooled)], torch.arange(count))
 
 
 def data(backbone, train=None, kind=None, **changes) -> Data:

@@ -78,7 +78,7 @@ def about(name: str) -> str:
         "",
         inspect.getdoc(method) or "",
         "",
-        f"Reads: {', '.join(method.reads)}.",
+        f"Reads: {', '.join(method().reads)}.",
     ]
     fields = [field for field in dataclasses.fields(method) if field.init]
     if fields:

@@ -98,7 +98,9 @@ class Evaluator:
         shared_correct = None
         if shared is not None:
             (read,) = texts([self._prompts(shared)])
-            shared_correct = self._classify([shared], [read], sights, workers)
+            shared_correct = self._classify(
+                [f"the shared part after round {round_number}"], [shared], [read], sights, workers
+            )
         correct: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
         clients: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
         of_shared: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
@@ -107,7 +109,8 @@ class Evaluator:
             chunk = task.clients[start : start + CHUNK]
             models = [model(client.id) for client in chunk]
             chunk_texts = texts([self._prompts(params) for params in models])
-            found = self._classify(models, chunk_texts, sights, workers)
+            places = [f"client {client.id} after round {round_number}" for client in chunk]
+            found = self._classify(places, models, chunk_texts, sights, workers)
             for name in task.tests:
                 correct[name].append(np.packbits(found[name], axis=1))
             _extend(clients, accuracies(task, chunk, found))
@@ -140,15 +143,25 @@ class Evaluator:
         ]
 
     def _classify(
-        self, models: Sequence[Params], texts: Sequence[Sequence[Tensor]], sights: Sights | None, workers: Workers
+        self,
+        places: Sequence[str],
+        models: Sequence[Params],
+        texts: Sequence[Sequence[Tensor]],
+        sights: Sights | None,
+        workers: Workers,
     ) -> Correct:
+        """places: what a message calls each of the models."""
         found: dict[str, list[NDArray[np.bool_]]] = defaultdict(list)
         same: dict[tuple[int, ...], Mapping[str, NDArray[np.bool_]]] = {}
-        for params, of_softmax in zip(models, texts, strict=True):
+        for place, params, of_softmax in zip(places, models, texts, strict=True):
             tensors = (params.shared, params.private, params.received, params.memory)
             model = tuple(id(tensor) for group in tensors for tensor in group.values())  # many may share all they have
             if model not in same:
-                same[model] = self._right(params, of_softmax, None if sights is None else sights(params), workers)
+                try:
+                    seen = None if sights is None else sights(params)
+                    same[model] = self._right(params, of_softmax, seen, workers)
+                except TrainingError as error:
+                    raise TrainingError(f"{place}, in evaluation: {error}") from error
             for name, right in same[model].items():
                 found[name].append(right)
         return {name: np.stack(rows) for name, rows in found.items()}
@@ -163,21 +176,26 @@ class Evaluator:
             for name, images in softmax.sets.items():
                 of_set = images.pooled if seen is None else seen[name]
                 if in_pieces:
-                    questions = [
+                    questions = (
                         Question(
                             method,
                             params,
                             text,
-                            images[at : at + PIECE].gathered(),
+                            images[at : at + PIECE],
                             softmax.tokens,
                             softmax.frozen,
                             None if seen is None else of_set[at : at + PIECE],
                         )
                         for at in range(0, len(images), PIECE)
-                    ]
+                    )
                     logits = torch.cat(workers.map(answer, questions))
                 else:
                     logits = method.predict(params, text, of_set, softmax.frozen)
+                if method.reads != ("text", "images") and not logits.isfinite().all():
+                    raise TrainingError(
+                        f"logits are not finite: change the settings of [{method.name}], most often to a lower"
+                        " learning_rate"
+                    )
                 found[name] = logits.argmax(-1).cpu().numpy() == softmax.targets[name]
         return found
 

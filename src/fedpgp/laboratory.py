@@ -1,6 +1,5 @@
 """What all runs of an experiment share, after everything is checked that can be checked without work."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpgp.aggregators import FedAvg
@@ -16,7 +16,7 @@ from fedpgp.backbone import Backbone, bfloat16_speed, load_backbone
 from fedpgp.backbone.layers import Prompt
 from fedpgp.config import DEFAULT_AGGREGATOR, ExperimentConfig
 from fedpgp.data.cache import cache_directory, check_cache
-from fedpgp.data.features import source_features, token_features, views_of
+from fedpgp.data.features import Part, Tokens, source_features, token_features, views_of
 from fedpgp.data.images import Images
 from fedpgp.data.sources import Source, load_source
 from fedpgp.data.tasks import Task, base_to_novel
@@ -53,7 +53,7 @@ class Laboratory:
     """What all runs of an experiment share: the frozen CLIP, the data, its features, the worker processes.
 
     tasks: by seed; features: [n, D] by split, [n, K, D] of the training split where K > 1 views are asked for; tokens:
-    by kind and split, what methods read beside that, of the images that are used, and the places of the images in it.
+    by kind, seed and split, what methods read beside that of the images that a task uses.
     """
 
     config: ExperimentConfig
@@ -61,7 +61,7 @@ class Laboratory:
     source: Source
     tasks: dict[int, Task]
     features: dict[str, Tensor]
-    tokens: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]]
+    tokens: Mapping[tuple[str, int, str], Tokens]
     workers: Workers
     reporter: Reporter
 
@@ -69,21 +69,17 @@ class Laboratory:
         """A task with what a method reads of its images."""
         task, kind = self.tasks[seed], kind_of(method)
 
-        def images(split: str, chosen: Tensor) -> Images:
-            pooled = self.features[split][chosen]
+        def images(split: str) -> Images:
             if kind is None:
-                return Images(pooled)
-            kept, places = self.tokens[kind][split]
-            return Images(pooled, kept, places[chosen])
+                return Images(self.features[split])
+            kept, places = self.tokens[kind, seed, split]
+            return Images(self.features[split], kept, places)
 
-        return Data(
-            task,
-            images("train", torch.arange(len(task.train))),
-            {
-                name: images(test.dataset.split, torch.from_numpy(test.images))
-                for name, test in evaluation_sets(task).items()
-            },
-        )
+        tests = {
+            name: images(test.dataset.split)[torch.from_numpy(test.images)]
+            for name, test in evaluation_sets(task).items()
+        }
+        return Data(task, images("train"), tests)
 
 
 @contextmanager
@@ -128,48 +124,35 @@ def laboratory(
         source = decodable
         tasks = {seed: make_task(config, source, seed) for seed in seeds}
     chosen = [config.methods[name] for name in methods]
-    tokens = {
-        kind: _tokens(kind, config, backbone, source, list(tasks.values()), directory, workers, reporter)
+    parts = {
+        (kind, seed, split): Part(getattr(source, split), images, kind, views_of(split, config.data.augmented_views))
         for kind in dict.fromkeys(kind_of(method) for method in chosen)
         if kind is not None
+        for seed, task in tasks.items()
+        for split, images in _used(task).items()
     }
+    found = token_features(
+        backbone.image,
+        list(parts.values()),
+        directory,
+        half=config.data.token_precision == "float16",
+        workers=workers,
+        progress=reporter.progress,
+        notice=reporter.notice,
+    )
+    tokens = dict(zip(parts, found, strict=True))
     # Processes share the cores of a machine; one process keeps an accelerator busy.
     count = min(workers, config.task.clients) if config.backbone.device == "cpu" else 1
     with Workers(backbone.towers([what for method in chosen for what in method.reads]), count) as pool:
         yield Laboratory(config, backbone, source, tasks, features, tokens, pool, reporter)
 
 
-def _tokens(
-    kind: str,
-    config: ExperimentConfig,
-    backbone: Backbone,
-    source: Source,
-    tasks: Sequence[Task],
-    directory: Path,
-    workers: int,
-    reporter: Reporter,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """By split, what is kept of the images that the tasks use, and their places in it."""
-    used: dict[str, set[int]] = defaultdict(set)
-    for task in tasks:
-        used["train"].update(*(client.train.tolist() for client in task.clients))
-        for test in evaluation_sets(task).values():
-            used[test.dataset.split].update(test.images.tolist())
-    return {
-        split: token_features(
-            backbone.image,
-            getattr(source, split),
-            np.array(sorted(images), dtype=np.int64),
-            kind,
-            directory,
-            half=config.data.token_precision == "float16",
-            views=views_of(split, config.data.augmented_views),
-            workers=workers,
-            progress=reporter.progress,
-            notice=reporter.notice,
-        )
-        for split, images in used.items()
-    }
+def _used(task: Task) -> dict[str, NDArray[np.int64]]:
+    """By split, the images that clients hold or that are tested on."""
+    used = {"train": [client.train for client in task.clients]}
+    for test in evaluation_sets(task).values():
+        used.setdefault(test.dataset.split, []).append(test.images)
+    return {split: np.unique(np.concatenate(images)) for split, images in used.items()}
 
 
 def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
@@ -203,7 +186,17 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
             f"{name} reads patches of images, and the image tower of {config.backbone.checkpoint} has none: choose a"
             " checkpoint with a vision transformer, such as openai/clip-vit-base-patch16, or leave the method out"
         )
+    if aggregator.controls and type(method).after_training is not Method.after_training:
+        raise ConfigError(
+            f"federation.aggregator must be one that does not turn gradients for {name}, which sends others of its"
+            f" parameters than it received, got {aggregator.name}: leave out {name}, or take fedavg"
+        )
     shared = method.init_shared(task, backbone, torch.Generator())
+    if "image tower" in method.reads and not 0 <= method.first_layer < backbone.image.layers:
+        raise ConfigError(
+            f"{name} must begin at a layer of the image tower, 0 to {backbone.image.layers - 1}, got first_layer"
+            f" {method.first_layer}: change the settings of [{name}]"
+        )
     server = (method.aggregator or aggregator).begin(shared, len(task.clients))
     received = (method.aggregator or aggregator).download(server, 0).shared
     frozen = frozen_of(method, task, backbone)

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from fedpgp.aggregators import AGGREGATORS
 from fedpgp.errors import ConfigError, FedPGPError, nearest
 from fedpgp.methods import METHODS, Method
+from fedpgp.methods.base import Reads
 
 GROUP = "fedpgp.methods"  # of entry points
 RESERVED = {"all", "data", "task", "backbone", "federation", *AGGREGATORS}
@@ -149,9 +150,23 @@ def _check(found: Any, where: str) -> None:
             f"{where} has the name {found.name!r}, which means something else in a config: choose another"
         )
     try:
-        found()
+        method = found()
     except Exception as error:
         raise ConfigError(f"{where} must have a default for every field: {_line(error)}") from error
+    if fault := misread(method):
+        raise ConfigError(f"{where} {fault}")
+
+
+def misread(method: Method) -> str | None:
+    """What is wrong with what a method declares that it reads."""
+    known, reads = get_args(Reads), {*method.reads}
+    for what in sorted(reads - {*known}):
+        return f"must read what there is, got {what!r}; {nearest(what, known)}"
+    if {"patches", "image tower"} <= reads:
+        return 'must read "patches" or the "image tower", not both: only one is kept of an image'
+    if method.per_example and "text per image" in reads:
+        return 'must not be per_example where it reads "text per image"'
+    return None
 
 
 def _line(error: Exception, path: Path | None = None) -> str:

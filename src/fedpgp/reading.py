@@ -18,6 +18,8 @@ from fedpgp.data.images import Images
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.workers import Workers
 
+_Key = tuple[bytes, tuple[int, ...]]
+
 PIECE = 64  # images of a test set read at a time where a method reads more of them than one feature
 
 
@@ -60,7 +62,7 @@ def answer(towers: Towers, question: Question) -> Tensor:
     """The logits [B, C]."""
     method, params, text, images, classes, frozen, seen = question
     seen = see(towers, method, images, params) if seen is None else seen
-    of_images = method.conditional_prompts(params, seen, frozen)
+    of_images = method.conditional_prompts(params, images.pooled, frozen)
     if of_images:
         text = torch.stack([*text, *towers.text.each(of_images, classes, method.position)])
     return method.predict(params, text, seen, frozen)
@@ -78,23 +80,28 @@ class Sights:
 
     def __call__(self, params: Params) -> Mapping[str, Tensor]:
         """[n, 1 + V, D] of every set of images."""
-        prompts = {_key(prompt, ()): prompt for prompt in self._method.visual_prompts(params)}
-        new = [key for key in prompts if key not in self._known]
-        pieces = [(name, at) for name, images in self._images.items() for at in range(0, len(images), PIECE)]
-        jobs = [
-            (self._images[name][at : at + PIECE].gathered(), [prompts[key] for key in new], self._method.first_layer)
-            for name, at in pieces
-        ]
-        seen: dict[str, list[Tensor]] = defaultdict(list)
-        for (name, _), features in zip(pieces, self._workers.map(_look, jobs if new else []), strict=bool(new)):
-            seen[name].append(features)
-        read = {name: torch.cat(parts, dim=1) for name, parts in seen.items()}  # [new, n, D]
-        fresh = {key: {name: features[i] for name, features in read.items()} for i, key in enumerate(new)}
-        self._known = {key: self._known.get(key) or fresh[key] for key in prompts}
+        prompts = self._method.visual_prompts(params)
+        keys = [_key(prompt, ()) for prompt in prompts]
+        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in self._known}
+        self._known = {key: self._known[key] for key in keys if key in self._known} | self._look(new)
         return {
-            name: torch.stack([images.pooled, *(self._known[key][name] for key in prompts)], dim=1)
+            name: torch.stack([images.pooled, *(self._known[key][name] for key in keys)], dim=1)
             for name, images in self._images.items()
         }
+
+    def _look(self, prompts: Mapping[_Key, Prompt]) -> dict[_Key, Mapping[str, Tensor]]:
+        if not prompts:
+            return {}
+        pieces = [(name, at) for name, images in self._images.items() for at in range(0, len(images), PIECE)]
+        jobs = (
+            (self._images[name][at : at + PIECE], list(prompts.values()), self._method.first_layer)
+            for name, at in pieces
+        )
+        seen: dict[str, list[Tensor]] = defaultdict(list)
+        for (name, _), features in zip(pieces, self._workers.map(_look, jobs), strict=True):
+            seen[name].append(features)
+        read = {name: torch.cat(parts, dim=1) for name, parts in seen.items()}  # [prompts, n, D]
+        return {key: {name: features[i] for name, features in read.items()} for i, key in enumerate(prompts)}
 
 
 @torch.no_grad()
@@ -110,9 +117,6 @@ class Reading(NamedTuple):
 
     contexts: Sequence[Tensor | Prompt]
     classes: tuple[int, ...]
-
-
-_Key = tuple[bytes, tuple[int, ...]]
 
 
 class Texts:
@@ -153,7 +157,8 @@ class Texts:
 def _key(context: Tensor | Prompt, classes: tuple[int, ...]) -> _Key:
     """A context's numbers, and the classes where it has one for each of them."""
     prompt = context if isinstance(context, Prompt) else Prompt(context)
-    form = [list(tensor.shape) for tensor in prompt.tensors], sorted(prompt.adapters)
+    scales = [(number, prompt.adapters[number].scale) for number in sorted(prompt.adapters)]
+    form = [list(tensor.shape) for tensor in prompt.tensors], scales
     numbers = [tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes() for tensor in prompt.tensors]
     return b"".join([*numbers, repr(form).encode()]), classes if prompt.vectors.dim() == 3 else ()
 

@@ -33,7 +33,7 @@ from fedpgp.federation.client import ClientJob, ClientUpdate, train_clients
 from fedpgp.federation.rounds import Data, client_states, federate, frozen_of
 from fedpgp.federation.state import State, grouped
 from fedpgp.methods import Batch, Frozen, Method, Params
-from fedpgp.plugins import NAME
+from fedpgp.plugins import NAME, misread
 from fedpgp.randomness import generator
 from fedpgp.reading import Question, answer, kind_of, see
 from fedpgp.workers import Workers
@@ -123,7 +123,7 @@ def made_up_images(count: int, backbone: Backbone, kind: str | None = None, seed
     kept = torch.randn(count, *backbone.image.shape(kind), generator=generator(seed, "tokens"))
     if kind == PATCHES:
         kept = F.normalize(kept, dim=-1)
-    return Images(pooled, kept.to(like), torch.arange(count))
+    return Images(pooled, [kept.to(like)], torch.arange(count))
 
 
 class _Trial:
@@ -227,6 +227,8 @@ def _declares(trial: _Trial) -> None:
         _ask(hasattr(type(method), attribute), trial, f"must have the class attribute {attribute!r}")
     _ask(bool(NAME.fullmatch(method.name)), trial, f"must have a name of small letters, digits, - and _: {method.name}")
     _ask(bool((type(method).__doc__ or "").strip()), trial, "must have a docstring: fedpgp methods prints it")
+    fault = misread(method)
+    _ask(fault is None, trial, str(fault))
     for field in dataclasses.fields(method):
         info = type(method).__pydantic_fields__[field.name]  # type: ignore[attr-defined]
         _ask(
@@ -284,18 +286,17 @@ def _functions(trial: _Trial) -> None:
     def models() -> Iterator[Params]:
         first = trial.first()
         yield first
-        alone = method.without_private(Params(first.shared, first.private))
+        alone = method.without_private(method.for_prediction(first))
         if alone is not None:
             yield alone
         yield from (job.params for job, _ in trial.once.trained[-1:])
 
     for params, classes in ((params, some) for params in models() for some in (BASE, NOVEL, (3,), (4, 6, 1))):
-        params = method.for_prediction(params)
         frozen, images = trial.frozen.select(classes), trial.images(5, 9)
-        before = _content(params, frozen, images)
+        given, before = params, _content(params, frozen, images)
+        params = method.for_prediction(given)
         contexts = [*method.prompts(params, frozen), *method.constant_prompts(params)]
-        seen = see(trial.towers, method, images, params)
-        of_images = method.conditional_prompts(params, seen, frozen)
+        of_images = method.conditional_prompts(params, images.pooled, frozen)
         for context in [*contexts, *of_images]:
             deep, vectors = isinstance(context, Prompt), context.vectors if isinstance(context, Prompt) else context
             fits = vectors.shape[-1] == width and (vectors.dim() == 2 or vectors.shape[:-2] == (len(classes),))
@@ -315,7 +316,7 @@ def _functions(trial: _Trial) -> None:
             trial,
             f"must predict finite logits [images, classes] [5, {len(classes)}]: got {list(logits.shape)}",
         )
-        _ask(_content(params, frozen, images) == before, trial, "must not change its arguments in place")
+        _ask(_content(given, frozen, images) == before, trial, "must not change its arguments in place")
         by_one = torch.cat([answer(trial.towers, question._replace(images=images[i : i + 1])) for i in range(5)])
         _ask(_near(by_one, logits), trial, "must predict every image for itself, whatever else is in the batch")
 
@@ -330,7 +331,7 @@ def _losses(trial: _Trial) -> None:
         part = trial.method.for_step(params, generator(0, "step"))
         text = trial.text(part, frozen, classes, trial.method.extra_names)
         seen = see(trial.towers, trial.method, job.images[:4], part)
-        of_images = trial.method.conditional_prompts(part, seen, frozen)
+        of_images = trial.method.conditional_prompts(part, job.images.pooled[:4], frozen)
         if of_images:
             text = torch.stack([*text, *trial.towers.text.each(of_images, job.classes, trial.method.position)])
         batch = Batch(seen, job.labels[:4])
@@ -369,12 +370,26 @@ def _learns(trial: _Trial) -> None:
     _ask(not still, trial, f"must train {still}, which no local training has changed: a gradient does not reach it")
 
 
+def _ends(trial: _Trial) -> None:
+    """what it makes of its parameters after training has their names and shapes, and changes none of its arguments"""
+    for job, _ in trial.once.trained:
+        params = job.params
+        before = _content(params, job.frozen, job.images)
+        after = trial.method.after_training(params, generator(0, "after"))
+        _ask(
+            _content(params, job.frozen, job.images) == before, trial, "must not change its arguments in after_training"
+        )
+        for group in ("shared", "private"):
+            forms = [{k: (t.shape, t.dtype) for k, t in getattr(some, group).items()} for some in (params, after)]
+            _ask(forms[0] == forms[1], trial, f"must keep names and shapes of its {group} part in after_training")
+
+
 def _private(trial: _Trial) -> None:
     """nothing private is in what leaves a client: no row of a private tensor, of a memory or of an image's features"""
     for job, update in trial.once.trained:
         sent = save({**_apart("shared", update.upload.shared), **_apart("control", update.upload.control)})
         own = {**job.own.private, **update.own.private, **job.params.memory, "the images": job.images.pooled}
-        own |= {} if job.images.kept is None else {"the images' tokens": job.images.kept}
+        own |= {} if job.images.kept is None else {"the images' tokens": job.images.tokens}
         for name, tensor in own.items():
             rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() and tensor.is_floating_point() else ()
             for row in rows:
@@ -427,7 +442,8 @@ def _travels(trial: _Trial) -> None:
 def _controls(trial: _Trial) -> None:
     """it trains under an aggregator that turns gradients"""
     method = trial.method
-    if method.aggregator is None and not method.pooled and trial.trains:
+    swaps = type(method).after_training is not Method.after_training
+    if method.aggregator is None and not method.pooled and not swaps and trial.trains:
         workers = Recording(trial.towers)
         with State.create() as state:
             rounds = federate(method, trial.data, trial.backbone, SETTINGS, 0, workers, state, Scaffold())
@@ -470,6 +486,7 @@ CHECKS: Sequence[Callable[[_Trial], None]] = (
     _functions,
     _losses,
     _learns,
+    _ends,
     _private,
     _batched,
     _travels,

@@ -5,8 +5,9 @@ import multiprocessing.connection
 import os
 import pickle
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,8 @@ from fedpgp.backbone import Towers
 from fedpgp.errors import TrainingError
 from fedpgp.plugins import load_file, loaded_files
 from fedpgp.processes import ENDED, context, leave_ctrl_c
+
+AHEAD = 8  # jobs of each process that are packed before their turn, so that memory does not hold all of them
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -37,6 +40,7 @@ class Workers:
 
     def __init__(self, towers: Towers, count: int):
         self.towers = towers
+        self._count = count
         self._threads = torch.get_num_threads()
         self._pool: ProcessPoolExecutor | None = None
         if count > 1:
@@ -46,12 +50,22 @@ class Workers:
     def map(self, function: Callable[[Towers, Job], Result], jobs: Iterable[Job]) -> list[Result]:
         if self._pool is None:
             return [function(self.towers, job) for job in jobs]
-        # Plain pickles: PyTorch would otherwise send every small tensor through a shared-memory file of its own.
-        packed = [pickle.dumps((function, job)) for job in jobs]
+        results: list[Result] = []
+        waiting: deque[Future[bytes]] = deque()
         try:
-            return [pickle.loads(done) for done in self._pool.map(_call, packed)]
+            for job in jobs:
+                if len(waiting) == AHEAD * self._count:
+                    results.append(pickle.loads(waiting.popleft().result()))
+                # Plain pickles: PyTorch's would send every small tensor through a shared-memory file of its own.
+                waiting.append(self._pool.submit(_call, pickle.dumps((function, job))))
+            while waiting:
+                results.append(pickle.loads(waiting.popleft().result()))
+            return results
         except (BrokenProcessPool, BrokenPipeError, EOFError) as error:
             raise TrainingError(f"a worker process {ENDED}") from error
+        finally:
+            for future in waiting:
+                future.cancel()
 
     def __enter__(self) -> "Workers":
         torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from fedpgp.errors import TrainingError
 from fedpgp.federation.rounds import Data
 from fedpgp.methods import Frozen, Params, PromptFL
 from fedpgp.methods.fedplot import FedPLOT
-from fedpgp.testing import check_method
+from fedpgp.testing import CHECKS, check_method
 
 NOTHING = Params({}, {})
 
@@ -50,7 +50,7 @@ def test_fedplot_agrees_with_the_oracle(prompts, epsilon, images, backbones, mon
 
 
 def test_fedplot_keeps_the_contract(exact):
-    assert len(check_method(tiny.small(FedPLOT), exact)) == 12
+    assert len(check_method(tiny.small(FedPLOT), exact)) == len(CHECKS)
 
 
 def test_the_logits_by_hand():

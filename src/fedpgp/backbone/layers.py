@@ -68,6 +68,13 @@ class Prompt:
     deeper: Tensor | None = None
     adapters: Mapping[int, Adapter] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.deeper is not None and self.deeper.shape[-2] > self.vectors.shape[-2]:
+            raise ValueError(
+                f"a prompt of {self.vectors.shape[-2]} vectors cannot have {self.deeper.shape[-2]} in a deeper layer:"
+                " they take the place of the first of those"
+            )
+
     @property
     def tensors(self) -> list[Tensor]:
         """All of it, in a fixed order."""

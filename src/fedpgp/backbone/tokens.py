@@ -65,13 +65,21 @@ def split_template(template: str) -> tuple[str, str]:
 
 
 def class_tokens(tokenizer: Tokenizer, class_names: Sequence[str], tail: str = "{}.") -> ClassTokens:
-    """Tokens of every class name (underscores read as spaces) put into `tail`, such as "of a {}.", and EOS."""
+    """Tokens of every class name (underscores read as spaces) put into `tail`, such as "of a {}.", and EOS.
+
+    Raises CheckpointError for a tail without a place for the name, or with other braces.
+    """
+    if tail.count("{}") != 1 or {"{", "}"} & {*tail.replace("{}", "")}:
+        raise CheckpointError(f"tail {tail!r} must hold {{}} once, where the class name belongs, and no other braces")
     eos, (ahead, _, behind) = tokenizer.eos_token_id, tail.partition("{}")
     rows = [[*text_ids(tokenizer, tail.format(name.replace("_", " "))), eos] for name in class_names]
     longest = max(map(len, rows))
+    head = len(text_ids(tokenizer, ahead))
+    while any(row[:head] != rows[0][:head] for row in rows):  # where what is ahead grows together with a name
+        head -= 1
     return ClassTokens(
         ids=torch.tensor([row + [eos] * (longest - len(row)) for row in rows]),
         end=torch.tensor([len(row) - 1 for row in rows]),
         tail=len(text_ids(tokenizer, behind)) + 1,
-        head=len(text_ids(tokenizer, ahead)),
+        head=head,
     )

@@ -61,6 +61,12 @@ class ImageTower:
         Gradients flow to the prompts. Raises CheckpointError for a prompt or a layer that is deeper than the tower.
         """
         for prompt in prompts:
+            lowest = 0 if len(prompt.vectors) or prompt.deeper is not None else min(prompt.adapters, default=first)
+            if lowest < first:
+                raise CheckpointError(
+                    f"a prompt that changes what is below layer {first} of the image tower, from 0, needs first_layer"
+                    " to be lower: vectors stand at layer 0"
+                )
             if prompt.layers > len(self.layers):
                 raise CheckpointError(
                     f"a prompt for {prompt.layers} layers is too deep: the checkpoint's image tower has"

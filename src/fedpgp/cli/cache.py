@@ -46,7 +46,7 @@ def list_entries(
         listing.add_row(
             escape(entry.data),
             entry.split + (f", view {entry.view}" if entry.view else ""),
-            entry.kind,
+            escape(entry.kind),
             str(entry.images),
             decimal(entry.bytes),
             entry.checkpoint[:8],

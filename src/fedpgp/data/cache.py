@@ -33,7 +33,7 @@ class Kept:
     undecodable: Mapping[int, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
     """The place of one split's features. origin: all that decides their bits; the name of the file follows from it."""
 
@@ -64,23 +64,6 @@ class Entry:
 
     def save_shard(self, rows: range, kept: Kept) -> None:
         self._save(self._shard(rows), self._shard_origin(rows), kept)
-
-    def announce(self, size: int, notice: Callable[[str], None]) -> None:
-        """Says how much will be written; raises OutputError where the disk has no room for that.
-
-        While the whole is put in the place of its shards, the disk holds both.
-        """
-        kind, split = self.origin["kind"], self.origin["split"]
-        what = f"{'patch features' if kind == 'patches' else 'states of the image tower'} of {split} images"
-        have = sum(path.stat().st_size for path in self.shards.glob("*.safetensors"))
-        free = shutil.disk_usage(self.directory).free
-        if 2 * size - have > free:
-            raise OutputError(
-                f"the feature cache needs {decimal(2 * size - have)} on the disk of {self.directory} for {what},"
-                f" {decimal(size)} of them to stay, and {decimal(free)} are free: make room, name another directory"
-                " with --cache-dir, or keep less, with data.token_precision = float16 or fewer images"
-            )
-        notice(f"keeping {what} in the feature cache: {decimal(size)}")
 
     @contextmanager
     def locked(self, notice: Callable[[str], None]) -> Iterator[None]:
@@ -133,6 +116,21 @@ def check_cache(directory: Path) -> None:
             pass
     except OSError as error:
         raise _unwritable(directory, error) from error
+
+
+def check_room(sizes: Mapping[Entry, int], directory: Path) -> None:
+    """Raises OutputError where the disk has no room for all of some entries that are to be written, in bytes.
+
+    While the whole of an entry is put in the place of its shards, the disk holds both.
+    """
+    have = sum(shard.stat().st_size for entry in sizes for shard in entry.shards.glob("*.safetensors"))
+    needed, free = sum(sizes.values()) + max(sizes.values()) - have, shutil.disk_usage(directory).free
+    if needed > free:
+        raise OutputError(
+            f"the feature cache needs {decimal(needed)} on the disk of {directory}, {decimal(sum(sizes.values()))} of"
+            f" them to stay, and {decimal(free)} are free: make room, name another directory with --cache-dir, or keep"
+            " less, with data.token_precision = float16 or fewer images"
+        )
 
 
 def versions() -> str:

@@ -1,5 +1,6 @@
 """What is kept of images: computed once per checkpoint, preprocessing and image, and kept on disk."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from rich.filesize import decimal
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fedpgp.backbone.image import POOLED, ImageEncoder
+from fedpgp.backbone.image import PATCHES, POOLED, ImageEncoder
 from fedpgp.data.augment import random_view
-from fedpgp.data.cache import FORMAT, Entry, Kept, versions
+from fedpgp.data.cache import FORMAT, Entry, Kept, check_room, versions
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.errors import CheckpointError, DataError
 from fedpgp.processes import ENDED, context, leave_ctrl_c
@@ -88,41 +90,71 @@ def source_features(
     return replace(source, **dropped) if dropped else source, features
 
 
+class Part(NamedTuple):
+    """Images of a split of which more is kept than a feature. used: ascending; all of them decode.
+
+    kind: of `ImageEncoder.encode`; views: the numbers of the views that are kept.
+    """
+
+    dataset: ImageDataset
+    used: NDArray[np.int64]
+    kind: str
+    views: Sequence[int]
+
+
+class Tokens(NamedTuple):
+    """kept: [u, …] on the CPU, mapped from a file, for each view; places: [n] in it of the split's images, or −1."""
+
+    kept: Sequence[Tensor]
+    places: Tensor
+
+
 def token_features(
     encoder: ImageEncoder,
-    dataset: ImageDataset,
-    used: NDArray[np.int64],
-    kind: str,
+    parts: Sequence[Part],
     directory: Path,
     *,
     half: bool,
-    views: Sequence[int],
     workers: int = 1,
     progress: Progress = lambda *_: None,
     notice: Notice = lambda _: None,
-) -> tuple[Tensor, Tensor]:
-    """What a method reads beside one feature of each image, of those images of a split that are used.
+) -> list[Tokens]:
+    """What methods read beside one feature of each image, of those images alone that are used.
 
-    used: ascending; all of them decode. Returns what is kept, [u, …] on the CPU or [u, V, …] of several views, and
-    [n] the place of each of the split's images in it, −1 of one that is not used. The rest as in `image_features`.
+    Says first how much will be written. Raises OutputError, before anything is, where the disk has no room for all of
+    it. The rest as in `image_features`.
     """
-    found = [
-        image_features(
-            encoder,
-            dataset.select(used),
-            directory,
-            kind=kind,
-            half=half,
-            view=view,
-            workers=workers,
-            progress=progress,
-            notice=notice,
-        )[0].features
-        for view in views
-    ]
-    places = torch.full((len(dataset),), -1)
-    places[torch.from_numpy(used)] = torch.arange(len(used))
-    return found[0] if len(found) == 1 else torch.stack(found, dim=1), places
+    chosen = [part.dataset.select(part.used) for part in parts]
+    sizes = {
+        entry: math.prod((len(dataset), *encoder.shape(part.kind))) * _dtype(encoder, part.kind, half).itemsize
+        for part, dataset in zip(parts, chosen, strict=True)
+        for view in part.views
+        if not (entry := _entry(encoder, dataset, directory, part.kind, half, view)).file.exists()
+    }
+    if sizes:
+        check_room(sizes, directory)
+        whats = {"patch features" if part.kind == PATCHES else "states of the image tower" for part in parts}
+        notice(f"the feature cache will hold {decimal(sum(sizes.values()))} more: {' and '.join(sorted(whats))}")
+    found = []
+    for part, dataset in zip(parts, chosen, strict=True):
+        kept = [
+            image_features(
+                encoder,
+                dataset,
+                directory,
+                kind=part.kind,
+                half=half,
+                view=view,
+                workers=workers,
+                progress=progress,
+                notice=notice,
+            )
+            for view in part.views
+        ]
+        places = torch.full((len(part.dataset),), -1)
+        places[torch.from_numpy(part.used)] = torch.arange(len(part.used))
+        found.append(Tokens([one.features for one, _ in kept], places))
+    return found
 
 
 def views_of(split: str, augmented_views: int) -> Sequence[int]:
@@ -147,22 +179,9 @@ def image_features(
 
     kind: of `ImageEncoder.encode`; half: keep what is more than a feature in float16. What is kept is on the CPU; it is
     zero for an image that does not decode. A file that is truncated or altered is made again. The rest, and the errors,
-    as in `source_features`; what is more than a feature of each image is announced with its size, and refused with an
-    OutputError where the disk has no room for it.
+    as in `source_features`.
     """
-    dtype = torch.float16 if half and kind != POOLED else encoder.dtype
-    origin = {
-        "format": FORMAT,
-        "data": dataset.name,
-        "split": dataset.split,
-        "images": dataset.fingerprint,
-        "view": str(view),
-        "encoder": encoder.fingerprint,
-        "device": encoder.device.type,
-        "versions": versions(),
-        **({} if kind == POOLED else {"kind": kind, "precision": str(dtype).removeprefix("torch.")}),
-    }
-    entry = Entry(directory, origin)
+    entry = _entry(encoder, dataset, directory, kind, half, view)
     encoded = 0
     kept = entry.load()
     if kept is None:
@@ -172,17 +191,33 @@ def image_features(
             if kept is None:
                 if entry.file.exists():
                     notice(f"feature cache {entry.file} is damaged: computing it again")
-                total = torch.Size([len(dataset), *encoder.shape(kind)])
-                if kind != POOLED:
-                    entry.announce(total.numel() * dtype.itemsize, notice)
-                made, encoded = _encode(
-                    encoder, dataset, entry, kind, torch.zeros(total, dtype=dtype), skip_bad_images, workers, progress
-                )
+                empty = torch.zeros(len(dataset), *encoder.shape(kind), dtype=_dtype(encoder, kind, half))
+                made, encoded = _encode(encoder, dataset, entry, kind, empty, skip_bad_images, workers, progress)
                 entry.save(made)
                 kept = entry.load() or made  # mapped, so that the system can take the memory back
     if kept.undecodable and not skip_bad_images:
         raise _undecodable(dataset, kept.undecodable)
     return kept, encoded
+
+
+def _dtype(encoder: ImageEncoder, kind: str, half: bool) -> torch.dtype:
+    return torch.float16 if half and kind != POOLED else encoder.dtype
+
+
+def _entry(encoder: ImageEncoder, dataset: ImageDataset, directory: Path, kind: str, half: bool, view: int) -> Entry:
+    origin = {
+        "format": FORMAT,
+        "data": dataset.name,
+        "split": dataset.split,
+        "images": dataset.fingerprint,
+        "view": str(view),
+        "encoder": encoder.fingerprint,
+        "device": encoder.device.type,
+        "versions": versions(),
+    }
+    if kind != POOLED:
+        origin |= {"kind": kind, "precision": str(_dtype(encoder, kind, half)).removeprefix("torch.")}
+    return Entry(directory, origin)
 
 
 def _encode(

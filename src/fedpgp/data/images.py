@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +13,14 @@ class Images:
     """What is kept of n images.
 
     pooled: features [n, D] of unit length, or [n, V, D] of V views of each; kept: where a method reads more, what more
-    is kept of the whole split, [N, …] or [N, V, …], perhaps in half precision and on a disk: patch features, or states
-    of the image tower; rows: [n] the places of these images in `kept`.
+    is kept of a whole split, [N, …] for each view, perhaps in half precision and mapped from a disk: patch features, or
+    states of the image tower; rows: [n] the places of these images in it.
+
+    What is kept is read when it is asked for; to another process goes only what belongs to these images.
     """
 
     pooled: Tensor
-    kept: Tensor | None = None
+    kept: Sequence[Tensor] | None = None
     rows: Tensor | None = None
 
     def __len__(self) -> int:
@@ -26,25 +29,25 @@ class Images:
     def __getitem__(self, chosen: Tensor | slice) -> "Images":
         return Images(self.pooled[chosen], self.kept, None if self.rows is None else self.rows[chosen])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.kept is None or self.rows is None:
+            return Images, (self.pooled,)
+        return Images, (self.pooled, [view[self.rows] for view in self.kept], torch.arange(len(self)))
+
     @property
     def tokens(self) -> Tensor:
         """What more is kept of these images, in the precision and on the device of the pooled features."""
         assert self.kept is not None and self.rows is not None, "of these images nothing but pooled features is kept"
-        return self.kept[self.rows].to(self.pooled)
+        (only,) = self.kept
+        return only[self.rows].to(self.pooled)
 
-    def gathered(self) -> "Images":
-        """The same without the rest of the split."""
-        if self.kept is None or self.rows is None:
-            return self
-        return Images(self.pooled, self.kept[self.rows], torch.arange(len(self)))
-
-    def views(self, chosen: Sequence[int] | Tensor) -> "Images":
+    def views(self, chosen: Tensor) -> "Images":
         """One of the views of each image; all of them have views."""
-        one = torch.as_tensor(chosen)
-        pooled = self.pooled[torch.arange(len(self)), one]
+        pooled = self.pooled[torch.arange(len(self)), chosen]
         if self.kept is None or self.rows is None:
             return Images(pooled)
-        return Images(pooled, self.kept[self.rows, one], torch.arange(len(self)))
+        pairs = zip(chosen.tolist(), self.rows.tolist(), strict=True)
+        return Images(pooled, [torch.stack([self.kept[view][row] for view, row in pairs])], torch.arange(len(self)))
 
     @property
     def viewed(self) -> bool:

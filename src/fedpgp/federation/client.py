@@ -151,7 +151,7 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
             try:
                 seen = see(towers, method, chosen.images, parts[-1])
                 own = method.prompts(parts[-1], job.frozen)
-                of_images = method.conditional_prompts(parts[-1], seen, job.frozen)
+                of_images = method.conditional_prompts(parts[-1], chosen.images.pooled, job.frozen)
             except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # of numbers that are no longer finite
                 raise _diverged(job, client.steps + 1, "prompt") from error
             given.append((client, Batch(seen, chosen.labels)))
@@ -286,10 +286,10 @@ def _update(client: _Training) -> ClientUpdate:
     finite = torch.stack(list(terms.values())).isfinite().all(0)
     if not finite.all():
         raise _diverged(job, 1 + int((~finite).nonzero()[0]), "loss")
-    if not all(tensor.isfinite().all() for tensor in client.tensors.values()):
-        raise _diverged(job, steps, "prompt")
     trained = Params(_detached(client.params.shared), _detached(client.params.private), job.download.shared)
     after = job.method.after_training(replace(trained, memory=client.params.memory), client.rng)
+    if not all(tensor.isfinite().all() for tensor in (*after.shared.values(), *after.private.values())):
+        raise _diverged(job, steps, "prompt")
     shared = dict(after.shared)
     control: Tensors = job.own.control
     sent: Tensors = {}

@@ -184,7 +184,7 @@ class _Federation:
             start=(own.kept if self._method.resumes_shared else {}) or self._received(download),
             download=download,
             own=own,
-            images=images.gathered(),
+            images=images,
             labels=labels,
             classes=softmax.tokens,
             frozen=softmax.frozen,

@@ -95,15 +95,6 @@ class Method(ABC):
     source: ClassVar[str]  # the paper
     year: ClassVar[int]
     venue: ClassVar[str]
-    reads: ClassVar[tuple[Reads, ...]] = ("text", "images")
-    """What the engine computes for it, and nothing else.
-
-    "text": features of class names behind `prompts`; "deep text": prompts that reach into deeper layers, or adapters;
-    "text per image": behind the `conditional_prompts` of each image, too.
-    "images": [B, D] one feature of each image; "patches": [B, 1 + P, D], the same and then one of each of its patches;
-    "image tower": [B, 1 + V, D], the same and then one for each of `visual_prompts`. All have unit length.
-    """
-
     pooled: ClassVar[bool] = False
     """One training on the images of all clients together, which no federation has."""
     keeps_shared: ClassVar[bool] = False
@@ -120,6 +111,17 @@ class Method(ABC):
     """... and of every example by itself; the loss of a batch must be the mean of its examples'."""
     extra_names: ClassVar[tuple[str, ...]] = ()
     """Class names whose text features stand behind those of the classes in training."""
+
+    @property
+    def reads(self) -> tuple[Reads, ...]:
+        """What the engine computes for it, and nothing else.
+
+        "text": features of class names behind `prompts`; "deep text": prompts that reach into deeper layers, or
+        adapters; "text per image": behind the `conditional_prompts` of each image, too.
+        "images": [B, D] one feature of each image; "patches": [B, 1 + P, D], the same and then one of each patch;
+        "image tower": [B, 1 + V, D], the same and then one for each of `visual_prompts`. All have unit length.
+        """
+        return ("text", "images")
 
     @property
     def position(self) -> Position:
@@ -180,7 +182,7 @@ class Method(ABC):
         return []
 
     def conditional_prompts(self, params: Params, images: Tensor, frozen: Frozen) -> Sequence[Tensor]:
-        """A context [M, d] for each of the images [B, D]; their features stand behind all others, so K grows by B."""
+        """A context [M, d] for each of the images, features [B, D]; K grows by B, and they stand behind all others."""
         return []
 
     def visual_prompts(self, params: Params) -> Sequence[Prompt]:
@@ -208,7 +210,10 @@ class Method(ABC):
         return {}
 
     def after_training(self, params: Params, rng: torch.Generator) -> Params:
-        """The shared part that a client sends, and the private one that it keeps, after its epochs of a round."""
+        """The shared part that a client sends, and the private one that it keeps, after its epochs of a round.
+
+        A private tensor that no loss depends on keeps its value in training, and may be set here.
+        """
         return params
 
     @abstractmethod

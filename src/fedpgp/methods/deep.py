@@ -48,8 +48,7 @@ class DeepPhraseMethod(PhraseMethod, ABC):
         return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}
 
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
-        # The last is what the tower sees with the visual prompt or, without one, the frozen feature.
-        return logits(text[0], images[:, -1], frozen)
+        return logits(text[0], images[:, 1] if images.dim() == 3 else images, frozen)
 
     def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
         return {"cosine_guidance_global": mean_cosine(frozen.guidance, text[0])}

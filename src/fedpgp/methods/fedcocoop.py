@@ -41,11 +41,14 @@ class FedCoCoOp(PromptMethod):
     source: ClassVar[str] = "CoCoOp, Zhou et al., CVPR 2022, arXiv 2203.05557, on each client, averaged as in PromptFL"
     year: ClassVar[int] = 2022
     venue: ClassVar[str] = "CVPR"
-    reads: ClassVar[tuple[Reads, ...]] = ("text per image", "images")
 
     ctx_init: str = Field(
         default="a photo of a", min_length=1, description='first: a phrase (public code), or "random", N(0, 0.02²)'
     )
+
+    @property
+    def reads(self) -> tuple[Reads, ...]:
+        return ("text per image", "images")
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         D, d = backbone.image.width, backbone.token_width

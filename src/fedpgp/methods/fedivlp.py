@@ -39,11 +39,14 @@ class FedIVLP(DeepPhraseMethod):
     )
     year: ClassVar[int] = 2023
     venue: ClassVar[str] = "CVPR"
-    reads: ClassVar[tuple[Reads, ...]] = ("deep text", "image tower")
 
     visual_length: int = Field(
         default=4, ge=0, le=1024, description="m, vectors of a layer's visual prompt; 0: none (PromptSRC's repository)"
     )
+
+    @property
+    def reads(self) -> tuple[Reads, ...]:
+        return ("deep text", "image tower" if self.visual_length else "images")
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         first = self.new_text(backbone, rng)

@@ -42,12 +42,15 @@ class FedMaPLe(DeepPhraseMethod):
     source: ClassVar[str] = "MaPLe, Khattak et al. 2023, arXiv 2210.03117, averaged"
     year: ClassVar[int] = 2023
     venue: ClassVar[str] = "CVPR"
-    reads: ClassVar[tuple[Reads, ...]] = ("deep text", "image tower")
 
     context_length: int = Field(
         default=2, ge=1, le=1024, description="M, vectors of a layer's prompt in each tower (paper)"
     )
     visual: bool = Field(default=True, description="false: the text prompts alone (an ablation)")
+
+    @property
+    def reads(self) -> tuple[Reads, ...]:
+        return ("deep text", "image tower" if self.visual else "images")
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         text = self.new_text(backbone, rng)

@@ -58,7 +58,6 @@ class FedMGP(PhraseMethod):
     source: ClassVar[str] = "Bo et al. 2025, NeurIPS, arXiv 2511.00480"
     year: ClassVar[int] = 2025
     venue: ClassVar[str] = "NeurIPS"
-    reads: ClassVar[tuple[Reads, ...]] = ("text", "image tower")
 
     groups: int = Field(default=5, ge=1, le=1024, description="G, groups of each client (paper, public code)")
     selected: int = Field(default=2, ge=1, le=1024, description="s, groups that a client sends (paper, public code)")
@@ -80,6 +79,10 @@ class FedMGP(PhraseMethod):
     noise: float = Field(
         default=0.01, ge=0, le=1e3, description="standard deviation about the first text prompt (public code)"
     )
+
+    @property
+    def reads(self) -> tuple[Reads, ...]:
+        return ("text", "image tower" if self.visual_length else "images")
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         if self.selected > self.groups:
@@ -150,8 +153,8 @@ class FedMGP(PhraseMethod):
         return self._logits(text, images, frozen).mean(0)
 
     def _logits(self, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
-        """[G, B, C] of text features [G, C, D] and images [B, 1 + V, D]."""
-        seen = images[:, 1:] if self.visual_length else images[:, :1].expand(-1, len(text), -1)
+        """[G, B, C] of text features [G, C, D] and images [B, 1 + V, D], or [B, D]."""
+        seen = images[:, 1:] if self.visual_length else images[:, None].expand(-1, len(text), -1)
         return frozen.logit_scale.exp() * torch.einsum("bgd,gcd->gbc", seen, text)
 
     def without_private(self, params: Params) -> Params:

@@ -38,7 +38,6 @@ class FedVPT(Method):
     source: ClassVar[str] = "VPT, Jia et al. 2022, arXiv 2203.12119, in CLIP as in MaPLe's repository, averaged"
     year: ClassVar[int] = 2022
     venue: ClassVar[str] = "ECCV"
-    reads: ClassVar[tuple[Reads, ...]] = ("image tower",)
 
     visual_length: int = Field(
         default=8, ge=1, le=1024, description="m, vectors of a layer's visual prompt (public code)"
@@ -53,6 +52,10 @@ class FedVPT(Method):
     learning_rate: float = Field(
         default=1e-3, gt=0, le=1e3, description="of SGD, constant (FedMGP's code; MaPLe's repository: 2.5e-3, decaying)"
     )
+
+    @property
+    def reads(self) -> tuple[Reads, ...]:
+        return ("image tower",)
 
     @property
     def learning_rates(self) -> Mapping[str, float]:

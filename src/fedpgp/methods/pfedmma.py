@@ -52,7 +52,6 @@ class PFedMMA(Method):
     source: ClassVar[str] = "Ghiasvand et al., ICLR 2026, arXiv 2507.05394"
     year: ClassVar[int] = 2026
     venue: ClassVar[str] = "ICLR"
-    reads: ClassVar[tuple[Reads, ...]] = ("deep text", "image tower")
     turns_gradient: ClassVar[bool] = True
 
     start_layer: int = Field(
@@ -61,6 +60,10 @@ class PFedMMA(Method):
     rank: int = Field(default=32, ge=1, le=4096, description="r, width of the shared projection (paper, MMA)")
     scale: float = Field(default=1e-3, gt=0, le=1e3, description="α, weight of the adapters (public code, MMA)")
     learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="of SGD, constant (public code)")
+
+    @property
+    def reads(self) -> tuple[Reads, ...]:
+        return ("deep text", "image tower")
 
     @property
     def tail(self) -> str:

@@ -26,6 +26,7 @@ class PhraseMethod(Method, ABC):
     ctx_init: str = Field(
         default="a photo of a",
         min_length=1,
+        pattern=r"^[^{}]*$",
         description='the phrase whose first M words are learned, the others fixed; "random", or too few: N(0, 0.02²)',
     )
     learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="of SGD, constant (FedPGP's authors' script)")

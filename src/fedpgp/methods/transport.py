@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -85,8 +84,6 @@ class TransportMethod(PromptMethod, ABC):
     and training takes it for a constant. The feature of the whole image is not used.
     """
 
-    reads: ClassVar[tuple[Reads, ...]] = ("text", "patches")
-
     epsilon: float = Field(default=0.1, gt=0, le=1e3, description="ε, weight of the plan's entropy (public code)")
     iterations: int = Field(
         default=1000,
@@ -100,6 +97,10 @@ class TransportMethod(PromptMethod, ABC):
         lt=1,
         description="relative error of a patch's mass at which a plan ends (ours; public code: a mean over the batch)",
     )
+
+    @property
+    def reads(self) -> tuple[Reads, ...]:
+        return ("text", "patches")
 
     def carried(self, text: Tensor, images: Tensor, frozen: Frozen, mass: float) -> Tensor:
         """The logits [B, C]. text: [N, C, D]; images: [B, 1 + P, D]; mass: of every plan."""
