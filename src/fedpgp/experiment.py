@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fedpgp.aggregators import Aggregator, Server
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.federation.rounds import client_states, federate, rounds_of
 from fedpgp.federation.state import FILE, State, remove
 from fedpgp.files import write_json
 from fedpgp.laboratory import Laboratory, Reporter, Silent, laboratory
-from fedpgp.methods import METHODS, Method
+from fedpgp.methods import METHODS, Method, Params
 from fedpgp.origin import begin, begun_config, check_origin, origin
 from fedpgp.plugins import check_instance, find_method, installed
 from fedpgp.record import Prompts, figures, outcomes
@@ -236,6 +237,14 @@ def _work(lab: Laboratory, cells: Cells) -> list[Run]:
         ]
 
 
+def _predicting(method: Method, aggregator: Aggregator, server: Server | None) -> Server | None:
+    """The server with the shared part that models predict with, where that is another than is trained on."""
+    if server is None:
+        return None
+    received = (method.aggregator or aggregator).download(server, 0).shared
+    return replace(server, shared=dict(method.for_prediction(Params(server.shared, {}, received)).shared))
+
+
 def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: State) -> Run:
     """Runs what is left of one run, and writes its files where it has a directory."""
     config, reporter, backbone = lab.config, lab.reporter, lab.backbone
@@ -253,7 +262,8 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
         results=figures(task, name, seed, records, last),
         rounds=records,
         prompts=Prompts(
-            state.server(), client_states(method, task, backbone, settings, seed, state, config.aggregator)
+            _predicting(method, config.aggregator, state.server()),
+            client_states(method, task, backbone, settings, seed, state, config.aggregator),
         ),
         outcomes=outcomes(task, last),
         provenance=state.origin()["provenance"],

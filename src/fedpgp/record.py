@@ -73,27 +73,25 @@ def _describe(task: Task) -> dict[str, Any]:
 class Prompts(Mapping[str, Tensor]):
     """The trained tensors, on the CPU, read when they are asked for.
 
-    "shared/NAME" of the server, "server/NAME" of numbers that it keeps beside, and for every client "private/CLIENT/NAME" and,
-    where its model is made of a shared part of its own, "kept/CLIENT/NAME".
+    "shared/NAME" of the server, as models predict with it, and for every client "private/CLIENT/NAME" and, where its
+    model is made of a shared part of its own, "kept/CLIENT/NAME".
     """
 
     def __init__(self, server: Server | None, clients: Sequence[ClientState]):
-        kept = Server({}) if server is None else server
-        memory = {name: tensor for name, tensor in kept.memory.items() if tensor.is_floating_point()}
-        self._server = {"shared": kept.shared, "server": memory}
+        self._shared = {} if server is None else server.shared
         self._clients = clients
 
     def __getitem__(self, name: str) -> Tensor:
         kind, _, rest = name.partition("/")
-        if kind in self._server:
-            return self._server[kind][rest].cpu()
+        if kind == "shared":
+            return self._shared[rest].cpu()
         client, _, key = rest.partition("/")
         if kind not in ("private", "kept") or not client.isdecimal() or int(client) >= len(self._clients):
             raise KeyError(name)
         return getattr(self._clients[int(client)], kind)[key].cpu()
 
     def __iter__(self) -> Iterator[str]:
-        yield from (f"{kind}/{name}" for kind, tensors in self._server.items() for name in sorted(tensors))
+        yield from (f"shared/{name}" for name in sorted(self._shared))
         for number, client in enumerate(self._clients):
             yield from (f"private/{number}/{name}" for name in sorted(client.private))
             yield from (f"kept/{number}/{name}" for name in sorted(client.kept))

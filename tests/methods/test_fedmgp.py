@@ -89,7 +89,7 @@ def test_one_group_of_a_whole_phrase_is_promptfl(exact):
     frozen, images = frozen_of(mine, tiny.task(), exact), agreement.test_images(exact.logit_scale)
     found = []
     for method, params, seen in (
-        (mine, Params(ours[-1].shared, ours[-1].private[0]), images[:, None]),
+        (mine, Params(ours[-1].shared, ours[-1].private[0]), images),
         (theirs, Params(plain[-1].shared, {}), images),
     ):
         text = torch.stack(exact.text.each(method.prompts(params, frozen), exact.class_tokens(tiny.NAMES, method.tail)))
@@ -116,7 +116,7 @@ def test_the_likeness_by_hand_of_three_groups_without_visual_prompts():
     """The pairs of x, y, −x are alike by 0, −1 and 0; the prediction is of the frozen feature."""
     method, frozen = FedMGP(groups=3, visual_length=0), Frozen(torch.zeros(1, 2), torch.tensor(0.0), None)
     text = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[-1.0, 0.0]]])
-    batch = Batch(torch.tensor([[[0.6, 0.8]], [[1.0, 0.0]]]), torch.tensor([0, 0]))
+    batch = Batch(torch.tensor([[0.6, 0.8], [1.0, 0.0]]), torch.tensor([0, 0]))
     terms = method.loss(Params({}, {}), text, batch, frozen)
     assert terms["diversity"].item() == pytest.approx(-1 / 3) and terms["task"].item() == 0
     found = method.predict(Params({}, {}), text, batch.images, frozen)

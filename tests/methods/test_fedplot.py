@@ -35,7 +35,7 @@ def with_equal_patches(backbone) -> Data:
     data = tiny.data(backbone, kind="patches")
 
     def equal(images):
-        return replace(images, kept=images.pooled[:, None].expand(-1, images.kept.shape[1], -1).clone())
+        return replace(images, kept=[images.pooled[:, None].expand_as(images.tokens).clone()])
 
     return replace(data, train=equal(data.train), tests={name: equal(test) for name, test in data.tests.items()})
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from oracle import fedpromptsrc
 from pydantic import ValidationError
 
+import fedpgp
 from fedpgp.aggregators import FedAvg, Upload
 from fedpgp.errors import ConfigError
 from fedpgp.federation.rounds import frozen_of
@@ -261,3 +262,14 @@ def test_more_layers_than_a_tower_has_are_refused(backbone):
 def test_a_wrong_hyperparameter_is_refused(values):
     with pytest.raises(ValidationError, match=next(iter(values))):
         FedPromptSRC(**values)
+
+
+def test_what_is_written_is_what_predicts(small, cache):
+    """Of a run: the mean over rounds, and not the last average."""
+    changes = ["task.clients=3", "task.shots=4", "federation.rounds=2", "federation.local_epochs=1"]
+    changes += ["fedpromptsrc.gaussian_mean=1", "fedpromptsrc.gaussian_std=0.3"]
+    made = fedpgp.run("fedpromptsrc", changes=changes, cache=cache)
+    first = fedpgp.run("fedpromptsrc", changes=[*changes, "federation.rounds=1"], cache=cache)
+    last = fedpgp.run("fedpromptsrc", changes=[*changes, "fedpromptsrc.gaussian=false"], cache=cache)
+    made, first, last = (run.prompts["shared/text"] for run in (made, first, last))
+    assert (made - first).norm() < 0.01 * (last - first).norm()

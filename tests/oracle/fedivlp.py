@@ -16,7 +16,7 @@ def of_text(world, theta, names, tail):
 
 def of_images(world, theta, images):
     """f [B, D]; the frozen feature where there is no visual prompt."""
-    return tower_features(world.clip, images.tokens, layers(theta, "visual")) if "visual" in theta else images.pooled
+    return tower_features(world.clip, images.tokens, layers(theta, "visual")) if "visual" in theta else images
 
 
 def run(world, tail="{}."):

@@ -20,7 +20,7 @@ def run(world, tail):
     scale = torch.exp(world.clip.logit_scale)
 
     def logits_of(theta, images, names):
-        f = tower_features(world.clip, images.tokens, visual(theta)) if "W" in theta else images.pooled
+        f = tower_features(world.clip, images.tokens, visual(theta)) if "W" in theta else images
         return scale * f @ of_text(world, theta, names, tail).T
 
     def loss_of(theta, images, labels, start, client):

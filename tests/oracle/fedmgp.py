@@ -54,7 +54,7 @@ def run(world, G, s, lam, tau, tail="{}.", draws=None):
         """T_j, I_j of every group."""
         T = [prompt_features(world.clip, world.tokenizer, p, names, tail=tail) for p in prompts["text"]]
         if "visual" not in prompts:
-            return T, [images.pooled] * G
+            return T, [images] * G
         return T, [tower_features(world.clip, images.tokens, [p]) for p in prompts["visual"]]
 
     def stacked(values, kind, at):

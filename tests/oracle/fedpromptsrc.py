@@ -58,7 +58,8 @@ def run(world, text, image, logits, over_rounds=None, tail="{}."):
     z_C = teacher(world, world.names)
 
     def loss_of(theta, images, labels, start, client):
-        z, f, f_0 = of_text(world, theta, world.names, tail), of_images(world, theta, images), images.pooled
+        z, f = of_text(world, theta, world.names, tail), of_images(world, theta, images)
+        f_0 = images.pooled if "visual" in theta else images
         prompted, taught = scale * f @ z.T, scale * f_0 @ z_C.T
         terms = text * distance(z, z_C) + image * distance(f, f_0) + logits * divergence(taught, prompted)
         return cross_entropy(prompted, labels) + terms
