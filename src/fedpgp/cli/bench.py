@@ -15,7 +15,8 @@ def bench(
     parts: Annotated[
         str,
         typer.Option(
-            "--parts", help="Of step, round, scaling, classes, bf16, profile, recipe and methods, with commas between."
+            "--parts",
+            help="With commas between, of step, round, scaling, classes, bf16, profile, recipe, methods, depth, conditional.",
         ),
     ] = "step,round,scaling,classes",
     methods: Annotated[
