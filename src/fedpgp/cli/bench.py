@@ -16,7 +16,7 @@ def bench(
         str,
         typer.Option(
             "--parts",
-            help="With commas between, of step, round, scaling, classes, bf16, profile, recipe, methods, depth, conditional.",
+            help="Of step, round, scaling, classes, bf16, profile, recipe, methods, depth, conditional; with commas.",
         ),
     ] = "step,round,scaling,classes",
     methods: Annotated[
