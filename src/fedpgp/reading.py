@@ -98,14 +98,14 @@ class Sights:
             for name, at in pieces
         )
         seen: dict[str, list[Tensor]] = defaultdict(list)
-        for (name, _), features in zip(pieces, self._workers.map(_look, jobs), strict=True):
+        for (name, _), features in zip(pieces, self._workers.map(_see_with, jobs), strict=True):
             seen[name].append(features)
         read = {name: torch.cat(parts, dim=1) for name, parts in seen.items()}  # [prompts, n, D]
         return {key: {name: features[i] for name, features in read.items()} for i, key in enumerate(prompts)}
 
 
 @torch.no_grad()
-def _look(towers: Towers, job: tuple[Images, Sequence[Prompt], int]) -> Tensor:
+def _see_with(towers: Towers, job: tuple[Images, Sequence[Prompt], int]) -> Tensor:
     """[V, B, D]"""
     images, prompts, first = job
     assert towers.image is not None, "the image tower was not made for these methods"
