@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedpgp.backbone import Backbone
-from fedpgp.data import features
+from fedpgp.data import decode
 from fedpgp.data.features import image_features
 from fedpgp.data.sources import Source
 
@@ -76,13 +76,13 @@ def test_bits_do_not_depend_on_the_number_of_workers(
     images = pictograms.validation.select(np.arange(0, 1440, 7))
     loaders = []
 
-    class Counted(features.DataLoader):
+    class Counted(decode.DataLoader):
         def __init__(self, *arguments, **options):
             loaders.append(options["num_workers"])
             super().__init__(*arguments, **options)
 
-    monkeypatch.setattr(features, "DataLoader", Counted)
-    monkeypatch.setattr(features, "WORTH_PROCESSES", 0)
+    monkeypatch.setattr(decode, "DataLoader", Counted)
+    monkeypatch.setattr(decode, "WORTH_PROCESSES", 0)
     for view in (0, 1):
         found = [
             image_features(backbone.image, images, tmp_path / str(workers), workers=workers, view=view)[0].features
@@ -97,7 +97,7 @@ def test_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     script.write_text(
         ENCODE.replace("progress=say", "workers=2, progress=say").replace(
-            "say =", "import fedpgp.data.features as f; f.WORTH_PROCESSES = 0\nsay ="
+            "say =", "import fedpgp.data.decode as d; d.WORTH_PROCESSES = 0\nsay ="
         )
     )
     ended = subprocess.run(
@@ -112,7 +112,7 @@ def test_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
 def test_ctrl_c_ends_encoder_and_workers(tmp_path: Path) -> None:
     script = tmp_path / "guarded.py"
     body = ENCODE.replace("progress=say", "workers=2, progress=say").replace(
-        "say =", "import fedpgp.data.features as f; f.WORTH_PROCESSES = 0\nsay ="
+        "say =", "import fedpgp.data.decode as d; d.WORTH_PROCESSES = 0\nsay ="
     )
     script.write_text("if __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in body.splitlines()))
     process = subprocess.Popen(

@@ -2,34 +2,25 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from multiprocessing.spawn import get_preparation_data
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from rich.filesize import decimal
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from fedpgp.backbone.image import PATCHES, POOLED, ImageEncoder
-from fedpgp.data.augment import random_view
 from fedpgp.data.cache import FORMAT, Entry, Kept, check_room, versions
+from fedpgp.data.decode import CENTRE, Preparation, check_not_a_worker, prepare
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.errors import CheckpointError, DataError
-from fedpgp.processes import ENDED, context, leave_ctrl_c
-
-if TYPE_CHECKING:
-    from transformers import CLIPImageProcessor
 
 BATCH = 64
 SHARD = 4 * BATCH  # images between two savings: what a killed process loses at most
-WORTH_PROCESSES = 10.0  # seconds of decoding: starting processes takes five, and they take cores from the encoder
-CENTRE = 0  # the number of the centre crop; random views count from 1
 
 Progress = Callable[[str, int, int, str], None]
 Notice = Callable[[str], None]
@@ -185,7 +176,7 @@ def image_features(
     encoded = 0
     kept = entry.load()
     if kept is None:
-        _check_not_a_worker(workers)
+        check_not_a_worker(workers)
         with entry.locked(notice):
             kept = entry.load()  # another process may just have made it
             if kept is None:
@@ -247,8 +238,8 @@ def _encode(
     what = f"encoding {dataset.split} images" + (f", view {view}" if view != CENTRE else "")
     progress(what, done, total, "")
     started = time.perf_counter()
-    preparation = _Preparation(dataset, encoder.processor, encoder.size, view)
-    for batch, (pixels, faults, unreadable) in zip(batches, _prepare(preparation, batches, workers), strict=True):
+    preparation = Preparation(dataset, encoder.processor, encoder.size, view)
+    for batch, (pixels, faults, unreadable) in zip(batches, prepare(preparation, batches, workers), strict=True):
         if unreadable:
             image = min(unreadable)
             raise DataError(
@@ -275,103 +266,6 @@ def _encode(
         rate = (done - total + new) / (time.perf_counter() - started)
         progress(what, done, total, f"{rate:.0f} images/s")
     return Kept(features, undecodable), new
-
-
-class Prepared(NamedTuple):
-    """pixels: [B, 3, H, W]; faults: index of an image -> why it is blank; unreadable: the same where not the image but
-    the disk or the network is at fault, so that it must not be remembered."""
-
-    pixels: NDArray[np.float32]
-    faults: dict[int, str]
-    unreadable: dict[int, str]
-
-
-@dataclass(frozen=True)
-class _Preparation(Dataset[Prepared]):
-    """Decodes and preprocesses one view of some images; it can be pickled, for other processes."""
-
-    dataset: ImageDataset
-    processor: "CLIPImageProcessor"
-    size: tuple[int, int]
-    view: int
-
-    def __getitem__(self, batch: range) -> Prepared:
-        faults: dict[int, str] = {}
-        unreadable: dict[int, str] = {}
-        pictures = []
-        for index in batch:
-            try:
-                picture = self.dataset.image(index)
-            except MemoryError:
-                raise
-            except Exception as error:  # decoders raise whatever a damaged file leads them to
-                whose = unreadable if getattr(error, "errno", None) is not None else faults
-                whose[index] = _reason(error)
-                picture = Image.new("RGB", self.size)
-            pictures.append(
-                picture
-                if self.view == CENTRE
-                else random_view(picture, self.size, self.dataset.number(index), self.view)
-            )
-        whole: dict[str, Any] = {} if self.view == CENTRE else {"do_resize": False, "do_center_crop": False}
-        pixels = self.processor(images=pictures, return_tensors="np", **whole)["pixel_values"]
-        return Prepared(pixels, faults, unreadable)
-
-
-def _prepare(preparation: _Preparation, batches: list[range], workers: int) -> Iterator[Prepared]:
-    """Every batch in order; the first, which is timed, in this process, the rest in others where that pays."""
-    if not batches:
-        return
-    started = time.perf_counter()
-    first = preparation[batches[0]]
-    seconds = time.perf_counter() - started
-    yield first
-    rest = batches[1:]
-    if workers == 1 or seconds * len(rest) < WORTH_PROCESSES:
-        yield from (preparation[batch] for batch in rest)
-        return
-    loader = DataLoader(
-        preparation,
-        batch_size=None,
-        sampler=rest,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        multiprocessing_context=context(),
-        worker_init_fn=_start,
-        generator=torch.Generator(),
-    )
-    try:
-        yield from loader
-    except (RuntimeError, OSError, EOFError) as error:
-        raise _ended() from error
-
-
-def _check_not_a_worker(workers: int) -> None:
-    """Raises DataError where a new process runs an unguarded script once more: it would wait for its parent's lock."""
-    if workers > 1:
-        try:
-            get_preparation_data("worker")
-        except RuntimeError as error:
-            raise _ended() from error
-
-
-def _ended() -> DataError:
-    return DataError(f"a process that decodes images {ENDED}")
-
-
-def _start(worker: int) -> None:
-    leave_ctrl_c()
-
-
-def _as_it_is(batch: Any) -> Any:
-    """Tensors would go through shared memory, of which containers have little; arrays go through a pipe."""
-    return batch
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its message has the address of an object
-        return "no image format that Pillow knows"
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _undecodable(dataset: ImageDataset, faults: Mapping[int, str]) -> DataError:
