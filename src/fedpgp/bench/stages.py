@@ -30,7 +30,8 @@ from fedpgp.randomness import generator
 if TYPE_CHECKING:
     from transformers import CLIPModel
 
-TOLERANCE = {"float32": 1e-5, "float64": 1e-9}  # of loss and gradients, relative
+# Of loss and gradients, relative. In float32 transformers differs from itself, cut at EOS, by 1.0e-5 (AVX512).
+TOLERANCE = {"float32": 2e-5, "float64": 1e-9}
 RATE = 512.0  # a power of two: parameters before and after one step of SGD give its gradient without rounding
 
 
