@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle.clip_image import tower_features
 from test_text_encoder import on
-from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
+from transformers import CLIPConfig, CLIPVisionModelWithProjection
 
 from fedpgp.backbone.image import PATCHES, ImageEncoder, state_below
 from fedpgp.backbone.layers import KEPT, Adapter, Affine, Prompt
@@ -49,12 +50,7 @@ def clip(seed=0, layers=3, heads=2, head_width=4, activation="quick_gelu", grid=
         vision_config=vision,
         projection_dim=6,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = CLIPModel(config)
-        for weight in model.parameters():
-            weight.data = 0.5 * torch.randn_like(weight)
-    return model.to(dtype).eval().requires_grad_(False)
+    return tiny.random_clip(config, seed, dtype)
 
 
 def drawn(rng, *shape, scale=0.5):
@@ -200,7 +196,7 @@ class Counted(ImageTower):
 def kept_for_the_backward_pass(tower, states, prompt, first):
     """Bytes, but for those of the frozen weights and of what is trained."""
     leaf = mapped(prompt, lambda tensor: tensor.clone().requires_grad_())
-    frozen = {part.data_ptr() for layer in tower.layers for affine in layer for part in affine}
+    frozen = {part.data_ptr() for layer in tower.layers.weights for affine in layer for part in affine}
     frozen |= {tensor.data_ptr() for tensor in (*tower.first_norm, *tower.final_norm, tower.projection, states)}
     frozen |= {tensor.data_ptr() for tensor in leaf.tensors}
     kept = {}

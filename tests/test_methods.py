@@ -225,7 +225,8 @@ def test_gradients_reach_everything_that_is_learned_and_nothing_else(name, backb
         rows = sum(reached).sum(-1) > 0
         assert rows.all() if name in HEADLINE else rows.any(), key
     assert not any(
-        weight.requires_grad for weight in (backbone.text.tokens, backbone.text.projection, *backbone.text.layers[0].up)
+        weight.requires_grad
+        for weight in (backbone.text.tokens, backbone.text.projection, *backbone.text.layers.weights[0].up)
     )
     assert not any(weight.requires_grad for weight in backbone.image.model.parameters())
     assert not backbone.logit_scale.requires_grad

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from transformers import CLIPModel
 
 from fedpgp.aggregators import Server
 from fedpgp.config import FederationConfig
@@ -69,6 +70,16 @@ def random_features(count: int, like: torch.Tensor, width: int = 128, seed: int 
     """Features of unit length, drawn in float32 so that both precisions have the same."""
     drawn = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
     return F.normalize(drawn, dim=-1).to(like)
+
+
+def random_clip(config, seed: int, dtype) -> CLIPModel:
+    """A frozen CLIPModel with weights from N(0, 0.5²)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = CLIPModel(config)
+        for weight in model.parameters():
+            weight.data = 0.5 * torch.randn_like(weight)
+    return model.to(dtype).eval().requires_grad_(False)
 
 
 def task(classes=CLASSES, examples=EXAMPLES, base=BASE, novel=NOVEL, templates=("a photo of a {}.",)) -> Task:

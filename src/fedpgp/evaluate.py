@@ -65,7 +65,7 @@ class Evaluator:
     """
 
     def __init__(self, method: Method, task: Task, images: Mapping[str, Images], tokens: ClassTokens, frozen: Frozen):
-        self._method, self._task, self._tokens = method, task, tokens
+        self._method, self._task, self._images, self._tokens = method, task, images, tokens
         together: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for name, test in evaluation_sets(task).items():
             together[tuple(test.classes)].append(name)
@@ -91,10 +91,7 @@ class Evaluator:
         asked for. Raises TrainingError, naming client and round, where text features are not finite.
         """
         task, texts = self._task, Texts(self._tokens, self._method.position, workers)
-        sights = None
-        if "image tower" in self._method.reads:
-            every = {name: images for softmax in self._softmaxes for name, images in softmax.sets.items()}
-            sights = Sights(self._method, every, workers)
+        sights = Sights(self._method, self._images, workers) if "image tower" in self._method.reads else None
         shared_correct = None
         if shared is not None:
             (read,) = texts([self._prompts(shared)])

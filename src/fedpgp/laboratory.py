@@ -186,7 +186,7 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
             f"{name} reads patches of images, and the image tower of {config.backbone.checkpoint} has none: choose a"
             " checkpoint with a vision transformer, such as openai/clip-vit-base-patch16, or leave the method out"
         )
-    if aggregator.controls and type(method).after_training is not Method.after_training:
+    if aggregator.controls and method.swaps:
         raise ConfigError(
             f"federation.aggregator must be one that does not turn gradients for {name}, which sends others of its"
             f" parameters than it received, got {aggregator.name}: leave out {name}, or take fedavg"
@@ -207,14 +207,14 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
         params = Params(shared, private, received)
         some = torch.zeros(1, backbone.image.width).to(backbone.logit_scale)
         for context in [*method.prompts(params, frozen), *method.conditional_prompts(params, some, frozen)]:
-            vectors = context.vectors if isinstance(context, Prompt) else context
-            if vectors.shape[-2] > room:
+            prompt = Prompt.of(context)
+            if prompt.vectors.shape[-2] > room:
                 raise ConfigError(
                     f"a context of {name} must have at most {room} vectors for this checkpoint and these class names,"
-                    f" got {vectors.shape[-2]}: change the settings of [{name}], such as context_length"
+                    f" got {prompt.vectors.shape[-2]}: change the settings of [{name}], such as context_length"
                 )
-            if isinstance(context, Prompt) and context.layers > len(backbone.text.layers):
-                raise _too_deep(name, context.layers, "text", len(backbone.text.layers))
+            if prompt.layers > len(backbone.text.layers):
+                raise _too_deep(name, prompt.layers, "text", len(backbone.text.layers))
         for prompt in method.visual_prompts(params):
             if prompt.layers > backbone.image.layers:
                 raise _too_deep(name, prompt.layers, "image", backbone.image.layers)

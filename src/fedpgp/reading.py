@@ -56,16 +56,20 @@ class Question(NamedTuple):
     frozen: Frozen
     seen: Tensor | None = None
 
+    def whole_text(self, towers: Towers) -> Tensor:
+        """[K, C, D], or [K + B, C, D] with what each image has of its own."""
+        own = self.method.conditional_prompts(self.params, self.images.pooled, self.frozen)
+        if not own:
+            return self.text
+        return torch.stack([*self.text, *towers.text.each(own, self.classes, self.method.position)])
+
 
 @torch.no_grad()
 def answer(towers: Towers, question: Question) -> Tensor:
     """The logits [B, C]."""
-    method, params, text, images, classes, frozen, seen = question
-    seen = see(towers, method, images, params) if seen is None else seen
-    of_images = method.conditional_prompts(params, images.pooled, frozen)
-    if of_images:
-        text = torch.stack([*text, *towers.text.each(of_images, classes, method.position)])
-    return method.predict(params, text, seen, frozen)
+    method, params, seen = question.method, question.params, question.seen
+    seen = see(towers, method, question.images, params) if seen is None else seen
+    return method.predict(params, question.whole_text(towers), seen, question.frozen)
 
 
 class Sights:
@@ -156,7 +160,7 @@ class Texts:
 
 def _key(context: Tensor | Prompt, classes: tuple[int, ...]) -> _Key:
     """A context's numbers, and the classes where it has one for each of them."""
-    prompt = context if isinstance(context, Prompt) else Prompt(context)
+    prompt = Prompt.of(context)
     scales = [(number, prompt.adapters[number].scale) for number in sorted(prompt.adapters)]
     form = [list(tensor.shape) for tensor in prompt.tensors], scales
     numbers = [tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes() for tensor in prompt.tensors]

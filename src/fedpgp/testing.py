@@ -298,7 +298,7 @@ def _functions(trial: _Trial) -> None:
         contexts = [*method.prompts(params, frozen), *method.constant_prompts(params)]
         of_images = method.conditional_prompts(params, images.pooled, frozen)
         for context in [*contexts, *of_images]:
-            deep, vectors = isinstance(context, Prompt), context.vectors if isinstance(context, Prompt) else context
+            deep, vectors = isinstance(context, Prompt), Prompt.of(context).vectors
             fits = vectors.shape[-1] == width and (vectors.dim() == 2 or vectors.shape[:-2] == (len(classes),))
             _ask(
                 fits, trial, f"must make contexts [M, {width}], or [{len(classes)}, M, {width}]: {list(vectors.shape)}"
@@ -331,9 +331,7 @@ def _losses(trial: _Trial) -> None:
         part = trial.method.for_step(params, generator(0, "step"))
         text = trial.text(part, frozen, classes, trial.method.extra_names)
         seen = see(trial.towers, trial.method, job.images[:4], part)
-        of_images = trial.method.conditional_prompts(part, job.images.pooled[:4], frozen)
-        if of_images:
-            text = torch.stack([*text, *trial.towers.text.each(of_images, job.classes, trial.method.position)])
+        text = Question(trial.method, part, text, job.images[:4], job.classes, frozen).whole_text(trial.towers)
         batch = Batch(seen, job.labels[:4])
         before = _content(part, frozen, batch.images)
         terms = trial.method.loss(part, text, batch, frozen)
@@ -442,8 +440,7 @@ def _travels(trial: _Trial) -> None:
 def _controls(trial: _Trial) -> None:
     """it trains under an aggregator that turns gradients"""
     method = trial.method
-    swaps = type(method).after_training is not Method.after_training
-    if method.aggregator is None and not method.pooled and not swaps and trial.trains:
+    if method.aggregator is None and not method.pooled and not method.swaps and trial.trains:
         workers = Recording(trial.towers)
         with State.create() as state:
             rounds = federate(method, trial.data, trial.backbone, SETTINGS, 0, workers, state, Scaffold())

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from transformers import CLIPImageProcessor, CLIPModel
 
 POOLED, PATCHES = "pooled", "patches"  # kinds of what is kept of an image; the third is that of `state_below`
+STATE = "layer-"
 
 
 def state_below(layer: int) -> str:
     """The kind of what goes into a layer of the tower, counted from 0."""
-    return f"layer-{layer}"
+    return f"{STATE}{layer}"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class ImageEncoder:
             last = vision.post_layernorm(vision(pixel_values=pixels).last_hidden_state[:, 1:])
             return F.normalize(self.model.visual_projection(last), dim=-1)
         state = vision.pre_layrnorm(vision.embeddings(pixels))
-        for layer in vision.encoder.layers[: int(kind.removeprefix(state_below(0)[:-1]))]:
+        for layer in vision.encoder.layers[: int(kind.removeprefix(STATE))]:
             state = layer(state, None)
         return state
 

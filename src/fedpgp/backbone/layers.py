@@ -75,6 +75,11 @@ class Prompt:
                 " they take the place of the first of those"
             )
 
+    @classmethod
+    def of(cls, context: "Tensor | Prompt") -> "Prompt":
+        """A context that is read as it is, or a prompt itself."""
+        return context if isinstance(context, Prompt) else cls(context)
+
     @property
     def tensors(self) -> list[Tensor]:
         """All of it, in a fixed order."""
@@ -142,9 +147,6 @@ class Layers:
 
     def __len__(self) -> int:
         return len(self.weights)
-
-    def __getitem__(self, number: int) -> Layer:
-        return self.weights[number]
 
     @property
     def width(self) -> int:

@@ -100,7 +100,7 @@ class TextEncoder:
 
     def rows(self, context: Tensor | Prompt, classes: ClassTokens, position: Position = "end") -> int:
         """L, the rows that one context takes with these classes."""
-        vectors = context.vectors if isinstance(context, Prompt) else context
+        vectors = Prompt.of(context).vectors
         return len(self._prepare(classes, vectors.shape[-2], position, vectors.dim() == 3).embeddings)
 
     def rows_within(self, memory: int) -> int:
@@ -168,7 +168,7 @@ class TextEncoder:
 
         Those of one shape are read together, but for prompts with adapters, each of which is read alone.
         """
-        prompts = [one if isinstance(one, Prompt) else Prompt(one) for one in contexts]
+        prompts = [Prompt.of(context) for context in contexts]
         groups: dict[Any, list[int]] = {}
         for i, one in enumerate(prompts):
             shapes = one.vectors.shape, None if one.deeper is None else one.deeper.shape

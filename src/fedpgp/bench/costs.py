@@ -181,8 +181,8 @@ def count(job: ClientJob, scene: Scene, terms: int) -> int:
 
 def _operations(context: Tensor | Prompt, job: ClientJob, scene: Scene, passes: int) -> int:
     """Of one context with the classes of a job: forward, and so many times backward."""
-    vectors = context.vectors if isinstance(context, Prompt) else context
-    beside = min(context.adapters, default=0) if isinstance(context, Prompt) else 0
+    prompt = Prompt.of(context)
+    vectors, beside = prompt.vectors, min(prompt.adapters, default=0)
     lowest = 0 if len(vectors) else beside + 1
     tokens, head = (job.classes.end + 1 - job.classes.head).tolist(), job.classes.head
     config, length = scene.config.text_config, vectors.shape[-2]

@@ -216,6 +216,11 @@ class Method(ABC):
         """
         return params
 
+    @property
+    def swaps(self) -> bool:
+        """What it sends after training may not be what it trained as such: no aggregator can turn its gradients."""
+        return type(self).after_training is not Method.after_training
+
     @abstractmethod
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         """Logits [B, C] of image features [B, D], or what `reads` makes of them."""
