@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fedpgp import bootstrap
-from fedpgp.bootstrap import Outcomes, differences
+from fedpgp.bootstrap import Difference, Outcomes, resampled
 
 N, BASE, NOVEL = 3, 60, 40
 
 
 def packed(base: NDArray[np.bool_], novel: NDArray[np.bool_], own: NDArray[np.bool_]) -> Outcomes:
     """From base [N, n], novel [N, m] and own [N, n]."""
-    bits = (np.packbits(images, axis=1) for images in (base, novel, own))
-    return Outcomes(*bits, base_images=base.shape[1], novel_images=novel.shape[1])
+    bits = (np.packbits(images, axis=-1) for images in (base[None], novel[None], own))
+    return Outcomes(np.ones(1), *bits, base_images=base.shape[1], novel_images=novel.shape[1])
 
 
 def outcomes(seed: int, right: float) -> Outcomes:
@@ -25,6 +25,10 @@ def outcomes(seed: int, right: float) -> Outcomes:
     return packed(rng.random((N, BASE)) < right, rng.random((N, NOVEL)) < right, own)
 
 
+def differences(first: list[Outcomes], second: list[Outcomes]) -> dict[str, Difference]:
+    return bootstrap.differences([resampled(run) for run in first], [resampled(run) for run in second])
+
+
 def accuracies(run: Outcomes) -> dict[str, float]:
     """Plain loops over clients."""
     right, own = run.unpack("base"), run.unpack("own")
@@ -32,7 +36,8 @@ def accuracies(run: Outcomes) -> dict[str, float]:
     base, novel = (100 * sum(row.mean() for row in run.unpack(name)) / N for name in ("base", "novel"))
     both = 2 / (1 / base + 1 / novel)
     hm = 3 / (1 / local + 1 / base + 1 / novel)
-    return {"local": local, "base": base, "novel": novel, "hm": hm, "cm": (local + both) / 2}
+    area = local * both / 100  # of one point
+    return {"local": local, "base": base, "novel": novel, "hm": hm, "cm": (local + both) / 2, "area": area}
 
 
 @given(st.lists(st.tuples(st.integers(0, 99), st.floats(0.2, 0.9), st.floats(0.2, 0.9)), min_size=1, max_size=3))

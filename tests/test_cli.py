@@ -84,7 +84,8 @@ def test_compare_prints_a_table_and_writes_a_directory(command: Command, small: 
             "provenance.json",
         )
     }  # fmt: skip
-    table = {"plan.json", "comparison.svg", "comparison.png", "comparison.md", "comparison.json"}
+    table = {f"comparison.{suffix}" for suffix in ("svg", "png", "md", "tex", "csv", "json")}
+    table |= {"plan.json", "runs.csv", "path.csv", "differences.csv"}
     assert files(tmp_path / "out") == cells | table
     assert (tmp_path / "out/comparison.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "out/comparison.svg").read_text()
@@ -96,7 +97,8 @@ def test_json_is_the_only_thing_on_standard_output(command: Command, small: None
     assert set(printed) == {"task", "rows"}
     assert [(row["method"], row["seed"]) for row in printed["rows"]] == [("zero-shot", 0), ("fedpgp", 0)]
     assert set(printed["rows"][0]) == {
-        "method", "seed", "local", "base", "novel", "hm", "cm", "bytes_up_per_client_round", "seconds",
+        "method", "seed", "alpha", "local", "base", "novel", "unseen", "hm", "cm", "area",
+        "bytes_up_per_client_round", "seconds",
     }  # fmt: skip
     assert printed["rows"][0]["bytes_up_per_client_round"] == 0
     assert printed["rows"][1]["bytes_up_per_client_round"] == 16 * 128 * 4
@@ -403,20 +405,21 @@ def test_comparison_that_another_process_works_on_can_be_shown(
     assert shown.err == "promptfl, seed 0 of 2 rounds is in the hands of another process\n"
 
 
-def test_comparison_whose_methods_share_no_finished_seed_can_be_shown(
+def test_methods_that_share_no_finished_seed_are_shown_side_by_side(
     command: Command, small: None, tmp_path: Path
 ) -> None:
     for seed, method in enumerate(("zero-shot", "local")):
         command("run", "--method", method, "--seed", str(seed), "-o", f"out/{method}/seed-{seed}", *sets())
-    (tmp_path / "out/plan.json").write_text('{"methods": ["zero-shot", "local"], "seeds": [0, 1]}')
+    (tmp_path / "out/plan.json").write_text('{"seeds": {"zero-shot": [0, 1], "local": [0, 1]}}')
     unfinished = [tmp_path / "out/local/seed-0", tmp_path / "out/zero-shot/seed-1"]
     for cell in unfinished:
         shutil.copytree(tmp_path / "out/local/seed-1", cell)
         (cell / "results.json").unlink()
         State.create(cell / "state.sqlite", {"method": cell.parent.name, "seed": int(cell.name[-1])}).close()
     shown = command("show", "out")
-    assert (shown.code, shown.out) == (0, "")
-    assert "no seed is finished by all of zero-shot, local: no table yet" in shown.err
+    assert shown.code == 0
+    assert re.search(r"zero-shot \(seed 0\) +\d", shown.out) and re.search(r"local \(seed 1\) +\d", shown.out)
+    assert "no common seed" in shown.out
 
 
 def test_comparison_without_a_finished_run_can_be_shown(

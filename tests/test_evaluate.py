@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from fedpgp import evaluate, reading
 from fedpgp.backbone import Towers
 from fedpgp.errors import TrainingError
-from fedpgp.evaluate import Evaluator, accuracies, combined, evaluation_sets, own_images, summary
+from fedpgp.evaluate import Evaluator
 from fedpgp.federation.rounds import frozen_of
 from fedpgp.methods import FedCoCoOp, FedMGP, FedOTP, FedPGP, FedVPT, Params, PromptFL
+from fedpgp.metrics import accuracies, combined, evaluation_sets, own_images, summary
 from fedpgp.reading import Question, answer, kind_of
 from fedpgp.workers import Workers
 

@@ -1,5 +1,6 @@
 """Stopped runs and comparisons are resumed to the same bytes, or refused with the reason."""
 
+import csv
 import json
 import shutil
 import stat
@@ -47,8 +48,11 @@ def artefacts(directory: Path) -> dict[str, object]:
         if path.name in ("results.json", "rounds.jsonl", "comparison.json"):
             lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
             found[name] = [timeless(json.loads(line)) for line in lines]
+        elif path.suffix == ".csv":
+            with path.open() as file:
+                found[name] = [timeless(row) for row in csv.DictReader(file)]
         elif path.is_file():
-            times = path.name in ("provenance.json", "comparison.md")
+            times = path.name in ("provenance.json", "comparison.md", "comparison.tex")
             found[name] = None if times else path.read_bytes()
     return found
 
@@ -320,13 +324,13 @@ def test_a_file_of_the_same_name_does_not_make_a_directory_ours(name: str, cache
 @pytest.mark.parametrize(
     ("plan", "reason"),
     [
-        ({"methods": ["Fed PGP"], "seeds": [0]}, r"methods must be names of methods, got \['Fed PGP'\]"),
-        ({"methods": ["../../elsewhere"], "seeds": [0]}, "methods must be names of methods"),
-        ({"methods": [0], "seeds": [0]}, "methods must be names of methods"),
-        ({"methods": [], "seeds": [0]}, "methods must be names of methods"),
-        ({"methods": ["fedpgp"], "seeds": []}, "seeds must be numbers"),
-        ({"methods": ["fedpgp"], "seeds": [-1]}, "seeds must be numbers"),
-        ({"seeds": [0]}, "methods"),
+        ({"seeds": {"Fed PGP": [0]}}, r"seeds must be those of methods, got \['Fed PGP'\]"),
+        ({"seeds": {"../../elsewhere": [0]}}, "seeds must be those of methods"),
+        ({"seeds": {}}, "seeds must be those of methods"),
+        ({"seeds": {"fedpgp": []}}, "seeds of fedpgp must be numbers"),
+        ({"seeds": {"fedpgp": [-1]}}, "seeds of fedpgp must be numbers"),
+        ({"seeds": {"fedpgp": 0}}, "int"),
+        ({"methods": ["fedpgp"]}, "seeds"),
     ],
 )
 def test_a_plan_that_is_not_ours_is_refused(plan: dict[str, object], reason: str, cache: Path, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_another_schema(tmp_path: Path):
     with sqlite3.connect(tmp_path / "s") as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(OutputError, match="schema 99, this version of fedpgp reads schema 2"):
+    with pytest.raises(OutputError, match="schema 99, this version of fedpgp reads schema 3"):
         State.open(tmp_path / "s")
 
 

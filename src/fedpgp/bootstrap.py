@@ -1,6 +1,6 @@
 """Is the difference of two methods more than the luck of the test images? Paired bootstrap over test images.
 
-Letters: R resamples, S seeds, N clients, n test images of base classes, m of novel ones.
+Letters: R resamples, N clients, A points of a path, n test images of base classes, m of novel ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,29 +9,36 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-METRICS = ("local", "base", "novel", "hm", "cm")
+from fedpgp.metrics import area
+
+METRICS = ("local", "base", "novel", "hm", "cm", "area")
 RESAMPLES = 2000
 SEED = 0
 CHUNK = 64  # clients looked at together, so that memory does not grow with their number
+
+Figures = Mapping[str, NDArray[np.float64]]  # metric -> [1 + R], of all images as they are and of each resample
 
 
 @dataclass(frozen=True)
 class Outcomes:
     """Which test images the clients of one run got right, eight images in a byte (np.packbits).
 
-    base: [N, ⌈n/8⌉] and novel: [N, ⌈m/8⌉]; own: [N, ⌈n/8⌉], which base images are of the client's own classes.
+    alphas: [A] of the path, ascending; the last is 1, the clients' own models. base: [A, N, ⌈n/8⌉] and novel:
+    [A, N, ⌈m/8⌉]; own: [N, ⌈n/8⌉], which base images are of the client's own classes and domains.
     """
 
+    alphas: NDArray[np.float64]
     base: NDArray[np.uint8]
     novel: NDArray[np.uint8]
     own: NDArray[np.uint8]
     base_images: int
     novel_images: int
 
-    def unpack(self, name: str, clients: slice = slice(None)) -> NDArray[np.bool_]:
-        """[clients, images] of "base", "novel" or "own" for some of the clients."""
+    def unpack(self, name: str, clients: slice = slice(None), point: int = -1) -> NDArray[np.bool_]:
+        """[clients, images] of "base", "novel" or "own" for some of the clients, at a point of the path."""
         count = self.novel_images if name == "novel" else self.base_images
-        return np.unpackbits(getattr(self, name)[clients], axis=1, count=count).astype(np.bool_)
+        rows = self.own if name == "own" else getattr(self, name)[point]
+        return np.unpackbits(rows[clients], axis=1, count=count).astype(np.bool_)
 
 
 @dataclass(frozen=True)
@@ -48,70 +55,63 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def differences(first: Sequence[Outcomes], second: Sequence[Outcomes]) -> dict[str, Difference]:
-    """First minus second in every metric; one entry of each sequence per seed.
+def resampled(run: Outcomes, alpha: float = 1.0) -> Figures:
+    """Every metric of a run in percent, as it is and in each resample of the test images.
 
-    The same resampled images count for both methods, all clients and all seeds, so that only the images' luck is
-    judged; how much the seeds differ is the standard deviation's to say.
+    The same resampled images count for every run of a task, all its clients and all seeds, so that only the images'
+    luck is judged; how much the seeds differ is the standard deviation's to say. alpha: one of the path.
     """
     rng = np.random.default_rng(SEED)
-    n, m = first[0].base_images, first[0].novel_images
-    once = np.ones((1, n)), np.ones((1, m))
-    resampled = (
-        rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(float),
-        rng.multinomial(m, np.full(m, 1 / m), size=RESAMPLES).astype(float),
+    base_counts, novel_counts = (
+        np.concatenate([np.ones((1, images)), rng.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)])
+        for images in (run.base_images, run.novel_images)
     )
-    observed = _subtract(_metrics(first, *once), _metrics(second, *once))
-    drawn = _subtract(_metrics(first, *resampled), _metrics(second, *resampled))
-    return {
-        name: Difference(float(observed[name][0]), *map(float, np.quantile(drawn[name], [0.025, 0.975])))
+    points = range(len(run.alphas))
+    local = np.stack([_local(run, point, base_counts) for point in points])
+    base = np.stack([base_counts @ _share_of_clients(run, "base", p) / base_counts.sum(1) for p in points])
+    novel = np.stack([novel_counts @ _share_of_clients(run, "novel", p) / novel_counts.sum(1) for p in points])
+    both = _harmonic(base, novel)
+    (chosen,) = np.flatnonzero(run.alphas == alpha)
+    own = local[chosen], base[chosen], novel[chosen]
+    found = (*own, _harmonic(*own), (local[chosen] + both[chosen]) / 2, area(100 * local, 100 * both) / 100)
+    return dict(zip(METRICS, (100 * values for values in found), strict=True))
+
+
+def differences(first: Sequence[Figures], second: Sequence[Figures]) -> dict[str, Difference]:
+    """First minus second in every metric; one entry of each sequence per seed."""
+    drawn = {
+        name: np.mean([one[name] for one in first], axis=0) - np.mean([other[name] for other in second], axis=0)
         for name in METRICS
+    }
+    return {
+        name: Difference(float(values[0]), *map(float, np.quantile(values[1:], [0.025, 0.975])))
+        for name, values in drawn.items()
     }
 
 
-def _metrics(
-    runs: Sequence[Outcomes], base_counts: NDArray[np.float64], novel_counts: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
-    """[R] of every metric, in percent: means over clients, then HM and CM, then means over seeds."""
-    per_seed = []
-    for run in runs:
-        local = _local(run, base_counts)
-        base = base_counts @ _share_of_clients(run, "base") / base_counts.sum(1)
-        novel = novel_counts @ _share_of_clients(run, "novel") / novel_counts.sum(1)
-        harmonic = _harmonic(base, novel)
-        per_seed.append([local, base, novel, _harmonic(local, base, novel), (local + harmonic) / 2])
-    return dict(zip(METRICS, 100 * np.mean(per_seed, axis=0), strict=True))
-
-
-def _local(run: Outcomes, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[R] mean over the clients of their accuracy on the images of their own classes."""
+def _local(run: Outcomes, point: int, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[1 + R] mean over the clients of their accuracy on the images of their own classes."""
     total, clients = np.zeros(len(counts)), np.zeros(len(counts))
     for chunk in _chunks(run):
         mine = run.unpack("own", chunk)
-        own = counts @ mine.T  # [R, clients] images of the client's own classes
-        right = counts @ (run.unpack("base", chunk) & mine).T
+        own = counts @ mine.T  # [1 + R, clients] images of the client's own classes
+        right = counts @ (run.unpack("base", chunk, point) & mine).T
         # A client with so few test images that a resample holds none of them does not count in it.
         total += np.divide(right, own, out=np.zeros_like(own), where=own > 0).sum(1)
         clients += (own > 0).sum(1)
     return np.divide(total, clients, out=np.full_like(total, np.nan), where=clients > 0)
 
 
-def _share_of_clients(run: Outcomes, name: str) -> NDArray[np.float64]:
+def _share_of_clients(run: Outcomes, name: str, point: int) -> NDArray[np.float64]:
     """[n] for each image, the share of the clients that get it right."""
-    return np.sum([run.unpack(name, chunk).sum(0) for chunk in _chunks(run)], axis=0) / len(run.base)
+    return np.sum([run.unpack(name, chunk, point).sum(0) for chunk in _chunks(run)], axis=0) / len(run.own)
 
 
 def _chunks(run: Outcomes) -> list[slice]:
-    return [slice(start, start + CHUNK) for start in range(0, len(run.base), CHUNK)]
+    return [slice(start, start + CHUNK) for start in range(0, len(run.own), CHUNK)]
 
 
 def _harmonic(*values: NDArray[np.float64]) -> NDArray[np.float64]:
     stacked = np.stack(values)
     with np.errstate(divide="ignore"):
         return np.where((stacked > 0).all(0), len(values) / (1 / stacked).sum(0), 0.0)
-
-
-def _subtract(
-    first: Mapping[str, NDArray[np.float64]], second: Mapping[str, NDArray[np.float64]]
-) -> dict[str, NDArray[np.float64]]:
-    return {name: first[name] - second[name] for name in METRICS}

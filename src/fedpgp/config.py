@@ -92,6 +92,12 @@ class FederationConfig:
     eval_every: int = Field(
         default=1, ge=1, description="evaluate after every n-th round; the last always (authors' code: 1)"
     )
+    path_points: int = Field(
+        default=11,
+        ge=1,
+        le=1001,
+        description="models from the shared part alone to a client's own that are evaluated in the end; 1: that alone",
+    )
 
 
 SECTIONS: dict[str, type] = {

@@ -1,12 +1,12 @@
 """Accuracies from images, prompts and labels.
 
-Letters: N clients, K contexts, C classes, D feature width, n images of a test set.
+Letters: N clients, K contexts, C classes, D feature width, n images of a test set, A points of a path.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, harmonic_mean
+from dataclasses import dataclass, field
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -15,36 +15,49 @@ from torch import Tensor
 
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.images import Images
-from fedpgp.data.tasks import Client, EvaluationSet, Task
+from fedpgp.data.tasks import Client, Task
 from fedpgp.errors import TrainingError
 from fedpgp.methods import Frozen, Method, Params
+from fedpgp.methods.base import logits
+from fedpgp.metrics import Correct, accuracies, evaluation_sets, summary
 from fedpgp.reading import PIECE, Question, Reading, Sights, Texts, answer
 from fedpgp.workers import Workers
 
 CHUNK = 32  # clients evaluated at a time, so that memory does not grow with their number
 
-Correct = Mapping[str, NDArray[np.bool_]]  # test set -> [clients, n], which images each of some clients gets right
+Logits = Mapping[str, Tensor]  # test set -> [n, C], what a model answers
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """How the clients' models, and the shared part alone, do on every test set.
+class Point:
+    """How models do on every test set.
 
     clients: [N] percent, by the names of `accuracies`.
     correct: by test set, [N, ⌈n/8⌉] which images each client gets right, eight in a byte (np.packbits).
-    shared: means over the clients' classes, HM and CM, or None where a method's shared part predicts nothing by itself.
-    diagnostics: means over the clients.
     """
 
     clients: Mapping[str, NDArray[np.float64]]
     correct: Mapping[str, NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Evaluation(Point):
+    """How the clients' models, and the shared part alone, do on every test set.
+
+    shared: means over the clients' classes, HM and CM, or None where a method's shared part predicts nothing by itself.
+    diagnostics: means over the clients.
+    path: by α < 1, ascending, the models on the way from the shared part alone (0) to the clients' own (1); empty where
+    it was not asked for, and where all of it is one point.
+    """
+
     shared: Mapping[str, float] | None
     diagnostics: Mapping[str, float]
+    path: Mapping[float, Point] = field(default_factory=dict)
 
 
-def evaluation_sets(task: Task) -> dict[str, EvaluationSet]:
-    """The task's test sets and, as "validation", the validation images of its base classes."""
-    return {**task.tests, "validation": task.validation}
+def path_alphas(points: int) -> tuple[float, ...]:
+    """So many values of α, evenly from 0 to 1; a single one is 1."""
+    return tuple(i / (points - 1) for i in range(points)) if points > 1 else (1.0,)
 
 
 @dataclass(frozen=True)
@@ -83,52 +96,60 @@ class Evaluator:
 
     @torch.no_grad()
     def __call__(
-        self, round_number: int, shared: Params | None, model: Callable[[int], Params], workers: Workers
+        self,
+        round_number: int,
+        shared: Params | None,
+        model: Callable[[int], Params],
+        workers: Workers,
+        alphas: Sequence[float] = (1.0,),
     ) -> Evaluation:
         """Lets every client's model, and the shared part alone, classify every test set after a round.
 
         shared: None where it predicts nothing by itself; model: of a client, which may be read from a disk when it is
-        asked for. Raises TrainingError, naming client and round, where text features are not finite.
+        asked for; alphas: points of the path, ascending, the last of them 1. Raises TrainingError, naming client and
+        round, where text features are not finite.
         """
         task, texts = self._task, Texts(self._tokens, self._method.position, workers)
         sights = Sights(self._method, self._images, workers) if "image tower" in self._method.reads else None
-        shared_correct = None
+        start: Logits | None = None
+        of_shared, shared_correct = _Columns(), None
         if shared is not None:
-            (read,) = texts([self._prompts(shared)])
-            shared_correct = self._classify(
-                [f"the shared part after round {round_number}"], [shared], [read], sights, workers
-            )
-        correct: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
-        clients: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
-        of_shared: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+            place = f"the shared part after round {round_number}"
+            (read_of_shared,) = texts([self._prompts(shared)])
+            start = self._logits(place, shared, read_of_shared, sights, workers)
+            shared_correct = {name: right[None] for name, right in self._right(start).items()}
+        elif len(alphas) > 1:
+            start = self._hand_written()
+        points = {alpha: _Columns() for alpha in alphas}
         diagnostics: dict[str, list[float]] = defaultdict(list)
-        for start in range(0, len(task.clients), CHUNK):
-            chunk = task.clients[start : start + CHUNK]
-            models = [model(client.id) for client in chunk]
-            chunk_texts = texts([self._prompts(params) for params in models])
+        for at in range(0, len(task.clients), CHUNK):
+            chunk = task.clients[at : at + CHUNK]
             places = [f"client {client.id} after round {round_number}" for client in chunk]
-            found = self._classify(places, models, chunk_texts, sights, workers)
-            for name in task.tests:
-                correct[name].append(np.packbits(found[name], axis=1))
-            _extend(clients, accuracies(task, chunk, found))
+            ways = [self._way(model(client.id), alphas) for client in chunk]
+            read = iter(texts([self._prompts(params) for way in ways for params in way.values()]))
+            way_texts = [{alpha: next(read) for alpha in way} for way in ways]
+            found = self._classify(places, ways, way_texts, start, alphas, sights, workers)
+            for alpha, correct in found.items():
+                points[alpha].add(task, chunk, correct)
             if shared_correct is not None:
-                _extend(of_shared, accuracies(task, chunk, shared_correct))
-            for client, of_softmax in zip(chunk, chunk_texts, strict=True):
-                if not all(torch.isfinite(text).all() for text in of_softmax):
+                of_shared.add(task, chunk, shared_correct)
+            for client, of_way in zip(chunk, way_texts, strict=True):
+                if not all(torch.isfinite(text).all() for text in of_way[1.0]):
                     raise TrainingError(
                         f"the text features of client {client.id} are not finite after round {round_number}:"
                         f" change the settings of [{self._method.name}], most often to a lower learning_rate"
                     )
-                of_base = of_softmax[self._base]
+                of_base = of_way[1.0][self._base]
                 for name, figure in self._method.diagnostics(of_base, self._softmaxes[self._base].frozen).items():
                     diagnostics[name].append(figure)
+        path = {alpha: columns.point() for alpha, columns in points.items()}
+        own = path.pop(1.0)
         return Evaluation(
-            clients={name: np.concatenate(parts) for name, parts in clients.items()},
-            correct={name: np.concatenate(parts) for name, parts in correct.items()},
-            shared=None
-            if shared_correct is None
-            else summary({name: np.concatenate(parts) for name, parts in of_shared.items()}),
+            clients=own.clients,
+            correct=own.correct,
+            shared=None if shared is None else summary(of_shared.point().clients),
             diagnostics={name: fmean(figures) for name, figures in diagnostics.items()},
+            path={} if all(_same(point.correct, own.correct) for point in path.values()) else path,
         )
 
     def _prompts(self, params: Params) -> list[Reading]:
@@ -139,106 +160,120 @@ class Evaluator:
             for softmax in self._softmaxes
         ]
 
+    def _way(self, params: Params, alphas: Sequence[float]) -> dict[float, Params]:
+        """The models of a client whose answers must be computed: its own, and those of a path that the method has."""
+        ways = {alpha: self._method.path(params, alpha) for alpha in alphas if alpha < 1}
+        return {**{alpha: found for alpha, found in ways.items() if found is not None}, 1.0: params}
+
+    def _hand_written(self) -> Logits:
+        """Where the path begins for a method whose shared part predicts nothing by itself: the hand-written prompts."""
+        return {
+            name: logits(softmax.frozen.guidance, images.pooled, softmax.frozen)
+            for softmax in self._softmaxes
+            for name, images in softmax.sets.items()
+        }
+
     def _classify(
         self,
         places: Sequence[str],
-        models: Sequence[Params],
-        texts: Sequence[Sequence[Tensor]],
+        ways: Sequence[Mapping[float, Params]],
+        texts: Sequence[Mapping[float, Sequence[Tensor]]],
+        start: Logits | None,
+        alphas: Sequence[float],
         sights: Sights | None,
         workers: Workers,
-    ) -> Correct:
-        """places: what a message calls each of the models."""
-        found: dict[str, list[NDArray[np.bool_]]] = defaultdict(list)
-        same: dict[tuple[int, ...], Mapping[str, NDArray[np.bool_]]] = {}
-        for place, params, of_softmax in zip(places, models, texts, strict=True):
-            tensors = (params.shared, params.private, params.received, params.memory)
+    ) -> dict[float, Correct]:
+        """By α, which images some clients get right. places: what a message calls each of them."""
+        found: dict[float, dict[str, list[NDArray[np.bool_]]]] = {alpha: defaultdict(list) for alpha in alphas}
+        same: dict[tuple[int, ...], dict[float, Mapping[str, NDArray[np.bool_]]]] = {}
+        for place, way, of_way in zip(places, ways, texts, strict=True):
+            own = way[1.0]
+            tensors = (own.shared, own.private, own.received, own.memory)
             model = tuple(id(tensor) for group in tensors for tensor in group.values())  # many may share all they have
             if model not in same:
-                try:
-                    seen = None if sights is None else sights(params)
-                    same[model] = self._right(params, of_softmax, seen, workers)
-                except TrainingError as error:
-                    raise TrainingError(f"{place}, in evaluation: {error}") from error
-            for name, right in same[model].items():
-                found[name].append(right)
-        return {name: np.stack(rows) for name, rows in found.items()}
+                answer_of_own = self._logits(place, own, of_way[1.0], sights, workers)
+                same[model] = {
+                    alpha: self._right(
+                        self._logits(place, way[alpha], of_way[alpha], sights, workers)
+                        if alpha in way and alpha < 1
+                        else _mixed(start, answer_of_own, alpha)
+                    )
+                    for alpha in alphas
+                }
+            for alpha, of_point in same[model].items():
+                for name, right in of_point.items():
+                    found[alpha][name].append(right)
+        return {a: {name: np.stack(rows) for name, rows in of_point.items()} for a, of_point in found.items()}
 
-    def _right(
-        self, params: Params, texts: Sequence[Tensor], seen: Mapping[str, Tensor] | None, workers: Workers
-    ) -> Mapping[str, NDArray[np.bool_]]:
-        """Which images of each test set a model gets right. seen: of each, where it is known, as `see` gives it."""
+    def _logits(
+        self, place: str, params: Params, texts: Sequence[Tensor], sights: Sights | None, workers: Workers
+    ) -> Logits:
+        """What a model answers to every test set. place: what a message calls it."""
         method, found = self._method, {}
         in_pieces = {"patches", "text per image"} & {*method.reads}
-        for softmax, text in zip(self._softmaxes, texts, strict=True):
-            for name, images in softmax.sets.items():
-                of_set = images.pooled if seen is None else seen[name]
-                if in_pieces:
-                    questions = (
-                        Question(
-                            method,
-                            params,
-                            text,
-                            images[at : at + PIECE],
-                            softmax.tokens,
-                            softmax.frozen,
-                            None if seen is None else of_set[at : at + PIECE],
+        try:
+            seen = None if sights is None else sights(params)
+            for softmax, text in zip(self._softmaxes, texts, strict=True):
+                for name, images in softmax.sets.items():
+                    of_set = images.pooled if seen is None else seen[name]
+                    if in_pieces:
+                        questions = (
+                            Question(
+                                method,
+                                params,
+                                text,
+                                images[at : at + PIECE],
+                                softmax.tokens,
+                                softmax.frozen,
+                                None if seen is None else of_set[at : at + PIECE],
+                            )
+                            for at in range(0, len(images), PIECE)
                         )
-                        for at in range(0, len(images), PIECE)
-                    )
-                    logits = torch.cat(workers.map(answer, questions))
-                else:
-                    logits = method.predict(params, text, of_set, softmax.frozen)
-                if method.reads != ("text", "images") and not logits.isfinite().all():
-                    raise TrainingError(
-                        f"logits are not finite: change the settings of [{method.name}], most often to a lower"
-                        " learning_rate"
-                    )
-                found[name] = logits.argmax(-1).cpu().numpy() == softmax.targets[name]
+                        found[name] = torch.cat(workers.map(answer, questions))
+                    else:
+                        found[name] = method.predict(params, text, of_set, softmax.frozen)
+                    if method.reads != ("text", "images") and not found[name].isfinite().all():
+                        raise TrainingError(
+                            f"logits are not finite: change the settings of [{method.name}], most often to a lower"
+                            " learning_rate"
+                        )
+        except TrainingError as error:
+            raise TrainingError(f"{place}, in evaluation: {error}") from error
         return found
 
-
-def _extend(columns: dict[str, list[NDArray[np.float64]]], found: Mapping[str, NDArray[np.float64]]) -> None:
-    for name, values in found.items():
-        columns[name].append(values)
-
-
-def accuracies(task: Task, clients: Sequence[Client], correct: Correct) -> dict[str, NDArray[np.float64]]:
-    """Local, Base, Novel (and Unseen) of some clients, in percent, and Local and Base on the validation images.
-
-    Local: the test images of the client's own classes. Base: those of all base classes. In both the softmax runs over
-    all base classes. Novel: the novel classes with only their names in the softmax.
-
-    correct: [clients, n] of each test set, or [1, n] of one model for all of them.
-    """
-
-    def local(name: str) -> NDArray[np.float64]:
-        own = own_images(task, clients, name)
-        return 100 * (correct[name] & own).sum(1) / own.sum(1)
-
-    def overall(name: str) -> NDArray[np.float64]:
-        return np.broadcast_to(100 * correct[name].mean(1), len(clients))
-
-    return {
-        "local": local("base"),
-        **{name: overall(name) for name in task.tests},
-        "validation_local": local("validation"),
-        "validation_base": overall("validation"),
-    }
+    def _right(self, answers: Logits) -> Mapping[str, NDArray[np.bool_]]:
+        """[n] of each test set: which images are right."""
+        targets = {name: target for softmax in self._softmaxes for name, target in softmax.targets.items()}
+        return {name: found.argmax(-1).cpu().numpy() == targets[name] for name, found in answers.items()}
 
 
-def own_images(task: Task, clients: Sequence[Client], name: str) -> NDArray[np.bool_]:
-    """[clients, n]: which images of a test set are of each client's own classes."""
-    test = evaluation_sets(task)[name]
-    labels = test.dataset.labels[test.images]
-    return np.stack([np.isin(labels, client.classes) for client in clients])
+def _mixed(start: Logits | None, own: Logits, alpha: float) -> Logits:
+    """Where logits are linear in text features this mixes those, before they are brought to unit length."""
+    if alpha == 1:
+        return own
+    assert start is not None, "a path of more than one point has a start"
+    return {name: (1 - alpha) * start[name] + alpha * found for name, found in own.items()}
 
 
-def summary(clients: Mapping[str, Sequence[float] | NDArray[np.float64]]) -> dict[str, float]:
-    """Means over the clients of all figures, with HM and CM."""
-    return combined({name: fmean(values) for name, values in clients.items()})
+def _same(first: Mapping[str, NDArray[np.uint8]], second: Mapping[str, NDArray[np.uint8]]) -> bool:
+    return all(np.array_equal(rows, second[name]) for name, rows in first.items())
 
 
-def combined(means: Mapping[str, float]) -> dict[str, float]:
-    """Adds HM, the harmonic mean of Local, Base and Novel, and CM = (Local + HM(Base, Novel)) / 2 (FedMGP)."""
-    local, base, novel = means["local"], means["base"], means["novel"]
-    return {**means, "hm": harmonic_mean([local, base, novel]), "cm": (local + harmonic_mean([base, novel])) / 2}
+class _Columns:
+    """The outcomes of all clients, a chunk at a time."""
+
+    def __init__(self) -> None:
+        self._clients: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+        self._correct: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
+
+    def add(self, task: Task, chunk: Sequence[Client], correct: Correct) -> None:
+        for name, values in accuracies(task, chunk, correct).items():
+            self._clients[name].append(values)
+        for name in task.tests:
+            self._correct[name].append(np.packbits(correct[name], axis=1))
+
+    def point(self) -> Point:
+        return Point(
+            {name: np.concatenate(parts) for name, parts in self._clients.items()},
+            {name: np.concatenate(parts) for name, parts in self._correct.items()},
+        )

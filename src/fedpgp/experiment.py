@@ -1,5 +1,6 @@
 """Puts the pieces together: config -> results."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -9,13 +10,15 @@ from typing import Any
 
 from fedpgp.aggregators import Aggregator, Server
 from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.errors import ConfigError, OutputError
+from fedpgp.errors import ConfigError, OutputError, TrainingError
+from fedpgp.federation.pilot import seconds_of_run
 from fedpgp.federation.rounds import client_states, federate, rounds_of
 from fedpgp.federation.state import FILE, State, remove
 from fedpgp.files import write_json
 from fedpgp.laboratory import Laboratory, Reporter, Silent, laboratory
 from fedpgp.methods import METHODS, Method, Params
 from fedpgp.origin import begin, begun_config, check_origin, origin
+from fedpgp.plan import Cell, Plan
 from fedpgp.plugins import check_instance, find_method, installed
 from fedpgp.record import Prompts, figures, outcomes
 from fedpgp.report.comparison import write_comparison
@@ -39,7 +42,7 @@ from fedpgp.results import (
 HEADLINE = ("zero-shot", "local", "promptfl", "fedpgp")  # what is compared unless methods are named
 ALL = "all"
 
-Cells = Mapping[tuple[str, int], Path | None]  # method and seed -> run directory, if results are written
+Cells = Mapping[Cell, Path | None]  # -> run directory, if results are written
 
 
 def run(
@@ -88,6 +91,7 @@ def compare(
     methods: Sequence[str | Method] | str | Method | None = None,
     seeds: int | Sequence[int] = 1,
     *,
+    costly_seeds: int | Sequence[int] | None = None,
     config: ExperimentConfig | Path | str | None = None,
     changes: Sequence[str] = (),
     output: Path | str | None = None,
@@ -100,29 +104,29 @@ def compare(
     """Runs several methods on the same tasks: the same clients, shots and order of the images for equal seeds.
 
     methods: None takes zero-shot, local, promptfl and fedpgp, "all" every built-in one. seeds: a number n means
-    0 … n−1. The rest as in `run`. What was finished before Ctrl-C, a
-    kill or an error is in `output`, and `resume(output)` goes on from there.
+    0 … n−1. costly_seeds: of the methods whose steps go through the image tower, or read class names for every image
+    (`Method.costly`); None takes the same. The rest as in `run`. What was finished before Ctrl-C, a kill or an error is
+    in `output`, and `resume(output)` goes on from there. The reporter hears the plan, and about how long it takes.
     """
     wanted = HEADLINE if methods is None else [methods] if isinstance(methods, str | Method) else methods
     names, settings = _chosen(wanted, config, changes)
-    chosen = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
-    if not chosen:
-        raise ConfigError(f"seeds must be at least 1, got {seeds}")
-    for seed in chosen:
-        _check_seed(seed)
+    of_all = _seeds(seeds, "seeds")
+    of_costly = of_all if costly_seeds is None else _seeds(costly_seeds, "costly_seeds")
+    chosen = {name: of_costly if settings.methods[name].costly else of_all for name in names}
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
-    with laboratory(settings, names, chosen, workers, cache, skip_bad_images, reporter) as lab:
+    every = list(dict.fromkeys(seed for of_method in chosen.values() for seed in of_method))
+    with laboratory(settings, names, every, workers, cache, skip_bad_images, reporter) as lab:
         if directory is not None:
             with run_directory(directory, force) as scratch:
-                write_json(scratch / PLAN, {"methods": names, "seeds": chosen})
-                for (name, seed), cell in planned(scratch, names, chosen).items():
+                write_json(scratch / PLAN, {"seeds": chosen})
+                for (name, seed), cell in planned(scratch, chosen).items():
                     cell.mkdir(parents=True)
                     begin(cell, _origin(lab, name, seed))
-            planned_cells: Cells = planned(directory, names, chosen)
+            planned_cells: Cells = planned(directory, chosen)
         else:
-            planned_cells = {(name, seed): None for seed in chosen for name in names}
+            planned_cells = dict.fromkeys(planned(Path(), chosen))
         runs = _work(lab, planned_cells)
     return _compared(runs, directory)
 
@@ -182,6 +186,15 @@ def _compared(runs: Sequence[Run], directory: Path | None) -> Comparison:
     return comparison
 
 
+def _seeds(given: int | Sequence[int], what: str) -> list[int]:
+    seeds = list(range(given)) if isinstance(given, int) else list(dict.fromkeys(given))
+    if not seeds:
+        raise ConfigError(f"{what} must be at least 1, got {given}")
+    for seed in seeds:
+        _check_seed(seed)
+    return seeds
+
+
 def _check_seed(seed: int) -> None:
     if seed < 0:
         raise ConfigError(f"seed must be 0 or more, got {seed}")
@@ -231,10 +244,54 @@ def _work(lab: Laboratory, cells: Cells) -> list[Run]:
             elif is_unfinished(path):
                 states[cell] = stack.enter_context(State.open(path / FILE))
                 check_origin(path, states[cell], _origin(lab, *cell), lab.reporter.notice)
-        return [
-            _run(lab, *cell, path, states[cell]) if path is None or cell in states else load_run(path)
-            for cell, path in cells.items()
-        ]
+        plan = _plan(lab, states)
+        runs = []
+        for cell, path in cells.items():
+            if path is not None and cell not in states:
+                runs.append(load_run(path))
+                continue
+            started = time.perf_counter()
+            runs.append(_run(lab, *cell, path, states[cell]))
+            plan.done(cell, time.perf_counter() - started)
+            if plan.runs > 1:
+                lab.reporter.progress("all runs", plan.finished, plan.runs, plan.in_words)
+        return runs
+
+
+def _plan(lab: Laboratory, states: Mapping[Cell, State]) -> Plan:
+    """The runs to do, which are told; nothing is timed where there is one, or nobody hears of it."""
+    if len(states) == 1 or isinstance(lab.reporter, Silent):
+        return Plan(dict.fromkeys(states, 0.0))
+    rates: dict[str, float] = {}
+    names = list(dict.fromkeys(name for name, _ in states))
+    for i, name in enumerate(names):
+        lab.reporter.progress("timing a round of each method", i, len(names), name)
+        seed = next(seed for of, seed in states if of == name)
+        rates[name] = _seconds(lab, name, seed)
+    lab.reporter.progress("timing a round of each method", len(names), len(names))
+    left = {
+        (name, seed): rates[name] * (1 - state.rounds() / rounds_of(lab.config.methods[name], lab.config.federation))
+        for (name, seed), state in states.items()
+    }
+    plan = Plan(left)
+    lab.reporter.notice(plan.describe(lab.workers.count))
+    return plan
+
+
+def _seconds(lab: Laboratory, name: str, seed: int) -> float:
+    method = lab.config.methods[name]
+    try:
+        return seconds_of_run(
+            method,
+            lab.data(method, seed),
+            lab.backbone,
+            lab.config.federation,
+            seed,
+            lab.workers,
+            lab.config.aggregator,
+        )
+    except TrainingError:
+        return 0.0  # the run itself will say so, in its place
 
 
 def _predicting(method: Method, aggregator: Aggregator, server: Server | None) -> Server | None:

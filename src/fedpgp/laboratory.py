@@ -21,9 +21,9 @@ from fedpgp.data.images import Images
 from fedpgp.data.sources import Source, load_source
 from fedpgp.data.tasks import Task, base_to_novel
 from fedpgp.errors import ConfigError
-from fedpgp.evaluate import evaluation_sets
 from fedpgp.federation.rounds import Data, frozen_of
 from fedpgp.methods import Method, Params
+from fedpgp.metrics import evaluation_sets
 from fedpgp.plugins import own_errors
 from fedpgp.processes import warm_up
 from fedpgp.reading import kind_of

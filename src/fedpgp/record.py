@@ -19,34 +19,41 @@ from fedpgp.bootstrap import Outcomes
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.sources import SPLITS, Source
 from fedpgp.data.tasks import Task
-from fedpgp.evaluate import CHUNK, Evaluation, own_images
+from fedpgp.evaluate import CHUNK, Evaluation
 from fedpgp.federation.state import ClientState
+from fedpgp.metrics import area_of, own_images, summary
 from fedpgp.plugins import fingerprint
 
 
 def figures(task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any]], last: Evaluation) -> dict[str, Any]:
-    """The headline is the last round; beside it the mean of the last five, and the round that validation chooses.
+    """The headline is the last round; beside it the mean of the last five, the round that validation chooses, and α.
 
     The last five, and the rounds that validation chooses from, are those that were evaluated; last: of the last round.
+    Validation chooses by the harmonic mean of Local and Base on the validation images of the base classes.
     """
     names = ["local", *task.tests, "hm", "cm"]
     evaluated = [record for record in records if "local" in record]
-    best = max(evaluated, key=lambda record: harmonic_mean([record["validation_local"], record["validation_base"]]))
+    best = max(evaluated, key=_on_validation)
     final = records[-1]
+    path = [{"alpha": alpha, **summary(point.clients)} for alpha, point in {**last.path, 1.0: last}.items()]
+    best_point = max(path, key=_on_validation)
     federated = next((record for record in reversed(records) if record["bytes_up"]), final)  # fine-tuning sends nothing
     return {
         "method": name,
         "seed": seed,
         "task": _describe(task),
         "rounds": final["round"],
-        "final": {key: final[key] for key in names},
+        "final": {**{key: final[key] for key in names}, "area": area_of(path)},
         "shared": None if last.shared is None else {key: last.shared[key] for key in names},
         "last_five": {key: fmean(record[key] for record in evaluated[-5:]) for key in names},
         "best_on_validation": {"round": best["round"], **{key: best[key] for key in names}},
+        "path": path,
+        "alpha_on_validation": best_point["alpha"],
         "clients": [
             {
                 "client": client.id,
                 "classes": [task.class_names[label] for label in client.classes],
+                "domains": None if client.domains is None else [task.train.domain_names[i] for i in client.domains],
                 "examples": len(client.train),
                 **{key: float(last.clients[key][client.id]) for key in ("local", *task.tests)},
             }
@@ -58,13 +65,20 @@ def figures(task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any
     }
 
 
+def _on_validation(figures: Mapping[str, Any]) -> float:
+    return harmonic_mean([figures["validation_local"], figures["validation_base"]])
+
+
 def _describe(task: Task) -> dict[str, Any]:
+    novel = task.tests["novel"]
     return {
         "protocol": task.name,
         "data": task.train.name,
         "clients": len(task.clients),
         "base_classes": len(task.base),
-        "novel_classes": len(task.tests["novel"].classes),
+        "novel": task.novel,
+        "novel_classes": len(novel.classes),
+        "novel_domains": [novel.dataset.domain_names[i] for i in np.unique(novel.dataset.domains[novel.images])],
         "evaluated_on": task.tests["base"].dataset.split,
         "images": {name: len(test.images) for name, test in task.tests.items()},
     }
@@ -101,11 +115,13 @@ class Prompts(Mapping[str, Tensor]):
 
 
 def outcomes(task: Task, last: Evaluation) -> Outcomes:
-    """Which test images the clients got right in an evaluation."""
+    """Which test images the clients got right in an evaluation, at every point of its path."""
     chunks = (task.clients[start : start + CHUNK] for start in range(0, len(task.clients), CHUNK))
+    points = {**last.path, 1.0: last}
     return Outcomes(
-        base=last.correct["base"],
-        novel=last.correct["novel"],
+        alphas=np.array(list(points)),
+        base=np.stack([point.correct["base"] for point in points.values()]),
+        novel=np.stack([point.correct["novel"] for point in points.values()]),
         own=np.concatenate([np.packbits(own_images(task, chunk, "base"), axis=1) for chunk in chunks]),
         base_images=len(task.tests["base"].images),
         novel_images=len(task.tests["novel"].images),
@@ -125,6 +141,6 @@ def provenance(config: ExperimentConfig, name: str, seed: int, backbone: Backbon
         "platform": platform.platform(),
         "packages": {package: version(package) for package in packages},
         "checkpoint": backbone.fingerprint,
-        "images": {split: getattr(source, split).fingerprint for split in SPLITS},
+        "images": {name: split.fingerprint for name in SPLITS if (split := getattr(source, name)) is not None},
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

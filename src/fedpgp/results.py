@@ -1,21 +1,22 @@
 """The run directory: what a run leaves behind, written whole or not at all, and read again."""
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Final, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedpgp.bootstrap import METRICS, Difference, Outcomes, differences
+from fedpgp.bootstrap import Difference, Figures, Outcomes, differences, resampled
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, InUseError, OutputError, nearest
 from fedpgp.federation.state import FILE, State
@@ -23,8 +24,9 @@ from fedpgp.files import TensorFile, flush_directory, new_directory, safetensors
 from fedpgp.methods import METHODS, Method
 from fedpgp.plugins import NAME, installed
 
-PLAN = "plan.json"  # of a comparison: its methods and seeds
-COLUMNS = (*METRICS, "unseen")  # of the tables, where the task has them
+PLAN = "plan.json"  # of a comparison: its methods, each with its seeds
+COLUMNS = ("local", "base", "novel", "unseen", "hm", "cm", "area")  # of the tables, where the task has them
+VALIDATION: Final = "validation"  # in the place of an α: the one that validation images choose for each run
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Run:
 
     results: results.json; rounds: rounds.jsonl, one record per round; prompts: prompts.safetensors, the server's
     "shared/NAME", each client's "private/CLIENT/NAME" and, where it keeps a shared part of its own, "kept/CLIENT/NAME",
-    read when asked for; outcomes: outcomes.safetensors; provenance: provenance.json.
+    read when asked for; outcomes: outcomes.safetensors; provenance: provenance.json. alpha: where on the path between
+    the shared part alone and the clients' own models "final" is, see `at`.
     """
 
     config: ExperimentConfig
@@ -42,6 +45,7 @@ class Run:
     prompts: Mapping[str, Tensor]
     outcomes: Outcomes
     provenance: Mapping[str, Any]
+    alpha: float = 1.0
 
     @property
     def method(self) -> str:
@@ -51,13 +55,39 @@ class Run:
     def seed(self) -> int:
         return int(self.results["seed"])
 
+    def at(self, alpha: float | Literal["validation"]) -> "Run":
+        """The same run with the models at α between the shared part alone (0) and the clients' own (1).
+
+        alpha: one that was evaluated, or "validation" for the one that this run's validation images of base classes
+        choose. A run without a path stays as it is. Raises OutputError for another α.
+        """
+        path = self.results["path"]
+        chosen: float = self.results["alpha_on_validation"] if alpha == VALIDATION else alpha
+        if len(path) == 1:
+            return self
+        found = next((point for point in path if math.isclose(point["alpha"], chosen, abs_tol=1e-9)), None)
+        if found is None:
+            known = ", ".join(f"{point['alpha']:g}" for point in path)
+            raise OutputError(
+                f"alpha must be {VALIDATION!r} or one of {known}, where {self.method} was evaluated, got {alpha}: run"
+                " it with another federation.path_points for more of them"
+            )
+        final = {name: found.get(name, value) for name, value in self.results["final"].items()}
+        return replace(self, results={**self.results, "final": final}, alpha=found["alpha"])
+
+    @cached_property
+    def resampled(self) -> Figures:
+        """Every metric, as it is and in each resample of the test images."""
+        return resampled(self.outcomes, self.alpha)
+
     @property
     def row(self) -> dict[str, Any]:
         """The run as a row of `--json`; accuracies in percent, of the last round."""
         return {
             "method": self.method,
             "seed": self.seed,
-            **{name: self.results["final"][name] for name in METRICS},
+            "alpha": self.alpha,
+            **{name: self.results["final"][name] for name in COLUMNS if name in self.results["final"]},
             "bytes_up_per_client_round": self.results["bytes_up_per_client_round"],
             "seconds": self.results["seconds"],
         }
@@ -79,7 +109,7 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several methods on one task, each with the same seeds. runs: those that are finished."""
+    """Several methods on one task. runs: those that are finished."""
 
     runs: Sequence[Run]
     unfinished: Sequence[Unfinished] = ()
@@ -91,9 +121,8 @@ class Comparison:
 
     @cached_property
     def seeds(self) -> list[int]:
-        """Those with which every one of `methods` has finished."""
-        seeds = [{run.seed for run in self.runs if run.method == method} for method in self.methods]
-        return sorted(set.intersection(*seeds)) if seeds else []
+        """Those with which any method has finished."""
+        return sorted({run.seed for run in self.runs})
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -105,26 +134,47 @@ class Comparison:
         return dict(self.runs[0].results["task"]) if self.runs else None
 
     def of(self, method: str) -> list[Run]:
-        """The runs of a method with `seeds`, so that methods are compared on the same tasks.
-
-        Raises OutputError for a method that has no finished run.
-        """
+        """The finished runs of a method, by seed; raises OutputError for one that has none."""
         if method not in self.methods:
             raise OutputError(
                 f"method must be one of the comparison's, got {method!r}; {nearest(method, self.methods)}"
             )
-        found = {run.seed: run for run in self.runs if run.method == method}
-        return [found[seed] for seed in self.seeds]
+        return sorted((run for run in self.runs if run.method == method), key=lambda run: run.seed)
 
     def mean(self, method: str, part: str = "final") -> dict[str, tuple[float, float | None]]:
-        """Mean and standard deviation (None for one seed) over the seeds of every figure. part: "final" or "shared"."""
+        """Mean and standard deviation (None for one seed) over its seeds of every figure. part: "final" or "shared"."""
         figures = [run.results[part] for run in self.of(method)]
         return {name: spread([figure[name] for figure in figures]) for name in figures[0]}
 
     def against(self, first: str, second: str) -> dict[str, Difference]:
-        """First minus second: paired bootstrap over the test images."""
-        ones, others = ([run.outcomes for run in self.of(method)] for method in (first, second))
-        return differences(ones, others)
+        """First minus second on the seeds that both have: paired bootstrap over the test images.
+
+        Raises OutputError where they have none in common.
+        """
+        ones, others = ({run.seed: run.resampled for run in self.of(method)} for method in (first, second))
+        common = [seed for seed in ones if seed in others]
+        if not common:
+            raise OutputError(f"{first} and {second} share no finished seed: nothing to compare; run both with one")
+        return differences([ones[seed] for seed in common], [others[seed] for seed in common])
+
+    def rank(self, method: str) -> float:
+        """The mean rank of a method, 1 the best, in Local, Base and Novel of each of its seeds, among all that have it.
+
+        Equal figures share the mean of their ranks.
+        """
+        ranks = []
+        for run in self.of(method):
+            others = [other for other in self.runs if other.seed == run.seed]
+            for name in ("local", "base", "novel"):
+                figure = run.results["final"][name]
+                better = sum(other.results["final"][name] > figure for other in others)
+                equal = sum(other.results["final"][name] == figure for other in others)
+                ranks.append(better + (equal + 1) / 2)
+        return fmean(ranks)
+
+    def at(self, alpha: float | Literal["validation"]) -> "Comparison":
+        """The same with every run's models at an α of its path, see `Run.at`."""
+        return replace(self, runs=[run.at(alpha) for run in self.runs])
 
     def as_json(self) -> dict[str, Any]:
         """The one object that `--json` prints."""
@@ -140,7 +190,7 @@ def write_run(run: Run, directory: Path) -> None:
     """Writes a run into a directory that has its config.toml; results.json is the last: with it the run is finished."""
     write(directory / "rounds.jsonl", (json.dumps(record, allow_nan=False).encode() + b"\n" for record in run.rounds))
     write(directory / "prompts.safetensors", safetensors(run.prompts))
-    outcomes = {name: torch.from_numpy(getattr(run.outcomes, name)) for name in ("base", "novel", "own")}
+    outcomes = {name: torch.from_numpy(getattr(run.outcomes, name)) for name in ("alphas", "base", "novel", "own")}
     write(directory / "outcomes.safetensors", save(outcomes))
     write_json(directory / "provenance.json", run.provenance)
     write_json(directory / "results.json", run.results)
@@ -171,7 +221,7 @@ def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run
             ),
             provenance=json.loads((directory / "provenance.json").read_text(encoding="utf-8")),
         )
-        found.row  # noqa: B018 - raises KeyError where results.json lacks a figure
+        found.row, results["path"], results["alpha_on_validation"]  # KeyError where one is missing
         return found
     except FileNotFoundError as error:
         raise OutputError(
@@ -201,7 +251,7 @@ def cells(directory: Path) -> dict[tuple[str, int], Path]:
     plan = directory / PLAN
     try:
         if plan.exists():
-            return planned(directory, *_read_plan(plan))
+            return planned(directory, _read_plan(plan))
         if is_unfinished(directory):
             found = _look(directory)
             return {(found.method, found.seed): directory}
@@ -213,20 +263,27 @@ def cells(directory: Path) -> dict[tuple[str, int], Path]:
     raise OutputError(f"{directory} holds no run; name a directory that fedpgp run or fedpgp compare wrote")
 
 
-def _read_plan(plan: Path) -> tuple[list[str], list[int]]:
-    """Methods and seeds of a comparison; raises ValueError, TypeError or KeyError for what is no plan of ours."""
+def _read_plan(plan: Path) -> dict[str, list[int]]:
+    """The seeds of each method; raises ValueError, TypeError or KeyError for what is no plan of ours."""
     content = json.loads(plan.read_text(encoding="utf-8"))
-    methods, seeds = list(content["methods"]), list(content["seeds"])
-    if not methods or not all(isinstance(name, str) and NAME.fullmatch(name) for name in methods):  # parts of a path
-        raise ValueError(f"methods must be names of methods, got {methods}")
-    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise ValueError(f"seeds must be numbers from 0 on, got {seeds}")
-    return methods, seeds
+    seeds = {name: list(of_method) for name, of_method in dict(content["seeds"]).items()}
+    if not seeds or not all(NAME.fullmatch(name) for name in seeds):  # parts of a path
+        raise ValueError(f"seeds must be those of methods, got {list(seeds)}")
+    for name, of_method in seeds.items():
+        if not of_method or not all(type(seed) is int and seed >= 0 for seed in of_method):
+            raise ValueError(f"seeds of {name} must be numbers from 0 on, got {of_method}")
+    return seeds
 
 
-def planned(directory: Path, methods: Sequence[str], seeds: Sequence[int]) -> dict[tuple[str, int], Path]:
-    """Method and seed -> run directory, of a comparison, in its order."""
-    return {(name, seed): directory / name / f"seed-{seed}" for seed in seeds for name in methods}
+def planned(directory: Path, seeds: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], Path]:
+    """Method and seed -> run directory, of a comparison, in its order: all methods with one seed, then the next."""
+    order = dict.fromkeys(seed for of_method in seeds.values() for seed in of_method)
+    return {
+        (name, seed): directory / name / f"seed-{seed}"
+        for seed in order
+        for name, of_method in seeds.items()
+        if seed in of_method
+    }
 
 
 def is_unfinished(directory: Path) -> bool:
@@ -299,7 +356,7 @@ def _is_ours(directory: Path) -> bool:
         return True
     try:
         if (directory / PLAN).exists():
-            return all(cell.is_dir() for cell in planned(directory, *_read_plan(directory / PLAN)).values())
+            return all(cell.is_dir() for cell in planned(directory, _read_plan(directory / PLAN)).values())
         load_config(directory / "config.toml", foreign=True)
     except (OSError, ValueError, TypeError, KeyError, ConfigError):
         return False

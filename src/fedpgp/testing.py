@@ -28,11 +28,11 @@ from fedpgp.config import ExperimentConfig, FederationConfig, load_config
 from fedpgp.data.images import Images
 from fedpgp.data.sources import ImageDataset
 from fedpgp.data.tasks import Client, EvaluationSet, Task
-from fedpgp.evaluate import evaluation_sets
 from fedpgp.federation.client import ClientJob, ClientUpdate, train_clients
 from fedpgp.federation.rounds import Data, client_states, federate, frozen_of
 from fedpgp.federation.state import State, grouped
 from fedpgp.methods import Batch, Frozen, Method, Params
+from fedpgp.metrics import evaluation_sets
 from fedpgp.plugins import NAME, misread
 from fedpgp.randomness import generator
 from fedpgp.reading import Question, answer, kind_of, see

@@ -40,7 +40,7 @@ class Workers:
 
     def __init__(self, towers: Towers, count: int):
         self.towers = towers
-        self._count = count
+        self.count = count
         self._threads = torch.get_num_threads()
         self._pool: ProcessPoolExecutor | None = None
         if count > 1:
@@ -54,7 +54,7 @@ class Workers:
         waiting: deque[Future[bytes]] = deque()
         try:
             for job in jobs:
-                if len(waiting) == AHEAD * self._count:
+                if len(waiting) == AHEAD * self.count:
                     results.append(pickle.loads(waiting.popleft().result()))
                 # Plain pickles: PyTorch's would send every small tensor through a shared-memory file of its own.
                 waiting.append(self._pool.submit(_call, pickle.dumps((function, job))))

@@ -25,10 +25,10 @@ from fedpgp.bench.stages import TOLERANCE, DifferentWorkError, Step
 from fedpgp.config import FederationConfig
 from fedpgp.data.images import Images
 from fedpgp.data.tasks import Client, Task
-from fedpgp.evaluate import evaluation_sets
 from fedpgp.federation.rounds import Data, federate
 from fedpgp.federation.state import State
 from fedpgp.methods import FedPGP
+from fedpgp.metrics import evaluation_sets
 from fedpgp.randomness import generator
 from fedpgp.workers import Workers
 

@@ -5,8 +5,9 @@ import os
 import sys
 import time
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import click
 import typer
@@ -16,7 +17,7 @@ from rich.table import Table
 import fedpgp
 from fedpgp.cli.bench import bench
 from fedpgp.cli.cache import app as cache_app
-from fedpgp.cli.printing import Session, err, out, print_comparison, print_json, print_result
+from fedpgp.cli.printing import Session, err, out, print_comparison, print_formatted, print_json, print_result
 
 app = typer.Typer(
     name="fedpgp",
@@ -85,6 +86,14 @@ def compare(
     seeds: Annotated[
         int | None, typer.Option("--seeds", help="How many: 3 means seeds 0, 1 and 2.", show_default="1")
     ] = None,
+    costly_seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--costly-seeds",
+            help="How many for the methods that go through the image tower or read class names for every image.",
+            show_default="as --seeds",
+        ),
+    ] = None,
     config: ConfigFile = None,
     change: Changes = None,
     output: Output = None,
@@ -100,14 +109,16 @@ def compare(
 ) -> None:
     """Run several methods on the same task and print the table.
 
-    Writes one run directory per method and seed, comparison.md, comparison.json and the picture comparison.svg/.png.
+    Tells first what it is going to do, and about how long that takes. Writes one run directory per method and seed, the
+    tables as comparison.md, .tex and .csv, runs.csv, path.csv, differences.csv, comparison.json, and the trade-off
+    curves as comparison.svg and .png.
 
     After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
     """
     directory = resume or output or _new_name("compare")
     with Session(directory, quiet) as progress:
         if resume is not None:
-            _only_with(resume, seeds, config, change, output, force or None, device, precision)
+            _only_with(resume, seeds, costly_seeds, config, change, output, force or None, device, precision)
             comparison = fedpgp.resume(
                 resume,
                 methods=_names(methods or ""),
@@ -120,6 +131,7 @@ def compare(
             comparison = fedpgp.compare(
                 _names(methods) if methods is not None else None,
                 1 if seeds is None else seeds,
+                costly_seeds=costly_seeds,
                 config=config,
                 changes=_changes(change, device, precision),
                 output=directory,
@@ -192,14 +204,43 @@ def run(
     print_result(comparison, directory, as_json)
 
 
-@app.command(epilog="Example: [bold]fedpgp show fedpgp-runs/compare-20261124-101500[/]")
+class Format(StrEnum):
+    table = "table"
+    markdown = "markdown"
+    latex = "latex"
+    csv = "csv"
+
+
+@app.command(
+    epilog="Examples: [bold]fedpgp show fedpgp-runs/compare-20261124-101500[/]   "
+    "[bold]fedpgp show out --alpha 0.5[/]   [bold]fedpgp show out --format latex > table.tex[/]"
+)
 def show(
-    directory: Annotated[Path, typer.Argument(help="What fedpgp run or fedpgp compare wrote.")], as_json: Json = False
+    directory: Annotated[Path, typer.Argument(help="What fedpgp run or fedpgp compare wrote.")],
+    alpha: Annotated[
+        str | None,
+        typer.Option(
+            "--alpha",
+            help="Of the way from the shared part alone, 0, to the clients' own models, 1: where to predict; or"
+            " validation, for what each run's validation images of base classes choose.",
+            show_default="1",
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", help="The method that all others are compared with.", show_default="the last"),
+    ] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="markdown has all tables, latex and csv have the first.")
+    ] = Format.table,
+    as_json: Json = False,
 ) -> None:
     """Print the table of an earlier run or comparison, and how far what was stopped has come."""
     from fedpgp.results import headline, resume_command
 
     comparison = fedpgp.load_comparison(directory)
+    if alpha is not None:
+        comparison = comparison.at(_alpha(alpha))
     for stopped in comparison.unfinished:
         if stopped.running:
             where = f"of {stopped.rounds} rounds is in the hands of another process"
@@ -213,10 +254,10 @@ def show(
         err.print(f"go on with: {command}", markup=False)
     if as_json:
         print_json(comparison.as_json())
-    elif comparison.seeds:
-        print_comparison(comparison)
+    elif comparison.methods and form is Format.table:
+        print_comparison(comparison, reference)
     elif comparison.methods:
-        err.print(f"no seed is finished by all of {', '.join(comparison.methods)}: no table yet", markup=False)
+        print_formatted(comparison, form, reference)
 
 
 @app.command(epilog="Examples: [bold]fedpgp methods[/]   [bold]fedpgp methods fedpgp[/]")
@@ -326,6 +367,15 @@ def _workers(count: int | None) -> int:
     if count is not None:
         return count
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _alpha(text: str) -> "float | Literal['validation']":
+    if text == "validation":
+        return "validation"
+    try:
+        return float(text)
+    except ValueError as error:
+        raise click.UsageError(f"--alpha must be a number from 0 to 1, or validation, got {text!r}") from error
 
 
 def _only_with(resume: Path, *settings: object) -> None:

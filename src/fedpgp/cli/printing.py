@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +13,10 @@ from rich.table import Table
 
 import fedpgp
 
-out = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+if TYPE_CHECKING:
+    from fedpgp.report import formats
+
+out = Console(width=None if sys.stdout.isatty() else 132, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -58,6 +62,9 @@ class Session:
             if what not in self._tasks:
                 self._tasks[what] = self._bars.add_task(what, total=total, detail=detail)
             self._bars.update(self._tasks[what], completed=done, total=total, detail=detail)
+            if done == total:  # the bars of many runs would fill the screen
+                self._bars.remove_task(self._tasks.pop(what))
+                err.print(f"{what}: done  {detail}", markup=False)
             return
         now = time.monotonic()
         if done == 0 or (done < total and now - self._said.get(what, 0.0) < 2):
@@ -85,20 +92,43 @@ def print_result(comparison: "fedpgp.Comparison", directory: Path, as_json: bool
         err.print(f"written to {directory}; {spent}", markup=False)
 
 
-def print_comparison(comparison: "fedpgp.Comparison") -> None:
-    from fedpgp.report.comparison import caption, difference_table, table
+def print_comparison(comparison: "fedpgp.Comparison", reference: str | None = None) -> None:
+    from fedpgp.report.tables import difference_table, table
 
-    out.print(_rich(*table(comparison), title=caption(comparison)))
+    print_table(table(comparison))
     if len(comparison.methods) > 1:
-        title = "Paired bootstrap over test images, 95 % interval"
-        out.print(_rich(*difference_table(comparison), title=title))
+        print_table(difference_table(comparison, reference))
 
 
-def _rich(header: list[str], rows: list[list[str]], title: str) -> Table:
-    listing = Table(title=escape(title), title_justify="left", header_style="bold", box=None, padding=(0, 1, 0, 0))
-    for i, name in enumerate(header):
+def print_formatted(comparison: "fedpgp.Comparison", form: str, reference: str | None) -> None:
+    """Prints it as "markdown", "latex" or "csv"."""
+    from fedpgp.report import comparison as report
+    from fedpgp.report import formats, tables
+
+    if form == "markdown":
+        print(report.markdown(comparison, reference), end="")
+    elif form == "latex":
+        print(formats.latex(tables.table(comparison)), end="")
+    else:
+        print(tables.comparison_csv(comparison), end="")
+
+
+def print_table(one: "formats.Table") -> None:
+    """Prints a table of a report; the best of a column is bold."""
+    listing = Table(
+        title=escape(one.heading), title_justify="left", header_style="bold", box=None, padding=(0, 1, 0, 0)
+    )
+    for i, name in enumerate(one.header):
         listing.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
+    for row in one.rows:
         # In a narrow terminal a deviation goes below its mean.
-        listing.add_row(*(escape(cell if out.width >= 110 else cell.replace(" ± ", "\n± ")) for cell in row))
-    return listing
+        texts = [cell.plain if out.width >= 110 else cell.plain.replace(" ± ", "\n± ") for cell in row]
+        listing.add_row(
+            *(
+                f"[bold]{escape(text)}[/]" if cell.mark == "best" else escape(text)
+                for text, cell in zip(texts, row, strict=True)
+            )
+        )
+    out.print(listing)
+    if one.legend:
+        out.print(one.legend, markup=False, style="dim")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ class Client:
     id: int
     classes: tuple[int, ...]
     train: NDArray[np.int64]
+    domains: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Task:
     tests: dict[str, EvaluationSet]
     validation: EvaluationSet
     templates: tuple[str, ...] = ("a photo of a {}.",)
+    novel: Literal["classes", "domains"] = "classes"
 
 
 def base_to_novel(

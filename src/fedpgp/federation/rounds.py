@@ -19,7 +19,7 @@ from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.config import FederationConfig
 from fedpgp.data.images import Images
 from fedpgp.data.tasks import Client, Task
-from fedpgp.evaluate import Evaluation, Evaluator, summary
+from fedpgp.evaluate import Evaluation, Evaluator, path_alphas
 from fedpgp.federation.client import (
     ClientJob,
     ClientUpdate,
@@ -31,6 +31,7 @@ from fedpgp.federation.client import (
 from fedpgp.federation.participation import participants
 from fedpgp.federation.state import Clients, ClientState, State, on_device
 from fedpgp.methods import Frozen, Method, Params
+from fedpgp.metrics import summary
 from fedpgp.randomness import generator
 from fedpgp.workers import Workers
 
@@ -89,7 +90,8 @@ def federate(
             state.keep(server, {} if pools else {update.upload.client: update.own for update in updates})
             record: dict[str, Any] = {"round": number, "participants": [u.upload.client for u in updates]}
             if number % settings.eval_every == 0 or number == numbers[-1]:
-                evaluation = federation.evaluate(number, server, clients, workers)
+                alphas = path_alphas(settings.path_points if number == numbers[-1] else 1)
+                evaluation = federation.evaluate(number, server, clients, workers, alphas)
                 state.keep_evaluation(evaluation)
                 record |= {**summary(evaluation.clients), "shared": evaluation.shared, **evaluation.diagnostics}
             record |= {"bytes_down": 0, "bytes_up": 0}
@@ -194,8 +196,10 @@ class _Federation:
             client=client.id,
         )
 
-    def evaluate(self, number: int, server: Server, clients: Clients, workers: Workers) -> Evaluation:
-        """All clients' models, and the shared part alone."""
+    def evaluate(
+        self, number: int, server: Server, clients: Clients, workers: Workers, alphas: Sequence[float]
+    ) -> Evaluation:
+        """All clients' models, the shared part alone, and at each α < 1 what lies between the two."""
 
         def model(client: int) -> Params:
             own, download = clients[client], self.aggregator.download(server, client)
@@ -208,7 +212,7 @@ class _Federation:
         alone = self._method.without_private(
             self._method.for_prediction(Params(server.shared, clients[0].private, received))
         )
-        return self._evaluator(number, alone, model, workers)
+        return self._evaluator(number, alone, model, workers, alphas)
 
     def _received(self, download: Download) -> Tensors:
         """The shared part as a client is sent it, perhaps beside other things."""

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,10 +26,10 @@ from torch import Tensor
 
 from fedpgp.aggregators import Server, Tensors
 from fedpgp.errors import InUseError, OutputError
-from fedpgp.evaluate import Evaluation
+from fedpgp.evaluate import Evaluation, Point
 
 FILE = "state.sqlite"  # in a run directory
-SCHEMA = 2  # of the tables below
+SCHEMA = 3  # of the tables below
 PATIENCE = 2.0  # seconds for another process that only looks, as `fedpgp show` does
 TABLES = """
 CREATE TABLE origin (content TEXT NOT NULL);
@@ -164,11 +165,12 @@ class State:
     def evaluation(self) -> Evaluation:
         """The last evaluation."""
         ((arrays, means),) = self._execute("SELECT arrays, means FROM evaluation")
-        parts: dict[str, dict[str, Any]] = {"clients": {}, "correct": {}}
+        points: dict[float, dict[str, dict[str, Any]]] = defaultdict(lambda: {"clients": {}, "correct": {}})
         for name, array in load_arrays(arrays).items():
-            kind, _, key = name.partition("/")
-            parts[kind][key] = array
-        return Evaluation(**parts, **json.loads(means))
+            alpha, kind, key = name.split("/", 2)
+            points[float(alpha)][kind][key] = array
+        own = points.pop(1.0)
+        return Evaluation(**own, **json.loads(means), path={alpha: Point(**points[alpha]) for alpha in sorted(points)})
 
     # ------------------------------------------------------------------------------------------------------ writing
 
@@ -193,8 +195,10 @@ class State:
 
     def keep_evaluation(self, found: Evaluation) -> None:
         """Keeps an evaluation in the place of the one before."""
-        arrays: dict[str, NDArray[Any]] = {f"clients/{name}": values for name, values in found.clients.items()}
-        arrays |= {f"correct/{name}": values for name, values in found.correct.items()}
+        arrays: dict[str, NDArray[Any]] = {}
+        for alpha, point in {**found.path, 1.0: found}.items():
+            arrays |= {f"{alpha!r}/clients/{name}": values for name, values in point.clients.items()}
+            arrays |= {f"{alpha!r}/correct/{name}": values for name, values in point.correct.items()}
         means = json.dumps({"shared": found.shared, "diagnostics": found.diagnostics}, allow_nan=False)
         self._execute("DELETE FROM evaluation")
         self._execute("INSERT INTO evaluation VALUES (?, ?)", save_arrays(arrays), means)

@@ -124,6 +124,11 @@ class Method(ABC):
         return ("text", "images")
 
     @property
+    def costly(self) -> bool:
+        """Whether its steps go through the image tower, or read class names for every image."""
+        return bool({"image tower", "text per image"} & {*self.reads})
+
+    @property
     def position(self) -> Position:
         """Where the class name stands in the context."""
         return "end"
@@ -228,6 +233,14 @@ class Method(ABC):
     def for_prediction(self, params: Params) -> Params:
         """What a model predicts with, where that is not what it trains."""
         return params
+
+    def path(self, params: Params, alpha: float) -> Params | None:
+        """The model at α of the way from the shared part alone (0) to this one (1), 0 ≤ α < 1.
+
+        None mixes the logits of the two, as (1 − α) and α: for logits that are linear in text features that is to mix
+        these, before they are brought to unit length.
+        """
+        return None
 
     def without_private(self, params: Params) -> Params | None:
         """The parameters of somebody who has the shared part only; None where that predicts nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -101,8 +102,12 @@ class DPFPL(PromptMethod):
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         return logits(text[0], images, frozen)
 
+    def path(self, params: Params, alpha: float) -> Params:
+        """p_G + α p_L"""
+        return replace(params, private={"p_L": alpha * params.private["p_L"]})
+
     def without_private(self, params: Params) -> Params:
-        return Params(params.shared, {name: torch.zeros_like(tensor) for name, tensor in params.private.items()})
+        return self.path(params, 0)
 
     def spent(self, epochs: int) -> dict[str, float]:
         """ε at `delta`, of one client's image against an empty place in its batches; exact, and without subsampling.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -94,8 +95,13 @@ class FedPGP(PromptMethod):
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         return logits(text[1], images, frozen)
 
+    def path(self, params: Params, alpha: float) -> Params:
+        """p_G + α U V"""
+        scaled = "W" if self.full_rank else "U"
+        return replace(params, private={**params.private, scaled: alpha * params.private[scaled]})
+
     def without_private(self, params: Params) -> Params:
-        return Params(params.shared, {name: torch.zeros_like(tensor) for name, tensor in params.private.items()})
+        return self.path(params, 0)
 
     def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
         return {

@@ -1,0 +1,90 @@
+"""Local, Base, Novel and what is made of them.
+
+Letters: N clients, n images of a test set, A points of a path.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, harmonic_mean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpgp.data.tasks import Client, EvaluationSet, Task
+
+Correct = Mapping[str, NDArray[np.bool_]]  # test set -> [clients, n], which images each of some clients gets right
+
+
+def evaluation_sets(task: Task) -> dict[str, EvaluationSet]:
+    """The task's test sets and, as "validation", the validation images of its base classes."""
+    return {**task.tests, "validation": task.validation}
+
+
+def accuracies(task: Task, clients: Sequence[Client], correct: Correct) -> dict[str, NDArray[np.float64]]:
+    """Local, Base, Novel (and Unseen) of some clients, in percent, and Local and Base on the validation images.
+
+    Local: the test images of the client's own classes and domains. Base: those of all base classes. In both the softmax
+    runs over all base classes. Novel: what nobody trains on, with only its classes in the softmax.
+
+    correct: [clients, n] of each test set, or [1, n] of one model for all of them.
+    """
+
+    def local(name: str) -> NDArray[np.float64]:
+        own = own_images(task, clients, name)
+        return 100 * (correct[name] & own).sum(1) / own.sum(1)
+
+    def overall(name: str) -> NDArray[np.float64]:
+        return np.broadcast_to(100 * correct[name].mean(1), len(clients))
+
+    return {
+        "local": local("base"),
+        **{name: overall(name) for name in task.tests},
+        "validation_local": local("validation"),
+        "validation_base": overall("validation"),
+    }
+
+
+def own_images(task: Task, clients: Sequence[Client], name: str) -> NDArray[np.bool_]:
+    """[clients, n]: which images of a test set are of each client's own classes, in its own domains."""
+    test = evaluation_sets(task)[name]
+    labels, domains = test.dataset.labels[test.images], test.dataset.domains[test.images]
+    return np.stack(
+        [
+            np.isin(labels, client.classes) & (client.domains is None or np.isin(domains, client.domains))
+            for client in clients
+        ]
+    )
+
+
+def summary(clients: Mapping[str, Sequence[float] | NDArray[np.float64]]) -> dict[str, float]:
+    """Means over the clients of all figures, with HM and CM."""
+    return combined({name: fmean(values) for name, values in clients.items()})
+
+
+def combined(means: Mapping[str, float]) -> dict[str, float]:
+    """Adds HM, the harmonic mean of Local, Base and Novel, and CM = (Local + HM(Base, Novel)) / 2 (FedMGP).
+
+    "others": HM(Base, Novel).
+    """
+    local, base, novel = means["local"], means["base"], means["novel"]
+    others = harmonic_mean([base, novel])
+    return {**means, "hm": harmonic_mean([local, base, novel]), "others": others, "cm": (local + others) / 2}
+
+
+def area_of(path: Sequence[Mapping[str, float]]) -> float:
+    """The area of the models that `summary` was made of."""
+    local, others = (np.array([point[name] for point in path]) for name in ("local", "others"))
+    return float(area(local, others))
+
+
+def area(local: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[…] the area under the trade-off of Local against HM(Base, Novel), in percent of the square.
+
+    local, others: [A, …] in percent. For each Local, the best HM of a model that has at least as much: the area that
+    the points dominate (the hypervolume with the origin as reference), so nothing is interpolated between models, and a
+    single model has the rectangle Local × HM.
+    """
+    order = np.argsort(-local, axis=0, kind="stable")
+    local = np.take_along_axis(local, order, axis=0)
+    best = np.maximum.accumulate(np.take_along_axis(others, order, axis=0), axis=0)
+    below = np.concatenate([local[1:], np.zeros_like(local[:1])])
+    return ((local - below) * best).sum(0) / 100

@@ -1,0 +1,64 @@
+"""What an experiment is going to do, and about how long it takes."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+Cell = tuple[str, int]  # method and seed
+
+
+class Plan:
+    """The runs that are left, with an estimate of each, which is corrected by those that are done."""
+
+    def __init__(self, seconds: Mapping[Cell, float]):
+        self._left = dict(seconds)
+        self._count = len(seconds)
+        # The estimate weighs as much as a tenth of the work, or the first short run would turn it upside down.
+        self._estimated = self._taken = sum(seconds.values()) / 10
+
+    def done(self, cell: Cell, seconds: float) -> None:
+        self._estimated += self._left.pop(cell)
+        self._taken += seconds
+
+    @property
+    def finished(self) -> int:
+        return self._count - len(self._left)
+
+    @property
+    def runs(self) -> int:
+        return self._count
+
+    @property
+    def seconds(self) -> float:
+        """What is left."""
+        pace = self._taken / self._estimated if self._estimated else 1.0
+        return sum(self._left.values()) * pace
+
+    @property
+    def in_words(self) -> str:
+        return f"about {_duration(self.seconds)} left" if self._left else ""
+
+    def describe(self, processes: int) -> str:
+        """All of it in a line."""
+        seeds: dict[str, list[int]] = defaultdict(list)
+        for method, seed in self._left:
+            seeds[method].append(seed)
+        groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for method, of_method in seeds.items():
+            groups[tuple(of_method)].append(method)
+        parts = [f"{', '.join(methods)} with {_seeds(of_group)}" for of_group, methods in groups.items()]
+        return (
+            f"{_count(self._count, 'run')}, about {_duration(self.seconds)} in {_count(processes, 'process', 'es')}: "
+            + "; ".join(parts)
+        )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def _count(number: int, word: str, plural: str = "s") -> str:
+    return f"{number} {word}{plural * (number != 1)}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

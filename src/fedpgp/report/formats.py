@@ -1,0 +1,80 @@
+"""A table as Markdown, LaTeX and CSV."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Mark = Literal["best", "same", "above"]
+MARKS: Mapping[Mark, str] = {"best": "", "same": " =", "above": " +"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of a table, and whether it is the best of its column."""
+
+    text: str
+    mark: Mark | None = None
+
+    @property
+    def plain(self) -> str:
+        return self.text + (MARKS[self.mark] if self.mark else "")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading, a header, rows of cells, and what must be known to read them."""
+
+    heading: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    legend: str = ""
+
+
+def markdown(one: Table) -> str:
+    lines = [
+        [f"**{cell.plain}**" if cell.mark == "best" else cell.plain.replace("\n", "<br>") for cell in row]
+        for row in one.rows
+    ]
+    body = "".join("| " + " | ".join(row) + " |\n" for row in [one.header, ["---"] * len(one.header), *lines])
+    return f"{body}\n{one.legend}\n" if one.legend else body
+
+
+def latex(one: Table) -> str:
+    """A tabular for the package booktabs, in a table with its caption."""
+    lines = []
+    for row in one.rows:
+        texts = [_latex(cell.text.replace("\n", " ")) for cell in row]
+        marks = {"best": r"\textbf{%s}", "same": r"%s$^{=}$", "above": r"%s$^{+}$", None: "%s"}
+        lines.append(" & ".join(marks[cell.mark] % text for text, cell in zip(texts, row, strict=True)))
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"  \caption{{{_latex(one.heading)}. {_latex(one.legend)}}}",
+            rf"  \begin{{tabular}}{{l{'r' * (len(one.header) - 1)}}}",
+            r"    \toprule",
+            "    " + " & ".join(map(_latex, one.header)) + r" \\",
+            r"    \midrule",
+            *(f"    {line} \\\\" for line in lines),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Dictionaries as CSV; columns: None takes the keys in the order in which they first occur."""
+    text = io.StringIO()
+    names = columns or list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _latex(text: str) -> str:
+    special = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$", "α": r"$\alpha$"}
+    return "".join(special.get(character, character) for character in text)
