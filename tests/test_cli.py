@@ -119,6 +119,38 @@ def test_show_prints_what_compare_printed(command: Command, small: None) -> None
     assert command("show", "out/promptfl/seed-0").code == 0
 
 
+def test_plan_is_told_before_the_first_run(command: Command, small: None) -> None:
+    told = command("compare", "--methods", "promptfl,fedpgp", "--seeds", "2", *sets()).err
+    assert re.search(
+        r"4 runs, about \d+ s in 1 process: promptfl, fedpgp with seeds 0, 1\n.*promptfl, seed 0", told, re.S
+    )
+    assert "all runs: 4/4" in told
+    assert "about" not in command("compare", "--methods", "promptfl", *sets()).err
+
+
+def test_costly_methods_may_have_fewer_seeds(command: Command, small: None, tmp_path: Path) -> None:
+    methods = "zero-shot,fedcocoop"
+    ended = command("compare", "--methods", methods, "--seeds", "2", "--costly-seeds", "1", "-o", "out", *sets())
+    assert re.search(r"zero-shot +\d", ended.out) and re.search(r"fedcocoop \(seed 0\) +\d", ended.out)
+    assert not (tmp_path / "out/fedcocoop/seed-1").exists()
+    assert command("show", "out").out == ended.out
+
+
+def test_table_at_another_alpha_and_in_another_form(command: Command, small: None, tmp_path: Path) -> None:
+    whole = command("compare", "--methods", "promptfl,fedpgp", "-o", "out", *sets()).out
+    moved = command("show", "out", "--alpha", "0")
+    shared = json.loads((tmp_path / "out/fedpgp/seed-0/results.json").read_text())["shared"]
+    assert re.search(rf"^fedpgp +{shared['local']:.1f} ", moved.out, re.M) and moved.out != whole
+    assert command("show", "out", "--alpha", "1").out == whole
+    assert "α" in command("show", "out", "--alpha", "validation").out
+    assert "--alpha must be a number from 0 to 1, or validation, got 'x'" in command("show", "out", "--alpha", "x").err
+    assert "alpha must be 'validation' or one of 0, 0.1," in command("show", "out", "--alpha", "0.55").err
+    assert command("show", "out", "--format", "markdown").out == (tmp_path / "out/comparison.md").read_text()
+    assert command("show", "out", "--format", "latex").out == (tmp_path / "out/comparison.tex").read_text()
+    assert command("show", "out", "--format", "csv").out == (tmp_path / "out/comparison.csv").read_text()
+    assert "promptfl minus" in command("show", "out", "--reference", "promptfl").out
+
+
 def test_force_replaces_a_directory_whole(command: Command, small: None, tmp_path: Path) -> None:
     command("compare", "--methods", "zero-shot,promptfl", "-o", "out", *sets())
     assert command("compare", "--methods", "zero-shot", "-o", "out", "--force", *sets()).code == 0

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from types import SimpleNamespace
 from weakref import WeakSet
 
@@ -16,10 +17,10 @@ from hypothesis import strategies as st
 from fedpgp import evaluate, reading
 from fedpgp.backbone import Towers
 from fedpgp.errors import TrainingError
-from fedpgp.evaluate import Evaluator
+from fedpgp.evaluate import Evaluator, path_alphas
 from fedpgp.federation.rounds import frozen_of
-from fedpgp.methods import FedCoCoOp, FedMGP, FedOTP, FedPGP, FedVPT, Params, PromptFL
-from fedpgp.metrics import accuracies, combined, evaluation_sets, own_images, summary
+from fedpgp.methods import FedCoCoOp, FedMGP, FedOTP, FedPGP, FedVPT, Local, Params, PromptFL, PromptFolio
+from fedpgp.metrics import accuracies, area, combined, evaluation_sets, own_images, summary
 from fedpgp.reading import Question, answer, kind_of
 from fedpgp.workers import Workers
 
@@ -243,6 +244,101 @@ def test_equal_visual_prompts_are_seen_once(exact):
             question = Question(method, params, text, data.tests[name], tokens, of_set)
             right = answer(exact.towers(method.reads), question).argmax(-1).numpy() == test.targets
             assert tiny.bools(found.correct[name], len(right))[i].tolist() == right.tolist()
+
+
+ALPHAS = (0.0, 0.25, 0.75, 1.0)
+
+
+def along_a_path(method, params, backbone):
+    """The evaluation of three equal clients at ALPHAS, the data, and a function: context -> logits of a test set."""
+    data = tiny.data(backbone)
+    frozen = frozen_of(method, data.task, backbone)
+    evaluator = Evaluator(method, data.task, data.tests, backbone.class_tokens(tiny.NAMES), frozen)
+    workers = Workers(backbone.towers(), 1)
+    found = evaluator(1, method.without_private(params), lambda _: params, workers, ALPHAS)
+
+    def logits(name, context=None):
+        test = evaluation_sets(data.task)[name]
+        of_set = frozen.select(test.classes)
+        text = of_set.guidance
+        if context is not None:
+            (text,) = backbone.text(context[None], backbone.class_tokens([tiny.NAMES[c] for c in test.classes]))
+        return frozen.logit_scale.exp() * data.tests[name].pooled @ text.T, test.targets
+
+    return data, found, logits
+
+
+def assert_path(found, data, expected):
+    """expected: (α, test set) -> logits and targets."""
+    assert list(found.path) == list(ALPHAS[:-1])
+    for alpha, point in found.path.items():
+        for name in data.task.tests:
+            answers, targets = expected(alpha, name)
+            right = answers.argmax(-1).numpy() == targets
+            for row in tiny.bools(point.correct[name], len(targets)):
+                assert row.tolist() == right.tolist()
+            assert point.clients[name] == pytest.approx(100 * right.mean())
+
+
+def test_fedpgps_path_is_the_global_prompt_and_a_share_of_the_personal_part(backbone):
+    params, *_ = many(1)
+    data, found, logits = along_a_path(FEDPGP, params, backbone)
+    own = params.private["U"] @ params.private["V"]
+    assert_path(found, data, lambda alpha, name: logits(name, params.shared["p_G"] + alpha * own))
+    assert summary(found.path[0.0].clients) == pytest.approx(found.shared)
+    _, plain = evaluated(FEDPGP, [params] * 3, backbone)
+    assert not plain.path and summary(plain.clients) == summary(found.clients)
+
+
+def test_another_method_s_path_mixes_logits_from_the_shared_part_on(backbone):
+    rng = torch.Generator().manual_seed(2)
+    p_G, p = (torch.randn(3, 128, generator=rng) for _ in range(2))
+    method = PromptFolio(context_length=3, mixing=1.0)
+    data, found, logits = along_a_path(method, Params({"p_G": p_G}, {"p": p}), backbone)
+
+    def expected(alpha, name):
+        (shared, targets), (own, _) = logits(name, p_G), logits(name, p)
+        return (1 - alpha) * shared + alpha * own, targets
+
+    assert_path(found, data, expected)
+
+
+def test_where_no_shared_part_predicts_the_path_begins_at_the_hand_written_prompts(backbone):
+    p = torch.randn(3, 128, generator=torch.Generator().manual_seed(3))
+    data, found, logits = along_a_path(Local(context_length=3), Params({}, {"p": p}), backbone)
+
+    def expected(alpha, name):
+        (written, targets), (own, _) = logits(name), logits(name, p)
+        return (1 - alpha) * written + alpha * own, targets
+
+    assert found.shared is None
+    assert_path(found, data, expected)
+
+
+def test_a_path_that_no_client_moves_along_is_a_point(backbone):
+    p = torch.randn(3, 128, generator=torch.Generator().manual_seed(3))
+    _, found, _ = along_a_path(PromptFL(context_length=3), Params({"p_G": p}, {}), backbone)
+    assert found.path == {}
+
+
+def test_points_of_a_path_are_evenly_spaced():
+    assert path_alphas(1) == (1.0,)
+    assert path_alphas(5) == (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@given(st.lists(st.tuples(ACCURACY, ACCURACY), min_size=1, max_size=6))
+def test_area_is_that_of_all_rectangles_together(points):
+    """In slices: above every Local, the best HM of the points that reach it."""
+    ends = sorted({0.0, *(local for local, _ in points)})
+    slices = ((high - low, max(y for x, y in points if x >= high)) for low, high in pairwise(ends))
+    expected = sum(width * height for width, height in slices) / 100
+    assert area(*(np.array(axis) for axis in zip(*points, strict=True))) == pytest.approx(expected)
+
+
+def test_area_of_many_at_once_and_in_any_order():
+    local, others = np.array([[10.0, 50.0], [60.0, 20.0]]), np.array([[80.0, 30.0], [40.0, 70.0]])
+    assert area(local, others) == pytest.approx([0.1 * 80 + 0.5 * 40, 0.2 * 70 + 0.3 * 30])
+    assert area(local[::-1], others[::-1]) == pytest.approx(area(local, others))
 
 
 class Twice(FedVPT):

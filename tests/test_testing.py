@@ -169,6 +169,27 @@ class SendingARow(FedPGP):
         return {"p_G": torch.cat([params.private["V"][1:2], row, params.shared["p_G"][2:]])}
 
 
+class Detour(FedPGP):
+    """Its path ends beyond the model."""
+
+    name = "detour"
+
+    def path(self, params, alpha):
+        return super().path(params, 2 * alpha)
+
+
+class LateStart(FedPGP):
+    """Its path begins beside the shared part."""
+
+    name = "late"
+
+    def path(self, params, alpha):
+        return super().path(params, 0.5 + alpha / 2)
+
+    def without_private(self, params):
+        return super().path(params, 0)
+
+
 class SendingAnImage(PromptFL):
     """Sends the features of its first training image."""
 
@@ -207,6 +228,8 @@ class SummingExamples(PromptFL):
         (SendingARow, "must not send V, which is private"),
         (SendingAnImage, "must not send first, which is private|must not send the images"),
         (SummingExamples, "is the mean of its examples'"),
+        (Detour, "must end its path with the model that is there"),
+        (LateStart, "must begin its path with the model that is there"),
     ],
 )
 def test_a_leak_of_a_part_or_a_wrong_mean_is_found(cls, message, exact):

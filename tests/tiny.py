@@ -129,7 +129,7 @@ def data(backbone, train=None, kind=None, **changes) -> Data:
     )
 
 
-SETTINGS = {"rounds": 2, "local_epochs": 2, "batch_size": 4, "momentum": 0.9, "weight_decay": 5e-4}
+SETTINGS = {"rounds": 2, "local_epochs": 2, "batch_size": 4, "momentum": 0.9, "weight_decay": 5e-4, "path_points": 1}
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ CLASS_NAMES = ("ant", "red apple", "fire engine", "alarm clock", "octopus", "jar
 BASE, NOVEL = (1, 2, 3, 5, 6, 7), (0, 4)  # neither the first classes nor a range: labels and columns differ
 CLIENTS = ((1, 5), (2, 7), (3, 6))
 EXAMPLES = (6, 5, 7)
-SETTINGS = FederationConfig(rounds=3, local_epochs=1, batch_size=4, weight_decay=0.0, eval_every=3)
+SETTINGS = FederationConfig(rounds=3, local_epochs=1, batch_size=4, weight_decay=0.0, eval_every=3, path_points=1)
 EXACT = 1e-9  # relative, in float64
 
 
@@ -135,6 +135,12 @@ class _Trial:
         self.frozen = frozen_of(method, self.task, backbone)
         self.towers = backbone.towers(method.reads)
         self.data = made_up_data(self.task, backbone, kind_of(method))
+
+    def answer(self, params: Params, images: Images) -> Tensor:
+        """The logits [B, 6] of a model over the base classes."""
+        frozen = self.frozen.select(BASE)
+        text = self.text(params, frozen, BASE)
+        return answer(self.towers, Question(self.method, params, text, images, self.tokens(BASE), frozen))
 
     def images(self, count: int, seed: int) -> Images:
         return made_up_images(count, self.backbone, kind_of(self.method), seed)
@@ -321,6 +327,21 @@ def _functions(trial: _Trial) -> None:
         _ask(_near(by_one, logits), trial, "must predict every image for itself, whatever else is in the batch")
 
 
+def _path(trial: _Trial) -> None:
+    """its path, where it has one, goes from what the shared part predicts alone to what the whole model predicts"""
+    method, images = trial.method, trial.images(5, 9)
+    for params in [trial.first(), *(job.params for job, _ in trial.once.trained[-1:])]:
+        whole = method.for_prediction(params)
+        ends = method.path(whole, 0.0), method.path(whole, 1.0)
+        _ask((ends[0] is None) == (ends[1] is None), trial, "must have a path for every α or for none")
+        for found, expected, where in zip(ends, (method.without_private(whole), whole), ("begin", "end"), strict=True):
+            if found is not None and expected is not None:
+                one, other = (trial.answer(model, images) for model in (found, expected))
+                _ask(
+                    _near(one, other), trial, f"must {where} its path with the model that is there, in what it predicts"
+                )
+
+
 def _losses(trial: _Trial) -> None:
     """its loss has finite terms of no dimension, by name"""
     if not trial.trains:
@@ -481,6 +502,7 @@ CHECKS: Sequence[Callable[[_Trial], None]] = (
     _survives_files,
     _parameters,
     _functions,
+    _path,
     _losses,
     _learns,
     _ends,

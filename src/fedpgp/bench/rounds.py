@@ -32,7 +32,7 @@ from fedpgp.metrics import evaluation_sets
 from fedpgp.randomness import generator
 from fedpgp.workers import Workers
 
-SETTINGS = FederationConfig(rounds=1, local_epochs=LOCAL_EPOCHS, batch_size=BATCH)
+SETTINGS = FederationConfig(rounds=1, local_epochs=LOCAL_EPOCHS, batch_size=BATCH, path_points=1)
 ENCODED_AT_ONCE = 64
 
 

@@ -72,6 +72,7 @@ def measure(clients: int, seed: int) -> Scale:
         batch_size=BATCH,
         participation=PARTICIPANTS / clients,
         eval_every=MEASURED_ROUNDS + 2,
+        path_points=1,
     )
     with (
         tempfile.TemporaryDirectory() as directory,

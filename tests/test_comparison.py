@@ -1,0 +1,225 @@
+"""What a comparison makes of its runs: means, ranks, marks, tables and files."""
+
+import csv
+import io
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fedpgp.bootstrap import METRICS, Outcomes, differences, resampled
+from fedpgp.config import ExperimentConfig
+from fedpgp.errors import OutputError
+from fedpgp.metrics import area_of, summary
+from fedpgp.report import formats, tables, tradeoff
+from fedpgp.report.comparison import markdown
+from fedpgp.results import Comparison, Run
+
+N, BASE, NOVEL = 2, 400, 300
+OWN = np.arange(BASE) % N == np.arange(N)[:, None]
+TASK = {
+    "protocol": "base-to-novel",
+    "data": "made-up",
+    "clients": N,
+    "base_classes": 4,
+    "novel": "classes",
+    "novel_classes": 3,
+    "novel_domains": ["photo"],
+    "evaluated_on": "test",
+    "images": {"base": BASE, "novel": NOVEL},
+}
+
+
+def rows(base: NDArray[np.bool_], novel: NDArray[np.bool_]) -> dict[str, float]:
+    """The figures of some outcomes, by plain means."""
+    local = np.mean([100 * base[i][OWN[i]].mean() for i in range(N)])
+    return summary({"local": [local], "base": [100 * base.mean()], "novel": [100 * novel.mean()]})
+
+
+def run(method: str, seed: int, *shares: tuple[float, float, float], chosen: float = 1.0, luck: int = 0) -> Run:
+    """A run whose clients got these shares of own, other and novel images right, at each point of its path."""
+    rng = np.random.default_rng((seed, luck))
+    drawn, drawn_novel = rng.random((N, BASE)), rng.random((N, NOVEL))
+    alphas = np.linspace(0, 1, len(shares)) if len(shares) > 1 else np.ones(1)
+    base = np.stack([np.where(OWN, drawn < own, drawn < other) for own, other, _ in shares])
+    novel = np.stack([drawn_novel < share for *_, share in shares])
+    path = [{"alpha": float(alpha), **rows(*found)} for alpha, *found in zip(alphas, base, novel, strict=True)]
+    final = {key: path[-1][key] for key in ("local", "base", "novel", "hm", "cm")}
+    return Run(
+        config=ExperimentConfig(),
+        results={
+            "method": method,
+            "seed": seed,
+            "task": TASK,
+            "final": {**final, "area": area_of(path)},
+            "shared": None,
+            "last_five": final,
+            "best_on_validation": {"round": 3, **final},
+            "path": path,
+            "alpha_on_validation": chosen,
+            "clients": [{"local": final["local"] + i} for i in range(N)],
+            "bytes_up_per_client_round": 2048,
+            "seconds": 1.5,
+        },
+        rounds=[],
+        prompts={},
+        outcomes=Outcomes(
+            alphas,
+            *(np.packbits(images, axis=-1) for images in (base, novel, OWN)),
+            base_images=BASE,
+            novel_images=NOVEL,
+        ),
+        provenance={},
+    )
+
+
+GOOD, FAIR = (0.9, 0.8, 0.8), (0.6, 0.5, 0.5)
+
+
+def test_resampled_figures_begin_with_those_of_the_run() -> None:
+    """At the clients' own models and at another point, and the area of the whole path at both."""
+    one = run("a", 0, (0.5, 0.6, 0.6), (0.7, 0.5, 0.4), (0.9, 0.3, 0.2))
+    for alpha in (1.0, 0.5):
+        found = resampled(one.outcomes, alpha)
+        final = one.at(alpha).results["final"]
+        for name in METRICS:
+            assert found[name][0] == pytest.approx(final[name]), name
+            assert found[name][1:].std() > 0
+            assert found[name][1:].mean() == pytest.approx(final[name], abs=0.5)
+
+
+def test_area_of_a_path_is_more_than_that_of_its_best_point() -> None:
+    one = run("a", 0, (0.5, 0.6, 0.6), (0.9, 0.3, 0.2))
+    single = [point["local"] * point["others"] / 100 for point in one.results["path"]]
+    assert one.results["final"]["area"] > max(single)
+
+
+def test_a_run_at_an_alpha_has_the_figures_of_that_point() -> None:
+    one = run("a", 0, (0.5, 0.6, 0.6), (0.7, 0.5, 0.4), (0.9, 0.3, 0.2), chosen=0.5)
+    for alpha in (0.5, "validation"):
+        moved = one.at(alpha)
+        assert moved.alpha == 0.5
+        assert moved.results["final"]["local"] == one.results["path"][1]["local"] != one.results["final"]["local"]
+        assert moved.results["final"]["area"] == one.results["final"]["area"]
+        assert moved.row["alpha"] == 0.5 and moved.row["cm"] == one.results["path"][1]["cm"]
+    point = run("b", 0, GOOD)
+    assert point.at(0.5) is point
+    with pytest.raises(OutputError, match=r"one of 0, 0\.5, 1, where a was evaluated, got 0\.3"):
+        one.at(0.3)
+
+
+def test_a_comparison_at_an_alpha_compares_those_models() -> None:
+    both = Comparison([run("a", 0, FAIR, GOOD), run("b", 0, FAIR)])
+    assert both.against("a", "b")["base"].mean > 20
+    moved = both.at(0.0).against("a", "b")
+    assert moved["base"].mean == moved["base"].low == 0
+    assert moved["area"].mean > 20  # of the whole path
+    assert "α 0" in tables.caption(both.at(0.0)) and "α" not in tables.caption(both)
+
+
+def test_methods_are_compared_on_the_seeds_that_both_have() -> None:
+    a0, a1, b1 = run("a", 0, GOOD), run("a", 1, FAIR), run("b", 1, FAIR, luck=1)
+    found = Comparison([a0, a1, b1]).against("a", "b")
+    assert found == differences([a1.resampled], [b1.resampled])
+    with pytest.raises(OutputError, match="a and b share no finished seed"):
+        Comparison([a0, b1]).against("a", "b")
+
+
+def test_rank_is_the_mean_over_seeds_and_metrics() -> None:
+    runs = [run("a", 0, GOOD), run("b", 0, FAIR), run("c", 0, FAIR), run("a", 1, FAIR), run("b", 1, GOOD)]
+    found = Comparison(runs)
+    assert found.rank("a") == pytest.approx((1 + 2) / 2)
+    assert found.rank("b") == pytest.approx((2.5 + 1) / 2)  # equal to c in the first seed
+    assert found.rank("c") == 2.5
+
+
+def test_the_best_is_marked_and_what_does_not_differ_from_it() -> None:
+    """Of two equal methods the first is best; one that has fewer seeds is marked, and is never the best."""
+    runs = [
+        run(name, seed, shares) for (name, shares), seed in product({"a": GOOD, "b": FAIR, "c": GOOD}.items(), (0, 1))
+    ]
+    runs += [run("few", 0, (0.99, 0.99, 0.99))]
+    made = tables.table(Comparison(runs))
+    marks = {row[0].text: row[1].mark for row in made.rows}
+    assert marks == {"a": "best", "b": None, "c": "same", "few (seed 0)": "above"}
+    text = formats.markdown(made)
+    assert text.count("**") == 2 * 6  # Local, Base, Novel, HM, CM and area, of one method
+    assert "=: no difference" in text
+    assert tables.table(Comparison(runs[:2])).legend == ""
+
+
+def test_a_method_that_stands_alone_has_no_mark() -> None:
+    made = tables.table(Comparison([run("a", 0, GOOD)]))
+    assert all(cell.mark is None for row in made.rows for cell in row)
+    assert made.rows[0][1].text == f"{run('a', 0, GOOD).results['final']['local']:.1f}"
+
+
+def test_reference_is_the_last_method_or_the_one_that_is_named() -> None:
+    both = Comparison([run("a", 0, GOOD), run("b", 0, FAIR, luck=1)])
+    assert tables.difference_table(both).header[0] == "b minus"
+    named = tables.difference_table(both, "a")
+    assert named.header[0] == "a minus" and [row[0].text for row in named.rows] == ["b"]
+    assert named.rows[0][1].text.startswith("+")
+    with pytest.raises(OutputError, match="method must be one of the comparison's, got 'z'"):
+        tables.difference_table(both, "z")
+
+
+def test_held_out_domains_are_named() -> None:
+    one = run("a", 0, GOOD)
+    other = {**one.results, "task": {**TASK, "novel": "domains", "novel_domains": ["clipart", "sketch"]}}
+    made = tables.table(Comparison([replace(one, results=other)]))
+    assert "Held-out" in made.header and "Novel" not in made.header
+    assert "held out: clipart, sketch" in made.heading
+
+
+def test_tables_as_csv_hold_the_numbers() -> None:
+    both = Comparison([run("a", 0, FAIR, GOOD), run("a", 1, FAIR, GOOD), run("b", 0, FAIR, luck=1)])
+    found = list(csv.DictReader(io.StringIO(tables.comparison_csv(both))))
+    assert [(row["method"], row["seeds"]) for row in found] == [("a", "0 1"), ("b", "0")]
+    mean, deviation = both.mean("a")["cm"]
+    assert (float(found[0]["cm"]), float(found[0]["cm_std"])) == (mean, deviation)
+    assert found[1]["cm_std"] == ""
+    path = list(csv.DictReader(io.StringIO(tables.path_csv(both))))
+    assert [(row["method"], row["seed"], row["alpha"]) for row in path] == [
+        ("a", "0", "0.0"), ("a", "0", "1.0"), ("a", "1", "0.0"), ("a", "1", "1.0"), ("b", "0", "1.0"),
+    ]  # fmt: skip
+    pairs = list(csv.DictReader(io.StringIO(tables.differences_csv(both))))
+    assert len(pairs) == 2 * len(METRICS)
+    there, back = pairs[0], pairs[len(METRICS)]
+    assert (there["first"], there["second"], there["metric"]) == (back["second"], back["first"], back["metric"])
+    assert float(there["first_minus_second"]) == pytest.approx(-float(back["first_minus_second"]))
+    assert float(there["low"]) == pytest.approx(-float(back["high"]))
+
+
+def test_latex_escapes_and_marks() -> None:
+    cells = [[formats.Cell("pfed_x"), formats.Cell("64.1 ± 0.2", "best"), formats.Cell("7", "same")]]
+    text = formats.latex(formats.Table("50 % of", ["method", "α", "b"], cells))
+    assert r"50 \% of" in text and r"pfed\_x" in text
+    assert r"\textbf{64.1 $\pm$ 0.2} & 7$^{=}$ \\" in text
+    assert r"\begin{tabular}{lrr}" in text and r"$\alpha$" in text
+
+
+def test_diagnosis_treats_every_method_alike() -> None:
+    both = Comparison([run("a", 0, FAIR, GOOD, chosen=0.0), run("b", 0, FAIR, luck=1)])
+    made = tables.diagnosis_table(both)
+    cells = {row[0].text: dict(zip(made.header, (cell.text for cell in row), strict=True)) for row in made.rows}
+    assert cells["a"]["that α"] == "0" and cells["b"]["that α"] == ""
+    assert cells["a"]["CM at validation's α"] == f"{both.runs[0].results['path'][0]['cm']:.1f}" != cells["a"]["CM"]
+    assert all("" not in list(row.values())[:6] for row in cells.values())
+    assert "| a |" in markdown(both) and "Diagnosis" in markdown(both)
+
+
+@pytest.mark.parametrize("count", [2, 10])
+def test_the_picture_is_the_same_bytes_each_time_and_names_every_method(count: int) -> None:
+    """Together in one pair of axes, or each in its own; also where some runs of a method are a point."""
+    runs = [
+        run(f"method-{i}", seed, (0.5, 0.6, 0.6), (0.9, 0.3 + i / 50, 0.2)) for i in range(count) for seed in (0, 1)
+    ]
+    runs[1] = run("method-0", 1, FAIR)
+    found = Comparison(runs)
+    svg = tradeoff.picture(found, "svg")
+    assert svg == tradeoff.picture(found, "svg")
+    assert all(f"method-{i}<" in svg.decode() for i in range(count))
+    assert tradeoff.picture(found, "png").startswith(b"\x89PNG")
