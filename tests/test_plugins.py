@@ -13,10 +13,10 @@ from fedpgp import plugins
 from fedpgp.catalogue import about, catalogue
 from fedpgp.cli import app
 from fedpgp.config import load_config
+from fedpgp.directory import resume_command
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.methods import METHODS, FedPGP, PromptFL
 from fedpgp.plugins import find_method
-from fedpgp.results import resume_command
 
 SHORT = ["federation.rounds=2", "federation.local_epochs=1", "task.clients=2", "task.shots=2"]
 

@@ -13,7 +13,7 @@ import torch
 from tiny import SHORT_RUN
 
 import fedpgp
-from fedpgp import files, laboratory, origin, results
+from fedpgp import directory, files, laboratory, origin, results
 from fedpgp.backbone import Backbone
 from fedpgp.data.sources import Source
 from fedpgp.errors import OutputError
@@ -170,7 +170,7 @@ def test_another_config_is_refused(stopped: Path, cache: Path) -> None:
     with pytest.raises(OutputError, match=r"config.toml: federation.rounds is 30, the run was begun with 3: set it"):
         fedpgp.resume(stopped, cache=cache)
     file.write_text(file.read_text().replace("rounds = 30 ", "rounds = 3\n# a remark"))
-    assert results.is_unfinished(stopped)
+    assert directory.is_unfinished(stopped)
 
 
 def test_runs_of_different_configs_are_not_one_comparison(
@@ -273,7 +273,7 @@ def test_a_full_disk_while_the_files_are_written_loses_nothing(
         files.write(path, content)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(results, "write", full)
+        patch.setattr(directory, "write", full)
         with pytest.raises(OutputError, match=r"No space left on device; free space, then go on with --resume"):
             begin(tmp_path / "out", cache)
     fedpgp.resume(tmp_path / "out", cache=cache)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedpgp.config import ExperimentConfig, load_config
+    from fedpgp.directory import load_comparison, load_run
     from fedpgp.errors import FedPGPError
     from fedpgp.experiment import compare, resume, run
-    from fedpgp.results import Comparison, Run, load_comparison, load_run
+    from fedpgp.results import Comparison, Run
 
 __version__ = "0.1.0"
 
@@ -39,8 +40,8 @@ _HOMES = {
     "run": "experiment",
     "Comparison": "results",
     "Run": "results",
-    "load_comparison": "results",
-    "load_run": "results",
+    "load_comparison": "directory",
+    "load_run": "directory",
 }
 
 

@@ -10,6 +10,19 @@ from typing import Any
 
 from fedpgp.aggregators import Aggregator, Server
 from fedpgp.config import ExperimentConfig, load_config
+from fedpgp.directory import (
+    PLAN,
+    cells,
+    check_output,
+    is_compared,
+    is_unfinished,
+    load_comparison,
+    load_run,
+    planned,
+    run_directory,
+    write_run,
+    writing,
+)
 from fedpgp.errors import ConfigError, OutputError, TrainingError
 from fedpgp.federation.pilot import seconds_of_run
 from fedpgp.federation.rounds import client_states, federate, rounds_of
@@ -22,22 +35,7 @@ from fedpgp.plan import Cell, Plan
 from fedpgp.plugins import check_instance, find_method, installed
 from fedpgp.record import Prompts, figures, outcomes
 from fedpgp.report.comparison import write_comparison
-from fedpgp.results import (
-    PLAN,
-    Comparison,
-    Run,
-    cells,
-    check_output,
-    headline,
-    is_compared,
-    is_unfinished,
-    load_comparison,
-    load_run,
-    planned,
-    run_directory,
-    write_run,
-    writing,
-)
+from fedpgp.results import Comparison, Run, headline
 
 HEADLINE = ("zero-shot", "local", "promptfl", "fedpgp")  # what is compared unless methods are named
 ALL = "all"

@@ -236,7 +236,8 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print the table of an earlier run or comparison, and how far what was stopped has come."""
-    from fedpgp.results import headline, resume_command
+    from fedpgp.directory import resume_command
+    from fedpgp.results import headline
 
     comparison = fedpgp.load_comparison(directory)
     if alpha is not None:

@@ -47,7 +47,7 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._bars.stop()
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            from fedpgp.results import resume_command
+            from fedpgp.directory import resume_command
 
             command = resume_command(self._directory)
             err.print(
