@@ -70,5 +70,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(small_source: Source, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Experiments on the embedded data see its small part, and load the checkpoint once."""
-    monkeypatch.setattr(fedpgp.laboratory, "load_source", lambda name: small_source)
+    monkeypatch.setattr(
+        fedpgp.laboratory,
+        "load_source",
+        lambda name, splits: small_source if "test" in splits else replace(small_source, test=None),
+    )
     monkeypatch.setattr(fedpgp.laboratory, "load_backbone", lambda *_: backbone)

@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +14,14 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedpgp.data.partition import deal_classes, draw_shots
-from fedpgp.data.tasks import base_to_novel
-from fedpgp.errors import DataError
+import fedpgp
+from fedpgp import assets
+from fedpgp.config import load_config
+from fedpgp.data.partition import deal_classes, deal_domains, draw_shots
+from fedpgp.data.tasks import base_to_novel, leave_one_domain_out
+from fedpgp.errors import ConfigError, DataError
+from fedpgp.laboratory import make_task
+from fedpgp.metrics import own_images
 
 
 def classes_of(dataset, images):
@@ -120,6 +127,168 @@ def test_what_the_data_do_not_suffice_for_is_refused(changes, message):
         base_to_novel(tiny.source(8), **{"clients": 2, "classes_per_client": None, "shots": 2, "seed": 0, **changes})
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    clients=st.integers(1, 7),
+    domains=st.integers(1, 4),
+    shots=st.integers(1, 3),
+    seed=st.integers(0, 1000),
+    split=st.sampled_from(["test", "validation"]),
+)
+def test_each_client_has_images_of_one_domain(clients, domains, shots, seed, split):
+    source = tiny.source(14 if split == "test" else 28, domains=domains)
+    task = base_to_novel(
+        source,
+        clients=clients,
+        classes_per_client=None,
+        shots=shots,
+        seed=seed,
+        domain_per_client=True,
+        evaluate_on=split,
+    )
+    held = [client.domains for client in task.clients]
+    counts = np.bincount([domain for (domain,) in held], minlength=domains)
+    assert max(counts) - min(counts) <= 1
+    for client in task.clients:
+        assert set(source.train.domains[client.train].tolist()) == set(client.domains)
+        assert classes_of(source.train, client.train) == set(client.classes)
+        assert len(set(client.train.tolist())) == len(client.train) == shots * len(client.classes)
+    assert set(task.tests["base"].dataset.domains[task.tests["base"].images].tolist()) == set(range(domains))
+    plain = base_to_novel(source, clients=clients, classes_per_client=None, shots=shots, seed=seed, evaluate_on=split)
+    assert [client.classes for client in task.clients] == [client.classes for client in plain.clients]
+    assert all(client.domains is None for client in plain.clients)
+
+
+def test_domains_are_dealt_in_an_order_of_the_seed():
+    dealt = {deal_domains(4, 6, seed) for seed in range(10)}
+    assert len(dealt) > 3 and all(sorted(d[:4]) == [0, 1, 2, 3] and d[4:] == d[:2] for d in dealt)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    data=st.data(),
+    domains=st.integers(2, 5),
+    seed=st.integers(0, 1000),
+    split=st.sampled_from(["test", "validation"]),
+)
+def test_nothing_of_a_held_out_domain_is_trained_on_or_chosen_by(data, domains, seed, split):
+    classes, probe = 6, data.draw(st.sampled_from([(), (2,)]))
+    source = tiny.source(classes, domains=domains, probe=probe)
+    names = source.train.domain_names
+    out = data.draw(st.sets(st.sampled_from(names), max_size=domains - (1 if split == "test" else 2)))
+    kept = [i for i, name in enumerate(names) if name not in (out or {names[-1]})]
+    novel = [i for i in range(domains) if i not in kept]
+    if split == "validation":
+        if len(kept) < 2:
+            return
+        kept, novel = kept[:-1], kept[-1:]
+    each = data.draw(st.integers(1, 2))
+    task = leave_one_domain_out(
+        source, clients=each * len(kept), held_out=sorted(out), shots=2, seed=seed, evaluate_on=split
+    )
+    known = {label for label in range(classes) if label not in probe}
+    assert set(task.base) == known and task.novel == "domains"
+    assert [client.domains for client in task.clients] == [(kept[i % len(kept)],) for i in range(each * len(kept))]
+    for client in task.clients:
+        assert set(source.train.domains[client.train].tolist()) == set(client.domains)
+        assert classes_of(source.train, client.train) == set(client.classes)
+        assert len(set(client.train.tolist())) == len(client.train) == 2 * len(client.classes)
+    for domain in kept:
+        dealt = [label for client in task.clients if client.domains == (domain,) for label in client.classes]
+        assert sorted(dealt) == sorted(known)
+    used = [(task.tests["base"], kept), (task.tests["novel"], novel), (task.validation, kept)]
+    for test, expected in used:
+        assert set(test.dataset.domains[test.images].tolist()) == set(expected)
+        assert classes_of(test.dataset, test.images) == known
+        assert len(test.images) == len(known) * len(expected) * (2 if test.dataset is source.test else 1)
+    if split == "validation":
+        assert all(test.dataset is source.validation for test, _ in used)
+    own = own_images(task, task.clients, "base")
+    assert own.any(1).all()
+    for client, row in zip(task.clients, own, strict=True):
+        images = task.tests["base"].images[row]
+        assert set(task.tests["base"].dataset.domains[images].tolist()) == set(client.domains)
+        assert classes_of(task.tests["base"].dataset, images) == set(client.classes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"held_out": ["domain"]},
+            r"task\.held_out must name domains of the data set, got 'domain'; did you mean 'domain",
+        ),
+        ({"held_out": ["domain 0", "domain 1", "domain 2"]}, "hold out fewer"),
+        ({"clients": 3}, r"task\.clients must be a multiple of 2, got 3: .* trained on are domain 0, domain 1"),
+        ({"shots": 4}, r"class 'class \d' of made-up has 3 train images in domain 'domain \d'"),
+        ({"evaluate_on": "validation", "held_out": ["domain 0", "domain 1"]}, "hold out fewer"),
+    ],
+)
+def test_domains_that_cannot_be_held_out(changes, message):
+    given = {"clients": 2, "held_out": [], "shots": 2, "seed": 0, **changes}
+    with pytest.raises(DataError, match=message):
+        leave_one_domain_out(tiny.source(4, domains=3), **given)
+
+
+def test_a_client_without_test_images_in_its_domain_is_refused():
+    source = tiny.source(4, domains=2)
+    few = source.test.select(np.flatnonzero((source.test.labels != 1) | (source.test.domains == 0)))
+    with pytest.raises(
+        DataError, match="class 'class 1' of made-up has no test image in domain 'domain 1', which client"
+    ):
+        for seed in range(9):
+            base_to_novel(
+                replace(source, test=few),
+                clients=2,
+                classes_per_client=None,
+                shots=1,
+                seed=seed,
+                domain_per_client=True,
+            )
+
+
+def test_test_images_that_were_not_read():
+    source = replace(tiny.source(8), test=None)
+    given = {"clients": 2, "classes_per_client": None, "shots": 2, "seed": 0}
+    assert base_to_novel(source, **given, evaluate_on="validation").tests["base"].dataset is source.validation
+    with pytest.raises(DataError, match="the test split of made-up was not read"):
+        base_to_novel(source, **given)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "change", "field"),
+    [
+        ("base-to-novel", 'task.held_out=["noto"]', "held_out"),
+        ("leave-one-domain-out", "task.domain_per_client=true", "domain_per_client"),
+        ("leave-one-domain-out", "task.classes_per_client=2", "classes_per_client"),
+    ],
+)
+def test_a_field_of_another_protocol_is_refused(protocol, change, field):
+    config = load_config(changes=[f"task.protocol={protocol}", change])
+    with pytest.raises(ConfigError, match=rf"task\.{field} must be left out with the protocol {protocol}"):
+        make_task(config, tiny.source(8), 0)
+
+
+def test_held_out_domains_survive_the_config_file(tmp_path):
+    config = load_config(changes=['task.held_out=["noto", "twemoji"]'])
+    (tmp_path / "c.toml").write_text(config.to_toml())
+    assert load_config(tmp_path / "c.toml").task.held_out == ("noto", "twemoji")
+
+
+def test_choosing_settings_needs_no_test_file(tmp_path, cache, monkeypatch):
+    """The package's assets without their test split: a run on validation images works, another names the file."""
+    shutil.copytree(assets.DIRECTORY, tmp_path / "assets", ignore=shutil.ignore_patterns("test.parquet"))
+    monkeypatch.setattr(assets, "DIRECTORY", tmp_path / "assets")
+    changes = ["task.clients=2", "task.shots=1", "federation.rounds=1", "federation.local_epochs=1"]
+    run = fedpgp.run("promptfl", changes=[*changes, "task.evaluate_on=validation"], cache=cache)
+    assert run.results["task"]["evaluated_on"] == "validation" and set(run.provenance["images"]) == {
+        "train",
+        "validation",
+    }
+    with pytest.raises(DataError, match=r"test\.parquet is missing"):
+        fedpgp.run("promptfl", changes=changes, cache=cache)
+
+
 def test_a_class_without_test_images_is_refused():
     with pytest.raises(DataError, match="class 'class 0' of made-up has no test image"):
         base_to_novel(tiny.source(4, per_domain=(3, 1, 0)), clients=1, classes_per_client=None, shots=1, seed=0)
@@ -165,11 +334,14 @@ def test_the_class_order_is_that_of_the_label_file(pictograms):
 PRINT_TASK = """
 import hashlib, json
 from fedpgp.data.sources import load_source
-from fedpgp.data.tasks import base_to_novel
-task = base_to_novel(load_source("pictograms"), clients=7, classes_per_client=None, shots=5, seed=3)
+from fedpgp.data.tasks import base_to_novel, leave_one_domain_out
+source = load_source("pictograms")
+other = leave_one_domain_out(source, clients=8, held_out=["noto", "fxemoji"], shots=2, seed=3)
+task = base_to_novel(source, clients=7, classes_per_client=None, shots=5, seed=3)
 print(json.dumps([task.class_names, task.base, [c.classes for c in task.clients],
                   [c.train.tolist() for c in task.clients],
-                  {n: [t.classes, t.images.tolist()] for n, t in task.tests.items()}]))
+                  {n: [t.classes, t.images.tolist()] for n, t in task.tests.items()},
+                  [[c.domains, c.classes, c.train.tolist()] for c in other.clients], other.validation.images.tolist()]))
 """
 
 

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import Field, ValidationError
@@ -38,12 +38,20 @@ class DataConfig:
 class TaskConfig:
     """Who has what, and what is tested."""
 
-    protocol: Literal["base-to-novel"] = Field(
-        default="base-to-novel", description="first half of the classes base, rest novel"
+    protocol: Literal["base-to-novel", "leave-one-domain-out"] = Field(
+        default="base-to-novel",
+        description="novel: the second half of the classes, or domains (leave-one-domain-out)",
     )
     clients: int = Field(default=10, ge=1, description="N (paper, base-to-novel)")
     classes_per_client: int | None = Field(
-        default=None, ge=1, description="base classes of each; unset: all dealt out (paper)"
+        default=None, ge=1, description="base-to-novel: base classes of each; unset: all dealt out (paper)"
+    )
+    domain_per_client: bool = Field(
+        default=False, description="base-to-novel: every client has images of one domain alone"
+    )
+    held_out: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(),
+        description="leave-one-domain-out: the domains that nobody trains on; none: the last of the data set",
     )
     shots: int = Field(default=8, ge=1, description="training images per class (paper: 8 and 16)")
     evaluate_on: Literal["test", "validation"] = Field(

@@ -1,8 +1,10 @@
 """What all runs of an experiment share, after everything is checked that can be checked without work."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Protocol
 
@@ -14,12 +16,12 @@ from torch import Tensor
 from fedpgp.aggregators import FedAvg
 from fedpgp.backbone import Backbone, bfloat16_speed, load_backbone
 from fedpgp.backbone.layers import Prompt
-from fedpgp.config import DEFAULT_AGGREGATOR, ExperimentConfig
+from fedpgp.config import DEFAULT_AGGREGATOR, ExperimentConfig, TaskConfig
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import Part, Tokens, source_features, token_features, views_of
 from fedpgp.data.images import Images
-from fedpgp.data.sources import Source, load_source
-from fedpgp.data.tasks import Task, base_to_novel
+from fedpgp.data.sources import SPLITS, Source, load_source
+from fedpgp.data.tasks import Task, base_to_novel, leave_one_domain_out
 from fedpgp.errors import ConfigError
 from fedpgp.federation.rounds import Data, frozen_of
 from fedpgp.methods import Method, Params
@@ -28,6 +30,11 @@ from fedpgp.plugins import own_errors
 from fedpgp.processes import warm_up
 from fedpgp.reading import kind_of
 from fedpgp.workers import Workers
+
+PROTOCOLS: Mapping[str, Callable[..., Task]] = {
+    "base-to-novel": base_to_novel,
+    "leave-one-domain-out": leave_one_domain_out,
+}
 
 
 class Reporter(Protocol):
@@ -97,7 +104,9 @@ def laboratory(
         raise ConfigError(f"workers must be 1 or more, got {workers}; without --workers every core has one")
     directory = cache_directory(cache)
     check_cache(directory)
-    source = load_source(config.data.source)
+    # Without the test split nothing can touch a test image while settings are chosen.
+    splits = SPLITS if config.task.evaluate_on == "test" else ("train", "validation")
+    source = load_source(config.data.source, splits)
     tasks = {seed: make_task(config, source, seed) for seed in seeds}
     first = tasks[seeds[0]]
     if workers > 1:
@@ -156,16 +165,18 @@ def _used(task: Task) -> dict[str, NDArray[np.int64]]:
 
 
 def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
-    """The task that a config describes."""
+    """The task that a config describes; raises ConfigError for a field that another protocol has."""
     task = config.task
-    return base_to_novel(
-        source,
-        clients=task.clients,
-        classes_per_client=task.classes_per_client,
-        shots=task.shots,
-        seed=seed,
-        evaluate_on=task.evaluate_on,
-    )
+    make = PROTOCOLS[task.protocol]
+    taken = signature(make).parameters.keys()
+    fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
+    for name, value in fields.items():
+        if name not in {*taken, "protocol"} and value != getattr(TaskConfig(), name):
+            raise ConfigError(
+                f"task.{name} must be left out with the protocol {task.protocol}, which has no use for it, got"
+                f" {value!r}"
+            )
+    return make(source, seed=seed, **{name: value for name, value in fields.items() if name in taken})
 
 
 def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:

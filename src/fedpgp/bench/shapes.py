@@ -199,7 +199,7 @@ def _embedded(precision: str, seed: int) -> Scene:
     backbone = load_backbone(EMBEDDED, precision)
     source = load_source("pictograms")
     task = base_to_novel(source, clients=CLIENTS, classes_per_client=None, shots=SHOTS, seed=seed)
-    splits = {"train": source.train, "validation": source.validation, "test": source.test}
+    splits = {"train": source.train, "validation": source.validation, "test": task.tests["base"].dataset}
     pixels = {}
     for name, split in splits.items():
         pictures = [split.image(i) for i in range(len(split))]

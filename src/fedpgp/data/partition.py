@@ -29,18 +29,30 @@ def deal_classes(
     return tuple(tuple(sorted(dealt[client::clients])) for client in range(clients))
 
 
-def draw_shots(dataset: ImageDataset, label: int, shots: int, seed: int) -> NDArray[np.int64]:
-    """The indices of `shots` training images of one class, drawn evenly over the domains, ascending.
+def deal_domains(domains: int, clients: int, seed: int) -> tuple[int, ...]:
+    """The domain of each client: in turn, in an order that is drawn, so that the counts differ by at most one."""
+    order = torch.randperm(domains, generator=generator(seed, "domains")).tolist()
+    return tuple(order[client % domains] for client in range(clients))
+
+
+def draw_shots(
+    dataset: ImageDataset, label: int, shots: int, seed: int, domain: int | None = None
+) -> NDArray[np.int64]:
+    """The indices of `shots` training images of one class, drawn evenly over the domains or from one, ascending.
 
     The counts of two domains differ by at most one while both have images left. Raises DataError if the class has
-    fewer images. The draw depends on the seed and the class alone.
+    fewer images. The draw depends on the seed, the class and the domain alone.
     """
-    rng = generator(seed, "shots", label)
+    rng = generator(seed, "shots", label, *(() if domain is None else (domain,)))
     images = dataset.of_classes([label])
+    where = ""
+    if domain is not None:
+        images = images[dataset.domains[images] == domain]
+        where = f" in domain {dataset.domain_names[domain]!r}"
     if shots > len(images):
         raise DataError(
             f"task.shots must be at most {len(images)}, got {shots}: class {dataset.class_names[label]!r} of"
-            f" {dataset.name} has {len(images)} {dataset.split} images"
+            f" {dataset.name} has {len(images)} {dataset.split} images{where}"
         )
     shuffled = images[torch.randperm(len(images), generator=rng).numpy()]
     domain_rank = torch.randperm(len(dataset.domain_names), generator=rng).numpy()

@@ -92,6 +92,7 @@ class _Selected:
 class Source:
     """A data set with its fixed splits.
 
+    test: None where it was not read, so that nothing can touch a test image while settings are chosen.
     probe: classes that the checkpoint never saw by name; they are reported apart and are neither base nor novel.
     templates: hand-written prompts that suit its images, each with {} for the class name.
     """
@@ -99,7 +100,7 @@ class Source:
     name: str
     train: ImageDataset
     validation: ImageDataset
-    test: ImageDataset
+    test: ImageDataset | None = None
     probe: tuple[int, ...] = ()
     templates: tuple[str, ...] = ("a photo of a {}.",)
 
@@ -108,18 +109,21 @@ class Source:
         return self.train.class_names
 
 
-def load_source(name: str) -> Source:
-    """The data set of a name; raises DataError for one that is unknown or damaged."""
+def load_source(name: str, splits: Sequence[str] = SPLITS) -> Source:
+    """The data set of a name; raises DataError for one that is unknown or damaged.
+
+    splits: those to read; the others may be missing, and of them only "test" may be left out.
+    """
     if name != EMBEDDED:
         raise DataError(f"data.source must be the name of a data set, got {name!r}; {nearest(name, [EMBEDDED])}")
-    directory = assets.verified(EMBEDDED)
+    directory = assets.verified(EMBEDDED, [f"{split}.parquet" for split in SPLITS if split not in splits])
     with (directory / "classes.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     names = tuple(row["name"] for row in rows)
-    splits = {split: _read_pictograms(split, names) for split in SPLITS}
+    read = {split: _read_pictograms(split, names) for split in splits}
     return Source(
         name,
-        **splits,
+        **read,
         probe=tuple(i for i, row in enumerate(rows) if row["split"] == "unseen"),
         templates=("an icon of a {}.",),
     )
