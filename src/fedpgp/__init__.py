@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedpgp.errors import FedPGPError
     from fedpgp.experiment import compare, resume, run
     from fedpgp.results import Comparison, Run
+    from fedpgp.tuning import resume_tuning, tune
 
 __version__ = "0.1.0"
 
@@ -28,7 +29,9 @@ __all__ = [
     "load_config",
     "load_run",
     "resume",
+    "resume_tuning",
     "run",
+    "tune",
 ]
 
 _HOMES = {
@@ -38,6 +41,8 @@ _HOMES = {
     "compare": "experiment",
     "resume": "experiment",
     "run": "experiment",
+    "resume_tuning": "tuning",
+    "tune": "tuning",
     "Comparison": "results",
     "Run": "results",
     "load_comparison": "directory",

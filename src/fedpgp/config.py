@@ -260,12 +260,17 @@ def _fault(name: str, model: type, detail: Any, places: Mapping[str, str], path:
     if key not in known:
         remedy = nearest(key, known) if known else "the section has no keys"
         return f"{where} is not a key of [{name}]; {remedy}"
+    return f"{where} {reason(detail)}"
+
+
+def reason(detail: Any) -> str:
+    """One of pydantic's findings in our words: what a value must be, and what it is."""
     message = (
         re.sub(r"^(Input|String) should", "must", detail["msg"])
         .replace("a valid ", "a ")
         .replace("a integer", "an integer")
     )
-    return f"{where} {message}, got {detail['input']!r}"
+    return f"{message}, got {detail['input']!r}"
 
 
 def _section_toml(name: str, section: Any, origins: Mapping[str, str]) -> str:

@@ -72,7 +72,7 @@ def run(
 
     >>> run("fedpgp", seed=0, changes=["fedpgp.mu=1.0"]).results["final"]["local"]  # doctest: +SKIP
     """
-    (name,), settings = _chosen([method], config, changes)
+    (name,), settings = chosen_methods(method, config, changes)
     _check_seed(seed)
     directory = None if output is None else Path(output)
     if directory is not None:
@@ -106,10 +106,9 @@ def compare(
     (`Method.costly`); None takes the same. The rest as in `run`. What was finished before Ctrl-C, a kill or an error is
     in `output`, and `resume(output)` goes on from there. The reporter hears the plan, and about how long it takes.
     """
-    wanted = HEADLINE if methods is None else [methods] if isinstance(methods, str | Method) else methods
-    names, settings = _chosen(wanted, config, changes)
-    of_all = _seeds(seeds, "seeds")
-    of_costly = of_all if costly_seeds is None else _seeds(costly_seeds, "costly_seeds")
+    names, settings = chosen_methods(HEADLINE if methods is None else methods, config, changes)
+    of_all = chosen_seeds(seeds, "seeds")
+    of_costly = of_all if costly_seeds is None else chosen_seeds(costly_seeds, "costly_seeds")
     chosen = {name: of_costly if settings.methods[name].costly else of_all for name in names}
     directory = None if output is None else Path(output)
     if directory is not None:
@@ -184,7 +183,8 @@ def _compared(runs: Sequence[Run], directory: Path | None) -> Comparison:
     return comparison
 
 
-def _seeds(given: int | Sequence[int], what: str) -> list[int]:
+def chosen_seeds(given: int | Sequence[int], what: str) -> list[int]:
+    """0 … n−1 for a number n, or those that are given, each once. what: the argument's name, for a message."""
     seeds = list(range(given)) if isinstance(given, int) else list(dict.fromkeys(given))
     if not seeds:
         raise ConfigError(f"{what} must be at least 1, got {given}")
@@ -198,10 +198,14 @@ def _check_seed(seed: int) -> None:
         raise ConfigError(f"seed must be 0 or more, got {seed}")
 
 
-def _chosen(
-    methods: Sequence[str | Method], config: ExperimentConfig | Path | str | None, changes: Sequence[str]
+def chosen_methods(
+    methods: Sequence[str | Method] | str | Method, config: ExperimentConfig | Path | str | None, changes: Sequence[str]
 ) -> tuple[list[str], ExperimentConfig]:
-    """The names of the methods, each once, and a config that has them all."""
+    """The names of the methods, each once, and a config that has them all; raises ConfigError where one is unknown.
+
+    methods: names, files "path/to/file.py:Name", "all", or methods with their hyperparameters.
+    """
+    methods = [methods] if isinstance(methods, str | Method) else methods
     wanted = [one for method in methods for one in (METHODS if method == ALL else [method])]
     if not wanted:
         raise ConfigError(f"methods must name at least one, got none; known: {', '.join(METHODS)}")

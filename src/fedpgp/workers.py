@@ -74,19 +74,29 @@ class Workers:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         torch.set_num_threads(self._threads)
         if self._pool is not None:
-            if kind is not None:  # nobody waits for the groups that are being trained
-                for process in multiprocessing.active_children():
-                    process.terminate()
-            self._pool.shutdown(cancel_futures=True)
+            end_pool(self._pool, kind is not None)
 
 
-def _start(towers: bytes, method_files: Sequence[Path]) -> None:
-    global _TOWERS
+def start_process(method_files: Sequence[Path]) -> None:
+    """What a worker process does first. method_files: those that the parent has loaded methods from."""
     leave_ctrl_c()
     for path in method_files:
         load_file(path)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def end_pool(pool: ProcessPoolExecutor, failed: bool) -> None:
+    """Ends the processes; after a failure nobody waits for what they are at."""
+    if failed:
+        for process in multiprocessing.active_children():
+            process.terminate()
+    pool.shutdown(cancel_futures=True)
+
+
+def _start(towers: bytes, method_files: Sequence[Path]) -> None:
+    global _TOWERS
+    start_process(method_files)
     _TOWERS = pickle.loads(towers)
 
 

@@ -17,7 +17,25 @@ from rich.table import Table
 import fedpgp
 from fedpgp.cli.bench import bench
 from fedpgp.cli.cache import app as cache_app
+from fedpgp.cli.options import (
+    Cache,
+    Changes,
+    ConfigFile,
+    Device,
+    Force,
+    Json,
+    Output,
+    Precision,
+    Quiet,
+    Resume,
+    SkipBadImages,
+    Workers,
+    method_names,
+    new_name,
+    worker_count,
+)
 from fedpgp.cli.printing import Session, err, out, print_comparison, print_formatted, print_json, print_result
+from fedpgp.cli.tune import tune
 
 app = typer.Typer(
     name="fedpgp",
@@ -29,45 +47,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cache_app, name="cache")
-
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config", "-c", help="TOML file instead of the embedded recipe; what it leaves out has the paper's value."
-    ),
-]
-Changes = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be repeated.")
-]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Directory to write; without it, a new one in fedpgp-runs/.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output directory if it exists.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and no table.")]
-Workers = Annotated[
-    int | None, typer.Option("--workers", help="Processes; any number gives the same result.", show_default="cores")
-]
-Cache = Annotated[
-    Path | None,
-    typer.Option("--cache-dir", help="Where image features are kept; by default the user's cache directory."),
-]
-SkipBadImages = Annotated[
-    bool, typer.Option("--skip-bad-images", help="Go on without the images that do not decode, and name them.")
-]
-Device = Annotated[str | None, typer.Option("--device", help="Short for --set backbone.device=…: cpu, cuda, cuda:1.")]
-Precision = Annotated[
-    str | None, typer.Option("--precision", help="Short for --set backbone.precision=…: float32, bf16, float64.")
-]
-Resume = Annotated[
-    Path | None,
-    typer.Option(
-        "--resume",
-        metavar="DIR",
-        help="Go on with what was stopped in DIR; its settings are there, so only --workers, --cache-dir,"
-        " --skip-bad-images, --json and --quiet go with it, and the file of a method of your own.",
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 @app.command(
@@ -115,28 +94,28 @@ def compare(
 
     After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
     """
-    directory = resume or output or _new_name("compare")
+    directory = resume or output or new_name("compare")
     with Session(directory, quiet) as progress:
         if resume is not None:
             _only_with(resume, seeds, costly_seeds, config, change, output, force or None, device, precision)
             comparison = fedpgp.resume(
                 resume,
-                methods=_names(methods or ""),
-                workers=_workers(workers),
+                methods=method_names(methods or ""),
+                workers=worker_count(workers),
                 cache=cache,
                 skip_bad_images=skip_bad_images,
                 reporter=progress,
             )
         else:
             comparison = fedpgp.compare(
-                _names(methods) if methods is not None else None,
+                method_names(methods) if methods is not None else None,
                 1 if seeds is None else seeds,
                 costly_seeds=costly_seeds,
                 config=config,
                 changes=_changes(change, device, precision),
                 output=directory,
                 force=force,
-                workers=_workers(workers),
+                workers=worker_count(workers),
                 cache=cache,
                 skip_bad_images=skip_bad_images,
                 reporter=progress,
@@ -173,14 +152,14 @@ def run(
 
     After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
     """
-    directory = resume or output or _new_name(f"{Path(method or '').name.replace(':', '-')}-seed-{seed or 0}")
+    directory = resume or output or new_name(f"{Path(method or '').name.replace(':', '-')}-seed-{seed or 0}")
     with Session(directory, quiet) as progress:
         if resume is not None:
             _only_with(resume, seed, config, change, output, force or None, device, precision)
             comparison = fedpgp.resume(
                 resume,
                 methods=[method] if method is not None else [],
-                workers=_workers(workers),
+                workers=worker_count(workers),
                 cache=cache,
                 skip_bad_images=skip_bad_images,
                 reporter=progress,
@@ -195,7 +174,7 @@ def run(
                 changes=_changes(change, device, precision),
                 output=directory,
                 force=force,
-                workers=_workers(workers),
+                workers=worker_count(workers),
                 cache=cache,
                 skip_bad_images=skip_bad_images,
                 reporter=progress,
@@ -310,6 +289,12 @@ app.command(
 )(bench)
 
 
+app.command(
+    epilog="Examples: [bold]fedpgp tune --methods promptfl,fedpgp --trials 8[/]   "
+    "[bold]fedpgp tune --methods fedpgp --search fedpgp.mu=0.1..5:log -o tuned[/]   [bold]fedpgp tune --resume tuned[/]"
+)(tune)
+
+
 def main() -> None:
     """The console script. Exit codes: 0 done, 2 bad input, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
@@ -350,24 +335,9 @@ def _options(
     pass
 
 
-def _new_name(kind: str) -> Path:
-    # The process id tells apart what was started in one second.
-    return Path("fedpgp-runs") / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-
-
-def _names(methods: str) -> list[str]:
-    return [name.strip() for name in methods.split(",") if name.strip()]
-
-
 def _changes(change: list[str] | None, device: str | None, precision: str | None) -> list[str]:
     short = {"device": device, "precision": precision}
     return [*(change or []), *(f"backbone.{key}={value}" for key, value in short.items() if value is not None)]
-
-
-def _workers(count: int | None) -> int:
-    if count is not None:
-        return count
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _alpha(text: str) -> "float | Literal['validation']":

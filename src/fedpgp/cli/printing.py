@@ -23,11 +23,11 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 class Session:
     """Progress on standard error: bars in a terminal, plain lines elsewhere, nothing when quiet; and what Ctrl-C left.
 
-    directory: where the results go.
+    directory: where the results go; resume: the command that goes on, where it is not that of a run or comparison.
     """
 
-    def __init__(self, directory: Path, quiet: bool):
-        self._directory, self._quiet = directory, quiet
+    def __init__(self, directory: Path, quiet: bool, resume: str | None = None):
+        self._directory, self._quiet, self._resume = directory, quiet, resume
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -49,7 +49,7 @@ class Session:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             from fedpgp.directory import resume_command
 
-            command = resume_command(self._directory)
+            command = self._resume if self._resume and self._directory.exists() else resume_command(self._directory)
             err.print(
                 f"interrupted; go on with: {command}" if command else "interrupted before the first round", markup=False
             )

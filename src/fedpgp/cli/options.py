@@ -1,0 +1,62 @@
+"""Options that several commands have."""
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="TOML file instead of the embedded recipe; what it leaves out has the paper's value."
+    ),
+]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be repeated.")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Directory to write; without it, a new one in fedpgp-runs/.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output directory if it exists.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and no table.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Processes; any number gives the same result.", show_default="cores")
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache-dir", help="Where image features are kept; by default the user's cache directory."),
+]
+SkipBadImages = Annotated[
+    bool, typer.Option("--skip-bad-images", help="Go on without the images that do not decode, and name them.")
+]
+Device = Annotated[str | None, typer.Option("--device", help="Short for --set backbone.device=…: cpu, cuda, cuda:1.")]
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="Short for --set backbone.precision=…: float32, bf16, float64.")
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume",
+        metavar="DIR",
+        help="Go on with what was stopped in DIR; its settings are there, so only --workers, --cache-dir,"
+        " --skip-bad-images, --json and --quiet go with it, and the file of a method of your own.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+def new_name(kind: str) -> Path:
+    # The process id tells apart what was started in one second.
+    return Path("fedpgp-runs") / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+
+def method_names(methods: str) -> list[str]:
+    return [name.strip() for name in methods.split(",") if name.strip()]
+
+
+def worker_count(count: int | None) -> int:
+    if count is not None:
+        return count
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
