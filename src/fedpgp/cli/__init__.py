@@ -1,9 +1,7 @@
 """The command line: parses, prints, and turns errors into one line."""
 
 import io
-import os
 import sys
-import time
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
