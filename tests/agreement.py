@@ -42,9 +42,9 @@ class Watched:
             self.steps[client.job.round, client.job.client].append((loss, gradient))
             after_step(client)
 
-        def evaluated(evaluator, number, shared, model, workers):
+        def evaluated(evaluator, number, shared, model, workers, alphas):
             self.models = {client: model(client) for client in range(len(tiny.CLASSES))}
-            return evaluate(evaluator, number, shared, model, workers)
+            return evaluate(evaluator, number, shared, model, workers, alphas)
 
         monkeypatch.setattr(_Training, "after_step", stepped)
         monkeypatch.setattr(Evaluator, "__call__", evaluated)

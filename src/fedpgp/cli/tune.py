@@ -79,8 +79,8 @@ def tune(
     """
     from fedpgp.tuning import resume_tuning
     from fedpgp.tuning import tune as search_settings
-    from fedpgp.tuning.search import checked_objective
     from fedpgp.tuning.table import table
+    from fedpgp.tuning.trials import checked_objective
 
     directory = resume or output or new_name("tune")
     with Session(directory, quiet, f"fedpgp tune --resume {directory}") as progress:

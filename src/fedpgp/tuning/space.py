@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from fedpgp.config import reason
 from fedpgp.errors import ConfigError, nearest
-from fedpgp.methods import Method
+from fedpgp.methods import METHODS, Method
+from fedpgp.plugins import installed
 
 Value = str | float | int | bool | None
 Space = Mapping[str, BaseDistribution]  # field -> where its values come from
@@ -46,9 +47,11 @@ def search_spaces(
     """
     shipped = Path(str(resources.files("fedpgp") / "recipes" / "search.toml"))
     described = _read(shipped)
-    if file is not None:
-        described |= _read(Path(file))
     faults = []
+    if file is not None:
+        own, known = _read(Path(file)), [*methods, *METHODS, *installed()]
+        faults += [f"{file}: {name} is no method; {nearest(name, known)}" for name in own if name not in known]
+        described |= own
     for change in changes:
         try:
             method, field, content = _parse(change)
@@ -58,7 +61,7 @@ def search_spaces(
     spaces: dict[str, dict[str, BaseDistribution]] = {}
     asked = {change.partition(".")[0].strip() for change in changes}
     for name in sorted(asked - methods.keys()):
-        if name in described:
+        if name in described:  # else it had no form at all
             faults.append(f"--search: {name} is none of the methods that are tuned; {nearest(name, methods)}")
     for name, settings in methods.items():
         spaces[name] = {}

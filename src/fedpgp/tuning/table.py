@@ -1,7 +1,7 @@
 """What a search found, as a table."""
 
 from fedpgp.report.formats import Cell, Table
-from fedpgp.tuning.search import FIGURES, Trial, Tuning, value_in_words
+from fedpgp.tuning.trials import FIGURES, Trial, Tuning, value_in_words
 
 
 def table(found: Tuning) -> Table:
