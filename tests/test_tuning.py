@@ -21,12 +21,12 @@ import fedpgp.laboratory
 from fedpgp import assets
 from fedpgp.config import load_config
 from fedpgp.data.sources import Source
+from fedpgp.directory import locked
 from fedpgp.errors import ConfigError, DataError, InUseError, OutputError, TrainingError
 from fedpgp.federation import client
 from fedpgp.federation.state import State
 from fedpgp.methods import METHODS
 from fedpgp.tuning import evaluation, search
-from fedpgp.tuning.plan import locked
 from fedpgp.tuning.space import describe, described_space, search_spaces
 
 CHANGES = SHORT_RUN
@@ -259,7 +259,7 @@ class TestSearch:
     )
     def test_a_search_of_something_else_is_refused(self, change, message, cache, tmp_path):
         tune(cache, tmp_path / "out", trials=1)
-        plan = tmp_path / "out/plan.json"
+        plan = tmp_path / "out/tuning.json"
         plan.write_text(json.dumps({**json.loads(plan.read_text()), **change}))
         with pytest.raises(OutputError, match=message):
             fedpgp.resume_tuning(tmp_path / "out", cache=cache)
@@ -286,13 +286,24 @@ class TestSearch:
     def test_a_directory_without_a_search_is_refused(self, cache, tmp_path):
         with pytest.raises(OutputError, match="holds no search"):
             fedpgp.resume_tuning(tmp_path, cache=cache)
-        (tmp_path / "plan.json").write_text('{"seeds": {}}')
+        (tmp_path / "tuning.json").write_text('{"seeds": {}}')
         with pytest.raises(OutputError, match="is no plan of a search"):
             fedpgp.resume_tuning(tmp_path, cache=cache)
 
+    def test_a_search_is_replaced_only_when_asked(self, cache, tmp_path, monkeypatch):
+        with monkeypatch.context() as patch:
+            stop_after(1, patch)
+            with pytest.raises(StoppedError):
+                tune(cache, tmp_path / "out")
+        with pytest.raises(OutputError, match=r"exists; .* or go on with: fedpgp tune --resume"):
+            tune(cache, tmp_path / "out")
+        assert len(tune(cache, tmp_path / "out", trials=1, force=True).trials) == 1
+        with pytest.raises(OutputError, match=r"with --force$"):
+            tune(cache, tmp_path / "out")
+
     def test_a_second_process_is_refused(self, cache, tmp_path):
         tune(cache, tmp_path / "out", trials=1)
-        with locked(tmp_path / "out"), pytest.raises(InUseError, match="another process works on this search"):
+        with locked(tmp_path / "out"), pytest.raises(InUseError, match="another process works on it"):
             fedpgp.resume_tuning(tmp_path / "out", trials=2, cache=cache)
 
     def test_too_few_validation_images_of_a_client_are_named(self, small_source, cache, tmp_path, monkeypatch):
@@ -372,7 +383,7 @@ def test_a_kept_state_of_a_trial_is_gone(small, cache, tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         ".lock",
         "config.toml",
-        "plan.json",
+        "tuning.json",
         "trials.csv",
         "trials.jsonl",
         "tuned.toml",

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedpgp.ablation import ablate, load_ablation, resume_ablation
     from fedpgp.config import ExperimentConfig, load_config
     from fedpgp.directory import load_comparison, load_run
     from fedpgp.errors import FedPGPError
@@ -24,17 +25,23 @@ __all__ = [
     "FedPGPError",
     "Run",
     "__version__",
+    "ablate",
     "compare",
+    "load_ablation",
     "load_comparison",
     "load_config",
     "load_run",
     "resume",
+    "resume_ablation",
     "resume_tuning",
     "run",
     "tune",
 ]
 
 _HOMES = {
+    "ablate": "ablation",
+    "load_ablation": "ablation",
+    "resume_ablation": "ablation",
     "ExperimentConfig": "config",
     "load_config": "config",
     "FedPGPError": "errors",

@@ -19,6 +19,7 @@ from fedpgp.methods import METHODS, Method
 from fedpgp.plugins import find_method, installed
 
 DEFAULT_AGGREGATOR = "fedavg"
+EMBEDDED = "pictograms"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -157,9 +158,15 @@ class ExperimentConfig:
         return self.aggregators[name]
 
 
+def recipes() -> dict[str, Path]:
+    """Name -> file of the experiments that ship with the package; the first is the embedded benchmark."""
+    directory = Path(str(resources.files("fedpgp") / "recipes"))
+    return {path.stem: path for path in sorted(directory.glob("*.toml"))}
+
+
 def embedded_recipe() -> Path:
-    """The file of the embedded benchmark's recipe, which ships with the package."""
-    return Path(str(resources.files("fedpgp") / "recipes" / "pictograms.toml"))
+    """The file of the embedded benchmark's recipe."""
+    return recipes()[EMBEDDED]
 
 
 def load_config(
@@ -171,17 +178,23 @@ def load_config(
 ) -> ExperimentConfig:
     """The experiment that a TOML file describes, with changes of the form "section.key=value" on top.
 
-    file: None takes the recipe of the embedded benchmark; what a file leaves out has its default.
+    file: a path, or the name of a recipe that ships with the package; None takes that of the embedded benchmark. What a
+    file leaves out has its default, or the value of the recipe that its first line `extends = "NAME"` names.
     methods: further ones beside ours and those of installed packages.
     foreign: leave out the sections of methods that are neither ours nor among `methods`: to read results no code of
     somebody else is needed.
     Raises ConfigError with one line per fault: file and line, field, what is allowed, what was found.
     """
-    path = embedded_recipe() if file is None else Path(file)
-    values, lines = _read(path)
-    origin = "the embedded recipe" if file is None else path.name
-    origins = {f"{name}.{key}": origin for name, keys in values.items() for key in keys}
-    places = {name: f"{path}:{line}" for name, line in lines.items()}
+    path = _found(EMBEDDED if file is None else file)
+    values: dict[str, dict[str, Any]] = {}
+    origins: dict[str, str] = {}
+    places: dict[str, str] = {}
+    for one in _chain(path):
+        origin = "the embedded recipe" if one.path == embedded_recipe() else one.path.name
+        for name, keys in one.values.items():
+            values[name] = {**values.get(name, {}), **keys}
+            origins |= {f"{name}.{key}": origin for key in keys}
+        places |= {name: f"{one.path}:{line}" for name, line in one.lines.items()}
     for change in changes:
         name, key, value = _parse_change(change)
         values.setdefault(name, {})[key] = value
@@ -217,13 +230,42 @@ def load_config(
     )
 
 
-def _read(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """The tables of a TOML file, and the line of every section and "section.key"."""
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """values: its sections; lines: the line of every section and "section.key"; extends: another recipe's name."""
+
+    path: Path
+    values: Mapping[str, Mapping[str, Any]]
+    lines: Mapping[str, int]
+    extends: str | None
+
+
+def _found(file: Path | str) -> Path:
+    """A path as it is, unless there is no such file and it is the name of a recipe."""
+    return Path(file) if Path(file).exists() else recipes().get(str(file), Path(file))
+
+
+def _chain(path: Path) -> list[_File]:
+    """A file after all that it extends, so that its values come last."""
+    chain = [_read(path)]
+    while (name := chain[0].extends) is not None:
+        first, known = chain[0], recipes()
+        place = f"{first.path}:{first.lines['extends']}: extends"
+        if name not in known:
+            raise ConfigError(f"{place} must be the name of a recipe, got {name!r}; {nearest(str(name), known)}")
+        if any(known[name] == file.path for file in chain):
+            raise ConfigError(f"{place} {name!r} leads back to itself")
+        chain.insert(0, _read(known[name]))
+    return chain
+
+
+def _read(path: Path) -> _File:
     try:
         text = path.read_text(encoding="utf-8-sig")
         tables = tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"config file {path} cannot be read: {error.strerror}; name one that exists") from error
+        remedy = f"name a file that exists, or a recipe: {', '.join(recipes())}"
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}; {remedy}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from error
     lines: dict[str, int] = {}
@@ -234,10 +276,11 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
             lines[name] = number
         elif key := re.match(r"\s*([\w-]+(?:\.[\w-]+)*)\s*=", line):
             lines[f"{name}.{key[1]}" if name else key[1]] = number
+    extends = tables.pop("extends", None)
     loose = [key for key, value in tables.items() if not isinstance(value, dict)]
     if loose:
         raise ConfigError(f"{path}:{lines.get(loose[0], 1)}: {loose[0]} must stand in a section such as [federation]")
-    return tables, lines
+    return _File(path, tables, lines, extends)
 
 
 def _parse_change(change: str) -> tuple[str, str, Any]:

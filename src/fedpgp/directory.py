@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -20,6 +21,11 @@ from fedpgp.plugins import NAME, installed
 from fedpgp.results import Comparison, Run, Unfinished
 
 PLAN = "plan.json"  # of a comparison: its methods, each with its seeds
+TUNING, ABLATION = "tuning.json", "ablation.json"  # what was asked of fedpgp tune and fedpgp ablate
+FINISHED = {
+    TUNING: ("tune", "tuned.toml"),
+    ABLATION: ("ablate", "ablation.csv"),
+}  # the command, and what it writes last
 
 
 def write_run(run: Run, directory: Path) -> None:
@@ -133,7 +139,10 @@ def is_compared(directory: Path) -> bool:
 
 
 def resume_command(directory: Path) -> str | None:
-    """What goes on with the run or comparison that was stopped in a directory; None where there is none."""
+    """What goes on with what was stopped in a directory; None where there is none."""
+    for record, (name, last) in FINISHED.items():
+        if (directory / record).exists():
+            return None if (directory / last).exists() else f"fedpgp {name} --resume {directory}"
     if is_compared(directory) and not is_unfinished(directory):
         return None
     command = f"fedpgp run --resume {directory}" if is_compared(directory) else f"fedpgp compare --resume {directory}"
@@ -161,9 +170,12 @@ def check_output(directory: Path, force: bool) -> None:
         )
     if directory.exists() and not _is_ours(directory):
         raise OutputError(f"output {directory} holds something that fedpgp did not write; name another with -o")
-    for cell in [directory, *directory.glob("*/seed-*")]:
+    for cell in [directory, *directory.glob("**/seed-*")]:
         if is_unfinished(cell):
             _check_idle(cell)
+    if any((directory / record).exists() for record in FINISHED):
+        with locked(directory):
+            pass
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent):
@@ -175,7 +187,7 @@ def check_output(directory: Path, force: bool) -> None:
 
 
 def _is_ours(directory: Path) -> bool:
-    """Whether a directory is empty, or holds a comparison's plan, or a run's config beside its state or results.
+    """Whether it is empty, or holds what was asked of a command, or a run's config beside its state or results.
 
     State and results themselves may be damaged, or of another version.
     """
@@ -186,6 +198,9 @@ def _is_ours(directory: Path) -> bool:
     try:
         if (directory / PLAN).exists():
             return all(cell.is_dir() for cell in planned(directory, _read_plan(directory / PLAN)).values())
+        for record in FINISHED:
+            if (directory / record).exists():
+                return "fedpgp" in json.loads((directory / record).read_text(encoding="utf-8"))
         load_config(directory / "config.toml", foreign=True)
     except (OSError, ValueError, TypeError, KeyError, ConfigError):
         return False
@@ -208,6 +223,20 @@ def run_directory(directory: Path, force: bool) -> Iterator[Path]:
     check_output(directory, force)
     with writing(directory, "free space, or name another with -o"), new_directory(directory) as scratch:
         yield scratch
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """One process at a time works on a search or on ablations; raises InUseError for another."""
+    lock = FileLock(directory / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InUseError(f"{directory} is in use: another process works on it; wait for it") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

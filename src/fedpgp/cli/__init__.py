@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import fedpgp
+from fedpgp.cli.ablate import ablate
 from fedpgp.cli.bench import bench
 from fedpgp.cli.cache import app as cache_app
 from fedpgp.cli.options import (
@@ -291,6 +292,12 @@ app.command(
     epilog="Examples: [bold]fedpgp tune --methods promptfl,fedpgp --trials 8[/]   "
     "[bold]fedpgp tune --methods fedpgp --search fedpgp.mu=0.1..5:log -o tuned[/]   [bold]fedpgp tune --resume tuned[/]"
 )(tune)
+
+
+app.command(
+    epilog="Examples: [bold]fedpgp ablate --studies mu,bottleneck[/]   "
+    "[bold]fedpgp ablate --file my-studies.toml --method promptfl[/]   [bold]fedpgp ablate --resume out[/]"
+)(ablate)
 
 
 def main() -> None:

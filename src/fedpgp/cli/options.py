@@ -10,7 +10,11 @@ import typer
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
-        "--config", "-c", help="TOML file instead of the embedded recipe; what it leaves out has the paper's value."
+        "--config",
+        "-c",
+        help="TOML file, or a recipe's name: pictograms-styles or pictograms-styles-classes. What a file leaves out has"
+        " the paper's value, or that of the recipe which it extends.",
+        show_default="pictograms",
     ),
 ]
 Changes = Annotated[

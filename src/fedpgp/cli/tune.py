@@ -75,7 +75,7 @@ def tune(
     novel ones, and the test split is not even read. Writes trials.csv and tuned.toml, which fedpgp compare --config
     takes.
 
-    What is searched of each method stands in recipes/search.toml of the package.
+    What is searched of each method stands in tuning/spaces.toml of the package.
     """
     from fedpgp.tuning import resume_tuning
     from fedpgp.tuning import tune as search_settings

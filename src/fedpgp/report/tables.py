@@ -49,13 +49,13 @@ def table(comparison: Comparison) -> Table:
         seconds = fmean(run.results["seconds"] for run in runs)
         seeds = [run.seed for run in runs]
         fewer = "" if seeds == comparison.seeds else f" (seed {', '.join(map(str, seeds))})"
-        cells = [Cell(_figure(*figures[name]), marks.get(name, {}).get(method)) for name in columns]
+        cells = [Cell(figure_text(*figures[name]), marks.get(name, {}).get(method)) for name in columns]
         after = (f"{comparison.rank(method):.1f}", f"{kib:g}", f"{seconds:.0f}")
         rows.append([Cell(method + fewer), *cells, *map(Cell, after)])
         has_private = any(name.startswith("private/") for name in runs[0].prompts)
         if has_private and runs[0].results["shared"] is not None:
             alone = comparison.mean(method, "shared")
-            texts = [_figure(*alone[name]) if name in alone else "" for name in columns]
+            texts = [figure_text(*alone[name]) if name in alone else "" for name in columns]
             rows.append([Cell(f"{method}, shared part"), *map(Cell, [*texts, "", "", ""])])
     ranked = f"Local, Base and {named['novel']}"
     return Table(
@@ -75,7 +75,7 @@ def difference_table(comparison: Comparison, reference: str | None = None) -> Ta
         if method == first:
             continue
         try:
-            cells = [_difference(found) for found in comparison.against(first, method).values()]
+            cells = [difference_text(found) for found in comparison.against(first, method).values()]
         except OutputError:
             cells = ["no common seed"] * len(METRICS)
         rows.append([Cell(method), *map(Cell, cells)])
@@ -220,16 +220,18 @@ def _locals(run: Run) -> list[float]:
 
 def _over(values: Any) -> str:
     found = list(values)
-    return _figure(fmean(found), stdev(found) if len(found) > 1 else None)
+    return figure_text(fmean(found), stdev(found) if len(found) > 1 else None)
 
 
 def _each(values: Any) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _figure(mean: float, deviation: float | None) -> str:
+def figure_text(mean: float, deviation: float | None) -> str:
+    """Mean ± standard deviation, or the mean alone."""
     return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
 
 
-def _difference(found: Difference) -> str:
+def difference_text(found: Difference) -> str:
+    """A difference, or that there is none, with its interval in a second line."""
     return f"{f'{found.mean:+.1f}' if found.excludes_zero else 'no difference'}\n{found.low:+.1f}..{found.high:+.1f}"

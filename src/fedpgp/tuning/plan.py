@@ -9,11 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from fedpgp import __version__
 from fedpgp.config import ExperimentConfig
-from fedpgp.errors import ConfigError, DataError, InUseError, OutputError
+from fedpgp.directory import TUNING
+from fedpgp.errors import ConfigError, DataError, OutputError
 from fedpgp.files import write
 from fedpgp.laboratory import Laboratory, Reporter, laboratory
 from fedpgp.metrics import own_images
@@ -22,7 +21,7 @@ from fedpgp.tuning.space import Space, describe
 from fedpgp.tuning.trials import Objective, Trial
 
 MINIMUM = 10  # validation images of every client's own classes, below which a choice would be luck
-PLAN, TRIALS, CONFIG = "plan.json", "trials.jsonl", "config.toml"
+TRIALS, CONFIG = "trials.jsonl", "config.toml"
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def check_same(directory: Path, record: Mapping[str, Any], now: Mapping[str, Any
 
 def read_plan(directory: Path) -> dict[str, Any]:
     """What `recorded` wrote; raises OutputError where there is none, or it is another version's."""
-    path = directory / PLAN
+    path = directory / TUNING
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if not {"fedpgp", "spaces", "trials", "seeds", "objective"} <= record.keys():
@@ -134,17 +133,3 @@ def known_trials(directory: Path) -> list[Trial]:
         return [Trial(**json.loads(line)) for line in whole.splitlines()]
     except (ValueError, TypeError) as error:
         raise OutputError(f"{path} is damaged: {error}; search again into another directory") from error
-
-
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """One process at a time works on a search; raises InUseError for another."""
-    lock = FileLock(directory / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InUseError(f"{directory} is in use: another process works on this search; wait for it") from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fedpgp.config import ExperimentConfig
-from fedpgp.directory import run_directory, writing
+from fedpgp.directory import TUNING, locked, run_directory, writing
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.experiment import chosen_methods, chosen_seeds
 from fedpgp.files import write, write_json
@@ -17,12 +17,10 @@ from fedpgp.plugins import installed
 from fedpgp.tuning.evaluation import Job, pool_of
 from fedpgp.tuning.plan import (
     CONFIG,
-    PLAN,
     TRIALS,
     Plan,
     check_same,
     known_trials,
-    locked,
     prepared,
     read_plan,
     recorded,
@@ -59,7 +57,7 @@ def tune(
         seeds: of every trial; its value is their mean.
         objective: cm, hm, local, base or novel, of the last round.
         space, search: what is searched, see `fedpgp.tuning.space.search_spaces`.
-        output: a directory for plan.json, trials.jsonl, trials.csv and tuned.toml. After Ctrl-C, a kill or an error,
+        output: a directory for tuning.json, trials.jsonl, trials.csv and tuned.toml. After Ctrl-C, a kill or an error,
             `resume_tuning(output)` goes on.
         workers: processes; any number gives the same result.
         The rest as in `fedpgp.run`.
@@ -85,7 +83,7 @@ def tune(
     with prepared(plan, workers, cache, skip_bad_images, reporter) as lab:
         with run_directory(directory, force) as scratch:
             write(scratch / CONFIG, settings.to_toml().encode())
-            write_json(scratch / PLAN, recorded(plan, lab))
+            write_json(scratch / TUNING, recorded(plan, lab))
             write(scratch / TRIALS, b"")
         heard = lab.reporter
     return _search(plan, directory, [], workers, cache, skip_bad_images, heard)
@@ -121,7 +119,7 @@ def resume_tuning(
     plan = Plan(
         settings,
         {
-            name: described_space(settings.methods[name], fields, str(directory / PLAN))
+            name: described_space(settings.methods[name], fields, str(directory / TUNING))
             for name, fields in record["spaces"].items()
         },
         wanted,
@@ -133,7 +131,7 @@ def resume_tuning(
     with prepared(plan, workers, cache, skip_bad_images, reporter) as lab:
         now = recorded(plan, lab)
         check_same(directory, record, now)
-        write_json(directory / PLAN, now)
+        write_json(directory / TUNING, now)
         heard = lab.reporter
     return _search(plan, directory, known_trials(directory), workers, cache, skip_bad_images, heard)
 

@@ -41,11 +41,11 @@ def search_spaces(
 ) -> Mapping[str, Space]:
     """The space of each method that has something to search.
 
-    The shipped `recipes/search.toml` has one for every method of ours. file: the sections of another TOML file take the
+    The shipped `tuning/spaces.toml` has one for every method of ours. file: the sections of another TOML file take the
     place of those of the same methods; changes: "method.field=low..high", "method.field=low..high:log" or
     "method.field=one,two,three", each in the place of one field. Raises ConfigError with a line per fault.
     """
-    shipped = Path(str(resources.files("fedpgp") / "recipes" / "search.toml"))
+    shipped = Path(str(resources.files("fedpgp") / "tuning" / "spaces.toml"))
     described = _read(shipped)
     faults = []
     if file is not None:
