@@ -26,17 +26,18 @@ class Ended(NamedTuple):
 
 
 Command = Callable[..., Ended]
+WORKING = ("compare", "run", "tune", "ablate")
 
 
 @pytest.fixture
 def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, cache: Path
 ) -> Command:
-    """`fedpgp ARGUMENTS` in an empty directory; compare and run get a cache directory and one worker."""
+    """`fedpgp ARGUMENTS` in an empty directory; what works gets a cache directory and one worker."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> Ended:
-        common = ["--cache-dir", str(cache)] if arguments[0] in ("compare", "run") else []
+        common = ["--cache-dir", str(cache)] if arguments[0] in WORKING else []
         common += ["--workers", "1"] if common and "--workers" not in arguments else []
         monkeypatch.setattr(sys, "argv", ["fedpgp", *arguments, *common])
         for console, stream in ((cli.out, sys.stdout), (cli.err, sys.stderr)):
@@ -174,6 +175,40 @@ def test_effective_config_can_be_read_again(command: Command, tmp_path: Path) ->
     assert re.search(r"^momentum = 0\.9 +# .*authors.*\[default\]$", printed.out, re.MULTILINE)
 
 
+def test_a_config_extends_a_recipe(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('extends = "pictograms"\n[task]\nshots = 2\n[fedpgp]\nmu = 1.5\n')
+    found = fedpgp.load_config(tmp_path / "mine.toml", ["fedpgp.tau=0.7"])
+    assert found == fedpgp.load_config(changes=["task.shots=2", "fedpgp.mu=1.5", "fedpgp.tau=0.7"])
+    printed = command("config", "-c", "mine.toml").out
+    assert re.search(r"^shots = 2 +# .*\[mine.toml\]$", printed, re.MULTILINE)
+    assert re.search(r"^clients = 10 +# .*\[the embedded recipe\]$", printed, re.MULTILINE)
+
+
+def test_a_recipe_is_named_and_a_file_of_that_name_comes_first(command: Command, tmp_path: Path) -> None:
+    assert "held_out = [" in command("config", "-c", "pictograms-styles").out
+    assert fedpgp.load_config("pictograms") == fedpgp.load_config()
+    (tmp_path / "pictograms-styles").write_text("[task]\nshots = 3\n")
+    assert "shots = 3" in command("config", "-c", "pictograms-styles").out
+
+
+def test_tune_and_ablate_print_tables_and_go_on(command: Command, small: None, tmp_path: Path) -> None:
+    ended = command("tune", "--methods", "promptfl,fedpgp", "--trials", "2", "--seeds", "1", "-o", "t", *sets())
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines()[0].startswith("best of 2 trials of each method on validation images")
+    assert "fedpgp compare --config t/tuned.toml" in ended.err and "trials: 4/4" in ended.err
+    printed = json.loads(command("tune", "--resume", "t", "--trials", "3", "--json").out)
+    assert [len(printed["trials"]), printed["objective"], set(printed["best"])] == [6, "cm", {"promptfl", "fedpgp"}]
+    refused(command("tune", "--resume", "t", "--seeds", "1"), "--resume t goes on with the settings of that search")
+    (tmp_path / "s.toml").write_text('[mu]\n"0" = ["fedpgp.mu=0"]\n"0.5" = []\n')
+    ended = command("ablate", "--file", "s.toml", "--seeds", "1", "-o", "a", *sets())
+    assert ended.code == 0, ended.err
+    assert "mu of fedpgp: base-to-novel" in ended.out and "as it stands" in ended.out
+    assert "2 settings of fedpgp" in ended.err and "written to a" in ended.err
+    assert command("ablate", "--resume", "a").out == ended.out
+    assert len(json.loads(command("ablate", "--resume", "a", "--json").out)["rows"]) == 2
+    refused(command("ablate", "--resume", "a", "--seeds", "1"), "goes on with the settings of those ablations")
+
+
 def test_resuming_a_finished_run_says_so_and_prints_its_table(command: Command, small: None) -> None:
     table = command("run", "--method", "zero-shot", "-o", "out", *sets()).out
     again = command("run", "--resume", "out")
@@ -256,6 +291,8 @@ def test_file_that_is_missing_or_no_toml(command: Command, tmp_path: Path) -> No
     refused(command("config", "-c", "my.toml"), "my.toml", "line 1")
     (tmp_path / "my.toml").write_text("rounds = 4\n")
     refused(command("config", "-c", "my.toml"), "my.toml:1", "rounds must stand in a section")
+    (tmp_path / "my.toml").write_text('# mine\nextends = "pictogram"\n')
+    refused(command("config", "-c", "my.toml"), "my.toml:2: extends", "did you mean 'pictograms'?")
 
 
 @pytest.mark.parametrize(

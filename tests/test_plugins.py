@@ -169,7 +169,8 @@ def test_an_installed_method_cannot_take_the_place_of_ours(mine, monkeypatch):
 def test_the_command_line_lists_and_explains_the_methods(runner_json):
     listed = runner_json(["methods", "--json"])
     counts = {entry["name"]: (entry["shared"], entry["private"]) for entry in listed}
-    assert counts["zero-shot"] == (0, 0) and counts["fedpgp"] == (16 * 128, 16 * 8 + 8 * 128)
+    b = fedpgp.load_config().methods["fedpgp"].bottleneck
+    assert counts["zero-shot"] == (0, 0) and counts["fedpgp"] == (M * 128, M * b + b * 128)
     assert [entry["name"] for entry in listed] == list(METHODS)
     assert all(entry["year"] and entry["venue"] and entry["source"] and entry["summary"] for entry in listed)
 
