@@ -161,6 +161,8 @@ class TestAblation:
         ("[mu]\n0 = 3\n", {}, "mu.'0' must be a list of changes"),
         ('[mu]\n0 = ["fedpgp.nu=1"]\n', {}, r"study mu, setting '0': .*fedpgp.nu is not a key"),
         ('[mu]\n0 = ["fedpgp.mu=-1"]\n', {}, r"study mu, setting '0': .*fedpgp.mu .*greater"),
+        ('[shots]\n99 = ["task.shots=99"]\n', {}, r"study shots, setting '99': .*99"),
+        ('[m]\n99 = ["fedpgp.context_length=99"]\n', {}, r"study m, setting '99': a context of fedpgp must have"),
         ("[mu]\n0 = []\n", {"studies": ["nu"]}, "has no study 'nu'; known: mu"),
         ("[mu]\n0 = []\n", {"method": "fedpg"}, "fedpg"),
         ("[mu]\n0 = []\n", {"seeds": 0}, "seeds"),

@@ -170,7 +170,7 @@ def test_the_command_line_lists_and_explains_the_methods(runner_json):
     listed = runner_json(["methods", "--json"])
     counts = {entry["name"]: (entry["shared"], entry["private"]) for entry in listed}
     b = fedpgp.load_config().methods["fedpgp"].bottleneck
-    assert counts["zero-shot"] == (0, 0) and counts["fedpgp"] == (M * 128, M * b + b * 128)
+    assert counts["zero-shot"] == (0, 0) and counts["fedpgp"] == (16 * 128, 16 * b + b * 128)
     assert [entry["name"] for entry in listed] == list(METHODS)
     assert all(entry["year"] and entry["venue"] and entry["source"] and entry["summary"] for entry in listed)
 

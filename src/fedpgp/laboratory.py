@@ -104,17 +104,10 @@ def laboratory(
         raise ConfigError(f"workers must be 1 or more, got {workers}; without --workers every core has one")
     directory = cache_directory(cache)
     check_cache(directory)
-    # Without the test split nothing can touch a test image while settings are chosen.
-    splits = SPLITS if config.task.evaluate_on == "test" else ("train", "validation")
-    source = load_source(config.data.source, splits)
-    tasks = {seed: make_task(config, source, seed) for seed in seeds}
-    first = tasks[seeds[0]]
     if workers > 1:
         warm_up()
-    backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
-    for name in methods:
-        with own_errors(config.methods[name]):
-            _check_method(config, name, backbone, first)
+    source, tasks, backbone = checked(config, methods, seeds)
+    first = tasks[seeds[0]]
     reporter = reporter or Silent()
     if config.backbone.precision == "bf16" and (speed := bfloat16_speed(config.backbone.device)) < 1:
         reporter.notice(f"bf16 is {1 / speed:.1f} times slower than float32 on this processor: float32 is better here")
@@ -154,6 +147,21 @@ def laboratory(
     count = min(workers, config.task.clients) if config.backbone.device == "cpu" else 1
     with Workers(backbone.towers([what for method in chosen for what in method.reads]), count) as pool:
         yield Laboratory(config, backbone, source, tasks, features, tokens, pool, reporter)
+
+
+def checked(
+    config: ExperimentConfig, methods: Sequence[str], seeds: Sequence[int]
+) -> tuple[Source, dict[int, Task], Backbone]:
+    """The data, each seed's task and the frozen CLIP, where methods and config fit them; else a FedPGPError."""
+    # Without the test split nothing can touch a test image while settings are chosen.
+    splits = SPLITS if config.task.evaluate_on == "test" else ("train", "validation")
+    source = load_source(config.data.source, splits)
+    tasks = {seed: make_task(config, source, seed) for seed in seeds}
+    backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
+    for name in methods:
+        with own_errors(config.methods[name]):
+            _check_method(config, name, backbone, tasks[seeds[0]])
+    return source, tasks, backbone
 
 
 def _used(task: Task) -> dict[str, NDArray[np.int64]]:

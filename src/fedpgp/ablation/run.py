@@ -1,7 +1,8 @@
 """Runs the settings of all studies, each of them once, and knows which belong together."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,10 @@ from fedpgp.ablation.study import Study, check_studies, read_studies
 from fedpgp.bootstrap import Difference, differences
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.directory import ABLATION, check_output, load_comparison, locked, run_directory, writing
-from fedpgp.errors import ConfigError, OutputError
+from fedpgp.errors import ConfigError, DataError, OutputError
 from fedpgp.experiment import HEADLINE, chosen_methods, chosen_seeds, compare, resume
 from fedpgp.files import write, write_json
-from fedpgp.laboratory import Reporter, Silent
+from fedpgp.laboratory import Reporter, Silent, checked
 from fedpgp.methods import METHODS
 from fedpgp.plugins import installed
 from fedpgp.report.ablation import write_ablation
@@ -91,10 +92,13 @@ def ablate(
     (name,), settings = chosen_methods(method, config, changes)
     if name not in {*METHODS, *installed()}:
         raise ConfigError(f"method must be one of ours or of an installed package, got {method!r}: install it")
-    chosen, directory = read_studies(file, studies), Path(output)
-    record = {"fedpgp": __version__, "method": name, "seeds": chosen_seeds(seeds, "seeds"), "studies": chosen}
+    chosen, of_all, directory = read_studies(file, studies), chosen_seeds(seeds, "seeds"), Path(output)
+    record = {"fedpgp": __version__, "method": name, "seeds": of_all, "studies": chosen}
     check_output(directory, force)
-    _places(config, changes, chosen)
+    for study, of_study in _places(config, changes, chosen).items():
+        for label, (_, of_setting) in of_study.items():
+            with _of_setting(study, label):
+                checked(of_setting, [name], of_all)
     with run_directory(directory, force) as scratch:
         write(scratch / CONFIG, settings.to_toml().encode())
         write_json(scratch / ABLATION, record)
@@ -177,16 +181,23 @@ def _places(
     for study, labels in studies.items():
         places[study] = {}
         for number, (label, of_setting) in enumerate(labels.items()):
-            try:
+            with _of_setting(study, label):
                 config = load_config(file, [*changes, *of_setting])
-            except ConfigError as error:
-                raise ConfigError(f"study {study}, setting {label!r}: {error}") from error
             same = next((entry for entry in known if entry[1] == config), None)
             if same is None:
                 same = (f"{study}/{number}", config)
                 known.append(same)
             places[study][label] = same
     return places
+
+
+@contextmanager
+def _of_setting(study: str, label: str) -> Iterator[None]:
+    """Says of which setting a config or a task cannot be."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        raise ConfigError(f"study {study}, setting {label!r}: {error}") from error
 
 
 def _read(directory: Path) -> dict[str, Any]:
