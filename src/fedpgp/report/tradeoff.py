@@ -54,6 +54,8 @@ def picture(comparison: Comparison, suffix: str) -> bytes:
             _draw(axes, curve, COLOURS[3], "o", method)
             axes.set_title(method, fontsize=9)
             axes.grid(alpha=0.3)
+        for axes in places[len(curves) - ACROSS : len(curves)]:  # the lowest of each column
+            axes.tick_params(labelbottom=True)
         for empty in places[len(curves) :]:
             empty.set_axis_off()
         figure.supxlabel(x, fontsize=9)
