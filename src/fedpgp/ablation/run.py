@@ -1,6 +1,7 @@
 """Runs the settings of all studies, each of them once, and knows which belong together."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -185,7 +186,8 @@ def _places(
                 config = load_config(file, [*changes, *of_setting])
             same = next((entry for entry in known if entry[1] == config), None)
             if same is None:
-                same = (f"{study}/{number}", config)
+                # The number tells apart labels that differ in what a path cannot have.
+                same = (f"{study}/{number}-{re.sub('[^a-z0-9.]+', '-', label.lower())}", config)
                 known.append(same)
             places[study][label] = same
     return places
