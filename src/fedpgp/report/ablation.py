@@ -73,7 +73,11 @@ def picture(found: "Ablation", study: str, suffix: str) -> bytes:
         standing = [place for place, label in enumerate(labels) if found.settings[study][label] is found.standing]
         for place in standing:
             axes.axvspan(place - 0.3, place + 0.3, color="#000000", alpha=0.06, linewidth=0)
-        axes.set_xticks(list(places), labels, rotation=25 if max(map(len, labels)) > 8 else 0)
+        axes.set_xticks(list(places), labels)
+        if max(map(len, labels)) > 8:
+            axes.tick_params("x", rotation=25)
+            for label in axes.get_xticklabels():
+                label.set(horizontalalignment="right", rotation_mode="anchor")
         axes.set(xlabel=study, ylabel="%", title=f"{found.method}; dashed: zero-shot CLIP; grey: as it stands")
         axes.title.set_fontsize(8)
         axes.grid(alpha=0.3, axis="y")
