@@ -138,7 +138,9 @@ def test_costly_methods_may_have_fewer_seeds(command: Command, small: None, tmp_
 
 
 def test_table_at_another_alpha_and_in_another_form(command: Command, small: None, tmp_path: Path) -> None:
-    whole = command("compare", "--methods", "promptfl,fedpgp", "-o", "out", *sets()).out
+    whole = command(
+        "compare", "--methods", "promptfl,fedpgp", "-o", "out", *sets("fedpgp.private_learning_rate=0.3")
+    ).out
     moved = command("show", "out", "--alpha", "0")
     shared = json.loads((tmp_path / "out/fedpgp/seed-0/results.json").read_text())["shared"]
     assert re.search(rf"^fedpgp +{shared['local']:.1f} ", moved.out, re.M) and moved.out != whole

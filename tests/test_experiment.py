@@ -119,7 +119,7 @@ def test_prompts_file_keeps_the_personal_part_of_every_client(cache: Path) -> No
     prompts = run("fedpgp", cache).prompts
     assert set(prompts) == {"shared/p_G", *(f"private/{client}/{name}" for client in range(3) for name in "UV")}
     assert prompts["private/2/U"].shape == (16, 4)
-    assert prompts["private/2/V"].shape == (8, 128)
+    assert prompts["private/2/V"].shape == (4, 128)
     assert not torch.equal(prompts["private/0/U"], prompts["private/1/U"])
 
 

@@ -383,8 +383,8 @@ def test_a_kept_state_of_a_trial_is_gone(small, cache, tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         ".lock",
         "config.toml",
-        "tuning.json",
         "trials.csv",
         "trials.jsonl",
         "tuned.toml",
+        "tuning.json",
     ]
