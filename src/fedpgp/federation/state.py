@@ -166,7 +166,7 @@ class State:
         """The last evaluation."""
         ((arrays, means),) = self._execute("SELECT arrays, means FROM evaluation")
         points: dict[float, dict[str, dict[str, Any]]] = defaultdict(lambda: {"clients": {}, "correct": {}})
-        for name, array in load_arrays(arrays).items():
+        for name, array in sorted(load_arrays(arrays).items()):  # safetensors has them in any order
             alpha, kind, key = name.split("/", 2)
             points[float(alpha)][kind][key] = array
         own = points.pop(1.0)
