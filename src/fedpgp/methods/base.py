@@ -237,8 +237,8 @@ class Method(ABC):
     def path(self, params: Params, alpha: float) -> Params | None:
         """The model at α of the way from the shared part alone (0) to this one (1), 0 ≤ α < 1.
 
-        None mixes the logits of the two, as (1 − α) and α: for logits that are linear in text features that is to mix
-        these, before they are brought to unit length.
+        None mixes the logits of the two, as (1 − α) and α: for logits that are linear in text features of unit length
+        that is to mix these, without bringing the mixture to unit length again.
         """
         return None
 
