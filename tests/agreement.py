@@ -12,7 +12,7 @@ import torch
 from oracle.training import Settings, World
 
 from fedpgp.data.images import Images
-from fedpgp.data.sources import load_source
+from fedpgp.data.sources import pictograms
 from fedpgp.evaluate import Evaluator
 from fedpgp.federation.client import _Training
 from fedpgp.federation.rounds import frozen_of
@@ -62,7 +62,7 @@ def difference(found, expected) -> float:
 
 def real_images(backbone, kind=None) -> Images:
     """As many real pictures as the tiny task trains on."""
-    pictures = load_source("pictograms").train
+    pictures = pictograms.read().train
     some = [pictures.image(7 * i) for i in range(sum(tiny.EXAMPLES))]
     pooled = backbone.image(some).clone()
     if kind is None:

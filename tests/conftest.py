@@ -9,7 +9,8 @@ import torch
 
 import fedpgp.laboratory
 from fedpgp.backbone import Backbone, load_backbone
-from fedpgp.data.sources import ImageDataset, Source, load_source
+from fedpgp.data.sources import ImageDataset, Source
+from fedpgp.data.sources import pictograms as embedded
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,7 +38,7 @@ def exact() -> Backbone:
 
 @pytest.fixture(scope="session")
 def pictograms() -> Source:
-    return load_source("pictograms")
+    return embedded.read()
 
 
 def part_of(dataset: ImageDataset, classes: list[int], per_class: int) -> ImageDataset:
@@ -73,6 +74,6 @@ def small(small_source: Source, backbone: Backbone, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         fedpgp.laboratory,
         "load_source",
-        lambda name, splits: small_source if "test" in splits else replace(small_source, test=None),
+        lambda data, splits: small_source if "test" in splits else replace(small_source, test=None),
     )
     monkeypatch.setattr(fedpgp.laboratory, "load_backbone", lambda *_: backbone)

@@ -384,7 +384,7 @@ def test_existing_output_is_kept(command: Command, small: None, tmp_path: Path) 
 def test_output_that_cannot_be_written_is_refused_before_any_work(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(laboratory, "load_source", lambda name, splits: pytest.fail("work was done"))
+    monkeypatch.setattr(laboratory, "load_source", lambda data, splits: pytest.fail("work was done"))
     (tmp_path / "file").write_text("")
     refused(command("compare", "-o", "file/out"), "file/out", "-o")
     refused(command("compare", "-o", "/proc/fedpgp/out"), "/proc/fedpgp/out", "cannot be written", "-o")

@@ -264,7 +264,7 @@ def test_skipped_images_leave_the_source_and_the_others_keep_their_features(
 def test_run_without_bad_images(small: None, small_source: Source, tmp_path: Path, monkeypatch) -> None:
     short = ["task.clients=3", "task.shots=2", "federation.rounds=1", "federation.local_epochs=1"]
     bad = replace(small_source, test=broken(small_source.test, _2=OSError("cut")))
-    monkeypatch.setattr(fedpgp.laboratory, "load_source", lambda name, splits: bad)
+    monkeypatch.setattr(fedpgp.laboratory, "load_source", lambda data, splits: bad)
     with pytest.raises(DataError, match="image 2 of the test split"):
         fedpgp.run("promptfl", changes=short, cache=tmp_path)
     result = fedpgp.run("promptfl", changes=short, cache=tmp_path, skip_bad_images=True)

@@ -191,7 +191,7 @@ def test_another_checkpoint_or_other_images_are_refused(
 ) -> None:
     other = replace(small_source.train, fingerprint="another")
     with monkeypatch.context() as patch:
-        patch.setattr(laboratory, "load_source", lambda name, splits: replace(small_source, train=other))
+        patch.setattr(laboratory, "load_source", lambda data, splits: replace(small_source, train=other))
         with pytest.raises(OutputError, match=r"begun with other images than what data.source names now"):
             fedpgp.resume(stopped, cache=cache)
     with monkeypatch.context() as patch:

@@ -333,9 +333,9 @@ def test_the_class_order_is_that_of_the_label_file(pictograms):
 
 PRINT_TASK = """
 import hashlib, json
-from fedpgp.data.sources import load_source
+from fedpgp.data.sources import pictograms
 from fedpgp.data.tasks import base_to_novel, leave_one_domain_out
-source = load_source("pictograms")
+source = pictograms.read()
 other = leave_one_domain_out(source, clients=8, held_out=["noto", "fxemoji"], shots=2, seed=3)
 task = base_to_novel(source, clients=7, classes_per_client=None, shots=5, seed=3)
 print(json.dumps([task.class_names, task.base, [c.classes for c in task.clients],

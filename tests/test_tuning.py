@@ -311,7 +311,7 @@ class TestSearch:
         kept = np.concatenate([np.flatnonzero(validation.labels == label)[:3] for label in range(6)])
         few = replace(validation, labels=validation.labels[kept], domains=validation.domains[kept])
         scarce = Source("pictograms", small_source.train, few, None, small_source.probe)
-        monkeypatch.setattr(fedpgp.laboratory, "load_source", lambda name, splits: scarce)
+        monkeypatch.setattr(fedpgp.laboratory, "load_source", lambda data, splits: scarce)
         with pytest.raises(DataError, match=r"client 0 \(seed 0; .+\) has 9 validation images, .* at least 10"):
             tune(cache, tmp_path / "out")
         assert not (tmp_path / "out").exists()

@@ -41,7 +41,7 @@ def catalogue(config: Path | str | None = None) -> list[Entry]:
     """
     settings = load_config(config)
     backbone = load_backbone(settings.backbone.checkpoint)
-    task = make_task(settings, load_source(settings.data.source), seed=0)
+    task = make_task(settings, load_source(settings.data), seed=0)
     entries = []
     for name in [*METHODS, *installed()]:
         try:

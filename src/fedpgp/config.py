@@ -26,7 +26,29 @@ EMBEDDED = "pictograms"
 class DataConfig:
     """Where the images come from."""
 
-    source: str = Field(default="pictograms", description="the data set")
+    source: str = Field(
+        default="pictograms",
+        description='"pictograms" (embedded), a directory or file, "hf:ORG/NAME", or a known name that lies below root',
+    )
+    root: str = Field(default="data", description="the directory that holds the data sets with a known name")
+    layout: str = Field(default="auto", description="how a directory is to be read; fedpgp data layouts lists them")
+    names: str = Field(
+        default="", description="a file with a class name in each line, or with an identifier and its name"
+    )
+    template: str = Field(
+        default="", description='hand-written prompt with {} for the class name; "": that of the data set'
+    )
+    image_column: str = Field(default="", description="of a table; this and the next four: found by its name if unset")
+    label_column: str = Field(default="", description="of a table")
+    domain_column: str = Field(default="", description="of a table")
+    client_column: str = Field(default="", description="of a table: whose image it is")
+    split_column: str = Field(default="", description="of a table: train, validation or test")
+    test_share: float = Field(
+        default=0.2, gt=0, lt=1, description="of every class, where the data set has no test split"
+    )
+    validation_share: float = Field(
+        default=0.1, gt=0, lt=1, description="of every class's training images, where there is no validation split"
+    )
     augmented_views: int = Field(
         default=1, ge=1, le=1000, description="1: centre crop; K: random crops of each training image, one per epoch"
     )
@@ -39,22 +61,40 @@ class DataConfig:
 class TaskConfig:
     """Who has what, and what is tested."""
 
-    protocol: Literal["base-to-novel", "leave-one-domain-out"] = Field(
+    protocol: Literal["base-to-novel", "personalization", "leave-one-domain-out", "cross-data-set", "global"] = Field(
         default="base-to-novel",
-        description="novel: the second half of the classes, or domains (leave-one-domain-out)",
+        description="novel: the second half of the classes, nothing, domains, other data sets, or nothing",
     )
-    clients: int = Field(default=10, ge=1, description="N (paper, base-to-novel)")
+    partition: Literal["classes", "dirichlet", "pachinko", "pathological", "shards", "iid", "natural"] = Field(
+        default="classes", description="who has which training images; classes: dealt out without overlap (paper)"
+    )
+    clients: int = Field(default=10, ge=1, description="N (paper, base-to-novel); natural: those with the most images")
+    new_clients: int = Field(
+        default=0, ge=0, description="so many of them join after training: the shared part stays, they fit their own"
+    )
     classes_per_client: int | None = Field(
-        default=None, ge=1, description="base-to-novel: base classes of each; unset: all dealt out (paper)"
+        default=None,
+        ge=1,
+        description="classes: of each; unset: all dealt out (paper). pathological: of each, with overlap",
+    )
+    shards_per_client: int = Field(default=2, ge=1, description="shards: sorted by class and cut (McMahan et al.)")
+    concentration: float = Field(
+        default=0.3, gt=0, le=1e6, description="dirichlet: of each class; pachinko: of superclasses (paper: 0.3)"
+    )
+    fine_concentration: float = Field(
+        default=10.0, gt=0, le=1e6, description="pachinko: of the classes of a superclass (paper: 10)"
     )
     domain_per_client: bool = Field(
-        default=False, description="base-to-novel: every client has images of one domain alone"
+        default=False, description="every client has images of one domain alone, dealt out in turn"
     )
     held_out: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         default=(),
         description="leave-one-domain-out: the domains that nobody trains on; none: the last of the data set",
     )
-    shots: int = Field(default=8, ge=1, description="training images per class (paper: 8 and 16)")
+    targets: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(), description="cross-data-set: what data.source could be, to be tested on; the first is Novel"
+    )
+    shots: int = Field(default=8, ge=0, description="training images per class (paper: 8 and 16); 0: all")
     evaluate_on: Literal["test", "validation"] = Field(
         default="test",
         description='"validation": the protocol within the base classes on validation images, to choose settings',

@@ -155,7 +155,7 @@ def checked(
     """The data, each seed's task and the frozen CLIP, where methods and config fit them; else a FedPGPError."""
     # Without the test split nothing can touch a test image while settings are chosen.
     splits = SPLITS if config.task.evaluate_on == "test" else ("train", "validation")
-    source = load_source(config.data.source, splits)
+    source = load_source(config.data, splits)
     tasks = {seed: make_task(config, source, seed) for seed in seeds}
     backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
     for name in methods:

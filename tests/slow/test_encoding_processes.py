@@ -23,11 +23,11 @@ from pathlib import Path
 import torch
 from fedpgp.backbone import load_backbone
 from fedpgp.data.features import image_features
-from fedpgp.data.sources import load_source
+from fedpgp.data.sources import pictograms
 
 torch.set_num_threads(1)
 say = lambda *report: print(*report, flush=True)
-encoder, images = load_backbone("pictoclip").image, load_source("pictograms").validation
+encoder, images = load_backbone("pictoclip").image, pictograms.read().validation
 _, new = image_features(encoder, images, Path(sys.argv[1]), progress=say, notice=say)
 print("encoded", new)
 """

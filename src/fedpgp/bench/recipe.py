@@ -85,7 +85,7 @@ def measure_recipe(
     config: None takes the embedded recipe; workers: None takes all cores.
     """
     config, workers = config or load_config(), workers or os.cpu_count() or 1
-    backbone, source = load_backbone(config.backbone.checkpoint), load_source(config.data.source)
+    backbone, source = load_backbone(config.backbone.checkpoint), load_source(config.data)
     say("recipe: image features")
     compare("zero-shot", config=config)
     say(f"recipe: all methods, {seeds} seeds")

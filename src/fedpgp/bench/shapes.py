@@ -19,7 +19,7 @@ from fedpgp.backbone.image import ImageEncoder
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.bench.names import BASE_NAMES, NOVEL_NAMES, CountingTokenizer
 from fedpgp.data.partition import deal_classes
-from fedpgp.data.sources import ImageDataset, load_source
+from fedpgp.data.sources import ImageDataset, pictograms
 from fedpgp.data.tasks import Client, EvaluationSet, Task, base_to_novel
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.randomness import generator
@@ -197,7 +197,7 @@ def random_features(count: int, like: Tensor, width: int, seed: int) -> Tensor:
 
 def _embedded(precision: str, seed: int) -> Scene:
     backbone = load_backbone(EMBEDDED, precision)
-    source = load_source("pictograms")
+    source = pictograms.read()
     task = base_to_novel(source, clients=CLIENTS, classes_per_client=None, shots=SHOTS, seed=seed)
     splits = {"train": source.train, "validation": source.validation, "test": task.tests["base"].dataset}
     pixels = {}

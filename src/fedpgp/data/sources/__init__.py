@@ -1,0 +1,55 @@
+"""Where images come from -> `Source`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedpgp.data.sources import known, pictograms, plain
+from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
+from fedpgp.data.sources.listing import Layout, Listing, to_source
+from fedpgp.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from fedpgp.config import DataConfig
+
+__all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "load_source"]
+
+LAYOUTS: Mapping[str, Layout] = {**known.LAYOUTS, **plain.LAYOUTS}  # asked in this order
+AUTO = "auto"
+
+
+def load_source(data: "DataConfig", splits: Sequence[str] = SPLITS) -> Source:
+    """The data set that a config names; raises DataError for one that is unknown, incomplete or damaged.
+
+    splits: those to read; the others may be missing, and of them only "test" may be left out.
+    """
+    if data.source == pictograms.NAME:
+        return pictograms.read(splits)
+    return to_source(read_listing(data), data, splits)
+
+
+def read_listing(data: "DataConfig") -> Listing:
+    """All images of a source that is not embedded, before they are divided into splits; errors as in `load_source`."""
+    path = known.find(data.source, Path(data.root)) if data.source in known.NAMES else Path(data.source)
+    if not path.exists():
+        names = [pictograms.NAME, *known.NAMES]
+        raise DataError(
+            f"data.source must be a directory or file that exists, or a known name, got {data.source!r};"
+            f" {nearest(data.source, names)}"
+        )
+    return LAYOUTS[layout_of(path, data.layout)].read(path, data)
+
+
+def layout_of(path: Path, wanted: str = AUTO) -> str:
+    """The name of the layout that is wanted, or that recognises a path; raises DataError where none does."""
+    if wanted != AUTO:
+        if wanted not in LAYOUTS:
+            raise DataError(f"data.layout must be a known one, got {wanted!r}; {nearest(wanted, [AUTO, *LAYOUTS])}")
+        return wanted
+    found = next((name for name, layout in LAYOUTS.items() if layout.recognises(path)), None)
+    if found is None:
+        raise DataError(
+            f"{path}: what is there is in none of the layouts {', '.join(LAYOUTS)}: name one with data.layout, or write"
+            " a CSV file with the columns path and label"
+        )
+    return found

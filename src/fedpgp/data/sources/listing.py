@@ -1,0 +1,173 @@
+"""What a reader finds -> a source: names checked, every image in a split, one `ImageDataset` for each."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
+from fedpgp.errors import DataError
+from fedpgp.randomness import generator
+
+if TYPE_CHECKING:
+    from fedpgp.config import DataConfig
+
+SEED = 0  # of a division into splits: it belongs to the data, and is the same for every run
+TRAIN, VALIDATION, TEST = range(3)
+
+
+class Pictures(Protocol):
+    """n pictures, none of them decoded before it is asked for. It can be pickled, for other processes."""
+
+    def __call__(self, index: int) -> Image.Image: ...
+
+    def fingerprint(self, images: NDArray[np.int64]) -> str:
+        """Changes when one of these pictures, or their order, does."""
+        ...
+
+    def select(self, images: NDArray[np.int64]) -> "Pictures":
+        """These alone, in the order of the indices."""
+        ...
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All n images that a reader found, in a fixed order.
+
+    name: of the data set, for tables and messages; where: what a message names as the place of a fault.
+    splits: [n] 0 train, 1 validation, 2 test; None where the source has none. The rest as in `ImageDataset` and
+    `Source`.
+    """
+
+    name: str
+    where: str
+    pictures: Pictures
+    class_names: tuple[str, ...]
+    labels: NDArray[np.int64]
+    splits: NDArray[np.int64] | None = None
+    domain_names: tuple[str, ...] = ("all",)
+    domains: NDArray[np.int64] | None = None
+    client_names: tuple[str, ...] = ()
+    clients: NDArray[np.int64] | None = None
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    probe: tuple[int, ...] = ()
+    superclasses: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way in which files lie on a disk. about: in a line, what it looks like.
+
+    recognises: a path, without reading more than names and first lines; read: all images that lie there, or DataError.
+    """
+
+    about: str
+    recognises: Callable[[Path], bool]
+    read: "Callable[[Path, DataConfig], Listing]"
+
+
+def to_source(found: Listing, data: "DataConfig", splits: Sequence[str] = SPLITS) -> Source:
+    """The source that a listing describes; raises DataError for one that cannot be used.
+
+    splits: those to read, as in `load_source`.
+    """
+    check_names(found)
+    counts = np.bincount(found.labels, minlength=len(found.class_names))
+    if not counts.all():
+        empty = [found.class_names[label] for label in np.flatnonzero(counts == 0)]
+        raise DataError(
+            f"{found.where}: {len(empty)} of {len(found.class_names)} classes have no image, the first is {empty[0]!r}:"
+            " add images, or take the class out of the names"
+        )
+    of_split = divided(found, data)
+    domains = np.zeros(len(found.labels), dtype=np.int64) if found.domains is None else found.domains
+
+    def split(name: str) -> ImageDataset:
+        images = np.flatnonzero(of_split == SPLITS.index(name))
+        return ImageDataset(
+            name=found.name,
+            split=name,
+            class_names=found.class_names,
+            domain_names=found.domain_names,
+            labels=found.labels[images],
+            domains=domains[images],
+            image=found.pictures.select(images),
+            fingerprint=found.pictures.fingerprint(images),
+            clients=None if found.clients is None else found.clients[images],
+            client_names=found.client_names,
+        )
+
+    return Source(
+        name=found.name,
+        **{name: split(name) for name in splits},
+        probe=found.probe,
+        templates=(data.template,) if data.template else found.templates,
+        superclasses=found.superclasses,
+    )
+
+
+def check_names(found: Listing) -> None:
+    """Raises DataError for class names that are missing, or the same but for case, spaces and underscores."""
+    seen: dict[str, str] = {}
+    for label, name in enumerate(found.class_names):
+        plain = " ".join(name.replace("_", " ").casefold().split())
+        if not plain:
+            raise DataError(f"{found.where}: class {label} has no name: give each one with data.names")
+        if plain in seen:
+            raise DataError(
+                f"{found.where}: classes {seen[plain]!r} and {name!r} are the same name to CLIP: join them, or tell"
+                " them apart with data.names"
+            )
+        seen[plain] = name
+
+
+def divided(found: Listing, data: "DataConfig") -> NDArray[np.int64]:
+    """[n] the split of every image: the source's own, and what it lacks drawn from it.
+
+    Without any split, shares of every class, in every domain and of every client, become test and validation. Without
+    validation, that is drawn from train; a source with train and validation alone is tested on the latter, as CoOp does
+    with ImageNet. The draw depends on the listing alone. Raises DataError where a source has splits and train is empty.
+    """
+    n = len(found.labels)
+    of_split = np.full(n, TRAIN) if found.splits is None else found.splits.copy()
+    have = set(np.unique(of_split).tolist())
+    if TRAIN not in have:
+        raise DataError(f"{found.where}: no image is in the train split: name one, or none at all to have it divided")
+    if VALIDATION in have and TEST not in have:
+        of_split[of_split == VALIDATION] = TEST
+        have = {TRAIN, TEST}
+    missing = [(split, share) for split, share in ((TEST, data.test_share), (VALIDATION, data.validation_share))]
+    for split, share in missing:
+        if split not in have:
+            of_split[_share(found, of_split == TRAIN, share, split)] = split
+    return of_split
+
+
+def _share(found: Listing, among: NDArray[np.bool_], share: float, purpose: int) -> NDArray[np.int64]:
+    """A share of some images, of every class, domain and client: at least one of two or more, never all."""
+    images = np.flatnonzero(among)
+    shuffled = images[torch.randperm(len(images), generator=generator(SEED, "split", purpose)).numpy()]
+    keys = [found.labels, *(one for one in (found.domains, found.clients) if one is not None)]
+    order = np.lexsort([key[shuffled] for key in keys])
+    ordered = shuffled[order]
+    together = np.stack([key[ordered] for key in keys])
+    begins = np.r_[True, (together[:, 1:] != together[:, :-1]).any(0)]
+    starts = np.flatnonzero(begins)
+    sizes = np.diff(np.r_[starts, len(ordered)])
+    wanted = np.minimum(np.maximum(1, np.rint(share * sizes)), sizes - 1).astype(np.int64)
+    place = np.arange(len(ordered)) - np.repeat(starts, sizes)
+    return ordered[place < np.repeat(wanted, sizes)]
+
+
+def digest(parts: Sequence[str]) -> str:
+    """SHA-256 of some texts in their order."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    return found.hexdigest()

@@ -1,0 +1,66 @@
+"""The embedded data set."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from fedpgp import assets
+from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
+
+NAME = "pictograms"
+STYLES = ("noto", "twemoji", "openmoji", "fluent-emoji", "fluent-emoji-flat", "fxemoji")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Decodes images from the bytes of their files."""
+
+    contents: Sequence[bytes]
+
+    def __call__(self, index: int) -> Image.Image:
+        return Image.open(io.BytesIO(self.contents[index])).convert("RGB")
+
+
+def read(splits: Sequence[str] = SPLITS) -> Source:
+    """The pictograms; raises DataError for files that are damaged."""
+    directory = assets.verified(NAME, [f"{split}.parquet" for split in SPLITS if split not in splits])
+    with (directory / "classes.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = tuple(row["name"] for row in rows)
+    found = {split: _read_pictograms(split, names) for split in splits}
+    return Source(
+        NAME,
+        **found,
+        probe=tuple(i for i, row in enumerate(rows) if row["split"] == "unseen"),
+        templates=("an icon of a {}.",),
+    )
+
+
+def _read_pictograms(split: str, class_names: tuple[str, ...]) -> ImageDataset:
+    import pyarrow.parquet as parquet
+
+    pictures: list[bytes] = []
+    labels: list[int] = []
+    domains: list[int] = []
+    for domain, style in enumerate(STYLES):
+        table = parquet.read_table(assets.DIRECTORY / NAME / style / f"{split}.parquet", columns=["image", "label"])
+        pictures += [image["bytes"] for image in table["image"].to_pylist()]
+        labels += table["label"].to_pylist()
+        domains += [domain] * len(table)
+    shipped = assets.checksums(NAME)
+    content = "".join(digest for path, digest in shipped.items() if path.endswith(f"/{split}.parquet"))
+    return ImageDataset(
+        name=NAME,
+        split=split,
+        class_names=class_names,
+        domain_names=STYLES,
+        labels=np.array(labels),
+        domains=np.array(domains),
+        image=_Files(pictures),
+        fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+    )
