@@ -105,7 +105,9 @@ def to_source(found: Listing, data: "DataConfig", splits: Sequence[str] = SPLITS
 
     return Source(
         name=found.name,
-        **{name: split(name) for name in splits},
+        train=split("train"),
+        validation=split("validation"),
+        test=split("test") if "test" in splits else None,
         probe=found.probe,
         templates=(data.template,) if data.template else found.templates,
         superclasses=found.superclasses,

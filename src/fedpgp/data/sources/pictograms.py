@@ -32,16 +32,17 @@ def read(splits: Sequence[str] = SPLITS) -> Source:
     with (directory / "classes.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     names = tuple(row["name"] for row in rows)
-    found = {split: _read_pictograms(split, names) for split in splits}
     return Source(
         NAME,
-        **found,
+        train=_read_split("train", names),
+        validation=_read_split("validation", names),
+        test=_read_split("test", names) if "test" in splits else None,
         probe=tuple(i for i, row in enumerate(rows) if row["split"] == "unseen"),
         templates=("an icon of a {}.",),
     )
 
 
-def _read_pictograms(split: str, class_names: tuple[str, ...]) -> ImageDataset:
+def _read_split(split: str, class_names: tuple[str, ...]) -> ImageDataset:
     import pyarrow.parquet as parquet
 
     pictures: list[bytes] = []
