@@ -25,6 +25,8 @@ TASK = {
     "clients": N,
     "base_classes": 4,
     "novel": "classes",
+    "partition": "classes",
+    "novel_data": None,
     "novel_classes": 3,
     "novel_domains": ["photo"],
     "evaluated_on": "test",

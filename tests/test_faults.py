@@ -18,7 +18,6 @@ from PIL import Image
 import fedpgp
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.data.images import Images
-from fedpgp.data.tasks import base_to_novel
 from fedpgp.errors import ConfigError
 from fedpgp.methods import METHODS, FedPGP, Local, PromptFL, PromptProx
 from fedpgp.plugins import find_method
@@ -138,7 +137,7 @@ def test_fault_04_logits_have_one_column_per_class(name, backbone):
 def test_fault_05_class_order_is_that_of_the_label_file(pictograms):
     """And the labels point into it; test_tasks.py shows the same under five PYTHONHASHSEEDs."""
     test_tasks.test_the_class_order_is_that_of_the_label_file(pictograms)
-    task = base_to_novel(pictograms, clients=5, classes_per_client=None, shots=1, seed=0)
+    task = tiny.base_to_novel(pictograms, clients=5, classes_per_client=None, shots=1, seed=0)
     names = np.array(task.class_names)
     for test in task.tests.values():
         softmax = names[list(test.classes)]
@@ -211,7 +210,7 @@ def test_fault_09_the_headline_is_the_last_round(backbone):
 def test_fault_10_test_images_are_disjoint_from_training_images(evaluate_on):
     """By the bytes of the pictures, every domain included; test_tasks.py does it with the embedded ones."""
     source = tiny.source(12, domains=3, probe=(4,))
-    task = base_to_novel(source, clients=2, classes_per_client=None, shots=9, seed=0, evaluate_on=evaluate_on)
+    task = tiny.base_to_novel(source, clients=2, classes_per_client=None, shots=9, seed=0, evaluate_on=evaluate_on)
     trained = test_tasks.picture_bytes(task.train, np.concatenate([client.train for client in task.clients]))
     assert len(trained) == 9 * len(task.base)  # all there are
     for test in [*task.tests.values(), task.validation]:

@@ -17,7 +17,8 @@ from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.data import cache as feature_cache
 from fedpgp.data import features
 from fedpgp.data.cache import Kept, entries
-from fedpgp.data.features import image_features, source_features
+from fedpgp.data.features import image_features, split_features
+from fedpgp.data.narrow import without
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.errors import CheckpointError, DataError, OutputError
 
@@ -245,16 +246,21 @@ def test_skipped_images_leave_the_source_and_the_others_keep_their_features(
 ) -> None:
     source = replace(small_source, train=broken(small_source.train, _0=ValueError("a"), _5=SyntaxError("b")))
     ear = Ear()
-    kept, found = source_features(
-        backbone.image, source, ["train", "test"], tmp_path, skip_bad_images=True, notice=ear.notice
+    splits = {dataset.fingerprint: dataset for dataset in (source.train, source.test)}
+    found, bad = split_features(
+        backbone.image, list(splits.values()), tmp_path, skip_bad_images=True, notice=ear.notice
     )
+    kept = without(source, splits, bad)
     n = len(small_source.train)
     rest = [i for i in range(n) if i not in (0, 5)]
     assert (kept.train.labels == small_source.train.labels[rest]).all()
     assert kept.train.image(3).tobytes() == small_source.train.image(4).tobytes()
     assert kept.test is source.test
     torch.testing.assert_close(
-        found["train"], encoded(backbone, small_source.train, tmp_path).features[rest], atol=1e-6, rtol=0
+        found[source.train.fingerprint][rest],
+        encoded(backbone, small_source.train, tmp_path).features[rest],
+        atol=1e-6,
+        rtol=0,
     )
     (said,) = ear.said
     assert said.startswith(f"dropped 2 of {n} train images, which do not decode: image 0 of")
@@ -276,9 +282,7 @@ def test_run_without_bad_images(small: None, small_source: Source, tmp_path: Pat
 def test_says_whether_anything_was_encoded(backbone: Backbone, small_source: Source, tmp_path: Path) -> None:
     heard = []
     for _ in range(2):
-        source_features(
-            backbone.image, small_source, ["train"], tmp_path, progress=lambda *report: heard.append(report)
-        )
+        split_features(backbone.image, [small_source.train], tmp_path, progress=lambda *report: heard.append(report))
     n = len(small_source.train)
     said = [report for report in heard if report[0] == "image features"]
     assert said == [
@@ -293,11 +297,12 @@ def test_views_are_of_training_images_and_more_of_them_encode_only_the_new(
 ) -> None:
     def with_views(count: int) -> tuple[dict[str, torch.Tensor], str]:
         heard: list[str] = []
-        _, found = source_features(
-            backbone.image, small_source, ["train", "test"], tmp_path, augmented_views=count,
+        splits = {"train": small_source.train, "test": small_source.test}
+        found, _ = split_features(
+            backbone.image, list(splits.values()), tmp_path, augmented_views=count,
             progress=lambda *report: heard.append(report[3]),
         )  # fmt: skip
-        return found, heard[-1]
+        return {name: found[split.fingerprint] for name, split in splits.items()}, heard[-1]
 
     n, t = len(small_source.train), len(small_source.test)
     two, _ = with_views(2)
@@ -365,7 +370,9 @@ def test_an_image_that_is_bad_in_one_view_is_dropped_from_all(
 ) -> None:
     train = small_source.train
     source = replace(small_source, train=replace(train, image=SecondTimeBad(train.image, [])))
-    kept, found = source_features(backbone.image, source, ["train"], tmp_path, augmented_views=3, skip_bad_images=True)
-    assert found["train"].shape == (len(train) - 1, 3, 128)
+    found, bad = split_features(backbone.image, [source.train], tmp_path, augmented_views=3, skip_bad_images=True)
+    (features,) = found.values()
+    assert features.shape == (len(train), 3, 128)
+    kept = without(source, {source.train.fingerprint: source.train}, bad)
     assert (kept.train.labels == np.delete(train.labels, 3)).all()
-    assert (found["train"].norm(dim=-1) > 0.9).all()
+    assert (features[np.delete(np.arange(len(train)), 3)].norm(dim=-1) > 0.9).all()

@@ -18,7 +18,6 @@ import fedpgp
 from fedpgp import assets
 from fedpgp.config import load_config
 from fedpgp.data.partition import deal_classes, deal_domains, draw_shots
-from fedpgp.data.tasks import base_to_novel, leave_one_domain_out
 from fedpgp.errors import ConfigError, DataError
 from fedpgp.laboratory import make_task
 from fedpgp.metrics import own_images
@@ -43,7 +42,7 @@ def test_base_classes_are_dealt_out_once_and_nothing_else_is_trained_on(data, cl
     per_client = data.draw(st.none() | st.integers(1, len(base) // clients))
     shots = data.draw(st.integers(1, 3 * domains))
     source = tiny.source(classes, domains=domains, probe=probe)
-    task = base_to_novel(source, clients=clients, classes_per_client=per_client, shots=shots, seed=seed)
+    task = tiny.base_to_novel(source, clients=clients, classes_per_client=per_client, shots=shots, seed=seed)
 
     assert [client.id for client in task.clients] == list(range(clients))
     assert list(task.base) == base
@@ -93,7 +92,7 @@ def test_the_draw_of_a_class_does_not_depend_on_the_clients():
     source = tiny.source(8)
     draws = []
     for clients, per_client in [(1, None), (2, None), (4, 1), (3, 1)]:
-        task = base_to_novel(source, clients=clients, classes_per_client=per_client, shots=4, seed=5)
+        task = tiny.base_to_novel(source, clients=clients, classes_per_client=per_client, shots=4, seed=5)
         draws.append({})
         for client in task.clients:
             for label in client.classes:
@@ -107,7 +106,7 @@ def test_seeds_change_classes_and_shots():
     source = tiny.source(24)
     deals, shots = [], []
     for seed in range(4):
-        task = base_to_novel(source, clients=3, classes_per_client=None, shots=3, seed=seed)
+        task = tiny.base_to_novel(source, clients=3, classes_per_client=None, shots=3, seed=seed)
         deals.append(tuple(client.classes for client in task.clients))
         shots.append(tuple(draw_shots(source.train, 0, 3, seed)))
     assert len(set(deals)) == 4 and len(set(shots)) > 1
@@ -124,7 +123,9 @@ def test_seeds_change_classes_and_shots():
 )
 def test_what_the_data_do_not_suffice_for_is_refused(changes, message):
     with pytest.raises(DataError, match=message):
-        base_to_novel(tiny.source(8), **{"clients": 2, "classes_per_client": None, "shots": 2, "seed": 0, **changes})
+        tiny.base_to_novel(
+            tiny.source(8), **{"clients": 2, "classes_per_client": None, "shots": 2, "seed": 0, **changes}
+        )
 
 
 @settings(max_examples=40, deadline=None)
@@ -137,7 +138,7 @@ def test_what_the_data_do_not_suffice_for_is_refused(changes, message):
 )
 def test_each_client_has_images_of_one_domain(clients, domains, shots, seed, split):
     source = tiny.source(14 if split == "test" else 28, domains=domains)
-    task = base_to_novel(
+    task = tiny.base_to_novel(
         source,
         clients=clients,
         classes_per_client=None,
@@ -154,7 +155,9 @@ def test_each_client_has_images_of_one_domain(clients, domains, shots, seed, spl
         assert classes_of(source.train, client.train) == set(client.classes)
         assert len(set(client.train.tolist())) == len(client.train) == shots * len(client.classes)
     assert set(task.tests["base"].dataset.domains[task.tests["base"].images].tolist()) == set(range(domains))
-    plain = base_to_novel(source, clients=clients, classes_per_client=None, shots=shots, seed=seed, evaluate_on=split)
+    plain = tiny.base_to_novel(
+        source, clients=clients, classes_per_client=None, shots=shots, seed=seed, evaluate_on=split
+    )
     assert [client.classes for client in task.clients] == [client.classes for client in plain.clients]
     assert all(client.domains is None for client in plain.clients)
 
@@ -183,7 +186,7 @@ def test_nothing_of_a_held_out_domain_is_trained_on_or_chosen_by(data, domains, 
             return
         kept, novel = kept[:-1], kept[-1:]
     each = data.draw(st.integers(1, 2))
-    task = leave_one_domain_out(
+    task = tiny.leave_one_domain_out(
         source, clients=each * len(kept), held_out=sorted(out), shots=2, seed=seed, evaluate_on=split
     )
     known = {label for label in range(classes) if label not in probe}
@@ -227,7 +230,7 @@ def test_nothing_of_a_held_out_domain_is_trained_on_or_chosen_by(data, domains, 
 def test_domains_that_cannot_be_held_out(changes, message):
     given = {"clients": 2, "held_out": [], "shots": 2, "seed": 0, **changes}
     with pytest.raises(DataError, match=message):
-        leave_one_domain_out(tiny.source(4, domains=3), **given)
+        tiny.leave_one_domain_out(tiny.source(4, domains=3), **given)
 
 
 def test_a_client_without_test_images_in_its_domain_is_refused():
@@ -237,7 +240,7 @@ def test_a_client_without_test_images_in_its_domain_is_refused():
         DataError, match="class 'class 1' of made-up has no test image in domain 'domain 1', which client"
     ):
         for seed in range(9):
-            base_to_novel(
+            tiny.base_to_novel(
                 replace(source, test=few),
                 clients=2,
                 classes_per_client=None,
@@ -250,9 +253,9 @@ def test_a_client_without_test_images_in_its_domain_is_refused():
 def test_test_images_that_were_not_read():
     source = replace(tiny.source(8), test=None)
     given = {"clients": 2, "classes_per_client": None, "shots": 2, "seed": 0}
-    assert base_to_novel(source, **given, evaluate_on="validation").tests["base"].dataset is source.validation
+    assert tiny.base_to_novel(source, **given, evaluate_on="validation").tests["base"].dataset is source.validation
     with pytest.raises(DataError, match="the test split of made-up was not read"):
-        base_to_novel(source, **given)
+        tiny.base_to_novel(source, **given)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +263,8 @@ def test_test_images_that_were_not_read():
     [
         ("base-to-novel", 'task.held_out=["noto"]', "held_out"),
         ("leave-one-domain-out", "task.domain_per_client=true", "domain_per_client"),
-        ("leave-one-domain-out", "task.classes_per_client=2", "classes_per_client"),
+        ("base-to-novel", "task.concentration=2.0", "concentration"),
+        ("personalization", 'task.targets=["noto"]', "targets"),
     ],
 )
 def test_a_field_of_another_protocol_is_refused(protocol, change, field):
@@ -291,7 +295,7 @@ def test_choosing_settings_needs_no_test_file(tmp_path, cache, monkeypatch):
 
 def test_a_class_without_test_images_is_refused():
     with pytest.raises(DataError, match="class 'class 0' of made-up has no test image"):
-        base_to_novel(tiny.source(4, per_domain=(3, 1, 0)), clients=1, classes_per_client=None, shots=1, seed=0)
+        tiny.base_to_novel(tiny.source(4, per_domain=(3, 1, 0)), clients=1, classes_per_client=None, shots=1, seed=0)
 
 
 @pytest.mark.parametrize("classes", [10, 11])
@@ -299,7 +303,7 @@ def test_settings_are_chosen_without_test_images_and_novel_classes(classes):
     source = tiny.source(classes, probe=(1,))
     known = [label for label in range(classes) if label != 1]
     base = known[: math.ceil(len(known) / 2)]
-    task = base_to_novel(source, clients=2, classes_per_client=None, shots=2, seed=0, evaluate_on="validation")
+    task = tiny.base_to_novel(source, clients=2, classes_per_client=None, shots=2, seed=0, evaluate_on="validation")
     assert set(task.tests) == {"base", "novel"}
     assert all(test.dataset is source.validation for test in [*task.tests.values(), task.validation])
     assert [*task.tests["base"].classes, *task.tests["novel"].classes] == base
@@ -309,7 +313,7 @@ def test_settings_are_chosen_without_test_images_and_novel_classes(classes):
 
 def test_the_embedded_task_leaks_no_picture(pictograms):
     """By the bytes of the pictures, not by their indices."""
-    task = base_to_novel(pictograms, clients=10, classes_per_client=None, shots=16, seed=0)
+    task = tiny.base_to_novel(pictograms, clients=10, classes_per_client=None, shots=16, seed=0)
     trained = picture_bytes(pictograms.train, np.concatenate([client.train for client in task.clients]))
     assert len(trained) == 16 * len(task.base)
     held_out = {name: picture_bytes(test.dataset, test.images) for name, test in task.tests.items()}
@@ -325,7 +329,7 @@ def test_the_class_order_is_that_of_the_label_file(pictograms):
 
     lines = (DIRECTORY / "pictograms" / "classes.csv").read_text(encoding="utf-8").splitlines()[1:]
     names = tuple(line.split(",")[0] for line in lines)
-    task = base_to_novel(pictograms, clients=10, classes_per_client=None, shots=1, seed=0)
+    task = tiny.base_to_novel(pictograms, clients=10, classes_per_client=None, shots=1, seed=0)
     assert pictograms.class_names == task.class_names == names
     known = [i for i, line in enumerate(lines) if not line.endswith(",unseen")]
     assert [*task.base, *task.tests["novel"].classes] == known
@@ -334,10 +338,10 @@ def test_the_class_order_is_that_of_the_label_file(pictograms):
 PRINT_TASK = """
 import hashlib, json
 from fedpgp.data.sources import pictograms
-from fedpgp.data.tasks import base_to_novel, leave_one_domain_out
+from fedpgp.data.protocols import Holdings, base_to_novel, leave_one_domain_out
 source = pictograms.read()
-other = leave_one_domain_out(source, clients=8, held_out=["noto", "fxemoji"], shots=2, seed=3)
-task = base_to_novel(source, clients=7, classes_per_client=None, shots=5, seed=3)
+other = leave_one_domain_out(source, Holdings(clients=8, shots=2, seed=3), held_out=["noto", "fxemoji"])
+task = base_to_novel(source, Holdings(clients=7, shots=5, seed=3))
 print(json.dumps([task.class_names, task.base, [c.classes for c in task.clients],
                   [c.train.tolist() for c in task.clients],
                   {n: [t.classes, t.images.tolist()] for n, t in task.tests.items()},

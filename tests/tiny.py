@@ -12,6 +12,7 @@ from transformers import CLIPModel
 
 from fedpgp.aggregators import Server
 from fedpgp.config import FederationConfig
+from fedpgp.data import protocols
 from fedpgp.data.images import Images
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.tasks import Client, EvaluationSet, Task
@@ -64,6 +65,15 @@ def source(classes=8, per_domain=(3, 1, 2), domains=2, probe=()) -> Source:
 
     train, validation, test = per_domain
     return Source("made-up", split("train", train), split("validation", validation), split("test", test), probe)
+
+
+def base_to_novel(source: Source, *, evaluate_on="test", **holdings) -> Task:
+    return protocols.base_to_novel(source, protocols.Holdings(**holdings), evaluate_on=evaluate_on)
+
+
+def leave_one_domain_out(source: Source, *, held_out, evaluate_on="test", **holdings) -> Task:
+    held = protocols.Holdings(**holdings)
+    return protocols.leave_one_domain_out(source, held, held_out=held_out, evaluate_on=evaluate_on)
 
 
 def random_features(count: int, like: torch.Tensor, width: int = 128, seed: int = 0) -> torch.Tensor:

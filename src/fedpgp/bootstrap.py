@@ -24,7 +24,7 @@ class Outcomes:
     """Which test images the clients of one run got right, eight images in a byte (np.packbits).
 
     alphas: [A] of the path, ascending; the last is 1, the clients' own models. base: [A, N, ⌈n/8⌉] and novel:
-    [A, N, ⌈m/8⌉]; own: [N, ⌈n/8⌉], which base images are of the client's own classes and domains.
+    [A, N, ⌈m/8⌉], with m = 0 where nothing is novel; own: [N, ⌈n/8⌉], which base images are the client's own.
     """
 
     alphas: NDArray[np.float64]
@@ -62,31 +62,44 @@ def resampled(run: Outcomes, alpha: float = 1.0) -> Figures:
     luck is judged; how much the seeds differ is the standard deviation's to say. alpha: one of the path.
     """
     rng = np.random.default_rng(SEED)
-    base_counts, novel_counts = (
-        np.concatenate([np.ones((1, images)), rng.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)])
-        for images in (run.base_images, run.novel_images)
-    )
+    base_counts = _counts(rng, run.base_images)
     points = range(len(run.alphas))
     local = np.stack([_local(run, point, base_counts) for point in points])
     base = np.stack([base_counts @ _share_of_clients(run, "base", p) / base_counts.sum(1) for p in points])
-    novel = np.stack([novel_counts @ _share_of_clients(run, "novel", p) / novel_counts.sum(1) for p in points])
-    both = _harmonic(base, novel)
+    tested = {"base": base}
+    if run.novel_images:
+        novel_counts = _counts(rng, run.novel_images)
+        shares = [_share_of_clients(run, "novel", p) for p in points]
+        tested["novel"] = np.stack([novel_counts @ share / novel_counts.sum(1) for share in shares])
+    both = _harmonic(*tested.values())
     (chosen,) = np.flatnonzero(run.alphas == alpha)
-    own = local[chosen], base[chosen], novel[chosen]
-    found = (*own, _harmonic(*own), (local[chosen] + both[chosen]) / 2, area(100 * local, 100 * both) / 100)
-    return dict(zip(METRICS, (100 * values for values in found), strict=True))
+    own = {"local": local[chosen], **{name: values[chosen] for name, values in tested.items()}}
+    found = {
+        **own,
+        "hm": _harmonic(*own.values()),
+        "cm": (local[chosen] + both[chosen]) / 2,
+        "area": area(100 * local, 100 * both) / 100,
+    }
+    return {name: 100 * found[name] for name in METRICS if name in found}
 
 
 def differences(first: Sequence[Figures], second: Sequence[Figures]) -> dict[str, Difference]:
-    """First minus second in every metric; one entry of each sequence per seed."""
+    """First minus second in every metric that both have; one entry of each sequence per seed."""
     drawn = {
         name: np.mean([one[name] for one in first], axis=0) - np.mean([other[name] for other in second], axis=0)
         for name in METRICS
+        if name in first[0] and name in second[0]
     }
     return {
         name: Difference(float(values[0]), *map(float, np.quantile(values[1:], [0.025, 0.975])))
         for name, values in drawn.items()
     }
+
+
+def _counts(rng: np.random.Generator, images: int) -> NDArray[np.float64]:
+    """[1 + R, images] how often every image counts: once, and in each resample."""
+    drawn = rng.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
+    return np.concatenate([np.ones((1, images)), drawn])
 
 
 def _local(run: Outcomes, point: int, counts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -59,7 +59,7 @@ def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run
             outcomes=Outcomes(
                 **{name: tensor.numpy() for name, tensor in outcomes.items()},
                 base_images=images["base"],
-                novel_images=images["novel"],
+                novel_images=images.get("novel", 0),
             ),
             provenance=json.loads((directory / "provenance.json").read_text(encoding="utf-8")),
         )

@@ -1,9 +1,9 @@
 """What all runs of an experiment share, after everything is checked that can be checked without work."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import Protocol
@@ -18,10 +18,13 @@ from fedpgp.backbone import Backbone, bfloat16_speed, load_backbone
 from fedpgp.backbone.layers import Prompt
 from fedpgp.config import DEFAULT_AGGREGATOR, ExperimentConfig, TaskConfig
 from fedpgp.data.cache import cache_directory, check_cache
-from fedpgp.data.features import Part, Tokens, source_features, token_features, views_of
+from fedpgp.data.features import Part, Tokens, split_features, token_features, views_of
 from fedpgp.data.images import Images
-from fedpgp.data.sources import SPLITS, Source, load_source
-from fedpgp.data.tasks import Task, base_to_novel, leave_one_domain_out
+from fedpgp.data.narrow import narrowed, without
+from fedpgp.data.partition import PARTITIONS
+from fedpgp.data.protocols import CLASSES, PROTOCOLS, Holdings
+from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source
+from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
 from fedpgp.federation.rounds import Data, frozen_of
 from fedpgp.methods import Method, Params
@@ -30,11 +33,6 @@ from fedpgp.plugins import own_errors
 from fedpgp.processes import warm_up
 from fedpgp.reading import kind_of
 from fedpgp.workers import Workers
-
-PROTOCOLS: Mapping[str, Callable[..., Task]] = {
-    "base-to-novel": base_to_novel,
-    "leave-one-domain-out": leave_one_domain_out,
-}
 
 
 class Reporter(Protocol):
@@ -59,8 +57,8 @@ class Silent:
 class Laboratory:
     """What all runs of an experiment share: the frozen CLIP, the data, its features, the worker processes.
 
-    tasks: by seed; features: [n, D] by split, [n, K, D] of the training split where K > 1 views are asked for; tokens:
-    by kind, seed and split, what methods read beside that of the images that a task uses.
+    tasks: by seed; features: by a split's fingerprint, [n, D], or [n, K, D] of the training split where K > 1 views are
+    asked for; tokens: by kind, seed and fingerprint, what methods read beside that of the images that a task uses.
     """
 
     config: ExperimentConfig
@@ -76,17 +74,16 @@ class Laboratory:
         """A task with what a method reads of its images."""
         task, kind = self.tasks[seed], kind_of(method)
 
-        def images(split: str) -> Images:
+        def images(dataset: ImageDataset) -> Images:
             if kind is None:
-                return Images(self.features[split])
-            kept, places = self.tokens[kind, seed, split]
-            return Images(self.features[split], kept, places)
+                return Images(self.features[dataset.fingerprint])
+            kept, places = self.tokens[kind, seed, dataset.fingerprint]
+            return Images(self.features[dataset.fingerprint], kept, places)
 
         tests = {
-            name: images(test.dataset.split)[torch.from_numpy(test.images)]
-            for name, test in evaluation_sets(task).items()
+            name: images(test.dataset)[torch.from_numpy(test.images)] for name, test in evaluation_sets(task).items()
         }
-        return Data(task, images("train"), tests)
+        return Data(task, images(task.train), tests)
 
 
 @contextmanager
@@ -106,32 +103,42 @@ def laboratory(
     check_cache(directory)
     if workers > 1:
         warm_up()
-    source, tasks, backbone = checked(config, methods, seeds)
-    first = tasks[seeds[0]]
+    source, whole, backbone = checked(config, methods, seeds)
     reporter = reporter or Silent()
     if config.backbone.precision == "bf16" and (speed := bfloat16_speed(config.backbone.device)) < 1:
         reporter.notice(f"bf16 is {1 / speed:.1f} times slower than float32 on this processor: float32 is better here")
-    decodable, features = source_features(
-        backbone.image,
-        source,
-        sorted({"train", *(test.dataset.split for test in evaluation_sets(first).values())}),
-        directory,
-        augmented_views=config.data.augmented_views,
-        skip_bad_images=skip_bad_images,
-        workers=workers,
-        progress=reporter.progress,
-        notice=reporter.notice,
-    )
-    if decodable is not source:
-        source = decodable
-        tasks = {seed: make_task(config, source, seed) for seed in seeds}
+    tasks, features = {}, {}
+    while not tasks:
+        narrow = {seed: narrowed(task) for seed, task in whole.items()}
+        splits = {
+            dataset.fingerprint: dataset
+            for task in narrow.values()
+            for dataset in [task.train, *(test.dataset for test in evaluation_sets(task).values())]
+        }
+        features, bad = split_features(
+            backbone.image,
+            list(splits.values()),
+            directory,
+            augmented_views=config.data.augmented_views,
+            skip_bad_images=skip_bad_images,
+            workers=workers,
+            progress=reporter.progress,
+            notice=reporter.notice,
+        )
+        if bad:  # without these images others may be drawn, which may be bad, too
+            source = without(source, splits, bad)
+            whole = {seed: make_task(config, source, seed) for seed in seeds}
+        else:
+            tasks = narrow
     chosen = [config.methods[name] for name in methods]
     parts = {
-        (kind, seed, split): Part(getattr(source, split), images, kind, views_of(split, config.data.augmented_views))
+        (kind, seed, dataset.fingerprint): Part(
+            dataset, images, kind, views_of(dataset.split, config.data.augmented_views)
+        )
         for kind in dict.fromkeys(kind_of(method) for method in chosen)
         if kind is not None
         for seed, task in tasks.items()
-        for split, images in _used(task).items()
+        for dataset, images in _used(task)
     }
     found = token_features(
         backbone.image,
@@ -156,6 +163,8 @@ def checked(
     # Without the test split nothing can touch a test image while settings are chosen.
     splits = SPLITS if config.task.evaluate_on == "test" else ("train", "validation")
     source = load_source(config.data, splits)
+    if config.task.targets and "test" in splits:
+        source = replace(source, targets=_targets(config))
     tasks = {seed: make_task(config, source, seed) for seed in seeds}
     backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
     for name in methods:
@@ -164,27 +173,62 @@ def checked(
     return source, tasks, backbone
 
 
-def _used(task: Task) -> dict[str, NDArray[np.int64]]:
-    """By split, the images that clients hold or that are tested on."""
-    used = {"train": [client.train for client in task.clients]}
-    for test in evaluation_sets(task).values():
-        used.setdefault(test.dataset.split, []).append(test.images)
-    return {split: np.unique(np.concatenate(images)) for split, images in used.items()}
+def _used(task: Task) -> list[tuple[ImageDataset, NDArray[np.int64]]]:
+    """The images of every split that clients hold or that are tested on."""
+    used = [(task.train, client.train) for client in (*task.clients, *task.new_clients)]
+    used += [(test.dataset, test.images) for test in evaluation_sets(task).values()]
+    splits = {dataset.fingerprint: dataset for dataset, _ in used}
+    return [
+        (dataset, np.unique(np.concatenate([images for other, images in used if other.fingerprint == key])))
+        for key, dataset in splits.items()
+    ]
+
+
+def _targets(config: ExperimentConfig) -> dict[str, ImageDataset]:
+    """The test splits of the data sets that a task is tested on beside its own."""
+    found: dict[str, ImageDataset] = {}
+    for name in config.task.targets:
+        target = load_source(replace(config.data, source=name, template=""), SPLITS)
+        title = target.name
+        while title in found:
+            title += "'"
+        assert target.test is not None, "the test split was asked for"
+        found[title] = target.test
+    return found
 
 
 def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
-    """The task that a config describes; raises ConfigError for a field that another protocol has."""
+    """The task that a config describes; raises ConfigError for a field that another protocol or partition has."""
     task = config.task
     make = PROTOCOLS[task.protocol]
-    taken = signature(make).parameters.keys()
+    of_protocol = set(signature(make).parameters) - {"source", "holdings"}
+    of_partition = {"classes_per_client"}
+    if task.partition != CLASSES:
+        of_partition = set(signature(PARTITIONS[task.partition]).parameters) - {"pool"}
+    of_all = {"protocol", "partition", "clients", "new_clients", "shots"}
+    if task.protocol != "leave-one-domain-out":
+        of_all.add("domain_per_client")
+    if task.protocol == "cross-data-set":
+        of_all.add("targets")
     fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
     for name, value in fields.items():
-        if name not in {*taken, "protocol"} and value != getattr(TaskConfig(), name):
+        if name not in of_protocol | of_partition | of_all and value != getattr(TaskConfig(), name):
             raise ConfigError(
-                f"task.{name} must be left out with the protocol {task.protocol}, which has no use for it, got"
-                f" {value!r}"
+                f"task.{name} must be left out with the protocol {task.protocol} and the partition {task.partition},"
+                f" which have no use for it, got {value!r}"
             )
-    return make(source, seed=seed, **{name: value for name, value in fields.items() if name in taken})
+    settings = {name: fields[name] for name in of_partition}
+    holdings = Holdings(
+        clients=task.clients,
+        shots=task.shots,
+        seed=seed,
+        partition=task.partition,
+        new_clients=task.new_clients,
+        domain_per_client=task.domain_per_client,
+        classes_per_client=settings.get("classes_per_client"),
+        settings=settings,
+    )
+    return make(source, holdings, **{name: fields[name] for name in of_protocol})
 
 
 def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:

@@ -20,10 +20,10 @@ def evaluation_sets(task: Task) -> dict[str, EvaluationSet]:
 
 
 def accuracies(task: Task, clients: Sequence[Client], correct: Correct) -> dict[str, NDArray[np.float64]]:
-    """Local, Base, Novel (and Unseen) of some clients, in percent, and Local and Base on the validation images.
+    """Local, Base and the task's other test sets for some clients, in percent, and both on the validation images.
 
-    Local: the test images of the client's own classes and domains. Base: those of all base classes. In both the softmax
-    runs over all base classes. Novel: what nobody trains on, with only its classes in the softmax.
+    Local: the client's own test images. Base: those of all base classes. In both the softmax runs over all base
+    classes. Novel: what nobody trains on, with only its classes in the softmax.
 
     correct: [clients, n] of each test set, or [1, n] of one model for all of them.
     """
@@ -44,12 +44,14 @@ def accuracies(task: Task, clients: Sequence[Client], correct: Correct) -> dict[
 
 
 def own_images(task: Task, clients: Sequence[Client], name: str) -> NDArray[np.bool_]:
-    """[clients, n]: which images of a test set are of each client's own classes, in its own domains."""
+    """[clients, n]: which images of the base or validation set are each client's own."""
     test = evaluation_sets(task)[name]
     labels, domains = test.dataset.labels[test.images], test.dataset.domains[test.images]
     return np.stack(
         [
             np.isin(labels, client.classes) & (client.domains is None or np.isin(domains, client.domains))
+            if client.own is None
+            else np.isin(test.images, client.own[name])
             for client in clients
         ]
     )
@@ -63,11 +65,12 @@ def summary(clients: Mapping[str, Sequence[float] | NDArray[np.float64]]) -> dic
 def combined(means: Mapping[str, float]) -> dict[str, float]:
     """Adds HM, the harmonic mean of Local, Base and Novel, and CM = (Local + HM(Base, Novel)) / 2 (FedMGP).
 
-    "others": HM(Base, Novel).
+    "others": HM(Base, Novel). Where nothing is novel, Base stands in its place, and HM is that of Local and Base.
     """
-    local, base, novel = means["local"], means["base"], means["novel"]
-    others = harmonic_mean([base, novel])
-    return {**means, "hm": harmonic_mean([local, base, novel]), "others": others, "cm": (local + others) / 2}
+    local, base = means["local"], means["base"]
+    on_others = [base, means["novel"]] if "novel" in means else [base]
+    others = harmonic_mean(on_others)
+    return {**means, "hm": harmonic_mean([local, *on_others]), "others": others, "cm": (local + others) / 2}
 
 
 def area_of(path: Sequence[Mapping[str, float]]) -> float:

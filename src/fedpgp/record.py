@@ -18,7 +18,7 @@ from fedpgp.backbone import Backbone
 from fedpgp.bootstrap import Outcomes
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.sources import SPLITS, Source
-from fedpgp.data.tasks import Task
+from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluate import CHUNK, Evaluation
 from fedpgp.federation.state import ClientState
 from fedpgp.metrics import area_of, own_images, summary
@@ -32,9 +32,9 @@ def figures(task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any
     Validation chooses by the harmonic mean of Local and Base on the validation images of the base classes.
     """
     names = ["local", *task.tests, "hm", "cm"]
+    late = {"new": final["new"]} if (final := records[-1]).get("new_clients") else {}
     evaluated = [record for record in records if "local" in record]
     best = max(evaluated, key=_on_validation)
-    final = records[-1]
     path = [{"alpha": alpha, **summary(point.clients)} for alpha, point in {**last.path, 1.0: last}.items()]
     best_point = max(path, key=_on_validation)
     federated = next((record for record in reversed(records) if record["bytes_up"]), final)  # fine-tuning sends nothing
@@ -43,22 +43,21 @@ def figures(task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any
         "seed": seed,
         "task": _describe(task),
         "rounds": final["round"],
-        "final": {**{key: final[key] for key in names}, "area": area_of(path)},
+        "final": {**{key: final[key] for key in names}, **late, "area": area_of(path)},
         "shared": None if last.shared is None else {key: last.shared[key] for key in names},
         "last_five": {key: fmean(record[key] for record in evaluated[-5:]) for key in names},
         "best_on_validation": {"round": best["round"], **{key: best[key] for key in names}},
         "path": path,
         "alpha_on_validation": best_point["alpha"],
         "clients": [
-            {
-                "client": client.id,
-                "classes": [task.class_names[label] for label in client.classes],
-                "domains": None if client.domains is None else [task.train.domain_names[i] for i in client.domains],
-                "examples": len(client.train),
-                **{key: float(last.clients[key][client.id]) for key in ("local", *task.tests)},
-            }
+            {**_about(task, client), **{key: float(last.clients[key][client.id]) for key in ("local", *task.tests)}}
             for client in task.clients
         ],
+        "new_clients": [
+            {**_about(task, client), **found}
+            for client, found in zip(task.new_clients, final.get("new_clients", []), strict=True)
+        ],
+        "domains": _by_domain(task, last),
         "bytes_up_per_client_round": federated["bytes_up"],
         "bytes_down_per_client_round": federated["bytes_down"],
         "seconds": round(sum(record["seconds_training"] + record["seconds_evaluation"] for record in records), 3),
@@ -69,16 +68,41 @@ def _on_validation(figures: Mapping[str, Any]) -> float:
     return harmonic_mean([figures["validation_local"], figures["validation_base"]])
 
 
+def _by_domain(task: Task, last: Evaluation) -> dict[str, float]:
+    """The mean Local of the clients of every domain, where each client has one."""
+    names = task.train.domain_names
+    found: dict[str, list[float]] = {}
+    for client in task.clients:
+        if client.domains is not None and len(client.domains) == 1:
+            found.setdefault(names[client.domains[0]], []).append(float(last.clients["local"][client.id]))
+    return {name: fmean(found[name]) for name in names if name in found}
+
+
+def _about(task: Task, client: Client) -> dict[str, Any]:
+    """A client in a run's results."""
+    return {
+        "client": client.id,
+        **({} if client.name is None else {"name": client.name}),
+        "classes": [task.class_names[label] for label in client.classes],
+        "domains": None if client.domains is None else [task.train.domain_names[i] for i in client.domains],
+        "examples": len(client.train),
+    }
+
+
 def _describe(task: Task) -> dict[str, Any]:
-    novel = task.tests["novel"]
+    novel = task.tests.get("novel")
+    domains = [] if novel is None else np.unique(novel.dataset.domains[novel.images]).tolist()
     return {
         "protocol": task.name,
+        "partition": task.partition,
         "data": task.train.name,
         "clients": len(task.clients),
+        "new_clients": len(task.new_clients),
         "base_classes": len(task.base),
         "novel": task.novel,
-        "novel_classes": len(novel.classes),
-        "novel_domains": [novel.dataset.domain_names[i] for i in np.unique(novel.dataset.domains[novel.images])],
+        "novel_data": novel.dataset.name if novel is not None and task.novel == "data sets" else None,
+        "novel_classes": 0 if novel is None else len(novel.classes),
+        "novel_domains": [] if novel is None else [novel.dataset.domain_names[i] for i in domains],
         "evaluated_on": task.tests["base"].dataset.split,
         "images": {name: len(test.images) for name, test in task.tests.items()},
     }
@@ -117,14 +141,14 @@ class Prompts(Mapping[str, Tensor]):
 def outcomes(task: Task, last: Evaluation) -> Outcomes:
     """Which test images the clients got right in an evaluation, at every point of its path."""
     chunks = (task.clients[start : start + CHUNK] for start in range(0, len(task.clients), CHUNK))
-    points = {**last.path, 1.0: last}
+    points, nothing = {**last.path, 1.0: last}, np.zeros((len(task.clients), 0), dtype=np.uint8)
     return Outcomes(
         alphas=np.array(list(points)),
         base=np.stack([point.correct["base"] for point in points.values()]),
-        novel=np.stack([point.correct["novel"] for point in points.values()]),
+        novel=np.stack([point.correct.get("novel", nothing) for point in points.values()]),
         own=np.concatenate([np.packbits(own_images(task, chunk, "base"), axis=1) for chunk in chunks]),
         base_images=len(task.tests["base"].images),
-        novel_images=len(task.tests["novel"].images),
+        novel_images=len(task.tests["novel"].images) if "novel" in task.tests else 0,
     )
 
 

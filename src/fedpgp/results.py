@@ -13,7 +13,8 @@ from fedpgp.bootstrap import Difference, Figures, Outcomes, differences, resampl
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import OutputError, nearest
 
-COLUMNS = ("local", "base", "novel", "unseen", "hm", "cm", "area")  # of the tables, where the task has them
+SUMMARIES = ("hm", "cm", "area")  # the last columns of every table
+RANKED = ("local", "base", "novel")  # where the task has them
 VALIDATION: Final = "validation"  # in the place of an α: the one that validation images choose for each run
 
 
@@ -75,7 +76,7 @@ class Run:
             "method": self.method,
             "seed": self.seed,
             "alpha": self.alpha,
-            **{name: self.results["final"][name] for name in COLUMNS if name in self.results["final"]},
+            **{name: self.results["final"][name] for name in columns(self)},
             "bytes_up_per_client_round": self.results["bytes_up_per_client_round"],
             "seconds": self.results["seconds"],
         }
@@ -146,14 +147,16 @@ class Comparison:
         return differences([ones[seed] for seed in common], [others[seed] for seed in common])
 
     def rank(self, method: str) -> float:
-        """The mean rank of a method, 1 the best, in Local, Base and Novel of each of its seeds, among all that have it.
+        """The mean rank of a method, 1 the best, in Local, Base and, where the task has it, Novel of each of its seeds.
 
-        Equal figures share the mean of their ranks.
+        It is the rank among all methods that have the seed. Equal figures share the mean of their ranks.
         """
         ranks = []
         for run in self.of(method):
             others = [other for other in self.runs if other.seed == run.seed]
-            for name in ("local", "base", "novel"):
+            for name in RANKED:
+                if name not in run.results["final"]:
+                    continue
                 figure = run.results["final"][name]
                 better = sum(other.results["final"][name] > figure for other in others)
                 equal = sum(other.results["final"][name] == figure for other in others)
@@ -169,6 +172,11 @@ class Comparison:
         return {"task": self.task, "rows": self.rows}
 
 
+def columns(run: Run) -> list[str]:
+    """The figures of a run in the order in which tables show them: its test sets, then what sums them up."""
+    return [*(name for name in run.results["final"] if name not in SUMMARIES), *SUMMARIES]
+
+
 def spread(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation; None where there is one value."""
     return fmean(values), stdev(values) if len(values) > 1 else None
@@ -177,5 +185,5 @@ def spread(values: Sequence[float]) -> tuple[float, float | None]:
 def headline(record: Mapping[str, Any]) -> str:
     """What to tell of a round in a line: its accuracies, where it was evaluated, or else its loss."""
     if "local" in record:
-        return ", ".join(f"{name.capitalize()} {record[name]:.1f}" for name in ("local", "base", "novel"))
+        return ", ".join(f"{name.capitalize()} {record[name]:.1f}" for name in RANKED if name in record)
     return f"loss {sum(value for name, value in record.items() if name.startswith('loss_')):.3f}"

@@ -3,9 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from fedpgp.backbone.image import PATCHES, POOLED, ImageEncoder
 from fedpgp.data.cache import FORMAT, Entry, Kept, check_room, versions
 from fedpgp.data.decode import CENTRE, Preparation, check_not_a_worker, prepare
-from fedpgp.data.sources import ImageDataset, Source
+from fedpgp.data.sources import ImageDataset
 from fedpgp.errors import CheckpointError, DataError
 
 BATCH = 64
@@ -26,10 +25,9 @@ Progress = Callable[[str, int, int, str], None]
 Notice = Callable[[str], None]
 
 
-def source_features(
+def split_features(
     encoder: ImageEncoder,
-    source: Source,
-    splits: Sequence[str],
+    datasets: Sequence[ImageDataset],
     directory: Path,
     *,
     augmented_views: int = 1,
@@ -37,23 +35,23 @@ def source_features(
     workers: int = 1,
     progress: Progress = lambda *_: None,
     notice: Notice = lambda _: None,
-) -> tuple[Source, dict[str, Tensor]]:
+) -> tuple[dict[str, Tensor], dict[str, NDArray[np.int64]]]:
     """Features [n, D] of every image of some splits, in their order, from the cache in `directory` or computed.
 
-    augmented_views: K > 1 gives the training split [n, K, D], features of K random crops instead of the centre's.
-    skip_bad_images: the source that is returned lacks the images that do not decode; otherwise it is the given one.
+    Both results are by the splits' fingerprints; the second has, of those that have any, the indices of the images that
+    do not decode, whose features are zero. augmented_views: K > 1 gives training splits [n, K, D], features of K random
+    crops instead of the centre's. skip_bad_images: go on where an image does not decode.
     workers: processes that may decode ahead of the encoder; any number gives the same bits. More than one needs
     `if __name__ == "__main__":`.
 
     Raises DataError for an image that does not decode, OutputError if the directory cannot be written.
     """
     features: dict[str, Tensor] = {}
-    dropped: dict[str, Any] = {}
+    bad: dict[str, NDArray[np.int64]] = {}
     wanted = encoded = 0
-    for split in splits:
-        dataset: ImageDataset = getattr(source, split)
+    for dataset in datasets:
         found: list[Kept] = []
-        for view in views_of(split, augmented_views):
+        for view in views_of(dataset.split, augmented_views):
             kept, new = image_features(
                 encoder,
                 dataset,
@@ -67,18 +65,17 @@ def source_features(
             found.append(kept)
             wanted, encoded = wanted + len(dataset), encoded + new
         values = found[0].features if len(found) == 1 else torch.stack([kept.features for kept in found], dim=1)
-        bad = sorted(set().union(*(kept.undecodable for kept in found)))
-        if bad:
-            good = np.delete(np.arange(len(dataset)), bad)
-            values, dropped[split] = values[torch.from_numpy(good)], dataset.select(good)
-            names = "; ".join(dataset.describe(index) for index in bad)
-            notice(f"dropped {len(bad)} of {len(dataset)} {split} images, which do not decode: {names}")
-        features[split] = values.to(encoder.device)
+        features[dataset.fingerprint] = values.to(encoder.device)
+        of_dataset = sorted(set().union(*(kept.undecodable for kept in found)))
+        if of_dataset:
+            bad[dataset.fingerprint] = np.array(of_dataset)
+            names = "; ".join(dataset.describe(index) for index in of_dataset)
+            notice(f"dropped {len(of_dataset)} of {len(dataset)} {dataset.split} images, which do not decode: {names}")
     came = (
         f"{encoded} encoded, {wanted - encoded} from the cache" if encoded else "no image encoded: all from the cache"
     )
     progress("image features", wanted, wanted, came)
-    return replace(source, **dropped) if dropped else source, features
+    return features, bad
 
 
 class Part(NamedTuple):
@@ -170,7 +167,7 @@ def image_features(
 
     kind: of `ImageEncoder.encode`; half: keep what is more than a feature in float16. What is kept is on the CPU; it is
     zero for an image that does not decode. A file that is truncated or altered is made again. The rest, and the errors,
-    as in `source_features`.
+    as in `split_features`.
     """
     entry = _entry(encoder, dataset, directory, kind, half, view)
     encoded = 0

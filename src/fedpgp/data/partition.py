@@ -1,6 +1,11 @@
-"""Which client gets which classes, and which images of a class are its shots."""
+"""Who gets which classes and which training images.
 
-from collections.abc import Sequence
+Letters: n images, N clients, C classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -41,7 +46,7 @@ def draw_shots(
     """The indices of `shots` training images of one class, drawn evenly over the domains or from one, ascending.
 
     The counts of two domains differ by at most one while both have images left. Raises DataError if the class has
-    fewer images. The draw depends on the seed, the class and the domain alone.
+    fewer images. The draw depends on the seed, the class and the domain alone. shots: 0 takes all images.
     """
     rng = generator(seed, "shots", label, *(() if domain is None else (domain,)))
     images = dataset.of_classes([label])
@@ -49,10 +54,12 @@ def draw_shots(
     if domain is not None:
         images = images[dataset.domains[images] == domain]
         where = f" in domain {dataset.domain_names[domain]!r}"
+    if not shots:
+        return images
     if shots > len(images):
         raise DataError(
             f"task.shots must be at most {len(images)}, got {shots}: class {dataset.class_names[label]!r} of"
-            f" {dataset.name} has {len(images)} {dataset.split} images{where}"
+            f" {dataset.name} has {len(images)} {dataset.split} images{where}; 0 takes all that there are"
         )
     shuffled = images[torch.randperm(len(images), generator=rng).numpy()]
     domain_rank = torch.randperm(len(dataset.domain_names), generator=rng).numpy()
@@ -62,3 +69,222 @@ def draw_shots(
         here = np.flatnonzero(domains == domain)
         turn[here] = np.arange(len(here))
     return np.sort(shuffled[np.lexsort((domain_rank[domains], turn))[:shots]])
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Training images that are to be shared out among N clients.
+
+    images: [n] indices into `dataset`; superclasses: of each class, where there are any; draw: what tells this pool's
+    draws from those of others.
+    """
+
+    dataset: ImageDataset
+    images: NDArray[np.int64]
+    clients: int
+    superclasses: tuple[int, ...] | None
+    seed: int
+    draw: tuple[int, ...] = ()
+
+    @cached_property
+    def by_class(self) -> Mapping[int, NDArray[np.int64]]:
+        """The images of every class that has some, by its label, ascending."""
+        return _grouped(self.images, self.dataset.labels[self.images])
+
+    def rng(self, purpose: str, *index: int) -> np.random.Generator:
+        """A generator of its own for each purpose and index."""
+        return np.random.default_rng(generator(self.seed, purpose, *self.draw, *index).initial_seed() % 2**64)
+
+    def shuffled(self, label: int) -> NDArray[np.int64]:
+        """The images of a class in an order that is drawn."""
+        return self.rng("deal", label).permutation(self.by_class[label])
+
+
+Shares = list[NDArray[np.int64]]  # [N] the images of each client, ascending
+
+
+def dirichlet(pool: Pool, *, concentration: float) -> Shares:
+    """Of every class each client gets a share that is drawn from Dir(concentration) (Hsu et al., 2019).
+
+    One draw, whatever comes of it: a client that is left without an image is given one by whoever holds most.
+    """
+    held: list[list[NDArray[np.int64]]] = [[] for _ in range(pool.clients)]
+    for label in pool.by_class:
+        images = pool.shuffled(label)
+        shares = pool.rng("dirichlet", label).dirichlet(np.full(pool.clients, concentration))
+        ends = np.rint(np.cumsum(shares)[:-1] * len(images)).astype(np.int64)
+        for own, part in zip(held, np.split(images, ends), strict=True):
+            own.append(part)
+    return _nobody_without([np.concatenate(own) for own in held])
+
+
+def pachinko(pool: Pool, *, concentration: float, fine_concentration: float) -> Shares:
+    """Every client draws n / N images: a superclass, a class in it, and one of its images, without replacement.
+
+    A client's shares of superclasses come from Dir(concentration), those of the classes of one from
+    Dir(fine_concentration); what is used up is left out (pachinko allocation, Reddi et al., 2021, appendix C.1).
+    Raises DataError for a data set without superclasses.
+    """
+    if pool.superclasses is None:
+        raise DataError(
+            f"task.partition must be one that needs no superclasses for {pool.dataset.name}, which has none, got"
+            " 'pachinko': dirichlet needs none"
+        )
+    labels = np.array(list(pool.by_class))
+    stocks = {label: pool.shuffled(label) for label in pool.by_class}
+    left = np.array([len(stock) for stock in stocks.values()])
+    above = np.array(pool.superclasses)[labels]
+    coarse = np.unique(above)
+    held: Shares = []
+    for client in range(pool.clients):
+        rng = pool.rng("pachinko", client)
+        of_coarse = rng.dirichlet(np.full(len(coarse), concentration))
+        wanted = np.zeros(len(labels))
+        for share, group in zip(of_coarse, coarse, strict=True):
+            inside = above == group
+            wanted[inside] = share * rng.dirichlet(np.full(inside.sum(), fine_concentration))
+        missing = len(pool.images) // pool.clients + (client < len(pool.images) % pool.clients)
+        taken = np.zeros(len(labels), dtype=np.int64)
+        while missing:
+            open_now = np.where(taken < left, wanted + 1e-12, 0.0)  # what nobody wants is taken last, not never
+            drawn = np.minimum(rng.multinomial(missing, open_now / open_now.sum()), left - taken)
+            taken, missing = taken + drawn, missing - int(drawn.sum())
+        parts = []
+        for i, label in enumerate(stocks):
+            parts.append(stocks[label][: taken[i]])
+            stocks[label] = stocks[label][taken[i] :]
+        left -= taken
+        held.append(np.sort(np.concatenate(parts)))
+    return held
+
+
+def pathological(pool: Pool, *, classes_per_client: int | None) -> Shares:
+    """Every client has so many classes, and whoever has a class an equal part of its images; None: two.
+
+    Classes are dealt out so that the numbers of their holders differ by at most one.
+    """
+    labels, count = list(pool.by_class), classes_per_client or 2
+    if count > len(labels):
+        raise DataError(f"task.classes_per_client must be at most {len(labels)}, the classes of the task, got {count}")
+    rng, holders = pool.rng("pathological"), np.zeros(len(labels), dtype=np.int64)
+    holding: list[list[int]] = [[] for _ in labels]
+    for client in range(pool.clients):
+        chosen = np.lexsort([rng.random(len(labels)), holders])[:count]
+        holders[chosen] += 1
+        for place in chosen.tolist():
+            holding[place].append(client)
+    held: list[list[NDArray[np.int64]]] = [[] for _ in range(pool.clients)]
+    for label, clients in zip(labels, holding, strict=True):
+        for client, part in zip(clients, np.array_split(pool.shuffled(label), max(1, len(clients))), strict=False):
+            held[client].append(part)
+    return _nobody_without([np.concatenate(own) for own in held])
+
+
+def shards(pool: Pool, *, shards_per_client: int) -> Shares:
+    """The images, sorted by class, are cut into N × shards_per_client shards of one size, which are dealt out.
+
+    McMahan et al., 2017, section 3. Raises DataError where there are more shards than images.
+    """
+    count = pool.clients * shards_per_client
+    if count > len(pool.images):
+        raise DataError(
+            f"task.shards_per_client must be at most {len(pool.images) // pool.clients} for {len(pool.images)} images"
+            f" and {pool.clients} clients, got {shards_per_client}"
+        )
+    ordered = np.concatenate([pool.shuffled(label) for label in pool.by_class])
+    cut = np.array_split(ordered, count)
+    dealt = pool.rng("shards").permutation(count).reshape(pool.clients, shards_per_client)
+    return [np.sort(np.concatenate([cut[shard] for shard in own])) for own in dealt]
+
+
+def iid(pool: Pool) -> Shares:
+    """The images are shuffled and cut into N parts whose sizes differ by at most one."""
+    return _nobody_without(np.array_split(pool.rng("iid").permutation(pool.images), pool.clients))
+
+
+def natural(pool: Pool) -> Shares:
+    """Everybody keeps their own: the N clients of the data set that have the most images, in its order of clients.
+
+    Raises DataError where the data set does not say whose its images are, or knows fewer clients.
+    """
+    dataset = pool.dataset
+    if dataset.clients is None:
+        raise DataError(
+            f"task.partition must be another than 'natural' for {dataset.name}, which does not say whose an image is:"
+            " name the column that does as data.client_column"
+        )
+    whose = dataset.clients[pool.images]
+    counts = np.bincount(whose, minlength=len(dataset.client_names))
+    if pool.clients > np.count_nonzero(counts):
+        raise DataError(
+            f"task.clients must be at most {np.count_nonzero(counts)}, the clients of {dataset.name} that have training"
+            f" images, got {pool.clients}"
+        )
+    chosen = np.sort(np.argsort(-counts, kind="stable")[: pool.clients])
+    return [np.sort(pool.images[whose == client]) for client in chosen]
+
+
+PARTITIONS: Mapping[str, Callable[..., Shares]] = {
+    "dirichlet": dirichlet,
+    "pachinko": pachinko,
+    "pathological": pathological,
+    "shards": shards,
+    "iid": iid,
+    "natural": natural,
+}
+
+
+def share_out(
+    dataset: ImageDataset, holdings: Sequence[NDArray[np.int64]], images: NDArray[np.int64], pool: Pool
+) -> Shares:
+    """Images of another split, to the same clients in the same proportions of each class, without overlap.
+
+    holdings: [N] the classes of every client's training images, one entry for each image. A client that would be left
+    without one shares one of its most frequent class with whoever was dealt it. Raises DataError where there is none.
+    """
+    counts = np.stack([np.bincount(labels, minlength=len(dataset.class_names)) for labels in holdings])
+    held: list[list[int]] = [[] for _ in holdings]
+    nothing = images[:0]
+    by_class = _grouped(images, dataset.labels[images])
+    for label in np.flatnonzero(counts.sum(0)).tolist():
+        rng = pool.rng(f"share out {dataset.split}", label)
+        drawn = rng.permutation(by_class.get(label, nothing))
+        quotas = len(drawn) * counts[:, label] / counts[:, label].sum()
+        dealt = np.floor(quotas).astype(np.int64)
+        rest = np.lexsort([rng.random(len(quotas)), dealt - quotas])[: len(drawn) - dealt.sum()]
+        dealt[rest] += 1
+        for own, part in zip(held, np.split(drawn, np.cumsum(dealt)[:-1]), strict=True):
+            own += part.tolist()
+    for client, own in enumerate(held):
+        if not own:
+            own += by_class.get(int(counts[client].argmax()), nothing)[:1].tolist()
+        if not own:
+            raise DataError(
+                f"client {client} has no {dataset.split} image of class"
+                f" {dataset.class_names[counts[client].argmax()]!r} of {dataset.name}, of which it has most: add some"
+            )
+    return [np.sort(np.array(own, dtype=np.int64)) for own in held]
+
+
+def _grouped(images: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    """The images of every label that occurs, in their order."""
+    order = np.argsort(labels, kind="stable")
+    found, starts = np.unique(labels[order], return_index=True)
+    return dict(zip(found.tolist(), np.split(images[order], starts[1:]), strict=True))
+
+
+def _nobody_without(held: Sequence[NDArray[np.int64]]) -> Shares:
+    """Ascending; whoever has nothing is given an image by whoever has most.
+
+    Raises DataError where there are more clients than images.
+    """
+    found = list(held)
+    if len(found) > sum(map(len, found)):
+        raise DataError(
+            f"task.clients must be at most {sum(map(len, found))}, the training images to share out, got {len(found)}"
+        )
+    for client, own in enumerate(found):
+        if not len(own):
+            richest = max(range(len(found)), key=lambda other: len(found[other]))
+            found[client], found[richest] = found[richest][-1:], found[richest][:-1]
+    return [np.sort(own) for own in found]

@@ -10,7 +10,7 @@ from fedpgp.files import write
 from fedpgp.report.formats import Cell, Table, latex, markdown, to_csv
 from fedpgp.report.style import COLOURS, MARKERS, house_style, rendered
 from fedpgp.report.tables import caption, difference_text, figure_text, titles
-from fedpgp.results import spread
+from fedpgp.results import columns, spread
 
 if TYPE_CHECKING:
     from fedpgp.ablation.run import Ablation
@@ -31,17 +31,17 @@ def write_ablation(found: "Ablation", directory: Path) -> None:
 
 def table(found: "Ablation", study: str) -> Table:
     """A row for each setting: mean ± std over the seeds, and what it changes of CM and area."""
-    named = titles(found.standing)
+    named, shown = titles(found.standing), [name for name in METRICS if name in columns(found.standing.runs[0])]
     rows = []
     for label in found.settings[study]:
         runs = found.of(study, label)
-        texts = [figure_text(*spread([run.results["final"][name] for run in runs])) for name in METRICS]
+        texts = [figure_text(*spread([run.results["final"][name] for run in runs])) for name in shown]
         change = found.against_standing(study, label)
         changes = ["as it stands", ""] if change is None else [difference_text(change[name]) for name in ("cm", "area")]
         rows.append([Cell(label), *map(Cell, [*texts, *changes])])
     return Table(
         f"{study} of {found.method}: {caption(found.standing)}",
-        [study, *(named[name] for name in METRICS), "CM, change", "area, change"],
+        [study, *(named[name] for name in shown), "CM, change", "area, change"],
         rows,
         "change: against the config as it stands, with the 95 % interval of the paired bootstrap over test images.",
     )
@@ -56,7 +56,7 @@ def picture(found: "Ablation", study: str, suffix: str) -> bytes:
         figure = Figure(figsize=(max(4.2, 0.62 * len(labels) + 1.8), 3.2), layout="constrained")
         axes = figure.add_subplot()
         places = range(len(labels))
-        for i, name in enumerate(SHOWN):
+        for i, name in enumerate(name for name in SHOWN if name in zero_shot):
             colour = COLOURS[(2, 1, 3, 0)[i]]
             spreads = [spread([run.results["final"][name] for run in found.of(study, label)]) for label in labels]
             axes.errorbar(

@@ -7,13 +7,14 @@ from typing import Any
 from fedpgp.bootstrap import METRICS, Difference
 from fedpgp.errors import OutputError
 from fedpgp.report.formats import Cell, Mark, Table, to_csv
-from fedpgp.results import COLUMNS, Comparison, Run
+from fedpgp.results import RANKED, Comparison, Run, columns
 
 TITLES = {
     "local": "Local",
     "base": "Base",
     "novel": "Novel",
     "unseen": "Unseen",
+    "new": "New clients",
     "hm": "HM",
     "cm": "CM",
     "area": "area",
@@ -21,15 +22,23 @@ TITLES = {
 LEGEND = (
     "Bold: the best mean, among the methods with all seeds. =: no difference from it, +: above it, on the seeds that"
     " both have, by the paired bootstrap over test images, 95 %. rank: the mean over seeds of the ranks in {ranked}."
-    " area: under Local against HM(Base, {novel}) along the path from the shared part to the clients' own models."
+    " area: under Local against {others} along the path from the shared part to the clients' own models."
     " KiB up: what a client sends in a round."
 )
 
 
 def titles(comparison: Comparison) -> dict[str, str]:
-    """What the columns are called: Novel is Held-out where it is domains that nobody trains on."""
-    task = comparison.runs[0].results["task"]
-    return {**TITLES, "novel": "Held-out"} if task["novel"] == "domains" else TITLES
+    """What the columns are called: Novel is Held-out where it is domains, and a data set's name where it is that."""
+    run = comparison.runs[0]
+    task = run.results["task"]
+    others = {"domains": "Held-out", "data sets": str(task["novel_data"])}
+    return {**{name: name for name in columns(run)}, **TITLES, "novel": others.get(task["novel"], TITLES["novel"])}
+
+
+def others_title(comparison: Comparison) -> str:
+    """What Local is traded for."""
+    named = titles(comparison)
+    return f"HM(Base, {named['novel']})" if "novel" in columns(comparison.runs[0]) else "Base"
 
 
 def table(comparison: Comparison) -> Table:
@@ -39,8 +48,8 @@ def table(comparison: Comparison) -> Table:
     than the others names them.
     """
     named = titles(comparison)
-    columns = [name for name in COLUMNS if name in comparison.runs[0].results["final"]]
-    marks = {name: _marks(comparison, name) for name in columns if name in METRICS}
+    shown = columns(comparison.runs[0])
+    marks = {name: _marks(comparison, name) for name in shown if name in METRICS}
     rows = []
     for method in comparison.methods:
         runs = comparison.of(method)
@@ -49,27 +58,28 @@ def table(comparison: Comparison) -> Table:
         seconds = fmean(run.results["seconds"] for run in runs)
         seeds = [run.seed for run in runs]
         fewer = "" if seeds == comparison.seeds else f" (seed {', '.join(map(str, seeds))})"
-        cells = [Cell(figure_text(*figures[name]), marks.get(name, {}).get(method)) for name in columns]
+        cells = [Cell(figure_text(*figures[name]), marks.get(name, {}).get(method)) for name in shown]
         after = (f"{comparison.rank(method):.1f}", f"{kib:g}", f"{seconds:.0f}")
         rows.append([Cell(method + fewer), *cells, *map(Cell, after)])
         has_private = any(name.startswith("private/") for name in runs[0].prompts)
         if has_private and runs[0].results["shared"] is not None:
             alone = comparison.mean(method, "shared")
-            texts = [figure_text(*alone[name]) if name in alone else "" for name in columns]
+            texts = [figure_text(*alone[name]) if name in alone else "" for name in shown]
             rows.append([Cell(f"{method}, shared part"), *map(Cell, [*texts, "", "", ""])])
-    ranked = f"Local, Base and {named['novel']}"
+    *first, last = [named[name] for name in RANKED if name in shown]
+    ranked = f"{', '.join(first)} and {last}"
     return Table(
         caption(comparison),
-        ["method", *(named[name] for name in columns), "rank", "KiB up", "seconds"],
+        ["method", *(named[name] for name in shown), "rank", "KiB up", "seconds"],
         rows,
-        LEGEND.format(ranked=ranked, novel=named["novel"]) if len(comparison.methods) > 1 else "",
+        LEGEND.format(ranked=ranked, others=others_title(comparison)) if len(comparison.methods) > 1 else "",
     )
 
 
 def difference_table(comparison: Comparison, reference: str | None = None) -> Table:
     """A method minus each other one, with 95 % intervals of the paired bootstrap. reference: None takes the last."""
     first = reference or comparison.methods[-1]
-    named = titles(comparison)
+    named, shown = titles(comparison), [name for name in METRICS if name in columns(comparison.runs[0])]
     rows = []
     for method in comparison.methods:
         if method == first:
@@ -77,12 +87,12 @@ def difference_table(comparison: Comparison, reference: str | None = None) -> Ta
         try:
             cells = [difference_text(found) for found in comparison.against(first, method).values()]
         except OutputError:
-            cells = ["no common seed"] * len(METRICS)
+            cells = ["no common seed"] * len(shown)
         rows.append([Cell(method), *map(Cell, cells)])
     comparison.of(first)  # raises OutputError for a method that is not there
     return Table(
         "Paired bootstrap over test images, 95 % interval",
-        [f"{first} minus", *(named[name] for name in METRICS)],
+        [f"{first} minus", *(named[name] for name in shown)],
         rows,
     )
 
@@ -127,23 +137,25 @@ def diagnosis_table(comparison: Comparison) -> Table:
 def caption(comparison: Comparison) -> str:
     """One line that says what the figures are."""
     task = comparison.runs[0].results["task"]
-    what = (
-        f"{task['base_classes']} base and {task['novel_classes']} novel classes"
-        if task["novel"] == "classes"
-        else f"{task['base_classes']} classes, held out: {', '.join(task['novel_domains'])}"
-    )
+    what = {
+        "classes": f"{task['base_classes']} base and {task['novel_classes']} novel classes",
+        "domains": f"{task['base_classes']} classes, held out: {', '.join(task['novel_domains'])}",
+        "data sets": f"{task['base_classes']} classes, tested on {task['novel_data']} with {task['novel_classes']}",
+        "nothing": f"{task['base_classes']} classes",
+    }[task["novel"]]
+    dealt = "" if task["partition"] == "classes" else f" ({task['partition']})"
     alphas = {run.alpha for run in comparison.runs if len(run.results["path"]) > 1}
     where = "" if alphas <= {1.0} else f", α {', '.join(f'{alpha:g}' for alpha in sorted(alphas))}"
     seeds = "seed" + "s" * (len(comparison.seeds) > 1) + " " + ", ".join(map(str, comparison.seeds))
     return (
-        f"{task['protocol']} on {task['data']}, {task['clients']} clients, {what}, {task['evaluated_on']} images;"
-        f" last round{where}, percent, {seeds}"
+        f"{task['protocol']} on {task['data']}, {task['clients']} clients{dealt}, {what},"
+        f" {task['evaluated_on']} images; last round{where}, percent, {seeds}"
     )
 
 
 def comparison_csv(comparison: Comparison) -> str:
     """A row for every method and, where it has one, its shared part alone: mean and std of each figure."""
-    columns = [name for name in COLUMNS if name in comparison.runs[0].results["final"]]
+    shown = columns(comparison.runs[0])
     rows = []
     for method in comparison.methods:
         runs = comparison.of(method)
@@ -156,7 +168,7 @@ def comparison_csv(comparison: Comparison) -> str:
                 "part": "client" if part == "final" else "shared",
                 "seeds": " ".join(str(run.seed) for run in runs),
             }
-            for name in columns:
+            for name in shown:
                 row[name], row[f"{name}_std"] = figures.get(name, ("", ""))
             if part == "final":
                 row["rank"] = comparison.rank(method)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedpgp.report.style import COLOURS, MARKERS, house_style, rendered
-from fedpgp.report.tables import titles
+from fedpgp.report.tables import others_title
 from fedpgp.results import Comparison
 
 TOGETHER = 8  # methods that one pair of axes can hold
@@ -30,9 +30,8 @@ def picture(comparison: Comparison, suffix: str) -> bytes:
     Beyond eight methods each has axes of its own, with all others behind it in grey.
     """
     curves = {method: _curve(comparison, method) for method in comparison.methods}
-    names = titles(comparison)
     x = "Local: accuracy on the client's own images (%)"
-    y = f"HM(Base, {names['novel']}): accuracy\non everybody else's (%)"
+    y = f"{others_title(comparison)}: accuracy\non everybody else's (%)"
     with house_style():
         if len(curves) <= TOGETHER:
             figure = Figure(figsize=(5.4, 4), layout="constrained")

@@ -42,6 +42,10 @@ class ImageDataset:
         """Of an image in the whole split, on which its random crops depend, whatever is selected beside it."""
         return index if self.numbers is None else int(self.numbers[index])
 
+    def numbers_of(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
+        """`number` of several."""
+        return images if self.numbers is None else self.numbers[images]
+
     def describe(self, index: int) -> str:
         """One image in words, for a message."""
         return (
@@ -57,7 +61,7 @@ class ImageDataset:
             domains=self.domains[images],
             image=_Selected(self.image, images),
             fingerprint=hashlib.sha256(f"{self.fingerprint} {images.tolist()}".encode()).hexdigest(),
-            numbers=images if self.numbers is None else self.numbers[images],
+            numbers=self.numbers_of(images),
             clients=None if self.clients is None else self.clients[images],
         )
 
