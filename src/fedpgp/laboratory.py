@@ -107,7 +107,8 @@ def laboratory(
     reporter = reporter or Silent()
     if config.backbone.precision == "bf16" and (speed := bfloat16_speed(config.backbone.device)) < 1:
         reporter.notice(f"bf16 is {1 / speed:.1f} times slower than float32 on this processor: float32 is better here")
-    tasks, features = {}, {}
+    tasks: dict[int, Task] = {}
+    features: dict[str, Tensor] = {}
     while not tasks:
         narrow = {seed: narrowed(task) for seed, task in whole.items()}
         splits = {
