@@ -55,8 +55,8 @@ def recognised(root: Path) -> str | None:
     if len(set(depths.values())) > 1:
         shallow, deep = (pick(depths, key=lambda top: depths[top]) for pick in (min, max))
         raise DataError(
-            f"{root}: folder {shallow!r} holds images {depths[shallow]} folders down and {deep!r} {depths[deep]}: put all"
-            " at the same depth, or write a CSV file with the columns path and label"
+            f"{root}: folder {shallow!r} holds images {depths[shallow]} folders down and {deep!r} {depths[deep]}: put"
+            " all at the same depth, or write a CSV file with the columns path and label"
         )
     (depth,) = set(depths.values())
     if depth > 2:

@@ -42,8 +42,8 @@ class Listing:
     """All n images that a reader found, in a fixed order.
 
     name: of the data set, for tables and messages; where: what a message names as the place of a fault.
-    splits: [n] 0 train, 1 validation, 2 test; None where the source has none. ignored: what else lies there -> how much.
-    The rest as in `ImageDataset` and `Source`.
+    splits: [n] 0 train, 1 validation, 2 test; None where the source has none. ignored: what else lies there -> how
+    much. The rest as in `ImageDataset` and `Source`.
     """
 
     name: str

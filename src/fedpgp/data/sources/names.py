@@ -55,8 +55,8 @@ def named(
             at = f" ({place(int(images[0]))})" if len(images) else ""
             hint = f"; lines without a number count from 0 to {len(names) - 1}" if integers else ""
             raise DataError(
-                f"{file}: has no name for {len(unnamed)} of {len(found)} classes, the first is {unnamed[0]!r}{at}: add a"
-                f" line for each{hint}"
+                f"{file}: has no name for {len(unnamed)} of {len(found)} classes, the first is {unnamed[0]!r}{at}: add"
+                f" a line for each{hint}"
             )
     order = {one: label for label, one in enumerate(identifiers)}
     labels = np.array([order[one] for one in found], dtype=np.int64)

@@ -21,8 +21,22 @@ TEXT = (".csv", ".tsv", ".tab")
 SUFFIXES = (*TEXT, ".parquet")
 IMAGE, LABEL, DOMAIN, CLIENT, SPLIT = "image", "label", "domain", "client", "split"
 USUAL: Mapping[str, tuple[str, ...]] = {
-    IMAGE: tuple(["path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path", "jpg", "png", "webp"]),
-    LABEL: tuple(["label", "labels", "class", "category", "target", "class_name", "label_name", "fine_label", "cls"]),
+    IMAGE: (
+        "path",
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "file_path",
+        "image",
+        "image_path",
+        "img",
+        "img_path",
+        "jpg",
+        "png",
+        "webp",
+    ),
+    LABEL: ("label", "labels", "class", "category", "target", "class_name", "label_name", "fine_label", "cls"),
     DOMAIN: ("domain", "style", "site", "source"),
     CLIENT: ("client", "client_id", "user", "user_id", "writer", "writer_id", "hospital"),
     SPLIT: ("split", "set", "partition", "fold"),
@@ -98,8 +112,8 @@ def described(
         wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
         if len(wrong):
             raise DataError(
-                f"{where}: {place(int(wrong[0]))} has the label {labels[wrong[0]]}, and the names of its classes are 0 to"
-                f" {len(names) - 1}: take the row out"
+                f"{where}: {place(int(wrong[0]))} has the label {labels[wrong[0]]}, and the names of its classes are 0"
+                f" to {len(names) - 1}: take the row out"
             )
     else:
         names, labels = named(found, codes, where, directory, data, place, needed=True)
