@@ -140,8 +140,8 @@ def _of_classes(found: Listing, splits: NDArray[np.int64], shots: int) -> Iterat
         if len(none):
             yield Finding(
                 True,
-                f"{len(none)} of {len(train)} classes have no {split} image, such as {found.class_names[none[0]]!r}: add"
-                " images",
+                f"{len(none)} of {len(train)} classes have no {split} image, such as {found.class_names[none[0]]!r}:"
+                " add images",
             )
 
 

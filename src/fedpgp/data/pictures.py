@@ -19,8 +19,8 @@ from fedpgp.errors import DataError
 # Without formats that are programs (PostScript is run by another one) or that no data set of pictures has.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA", "ICO")
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff")
-    + (".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".tga", ".ico")
+    f".{end}"
+    for end in "jpg jpeg jpe jfif png webp gif bmp dib tif tiff ppm pgm pbm pnm avif jp2 tga ico".split()  # noqa: SIM905
 )
 WHITE = (255, 255, 255, 255)
 SIXTEEN_BITS = 65535

@@ -217,7 +217,7 @@ def _failed(error: Exception, where: str) -> DataError:
     if where.startswith(HUB):
         return DataError(
             f"{where} cannot be read from the hub: {message}; check the name and the network, or download it where"
-            " there is one, write it with save_to_disk, and give that directory as data.source (HF_HUB_OFFLINE=1 takes what"
-            " was downloaded before)"
+            " there is one, write it with save_to_disk, and give that directory as data.source (HF_HUB_OFFLINE=1 takes"
+            " what was downloaded before)"
         )
     return DataError(f"{where} cannot be read: {message}; write it again, or as a CSV file with images in folders")
