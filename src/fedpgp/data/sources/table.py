@@ -188,9 +188,9 @@ def _parquet(file: Path, data: "DataConfig") -> tuple[dict[str, str], Any]:
 
     try:
         schema = pyarrow.parquet.read_schema(file)
+        if any(pyarrow.types.is_struct(kind) or pyarrow.types.is_binary(kind) for kind in schema.types):
+            return {}, None
         columns = find_columns(schema.names, data, str(file))
-        if not pyarrow.types.is_string(schema.field(columns[IMAGE]).type):
-            return columns, None
         return columns, pyarrow.parquet.read_table(file, columns=list(dict.fromkeys(columns.values())))
     except (pyarrow.ArrowInvalid, OSError) as error:
         message = next(iter(str(error).splitlines()))
