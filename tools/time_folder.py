@@ -1,7 +1,7 @@
 """How fast a folder of JPEGs is decoded and encoded with pictoclip, each alone and together, and in how much memory.
 
-Prints images/s of decoding in one process, of encoding on all cores and on one, and of both as a run does it, with the share
-of what the cores allow: seconds of one core for both, divided by the cores.
+Prints images/s of decoding in one process, of encoding on one core and on all, and of both as a run does it, with the
+share of what the cores allow: seconds of one core for both, divided by the cores.
 """
 
 import argparse
@@ -12,14 +12,13 @@ import time
 from pathlib import Path
 
 import torch
-from PIL import Image
-
 from fedpgp.backbone import load_backbone
 from fedpgp.config import DataConfig
 from fedpgp.data.decode import CENTRE, Preparation
 from fedpgp.data.features import BATCH, image_features
 from fedpgp.data.sources import load_source, pictograms
 from fedpgp.processes import warm_up
+from PIL import Image
 
 
 def write(directory: Path, count: int, size: int) -> None:
@@ -67,7 +66,8 @@ def main() -> None:
         together = (time.perf_counter() - started) / len(dataset)
         allowed = (decoding + encoding[1]) / cores
         print(
-            f"together: {1 / together:.0f} images/s, {allowed / together:.0%} of the {1 / allowed:.0f} that the cores allow"
+            f"together: {1 / together:.0f} images/s, {allowed / together:.0%} of the {1 / allowed:.0f} that"
+            " the cores allow"
         )
         mine, others = (
             resource.getrusage(who).ru_maxrss / 2**10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpgp.data.pictures import Placed, Stored, decode, reason
+from fedpgp.data.pictures import Placed, Stored, decode, reason, unheard
 from fedpgp.data.sources import SPLITS, layout_of, read_listing
 from fedpgp.data.sources.listing import Listing, divided, to_source
 from fedpgp.errors import DataError
@@ -188,9 +187,7 @@ def _seen(found: Listing, workers: int) -> Iterator[_Seen]:
             return _Seen(b"", reason(error))
 
     numbers = iter(range(len(found.labels)))
-    # The filters of warnings are the process's: within this, no thread puts back those under which they are heard.
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as threads:
-        warnings.simplefilter("ignore")
+    with unheard(), ThreadPoolExecutor(workers) as threads:
         while some := list(islice(numbers, AT_ONCE)):
             yield from threads.map(see, some)
 

@@ -6,6 +6,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -50,6 +51,18 @@ class Stored(Protocol):
     def content(self, index: int) -> bytes: ...
 
 
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Without Pillow's warnings.
+
+    Threads that decode need it around all of them, too: the filters are the process's, and one thread may put back those
+    under which others are heard.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
+
+
 def decode(file: Path | bytes) -> Image.Image:
     """A file, or its bytes -> the picture in RGB, turned as its EXIF orientation says; of an animation, the first.
 
@@ -60,8 +73,7 @@ def decode(file: Path | bytes) -> Image.Image:
     Raises DataError for more pixels than twice that limit, and for pixels whose range is unknown; what Pillow raises,
     for content that is no whole image; OSError with an errno for a file that cannot be read.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with unheard():
         try:
             with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as picture:
                 picture.load()
