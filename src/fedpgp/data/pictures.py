@@ -55,8 +55,8 @@ class Stored(Protocol):
 def unheard() -> Iterator[None]:
     """Without Pillow's warnings.
 
-    Threads that decode need it around all of them, too: the filters are the process's, and one thread may put back those
-    under which others are heard.
+    Threads that decode need it around all of them, too: the filters are the process's, and one thread may put back
+    those under which others are heard.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
