@@ -16,10 +16,12 @@ import fedpgp
 from fedpgp.cli.ablate import ablate
 from fedpgp.cli.bench import bench
 from fedpgp.cli.cache import app as cache_app
+from fedpgp.cli.data import app as data_app
 from fedpgp.cli.options import (
     Cache,
     Changes,
     ConfigFile,
+    DataSource,
     Device,
     Force,
     Json,
@@ -29,6 +31,7 @@ from fedpgp.cli.options import (
     Resume,
     SkipBadImages,
     Workers,
+    data_change,
     method_names,
     new_name,
     worker_count,
@@ -46,6 +49,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cache_app, name="cache")
+app.add_typer(data_app, name="data")
 
 
 @app.command(
@@ -73,6 +77,7 @@ def compare(
         ),
     ] = None,
     config: ConfigFile = None,
+    data: DataSource = None,
     change: Changes = None,
     output: Output = None,
     force: Force = False,
@@ -96,7 +101,7 @@ def compare(
     directory = resume or output or new_name("compare")
     with Session(directory, quiet) as progress:
         if resume is not None:
-            _only_with(resume, seeds, costly_seeds, config, change, output, force or None, device, precision)
+            _only_with(resume, seeds, costly_seeds, config, data, change, output, force or None, device, precision)
             comparison = fedpgp.resume(
                 resume,
                 methods=method_names(methods or ""),
@@ -111,7 +116,7 @@ def compare(
                 1 if seeds is None else seeds,
                 costly_seeds=costly_seeds,
                 config=config,
-                changes=_changes(change, device, precision),
+                changes=_changes(change, data, device, precision),
                 output=directory,
                 force=force,
                 workers=worker_count(workers),
@@ -135,6 +140,7 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of every random draw.", show_default="0")] = None,
     config: ConfigFile = None,
+    data: DataSource = None,
     change: Changes = None,
     output: Output = None,
     force: Force = False,
@@ -154,7 +160,7 @@ def run(
     directory = resume or output or new_name(f"{Path(method or '').name.replace(':', '-')}-seed-{seed or 0}")
     with Session(directory, quiet) as progress:
         if resume is not None:
-            _only_with(resume, seed, config, change, output, force or None, device, precision)
+            _only_with(resume, seed, config, data, change, output, force or None, device, precision)
             comparison = fedpgp.resume(
                 resume,
                 methods=[method] if method is not None else [],
@@ -170,7 +176,7 @@ def run(
                 method,
                 seed or 0,
                 config=config,
-                changes=_changes(change, device, precision),
+                changes=_changes(change, data, device, precision),
                 output=directory,
                 force=force,
                 workers=worker_count(workers),
@@ -340,9 +346,10 @@ def _options(
     pass
 
 
-def _changes(change: list[str] | None, device: str | None, precision: str | None) -> list[str]:
+def _changes(change: list[str] | None, data: str | None, device: str | None, precision: str | None) -> list[str]:
     short = {"device": device, "precision": precision}
-    return [*(change or []), *(f"backbone.{key}={value}" for key, value in short.items() if value is not None)]
+    source = [] if data is None else [data_change(data)]
+    return [*(change or []), *source, *(f"backbone.{key}={value}" for key, value in short.items() if value is not None)]
 
 
 def _alpha(text: str) -> "float | Literal['validation']":

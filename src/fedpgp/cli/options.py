@@ -1,5 +1,6 @@
 """Options that several commands have."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -39,6 +40,10 @@ Device = Annotated[str | None, typer.Option("--device", help="Short for --set ba
 Precision = Annotated[
     str | None, typer.Option("--precision", help="Short for --set backbone.precision=…: float32, bf16, float64.")
 ]
+DataSource = Annotated[
+    str | None,
+    typer.Option("--data", help="Short for --set data.source=…: a directory, a CSV file, hf:ORG/NAME, a known name."),
+]
 Resume = Annotated[
     Path | None,
     typer.Option(
@@ -49,6 +54,11 @@ Resume = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+def data_change(source: str) -> str:
+    """The change that --data is short for, quoted: a path may look like a number."""
+    return f"data.source={json.dumps(source, ensure_ascii=False)}"
 
 
 def new_name(kind: str) -> Path:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from fedpgp.data.augment import random_view
+from fedpgp.data.pictures import reason
 from fedpgp.data.sources import ImageDataset
 from fedpgp.errors import DataError
 from fedpgp.processes import ENDED, context, leave_ctrl_c
@@ -53,7 +54,7 @@ class Preparation(Dataset[Prepared]):
                 raise
             except Exception as error:  # decoders raise whatever a damaged file leads them to
                 whose = unreadable if getattr(error, "errno", None) is not None else faults
-                whose[index] = _reason(error)
+                whose[index] = reason(error)
                 picture = Image.new("RGB", self.size)
             pictures.append(
                 picture
@@ -113,9 +114,3 @@ def _start(worker: int) -> None:
 def _as_it_is(batch: Any) -> Any:
     """Tensors would go through shared memory, of which containers have little; arrays go through a pipe."""
     return batch
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its message has the address of an object
-        return "no image format that Pillow knows"
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

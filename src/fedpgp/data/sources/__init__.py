@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedpgp.data.sources import known, pictograms, plain
+from fedpgp.data.sources import hugging_face, known, pictograms, plain
 from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
 from fedpgp.data.sources.listing import Layout, Listing, to_source
 from fedpgp.errors import DataError, nearest
@@ -30,6 +30,8 @@ def load_source(data: "DataConfig", splits: Sequence[str] = SPLITS) -> Source:
 
 def read_listing(data: "DataConfig") -> Listing:
     """All images of a source that is not embedded, before they are divided into splits; errors as in `load_source`."""
+    if data.source.startswith(hugging_face.HUB):
+        return hugging_face.read_hub(data.source, data)
     path = known.find(data.source, Path(data.root)) if data.source in known.NAMES else Path(data.source)
     if not path.exists():
         names = [pictograms.NAME, *known.NAMES]

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fedpgp.data.pictures import Placed
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -47,10 +49,12 @@ class ImageDataset:
         return images if self.numbers is None else self.numbers[images]
 
     def describe(self, index: int) -> str:
-        """One image in words, for a message."""
+        """One image in words, for a message, with its file where it has one."""
+        place = self.image.place(index) if isinstance(self.image, Placed) else ""
         return (
             f"image {self.number(index)} of the {self.split} split of {self.name}"
-            f" (class {self.class_names[self.labels[index]]!r}, {self.domain_names[self.domains[index]]})"
+            f" (class {self.class_names[self.labels[index]]!r}, {self.domain_names[self.domains[index]]}"
+            f"{place and ', '}{place})"
         )
 
     def select(self, images: NDArray[np.int64]) -> "ImageDataset":
@@ -77,6 +81,9 @@ class _Selected:
 
     def __call__(self, index: int) -> Image.Image:
         return self.image(int(self.indices[index]))
+
+    def place(self, index: int) -> str:
+        return self.image.place(int(self.indices[index])) if isinstance(self.image, Placed) else ""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What a reader finds -> a source: names checked, every image in a split, one `ImageDataset` for each."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
+from fedpgp.data.sources.names import plain as plain_name
 from fedpgp.errors import DataError
 from fedpgp.randomness import generator
 
@@ -41,8 +42,8 @@ class Listing:
     """All n images that a reader found, in a fixed order.
 
     name: of the data set, for tables and messages; where: what a message names as the place of a fault.
-    splits: [n] 0 train, 1 validation, 2 test; None where the source has none. The rest as in `ImageDataset` and
-    `Source`.
+    splits: [n] 0 train, 1 validation, 2 test; None where the source has none. ignored: what else lies there -> how
+    much. The rest as in `ImageDataset` and `Source`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Listing:
     templates: tuple[str, ...] = ("a photo of a {}.",)
     probe: tuple[int, ...] = ()
     superclasses: tuple[int, ...] | None = None
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def check_names(found: Listing) -> None:
     """Raises DataError for class names that are missing, or the same but for case, spaces and underscores."""
     seen: dict[str, str] = {}
     for label, name in enumerate(found.class_names):
-        plain = " ".join(name.replace("_", " ").casefold().split())
+        plain = plain_name(name)
         if not plain:
             raise DataError(f"{found.where}: class {label} has no name: give each one with data.names")
         if plain in seen:

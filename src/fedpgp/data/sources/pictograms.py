@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fedpgp import assets
+from fedpgp.data.pictures import decode
 from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
 
 NAME = "pictograms"
@@ -23,7 +23,7 @@ class _Files:
     contents: Sequence[bytes]
 
     def __call__(self, index: int) -> Image.Image:
-        return Image.open(io.BytesIO(self.contents[index])).convert("RGB")
+        return decode(self.contents[index])
 
 
 def read(splits: Sequence[str] = SPLITS) -> Source:

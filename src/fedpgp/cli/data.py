@@ -1,0 +1,88 @@
+"""`fedpgp data`: what a data set holds, and what is wrong with it."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from fedpgp.cli.options import Changes, ConfigFile, Json, Workers, data_change, worker_count
+from fedpgp.cli.printing import err, out, print_json
+
+app = typer.Typer(help="Look at data sets before a run.", no_args_is_help=True)
+
+
+@app.command(epilog="Examples: [bold]fedpgp data check photos[/]   [bold]fedpgp data check list.csv --no-decode[/]")
+def check(
+    path: Annotated[str, typer.Argument(help="What data.source could be: a directory, a file, hf:ORG/NAME.")],
+    config: ConfigFile = None,
+    change: Changes = None,
+    no_decode: Annotated[bool, typer.Option("--no-decode", help="Open no image.")] = False,
+    write_names: Annotated[
+        Path | None,
+        typer.Option("--write-names", metavar="FILE", help="Write a file of names to fill in, for data.names."),
+    ] = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Read a data set as a run would, decode every image, and say what is there and what is wrong.
+
+    Ends with exit code 1 if something found would stop a run.
+    """
+    import fedpgp
+    from fedpgp.data.check import check as look
+    from fedpgp.data.check import names_file
+    from fedpgp.errors import OutputError
+
+    settings = fedpgp.load_config(config, [*(change or []), data_change(path)])
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bars:
+        bar = bars.add_task("decoding images", total=None)
+        report = look(
+            settings.data,
+            settings.task.shots,
+            decoded=not no_decode,
+            workers=worker_count(workers),
+            progress=lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+    if write_names is not None and report.images:
+        try:
+            with write_names.open("x", encoding="utf-8") as file:
+                file.write(names_file(report))
+        except OSError as error:
+            raise OutputError(f"{write_names} cannot be written: {error.strerror}; name a new file") from error
+    if as_json:
+        findings = [finding._asdict() for finding in report.findings]
+        print_json({**asdict(report), "findings": findings, "usable": report.usable})
+    else:
+        out.print(f"layout: {report.layout or 'hugging-face'}; {report.images:,} images", markup=False)
+        for what, counts in report.counts.items():
+            if counts:
+                listing = Table(what, "images", box=None, header_style="bold", padding=(0, 1, 0, 0))
+                for name, count in counts.items():
+                    listing.add_row(escape(name), f"{count:,}")
+                out.print(listing)
+        for what, count in report.ignored.items():
+            out.print(f"ignored: {count:,} × {what}", markup=False)
+        for finding in report.findings:
+            out.print(f"{'error' if finding.stops else 'warning'}: {finding.text}", markup=False, soft_wrap=True)
+        out.print("a run can use it" if report.usable else "a run would stop")
+    if not report.usable:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: [bold]fedpgp data layouts[/]")
+def layouts(as_json: Json = False) -> None:
+    """List the ways in which files may lie on a disk: the values of data.layout."""
+    from fedpgp.data.sources import LAYOUTS
+
+    if as_json:
+        print(json.dumps({name: layout.about for name, layout in LAYOUTS.items()}))
+        return
+    listing = Table("layout", "what it looks like", box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for name, layout in LAYOUTS.items():
+        listing.add_row(name, escape(layout.about))
+    out.print(listing)

@@ -1,0 +1,132 @@
+"""Names of classes: from a file, or as the images have them."""
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpgp.errors import DataError
+
+if TYPE_CHECKING:
+    from fedpgp.config import DataConfig
+
+BESIDE = ("classes.txt", "classnames.txt")
+HEADERS = frozenset(("id", "identifier", "label", "class"))
+INTEGER = re.compile(r"-?\d+")
+
+
+def named(
+    found: Sequence[str],
+    codes: NDArray[np.int64],
+    where: str,
+    directory: Path,
+    data: "DataConfig",
+    place: Callable[[int], str],
+    needed: bool = False,
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """What images have as labels -> class names, and [n] the index of each image's.
+
+    found: distinct identifiers; codes: [n] index into them. The names and their order are those of the file data.names,
+    else of a file beside the images in `directory`, else `found` itself, sorted; integers are sorted as numbers.
+    place: index of an image -> where a message says that it is; needed: integers must have names.
+
+    Raises DataError for identifiers without a name, and names without an identifier.
+    """
+    file = names_file(directory, data)
+    integers = all(INTEGER.fullmatch(one) for one in found)
+    if file is None:
+        if integers and needed:
+            raise DataError(
+                f"{where}: the labels are integers, and CLIP reads names: name a file with a class name in each line"
+                f" with data.names, or put it beside the images as {BESIDE[0]}"
+            )
+        identifiers = sorted(found, key=int) if integers else sorted(found)
+        names = identifiers
+    else:
+        identifiers, names = _matched(read_lines(file), found, integers, file)
+        unnamed = [one for one in found if one not in set(identifiers)]
+        if unnamed:
+            code = found.index(unnamed[0])
+            images = np.flatnonzero(codes == code)
+            at = f" ({place(int(images[0]))})" if len(images) else ""
+            hint = f"; lines without a number count from 0 to {len(names) - 1}" if integers else ""
+            raise DataError(
+                f"{file}: has no name for {len(unnamed)} of {len(found)} classes, the first is {unnamed[0]!r}{at}: add"
+                f" a line for each{hint}"
+            )
+    order = {one: label for label, one in enumerate(identifiers)}
+    labels = np.array([order[one] for one in found], dtype=np.int64)
+    return tuple(names), labels[codes] if len(codes) else codes
+
+
+def names_file(directory: Path, data: "DataConfig") -> Path | None:
+    """That which a config names, else one that lies beside the images."""
+    if data.names:
+        return Path(data.names)
+    return next((directory / name for name in BESIDE if (directory / name).is_file()), None)
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a file of names that are not empty; raises DataError if it is no text, or has none."""
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}; data.names must name a file of names") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: is no text in UTF-8: write a class name in each line") from error
+    lines = [line for line in lines if line]
+    if not lines:
+        raise DataError(f"{file}: is empty: write a class name in each line")
+    return lines
+
+
+def plain(name: str) -> str:
+    """A name without what makes no difference to CLIP: case, underscores, spaces."""
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _matched(lines: Sequence[str], found: Sequence[str], integers: bool, file: Path) -> tuple[list[str], list[str]]:
+    """Identifiers and names of lines, in their order."""
+    exact = {one: one for one in found}
+    near = {plain(one): one for one in found}
+    pairs: list[tuple[str, str]] = []
+    strange: list[str] = []
+    numbered = integers and any(_split(line)[0] in exact for line in lines)
+    for number, line in enumerate(lines):
+        identifier, name = _split(line)
+        if integers and not numbered:
+            pairs.append((str(number), line))
+        elif (whole := exact.get(line) or near.get(plain(line))) is not None:
+            pairs.append((whole, line))
+        elif identifier in exact and name:
+            pairs.append((identifier, name))
+        elif numbered and INTEGER.fullmatch(identifier) and name:
+            pairs.append((identifier, name))  # a class that has no image, which is told as such
+        elif number > 0 or identifier.lower() not in HEADERS:
+            strange.append(line)
+    if strange:
+        raise DataError(
+            f"{file}: {len(strange)} of {len(lines)} lines begin with no class of the images, the first is"
+            f" {strange[0]!r}: take them out, or add images"
+        )
+    identifiers = [identifier for identifier, _ in pairs]
+    twice = next((one for one in identifiers if identifiers.count(one) > 1), None)
+    if twice is not None:
+        raise DataError(f"{file}: names class {twice!r} more than once: leave one of the lines")
+    return identifiers, [name for _, name in pairs]
+
+
+def _split(line: str) -> tuple[str, str]:
+    """The identifier and the name of a line, apart by a tab, a comma or spaces; the name may be missing."""
+    if "\t" in line:
+        identifier, _, name = line.partition("\t")
+        return identifier.strip(), name.strip()
+    fields = next(csv.reader([line]), [])
+    if len(fields) == 2 and not re.search(r"\s", fields[0]):
+        return fields[0], fields[1].strip()
+    first, *rest = line.split(maxsplit=1)
+    return first, rest[0] if rest else ""

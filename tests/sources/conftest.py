@@ -1,0 +1,32 @@
+"""Small directories of images on a disk."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fedpgp.config import DataConfig
+from fedpgp.data.sources import read_listing
+from fedpgp.data.sources.listing import Listing
+
+
+def save(file: Path, shade: int = 0) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4), (shade, 10, 20)).save(file)
+    return file
+
+
+def listing(source: Path | str, **changes: str) -> Listing:
+    return read_listing(DataConfig(source=str(source), **changes))
+
+
+@pytest.fixture
+def tree(tmp_path: Path):
+    """Writes an image at each of some paths, each of another shade, and gives the directory."""
+
+    def write(*paths: str) -> Path:
+        for shade, path in enumerate(paths):
+            save(tmp_path / "set" / path, shade)
+        return tmp_path / "set"
+
+    return write

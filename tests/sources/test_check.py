@@ -1,0 +1,77 @@
+"""`fedpgp data`: what is told of a data set before a run."""
+
+import json
+import shutil
+
+import pytest
+from sources.conftest import save
+from typer.testing import CliRunner
+
+from fedpgp import cli
+from fedpgp.config import DataConfig
+from fedpgp.data.check import check
+
+
+@pytest.fixture
+def good(tree):
+    return tree(
+        *(f"{split}/{name}/{i}.png" for split in ("train", "val", "test") for name in ("ant", "bee") for i in "12")
+    )
+
+
+def test_a_good_data_set(good):
+    report = check(DataConfig(source=str(good)), shots=2)
+    assert report.usable and report.findings == () and report.layout == "split-class-folders"
+    assert report.counts["splits"] == {"train": 4, "validation": 4, "test": 4}
+    assert report.counts["classes"] == {"ant": 6, "bee": 6} and report.counts["domains"] == {}
+
+
+def test_findings(good):
+    (good / "train/ant/1.png").write_bytes(b"x")
+    shutil.copy(good / "train/bee/1.png", good / "test/bee/copy.png")
+    shutil.copytree(good / "train/bee", good / "train/n01440764")
+    (good / "train/bee/notes.txt").write_text("x")
+    report = check(DataConfig(source=str(good)), shots=3, workers=2)
+    texts = [finding.text for finding in report.findings]
+    assert not report.usable and report.identifiers == ("n01440764",) and report.ignored == {".txt": 1}
+    assert any("1 images do not decode" in text and "train/ant/1.png" in text for text in texts)
+    assert any("3 of 3 classes have fewer training images" in text for text in texts)
+    assert any("no test image, such as 'n01440764'" in text for text in texts)
+    assert any("same files in two splits" in text and "test/bee/copy.png (test)" in text for text in texts)
+    assert not any("do not decode" in f.text for f in check(DataConfig(source=str(good)), decoded=False).findings)
+
+
+def invoke(*arguments, monkeypatch):
+    for console in (cli.out, cli.err):
+        monkeypatch.setattr(console, "_file", None)
+    return CliRunner().invoke(cli.app, ["data", *map(str, arguments)])
+
+
+def test_the_command(good, tmp_path, monkeypatch):
+    done = invoke("check", good, "--set", "task.shots=2", "--write-names", tmp_path / "n.txt", monkeypatch=monkeypatch)
+    assert done.exit_code == 0, done.output
+    assert "split-class-folders" in done.stdout and "a run can use it" in done.stdout
+    assert (tmp_path / "n.txt").read_text() == "ant\tant\nbee\tbee\n"
+    done = invoke("check", good, "--set", "task.shots=3", "--json", monkeypatch=monkeypatch)
+    found = json.loads(done.stdout)
+    assert done.exit_code == 1 and found["usable"] is False and found["findings"][0]["stops"] is True
+
+
+def test_what_cannot_be_read_is_a_finding(tree, monkeypatch):
+    done = invoke("check", tree("train/1.png", "test/1.png"), monkeypatch=monkeypatch)
+    assert done.exit_code == 1 and "without a class" in done.stdout
+    save(tree("x/1.png") / "2.png")
+
+
+def test_layouts(monkeypatch):
+    done = invoke("layouts", monkeypatch=monkeypatch)
+    assert done.exit_code == 0 and "domain-class-folders" in done.stdout and "webdataset" in done.stdout
+
+
+def test_data_is_short_for_its_source(monkeypatch, tmp_path):
+    import fedpgp
+
+    seen = []
+    monkeypatch.setattr(fedpgp, "run", lambda *_, changes, **__: seen.append(changes) or exit(0), raising=False)
+    CliRunner().invoke(cli.app, ["run", "-m", "local", "--data", "12", "-o", str(tmp_path / "out")])
+    assert fedpgp.load_config(None, seen[0]).data.source == "12"

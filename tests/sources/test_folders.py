@@ -1,0 +1,150 @@
+"""Folders: what is recognised, what is refused, and what is read."""
+
+import numpy as np
+import pytest
+from sources.conftest import listing, save
+
+from fedpgp.config import DataConfig
+from fedpgp.data.sources import layout_of, load_source
+from fedpgp.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("paths", "layout"),
+    [
+        (["cat/1.png", "dog/1.png"], "class-folders"),
+        (["train/cat/1.png", "val/cat/1.png", "Test/dog/1.png"], "split-class-folders"),
+        (["photo/cat/1.png", "photo/dog/1.png", "art/cat/1.png", "art/dog/1.png"], "domain-class-folders"),
+        (["train/photo/cat/1.png", "train/art/cat/1.png", "test/photo/cat/1.png"], "split-domain-class-folders"),
+        (["photo/train/cat/1.png", "photo/test/dog/1.png", "art/train/cat/1.png"], "domain-split-class-folders"),
+    ],
+)
+def test_layouts_are_recognised_and_read(tree, paths, layout):
+    root = tree(*paths)
+    assert layout_of(root) == layout
+    found = listing(root)
+    levels = [part for part in layout.split("-") if part != "folders"]
+    assert len(found.labels) == len(paths)
+    for index in range(len(paths)):
+        *parts, _ = found.pictures.file(index).relative_to(root).parts
+        named = dict(zip(levels, parts, strict=True))
+        assert found.class_names[found.labels[index]] == named["class"]
+        if "domain" in named:
+            assert found.domain_names[found.domains[index]] == named["domain"]
+        if "split" in named:
+            assert found.splits[index] == {"train": 0, "val": 1, "Test": 2, "test": 2}[named["split"]]
+        assert found.pictures(index).getpixel((0, 0))[0] == paths.index("/".join([*parts, "1.png"]))
+    assert list(found.class_names) == sorted(found.class_names)
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["train/1.png", "test/1.png"], "are splits and hold images without a class"),
+        (["a/x/1.png", "b/y/1.png"], "do not hold the same classes.*data.layout"),
+        (["train/x/1.png", "extra/x/1.png"], "'train' is a split and 'extra' is none"),
+        (["images/x/1.png", "images/y/1.png"], r"one folder alone, 'images': give data\.source as .*images"),
+        (["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"], "holds the splits"),
+        (["a/1.png", "b/c/1.png"], "at the same depth"),
+        (["a/b/c/d/1.png"], "at most 3 are read"),
+        (["a/b/c/1.png", "d/b/c/1.png"], "three folders deep.*data.layout"),
+        (["train/p/x/1.png", "train/q/y/1.png"], "do not hold the same classes"),
+        (["a.png"], "none of the layouts"),
+    ],
+)
+def test_what_could_mean_several_things_is_refused(tree, paths, message):
+    with pytest.raises(DataError, match=message):
+        layout_of(tree(*paths))
+
+
+def test_a_choice_is_taken(tree):
+    found = listing(tree("a/x/1.png", "b/y/1.png"), layout="domain-class-folders")
+    assert (found.class_names, found.domain_names) == (("x", "y"), ("a", "b"))
+    with pytest.raises(DataError, match="'a' must be train, validation or test"):
+        listing(tree("a/x/1.png"), layout="split-class-folders")
+
+
+def test_order_of_files_does_not_depend_on_the_disk(tree):
+    paths = [f"{name}/{i}.png" for name in "ba" for i in (3, 1, 2)]
+    root = tree(*paths)
+    assert [str(listing(root).pictures.file(i).relative_to(root)) for i in range(6)] == sorted(paths)
+
+
+def test_classes_have_the_order_and_names_of_a_file(tree, tmp_path):
+    root = tree("n01/1.png", "n02/1.png")
+    (root / "classes.txt").write_text("n02 house cat, tabby\nn01 dog\n")
+    assert listing(root).class_names == ("house cat, tabby", "dog")
+    assert listing(root).labels.tolist() == [1, 0]
+    names = tmp_path / "names.csv"
+    names.write_text('identifier,name\nn01,"one, two"\nn02,two\n')
+    assert listing(root, names=str(names)).class_names == ("one, two", "two")
+    names.write_text("n01\thound\nn02\tcat\n", encoding="utf-8-sig")
+    assert listing(root, names=str(names)).class_names == ("hound", "cat")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("ant\n", r"no name for 1 of 2 classes, the first is 'bee' \(bee/1\.png\)"),
+        ("ant\nbee\nfly\n", "1 of 3 lines.*'fly'"),
+        ("ant\nbee\nant\n", "'ant' more than once"),
+        ("", "is empty"),
+    ],
+)
+def test_names_that_do_not_fit(tree, lines, message):
+    root = tree("ant/1.png", "bee/1.png")
+    (root / "classes.txt").write_text(lines)
+    with pytest.raises(DataError, match=message):
+        listing(root)
+
+
+def test_a_file_of_names_that_is_none(tree, tmp_path):
+    root = tree("ant/1.png", "bee/1.png")
+    with pytest.raises(DataError, match=r"none\.txt cannot be read.*data\.names"):
+        listing(root, names=str(tmp_path / "none.txt"))
+    with pytest.raises(DataError, match="no text in UTF-8"):
+        listing(root, names=str(root / "ant/1.png"))
+
+
+def test_empty_class_and_same_names(tree):
+    root = tree("ant/1.png", "bee/1.png")
+    (root / "cat").mkdir()
+    with pytest.raises(DataError, match=r"1 of 3 classes have no image, the first is 'cat'"):
+        load_source(DataConfig(source=str(root)))
+    save(root / "cat/1.png"), save(root / "CAT/1.png")
+    with pytest.raises(DataError, match="'CAT' and 'cat' are the same name"):
+        load_source(DataConfig(source=str(root)))
+
+
+def test_other_files_are_ignored_and_counted(tree):
+    root = tree("ant/1.png", "bee/1.PNG", "bee/.hidden.png", ".git/x/1.png")
+    (root / "ant/notes.txt").write_text("x")
+    found = listing(root)
+    assert len(found.labels) == 2 and dict(found.ignored) == {"hidden": 2, ".txt": 1}
+
+
+@pytest.mark.parametrize("stray", ["1.png", "ant/more/1.png"])
+def test_images_at_another_depth_are_not_left_out_silently(tree, stray):
+    root = tree("ant/1.png", "bee/1.png", stray)
+    with pytest.raises(DataError, match=r"outside the folder of a class|below those of a class"):
+        listing(root)
+
+
+def test_links_are_followed_inside_only(tree, tmp_path):
+    root = tree("ant/1.png", "bee/1.png")
+    (root / "ant/2.png").symlink_to(root / "bee/1.png")
+    (root / "cow").symlink_to(root / "bee")
+    found = listing(root)
+    assert len(found.labels) == 4 and found.pictures.fingerprint(np.arange(4))
+    outside = save(tmp_path / "elsewhere/fly/1.png")
+    (root / "ant/3.png").symlink_to(outside)
+    with pytest.raises(DataError, match=r"3\.png leads out of .*copy it there"):
+        load_source(DataConfig(source=str(root)))
+    (root / "ant/3.png").unlink()
+    (root / "fly").symlink_to(outside.parent)
+    with pytest.raises(DataError, match="fly: is a link that leads out"):
+        listing(root)
+    (root / "fly").unlink()
+    (root / "circle").symlink_to(root)
+    with pytest.raises(DataError, match="in a circle"):
+        listing(root, layout="class-folders")

@@ -1,0 +1,185 @@
+"""Tables: CSV, TSV and Parquet, what `datasets` saves, and tars."""
+
+import io
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from PIL import Image
+from sources.conftest import listing, save
+
+from fedpgp.config import DataConfig
+from fedpgp.data.sources import load_source
+from fedpgp.errors import DataError
+
+
+def table(tree, text, name="list.csv", **changes):
+    root = tree("a.png", "b.png", "c.png")
+    file = root / name
+    file.write_text(text, encoding="utf-8")
+    return listing(file, **changes)
+
+
+def test_every_column(tree):
+    found = table(
+        tree,
+        "File;category;Style;hospital;set\r\nc.png;dog;art;10;train\r\na.png;cat;photo;9;VAL\r\n\r\nb.png;cat;art;9;test\n",
+    )
+    assert [found.pictures(i).getpixel((0, 0))[0] for i in range(3)] == [2, 0, 1]
+    assert (found.class_names, found.labels.tolist()) == (("cat", "dog"), [1, 0, 0])
+    assert (found.domain_names, found.domains.tolist()) == (("art", "photo"), [0, 1, 0])
+    assert (found.client_names, found.clients.tolist()) == (("9", "10"), [1, 0, 0])
+    assert found.splits.tolist() == [0, 1, 2]
+    assert found.pictures.place(1).endswith("a.png, row 2 of " + found.where)
+
+
+def test_tsv_byte_order_mark_and_named_columns(tree):
+    found = table(
+        tree, "\ufeffwhere\twhat\na.png\tx, y\nb.png\tz\n", "l.tsv", image_column="where", label_column="what"
+    )
+    assert found.class_names == ("x, y", "z")
+
+
+def test_integers_have_names_from_a_file_and_are_sorted_as_numbers(tree, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("zebra\nant\n")
+    text = "path,label\na.png,1\nb.png,0\nc.png,1\n"
+    found = table(tree, text, names=str(names))
+    assert (found.class_names, found.labels.tolist()) == (("zebra", "ant"), [1, 0, 1])
+    names.write_text("1 zebra\n2 ant\n")
+    with pytest.raises(DataError, match=r"no name for 1 of 2 classes, the first is '0' \(row 2\)"):
+        table(tree, text, names=str(names))
+    names.write_text("zebra\n")
+    with pytest.raises(DataError, match=r"names\.txt: has no name .*'1' \(row 1\).*count from 0 to 0"):
+        table(tree, text, names=str(names))
+    with pytest.raises(DataError, match=r"labels are integers.*data\.names"):
+        table(tree, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label\na.png,x\nb.png,y,z\n", r"list\.csv: is no table: .*3"),
+        (
+            "a.png,x\nb.png,y\n",
+            r"no column that is the image, such as path: set data\.image_column; it has the columns",
+        ),
+        ("path,file,label\na.png,a.png,x\n", r"'path' and 'file' could both be the image"),
+        ("path,path,label\na.png,a.png,x\n", r"more than one column 'path'"),
+        ("path,label\n", "has no row"),
+        ("", "no column"),
+        ('{"train": [["a.png", 0, "x"]]}', "no column"),
+        ("path,label\na.png,x\n../b.png,y\n", r"row 2: the path must be relative to .*'\.\./b\.png'"),
+        ("path,label\na.png,x\nq/../../b.png,y\n", "row 2: the path must be relative"),
+        ("path,label\n/etc/b.png,y\n", "row 1: the path must be relative"),
+        ("path,label\na.png,x\n,y\n", "row 2: the path"),
+        ("path,label\na.png,x\nb.png, \n", r"column 'label' is empty in row 2"),
+        ("path,label,split\na.png,x,train\nb.png,x,3\n", r"row 2: split must be train, validation or test, got '3'"),
+    ],
+)
+def test_tables_that_are_wrong(tree, text, message):
+    with pytest.raises(DataError, match=message):
+        table(tree, text)
+
+
+def test_files_that_are_no_tables(tree):
+    root = tree("a.png")
+    for name in ("b.csv", "b.parquet"):
+        (root / name).write_bytes((root / "a.png").read_bytes())
+        with pytest.raises(DataError, match=rf"b\.{name[2:]}: is no"):
+            listing(root / name)
+
+
+def test_missing_files_and_links_out_are_found_before_any_work(tree, tmp_path):
+    root = tree("a.png", "b.png")
+    file = root / "list.csv"
+    file.write_text("path,label\na.png,x\nb.png,x\nnone.png,x\n")
+    with pytest.raises(DataError, match=r"image files are missing, the first is .*none\.png, row 3 of .*list\.csv"):
+        load_source(DataConfig(source=str(file)))
+    (root / "none.png").symlink_to(save(tmp_path / "other.png"))
+    with pytest.raises(DataError, match=r"none\.png, row 3 of .*list\.csv leads out of"):
+        load_source(DataConfig(source=str(file)))
+
+
+def test_parquet_of_paths(tree):
+    root = tree("a.png", "b.png")
+    pa.parquet.write_table(pa.table({"path": ["b.png", "a.png"], "label": ["x", "y"]}), root / "l.parquet")
+    found = listing(root / "l.parquet")
+    assert (found.class_names, found.labels.tolist()) == (("x", "y"), [0, 1])
+    assert found.pictures(0).getpixel((0, 0))[0] == 1
+
+
+def png(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), (shade, 0, 0)).save(file, "png")
+    return file.getvalue()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return datasets
+
+
+def dataset(datasets, shades):
+    features = datasets.Features(img=datasets.Image(), kind=datasets.ClassLabel(names=["dog", "cat"]))
+    rows = {"img": [{"bytes": png(shade), "path": None} for shade in shades], "kind": [s % 2 for s in shades]}
+    return datasets.Dataset.from_dict(rows, features)
+
+
+@pytest.mark.parametrize("form", ["dictionary", "one", "parquet", "file"])
+def test_what_datasets_saves(home, tmp_path, form):
+    train, test = dataset(home, range(6)), dataset(home, range(10, 14))
+    path = tmp_path / "saved"
+    if form == "dictionary":
+        home.DatasetDict(test=test, train=train).save_to_disk(path)
+    elif form == "one":
+        train.save_to_disk(path)
+    else:
+        (path / "data").mkdir(parents=True)
+        train.to_parquet(path / "data/train-00000-of-00001.parquet")
+        test.to_parquet(path / "data/test-00000-of-00001.parquet")
+    found = listing(path / "data/train-00000-of-00001.parquet" if form == "file" else path)
+    shades = [*range(6), *(range(10, 14) if form in ("dictionary", "parquet") else ())]
+    assert found.class_names == ("dog", "cat")
+    assert found.labels.tolist() == [shade % 2 for shade in shades]
+    assert [found.pictures(i).getpixel((0, 0))[0] for i in range(len(shades))] == shades
+    some = found.pictures.select(np.array([3, 1]))
+    assert some(0).getpixel((0, 0))[0] == 3
+    assert some.fingerprint(np.arange(2)) != found.pictures.fingerprint(np.arange(2))
+    assert (found.splits is None) == (len(shades) == 6)
+    if found.splits is not None:
+        assert found.splits.tolist() == [0] * 6 + [2] * 4
+
+
+@pytest.mark.parametrize("form", ["cls", "json"])
+def test_tars(home, tmp_path, form):
+    (tmp_path / "tars").mkdir()
+    for split in ("train", "test"):
+        with tarfile.open(tmp_path / f"tars/{split}-000.tar", "w") as tar:
+            for i in range(4):
+                label = str(i % 2).encode() if form == "cls" else b'{"label": "%s"}' % [b"ant", b"bee"][i % 2]
+                for end, content in (("png", png(i)), (form, label)):
+                    info = tarfile.TarInfo(f"{i:03}.{end}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    (tmp_path / "tars/classes.txt").write_text("ant\nbee\n")
+    found = listing(tmp_path / "tars")
+    assert (found.class_names, found.labels.tolist()) == (("ant", "bee"), [0, 1] * 4)
+    assert found.splits.tolist() == [0] * 4 + [2] * 4
+    assert found.pictures(5).getpixel((0, 0))[0] == 1
+
+
+def test_the_hub_without_a_network(home, monkeypatch):
+    def unreachable(*_):
+        raise ConnectionError("Couldn't reach 'org/name' on the Hub\nmore")
+
+    monkeypatch.setattr(home, "load_dataset", unreachable)
+    with pytest.raises(DataError) as error:
+        listing("hf:org/name")
+    assert "\n" not in str(error.value) and "save_to_disk" in str(error.value) and "HF_HUB_OFFLINE" in str(error.value)
+    with pytest.raises(DataError, match="must be hf:ORG/NAME"):
+        listing("hf:name")

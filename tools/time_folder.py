@@ -1,0 +1,79 @@
+"""How fast a folder of JPEGs is decoded and encoded with pictoclip, each alone and together, and in how much memory.
+
+Prints images/s of decoding in one process, of encoding on one core and on all, and of both as a run does it, with the
+share of what the cores allow: seconds of one core for both, divided by the cores.
+"""
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from fedpgp.backbone import load_backbone
+from fedpgp.config import DataConfig
+from fedpgp.data.decode import CENTRE, Preparation
+from fedpgp.data.features import BATCH, image_features
+from fedpgp.data.sources import load_source, pictograms
+from fedpgp.processes import warm_up
+from PIL import Image
+
+
+def write(directory: Path, count: int, size: int) -> None:
+    """Pictograms as JPEGs, in a folder for each class."""
+    images = pictograms.read().train
+    for i in range(count):
+        chosen = i % len(images)
+        file = directory / images.class_names[images.labels[chosen]] / f"{i}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        images.image(chosen).resize((size, size), Image.Resampling.BICUBIC).save(file, quality=90)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--size", type=int, default=300, help="pixels of a side")
+    options = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as place:
+        write(Path(place) / "images", options.images, options.size)
+        warm_up()
+        dataset = load_source(DataConfig(source=str(Path(place) / "images"))).train
+        encoder = load_backbone("pictoclip").image
+        preparation = Preparation(dataset, encoder.processor, encoder.size, CENTRE)
+        some = [range(start, start + BATCH) for start in range(0, min(8 * BATCH, len(dataset) - BATCH), BATCH)]
+        pixels = [torch.from_numpy(preparation[batch].pixels) for batch in some]
+        count = len(some) * BATCH
+
+        started = time.perf_counter()
+        for batch in some:
+            preparation[batch]
+        decoding = (time.perf_counter() - started) / count
+        encoding = {}
+        for threads in (1, cores):
+            torch.set_num_threads(threads)
+            encoder.encode(pixels[0])
+            started = time.perf_counter()
+            for batch in pixels:
+                encoder.encode(batch)
+            encoding[threads] = (time.perf_counter() - started) / count
+            print(f"encoding on {threads} cores alone: {1 / encoding[threads]:.0f} images/s")
+        print(f"decoding in one process alone: {1 / decoding:.0f} images/s")
+        started = time.perf_counter()
+        image_features(encoder, dataset, Path(place) / "cache", workers=cores)
+        together = (time.perf_counter() - started) / len(dataset)
+        allowed = (decoding + encoding[1]) / cores
+        print(
+            f"together: {1 / together:.0f} images/s, {allowed / together:.0%} of the {1 / allowed:.0f} that"
+            " the cores allow"
+        )
+        mine, others = (
+            resource.getrusage(who).ru_maxrss / 2**10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+        print(f"{len(dataset)} images: peak memory {mine:.0f} MiB, largest process that decodes {others:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
