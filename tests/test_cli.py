@@ -334,7 +334,7 @@ def test_all_faults_of_a_config_are_told_at_once(command: Command) -> None:
         ("task.clients=51", "task.clients must be at most 50, got 51"),
         ("task.classes_per_client=6", "task.clients must be at most 8, got 10"),
         ("task.shots=37", "task.shots must be at most 36, got 37"),
-        ("data.source=cifar", "data.source must be the name of a data set, got 'cifar'"),
+        ("data.source=cifar", "data.source must be a directory or file that exists, or a known name, got 'cifar'"),
         ("backbone.checkpoint=nowhere", "checkpoint must be 'pictoclip', an existing directory or a hub id"),
         ("fedpgp.ctx_init=' '", "fedpgp.ctx_init must be \"random\" or a phrase, got ' '"),
         ("fedpgp.context_length=60", "a context of fedpgp must have at most"),
