@@ -506,7 +506,7 @@ def test_interruption_before_anything_was_finished_says_so(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(laboratory, "source_features", interrupt)
+    monkeypatch.setattr(laboratory, "split_features", interrupt)
     ended = command("compare", "-o", "out", *sets())
     assert (ended.code, ended.err) == (130, "interrupted before the first round\n")
     assert not (tmp_path / "out").exists()

@@ -133,6 +133,9 @@ class FederationConfig:
     aggregator: str = Field(
         default=DEFAULT_AGGREGATOR, description=f"of the shared parts: {', '.join(AGGREGATORS)} (paper: fedavg)"
     )
+    join_epochs: int = Field(
+        default=20, ge=1, description="in which a new client fits its private part, see task.new_clients"
+    )
     batch_size: int = Field(
         default=8, ge=1, description="images in a local step; the last may have fewer (paper: = shots)"
     )

@@ -26,12 +26,16 @@ ROWS = 1280  # of text in a step of a group: measured, see docs/benchmark.md
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """How every client trains: SGD, new in each round, so that no momentum outlives a round or meets another client."""
+    """How every client trains: SGD, new in each round, so that no momentum outlives a round or meets another client.
+
+    private_alone: the shared part stays as it is.
+    """
 
     local_epochs: int
     batch_size: int
     momentum: float
     weight_decay: float
+    private_alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,10 +136,9 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
     first = jobs[0]
     method, rates, training = first.method, first.method.learning_rates, first.training
     clients = [_Training.of(job) for job in jobs]
-    groups = {
-        "shared": [tensor for one in clients for tensor in one.params.shared.values()],
-        "private": [tensor for one in clients for tensor in one.params.private.values()],
-    }
+    groups = {"private": [tensor for one in clients for tensor in one.params.private.values()]}
+    if not training.private_alone:
+        groups["shared"] = [tensor for one in clients for tensor in one.params.shared.values()]
     optimizer = torch.optim.SGD(  # the state of each tensor is its own: no momentum meets another client
         [{"params": tensors, "lr": rates[group]} for group, tensors in groups.items() if tensors],
         momentum=training.momentum,

@@ -94,6 +94,8 @@ def federate(
                 evaluation = federation.evaluate(number, server, clients, workers, alphas)
                 state.keep_evaluation(evaluation)
                 record |= {**summary(evaluation.clients), "shared": evaluation.shared, **evaluation.diagnostics}
+            if number == numbers[-1] and data.task.new_clients:
+                record |= _join(method, data, backbone, settings, seed, workers, server, number)
             record |= {"bytes_down": 0, "bytes_up": 0}
             if updates:
                 taken_part.update(record["participants"])
@@ -106,6 +108,39 @@ def federate(
             record |= {"seconds_training": trained - started, "seconds_evaluation": time.perf_counter() - trained}
             state.keep_record(number, record)
         yield record
+
+
+def _join(
+    method: Method,
+    data: Data,
+    backbone: Backbone,
+    settings: FederationConfig,
+    seed: int,
+    workers: Workers,
+    server: Server,
+    number: int,
+) -> dict[str, Any]:
+    """New clients fit their private part to their images, the shared part stays; how they do, each and on the mean.
+
+    A newcomer is sent what all clients share, also where the server has a shared part for every client that it knows.
+    """
+    newcomers = replace(data, task=replace(data.task, clients=data.task.new_clients, new_clients=()))
+    federation = _Federation(method, newcomers, backbone, settings, seed, FedAvg())
+    with State.create() as state:
+        clients = client_states(method, newcomers.task, backbone, settings, seed, state)
+        training = LocalTraining(
+            settings.join_epochs, settings.batch_size, settings.momentum, settings.weight_decay, private_alone=True
+        )
+        jobs = federation.fitting(number + 1, server, clients, training)
+        if clients[0].private:
+            updates = chain.from_iterable(workers.map(train_clients, in_groups(workers.towers, jobs)))
+            state.keep(server, {update.upload.client: replace(update.own, kept={}) for update in updates})
+        found = federation.evaluate(number, server, clients, workers, path_alphas(1)).clients
+    names = ("local", *data.task.tests)
+    return {
+        "new": fmean(found["local"]),
+        "new_clients": [{name: float(found[name][client.id]) for name in names} for client in newcomers.task.clients],
+    }
 
 
 @dataclass(frozen=True)
@@ -165,6 +200,12 @@ class _Federation:
         return [
             self._job(client, number, server, clients[client.id], training, FedAvg() if finetunes else self.aggregator)
             for client in holders
+        ]
+
+    def fitting(self, number: int, server: Server, clients: Clients, training: LocalTraining) -> list[ClientJob]:
+        """The work of everybody at once, in training of another kind than that of the rounds."""
+        return [
+            self._job(client, number, server, clients[client.id], training, FedAvg()) for client in self._task.clients
         ]
 
     def _job(
