@@ -164,8 +164,7 @@ def checked(
     # Without the test split nothing can touch a test image while settings are chosen.
     splits = SPLITS if config.task.evaluate_on == "test" else ("train", "validation")
     source = load_source(config.data, splits)
-    if config.task.targets and "test" in splits:
-        source = replace(source, targets=_targets(config))
+    source = with_targets(config, source)
     tasks = {seed: make_task(config, source, seed) for seed in seeds}
     backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
     for name in methods:
@@ -185,17 +184,15 @@ def _used(task: Task) -> list[tuple[ImageDataset, NDArray[np.int64]]]:
     ]
 
 
-def _targets(config: ExperimentConfig) -> dict[str, ImageDataset]:
-    """The test splits of the data sets that a task is tested on beside its own."""
+def with_targets(config: ExperimentConfig, source: Source) -> Source:
+    """The source with the test splits of what a task is tested on beside it, where its test split was read."""
     found: dict[str, ImageDataset] = {}
-    for name in config.task.targets:
+    for name in config.task.targets if source.test is not None else ():
         target = load_source(replace(config.data, source=name, template=""), SPLITS)
-        title = target.name
-        while title in found:
-            title += "'"
         assert target.test is not None, "the test split was asked for"
+        title = target.name if target.name not in found else f"{target.name} ({name})"
         found[title] = target.test
-    return found
+    return replace(source, targets=found)
 
 
 def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:

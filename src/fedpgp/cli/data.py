@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from fedpgp.cli.options import Changes, ConfigFile, Json, Workers, data_change, worker_count
-from fedpgp.cli.printing import err, out, print_json
+from fedpgp.cli.options import Changes, ConfigFile, DataSource, Json, Workers, data_change, worker_count
+from fedpgp.cli.printing import err, out, print_json, print_table
 
 app = typer.Typer(help="Look at data sets before a run.", no_args_is_help=True)
 
@@ -72,6 +72,47 @@ def check(
         out.print("a run can use it" if report.usable else "a run would stop")
     if not report.usable:
         raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Examples: [bold]fedpgp data show[/]   "
+    "[bold]fedpgp data show --set task.partition=dirichlet --set task.protocol=personalization -o clients.png[/]"
+)
+def show(
+    data: DataSource = None,
+    config: ConfigFile = None,
+    change: Changes = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the task.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Draw the class × client matrix into this file, .png or .svg."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print what each client of a task holds, and what it is tested on, without a run."""
+    import fedpgp
+    from fedpgp.data.sources import load_source
+    from fedpgp.errors import OutputError
+    from fedpgp.files import write
+    from fedpgp.laboratory import make_task, with_targets
+    from fedpgp.report import holdings
+
+    suffix = "" if output is None else output.suffix.removeprefix(".").lower()
+    if output is not None and suffix not in ("png", "svg"):
+        raise OutputError(f"{output} must end in .png or .svg: name another with -o")
+    settings = fedpgp.load_config(config, [*(change or []), *([] if data is None else [data_change(data)])])
+    task = make_task(settings, with_targets(settings, load_source(settings.data)), seed)
+    if output is not None:
+        write(output, holdings.picture(task, suffix))
+    if as_json:
+        matrix = holdings.matrix(task).tolist()
+        names = [task.train.class_names[label] for label in task.base]
+        print_json({"clients": holdings.rows(task), "classes": names, "training_images": matrix})
+        return
+    for table in holdings.tables(task):
+        print_table(table)
+    if output is not None:
+        err.print(f"written to {output}", markup=False)
 
 
 @app.command(epilog="Example: [bold]fedpgp data layouts[/]")

@@ -36,7 +36,14 @@ def seconds_of_run(
     with State.create() as state:
         records: list[dict[str, Any]] = list(
             federate(
-                method, replace(data, task=replace(task, clients=few, new_clients=())), backbone, cut, seed, workers, state, aggregator
+                method,
+                replace(data, task=replace(task, clients=few, new_clients=())),
+                backbone,
+                cut,
+                seed,
+                workers,
+                state,
+                aggregator,
             )
         )
         own = state.client(few[0].id)
