@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from fedpgp import cli
+from fedpgp import cli, laboratory
 from fedpgp.config import load_config
 from fedpgp.data import narrow
 from fedpgp.data.partition import PARTITIONS, Pool, share_out
@@ -259,6 +259,25 @@ def test_no_training_image_is_tested(source, task, on_disk, pictograms):
         out = set(made.tests["novel"].dataset.domains[made.tests["novel"].images].tolist())
         assert not out & set(made.train.domains[trained].tolist())
     assert ("novel" in made.tests) == (made.novel != "nothing")
+
+
+@pytest.mark.parametrize("source", ["folder", "table", pytest.param("pictograms", marks=pytest.mark.slow)])
+def test_every_protocol_runs_from_the_command_line(source, on_disk, cache, tmp_path, monkeypatch, backbone):
+    monkeypatch.setattr(laboratory, "load_backbone", lambda *_: backbone)
+    for console in (cli.out, cli.err):  # another test may have left its own stream there
+        monkeypatch.setattr(console, "_file", None)
+    for number, task in enumerate(TASKS):
+        changes = prepared(source, task, on_disk)
+        if changes is None:
+            continue
+        changes += ["federation.rounds=1", "federation.local_epochs=1", "federation.path_points=2"]
+        options = [part for change in changes for part in ("--set", change)]
+        where = ["-o", str(tmp_path / str(number)), "--cache-dir", str(cache), "--workers", "1", "--json"]
+        done = CliRunner().invoke(cli.app, ["run", "--method", "fedpgp", *options, *where])
+        assert done.exit_code == 0, (task, done.exception)
+        shown = json.loads(done.stdout)
+        (row,) = shown["rows"]
+        assert 0 <= row["local"] <= 100 and ("novel" in row) == (shown["task"]["novel"] != "nothing"), task
 
 
 def test_natural_clients_are_named_and_tested_on_their_own(on_disk):
