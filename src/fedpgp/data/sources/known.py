@@ -1,14 +1,59 @@
 """Data sets with a name of their own, in the layout in which they are distributed."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from fedpgp.data.sources import coop
 from fedpgp.data.sources.listing import Layout
+from fedpgp.errors import DataError
 
-LAYOUTS: Mapping[str, Layout] = {}
-NAMES: tuple[str, ...] = ()
+COOP = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
+
+
+@dataclass(frozen=True)
+class Known:
+    """places: where it may lie, relative to the root; layout: how it is read; page: the official one to get it from."""
+
+    places: tuple[str, ...]
+    layout: str
+    page: str
+
+
+KNOWN: Mapping[str, Known] = {
+    "caltech101": Known(("caltech-101", "caltech101"), "coop", COOP),
+    "oxford_pets": Known(("oxford_pets",), "coop", COOP),
+    "oxford_flowers": Known(("oxford_flowers",), "coop", COOP),
+    "dtd": Known(("dtd",), "coop", COOP),
+    "food101": Known(("food-101", "food101"), "coop", COOP),
+    "eurosat": Known(("eurosat",), "coop", COOP),
+    "ucf101": Known(("ucf101",), "coop", COOP),
+    "stanford_cars": Known(("stanford_cars",), "coop", COOP),
+    "sun397": Known(("sun397",), "coop", COOP),
+}
+NAMES = tuple(KNOWN)
+LAYOUTS: Mapping[str, Layout] = {
+    "coop": Layout(
+        "split_zhou_….json of CoOp, with lists of path, label and class name, beside its images",
+        coop.recognises,
+        coop.read,
+    ),
+}
 
 
 def find(name: str, root: Path) -> Path:
     """Where a known data set lies below a directory; raises DataError with the places that were looked at."""
-    raise NotImplementedError
+    known = KNOWN[name]
+    places = [root / place for place in known.places]
+    path = next((place for place in places if place.exists()), None)
+    if path is None:
+        raise DataError(
+            f"data.source {name} is not in data.root: looked at {', '.join(map(str, places))}; get it from"
+            f" {known.page} and put it at the first of these, or set data.root"
+        )
+    return path
+
+
+def layout(name: str) -> str:
+    """The name of the layout in which a known data set is distributed."""
+    return KNOWN[name].layout
