@@ -26,3 +26,11 @@ def put(tmp_path: Path, some_pictures: list[Image.Image]):
         return tmp_path
 
     return write
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's cache directory, so that no test writes to the real one."""
+    directory = tmp_path / "user cache"
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda _: directory)
+    return directory

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpgp.data.sources import coop
+from fedpgp.data.sources import coop, mnist
 from fedpgp.data.sources.listing import Layout
 from fedpgp.errors import DataError
 
@@ -30,6 +30,13 @@ KNOWN: Mapping[str, Known] = {
     "ucf101": Known(("ucf101",), "coop", COOP),
     "stanford_cars": Known(("stanford_cars",), "coop", COOP),
     "sun397": Known(("sun397",), "coop", COOP),
+    "mnist": Known(("mnist", "MNIST"), "idx", "http://yann.lecun.com/exdb/mnist"),
+    "fashion-mnist": Known(
+        ("fashion-mnist", "FashionMNIST", "/usr/share/datasets/fashion-mnist"),
+        "idx",
+        "https://github.com/zalandoresearch/fashion-mnist",
+    ),
+    "kmnist": Known(("kmnist", "KMNIST"), "idx", "https://github.com/rois-codh/kmnist"),
 }
 NAMES = tuple(KNOWN)
 LAYOUTS: Mapping[str, Layout] = {
@@ -37,6 +44,11 @@ LAYOUTS: Mapping[str, Layout] = {
         "split_zhou_….json of CoOp, with lists of path, label and class name, beside its images",
         coop.recognises,
         coop.read,
+    ),
+    "idx": Layout(
+        "train-images-idx3-ubyte, train-labels-idx1-ubyte and t10k-…, gzipped or not, as of MNIST",
+        mnist.recognises,
+        mnist.read,
     ),
 }
 
