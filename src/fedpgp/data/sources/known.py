@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedpgp.data.sources import coop, mnist
+from fedpgp.data.sources import cifar, coop, mnist
 from fedpgp.data.sources.listing import Layout
 from fedpgp.errors import DataError
 
@@ -30,6 +30,8 @@ KNOWN: Mapping[str, Known] = {
     "ucf101": Known(("ucf101",), "coop", COOP),
     "stanford_cars": Known(("stanford_cars",), "coop", COOP),
     "sun397": Known(("sun397",), "coop", COOP),
+    "cifar10": Known((cifar.CIFAR10.folder, cifar.CIFAR10.archive, "cifar10", "cifar-10"), "cifar", cifar.PAGE),
+    "cifar100": Known((cifar.CIFAR100.folder, cifar.CIFAR100.archive, "cifar100", "cifar-100"), "cifar", cifar.PAGE),
     "mnist": Known(("mnist", "MNIST"), "idx", "http://yann.lecun.com/exdb/mnist"),
     "fashion-mnist": Known(
         ("fashion-mnist", "FashionMNIST", "/usr/share/datasets/fashion-mnist"),
@@ -49,6 +51,11 @@ LAYOUTS: Mapping[str, Layout] = {
         "train-images-idx3-ubyte, train-labels-idx1-ubyte and t10k-…, gzipped or not, as of MNIST",
         mnist.recognises,
         mnist.read,
+    ),
+    "cifar": Layout(
+        "cifar-10-batches-py or cifar-100-python, the Python version of CIFAR, or its archive .tar.gz",
+        cifar.recognises,
+        cifar.read,
     ),
 }
 
