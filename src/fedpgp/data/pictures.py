@@ -127,11 +127,11 @@ class FilePictures:
     rows: NDArray[np.int64] | None = None
 
     @staticmethod
-    def of(root: Path, paths: list[str]) -> "FilePictures":
+    def of(root: Path, paths: list[str], listed: str = "") -> "FilePictures":
         """Of paths as the operating system gives them, also where they are no valid text."""
         import pyarrow
 
-        return FilePictures(root, pyarrow.array([os.fsencode(path) for path in paths], pyarrow.large_binary()))
+        return FilePictures(root, pyarrow.array([os.fsencode(path) for path in paths], pyarrow.large_binary()), listed)
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -32,14 +32,20 @@ def read_listing(data: "DataConfig") -> Listing:
     """All images of a source that is not embedded, before they are divided into splits; errors as in `load_source`."""
     if data.source.startswith(hugging_face.HUB):
         return hugging_face.read_hub(data.source, data)
-    path = known.find(data.source, Path(data.root)) if data.source in known.NAMES else Path(data.source)
+    wanted = data.layout
+    if data.source in known.NAMES:
+        path = known.find(data.source, Path(data.root))
+        if wanted == AUTO:
+            wanted = known.layout(data.source)
+    else:
+        path = Path(data.source)
     if not path.exists():
         names = [pictograms.NAME, *known.NAMES]
         raise DataError(
             f"data.source must be a directory or file that exists, or a known name, got {data.source!r};"
             f" {nearest(data.source, names)}"
         )
-    return LAYOUTS[layout_of(path, data.layout)].read(path, data)
+    return LAYOUTS[layout_of(path, wanted)].read(path, data)
 
 
 def layout_of(path: Path, wanted: str = AUTO) -> str:

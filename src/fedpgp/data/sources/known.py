@@ -1,14 +1,78 @@
 """Data sets with a name of their own, in the layout in which they are distributed."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from fedpgp.data.sources import cifar, coop, mnist
 from fedpgp.data.sources.listing import Layout
+from fedpgp.errors import DataError
 
-LAYOUTS: Mapping[str, Layout] = {}
-NAMES: tuple[str, ...] = ()
+COOP = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
+
+
+@dataclass(frozen=True)
+class Known:
+    """places: where it may lie, relative to the root; layout: how it is read; page: the official one to get it from."""
+
+    places: tuple[str, ...]
+    layout: str
+    page: str
+
+
+KNOWN: Mapping[str, Known] = {
+    "caltech101": Known(("caltech-101", "caltech101"), "coop", COOP),
+    "oxford_pets": Known(("oxford_pets",), "coop", COOP),
+    "oxford_flowers": Known(("oxford_flowers",), "coop", COOP),
+    "dtd": Known(("dtd",), "coop", COOP),
+    "food101": Known(("food-101", "food101"), "coop", COOP),
+    "eurosat": Known(("eurosat",), "coop", COOP),
+    "ucf101": Known(("ucf101",), "coop", COOP),
+    "stanford_cars": Known(("stanford_cars",), "coop", COOP),
+    "sun397": Known(("sun397",), "coop", COOP),
+    "cifar10": Known((cifar.CIFAR10.folder, cifar.CIFAR10.archive, "cifar10", "cifar-10"), "cifar", cifar.PAGE),
+    "cifar100": Known((cifar.CIFAR100.folder, cifar.CIFAR100.archive, "cifar100", "cifar-100"), "cifar", cifar.PAGE),
+    "mnist": Known(("mnist", "MNIST"), "idx", "http://yann.lecun.com/exdb/mnist"),
+    "fashion-mnist": Known(
+        ("fashion-mnist", "FashionMNIST", "/usr/share/datasets/fashion-mnist"),
+        "idx",
+        "https://github.com/zalandoresearch/fashion-mnist",
+    ),
+    "kmnist": Known(("kmnist", "KMNIST"), "idx", "https://github.com/rois-codh/kmnist"),
+}
+NAMES = tuple(KNOWN)
+LAYOUTS: Mapping[str, Layout] = {
+    "coop": Layout(
+        "split_zhou_….json of CoOp, with lists of path, label and class name, beside its images",
+        coop.recognises,
+        coop.read,
+    ),
+    "idx": Layout(
+        "train-images-idx3-ubyte, train-labels-idx1-ubyte and t10k-…, gzipped or not, as of MNIST",
+        mnist.recognises,
+        mnist.read,
+    ),
+    "cifar": Layout(
+        "cifar-10-batches-py or cifar-100-python, the Python version of CIFAR, or its archive .tar.gz",
+        cifar.recognises,
+        cifar.read,
+    ),
+}
 
 
 def find(name: str, root: Path) -> Path:
     """Where a known data set lies below a directory; raises DataError with the places that were looked at."""
-    raise NotImplementedError
+    known = KNOWN[name]
+    places = [root / place for place in known.places]
+    path = next((place for place in places if place.exists()), None)
+    if path is None:
+        raise DataError(
+            f"data.source {name} is not in data.root: looked at {', '.join(map(str, places))}; get it from"
+            f" {known.page} and put it at the first of these, or set data.root"
+        )
+    return path
+
+
+def layout(name: str) -> str:
+    """The name of the layout in which a known data set is distributed."""
+    return KNOWN[name].layout

@@ -63,6 +63,17 @@ def named(
     return tuple(names), labels[codes] if len(codes) else codes
 
 
+def renamed(names: Sequence[str], where: str, data: "DataConfig") -> tuple[str, ...]:
+    """The names of labels 0, 1, … that a data set has itself, or those of the file data.names, for the same labels."""
+    if not data.names:
+        return tuple(names)
+    labels = [str(label) for label in range(len(names))]
+    found, places = named(
+        labels, np.arange(len(names)), where, Path(where).parent, data, lambda label: f"label {label}"
+    )
+    return tuple(found[place] for place in places)
+
+
 def names_file(directory: Path, data: "DataConfig") -> Path | None:
     """That which a config names, else one that lies beside the images."""
     if data.names:

@@ -1,0 +1,36 @@
+"""Small copies of known data sets, in the layout in which they are distributed."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fedpgp.data.sources import Source
+
+
+@pytest.fixture(scope="session")
+def some_pictures(pictograms: Source) -> list[Image.Image]:
+    """Twelve embedded pictures, 32 pixels wide."""
+    return [pictograms.train.image(index).resize((32, 32)) for index in range(12)]
+
+
+@pytest.fixture
+def put(tmp_path: Path, some_pictures: list[Image.Image]):
+    """Writes one of the pictures to each of some paths below a directory, in turn, and gives the directory."""
+
+    def write(*paths: str) -> Path:
+        for number, path in enumerate(paths):
+            file = tmp_path / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            some_pictures[number % len(some_pictures)].save(file)
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's cache directory, so that no test writes to the real one."""
+    directory = tmp_path / "user cache"
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda _: directory)
+    return directory
