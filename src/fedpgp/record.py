@@ -165,6 +165,7 @@ def provenance(config: ExperimentConfig, name: str, seed: int, backbone: Backbon
         "platform": platform.platform(),
         "packages": {package: version(package) for package in packages},
         "checkpoint": backbone.fingerprint,
+        "licence": backbone.licence,
         "images": {name: split.fingerprint for name in SPLITS if (split := getattr(source, name)) is not None},
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -1,6 +1,7 @@
 """A name, a directory or a hub id -> a frozen CLIP."""
 
 import hashlib
+import json
 import re
 import timeit
 from collections.abc import Collection, Sequence
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from fedpgp import assets
+from fedpgp.backbone.archive import read_weights
+from fedpgp.backbone.convert import HEAD, standard_processor, to_clip_model
 from fedpgp.backbone.image import ImageEncoder
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens, Tokenizer, class_tokens, split_template, text_ids
@@ -20,18 +23,23 @@ from fedpgp.backbone.towers import Towers
 from fedpgp.errors import CheckpointError
 
 EMBEDDED = "pictoclip"
+TOKENIZER = "clip-tokenizer"  # OpenAI's, for checkpoints that come without one
 FILES = ["*.json", "*.safetensors", "*.txt"]
+OPEN_CLIP = "open_clip_config.json"
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
 class Backbone:
     """A frozen CLIP: image encoder, text encoder, tokenizer and logit scale."""
 
-    directory: Path
+    files: Sequence[Path]  # what decides what the encoders compute
     image: ImageEncoder
     text: TextEncoder
     tokenizer: Tokenizer
     logit_scale: Tensor  # [], its logarithm, as CLIP keeps it
+    licence: str = "not stated"  # as the checkpoint's model card says
 
     @property
     def token_width(self) -> int:
@@ -46,7 +54,7 @@ class Backbone:
     def fingerprint(self) -> str:
         """SHA-256 over the files that decide what the encoders compute, and the precision."""
         digest = hashlib.sha256(f"{self.logit_scale.dtype} {self.text.projection.dtype}".encode())
-        for path in sorted({path for pattern in FILES for path in self.directory.glob(pattern)}):
+        for path in self.files:
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -81,18 +89,62 @@ class Backbone:
 
 
 def load_backbone(name: str, precision: str = "float32", device: str = "cpu") -> Backbone:
-    """Loads a CLIP from the package ("pictoclip"), a directory of transformers files, or a hub id.
+    """Loads a CLIP from the package ("pictoclip"), a directory, a file, or a hub id.
 
-    precision: "float32", "float64", or "bf16": the text tower multiplies matrices in bfloat16, all else is in float32.
-    Raises CheckpointError, naming the file or setting and the remedy.
+    A directory or hub id has the files of transformers' CLIPModel, or of OpenCLIP; a file is one of OpenAI's `.pt`
+    archives or a state dict under the same names. precision: "float32", "float64", or "bf16": the text tower multiplies
+    matrices in bfloat16, all else is in float32. Raises CheckpointError, naming the file or setting and the remedy.
     """
-    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    directory = _directory(name)
+    path = _path(name)
     dtype = torch.float64 if precision == "float64" else torch.float32
     products = torch.bfloat16 if precision == "bf16" else dtype
+    model, processor, tokenizer, files = _read(name, path, dtype)
+    try:
+        model = model.to(device).eval().requires_grad_(False)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise CheckpointError(
+            f"device must be one that PyTorch has here, got {device!r}: {_first_line(error)};"
+            " --device cpu works everywhere"
+        ) from error
+    return Backbone(
+        files=files,
+        image=ImageEncoder(model, processor),
+        text=TextEncoder.of(model, tokenizer.bos_token_id, products),
+        tokenizer=tokenizer,
+        logit_scale=model.logit_scale.detach(),
+        licence=licence_of(path if path.is_dir() else path.parent),
+    )
+
+
+def licence_of(directory: Path) -> str:
+    """The licence that a model card's header states, or "not stated"."""
+    try:
+        text = (directory / CARD).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return "not stated"
+    header = text.removeprefix("---\n").partition("\n---")[0] if text.startswith("---\n") else ""
+    match = re.search(r"^license:[ \t]*(\S.*)$", header, flags=re.MULTILINE)
+    return match[1].strip().strip("\"'") if match else "not stated"
+
+
+def _read(name: str, path: Path, dtype: torch.dtype) -> tuple[Any, Any, Any, list[Path]]:
+    """The model, the preprocessing and the tokenizer of a checkpoint, and the files that they were read from."""
+    if path.is_file():
+        model = to_clip_model(read_weights(path), str(path))
+        return model.to(dtype), standard_processor(model.config.vision_config.image_size), _tokenizer(), [path]
+    if (path / OPEN_CLIP).is_file() and not (path / "config.json").is_file():
+        return _read_open_clip(path, dtype)
+    files = sorted({file for pattern in FILES for file in path.glob(pattern)})
+    return (*_read_transformers(name, path, dtype), files)
+
+
+def _read_transformers(name: str, directory: Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
+    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+
+    _check_kind(name, directory)
     try:
         loaded: Any = CLIPModel.from_pretrained(
             directory, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -110,20 +162,52 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
             f"checkpoint {name!r} in {directory} lacks {len(report['missing_keys'])} weights of a CLIPModel,"
             f" the first is {min(report['missing_keys'])}: fetch it again, or name a complete one"
         )
+    return model, processor, tokenizer
+
+
+def _check_kind(name: str, directory: Path) -> None:
+    """Raises CheckpointError for a model of transformers that is no CLIP; what is damaged is for the loader to say."""
     try:
-        model = model.to(device).eval().requires_grad_(False)
-    except (RuntimeError, AssertionError, TypeError) as error:
+        kind = json.loads((directory / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if kind in ("siglip", "siglip2"):
         raise CheckpointError(
-            f"device must be one that PyTorch has here, got {device!r}: {_first_line(error)};"
-            " --device cpu works everywhere"
-        ) from error
-    return Backbone(
-        directory=directory,
-        image=ImageEncoder(model, processor),
-        text=TextEncoder.of(model, tokenizer.bos_token_id, products),
-        tokenizer=tokenizer,
-        logit_scale=model.logit_scale.detach(),
+            f"checkpoint {name!r} is a SigLIP, whose text tower is not causal: what fedpgp shares between classes is"
+            " not the same there; choose a CLIP, such as openai/clip-vit-base-patch16"
+        )
+    if kind != "clip":
+        raise CheckpointError(
+            f"checkpoint {name!r} must be a CLIPModel of transformers, model_type 'clip': its config.json says {kind!r}"
+        )
+
+
+def _read_open_clip(directory: Path, dtype: torch.dtype) -> tuple[Any, Any, Any, list[Path]]:
+    config = directory / OPEN_CLIP
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+        model_cfg, preprocess = content["model_cfg"], content.get("preprocess_cfg", {})
+        vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
+        of_vision, of_text = int(vision.get("head_width", HEAD)), int(text["heads"])
+        quick = bool(model_cfg.get("quick_gelu", False))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{config} is not OpenCLIP's: {_first_line(error)}; fetch it again") from error
+    if "hf_tokenizer_name" in text or "hf_model_name" in text:
+        raise CheckpointError(f"{config}: text_cfg names a text tower or tokenizer of another kind than CLIP's own")
+    weights = next((directory / file for file in OPEN_CLIP_WEIGHTS if (directory / file).is_file()), None)
+    if weights is None:
+        raise CheckpointError(f"checkpoint {directory} lacks {' or '.join(OPEN_CLIP_WEIGHTS)}: fetch it again")
+    model = to_clip_model(
+        read_weights(weights), str(weights), quick_gelu=quick, vision_head=of_vision, text_heads=of_text
     )
+    processor = standard_processor(model.config.vision_config.image_size, preprocess)
+    return model.to(dtype), processor, _tokenizer(), [config, weights]
+
+
+def _tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(assets.verified(TOKENIZER), local_files_only=True)
 
 
 def bfloat16_speed(device: str) -> float:
@@ -136,10 +220,10 @@ def bfloat16_speed(device: str) -> float:
     return seconds(torch.float32) / seconds(torch.bfloat16)
 
 
-def _directory(name: str) -> Path:
+def _path(name: str) -> Path:
     if name == EMBEDDED:
         return assets.verified(EMBEDDED)
-    if Path(name).is_dir():
+    if Path(name).exists():
         return Path(name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise CheckpointError(
@@ -149,7 +233,7 @@ def _directory(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=FILES))
+        return Path(snapshot_download(name, allow_patterns=[*FILES, CARD]))
     except Exception as error:  # network, authorisation and name errors of several libraries
         raise CheckpointError(
             f"checkpoint {name!r} is neither a directory nor to be had from the hub: {_first_line(error)};"

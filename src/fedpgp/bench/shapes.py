@@ -6,7 +6,6 @@ does not depend on what the numbers are. "pictoclip" is the embedded checkpoint 
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,7 +143,7 @@ def random_backbone(model: "CLIPModel") -> Backbone:
     """The library's encoders on such a model. There are no pictures, so there is no preprocessing."""
     tokenizer = CountingTokenizer()
     return Backbone(
-        directory=Path("random weights"),
+        files=(),
         image=ImageEncoder(model, processor=None),  # type: ignore[arg-type]
         text=TextEncoder.of(model, tokenizer.bos_token_id),
         tokenizer=tokenizer,

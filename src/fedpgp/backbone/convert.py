@@ -1,0 +1,178 @@
+"""Weights under the names of OpenAI's code and of OpenCLIP -> a transformers CLIPModel.
+
+Letters: w width of a tower, D feature width.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fedpgp.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel
+
+HEAD = 64  # the width of an attention head in every CLIP of OpenAI's; OpenCLIP's configs say theirs
+START, END = 49406, 49407  # of OpenAI's vocabulary
+IN_LAYER = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+OF_TEXT = {
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight",
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+}
+OF_IMAGES = {
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
+    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+    "logit_scale": "logit_scale",
+}
+TRANSPOSED = {"text_projection": "text_projection.weight", "visual.proj": "visual_projection.weight"}
+LAYER = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
+NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask", "visual.attn_mask"}  # of the archives
+ELSEWHERE = {
+    "visual.layer1": "a ResNet",
+    "visual.trunk": "a tower of timm",
+    "visual.head": "a tower of timm",
+    "logit_bias": "SigLIP",
+    "text_decoder": "CoCa",
+    "visual.attn_pool": "a tower with attention pooling",
+}
+
+
+def to_clip_model(
+    weights: Mapping[str, Tensor],
+    where: str,
+    *,
+    quick_gelu: bool = True,
+    vision_head: int = HEAD,
+    text_heads: int | None = None,
+) -> "CLIPModel":
+    """A CLIPModel in float32 with these weights; all of its shape is theirs.
+
+    where: what a message calls them. vision_head: width of an attention head of the image tower; text_heads: None takes
+    heads of 64. Raises CheckpointError for weights that are not those of two transformers of CLIP's shape.
+    """
+    from transformers import CLIPConfig, CLIPModel
+
+    given = {_plain(name): tensor for name, tensor in weights.items()}
+    given = {name: tensor for name, tensor in given.items() if name not in NO_WEIGHTS}
+    for name in given:
+        other = next((what for start, what in ELSEWHERE.items() if name.startswith(start)), None)
+        if other is not None:
+            raise CheckpointError(
+                f"checkpoint {where} has {name!r}, which is of {other}: only CLIPs of a vision transformer and a text"
+                " transformer can be read, such as ViT-B-32, ViT-B-16 and ViT-L-14"
+            )
+    named: dict[str, Tensor] = {}
+    for name, tensor in given.items():
+        named |= _renamed(name, tensor, where)
+    try:
+        patches = named["vision_model.embeddings.patch_embedding.weight"]
+        places = named["vision_model.embeddings.position_embedding.weight"]
+        tokens = named["text_model.embeddings.token_embedding.weight"]
+        context = named["text_model.embeddings.position_embedding.weight"]
+        features = {name: len(named[name]) for name in ("text_projection.weight", "visual_projection.weight")}
+        towers = {
+            tower: {
+                "hidden_size": width,
+                "intermediate_size": len(named[f"{tower}.encoder.layers.0.mlp.fc1.weight"]),
+                "num_hidden_layers": 1 + max(int(key.split(".")[3]) for key in named if key.startswith(f"{tower}.enc")),
+                "num_attention_heads": heads,
+                "hidden_act": "quick_gelu" if quick_gelu else "gelu",
+            }
+            for tower, width, heads in (
+                ("text_model", tokens.shape[1], text_heads or tokens.shape[1] // HEAD),
+                ("vision_model", len(patches), len(patches) // vision_head),
+            )
+        }
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint {where} lacks {error}: fetch it again, or name a complete one") from error
+    if len(set(features.values())) != 1:
+        raise CheckpointError(
+            f"checkpoint {where}: its towers disagree, text features are {features['text_projection.weight']} wide and"
+            f" image features {features['visual_projection.weight']}: they are not of one CLIP"
+        )
+    side = round((len(places) - 1) ** 0.5)
+    config = CLIPConfig(
+        text_config={
+            **towers["text_model"],
+            "vocab_size": len(tokens),
+            "max_position_embeddings": len(context),
+            "bos_token_id": START,
+            "eos_token_id": END,
+        },
+        vision_config={
+            **towers["vision_model"],
+            "patch_size": patches.shape[-1],
+            "image_size": side * patches.shape[-1],
+        },
+        projection_dim=next(iter(features.values())),
+    )
+    with torch.device("meta"):
+        model = CLIPModel(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in named.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise CheckpointError(
+                f"checkpoint {where} does not fit CLIP's shape: {name} must be {expected.get(name, 'absent')}, is"
+                f" {found.get(name, 'missing')}: fetch it again, or name another"
+            )
+    model = CLIPModel(config)
+    model.load_state_dict({name: tensor.float() for name, tensor in named.items()})
+    return model
+
+
+def _plain(name: str) -> str:
+    """A name without what training tools put before it, and as OpenAI's code has it."""
+    name = name.removeprefix("module.")
+    return name.removeprefix("text.") if name.startswith("text.") else name
+
+
+def _renamed(name: str, tensor: Tensor, where: str) -> dict[str, Tensor]:
+    if name in OF_TEXT or name in OF_IMAGES:
+        return {{**OF_TEXT, **OF_IMAGES}[name]: tensor}
+    if name in TRANSPOSED:
+        return {TRANSPOSED[name]: tensor.T.contiguous()}
+    match = LAYER.fullmatch(name)
+    if match:
+        tower, number, rest = match.groups()
+        start = f"{'vision' if tower else 'text'}_model.encoder.layers.{number}"
+        part, _, kind = rest.rpartition(".")
+        if rest.startswith("attn.in_proj_"):
+            kind = rest.removeprefix("attn.in_proj_")
+            return {f"{start}.self_attn.{one}_proj.{kind}": x for one, x in zip("qkv", tensor.chunk(3), strict=True)}
+        if part in IN_LAYER:
+            return {f"{start}.{IN_LAYER[part]}.{kind}": tensor}
+    raise CheckpointError(
+        f"checkpoint {where} has {name!r}, which CLIP's code has no place for: only CLIPs of a vision transformer and a"
+        " text transformer can be read"
+    )
+
+
+def standard_processor(size: int, settings: Mapping[str, Any] | None = None) -> Any:
+    """CLIP's preprocessing: the shorter side to `size` pixels, bicubic, the middle, mean and deviation.
+
+    settings: OpenCLIP's preprocess_cfg, whose mean and std count.
+    """
+    from transformers import CLIPImageProcessorPil
+
+    given = settings or {}
+    own = {name: given[key] for name, key in (("image_mean", "mean"), ("image_std", "std")) if key in given}
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, resample=3, **own
+    )
