@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from fedpgp.data.sources import cifar, coop, mnist
+from fedpgp.data.sources import cifar, coop, domains, mnist
 from fedpgp.data.sources.listing import Layout
 from fedpgp.errors import DataError
 
 COOP = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
+DOMAIN_BED = "https://github.com/facebookresearch/DomainBed"
+DOMAINNET = "https://ai.bu.edu/M3SDA"
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,22 @@ KNOWN: Mapping[str, Known] = {
         "https://github.com/zalandoresearch/fashion-mnist",
     ),
     "kmnist": Known(("kmnist", "KMNIST"), "idx", "https://github.com/rois-codh/kmnist"),
+    "office_caltech10": Known(
+        ("office_caltech10", "office_caltech_10"), "office_caltech10", "https://github.com/med-air/FedBN"
+    ),
+    "pacs": Known(("pacs", "PACS"), "pacs", DOMAIN_BED),
+    "office_home": Known(("office_home", "OfficeHome"), "office_home", DOMAIN_BED),
+    "vlcs": Known(("vlcs", "VLCS"), "vlcs", DOMAIN_BED),
+    "domainnet": Known(("domainnet", "DomainNet"), "domainnet", DOMAINNET),
+    "domainnet10": Known(("domainnet", "DomainNet"), "domainnet10", DOMAINNET),
 }
 NAMES = tuple(KNOWN)
+
+
+def _has_domains(path: Path, name: str) -> bool:
+    return domains.recognised(path) == name
+
+
 LAYOUTS: Mapping[str, Layout] = {
     "coop": Layout(
         "split_zhou_….json of CoOp, with lists of path, label and class name, beside its images",
@@ -57,6 +74,24 @@ LAYOUTS: Mapping[str, Layout] = {
         cifar.recognises,
         cifar.read,
     ),
+    "domainnet": Layout(
+        "clipart_train.txt, clipart_test.txt and the lists of the other five domains of DomainNet, and their images",
+        domains.has_lists,
+        domains.read_lists,
+    ),
+    "domainnet10": Layout(
+        "the same, of which the ten classes of FedBN are read; by name alone",
+        lambda _: False,
+        domains.read_ten,
+    ),
+    **{
+        name: Layout(
+            f"a folder for each of {', '.join(of)}, in each one for each class",
+            partial(_has_domains, name=name),
+            partial(domains.read_folders, name=name),
+        )
+        for name, of in domains.FOLDERS.items()
+    },
 }
 
 
