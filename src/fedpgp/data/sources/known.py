@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fedpgp.data.sources import cifar, coop, domains, mnist
+from fedpgp.data.sources import cifar, coop, domains, imagenet, mnist
 from fedpgp.data.sources.listing import Layout
 from fedpgp.errors import DataError
 
@@ -33,6 +33,8 @@ KNOWN: Mapping[str, Known] = {
     "ucf101": Known(("ucf101",), "coop", COOP),
     "stanford_cars": Known(("stanford_cars",), "coop", COOP),
     "sun397": Known(("sun397",), "coop", COOP),
+    "fgvc_aircraft": Known(("fgvc_aircraft",), "fgvc_aircraft", COOP),
+    "imagenet": Known(("imagenet",), "imagenet", COOP),
     "cifar10": Known((cifar.CIFAR10.folder, cifar.CIFAR10.archive, "cifar10", "cifar-10"), "cifar", cifar.PAGE),
     "cifar100": Known((cifar.CIFAR100.folder, cifar.CIFAR100.archive, "cifar100", "cifar-100"), "cifar", cifar.PAGE),
     "mnist": Known(("mnist", "MNIST"), "idx", "http://yann.lecun.com/exdb/mnist"),
@@ -63,6 +65,16 @@ LAYOUTS: Mapping[str, Layout] = {
         "split_zhou_….json of CoOp, with lists of path, label and class name, beside its images",
         coop.recognises,
         coop.read,
+    ),
+    "fgvc_aircraft": Layout(
+        "variants.txt, images_variant_train.txt, …val.txt, …test.txt, and images/NUMBER.jpg",
+        imagenet.is_aircraft,
+        imagenet.read_aircraft,
+    ),
+    "imagenet": Layout(
+        "images/train/IDENTIFIER/…, images/val/IDENTIFIER/…, and classnames.txt with identifiers and names",
+        imagenet.is_imagenet,
+        imagenet.read_imagenet,
     ),
     "idx": Layout(
         "train-images-idx3-ubyte, train-labels-idx1-ubyte and t10k-…, gzipped or not, as of MNIST",
