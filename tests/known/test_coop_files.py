@@ -139,7 +139,7 @@ def test_two_files_in_a_directory(laid):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_not_there_is_told_with_its_places_and_page(tmp_path, name, monkeypatch):
     monkeypatch.setattr("pathlib.Path.exists", lambda path: False)  # a real copy may be installed
-    with pytest.raises(DataError, match=rf"{name} is not in data.root: looked at .*{KNOWN[name].places[0]}.*https://"):
+    with pytest.raises(DataError, match=rf"{name} is not in data.root: looked at .*{KNOWN[name].places[0]}.*https?://"):
         find(name, tmp_path)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpgp.data.pictures import Placed, Stored, decode, reason, unheard
-from fedpgp.data.sources import SPLITS, layout_of, read_listing
+from fedpgp.data.sources import SPLITS, known, located, read_listing
 from fedpgp.data.sources.listing import Listing, divided, to_source
 from fedpgp.errors import DataError
 
@@ -71,11 +71,11 @@ def check(
     """
     layout = ""
     try:
-        if Path(data.source).exists():
-            layout = layout_of(Path(data.source), data.layout)
+        if Path(data.source).exists() or data.source in known.NAMES:
+            _, layout = located(data)
         found = read_listing(data)
     except DataError as error:
-        if not Path(data.source).exists():
+        if not layout and not Path(data.source).exists():
             raise
         return Report(layout, 0, {}, (), {}, (Finding(True, str(error)),))
     findings: list[Finding] = []

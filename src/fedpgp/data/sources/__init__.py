@@ -32,20 +32,24 @@ def read_listing(data: "DataConfig") -> Listing:
     """All images of a source that is not embedded, before they are divided into splits; errors as in `load_source`."""
     if data.source.startswith(hugging_face.HUB):
         return hugging_face.read_hub(data.source, data)
-    wanted = data.layout
+    path, layout = located(data)
+    return LAYOUTS[layout].read(path, data)
+
+
+def located(data: "DataConfig") -> tuple[Path, str]:
+    """Where a source lies on the disk, and the name of its layout; errors as in `load_source`."""
     if data.source in known.NAMES:
+        wanted = known.layout(data.source) if data.layout == AUTO else data.layout
         path = known.find(data.source, Path(data.root))
-        if wanted == AUTO:
-            wanted = known.layout(data.source)
-    else:
-        path = Path(data.source)
+        return path, layout_of(path, wanted)
+    path = Path(data.source)
     if not path.exists():
         names = [pictograms.NAME, *known.NAMES]
         raise DataError(
             f"data.source must be a directory or file that exists, or a known name, got {data.source!r};"
             f" {nearest(data.source, names)}"
         )
-    return LAYOUTS[layout_of(path, wanted)].read(path, data)
+    return path, layout_of(path, data.layout)
 
 
 def layout_of(path: Path, wanted: str = AUTO) -> str:

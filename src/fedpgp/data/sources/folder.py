@@ -136,7 +136,7 @@ def _some(names: Mapping[str, object]) -> str:
 
 def _folders(directory: Path) -> list[str]:
     with os.scandir(directory) as entries:
-        return sorted(entry.name for entry in entries if not _hidden(entry.name) and entry.is_dir())
+        return sorted(entry.name for entry in entries if not hidden(entry.name) and entry.is_dir())
 
 
 def _depth(folder: Path, left: int = 4) -> int | None:
@@ -144,7 +144,7 @@ def _depth(folder: Path, left: int = 4) -> int | None:
     with os.scandir(folder) as entries:
         below = []
         for entry in entries:
-            if _hidden(entry.name):
+            if hidden(entry.name):
                 continue
             if entry.is_dir():
                 below.append(entry.name)
@@ -157,7 +157,8 @@ def _depth(folder: Path, left: int = 4) -> int | None:
     return None if first is None else first + 1
 
 
-def _hidden(name: str) -> bool:
+def hidden(name: str) -> bool:
+    """Whether a file or folder is none of the data set's, by its name."""
     return name.startswith((".", "__"))
 
 
@@ -237,7 +238,7 @@ def _walk(
     with os.scandir(root / folder) as entries:
         for entry in entries:
             inner = f"{folder}/{entry.name}" if folder else entry.name
-            if _hidden(entry.name):
+            if hidden(entry.name):
                 ignored["hidden"] += 1
             elif entry.is_dir():
                 if not entry.is_symlink() or _leads_on(root, inner, chain):

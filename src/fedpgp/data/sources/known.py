@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from fedpgp.data.sources import cifar, coop, mnist
+from fedpgp.data.sources import cifar, coop, domains, imagenet, mnist
 from fedpgp.data.sources.listing import Layout
 from fedpgp.errors import DataError
 
 COOP = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
+DOMAIN_BED = "https://github.com/facebookresearch/DomainBed"
+DOMAINNET = "https://ai.bu.edu/M3SDA"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ KNOWN: Mapping[str, Known] = {
     "ucf101": Known(("ucf101",), "coop", COOP),
     "stanford_cars": Known(("stanford_cars",), "coop", COOP),
     "sun397": Known(("sun397",), "coop", COOP),
+    "fgvc_aircraft": Known(("fgvc_aircraft",), "fgvc_aircraft", COOP),
+    "imagenet": Known(("imagenet",), "imagenet", COOP),
     "cifar10": Known((cifar.CIFAR10.folder, cifar.CIFAR10.archive, "cifar10", "cifar-10"), "cifar", cifar.PAGE),
     "cifar100": Known((cifar.CIFAR100.folder, cifar.CIFAR100.archive, "cifar100", "cifar-100"), "cifar", cifar.PAGE),
     "mnist": Known(("mnist", "MNIST"), "idx", "http://yann.lecun.com/exdb/mnist"),
@@ -39,13 +44,37 @@ KNOWN: Mapping[str, Known] = {
         "https://github.com/zalandoresearch/fashion-mnist",
     ),
     "kmnist": Known(("kmnist", "KMNIST"), "idx", "https://github.com/rois-codh/kmnist"),
+    "office_caltech10": Known(
+        ("office_caltech10", "office_caltech_10"), "office_caltech10", "https://github.com/med-air/FedBN"
+    ),
+    "pacs": Known(("pacs", "PACS"), "pacs", DOMAIN_BED),
+    "office_home": Known(("office_home", "OfficeHome"), "office_home", DOMAIN_BED),
+    "vlcs": Known(("vlcs", "VLCS"), "vlcs", DOMAIN_BED),
+    "domainnet": Known(("domainnet", "DomainNet"), "domainnet", DOMAINNET),
+    "domainnet10": Known(("domainnet", "DomainNet"), "domainnet10", DOMAINNET),
 }
 NAMES = tuple(KNOWN)
+
+
+def _has_domains(path: Path, name: str) -> bool:
+    return domains.recognised(path) == name
+
+
 LAYOUTS: Mapping[str, Layout] = {
     "coop": Layout(
         "split_zhou_….json of CoOp, with lists of path, label and class name, beside its images",
         coop.recognises,
         coop.read,
+    ),
+    "fgvc_aircraft": Layout(
+        "variants.txt, images_variant_train.txt, …val.txt, …test.txt, and images/NUMBER.jpg",
+        imagenet.is_aircraft,
+        imagenet.read_aircraft,
+    ),
+    "imagenet": Layout(
+        "images/train/IDENTIFIER/…, images/val/IDENTIFIER/…, and classnames.txt with identifiers and names",
+        imagenet.is_imagenet,
+        imagenet.read_imagenet,
     ),
     "idx": Layout(
         "train-images-idx3-ubyte, train-labels-idx1-ubyte and t10k-…, gzipped or not, as of MNIST",
@@ -57,6 +86,24 @@ LAYOUTS: Mapping[str, Layout] = {
         cifar.recognises,
         cifar.read,
     ),
+    "domainnet": Layout(
+        "clipart_train.txt, clipart_test.txt and the lists of the other five domains of DomainNet, and their images",
+        domains.has_lists,
+        domains.read_lists,
+    ),
+    "domainnet10": Layout(
+        "the same, of which the ten classes of FedBN are read; by name alone",
+        lambda _: False,
+        domains.read_ten,
+    ),
+    **{
+        name: Layout(
+            f"a folder for each of {', '.join(of)}, in each one for each class",
+            partial(_has_domains, name=name),
+            partial(domains.read_folders, name=name),
+        )
+        for name, of in domains.FOLDERS.items()
+    },
 }
 
 

@@ -1,0 +1,33 @@
+"""docs/data-sets.md says of every known data set what the code does."""
+
+import re
+from pathlib import Path
+
+from fedpgp.data.sources import coop, domains, mnist
+from fedpgp.data.sources.known import KNOWN
+
+PAGE = (Path(__file__).parents[2] / "docs" / "data-sets.md").read_text(encoding="utf-8")
+ROWS = {
+    cells[0].strip(" `"): cells for cells in (line.strip("|").split("|") for line in re.findall(r"^\| `.*", PAGE, re.M))
+}
+
+
+def test_every_name_has_a_row_with_its_place():
+    assert set(ROWS) == set(KNOWN)
+    for name, known in KNOWN.items():
+        place = ROWS[name][1]
+        assert place.strip() == "the same" or f"`{known.places[0]}" in place
+        assert known.page in PAGE
+
+
+def test_templates():
+    for form in coop.FORMS.values():
+        assert ROWS[form.name][3].strip() == form.template
+    for name, form in mnist.FORMS.items():
+        assert ROWS[name][2].strip() == form.template
+
+
+def test_domains():
+    for name, of in {**domains.FOLDERS, "domainnet": domains.DOMAINNET}.items():
+        assert ROWS[name][2].strip() == ", ".join(of)
+    assert ", ".join(domains.TEN) in " ".join(PAGE.split())
