@@ -1,0 +1,337 @@
+"""Checkpoints of other code, against that code on random weights, and files that must not be trusted."""
+
+import importlib.machinery
+import importlib.util
+import json
+import os
+import pickle
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from fedpgp import assets
+from fedpgp.backbone import load_backbone
+from fedpgp.backbone.load import licence_of
+from fedpgp.errors import CheckpointError
+
+NAMES = ("ant", "red apple", "fire_engine", "café's pâté", "Boeing 737-800")
+SMALL = {"embed_dim": 96, "width": 128, "layers": 2, "patch": 8, "size": 32, "context": 77}
+REAL = {"embed_dim": 512, "width": 512, "layers": 12, "patch": 16, "size": 224, "context": 77}
+
+
+def module_of(package: str, name: str):
+    """One file of an installed package, without what importing the package would need."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: pip install --no-deps -r tests/references.txt")
+    (directory,) = importlib.util.find_spec(package).submodule_search_locations
+    spec = importlib.util.spec_from_file_location(f"reference_{package}_{name}", Path(directory) / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def reference_tokenizer():
+    return module_of("clip", "simple_tokenizer").SimpleTokenizer()
+
+
+class _Anything(type):
+    """A class that has whatever attribute it is asked for."""
+
+    def __getattr__(cls, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return
+
+
+class _Stub(types.ModuleType):
+    """Enough of torchvision for its names to be imported."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything(name, (), {})
+
+
+@pytest.fixture(scope="module")
+def open_clip_model():
+    """OpenCLIP's own CLIP; torchvision, which it imports for preprocessing, does not load here."""
+    if importlib.util.find_spec("open_clip") is None:
+        pytest.skip("open_clip is not installed: pip install --no-deps -r tests/references.txt")
+    from transformers import CLIPModel  # before the stub, which transformers would take for the real thing
+
+    assert CLIPModel
+    before = set(sys.modules)
+    for name in ("", ".transforms", ".transforms.functional", ".ops", ".ops.misc"):
+        stub = _Stub(f"torchvision{name}")
+        stub.__path__, stub.__spec__ = [], importlib.machinery.ModuleSpec(stub.__name__, None)
+        sys.modules[stub.__name__] = stub
+        parent, _, child = stub.__name__.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, stub)
+    try:
+        from open_clip.model import CLIP
+
+        yield CLIP
+    finally:
+        for name in set(sys.modules) - before:
+            if name.startswith(("torchvision", "open_clip")):
+                del sys.modules[name]
+
+
+def randomised(model, scale=0.05):
+    """Weights that are not near zero, so that a mistake tells."""
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        noise = torch.randn(weight.shape, generator=generator)
+        weight.data = 1 + 0.1 * noise if name.endswith(("ln_1.weight", "ln_2.weight")) else scale * noise
+    model.logit_scale.data = torch.tensor(3.0)
+    return model.float().eval().requires_grad_(False)
+
+
+def openai_model(shape):
+    CLIP = module_of("clip", "model").CLIP
+    heads, layers = shape["width"] // 64, shape["layers"]
+    wide = 768 if shape is REAL else 192
+    model = CLIP(
+        shape["embed_dim"], shape["size"], layers, wide, shape["patch"], shape["context"], 49408, shape["width"],
+        heads, layers,
+    )  # fmt: skip
+    return randomised(model)
+
+
+def texts(tokenizer, names=NAMES, length=77):
+    rows = [[49406, *tokenizer.encode(f"a photo of a {name.replace('_', ' ')}."), 49407] for name in names]
+    return torch.tensor([row + [0] * (length - len(row)) for row in rows])
+
+
+def check(checkpoint, model, shape, tokenizer):
+    """Text and image features of our backbone against the reference's; the largest difference."""
+    backbone = load_backbone(str(checkpoint))
+    pixels = torch.randn(2, 3, shape["size"], shape["size"], generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        of_text = F.normalize(model.encode_text(texts(tokenizer)), dim=-1)
+        of_images = F.normalize(model.encode_image(pixels), dim=-1)
+    ours = backbone.template_features("a photo of a {}.", NAMES), backbone.image.encode(pixels)
+    difference = max((a - b).abs().max().item() for a, b in zip(ours, (of_text, of_images), strict=True))
+    assert difference < 1e-4
+    assert backbone.logit_scale.item() == pytest.approx(3.0)
+    spread = (of_text[0] - of_text[1]).abs().max(), (of_images[0] - of_images[1]).abs().max()
+    assert min(spread) > 0.01, "features that are all the same would agree with anything"
+    return difference
+
+
+def saved_open_clip(directory, CLIP, shape, quick_gelu, as_bin=False):
+    wide = 768 if shape is REAL else 192
+    vision = {"image_size": shape["size"], "layers": shape["layers"], "width": wide, "patch_size": shape["patch"]}
+    text = {"context_length": 77, "vocab_size": 49408, "width": shape["width"], "heads": shape["width"] // 64}
+    config = {"embed_dim": shape["embed_dim"], "vision_cfg": vision, "text_cfg": {**text, "layers": shape["layers"]}}
+    model = randomised(CLIP(**config, quick_gelu=quick_gelu))
+    config |= {"quick_gelu": True} if quick_gelu else {}
+    preprocess = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "interpolation": "bicubic"}
+    content = {"model_cfg": config, "preprocess_cfg": preprocess}
+    (directory / "open_clip_config.json").write_text(json.dumps(content))
+    weights = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
+    if as_bin:
+        torch.save(weights, directory / "open_clip_pytorch_model.bin")
+    else:
+        save_file(weights, directory / "open_clip_model.safetensors")
+    return model
+
+
+def saved_script(file, model, size):
+    """As OpenAI's files are: a TorchScript archive, here with the weights alone used."""
+
+    class Program(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.visual, self.transformer, self.ln_final = model.visual, model.transformer, model.ln_final
+            self.token_embedding = model.token_embedding
+            self.positional_embedding, self.text_projection = model.positional_embedding, model.text_projection
+            self.logit_scale = model.logit_scale
+            self.register_buffer("input_resolution", torch.tensor(size))
+
+        def forward(self, pixels):
+            return self.visual(pixels) * self.logit_scale
+
+    with torch.no_grad():
+        program = torch.jit.trace(Program().eval(), torch.zeros(1, 3, size, size), check_trace=False)
+    torch.jit.save(program, str(file))
+
+
+@pytest.mark.parametrize("kind", ["script", "state dict", "safetensors"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_openais_files_give_the_features_of_openais_code(kind, tmp_path, reference_tokenizer):
+    model, file = openai_model(SMALL), tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pt")
+    if kind == "script":
+        saved_script(file, model, SMALL["size"])
+    elif kind == "state dict":
+        torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in model.state_dict().items()}}, file)
+    else:
+        save_file(model.state_dict(), file)
+    check(file, model, SMALL, reference_tokenizer)
+
+
+@pytest.mark.parametrize(("quick_gelu", "as_bin"), [(True, False), (False, False), (False, True)])
+def test_openclips_files_give_the_features_of_openclip(
+    quick_gelu, as_bin, tmp_path, open_clip_model, reference_tokenizer
+):
+    model = saved_open_clip(tmp_path, open_clip_model, SMALL, quick_gelu, as_bin)
+    check(tmp_path, model, SMALL, reference_tokenizer)
+    processor = load_backbone(str(tmp_path)).image.processor
+    assert list(processor.image_mean) == [0.5, 0.4, 0.3] and processor.crop_size["height"] == 32
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("form", ["openai", "open-clip", "transformers"])
+def test_vit_b_16_in_every_form(form, tmp_path, request, reference_tokenizer, record_property):
+    if form == "openai":
+        model = openai_model(REAL)
+        saved_script(tmp_path / "ViT-B-16.pt", model, 224)
+        found = check(tmp_path / "ViT-B-16.pt", model, REAL, reference_tokenizer)
+    else:
+        model = saved_open_clip(tmp_path, request.getfixturevalue("open_clip_model"), REAL, quick_gelu=True)
+        where = tmp_path
+        if form == "transformers":
+            backbone, where = load_backbone(str(tmp_path)), tmp_path / "converted"
+            backbone.image.model.half().save_pretrained(where, max_shard_size="100MB")
+            for asset in ("tokenizer.json", "tokenizer_config.json"):
+                (where / asset).write_bytes((assets.DIRECTORY / "clip-tokenizer" / asset).read_bytes())
+            backbone.image.processor.save_pretrained(where)
+            assert len(list(where.glob("*.safetensors"))) > 1, "shards, in half precision"
+            model = model.half().float()
+        found = check(where, model, REAL, reference_tokenizer)
+    record_property("largest difference", found)
+    print(f"{form}: largest difference {found:.1e}")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=0x17F), max_size=40))
+def test_the_tokenizer_has_the_reference_tokenizers_ids(reference_tokenizer, tokenizer, text):
+    import ftfy
+
+    plain = ftfy.fix_text(text)
+    if plain != text or "&" in text or any("\x7f" <= character <= "\xa0" for character in text):
+        return  # mending broken text is no part of a tokenizer of transformers
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == reference_tokenizer.encode(text)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(assets.verified("clip-tokenizer"))
+
+
+# ---------------------------------------------------------------------------------------------------- not to be trusted
+
+
+class Malicious:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+def test_a_pickle_that_would_act_does_nothing(tmp_path):
+    target, file = str(tmp_path / "done"), tmp_path / "x.pt"
+    torch.save({"a": Malicious(target)}, file)
+    with pytest.raises(CheckpointError, match=r"x\.pt cannot be read"):
+        load_backbone(str(file))
+    with zipfile.ZipFile(tmp_path / "y.pt", "w") as archive:  # a TorchScript archive by its looks
+        archive.writestr("y/data.pkl", pickle.dumps(Malicious(target)))
+        archive.writestr("y/constants.pkl", b"")
+    with pytest.raises(CheckpointError, match=r"y\.pt cannot be read: it asks for (posix|nt)\.mkdir"):
+        load_backbone(str(tmp_path / "y.pt"))
+    assert not Path(target).exists()
+
+
+def damaged(directory, *, weights=None, config=None):
+    """A directory of OpenCLIP's with a fault."""
+    good = {"model_cfg": {"vision_cfg": {}, "text_cfg": {"heads": 2}}}
+    (directory / "open_clip_config.json").write_text(config or json.dumps(good))
+    if weights is not None:
+        save_file(
+            {name: torch.zeros(shape) for name, shape in weights.items()}, directory / "open_clip_model.safetensors"
+        )
+    return str(directory)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"config": "{"}, "open_clip_config.json is not OpenCLIP's"),
+        (
+            {"config": '{"model_cfg": {"vision_cfg": {}, "text_cfg": {"heads": 2, "hf_model_name": "x"}}}'},
+            "another kind",
+        ),
+        ({}, "lacks open_clip_model.safetensors"),
+        (
+            {"weights": {"visual.layer1.0.conv1.weight": (1,)}},
+            "which is of a ResNet: only CLIPs of a vision transformer",
+        ),
+        ({"weights": {"visual.trunk.stem.weight": (1,)}}, "which is of a tower of timm"),
+        ({"weights": {"logit_bias": (1,)}}, "which is of SigLIP"),
+        ({"weights": {"what": (1,)}}, "which CLIP's code has no place for"),
+        ({"weights": {"logit_scale": (1,)}}, "lacks 'vision_model.embeddings.patch_embedding.weight'"),
+    ],
+)
+def test_what_is_no_clip_is_refused_in_a_line(given, message, tmp_path):
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_backbone(damaged(tmp_path, **given))
+    assert "\n" not in str(caught.value)
+
+
+def test_towers_that_disagree_and_files_cut_short_are_refused(tmp_path):
+    model = openai_model(SMALL)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_file({**weights, "text_projection": torch.zeros(128, 64)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="towers disagree, text features are 64 wide and image features 96"):
+        load_backbone(str(tmp_path / "a.safetensors"))
+    save_file({**weights, "ln_final.bias": torch.zeros(5)}, tmp_path / "b.safetensors")
+    with pytest.raises(CheckpointError, match=r"final_layer_norm\.bias must be \(128,\), is \(5,\)"):
+        load_backbone(str(tmp_path / "b.safetensors"))
+    whole = (tmp_path / "a.safetensors").read_bytes()
+    (tmp_path / "c.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=r"c\.safetensors cannot be read"):
+        load_backbone(str(tmp_path / "c.safetensors"))
+    (tmp_path / "d.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"d\.pt"):
+        load_backbone(str(tmp_path / "d.pt"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("siglip", "text tower is not causal"), ("bert", "its config.json says 'bert'")]
+)
+def test_other_models_of_transformers_are_refused(kind, message, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(CheckpointError, match=message):
+        load_backbone(str(tmp_path))
+
+
+def test_the_hub_is_not_asked_when_it_is_said_to_be_away(monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="neither a directory nor to be had from the hub") as caught:
+        load_backbone("nobody/nothing")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_licence_is_what_the_model_card_says(tmp_path, backbone):
+    assert backbone.licence == "apache-2.0"
+    assert licence_of(tmp_path) == "not stated"
+    (tmp_path / "README.md").write_text('---\ntags: [x]\nlicense: "mit"\n---\nlicense: gpl\n')
+    assert licence_of(tmp_path) == "mit"
+    (tmp_path / "README.md").write_text("license: gpl\n")
+    assert licence_of(tmp_path) == "not stated"
