@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fedpgp.directory import load_comparison, load_run
     from fedpgp.errors import FedPGPError
     from fedpgp.experiment import compare, resume, run
+    from fedpgp.grid import load_sweep, resume_sweep, sweep
     from fedpgp.results import Comparison, Run
     from fedpgp.tuning import resume_tuning, tune
 
@@ -31,10 +32,13 @@ __all__ = [
     "load_comparison",
     "load_config",
     "load_run",
+    "load_sweep",
     "resume",
     "resume_ablation",
+    "resume_sweep",
     "resume_tuning",
     "run",
+    "sweep",
     "tune",
 ]
 
@@ -42,6 +46,9 @@ _HOMES = {
     "ablate": "ablation",
     "load_ablation": "ablation",
     "resume_ablation": "ablation",
+    "load_sweep": "grid",
+    "resume_sweep": "grid",
+    "sweep": "grid",
     "ExperimentConfig": "config",
     "load_config": "config",
     "FedPGPError": "errors",
