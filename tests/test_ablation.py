@@ -9,11 +9,11 @@ import pytest
 from tiny import SHORT_RUN
 
 import fedpgp
-from fedpgp.ablation.study import read_studies
 from fedpgp.config import load_config
 from fedpgp.directory import locked
 from fedpgp.errors import ConfigError, InUseError, OutputError
 from fedpgp.grid import cells
+from fedpgp.grid.study import read_studies
 from fedpgp.report.ablation import picture, table
 
 STUDIES = """

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from fedpgp import __version__
-from fedpgp.ablation.study import Study, check_studies, read_studies
 from fedpgp.bootstrap import Difference, differences
 from fedpgp.config import load_config
 from fedpgp.directory import ABLATION, check_output, locked, run_directory, writing
@@ -17,6 +16,7 @@ from fedpgp.experiment import HEADLINE, chosen_methods, chosen_seeds
 from fedpgp.files import write, write_json
 from fedpgp.grid.axes import slug
 from fedpgp.grid.cells import Cell, check_cells, distinct, load_cells, naming, run_cells
+from fedpgp.grid.study import Study, check_studies, read_studies
 from fedpgp.laboratory import Reporter, Silent
 from fedpgp.methods import METHODS
 from fedpgp.plugins import installed
@@ -83,7 +83,7 @@ def ablate(
 
     Args:
         method: the one that is studied, by its name.
-        studies: names of those in the file; None takes all. file: see `fedpgp.ablation.study.read_studies`.
+        studies: names of those in the file; None takes all. file: see `fedpgp.grid.study.read_studies`.
         output: a directory; after Ctrl-C, a kill or an error, `resume_ablation(output)` goes on.
         The rest as in `fedpgp.compare`.
 

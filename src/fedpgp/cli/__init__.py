@@ -37,6 +37,7 @@ from fedpgp.cli.options import (
     worker_count,
 )
 from fedpgp.cli.printing import Session, err, out, print_comparison, print_formatted, print_json, print_result
+from fedpgp.cli.reproduce import reproduce
 from fedpgp.cli.sweep import sweep
 from fedpgp.cli.tune import tune
 
@@ -311,6 +312,12 @@ app.command(
     epilog="Examples: [bold]fedpgp sweep --grid fedpgp.mu=0.1,1 --grid task.shots=2,8 --seeds 3[/]   "
     "[bold]fedpgp sweep my-grid.toml -o out[/]   [bold]fedpgp sweep --resume out[/]"
 )(sweep)
+
+
+app.command(
+    epilog="Examples: [bold]fedpgp reproduce --list[/]   [bold]fedpgp reproduce base-to-novel --embedded[/]   "
+    "[bold]fedpgp reproduce base-to-novel --data DIR --backbone openai/clip-vit-base-patch16 --seeds 3 -o out[/]"
+)(reproduce)
 
 
 def main() -> None:

@@ -61,8 +61,8 @@ def sweep(
     Every combination is checked before any work. Writes a comparison for each, sweep.md, .tex and .csv (a row for every
     run), and a figure for each axis of numbers.
     """
-    from fedpgp.grid import resume_sweep
-    from fedpgp.grid import sweep as run_grid
+    from fedpgp.grid.sweeping import resume_sweep
+    from fedpgp.grid.sweeping import sweep as run_grid
     from fedpgp.report.grid import table
 
     directory = resume or output or new_name("sweep")

@@ -7,9 +7,9 @@ from typing import Any
 
 import tomli_w
 
-from fedpgp.ablation.study import NAME, Study, read_studies
 from fedpgp.config import parse_change
 from fedpgp.errors import ConfigError, nearest
+from fedpgp.grid.study import NAME, Study, read_studies
 
 KEYS = ("key", "values", "study", "settings")
 

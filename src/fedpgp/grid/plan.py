@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fedpgp import __version__
-from fedpgp.ablation.study import Study
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.grid.axes import slug
 from fedpgp.grid.cells import Cell, naming
+from fedpgp.grid.study import Study
 from fedpgp.methods import METHODS
 from fedpgp.plugins import find_method, installed
 from fedpgp.results import Comparison, Run

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedpgp.ablation.study import Study
 from fedpgp.directory import SWEEP
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.experiment import HEADLINE, chosen_seeds
 from fedpgp.grid.axes import axis_of_text, axis_of_values, read_axes
 from fedpgp.grid.plan import Found, Grid, Part, check_methods
 from fedpgp.grid.run import begin_grid, finish_grid, load_grid
+from fedpgp.grid.study import Study
 from fedpgp.laboratory import Reporter
 from fedpgp.report.grid import write_sweep
 
