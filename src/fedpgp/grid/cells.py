@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedpgp.backbone import load_backbone
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.tasks import Task
 from fedpgp.directory import load_comparison
@@ -58,10 +59,20 @@ def check_cells(cells: Sequence[Cell], seeds: Sequence[int]) -> dict[str, float]
             _, tasks, _ = checked(cell.config, cell.methods, seeds)
             work[cell.place] = _texts(cell, tasks[seeds[0]])
         except (ConfigError, DataError, CheckpointError) as error:
-            faults.setdefault(str(error), []).append(cell.name)
+            for fault in dict.fromkeys([str(error), *_checkpoint_faults(cell.config)]):
+                faults.setdefault(fault, []).append(cell.name)
     if faults:
         raise ConfigError("\n".join(f"{_first_of(names)}: {fault}" for fault, names in faults.items()))
     return work
+
+
+def _checkpoint_faults(config: ExperimentConfig) -> list[str]:
+    """What is wrong with the checkpoint of a cell that fails anyway, so that it is told beside what else is missing."""
+    try:
+        load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
+    except CheckpointError as error:
+        return [str(error)]
+    return []
 
 
 def _first_of(names: Sequence[str]) -> str:
