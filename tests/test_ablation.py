@@ -9,6 +9,7 @@ import pytest
 from tiny import SHORT_RUN
 
 import fedpgp
+import fedpgp.ablation
 from fedpgp.config import load_config
 from fedpgp.directory import locked
 from fedpgp.errors import ConfigError, InUseError, OutputError

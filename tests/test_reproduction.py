@@ -140,6 +140,11 @@ def test_a_difference_is_told_only_in_the_same_setting():
         assert not one.is_same(replace(same, **{section: other}))
 
 
+def test_what_is_not_known_of_a_setting_is_never_the_same():
+    recipe = read_recipe("label-shift")
+    assert [one.is_same(load_config(recipe.file)) for one in recipe.reported] == [False, False]
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [

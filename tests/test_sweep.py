@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from tiny import SHORT_RUN
 
 import fedpgp
+from fedpgp import cli
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.grid import cells
 from fedpgp.report.grid import table
@@ -122,3 +124,31 @@ def test_bad_input_is_refused_before_any_work(axes, message, tmp_path, cache):
         sweep(tmp_path / "out", cache, axes)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("small")
+def test_the_command_prints_the_table_and_goes_on(tmp_path, cache, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    common = ["--cache-dir", str(cache), "--workers", "1", "--quiet"]
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fedpgp", "sweep", *arguments, *common])
+        for console, stream in ((cli.out, sys.stdout), (cli.err, sys.stderr)):
+            monkeypatch.setattr(console, "file", stream)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    changes = [part for change in SHORT_RUN for part in ("--set", change)]
+    grid = ["--grid", "task.shots=2,4", "--methods", "zero-shot", *changes]
+    code, printed, _ = command(*grid, "-o", "out")
+    assert code == 0 and "task.shots" in printed and "zero-shot" in printed
+    assert command("--resume", "out")[1] == printed
+    assert len(json.loads(command("--resume", "out", "--json")[1])["rows"]) == 2
+    for arguments, message in (
+        ([], "name a grid"),
+        ([*grid, "--resume", "out"], "goes on with the settings of that grid"),
+        ([*grid, "-o", "out"], "exists"),
+    ):
+        code, _, told = command(*arguments)
+        assert code == 2 and message in told

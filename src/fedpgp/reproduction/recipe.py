@@ -17,8 +17,8 @@ from fedpgp.grid.plan import Part
 class Reported:
     """Figures, in percent, that somebody published.
 
-    setting: in words; conditions: "section.key=value" of a config, without which a difference from them says nothing;
-    point: the labels of the cell that they stand beside, by axis.
+    setting: in words; conditions: "section.key=value" of a config, without which a difference from them says nothing,
+    none where too little of the setting is known; point: the labels of the cell that they stand beside, by axis.
     """
 
     source: str
@@ -35,6 +35,8 @@ class Reported:
 
     def is_same(self, config: ExperimentConfig) -> bool:
         """Whether a config has all conditions; of a path, as of a hub id, the last part counts."""
+        if not self.conditions:
+            return False
         for condition in self.conditions:
             section, key, value = parse_change(condition)
             found = getattr(getattr(config, section), key)
