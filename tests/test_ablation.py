@@ -9,11 +9,12 @@ import pytest
 from tiny import SHORT_RUN
 
 import fedpgp
-from fedpgp.ablation import run as ablation_run
-from fedpgp.ablation.study import read_studies
+import fedpgp.ablation
 from fedpgp.config import load_config
 from fedpgp.directory import locked
 from fedpgp.errors import ConfigError, InUseError, OutputError
+from fedpgp.grid import cells
+from fedpgp.grid.study import read_studies
 from fedpgp.report.ablation import picture, table
 
 STUDIES = """
@@ -60,8 +61,8 @@ def test_every_shipped_study_can_be_run():
 @pytest.mark.usefixtures("small")
 class TestAblation:
     def test_what_it_writes(self, file, tmp_path, cache, monkeypatch):
-        made, compare = [], ablation_run.compare
-        monkeypatch.setattr(ablation_run, "compare", lambda *a, **k: made.append(k["output"]) or compare(*a, **k))
+        made, compare = [], cells.compare
+        monkeypatch.setattr(cells, "compare", lambda *a, **k: made.append(k["output"]) or compare(*a, **k))
         found = ablate(file, tmp_path / "out", cache)
         assert len(made) == 4, "the config as it stands, μ = 0 of two studies, μ = 2, and no negative term"
         assert found.settings["mu"]["0"] is found.settings["parts"]["no term"]
@@ -106,7 +107,7 @@ class TestAblation:
     @pytest.mark.parametrize("at", [0, 2])
     def test_what_is_stopped_goes_on(self, at, file, tmp_path, cache, monkeypatch):
         ablate(file, tmp_path / "whole", cache, seeds=1)
-        compare, left = ablation_run.compare, iter(range(at))
+        compare, left = cells.compare, iter(range(at))
 
         def stopped(*arguments, **settings):
             if next(left, None) is None:
@@ -114,7 +115,7 @@ class TestAblation:
             return compare(*arguments, **settings)
 
         with monkeypatch.context() as patch:
-            patch.setattr(ablation_run, "compare", stopped)
+            patch.setattr(cells, "compare", stopped)
             with pytest.raises(KeyboardInterrupt):
                 ablate(file, tmp_path / "stopped", cache, seeds=1)
         with pytest.raises(OutputError, match=r"is missing; go on with: fedpgp ablate --resume"):
@@ -127,7 +128,7 @@ class TestAblation:
     def test_finished_ones_are_kept_or_replaced(self, file, tmp_path, cache, monkeypatch):
         ablate(file, tmp_path / "out", cache, seeds=1)
         with monkeypatch.context() as patch:
-            patch.setattr(ablation_run, "compare", None)
+            patch.setattr(cells, "compare", None)
             fedpgp.resume_ablation(tmp_path / "out", cache=cache)
         with locked(tmp_path / "out"), pytest.raises(InUseError, match="another process"):
             ablate(file, tmp_path / "out", cache, force=True)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fedpgp.directory import load_comparison, load_run
     from fedpgp.errors import FedPGPError
     from fedpgp.experiment import compare, resume, run
+    from fedpgp.grid.sweeping import load_sweep, resume_sweep, sweep
+    from fedpgp.reproduction.run import load_reproduction, reproduce, resume_reproduction
     from fedpgp.results import Comparison, Run
     from fedpgp.tuning import resume_tuning, tune
 
@@ -30,11 +32,17 @@ __all__ = [
     "load_ablation",
     "load_comparison",
     "load_config",
+    "load_reproduction",
     "load_run",
+    "load_sweep",
+    "reproduce",
     "resume",
     "resume_ablation",
+    "resume_reproduction",
+    "resume_sweep",
     "resume_tuning",
     "run",
+    "sweep",
     "tune",
 ]
 
@@ -42,6 +50,12 @@ _HOMES = {
     "ablate": "ablation",
     "load_ablation": "ablation",
     "resume_ablation": "ablation",
+    "load_reproduction": "reproduction.run",
+    "reproduce": "reproduction.run",
+    "resume_reproduction": "reproduction.run",
+    "load_sweep": "grid.sweeping",
+    "resume_sweep": "grid.sweeping",
+    "sweep": "grid.sweeping",
     "ExperimentConfig": "config",
     "load_config": "config",
     "FedPGPError": "errors",

@@ -20,6 +20,7 @@ from fedpgp.plugins import find_method, installed
 
 DEFAULT_AGGREGATOR = "fedavg"
 EMBEDDED = "pictograms"
+RECIPE = "recipe"  # a table that is no section: of those files whose configs are fedpgp reproduce's
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -239,7 +240,7 @@ def load_config(
             origins |= {f"{name}.{key}": origin for key in keys}
         places |= {name: f"{one.path}:{line}" for name, line in one.lines.items()}
     for change in changes:
-        name, key, value = _parse_change(change)
+        name, key, value = parse_change(change)
         values.setdefault(name, {})[key] = value
         origins[f"{name}.{key}"] = "--set"
         places[f"{name}.{key}"] = "--set"
@@ -320,13 +321,15 @@ def _read(path: Path) -> _File:
         elif key := re.match(r"\s*([\w-]+(?:\.[\w-]+)*)\s*=", line):
             lines[f"{name}.{key[1]}" if name else key[1]] = number
     extends = tables.pop("extends", None)
+    tables.pop(RECIPE, None)
     loose = [key for key, value in tables.items() if not isinstance(value, dict)]
     if loose:
         raise ConfigError(f"{path}:{lines.get(loose[0], 1)}: {loose[0]} must stand in a section such as [federation]")
     return _File(path, tables, lines, extends)
 
 
-def _parse_change(change: str) -> tuple[str, str, Any]:
+def parse_change(change: str) -> tuple[str, str, Any]:
+    """Section, key and value of "section.key=value"; raises ConfigError for another form."""
     key, separator, value = change.partition("=")
     name, dot, key = key.strip().partition(".")
     if not (separator and dot and name and key):

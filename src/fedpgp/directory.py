@@ -22,9 +22,12 @@ from fedpgp.results import Comparison, Run, Unfinished
 
 PLAN = "plan.json"  # of a comparison: its methods, each with its seeds
 TUNING, ABLATION = "tuning.json", "ablation.json"  # what was asked of fedpgp tune and fedpgp ablate
+SWEEP, REPRODUCTION = "sweep.json", "reproduction.json"  # likewise
 FINISHED = {
     TUNING: ("tune", "tuned.toml"),
     ABLATION: ("ablate", "ablation.csv"),
+    SWEEP: ("sweep", "sweep.csv"),
+    REPRODUCTION: ("reproduce", "reproduction.csv"),
 }  # the command, and what it writes last
 
 
@@ -227,7 +230,7 @@ def run_directory(directory: Path, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """One process at a time works on a search or on ablations; raises InUseError for another."""
+    """One process at a time works on a search or on a grid; raises InUseError for another."""
     lock = FileLock(directory / ".lock", timeout=0)
     try:
         lock.acquire()

@@ -35,7 +35,7 @@ class Plan:
 
     @property
     def in_words(self) -> str:
-        return f"about {_duration(self.seconds)} left" if self._left else ""
+        return f"about {duration(self.seconds)} left" if self._left else ""
 
     def describe(self, processes: int) -> str:
         """All of it in a line."""
@@ -47,7 +47,7 @@ class Plan:
             groups[tuple(of_method)].append(method)
         parts = [f"{', '.join(methods)} with {_seeds(of_group)}" for of_group, methods in groups.items()]
         return (
-            f"{_count(self._count, 'run')}, about {_duration(self.seconds)} in {_count(processes, 'process', 'es')}: "
+            f"{_count(self._count, 'run')}, about {duration(self.seconds)} in {_count(processes, 'process', 'es')}: "
             + "; ".join(parts)
         )
 
@@ -60,5 +60,6 @@ def _count(number: int, word: str, plural: str = "s") -> str:
     return f"{number} {word}{plural * (number != 1)}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In words, as exact as an estimate is."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

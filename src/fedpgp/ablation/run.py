@@ -1,23 +1,23 @@
 """Runs the settings of all studies, each of them once, and knows which belong together."""
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fedpgp import __version__
-from fedpgp.ablation.study import Study, check_studies, read_studies
 from fedpgp.bootstrap import Difference, differences
-from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.directory import ABLATION, check_output, load_comparison, locked, run_directory, writing
-from fedpgp.errors import ConfigError, DataError, OutputError
-from fedpgp.experiment import HEADLINE, chosen_methods, chosen_seeds, compare, resume
+from fedpgp.config import load_config
+from fedpgp.directory import ABLATION, check_output, locked, run_directory, writing
+from fedpgp.errors import ConfigError, OutputError
+from fedpgp.experiment import HEADLINE, chosen_methods, chosen_seeds
 from fedpgp.files import write, write_json
-from fedpgp.laboratory import Reporter, Silent, checked
+from fedpgp.grid.axes import slug
+from fedpgp.grid.cells import Cell, check_cells, distinct, load_cells, naming, run_cells
+from fedpgp.grid.study import Study, check_studies, read_studies
+from fedpgp.laboratory import Reporter, Silent
 from fedpgp.methods import METHODS
 from fedpgp.plugins import installed
 from fedpgp.report.ablation import write_ablation
@@ -83,7 +83,7 @@ def ablate(
 
     Args:
         method: the one that is studied, by its name.
-        studies: names of those in the file; None takes all. file: see `fedpgp.ablation.study.read_studies`.
+        studies: names of those in the file; None takes all. file: see `fedpgp.grid.study.read_studies`.
         output: a directory; after Ctrl-C, a kill or an error, `resume_ablation(output)` goes on.
         The rest as in `fedpgp.compare`.
 
@@ -96,10 +96,7 @@ def ablate(
     chosen, of_all, directory = read_studies(file, studies), chosen_seeds(seeds, "seeds"), Path(output)
     record = {"fedpgp": __version__, "method": name, "seeds": of_all, "studies": chosen}
     check_output(directory, force)
-    for study, of_study in _places(config, changes, chosen).items():
-        for label, (_, of_setting) in of_study.items():
-            with _of_setting(study, label):
-                checked(of_setting, [name], of_all)
+    check_cells(distinct(_cells(config, changes, name, chosen)), of_all)
     with run_directory(directory, force) as scratch:
         write(scratch / CONFIG, settings.to_toml().encode())
         write_json(scratch / ABLATION, record)
@@ -123,31 +120,21 @@ def resume_ablation(
             " or begin again in another directory"
         )
     method, seeds = record["method"], record["seeds"]
-    places = _places(directory / CONFIG, (), record["studies"])
-    configs = {STANDS: load_config(directory / CONFIG)}
-    configs |= {place: config for of_study in places.values() for place, config in of_study.values()}
-    told.notice(f"{len(configs)} settings of {method}, {len(seeds)} seeds each")
+    cells = distinct(_cells(directory / CONFIG, (), method, record["studies"]))
+    told.notice(f"{len(cells)} settings of {method}, {len(seeds)} seeds each")
     with locked(directory):
-        for count, (place, config) in enumerate(configs.items()):
-            told.progress("settings", count, len(configs), place)
-            names = list(dict.fromkeys([*HEADLINE, method])) if place == STANDS else [method]
-            cell = directory / place
-            if not cell.exists():
-                compare(
-                    names,
-                    seeds,
-                    config=config,
-                    output=cell,
-                    workers=workers,
-                    cache=cache,
-                    skip_bad_images=skip_bad_images,
-                )
-            elif not (cell / "comparison.json").exists():
-                resume(cell, workers=workers, cache=cache, skip_bad_images=skip_bad_images)
+        run_cells(
+            cells,
+            seeds,
+            directory,
+            workers=workers,
+            cache=cache,
+            skip_bad_images=skip_bad_images,
+            reporter=told,
+        )
         found = load_ablation(directory)
         with writing(directory, f"free space, then go on with: fedpgp ablate --resume {directory}"):
             write_ablation(found, directory)
-        told.progress("settings", len(configs), len(configs))
     return found
 
 
@@ -155,51 +142,33 @@ def load_ablation(directory: Path | str) -> Ablation:
     """What a directory of `fedpgp ablate` holds; raises OutputError where it is not finished."""
     directory = Path(directory)
     record = _read(directory)
-    places = _places(directory / CONFIG, (), record["studies"])
-    found: dict[str, Comparison] = {}
-    for place in dict.fromkeys([STANDS, *(place for of_study in places.values() for place, _ in of_study.values())]):
-        if not (directory / place / "comparison.json").exists():
-            raise OutputError(
-                f"{directory} is not finished: {place} is missing; go on with: fedpgp ablate --resume {directory}"
-            )
-        found[place] = load_comparison(directory / place)
-    return Ablation(
-        record["method"],
-        found[STANDS],
-        {study: {label: found[place] for label, (place, _) in of_study.items()} for study, of_study in places.items()},
-    )
+    cells = _cells(directory / CONFIG, (), record["method"], record["studies"])
+    found = load_cells(distinct(cells), directory, f"fedpgp ablate --resume {directory}")
+    settings = {
+        study: {label: found[cells[study, label].place] for label in record["studies"][study]}
+        for study in record["studies"]
+    }
+    return Ablation(record["method"], found[STANDS], settings)
 
 
-def _places(
-    file: Path | str | None, changes: Sequence[str], studies: Mapping[str, Study]
-) -> dict[str, dict[str, tuple[str, ExperimentConfig]]]:
-    """Study -> label -> directory and config of a setting; equal settings are one, the config as it stands among them.
+def _cells(
+    file: Path | str | None, changes: Sequence[str], method: str, studies: Mapping[str, Study]
+) -> dict[tuple[str, str], Cell]:
+    """Study and label -> cell of a setting, the config as it stands first; equal settings are one.
 
     Raises ConfigError where a setting is not possible.
     """
-    known = [(STANDS, load_config(file, changes))]
-    places: dict[str, dict[str, tuple[str, ExperimentConfig]]] = {}
+    standing = Cell(STANDS, STANDS, load_config(file, changes), tuple(dict.fromkeys([*HEADLINE, method])))
+    cells = {(STANDS, STANDS): standing}
     for study, labels in studies.items():
-        places[study] = {}
         for number, (label, of_setting) in enumerate(labels.items()):
-            with _of_setting(study, label):
+            name = f"study {study}, setting {label!r}"
+            with naming(name):
                 config = load_config(file, [*changes, *of_setting])
-            same = next((entry for entry in known if entry[1] == config), None)
-            if same is None:
-                # The number tells apart labels that differ in what a path cannot have.
-                same = (f"{study}/{number}-{re.sub('[^a-z0-9.]+', '-', label.lower())}", config)
-                known.append(same)
-            places[study][label] = same
-    return places
-
-
-@contextmanager
-def _of_setting(study: str, label: str) -> Iterator[None]:
-    """Says of which setting a config or a task cannot be."""
-    try:
-        yield
-    except (ConfigError, DataError) as error:
-        raise ConfigError(f"study {study}, setting {label!r}: {error}") from error
+            same = next((cell for cell in cells.values() if cell.config == config), None)
+            # The number tells apart labels that differ in what a path cannot have.
+            cells[study, label] = same or Cell(f"{study}/{number}-{slug(label)}", name, config, (method,))
+    return cells
 
 
 def _read(directory: Path) -> dict[str, Any]:

@@ -37,6 +37,8 @@ from fedpgp.cli.options import (
     worker_count,
 )
 from fedpgp.cli.printing import Session, err, out, print_comparison, print_formatted, print_json, print_result
+from fedpgp.cli.reproduce import reproduce
+from fedpgp.cli.sweep import sweep
 from fedpgp.cli.tune import tune
 
 app = typer.Typer(
@@ -304,6 +306,18 @@ app.command(
     epilog="Examples: [bold]fedpgp ablate --studies mu,bottleneck[/]   "
     "[bold]fedpgp ablate --file my-studies.toml --method promptfl[/]   [bold]fedpgp ablate --resume out[/]"
 )(ablate)
+
+
+app.command(
+    epilog="Examples: [bold]fedpgp sweep --grid fedpgp.mu=0.1,1 --grid task.shots=2,8 --seeds 3[/]   "
+    "[bold]fedpgp sweep my-grid.toml -o out[/]   [bold]fedpgp sweep --resume out[/]"
+)(sweep)
+
+
+app.command(
+    epilog="Examples: [bold]fedpgp reproduce --list[/]   [bold]fedpgp reproduce base-to-novel --embedded[/]   "
+    "[bold]fedpgp reproduce base-to-novel --data DIR --backbone openai/clip-vit-base-patch16 --seeds 3 -o out[/]"
+)(reproduce)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Grids: cells that differ in their configs, each a comparison in a directory of its own."""

@@ -1,0 +1,145 @@
+"""The tables of a reproduction: the paper's, the same over the last five rounds, and what others reported."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from fedpgp.files import write
+from fedpgp.report.formats import Cell, Table, latex, markdown, to_csv
+from fedpgp.report.grid import seeds_text
+from fedpgp.report.tables import figure_text, titles
+from fedpgp.reproduction.recipe import Recipe, read_recipe
+from fedpgp.results import Run, columns, spread
+
+if TYPE_CHECKING:
+    from fedpgp.grid.plan import Found, Key, Part
+
+PARTS = {"final": "last round", "last_five": "mean of the last five rounds"}
+
+
+def write_reproduction(found: "Found", directory: Path) -> None:
+    """Writes reproduction.md, reproduction.tex and, last of all, reproduction.csv."""
+    recipe = read_recipe(found.grid.asked["recipe"])
+    shown = tables(found)
+    text = [f"# {recipe.title}", recipe.about]
+    if found.grid.asked["embedded"]:
+        text.append(f"Embedded: {recipe.embedded_note}. No figure of the paper is to be compared with these.")
+    text += [f"## {one.heading}\n\n{markdown(one)}" for one in shown]
+    text.append("## Provenance\n\n" + "\n".join(f"- {what}: {value}" for what, value in provenance(found).items()))
+    write(directory / "reproduction.md", ("\n\n".join(text) + "\n").encode())
+    comment = "".join(f"% {what}: {value}\n" for what, value in provenance(found).items())
+    write(directory / "reproduction.tex", (comment + "\n".join(map(latex, shown))).encode())
+    write(directory / "reproduction.csv", to_csv(found.rows()).encode())
+
+
+def tables(found: "Found") -> list[Table]:
+    """For each part the table of the last round and that of the last five, and one of what others reported."""
+    recipe = read_recipe(found.grid.asked["recipe"])
+    shown = [table(found, recipe, part, kind) for part in found.grid.parts for kind in PARTS]
+    reported = reported_table(found, recipe)
+    return [*shown, reported] if reported.rows else shown
+
+
+def table(found: "Found", recipe: Recipe, part: "Part", kind: str) -> Table:
+    """Mean ± std over the seeds: a row for each method, columns for each cell and figure.
+
+    With one method a row for each cell. A method whose clients hold a private part has its shared part beside, in the
+    last round alone. kind: one of `PARTS`.
+    """
+    groups = dict(_groups(part))
+    figures = {title: _figures(found, recipe, keys) for title, keys in groups.items()}
+    heading = f"{part.name}: {PARTS[kind]}, percent, {seeds_text(found.grid.seeds)}"
+    lines = [(method, kind) for method in found.grid.methods]
+    if kind == "final":
+        first = found.comparisons[next(part.cell_keys())]
+        lines = [line for method in found.grid.methods for line in _with_shared(first.of(method), method)]
+
+    def texts(title: str, method: str, where: str) -> list[Cell]:
+        runs = [found.comparisons[key].of(method) for key in groups[title]]
+        return [Cell(_text(runs, where, name)) for name in figures[title]]
+
+    def named(method: str, where: str) -> str:
+        return f"{method}, shared part" if where == "shared" else method
+
+    if len(found.grid.methods) == 1 and len({tuple(names) for names in figures.values()}) == 1:
+        rows = [[Cell(title), Cell(named(*line)), *texts(title, *line)] for title, line in product(groups, lines)]
+        header = [", ".join(part.axes), "method", *next(iter(figures.values())).values()]
+        return Table(heading, header, rows)
+    rows = [[Cell(named(*line)), *(cell for title in groups for cell in texts(title, *line))] for line in lines]
+    return Table(
+        heading, ["method", *(f"{title} {name}" for title in groups for name in figures[title].values())], rows
+    )
+
+
+def reported_table(found: "Found", recipe: Recipe) -> Table:
+    """What others published beside what was found, with the difference where the setting is the same."""
+    rows = []
+    for part in found.grid.parts:
+        for key, one in product(part.cell_keys(), recipe.reported):
+            if one.method not in found.grid.methods or not one.is_of(part, key):
+                continue
+            runs = found.comparisons[key].of(one.method)
+            same = one.is_same(runs[0].config)
+            for name, figure in one.figures.items():
+                mean, deviation = spread([run.results["final"][name] for run in runs])
+                texts = [", ".join(key[1:]), one.method, titles(found.comparisons[key])[name], f"{figure:.2f}"]
+                texts += [figure_text(mean, deviation), f"{mean - figure:+.1f}" if same else "another setting"]
+                rows.append([Cell(text) for text in [*texts, f"{one.source}: {one.setting}"]])
+    return Table(
+        "Reported by others",
+        ["cell", "method", "figure", "reported", "here", "difference", "source and setting"],
+        rows,
+        "The original paper's own tables are not at hand, so none of their figures stand here.",
+    )
+
+
+def provenance(found: "Found") -> dict[str, str]:
+    """What made the figures: versions, weights, seeds, config and command."""
+    runs = found.runs()
+    checkpoints = sorted({run.config.backbone.checkpoint for run in runs})
+    packages: Mapping[str, Any] = runs[0].provenance["packages"]
+    return {
+        "command": str(found.grid.asked["command"]),
+        "fedpgp": str(runs[0].provenance["fedpgp"]),
+        "packages": ", ".join(f"{name} {number}" for name, number in packages.items()),
+        "python": str(runs[0].provenance["python"]),
+        "checkpoint": ", ".join(Path(name).name for name in checkpoints),
+        "fingerprint of the checkpoint": ", ".join(sorted({str(run.provenance["checkpoint"]) for run in runs})),
+        "seeds": ", ".join(map(str, found.grid.seeds)),
+        "SHA-256 of config.toml": found.digest,
+    }
+
+
+def _groups(part: "Part") -> Iterator[tuple[str, list["Key"]]]:
+    """The cells of a table by title, each by itself, and then those that a mean is taken over."""
+    over: dict[str, list[Key]] = {}
+    names = list(part.axes)
+    for key in part.cell_keys():
+        yield ", ".join(key[1:]), [key]
+        if part.mean is not None:
+            rest = [label for name, label in zip(names, key[1:], strict=True) if name != part.mean]
+            over.setdefault(", ".join(["mean", *rest]), []).append(key)
+    yield from ((title, keys) for title, keys in over.items() if len(keys) > 1)
+
+
+def _figures(found: "Found", recipe: Recipe, keys: Sequence["Key"]) -> dict[str, str]:
+    """Name -> title of what a group of cells shows: what the recipe asks for; where it asks for nothing, all."""
+    first = found.comparisons[keys[0]]
+    named = titles(first)
+    return {name: named[name] for name in recipe.figures or columns(first.runs[0])}
+
+
+def _with_shared(runs: Sequence[Run], method: str) -> list[tuple[str, str]]:
+    has_private = any(name.startswith("private/") for name in runs[0].prompts)
+    shared = has_private and runs[0].results["shared"] is not None
+    return [(method, "final"), (method, "shared")] if shared else [(method, "final")]
+
+
+def _text(cells: Sequence[Sequence[Run]], where: str, name: str) -> str:
+    """The mean over cells of each seed, and then over the seeds; "" for what a run does not have."""
+    if any(name not in run.results[where] for runs in cells for run in runs):
+        return ""
+    seeds = zip(*cells, strict=True)
+    return figure_text(*spread([fmean(run.results[where][name] for run in of_seed) for of_seed in seeds]))
