@@ -296,6 +296,7 @@ def test_a_target_has_its_own_classes_and_shares_those_of_the_same_name(on_disk)
     novel = made.tests["novel"]
     assert [made.class_names[label] for label in novel.classes] == ["bus", "yak"]
     assert {novel.dataset.class_names[label] for label in novel.dataset.labels[novel.images]} == {"bus", "yak"}
+    assert len(novel.images) == 8, "all of a target that has no splits"
     bare = load_source(config.data)
     with pytest.raises(DataError, match=r"task\.targets must name what is tested beside folder"):
         cross_data_set(bare, Holdings(clients=2, shots=1, seed=0))

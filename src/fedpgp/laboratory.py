@@ -23,7 +23,7 @@ from fedpgp.data.images import Images
 from fedpgp.data.narrow import narrowed, without
 from fedpgp.data.partition import PARTITIONS
 from fedpgp.data.protocols import CLASSES, PROTOCOLS, Holdings
-from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source
+from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source, load_target
 from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
 from fedpgp.federation.rounds import Data, frozen_of
@@ -188,10 +188,8 @@ def with_targets(config: ExperimentConfig, source: Source) -> Source:
     """The source with the test splits of what a task is tested on beside it, where its test split was read."""
     found: dict[str, ImageDataset] = {}
     for name in config.task.targets if source.test is not None else ():
-        target = load_source(replace(config.data, source=name, template=""), SPLITS)
-        assert target.test is not None, "the test split was asked for"
-        title = target.name if target.name not in found else f"{target.name} ({name})"
-        found[title] = target.test
+        target = load_target(replace(config.data, source=name, layout="auto", names=""))
+        found[target.name if target.name not in found else f"{target.name} ({name})"] = target
     return replace(source, targets=found)
 
 

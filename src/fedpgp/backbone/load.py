@@ -133,8 +133,9 @@ def licence_of(directory: Path) -> str:
 def _read(name: str, path: Path, dtype: torch.dtype) -> tuple[Any, Any, Any, list[Path]]:
     """The model, the preprocessing and the tokenizer of a checkpoint, and the files that they were read from."""
     if path.is_file():
-        model = to_clip_model(read_weights(path), str(path))
-        return model.to(dtype), standard_processor(model.config.vision_config.image_size), _tokenizer(), [path]
+        converted: Any = to_clip_model(read_weights(path), str(path))
+        size = converted.config.vision_config.image_size
+        return converted.to(dtype), standard_processor(size), _tokenizer(), [path]
     if (path / OPEN_CLIP).is_file() and not (path / "config.json").is_file():
         return _read_open_clip(path, dtype)
     files = sorted({file for pattern in FILES for file in path.glob(pattern)})
@@ -197,7 +198,7 @@ def _read_open_clip(directory: Path, dtype: torch.dtype) -> tuple[Any, Any, Any,
     weights = next((directory / file for file in OPEN_CLIP_WEIGHTS if (directory / file).is_file()), None)
     if weights is None:
         raise CheckpointError(f"checkpoint {directory} lacks {' or '.join(OPEN_CLIP_WEIGHTS)}: fetch it again")
-    model = to_clip_model(
+    model: Any = to_clip_model(
         read_weights(weights), str(weights), quick_gelu=quick, vision_head=of_vision, text_heads=of_text
     )
     processor = standard_processor(model.config.vision_config.image_size, preprocess)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from fedpgp.data.sources import hugging_face, known, pictograms, plain
 from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
-from fedpgp.data.sources.listing import Layout, Listing, to_source
+from fedpgp.data.sources.listing import Layout, Listing, to_source, to_target
 from fedpgp.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from fedpgp.config import DataConfig
 
-__all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "load_source"]
+__all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "load_source", "load_target"]
 
 LAYOUTS: Mapping[str, Layout] = {**known.LAYOUTS, **plain.LAYOUTS}  # asked in this order
 AUTO = "auto"
@@ -26,6 +26,15 @@ def load_source(data: "DataConfig", splits: Sequence[str] = SPLITS) -> Source:
     if data.source == pictograms.NAME:
         return pictograms.read(splits)
     return to_source(read_listing(data), data, splits)
+
+
+def load_target(data: "DataConfig") -> ImageDataset:
+    """What is tested of a data set that nobody trains on: its test split, or all of it where it has no splits."""
+    if data.source == pictograms.NAME:
+        embedded = pictograms.read().test
+        assert embedded is not None, "the test split was read"
+        return embedded
+    return to_target(read_listing(data))
 
 
 def read_listing(data: "DataConfig") -> Listing:

@@ -88,22 +88,9 @@ def to_source(found: Listing, data: "DataConfig", splits: Sequence[str] = SPLITS
             " add images, or take the class out of the names"
         )
     of_split = divided(found, data)
-    domains = np.zeros(len(found.labels), dtype=np.int64) if found.domains is None else found.domains
 
     def split(name: str) -> ImageDataset:
-        images = np.flatnonzero(of_split == SPLITS.index(name))
-        return ImageDataset(
-            name=found.name,
-            split=name,
-            class_names=found.class_names,
-            domain_names=found.domain_names,
-            labels=found.labels[images],
-            domains=domains[images],
-            image=found.pictures.select(images),
-            fingerprint=found.pictures.fingerprint(images),
-            clients=None if found.clients is None else found.clients[images],
-            client_names=found.client_names,
-        )
+        return _dataset(found, name, np.flatnonzero(of_split == SPLITS.index(name)))
 
     return Source(
         name=found.name,
@@ -113,6 +100,35 @@ def to_source(found: Listing, data: "DataConfig", splits: Sequence[str] = SPLITS
         probe=found.probe,
         templates=(data.template,) if data.template else found.templates,
         superclasses=found.superclasses,
+    )
+
+
+def to_target(found: Listing) -> ImageDataset:
+    """What is tested of a data set that nobody trains on: its test split, else its validation, else all of it.
+
+    Raises DataError for class names that cannot be told apart.
+    """
+    check_names(found)
+    images = np.arange(len(found.labels))
+    for split in (TEST, VALIDATION):
+        if found.splits is not None and (found.splits == split).any():
+            images = np.flatnonzero(found.splits == split)
+            break
+    return _dataset(found, "test", images)
+
+
+def _dataset(found: Listing, split: str, images: NDArray[np.int64]) -> ImageDataset:
+    return ImageDataset(
+        name=found.name,
+        split=split,
+        class_names=found.class_names,
+        domain_names=found.domain_names,
+        labels=found.labels[images],
+        domains=np.zeros(len(images), dtype=np.int64) if found.domains is None else found.domains[images],
+        image=found.pictures.select(images),
+        fingerprint=found.pictures.fingerprint(images),
+        clients=None if found.clients is None else found.clients[images],
+        client_names=found.client_names,
     )
 
 
