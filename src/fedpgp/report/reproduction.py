@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fedpgp.grid.plan import Found, Key, Part
 
 PARTS = {"final": "last round", "last_five": "mean of the last five rounds"}
+WIDEST = 12  # columns that a page or a terminal has room for
 
 
 def write_reproduction(found: "Found", directory: Path) -> None:
@@ -45,8 +46,8 @@ def tables(found: "Found") -> list[Table]:
 def table(found: "Found", recipe: Recipe, part: "Part", kind: str) -> Table:
     """Mean ± std over the seeds: a row for each method, columns for each cell and figure.
 
-    With one method a row for each cell. A method whose clients hold a private part has its shared part beside, in the
-    last round alone. kind: one of `PARTS`.
+    With one method, or more than `WIDEST` columns, a row for each cell and method. A method whose clients hold a
+    private part has its shared part beside, in the last round alone. kind: one of `PARTS`.
     """
     groups = dict(_groups(part))
     figures = {title: _figures(found, recipe, keys) for title, keys in groups.items()}
@@ -63,14 +64,13 @@ def table(found: "Found", recipe: Recipe, part: "Part", kind: str) -> Table:
     def named(method: str, where: str) -> str:
         return f"{method}, shared part" if where == "shared" else method
 
-    if len(found.grid.methods) == 1 and len({tuple(names) for names in figures.values()}) == 1:
+    across = [f"{title} {name}" for title in groups for name in figures[title].values()]
+    same = len({tuple(names) for names in figures.values()}) == 1
+    if same and (len(found.grid.methods) == 1 or len(across) > WIDEST):
         rows = [[Cell(title), Cell(named(*line)), *texts(title, *line)] for title, line in product(groups, lines)]
-        header = [", ".join(part.axes), "method", *next(iter(figures.values())).values()]
-        return Table(heading, header, rows)
+        return Table(heading, [", ".join(part.axes), "method", *next(iter(figures.values())).values()], rows)
     rows = [[Cell(named(*line)), *(cell for title in groups for cell in texts(title, *line))] for line in lines]
-    return Table(
-        heading, ["method", *(f"{title} {name}" for title in groups for name in figures[title].values())], rows
-    )
+    return Table(heading, ["method", *across], rows)
 
 
 def reported_table(found: "Found", recipe: Recipe) -> Table:
