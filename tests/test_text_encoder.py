@@ -204,7 +204,7 @@ def test_image_features_are_those_of_transformers(backbone, pictograms):
 
 def test_start_and_end_are_the_tokenizers_whatever_the_config_says(backbone, tmp_path):
     """OpenAI's configs give 0 and 2, ids that their tokenizer does not use so."""
-    shutil.copytree(backbone.directory, tmp_path / "clip")
+    shutil.copytree(backbone.files[0].parent, tmp_path / "clip")
     config = json.loads((tmp_path / "clip/config.json").read_text())
     config["text_config"] |= {"bos_token_id": 0, "eos_token_id": 2}
     (tmp_path / "clip/config.json").write_text(json.dumps(config))
