@@ -5,7 +5,7 @@ import pytest
 
 from fedpgp.config import DataConfig
 from fedpgp.data.check import check
-from fedpgp.data.sources import layout_of, load_source, read_listing
+from fedpgp.data.sources import layout_of, load_source, load_target, read_listing
 from fedpgp.errors import DataError
 
 IDENTIFIERS = ["n04356056", "n01440764", "n04355933", "n04008634"]  # in another order than sorted
@@ -48,6 +48,34 @@ def test_imagenet_without_a_name(imagenet, put):
     put("imagenet/images/train/n00000001/1.JPEG")
     with pytest.raises(DataError, match=r"classnames\.txt: has no name for 1 of 5 classes, the first is 'n00000001'"):
         read_listing(DataConfig(source="imagenet", root=str(imagenet)))
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "folders"),
+    [
+        ("imagenetv2", "imagenetv2/imagenetv2-matched-frequency-format-val", ("0", "1", "2", "3")),
+        ("imagenet-sketch", "imagenet-sketch/images", IDENTIFIERS),
+        ("imagenet-a", "imagenet-adversarial/imagenet-a", IDENTIFIERS[2:0:-1]),
+        ("imagenet-r", "imagenet-rendition/imagenet-r", IDENTIFIERS[1:3]),
+    ],
+)
+def test_other_versions_of_imagenet_have_its_names(imagenet, put, name, images, folders):
+    put(*(f"{images}/{one}/{i}.JPEG" for one in folders for i in range(3)))
+    directory = imagenet / images.split("/")[0]
+    (directory / "classnames.txt").write_bytes((imagenet / "imagenet/classnames.txt").read_bytes())
+    assert layout_of(directory) == name
+    target = load_target(DataConfig(source=name, root=str(imagenet)))
+    whole = ("sunglasses", "tench", "sunglass", "missile")
+    present = range(4) if len(folders) == 4 else (1, 2)
+    assert (target.name, target.split, len(target)) == (name, "test", 3 * len(folders))
+    assert target.class_names == tuple(whole[place] for place in present)
+    for index in range(len(target)):
+        one = target.image.file(index).parent.name
+        place = int(one) if one.isdecimal() else IDENTIFIERS.index(one)
+        assert target.class_names[target.labels[index]] == whole[place]
+    put(f"{images}/other/1.JPEG")
+    with pytest.raises(DataError, match="folder 'other' must be an identifier of"):
+        load_target(DataConfig(source=name, root=str(imagenet)))
 
 
 @pytest.fixture

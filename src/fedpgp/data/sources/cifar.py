@@ -40,6 +40,7 @@ class Form:
     names_key: str
     labels_key: str
     above_key: str = ""
+    above_count: int = 0
 
 
 CIFAR10 = Form(
@@ -60,6 +61,7 @@ CIFAR100 = Form(
     names_key="fine_label_names",
     labels_key="fine_labels",
     above_key="coarse_labels",
+    above_count=20,
 )
 FORMS = (CIFAR10, CIFAR100)
 
@@ -88,7 +90,7 @@ def read(path: Path, data: "DataConfig") -> Listing:
         pixels.append(some)
         labels.append(_numbers(content, form.labels_key, len(some), len(names), where))
         if form.above_key:
-            above.append(_numbers(content, form.above_key, len(some), len(names), where))
+            above.append(_numbers(content, form.above_key, len(some), form.above_count, where))
         splits += [split] * len(some)
     all_labels = np.concatenate(labels)
     files = [place] if place.is_file() else [place / file for file, _ in form.files]

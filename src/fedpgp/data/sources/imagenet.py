@@ -1,4 +1,4 @@
-"""ImageNet as CoOp lays it out, and FGVC-Aircraft: class names in a file beside the images."""
+"""ImageNet and its other versions as CoOp lays them out, and FGVC-Aircraft: class names in a file beside the images."""
 
 import re
 from collections import Counter
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 NAMES = "classnames.txt"
 # CoOp's file gives some pairs of classes one name; where it does, one of the two has WordNet's instead.
 WORDNET: Mapping[str, str] = {"n04355933": "sunglass", "n04008634": "projectile", "n03126707": "construction crane"}
+# Other images of ImageNet's classes: name -> the folder of its images. Of A and R there are 200 classes.
+VERSIONS: Mapping[str, str] = {
+    "imagenetv2": "imagenetv2-matched-frequency-format-val",
+    "imagenet-sketch": "images",
+    "imagenet-a": "imagenet-a",
+    "imagenet-r": "imagenet-r",
+}
 AIRCRAFT = "variants.txt"
 PARTS = ("train", "val", "test")
 
@@ -37,14 +44,46 @@ def read_imagenet(path: Path, data: "DataConfig") -> Listing:
     found = folder.read(path / "images", replace(data, names=str(file)), "split-class-folders")
     if data.names:
         return replace(found, name="imagenet")
-    words = [re.split(r"[\s,]+", line, maxsplit=1)[0] for line in read_lines(file)]
-    identifiers = [word for word in words if word.lower() not in HEADERS]
-    shared = Counter(map(plain, found.class_names))
-    names = tuple(
-        WORDNET.get(identifier, name) if shared[plain(name)] > 1 else name
-        for identifier, name in zip(identifiers, found.class_names, strict=True)
+    return replace(found, name="imagenet", class_names=tuple(_names(file).values()))
+
+
+def is_version(path: Path, name: str) -> bool:
+    """The folder of a version's images, and the file of names."""
+    return path.is_dir() and (path / NAMES).is_file() and (path / VERSIONS[name]).is_dir() and not is_imagenet(path)
+
+
+def read_version(path: Path, data: "DataConfig", name: str) -> Listing:
+    """All images of a version, without splits, under the names and in the order of ImageNet's classes.
+
+    A folder is a class's identifier or, as in V2, its place in the file of names. Raises DataError for another.
+    """
+    names = _names(path / NAMES)
+    places = {identifier: place for place, identifier in enumerate(names)}
+    places |= {str(place): place for place in range(len(names))}
+    found = folder.read(path / VERSIONS[name], replace(data, names=""), "class-folders")
+    for one in found.class_names:
+        if one not in places:
+            raise DataError(
+                f"{path / VERSIONS[name]}: folder {one!r} must be an identifier of {path / NAMES}, or a number below"
+                f" {len(names)}: remove it, or get the file of names again"
+            )
+    of_folder = np.array([places[one] for one in found.class_names])
+    present, labels = np.unique(of_folder[found.labels], return_inverse=True)
+    every = tuple(names.values())
+    return replace(
+        found, name=name, class_names=renamed([every[place] for place in present], str(path), data), labels=labels
     )
-    return replace(found, name="imagenet", class_names=names)
+
+
+def _names(file: Path) -> dict[str, str]:
+    """Identifier -> name, in the order of the file; names that several have are told apart."""
+    lines = [re.split(r"[\s,]+", line, maxsplit=1) for line in read_lines(file)]
+    for line in lines:
+        if len(line) != 2:
+            raise DataError(f"{file}: {line[0]!r} must be followed by a name: get the file again")
+    pairs = {identifier: name for identifier, name in lines if identifier.lower() not in HEADERS}
+    shared = Counter(map(plain, pairs.values()))
+    return {one: WORDNET.get(one, name) if shared[plain(name)] > 1 else name for one, name in pairs.items()}
 
 
 def is_aircraft(path: Path) -> bool:

@@ -35,6 +35,10 @@ KNOWN: Mapping[str, Known] = {
     "sun397": Known(("sun397",), "coop", COOP),
     "fgvc_aircraft": Known(("fgvc_aircraft",), "fgvc_aircraft", COOP),
     "imagenet": Known(("imagenet",), "imagenet", COOP),
+    "imagenetv2": Known(("imagenetv2",), "imagenetv2", COOP),
+    "imagenet-sketch": Known(("imagenet-sketch",), "imagenet-sketch", COOP),
+    "imagenet-a": Known(("imagenet-adversarial", "imagenet-a"), "imagenet-a", COOP),
+    "imagenet-r": Known(("imagenet-rendition", "imagenet-r"), "imagenet-r", COOP),
     "cifar10": Known((cifar.CIFAR10.folder, cifar.CIFAR10.archive, "cifar10", "cifar-10"), "cifar", cifar.PAGE),
     "cifar100": Known((cifar.CIFAR100.folder, cifar.CIFAR100.archive, "cifar100", "cifar-100"), "cifar", cifar.PAGE),
     "mnist": Known(("mnist", "MNIST"), "idx", "http://yann.lecun.com/exdb/mnist"),
@@ -76,6 +80,14 @@ LAYOUTS: Mapping[str, Layout] = {
         imagenet.is_imagenet,
         imagenet.read_imagenet,
     ),
+    **{
+        name: Layout(
+            f"{images}/CLASS/… and classnames.txt, a version of ImageNet to be tested on",
+            partial(imagenet.is_version, name=name),
+            partial(imagenet.read_version, name=name),
+        )
+        for name, images in imagenet.VERSIONS.items()
+    },
     "idx": Layout(
         "train-images-idx3-ubyte, train-labels-idx1-ubyte and t10k-…, gzipped or not, as of MNIST",
         mnist.recognises,
