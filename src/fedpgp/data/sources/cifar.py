@@ -29,7 +29,7 @@ class Form:
     """How one of the two lies on a disk.
 
     files: of images, with the number of their split; names: the file of class names, under `names_key`; labels_key and
-    above_key: of an image's class and of its superclass, if there are any.
+    above_key: of an image's class and of its superclass, of which there are above_count, if any.
     """
 
     name: str
