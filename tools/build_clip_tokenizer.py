@@ -1,7 +1,7 @@
 """Makes the tokenizer of OpenAI's CLIP, as transformers reads it, from the vocabulary that the PyPI package ships.
 
-pip install --no-deps openai-clip==1.0.1
-python tools/build_clip_tokenizer.py .venv/lib/python3.11/site-packages/clip/bpe_simple_vocab_16e6.txt.gz
+pip install --no-deps open_clip_torch==3.3.0
+python tools/build_clip_tokenizer.py .venv/lib/python3.11/site-packages/open_clip/bpe_simple_vocab_16e6.txt.gz
 """
 
 import gzip

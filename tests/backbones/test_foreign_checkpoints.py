@@ -256,6 +256,38 @@ def test_a_pickle_that_would_act_does_nothing(tmp_path):
     assert not Path(target).exists()
 
 
+CONFIG = '{"model_cfg": {"vision_cfg": {%s}, "text_cfg": {%s "heads": 2}}, "preprocess_cfg": {%s}}'
+BUILDS = {
+    "a class": b"c__torch__.x\nModule\n",
+    "a function": b"ctorch._utils\n_rebuild_tensor_v2\n",
+    "a container": b"ccollections\nOrderedDict\n",
+}
+
+
+@pytest.mark.parametrize("what", BUILDS)
+@pytest.mark.parametrize("state", ["}X\x06\x00\x00\x00markedK\x01s", "N}X\x06\x00\x00\x00markedK\x01s\x86"])
+def test_an_archive_changes_nothing_of_ours(what, state, tmp_path):
+    """By pickle's BUILD, which sets attributes of whatever stands before it."""
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02" + BUILDS[what] + state.encode("latin1") + b"b.")
+        archive.writestr("x/constants.pkl", b"")
+    with pytest.raises(CheckpointError, match=r"x\.pt (cannot be read|is damaged): "):
+        load_backbone(str(tmp_path / "x.pt"))
+    from collections import OrderedDict
+
+    from fedpgp.backbone import archive as ours
+
+    for one in (ours._Module, ours._Maker, ours._tensor, OrderedDict):
+        assert not hasattr(one, "marked")
+
+
+def test_an_archive_without_data_is_refused_in_our_words(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/constants.pkl", b"")
+    with pytest.raises(CheckpointError, match=r"an archive must have one data\.pkl, it has 0"):
+        load_backbone(str(tmp_path / "x.pt"))
+
+
 def damaged(directory, *, weights=None, config=None):
     """A directory of OpenCLIP's with a fault."""
     good = {"model_cfg": {"vision_cfg": {}, "text_cfg": {"heads": 2}}}
@@ -276,6 +308,9 @@ def damaged(directory, *, weights=None, config=None):
             "another kind",
         ),
         ({}, "lacks open_clip_model.safetensors"),
+        ({"config": CONFIG % ("", '"no_causal_mask": true,', "")}, "text_cfg.no_causal_mask is not CLIP's own"),
+        ({"config": CONFIG % ('"pool_type": "avg"', "", "")}, "vision_cfg.pool_type is not CLIP's own"),
+        ({"config": CONFIG % ("", "", '"resize_mode": "squash"')}, "preprocess_cfg.resize_mode is not CLIP's own"),
         (
             {"weights": {"visual.layer1.0.conv1.weight": (1,)}},
             "which is of a ResNet: only CLIPs of a vision transformer",

@@ -46,7 +46,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"checkpoint {file} cannot be read: {_reason(error)}; fetch it again") from error
-    except (zipfile.BadZipFile, AttributeError, TypeError, IndexError) as error:
+    except (zipfile.BadZipFile, AttributeError, TypeError, IndexError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {file} is damaged: {_reason(error)}; fetch it again") from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
@@ -56,10 +56,36 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 class _Module:
-    """What stands in the place of a class of the archive: a bag of attributes."""
+    """What stands in the place of a module of the archive: a bag of attributes."""
 
-    def __init__(self, *arguments: object) -> None:
-        """Whatever it is made of is of no use."""
+    __slots__ = ("attributes",)
+
+    def __init__(self) -> None:
+        self.attributes: dict[str, object] = {}
+
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+            raise pickle.UnpicklingError("a module's state must be a dictionary of its attributes")
+        self.attributes = state
+
+
+class _Maker:
+    """Something of ours that an archive may call. It has no attributes, so that an archive can set none."""
+
+    __slots__ = ("_make",)
+    _make: Callable[..., object]
+
+    def __init__(self, make: Callable[..., object]) -> None:
+        object.__setattr__(self, "_make", make)
+
+    def __call__(self, *arguments: object) -> object:
+        return self._make(*arguments)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise pickle.UnpicklingError(f"it sets {name!r} on what is not its own")
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("it changes what is not its own")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -71,15 +97,16 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith("__torch__"):
-            return _Module
+            # A class of its own each time: what an archive does to it ends with the archive.
+            return type("Module", (_Module,), {"__slots__": ()})
         if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
+            return _Maker(OrderedDict)
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor
+            return _Maker(_tensor)
         if module == "torch.jit._pickle" and name.startswith("build_"):
-            return list
+            return _Maker(list)
         if (module, name) == ("torch.jit._pickle", "restore_type_tag"):
-            return _first
+            return _Maker(_first)
         if module == "torch" and name in STORAGES:
             return STORAGES[name]
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no file of weights needs")
@@ -102,16 +129,21 @@ def _first(value: object, *_: object) -> object:
 
 
 def _script_weights(archive: zipfile.ZipFile) -> dict[str, Tensor]:
-    (data,) = (name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl"))
-    directory = data.removesuffix("data.pkl")
-    root = _Unpickler(archive.read(data), lambda key: archive.read(f"{directory}data/{key}")).load()
-    return dict(_tensors(root, (), DEEPEST))
+    data = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(data) != 1:
+        raise pickle.UnpicklingError(f"an archive must have one data.pkl, it has {len(data)}")
+    directory = data[0].removesuffix("data.pkl")
+    root = _Unpickler(archive.read(data[0]), lambda key: archive.read(f"{directory}data/{key}")).load()
+    found = dict(_tensors(root, (), DEEPEST)) if isinstance(root, _Module) else {}
+    if not found:
+        raise pickle.UnpicklingError("it holds no module with tensors")
+    return found
 
 
-def _tensors(module: object, path: tuple[str, ...], deeper: int) -> Iterator[tuple[str, Tensor]]:
+def _tensors(module: _Module, path: tuple[str, ...], deeper: int) -> Iterator[tuple[str, Tensor]]:
     if deeper == 0:
         raise pickle.UnpicklingError(f"modules lie more than {DEEPEST} deep in each other")
-    for name, value in vars(module).items():
+    for name, value in module.attributes.items():
         if isinstance(value, Tensor):
             yield ".".join((*path, name)), value
         elif isinstance(value, _Module):

@@ -27,6 +27,14 @@ TOKENIZER = "clip-tokenizer"  # OpenAI's, for checkpoints that come without one
 FILES = ["*.json", "*.safetensors", "*.txt"]
 OPEN_CLIP = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+USUAL = {  # of OpenCLIP's config, where it is not that a key is missing or false
+    ("text_cfg", "no_causal_mask"): False,
+    ("text_cfg", "pool_type"): "argmax",
+    ("text_cfg", "final_ln_after_pool"): False,
+    ("vision_cfg", "pool_type"): "tok",
+    ("vision_cfg", "final_ln_after_pool"): False,
+}
+PREPROCESSING = {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"}
 CARD = "README.md"
 
 
@@ -195,6 +203,25 @@ def _read_open_clip(directory: Path, dtype: torch.dtype) -> tuple[Any, Any, Any,
         raise CheckpointError(f"{config} is not OpenCLIP's: {_first_line(error)}; fetch it again") from error
     if "hf_tokenizer_name" in text or "hf_model_name" in text:
         raise CheckpointError(f"{config}: text_cfg names a text tower or tokenizer of another kind than CLIP's own")
+    others = [
+        f"{place}.{key}"
+        for place, section, keys in (
+            ("text_cfg", text, ("no_causal_mask", "pool_type", "final_ln_after_pool", "act_kwargs", "norm_kwargs")),
+            (
+                "vision_cfg",
+                vision,
+                ("pool_type", "final_ln_after_pool", "act_kwargs", "norm_kwargs", "timm_model_name"),
+            ),
+        )
+        for key in keys
+        if section.get(key, USUAL.get((place, key))) != USUAL.get((place, key))
+    ]
+    others += [f"preprocess_cfg.{key}" for key, usual in PREPROCESSING.items() if preprocess.get(key, usual) != usual]
+    if others:
+        raise CheckpointError(
+            f"{config}: {others[0]} is not CLIP's own, and no other is read: convert the checkpoint to a CLIPModel of"
+            " transformers, or choose another"
+        )
     weights = next((directory / file for file in OPEN_CLIP_WEIGHTS if (directory / file).is_file()), None)
     if weights is None:
         raise CheckpointError(f"checkpoint {directory} lacks {' or '.join(OPEN_CLIP_WEIGHTS)}: fetch it again")
