@@ -2,6 +2,7 @@
 
 import errno
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -17,6 +20,7 @@ from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.data import cache as feature_cache
 from fedpgp.data import features
 from fedpgp.data.cache import Kept, entries
+from fedpgp.data.decode import each
 from fedpgp.data.features import image_features, split_features
 from fedpgp.data.narrow import without
 from fedpgp.data.sources import ImageDataset, Source
@@ -80,7 +84,7 @@ def broken(images: ImageDataset, **bad: Exception) -> ImageDataset:
 
 @pytest.fixture
 def short_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(features, "BATCH", 8)
+    monkeypatch.setattr(features, "SMALL_BATCH", 8)
     monkeypatch.setattr(features, "SHARD", 16)
     yield
 
@@ -178,6 +182,51 @@ def test_interrupted_encoding_goes_on_to_the_same_bits(
     again, new = image_features(backbone.image, images, tmp_path / "cut", progress=ear.progress)
     assert (new, ear.done[0]) == (len(images) - 32, 32)
     assert torch.equal(again.features, whole)
+
+
+@pytest.mark.usefixtures("short_shards")
+@pytest.mark.parametrize("view", [0, 1])
+def test_bits_do_not_depend_on_the_number_of_threads(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path, view: int
+) -> None:
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            found.append(image_features(backbone.image, images, tmp_path / str(number), view=view)[0].features)
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*found)
+
+
+@given(sizes=st.lists(st.integers(0, 3), max_size=30), threads=st.integers(1, 4), fails=st.integers(0, 40))
+def test_each_batch_comes_in_order_and_few_are_ahead(sizes: list[int], threads: int, fails: int) -> None:
+    batches = [range(i, i + size) for i, size in enumerate(sizes)]
+    begun: list[range] = []
+
+    def work(batch: range) -> tuple[range, int]:
+        begun.append(batch)
+        time.sleep(0.0001 * len(batch))
+        if batch.start == fails:
+            raise ValueError(f"batch {fails}")
+        return batch, torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    found = []
+    try:
+        for done in each(work, batches):
+            found.append(done)
+            assert len(begun) <= len(found) + threads
+    except ValueError as error:
+        assert str(error) == f"batch {len(found)}" == f"batch {fails}"
+    else:
+        assert len(found) == len(batches) <= fails
+    finally:
+        assert torch.get_num_threads() == threads
+        torch.set_num_threads(before)
+    assert found == [(batch, 1) for batch in batches[: len(found)]]
 
 
 @pytest.mark.usefixtures("short_shards")

@@ -17,7 +17,6 @@ from fedpgp.config import DataConfig
 from fedpgp.data.decode import CENTRE, Preparation
 from fedpgp.data.features import BATCH, image_features
 from fedpgp.data.sources import load_source, pictograms
-from fedpgp.processes import warm_up
 from PIL import Image
 
 
@@ -39,7 +38,6 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as place:
         write(Path(place) / "images", options.images, options.size)
-        warm_up()
         dataset = load_source(DataConfig(source=str(Path(place) / "images"))).train
         encoder = load_backbone("pictoclip").image
         preparation = Preparation(dataset, encoder.processor, encoder.size, CENTRE)
@@ -61,18 +59,17 @@ def main() -> None:
             encoding[threads] = (time.perf_counter() - started) / count
             print(f"encoding on {threads} cores alone: {1 / encoding[threads]:.0f} images/s")
         print(f"decoding in one process alone: {1 / decoding:.0f} images/s")
+        torch.set_num_threads(cores)
         started = time.perf_counter()
-        image_features(encoder, dataset, Path(place) / "cache", workers=cores)
+        image_features(encoder, dataset, Path(place) / "cache")
         together = (time.perf_counter() - started) / len(dataset)
         allowed = (decoding + encoding[1]) / cores
         print(
             f"together: {1 / together:.0f} images/s, {allowed / together:.0%} of the {1 / allowed:.0f} that"
             " the cores allow"
         )
-        mine, others = (
-            resource.getrusage(who).ru_maxrss / 2**10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        )
-        print(f"{len(dataset)} images: peak memory {mine:.0f} MiB, largest process that decodes {others:.0f} MiB")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        print(f"{len(dataset)} images: peak memory {peak:.0f} MiB")
 
 
 if __name__ == "__main__":

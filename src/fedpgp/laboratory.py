@@ -122,7 +122,6 @@ def laboratory(
             directory,
             augmented_views=config.data.augmented_views,
             skip_bad_images=skip_bad_images,
-            workers=workers,
             progress=reporter.progress,
             notice=reporter.notice,
         )
@@ -146,7 +145,6 @@ def laboratory(
         list(parts.values()),
         directory,
         half=config.data.token_precision == "float16",
-        workers=workers,
         progress=reporter.progress,
         notice=reporter.notice,
     )

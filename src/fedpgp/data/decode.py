@@ -1,28 +1,25 @@
-"""Image files -> pixels: decoded and preprocessed, in this process or ahead of the encoder in others."""
+"""Image files -> pixels, decoded and preprocessed, several batches at once."""
 
-import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.spawn import get_preparation_data
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
 from fedpgp.data.augment import random_view
-from fedpgp.data.pictures import reason
+from fedpgp.data.pictures import reason, unheard
 from fedpgp.data.sources import ImageDataset
-from fedpgp.errors import DataError
-from fedpgp.processes import ENDED, context, leave_ctrl_c
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessor
 
-WORTH_PROCESSES = 10.0  # seconds of decoding: starting processes takes five, and they take cores from the encoder
 CENTRE = 0  # the number of the centre crop; random views count from 1
+Done = TypeVar("Done")
 
 
 class Prepared(NamedTuple):
@@ -35,8 +32,8 @@ class Prepared(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Preparation(Dataset[Prepared]):
-    """Decodes and preprocesses one view of some images; it can be pickled, for other processes."""
+class Preparation:
+    """Decodes and preprocesses one view of some images."""
 
     dataset: ImageDataset
     processor: "CLIPImageProcessor"
@@ -66,51 +63,23 @@ class Preparation(Dataset[Prepared]):
         return Prepared(pixels, faults, unreadable)
 
 
-def prepare(preparation: Preparation, batches: list[range], workers: int) -> Iterator[Prepared]:
-    """Every batch in order; the first, which is timed, in this process, the rest in others where that pays."""
-    if not batches:
-        return
-    started = time.perf_counter()
-    first = preparation[batches[0]]
-    seconds = time.perf_counter() - started
-    yield first
-    rest = batches[1:]
-    if workers == 1 or seconds * len(rest) < WORTH_PROCESSES:
-        yield from (preparation[batch] for batch in rest)
-        return
-    loader = DataLoader(
-        preparation,
-        batch_size=None,
-        sampler=rest,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        multiprocessing_context=context(),
-        worker_init_fn=_start,
-        generator=torch.Generator(),
-    )
+def each(work: Callable[[range], Done], batches: Sequence[range]) -> Iterator[Done]:
+    """What `work` makes of every batch, in order; as many are at work as PyTorch has threads, each with one of these.
+
+    Decoders and PyTorch's operations let other threads run. Threads that share each operation instead would wait while
+    a batch is decoded, and for each other in operations that are small.
+    """
+    threads = torch.get_num_threads()
+    waiting: deque[Future[Done]] = deque()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        yield from loader
-    except (RuntimeError, OSError, EOFError) as error:
-        raise _ended() from error
-
-
-def check_not_a_worker(workers: int) -> None:
-    """Raises DataError where a new process runs an unguarded script once more: it would wait for its parent's lock."""
-    if workers > 1:
-        try:
-            get_preparation_data("worker")
-        except RuntimeError as error:
-            raise _ended() from error
-
-
-def _ended() -> DataError:
-    return DataError(f"a process that decodes images {ENDED}")
-
-
-def _start(worker: int) -> None:
-    leave_ctrl_c()
-
-
-def _as_it_is(batch: Any) -> Any:
-    """Tensors would go through shared memory, of which containers have little; arrays go through a pipe."""
-    return batch
+        with unheard():
+            for batch in batches:
+                waiting.append(pool.submit(work, batch))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # theirs is what threads that are started later would begin with
