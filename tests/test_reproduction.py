@@ -16,6 +16,7 @@ from fedpgp.grid.cells import check_cells, distinct
 from fedpgp.report.reproduction import reported_table, table, tables
 from fedpgp.reproduction.recipe import names, read_recipe
 from fedpgp.reproduction.run import asked
+from fedpgp.results import Comparison
 
 EXPECTED = {
     "base-to-novel",
@@ -97,6 +98,8 @@ class TestReproduction:
         assert "Reported by others" not in text, "nobody reported figures on pictograms"
         assert (tmp_path / "out/reproduction.tex").read_text().count("\\begin{tabular}") == 2
         assert len(tables(found)) == 2
+        assert {path.stem for path in (tmp_path / "out").glob("*.svg")} == {"shots", "rounds-0-4", "rounds-1-8"}
+        assert all(f"]({name}.svg)" in text for name in ("shots", "rounds-0-4", "rounds-1-8"))
 
         with monkeypatch.context() as patch:
             patch.setattr(cells, "compare", None)
@@ -124,6 +127,23 @@ class TestReproduction:
         one = table(found, read_recipe("bottleneck"), found.grid.parts[0], "last_five")
         assert [row[0].text for row in one.rows] == ["1", "2", "4", "8"]
         assert list(one.header)[:3] == ["bottleneck", "method", "Local"]
+        assert {path.stem for path in (tmp_path / "out").glob("*.svg")} == {"bottleneck", "rounds"}
+
+        assert not any("by domain" in shown.heading for shown in tables(found))
+
+        # As if the clients had had a domain each: in the second cell one of them has none.
+        each = [{"noto": 50.0, "twemoji": 70.0}, {"noto": 20.0}, {"noto": 0.0, "twemoji": 1.0}, {"noto": 0.0}]
+        cells = dict(zip(found.comparisons, each, strict=True))
+        known = {
+            key: Comparison([replace(run, results={**run.results, "domains": cells[key]}) for run in one.runs])
+            for key, one in found.comparisons.items()
+        }
+        (one,) = [shown for shown in tables(replace(found, comparisons=known)) if "by domain" in shown.heading]
+        assert list(one.header) == ["bottleneck", "method", "noto", "twemoji"]
+        assert [[cell.text for cell in row] for row in one.rows[:2]] == [
+            ["1", "fedpgp", "50.0", "70.0"],
+            ["2", "fedpgp", "20.0", ""],
+        ]
 
 
 def test_a_difference_is_told_only_in_the_same_setting():

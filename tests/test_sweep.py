@@ -13,6 +13,7 @@ import fedpgp
 from fedpgp import cli
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.grid import cells
+from fedpgp.report import curves
 from fedpgp.report.grid import table
 
 AXES = ["fedpgp.mu=0.0,2.0", "task.shots=2,4"]
@@ -68,7 +69,8 @@ class TestSweep:
         after = [(done, detail) for done, total, detail in told.said if "left" in detail]
         assert [done for done, _ in after] == [1, 2, 3] and all(total == 4 for _, total, _ in told.said)
         assert after[0][1].startswith("about ")
-        assert len(list((tmp_path / "out").glob("*.svg"))) == 4, "two axes of numbers, two points of the other each"
+        drawn = {path.stem for path in (tmp_path / "out").glob("*.svg")}
+        assert len(drawn) == 5 and "rounds" in drawn, "two axes, two points of the other each; learning curves of all"
         assert fedpgp.load_sweep(tmp_path / "out").rows() == found.rows()
         assert len(json.loads(json.dumps(found.as_json()))["rows"]) == 8
 
@@ -152,3 +154,31 @@ def test_the_command_prints_the_table_and_goes_on(tmp_path, cache, monkeypatch, 
     ):
         code, _, told = command(*arguments)
         assert code == 2 and message in told
+
+
+@pytest.mark.usefixtures("small")
+def test_figures_hold_the_means_and_join_numbers_alone(tmp_path, cache, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(curves, "rendered", lambda figure, suffix: drawn.append(figure) or b"")
+    found = fedpgp.sweep(
+        {"federation.rounds": [3, 2], "fedpgp.full_rank": [True, False]},
+        methods=["fedpgp", "zero-shot"], seeds=2, changes=[SHORT_RUN[0], SHORT_RUN[3]], output=tmp_path / "out", cache=cache,
+    )  # fmt: skip
+    (part,) = found.grid.parts
+    axes = list(curves.axes_of(part))
+    assert [(axis, [key[1:] for key in keys]) for _, axis, keys in axes] == [
+        ("federation.rounds", [("2", "true"), ("3", "true")]),
+        ("federation.rounds", [("2", "false"), ("3", "false")]),
+        ("fedpgp.full_rank", [("3", "true"), ("3", "false")]),
+        ("fedpgp.full_rank", [("2", "true"), ("2", "false")]),
+    ]
+    for (_, axis, keys), figure in zip(axes, drawn[0:8:2], strict=True):
+        lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 2 and line.get_marker() == "o"]
+        wanted = [found.comparisons[key].mean("fedpgp")["local"][0] for key in keys]
+        assert list(lines[0].get_ydata()) == pytest.approx(wanted)
+        assert (lines[0].get_linestyle() == "-") == (axis == "federation.rounds")
+    key = next(part.cell_keys())
+    local = drawn[8].axes[0]
+    wanted = [np.mean([run.rounds[i]["local"] for run in found.comparisons[key].of("fedpgp")]) for i in range(3)]
+    assert list(local.lines[0].get_ydata()) == pytest.approx(wanted)
+    assert local.lines[1].get_linestyle() != "-", "zero-shot has no rounds"

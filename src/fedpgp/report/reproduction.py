@@ -7,6 +7,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from fedpgp.files import write
+from fedpgp.grid.axes import slug
+from fedpgp.report.curves import write_figures
 from fedpgp.report.formats import Cell, Table, latex, markdown, to_csv
 from fedpgp.report.grid import seeds_text
 from fedpgp.report.tables import figure_text, titles
@@ -21,13 +23,17 @@ WIDEST = 12  # columns that a page or a terminal has room for
 
 
 def write_reproduction(found: "Found", directory: Path) -> None:
-    """Writes reproduction.md, reproduction.tex and, last of all, reproduction.csv."""
+    """Writes figures as .svg and .png, reproduction.md, reproduction.tex and, last of all, reproduction.csv."""
     recipe = read_recipe(found.grid.asked["recipe"])
     shown = tables(found)
     text = [f"# {recipe.title}", recipe.about]
     if found.grid.asked["embedded"]:
         text.append(f"Embedded: {recipe.embedded_note}. No figure of the paper is to be compared with these.")
     text += [f"## {one.heading}\n\n{markdown(one)}" for one in shown]
+    for part in found.grid.parts:
+        prefix = f"{slug(part.name)}-" if len(found.grid.parts) > 1 else ""
+        drawn = write_figures(found, part, directory, prefix)
+        text += [f"![{part.name}: {what}]({name}.svg)\n\n{part.name}: {what}" for name, what in drawn.items()]
     text.append("## Provenance\n\n" + "\n".join(f"- {what}: {value}" for what, value in provenance(found).items()))
     write(directory / "reproduction.md", ("\n\n".join(text) + "\n").encode())
     comment = "".join(f"% {what}: {value}\n" for what, value in provenance(found).items())
@@ -36,9 +42,11 @@ def write_reproduction(found: "Found", directory: Path) -> None:
 
 
 def tables(found: "Found") -> list[Table]:
-    """For each part the table of the last round and that of the last five, and one of what others reported."""
+    """For each part the table of the last round and that of the last five, where clients have one domain each a table
+    by domain, and one of what others reported."""
     recipe = read_recipe(found.grid.asked["recipe"])
     shown = [table(found, recipe, part, kind) for part in found.grid.parts for kind in PARTS]
+    shown += [domain_table(found, part) for part in found.grid.parts if _domains(found, part)]
     reported = reported_table(found, recipe)
     return [*shown, reported] if reported.rows else shown
 
@@ -71,6 +79,18 @@ def table(found: "Found", recipe: Recipe, part: "Part", kind: str) -> Table:
         return Table(heading, [", ".join(part.axes), "method", *next(iter(figures.values())).values()], rows)
     rows = [[Cell(named(*line)), *(cell for title in groups for cell in texts(title, *line))] for line in lines]
     return Table(heading, ["method", *across], rows)
+
+
+def domain_table(found: "Found", part: "Part") -> Table:
+    """Local in the last round, the mean over the clients of each domain: mean ± std over the seeds."""
+    names = _domains(found, part)
+    rows = []
+    for key, method in product(part.cell_keys(), found.grid.methods):
+        each = [run.results["domains"] for run in found.comparisons[key].of(method)]
+        texts = [figure_text(*spread([of[name] for of in each])) if name in each[0] else "" for name in names]
+        rows.append([Cell(text) for text in (", ".join(key[1:]), method, *texts)])
+    heading = f"{part.name}: Local by domain, last round, percent, {seeds_text(found.grid.seeds)}"
+    return Table(heading, [", ".join(part.axes), "method", *names], rows)
 
 
 def reported_table(found: "Found", recipe: Recipe) -> Table:
@@ -110,6 +130,12 @@ def provenance(found: "Found") -> dict[str, str]:
         "seeds": ", ".join(map(str, found.grid.seeds)),
         "SHA-256 of config.toml": found.digest,
     }
+
+
+def _domains(found: "Found", part: "Part") -> list[str]:
+    """Of the clients of a part's cells; none where clients have images of several."""
+    each = [run.results["domains"] for key in part.cell_keys() for run in found.comparisons[key].runs]
+    return list(dict.fromkeys(name for of in each for name in of))
 
 
 def _groups(part: "Part") -> Iterator[tuple[str, list["Key"]]]:
