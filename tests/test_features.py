@@ -20,7 +20,7 @@ from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.data import cache as feature_cache
 from fedpgp.data import features
 from fedpgp.data.cache import Kept, entries
-from fedpgp.data.decode import each
+from fedpgp.data.decode import in_threads
 from fedpgp.data.features import image_features, split_features
 from fedpgp.data.narrow import without
 from fedpgp.data.sources import ImageDataset, Source
@@ -84,7 +84,7 @@ def broken(images: ImageDataset, **bad: Exception) -> ImageDataset:
 
 @pytest.fixture
 def short_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(features, "SMALL_BATCH", 8)
+    monkeypatch.setattr(features, "BATCH", 8)
     monkeypatch.setattr(features, "SHARD", 16)
     yield
 
@@ -213,10 +213,9 @@ def test_each_batch_comes_in_order_and_few_are_ahead(sizes: list[int], threads: 
         return batch, torch.get_num_threads()
 
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     found = []
     try:
-        for done in each(work, batches):
+        for done in in_threads(work, batches, threads):
             found.append(done)
             assert len(begun) <= len(found) + threads
     except ValueError as error:
@@ -224,8 +223,7 @@ def test_each_batch_comes_in_order_and_few_are_ahead(sizes: list[int], threads: 
     else:
         assert len(found) == len(batches) <= fails
     finally:
-        assert torch.get_num_threads() == threads
-        torch.set_num_threads(before)
+        assert torch.get_num_threads() == before
     assert found == [(batch, 1) for batch in batches[: len(found)]]
 
 

@@ -162,7 +162,8 @@ def test_figures_hold_the_means_and_join_numbers_alone(tmp_path, cache, monkeypa
     monkeypatch.setattr(curves, "rendered", lambda figure, suffix: drawn.append(figure) or b"")
     found = fedpgp.sweep(
         {"federation.rounds": [3, 2], "fedpgp.full_rank": [True, False]},
-        methods=["fedpgp", "zero-shot"], seeds=2, changes=[SHORT_RUN[0], SHORT_RUN[3]], output=tmp_path / "out", cache=cache,
+        methods=["fedpgp", "zero-shot"], seeds=2, changes=[SHORT_RUN[0], SHORT_RUN[3]],
+        output=tmp_path / "out", cache=cache,
     )  # fmt: skip
     (part,) = found.grid.parts
     axes = list(curves.axes_of(part))

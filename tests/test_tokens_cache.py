@@ -39,7 +39,7 @@ def images(small_source: Source) -> ImageDataset:
 
 @pytest.fixture
 def short_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(features, "SMALL_BATCH", 2)
+    monkeypatch.setattr(features, "BATCH", 2)
     monkeypatch.setattr(features, "SHARD", 4)
     yield
 

@@ -61,15 +61,17 @@ def main() -> None:
         print(f"decoding in one process alone: {1 / decoding:.0f} images/s")
         torch.set_num_threads(cores)
         started = time.perf_counter()
-        image_features(encoder, dataset, Path(place) / "cache")
+        image_features(encoder, dataset, Path(place) / "cache", workers=cores)
         together = (time.perf_counter() - started) / len(dataset)
         allowed = (decoding + encoding[1]) / cores
         print(
             f"together: {1 / together:.0f} images/s, {allowed / together:.0%} of the {1 / allowed:.0f} that"
             " the cores allow"
         )
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        print(f"{len(dataset)} images: peak memory {peak:.0f} MiB")
+        mine, others = (
+            resource.getrusage(who).ru_maxrss / 2**10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+        print(f"{len(dataset)} images: peak memory {mine:.0f} MiB, largest process that decodes {others:.0f} MiB")
 
 
 if __name__ == "__main__":

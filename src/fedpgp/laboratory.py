@@ -122,6 +122,7 @@ def laboratory(
             directory,
             augmented_views=config.data.augmented_views,
             skip_bad_images=skip_bad_images,
+            workers=workers,
             progress=reporter.progress,
             notice=reporter.notice,
         )
@@ -145,6 +146,7 @@ def laboratory(
         list(parts.values()),
         directory,
         half=config.data.token_precision == "float16",
+        workers=workers,
         progress=reporter.progress,
         notice=reporter.notice,
     )

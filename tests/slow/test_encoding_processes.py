@@ -1,4 +1,4 @@
-"""The feature cache between processes: two writers, one that is killed, and one that is interrupted."""
+"""The feature cache between processes: two writers, one that is killed, and workers that decode ahead."""
 
 import os
 import signal
@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from fedpgp.backbone import Backbone
+from fedpgp.data import decode
 from fedpgp.data.features import image_features
 from fedpgp.data.sources import Source
 
@@ -68,9 +70,56 @@ def test_killed_writer_goes_on(
     assert torch.equal(kept.features, expected)
 
 
-def test_ctrl_c_ends_encoder_and_threads(tmp_path: Path) -> None:
-    script = tmp_path / "encode.py"
-    script.write_text(ENCODE.replace("set_num_threads(1)", "set_num_threads(3)"))
+def test_bits_do_not_depend_on_the_number_of_workers(
+    backbone: Backbone, pictograms: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = pictograms.validation.select(np.arange(0, 1440, 7))
+    loaders = []
+
+    class Counted(decode.DataLoader):
+        def __init__(self, *arguments, **options):
+            loaders.append(options["num_workers"])
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(decode, "DataLoader", Counted)
+    monkeypatch.setattr(decode, "WORTH_PROCESSES", 0)
+    monkeypatch.setattr(decode, "FEW", 0)
+    for view in (0, 1):
+        found = [
+            image_features(backbone.image, images, tmp_path / str(workers), workers=workers, view=view)[0].features
+            for workers in (1, 2)
+        ]
+        assert torch.equal(*found)
+    assert loaders == [2, 2]
+
+
+def test_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+    """Its workers run it once more, and must not wait for the lock of the process that waits for them."""
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        ENCODE.replace("progress=say", "workers=2, progress=say").replace(
+            "say =", "import fedpgp.data.decode as d; d.WORTH_PROCESSES = d.FEW = 0\nsay ="
+        )
+    )
+    ended = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "cache")], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].endswith(
+        "a script that uses more than one worker needs `if __name__ == '__main__':`"
+    )
+
+
+@pytest.mark.parametrize("how", ["processes", "threads"])
+def test_ctrl_c_ends_encoder_and_workers(tmp_path: Path, how: str) -> None:
+    script = tmp_path / "guarded.py"
+    body = {
+        "processes": ENCODE.replace("progress=say", "workers=2, progress=say").replace(
+            "say =", "import fedpgp.data.decode as d; d.WORTH_PROCESSES = d.FEW = 0\nsay ="
+        ),
+        "threads": ENCODE.replace("set_num_threads(1)", "set_num_threads(3)"),
+    }[how]
+    script.write_text("if __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in body.splitlines()))
     process = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path / "cache")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,

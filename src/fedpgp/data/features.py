@@ -16,12 +16,12 @@ from torch import Tensor
 
 from fedpgp.backbone.image import PATCHES, POOLED, ImageEncoder
 from fedpgp.data.cache import FORMAT, Entry, Kept, check_room, versions
-from fedpgp.data.decode import CENTRE, Preparation, each
+from fedpgp.data.decode import CENTRE, Preparation, Prepared, check_not_a_worker, each
 from fedpgp.data.sources import ImageDataset
 from fedpgp.errors import CheckpointError, DataError
 
-BATCH, SMALL_BATCH = 64, 16  # images; the small one on a CPU, where every core has one in memory
-SHARD = 4 * BATCH  # images between two savings: what a killed process loses at most
+BATCH = 16  # images: every thread has as many in memory
+SHARD = 256  # images between two savings: what a killed process loses at most
 
 Progress = Callable[[str, int, int, str], None]
 Notice = Callable[[str], None]
@@ -34,6 +34,7 @@ def split_features(
     *,
     augmented_views: int = 1,
     skip_bad_images: bool = False,
+    workers: int = 1,
     progress: Progress = lambda *_: None,
     notice: Notice = lambda _: None,
 ) -> tuple[dict[str, Tensor], dict[str, NDArray[np.int64]]]:
@@ -42,7 +43,8 @@ def split_features(
     Both results are by the splits' fingerprints; the second has, of those that have any, the indices of the images that
     do not decode, whose features are zero. augmented_views: K > 1 gives training splits [n, K, D], features of K random
     crops instead of the centre's. skip_bad_images: go on where an image does not decode.
-    Decoding and encoding take as many cores as PyTorch has threads; any number gives the same bits.
+    workers: processes that may decode ahead of the encoder, where there are many cores; any number, and any number of
+    threads, gives the same bits. More than one needs `if __name__ == "__main__":`.
 
     Raises DataError for an image that does not decode, OutputError if the directory cannot be written.
     """
@@ -58,6 +60,7 @@ def split_features(
                 directory,
                 view=view,
                 skip_bad_images=skip_bad_images,
+                workers=workers,
                 progress=progress,
                 notice=notice,
             )
@@ -102,6 +105,7 @@ def token_features(
     directory: Path,
     *,
     half: bool,
+    workers: int = 1,
     progress: Progress = lambda *_: None,
     notice: Notice = lambda _: None,
 ) -> list[Tokens]:
@@ -131,6 +135,7 @@ def token_features(
                 kind=part.kind,
                 half=half,
                 view=view,
+                workers=workers,
                 progress=progress,
                 notice=notice,
             )
@@ -156,6 +161,7 @@ def image_features(
     half: bool = False,
     view: int = CENTRE,
     skip_bad_images: bool = False,
+    workers: int = 1,
     progress: Progress = lambda *_: None,
     notice: Notice = lambda _: None,
 ) -> tuple[Kept, int]:
@@ -169,13 +175,14 @@ def image_features(
     encoded = 0
     kept = entry.load()
     if kept is None:
+        check_not_a_worker(workers)
         with entry.locked(notice):
             kept = entry.load()  # another process may just have made it
             if kept is None:
                 if entry.file.exists():
                     notice(f"feature cache {entry.file} is damaged: computing it again")
                 empty = torch.zeros(len(dataset), *encoder.shape(kind), dtype=_dtype(encoder, kind, half))
-                made, encoded = _encode(encoder, dataset, entry, kind, empty, skip_bad_images, progress)
+                made, encoded = _encode(encoder, dataset, entry, kind, empty, skip_bad_images, workers, progress)
                 entry.save(made)
                 kept = entry.load() or made  # mapped, so that the system can take the memory back
     if kept.undecodable and not skip_bad_images:
@@ -210,19 +217,18 @@ def _encode(
     kind: str,
     features: Tensor,
     skip_bad_images: bool,
+    workers: int,
     progress: Progress,
 ) -> tuple[Kept, int]:
     """Fills `features` in: from shards of an earlier attempt, and by encoding the rest."""
     total, view = len(dataset), int(entry.origin["view"])
-    accelerator = None if encoder.device.type == "cpu" else Lock()
-    size = SMALL_BATCH if accelerator is None else BATCH
     undecodable: dict[int, str] = {}
     batches: list[range] = []
     for start in range(0, total, SHARD):
         rows = range(start, min(start + SHARD, total))
         shard = entry.load_shard(rows)
         if shard is None:
-            batches += [rows[at : at + size] for at in range(0, len(rows), size)]
+            batches += [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
         else:
             features[rows.start : rows.stop] = shard.features
             undecodable |= shard.undecodable
@@ -232,13 +238,15 @@ def _encode(
     progress(what, done, total, "")
     started = time.perf_counter()
     preparation = Preparation(dataset, encoder.processor, encoder.size, view)
+    accelerator = nullcontext() if encoder.device.type == "cpu" else Lock()  # which takes one batch at a time
 
-    def encoded(batch: range) -> tuple[Tensor, dict[int, str], dict[int, str]]:
-        pixels, faults, unreadable = preparation[batch]
-        with accelerator or nullcontext():
-            return encoder.encode(torch.from_numpy(pixels), kind).to(features), faults, unreadable
+    def encoded(prepared: Prepared) -> tuple[Tensor, dict[int, str], dict[int, str]]:
+        with accelerator:
+            found = encoder.encode(torch.from_numpy(prepared.pixels), kind).to(features)
+        return found, prepared.faults, prepared.unreadable
 
-    for batch, (found, faults, unreadable) in zip(batches, each(encoded, batches), strict=True):
+    found_all = each(preparation, encoded, batches, workers)
+    for batch, (found, faults, unreadable) in zip(batches, found_all, strict=True):
         if unreadable:
             image = min(unreadable)
             raise DataError(
