@@ -35,6 +35,7 @@ EXPECTED = {
     "participation",
     "heterogeneity",
     "clients",
+    "new-clients",
 }
 # Beside what a recipe changes: two rounds of three clients.
 TINY = ["task.clients=3", "federation.local_epochs=1", "fedpgp.bottleneck=2"]
