@@ -115,6 +115,26 @@ def show(
         err.print(f"written to {output}", markup=False)
 
 
+@app.command(epilog="Examples: [bold]fedpgp data get cifar10[/]   [bold]fedpgp data get pacs --to /disk/data[/]")
+def get(
+    name: Annotated[str, typer.Argument(help="A known data set, see docs/data-sets.md.")],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="DIR", help="The directory of data sets: what data.root is in a run.")
+    ] = Path("data"),
+) -> None:
+    """Download a known data set from a mirror on the Hugging Face hub, or say where it is to be had.
+
+    It is written as it is distributed, so that --data NAME reads it. HF_ENDPOINT and HF_HUB_OFFLINE are heeded.
+    """
+    from fedpgp.data.mirrors import fetch
+
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bars:
+        bar = bars.add_task(f"writing {name}", total=None)
+        place = fetch(name, to, lambda done, total: bars.update(bar, completed=done, total=total))
+    root = "" if to == Path("data") else f" --set data.root={to}"
+    out.print(f"{name} is at {place}; fedpgp data check {place}, then fedpgp run --data {name}{root}", markup=False)
+
+
 @app.command(epilog="Example: [bold]fedpgp data layouts[/]")
 def layouts(as_json: Json = False) -> None:
     """List the ways in which files may lie on a disk: the values of data.layout."""

@@ -32,8 +32,8 @@ def recognised(path: Path) -> str | None:
     """The name of the data set whose domains are the folders of a directory."""
     if not path.is_dir():
         return None
-    found = sorted(_plain(entry.name) for entry in path.iterdir() if entry.is_dir() and not folder.hidden(entry.name))
-    return next((name for name, wanted in FOLDERS.items() if found == sorted(map(_plain, wanted))), None)
+    found = sorted(plain(entry.name) for entry in path.iterdir() if entry.is_dir() and not folder.hidden(entry.name))
+    return next((name for name, wanted in FOLDERS.items() if found == sorted(map(plain, wanted))), None)
 
 
 def read_folders(path: Path, data: "DataConfig", name: str) -> Listing:
@@ -57,7 +57,8 @@ def read_folders(path: Path, data: "DataConfig", name: str) -> Listing:
     return replace(found, name=name)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A domain's name as it may be written."""
     return name.casefold().replace(" ", "").replace("_", "").replace("-", "")
 
 

@@ -89,6 +89,16 @@ def read_hub(source: str, data: "DataConfig") -> Listing:
     return _read(load, source, parts[1], Path(), data)
 
 
+def from_hub(repository: str) -> Any:
+    """All splits of a data set of the hub, by name, downloaded with the client's own bars; raises DataError."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(repository)
+    except Exception as error:  # of a dozen libraries below it
+        raise _failed(error, f"{HUB}{repository}") from error
+
+
 def read_saved(path: Path, data: "DataConfig") -> Listing:
     """What `is_saved` recognises."""
 
