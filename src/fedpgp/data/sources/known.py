@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fedpgp.data.sources import cifar, coop, domains, imagenet, mnist
+from fedpgp.data.sources import cifar, coop, domains, imagenet, mnist, tiny_imagenet
 from fedpgp.data.sources.listing import Layout
 from fedpgp.errors import DataError
 
@@ -39,6 +39,7 @@ KNOWN: Mapping[str, Known] = {
     "imagenet-sketch": Known(("imagenet-sketch",), "imagenet-sketch", COOP),
     "imagenet-a": Known(("imagenet-adversarial", "imagenet-a"), "imagenet-a", COOP),
     "imagenet-r": Known(("imagenet-rendition", "imagenet-r"), "imagenet-r", COOP),
+    "tiny_imagenet": Known((tiny_imagenet.FOLDER, "tiny_imagenet"), "tiny_imagenet", tiny_imagenet.PAGE),
     "cifar10": Known((cifar.CIFAR10.folder, cifar.CIFAR10.archive, "cifar10", "cifar-10"), "cifar", cifar.PAGE),
     "cifar100": Known((cifar.CIFAR100.folder, cifar.CIFAR100.archive, "cifar100", "cifar-100"), "cifar", cifar.PAGE),
     "mnist": Known(("mnist", "MNIST"), "idx", "http://yann.lecun.com/exdb/mnist"),
@@ -88,6 +89,11 @@ LAYOUTS: Mapping[str, Layout] = {
         )
         for name, images in imagenet.VERSIONS.items()
     },
+    "tiny_imagenet": Layout(
+        "wnids.txt, words.txt, train/IDENTIFIER/images/…, val/images/… and val/val_annotations.txt",
+        tiny_imagenet.recognises,
+        tiny_imagenet.read,
+    ),
     "idx": Layout(
         "train-images-idx3-ubyte, train-labels-idx1-ubyte and t10k-…, gzipped or not, as of MNIST",
         mnist.recognises,

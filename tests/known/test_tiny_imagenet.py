@@ -1,0 +1,58 @@
+"""Tiny ImageNet as its archive unpacks."""
+
+import pytest
+
+from fedpgp.config import DataConfig
+from fedpgp.data.sources import layout_of, load_source, read_listing
+from fedpgp.errors import DataError
+
+CLASSES = ["n02124075", "n01443537", "n02999410"]
+WORDS = {
+    "n01443537": "goldfish, Carassius auratus",
+    "n02124075": "chain, mail",
+    "n02999410": "chain",
+    "n00001740": "entity",
+}
+
+
+@pytest.fixture
+def tiny(put):
+    root = put(
+        *(f"tiny-imagenet-200/train/{one}/images/{one}_{i}.JPEG" for one in CLASSES for i in range(4)),
+        *(f"tiny-imagenet-200/val/images/val_{i}.JPEG" for i in range(6)),
+        *(f"tiny-imagenet-200/test/images/test_{i}.JPEG" for i in range(2)),
+    )
+    place = root / "tiny-imagenet-200"
+    (place / "wnids.txt").write_text("\n".join(CLASSES) + "\n")
+    (place / "words.txt").write_text("".join(f"{one}\t{words}\n" for one, words in WORDS.items()))
+    lines = [f"val_{i}.JPEG\t{CLASSES[i % 3]}\t0\t1\t30\t31\n" for i in range(6)]
+    (place / "val/val_annotations.txt").write_text("".join(lines))
+    (place / "train" / CLASSES[0] / f"{CLASSES[0]}_boxes.txt").write_text("x 0 0 1 1\n")
+    return root
+
+
+def test_classes_have_the_order_of_the_file_and_names_that_differ(tiny):
+    assert layout_of(tiny / "tiny-imagenet-200") == "tiny_imagenet"
+    source = load_source(DataConfig(source="tiny_imagenet", root=str(tiny)))
+    assert source.class_names == ("chain, mail", "goldfish", "chain")
+    assert source.test.labels.tolist() == [0, 1, 2, 0, 1, 2], "in the order of the annotations"
+    assert sorted([*source.train.labels, *source.validation.labels]) == [0] * 4 + [1] * 4 + [2] * 4
+    assert "train/n02124075/images/n02124075_" in source.train.describe(0)
+    assert source.train.image(0).size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("wnids.txt", "n02124075\nn09999999\n", r"wnids.txt: 'n09999999' has no folder .*: unpack http"),
+        ("wnids.txt", "n02124075\n../../etc\n", r"wnids.txt: '../../etc' has no folder"),
+        ("words.txt", "n01443537\tgoldfish\n", r"words.txt: has no words for class 'n02124075': unpack"),
+        ("val/val_annotations.txt", "val_0.JPEG\tn1\n", r"val_annotations.txt: line 1: must be an image and a class"),
+        ("val/val_annotations.txt", "../../x\tn01443537\n", r"val_annotations.txt: line 1: must be"),
+        ("val/val_annotations.txt", "nothing\n", r"val_annotations.txt: line 1: must be an image and a class"),
+    ],
+)
+def test_damaged_files_are_named(tiny, file, content, message):
+    (tiny / "tiny-imagenet-200" / file).write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_listing(DataConfig(source="tiny_imagenet", root=str(tiny)))
