@@ -7,11 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from sources.conftest import listing, save
 
 from fedpgp.config import DataConfig
 from fedpgp.data.sources import load_source
+from fedpgp.data.sources.listing import Listing, divided
 from fedpgp.errors import DataError
 
 
@@ -82,6 +85,20 @@ def test_integers_have_names_from_a_file_and_are_sorted_as_numbers(tree, tmp_pat
 def test_tables_that_are_wrong(tree, text, message):
     with pytest.raises(DataError, match=message):
         table(tree, text)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=40))
+def test_clients_of_many_classes_have_something_to_be_tested_on(rows):
+    labels, clients = np.array(rows).T
+    found = Listing("made", "made", None, tuple("abcd"), labels, client_names=tuple("uvwxyz"), clients=clients)
+    of_split = divided(found, DataConfig())
+    test, train = of_split == 2, of_split == 0
+    left = {label: int(train[labels == label].sum()) for label in set(labels.tolist())}
+    assert min(left.values()) > 0, "no class is left without a training image"
+    for client in set(clients.tolist()):
+        own = clients == client
+        if own.sum() > 1 and not test[own].any():
+            assert all(left[label] + (of_split[labels == label] == 1).sum() == 1 for label in labels[own].tolist())
 
 
 def test_files_that_are_no_tables(tree):

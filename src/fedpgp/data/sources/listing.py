@@ -170,7 +170,10 @@ def divided(found: Listing, data: "DataConfig") -> NDArray[np.int64]:
 
 
 def _share(found: Listing, among: NDArray[np.bool_], share: float, purpose: int) -> NDArray[np.int64]:
-    """A share of some images, of every class, domain and client: at least one of two or more, never all."""
+    """A share of some images, of every class, domain and client: at least one of two or more, never all.
+
+    A client that would have none, since each of its images is of another class, gets one, if its class keeps others.
+    """
     images = np.flatnonzero(among)
     shuffled = images[torch.randperm(len(images), generator=generator(SEED, "split", purpose)).numpy()]
     keys = [found.labels, *(one for one in (found.domains, found.clients) if one is not None)]
@@ -182,7 +185,22 @@ def _share(found: Listing, among: NDArray[np.bool_], share: float, purpose: int)
     sizes = np.diff(np.r_[starts, len(ordered)])
     wanted = np.minimum(np.maximum(1, np.rint(share * sizes)), sizes - 1).astype(np.int64)
     place = np.arange(len(ordered)) - np.repeat(starts, sizes)
-    return ordered[place < np.repeat(wanted, sizes)]
+    taken = ordered[place < np.repeat(wanted, sizes)]
+    if found.clients is None:
+        return taken
+    have, given = (np.bincount(found.clients[which], minlength=len(found.client_names)) for which in (images, taken))
+    lacking = set(np.flatnonzero((have > 1) & (given == 0)).tolist())
+    left = np.bincount(found.labels[images]) - np.bincount(
+        found.labels[taken], minlength=found.labels[images].max() + 1
+    )
+    more = []
+    for image in shuffled[np.isin(found.clients[shuffled], list(lacking))].tolist():
+        client, label = found.clients[image], found.labels[image]
+        if client in lacking and left[label] > 1:
+            lacking.remove(client)
+            left[label] -= 1
+            more.append(image)
+    return np.concatenate([taken, np.array(more, dtype=np.int64)])
 
 
 def digest(parts: Sequence[str]) -> str:
