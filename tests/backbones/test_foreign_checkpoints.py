@@ -17,11 +17,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+import fedpgp
 from fedpgp import assets
 from fedpgp.backbone import load_backbone
 from fedpgp.backbone.load import licence_of
-from fedpgp.errors import CheckpointError
+from fedpgp.errors import CheckpointError, ConfigError
 
+RESNET = {"embed_dim": 96, "width": 128, "layers": 2, "size": 64, "context": 77, "blocks": (1, 2, 1, 1), "channels": 8}
+RN50 = {
+    "embed_dim": 1024,
+    "width": 512,
+    "layers": 12,
+    "size": 224,
+    "context": 77,
+    "blocks": (3, 4, 6, 3),
+    "channels": 64,
+}
 NAMES = ("ant", "red apple", "fire_engine", "café's pâté", "Boeing 737-800")
 SMALL = {"embed_dim": 96, "width": 128, "layers": 2, "patch": 8, "size": 32, "context": 77}
 REAL = {"embed_dim": 512, "width": 512, "layers": 12, "patch": 16, "size": 224, "context": 77}
@@ -92,7 +103,13 @@ def randomised(model, scale=0.05):
     generator = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
-        weight.data = 1 + 0.1 * noise if name.endswith(("ln_1.weight", "ln_2.weight")) else scale * noise
+        norm = name.endswith(("ln_1.weight", "ln_2.weight")) or (".bn" in name and name.endswith("weight"))
+        conv = weight.dim() == 4 and hasattr(model.visual, "layer1")  # of as many layers that little would be left
+        weight.data = 1 + 0.1 * noise if norm else noise * ((2 / weight[0].numel()) ** 0.5 if conv else scale)
+    for name, weight in model.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            noise = torch.rand(weight.shape, generator=generator)
+            weight.data = 0.1 * noise + (0.5 if name.endswith("var") else 0)
     model.logit_scale.data = torch.tensor(3.0)
     return model.float().eval().requires_grad_(False)
 
@@ -100,12 +117,15 @@ def randomised(model, scale=0.05):
 def openai_model(shape):
     CLIP = module_of("clip", "model").CLIP
     heads, layers = shape["width"] // 64, shape["layers"]
-    wide = 768 if shape is REAL else 192
-    model = CLIP(
-        shape["embed_dim"], shape["size"], layers, wide, shape["patch"], shape["context"], 49408, shape["width"],
-        heads, layers,
-    )  # fmt: skip
+    tower = (
+        (shape["blocks"], shape["channels"], None) if "blocks" in shape else (layers, wide_of(shape), shape["patch"])
+    )
+    model = CLIP(shape["embed_dim"], shape["size"], *tower, shape["context"], 49408, shape["width"], heads, layers)
     return randomised(model)
+
+
+def wide_of(shape):
+    return 768 if shape is REAL else 192
 
 
 def texts(tokenizer, names=NAMES, length=77):
@@ -130,7 +150,7 @@ def check(checkpoint, model, shape, tokenizer):
 
 
 def saved_open_clip(directory, CLIP, shape, quick_gelu, as_bin=False):
-    wide = 768 if shape is REAL else 192
+    wide = wide_of(shape)
     vision = {"image_size": shape["size"], "layers": shape["layers"], "width": wide, "patch_size": shape["patch"]}
     text = {"context_length": 77, "vocab_size": 49408, "width": shape["width"], "heads": shape["width"] // 64}
     config = {"embed_dim": shape["embed_dim"], "vision_cfg": vision, "text_cfg": {**text, "layers": shape["layers"]}}
@@ -147,7 +167,20 @@ def saved_open_clip(directory, CLIP, shape, quick_gelu, as_bin=False):
     return model
 
 
-def saved_script(file, model, size):
+def saved_open_clip_resnet(directory, CLIP, shape):
+    vision = {"image_size": shape["size"], "layers": list(shape["blocks"]), "width": shape["channels"]}
+    text = {"context_length": 77, "vocab_size": 49408, "width": shape["width"], "heads": 2, "layers": shape["layers"]}
+    config = {"embed_dim": shape["embed_dim"], "vision_cfg": vision, "text_cfg": text}
+    model = randomised(CLIP(**config, quick_gelu=False))
+    content = {"model_cfg": config, "preprocess_cfg": {}}
+    (directory / "open_clip_config.json").write_text(json.dumps(content))
+    save_file(
+        {name: tensor.clone() for name, tensor in model.state_dict().items()}, directory / "open_clip_model.safetensors"
+    )
+    return model
+
+
+def saved_script(file, model, size, dtype=torch.float32):
     """As OpenAI's files are: a TorchScript archive, here with the weights alone used."""
 
     class Program(torch.nn.Module):
@@ -163,7 +196,7 @@ def saved_script(file, model, size):
             return self.visual(pixels) * self.logit_scale
 
     with torch.no_grad():
-        program = torch.jit.trace(Program().eval(), torch.zeros(1, 3, size, size), check_trace=False)
+        program = torch.jit.trace(Program().eval(), torch.zeros(1, 3, size, size, dtype=dtype), check_trace=False)
     torch.jit.save(program, str(file))
 
 
@@ -188,6 +221,93 @@ def test_openclips_files_give_the_features_of_openclip(
     check(tmp_path, model, SMALL, reference_tokenizer)
     processor = load_backbone(str(tmp_path)).image.processor
     assert list(processor.image_mean) == [0.5, 0.4, 0.3] and processor.crop_size["height"] == 32
+
+
+@pytest.mark.parametrize("kind", ["script", "state dict", "open-clip"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_resnets_give_the_features_of_openais_and_openclips_code(kind, tmp_path, request, reference_tokenizer):
+    if kind == "open-clip":
+        where, model = tmp_path, saved_open_clip_resnet(tmp_path, request.getfixturevalue("open_clip_model"), RESNET)
+    else:
+        where, model = tmp_path / "RN.pt", openai_model(RESNET)
+        if kind == "script":
+            saved_script(where, model.half(), RESNET["size"], torch.float16)
+            model = model.float()
+        else:
+            torch.save(model.state_dict(), where)
+    check(where, model, RESNET, reference_tokenizer)
+    image = load_backbone(str(where)).image
+    assert (image.patches, image.layers, image.size) == (0, 0, (64, 64))
+
+
+def test_methods_that_read_patches_are_refused_on_a_resnet(tmp_path, small_source, monkeypatch):
+    torch.save(openai_model(RESNET).state_dict(), tmp_path / "RN.pt")
+    monkeypatch.setattr("fedpgp.laboratory.load_source", lambda *_: small_source)
+    changes = [f"backbone.checkpoint={tmp_path / 'RN.pt'}", "task.clients=2", "task.shots=2", "federation.rounds=1"]
+    for name in ("fedotp", "fedvpt", "fedmaple"):
+        with pytest.raises(ConfigError, match=f"{name} reads patches of images, and the image tower of .* has none"):
+            fedpgp.run(name, changes=changes, cache=tmp_path / "cache")
+    assert fedpgp.run("fedpgp", changes=changes, cache=tmp_path / "cache").results["rounds"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"visual.layer2.0.conv2.weight": (1, 2, 3, 3)},
+            r"visual.layer2.0.conv2.weight must be \(16, 16, 3, 3\), is \(1",
+        ),
+        ({"visual.layer1.0.bn1.bias": None}, r"visual.layer1.0.bn1.bias must be \(8,\), is missing"),
+        ({"visual.conv3.weight": None}, "lacks visual.conv3.weight: fetch it again"),
+        ({"visual.attnpool.c_proj.weight": (5, 256), "visual.attnpool.c_proj.bias": (5,)}, "its towers disagree"),
+    ],
+)
+def test_a_resnet_that_is_not_whole_is_refused(change, message, tmp_path):
+    weights = openai_model(RESNET).state_dict()
+    for name, shape in change.items():
+        weights.pop(name) if shape is None else weights.update({name: torch.zeros(shape)})
+    torch.save(weights, tmp_path / "RN.pt")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_backbone(str(tmp_path / "RN.pt"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_transformers_older_files_are_read_and_run_nothing(sharded, tmp_path, open_clip_model, reference_tokenizer):
+    """pytorch_model.bin, or its shards with an index."""
+    (tmp_path / "open-clip").mkdir()
+    model = saved_open_clip(tmp_path / "open-clip", open_clip_model, SMALL, quick_gelu=True)
+    backbone, where = load_backbone(str(tmp_path / "open-clip")), tmp_path / "older"
+    backbone.image.model.save_pretrained(where)
+    (where / "model.safetensors").unlink()
+    weights = backbone.image.model.state_dict()
+    shards = [dict(list(weights.items())[start::2]) for start in (0, 1)] if sharded else [weights]
+    names = [f"pytorch_model-{i + 1:05d}-of-00002.bin" for i in (0, 1)] if sharded else ["pytorch_model.bin"]
+    for name, shard in zip(names, shards, strict=True):
+        torch.save(shard, where / name)
+    if sharded:
+        index = {"metadata": {}, "weight_map": {key: n for n, s in zip(names, shards, strict=True) for key in s}}
+        (where / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    for asset in ("tokenizer.json", "tokenizer_config.json"):
+        (where / asset).write_bytes((assets.DIRECTORY / "clip-tokenizer" / asset).read_bytes())
+    backbone.image.processor.save_pretrained(where)
+    check(where, model, SMALL, reference_tokenizer)
+    before = load_backbone(str(where)).fingerprint
+    shards[0]["logit_scale"] = torch.tensor(1.0)
+    torch.save(shards[0], where / names[0])
+    assert load_backbone(str(where)).fingerprint != before
+    target = tmp_path / "done"
+    torch.save({"a": Malicious(str(target))}, where / names[0])
+    with pytest.raises(CheckpointError, match="cannot be read from"):
+        load_backbone(str(where))
+    assert not target.exists()
+
+
+@pytest.mark.slow
+def test_rn50(tmp_path, reference_tokenizer):
+    model = openai_model(RN50)
+    torch.save(model.state_dict(), tmp_path / "RN50.pt")
+    print(f"RN50: largest difference {check(tmp_path / 'RN50.pt', model, RN50, reference_tokenizer):.1e}")
 
 
 @pytest.mark.slow
@@ -311,14 +431,10 @@ def damaged(directory, *, weights=None, config=None):
         ({"config": CONFIG % ("", '"no_causal_mask": true,', "")}, "text_cfg.no_causal_mask is not CLIP's own"),
         ({"config": CONFIG % ('"pool_type": "avg"', "", "")}, "vision_cfg.pool_type is not CLIP's own"),
         ({"config": CONFIG % ("", "", '"resize_mode": "squash"')}, "preprocess_cfg.resize_mode is not CLIP's own"),
-        (
-            {"weights": {"visual.layer1.0.conv1.weight": (1,)}},
-            "which is of a ResNet: only CLIPs of a vision transformer",
-        ),
         ({"weights": {"visual.trunk.stem.weight": (1,)}}, "which is of a tower of timm"),
         ({"weights": {"logit_bias": (1,)}}, "which is of SigLIP"),
         ({"weights": {"what": (1,)}}, "which CLIP's code has no place for"),
-        ({"weights": {"logit_scale": (1,)}}, "lacks 'vision_model.embeddings.patch_embedding.weight'"),
+        ({"weights": {"logit_scale": (1,)}}, "lacks 'text_model.embeddings.token_embedding.weight'"),
     ],
 )
 def test_what_is_no_clip_is_refused_in_a_line(given, message, tmp_path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fedpgp.backbone.resnet import STRIDE, resnet_of
 from fedpgp.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ OF_IMAGES = {
 TRANSPOSED = {"text_projection": "text_projection.weight", "visual.proj": "visual_projection.weight"}
 LAYER = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
 NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask", "visual.attn_mask"}  # of the archives
+VISUAL = "visual."
+RESNET = "visual.layer1."
+NO_TRANSFORMER: Mapping[str, Any] = {"hidden_size": 8, "num_hidden_layers": 0, "num_attention_heads": 1}
 ELSEWHERE = {
-    "visual.layer1": "a ResNet",
     "visual.trunk": "a tower of timm",
     "visual.head": "a tower of timm",
     "logit_bias": "SigLIP",
@@ -64,67 +67,82 @@ def to_clip_model(
     """A CLIPModel in float32 with these weights; all of its shape is theirs.
 
     where: what a message calls them. vision_head: width of an attention head of the image tower; text_heads: None takes
-    heads of 64. Raises CheckpointError for weights that are not those of two transformers of CLIP's shape.
+    heads of 64. Raises CheckpointError for weights that are not those of CLIP's shape: a transformer for texts, and
+    one or a ResNet for images.
     """
-    from transformers import CLIPConfig, CLIPModel
-
     given = {_plain(name): tensor for name, tensor in weights.items()}
     given = {name: tensor for name, tensor in given.items() if name not in NO_WEIGHTS}
     for name in given:
         other = next((what for start, what in ELSEWHERE.items() if name.startswith(start)), None)
         if other is not None:
             raise CheckpointError(
-                f"checkpoint {where} has {name!r}, which is of {other}: only CLIPs of a vision transformer and a text"
-                " transformer can be read, such as ViT-B-32, ViT-B-16 and ViT-L-14"
+                f"checkpoint {where} has {name!r}, which is of {other}: only CLIPs of a vision transformer or a ResNet"
+                " and a text transformer can be read, such as ViT-B-32, ViT-B-16, ViT-L-14 and RN50"
             )
+    resnet = any(name.startswith(RESNET) for name in given)
+    of_images = {name: given.pop(name) for name in list(given) if resnet and name.startswith(VISUAL)}
     named: dict[str, Tensor] = {}
     for name, tensor in given.items():
         named |= _renamed(name, tensor, where)
-    try:
-        patches = named["vision_model.embeddings.patch_embedding.weight"]
-        places = named["vision_model.embeddings.position_embedding.weight"]
-        tokens = named["text_model.embeddings.token_embedding.weight"]
-        context = named["text_model.embeddings.position_embedding.weight"]
-        features = {name: len(named[name]) for name in ("text_projection.weight", "visual_projection.weight")}
-        towers = {
-            tower: {
-                "hidden_size": width,
-                "intermediate_size": len(named[f"{tower}.encoder.layers.0.mlp.fc1.weight"]),
-                "num_hidden_layers": 1 + max(int(key.split(".")[3]) for key in named if key.startswith(f"{tower}.enc")),
-                "num_attention_heads": heads,
-                "hidden_act": "quick_gelu" if quick_gelu else "gelu",
-            }
-            for tower, width, heads in (
-                ("text_model", tokens.shape[1], text_heads or tokens.shape[1] // HEAD),
-                ("vision_model", len(patches), len(patches) // vision_head),
-            )
+
+    def tower(kind: str, width: int, heads: int) -> dict[str, Any]:
+        return {
+            "hidden_size": width,
+            "intermediate_size": len(named[f"{kind}.encoder.layers.0.mlp.fc1.weight"]),
+            "num_hidden_layers": 1 + max(int(key.split(".")[3]) for key in named if key.startswith(f"{kind}.enc")),
+            "num_attention_heads": heads,
+            "hidden_act": "quick_gelu" if quick_gelu else "gelu",
         }
-    except KeyError as error:
-        raise CheckpointError(f"checkpoint {where} lacks {error}: fetch it again, or name a complete one") from error
-    if len(set(features.values())) != 1:
-        raise CheckpointError(
-            f"checkpoint {where}: its towers disagree, text features are {features['text_projection.weight']} wide and"
-            f" image features {features['visual_projection.weight']}: they are not of one CLIP"
-        )
-    side = round((len(places) - 1) ** 0.5)
-    config = CLIPConfig(
-        text_config={
-            **towers["text_model"],
+
+    try:
+        tokens = named["text_model.embeddings.token_embedding.weight"]
+        text = {
+            **tower("text_model", tokens.shape[1], text_heads or tokens.shape[1] // HEAD),
             "vocab_size": len(tokens),
-            "max_position_embeddings": len(context),
+            "max_position_embeddings": len(named["text_model.embeddings.position_embedding.weight"]),
             "bos_token_id": START,
             "eos_token_id": END,
-        },
-        vision_config={
-            **towers["vision_model"],
+        }
+        features = len(named["text_projection.weight"])
+        if resnet:
+            model = _model(named, where, text, NO_TRANSFORMER, features)
+            return _with_resnet(model, of_images, where, features)
+        patches = named["vision_model.embeddings.patch_embedding.weight"]
+        side = round((len(named["vision_model.embeddings.position_embedding.weight"]) - 1) ** 0.5)
+        vision = {
+            **tower("vision_model", len(patches), len(patches) // vision_head),
             "patch_size": patches.shape[-1],
             "image_size": side * patches.shape[-1],
-        },
-        projection_dim=next(iter(features.values())),
-    )
+        }
+        _check_widths(features, len(named["visual_projection.weight"]), where)
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint {where} lacks {error}: fetch it again, or name a complete one") from error
+    return _model(named, where, text, vision, features)
+
+
+def _check_widths(text: int, images: int, where: str) -> None:
+    if text != images:
+        raise CheckpointError(
+            f"checkpoint {where}: its towers disagree, text features are {text} wide and image features {images}: they"
+            " are not of one CLIP"
+        )
+
+
+def _model(
+    named: Mapping[str, Tensor], where: str, text: Mapping[str, Any], vision: Mapping[str, Any], features: int
+) -> "CLIPModel":
+    """The model of that shape with these weights; one without a transformer for images is to get another tower."""
+    from transformers import CLIPConfig, CLIPModel
+
+    config = CLIPConfig(text_config=dict(text), vision_config=dict(vision), projection_dim=features)
     with torch.device("meta"):
         model = CLIPModel(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = vision is not NO_TRANSFORMER
+    expected = {
+        name: tuple(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if given or not name.startswith(("vision_model.", "visual_projection."))
+    }
     found = {name: tuple(tensor.shape) for name, tensor in named.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -133,7 +151,19 @@ def to_clip_model(
                 f" {found.get(name, 'missing')}: fetch it again, or name another"
             )
     model = CLIPModel(config)
-    model.load_state_dict({name: tensor.float() for name, tensor in named.items()})
+    model.load_state_dict({name: tensor.float() for name, tensor in named.items()}, strict=given)
+    return model
+
+
+def _with_resnet(model: "CLIPModel", weights: Mapping[str, Tensor], where: str, features: int) -> "CLIPModel":
+    """The model with a ResNet in the place of its image tower."""
+    tower, projection = resnet_of({name.removeprefix(VISUAL): tensor for name, tensor in weights.items()}, where)
+    _check_widths(features, projection.out_features, where)
+    places = len(tower.attnpool.positional_embedding) - 1
+    config: Any = model.config.vision_config
+    config.image_size, config.hidden_size = round(places**0.5) * STRIDE, projection.in_features
+    parts: Any = model
+    parts.vision_model, parts.visual_projection = tower, projection
     return model
 
 
@@ -159,8 +189,8 @@ def _renamed(name: str, tensor: Tensor, where: str) -> dict[str, Tensor]:
         if part in IN_LAYER:
             return {f"{start}.{IN_LAYER[part]}.{kind}": tensor}
     raise CheckpointError(
-        f"checkpoint {where} has {name!r}, which CLIP's code has no place for: only CLIPs of a vision transformer and a"
-        " text transformer can be read"
+        f"checkpoint {where} has {name!r}, which CLIP's code has no place for: only CLIPs of a vision transformer or a"
+        " ResNet and a text transformer can be read"
     )
 
 

@@ -71,10 +71,9 @@ class ImageEncoder:
 
     @property
     def patches(self) -> int:
-        """P, 0 for a tower that does not read patches."""
+        """P, 0 for a tower that does not read patches, a ResNet."""
         config: Any = self.model.config.vision_config
-        patch = getattr(config, "patch_size", None)
-        return (config.image_size // patch) ** 2 if patch else 0
+        return (config.image_size // config.patch_size) ** 2 if self.layers else 0
 
     @property
     def layers(self) -> int:

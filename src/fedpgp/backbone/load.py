@@ -25,6 +25,7 @@ from fedpgp.errors import CheckpointError
 EMBEDDED = "pictoclip"
 TOKENIZER = "clip-tokenizer"  # OpenAI's, for checkpoints that come without one
 FILES = ["*.json", "*.safetensors", "*.txt"]
+OLDER = "pytorch_model*.bin"  # transformers' weights where there are no others
 OPEN_CLIP = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 USUAL = {  # of OpenCLIP's config, where it is not that a key is missing or false
@@ -146,7 +147,8 @@ def _read(name: str, path: Path, dtype: torch.dtype) -> tuple[Any, Any, Any, lis
         return converted.to(dtype), standard_processor(size), _tokenizer(), [path]
     if (path / OPEN_CLIP).is_file() and not (path / "config.json").is_file():
         return _read_open_clip(path, dtype)
-    files = sorted({file for pattern in FILES for file in path.glob(pattern)})
+    patterns = FILES if any(path.glob("*.safetensors")) else [*FILES, OLDER]
+    files = sorted({file for pattern in patterns for file in path.glob(pattern)})
     return (*_read_transformers(name, path, dtype), files)
 
 
@@ -154,9 +156,11 @@ def _read_transformers(name: str, directory: Path, dtype: torch.dtype) -> tuple[
     from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
     _check_kind(name, directory)
+    # Of the older files it reads tensors alone, too (weights_only).
+    safe = any(directory.glob("*.safetensors")) or not any(directory.glob(OLDER))
     try:
         loaded: Any = CLIPModel.from_pretrained(
-            directory, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            directory, dtype=dtype, use_safetensors=safe, local_files_only=True, output_loading_info=True
         )
         model, report = loaded
         processor = AutoImageProcessor.from_pretrained(directory, local_files_only=True, backend="pil")
