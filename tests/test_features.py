@@ -321,6 +321,7 @@ def test_run_without_bad_images(small: None, small_source: Source, tmp_path: Pat
     with pytest.raises(DataError, match="image 2 of the test split"):
         fedpgp.run("promptfl", changes=short, cache=tmp_path)
     result = fedpgp.run("promptfl", changes=short, cache=tmp_path, skip_bad_images=True)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3, "what was read before is not encoded once more"
     tested = int((bad.test.labels < 6).sum())
     assert result.results["task"]["images"]["base"] == tested - 1
     assert result.provenance["images"]["test"] != bad.test.fingerprint

@@ -59,9 +59,9 @@ def test_what_does_not_fit_is_refused_before_any_work(method, changes, message, 
 
 @pytest.mark.parametrize("name", ["fedotp", "fedvpt"])
 def test_a_checkpoint_without_patches_is_named(name, backbone, pictograms):
-    """As a ResNet's, which transformers' CLIPModel does not have."""
+    """As a ResNet's."""
     config = load_config()
-    vision = SimpleNamespace(image_size=48)
+    vision = SimpleNamespace(image_size=48, num_hidden_layers=0)
     model = SimpleNamespace(config=SimpleNamespace(vision_config=vision))
     without = replace(backbone, image=replace(backbone.image, model=model))
     with pytest.raises(ConfigError, match=f"{name} reads patches of images, and the image tower of pictoclip has none"):

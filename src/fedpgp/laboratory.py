@@ -20,7 +20,7 @@ from fedpgp.config import DEFAULT_AGGREGATOR, ExperimentConfig, TaskConfig
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import Part, Tokens, split_features, token_features, views_of
 from fedpgp.data.images import Images
-from fedpgp.data.narrow import narrowed, without
+from fedpgp.data.narrow import narrowed, part_of, without
 from fedpgp.data.partition import PARTITIONS
 from fedpgp.data.protocols import CLASSES, PROTOCOLS, Holdings
 from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source, load_target
@@ -109,6 +109,7 @@ def laboratory(
         reporter.notice(f"bf16 is {1 / speed:.1f} times slower than float32 on this processor: float32 is better here")
     tasks: dict[int, Task] = {}
     features: dict[str, Tensor] = {}
+    read: dict[str, ImageDataset] = {}
     while not tasks:
         narrow = {seed: narrowed(task) for seed, task in whole.items()}
         splits = {
@@ -116,9 +117,12 @@ def laboratory(
             for task in narrow.values()
             for dataset in [task.train, *(test.dataset for test in evaluation_sets(task).values())]
         }
-        features, bad = split_features(
+        for key, dataset in splits.items():
+            if (place := part_of(dataset, read)) is not None:
+                features[key] = features[place[0]][torch.from_numpy(place[1])]
+        fresh, bad = split_features(
             backbone.image,
-            list(splits.values()),
+            [dataset for key, dataset in splits.items() if key not in features],
             directory,
             augmented_views=config.data.augmented_views,
             skip_bad_images=skip_bad_images,
@@ -126,6 +130,8 @@ def laboratory(
             progress=reporter.progress,
             notice=reporter.notice,
         )
+        features |= fresh
+        read |= splits
         if bad:  # without these images others may be drawn, which may be bad, too
             source = without(source, splits, bad)
             whole = {seed: make_task(config, source, seed) for seed in seeds}

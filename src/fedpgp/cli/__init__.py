@@ -46,6 +46,7 @@ app = typer.Typer(
     help="Federated prompt learning on CLIP: FedPGP and the methods it is compared with.",
     epilog="Start with: fedpgp compare",
     no_args_is_help=True,
+    suggest_commands=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from fedpgp.cli.printing import err, out
 
-app = typer.Typer(help="List or clear the cache of image features.", no_args_is_help=True)
+app = typer.Typer(help="List or clear the cache of image features.", no_args_is_help=True, suggest_commands=False)
 
 Directory = Annotated[
     Path | None, typer.Option("--cache-dir", help="The cache; by default in the user's cache directory.")

@@ -13,7 +13,7 @@ from rich.table import Table
 from fedpgp.cli.options import Changes, ConfigFile, DataSource, Json, Workers, data_change, worker_count
 from fedpgp.cli.printing import err, out, print_json, print_table
 
-app = typer.Typer(help="Look at data sets before a run.", no_args_is_help=True)
+app = typer.Typer(help="Look at data sets before a run.", no_args_is_help=True, suggest_commands=False)
 
 
 @app.command(epilog="Examples: [bold]fedpgp data check photos[/]   [bold]fedpgp data check list.csv --no-decode[/]")

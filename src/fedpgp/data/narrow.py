@@ -33,6 +33,17 @@ def narrowed(task: Task) -> Task:
     )
 
 
+def part_of(dataset: ImageDataset, among: Mapping[str, ImageDataset]) -> tuple[str, NDArray[np.int64]] | None:
+    """Where the images of a split are, all of them, in another selection of it: its key, and [n] indices into it."""
+    wanted = dataset.numbers_of(np.arange(len(dataset)))
+    for key, other in among.items():
+        if (other.name, other.split) == (dataset.name, dataset.split):
+            have = other.numbers_of(np.arange(len(other)))
+            if np.isin(wanted, have).all():
+                return key, np.searchsorted(have, wanted)
+    return None
+
+
 def without(source: Source, splits: Mapping[str, ImageDataset], bad: Mapping[str, NDArray[np.int64]]) -> Source:
     """A source without some images: of splits of it, or of narrowed ones, by fingerprint, the indices of the bad."""
 

@@ -242,7 +242,10 @@ def _by_images(
         here = () if domain is None else (domain,)
         pool = Pool(train, np.concatenate(drawn), len(members), source.superclasses, seed, here)
         if not len(pool.images):
-            raise DataError(f"{train.name} has no training image in domain {train.domain_names[domain or 0]!r}")
+            raise DataError(
+                f"{train.name} has no training image in domain"
+                f" {train.domain_names[domain or 0]!r}: add some, or take the domain out"
+            )
         held = PARTITIONS[holdings.partition](pool, **holdings.settings)
         own = {name: _own(test, held, domain, holdings, pool) for name, test in tests.items()}
         for place, (number, images) in enumerate(zip(members, held, strict=True)):
@@ -296,7 +299,8 @@ def _check_own_images(clients: Sequence[Client], *tests: EvaluationSet) -> None:
                 if (label, domain) not in held:
                     raise DataError(
                         f"class {dataset.class_names[label]!r} of {dataset.name} has no {dataset.split} image in domain"
-                        f" {dataset.domain_names[domain]!r}, which client {client.id} is to be tested on"
+                        f" {dataset.domain_names[domain]!r}, which client {client.id} is to be tested on:"
+                        " add one, or take the class out of the domain"
                     )
 
 
@@ -339,6 +343,7 @@ def _test_set(dataset: ImageDataset, classes: Sequence[int], domains: Sequence[i
     empty = set(classes) - set(dataset.labels[images].tolist())
     if empty:
         raise DataError(
-            f"class {dataset.class_names[min(empty)]!r} of {dataset.name} has no {dataset.split} image{where}"
+            f"class {dataset.class_names[min(empty)]!r} of {dataset.name} has no {dataset.split} image{where}:"
+            " add one, or take the class out (fedpgp data check lists all such classes)"
         )
     return EvaluationSet(dataset, tuple(classes), images)
