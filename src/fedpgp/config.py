@@ -153,6 +153,7 @@ class FederationConfig:
     )
 
 
+EMBEDDED_ORIGIN = "the embedded recipe"  # of a value that is neither a default nor asked for
 SECTIONS: dict[str, type] = {
     "data": DataConfig,
     "task": TaskConfig,
@@ -234,7 +235,7 @@ def load_config(
     origins: dict[str, str] = {}
     places: dict[str, str] = {}
     for one in _chain(path):
-        origin = "the embedded recipe" if one.path == embedded_recipe() else one.path.name
+        origin = EMBEDDED_ORIGIN if one.path == embedded_recipe() else one.path.name
         for name, keys in one.values.items():
             values[name] = {**values.get(name, {}), **keys}
             origins |= {f"{name}.{key}": origin for key in keys}

@@ -35,6 +35,7 @@ class TrainingError(FedPGPError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """The remedy for an unknown `word`: the nearest of the `known` ones, and all of them."""
     names = list(known)
-    close = difflib.get_close_matches(word.lower(), names, n=1)
+    begun = sorted((name for name in names if word and name.startswith(word.lower())), key=len)
+    close = begun or difflib.get_close_matches(word.lower(), names, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return f"{meant}known: {', '.join(names)}"

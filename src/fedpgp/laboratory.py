@@ -16,14 +16,14 @@ from torch import Tensor
 from fedpgp.aggregators import FedAvg
 from fedpgp.backbone import Backbone, bfloat16_speed, load_backbone
 from fedpgp.backbone.layers import Prompt
-from fedpgp.config import DEFAULT_AGGREGATOR, ExperimentConfig, TaskConfig
+from fedpgp.config import DEFAULT_AGGREGATOR, EMBEDDED_ORIGIN, ExperimentConfig, TaskConfig
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import Part, Tokens, split_features, token_features, views_of
 from fedpgp.data.images import Images
 from fedpgp.data.narrow import narrowed, part_of, without
 from fedpgp.data.partition import PARTITIONS
 from fedpgp.data.protocols import CLASSES, PROTOCOLS, Holdings
-from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source, load_target
+from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source, load_target, pictograms
 from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
 from fedpgp.federation.rounds import Data, frozen_of
@@ -105,6 +105,11 @@ def laboratory(
         warm_up()
     source, whole, backbone = checked(config, methods, seeds)
     reporter = reporter or Silent()
+    if config.data.source != pictograms.NAME and config.origins.get("backbone.checkpoint") == EMBEDDED_ORIGIN:
+        reporter.notice(
+            f"the backbone is {config.backbone.checkpoint}, which knows icons alone: for photographs take another CLIP, as"
+            " with --set backbone.checkpoint=openai/clip-vit-base-patch16"
+        )
     if config.backbone.precision == "bf16" and (speed := bfloat16_speed(config.backbone.device)) < 1:
         reporter.notice(f"bf16 is {1 / speed:.1f} times slower than float32 on this processor: float32 is better here")
     tasks: dict[int, Task] = {}

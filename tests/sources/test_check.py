@@ -48,13 +48,50 @@ def invoke(*arguments, monkeypatch):
 
 
 def test_the_command(good, tmp_path, monkeypatch):
-    done = invoke("check", good, "--set", "task.shots=2", "--write-names", tmp_path / "n.txt", monkeypatch=monkeypatch)
+    done = invoke(
+        "check",
+        good,
+        "--set",
+        "task.shots=2",
+        "--set",
+        "task.clients=1",
+        "--write-names",
+        tmp_path / "n.txt",
+        monkeypatch=monkeypatch,
+    )
     assert done.exit_code == 0, done.output
     assert "split-class-folders" in done.stdout and "a run can use it" in done.stdout
     assert (tmp_path / "n.txt").read_text() == "ant\tant\nbee\tbee\n"
     done = invoke("check", good, "--set", "task.shots=3", "--json", monkeypatch=monkeypatch)
     found = json.loads(done.stdout)
     assert done.exit_code == 1 and found["usable"] is False and found["findings"][0]["stops"] is True
+
+
+def test_what_a_run_with_these_settings_would_refuse_is_a_finding(good, monkeypatch):
+    done = invoke("check", good, "--set", "task.shots=2", monkeypatch=monkeypatch)
+    assert done.exit_code == 1 and "task.clients must be at most 1, got 10" in " ".join(done.stdout.split())
+
+
+def test_columns_without_a_use_are_told(tree, monkeypatch):
+    root = tree("a.png", "b.png", "c.png", "d.png", "e.png", "f.png", "g.png", "h.png")
+    rows = "".join(f"{name}.png,{'ant' if i < 4 else 'bee'},{i % 2},x\n" for i, name in enumerate("abcdefgh"))
+    (root / "list.csv").write_text("path,label,hospital,tpyo\n" + rows)
+    settings = ("--set", "task.shots=1", "--set", "task.clients=1")
+    done = invoke("check", root / "list.csv", *settings, monkeypatch=monkeypatch)
+    said = " ".join(done.stdout.split())
+    assert (
+        "ignored: 8 × column tpyo" in said and "warning: the column of clients has no use: --set task.partition" in said
+    )
+
+
+def test_bad_images_stop_no_run_that_drops_them(good, monkeypatch):
+    (good / "train/ant/1.png").write_bytes(b"")
+    settings = ("--set", "task.shots=1", "--set", "task.clients=1")
+    assert invoke("check", good, *settings, monkeypatch=monkeypatch).exit_code == 1
+    done = invoke("check", good, *settings, "--skip-bad-images", monkeypatch=monkeypatch)
+    assert (
+        done.exit_code == 0 and "warning: 1 images do not decode" in done.stdout and "they are dropped" in done.stdout
+    )
 
 
 def test_what_cannot_be_read_is_a_finding(tree, monkeypatch):

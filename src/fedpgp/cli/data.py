@@ -1,7 +1,7 @@
 """`fedpgp data`: what a data set holds, and what is wrong with it."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from fedpgp.cli.options import Changes, ConfigFile, DataSource, Json, Workers, data_change, worker_count
+from fedpgp.cli.options import Changes, ConfigFile, DataSource, Json, SkipBadImages, Workers, data_change, worker_count
 from fedpgp.cli.printing import err, out, print_json, print_table
 
 app = typer.Typer(help="Look at data sets before a run.", no_args_is_help=True, suggest_commands=False)
@@ -26,17 +26,20 @@ def check(
         Path | None,
         typer.Option("--write-names", metavar="FILE", help="Write a file of names to fill in, for data.names."),
     ] = None,
+    skip_bad_images: SkipBadImages = False,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Read a data set as a run would, decode every image, and say what is there and what is wrong.
+    """Read a data set as a run with these settings would, decode every image, and say what is there and what is wrong.
 
     Ends with exit code 1 if something found would stop a run.
     """
     import fedpgp
+    from fedpgp.data.check import Finding, names_file
     from fedpgp.data.check import check as look
-    from fedpgp.data.check import names_file
-    from fedpgp.errors import OutputError
+    from fedpgp.data.sources import load_source
+    from fedpgp.errors import ConfigError, DataError, OutputError
+    from fedpgp.laboratory import make_task, with_targets
 
     settings = fedpgp.load_config(config, [*(change or []), data_change(path)])
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bars:
@@ -45,9 +48,18 @@ def check(
             settings.data,
             settings.task.shots,
             decoded=not no_decode,
+            skip_bad_images=skip_bad_images,
             workers=worker_count(workers),
             progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
+    if report.usable:
+        try:
+            make_task(settings, with_targets(settings, load_source(settings.data)), 0)
+        except (ConfigError, DataError) as error:
+            report = replace(report, findings=(*report.findings, Finding(True, str(error))))
+    if report.counts.get("clients") and settings.task.partition != "natural":
+        hint = "the column of clients has no use: --set task.partition=natural gives everybody their own images"
+        report = replace(report, findings=(*report.findings, Finding(False, hint)))
     if write_names is not None and report.images:
         try:
             with write_names.open("x", encoding="utf-8") as file:
@@ -58,7 +70,7 @@ def check(
         findings = [finding._asdict() for finding in report.findings]
         print_json({**asdict(report), "findings": findings, "usable": report.usable})
     else:
-        out.print(f"layout: {report.layout or 'hugging-face'}; {report.images:,} images", markup=False)
+        out.print(f"layout: {report.layout or 'none'}; {report.images:,} images", markup=False)
         for what, counts in report.counts.items():
             if counts:
                 listing = Table(what, "images", box=None, header_style="bold", padding=(0, 1, 0, 0))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedpgp.data.pictures import Placed, Stored, decode, reason, unheard
 from fedpgp.data.sources import SPLITS, known, located, read_listing
+from fedpgp.data.sources.hugging_face import HUB
 from fedpgp.data.sources.listing import Listing, divided, to_source
 from fedpgp.errors import DataError
 
@@ -34,7 +35,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What was found. layout: "" for a data set of the hub; counts: by split, class, domain and client -> images.
+    """What was found. layout: "" where none is recognised; counts: by split, class, domain and client -> images.
 
     identifiers: class names that say nothing to CLIP; ignored: what else lies there -> how much.
     """
@@ -61,15 +62,17 @@ def check(
     shots: int = 0,
     *,
     decoded: bool = True,
+    skip_bad_images: bool = False,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Report:
     """Reads a data set as a run would, and every one of its images if `decoded`.
 
-    shots: training images that every class should have. workers: threads that decode. progress: done, total.
+    shots: training images that every class should have. skip_bad_images: a run would go on without them. workers:
+    threads that decode. progress: done, total.
     Raises DataError where there is nothing to read; what is wrong with what is there is a finding.
     """
-    layout = ""
+    layout = "hugging-face" if data.source.startswith(HUB) else ""
     try:
         if Path(data.source).exists() or data.source in known.NAMES:
             _, layout = located(data)
@@ -86,7 +89,7 @@ def check(
     splits = _splits(found, data)
     findings += _of_classes(found, splits, shots)
     if decoded and not any(finding.stops and "missing" in finding.text for finding in findings):
-        findings += _of_images(found, splits, workers, progress)
+        findings += _of_images(found, splits, skip_bad_images, workers, progress)
     counts = {
         "splits": _counts(SPLITS, splits),
         "classes": _counts(found.class_names, found.labels),
@@ -145,7 +148,7 @@ def _of_classes(found: Listing, splits: NDArray[np.int64], shots: int) -> Iterat
 
 
 def _of_images(
-    found: Listing, splits: NDArray[np.int64], workers: int, progress: Callable[[int, int], None]
+    found: Listing, splits: NDArray[np.int64], skipped: bool, workers: int, progress: Callable[[int, int], None]
 ) -> Iterator[Finding]:
     """Images that do not decode, and those that are in several splits."""
     faults: list[str] = []
@@ -161,8 +164,8 @@ def _of_images(
             twice.append(pair)
         progress(index + 1, len(found.labels))
     if faults:
-        remedy = "mend them, or drop them with --skip-bad-images"
-        yield Finding(True, f"{len(faults)} images do not decode: {_some(faults)}: {remedy}")
+        remedy = "they are dropped" if skipped else "mend them, or drop them with --skip-bad-images"
+        yield Finding(not skipped, f"{len(faults)} images do not decode: {_some(faults)}: {remedy}")
     if twice:
         yield Finding(
             False, f"{len(twice)} images are the same files in two splits: {_some(twice)}: take one of each out"

@@ -211,7 +211,8 @@ def natural(pool: Pool) -> Shares:
     if dataset.clients is None:
         raise DataError(
             f"task.partition must be another than 'natural' for {dataset.name}, which does not say whose an image is:"
-            " name the column that does as data.client_column"
+            " name the column of a table that does as data.client_column, or set task.domain_per_client = true with"
+            " another partition for clients with a domain each"
         )
     whose = dataset.clients[pool.images]
     counts = np.bincount(whose, minlength=len(dataset.client_names))

@@ -85,7 +85,7 @@ def to_source(found: Listing, data: "DataConfig", splits: Sequence[str] = SPLITS
         empty = [found.class_names[label] for label in np.flatnonzero(counts == 0)]
         raise DataError(
             f"{found.where}: {len(empty)} of {len(found.class_names)} classes have no image, the first is {empty[0]!r}:"
-            " add images, or take the class out of the names"
+            " add images, or remove the class: its folder, or its line in the file of names"
         )
     of_split = divided(found, data)
 

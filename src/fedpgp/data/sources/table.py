@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,19 +73,19 @@ def find_columns(names: Sequence[str], data: "DataConfig", where: str) -> dict[s
 def read(file: Path, data: "DataConfig") -> Listing:
     """All images that a table names; raises DataError for a file that is no such table, and for rows that are wrong."""
     if file.suffix.lower() == ".parquet":
-        columns, table = _parquet(file, data)
+        columns, unused, table = _parquet(file, data)
         if table is None:
             from fedpgp.data.sources import hugging_face
 
             return hugging_face.read_files({"train": [str(file)]}, "parquet", file, data)
     else:
-        columns, table = _text(file, data)
+        columns, unused, table = _text(file, data)
     where = str(file)
     paths = table[columns[IMAGE]].combine_chunks()
     _check_paths(paths, where)
-    return described(
-        table, columns, where, file.parent, data, FilePictures(file.parent, _bytes(paths), where, _rows(len(paths)))
-    )
+    pictures = FilePictures(file.parent, _bytes(paths), where, _rows(len(paths)))
+    found = described(table, columns, where, file.parent, data, pictures)
+    return replace(found, ignored={f"column {name}": len(paths) for name in unused})
 
 
 def described(
@@ -144,7 +145,7 @@ def described(
     )
 
 
-def _text(file: Path, data: "DataConfig") -> tuple[dict[str, str], Any]:
+def _text(file: Path, data: "DataConfig") -> tuple[dict[str, str], list[str], Any]:
     import pyarrow
     import pyarrow.csv
 
@@ -178,23 +179,28 @@ def _text(file: Path, data: "DataConfig") -> tuple[dict[str, str], Any]:
         raise DataError(f"{file}: is no table: {message}; mend that row, or save it as CSV again") from error
     if not len(table):
         raise DataError(f"{file}: has no row: write one for each image")
-    return columns, table
+    return columns, _unused(names, columns), table
 
 
-def _parquet(file: Path, data: "DataConfig") -> tuple[dict[str, str], Any]:
-    """The columns, and the table if its images are paths."""
+def _parquet(file: Path, data: "DataConfig") -> tuple[dict[str, str], list[str], Any]:
+    """The columns, those without a use, and the table if its images are paths."""
     import pyarrow
     import pyarrow.parquet
 
     try:
         schema = pyarrow.parquet.read_schema(file)
         if any(pyarrow.types.is_struct(kind) or pyarrow.types.is_binary(kind) for kind in schema.types):
-            return {}, None
+            return {}, [], None
         columns = find_columns(schema.names, data, str(file))
-        return columns, pyarrow.parquet.read_table(file, columns=list(dict.fromkeys(columns.values())))
+        table = pyarrow.parquet.read_table(file, columns=list(dict.fromkeys(columns.values())))
+        return columns, _unused(schema.names, columns), table
     except (pyarrow.ArrowInvalid, OSError) as error:
         message = next(iter(str(error).splitlines()))
         raise DataError(f"{file}: is no Parquet file that can be read: {message}; write it again") from error
+
+
+def _unused(names: Sequence[str], columns: Mapping[str, str]) -> list[str]:
+    return [name for name in names if name not in columns.values()]
 
 
 def _bytes(paths: Any) -> Any:
