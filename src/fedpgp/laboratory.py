@@ -107,7 +107,7 @@ def laboratory(
     reporter = reporter or Silent()
     if config.data.source != pictograms.NAME and config.origins.get("backbone.checkpoint") == EMBEDDED_ORIGIN:
         reporter.notice(
-            f"the backbone is {config.backbone.checkpoint}, which knows icons alone: for photographs take another CLIP, as"
+            f"the backbone is {config.backbone.checkpoint}, which knows icons alone: for photographs take another, as"
             " with --set backbone.checkpoint=openai/clip-vit-base-patch16"
         )
     if config.backbone.precision == "bf16" and (speed := bfloat16_speed(config.backbone.device)) < 1:
