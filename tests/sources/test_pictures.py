@@ -1,5 +1,6 @@
 """Any image file -> RGB, or an error that says what is wrong."""
 
+import io
 import pickle
 import warnings
 
@@ -28,6 +29,18 @@ def test_plain_pictures_have_the_pixels_of_pillow(pictograms):
 def test_one_pixel(tmp_path):
     Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "a.png")
     assert decode(tmp_path / "a.png").size == (1, 1) and pixel(tmp_path / "a.png") == (1, 2, 3)
+
+
+def test_cmyk_jpegs_that_are_not_adobes_are_not_inverted(tmp_path):
+    """What Pillow writes is Adobe's; without the segment that says so its numbers are meant as they stand."""
+    written = io.BytesIO()
+    Image.new("CMYK", (16, 16), (255, 0, 0, 255)).save(written, "jpeg", quality=95)
+    content = written.getvalue()
+    start = content.index(b"\xff\xee")
+    length = int.from_bytes(content[start + 2 : start + 4], "big")
+    file = tmp_path / "a.jpg"
+    file.write_bytes(content[:start] + content[start + 2 + length :])
+    assert np.abs(np.asarray(decode(file)).astype(int) - (255, 0, 0)).max() < 6
 
 
 @pytest.mark.parametrize("kind", ["jpg", "tif"])  # JPEG has CMYK inverted, as Adobe does; TIFF as it is

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 
 from fedpgp.errors import DataError
 
@@ -77,7 +77,9 @@ def decode(file: Path | bytes) -> Image.Image:
         try:
             with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as picture:
                 picture.load()
-                return _eight_bits(_turned(picture))
+                # Pillow takes every CMYK JPEG for Adobe's, which are inverted; those say so.
+                plain = picture.format == "JPEG" and picture.mode == "CMYK" and "adobe" not in picture.info
+                return _eight_bits(_turned(ImageChops.invert(picture) if plain else picture))
         except Image.DecompressionBombError as error:
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
             raise DataError(f"it has more than {limit:,} pixels, the most that are read: make it smaller") from error
