@@ -4,7 +4,7 @@ import io
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,23 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         raise CheckpointError(f"checkpoint {file} must hold a state dict of tensors, holds {type(found).__name__}")
     return found
+
+
+def check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str, whose: str) -> None:
+    """Raises CheckpointError for the first tensor that is missing, of another shape, or of no use.
+
+    where, whose: what a message calls the checkpoint, and the model that it must fit.
+    """
+    for name in sorted(expected.keys() | found.keys()):
+        wanted, given = (
+            tuple(of[name].shape) if name in of else nothing
+            for of, nothing in ((expected, "absent"), (found, "missing"))
+        )
+        if wanted != given:
+            raise CheckpointError(
+                f"checkpoint {where} does not fit the shape of {whose}: {name} must be {wanted}, is {given}: fetch it"
+                " again, or name another"
+            )
 
 
 class _Module:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fedpgp.backbone.archive import check_shapes
 from fedpgp.backbone.resnet import STRIDE, resnet_of
 from fedpgp.errors import CheckpointError
 
@@ -139,17 +140,11 @@ def _model(
         model = CLIPModel(config)
     given = vision is not NO_TRANSFORMER
     expected = {
-        name: tuple(tensor.shape)
+        name: tensor
         for name, tensor in model.state_dict().items()
         if given or not name.startswith(("vision_model.", "visual_projection."))
     }
-    found = {name: tuple(tensor.shape) for name, tensor in named.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise CheckpointError(
-                f"checkpoint {where} does not fit CLIP's shape: {name} must be {expected.get(name, 'absent')}, is"
-                f" {found.get(name, 'missing')}: fetch it again, or name another"
-            )
+    check_shapes(expected, named, where, "CLIP")
     model = CLIPModel(config)
     model.load_state_dict({name: tensor.float() for name, tensor in named.items()}, strict=given)
     return model

@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedpgp.backbone.archive import check_shapes
 from fedpgp.errors import CheckpointError
 
 HEAD = 64  # width of an attention head
 STRIDE = 32  # pixels of a place of the last stage
 EXPANSION = 4  # of a block's channels, by its last convolution
 STAGES = 4
+COUNT = "num_batches_tracked"  # of batch normalisation, which nobody reads
 
 
 class Pooled(NamedTuple):
@@ -107,7 +109,7 @@ def resnet_of(weights: Mapping[str, Tensor], where: str) -> tuple[ResNetTower, n
 
     where: what a message calls them. Raises CheckpointError for weights that are not those of such a tower.
     """
-    given = {name: tensor.float() for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
+    given = {name: tensor.float() for name, tensor in weights.items() if not name.endswith(COUNT)}
     blocks = tuple(
         len({name.split(".")[1] for name in given if name.startswith(f"layer{stage + 1}.")}) for stage in range(STAGES)
     )
@@ -125,17 +127,9 @@ def resnet_of(weights: Mapping[str, Tensor], where: str) -> tuple[ResNetTower, n
     parts = ((tower, given, "visual."), (linear, projection, "visual.attnpool.c_proj."))
     for module, state, prefix in parts:
         expected = {
-            name: tuple(tensor.shape)
-            for name, tensor in module.state_dict().items()
-            if not name.endswith("num_batches_tracked")
+            f"{prefix}{name}": tensor for name, tensor in module.state_dict().items() if not name.endswith(COUNT)
         }
-        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        for name in sorted(expected.keys() | found.keys()):
-            if expected.get(name) != found.get(name):
-                raise CheckpointError(
-                    f"checkpoint {where} does not fit the shape of CLIP's ResNets: {prefix}{name} must be"
-                    f" {expected.get(name, 'absent')}, is {found.get(name, 'missing')}: fetch it again, or name another"
-                )
+        check_shapes(expected, {f"{prefix}{name}": tensor for name, tensor in state.items()}, where, "CLIP's ResNets")
         module.to_empty(device="cpu")
-        module.load_state_dict(state, strict=False)  # but for the counts of batches, which nobody reads
+        module.load_state_dict(state, strict=False)
     return tower, linear
