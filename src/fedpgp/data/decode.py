@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WORTH_PROCESSES = 10.0  # seconds of decoding: starting processes takes five, and they take cores from the encoder
 FEW = 4  # threads: of 16 that decode, each waits for the others' Python, and all are no faster than 4
+AHEAD = 4  # batches for each thread, so that none waits while others are saved
 CENTRE = 0  # the number of the centre crop; random views count from 1
 Done = TypeVar("Done")
 
@@ -94,7 +95,7 @@ def in_threads(work: Callable[[range], Done], batches: Sequence[range], threads:
         with unheard():
             for batch in batches:
                 waiting.append(pool.submit(work, batch))
-                if len(waiting) > threads:
+                if len(waiting) > AHEAD * threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
