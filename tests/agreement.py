@@ -15,7 +15,7 @@ from fedpgp.data.images import Images
 from fedpgp.data.sources import pictograms
 from fedpgp.evaluate import Evaluator
 from fedpgp.federation.client import _Training
-from fedpgp.federation.rounds import frozen_of
+from fedpgp.federation.jobs import frozen_of
 from fedpgp.reading import Question, answer, kind_of
 
 EPOCHS, BATCH = 2, 4

@@ -16,6 +16,7 @@ from tiny import SHORT_RUN
 import fedpgp
 from fedpgp import assets, cli, laboratory
 from fedpgp.federation import rounds
+from fedpgp.federation.client import ClientJob
 from fedpgp.federation.state import State
 
 
@@ -422,7 +423,7 @@ def interrupted_in_round_two(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C comes once, in the second round of PromptFL."""
     train, pending = rounds.train_clients, [True]
 
-    def interrupt(text: object, jobs: list[rounds.ClientJob]) -> object:
+    def interrupt(text: object, jobs: list[ClientJob]) -> object:
         if pending and jobs[0].method.name == "promptfl" and jobs[0].round == 2:
             pending.clear()
             raise KeyboardInterrupt

@@ -18,7 +18,7 @@ from fedpgp import evaluate, reading
 from fedpgp.backbone import Towers
 from fedpgp.errors import TrainingError
 from fedpgp.evaluate import Evaluator, path_alphas
-from fedpgp.federation.rounds import frozen_of
+from fedpgp.federation.jobs import frozen_of
 from fedpgp.methods import FedCoCoOp, FedMGP, FedOTP, FedPGP, FedVPT, Local, Params, PromptFL, PromptFolio
 from fedpgp.metrics import accuracies, area, combined, evaluation_sets, own_images, summary
 from fedpgp.reading import Question, answer, kind_of

@@ -15,8 +15,8 @@ from fedpgp.backbone import Towers
 from fedpgp.data.images import Images
 from fedpgp.errors import TrainingError
 from fedpgp.federation.client import ROWS, ClientJob, in_groups, train_clients
+from fedpgp.federation.jobs import frozen_of
 from fedpgp.federation.participation import participants
-from fedpgp.federation.rounds import frozen_of
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import FedPGP, Local, Params, PromptFL, ZeroShot
 from fedpgp.randomness import generator

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from fedpgp.aggregators import FedAvg, Upload
 from fedpgp.errors import ConfigError
 from fedpgp.experiment import HEADLINE
-from fedpgp.federation.rounds import frozen_of
+from fedpgp.federation.jobs import frozen_of
 from fedpgp.methods import METHODS, Batch, FedPGP, Frozen, Local, Params, PromptFL, ZeroShot
 from fedpgp.plugins import find_method
 from fedpgp.randomness import generator

@@ -12,7 +12,7 @@ from PIL import Image
 import fedpgp
 from fedpgp import laboratory
 from fedpgp.data.tasks import Client
-from fedpgp.federation.rounds import frozen_of
+from fedpgp.federation.jobs import frozen_of
 from fedpgp.federation.state import State
 from fedpgp.methods import METHODS
 from fedpgp.metrics import own_images

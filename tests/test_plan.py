@@ -8,7 +8,7 @@ import tiny
 from fedpgp.aggregators import FedAvg
 from fedpgp.config import FederationConfig
 from fedpgp.federation import pilot
-from fedpgp.federation.rounds import Data
+from fedpgp.federation.jobs import Data
 from fedpgp.methods import FedPGP, Local, PromptFL
 from fedpgp.plan import Plan
 

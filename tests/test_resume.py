@@ -18,6 +18,7 @@ from fedpgp.backbone import Backbone
 from fedpgp.data.sources import Source
 from fedpgp.errors import OutputError
 from fedpgp.federation import rounds
+from fedpgp.federation.client import ClientJob
 from fedpgp.federation.state import State
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -62,7 +63,7 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes the n-th local training from now on raise; 0 none."""
     train, left = rounds.train_clients, [0]
 
-    def counted(text: object, jobs: list[rounds.ClientJob]) -> object:
+    def counted(text: object, jobs: list[ClientJob]) -> object:
         left[0] -= 1
         if left[0] == 0:
             raise StoppedError

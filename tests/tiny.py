@@ -17,7 +17,8 @@ from fedpgp.data.images import Images
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.evaluate import Evaluation
-from fedpgp.federation.rounds import Data, client_states, federate
+from fedpgp.federation.jobs import Data, client_states
+from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
 from fedpgp.randomness import generator
 from fedpgp.reading import kind_of

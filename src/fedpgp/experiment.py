@@ -24,8 +24,9 @@ from fedpgp.directory import (
     writing,
 )
 from fedpgp.errors import ConfigError, OutputError, TrainingError
+from fedpgp.federation.jobs import client_states
 from fedpgp.federation.pilot import seconds_of_run
-from fedpgp.federation.rounds import client_states, federate, rounds_of
+from fedpgp.federation.rounds import federate, rounds_of
 from fedpgp.federation.state import FILE, State, remove
 from fedpgp.files import write_json
 from fedpgp.laboratory import Laboratory, Reporter, Silent, laboratory

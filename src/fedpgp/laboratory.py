@@ -26,7 +26,7 @@ from fedpgp.data.protocols import CLASSES, PROTOCOLS, Holdings
 from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source, load_target, pictograms
 from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
-from fedpgp.federation.rounds import Data, frozen_of
+from fedpgp.federation.jobs import Data, frozen_of
 from fedpgp.methods import Method, Params
 from fedpgp.metrics import evaluation_sets
 from fedpgp.plugins import own_errors

@@ -29,7 +29,8 @@ from fedpgp.data.images import Images
 from fedpgp.data.sources import ImageDataset
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.federation.client import ClientJob, ClientUpdate, train_clients
-from fedpgp.federation.rounds import Data, client_states, federate, frozen_of
+from fedpgp.federation.jobs import Data, client_states, frozen_of
+from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State, grouped
 from fedpgp.methods import Batch, Frozen, Method, Params
 from fedpgp.metrics import evaluation_sets

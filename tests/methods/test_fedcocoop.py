@@ -11,7 +11,7 @@ from oracle import fedcocoop
 from pydantic import ValidationError
 
 from fedpgp.errors import ConfigError
-from fedpgp.federation.rounds import frozen_of
+from fedpgp.federation.jobs import frozen_of
 from fedpgp.methods import Batch, Frozen, Params, PromptFL
 from fedpgp.methods.fedcocoop import FedCoCoOp
 from fedpgp.reading import Question, answer

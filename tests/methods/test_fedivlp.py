@@ -10,7 +10,7 @@ from oracle import fedivlp
 from pydantic import ValidationError
 
 from fedpgp.errors import ConfigError
-from fedpgp.federation.rounds import frozen_of
+from fedpgp.federation.jobs import frozen_of
 from fedpgp.methods import Params, PromptFL
 from fedpgp.methods.fedivlp import FedIVLP
 from fedpgp.reading import kind_of, see

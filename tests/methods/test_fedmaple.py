@@ -12,7 +12,7 @@ from oracle import fedmaple
 from pydantic import ValidationError
 
 from fedpgp.errors import ConfigError
-from fedpgp.federation.rounds import frozen_of
+from fedpgp.federation.jobs import frozen_of
 from fedpgp.methods import Batch, Params
 from fedpgp.methods.fedivlp import FedIVLP
 from fedpgp.methods.fedmaple import FedMaPLe

@@ -15,7 +15,7 @@ from oracle import fedmgp
 from pydantic import ValidationError
 
 from fedpgp.errors import ConfigError
-from fedpgp.federation.rounds import frozen_of
+from fedpgp.federation.jobs import frozen_of
 from fedpgp.methods import Batch, Frozen, Params, PromptFL
 from fedpgp.methods.fedmgp import FedMGP
 from fedpgp.reading import Question, answer

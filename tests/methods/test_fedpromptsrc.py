@@ -16,7 +16,7 @@ from pydantic import ValidationError
 import fedpgp
 from fedpgp.aggregators import FedAvg, Upload
 from fedpgp.errors import ConfigError
-from fedpgp.federation.rounds import frozen_of
+from fedpgp.federation.jobs import frozen_of
 from fedpgp.methods import Batch, Frozen, Params
 from fedpgp.methods.fedivlp import FedIVLP
 from fedpgp.methods.fedpromptsrc import FedPromptSRC, GaussianMean

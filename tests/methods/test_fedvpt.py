@@ -10,7 +10,7 @@ from oracle import clip_image, fedvpt
 from pydantic import ValidationError
 
 from fedpgp.errors import ConfigError
-from fedpgp.federation.rounds import frozen_of
+from fedpgp.federation.jobs import frozen_of
 from fedpgp.methods import Batch, Frozen, Params, ZeroShot
 from fedpgp.methods.fedvpt import FedVPT
 from fedpgp.reading import Question, answer, kind_of, see

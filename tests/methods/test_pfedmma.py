@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fedpgp.backbone.image import state_below
 from fedpgp.errors import ConfigError
-from fedpgp.federation.rounds import frozen_of
+from fedpgp.federation.jobs import frozen_of
 from fedpgp.methods import Batch, Params, ZeroShot
 from fedpgp.methods.pfedmma import PFedMMA
 from fedpgp.reading import see

@@ -37,6 +37,11 @@ class Download:
     shared: Tensors
     control: Tensors = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """Bytes of its numbers."""
+        return size(self.shared, self.control)
+
 
 @plain_dataclass(frozen=True)
 class Upload:
@@ -46,6 +51,11 @@ class Upload:
     examples: int
     shared: Tensors
     control: Tensors = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its numbers."""
+        return size(self.shared, self.control)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -80,6 +90,11 @@ class Aggregator(ABC):
     def finish(self, download: Download, trained: Tensors, gradient: Tensors, own: Tensors) -> tuple[Tensors, Tensors]:
         """The client's part after its round, and what is sent of it. gradient: the mean over the round's steps."""
         raise NotImplementedError(f"{type(self).__name__} declares controls and has no finish")
+
+
+def size(*groups: Tensors) -> int:
+    """Bytes of the tensors' numbers."""
+    return sum(tensor.nbytes for tensors in groups for tensor in tensors.values())
 
 
 def mean(uploads: Sequence[Upload], weights: Sequence[float]) -> dict[str, Tensor]:

@@ -21,7 +21,8 @@ from fedpgp.config import FederationConfig, load_config
 from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
 from fedpgp.federation.client import ClientJob, train_clients
-from fedpgp.federation.rounds import Data, federate
+from fedpgp.federation.jobs import Data
+from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
 from fedpgp.methods import Method, PromptFL
 from fedpgp.randomness import generator

@@ -25,7 +25,8 @@ from fedpgp.bench.stages import TOLERANCE, DifferentWorkError, Step
 from fedpgp.config import FederationConfig
 from fedpgp.data.images import Images
 from fedpgp.data.tasks import Client, Task
-from fedpgp.federation.rounds import Data, federate
+from fedpgp.federation.jobs import Data
+from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
 from fedpgp.methods import FedPGP
 from fedpgp.metrics import evaluation_sets

@@ -22,7 +22,7 @@ from fedpgp.bench.shapes import BATCH, CLIENTS, Scene
 from fedpgp.data.images import Images
 from fedpgp.errors import FedPGPError
 from fedpgp.federation.client import ClientJob, LocalTraining, in_groups, train_clients
-from fedpgp.federation.rounds import frozen_of
+from fedpgp.federation.jobs import frozen_of
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Batch, FedPGP, Frozen, Params
 from fedpgp.randomness import generator

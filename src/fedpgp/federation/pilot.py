@@ -9,7 +9,8 @@ from fedpgp.aggregators import Aggregator
 from fedpgp.backbone import Backbone
 from fedpgp.config import FederationConfig
 from fedpgp.data.tasks import Client
-from fedpgp.federation.rounds import Data, federate
+from fedpgp.federation.jobs import Data
+from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
 from fedpgp.methods import Method
 from fedpgp.workers import Workers
