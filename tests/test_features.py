@@ -22,7 +22,7 @@ from fedpgp.data import features
 from fedpgp.data.cache import Kept, entries
 from fedpgp.data.decode import AHEAD, in_threads
 from fedpgp.data.features import image_features, split_features
-from fedpgp.data.narrow import without
+from fedpgp.data.narrow import part_of, without
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.errors import CheckpointError, DataError, OutputError
 
@@ -312,6 +312,17 @@ def test_skipped_images_leave_the_source_and_the_others_keep_their_features(
     (said,) = ear.said
     assert said.startswith(f"dropped 2 of {n} train images, which do not decode: image 0 of")
     assert "; image 5 of" in said
+
+
+def test_images_are_found_again_in_selections_of_their_own_split_alone(images: ImageDataset) -> None:
+    whole, other = images.select(np.arange(1, 9)), replace(images, fingerprint="of another set with the same name")
+    part = whole.select(np.array([0, 2, 5]))
+    assert part_of(part, {"other": other}) is None, "its name and split say nothing"
+    assert part_of(part, {"fewer": images.select(np.array([1, 3]))}) is None
+    key, places = part_of(part, {"other": other, "whole": whole}) or ("", None)
+    assert key == "whole" and places is not None and places.tolist() == [0, 2, 5]
+    key, places = part_of(part, {"images": images}) or ("", None)
+    assert key == "images" and places is not None and places.tolist() == [1, 3, 6]
 
 
 def test_run_without_bad_images(small: None, small_source: Source, tmp_path: Path, monkeypatch) -> None:

@@ -114,20 +114,24 @@ def laboratory(
         reporter.notice(f"bf16 is {1 / speed:.1f} times slower than float32 on this processor: float32 is better here")
     tasks: dict[int, Task] = {}
     features: dict[str, Tensor] = {}
-    read: dict[str, ImageDataset] = {}
+    splits: dict[str, ImageDataset] = {}
     while not tasks:
         narrow = {seed: narrowed(task) for seed, task in whole.items()}
-        splits = {
-            dataset.fingerprint: dataset
-            for task in narrow.values()
-            for dataset in [task.train, *(test.dataset for test in evaluation_sets(task).values())]
-        }
+        read, splits = (
+            splits,
+            {
+                dataset.fingerprint: dataset
+                for task in narrow.values()
+                for dataset in [task.train, *(test.dataset for test in evaluation_sets(task).values())]
+            },
+        )
+        known = {key: features[key] for key in splits if key in features}
         for key, dataset in splits.items():
-            if (place := part_of(dataset, read)) is not None:
-                features[key] = features[place[0]][torch.from_numpy(place[1])]
+            if key not in known and (place := part_of(dataset, read)) is not None:
+                known[key] = features[place[0]][torch.from_numpy(place[1])]
         fresh, bad = split_features(
             backbone.image,
-            [dataset for key, dataset in splits.items() if key not in features],
+            [dataset for key, dataset in splits.items() if key not in known],
             directory,
             augmented_views=config.data.augmented_views,
             skip_bad_images=skip_bad_images,
@@ -135,8 +139,7 @@ def laboratory(
             progress=reporter.progress,
             notice=reporter.notice,
         )
-        features |= fresh
-        read |= splits
+        features = known | fresh
         if bad:  # without these images others may be drawn, which may be bad, too
             source = without(source, splits, bad)
             whole = {seed: make_task(config, source, seed) for seed in seeds}

@@ -73,6 +73,8 @@ def split_features(
             bad[dataset.fingerprint] = np.array(of_dataset)
             names = "; ".join(dataset.describe(index) for index in of_dataset)
             notice(f"dropped {len(of_dataset)} of {len(dataset)} {dataset.split} images, which do not decode: {names}")
+    if not datasets:
+        return features, bad
     came = (
         f"{encoded} encoded, {wanted - encoded} from the cache" if encoded else "no image encoded: all from the cache"
     )

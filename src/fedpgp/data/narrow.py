@@ -37,7 +37,7 @@ def part_of(dataset: ImageDataset, among: Mapping[str, ImageDataset]) -> tuple[s
     """Where the images of a split are, all of them, in another selection of it: its key, and [n] indices into it."""
     wanted = dataset.numbers_of(np.arange(len(dataset)))
     for key, other in among.items():
-        if (other.name, other.split) == (dataset.name, dataset.split):
+        if other.origin == dataset.origin:
             have = other.numbers_of(np.arange(len(other)))
             if np.isin(wanted, have).all():
                 return key, np.searchsorted(have, wanted)

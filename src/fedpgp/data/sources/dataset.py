@@ -21,7 +21,8 @@ class ImageDataset:
     domains: [n] index into `domain_names`; a source without domains has one.
     image: index -> decoded picture; nothing is decoded before it is asked for. It can be pickled, for other processes.
     fingerprint: changes when an image, or the order of the images, does.
-    numbers: [n] of the images in the split that they were selected from; None for a whole split.
+    numbers: [n] of the images in the split that they were selected from; None for a whole split. whole: the fingerprint
+    of that split; "" for a whole one, which has its own.
     clients: [n] index into `client_names`: whose image it is, where the source says so.
     """
 
@@ -34,11 +35,17 @@ class ImageDataset:
     image: Callable[[int], Image.Image]
     fingerprint: str
     numbers: NDArray[np.int64] | None = None
+    whole: str = ""
     clients: NDArray[np.int64] | None = None
     client_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def origin(self) -> str:
+        """The fingerprint of the whole split that `numbers` count in."""
+        return self.whole or self.fingerprint
 
     def number(self, index: int) -> int:
         """Of an image in the whole split, on which its random crops depend, whatever is selected beside it."""
@@ -66,6 +73,7 @@ class ImageDataset:
             image=_Selected(self.image, images),
             fingerprint=hashlib.sha256(f"{self.fingerprint} {images.tolist()}".encode()).hexdigest(),
             numbers=self.numbers_of(images),
+            whole=self.origin,
             clients=None if self.clients is None else self.clients[images],
         )
 
