@@ -9,6 +9,7 @@ import pytest
 from fedpgp import cli
 from fedpgp.config import DataConfig
 from fedpgp.data import mirrors
+from fedpgp.data.pictures import decode
 from fedpgp.data.sources import domains, load_source
 from fedpgp.errors import DataError
 
@@ -122,6 +123,14 @@ def test_a_failure_in_the_middle_leaves_nothing(mirror, tmp_path, monkeypatch):
     monkeypatch.setitem(domains.FOLDERS, "pacs", ("art_painting", "cartoon", "photo", "clay"))
     with pytest.raises(DataError, match="sketch/dog, which is no domain and class of it"):
         mirrors.fetch("pacs", tmp_path / "sets")
+    assert list((tmp_path / "sets").iterdir()) == []
+
+
+def test_a_picture_that_does_not_decode_is_not_taken_for_a_full_disk(mirror, tmp_path, monkeypatch):
+    mirror("mnist")
+    monkeypatch.setattr(mirrors, "decode", lambda content: decode(content[:40]))
+    with pytest.raises(DataError, match="row 1 of the mirror's train split does not decode: "):
+        mirrors.fetch("mnist", tmp_path / "sets")
     assert list((tmp_path / "sets").iterdir()) == []
 
 

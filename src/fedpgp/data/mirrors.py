@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from fedpgp.data.pictures import decode
+from fedpgp.data.pictures import decode, reason
 from fedpgp.data.sources import LAYOUTS, cifar, domains, known, mnist
-from fedpgp.data.sources.hugging_face import HUB, from_hub
+from fedpgp.data.sources.hugging_face import HUB, from_hub, undecoded
 from fedpgp.errors import DataError, nearest
 from fedpgp.files import new_directory
 
@@ -101,7 +101,7 @@ def _folders(loaded: Mapping[str, Any], place: Path, progress: Progress, name: s
     folder_of = {domains.plain(domain): domain for domain in domains.FOLDERS[name]}
     part = loaded["train"]
     classes = part.features["label"].names
-    for number, row in enumerate(_undecoded(part, "image")):
+    for number, row in enumerate(undecoded(part, "image")):
         label, domain = classes[row["label"]], folder_of.get(domains.plain(row["domain"]))
         if domain is None or Path(label).name != label:
             raise DataError(
@@ -124,15 +124,13 @@ def _format(content: bytes) -> str:
 def _pictures(loaded: Mapping[str, Any], split: str, column: str, progress: Progress) -> Iterator[Image.Image]:
     total = len(loaded["train"]) + len(loaded["test"])
     before = 0 if split == "train" else len(loaded["train"])
-    for number, row in enumerate(_undecoded(loaded[split], column), 1):
-        yield decode(row[column]["bytes"])
+    for number, row in enumerate(undecoded(loaded[split], column), 1):
+        try:
+            picture = decode(row[column]["bytes"])
+        except Exception as error:  # decoders raise whatever a damaged file leads them to
+            raise DataError(f"row {number} of the mirror's {split} split does not decode: {reason(error)}") from error
+        yield picture
         progress(before + number, total)
-
-
-def _undecoded(part: Any, column: str) -> Any:
-    import datasets
-
-    return part.cast_column(column, datasets.Image(decode=False))
 
 
 IN_TWO = ("train", "test")

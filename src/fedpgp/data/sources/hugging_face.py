@@ -155,7 +155,7 @@ def _read(load: Callable[[Any], Any], where: str, name: str, directory: Path, da
     )
     if LABEL in columns and pyarrow.types.is_struct(table.schema.field(columns[LABEL]).type):
         table, columns = _flattened(table, columns, data, where)
-    images = [_undecoded(part.select_columns([columns[IMAGE]]), columns[IMAGE], datasets) for part in parts]
+    images = [undecoded(part.select_columns([columns[IMAGE]]), columns[IMAGE]) for part in parts]
     sizes = [len(part) for part in parts]
     pictures = _Pictures(
         tuple(images), np.cumsum([0, *sizes[:-1]]), columns[IMAGE], where, np.arange(sum(sizes), dtype=np.int64)
@@ -197,7 +197,10 @@ def _flattened(table: Any, columns: Mapping[str, str], data: "DataConfig", where
     return flat, {**found, IMAGE: columns[IMAGE]}
 
 
-def _undecoded(part: Any, column: str, datasets: Any) -> Any:
+def undecoded(part: Any, column: str) -> Any:
+    """A split whose images are given as the bytes of their files."""
+    import datasets
+
     if isinstance(part.features[column], datasets.Image):
         return part.cast_column(column, datasets.Image(decode=False))
     return part
