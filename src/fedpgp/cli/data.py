@@ -37,8 +37,7 @@ def check(
     import fedpgp
     from fedpgp.data.check import Finding, names_file
     from fedpgp.data.check import check as look
-    from fedpgp.data.sources import load_source
-    from fedpgp.errors import ConfigError, DataError, OutputError
+    from fedpgp.errors import OutputError
     from fedpgp.laboratory import make_task, with_targets
 
     settings = fedpgp.load_config(config, [*(change or []), data_change(path)])
@@ -47,16 +46,12 @@ def check(
         report = look(
             settings.data,
             settings.task.shots,
+            use=lambda source: make_task(settings, with_targets(settings, source), 0),
             decoded=not no_decode,
             skip_bad_images=skip_bad_images,
             workers=worker_count(workers),
             progress=lambda done, total: bars.update(bar, completed=done, total=total),
         )
-    if report.usable:
-        try:
-            make_task(settings, with_targets(settings, load_source(settings.data)), 0)
-        except (ConfigError, DataError) as error:
-            report = replace(report, findings=(*report.findings, Finding(True, str(error))))
     if report.counts.get("clients") and settings.task.partition != "natural":
         hint = "the column of clients has no use: --set task.partition=natural gives everybody their own images"
         report = replace(report, findings=(*report.findings, Finding(False, hint)))

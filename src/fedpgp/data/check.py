@@ -3,27 +3,25 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpgp.data.pictures import Placed, Stored, decode, reason, unheard
-from fedpgp.data.sources import SPLITS, known, located, read_listing
+from fedpgp.data.decode import in_threads
+from fedpgp.data.pictures import Placed, Stored, decode, reason
+from fedpgp.data.sources import SPLITS, Source, known, located, read_listing
 from fedpgp.data.sources.hugging_face import HUB
 from fedpgp.data.sources.listing import Listing, divided, to_source
-from fedpgp.errors import DataError
+from fedpgp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from fedpgp.config import DataConfig
 
 IDENTIFIER = re.compile(r"n\d{6,}|-?\d+|(class|label|cat|category|id)[ _-]?\d+|[0-9a-f]{8,}", re.IGNORECASE)
 SHOWN = 5  # of many places
-AT_ONCE = 1024  # images that wait for a thread
 
 
 class Finding(NamedTuple):
@@ -61,6 +59,7 @@ def check(
     data: "DataConfig",
     shots: int = 0,
     *,
+    use: Callable[[Source], object] = lambda _: None,
     decoded: bool = True,
     skip_bad_images: bool = False,
     workers: int = 1,
@@ -68,8 +67,9 @@ def check(
 ) -> Report:
     """Reads a data set as a run would, and every one of its images if `decoded`.
 
-    shots: training images that every class should have. skip_bad_images: a run would go on without them. workers:
-    threads that decode. progress: done, total.
+    shots: training images that every class should have. use: what would be done with it, which is tried where nothing
+    else stops a run, and raises DataError or ConfigError where it cannot be done. skip_bad_images: a run would go on
+    without them. workers: threads that decode. progress: done, total.
     Raises DataError where there is nothing to read; what is wrong with what is there is a finding.
     """
     layout = "hugging-face" if data.source.startswith(HUB) else ""
@@ -82,8 +82,9 @@ def check(
             raise
         return Report(layout, 0, {}, (), {}, (Finding(True, str(error)),))
     findings: list[Finding] = []
+    source = None
     try:
-        to_source(found, data)
+        source = to_source(found, data)
     except DataError as error:
         findings.append(Finding(True, str(error)))
     splits = _splits(found, data)
@@ -105,6 +106,11 @@ def check(
                 " with --write-names FILE, fill it in, and name it with data.names",
             )
         )
+    if source is not None and not any(finding.stops for finding in findings):
+        try:
+            use(source)
+        except (ConfigError, DataError) as error:
+            findings.append(Finding(True, str(error)))
     return Report(layout, len(found.labels), counts, identifiers, found.ignored, tuple(findings))
 
 
@@ -189,10 +195,7 @@ def _seen(found: Listing, workers: int) -> Iterator[_Seen]:
         except Exception as error:  # decoders raise whatever a damaged file leads them to
             return _Seen(b"", reason(error))
 
-    numbers = iter(range(len(found.labels)))
-    with unheard(), ThreadPoolExecutor(workers) as threads:
-        while some := list(islice(numbers, AT_ONCE)):
-            yield from threads.map(see, some)
+    yield from in_threads(see, range(len(found.labels)), workers)
 
 
 def _place(found: Listing, index: int) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.spawn import get_preparation_data
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 WORTH_PROCESSES = 10.0  # seconds of decoding: starting processes takes five, and they take cores from the encoder
 FEW = 4  # threads: of 16 that decode, each waits for the others' Python, and all are no faster than 4
-AHEAD = 4  # batches for each thread, so that none waits while others are saved
+AHEAD = 4  # items for each thread, so that none waits while others are saved
 CENTRE = 0  # the number of the centre crop; random views count from 1
+Item = TypeVar("Item")
 Done = TypeVar("Done")
 
 
@@ -86,15 +87,15 @@ def each(
         yield from map(finish, _prepared(preparation, batches, workers))
 
 
-def in_threads(work: Callable[[range], Done], batches: Sequence[range], threads: int) -> Iterator[Done]:
-    """What `work` makes of every batch, in order; in each of the threads PyTorch has one thread."""
+def in_threads(work: Callable[[Item], Done], items: Iterable[Item], threads: int) -> Iterator[Done]:
+    """What `work` makes of every item, in order; in each of the threads PyTorch has one thread."""
     before = torch.get_num_threads()
     waiting: deque[Future[Done]] = deque()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         with unheard():
-            for batch in batches:
-                waiting.append(pool.submit(work, batch))
+            for item in items:
+                waiting.append(pool.submit(work, item))
                 if len(waiting) > AHEAD * threads:
                     yield waiting.popleft().result()
             while waiting:
