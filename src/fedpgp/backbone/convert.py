@@ -47,7 +47,7 @@ LAYER = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
 NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask", "visual.attn_mask"}  # of the archives
 VISUAL = "visual."
 RESNET = "visual.layer1."
-NO_TRANSFORMER: Mapping[str, Any] = {"hidden_size": 8, "num_hidden_layers": 0, "num_attention_heads": 1}
+TO_BE_REPLACED: Mapping[str, Any] = {"hidden_size": 8, "num_hidden_layers": 0, "num_attention_heads": 1}
 ELSEWHERE = {
     "visual.trunk": "a tower of timm",
     "visual.head": "a tower of timm",
@@ -106,7 +106,7 @@ def to_clip_model(
         }
         features = len(named["text_projection.weight"])
         if resnet:
-            model = _model(named, where, text, NO_TRANSFORMER, features)
+            model = _model(named, where, text, None, features)
             return _with_resnet(model, of_images, where, features)
         patches = named["vision_model.embeddings.patch_embedding.weight"]
         side = round((len(named["vision_model.embeddings.position_embedding.weight"]) - 1) ** 0.5)
@@ -130,23 +130,22 @@ def _check_widths(text: int, images: int, where: str) -> None:
 
 
 def _model(
-    named: Mapping[str, Tensor], where: str, text: Mapping[str, Any], vision: Mapping[str, Any], features: int
+    named: Mapping[str, Tensor], where: str, text: Mapping[str, Any], vision: Mapping[str, Any] | None, features: int
 ) -> "CLIPModel":
-    """The model of that shape with these weights; one without a transformer for images is to get another tower."""
+    """The model of that shape with these weights. vision: None where its image tower is to be replaced."""
     from transformers import CLIPConfig, CLIPModel
 
-    config = CLIPConfig(text_config=dict(text), vision_config=dict(vision), projection_dim=features)
+    config = CLIPConfig(text_config=dict(text), vision_config=dict(vision or TO_BE_REPLACED), projection_dim=features)
     with torch.device("meta"):
         model = CLIPModel(config)
-    given = vision is not NO_TRANSFORMER
     expected = {
         name: tensor
         for name, tensor in model.state_dict().items()
-        if given or not name.startswith(("vision_model.", "visual_projection."))
+        if vision is not None or not name.startswith(("vision_model.", "visual_projection."))
     }
     check_shapes(expected, named, where, "CLIP")
     model = CLIPModel(config)
-    model.load_state_dict({name: tensor.float() for name, tensor in named.items()}, strict=given)
+    model.load_state_dict({name: tensor.float() for name, tensor in named.items()}, strict=vision is not None)
     return model
 
 

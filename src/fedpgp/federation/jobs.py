@@ -15,7 +15,7 @@ from fedpgp.config import FederationConfig
 from fedpgp.data.images import Images
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluate import Evaluation, Evaluator
-from fedpgp.federation.client import ClientJob, ClientUpdate, LocalTraining, remembered
+from fedpgp.federation.client import ClientJob, LocalTraining, remembered
 from fedpgp.federation.participation import participants
 from fedpgp.federation.state import Clients, ClientState, State
 from fedpgp.methods import Frozen, Method, Params
@@ -45,7 +45,7 @@ class _Softmax:
 
 
 class Federation:
-    """What does not change from round to round."""
+    """What does not change from round to round. trains: whether there is anything to train."""
 
     def __init__(
         self,
@@ -59,13 +59,13 @@ class Federation:
         task = data.task
         self.aggregator = aggregator
         self.method, self.settings, self._data, self._task, self._seed = method, settings, data, task, seed
-        self._backbone = backbone
         self._frozen = frozen_of(method, task, backbone)
         self._names = backbone.class_tokens([*task.class_names, *method.extra_names], method.tail)
         self._base = self._softmax(task.base)
         tokens = backbone.class_tokens(task.class_names, method.tail)
         self._evaluator = Evaluator(method, task, data.tests, tokens, self._frozen)
         self._first = method.init_shared(task, backbone, generator(seed, "shared"))
+        self.trains = bool(self._first or method.init_private(task, backbone, generator(seed, "private"), 0))
 
     @property
     def device(self) -> torch.device:
@@ -74,13 +74,6 @@ class Federation:
     def begin(self) -> Server:
         """The server before the first round."""
         return self.aggregator.begin(self._first, len(self._task.clients))
-
-    @property
-    def trains(self) -> bool:
-        """Whether there is anything to train."""
-        return bool(
-            self._first or self.method.init_private(self._task, self._backbone, generator(self._seed, "private"), 0)
-        )
 
     def downloads(self, number: int, server: Server) -> dict[int, Download]:
         """What those are sent who take part in a round, by client, ascending; where images are pooled, client 0."""
@@ -154,16 +147,6 @@ class Federation:
             client=client.id,
         )
 
-    def own_after(self, number: int, update: ClientUpdate) -> ClientState:
-        """What a client keeps of a round."""
-        finetunes = number > self.settings.rounds
-        return replace(update.own, kept=update.upload.shared) if finetunes else update.own
-
-    def first(self, client: int) -> ClientState:
-        """What a client keeps before its first round."""
-        private = first_private(self.method, self._task, self._backbone, self.settings, self._seed, client)
-        return ClientState(private, {}, self.aggregator.begin_client(self._first))
-
     def evaluate(
         self, number: int, server: Server, clients: Clients, workers: Workers, alphas: Sequence[float]
     ) -> Evaluation:
@@ -222,22 +205,15 @@ def client_states(
     state: State,
     aggregator: Aggregator | None = None,
 ) -> Clients:
-    """What every client of a run keeps: as it was left or, before its first round, as it starts."""
+    """What every client of a run keeps: as it was left or, before its first round, as it starts.
+
+    All start from the same draw, or with `settings.independent_private` each from one of its own.
+    """
     shared = method.init_shared(task, backbone, generator(seed, "shared"))
     control = (method.aggregator or aggregator or FedAvg()).begin_client(shared)
 
     def first(client: int) -> ClientState:
-        return ClientState(first_private(method, task, backbone, settings, seed, client), {}, control)
+        own = (client,) if settings.independent_private else ()
+        return ClientState(method.init_private(task, backbone, generator(seed, "private", *own), client), {}, control)
 
     return Clients(state, len(task.clients), first, backbone.logit_scale.device)
-
-
-def first_private(
-    method: Method, task: Task, backbone: Backbone, settings: FederationConfig, seed: int, client: int
-) -> Tensors:
-    """A client's private part before its first round.
-
-    All start from the same draw, or with `settings.independent_private` each from one of its own.
-    """
-    own = (client,) if settings.independent_private else ()
-    return method.init_private(task, backbone, generator(seed, "private", *own), client)

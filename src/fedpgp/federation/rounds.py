@@ -128,9 +128,12 @@ class _Here:
         return list(chain.from_iterable(self.workers.map(train_clients, in_groups(self.workers.towers, jobs))))
 
     def kept(self, number: int, updates: Sequence[ClientUpdate]) -> Mapping[int, ClientState]:
-        if self.federation.method.pooled and number <= self.federation.settings.rounds:
+        finetunes = number > self.federation.settings.rounds
+        if self.federation.method.pooled and not finetunes:
             return {}
-        return {one.upload.client: self.federation.own_after(number, one) for one in updates}
+        return {
+            one.upload.client: replace(one.own, kept=one.upload.shared) if finetunes else one.own for one in updates
+        }
 
     def evaluate(self, number: int, server: Server, alphas: Sequence[float]) -> Evaluation:
         return self.federation.evaluate(number, server, self.clients, self.workers, alphas)

@@ -146,12 +146,12 @@ class State:
     def server(self) -> Server | None:
         """The server after the last round, on the CPU; None before the first."""
         rows = self._execute("SELECT tensors FROM server")
-        return Server(**ungrouped(self._tensors(rows[0][0]), Server)) if rows else None
+        return Server(**_split(self._tensors(rows[0][0]), Server)) if rows else None
 
     def client(self, client: int) -> ClientState | None:
         """What a client keeps, on the CPU; None if it never took part."""
         rows = self._execute("SELECT tensors FROM clients WHERE client = ?", client)
-        return ClientState(**ungrouped(self._tensors(rows[0][0]), ClientState)) if rows else None
+        return ClientState(**_split(self._tensors(rows[0][0]), ClientState)) if rows else None
 
     def records(self) -> list[dict[str, Any]]:
         """The record of every round, in their order."""
@@ -296,7 +296,7 @@ def _bytes(kept: Server | ClientState) -> bytes:
     return save({name: tensor.cpu().contiguous() for name, tensor in grouped(kept).items()})
 
 
-def ungrouped(tensors: Mapping[str, Tensor], kind: type[Server] | type[ClientState]) -> dict[str, dict[str, Tensor]]:
+def _split(tensors: Mapping[str, Tensor], kind: type[Server] | type[ClientState]) -> dict[str, dict[str, Tensor]]:
     """The reverse of `grouped`."""
     groups: dict[str, dict[str, Tensor]] = {f.name: {} for f in dataclasses.fields(kind)}
     for name, tensor in tensors.items():

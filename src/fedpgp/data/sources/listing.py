@@ -190,9 +190,8 @@ def _share(found: Listing, among: NDArray[np.bool_], share: float, purpose: int)
         return taken
     have, given = (np.bincount(found.clients[which], minlength=len(found.client_names)) for which in (images, taken))
     lacking = set(np.flatnonzero((have > 1) & (given == 0)).tolist())
-    left = np.bincount(found.labels[images]) - np.bincount(
-        found.labels[taken], minlength=found.labels[images].max() + 1
-    )
+    of_class, gone = (np.bincount(found.labels[which], minlength=len(found.class_names)) for which in (images, taken))
+    left = of_class - gone
     more = []
     for image in shuffled[np.isin(found.clients[shuffled], list(lacking))].tolist():
         client, label = found.clients[image], found.labels[image]
