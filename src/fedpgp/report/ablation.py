@@ -1,5 +1,6 @@
 """The tables and figures of ablations."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 from fedpgp.bootstrap import METRICS
 from fedpgp.files import write
 from fedpgp.report.formats import Cell, Table, latex, markdown, to_csv
-from fedpgp.report.style import COLOURS, MARKERS, house_style, rendered
+from fedpgp.report.style import COLOURS, MARKERS, house_style, rendered, turn_labels, write_figure
 from fedpgp.report.tables import caption, difference_text, figure_text, titles
 from fedpgp.results import columns, spread
 
@@ -21,8 +22,7 @@ SHOWN = ("local", "base", "novel", "area")
 def write_ablation(found: "Ablation", directory: Path) -> None:
     """Writes a figure for each study as .svg and .png, ablation.md, .tex and, last of all, ablation.csv."""
     for study in found.settings:
-        for suffix in ("svg", "png"):
-            write(directory / f"{study}.{suffix}", picture(found, study, suffix))
+        write_figure(directory, study, partial(picture, found, study))
     tables = [table(found, study) for study in found.settings]
     write(directory / "ablation.md", "\n".join(f"{one.heading}\n\n{markdown(one)}" for one in tables).encode())
     write(directory / "ablation.tex", "\n".join(map(latex, tables)).encode())
@@ -75,9 +75,7 @@ def picture(found: "Ablation", study: str, suffix: str) -> bytes:
             axes.axvspan(place - 0.3, place + 0.3, color="#000000", alpha=0.06, linewidth=0)
         axes.set_xticks(list(places), labels)
         if max(map(len, labels)) > 8:
-            axes.tick_params("x", rotation=25)
-            for label in axes.get_xticklabels():
-                label.set(horizontalalignment="right", rotation_mode="anchor")
+            turn_labels(axes, 25)
         axes.set(xlabel=study, ylabel="%", title=f"{found.method}; dashed: zero-shot CLIP; grey: as it stands")
         axes.title.set_fontsize(8)
         axes.grid(alpha=0.3, axis="y")

@@ -1,9 +1,11 @@
 """The files of a comparison."""
 
+from functools import partial
 from pathlib import Path
 
 from fedpgp.files import write, write_json
 from fedpgp.report import formats, tables
+from fedpgp.report.style import write_figure
 from fedpgp.report.tradeoff import picture
 from fedpgp.results import Comparison
 
@@ -20,8 +22,7 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
     }
     for name, text in texts.items():
         write(directory / name, text.encode())
-    for suffix in ("svg", "png"):
-        write(directory / f"comparison.{suffix}", picture(comparison, suffix))
+    write_figure(directory, "comparison", partial(picture, comparison))
     write_json(directory / "comparison.json", comparison.as_json())
 
 

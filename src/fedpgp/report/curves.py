@@ -1,6 +1,6 @@
 """The figures of a grid: what changes along its axes, and over the rounds."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedpgp.files import write
 from fedpgp.grid.axes import is_numeric, slug
-from fedpgp.report.style import COLOURS, MARKERS, house_style, rendered
+from fedpgp.report.style import COLOURS, MARKERS, house_style, rendered, turn_labels, write_figure
 from fedpgp.report.tables import titles
 from fedpgp.results import Run, spread
 
@@ -31,20 +30,22 @@ def write_figures(found: "Found", part: "Part", directory: Path, prefix: str = "
     """
     methods, drawn = found.grid.methods, {}
     for name, axis, keys in axes_of(part):
-        _write(directory, prefix + name, partial(along, found, axis, keys))
+        write_figure(directory, prefix + name, partial(along, found, axis, keys))
         drawn[prefix + name] = f"along {axis}{_rest(part, axis, keys[0])}; bars: standard deviation over the seeds"
     cells = list(part.cell_keys())
     runs = {key: {method: found.comparisons[key].of(method) for method in methods} for key in cells}
     if len(methods) == 1:
         lines = {", ".join(key[1:]): runs[key][methods[0]] for key in cells}
-        _write(
-            directory, f"{prefix}rounds", partial(over_rounds, lines, _titles(found, cells[0]), ", ".join(part.axes))
+        write_figure(
+            directory,
+            f"{prefix}rounds",
+            partial(over_rounds, lines, titles(found.comparisons[cells[0]]), ", ".join(part.axes)),
         )
         drawn[f"{prefix}rounds"] = f"{methods[0]} over the rounds, by {', '.join(part.axes)}; bands: as the bars"
         return drawn
     for number, key in enumerate(cells):
         name = "-".join([f"{prefix}rounds", *([str(number), *map(slug, key[1:])] if len(cells) > 1 else [])])
-        _write(directory, name, partial(over_rounds, runs[key], _titles(found, key), ""))
+        write_figure(directory, name, partial(over_rounds, runs[key], titles(found.comparisons[key]), ""))
         drawn[name] = f"over the rounds, {part.describe(key)}; bands: standard deviation over the seeds"
     return drawn
 
@@ -72,10 +73,8 @@ def along(found: "Found", axis: str, keys: Sequence["Key"], suffix: str) -> byte
     labels = [key[1 + list(part.axes).index(axis)] for key in keys]
     crowded = sum(map(len, labels)) > CROWDED
     joined = "-" if is_numeric(part.axes[axis]) else "none"
-    named, finals = (
-        titles(found.comparisons[keys[0]]),
-        [found.comparisons[key].runs[0].results["final"] for key in keys],
-    )
+    named = titles(found.comparisons[keys[0]])
+    finals = [found.comparisons[key].runs[0].results["final"] for key in keys]
     shown = [name for name in SHOWN if all(name in final for final in finals)]
     with house_style():
         figure, panels = _panels([named[name] for name in shown], max(map(len, labels)) if crowded else 0)
@@ -99,9 +98,7 @@ def along(found: "Found", axis: str, keys: Sequence["Key"], suffix: str) -> byte
             panel.set_xlim(-0.4, len(keys) - 0.6)
             panel.set_xlabel(axis)
             if crowded:
-                panel.tick_params("x", rotation=40)
-                for text in panel.get_xticklabels():
-                    text.set(horizontalalignment="right", rotation_mode="anchor")
+                turn_labels(panel, 40)
         if rest := _rest(part, axis, keys[0]):
             figure.suptitle(rest.removeprefix(", "), fontsize=8)
         _legend(figure, len(found.grid.methods), "")
@@ -138,11 +135,6 @@ def over_rounds(lines: Mapping[str, Sequence[Run]], named: Mapping[str, str], wh
         return rendered(figure, suffix)
 
 
-def _write(directory: Path, name: str, drawn: Callable[[str], bytes]) -> None:
-    for suffix in ("svg", "png"):
-        write(directory / f"{name}.{suffix}", drawn(suffix))
-
-
 def _panels(shown: Sequence[str], below: int = 0) -> tuple[Figure, list[Axes]]:
     """below: letters of the longest label that is turned."""
     figure = Figure(figsize=(2.3 * len(shown) + 0.6, 2.8 + 0.05 * below), layout="constrained")
@@ -155,10 +147,6 @@ def _panels(shown: Sequence[str], below: int = 0) -> tuple[Figure, list[Axes]]:
 
 def _legend(figure: Figure, count: int, title: str) -> None:
     figure.legend(frameon=False, ncols=min(6, count), loc="outside lower center", title=title or None)
-
-
-def _titles(found: "Found", key: "Key") -> dict[str, str]:
-    return titles(found.comparisons[key])
 
 
 def _rest(part: "Part", axis: str, key: "Key") -> str:

@@ -1,11 +1,15 @@
 """How every figure looks."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from fedpgp.files import write
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; the markers differ too.
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#0072B2", "#F0E442")
@@ -24,3 +28,16 @@ def rendered(figure: Figure, suffix: str) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
     return buffer.getvalue()
+
+
+def write_figure(directory: Path, name: str, drawn: Callable[[str], bytes]) -> None:
+    """Writes a figure as .svg and as .png. drawn: the suffix without its dot -> the file."""
+    for suffix in ("svg", "png"):
+        write(directory / f"{name}.{suffix}", drawn(suffix))
+
+
+def turn_labels(axes: Axes, degrees: int) -> None:
+    """Turns those of the points below, so that each ends under its point."""
+    axes.tick_params("x", rotation=degrees)
+    for label in axes.get_xticklabels():
+        label.set(horizontalalignment="right", rotation_mode="anchor")
