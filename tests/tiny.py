@@ -17,7 +17,8 @@ from fedpgp.data.images import Images
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.evaluate import Evaluation
-from fedpgp.federation.jobs import Data, client_states
+from fedpgp.federation.course import Course, aggregator_for
+from fedpgp.federation.jobs import Data
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
 from fedpgp.randomness import generator
@@ -160,7 +161,7 @@ def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregat
     """All rounds of a federation in this process: two of everybody, two epochs in batches of four, or as changed."""
     found, settings = data_ or data(backbone, kind=kind_of(method)), FederationConfig(**{**SETTINGS, **changes})
     state, workers = state or State.create(), workers or Workers(backbone.towers(method.reads), 1)
-    clients = client_states(method, found.task, backbone, settings, seed, state, aggregator)
+    clients = Course(method, found.task, backbone, settings, seed, aggregator_for(method, aggregator)).states(state)
     rounds = []
     for record in federate(method, found, backbone, settings, seed, workers, state, aggregator):
         server, own = state.server(), list(clients)

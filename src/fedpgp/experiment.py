@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedpgp.aggregators import Aggregator, Server
+from fedpgp.aggregators import Server
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.directory import (
     PLAN,
@@ -24,9 +24,9 @@ from fedpgp.directory import (
     writing,
 )
 from fedpgp.errors import ConfigError, OutputError, TrainingError
-from fedpgp.federation.jobs import client_states
+from fedpgp.federation.course import Course, aggregator_for, rounds_of
 from fedpgp.federation.pilot import seconds_of_run
-from fedpgp.federation.rounds import federate, rounds_of
+from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import FILE, State, remove
 from fedpgp.files import write_json
 from fedpgp.laboratory import Laboratory, Reporter, Silent, laboratory
@@ -297,12 +297,12 @@ def _seconds(lab: Laboratory, name: str, seed: int) -> float:
         return 0.0  # the run itself will say so, in its place
 
 
-def _predicting(method: Method, aggregator: Aggregator, server: Server | None) -> Server | None:
+def _predicting(course: Course, server: Server | None) -> Server | None:
     """The server with the shared part that models predict with, where that is another than is trained on."""
     if server is None:
         return None
-    received = (method.aggregator or aggregator).download(server, 0).shared
-    return replace(server, shared=dict(method.for_prediction(Params(server.shared, {}, received)).shared))
+    received = course.aggregator.download(server, 0).shared
+    return replace(server, shared=dict(course.method.for_prediction(Params(server.shared, {}, received)).shared))
 
 
 def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: State) -> Run:
@@ -310,6 +310,7 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
     config, reporter, backbone = lab.config, lab.reporter, lab.backbone
     method, task, settings = config.methods[name], lab.tasks[seed], config.federation
     data = lab.data(method, seed)
+    course = Course(method, task, backbone, settings, seed, aggregator_for(method, config.aggregator))
     label = f"{name}, seed {seed}"
     total = rounds_of(method, settings)
     reporter.progress(label, state.rounds(), total)
@@ -321,10 +322,7 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
         config=config,
         results=figures(task, name, seed, records, last),
         rounds=records,
-        prompts=Prompts(
-            _predicting(method, config.aggregator, state.server()),
-            client_states(method, task, backbone, settings, seed, state, config.aggregator),
-        ),
+        prompts=Prompts(_predicting(course, state.server()), course.states(state)),
         outcomes=outcomes(task, last),
         provenance=state.origin()["provenance"],
     )

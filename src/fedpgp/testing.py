@@ -29,7 +29,8 @@ from fedpgp.data.images import Images
 from fedpgp.data.sources import ImageDataset
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.federation.client import ClientJob, ClientUpdate, train_clients
-from fedpgp.federation.jobs import Data, client_states, frozen_of
+from fedpgp.federation.course import Course, aggregator_for
+from fedpgp.federation.jobs import Data, frozen_of
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State, grouped
 from fedpgp.methods import Batch, Frozen, Method, Params
@@ -179,10 +180,11 @@ class _Trial:
                         break
                 method = pickle.loads(pickle.dumps(method))
             with State.open(path) as state:
-                clients = client_states(self.method, self.task, self.backbone, SETTINGS, seed, state)
+                aggregator = aggregator_for(self.method)
+                course = Course(self.method, self.task, self.backbone, SETTINGS, seed, aggregator)
                 server = state.server() or Server({})
                 bits = {f"server/{k}": _bits(t) for k, t in grouped(server).items()}
-                for i, own in enumerate(clients):
+                for i, own in enumerate(course.states(state)):
                     bits |= {f"client {i}/{k}": _bits(t) for k, t in grouped(own).items()}
         return _Run(bits, workers.trained, workers.groups)
 

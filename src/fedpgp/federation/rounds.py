@@ -11,33 +11,42 @@ from typing import Any, Protocol
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server
 from fedpgp.backbone import Backbone
 from fedpgp.config import FederationConfig
+from fedpgp.errors import TrainingError
 from fedpgp.evaluate import Evaluation, path_alphas
 from fedpgp.federation.client import ClientUpdate, LocalTraining, in_groups, train_clients
-from fedpgp.federation.jobs import Data, Federation, client_states
+from fedpgp.federation.course import Course, aggregator_for
+from fedpgp.federation.jobs import Data, Federation
 from fedpgp.federation.state import Clients, ClientState, State, on_device
 from fedpgp.methods import Method
 from fedpgp.metrics import summary
 from fedpgp.workers import Workers
 
-
-def rounds_of(method: Method, settings: FederationConfig) -> int:
-    """How many records a run has: its rounds, and one more where the method fine-tunes after them."""
-    return settings.rounds + bool(method.finetune_epochs)
+Joining = Callable[[int, Server], dict[str, Any]]  # a round's number, the server -> what its record gets
 
 
 class Fleet(Protocol):
     """The clients of a run, wherever they are."""
 
     def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
-        """What comes of the local training of those who are sent something in a round, ascending by client."""
+        """What comes of the local training of those who are sent something in a round, ascending by client.
+
+        Of some nothing may come; then `told` says why.
+        """
         ...
 
     def kept(self, number: int, updates: Sequence[ClientUpdate]) -> Mapping[int, ClientState]:
         """What clients keep of a round, by client, where it is to be kept beside the server."""
         ...
 
-    def evaluate(self, number: int, server: Server, alphas: Sequence[float]) -> Evaluation:
-        """How all clients' models and the shared part alone do after a round; alphas: as for `Evaluator`."""
+    def evaluate(self, number: int, server: Server, alphas: Sequence[float]) -> Evaluation | None:
+        """How all clients' models and the shared part alone do after a round; alphas: as for `Evaluator`.
+
+        None where nobody could be asked.
+        """
+        ...
+
+    def told(self, number: int) -> Mapping[str, Any]:
+        """What there is to say of a round beside figures, for its record."""
         ...
 
 
@@ -57,37 +66,35 @@ def federate(
     round depend on those who take part, but for rounds that are evaluated. A method that trains nothing has one
     round, with number 0. aggregator: None takes FedAvg; a method's own goes before.
     """
-    federation = Federation(method, data, backbone, settings, seed, method.aggregator or aggregator or FedAvg())
-    clients = client_states(method, data.task, backbone, settings, seed, state, aggregator)
-
-    def join(number: int, server: Server) -> dict[str, Any]:
-        return _join(method, data, backbone, settings, seed, workers, server, number)
-
-    return run_rounds(federation, _Here(federation, clients, workers), state, join if data.task.new_clients else None)
+    course = Course(method, data.task, backbone, settings, seed, aggregator_for(method, aggregator))
+    fleet = Here(Federation(course, data, backbone), course.states(state), workers)
+    return run_rounds(course, fleet, state, joining(course, data, backbone, workers))
 
 
 def run_rounds(
-    federation: Federation,
+    course: Course,
     fleet: Fleet,
     state: State,
-    join: Callable[[int, Server], dict[str, Any]] | None = None,
+    join: Joining | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The rounds of `federate` with clients that are anywhere. join: what new clients add to the last record."""
-    method, settings, aggregator = federation.method, federation.settings, federation.aggregator
+    """The rounds of `federate` with clients that are anywhere. join: what new clients add to the last record.
+
+    Raises TrainingError where the last round could not be evaluated.
+    """
+    method, settings, aggregator = course.method, course.settings, course.aggregator
     kept = state.server()
-    server = federation.begin() if kept is None else on_device(kept, federation.device)
-    trains = federation.trains
-    numbers = range(1, rounds_of(method, settings) + 1) if trains else range(1)
+    server = course.begin() if kept is None else on_device(kept, course.device)
+    numbers = course.rounds
     taken_part = Counter(client for record in state.records() for client in record["participants"])
     for number in numbers[state.rounds() :]:
         started = time.perf_counter()
         updates: Sequence[ClientUpdate] = []
         downloads: Mapping[int, Download] = {}
-        finetunes = number > settings.rounds
-        if trains:
-            downloads = federation.downloads(number, server)
+        finetunes = course.finetunes(number)
+        if course.trains:
+            downloads = course.downloads(number, server)
             updates = fleet.train(number, downloads)
-            if not finetunes:
+            if updates and not finetunes:
                 server = aggregator.aggregate(server, [update.upload for update in updates])
         trained = time.perf_counter()
         with state.round():
@@ -97,8 +104,14 @@ def run_rounds(
             if number % settings.eval_every == 0 or number == numbers[-1]:
                 alphas = path_alphas(settings.path_points if number == numbers[-1] else 1)
                 evaluation = fleet.evaluate(number, server, alphas)
-                state.keep_evaluation(evaluation)
-                record |= {**summary(evaluation.clients), "shared": evaluation.shared, **evaluation.diagnostics}
+                if evaluation is not None:
+                    state.keep_evaluation(evaluation)
+                    record |= {**summary(evaluation.clients), "shared": evaluation.shared, **evaluation.diagnostics}
+                elif number == numbers[-1]:
+                    raise TrainingError(
+                        f"no client could be evaluated after round {number}, the last: the rounds before it are safe,"
+                        " go on when clients are there"
+                    )
             if number == numbers[-1] and join is not None:
                 record |= join(number, server)
             record |= {"bytes_down": 0, "bytes_up": 0}
@@ -110,13 +123,14 @@ def run_rounds(
                 record["bytes_down"] = round(fmean(download.size for download in downloads.values()))
             if updates and not pools and not finetunes:
                 record["bytes_up"] = round(fmean(update.upload.size for update in updates))
+            record |= fleet.told(number)
             record |= {"seconds_training": trained - started, "seconds_evaluation": time.perf_counter() - trained}
             state.keep_record(number, record)
         yield record
 
 
 @dataclass(frozen=True)
-class _Here:
+class Here:
     """All clients in this process and its workers; what they keep is in the state."""
 
     federation: Federation
@@ -128,48 +142,57 @@ class _Here:
         return list(chain.from_iterable(self.workers.map(train_clients, in_groups(self.workers.towers, jobs))))
 
     def kept(self, number: int, updates: Sequence[ClientUpdate]) -> Mapping[int, ClientState]:
-        finetunes = number > self.federation.settings.rounds
-        if self.federation.method.pooled and not finetunes:
+        course = self.federation.course
+        if course.method.pooled and not course.finetunes(number):
             return {}
-        return {
-            one.upload.client: replace(one.own, kept=one.upload.shared) if finetunes else one.own for one in updates
-        }
+        return {update.upload.client: own_after(course, number, update) for update in updates}
 
     def evaluate(self, number: int, server: Server, alphas: Sequence[float]) -> Evaluation:
-        return self.federation.evaluate(number, server, self.clients, self.workers, alphas)
+        def sent(client: int) -> Download:
+            return self.federation.course.aggregator.download(server, client)
+
+        return self.federation.evaluate(number, server.shared, sent, self.clients.__getitem__, self.workers, alphas)
+
+    def told(self, number: int) -> Mapping[str, Any]:
+        return {}
 
 
-def _join(
-    method: Method,
-    data: Data,
-    backbone: Backbone,
-    settings: FederationConfig,
-    seed: int,
-    workers: Workers,
-    server: Server,
-    number: int,
-) -> dict[str, Any]:
+def own_after(course: Course, number: int, update: ClientUpdate) -> ClientState:
+    """What a client keeps of a round; after fine-tuning the shared part, too, as it trained it."""
+    return replace(update.own, kept=update.upload.shared) if course.finetunes(number) else update.own
+
+
+def joining(course: Course, data: Data, backbone: Backbone, workers: Workers) -> Joining | None:
     """New clients fit their private part to their images, the shared part stays; how they do, each and on the mean.
 
     A newcomer is sent what all clients share, also where the server has a shared part for every client that it knows.
+    None where a task has no new clients.
     """
+    settings = course.settings
+    if not data.task.new_clients:
+        return None
     newcomers = replace(data, task=replace(data.task, clients=data.task.new_clients, new_clients=()))
-    federation = Federation(method, newcomers, backbone, settings, seed, FedAvg())
-    with State.create() as state:
-        clients = client_states(method, newcomers.task, backbone, settings, seed, state)
-        training = LocalTraining(
-            settings.join_epochs, settings.batch_size, settings.momentum, settings.weight_decay, private_alone=True
-        )
-        jobs = federation.fitting(number + 1, server, clients, training)
-        if clients[0].private:
-            updates = chain.from_iterable(workers.map(train_clients, in_groups(workers.towers, jobs)))
-            state.keep(server, {update.upload.client: replace(update.own, kept={}) for update in updates})
-        found = federation.evaluate(number, server, clients, workers, path_alphas(1)).clients
-    names = ("local", *data.task.tests)
-    return {
-        "new": fmean(found["local"]),
-        "new_clients": [{name: float(found[name][client.id]) for name in names} for client in newcomers.task.clients],
-    }
+    theirs = Course(course.method, newcomers.task, backbone, settings, course.seed, FedAvg())
+    federation = Federation(theirs, newcomers, backbone)
+    training = LocalTraining(
+        settings.join_epochs, settings.batch_size, settings.momentum, settings.weight_decay, private_alone=True
+    )
+
+    def join(number: int, server: Server) -> dict[str, Any]:
+        with State.create() as state:
+            here = Here(federation, theirs.states(state), workers)
+            jobs = federation.fitting(number + 1, server, here.clients, training)
+            if here.clients[0].private:
+                updates = chain.from_iterable(workers.map(train_clients, in_groups(workers.towers, jobs)))
+                state.keep(server, {update.upload.client: replace(update.own, kept={}) for update in updates})
+            found = here.evaluate(number, server, path_alphas(1)).clients
+        names = ("local", *data.task.tests)
+        return {
+            "new": fmean(found["local"]),
+            "new_clients": [{name: float(found[name][new.id]) for name in names} for new in newcomers.task.clients],
+        }
+
+    return join
 
 
 def _mean_losses(updates: Sequence[ClientUpdate]) -> dict[str, float]:

@@ -1,0 +1,100 @@
+"""What the server and the clients of a run agree on; nothing here knows an image."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from fedpgp.aggregators import Aggregator, Download, FedAvg, Server
+from fedpgp.backbone import Backbone
+from fedpgp.config import FederationConfig
+from fedpgp.data.tasks import Task
+from fedpgp.federation.client import LocalTraining
+from fedpgp.federation.participation import participants
+from fedpgp.federation.state import Clients, ClientState, State
+from fedpgp.methods import Method
+from fedpgp.randomness import generator
+
+
+class Course:
+    """How a run goes, whoever trains.
+
+    clients: how many there are, numbered from 0; trains: whether there is anything to train. Of the task class names,
+    templates and the number of clients are read, and no more.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        task: Task,
+        backbone: Backbone,
+        settings: FederationConfig,
+        seed: int,
+        aggregator: Aggregator,
+    ):
+        self.method, self.settings, self.seed, self.aggregator = method, settings, seed, aggregator
+        self.clients = len(task.clients)
+        self.device: torch.device = backbone.logit_scale.device
+        self._task, self._backbone = task, backbone
+        self.shared = method.init_shared(task, backbone, generator(seed, "shared"))
+        self.trains = bool(self.shared or self.first(0).private)
+
+    @property
+    def rounds(self) -> range:
+        """The numbers of its rounds; one more where the method fine-tunes after them, 0 alone where nothing trains."""
+        return range(1, rounds_of(self.method, self.settings) + 1) if self.trains else range(1)
+
+    def finetunes(self, number: int) -> bool:
+        """Whether clients train for themselves in this round, and send nothing."""
+        return number > self.settings.rounds
+
+    def begin(self) -> Server:
+        """The server before the first round."""
+        return self.aggregator.begin(self.shared, self.clients)
+
+    def first(self, client: int) -> ClientState:
+        """What a client keeps before its first round.
+
+        All start from the same draw, or with `settings.independent_private` each from one of its own.
+        """
+        own = (client,) if self.settings.independent_private else ()
+        private = self.method.init_private(self._task, self._backbone, generator(self.seed, "private", *own), client)
+        return ClientState(private, {}, self.aggregator.begin_client(self.shared))
+
+    def states(self, state: State) -> Clients:
+        """What every client keeps, as it was left in a state or as it starts."""
+        return Clients(state, self.clients, self.first, self.device)
+
+    def downloads(self, number: int, server: Server) -> dict[int, Download]:
+        """What those are sent who take part in a round, by client, ascending; where images are pooled, client 0."""
+        settings = self.settings
+        if self.finetunes(number):
+            taking_part: Sequence[int] = range(self.clients)
+        elif self.method.pooled:
+            taking_part = [0]
+        else:
+            share = 1.0 if number == 1 and settings.everyone_first else settings.participation
+            taking_part = participants(self.clients, share, self.seed, number)
+        controls = self.aggregator_of(number).controls
+        found = {client: self.aggregator.download(server, client) for client in taking_part}
+        return {client: one if controls else replace(one, control={}) for client, one in found.items()}
+
+    def aggregator_of(self, number: int) -> Aggregator:
+        """The one that local training must know of in a round."""
+        return FedAvg() if self.finetunes(number) else self.aggregator
+
+    def training(self, number: int) -> LocalTraining:
+        """How every client trains in a round."""
+        settings = self.settings
+        epochs = self.method.finetune_epochs if self.finetunes(number) else settings.local_epochs
+        return LocalTraining(epochs, settings.batch_size, settings.momentum, settings.weight_decay)
+
+
+def aggregator_for(method: Method, chosen: Aggregator | None = None) -> Aggregator:
+    """The method's own aggregator, or else the one that is chosen; None takes FedAvg."""
+    return method.aggregator or chosen or FedAvg()
+
+
+def rounds_of(method: Method, settings: FederationConfig) -> int:
+    """How many records a run has: its rounds, and one more where the method fine-tunes after them."""
+    return settings.rounds + bool(method.finetune_epochs)
