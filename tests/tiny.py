@@ -161,7 +161,9 @@ def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregat
     """All rounds of a federation in this process: two of everybody, two epochs in batches of four, or as changed."""
     found, settings = data_ or data(backbone, kind=kind_of(method)), FederationConfig(**{**SETTINGS, **changes})
     state, workers = state or State.create(), workers or Workers(backbone.towers(method.reads), 1)
-    clients = Course(method, found.task, backbone, settings, seed, aggregator_for(method, aggregator)).states(state)
+    clients = Course(method, found.task, backbone, settings, seed, aggregator_for(method, aggregator)).states(
+        state.client
+    )
     rounds = []
     for record in federate(method, found, backbone, settings, seed, workers, state, aggregator):
         server, own = state.server(), list(clients)

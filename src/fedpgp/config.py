@@ -142,6 +142,13 @@ class FederationConfig:
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD, new in each round (authors' script)")
     weight_decay: float = Field(default=5e-4, ge=0, le=1e3, description="(authors' script)")
+    engine: Literal["local", "simulation", "deployment"] = Field(
+        default="local",
+        description="this process; Flower's simulation, on Ray; or machines, see fedpgp federate. Figures are the same",
+    )
+    deadline: float = Field(
+        default=600.0, gt=0, le=1e6, description="simulation, deployment: seconds in which clients must have answered"
+    )
     eval_every: int = Field(
         default=1, ge=1, description="evaluate after every n-th round; the last always (authors' code: 1)"
     )

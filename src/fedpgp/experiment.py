@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,20 @@ def chosen_methods(
     sections = {method.name: method() for method in found if isinstance(method, type)}
     given = {method.name: method for method in found if isinstance(method, Method)}
     names = list(dict.fromkeys(method.name for method in found))
+    _check_engine(settings.federation.engine)
     return names, replace(settings, methods={**sections, **settings.methods, **given})
+
+
+def _check_engine(engine: str) -> None:
+    if engine == "deployment":
+        raise ConfigError(
+            'federation.engine = "deployment" needs machines: fedpgp federate init writes what each of them is to'
+            " start; here take local or simulation"
+        )
+    if engine == "simulation" and not all(find_spec(package) for package in ("flwr", "ray")):
+        raise ConfigError(
+            'federation.engine = "simulation" needs Flower and Ray: pip install "fedpgp[flower]", or take local'
+        )
 
 
 def _origin(lab: Laboratory, name: str, seed: int) -> dict[str, Any]:
@@ -314,7 +328,13 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
     label = f"{name}, seed {seed}"
     total = rounds_of(method, settings)
     reporter.progress(label, state.rounds(), total)
-    for record in federate(method, data, backbone, settings, seed, lab.workers, state, config.aggregator):
+    if settings.engine == "simulation":
+        from fedpgp.simulation import simulate
+
+        rounds = simulate(lab, name, seed, course, directory, state)
+    else:
+        rounds = federate(method, data, backbone, settings, seed, lab.workers, state, config.aggregator)
+    for record in rounds:
         number = record["round"]
         reporter.progress(label, number or 1, total if number else 1, headline(record))
     records, last = state.records(), state.evaluation()
@@ -322,7 +342,7 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
         config=config,
         results=figures(task, name, seed, records, last),
         rounds=records,
-        prompts=Prompts(_predicting(course, state.server()), course.states(state)),
+        prompts=Prompts(_predicting(course, state.server()), course.states(state.client)),
         outcomes=outcomes(task, last),
         provenance=state.origin()["provenance"],
     )

@@ -17,14 +17,17 @@ from torch import Tensor
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
 
 
-def write(path: Path, content: bytes | Iterable[bytes]) -> None:
+def write(path: Path, content: bytes | Iterable[bytes], mode: int = 0o666) -> None:
     """Writes a file beside its place, then gives it its name, in which something may have been before.
 
-    What a kill leaves of the first is written over by the next try.
+    What a kill leaves of the first is written over by the next try. mode: who may read and write it, from its first
+    byte on, less what the process' umask takes.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        if mode != 0o666:
+            partial.unlink(missing_ok=True)  # what lies there may be open to others
+        with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())

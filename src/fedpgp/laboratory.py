@@ -69,6 +69,8 @@ class Laboratory:
     tokens: Mapping[tuple[str, int, str], Tokens]
     workers: Workers
     reporter: Reporter
+    cache: Path | str | None
+    skip_bad_images: bool
 
     def data(self, method: Method, seed: int) -> Data:
         """A task with what a method reads of its images."""
@@ -168,7 +170,7 @@ def laboratory(
     # Processes share the cores of a machine; one process keeps an accelerator busy.
     count = min(workers, config.task.clients) if config.backbone.device == "cpu" else 1
     with Workers(backbone.towers([what for method in chosen for what in method.reads]), count) as pool:
-        yield Laboratory(config, backbone, source, tasks, features, tokens, pool, reporter)
+        yield Laboratory(config, backbone, source, tasks, features, tokens, pool, reporter, cache, skip_bad_images)
 
 
 def checked(
@@ -248,6 +250,11 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
         raise ConfigError(
             f"federation.aggregator must be {DEFAULT_AGGREGATOR} as it is for {name}, whose server is its own"
             f" ({method.aggregator.name}), got {aggregator}: leave out {name}, or the aggregator"
+        )
+    if method.pooled and config.federation.engine != "local":
+        raise ConfigError(
+            f"federation.engine must be local for {name}, which trains on the images of all clients together, got"
+            f" {config.federation.engine}: leave out {name}, or the engine"
         )
     if method.pooled and aggregator.controls:
         raise ConfigError(

@@ -1,6 +1,7 @@
 """What a run was begun with, and whether that is still what is there when it is resumed."""
 
 import tomllib
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fedpgp.record import provenance
 def origin(config: ExperimentConfig, method: str, seed: int, backbone: Backbone, source: Source) -> dict[str, Any]:
     """What a run is: all that must be the same when it is resumed, and where it came from."""
     return {
+        "run": uuid.uuid4().hex,
         "method": method,
         "seed": seed,
         "config": config.to_toml(),

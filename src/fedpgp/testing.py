@@ -184,7 +184,7 @@ class _Trial:
                 course = Course(self.method, self.task, self.backbone, SETTINGS, seed, aggregator)
                 server = state.server() or Server({})
                 bits = {f"server/{k}": _bits(t) for k, t in grouped(server).items()}
-                for i, own in enumerate(course.states(state)):
+                for i, own in enumerate(course.states(state.client)):
                     bits |= {f"client {i}/{k}": _bits(t) for k, t in grouped(own).items()}
         return _Run(bits, workers.trained, workers.groups)
 

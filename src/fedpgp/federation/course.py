@@ -1,17 +1,17 @@
 """What the server and the clients of a run agree on; nothing here knows an image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 
-from fedpgp.aggregators import Aggregator, Download, FedAvg, Server
+from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors
 from fedpgp.backbone import Backbone
 from fedpgp.config import FederationConfig
 from fedpgp.data.tasks import Task
 from fedpgp.federation.client import LocalTraining
 from fedpgp.federation.participation import participants
-from fedpgp.federation.state import Clients, ClientState, State
+from fedpgp.federation.state import Clients, ClientState
 from fedpgp.methods import Method
 from fedpgp.randomness import generator
 
@@ -44,6 +44,15 @@ class Course:
         """The numbers of its rounds; one more where the method fine-tunes after them, 0 alone where nothing trains."""
         return range(1, rounds_of(self.method, self.settings) + 1) if self.trains else range(1)
 
+    @property
+    def sent_control(self) -> Tensors:
+        """What a client sends beside its shared part in a round, before the first."""
+        if not self.aggregator.controls:
+            return {}
+        zeros = {name: torch.zeros_like(value) for name, value in self.shared.items()}
+        download = self.aggregator.download(self.begin(), 0)
+        return self.aggregator.finish(download, self.shared, zeros, self.aggregator.begin_client(self.shared))[1]
+
     def finetunes(self, number: int) -> bool:
         """Whether clients train for themselves in this round, and send nothing."""
         return number > self.settings.rounds
@@ -61,9 +70,9 @@ class Course:
         private = self.method.init_private(self._task, self._backbone, generator(self.seed, "private", *own), client)
         return ClientState(private, {}, self.aggregator.begin_client(self.shared))
 
-    def states(self, state: State) -> Clients:
-        """What every client keeps, as it was left in a state or as it starts."""
-        return Clients(state, self.clients, self.first, self.device)
+    def states(self, kept: Callable[[int], ClientState | None]) -> Clients:
+        """What every client keeps, as it was left or as it starts. kept: None of a client that never took part."""
+        return Clients(kept, self.clients, self.first, self.device)
 
     def downloads(self, number: int, server: Server) -> dict[int, Download]:
         """What those are sent who take part in a round, by client, ascending; where images are pooled, client 0."""

@@ -67,7 +67,7 @@ def federate(
     round, with number 0. aggregator: None takes FedAvg; a method's own goes before.
     """
     course = Course(method, data.task, backbone, settings, seed, aggregator_for(method, aggregator))
-    fleet = Here(Federation(course, data, backbone), course.states(state), workers)
+    fleet = Here(Federation(course, data, backbone), course.states(state.client), workers)
     return run_rounds(course, fleet, state, joining(course, data, backbone, workers))
 
 
@@ -180,7 +180,7 @@ def joining(course: Course, data: Data, backbone: Backbone, workers: Workers) ->
 
     def join(number: int, server: Server) -> dict[str, Any]:
         with State.create() as state:
-            here = Here(federation, theirs.states(state), workers)
+            here = Here(federation, theirs.states(state.client), workers)
             jobs = federation.fitting(number + 1, server, here.clients, training)
             if here.clients[0].private:
                 updates = chain.from_iterable(workers.map(train_clients, in_groups(workers.towers, jobs)))

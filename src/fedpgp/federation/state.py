@@ -139,19 +139,19 @@ class State:
     # ------------------------------------------------------------------------------------------------------ reading
 
     def origin(self) -> dict[str, Any]:
-        """What the run is, as `create` was told."""
+        """What the run is, as `create` was told; of runs that are exactly the same "run" is another."""
         ((content,),) = self._execute("SELECT content FROM origin")
         return json.loads(content)
 
     def server(self) -> Server | None:
         """The server after the last round, on the CPU; None before the first."""
         rows = self._execute("SELECT tensors FROM server")
-        return Server(**_split(self._tensors(rows[0][0]), Server)) if rows else None
+        return Server(**ungrouped(self._tensors(rows[0][0]), Server)) if rows else None
 
     def client(self, client: int) -> ClientState | None:
         """What a client keeps, on the CPU; None if it never took part."""
         rows = self._execute("SELECT tensors FROM clients WHERE client = ?", client)
-        return ClientState(**_split(self._tensors(rows[0][0]), ClientState)) if rows else None
+        return ClientState(**ungrouped(self._tensors(rows[0][0]), ClientState)) if rows else None
 
     def records(self) -> list[dict[str, Any]]:
         """The record of every round, in their order."""
@@ -244,13 +244,19 @@ class State:
 
 
 class Clients(Sequence[ClientState]):
-    """What every client keeps, read from the state when it is asked for.
+    """What every client keeps, read from where it is kept when it is asked for.
 
-    first: of a client that has not taken part yet; it is drawn again rather than kept.
+    kept: such as `State.client`; first: of a client that has not taken part yet; it is drawn again rather than kept.
     """
 
-    def __init__(self, state: State, clients: int, first: Callable[[int], ClientState], device: torch.device):
-        self._state, self._clients, self._first, self._device = state, clients, first, device
+    def __init__(
+        self,
+        kept: Callable[[int], ClientState | None],
+        clients: int,
+        first: Callable[[int], ClientState],
+        device: torch.device,
+    ):
+        self._kept, self._clients, self._first, self._device = kept, clients, first, device
 
     def __len__(self) -> int:
         return self._clients
@@ -264,7 +270,7 @@ class Clients(Sequence[ClientState]):
             return [self[i] for i in range(*client.indices(len(self)))]
         if not 0 <= client < len(self):
             raise IndexError(client)  # the end of an iteration
-        kept = self._state.client(client)
+        kept = self._kept(client)
         return self._first(client) if kept is None else on_device(kept, self._device)
 
 
@@ -296,7 +302,7 @@ def _bytes(kept: Server | ClientState) -> bytes:
     return save({name: tensor.cpu().contiguous() for name, tensor in grouped(kept).items()})
 
 
-def _split(tensors: Mapping[str, Tensor], kind: type[Server] | type[ClientState]) -> dict[str, dict[str, Tensor]]:
+def ungrouped(tensors: Mapping[str, Tensor], kind: type[Server] | type[ClientState]) -> dict[str, dict[str, Tensor]]:
     """The reverse of `grouped`."""
     groups: dict[str, dict[str, Tensor]] = {f.name: {} for f in dataclasses.fields(kind)}
     for name, tensor in tensors.items():

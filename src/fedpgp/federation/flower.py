@@ -1,0 +1,293 @@
+"""The rounds of a run on Flower: the same loop in its ServerApp, the same client in its ClientApp."""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
+from typing import Any, TypeVar
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import recorddict_to_proto
+from flwr.serverapp import Grid
+
+from fedpgp.aggregators import Download, Server
+from fedpgp.errors import FedPGPError, TrainingError
+from fedpgp.evaluate import Evaluation
+from fedpgp.federation.border import ABOUT, Asked, Refused, check, excerpt
+from fedpgp.federation.client import ClientUpdate
+from fedpgp.federation.course import Course
+from fedpgp.federation.messages import Request, evaluated, evaluation, together, trained
+from fedpgp.federation.node import Node
+from fedpgp.federation.state import ClientState
+
+QUERY, TRAIN, EVALUATE = "query", "train", "evaluate"
+FAULT = "fault"  # in the place of a reply: why there is none, for a person to read
+POLL = 0.05  # seconds between two looks at who has answered
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What server and clients must have in common. run: its id; checkpoint: the fingerprint of the frozen CLIP."""
+
+    run: str
+    fedpgp: str
+    checkpoint: str
+    classes: tuple[str, ...]
+
+    def content(self) -> RecordDict:
+        about: dict[str, Any] = {**asdict(self), "classes": list(self.classes)}
+        return RecordDict({ABOUT: ConfigRecord(about)})
+
+    @classmethod
+    def of(cls, content: RecordDict) -> "Terms":
+        about = content.config_records[ABOUT]
+        classes = about["classes"]
+        assert isinstance(classes, list)
+        run, fedpgp, checkpoint = (str(about[name]) for name in ("run", "fedpgp", "checkpoint"))
+        return cls(run, fedpgp, checkpoint, tuple(str(name) for name in classes))
+
+    def difference(self, node: "Terms") -> str:
+        """In words, how a node's terms differ; "" where they do not."""
+        if self.fedpgp != node.fedpgp:
+            return f"it has fedpgp {node.fedpgp}, the server {self.fedpgp}: install the server's version there"
+        if self.checkpoint != node.checkpoint:
+            return (
+                "its checkpoint is another than the server's: name the same backbone.checkpoint, with the same weights"
+            )
+        if self.classes != node.classes:
+            own, theirs = set(self.classes), set(node.classes)
+            more, fewer = sorted(theirs - own), sorted(own - theirs)
+            parts = [f"it has {', '.join(more)} which the run has not"] if more else []
+            parts += [f"it lacks {', '.join(fewer)}"] if fewer else []
+            return f"its class names differ: {'; '.join(parts) or 'they stand in another order'}"
+        return ""
+
+
+@dataclass
+class Nodes:
+    """The clients of a run, each on a node of Flower; see `fedpgp.federation.rounds.Fleet`.
+
+    figures: the names of what an evaluation gives; counted: by client, the last round that it took part in; deadline:
+    seconds that a round waits for replies; forgiving: a client that fails is left out of a round, and why is told.
+    Otherwise it ends the run with a TrainingError, as it does where all clients are in one process.
+    """
+
+    grid: Grid
+    course: Course
+    terms: Terms
+    figures: Sequence[str]
+    counted: dict[int, int]
+    deadline: float
+    forgiving: bool
+    _places: dict[int, int] = field(default_factory=dict)  # client -> node
+    _greeted: set[int] = field(default_factory=set)
+    _told: dict[str, Any] = field(default_factory=lambda: defaultdict(list))
+
+    def gather(self, clients: int) -> None:
+        """Waits until so many clients are there, or the deadline is over; raises TrainingError where none is."""
+        end = time.monotonic() + self.deadline
+        while True:
+            self._greet()
+            if len(self._places) >= clients or time.monotonic() > end:
+                break
+            time.sleep(POLL)
+        missing = [client for client in range(clients) if client not in self._places]
+        if missing and (not self.forgiving or not self._places):
+            faults = "; ".join(sorted({one["reason"] for one in self._told["refused"]}))
+            raise TrainingError(
+                f"{len(missing)} of {clients} clients are not there after {self.deadline:g} seconds, the first of them"
+                f" is client {missing[0]}{f': {faults}' if faults else ''}"
+            )
+
+    def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
+        requests = {
+            client: Request(self.terms.run, number, self.counted.get(client, 0), download)
+            for client, download in downloads.items()
+        }
+        expected = {} if self.course.finetunes(number) else self.course.shared
+
+        def read(client: int, content: RecordDict) -> ClientUpdate:
+            asked = Asked(
+                client=client,
+                round=number,
+                run=self.terms.run,
+                shared=expected,
+                control=self.course.sent_control if expected else {},
+                received=downloads[client].shared,
+            )
+            update = check(content, asked)
+            after = content.config_records[ABOUT].get("after")
+            if after != self.counted.get(client, 0):
+                self._told["older_state"].append({"client": client, "after": after, "instead": self.counted[client]})
+            return update
+
+        updates = list(self._ask(TRAIN, requests, read).values())
+        if not updates and not self._answered:
+            raise TrainingError(
+                f"no client answered in round {number} within {self.deadline:g} seconds: the rounds before it are safe,"
+                " start the run again when clients are there"
+            )
+        self.counted |= {update.upload.client: number for update in updates}
+        return updates
+
+    def kept(self, number: int, updates: Sequence[ClientUpdate]) -> Mapping[int, ClientState]:
+        return {}
+
+    def evaluate(self, number: int, server: Server, alphas: Sequence[float]) -> Evaluation | None:
+        requests = {}
+        for client in range(self.course.clients):
+            sent = self.course.aggregator.download(server, client)
+            alone = {name: value for name, value in server.shared.items() if value is not sent.shared.get(name)}
+            requests[client] = Request(
+                self.terms.run, number, self.counted.get(client, 0), replace(sent, control={}), alone, tuple(alphas)
+            )
+        found = self._ask(
+            EVALUATE, requests, lambda client, content: evaluation(content, requests[client], self.figures)
+        )
+        if len(found) < len(requests):
+            self._told["evaluated"] = list(found)
+        return together(list(found.values())) if found else None
+
+    def told(self, number: int) -> Mapping[str, Any]:
+        told = dict(self._told)
+        self._told.clear()
+        return {name: fmean(found) if name.startswith("wire_") else found for name, found in told.items()}
+
+    def _ask(
+        self, kind: str, requests: Mapping[int, Request], read: Callable[[int, RecordDict], Read]
+    ) -> dict[int, Read]:
+        """What clients answer, ascending; of those that do not, or not as they must, the reason is told."""
+        self._greet()
+        found: dict[int, Read] = {}
+        places = {client: self._places[client] for client in requests if client in self._places}
+        contents = {place: requests[client].content() for client, place in places.items()}
+        replies = self._exchange(kind, next(iter(requests.values())).number, contents)
+        self._answered = len(replies)
+        for client in requests:
+            place = places.get(client)
+            reply = None if place is None else replies.get(place)
+            if place is None:
+                self._drop(client, kind, "it has no node")
+            elif reply is None:
+                self._drop(client, kind, f"no reply within {self.deadline:g} seconds")
+            elif reply.has_error():
+                self._drop(client, kind, f"its node failed: {excerpt(reply.error.reason)}")
+            elif FAULT in reply.content.config_records:
+                self._drop(client, kind, excerpt(reply.content.config_records[FAULT].get("reason")))
+            else:
+                try:
+                    found[client] = read(client, reply.content)
+                except Refused as error:
+                    self._drop(client, kind, str(error))
+                else:
+                    size = recorddict_to_proto(reply.content).ByteSize()
+                    self._told[f"wire_up_{kind}"].append(size)
+                    self._told[f"wire_down_{kind}"].append(recorddict_to_proto(contents[place]).ByteSize())
+        return found
+
+    def _exchange(self, kind: str, number: int, contents: Mapping[int, RecordDict]) -> dict[int, Message]:
+        """By node, the replies that come before the deadline."""
+        asked = [
+            Message(content, dst_node_id=node, message_type=kind, group_id=str(number), ttl=self.deadline)
+            for node, content in contents.items()
+        ]
+        if not asked:
+            return {}
+        self.grid.push_messages(asked)
+        nodes = {message.metadata.message_id: message.metadata.dst_node_id for message in asked}
+        found: dict[int, Message] = {}
+        end = time.monotonic() + self.deadline
+        while nodes and time.monotonic() < end:
+            for reply in self.grid.pull_messages(list(nodes)):
+                node = nodes.pop(reply.metadata.reply_to_message_id, None)
+                if node is not None:
+                    found[node] = reply
+            if nodes:
+                time.sleep(POLL)
+        return found
+
+    def _greet(self) -> None:
+        """Asks nodes that are new which client they are, and whether they fit; a node is greeted once."""
+        here = set(self.grid.get_node_ids())
+        self._greeted &= here  # who comes back says again who it is
+        new = sorted(here - self._greeted)
+        for node, reply in self._exchange(QUERY, 0, {node: self.terms.content() for node in new}).items():
+            if reply.has_error():
+                continue  # it is asked again
+            self._greeted.add(node)
+            about: Mapping[str, Any] = reply.content.config_records.get(ABOUT, {})
+            client = about.get("client")
+            reason = ""
+            if FAULT in reply.content.config_records:
+                reason = excerpt(reply.content.config_records[FAULT].get("reason"))
+            elif type(client) is not int or not 0 <= client < self.course.clients:
+                reason = f"it says that it is client {excerpt(client)}: client= must be 0 to {self.course.clients - 1}"
+            elif self._places.get(client, node) != node and self._places[client] in here:
+                reason = f"it says that it is client {client}, which another node is: give each a number of its own"
+            else:
+                self._places[client] = node
+            if reason:
+                self._told["refused"].append({"node": str(node), "reason": reason})
+
+    def _drop(self, client: int, kind: str, reason: str) -> None:
+        if not self.forgiving:
+            raise TrainingError(f"client {client}: {reason}")
+        self._told["dropped"].append({"client": client, "in": kind, "reason": reason})
+
+
+def client_app(open_node: Callable[[Context, Terms | None], Node], *, trusted: bool) -> ClientApp:
+    """What Flower runs for a client.
+
+    open_node: gives the client that a context is of, and raises a FedPGPError where it cannot, or does not fit the
+    terms; trusted: the server is of the same party, and gets to know which test images a client got right, and the
+    text of every error, which may name files.
+    """
+    app = ClientApp()
+
+    def answered(message: Message, answer: Callable[[], RecordDict]) -> Message:
+        try:
+            content = answer()
+        except FedPGPError as error:
+            logging.getLogger(__name__).error("%s", error)
+            tells = trusted or isinstance(error, TrainingError | Refused)
+            reason = str(error) if tells else f"{type(error).__name__}: the log of its node says more"
+            content = RecordDict({FAULT: ConfigRecord({"reason": reason})})
+        return Message(content, reply_to=message)
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        def answer() -> RecordDict:
+            node = open_node(context, Terms.of(message.content))
+            return RecordDict({ABOUT: ConfigRecord({"client": node.client})})
+
+        return answered(message, answer)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        def answer() -> RecordDict:
+            node = open_node(context, None)
+            course = node.federation.course
+            request = Request.of(message.content, course.device)
+            update, after = node.train(request.run, request.number, request.counted, request.download)
+            return trained(request, update, after, not course.finetunes(request.number))
+
+        return answered(message, answer)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        def answer() -> RecordDict:
+            node = open_node(context, None)
+            request = Request.of(message.content, node.federation.course.device)
+            found = node.evaluate(
+                request.run, request.number, request.counted, request.download, request.alone, request.alphas
+            )
+            return evaluated(request, found, outcomes=trusted)
+
+        return answered(message, answer)
+
+    return app
