@@ -66,8 +66,13 @@ class TaskConfig:
         default="base-to-novel",
         description="novel: the second half of the classes, nothing, domains, other data sets, or nothing",
     )
-    partition: Literal["classes", "dirichlet", "pachinko", "pathological", "shards", "iid", "natural"] = Field(
-        default="classes", description="who has which training images; classes: dealt out without overlap (paper)"
+    partition: Literal["classes", "dirichlet", "pachinko", "pathological", "shards", "iid", "natural", "own"] = Field(
+        default="classes",
+        description="who has which training images; classes: dealt out without overlap (paper); own: deployment alone,"
+        " all that a node's data source holds are its client's",
+    )
+    class_names: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        default=(), description="own: of all clients' images, in one order; base-to-novel: the first half is base"
     )
     clients: int = Field(default=10, ge=1, description="N (paper, base-to-novel); natural: those with the most images")
     new_clients: int = Field(

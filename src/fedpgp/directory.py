@@ -35,8 +35,9 @@ def write_run(run: Run, directory: Path) -> None:
     """Writes a run into a directory that has its config.toml; results.json is the last: with it the run is finished."""
     write(directory / "rounds.jsonl", (json.dumps(record, allow_nan=False).encode() + b"\n" for record in run.rounds))
     write(directory / "prompts.safetensors", safetensors(run.prompts))
-    outcomes = {name: torch.from_numpy(getattr(run.outcomes, name)) for name in ("alphas", "base", "novel", "own")}
-    write(directory / "outcomes.safetensors", save(outcomes))
+    if run.outcomes is not None:
+        outcomes = {name: torch.from_numpy(getattr(run.outcomes, name)) for name in ("alphas", "base", "novel", "own")}
+        write(directory / "outcomes.safetensors", save(outcomes))
     write_json(directory / "provenance.json", run.provenance)
     write_json(directory / "results.json", run.results)
     flush_directory(directory)
@@ -51,15 +52,19 @@ def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run
     if is_unfinished(directory):
         raise OutputError(f"{directory} holds a run that is not finished; go on with: {resume_command(directory)}")
     try:
-        outcomes = load((directory / "outcomes.safetensors").read_bytes())
+        config = load_config(directory / "config.toml", methods=methods, foreign=True)
+        across = config.federation.engine == "deployment"
+        outcomes = {} if across else load((directory / "outcomes.safetensors").read_bytes())
         results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
         images = results["task"]["images"]
         found = Run(
-            config=load_config(directory / "config.toml", methods=methods, foreign=True),
+            config=config,
             results=results,
             rounds=[json.loads(line) for line in (directory / "rounds.jsonl").read_text(encoding="utf-8").splitlines()],
             prompts=TensorFile(directory / "prompts.safetensors"),
-            outcomes=Outcomes(
+            outcomes=None
+            if across
+            else Outcomes(
                 **{name: tensor.numpy() for name, tensor in outcomes.items()},
                 base_images=images["base"],
                 novel_images=images.get("novel", 0),

@@ -16,6 +16,10 @@ class DataError(FedPGPError):
     """Data, or a task on it, that cannot be built."""
 
 
+class NamesError(DataError):
+    """Class names that are not those of a federation; the message holds class names and nothing else of the data."""
+
+
 class CheckpointError(FedPGPError):
     """A CLIP checkpoint that cannot be read or does not fit the task."""
 

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fedpgp.aggregators import Server
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.directory import (
     PLAN,
@@ -31,11 +30,11 @@ from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import FILE, State, remove
 from fedpgp.files import write_json
 from fedpgp.laboratory import Laboratory, Reporter, Silent, laboratory
-from fedpgp.methods import METHODS, Method, Params
+from fedpgp.methods import METHODS, Method
 from fedpgp.origin import begin, begun_config, check_origin, origin
 from fedpgp.plan import Cell, Plan
 from fedpgp.plugins import check_instance, find_method, installed
-from fedpgp.record import Prompts, figures, outcomes
+from fedpgp.record import Prompts, figures, outcomes, predicting
 from fedpgp.report.comparison import write_comparison
 from fedpgp.results import Comparison, Run, headline
 
@@ -311,14 +310,6 @@ def _seconds(lab: Laboratory, name: str, seed: int) -> float:
         return 0.0  # the run itself will say so, in its place
 
 
-def _predicting(course: Course, server: Server | None) -> Server | None:
-    """The server with the shared part that models predict with, where that is another than is trained on."""
-    if server is None:
-        return None
-    received = course.aggregator.download(server, 0).shared
-    return replace(server, shared=dict(course.method.for_prediction(Params(server.shared, {}, received)).shared))
-
-
 def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: State) -> Run:
     """Runs what is left of one run, and writes its files where it has a directory."""
     config, reporter, backbone = lab.config, lab.reporter, lab.backbone
@@ -342,7 +333,7 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
         config=config,
         results=figures(task, name, seed, records, last),
         rounds=records,
-        prompts=Prompts(_predicting(course, state.server()), course.states(state.client)),
+        prompts=Prompts(predicting(course, state.server()), course.states(state.client)),
         outcomes=outcomes(task, last),
         provenance=state.origin()["provenance"],
     )

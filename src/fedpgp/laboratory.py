@@ -21,6 +21,7 @@ from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import Part, Tokens, split_features, token_features, views_of
 from fedpgp.data.images import Images
 from fedpgp.data.narrow import narrowed, part_of, without
+from fedpgp.data.own import OWN, own_task
 from fedpgp.data.partition import PARTITIONS
 from fedpgp.data.protocols import CLASSES, PROTOCOLS, Holdings
 from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source, load_target, pictograms
@@ -212,6 +213,13 @@ def with_targets(config: ExperimentConfig, source: Source) -> Source:
 def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
     """The task that a config describes; raises ConfigError for a field that another protocol or partition has."""
     task = config.task
+    if task.partition == OWN:
+        if config.federation.engine != "deployment":
+            raise ConfigError(
+                f"task.partition must be another than {OWN} where all images are in one place, got {OWN!r}: natural"
+                " takes a column that says whose an image is"
+            )
+        return own_task(config, source, seed)
     make = PROTOCOLS[task.protocol]
     of_protocol = set(signature(make).parameters) - {"source", "holdings"}
     of_partition = {"classes_per_client"}

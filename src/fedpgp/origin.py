@@ -16,7 +16,9 @@ from fedpgp.methods import Method
 from fedpgp.record import provenance
 
 
-def origin(config: ExperimentConfig, method: str, seed: int, backbone: Backbone, source: Source) -> dict[str, Any]:
+def origin(
+    config: ExperimentConfig, method: str, seed: int, backbone: Backbone, source: Source | None
+) -> dict[str, Any]:
     """What a run is: all that must be the same when it is resumed, and where it came from."""
     return {
         "run": uuid.uuid4().hex,

@@ -4,7 +4,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from statistics import fmean, harmonic_mean
 from typing import Any
@@ -20,7 +20,9 @@ from fedpgp.config import ExperimentConfig
 from fedpgp.data.sources import SPLITS, Source
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluate import CHUNK, Evaluation
+from fedpgp.federation.course import Course
 from fedpgp.federation.state import ClientState
+from fedpgp.methods import Params
 from fedpgp.metrics import area_of, own_images, summary
 from fedpgp.plugins import fingerprint
 
@@ -50,31 +52,36 @@ def figures(task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any
         "path": path,
         "alpha_on_validation": best_point["alpha"],
         "clients": [
-            {**_about(task, client), **{key: float(last.clients[key][client.id]) for key in ("local", *task.tests)}}
-            for client in task.clients
+            {**_about(task, client), **{key: float(last.clients[key][place]) for key in ("local", *task.tests)}}
+            for place, client in enumerate(_evaluated(task, final))
         ],
         "new_clients": [
             {**_about(task, client), **found}
             for client, found in zip(task.new_clients, final.get("new_clients", []), strict=True)
         ],
-        "domains": _by_domain(task, last),
+        "domains": _by_domain(task, _evaluated(task, final), last),
         "bytes_up_per_client_round": federated["bytes_up"],
         "bytes_down_per_client_round": federated["bytes_down"],
         "seconds": round(sum(record["seconds_training"] + record["seconds_evaluation"] for record in records), 3),
     }
 
 
+def _evaluated(task: Task, final: Mapping[str, Any]) -> list[Client]:
+    """The clients of the last evaluation: all, but for those that could not be asked."""
+    return [task.clients[i] for i in final["evaluated"]] if "evaluated" in final else list(task.clients)
+
+
 def _on_validation(figures: Mapping[str, Any]) -> float:
     return harmonic_mean([figures["validation_local"], figures["validation_base"]])
 
 
-def _by_domain(task: Task, last: Evaluation) -> dict[str, float]:
+def _by_domain(task: Task, clients: Sequence[Client], last: Evaluation) -> dict[str, float]:
     """The mean Local of the clients of every domain, where each client has one."""
     names = task.train.domain_names
     found: dict[str, list[float]] = {}
-    for client in task.clients:
+    for place, client in enumerate(clients):
         if client.domains is not None and len(client.domains) == 1:
-            found.setdefault(names[client.domains[0]], []).append(float(last.clients["local"][client.id]))
+            found.setdefault(names[client.domains[0]], []).append(float(last.clients["local"][place]))
     return {name: fmean(found[name]) for name in names if name in found}
 
 
@@ -106,6 +113,14 @@ def _describe(task: Task) -> dict[str, Any]:
         "evaluated_on": task.tests["base"].dataset.split,
         "images": {name: len(test.images) for name, test in task.tests.items()},
     }
+
+
+def predicting(course: Course, server: Server | None) -> Server | None:
+    """The server with the shared part that models predict with, where that is another than is trained on."""
+    if server is None:
+        return None
+    received = course.aggregator.download(server, 0).shared
+    return replace(server, shared=dict(course.method.for_prediction(Params(server.shared, {}, received)).shared))
 
 
 class Prompts(Mapping[str, Tensor]):
@@ -152,8 +167,13 @@ def outcomes(task: Task, last: Evaluation) -> Outcomes:
     )
 
 
-def provenance(config: ExperimentConfig, name: str, seed: int, backbone: Backbone, source: Source) -> dict[str, Any]:
-    """What made a run: versions, the fingerprints of the weights and of the images, seed and command."""
+def provenance(
+    config: ExperimentConfig, name: str, seed: int, backbone: Backbone, source: Source | None
+) -> dict[str, Any]:
+    """What made a run: versions, the fingerprints of the weights and of the images, seed and command.
+
+    source: None where no image is here.
+    """
     packages = ("torch", "transformers", "numpy", "safetensors", "tokenizers")
     return {
         "method": asdict(config.methods[name]),
@@ -166,6 +186,6 @@ def provenance(config: ExperimentConfig, name: str, seed: int, backbone: Backbon
         "packages": {package: version(package) for package in packages},
         "checkpoint": backbone.fingerprint,
         "licence": backbone.licence,
-        "images": {name: split.fingerprint for name in SPLITS if (split := getattr(source, name)) is not None},
+        "images": {name: split.fingerprint for name in SPLITS if (split := getattr(source, name, None)) is not None},
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

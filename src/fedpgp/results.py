@@ -24,15 +24,16 @@ class Run:
 
     results: results.json; rounds: rounds.jsonl, one record per round; prompts: prompts.safetensors, the server's
     "shared/NAME", each client's "private/CLIENT/NAME" and, where it keeps a shared part of its own, "kept/CLIENT/NAME",
-    read when asked for; outcomes: outcomes.safetensors; provenance: provenance.json. alpha: where on the path between
-    the shared part alone and the clients' own models "final" is, see `at`.
+    read when asked for; outcomes: outcomes.safetensors, None of a run across machines, where the clients keep them;
+    provenance: provenance.json. alpha: where on the path between the shared part alone and the clients' own models
+    "final" is, see `at`.
     """
 
     config: ExperimentConfig
     results: Mapping[str, Any]
     rounds: Sequence[Mapping[str, Any]]
     prompts: Mapping[str, Tensor]
-    outcomes: Outcomes
+    outcomes: Outcomes | None
     provenance: Mapping[str, Any]
     alpha: float = 1.0
 
@@ -67,6 +68,11 @@ class Run:
     @cached_property
     def resampled(self) -> Figures:
         """Every metric, as it is and in each resample of the test images."""
+        if self.outcomes is None:
+            raise OutputError(
+                f"{self.method}, seed {self.seed} was run across machines, where which test image a client gets right"
+                " stays with the client: there is nothing to resample"
+            )
         return resampled(self.outcomes, self.alpha)
 
     @property

@@ -19,11 +19,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
-from fedpgp import __version__
 from fedpgp.config import ExperimentConfig
+from fedpgp.data.own import counts_of
 from fedpgp.errors import TrainingError
 from fedpgp.federation.course import Course, aggregator_for
-from fedpgp.federation.flower import Nodes, Terms, client_app
+from fedpgp.federation.flower import Guest, Nodes, client_app, terms_of
 from fedpgp.federation.jobs import Federation
 from fedpgp.federation.node import Node, own_states
 from fedpgp.federation.rounds import joining, run_rounds
@@ -53,7 +53,8 @@ def simulate(
         nodes = Nodes(
             grid=stack.enter_context(_grid(opener, course.clients, lab)),
             course=course,
-            terms=Terms(run, __version__, lab.backbone.fingerprint, task.class_names),
+            run=run,
+            terms=terms_of(lab.backbone, task),
             figures=["local", *task.tests, "validation_local", "validation_base"],
             counted={client: record["round"] for record in state.records() for client in record["participants"]},
             deadline=lab.config.federation.deadline,
@@ -123,8 +124,8 @@ class _Opener:
     method_files: Sequence[Path] = field(compare=False)
     packed: bytes = field(compare=False)
 
-    def __call__(self, context: Context, terms: Terms | None) -> Node:
-        return _node(self, int(context.node_config["partition-id"]))
+    def __call__(self, context: Context) -> Guest:
+        return _guest(self, int(context.node_config["partition-id"]))
 
     def unpack(self) -> tuple[ExperimentConfig, str, int, Path | None, bool]:
         for path in self.method_files:
@@ -143,11 +144,13 @@ def _laboratory(opener: _Opener) -> tuple[Laboratory, ExitStack]:
 
 
 @lru_cache(maxsize=OPEN)
-def _node(opener: _Opener, client: int) -> Node:
+def _guest(opener: _Opener, client: int) -> Guest:
     lab, _ = _laboratory(opener)
     config, name, seed, *_ = opener.unpack()
     method = config.methods[name]
     data = lab.data(method, seed)
     course = Course(method, data.task, lab.backbone, config.federation, seed, aggregator_for(method, config.aggregator))
     alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))
-    return Node(Federation(course, alone, lab.backbone), lab.backbone.towers(method.reads), client, opener.directory)
+    federation = Federation(course, alone, lab.backbone)
+    node = Node(federation, lab.backbone.towers(method.reads), client, opener.directory)
+    return Guest(node, terms_of(lab.backbone, data.task), counts_of(alone.task))

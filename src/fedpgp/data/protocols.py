@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fedpgp.data.partition import PARTITIONS, Pool, deal_classes, deal_domains, draw_shots, share_out
 from fedpgp.data.sources import ImageDataset, Source
+from fedpgp.data.sources.names import plain
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.errors import DataError, nearest
 
@@ -107,13 +108,13 @@ def cross_data_set(source: Source, holdings: Holdings, *, evaluate_on: str = "te
     tests = {"base": _test_set(_evaluated(source, evaluate_on), classes)}
     names = list(source.class_names)
     if evaluate_on == "test":
-        place = {_plain(name): label for label, name in enumerate(names)}
+        place = {plain(name): label for label, name in enumerate(names)}
         for number, (title, dataset) in enumerate(source.targets.items()):
             for name in dataset.class_names:
-                if _plain(name) not in place:
-                    place[_plain(name)] = len(names)
+                if plain(name) not in place:
+                    place[plain(name)] = len(names)
                     names.append(name)
-            labels = np.array([place[_plain(name)] for name in dataset.class_names])
+            labels = np.array([place[plain(name)] for name in dataset.class_names])
             joined = replace(dataset, labels=labels[dataset.labels])
             column = "novel" if number == 0 else title
             tests[column] = EvaluationSet(joined, tuple(np.unique(labels).tolist()), np.arange(len(dataset)))
@@ -312,10 +313,6 @@ def _known(source: Source) -> list[int]:
 def _half(classes: Sequence[int]) -> int:
     """The middle class of an odd number is base, as in CoOp's split."""
     return (len(classes) + 1) // 2
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
 
 
 def _unknown(name: str, names: Sequence[str]) -> NoReturn:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any, TypeVar
@@ -13,10 +13,14 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
 
+from fedpgp import __version__
 from fedpgp.aggregators import Download, Server
-from fedpgp.errors import FedPGPError, TrainingError
+from fedpgp.backbone import Backbone
+from fedpgp.data.own import Counts
+from fedpgp.data.tasks import Task
+from fedpgp.errors import FedPGPError, NamesError, TrainingError
 from fedpgp.evaluate import Evaluation
-from fedpgp.federation.border import ABOUT, Asked, Refused, check, excerpt
+from fedpgp.federation.border import ABOUT, MOST_EXAMPLES, Asked, Refused, check, excerpt
 from fedpgp.federation.client import ClientUpdate
 from fedpgp.federation.course import Course
 from fedpgp.federation.messages import Request, evaluated, evaluation, together, trained
@@ -32,9 +36,8 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class Terms:
-    """What server and clients must have in common. run: its id; checkpoint: the fingerprint of the frozen CLIP."""
+    """What server and clients must have in common. checkpoint: the fingerprint of the frozen CLIP."""
 
-    run: str
     fedpgp: str
     checkpoint: str
     classes: tuple[str, ...]
@@ -45,45 +48,61 @@ class Terms:
 
     @classmethod
     def of(cls, content: RecordDict) -> "Terms":
-        about = content.config_records[ABOUT]
-        classes = about["classes"]
-        assert isinstance(classes, list)
-        run, fedpgp, checkpoint = (str(about[name]) for name in ("run", "fedpgp", "checkpoint"))
-        return cls(run, fedpgp, checkpoint, tuple(str(name) for name in classes))
+        """Raises Refused for a message that has none."""
+        about: Mapping[str, Any] = content.config_records.get(ABOUT, {})
+        try:
+            return cls(str(about["fedpgp"]), str(about["checkpoint"]), tuple(str(name) for name in about["classes"]))
+        except (KeyError, TypeError) as error:
+            raise Refused("the server's greeting is none of this version of fedpgp") from error
 
-    def difference(self, node: "Terms") -> str:
-        """In words, how a node's terms differ; "" where they do not."""
+    def check(self, node: "Terms") -> None:
+        """Raises Refused, saying how a node's terms differ from these of the server."""
         if self.fedpgp != node.fedpgp:
-            return f"it has fedpgp {node.fedpgp}, the server {self.fedpgp}: install the server's version there"
+            raise Refused(f"the node has fedpgp {node.fedpgp}, the server {self.fedpgp}: install the same on both")
         if self.checkpoint != node.checkpoint:
-            return (
-                "its checkpoint is another than the server's: name the same backbone.checkpoint, with the same weights"
+            raise Refused(
+                "the node's checkpoint is another than the server's (their fingerprints differ): give both the same"
+                " files as backbone.checkpoint"
             )
         if self.classes != node.classes:
-            own, theirs = set(self.classes), set(node.classes)
-            more, fewer = sorted(theirs - own), sorted(own - theirs)
-            parts = [f"it has {', '.join(more)} which the run has not"] if more else []
-            parts += [f"it lacks {', '.join(fewer)}"] if fewer else []
-            return f"its class names differ: {'; '.join(parts) or 'they stand in another order'}"
-        return ""
+            more, fewer = sorted({*node.classes} - {*self.classes}), sorted({*self.classes} - {*node.classes})
+            named = (("it has", more), ("it lacks", fewer))
+            parts = [f"{what} {', '.join(map(repr, some[:5]))}" for what, some in named if some]
+            raise Refused(f"the node's class names differ: {'; '.join(parts) or 'they stand in another order'}")
+
+
+def terms_of(backbone: Backbone, task: Task) -> Terms:
+    return Terms(__version__, backbone.fingerprint, task.class_names)
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A client as its node opens it. counts: of its images, all that the server gets to know."""
+
+    node: Node
+    terms: Terms
+    counts: Counts
 
 
 @dataclass
 class Nodes:
     """The clients of a run, each on a node of Flower; see `fedpgp.federation.rounds.Fleet`.
 
-    figures: the names of what an evaluation gives; counted: by client, the last round that it took part in; deadline:
-    seconds that a round waits for replies; forgiving: a client that fails is left out of a round, and why is told.
-    Otherwise it ends the run with a TrainingError, as it does where all clients are in one process.
+    run: its id; figures: the names of what an evaluation gives; counted: by client, the last round that counts;
+    deadline: seconds that a round waits for replies; forgiving: a client that fails is left out of a round, and why is
+    told. Otherwise it ends the run with a TrainingError, as it does where all clients are in one process. held: what
+    clients said that they have.
     """
 
     grid: Grid
     course: Course
+    run: str
     terms: Terms
     figures: Sequence[str]
     counted: dict[int, int]
     deadline: float
     forgiving: bool
+    held: dict[int, Counts] = field(default_factory=dict)
     _places: dict[int, int] = field(default_factory=dict)  # client -> node
     _greeted: set[int] = field(default_factory=set)
     _told: dict[str, Any] = field(default_factory=lambda: defaultdict(list))
@@ -106,7 +125,7 @@ class Nodes:
 
     def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
         requests = {
-            client: Request(self.terms.run, number, self.counted.get(client, 0), download)
+            client: Request(self.run, number, self.counted.get(client, 0), download)
             for client, download in downloads.items()
         }
         expected = {} if self.course.finetunes(number) else self.course.shared
@@ -115,7 +134,7 @@ class Nodes:
             asked = Asked(
                 client=client,
                 round=number,
-                run=self.terms.run,
+                run=self.run,
                 shared=expected,
                 control=self.course.sent_control if expected else {},
                 received=downloads[client].shared,
@@ -144,7 +163,7 @@ class Nodes:
             sent = self.course.aggregator.download(server, client)
             alone = {name: value for name, value in server.shared.items() if value is not sent.shared.get(name)}
             requests[client] = Request(
-                self.terms.run, number, self.counted.get(client, 0), replace(sent, control={}), alone, tuple(alphas)
+                self.run, number, self.counted.get(client, 0), replace(sent, control={}), alone, tuple(alphas)
             )
         found = self._ask(
             EVALUATE, requests, lambda client, content: evaluation(content, requests[client], self.figures)
@@ -220,19 +239,31 @@ class Nodes:
             if reply.has_error():
                 continue  # it is asked again
             self._greeted.add(node)
-            about: Mapping[str, Any] = reply.content.config_records.get(ABOUT, {})
-            client = about.get("client")
-            reason = ""
-            if FAULT in reply.content.config_records:
-                reason = excerpt(reply.content.config_records[FAULT].get("reason"))
-            elif type(client) is not int or not 0 <= client < self.course.clients:
-                reason = f"it says that it is client {excerpt(client)}: client= must be 0 to {self.course.clients - 1}"
-            elif self._places.get(client, node) != node and self._places[client] in here:
-                reason = f"it says that it is client {client}, which another node is: give each a number of its own"
+            try:
+                client, counts = self._guest(node, here, reply.content)
+            except Refused as error:
+                self._told["refused"].append({"node": str(node), "reason": str(error)})
             else:
                 self._places[client] = node
-            if reason:
-                self._told["refused"].append({"node": str(node), "reason": reason})
+                self.held[client] = counts
+
+    def _guest(self, node: int, here: Container[int], content: RecordDict) -> tuple[int, Counts]:
+        """Which client a node is, and how many images it has; raises Refused for one that cannot take part."""
+        if FAULT in content.config_records:
+            raise Refused(excerpt(content.config_records[FAULT].get("reason")))
+        about: Mapping[str, Any] = content.config_records.get(ABOUT, {})
+        client, examples = about.get("client"), about.get("examples")
+        if type(client) is not int or not 0 <= client < self.course.clients:
+            raise Refused(
+                f"it says that it is client {excerpt(client)}: client= must be 0 to {self.course.clients - 1}"
+            )
+        if self._places.get(client, node) != node and self._places[client] in here:
+            raise Refused(f"it says that it is client {client}, which another node is: give each a number of its own")
+        tests = {name: about.get(f"tests_{name}", 0) for name in self.figures}
+        plausible = all(type(count) is int and 0 <= count <= MOST_EXAMPLES for count in tests.values())
+        if type(examples) is not int or not 1 <= examples <= MOST_EXAMPLES or not plausible:
+            raise Refused(f"it says that it has {excerpt(examples)} images")
+        return client, Counts(examples, tests)
 
     def _drop(self, client: int, kind: str, reason: str) -> None:
         if not self.forgiving:
@@ -240,12 +271,12 @@ class Nodes:
         self._told["dropped"].append({"client": client, "in": kind, "reason": reason})
 
 
-def client_app(open_node: Callable[[Context, Terms | None], Node], *, trusted: bool) -> ClientApp:
+def client_app(open_guest: Callable[[Context], Guest], *, trusted: bool) -> ClientApp:
     """What Flower runs for a client.
 
-    open_node: gives the client that a context is of, and raises a FedPGPError where it cannot, or does not fit the
-    terms; trusted: the server is of the same party, and gets to know which test images a client got right, and the
-    text of every error, which may name files.
+    open_guest: gives the client that a context is of, and raises a FedPGPError where it cannot; trusted: the server is
+    of the same party, and gets to know which test images a client got right, and the text of every error, which may
+    name files.
     """
     app = ClientApp()
 
@@ -254,7 +285,7 @@ def client_app(open_node: Callable[[Context, Terms | None], Node], *, trusted: b
             content = answer()
         except FedPGPError as error:
             logging.getLogger(__name__).error("%s", error)
-            tells = trusted or isinstance(error, TrainingError | Refused)
+            tells = trusted or isinstance(error, TrainingError | NamesError | Refused)
             reason = str(error) if tells else f"{type(error).__name__}: the log of its node says more"
             content = RecordDict({FAULT: ConfigRecord({"reason": reason})})
         return Message(content, reply_to=message)
@@ -262,15 +293,19 @@ def client_app(open_node: Callable[[Context, Terms | None], Node], *, trusted: b
     @app.query()
     def query(message: Message, context: Context) -> Message:
         def answer() -> RecordDict:
-            node = open_node(context, Terms.of(message.content))
-            return RecordDict({ABOUT: ConfigRecord({"client": node.client})})
+            guest = open_guest(context)
+            Terms.of(message.content).check(guest.terms)
+            tests = {f"tests_{name}": count for name, count in guest.counts.tests.items()}
+            return RecordDict(
+                {ABOUT: ConfigRecord({"client": guest.node.client, "examples": guest.counts.examples, **tests})}
+            )
 
         return answered(message, answer)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         def answer() -> RecordDict:
-            node = open_node(context, None)
+            node = open_guest(context).node
             course = node.federation.course
             request = Request.of(message.content, course.device)
             update, after = node.train(request.run, request.number, request.counted, request.download)
@@ -281,7 +316,7 @@ def client_app(open_node: Callable[[Context, Terms | None], Node], *, trusted: b
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         def answer() -> RecordDict:
-            node = open_node(context, None)
+            node = open_guest(context).node
             request = Request.of(message.content, node.federation.course.device)
             found = node.evaluate(
                 request.run, request.number, request.counted, request.download, request.alone, request.alphas

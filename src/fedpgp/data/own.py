@@ -1,0 +1,163 @@
+"""The task of a client whose images are its own, and that of a server which has none."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+
+from fedpgp.data.partition import draw_shots
+from fedpgp.data.sources import ImageDataset, Source
+from fedpgp.data.sources.names import plain
+from fedpgp.data.tasks import Client, EvaluationSet, Task
+from fedpgp.errors import ConfigError, DataError, NamesError, nearest
+
+if TYPE_CHECKING:
+    from fedpgp.config import ExperimentConfig
+
+OWN = "own"  # the partition: every client's images are its own
+
+
+def classes_of(config: "ExperimentConfig") -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The base and the novel classes of task.class_names; raises ConfigError where they cannot be told."""
+    names, protocol = config.task.class_names, config.task.protocol
+    if len(names) < 2 or len({plain(name) for name in names}) < len(names):
+        raise ConfigError(
+            f"task.class_names must be 2 or more different names with the partition {OWN}, got {list(names)}: name the"
+            " classes of all clients, in the order that all of them shall have"
+        )
+    if protocol == "base-to-novel":
+        half = (len(names) + 1) // 2
+        return tuple(range(half)), tuple(range(half, len(names)))
+    if protocol == "personalization":
+        return tuple(range(len(names))), ()
+    raise ConfigError(
+        f"task.protocol must be base-to-novel or personalization with the partition {OWN}, got {protocol!r}"
+    )
+
+
+def own_task(config: "ExperimentConfig", source: Source, seed: int) -> Task:
+    """The task of the one client that holds all images of a source; its labels go by the names of task.class_names.
+
+    Base, and with base-to-novel Novel, are tested on those of the classes that it has test images of, with all of them
+    in the softmax. Raises NamesError for a class that task.class_names has not, DataError where images are too few.
+    """
+    base, novel = classes_of(config)
+    source = _renamed(source, config.task.class_names)
+    held = [label for label in base if len(source.train.of_classes([label]))]
+    if len(held) < 2:
+        raise DataError(
+            f"{source.name} has training images of {len(held)} of the {len(base)} classes that are trained on, and a"
+            f" client needs 2: add images of {', '.join(source.class_names[label] for label in base[:5])}"
+        )
+    images = np.concatenate([draw_shots(source.train, label, config.task.shots, seed) for label in held])
+    assert source.test is not None, "a node reads the test split"
+    tests = {"base": _tested(source.test, base)}
+    if novel:
+        tests["novel"] = _tested(source.test, novel)
+    validation = _tested(source.validation, base)
+    own = {name: test.dataset.of_classes(held) for name, test in (("base", tests["base"]), ("validation", validation))}
+    for name, mine in own.items():
+        if not len(mine):
+            raise DataError(f"{source.name} has no image of its classes to test Local on ({name}): add some")
+    return Task(
+        name=config.task.protocol,
+        class_names=source.class_names,
+        base=base,
+        train=source.train,
+        clients=(Client(0, tuple(held), images, own=own),),
+        tests=tests,
+        validation=validation,
+        templates=_templates(config),
+        novel="classes" if novel else "nothing",
+        partition=OWN,
+    )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of a client's images, how many it trains on, and how many are in each test set."""
+
+    examples: int
+    tests: Mapping[str, int]
+
+
+def counts_of(task: Task) -> Counts:
+    """Of a task with one client."""
+    return Counts(len(task.clients[0].train), {name: len(test.images) for name, test in task.tests.items()})
+
+
+def task_elsewhere(config: "ExperimentConfig", held: Mapping[int, Counts]) -> Task:
+    """The task as its server knows it: who takes part, and how many images are where; of no image even the label.
+
+    held: of those clients that have said so.
+    """
+    base, novel = classes_of(config)
+    names = ("base", "novel") if novel else ("base",)
+    ends = np.cumsum([0, *(held[i].examples if i in held else 0 for i in range(config.task.clients))])
+    tests = {
+        name: _somewhere(config, "test", sum(counts.tests.get(name, 0) for counts in held.values()), classes)
+        for name, classes in zip(names, (base, novel), strict=False)
+    }
+    return Task(
+        name=config.task.protocol,
+        class_names=config.task.class_names,
+        base=base,
+        train=_somewhere(config, "train", int(ends[-1]), base).dataset,
+        clients=tuple(Client(i, (), np.arange(ends[i], ends[i + 1])) for i in range(config.task.clients)),
+        tests=tests,
+        validation=_somewhere(config, "validation", 0, base),
+        templates=_templates(config),
+        novel="classes" if novel else "nothing",
+        partition=OWN,
+    )
+
+
+def _renamed(source: Source, names: Sequence[str]) -> Source:
+    """The source with the labels that its classes have among the given names."""
+    place = {plain(name): label for label, name in enumerate(names)}
+    unknown = [name for name in source.class_names if plain(name) not in place]
+    if unknown:
+        raise NamesError(
+            f"{len(unknown)} of {len(source.class_names)} class names are not among the {len(names)} of the federation:"
+            f" {', '.join(map(repr, unknown[:5]))}; {nearest(unknown[0], names)}"
+        )
+    labels = np.array([place[plain(name)] for name in source.class_names])
+
+    def renamed(dataset: ImageDataset) -> ImageDataset:
+        return replace(dataset, labels=labels[dataset.labels], class_names=tuple(names))
+
+    return replace(
+        source,
+        train=renamed(source.train),
+        validation=renamed(source.validation),
+        test=None if source.test is None else renamed(source.test),
+        probe=(),
+    )
+
+
+def _tested(dataset: ImageDataset, classes: Sequence[int]) -> EvaluationSet:
+    images = dataset.of_classes(classes)
+    if not len(images):
+        raise DataError(
+            f"{dataset.name} has no {dataset.split} image of {dataset.class_names[classes[0]]!r} or any other of"
+            f" {len(classes)} classes that are to be tested: add some, or take task.protocol=personalization where"
+            " nothing is novel"
+        )
+    return EvaluationSet(dataset, tuple(classes), images)
+
+
+def _templates(config: "ExperimentConfig") -> tuple[str, ...]:
+    return (config.data.template or "a photo of a {}.",)
+
+
+def _somewhere(config: "ExperimentConfig", split: str, count: int, classes: tuple[int, ...]) -> EvaluationSet:
+    nothing = np.zeros(count, dtype=np.int64)
+    dataset = ImageDataset(
+        "the clients' own", split, config.task.class_names, ("",), nothing, nothing, _no_image, f"{split} elsewhere"
+    )
+    return EvaluationSet(dataset, classes, np.arange(count))
+
+
+def _no_image(index: int) -> NoReturn:
+    raise AssertionError(f"image {index} is on another machine")

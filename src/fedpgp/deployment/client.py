@@ -1,0 +1,107 @@
+"""What a SuperNode runs: one client, with the data that its node says."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from platformdirs import user_state_path
+
+from fedpgp.config import ExperimentConfig, load_config
+from fedpgp.data.own import OWN, counts_of
+from fedpgp.errors import ConfigError, nearest
+from fedpgp.federation.course import Course, aggregator_for
+from fedpgp.federation.flower import Guest, client_app, terms_of
+from fedpgp.federation.jobs import Federation
+from fedpgp.federation.node import Node
+from fedpgp.laboratory import laboratory
+from fedpgp.plugins import find_method
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """What a node says of itself, with `--node-config` or to `fedpgp federate node`.
+
+    client: its number; data: where its images lie, as data.source; state: the directory of its private parts; cache: of
+    image features; device: as backbone.device. "" takes the experiment's, or the user's directories.
+    """
+
+    client: int
+    data: str = ""
+    state: str = ""
+    cache: str = ""
+    device: str = ""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "NodeSettings":
+        """Raises ConfigError for an unknown key, a value of another type, and where the client's number is missing."""
+        known = cls.__dataclass_fields__
+        for key, value in given.items():
+            if key not in known:
+                raise ConfigError(f"--node-config has the unknown key {key!r}; {nearest(key, known)}")
+            if type(value) is not (int if key == "client" else str):
+                kind = "a number" if key == "client" else "a text in double quotes"
+                raise ConfigError(f"{key} of --node-config must be {kind}, got {value!r}")
+        if "client" not in given:
+            raise ConfigError("--node-config must say which client the node is: client=0, and so on")
+        return cls(**given)
+
+    @property
+    def states(self) -> Path:
+        return Path(self.state) if self.state else user_state_path("fedpgp") / "clients"
+
+
+def configured(experiment: Path, run_config: Mapping[str, Any], node: NodeSettings | None = None) -> ExperimentConfig:
+    """The experiment of a run. node: whose data source and device go before the experiment's.
+
+    Raises ConfigError where it does not fit a deployment.
+    """
+    config = load_config(experiment, foreign=True)
+    name = str(run_config["method"])
+    if name not in config.methods:
+        config = replace(config, methods={**config.methods, name: find_method(name)()})
+    config = replace(config, federation=replace(config.federation, engine="deployment"))
+    if node is None:
+        return config
+    if not 0 <= node.client < config.task.clients:
+        raise ConfigError(f"client of --node-config must be 0 to {config.task.clients - 1}, got {node.client}")
+    if config.task.partition == OWN and not node.data:
+        raise ConfigError('--node-config must say where the client\'s images lie: data="/path/to/images"')
+    if node.data:
+        config = replace(config, data=replace(config.data, source=node.data))
+    if node.device:
+        config = replace(config, backbone=replace(config.backbone, device=node.device))
+    return config
+
+
+@lru_cache(maxsize=1)
+def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSettings) -> Guest:
+    """A client with its data, read from the feature cache or encoded, for as long as the process lives."""
+    config = configured(experiment, {"method": method_name}, settings)
+    method = config.methods[method_name]
+    lab = ExitStack().enter_context(laboratory(config, [method_name], [seed], 1, settings.cache or None, False, None))
+    data = lab.data(method, seed)
+    task = data.task
+    if config.task.partition == OWN:
+        (client,) = task.clients
+        task = replace(task, clients=(replace(client, id=settings.client),))
+    else:
+        task = replace(task, clients=(task.clients[settings.client],))
+    course = Course(method, task, lab.backbone, config.federation, seed, aggregator_for(method, config.aggregator))
+    federation = Federation(course, replace(data, task=task), lab.backbone)
+    node = Node(federation, lab.backbone.towers(method.reads), settings.client, settings.states)
+    return Guest(node, terms_of(lab.backbone, task), counts_of(task))
+
+
+def make_client_app(experiment: Path) -> ClientApp:
+    """The ClientApp of a federation. experiment: its file, as every node has it from the server."""
+
+    def opened(context: Context) -> Guest:
+        run = context.run_config
+        return open_client(experiment, str(run["method"]), int(run["seed"]), NodeSettings.of(context.node_config))
+
+    return client_app(opened, trusted=False)

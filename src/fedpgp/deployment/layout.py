@@ -1,0 +1,158 @@
+"""The directory of a federation: what each machine is to have, and what starts it."""
+
+import re
+import shutil
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fedpgp.config import ExperimentConfig
+from fedpgp.deployment.credentials import write_authority, write_node_key, write_server
+from fedpgp.errors import ConfigError, OutputError
+from fedpgp.files import new_directory, write
+
+MOST_NODES = 1000
+OWNER_ALONE = 0o700
+NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
+HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]+\]?")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """name: of the federation; host, port: where nodes reach the server; method, seed: what `flwr run` runs.
+
+    node_port: the first of ports on each node's own loopback, the n-th node takes the n-th after it.
+    """
+
+    name: str
+    host: str
+    port: int
+    nodes: int
+    config: ExperimentConfig
+    method: str
+    seed: int
+    node_port: int = 9094
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for what cannot be written."""
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(f"--name must be lower-case letters, digits and hyphens, such as ours, got {self.name!r}")
+        if not HOST.fullmatch(self.host):
+            raise ConfigError(f"--host must be a host name or an IP address without a port, got {self.host!r}")
+        if not 1 <= self.port <= 65535:
+            raise ConfigError(f"--port must be 1 to 65535, got {self.port}")
+        if not 1 <= self.nodes <= MOST_NODES:
+            raise ConfigError(f"--nodes must be 1 to {MOST_NODES}, got {self.nodes}")
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of a federation's directory are."""
+
+    directory: Path
+
+    @property
+    def app(self) -> Path:
+        return self.directory / "app"
+
+    @property
+    def server(self) -> Path:
+        return self.directory / "server"
+
+    @property
+    def flwr(self) -> Path:
+        """FLWR_HOME of whoever calls `flwr` here, and of the server."""
+        return self.directory / "flwr"
+
+    @property
+    def runs(self) -> Path:
+        return self.directory / "runs"
+
+    def node(self, client: int) -> Path:
+        return self.directory / "nodes" / f"node-{client}"
+
+    @property
+    def connection(self) -> tuple[str, str]:
+        """Name and address of the server; raises OutputError where the directory is none of ours."""
+        file = self.flwr / "config.toml"
+        try:
+            found = tomllib.loads(file.read_text(encoding="utf-8"))["superlink"]
+            return found["default"], found[found["default"]]["address"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(
+                f"{self.directory} is no directory of fedpgp federate init: {file} cannot be read ({error})"
+            ) from error
+
+
+def create(directory: Path, plan: Plan, force: bool = False) -> Layout:
+    """Writes the directory of a federation, whole or not at all; keys are readable by their owner alone.
+
+    Raises OutputError where something is there already, unless it is a federation's and `force` replaces it.
+    """
+    if directory.exists():
+        if not force:
+            raise OutputError(f"{directory} exists: name another directory, or replace it and its keys with --force")
+        Layout(directory).connection  # noqa: B018 or it is not ours to replace
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    at = directory.absolute()
+    with new_directory(at) as scratch:
+        made, final = Layout(scratch), Layout(at)
+        values = {
+            **{name: getattr(plan, name) for name in ("name", "address", "nodes", "port", "method", "seed")},
+            "directory": at,
+            "home": final.flwr,
+            "authority": final.server / "ca.crt",
+            "output": final.runs / plan.name,
+            "executable": Path(sys.executable).with_name("fedpgp"),
+        }
+        federation = made.app / "federation"
+        for place in (federation, made.server, made.flwr, scratch / "authority", scratch / "systemd", made.runs):
+            place.mkdir(parents=True, mode=OWNER_ALONE)
+        _fill(made.app / "pyproject.toml", "app-pyproject.toml", values)
+        write(federation / "__init__.py", b"")
+        for module in ("server_app.py", "client_app.py"):
+            _fill(federation / module, module, {})
+        write(federation / "experiment.toml", plan.config.to_toml().encode())
+        write_authority(scratch / "authority" / "ca.crt", scratch / "authority" / "ca.key")
+        shutil.copy(scratch / "authority" / "ca.crt", made.server)
+        write_server(
+            made.server / "server.crt",
+            made.server / "server.key",
+            scratch / "authority" / "ca.crt",
+            scratch / "authority" / "ca.key",
+            [plan.host.strip("[]")],
+        )
+        for client in range(plan.nodes):
+            node = made.node(client)
+            node.mkdir(parents=True, mode=OWNER_ALONE)
+            write_node_key(node / "key", made.server / f"node-{client}.pub")
+            shutil.copy(made.server / "ca.crt", node)
+            shutil.copy(federation / "experiment.toml", node)
+            ours = {"client": client, "port": plan.node_port + client, "data": ""}
+            _fill(node / "node.toml", "node.toml", {**values, **ours})
+        _fill(made.flwr / "config.toml", "flwr-config.toml", values)
+        services = "".join(_template("compose-node.yaml", {"client": i, "data_option": ""}) for i in range(plan.nodes))
+        _fill(scratch / "compose.yaml", "compose.yaml", {**values, "services": services})
+        _fill(scratch / "Dockerfile", "Dockerfile", None)
+        for unit in ("fedpgp-server.service", "fedpgp-node.service"):
+            _fill(scratch / "systemd" / unit, unit, values)
+        _fill(scratch / "README.md", "README.md", values)
+    return Layout(at)
+
+
+def _fill(path: Path, template: str, values: Mapping[str, Any] | None) -> None:
+    write(path, _template(template, values).encode())
+
+
+def _template(name: str, values: Mapping[str, Any] | None) -> str:
+    """values: None takes a template as it is, with its braces."""
+    text = (resources.files("fedpgp.deployment") / "templates" / name).read_text(encoding="utf-8")
+    return text if values is None else text.format(**values)

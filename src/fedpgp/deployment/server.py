@@ -1,0 +1,116 @@
+"""What a SuperLink runs: the loop of a run whose clients are SuperNodes."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedpgp.backbone import load_backbone
+from fedpgp.config import ExperimentConfig
+from fedpgp.data.own import OWN, task_elsewhere
+from fedpgp.data.sources import Source
+from fedpgp.data.tasks import Task
+from fedpgp.deployment.client import configured
+from fedpgp.directory import is_unfinished, run_directory, write_run, writing
+from fedpgp.errors import FedPGPError, OutputError
+from fedpgp.federation.course import Course, aggregator_for
+from fedpgp.federation.flower import Nodes, terms_of
+from fedpgp.federation.rounds import run_rounds
+from fedpgp.federation.state import FILE, State
+from fedpgp.laboratory import checked
+from fedpgp.origin import begin, check_origin, origin
+from fedpgp.record import Prompts, figures
+from fedpgp.results import Run, headline
+
+log = logging.getLogger("fedpgp")
+
+
+def make_server_app(experiment: Path) -> ServerApp:
+    """The ServerApp of a federation. experiment: its file."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        log.handlers = logging.getLogger("flwr").handlers
+        log.setLevel(logging.INFO)
+        try:
+            serve(grid, experiment, context.run_config)
+        except FedPGPError as error:
+            log.error("%s", error)
+            raise SystemExit(2) from error
+
+    return app
+
+
+def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
+    """Runs what is left of a run, and writes its directory.
+
+    run_config: method, seed, and output, the run directory; one that holds an unfinished run of the same experiment is
+    gone on with. Raises FedPGPError where something does not fit.
+    """
+    config = configured(experiment, run_config)
+    name, seed, directory = str(run_config["method"]), int(run_config["seed"]), Path(str(run_config["output"]))
+    method, settings = config.methods[name], config.federation
+    task, source = _task(config, name, seed)
+    backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
+    begun = origin(config, name, seed, backbone, source)
+    if directory.exists() and not is_unfinished(directory):
+        raise OutputError(
+            f"{directory} exists and holds no unfinished run: name another directory with --run-config"
+            f" 'output=\"{directory}-2\"'"
+        )
+    if not directory.exists():
+        with run_directory(directory, force=False) as scratch:
+            begin(scratch, begun)
+    with State.open(directory / FILE) as state:
+        check_origin(directory, state, begun, log.warning)
+        course = Course(method, task, backbone, settings, seed, aggregator_for(method, config.aggregator))
+        nodes = Nodes(
+            grid=grid,
+            course=course,
+            run=state.origin()["run"],
+            terms=terms_of(backbone, task),
+            figures=["local", *task.tests, "validation_local", "validation_base"],
+            counted={client: record["round"] for record in state.records() for client in record["participants"]},
+            deadline=settings.deadline,
+            forgiving=True,
+        )
+        done, total = state.rounds(), len(course.rounds)
+        log.info("%s: %d of %d rounds are done; waiting for %d clients", name, done, total, course.clients)
+        nodes.gather(course.clients)
+        for record in run_rounds(course, nodes, state):
+            log.info("round %d of %d: %s%s", record["round"], total, headline(record), _losses(record))
+        records, last = state.records(), state.evaluation()
+        if config.task.partition == OWN:
+            task = task_elsewhere(config, nodes.held)
+        run = Run(
+            config=config,
+            results=figures(task, name, seed, records, last),
+            rounds=records,
+            prompts=Prompts(state.server(), []),
+            outcomes=None,
+            provenance=state.origin()["provenance"],
+        )
+        with writing(directory, "free space, then start the run again"):
+            write_run(run, directory)
+        state.remove()
+    log.info("%s is finished: fedpgp show %s", name, directory)
+    return run
+
+
+def _task(config: ExperimentConfig, name: str, seed: int) -> tuple[Task, Source | None]:
+    """The task, of which a server needs no image, and the data set where all share one."""
+    if config.task.partition == OWN:
+        return task_elsewhere(config, {}), None
+    source, tasks, _ = checked(config, [name], [seed])
+    return tasks[seed], source
+
+
+def _losses(record: Mapping[str, Any]) -> str:
+    """Who is missing from a round, and why."""
+    told = [f"client {one['client']}: {one['reason']}" for one in record.get("dropped", ())]
+    told += [f"node {one['node']} is refused: {one['reason']}" for one in record.get("refused", ())]
+    return f" ({'; '.join(told)})" if told else ""
