@@ -17,6 +17,7 @@ from fedpgp.cli.ablate import ablate
 from fedpgp.cli.bench import bench
 from fedpgp.cli.cache import app as cache_app
 from fedpgp.cli.data import app as data_app
+from fedpgp.cli.federate import app as federate_app
 from fedpgp.cli.options import (
     Cache,
     Changes,
@@ -53,6 +54,7 @@ app = typer.Typer(
 )
 app.add_typer(cache_app, name="cache")
 app.add_typer(data_app, name="data")
+app.add_typer(federate_app, name="federate")
 
 
 @app.command(

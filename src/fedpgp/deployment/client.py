@@ -46,6 +46,8 @@ class NodeSettings:
             if type(value) is not (int if key == "client" else str):
                 kind = "a number" if key == "client" else "a text in double quotes"
                 raise ConfigError(f"{key} of --node-config must be {kind}, got {value!r}")
+            if isinstance(value, str) and '"' in value:
+                raise ConfigError(f"{key} of --node-config must have no double quote in it, got {value!r}")
         if "client" not in given:
             raise ConfigError("--node-config must say which client the node is: client=0, and so on")
         return cls(**given)

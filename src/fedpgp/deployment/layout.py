@@ -4,7 +4,7 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,6 +16,8 @@ from fedpgp.errors import ConfigError, OutputError
 from fedpgp.files import new_directory, write
 
 MOST_NODES = 1000
+NODE_PORT = 9094  # Flower's own
+NODE_PORT = 9094  # Flower's own
 OWNER_ALONE = 0o700
 NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]+\]?")
@@ -25,7 +27,8 @@ HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:
 class Plan:
     """name: of the federation; host, port: where nodes reach the server; method, seed: what `flwr run` runs.
 
-    node_port: the first of ports on each node's own loopback, the n-th node takes the n-th after it.
+    node_ports: of each node on its own loopback address, for its own processes; none takes NODE_PORT and those after
+    it, so that several nodes can be on one machine.
     """
 
     name: str
@@ -35,7 +38,7 @@ class Plan:
     config: ExperimentConfig
     method: str
     seed: int
-    node_port: int = 9094
+    node_ports: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         """Raises ConfigError for what cannot be written."""
@@ -136,7 +139,11 @@ def create(directory: Path, plan: Plan, force: bool = False) -> Layout:
             write_node_key(node / "key", made.server / f"node-{client}.pub")
             shutil.copy(made.server / "ca.crt", node)
             shutil.copy(federation / "experiment.toml", node)
-            ours = {"client": client, "port": plan.node_port + client, "data": ""}
+            ours = {
+                "client": client,
+                "port": plan.node_ports[client] if plan.node_ports else NODE_PORT + client,
+                "data": "",
+            }
             _fill(node / "node.toml", "node.toml", {**values, **ours})
         _fill(made.flwr / "config.toml", "flwr-config.toml", values)
         services = "".join(_template("compose-node.yaml", {"client": i, "data_option": ""}) for i in range(plan.nodes))

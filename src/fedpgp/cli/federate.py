@@ -1,0 +1,158 @@
+"""fedpgp federate: a federation across machines, on Flower."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from fedpgp.cli.options import Cache, Changes, ConfigFile, DataSource, Force, Json, Output, Quiet, data_change, new_name
+from fedpgp.cli.printing import Session, err, out, print_result
+
+if TYPE_CHECKING:
+    from fedpgp.config import ExperimentConfig
+
+app = typer.Typer(help="Federations across machines, on Flower: docs/deploy.md.", no_args_is_help=True)
+
+Insecure = Annotated[bool, typer.Option("--insecure", help="Without TLS and keys; refused but for a loopback address.")]
+
+
+@app.command(
+    epilog="Examples: [bold]fedpgp federate init ours --nodes 3 --host server.example.org --class-names names.txt[/]   "
+    "[bold]fedpgp federate init try --nodes 4[/]"
+)
+def init(
+    directory: Annotated[Path, typer.Argument(help="Directory to write.")],
+    nodes: Annotated[int, typer.Option("--nodes", help="How many clients take part, each on a node of its own.")] = 3,
+    host: Annotated[str, typer.Option("--host", help="Name or address by which nodes reach the server.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="On which the server listens.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the federation.", show_default="the directory's")
+    ] = None,
+    method: Annotated[str, typer.Option("--method", "-m", help="What flwr run runs: see fedpgp methods.")] = "fedpgp",
+    seed: Annotated[int, typer.Option("--seed", help="Of every random draw.")] = 0,
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-names",
+            help="A file with a class name in each line: every node has images of its own, of some of these classes."
+            " Without it all nodes share out one data set, to try.",
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    data: DataSource = None,
+    change: Changes = None,
+    force: Force = False,
+) -> None:
+    """Write what each machine is to have: a Flower app, certificates, keys, a compose file, units for systemd."""
+    from fedpgp.deployment.layout import Plan, create
+
+    changes = [f"task.clients={nodes}", *(change or ()), *([] if data is None else [data_change(data)])]
+    settings, name_of_method = _experiment(method, config, changes, class_names)
+    plan = Plan(name or directory.absolute().name, host, port, nodes, settings, name_of_method, seed)
+    layout = create(directory, plan, force)
+    out.print(f"{layout.directory} is written; README.md in it says what goes where", markup=False)
+    err.print(f"next: fedpgp federate server {directory}", markup=False)
+
+
+@app.command(epilog="Example: [bold]fedpgp federate server ours[/]")
+def server(
+    directory: Annotated[Path, typer.Argument(help="What fedpgp federate init wrote.")],
+    insecure: Insecure = False,
+) -> None:
+    """Start the server of a federation, a SuperLink that knows its nodes; Ctrl-C ends it."""
+    from fedpgp.deployment import processes
+
+    with processes.server(directory, insecure) as process:
+        err.print("the server listens; nodes may come", markup=False)
+        code = process.wait()
+    raise typer.Exit(code)
+
+
+@app.command(epilog="Example: [bold]fedpgp federate node node-0 --data /srv/photos[/]")
+def node(
+    directory: Annotated[Path, typer.Argument(help="A node's directory, below nodes/ of what init wrote.")],
+    data: Annotated[str | None, typer.Option("--data", help="Where the client's images are, as data.source.")] = None,
+    state: Annotated[str | None, typer.Option("--state", help="Directory of the private part.")] = None,
+    cache: Annotated[str | None, typer.Option("--cache-dir", help="Directory of image features.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="As backbone.device.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Look whether all fits, encode the images, and end.")] = False,
+    insecure: Insecure = False,
+) -> None:
+    """Start a client's node, a SuperNode, after a look at its data, names, checkpoint, certificate and ports."""
+    from fedpgp.deployment import processes
+
+    directory = directory.absolute()
+    settings, about = processes.node_settings(directory, data=data, state=state, cache=cache, device=device)
+    processes.check_node(directory, settings, about, insecure)
+    err.print(f"client {settings.client}: data, checkpoint and keys fit", markup=False)
+    if check:
+        return
+    command = processes.node_command(directory, settings, about, insecure)
+    os.execve(command[0], command, processes.environment(directory / "flwr"))  # the process that was asked for
+
+
+@app.command(epilog="Example: [bold]fedpgp federate up --nodes 4 --local -o out[/]")
+def up(
+    nodes: Annotated[int, typer.Option("--nodes", help="How many clients, each in a SuperNode of its own.")] = 4,
+    local: Annotated[bool, typer.Option("--local", help="On this machine; for several see init.")] = False,
+    method: Annotated[str, typer.Option("--method", "-m", help="See fedpgp methods.")] = "fedpgp",
+    seed: Annotated[int, typer.Option("--seed", help="Of every random draw.")] = 0,
+    config: ConfigFile = None,
+    data: DataSource = None,
+    change: Changes = None,
+    output: Output = None,
+    force: Force = False,
+    as_json: Json = False,
+    cache: Cache = None,
+    insecure: Insecure = False,
+    quiet: Quiet = False,
+) -> None:
+    """Start a server, nodes and a run on this machine, to try: TLS, keys and processes are those of real machines.
+
+    All nodes share out one data set. What ends by itself is started again, and the run goes on. The directory holds the
+    whole federation: the run is in runs/, what the processes say in logs/.
+    """
+    import fedpgp
+    from fedpgp.deployment.layout import Plan, create
+    from fedpgp.deployment.local import free_ports, local_federation
+    from fedpgp.deployment.processes import check_node, node_settings
+
+    if not local:
+        raise click.UsageError("--local must be typed: all processes are on this machine; for several see init")
+    directory = output or new_name("federation")
+    changes = [f"task.clients={nodes}", *(change or ()), *([] if data is None else [data_change(data)])]
+    settings, name_of_method = _experiment(method, config, changes, None)
+    port, *ports = free_ports(nodes + 1)
+    plan = Plan("local", "127.0.0.1", port, nodes, settings, name_of_method, seed, ports)
+    layout = create(directory, plan, force)
+    where = None if cache is None else str(cache.absolute())
+    with Session(directory, quiet) as progress:
+        for client in range(nodes):
+            found, about = node_settings(layout.node(client), cache=where)
+            check_node(layout.node(client), found, about, insecure)
+        with local_federation(layout, nodes, insecure, where) as federation:
+            progress.notice(f"a server and {nodes} nodes are started; {layout.directory}/logs has what they say")
+            run = layout.runs / "local"
+            federation.complete(run, progress.notice)
+    print_result(fedpgp.Comparison([fedpgp.load_run(run)]), run, as_json)
+
+
+def _experiment(
+    method: str, config: Path | None, changes: list[str], class_names: Path | None
+) -> "tuple[ExperimentConfig, str]":
+    """The config of a deployment, and the method's name; raises ConfigError for what cannot be run."""
+    from fedpgp.config import load_config
+    from fedpgp.data.own import OWN, classes_of
+    from fedpgp.data.sources.names import read_lines
+    from fedpgp.experiment import chosen_methods
+
+    if class_names is not None:
+        changes = [*changes, f"task.partition={OWN}", f"task.class_names={json.dumps(read_lines(class_names))}"]
+    (name,), _ = chosen_methods(method, config, changes)
+    settings = load_config(config, [*changes, "federation.engine=deployment"], foreign=True)
+    if class_names is not None:
+        classes_of(settings)
+    return settings, name

@@ -1,0 +1,135 @@
+"""A whole federation on this machine, to try: a server, its nodes and a run, all of which end with the block."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flwr.cli.flower_config import read_superlink_connection
+from flwr.cli.utils import init_http_client_from_connection
+from flwr.proto.control_pb2 import ListRunsRequest
+
+from fedpgp.deployment.layout import Layout
+from fedpgp.deployment.processes import SCRIPTS, environment, node_command, node_settings, server, started
+from fedpgp.errors import FedPGPError, TrainingError
+
+POLL = 0.5
+TRIES = 5  # of one run, whose server app may be killed
+FAST = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}  # Flower asks every second otherwise
+
+
+@dataclass
+class LocalFederation:
+    """Processes by their names, "server" and "node-0" and so on; those that end are started again by `tend`."""
+
+    layout: Layout
+    stack: ExitStack
+    logs: Path
+    insecure: bool = False
+    cache: str | None = None
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start_server(self) -> None:
+        found = self.stack.enter_context(server(self.layout.directory, self.insecure, self.logs / "server.log"))
+        self.processes["server"] = found
+
+    def start_node(self, client: int) -> None:
+        directory = self.layout.node(client)
+        settings, about = node_settings(directory, cache=self.cache)
+        command = node_command(directory, settings, about, self.insecure)
+        env = environment(directory / "flwr", **FAST)
+        name = f"node-{client}"
+        self.processes[name] = self.stack.enter_context(started(command, env, self.logs / f"{name}.log"))
+
+    def tend(self) -> list[str]:
+        """Starts again what has ended, as a service manager does; their names."""
+        ended = [name for name, process in self.processes.items() if process.poll() is not None]
+        for name in ended:
+            if name == "server":
+                self.start_server()
+            else:
+                self.start_node(int(name.removeprefix("node-")))
+        return ended
+
+    def submit(self, **run_config: str | int) -> int:
+        """`flwr run`; the run's id at the server."""
+        changes = " ".join(f"{name}={json.dumps(value)}" for name, value in run_config.items())
+        options = ["--run-config", changes] if changes else []
+        name, _ = self.layout.connection
+        command = [str(SCRIPTS / "flwr"), "run", str(self.layout.app), name, "--format", "json", *options]
+        done = subprocess.run(
+            command, env=environment(self.layout.flwr), capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        try:
+            return int(json.loads(done.stdout)["run-id"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise FedPGPError(f"flwr run failed: {(done.stdout + done.stderr).strip()[-500:]}") from error
+
+    def status(self, run: int) -> tuple[str, str]:
+        """Of a run, as `flwr ls` has it: such as "finished" and "completed"."""
+        os.environ["FLWR_HOME"] = str(self.layout.flwr)
+        client = init_http_client_from_connection(read_superlink_connection(self.layout.connection[0]))
+        try:
+            (found,) = client.ListRuns(ListRunsRequest(run_id=run)).run_dict.values()
+            return found.status.status, found.status.sub_status
+        finally:
+            client.close()
+
+    def complete(self, output: Path, hear: Callable[[str], None]) -> None:
+        """Runs what the app runs until its directory is finished: what ends is started again, and the run gone on with.
+
+        Raises TrainingError where it ends again and again.
+        """
+        for _ in range(TRIES):
+            run, answered = self.submit(output=str(output)), time.monotonic()
+            while True:
+                for name in self.tend():
+                    hear(f"{name} had ended and was started again")
+                try:
+                    status, ended = self.status(run)
+                    answered = time.monotonic()
+                except Exception as error:  # the server is being started again
+                    if time.monotonic() - answered > 60:
+                        raise FedPGPError(f"the server does not answer: {error}") from error
+                    status = ""
+                if status == "finished":
+                    break
+                time.sleep(POLL)
+            if (output / "results.json").exists():
+                return
+            hear(f"the run ended ({ended}) before it was finished: it is gone on with")
+        raise TrainingError(f"the run ended {TRIES} times before it was finished: {self.logs / 'server.log'} says why")
+
+
+@contextmanager
+def local_federation(
+    layout: Layout, nodes: int, insecure: bool = False, cache: str | None = None
+) -> Iterator[LocalFederation]:
+    """The server and the nodes of a federation, started; what they print is in logs/ of its directory.
+
+    cache: directory of image features; None takes the user's.
+    """
+    logs = layout.directory / "logs"
+    logs.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        local = LocalFederation(layout, stack, logs, insecure, cache)
+        local.start_server()
+        for client in range(nodes):
+            local.start_node(client)
+        yield local
+
+
+def free_ports(count: int) -> list[int]:
+    """So many ports of the loopback address that nobody listens on, one after the other where that is possible."""
+    with ExitStack() as stack:
+        ports = []
+        for _ in range(count):
+            probe = stack.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+        return ports
