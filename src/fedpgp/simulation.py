@@ -15,15 +15,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from flwr.app import Context
+from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.own import counts_of
 from fedpgp.errors import TrainingError
+from fedpgp.federation.client_app import client_app
 from fedpgp.federation.course import Course, aggregator_for
-from fedpgp.federation.flower import Guest, Nodes, client_app, terms_of
+from fedpgp.federation.flower import Guest, Nodes, answer, terms_of
 from fedpgp.federation.jobs import Federation
 from fedpgp.federation.node import Node, own_states
 from fedpgp.federation.rounds import joining, run_rounds
@@ -89,7 +90,7 @@ def _grid(opener: "_Opener", clients: int, lab: Laboratory) -> Iterator[Grid]:
         try:
             run_simulation(
                 server,
-                client_app(opener, trusted=True),
+                client_app(opener),
                 clients,
                 backend_config={
                     "client_resources": {"num_cpus": 1, "num_gpus": 1.0 if cuda else 0.0},
@@ -124,8 +125,9 @@ class _Opener:
     method_files: Sequence[Path] = field(compare=False)
     packed: bytes = field(compare=False)
 
-    def __call__(self, context: Context) -> Guest:
-        return _guest(self, int(context.node_config["partition-id"]))
+    def __call__(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
+        client = int(context.node_config["partition-id"])
+        return answer(kind, content, lambda: _guest(self, client), trusted=True)
 
     def unpack(self) -> tuple[ExperimentConfig, str, int, Path | None, bool]:
         for path in self.method_files:

@@ -1,7 +1,6 @@
 """fedpgp federate: a federation across machines, on Flower."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +43,7 @@ def init(
     config: ConfigFile = None,
     data: DataSource = None,
     change: Changes = None,
+    insecure: Insecure = False,
     force: Force = False,
 ) -> None:
     """Write what each machine is to have: a Flower app, certificates, keys, a compose file, units for systemd."""
@@ -51,7 +51,7 @@ def init(
 
     changes = [f"task.clients={nodes}", *(change or ()), *([] if data is None else [data_change(data)])]
     settings, name_of_method = _experiment(method, config, changes, class_names)
-    plan = Plan(name or directory.absolute().name, host, port, nodes, settings, name_of_method, seed)
+    plan = Plan(name or directory.absolute().name, host, port, nodes, settings, name_of_method, seed, insecure=insecure)
     layout = create(directory, plan, force)
     out.print(f"{layout.directory} is written; README.md in it says what goes where", markup=False)
     err.print(f"next: fedpgp federate server {directory}", markup=False)
@@ -65,6 +65,7 @@ def server(
     """Start the server of a federation, a SuperLink that knows its nodes; Ctrl-C ends it."""
     from fedpgp.deployment import processes
 
+    processes.end_on_sigterm()
     with processes.server(directory, insecure) as process:
         err.print("the server listens; nodes may come", markup=False)
         code = process.wait()
@@ -85,13 +86,15 @@ def node(
     from fedpgp.deployment import processes
 
     directory = directory.absolute()
+    processes.end_on_sigterm()
     settings, about = processes.node_settings(directory, data=data, state=state, cache=cache, device=device)
     processes.check_node(directory, settings, about, insecure)
     err.print(f"client {settings.client}: data, checkpoint and keys fit", markup=False)
     if check:
         return
-    command = processes.node_command(directory, settings, about, insecure)
-    os.execve(command[0], command, processes.environment(directory / "flwr"))  # the process that was asked for
+    with processes.node(directory, settings, about, insecure) as process:
+        code = process.wait()
+    raise typer.Exit(code)
 
 
 @app.command(epilog="Example: [bold]fedpgp federate up --nodes 4 --local -o out[/]")
@@ -126,14 +129,14 @@ def up(
     changes = [f"task.clients={nodes}", *(change or ()), *([] if data is None else [data_change(data)])]
     settings, name_of_method = _experiment(method, config, changes, None)
     port, *ports = free_ports(nodes + 1)
-    plan = Plan("local", "127.0.0.1", port, nodes, settings, name_of_method, seed, ports)
+    plan = Plan("local", "127.0.0.1", port, nodes, settings, name_of_method, seed, ports, insecure)
     layout = create(directory, plan, force)
     where = None if cache is None else str(cache.absolute())
     with Session(directory, quiet) as progress:
         for client in range(nodes):
             found, about = node_settings(layout.node(client), cache=where)
             check_node(layout.node(client), found, about, insecure)
-        with local_federation(layout, nodes, insecure, where) as federation:
+        with local_federation(layout, nodes, where) as federation:
             progress.notice(f"a server and {nodes} nodes are started; {layout.directory}/logs has what they say")
             run = layout.runs / "local"
             federation.complete(run, progress.notice)

@@ -1,4 +1,4 @@
-"""What a SuperNode runs: one client, with the data that its node says."""
+"""A client on a SuperNode, with the data that its node says."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -7,15 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context
-from flwr.clientapp import ClientApp
+from flwr.app import RecordDict
 from platformdirs import user_state_path
 
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.own import OWN, counts_of
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.federation.course import Course, aggregator_for
-from fedpgp.federation.flower import Guest, client_app, terms_of
+from fedpgp.federation.flower import Guest, answer, terms_of
 from fedpgp.federation.jobs import Federation
 from fedpgp.federation.node import Node
 from fedpgp.laboratory import laboratory
@@ -99,11 +98,8 @@ def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSet
     return Guest(node, terms_of(lab.backbone, task), counts_of(task))
 
 
-def make_client_app(experiment: Path) -> ClientApp:
-    """The ClientApp of a federation. experiment: its file, as every node has it from the server."""
-
-    def opened(context: Context) -> Guest:
-        run = context.run_config
-        return open_client(experiment, str(run["method"]), int(run["seed"]), NodeSettings.of(context.node_config))
-
-    return client_app(opened, trusted=False)
+def answer_as(kind: str, content: RecordDict, about: Mapping[str, Any]) -> RecordDict:
+    """What a client answers. about: the experiment's file, the method, the seed, and what the node says of itself."""
+    given = dict(about)
+    experiment, method, seed = Path(given.pop("experiment")), str(given.pop("method")), int(given.pop("seed"))
+    return answer(kind, content, lambda: open_client(experiment, method, seed, NodeSettings.of(given)), trusted=False)

@@ -1,5 +1,6 @@
 """The directory of a federation: what each machine is to have, and what starts it."""
 
+import ipaddress
 import re
 import shutil
 import sys
@@ -28,7 +29,7 @@ class Plan:
     """name: of the federation; host, port: where nodes reach the server; method, seed: what `flwr run` runs.
 
     node_ports: of each node on its own loopback address, for its own processes; none takes NODE_PORT and those after
-    it, so that several nodes can be on one machine.
+    it, so that several nodes can be on one machine; insecure: without TLS, on the loopback address alone.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Plan:
     method: str
     seed: int
     node_ports: Sequence[int] = ()
+    insecure: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigError for what cannot be written."""
@@ -50,6 +52,8 @@ class Plan:
             raise ConfigError(f"--port must be 1 to 65535, got {self.port}")
         if not 1 <= self.nodes <= MOST_NODES:
             raise ConfigError(f"--nodes must be 1 to {MOST_NODES}, got {self.nodes}")
+        if self.insecure:
+            check_insecure(self.address)
 
     @property
     def address(self) -> str:
@@ -85,14 +89,41 @@ class Layout:
     @property
     def connection(self) -> tuple[str, str]:
         """Name and address of the server; raises OutputError where the directory is none of ours."""
+        name, about = self._superlink
+        return name, str(about["address"])
+
+    @property
+    def insecure(self) -> bool:
+        """Whether it was written for connections without TLS."""
+        return bool(self._superlink[1].get("insecure"))
+
+    @property
+    def _superlink(self) -> tuple[str, dict[str, Any]]:
         file = self.flwr / "config.toml"
         try:
             found = tomllib.loads(file.read_text(encoding="utf-8"))["superlink"]
-            return found["default"], found[found["default"]]["address"]
+            found[found["default"]]["address"]
+            return found["default"], found[found["default"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"{self.directory} is no directory of fedpgp federate init: {file} cannot be read ({error})"
             ) from error
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_insecure(address: str) -> None:
+    """Raises ConfigError where what goes to an address without TLS could be read by others."""
+    if not is_loopback(address.rpartition(":")[0]):
+        raise ConfigError(
+            f"--insecure is refused for {address}, which is no loopback address: everybody on the way could read and"
+            " change the prompts; leave it out, fedpgp federate init writes certificates"
+        )
 
 
 def create(directory: Path, plan: Plan, force: bool = False) -> Layout:
@@ -112,7 +143,7 @@ def create(directory: Path, plan: Plan, force: bool = False) -> Layout:
             **{name: getattr(plan, name) for name in ("name", "address", "nodes", "port", "method", "seed")},
             "directory": at,
             "home": final.flwr,
-            "authority": final.server / "ca.crt",
+            "security": "insecure = true" if plan.insecure else f'root-certificates = "{final.server / "ca.crt"}"',
             "output": final.runs / plan.name,
             "executable": Path(sys.executable).with_name("fedpgp"),
         }
@@ -139,12 +170,8 @@ def create(directory: Path, plan: Plan, force: bool = False) -> Layout:
             write_node_key(node / "key", made.server / f"node-{client}.pub")
             shutil.copy(made.server / "ca.crt", node)
             shutil.copy(federation / "experiment.toml", node)
-            ours = {
-                "client": client,
-                "port": plan.node_ports[client] if plan.node_ports else NODE_PORT + client,
-                "data": "",
-            }
-            _fill(node / "node.toml", "node.toml", {**values, **ours})
+            port = plan.node_ports[client] if plan.node_ports else NODE_PORT + client
+            _fill(node / "node.toml", "node.toml", {**values, "client": client, "port": port, "data": ""})
         _fill(made.flwr / "config.toml", "flwr-config.toml", values)
         services = "".join(_template("compose-node.yaml", {"client": i, "data_option": ""}) for i in range(plan.nodes))
         _fill(scratch / "compose.yaml", "compose.yaml", {**values, "services": services})

@@ -1,7 +1,6 @@
 """A whole federation on this machine, to try: a server, its nodes and a run, all of which end with the block."""
 
 import json
-import os
 import socket
 import subprocess
 import time
@@ -10,17 +9,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flwr.cli.flower_config import read_superlink_connection
-from flwr.cli.utils import init_http_client_from_connection
 from flwr.proto.control_pb2 import ListRunsRequest
 
 from fedpgp.deployment.layout import Layout
-from fedpgp.deployment.processes import SCRIPTS, environment, node_command, node_settings, server, started
+from fedpgp.deployment.processes import SCRIPTS, control, environment, server, started
 from fedpgp.errors import FedPGPError, TrainingError
 
 POLL = 0.5
 TRIES = 5  # of one run, whose server app may be killed
-FAST = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}  # Flower asks every second otherwise
 
 
 @dataclass
@@ -30,20 +26,18 @@ class LocalFederation:
     layout: Layout
     stack: ExitStack
     logs: Path
-    insecure: bool = False
     cache: str | None = None
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start_server(self) -> None:
-        found = self.stack.enter_context(server(self.layout.directory, self.insecure, self.logs / "server.log"))
+        found = self.stack.enter_context(server(self.layout.directory, self.layout.insecure, self.logs / "server.log"))
         self.processes["server"] = found
 
     def start_node(self, client: int) -> None:
-        directory = self.layout.node(client)
-        settings, about = node_settings(directory, cache=self.cache)
-        command = node_command(directory, settings, about, self.insecure)
-        env = environment(directory / "flwr", **FAST)
-        name = f"node-{client}"
+        name, command = f"node-{client}", [str(SCRIPTS / "fedpgp"), "federate", "node", str(self.layout.node(client))]
+        command += ["--insecure"] if self.layout.insecure else []
+        command += [] if self.cache is None else ["--cache-dir", self.cache]
+        env = environment(self.layout.flwr)
         self.processes[name] = self.stack.enter_context(started(command, env, self.logs / f"{name}.log"))
 
     def tend(self) -> list[str]:
@@ -72,13 +66,9 @@ class LocalFederation:
 
     def status(self, run: int) -> tuple[str, str]:
         """Of a run, as `flwr ls` has it: such as "finished" and "completed"."""
-        os.environ["FLWR_HOME"] = str(self.layout.flwr)
-        client = init_http_client_from_connection(read_superlink_connection(self.layout.connection[0]))
-        try:
+        with control(self.layout) as client:
             (found,) = client.ListRuns(ListRunsRequest(run_id=run)).run_dict.values()
             return found.status.status, found.status.sub_status
-        finally:
-            client.close()
 
     def complete(self, output: Path, hear: Callable[[str], None]) -> None:
         """Runs what the app runs until its directory is finished: what ends is started again, and the run gone on with.
@@ -107,9 +97,7 @@ class LocalFederation:
 
 
 @contextmanager
-def local_federation(
-    layout: Layout, nodes: int, insecure: bool = False, cache: str | None = None
-) -> Iterator[LocalFederation]:
+def local_federation(layout: Layout, nodes: int, cache: str | None = None) -> Iterator[LocalFederation]:
     """The server and the nodes of a federation, started; what they print is in logs/ of its directory.
 
     cache: directory of image features; None takes the user's.
@@ -117,7 +105,7 @@ def local_federation(
     logs = layout.directory / "logs"
     logs.mkdir(exist_ok=True)
     with ExitStack() as stack:
-        local = LocalFederation(layout, stack, logs, insecure, cache)
+        local = LocalFederation(layout, stack, logs, cache)
         local.start_server()
         for client in range(nodes):
             local.start_node(client)

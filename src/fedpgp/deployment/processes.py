@@ -1,6 +1,5 @@
 """Starts Flower's processes from a federation's directory, after looking for what would stop them later."""
 
-import ipaddress
 import os
 import signal
 import socket
@@ -16,19 +15,23 @@ from typing import Any
 import httpx
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.cli.flower_config import read_superlink_connection
-from flwr.cli.utils import init_http_client_from_connection
 from flwr.proto.control_pb2 import RegisterNodeRequest
+from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from fedpgp.deployment.client import NodeSettings, open_client
+from fedpgp.deployment.app import RESIDENT
+from fedpgp.deployment.client import NodeSettings, answer_as, open_client
 from fedpgp.deployment.credentials import check_certificate
-from fedpgp.deployment.layout import Layout
+from fedpgp.deployment.layout import Layout, check_insecure, is_loopback
+from fedpgp.deployment.resident import resident
 from fedpgp.errors import ConfigError, FedPGPError, OutputError
 
 PATIENCE = 60.0  # seconds for a server to listen
 POLL = 0.1
+ENDING = 10.0  # seconds that a process has to end in order
+FAST = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}  # Flower looks every second otherwise
 SCRIPTS = Path(sys.executable).parent
 
 
@@ -36,22 +39,6 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     """Of Flower's processes, which find each other by their names. home: FLWR_HOME."""
     path = f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "FLWR_HOME": str(home), **more}
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def check_insecure(address: str) -> None:
-    """Raises ConfigError where what goes to an address without TLS could be read by others."""
-    if not is_loopback(address.rpartition(":")[0]):
-        raise ConfigError(
-            f"--insecure is refused for {address}, which is no loopback address: everybody on the way could read and"
-            " change the prompts; leave it out, fedpgp federate init has written certificates"
-        )
 
 
 def check_port(host: str, port: int) -> None:
@@ -96,15 +83,28 @@ def server(directory: Path, insecure: bool = False, log: Path | None = None) -> 
     with started(command, environment(layout.flwr), log) as process:
         _wait_for(process, "127.0.0.1", int(port))
         if not insecure:
-            register(layout)
+            _register(layout)
         yield process
 
 
-def register(layout: Layout) -> None:
-    """Tells a running SuperLink the public keys of all nodes that it does not know yet."""
-    os.environ["FLWR_HOME"] = str(layout.flwr)
-    client = init_http_client_from_connection(read_superlink_connection(layout.connection[0]))
+@contextmanager
+def control(layout: Layout) -> Iterator[ControlHttpClient]:
+    """What `flwr` asks a server with."""
+    _, address = layout.connection
+    authority = None if layout.insecure else (layout.server / "ca.crt").read_bytes()
+    version = RuntimeVersionHttpInterceptor(component_name="flwr CLI")
+    client = ControlHttpClient.from_server_address(
+        server_address=address, insecure=layout.insecure, root_certificates=authority, interceptors=[version]
+    )
     try:
+        yield client
+    finally:
+        client.close()
+
+
+def _register(layout: Layout) -> None:
+    """Tells a running SuperLink the public keys of all nodes that it does not know yet."""
+    with control(layout) as client:
         for file in sorted(layout.server.glob("*.pub")):
             key = serialization.load_ssh_public_key(file.read_bytes())
             if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -115,8 +115,6 @@ def register(layout: Layout) -> None:
                 found = FlowerError.from_json(error.response.text)
                 if found is None or found.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
                     raise OutputError(f"the server does not take {file}: {error.response.text[:200]}") from error
-    finally:
-        client.close()
 
 
 def _wait_for(process: subprocess.Popen[bytes], host: str, port: int) -> None:
@@ -166,9 +164,22 @@ def check_node(directory: Path, settings: NodeSettings, about: Mapping[str, Any]
     open_client(directory / "experiment.toml", about["method"], about["seed"], settings)
 
 
-def node_command(directory: Path, settings: NodeSettings, about: Mapping[str, Any], insecure: bool) -> list[str]:
-    """What starts the SuperNode of a client."""
+@contextmanager
+def node(
+    directory: Path, settings: NodeSettings, about: Mapping[str, Any], insecure: bool
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The SuperNode of a client, which stays loaded in this process; it is ended with the block."""
+    with resident(answer_as) as address:
+        command = _node_command(directory, settings, about, insecure, address)
+        with started(command, environment(directory / "flwr", **FAST)) as process:
+            yield process
+
+
+def _node_command(
+    directory: Path, settings: NodeSettings, about: Mapping[str, Any], insecure: bool, address: str
+) -> list[str]:
     texts = {name: value for name, value in vars(settings).items() if isinstance(value, str) and value}
+    texts[RESIDENT] = address
     config = " ".join([f"client={settings.client}", *(f'{name}="{value}"' for name, value in texts.items())])
     command = [str(SCRIPTS / "flower-supernode"), "--superlink", about["superlink"], "--node-config", config]
     command += ["--host", "127.0.0.1", "--port", str(about["port"])]
@@ -182,29 +193,40 @@ def node_command(directory: Path, settings: NodeSettings, about: Mapping[str, An
 
 
 @contextmanager
-def started(command: list[str], env: Mapping[str, str], log: Path | None) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a group of its own, which is ended with the block, and whatever it has started with it."""
+def started(command: list[str], env: Mapping[str, str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, which is ended with the block.
+
+    log: a file for what it prints, and the process and all that it starts are a group of their own, to be ended
+    together; None leaves it in the group and with the streams of this one.
+    """
     with open(os.devnull if log is None else log, "ab") as file:  # noqa: PTH123
+        streams: dict[str, Any] = {} if log is None else {"stdout": file, "stderr": subprocess.STDOUT}
         process = subprocess.Popen(
-            command,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=None if log is None else file,
-            stderr=None if log is None else subprocess.STDOUT,
-            start_new_session=True,
+            command, env=dict(env), stdin=subprocess.DEVNULL, start_new_session=log is not None, **streams
         )
-        try:
-            yield process
-        finally:
-            end(process)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(ENDING)
+        if log is not None:
+            kill_group(process)
+        process.kill()
+        process.wait()
 
 
-def end(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:
-    """Asks a process to end, and after a while ends its whole group."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process that leads a group at once, and all that it started with it."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+
+
+def end_on_sigterm() -> None:
+    """From now on SIGTERM, which service managers send, ends this process as Ctrl-C does: in order."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, end)

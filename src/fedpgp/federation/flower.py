@@ -1,4 +1,4 @@
-"""The rounds of a run on Flower: the same loop in its ServerApp, the same client in its ClientApp."""
+"""The clients of a run on Flower, as the loop in its ServerApp sees them, and what they answer."""
 
 import logging
 import time
@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any, TypeVar
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
 
@@ -22,12 +21,12 @@ from fedpgp.errors import FedPGPError, NamesError, TrainingError
 from fedpgp.evaluate import Evaluation
 from fedpgp.federation.border import ABOUT, MOST_EXAMPLES, Asked, Refused, check, excerpt
 from fedpgp.federation.client import ClientUpdate
+from fedpgp.federation.client_app import EVALUATE, QUERY, TRAIN
 from fedpgp.federation.course import Course
 from fedpgp.federation.messages import Request, evaluated, evaluation, together, trained
 from fedpgp.federation.node import Node
 from fedpgp.federation.state import ClientState
 
-QUERY, TRAIN, EVALUATE = "query", "train", "evaluate"
 FAULT = "fault"  # in the place of a reply: why there is none, for a person to read
 POLL = 0.05  # seconds between two looks at who has answered
 
@@ -271,58 +270,42 @@ class Nodes:
         self._told["dropped"].append({"client": client, "in": kind, "reason": reason})
 
 
-def client_app(open_guest: Callable[[Context], Guest], *, trusted: bool) -> ClientApp:
-    """What Flower runs for a client.
+def answer(kind: str, content: RecordDict, open_guest: Callable[[], Guest], *, trusted: bool) -> RecordDict:
+    """What a client answers to a message of the server.
 
-    open_guest: gives the client that a context is of, and raises a FedPGPError where it cannot; trusted: the server is
-    of the same party, and gets to know which test images a client got right, and the text of every error, which may
-    name files.
+    open_guest: gives the client, and raises a FedPGPError where it cannot; trusted: the server is of the same party,
+    and gets to know which test images a client got right, and the text of every error, which may name files.
     """
-    app = ClientApp()
+    try:
+        guest = open_guest()
+        return _ANSWERS[kind](guest, content, trusted)
+    except FedPGPError as error:
+        logging.getLogger(__name__).error("%s", error)
+        tells = trusted or isinstance(error, TrainingError | NamesError | Refused)
+        reason = str(error) if tells else f"{type(error).__name__}: the log of its node says more"
+        return RecordDict({FAULT: ConfigRecord({"reason": reason})})
 
-    def answered(message: Message, answer: Callable[[], RecordDict]) -> Message:
-        try:
-            content = answer()
-        except FedPGPError as error:
-            logging.getLogger(__name__).error("%s", error)
-            tells = trusted or isinstance(error, TrainingError | NamesError | Refused)
-            reason = str(error) if tells else f"{type(error).__name__}: the log of its node says more"
-            content = RecordDict({FAULT: ConfigRecord({"reason": reason})})
-        return Message(content, reply_to=message)
 
-    @app.query()
-    def query(message: Message, context: Context) -> Message:
-        def answer() -> RecordDict:
-            guest = open_guest(context)
-            Terms.of(message.content).check(guest.terms)
-            tests = {f"tests_{name}": count for name, count in guest.counts.tests.items()}
-            return RecordDict(
-                {ABOUT: ConfigRecord({"client": guest.node.client, "examples": guest.counts.examples, **tests})}
-            )
+def _greeted(guest: Guest, content: RecordDict, trusted: bool) -> RecordDict:
+    Terms.of(content).check(guest.terms)
+    tests = {f"tests_{name}": count for name, count in guest.counts.tests.items()}
+    about = {"client": guest.node.client, "examples": guest.counts.examples, **tests}
+    return RecordDict({ABOUT: ConfigRecord({**about})})
 
-        return answered(message, answer)
 
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        def answer() -> RecordDict:
-            node = open_guest(context).node
-            course = node.federation.course
-            request = Request.of(message.content, course.device)
-            update, after = node.train(request.run, request.number, request.counted, request.download)
-            return trained(request, update, after, not course.finetunes(request.number))
+def _trained(guest: Guest, content: RecordDict, trusted: bool) -> RecordDict:
+    course = guest.node.federation.course
+    request = Request.of(content, course.device)
+    update, after = guest.node.train(request.run, request.number, request.counted, request.download)
+    return trained(request, update, after, not course.finetunes(request.number))
 
-        return answered(message, answer)
 
-    @app.evaluate()
-    def evaluate(message: Message, context: Context) -> Message:
-        def answer() -> RecordDict:
-            node = open_guest(context).node
-            request = Request.of(message.content, node.federation.course.device)
-            found = node.evaluate(
-                request.run, request.number, request.counted, request.download, request.alone, request.alphas
-            )
-            return evaluated(request, found, outcomes=trusted)
+def _evaluated(guest: Guest, content: RecordDict, trusted: bool) -> RecordDict:
+    request = Request.of(content, guest.node.federation.course.device)
+    found = guest.node.evaluate(
+        request.run, request.number, request.counted, request.download, request.alone, request.alphas
+    )
+    return evaluated(request, found, outcomes=trusted)
 
-        return answered(message, answer)
 
-    return app
+_ANSWERS = {QUERY: _greeted, TRAIN: _trained, EVALUATE: _evaluated}
