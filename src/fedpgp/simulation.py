@@ -56,7 +56,6 @@ def simulate(
             course=course,
             run=run,
             terms=terms_of(lab.backbone, task),
-            figures=["local", *task.tests, "validation_local", "validation_base"],
             counted={client: record["round"] for record in state.records() for client in record["participants"]},
             deadline=lab.config.federation.deadline,
             forgiving=False,

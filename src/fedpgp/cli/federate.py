@@ -133,9 +133,10 @@ def up(
     layout = create(directory, plan, force)
     where = None if cache is None else str(cache.absolute())
     with Session(directory, quiet) as progress:
-        for client in range(nodes):
-            found, about = node_settings(layout.node(client), cache=where)
-            check_node(layout.node(client), found, about, insecure)
+        progress.progress("reading the data set", 0, 1)  # once, for all nodes
+        found, about = node_settings(layout.node(0), cache=where)
+        check_node(layout.node(0), found, about, insecure)
+        progress.progress("reading the data set", 1, 1)
         with local_federation(layout, nodes, where) as federation:
             progress.notice(f"a server and {nodes} nodes are started; {layout.directory}/logs has what they say")
             run = layout.runs / "local"

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from flwr.app import RecordDict
 from platformdirs import user_state_path
 
@@ -100,6 +101,7 @@ def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSet
 
 def answer_as(kind: str, content: RecordDict, about: Mapping[str, Any]) -> RecordDict:
     """What a client answers. about: the experiment's file, the method, the seed, and what the node says of itself."""
+    torch.set_num_threads(1)  # of this thread: as `Workers` has it, so that figures have the same bits
     given = dict(about)
     experiment, method, seed = Path(given.pop("experiment")), str(given.pop("method")), int(given.pop("seed"))
     return answer(kind, content, lambda: open_client(experiment, method, seed, NodeSettings.of(given)), trusted=False)

@@ -15,7 +15,7 @@ from fedpgp.deployment.layout import Layout
 from fedpgp.deployment.processes import SCRIPTS, control, environment, server, started
 from fedpgp.errors import FedPGPError, TrainingError
 
-POLL = 0.5
+POLL = 1.0
 TRIES = 5  # of one run, whose server app may be killed
 
 

@@ -73,7 +73,6 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
             course=course,
             run=state.origin()["run"],
             terms=terms_of(backbone, task),
-            figures=["local", *task.tests, "validation_local", "validation_base"],
             counted={client: record["round"] for record in state.records() for client in record["participants"]},
             deadline=settings.deadline,
             forgiving=True,

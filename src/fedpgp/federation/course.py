@@ -19,8 +19,8 @@ from fedpgp.randomness import generator
 class Course:
     """How a run goes, whoever trains.
 
-    clients: how many there are, numbered from 0; trains: whether there is anything to train. Of the task class names,
-    templates and the number of clients are read, and no more.
+    clients: how many there are, numbered from 0; tests: the names of the test sets; trains: whether there is anything
+    to train. Of the task these, class names and templates are read, and no more.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Course:
         aggregator: Aggregator,
     ):
         self.method, self.settings, self.seed, self.aggregator = method, settings, seed, aggregator
-        self.clients = len(task.clients)
+        self.clients, self.tests = len(task.clients), tuple(task.tests)
         self.device: torch.device = backbone.logit_scale.device
         self._task, self._backbone = task, backbone
         self.shared = method.init_shared(task, backbone, generator(seed, "shared"))

@@ -87,7 +87,7 @@ class Guest:
 class Nodes:
     """The clients of a run, each on a node of Flower; see `fedpgp.federation.rounds.Fleet`.
 
-    run: its id; figures: the names of what an evaluation gives; counted: by client, the last round that counts;
+    run: its id; counted: by client, the last round that counts;
     deadline: seconds that a round waits for replies; forgiving: a client that fails is left out of a round, and why is
     told. Otherwise it ends the run with a TrainingError, as it does where all clients are in one process. held: what
     clients said that they have.
@@ -97,7 +97,6 @@ class Nodes:
     course: Course
     run: str
     terms: Terms
-    figures: Sequence[str]
     counted: dict[int, int]
     deadline: float
     forgiving: bool
@@ -164,9 +163,8 @@ class Nodes:
             requests[client] = Request(
                 self.run, number, self.counted.get(client, 0), replace(sent, control={}), alone, tuple(alphas)
             )
-        found = self._ask(
-            EVALUATE, requests, lambda client, content: evaluation(content, requests[client], self.figures)
-        )
+        figures = ("local", *self.course.tests, "validation_local", "validation_base")
+        found = self._ask(EVALUATE, requests, lambda client, content: evaluation(content, requests[client], figures))
         if len(found) < len(requests):
             self._told["evaluated"] = list(found)
         return together(list(found.values())) if found else None
@@ -258,7 +256,7 @@ class Nodes:
             )
         if self._places.get(client, node) != node and self._places[client] in here:
             raise Refused(f"it says that it is client {client}, which another node is: give each a number of its own")
-        tests = {name: about.get(f"tests_{name}", 0) for name in self.figures}
+        tests = {name: about.get(f"tests_{name}", 0) for name in self.course.tests}
         plausible = all(type(count) is int and 0 <= count <= MOST_EXAMPLES for count in tests.values())
         if type(examples) is not int or not 1 <= examples <= MOST_EXAMPLES or not plausible:
             raise Refused(f"it says that it has {excerpt(examples)} images")

@@ -12,7 +12,7 @@ from fedpgp.aggregators import Aggregator, Download, FedAvg, Server
 from fedpgp.backbone import Backbone
 from fedpgp.config import FederationConfig
 from fedpgp.errors import TrainingError
-from fedpgp.evaluate import Evaluation, path_alphas
+from fedpgp.evaluate import Evaluation, path_alphas, without_standing_path
 from fedpgp.federation.client import ClientUpdate, LocalTraining, in_groups, train_clients
 from fedpgp.federation.course import Course, aggregator_for
 from fedpgp.federation.jobs import Data, Federation
@@ -105,6 +105,7 @@ def run_rounds(
                 alphas = path_alphas(settings.path_points if number == numbers[-1] else 1)
                 evaluation = fleet.evaluate(number, server, alphas)
                 if evaluation is not None:
+                    evaluation = without_standing_path(evaluation, course.tests)
                     state.keep_evaluation(evaluation)
                     record |= {**summary(evaluation.clients), "shared": evaluation.shared, **evaluation.diagnostics}
                 elif number == numbers[-1]:
