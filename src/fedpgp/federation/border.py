@@ -1,0 +1,179 @@
+"""The server's border: what a client sent is an update of the round that was asked for, or is refused with the reason.
+
+No parser runs on bytes from the network and nothing is allocated by a size that they declare: an array must have the
+header that numpy writes for what is expected, byte for byte, and the length that follows from it. What a reason quotes
+is cut and escaped.
+"""
+
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from fedpgp.aggregators import Tensors, Upload
+from fedpgp.errors import FedPGPError
+from fedpgp.federation.client import ClientUpdate
+from fedpgp.federation.state import ClientState
+
+SHARED, CONTROL, LOSSES, ABOUT = "shared", "control", "losses", "about"
+RECORDS = {SHARED: ArrayRecord, CONTROL: ArrayRecord, LOSSES: MetricRecord, ABOUT: ConfigRecord}
+FORM = "numpy.ndarray"  # Flower's word for the bytes of an .npy file
+MOST_LOSSES = 64
+LARGEST_LOSS = 1e12  # above it sums over clients and rounds may not be finite
+LOSS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", re.ASCII)
+QUOTED = 60  # characters of what was found
+
+
+class Refused(FedPGPError):  # noqa: N818 # what became of a reply, not a fault of the run
+    """A client's reply that is not used. The message is the reason, one short line of ASCII."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a client was asked for in a round.
+
+    run: whose round it is; shared, control: names, shapes and types of what it sends; received: the shared part that
+    it was sent; largest_change: of ‖θ − received‖ over the whole shared part.
+    """
+
+    client: int
+    round: int
+    run: str
+    shared: Tensors
+    control: Tensors
+    received: Tensors
+    most_examples: int
+    largest_change: float = math.inf
+
+
+def arrays(found: Tensors) -> ArrayRecord:
+    """Tensors as they are sent: in C order, in the form of .npy files."""
+    return ArrayRecord({name: Array(tensor.detach().cpu().contiguous().numpy()) for name, tensor in found.items()})
+
+
+def read(record: ArrayRecord, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a record, in the order and on the device of the expected ones.
+
+    Raises Refused unless names, types, shapes and lengths are those expected and all numbers are finite.
+    """
+    _same_names("tensors", record, expected)
+    return {name: _read(name, record[name], like) for name, like in expected.items()}
+
+
+def check(reply: RecordDict, asked: Asked) -> ClientUpdate:
+    """The update in a client's reply, without anything of what the client keeps. Raises Refused, see `Asked`.
+
+    The reply: ArrayRecord "shared", ArrayRecord "control" where the aggregator asks for one, MetricRecord "losses",
+    ConfigRecord "about" with examples, round and run.
+    """
+    unknown = reply.keys() - RECORDS.keys()
+    if unknown:
+        raise Refused(f"it sent a record {_shown(min(unknown))}, known: {', '.join(RECORDS)}")
+    examples = _about(_record(reply, ABOUT), asked)
+    losses = _losses(_record(reply, LOSSES))
+    shared = read(_record(reply, SHARED), asked.shared)
+    control = read(_record(reply, CONTROL) if CONTROL in reply else ArrayRecord(), asked.control)
+    change = math.hypot(*(_distance(value, asked.received[name]) for name, value in shared.items()))
+    if not change <= asked.largest_change:
+        raise Refused(f"its shared part has moved by {change:.3g}, allowed: {asked.largest_change:.3g}")
+    return ClientUpdate(Upload(asked.client, examples, shared, control), ClientState(), losses)
+
+
+def unlike_others(updates: Sequence[ClientUpdate]) -> dict[int, str]:
+    """Whose losses are not those that most clients of the round have, by client, and the reason."""
+    counts = Counter(tuple(sorted(update.losses)) for update in updates)
+    usual = max(counts, key=lambda names: counts[names], default=())
+    return {
+        update.upload.client: f"its losses are {_shown(sorted(update.losses))}, those of most {_shown(list(usual))}"
+        for update in updates
+        if tuple(sorted(update.losses)) != usual
+    }
+
+
+def _record(reply: RecordDict, name: str) -> Any:
+    kind = RECORDS[name]
+    if not isinstance(reply.get(name), kind):
+        found = type(reply[name]).__name__ if name in reply else "nothing"
+        raise Refused(f"it sent {found} as {name}, not a {kind.__name__}")
+    return reply[name]
+
+
+def _about(record: ConfigRecord, asked: Asked) -> int:
+    """How many examples a client says that it trained on, in the round and run that were asked for."""
+    _same_names("facts", record, ("examples", "round", "run"))
+    for name, wanted in (("run", asked.run), ("round", asked.round)):
+        if type(record[name]) is not type(wanted) or record[name] != wanted:
+            raise Refused(f"it answers {name} {_shown(record[name])}, not {name} {_shown(wanted)}")
+    examples = record["examples"]
+    if type(examples) is not int or not 1 <= examples <= asked.most_examples:  # a bool is an int, too
+        raise Refused(f"it says that it has {_shown(examples)} examples, allowed: 1 to {asked.most_examples}")
+    return examples
+
+
+def _losses(record: MetricRecord) -> dict[str, float]:
+    if len(record) > MOST_LOSSES:
+        raise Refused(f"it sent {len(record)} losses, allowed: {MOST_LOSSES}")
+    found = {}
+    for name, value in record.items():
+        if not LOSS_NAME.fullmatch(name):
+            raise Refused(f"it sent a loss {_shown(name)}, which is not a short name")
+        if type(value) is not float or not abs(value) <= LARGEST_LOSS:  # which NaN is not, either
+            raise Refused(f"loss {_shown(name)} is {_shown(value)}, not a number of at most {LARGEST_LOSS:g}")
+        found[name] = value
+    return found
+
+
+def _same_names(what: str, found: Mapping[str, Any], expected: Mapping[str, Any] | Sequence[str]) -> None:
+    if found.keys() != {*expected}:
+        raise Refused(f"it sent {len(found)} {what} {_shown(list(found))}, not {_shown(list(expected))}")
+
+
+def _read(name: str, array: Array, like: Tensor) -> Tensor:
+    dtype = torch.empty(0, dtype=like.dtype).numpy().dtype
+    header = _header(dtype, tuple(like.shape))
+    for what, found, wanted in (
+        ("form", array.stype, FORM),
+        ("type", array.dtype, str(dtype)),
+        ("shape", array.shape, tuple(like.shape)),
+        ("length", len(array.data), len(header) + like.nbytes),
+    ):
+        if found != wanted:
+            raise Refused(f"{name} has {what} {_shown(found)}, not {_shown(wanted)}")
+    if not array.data.startswith(header):
+        raise Refused(f"{name} has header {_shown(array.data[10 : len(header)])}, not {_shown(header[10:])}")
+    values = np.frombuffer(array.data, dtype, offset=len(header)).reshape(like.shape)
+    if not np.isfinite(values).all():
+        raise Refused(f"{name} is not finite")
+    return torch.from_numpy(values.copy()).to(like.device)
+
+
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """What numpy writes before the numbers of an array in C order."""
+    written = io.BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(written, described)
+    return written.getvalue()
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    return float(torch.linalg.vector_norm(one.double() - other.double()))
+
+
+def _shown(found: object) -> str:
+    """What was found, cut and in ASCII."""
+    shown = ascii(_cut(found))
+    return shown if len(shown) <= QUOTED else f"{shown[:QUOTED]}..."
+
+
+def _cut(found: Any) -> Any:
+    if isinstance(found, list | tuple):
+        return type(found)(_cut(one) for one in found[:QUOTED])
+    return found[:QUOTED] if isinstance(found, str | bytes) else found
