@@ -337,23 +337,23 @@ def must_be_right(content, found):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_of_ten_thousand_hostile_replies_none_does_more_than_be_refused(seed, monkeypatch):
-    """A thousand for each seed: half made to be wrong, half the bytes of a right one with some that are not."""
+    """A thousand for each seed: half made to be wrong, half the bytes of a right one with some that are not.
+
+    Of the latter those count that Flower reads; whatever it cannot read it does not hand on.
+    """
     rng, right = random.Random(seed), recorddict_to_proto(reply()).SerializeToString()
-    accepted, refused, unreadable = [], 0, 0
+    accepted, refused = [], 0
     with monkeypatch.context() as guarded:
         for where, name in ((np, "load"), (ast, "literal_eval"), (pickle, "loads"), (pickle, "load")):
             guarded.setattr(where, name, forbidden)
-        for turn in range(1000):
-            if turn % 2:
-                content = rng.choice([hostile_array, hostile_reply])(rng)
-                content = over_the_wire(content) if rng.random() < 0.5 else content
-                with pytest.raises(Refused):
-                    check(content, ASKED)
-                continue
+        for _ in range(500):
+            content = rng.choice([hostile_array, hostile_reply])(rng)
+            with pytest.raises(Refused):
+                check(over_the_wire(content) if rng.random() < 0.5 else content, ASKED)
+        while refused + len(accepted) < 500:
             try:
                 content = recorddict_from_proto(ProtoRecordDict.FromString(flip(rng, right)))
-            except Exception:  # Flower's transport does not hand it on
-                unreadable += 1
+            except Exception:
                 continue
             try:
                 accepted.append((content, check(content, ASKED)))
@@ -361,9 +361,7 @@ def test_of_ten_thousand_hostile_replies_none_does_more_than_be_refused(seed, mo
                 refused += 1
     for content, found in accepted:
         must_be_right(content, found)
-    assert refused > 50  # the bytes were not all unreadable before they came to the check
-    assert unreadable + refused + len(accepted) == 500
-    assert accepted
+    assert min(refused, len(accepted)) > 20
 
 
 def forbidden(*_, **__):
