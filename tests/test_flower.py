@@ -56,19 +56,10 @@ class World:
 
 @pytest.fixture
 def world(backbone, tmp_path):
-    def make(
-        method,
-        aggregator=None,
-        trusted=True,
-        forgiving=False,
-        guests=None,
-        meddle=None,
-        state=None,
-        below="",
-        **changes,
-    ):
+    def make(method, aggregator=None, *, trusted=True, forgiving=False, below="", **more):
+        guests, meddle, state = more.pop("guests", {}), more.pop("meddle", None), more.pop("state", None)
         data = tiny.data(backbone, kind=kind_of(method))
-        settings = FederationConfig(**{**tiny.SETTINGS, **SMALL, **changes})
+        settings = FederationConfig(**{**tiny.SETTINGS, **SMALL, **more})
         course = Course(method, data.task, backbone, settings, 0, aggregator_for(method, aggregator))
 
         def opened(client: int) -> Guest:
@@ -258,15 +249,15 @@ def says_more(content):
 
 HOSTILE = {
     nan: "p_G is not finite",
-    wrong_shape: "p_G is float32",
-    other_name: "it sent ['q'] where ['p_G'] are shared",
-    declares_more: "p_G is float32 (1073741824,)",
-    pickled: "p_G is object",
-    old_round: "it answers round 1",
-    other_run: "of run ffff",
+    wrong_shape: "p_G has shape",
+    other_name: "it sent 1 tensors ['q'], not ['p_G']",
+    declares_more: "p_G has shape (1073741824,)",
+    pickled: "p_G has type 'object'",
+    old_round: "it answers round 1, not round 2",
+    other_run: "it answers run 'ffff",
     many_examples: "it says that it has 4611686018427387904 examples",
-    no_losses: "task of its losses is inf",
-    says_more: "its reply holds",
+    no_losses: "loss 'task' is inf",
+    says_more: "it sent a record 'extra'",
     lambda content: None: "no reply within 0.3 seconds",
 }
 

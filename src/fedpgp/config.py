@@ -154,6 +154,12 @@ class FederationConfig:
     deadline: float = Field(
         default=600.0, gt=0, le=1e6, description="simulation, deployment: seconds in which clients must have answered"
     )
+    largest_change: float = Field(
+        default=1e4,
+        gt=0,
+        le=1e12,
+        description="simulation, deployment: an update that changes the shared part by more (L2 norm) is dropped (ours)",
+    )
     eval_every: int = Field(
         default=1, ge=1, description="evaluate after every n-th round; the last always (authors' code: 1)"
     )

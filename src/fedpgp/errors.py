@@ -36,6 +36,10 @@ class TrainingError(FedPGPError):
     """Local training that cannot go on."""
 
 
+class TooFewError(TrainingError):
+    """Updates that are too few for what is to be made of them; another round may have more."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The remedy for an unknown `word`: the nearest of the `known` ones, and all of them."""
     names = list(known)

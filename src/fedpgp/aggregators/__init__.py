@@ -4,23 +4,39 @@ from fedpgp.aggregators.adaptive import FedAdam, FedYogi
 from fedpgp.aggregators.averaging import FedAvg, FedAvgM
 from fedpgp.aggregators.base import Aggregator, Download, Server, Tensors, Upload
 from fedpgp.aggregators.controlled import FedDyn, Scaffold
+from fedpgp.aggregators.krum import Bulyan, Krum, MultiKrum
 from fedpgp.aggregators.robust import Median, TrimmedMean
 
 AGGREGATORS: dict[str, type[Aggregator]] = {
     aggregator.name: aggregator
-    for aggregator in (FedAvg, FedAvgM, FedAdam, FedYogi, Scaffold, FedDyn, Median, TrimmedMean)
+    for aggregator in (
+        FedAvg,
+        FedAvgM,
+        FedAdam,
+        FedYogi,
+        Scaffold,
+        FedDyn,
+        Median,
+        TrimmedMean,
+        Krum,
+        MultiKrum,
+        Bulyan,
+    )
 }
 
 __all__ = [
     "AGGREGATORS",
     "Aggregator",
+    "Bulyan",
     "Download",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
     "FedDyn",
     "FedYogi",
+    "Krum",
     "Median",
+    "MultiKrum",
     "Scaffold",
     "Server",
     "Tensors",

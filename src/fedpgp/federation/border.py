@@ -1,20 +1,21 @@
-"""What comes from the network is looked at here before anything is made of it.
+"""The server's border: what a client sent is an update of the round that was asked for, or is refused with the reason.
 
-Tensors cross as NumPy's .npy bytes, as Flower's own strategies and privacy expect them. No parser is run on them: the
-header must be, byte for byte, the one that NumPy writes for the type and shape that are expected, and the length what
-these take. So nothing is allocated by a size that somebody else declares, and nothing is unpickled.
+No parser runs on bytes from the network and nothing is allocated by a size that they declare: an array must have the
+header that numpy writes for what is expected, byte for byte, and the length that follows from it. What a reason quotes
+is cut and escaped.
 """
 
 import io
 import math
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, RecordDict
-from numpy.typing import NDArray
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedpgp.aggregators import Tensors, Upload
@@ -22,131 +23,191 @@ from fedpgp.errors import FedPGPError
 from fedpgp.federation.client import ClientUpdate
 from fedpgp.federation.state import ClientState
 
-SHARED, CONTROL = "shared", "control"  # records of tensors
-ABOUT, LOSSES = "about", "losses"
-NPY = "numpy.ndarray"  # Flower's name of the form
-LONGEST = 200  # characters of what somebody else wrote in a message of ours
-MOST_FIGURES = 64  # in a record of losses or of diagnostics
-MOST_EXAMPLES = 10**8  # that a client may say that it has
+SHARED, CONTROL, LOSSES, ABOUT = "shared", "control", "losses", "about"
+RECORDS = {SHARED: ArrayRecord, CONTROL: ArrayRecord, LOSSES: MetricRecord, ABOUT: ConfigRecord}
+FORM = "numpy.ndarray"  # Flower's word for the bytes of an .npy file
+MOST_LOSSES = 64
+LARGEST_LOSS = 1e12  # above it sums over clients and rounds may not be finite
+LOSS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", re.ASCII)
+QUOTED = 60  # characters of what was found
+LINE = 300  # of a message
 
 
-class Refused(FedPGPError):  # noqa: N818 what happened to a message, not a fault of ours
-    """A message that is not what it must be; the text says why."""
+class Refused(FedPGPError):  # noqa: N818 # what became of a reply, not a fault of the run
+    """A client's reply that is not used. The message is the reason, one short line of ASCII."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What an update must be. shared, control: tensors of its names, types and shapes; received: what was sent.
+    """What a client was asked for in a round.
 
-    largest_change: of the shared part, L2.
+    run: the id of the run; shared, control: names, shapes and types of what it sends; received: the shared part that
+    it was sent; largest_change: of ‖θ − received‖ over the whole shared part.
     """
 
-    run: str
-    round: int
     client: int
+    round: int
+    run: str
     shared: Tensors
     control: Tensors
     received: Tensors
+    most_examples: int
     largest_change: float = math.inf
 
 
 def arrays(found: Tensors) -> ArrayRecord:
+    """Tensors as they are sent: in C order, in the form of .npy files."""
     return ArrayRecord({name: Array(tensor.detach().cpu().contiguous().numpy()) for name, tensor in found.items()})
 
 
+def read(record: ArrayRecord, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a record, in the order and on the device of the expected ones.
+
+    Raises Refused unless names, types, shapes and lengths are those expected and all numbers are finite.
+    """
+    _same_names("tensors", record, expected)
+    return {name: _read(name, record[name], like) for name, like in expected.items()}
+
+
 def check(reply: RecordDict, asked: Asked) -> ClientUpdate:
-    """The update that a reply is, without what its client keeps; raises Refused where it is none that may be used."""
-    fewest = {SHARED, LOSSES, ABOUT}
-    known = fewest | ({CONTROL} if asked.control else set())
-    if not fewest <= reply.keys() <= known:
-        raise Refused(f"its reply holds {excerpt(sorted(reply))} where {sorted(known)} are asked for")
-    for name, records in ((ABOUT, reply.config_records), (LOSSES, reply.metric_records), (SHARED, reply.array_records)):
-        if name not in records:
-            raise Refused(f"{name} is a record of another kind")
-    about = reply.config_records[ABOUT]
-    if about.get("run") != asked.run or about.get("round") != asked.round:
-        raise Refused(
-            f"it answers round {excerpt(about.get('round'))} of run {excerpt(about.get('run'))}, not round"
-            f" {asked.round} of {asked.run}"
-        )
-    examples = about.get("examples")
-    if type(examples) is not int or not 1 <= examples <= MOST_EXAMPLES:
-        raise Refused(f"it says that it has {excerpt(examples)} examples")
-    shared = read(reply.array_records[SHARED], asked.shared)
-    control = read(reply.array_records[CONTROL], asked.control) if CONTROL in reply.array_records else {}
-    if asked.control and not control:
-        raise Refused(f"its {CONTROL} is missing")
-    change = math.sqrt(sum(float((value - asked.received[name]).square().sum()) for name, value in shared.items()))
+    """The update in a client's reply, without anything of what the client keeps. Raises Refused, see `Asked`.
+
+    The reply: ArrayRecord "shared", ArrayRecord "control" where the aggregator asks for one, MetricRecord "losses",
+    ConfigRecord "about" with examples, round, run, and after, the round from whose end the client went on.
+    """
+    unknown = reply.keys() - RECORDS.keys()
+    if unknown:
+        raise Refused(f"it sent a record {excerpt(min(unknown))}, known: {', '.join(RECORDS)}")
+    examples = _about(_record(reply, ABOUT), asked)
+    losses = _losses(_record(reply, LOSSES))
+    shared = read(_record(reply, SHARED), asked.shared)
+    control = read(_record(reply, CONTROL) if CONTROL in reply else ArrayRecord(), asked.control)
+    change = math.hypot(*(_distance(value, asked.received[name]) for name, value in shared.items()))
     if not change <= asked.largest_change:
-        raise Refused(f"it changed the shared part by {change:.3g}, more than {asked.largest_change:.3g}")
-    return ClientUpdate(Upload(asked.client, examples, shared, control), ClientState(), numbers(reply, LOSSES))
+        raise Refused(f"its shared part has moved by {change:.3g}, allowed: {asked.largest_change:.3g}")
+    return ClientUpdate(Upload(asked.client, examples, shared, control), ClientState(), losses)
 
 
-def read(record: ArrayRecord, expected: Tensors) -> dict[str, Tensor]:
-    """The tensors of a record, on the device of those expected; raises Refused unless they are such and finite."""
-    if record.keys() != expected.keys():
-        raise Refused(f"it sent {excerpt(sorted(record))} where {sorted(expected)} are shared")
-    found = {}
-    for name, tensor in expected.items():
-        like = np.dtype(str(tensor.dtype).removeprefix("torch."))
-        found[name] = torch.from_numpy(_array(name, record[name], like, tuple(tensor.shape))).to(tensor.device)
-        if tensor.is_floating_point() and not found[name].isfinite().all():
-            raise Refused(f"{name} is not finite")
-    return found
+def figures(record: object, names: Collection[str] | None = None) -> dict[str, float]:
+    """The numbers of a MetricRecord; raises Refused where they are none, too many, or not those that are named."""
+    if not isinstance(record, MetricRecord):
+        raise Refused(f"it sent {type(record).__name__} where figures are asked for")
+    if names is not None:
+        _same_names("figures", record, tuple(names))
+    return _losses(record)
 
 
 def read_any(record: ArrayRecord) -> dict[str, Tensor]:
-    """The tensors of a record from a server, or from clients of the same party, of any names and shapes.
+    """The tensors of a record, of any names and shapes: from a server, or from a client of the same party.
 
-    Raises Refused where the bytes are not those of what they declare, in a type that prompts or outcomes have.
+    Raises Refused where the bytes are not those of what they declare, in a type that prompts and outcomes have.
     """
-    types = {name: np.dtype(name) for name in ("float32", "float64", "int64", "uint8")}
-    found = {}
+    types = {str(one).removeprefix("torch."): one for one in (torch.float32, torch.float64, torch.int64, torch.uint8)}
     for name, array in record.items():
         if array.dtype not in types or not all(type(size) is int and size >= 0 for size in array.shape):
-            raise Refused(f"{excerpt(name)} is {excerpt(array.dtype)} {excerpt(array.shape)}")
-        found[name] = torch.from_numpy(_array(excerpt(name), array, types[array.dtype], tuple(array.shape)))
+            raise Refused(f"{excerpt(name)} has type {excerpt(array.dtype)} and shape {excerpt(array.shape)}")
+    return read(
+        record,
+        {name: torch.empty(one.shape, dtype=types[one.dtype], device="meta") for name, one in record.items()},
+    )
+
+
+def unlike_others(updates: Sequence[ClientUpdate]) -> dict[int, str]:
+    """Whose losses are not those that most clients of the round have, by client, and the reason."""
+    counts = Counter(tuple(sorted(update.losses)) for update in updates)
+    usual = max(counts, key=lambda names: counts[names], default=())
+    return {
+        update.upload.client: f"its losses are {excerpt(sorted(update.losses))}, those of most {excerpt(list(usual))}"
+        for update in updates
+        if tuple(sorted(update.losses)) != usual
+    }
+
+
+def _record(reply: RecordDict, name: str) -> Any:
+    kind = RECORDS[name]
+    if not isinstance(reply.get(name), kind):
+        found = type(reply[name]).__name__ if name in reply else "nothing"
+        raise Refused(f"it sent {found} as {name}, not a {kind.__name__}")
+    return reply[name]
+
+
+def _about(record: ConfigRecord, asked: Asked) -> int:
+    """How many examples a client says that it trained on, in the round and run that were asked for."""
+    _same_names("facts", record, ("examples", "round", "run", "after"))
+    for name, wanted in (("run", asked.run), ("round", asked.round)):
+        if type(record[name]) is not type(wanted) or record[name] != wanted:
+            raise Refused(f"it answers {name} {excerpt(record[name])}, not {name} {excerpt(wanted)}")
+    examples = record["examples"]
+    if type(examples) is not int or not 1 <= examples <= asked.most_examples:  # a bool is an int, too
+        raise Refused(f"it says that it has {excerpt(examples)} examples, allowed: 1 to {asked.most_examples}")
+    if type(record["after"]) is not int or not 0 <= record["after"] < asked.round:
+        raise Refused(f"it says that it goes on from round {excerpt(record['after'])}, before round {asked.round}")
+    return examples
+
+
+def _losses(record: MetricRecord) -> dict[str, float]:
+    if len(record) > MOST_LOSSES:
+        raise Refused(f"it sent {len(record)} losses, allowed: {MOST_LOSSES}")
+    found = {}
+    for name, value in record.items():
+        if not LOSS_NAME.fullmatch(name):
+            raise Refused(f"it sent a loss {excerpt(name)}, which is not a short name")
+        if type(value) is not float or not abs(value) <= LARGEST_LOSS:  # which NaN is not, either
+            raise Refused(f"loss {excerpt(name)} is {excerpt(value)}, not a number of at most {LARGEST_LOSS:g}")
+        found[name] = value
     return found
 
 
-def _array(name: str, array: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    if array.stype != NPY or array.dtype != str(dtype) or tuple(array.shape) != shape:
-        raise Refused(
-            f"{name} is {excerpt(array.dtype)} {excerpt(tuple(array.shape))} as {excerpt(array.stype)},"
-            f" not {dtype} {shape} as {NPY}"
-        )
-    header = _header(dtype, shape)
-    if len(array.data) != len(header) + dtype.itemsize * math.prod(shape) or not array.data.startswith(header):
-        raise Refused(f"the {len(array.data)} bytes of {name} are not those of {dtype} {shape}")
-    return np.frombuffer(array.data, dtype, offset=len(header)).reshape(shape).copy()
+def _same_names(what: str, found: Mapping[str, Any], expected: Mapping[str, Any] | Sequence[str]) -> None:
+    if found.keys() != {*expected}:
+        raise Refused(f"it sent {len(found)} {what} {excerpt(list(found))}, not {excerpt(list(expected))}")
+
+
+def _read(name: str, array: Array, like: Tensor) -> Tensor:
+    dtype = torch.empty(0, dtype=like.dtype).numpy().dtype
+    header = _header(dtype, tuple(like.shape))
+    for what, found, wanted in (
+        ("form", array.stype, FORM),
+        ("type", array.dtype, str(dtype)),
+        ("shape", array.shape, tuple(like.shape)),
+        ("length", len(array.data), len(header) + like.nbytes),
+    ):
+        if found != wanted:
+            raise Refused(f"{name} has {what} {excerpt(found)}, not {excerpt(wanted)}")
+    if not array.data.startswith(header):
+        raise Refused(f"{name} has header {excerpt(array.data[10 : len(header)])}, not {excerpt(header[10:])}")
+    values = np.frombuffer(array.data, dtype, offset=len(header)).reshape(like.shape)
+    if not np.isfinite(values).all():
+        raise Refused(f"{name} is not finite")
+    tensor = torch.from_numpy(values.copy())
+    return tensor if like.is_meta else tensor.to(like.device)
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """What NumPy writes before an array of this type and shape."""
+    """What numpy writes before the numbers of an array in C order."""
     written = io.BytesIO()
-    content = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(written, content)
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(written, described)
     return written.getvalue()
 
 
-def numbers(content: RecordDict, record: str, names: Iterable[str] | None = None) -> dict[str, float]:
-    """The figures of a record; raises Refused where they are not finite, not those that are named, or too many."""
-    found = content.metric_records.get(record)
-    if found is None:
-        raise Refused(f"its {record} are missing")
-    if names is not None and found.keys() != set(names):
-        raise Refused(f"its {record} are {excerpt(sorted(found))}, not {sorted(names)}")
-    if len(found) > MOST_FIGURES or not all(name.isidentifier() and len(name) < LONGEST for name in found):
-        raise Refused(f"its {record} have the names {excerpt(sorted(found))}")
-    figures: dict[str, float] = {}
-    for name, figure in found.items():
-        if not isinstance(figure, int | float) or not math.isfinite(figure):
-            raise Refused(f"{name} of its {record} is {excerpt(figure)}")
-        figures[name] = float(figure)
-    return figures
+def _distance(one: Tensor, other: Tensor) -> float:
+    return float(torch.linalg.vector_norm(one.double() - other.double()))
 
 
 def excerpt(found: object) -> str:
-    """What somebody else wrote, in printable characters, and cut where it is long."""
-    text = found if isinstance(found, str) and found.isprintable() else ascii(found)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    """What was found, cut and in ASCII."""
+    shown = ascii(_cut(found))
+    return shown if len(shown) <= QUOTED else f"{shown[:QUOTED]}..."
+
+
+def line(found: object) -> str:
+    """What somebody else has written for a person to read, as one line in ASCII."""
+    text = ascii(found[:LINE])[1:-1] if isinstance(found, str) else excerpt(found)
+    return text.replace("\\'", "'")
+
+
+def _cut(found: Any) -> Any:
+    if isinstance(found, list | tuple):
+        return type(found)(_cut(one) for one in found[:QUOTED])
+    return found[:QUOTED] if isinstance(found, str | bytes) else found

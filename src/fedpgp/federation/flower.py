@@ -19,7 +19,7 @@ from fedpgp.data.own import Counts
 from fedpgp.data.tasks import Task
 from fedpgp.errors import FedPGPError, NamesError, TrainingError
 from fedpgp.evaluate import Evaluation
-from fedpgp.federation.border import ABOUT, MOST_EXAMPLES, Asked, Refused, check, excerpt
+from fedpgp.federation.border import ABOUT, Asked, Refused, check, excerpt, line, unlike_others
 from fedpgp.federation.client import ClientUpdate
 from fedpgp.federation.client_app import EVALUATE, QUERY, TRAIN
 from fedpgp.federation.course import Course
@@ -28,6 +28,7 @@ from fedpgp.federation.node import Node
 from fedpgp.federation.state import ClientState
 
 FAULT = "fault"  # in the place of a reply: why there is none, for a person to read
+MOST_EXAMPLES = 10**8  # that a client may say that it has
 POLL = 0.05  # seconds between two looks at who has answered
 
 Read = TypeVar("Read")
@@ -136,23 +137,30 @@ class Nodes:
                 shared=expected,
                 control=self.course.sent_control if expected else {},
                 received=downloads[client].shared,
+                most_examples=self.held[client].examples if client in self.held else MOST_EXAMPLES,
+                largest_change=self.course.settings.largest_change,
             )
             update = check(content, asked)
-            after = content.config_records[ABOUT].get("after")
+            after = content.config_records[ABOUT]["after"]
             if after != self.counted.get(client, 0):
                 self._told["older_state"].append({"client": client, "after": after, "instead": self.counted[client]})
             return update
 
-        updates = list(self._ask(TRAIN, requests, read).values())
+        found = self._ask(TRAIN, requests, read)
+        for client, reason in unlike_others(list(found.values())).items():
+            self._drop(client, TRAIN, reason)
+            del found[client]
+        updates = list(found.values())
         if not updates and not self._answered:
             raise TrainingError(
                 f"no client answered in round {number} within {self.deadline:g} seconds: the rounds before it are safe,"
                 " start the run again when clients are there"
             )
-        self.counted |= {update.upload.client: number for update in updates}
         return updates
 
     def kept(self, number: int, updates: Sequence[ClientUpdate]) -> Mapping[int, ClientState]:
+        """Nothing here: each client keeps it, and from now on its round counts."""
+        self.counted |= {update.upload.client: number for update in updates}
         return {}
 
     def evaluate(self, number: int, server: Server, alphas: Sequence[float]) -> Evaluation | None:
@@ -192,9 +200,9 @@ class Nodes:
             elif reply is None:
                 self._drop(client, kind, f"no reply within {self.deadline:g} seconds")
             elif reply.has_error():
-                self._drop(client, kind, f"its node failed: {excerpt(reply.error.reason)}")
+                self._drop(client, kind, f"its node failed: {line(reply.error.reason)}")
             elif FAULT in reply.content.config_records:
-                self._drop(client, kind, excerpt(reply.content.config_records[FAULT].get("reason")))
+                self._drop(client, kind, line(reply.content.config_records[FAULT].get("reason")))
             else:
                 try:
                     found[client] = read(client, reply.content)
@@ -247,7 +255,7 @@ class Nodes:
     def _guest(self, node: int, here: Container[int], content: RecordDict) -> tuple[int, Counts]:
         """Which client a node is, and how many images it has; raises Refused for one that cannot take part."""
         if FAULT in content.config_records:
-            raise Refused(excerpt(content.config_records[FAULT].get("reason")))
+            raise Refused(line(content.config_records[FAULT].get("reason")))
         about: Mapping[str, Any] = content.config_records.get(ABOUT, {})
         client, examples = about.get("client"), about.get("examples")
         if type(client) is not int or not 0 <= client < self.course.clients:

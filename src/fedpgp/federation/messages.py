@@ -15,7 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedpgp.aggregators import Download, Tensors
 from fedpgp.evaluate import Evaluation, Point
-from fedpgp.federation.border import ABOUT, CONTROL, LOSSES, SHARED, Refused, arrays, excerpt, numbers, read_any
+from fedpgp.federation.border import ABOUT, CONTROL, LOSSES, SHARED, Refused, arrays, excerpt, figures, read_any
 from fedpgp.federation.client import ClientUpdate
 from fedpgp.metrics import summary
 
@@ -77,10 +77,9 @@ def trained(request: Request, update: ClientUpdate, after: int, sends: bool) -> 
     upload = update.upload
     about: dict[str, Any] = {"run": request.run, "round": request.number}
     about |= {"examples": upload.examples, "after": after}
-    losses: dict[str, Any] = {**update.losses}
     records: dict[str, Any] = {
         SHARED: arrays(upload.shared if sends else {}),
-        LOSSES: MetricRecord(losses),
+        LOSSES: _figures(update.losses),
         ABOUT: ConfigRecord(about),
     }
     if sends and upload.control:
@@ -92,13 +91,12 @@ def evaluated(request: Request, found: Evaluation, outcomes: bool) -> RecordDict
     """A client's reply to evaluation. outcomes: with which images it got right, as no other machine is to know."""
     content = RecordDict({ABOUT: ConfigRecord({"run": request.run, "round": request.number})})
     for alpha, point in {**found.path, 1.0: found}.items():
-        figures: dict[str, Any] = {name: float(values[0]) for name, values in point.clients.items()}
-        content[f"{FIGURES}/{alpha!r}"] = MetricRecord(figures)
+        content[f"{FIGURES}/{alpha!r}"] = _figures({name: values[0] for name, values in point.clients.items()})
         if outcomes:
             content[f"{CORRECT}/{alpha!r}"] = ArrayRecord({n: Array(values) for n, values in point.correct.items()})
-    content[DIAGNOSTICS] = MetricRecord(dict(found.diagnostics))
+    content[DIAGNOSTICS] = _figures(found.diagnostics)
     if found.shared is not None:
-        content[SHARED] = MetricRecord(dict(found.shared))
+        content[SHARED] = _figures(found.shared)
     return content
 
 
@@ -109,19 +107,19 @@ def evaluation(content: RecordDict, request: Request, names: Sequence[str]) -> E
         raise Refused(f"it answers round {excerpt(about.get('round'))} of run {excerpt(about.get('run'))}")
     points = {}
     for alpha in request.alphas:
-        if alpha < 1 and f"{FIGURES}/{alpha!r}" not in content.metric_records:
-            continue
-        figures = numbers(content, f"{FIGURES}/{alpha!r}", names)
-        if not all(0 <= figure <= 100 for figure in figures.values()):
-            raise Refused(f"its accuracies are not percentages: {excerpt(figures)}")
+        if f"{FIGURES}/{alpha!r}" not in content:
+            raise Refused(f"it sent no accuracies at {alpha}")
+        accuracies = figures(content[f"{FIGURES}/{alpha!r}"], names)
+        if not all(0 <= accuracy <= 100 for accuracy in accuracies.values()):
+            raise Refused(f"its accuracies are not percentages: {excerpt(accuracies)}")
         correct = content.array_records.get(f"{CORRECT}/{alpha!r}")
         points[alpha] = Point(
-            {name: np.array([figure]) for name, figure in figures.items()},
+            {name: np.array([accuracy]) for name, accuracy in accuracies.items()},
             {} if correct is None else {name: tensor.numpy() for name, tensor in read_any(correct).items()},
         )
     own = points.pop(1.0)
-    shared = numbers(content, SHARED) if SHARED in content.metric_records else None
-    return Evaluation(own.clients, own.correct, shared, numbers(content, DIAGNOSTICS), points)
+    shared = figures(content[SHARED]) if SHARED in content else None
+    return Evaluation(own.clients, own.correct, shared, figures(content.get(DIAGNOSTICS)), points)
 
 
 def together(found: Sequence[Evaluation]) -> Evaluation:
@@ -144,6 +142,10 @@ def together(found: Sequence[Evaluation]) -> Evaluation:
         diagnostics=_means([one.diagnostics for one in found]),
         path={alpha: joined([one.path.get(alpha, one) for one in found]) for alpha in alphas},
     )
+
+
+def _figures(found: Mapping[str, float]) -> MetricRecord:
+    return MetricRecord({name: float(figure) for name, figure in found.items()})
 
 
 def _means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:

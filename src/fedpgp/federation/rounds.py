@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server
 from fedpgp.backbone import Backbone
 from fedpgp.config import FederationConfig
-from fedpgp.errors import TrainingError
+from fedpgp.errors import TooFewError, TrainingError
 from fedpgp.evaluate import Evaluation, path_alphas, without_standing_path
 from fedpgp.federation.client import ClientUpdate, LocalTraining, in_groups, train_clients
 from fedpgp.federation.course import Course, aggregator_for
@@ -25,7 +25,10 @@ Joining = Callable[[int, Server], dict[str, Any]]  # a round's number, the serve
 
 
 class Fleet(Protocol):
-    """The clients of a run, wherever they are."""
+    """The clients of a run, wherever they are. forgiving: a round that comes to nothing is lost, and the run goes on."""
+
+    @property
+    def forgiving(self) -> bool: ...
 
     def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
         """What comes of the local training of those who are sent something in a round, ascending by client.
@@ -90,17 +93,23 @@ def run_rounds(
         started = time.perf_counter()
         updates: Sequence[ClientUpdate] = []
         downloads: Mapping[int, Download] = {}
-        finetunes = course.finetunes(number)
+        finetunes, lost = course.finetunes(number), ""
         if course.trains:
             downloads = course.downloads(number, server)
             updates = fleet.train(number, downloads)
             if updates and not finetunes:
-                server = aggregator.aggregate(server, [update.upload for update in updates])
+                try:
+                    server = aggregator.aggregate(server, [update.upload for update in updates])
+                except TooFewError as error:
+                    if not fleet.forgiving:
+                        raise
+                    updates, lost = [], str(error)
         trained = time.perf_counter()
         with state.round():
             pools = method.pooled and not finetunes
             state.keep(server, fleet.kept(number, updates))
             record: dict[str, Any] = {"round": number, "participants": [u.upload.client for u in updates]}
+            record |= {"lost": lost} if lost else {}
             if number % settings.eval_every == 0 or number == numbers[-1]:
                 alphas = path_alphas(settings.path_points if number == numbers[-1] else 1)
                 evaluation = fleet.evaluate(number, server, alphas)
@@ -137,6 +146,7 @@ class Here:
     federation: Federation
     clients: Clients
     workers: Workers
+    forgiving: bool = False
 
     def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
         jobs = [self.federation.job(number, client, sent, self.clients[client]) for client, sent in downloads.items()]
