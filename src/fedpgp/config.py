@@ -158,7 +158,7 @@ class FederationConfig:
         default=1e4,
         gt=0,
         le=1e12,
-        description="simulation, deployment: an update that changes the shared part by more (L2 norm) is dropped (ours)",
+        description="simulation, deployment: updates that change the shared part by more (L2 norm) are dropped (ours)",
     )
     eval_every: int = Field(
         default=1, ge=1, description="evaluate after every n-th round; the last always (authors' code: 1)"

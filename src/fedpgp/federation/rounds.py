@@ -25,7 +25,7 @@ Joining = Callable[[int, Server], dict[str, Any]]  # a round's number, the serve
 
 
 class Fleet(Protocol):
-    """The clients of a run, wherever they are. forgiving: a round that comes to nothing is lost, and the run goes on."""
+    """The clients of a run, wherever they are. forgiving: a round of too few updates is lost, and the run goes on."""
 
     @property
     def forgiving(self) -> bool: ...

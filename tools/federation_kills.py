@@ -1,0 +1,164 @@
+"""Kills nodes and server apps of a federation at random moments, and looks whether anything is lost or mixed up.
+
+    python tools/federation_kills.py --kills 30 -o kills.json
+
+Each federation of three clients, with TLS and keys, is disturbed some times: a node's processes, or the run's server
+app, are killed with SIGKILL, or where there is one kill perhaps the whole server. What ends is started again, as a service manager does. When the run is
+finished the private parts on the nodes and the prompt must be, to the bit, those of a run in one process in which the
+same clients took part in each round.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from fedpgp.config import ExperimentConfig, load_config
+from fedpgp.deployment.layout import Layout, Plan, create
+from fedpgp.deployment.local import LocalFederation, free_ports, local_federation
+from fedpgp.deployment.processes import kill_group
+from fedpgp.directory import load_run
+from fedpgp.federation.course import Course, aggregator_for
+from fedpgp.federation.jobs import Federation
+from fedpgp.federation.node import OwnStates
+from fedpgp.federation.rounds import Here, run_rounds
+from fedpgp.federation.state import State
+from fedpgp.files import write_json
+from fedpgp.laboratory import laboratory
+from fedpgp.results import Run
+
+CLIENTS, ROUNDS, METHOD = 3, 6, "fedpgp"
+TARGETS = ("node", "server app", "server")
+FIRST, SPREAD = 12.0, 40.0  # seconds after the start in which a kill comes: nodes need some to be there
+SETTINGS = [
+    f"task.clients={CLIENTS}",
+    f"federation.rounds={ROUNDS}",
+    f"federation.eval_every={ROUNDS}",
+    "federation.path_points=1",
+    "federation.deadline=15",
+    "task.shots=4",
+]
+
+
+def new_federation(
+    directory: Path, method: str = METHOD, clients: int = CLIENTS, settings: Sequence[str] = SETTINGS
+) -> Layout:
+    """A federation on this machine that shares out the embedded data set."""
+    config = load_config(None, [*settings, "federation.engine=deployment"], foreign=True)
+    port, *ports = free_ports(clients + 1)
+    return create(directory, Plan("local", "127.0.0.1", port, clients, config, method, 0, ports))
+
+
+def disturbed(layout: Layout, kills: int, rng: random.Random, cache: Path | None) -> list[dict[str, object]]:
+    """Runs a federation to its end while some of its processes are killed; what was done to it."""
+    done: list[dict[str, object]] = []
+    with local_federation(layout, CLIENTS, None if cache is None else str(cache)) as federation:
+        began = time.monotonic()
+        for at in sorted(FIRST + rng.random() * SPREAD for _ in range(kills)):
+            target = rng.choice(TARGETS[:2] if kills > 1 else TARGETS)
+            thread = threading.Timer(at, lambda target=target: done.append(_kill(federation, target, rng, began)))
+            thread.daemon = True
+            thread.start()
+        federation.complete(layout.runs / "local", lambda text: None)
+    return done
+
+
+def _kill(federation: LocalFederation, target: str, rng: random.Random, began: float) -> dict[str, object]:
+    said: dict[str, object] = {"target": target, "seconds": round(time.monotonic() - began, 1)}
+    if target == "node":
+        name = f"node-{rng.randrange(CLIENTS)}"
+        kill_group(federation.processes[name])
+        return {**said, "target": name}
+    if target == "server":
+        kill_group(federation.processes["server"])
+    for process in processes_of(federation.layout, "flwr-serverapp" if target == "server app" else "flower-superexec"):
+        os.kill(process, signal.SIGKILL)
+    return said
+
+
+def processes_of(layout: Layout, program: str) -> list[int]:
+    """The ids of the processes of a program that belong to the server of a federation."""
+    _, address = layout.connection
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [int(line.split()[0]) for line in listed if program in line and f"--runtime-api-address {address}" in line]
+
+
+def undisturbed(config: ExperimentConfig, method: str, run: Run, cache: Path | None) -> State:
+    """A run in one process in which those take part in a round whose updates counted in another run."""
+    participants = {record["round"]: record["participants"] for record in run.rounds}
+    with laboratory(config, [method], [0], 1, cache, False, None) as lab:
+        one = config.methods[method]
+        course = Course(one, lab.tasks[0], lab.backbone, config.federation, 0, aggregator_for(one, config.aggregator))
+        everybody = course.downloads
+
+        def downloads(number, server):  # type: ignore[no-untyped-def]
+            found = everybody(number, server)
+            return {client: found[client] for client in participants[number]}
+
+        course.downloads = downloads  # type: ignore[method-assign]
+        state = State.create()
+        fleet = Here(Federation(course, lab.data(one, 0), lab.backbone), course.states(state.client), lab.workers)
+        for _ in run_rounds(course, fleet, state):
+            pass
+        return state
+
+
+def differences(layout: Layout, run: Run, expected: State) -> list[str]:
+    """Where the prompt, or what a client keeps, is not what it must be."""
+    found = []
+    server = expected.server()
+    assert server is not None
+    for name, value in server.shared.items():
+        if not torch.equal(value, run.prompts[f"shared/{name}"]):
+            found.append(f"shared {name}")
+    for client in range(run.config.task.clients):
+        counted = max((r["round"] for r in run.rounds if client in r["participants"]), default=0)
+        (directory,) = (layout.node(client) / "state").glob("*/*")
+        kept, own = OwnStates(directory).after(counted)[1], expected.client(client)
+        if counted and (kept is None or own is None):
+            found.append(f"client {client} keeps nothing")
+        elif kept is not None and own is not None:
+            found += [f"client {client} {n}" for n, v in own.private.items() if not torch.equal(v, kept.private[n])]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--each", type=int, default=3, help="kills in one federation")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache-dir", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    rng, runs = random.Random(options.seed), []
+    while (left := options.kills - sum(len(run["kills"]) for run in runs)) > 0:
+        with tempfile.TemporaryDirectory() as place:
+            layout = new_federation(Path(place) / "federation")
+            began = time.monotonic()
+            kills = disturbed(layout, min(left, options.each), rng, options.cache_dir)
+            run = load_run(layout.runs / "local")
+            wrong = differences(layout, run, undisturbed(run.config, METHOD, run, options.cache_dir))
+            lost = [record["round"] for record in run.rounds if len(record["participants"]) < CLIENTS]
+            runs.append(
+                {
+                    "kills": kills,
+                    "seconds": round(time.monotonic() - began),
+                    "rounds": len(run.rounds),
+                    "rounds_without_some": lost,
+                    "differences": wrong,
+                }
+            )
+            write_json(options.output, {"runs": runs})
+            print(json.dumps(runs[-1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
