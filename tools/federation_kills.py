@@ -3,9 +3,9 @@
     python tools/federation_kills.py --kills 30 -o kills.json
 
 Each federation of three clients, with TLS and keys, is disturbed some times: a node's processes, or the run's server
-app, are killed with SIGKILL, or where there is one kill perhaps the whole server. What ends is started again, as a service manager does. When the run is
-finished the private parts on the nodes and the prompt must be, to the bit, those of a run in one process in which the
-same clients took part in each round.
+app, are killed with SIGKILL, or where there is one kill perhaps the whole server. What ends is started again, as a
+service manager does. When the run is finished the private parts on the nodes and the prompt must be, to the bit, those
+of a run in one process in which the same clients took part in each round.
 """
 
 import argparse
@@ -49,12 +49,16 @@ SETTINGS = [
 
 
 def new_federation(
-    directory: Path, method: str = METHOD, clients: int = CLIENTS, settings: Sequence[str] = SETTINGS
+    directory: Path,
+    method: str = METHOD,
+    clients: int = CLIENTS,
+    settings: Sequence[str] = SETTINGS,
+    insecure: bool = False,
 ) -> Layout:
     """A federation on this machine that shares out the embedded data set."""
     config = load_config(None, [*settings, "federation.engine=deployment"], foreign=True)
     port, *ports = free_ports(clients + 1)
-    return create(directory, Plan("local", "127.0.0.1", port, clients, config, method, 0, ports))
+    return create(directory, Plan("local", "127.0.0.1", port, clients, config, method, 0, ports, insecure))
 
 
 def disturbed(layout: Layout, kills: int, rng: random.Random, cache: Path | None) -> list[dict[str, object]]:

@@ -1,0 +1,229 @@
+"""A federation with real processes on the loopback address: TLS, keys, four nodes, faults, and all bytes looked at."""
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from proxy import Proxy
+from safetensors.torch import load_file
+
+import fedpgp
+from fedpgp.data.sources import pictograms
+from fedpgp.deployment.layout import Layout
+from fedpgp.deployment.local import free_ports, local_federation
+from fedpgp.deployment.processes import SCRIPTS, environment
+
+sys.path.append(str(Path(__file__).parents[2] / "tools"))
+from federation_kills import differences, new_federation, processes_of, undisturbed
+
+pytestmark = pytest.mark.slow
+
+SHORT = ["task.shots=4", "federation.rounds=2", "federation.path_points=2", "federation.deadline=60"]
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
+    monkeypatch.setenv("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+
+def flwr(layout: Layout, *arguments: str) -> str:
+    command = [str(SCRIPTS / "flwr"), *arguments]
+    done = subprocess.run(command, env=environment(layout.flwr), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def left(layout: Layout) -> list[str]:
+    """Processes of a federation that still run."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(layout.directory) in line and "pytest" not in line]
+
+
+def own_parts(layout: Layout, client: int) -> dict[str, torch.Tensor]:
+    *_, last = sorted((layout.node(client) / "state").glob("*/*/round-*.safetensors"))
+    return load_file(last)
+
+
+def test_four_nodes_with_tls_and_keys_have_the_local_engines_table_and_leave_nothing(tmp_path, cache):
+    settings = ["task.clients=4", *SHORT]
+    layout = new_federation(tmp_path / "federation", "fedpgp", 4, settings)
+    run = layout.runs / "local"
+    with local_federation(layout, 4, str(cache)) as federation:
+        federation.complete(run, pytest.fail)
+        assert '"status": "finished:completed"' in flwr(layout, "ls", "local", "--format", "json")
+        shown = flwr(layout, "ls", "local")
+        number = re.search(r"\d{10,}", shown)
+        assert number is not None
+        told = flwr(layout, "log", number[0], "local", "--show")
+        assert "round 2 of 2: Local" in told
+    assert left(layout) == []
+    found = fedpgp.load_run(run)
+    local = fedpgp.run("fedpgp", 0, changes=settings, cache=cache)
+    same = {name: value for name, value in local.results.items() if name != "seconds"}
+    assert same == {name: value for name, value in found.results.items() if name != "seconds"}
+    assert torch.equal(found.prompts["shared/p_G"], local.prompts["shared/p_G"])
+    assert list(found.prompts) == ["shared/p_G"]  # what is private stays where it is:
+    for client in range(4):
+        for name, value in own_parts(layout, client).items():
+            assert torch.equal(value, local.prompts[name.replace("private/", f"private/{client}/")])
+    for file in layout.directory.glob("nodes/*/state/*/*/*"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    show = [sys.executable, "-m", "fedpgp", "show", str(run), "--json"]
+    shown = json.loads(subprocess.run(show, capture_output=True, text=True, check=True).stdout)
+    assert shown["rows"][0]["local"] == local.results["final"]["local"]
+
+
+def windows(tensor: torch.Tensor) -> list[bytes]:
+    raw = tensor.contiguous().numpy().tobytes()
+    return [raw[at : at + 16] for at in range(0, max(1, len(raw) - 16), 64) if any(raw[at : at + 16])]
+
+
+@pytest.mark.parametrize("method", ["fedpgp", "fedpha"])
+def test_no_byte_on_the_wire_is_of_a_private_part_or_a_feature(method, tmp_path, cache):
+    """Without TLS, so that the bytes can be read; what passes is the same."""
+    settings = ["task.clients=2", "federation.eval_every=2", *SHORT]
+    layout = new_federation(tmp_path / "federation", method, 2, settings, insecure=True)
+    _, address = layout.connection
+    with Proxy(int(address.rpartition(":")[2])) as proxy:
+        for client in range(2):
+            file = layout.node(client) / "node.toml"
+            file.write_text(file.read_text().replace(address, f"127.0.0.1:{proxy.port}"))
+        with local_federation(layout, 2, str(cache)) as federation:
+            federation.complete(layout.runs / "local", pytest.fail)
+        captured = bytes(proxy.up)
+    shared = fedpgp.load_run(layout.runs / "local").prompts
+    sent = bytes(proxy.down)
+    assert any(window in sent for tensor in shared.values() for window in windows(tensor))  # it would be found
+    secrets = [value for client in range(2) for value in own_parts(layout, client).values()]
+    secrets += [value for file in cache.glob("**/*.safetensors") for value in load_file(file).values()][:3]
+    assert len(secrets) > 4
+    for secret in secrets:
+        assert not any(window in captured for window in windows(secret.float()[:500]))
+
+
+def test_killed_cut_off_stalled_and_started_again_it_ends_with_the_parts_of_an_undisturbed_run(tmp_path, cache):
+    """One node is killed, one hangs, a third's network is stalled and cut, then the server is killed, in one run."""
+    settings = ["task.clients=3", "task.shots=4", "federation.rounds=5", "federation.eval_every=5"]
+    settings += ["federation.path_points=1", "federation.deadline=12"]
+    layout = new_federation(tmp_path / "federation", "fedpgp", 3, settings)
+    _, address = layout.connection
+    said: list[str] = []
+    with Proxy(int(address.rpartition(":")[2])) as proxy:
+        file = layout.node(2) / "node.toml"
+        file.write_text(file.read_text().replace(address, f"127.0.0.1:{proxy.port}"))
+        with local_federation(layout, 3, str(cache)) as federation:
+            node, hanging = federation.processes["node-0"], federation.processes["node-1"]
+            plan = [
+                (14, lambda: os.killpg(node.pid, signal.SIGKILL)),
+                (22, lambda: os.killpg(hanging.pid, signal.SIGSTOP)),
+                (36, lambda: os.killpg(hanging.pid, signal.SIGCONT)),
+                (38, proxy.stalled.set),
+                (52, proxy.stalled.clear),
+                (53, proxy.cut),
+                (60, lambda: [os.kill(one, signal.SIGKILL) for one in processes_of(layout, "flwr-serverapp")]),
+                (75, lambda: os.killpg(federation.processes["server"].pid, signal.SIGKILL)),
+            ]
+            for after, what in plan:
+                timer = threading.Timer(after, what)
+                timer.daemon = True
+                timer.start()
+            federation.complete(layout.runs / "local", said.append)
+    assert left(layout) == []
+    run = fedpgp.load_run(layout.runs / "local")
+    assert len(run.rounds) == 5
+    dropped = [one for record in run.rounds for one in record.get("dropped", ())]
+    assert dropped, "something was lost, and is said"
+    assert differences(layout, run, undisturbed(run.config, "fedpgp", run, cache)) == []
+    assert any("was started again" in text for text in said)
+
+
+def test_a_node_with_data_of_its_own_takes_part_and_one_with_other_names_is_told_why(tmp_path, cache):
+    """Two nodes have folders of their own, of other classes; a third's do not fit, and the two go on without it."""
+    names = tmp_path / "names.txt"
+    source = pictograms.read()
+    classes = [source.class_names[label] for label in range(6)]
+    names.write_text("\n".join(classes))
+    for node, labels in enumerate([(0, 1, 4), (2, 3, 5)]):
+        for split in ("train", "validation", "test"):
+            dataset = getattr(source, split)
+            for label in labels:
+                place = tmp_path / f"images-{node}" / split / classes[label]
+                place.mkdir(parents=True)
+                for image in dataset.of_classes([label])[:6]:
+                    dataset.image(int(image)).save(place / f"{image}.png")
+    (tmp_path / "images-2" / "train").mkdir(parents=True)
+    for name in ("zebra", classes[0]):
+        place = tmp_path / "images-2" / "train" / name
+        place.mkdir()
+        source.train.image(0).save(place / "0.png")
+    directory = tmp_path / "federation"
+    options = ["--nodes", "3", "--class-names", str(names), "--set", "task.protocol=personalization"]
+    options += ["--set", "task.shots=0", "--set", "federation.rounds=2", "--set", "federation.deadline=15"]
+    done = command("init", str(directory), *options, "--port", str(free_port()))
+    assert done.returncode == 0, done.stderr
+    layout = Layout(directory)
+    for client in range(3):
+        file = layout.node(client) / "node.toml"
+        text = re.sub(r"port = \d+", f"port = {free_port()}", file.read_text())
+        file.write_text(text.replace('data = ""', f'data = "{tmp_path}/images-{client}"'))
+    refused = command("node", str(layout.node(2)), "--cache-dir", str(cache))
+    assert refused.returncode == 2
+    assert "'zebra'" in refused.stderr
+    run = layout.runs / "own"
+    with local_federation(layout, 2, str(cache)) as federation:
+        federation.complete(run, pytest.fail)
+    found = fedpgp.load_run(run)
+    assert [one["client"] for one in found.results["clients"]] == [0, 1]
+    assert {record["participants"] == [0, 1] for record in found.rounds} == {True}
+    assert {one["reason"] for record in found.rounds for one in record["dropped"]} == {"it has no node"}
+    assert found.results["clients"][0]["examples"] == 18
+    assert 0 <= found.results["final"]["local"] <= 100
+
+
+def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "fedpgp", "federate", *arguments], capture_output=True, text=True)
+
+
+def free_port() -> int:
+    return free_ports(1)[0]
+
+
+def test_bad_input_is_said_where_the_person_sits_with_exit_code_2(tmp_path, cache):
+    layout = new_federation(tmp_path / "federation", "fedpgp", 2, ["task.clients=2", *SHORT])
+    node, file = layout.node(0), layout.node(0) / "node.toml"
+    written = file.read_text()
+
+    def refused(*arguments: str) -> str:
+        done = command(*arguments)
+        assert done.returncode == 2, done.stdout + done.stderr
+        return done.stderr
+
+    start = ("node", str(node), "--cache-dir", str(cache), "--check")
+    assert "data.source must be a directory or file that exists" in refused(*start, "--data", str(tmp_path / "nowhere"))
+    file.write_text(written.replace("client = 0", "client = 7"))
+    assert "client of --node-config must be 0 to 1, got 7" in refused(*start)
+    file.write_text(written.replace("client = 0", 'client = 0\nfolder = "x"'))
+    assert "unknown key 'folder'" in refused(*start)
+    file.write_text(written)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        file.write_text(re.sub(r"port = \d+", f"port = {port}", written))
+        assert f"port {port} of 127.0.0.1 cannot be taken" in refused(*start)
+    file.write_text(written)
+    assert "--insecure is refused for 10.0.0.1:8000" in refused(
+        "init", str(tmp_path / "other"), "--host", "10.0.0.1", "--insecure"
+    )
+    assert "is no directory of fedpgp federate init" in refused("server", str(tmp_path))
+    assert "is no node's directory" in refused("node", str(tmp_path))
+    (node / "key").unlink()
+    assert "has no ca.crt or no key" in refused(*start)
