@@ -35,9 +35,9 @@ from fedpgp.files import write_json
 from fedpgp.laboratory import laboratory
 from fedpgp.results import Run
 
-CLIENTS, ROUNDS, METHOD = 3, 6, "fedpgp"
+CLIENTS, ROUNDS, METHOD = 3, 8, "fedpgp"
 TARGETS = ("node", "server app", "server")
-FIRST, SPREAD = 12.0, 40.0  # seconds after the start in which a kill comes: nodes need some to be there
+LONGEST_ROUND = 6.0  # seconds: a kill comes at any moment of a round
 SETTINGS = [
     f"task.clients={CLIENTS}",
     f"federation.rounds={ROUNDS}",
@@ -64,28 +64,39 @@ def new_federation(
 def disturbed(layout: Layout, kills: int, rng: random.Random, cache: Path | None) -> list[dict[str, object]]:
     """Runs a federation to its end while some of its processes are killed; what was done to it."""
     done: list[dict[str, object]] = []
+    moments = sorted((rng.randint(0, ROUNDS - 2), rng.random() * LONGEST_ROUND) for _ in range(kills))
+    targets = [rng.choice(TARGETS[:2] if kills > 1 else TARGETS) for _ in moments]
     with local_federation(layout, CLIENTS, None if cache is None else str(cache)) as federation:
-        began = time.monotonic()
-        for at in sorted(FIRST + rng.random() * SPREAD for _ in range(kills)):
-            target = rng.choice(TARGETS[:2] if kills > 1 else TARGETS)
-            thread = threading.Timer(at, lambda target=target: done.append(_kill(federation, target, rng, began)))
-            thread.daemon = True
-            thread.start()
+
+        def disturb() -> None:
+            for (number, delay), target in zip(moments, targets, strict=True):
+                while last_round(layout) < number:
+                    time.sleep(0.05)
+                time.sleep(delay)
+                done.append({**_kill(federation, target, rng), "round": last_round(layout)})
+
+        thread = threading.Thread(target=disturb, daemon=True)
+        thread.start()
         federation.complete(layout.runs / "local", lambda text: None)
     return done
 
 
-def _kill(federation: LocalFederation, target: str, rng: random.Random, began: float) -> dict[str, object]:
-    said: dict[str, object] = {"target": target, "seconds": round(time.monotonic() - began, 1)}
+def last_round(layout: Layout) -> int:
+    """The last in which a client has trained; 0 before the first."""
+    files = layout.directory.glob("nodes/*/state/*/*/round-*.safetensors")
+    return max((int(file.stem.removeprefix("round-")) for file in files), default=0)
+
+
+def _kill(federation: LocalFederation, target: str, rng: random.Random) -> dict[str, object]:
     if target == "node":
         name = f"node-{rng.randrange(CLIENTS)}"
         kill_group(federation.processes[name])
-        return {**said, "target": name}
+        return {"target": name}
     if target == "server":
         kill_group(federation.processes["server"])
     for process in processes_of(federation.layout, "flwr-serverapp" if target == "server app" else "flower-superexec"):
         os.kill(process, signal.SIGKILL)
-    return said
+    return {"target": target}
 
 
 def processes_of(layout: Layout, program: str) -> list[int]:

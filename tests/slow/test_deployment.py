@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 import fedpgp
 from fedpgp.data.sources import pictograms
 from fedpgp.deployment.layout import Layout
-from fedpgp.deployment.local import free_ports, local_federation
+from fedpgp.deployment.local import LocalFederation, free_ports, local_federation
 from fedpgp.deployment.processes import SCRIPTS, environment
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
@@ -113,34 +114,43 @@ def test_no_byte_on_the_wire_is_of_a_private_part_or_a_feature(method, tmp_path,
 
 def test_killed_cut_off_stalled_and_started_again_it_ends_with_the_parts_of_an_undisturbed_run(tmp_path, cache):
     """One node is killed, one hangs, a third's network is stalled and cut, then the server is killed, in one run."""
-    settings = ["task.clients=3", "task.shots=4", "federation.rounds=5", "federation.eval_every=5"]
-    settings += ["federation.path_points=1", "federation.deadline=12"]
+    settings = ["task.clients=3", "task.shots=4", "federation.rounds=7", "federation.eval_every=7"]
+    settings += ["federation.path_points=1", "federation.deadline=15"]
     layout = new_federation(tmp_path / "federation", "fedpgp", 3, settings)
     _, address = layout.connection
     said: list[str] = []
+
+    def disturb(federation: LocalFederation, proxy: Proxy) -> None:
+        wait_for(layout, 0, 1)
+        os.killpg(federation.processes["node-0"].pid, signal.SIGKILL)
+        wait_for(layout, 1, 2)
+        hanging = federation.processes["node-1"]
+        os.killpg(hanging.pid, signal.SIGSTOP)
+        time.sleep(20)
+        os.killpg(hanging.pid, signal.SIGCONT)
+        wait_for(layout, 2, 4)
+        proxy.stalled.set()
+        time.sleep(20)
+        proxy.stalled.clear()
+        proxy.cut()
+        wait_for(layout, 0, 5)
+        for one in processes_of(layout, "flwr-serverapp"):
+            os.kill(one, signal.SIGKILL)
+        wait_for(layout, 0, 6)
+        os.killpg(federation.processes["server"].pid, signal.SIGKILL)
+
     with Proxy(int(address.rpartition(":")[2])) as proxy:
         file = layout.node(2) / "node.toml"
         file.write_text(file.read_text().replace(address, f"127.0.0.1:{proxy.port}"))
         with local_federation(layout, 3, str(cache)) as federation:
-            node, hanging = federation.processes["node-0"], federation.processes["node-1"]
-            plan = [
-                (14, lambda: os.killpg(node.pid, signal.SIGKILL)),
-                (22, lambda: os.killpg(hanging.pid, signal.SIGSTOP)),
-                (36, lambda: os.killpg(hanging.pid, signal.SIGCONT)),
-                (38, proxy.stalled.set),
-                (52, proxy.stalled.clear),
-                (53, proxy.cut),
-                (60, lambda: [os.kill(one, signal.SIGKILL) for one in processes_of(layout, "flwr-serverapp")]),
-                (75, lambda: os.killpg(federation.processes["server"].pid, signal.SIGKILL)),
-            ]
-            for after, what in plan:
-                timer = threading.Timer(after, what)
-                timer.daemon = True
-                timer.start()
+            thread = threading.Thread(target=disturb, args=(federation, proxy), daemon=True)
+            thread.start()
             federation.complete(layout.runs / "local", said.append)
+            thread.join(5)
+            assert not thread.is_alive(), "all was done before the run was finished"
     assert left(layout) == []
     run = fedpgp.load_run(layout.runs / "local")
-    assert len(run.rounds) == 5
+    assert len(run.rounds) == 7
     dropped = [one for record in run.rounds for one in record.get("dropped", ())]
     assert dropped, "something was lost, and is said"
     assert differences(layout, run, undisturbed(run.config, "fedpgp", run, cache)) == []
@@ -188,6 +198,16 @@ def test_a_node_with_data_of_its_own_takes_part_and_one_with_other_names_is_told
     assert {one["reason"] for record in found.rounds for one in record["dropped"]} == {"it has no node"}
     assert found.results["clients"][0]["examples"] == 18
     assert 0 <= found.results["final"]["local"] <= 100
+
+
+def wait_for(layout: Layout, client: int, number: int) -> None:
+    """Until a client has trained in a round, or a later one."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        files = (layout.node(client) / "state").glob("*/*/round-*.safetensors")
+        if any(int(file.stem.removeprefix("round-")) >= number for file in files):
+            return
+        time.sleep(0.1)
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":

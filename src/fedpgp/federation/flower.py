@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any, TypeVar
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
 
@@ -200,7 +201,7 @@ class Nodes:
             elif reply is None:
                 self._drop(client, kind, f"no reply within {self.deadline:g} seconds")
             elif reply.has_error():
-                self._drop(client, kind, f"its node failed: {line(reply.error.reason)}")
+                self._drop(client, kind, self._failure(reply.error))
             elif FAULT in reply.content.config_records:
                 self._drop(client, kind, line(reply.content.config_records[FAULT].get("reason")))
             else:
@@ -269,6 +270,13 @@ class Nodes:
         if type(examples) is not int or not 1 <= examples <= MOST_EXAMPLES or not plausible:
             raise Refused(f"it says that it has {excerpt(examples)} images")
         return client, Counts(examples, tests)
+
+    def _failure(self, error: Error) -> str:
+        if error.code == ErrorCode.MESSAGE_UNAVAILABLE:  # it has expired
+            return f"no reply within {self.deadline:g} seconds"
+        if error.code == ErrorCode.NODE_UNAVAILABLE:
+            return "its node has not been heard of for a while"
+        return f"its node failed: {line(error.reason)}"
 
     def _drop(self, client: int, kind: str, reason: str) -> None:
         if not self.forgiving:
