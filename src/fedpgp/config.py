@@ -171,12 +171,56 @@ class FederationConfig:
     )
 
 
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PrivacyConfig:
+    """What is hidden of a client's update, through Flower: docs/privacy.md says from whom."""
+
+    differential_privacy: Literal["none", "central", "local"] = Field(
+        default="none", description="noise that the server adds to the mean, or each client to its update; of clients"
+    )
+    clipped_by: Literal["server", "client"] = Field(
+        default="server", description="central: who cuts updates to the norm; with secure_aggregation the client"
+    )
+    clipping: Literal["fixed", "adaptive"] = Field(
+        default="fixed", description="central: adaptive follows a quantile of the norms (Andrew et al.)"
+    )
+    clipping_norm: float = Field(
+        default=0.5, gt=0, le=1e6, description="C, largest L2 norm of a client's change; adaptive: the first (ours)"
+    )
+    noise_multiplier: float = Field(
+        default=1.0, ge=0, le=1e6, description="central: z, standard deviation of the noise of the sum over C"
+    )
+    delta: float = Field(default=1e-5, gt=0, lt=1, description="δ at which ε is counted")
+    local_epsilon: float = Field(
+        default=10.0, gt=0, le=1e6, description="local: ε of the update of one round, from which the noise follows"
+    )
+    target_quantile: float = Field(default=0.5, ge=0, le=1, description="adaptive: of the norms (Andrew et al.)")
+    clipping_rate: float = Field(default=0.2, gt=0, le=100, description="adaptive: learning rate (Andrew et al.)")
+    count_noise: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e6,
+        description="adaptive: standard deviation of the noise of how many were cut; unset: clients / 20",
+    )
+    secure_aggregation: bool = Field(default=False, description="SecAgg+: the server sees the sum of updates alone")
+    shares: float = Field(
+        default=1.0, gt=0, le=1, description="secure_aggregation: of the participants that hold a share of each key"
+    )
+    threshold: float = Field(
+        default=0.5, gt=0, le=1, description="secure_aggregation: of the shares without which nothing can be summed"
+    )
+    value_range: float = Field(
+        default=4.0, gt=0, le=1e4, description="secure_aggregation: a number's change is cut to ± this, and quantised"
+    )
+
+
 EMBEDDED_ORIGIN = "the embedded recipe"  # of a value that is neither a default nor asked for
 SECTIONS: dict[str, type] = {
     "data": DataConfig,
     "task": TaskConfig,
     "backbone": BackboneConfig,
     "federation": FederationConfig,
+    "privacy": PrivacyConfig,
 }
 
 
@@ -192,6 +236,7 @@ class ExperimentConfig:
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
     federation: FederationConfig = dataclasses.field(default_factory=FederationConfig)
+    privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
     methods: Mapping[str, Method] = dataclasses.field(
         default_factory=lambda: {name: cls() for name, cls in METHODS.items()}
     )

@@ -24,7 +24,7 @@ from fedpgp.directory import (
     writing,
 )
 from fedpgp.errors import ConfigError, OutputError, TrainingError
-from fedpgp.federation.course import Course, aggregator_for, rounds_of
+from fedpgp.federation.course import Course, aggregator_of, rounds_of
 from fedpgp.federation.pilot import seconds_of_run
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import FILE, State, remove
@@ -315,7 +315,7 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
     config, reporter, backbone = lab.config, lab.reporter, lab.backbone
     method, task, settings = config.methods[name], lab.tasks[seed], config.federation
     data = lab.data(method, seed)
-    course = Course(method, task, backbone, settings, seed, aggregator_for(method, config.aggregator))
+    course = Course(method, task, backbone, settings, seed, aggregator_of(config, name))
     label = f"{name}, seed {seed}"
     total = rounds_of(method, settings)
     reporter.progress(label, state.rounds(), total)

@@ -28,6 +28,7 @@ from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source, load_
 from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
 from fedpgp.federation.jobs import Data, frozen_of
+from fedpgp.federation.privacy import check_privacy
 from fedpgp.methods import Method, Params
 from fedpgp.metrics import evaluation_sets
 from fedpgp.plugins import own_errors
@@ -259,6 +260,7 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
             f"federation.aggregator must be {DEFAULT_AGGREGATOR} as it is for {name}, whose server is its own"
             f" ({method.aggregator.name}), got {aggregator}: leave out {name}, or the aggregator"
         )
+    check_privacy(config.privacy, config.federation.engine, name, aggregator, method.aggregator is not None)
     if method.pooled and config.federation.engine != "local":
         raise ConfigError(
             f"federation.engine must be local for {name}, which trains on the images of all clients together, got"

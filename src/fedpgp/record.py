@@ -60,6 +60,7 @@ def figures(task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any
             for client, found in zip(task.new_clients, final.get("new_clients", []), strict=True)
         ],
         "domains": _by_domain(task, _evaluated(task, final), last),
+        **({"privacy": {name: final[name] for name in ("epsilon", "delta")}} if "delta" in final else {}),
         "bytes_up_per_client_round": federated["bytes_up"],
         "bytes_down_per_client_round": federated["bytes_down"],
         "seconds": round(sum(record["seconds_training"] + record["seconds_evaluation"] for record in records), 3),

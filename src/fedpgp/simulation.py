@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from queue import Queue
@@ -23,10 +23,12 @@ from fedpgp.config import ExperimentConfig
 from fedpgp.data.own import counts_of
 from fedpgp.errors import TrainingError
 from fedpgp.federation.client_app import client_app
-from fedpgp.federation.course import Course, aggregator_for
+from fedpgp.federation.course import Course, aggregator_of
 from fedpgp.federation.flower import Guest, Nodes, answer, terms_of
 from fedpgp.federation.jobs import Federation
+from fedpgp.federation.mods import mods
 from fedpgp.federation.node import Node, own_states
+from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import joining, run_rounds
 from fedpgp.federation.state import State
 from fedpgp.laboratory import Laboratory, laboratory
@@ -47,6 +49,8 @@ def simulate(
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its next default, of which it warns
     logging.getLogger("flwr").setLevel(logging.ERROR)
     task, run = lab.tasks[seed], state.origin()["run"]
+    for sentence in assumptions(lab.config.privacy, course.clients, course.most_rounds):
+        lab.reporter.notice(sentence)
     with ExitStack() as stack:
         place = Path(stack.enter_context(TemporaryDirectory())) if directory is None else directory / DIRECTORY
         packed = pickle.dumps((lab.config, method, seed, lab.cache, lab.skip_bad_images))
@@ -89,7 +93,7 @@ def _grid(opener: "_Opener", clients: int, lab: Laboratory) -> Iterator[Grid]:
         try:
             run_simulation(
                 server,
-                client_app(opener),
+                client_app(opener, mods(asdict(lab.config.privacy))),
                 clients,
                 backend_config={
                     "client_resources": {"num_cpus": 1, "num_gpus": 1.0 if cuda else 0.0},
@@ -150,7 +154,7 @@ def _guest(opener: _Opener, client: int) -> Guest:
     config, name, seed, *_ = opener.unpack()
     method = config.methods[name]
     data = lab.data(method, seed)
-    course = Course(method, data.task, lab.backbone, config.federation, seed, aggregator_for(method, config.aggregator))
+    course = Course(method, data.task, lab.backbone, config.federation, seed, aggregator_of(config, name))
     alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))
     federation = Federation(course, alone, lab.backbone)
     node = Node(federation, lab.backbone.towers(method.reads), client, opener.directory)

@@ -32,10 +32,14 @@ class Server:
 
 @plain_dataclass(frozen=True)
 class Download:
-    """What a client is sent. shared: what the method receives; control: what the aggregator's client side does."""
+    """What a client is sent. shared: what the method receives; control: what the aggregator's client side does.
+
+    figures: numbers beside, which training does not read.
+    """
 
     shared: Tensors
     control: Tensors = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -45,12 +49,16 @@ class Download:
 
 @plain_dataclass(frozen=True)
 class Upload:
-    """What a client sends: its number, how many examples it trained on, the trained shared part, the aggregator's."""
+    """What a client sends: its number, how many examples it trained on, the trained shared part, the aggregator's.
+
+    figures: numbers beside, which were made of it on its way.
+    """
 
     client: int
     examples: int
     shared: Tensors
     control: Tensors = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -66,6 +74,11 @@ class Aggregator(ABC):
     source: ClassVar[str]
     controls: ClassVar[bool] = False
     """Local training must call `correct` and `finish`."""
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """The names of the figures that must be in an upload."""
+        return ()
 
     def begin(self, shared: Tensors, clients: int) -> Server:
         """The server before the first round of so many clients."""
@@ -90,6 +103,10 @@ class Aggregator(ABC):
     def finish(self, download: Download, trained: Tensors, gradient: Tensors, own: Tensors) -> tuple[Tensors, Tensors]:
         """The client's part after its round, and what is sent of it. gradient: the mean over the round's steps."""
         raise NotImplementedError(f"{type(self).__name__} declares controls and has no finish")
+
+    def spent(self, rounds: int) -> dict[str, float]:
+        """What is to be recorded of privacy for a client that has taken part in so many rounds."""
+        return {}
 
 
 def size(*groups: Tensors) -> int:

@@ -1,5 +1,6 @@
 """What a SuperNode runs for a message: it asks the client that stays loaded beside it, or else loads the client."""
 
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from flwr.clientapp import ClientApp
 
 from fedpgp.deployment.resident import ask
 from fedpgp.federation.client_app import client_app
+from fedpgp.federation.mods import mods
 
 RESIDENT = "resident"  # in the node's config: where the client that stays loaded is
 
@@ -27,7 +29,8 @@ def make_client_app(experiment: Path) -> ClientApp:
                 pass  # it was ended: what it kept is on the disk
         return _alone(kind, content, about)
 
-    return client_app(answer)
+    privacy = tomllib.loads(experiment.read_text(encoding="utf-8"))["privacy"]
+    return client_app(answer, mods(privacy))
 
 
 def _alone(kind: str, content: RecordDict, about: Mapping[str, Any]) -> RecordDict:

@@ -14,7 +14,7 @@ from platformdirs import user_state_path
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.own import OWN, counts_of
 from fedpgp.errors import ConfigError, nearest
-from fedpgp.federation.course import Course, aggregator_for
+from fedpgp.federation.course import Course, aggregator_of
 from fedpgp.federation.flower import Guest, answer, terms_of
 from fedpgp.federation.jobs import Federation
 from fedpgp.federation.node import Node
@@ -93,7 +93,7 @@ def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSet
         task = replace(task, clients=(replace(client, id=settings.client),))
     else:
         task = replace(task, clients=(task.clients[settings.client],))
-    course = Course(method, task, lab.backbone, config.federation, seed, aggregator_for(method, config.aggregator))
+    course = Course(method, task, lab.backbone, config.federation, seed, aggregator_of(config, method_name))
     federation = Federation(course, replace(data, task=task), lab.backbone)
     node = Node(federation, lab.backbone.towers(method.reads), settings.client, settings.states)
     return Guest(node, terms_of(lab.backbone, task), counts_of(task))

@@ -16,8 +16,9 @@ from fedpgp.data.tasks import Task
 from fedpgp.deployment.client import configured
 from fedpgp.directory import is_unfinished, run_directory, write_run, writing
 from fedpgp.errors import FedPGPError, OutputError
-from fedpgp.federation.course import Course, aggregator_for
+from fedpgp.federation.course import Course, aggregator_of
 from fedpgp.federation.flower import Nodes, terms_of
+from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import run_rounds
 from fedpgp.federation.state import FILE, State
 from fedpgp.laboratory import checked
@@ -67,7 +68,9 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
             begin(scratch, begun)
     with State.open(directory / FILE) as state:
         check_origin(directory, state, begun, log.warning)
-        course = Course(method, task, backbone, settings, seed, aggregator_for(method, config.aggregator))
+        course = Course(method, task, backbone, settings, seed, aggregator_of(config, name))
+        for sentence in assumptions(config.privacy, course.clients, course.most_rounds):
+            log.info("%s", sentence)
         nodes = Nodes(
             grid=grid,
             course=course,

@@ -42,7 +42,8 @@ class Asked:
     """What a client was asked for in a round.
 
     run: the id of the run; shared, control: names, shapes and types of what it sends; received: the shared part that
-    it was sent; largest_change: of ‖θ − received‖ over the whole shared part.
+    it was sent; largest_change: of ‖θ − received‖ over the whole shared part; figures: names of what, 0 or 1, stands
+    beside the losses.
     """
 
     client: int
@@ -53,6 +54,7 @@ class Asked:
     received: Tensors
     most_examples: int
     largest_change: float = math.inf
+    figures: tuple[str, ...] = ()
 
 
 def arrays(found: Tensors) -> ArrayRecord:
@@ -79,13 +81,14 @@ def check(reply: RecordDict, asked: Asked) -> ClientUpdate:
     if unknown:
         raise Refused(f"it sent a record {excerpt(min(unknown))}, known: {', '.join(RECORDS)}")
     examples = _about(_record(reply, ABOUT), asked)
-    losses = _losses(_record(reply, LOSSES))
+    losses = _losses(_record(reply, LOSSES), asked.figures)
+    beside = {name: losses.pop(name) for name in asked.figures}
     shared = read(_record(reply, SHARED), asked.shared)
     control = read(_record(reply, CONTROL) if CONTROL in reply else ArrayRecord(), asked.control)
     change = math.hypot(*(_distance(value, asked.received[name]) for name, value in shared.items()))
     if not change <= asked.largest_change:
         raise Refused(f"its shared part has moved by {change:.3g}, allowed: {asked.largest_change:.3g}")
-    return ClientUpdate(Upload(asked.client, examples, shared, control), ClientState(), losses)
+    return ClientUpdate(Upload(asked.client, examples, shared, control, beside), ClientState(), losses)
 
 
 def figures(record: object, names: Collection[str] | None = None) -> dict[str, float]:
@@ -145,16 +148,21 @@ def _about(record: ConfigRecord, asked: Asked) -> int:
     return examples
 
 
-def _losses(record: MetricRecord) -> dict[str, float]:
+def _losses(record: MetricRecord, bits: Sequence[str] = ()) -> dict[str, float]:
+    """bits: the names of those that must be there and be 0 or 1."""
+    for name in bits:
+        if type(record.get(name)) is not int or record[name] not in (0, 1):
+            raise Refused(f"it sent {excerpt(record.get(name))} as {name}, not 0 or 1")
     if len(record) > MOST_LOSSES:
         raise Refused(f"it sent {len(record)} losses, allowed: {MOST_LOSSES}")
     found = {}
     for name, value in record.items():
         if not LOSS_NAME.fullmatch(name):
             raise Refused(f"it sent a loss {excerpt(name)}, which is not a short name")
-        if type(value) is not float or not abs(value) <= LARGEST_LOSS:  # which NaN is not, either
+        number = float(value) if name in bits and isinstance(value, int) else value
+        if type(number) is not float or not abs(number) <= LARGEST_LOSS:  # which NaN is not, either
             raise Refused(f"loss {excerpt(name)} is {excerpt(value)}, not a number of at most {LARGEST_LOSS:g}")
-        found[name] = value
+        found[name] = number
     return found
 
 

@@ -1,5 +1,6 @@
 """What the server and the clients of a run agree on; nothing here knows an image."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -7,10 +8,11 @@ import torch
 
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors
 from fedpgp.backbone import Backbone
-from fedpgp.config import FederationConfig
+from fedpgp.config import ExperimentConfig, FederationConfig
 from fedpgp.data.tasks import Task
 from fedpgp.federation.client import LocalTraining
 from fedpgp.federation.participation import participants
+from fedpgp.federation.privacy import protected
 from fedpgp.federation.state import Clients, ClientState
 from fedpgp.methods import Method
 from fedpgp.randomness import generator
@@ -75,18 +77,27 @@ class Course:
         return Clients(kept, self.clients, self.first, self.device)
 
     def downloads(self, number: int, server: Server) -> dict[int, Download]:
-        """What those are sent who take part in a round, by client, ascending; where images are pooled, client 0."""
+        """What those are sent who take part in a round, by client, ascending."""
+        controls = self.aggregator_of(number).controls
+        found = {client: self.aggregator.download(server, client) for client in self.taking_part(number)}
+        return {client: one if controls else replace(one, control={}) for client, one in found.items()}
+
+    @property
+    def most_rounds(self) -> int:
+        """In how many rounds before fine-tuning the client takes part that is drawn most often."""
+        federated = [number for number in self.rounds if number and not self.finetunes(number)]
+        counts = Counter(client for number in federated for client in self.taking_part(number))
+        return max(counts.values(), default=0)
+
+    def taking_part(self, number: int) -> Sequence[int]:
+        """Who takes part in a round, ascending; where images are pooled, client 0."""
         settings = self.settings
         if self.finetunes(number):
-            taking_part: Sequence[int] = range(self.clients)
-        elif self.method.pooled:
-            taking_part = [0]
-        else:
-            share = 1.0 if number == 1 and settings.everyone_first else settings.participation
-            taking_part = participants(self.clients, share, self.seed, number)
-        controls = self.aggregator_of(number).controls
-        found = {client: self.aggregator.download(server, client) for client in taking_part}
-        return {client: one if controls else replace(one, control={}) for client, one in found.items()}
+            return range(self.clients)
+        if self.method.pooled:
+            return [0]
+        share = 1.0 if number == 1 and settings.everyone_first else settings.participation
+        return participants(self.clients, share, self.seed, number)
 
     def aggregator_of(self, number: int) -> Aggregator:
         """The one that local training must know of in a round."""
@@ -102,6 +113,11 @@ class Course:
 def aggregator_for(method: Method, chosen: Aggregator | None = None) -> Aggregator:
     """The method's own aggregator, or else the one that is chosen; None takes FedAvg."""
     return method.aggregator or chosen or FedAvg()
+
+
+def aggregator_of(config: ExperimentConfig, name: str) -> Aggregator:
+    """That of a run: the method's own, the config's, or the private mean."""
+    return protected(config.privacy, aggregator_for(config.methods[name], config.aggregator))
 
 
 def rounds_of(method: Method, settings: FederationConfig) -> int:

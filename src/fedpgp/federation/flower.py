@@ -140,6 +140,7 @@ class Nodes:
                 received=downloads[client].shared,
                 most_examples=self.held[client].examples if client in self.held else MOST_EXAMPLES,
                 largest_change=self.course.settings.largest_change,
+                figures=self.course.aggregator.answered,
             )
             update = check(content, asked)
             after = content.config_records[ABOUT]["after"]

@@ -39,6 +39,7 @@ class Request:
 
     def content(self) -> RecordDict:
         about: dict[str, Any] = {"run": self.run, "round": self.number, "counted": self.counted}
+        about |= self.download.figures
         if self.alphas:
             about["alphas"] = list(self.alphas)
         records: dict[str, Any] = {SHARED: arrays(self.download.shared), ABOUT: ConfigRecord(about)}

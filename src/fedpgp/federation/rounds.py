@@ -129,6 +129,7 @@ def run_rounds(
                 taken_part.update(record["participants"])
                 epochs = settings.local_epochs * (max(taken_part.values()) - finetunes)
                 record |= _mean_losses(updates) | method.spent(epochs + method.finetune_epochs * finetunes)
+                record |= aggregator.spent(max(taken_part.values()) - finetunes)
             if updates and not pools:
                 record["bytes_down"] = round(fmean(download.size for download in downloads.values()))
             if updates and not pools and not finetunes:
