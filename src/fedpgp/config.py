@@ -210,7 +210,7 @@ class PrivacyConfig:
         default=0.5, gt=0, le=1, description="secure_aggregation: of the shares without which nothing can be summed"
     )
     value_range: float = Field(
-        default=4.0, gt=0, le=1e4, description="secure_aggregation: a number's change is cut to ± this, and quantised"
+        default=1.0, gt=0, le=1e4, description="secure_aggregation: a number's change is cut to ± this, and quantised"
     )
 
 

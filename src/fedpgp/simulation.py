@@ -63,6 +63,7 @@ def simulate(
             counted={client: record["round"] for record in state.records() for client in record["participants"]},
             deadline=lab.config.federation.deadline,
             forgiving=False,
+            privacy=lab.config.privacy,
         )
         nodes.gather(course.clients)
         yield from run_rounds(

@@ -79,6 +79,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
             counted={client: record["round"] for record in state.records() for client in record["participants"]},
             deadline=settings.deadline,
             forgiving=True,
+            privacy=config.privacy,
         )
         done, total = state.rounds(), len(course.rounds)
         log.info("%s: %d of %d rounds are done; waiting for %d clients", name, done, total, course.clients)

@@ -21,6 +21,7 @@ from torch import Tensor
 from fedpgp.aggregators import Tensors, Upload
 from fedpgp.errors import FedPGPError
 from fedpgp.federation.client import ClientUpdate
+from fedpgp.federation.mods import LOSS
 from fedpgp.federation.state import ClientState
 
 SHARED, CONTROL, LOSSES, ABOUT = "shared", "control", "losses", "about"
@@ -31,6 +32,7 @@ LARGEST_LOSS = 1e12  # above it sums over clients and rounds may not be finite
 LOSS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", re.ASCII)
 QUOTED = 60  # characters of what was found
 LINE = 300  # of a message
+MASKED = np.dtype(np.int64)  # numbers of secure aggregation
 
 
 class Refused(FedPGPError):  # noqa: N818 # what became of a reply, not a fault of the run
@@ -189,6 +191,23 @@ def _read(name: str, array: Array, like: Tensor) -> Tensor:
         raise Refused(f"{name} is not finite")
     tensor = torch.from_numpy(values.copy())
     return tensor if like.is_meta else tensor.to(like.device)
+
+
+def is_array(found: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+    """Whether bytes are those of an .npy file of this type and shape, no more and no less."""
+    header = _header(dtype, shape)
+    return len(found) == len(header) + dtype.itemsize * math.prod(shape) and found.startswith(header)
+
+
+def facts(found: Mapping[str, Any], asked: Asked) -> ClientUpdate:
+    """What a client says beside an update that nobody sees alone, see `fedpgp.federation.secure`.
+
+    Raises Refused, as `check` does.
+    """
+    losses = {name.removeprefix(LOSS): figure for name, figure in found.items() if name.startswith(LOSS)}
+    about = {name: value for name, value in found.items() if not name.startswith(LOSS)}
+    examples = _about(ConfigRecord(about), asked)
+    return ClientUpdate(Upload(asked.client, examples, {}), ClientState(), _losses(MetricRecord(losses)))
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:

@@ -16,16 +16,18 @@ from flwr.serverapp import Grid
 from fedpgp import __version__
 from fedpgp.aggregators import Download, Server
 from fedpgp.backbone import Backbone
+from fedpgp.config import PrivacyConfig
 from fedpgp.data.own import Counts
 from fedpgp.data.tasks import Task
-from fedpgp.errors import FedPGPError, NamesError, TrainingError
+from fedpgp.errors import FedPGPError, NamesError, TooFewError, TrainingError
 from fedpgp.evaluate import Evaluation
-from fedpgp.federation.border import ABOUT, Asked, Refused, check, excerpt, line, unlike_others
+from fedpgp.federation.border import ABOUT, Asked, Refused, check, excerpt, facts, line, unlike_others
 from fedpgp.federation.client import ClientUpdate
 from fedpgp.federation.client_app import EVALUATE, QUERY, TRAIN
 from fedpgp.federation.course import Course
 from fedpgp.federation.messages import Request, evaluated, evaluation, together, trained
 from fedpgp.federation.node import Node
+from fedpgp.federation.secure import secure_sum
 from fedpgp.federation.state import ClientState
 
 FAULT = "fault"  # in the place of a reply: why there is none, for a person to read
@@ -102,6 +104,7 @@ class Nodes:
     counted: dict[int, int]
     deadline: float
     forgiving: bool
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     held: dict[int, Counts] = field(default_factory=dict)
     _places: dict[int, int] = field(default_factory=dict)  # client -> node
     _greeted: set[int] = field(default_factory=set)
@@ -148,6 +151,8 @@ class Nodes:
                 self._told["older_state"].append({"client": client, "after": after, "instead": self.counted[client]})
             return update
 
+        if self.privacy.secure_aggregation and expected:
+            return self._summed(number, requests)
         found = self._ask(TRAIN, requests, read)
         for client, reason in unlike_others(list(found.values())).items():
             self._drop(client, TRAIN, reason)
@@ -159,6 +164,65 @@ class Nodes:
                 " start the run again when clients are there"
             )
         return updates
+
+    def _summed(self, number: int, requests: Mapping[int, Request]) -> Sequence[ClientUpdate]:
+        """The round by secure aggregation: each update is the mean, which is all that there is to see.
+
+        Raises TooFewError where nothing could be summed.
+        """
+        self._greet()
+        places = {self._places[client]: client for client in requests if client in self._places}
+        for client in requests.keys() - places.values():
+            self._drop(client, TRAIN, "it has no node")
+        received = next(iter(requests.values())).download.shared
+        contents = {node: requests[client].content() for node, client in places.items()}
+        weighted = self.privacy.differential_privacy == "none"
+        most = max((self.held[client].examples for client in places.values() if client in self.held), default=1)
+        try:
+            found = secure_sum(
+                self._send,
+                number,
+                contents,
+                received,
+                self.privacy.shares,
+                self.privacy.threshold,
+                self.privacy.value_range,
+                most if weighted else 1,
+            )
+        except TooFewError as error:
+            if not self.forgiving:
+                raise
+            self._told["lost"] = str(error)
+            return []
+        mean = {name: value + found.change[name] for name, value in received.items()}
+        updates = []
+        for node, client in places.items():
+            if node not in found.facts:
+                self._drop(client, TRAIN, f"its part was not there within {self.deadline:g} seconds")
+                continue
+            asked = Asked(client, number, self.run, {}, {}, {}, most_examples=MOST_EXAMPLES)
+            try:
+                update = facts(found.facts[node], asked)
+            except Refused as error:  # in the sum it is, all the same: nobody can take it out
+                self._told["implausible"].append({"client": client, "reason": str(error)})
+                continue
+            updates.append(replace(update, upload=replace(update.upload, shared=mean)))
+        return updates
+
+    def _send(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The replies to messages that come before the deadline."""
+        self.grid.push_messages(messages)
+        waiting = {message.metadata.message_id for message in messages}
+        found: list[Message] = []
+        end = time.monotonic() + self.deadline
+        while waiting and time.monotonic() < end:
+            for reply in self.grid.pull_messages(list(waiting)):
+                if reply.metadata.reply_to_message_id in waiting:
+                    waiting.remove(reply.metadata.reply_to_message_id)
+                    found.append(reply)
+            if waiting:
+                time.sleep(POLL)
+        return found
 
     def kept(self, number: int, updates: Sequence[ClientUpdate]) -> Mapping[int, ClientState]:
         """Nothing here: each client keeps it, and from now on its round counts."""
@@ -222,20 +286,9 @@ class Nodes:
             Message(content, dst_node_id=node, message_type=kind, group_id=str(number), ttl=self.deadline)
             for node, content in contents.items()
         ]
-        if not asked:
-            return {}
-        self.grid.push_messages(asked)
+        replies = self._send(asked) if asked else []
         nodes = {message.metadata.message_id: message.metadata.dst_node_id for message in asked}
-        found: dict[int, Message] = {}
-        end = time.monotonic() + self.deadline
-        while nodes and time.monotonic() < end:
-            for reply in self.grid.pull_messages(list(nodes)):
-                node = nodes.pop(reply.metadata.reply_to_message_id, None)
-                if node is not None:
-                    found[node] = reply
-            if nodes:
-                time.sleep(POLL)
-        return found
+        return {nodes[reply.metadata.reply_to_message_id]: reply for reply in replies}
 
     def _greet(self) -> None:
         """Asks nodes that are new which client they are, and whether they fit; a node is greeted once."""

@@ -66,8 +66,9 @@ class Private(Aggregator):
         return Server(shared, {NORM: torch.tensor(float(norm), dtype=torch.float64)})
 
     def spent(self, rounds: int) -> dict[str, float]:
-        """ε at δ of a client that has taken part in so many rounds, see `epsilon`."""
-        return {"epsilon": epsilon(self.privacy, rounds), "delta": self.privacy.delta}
+        """ε at δ of a client that has taken part in so many rounds, see `epsilon`; nothing where it is infinite."""
+        found = epsilon(self.privacy, rounds)
+        return {"epsilon": found, "delta": self.privacy.delta} if math.isfinite(found) else {}
 
 
 def epsilon(privacy: PrivacyConfig, rounds: int) -> float:
