@@ -295,7 +295,7 @@ class Nodes:
         here = set(self.grid.get_node_ids())
         self._greeted &= here  # who comes back says again who it is
         new = sorted(here - self._greeted)
-        for node, reply in self._exchange(QUERY, 0, {node: self.terms.content() for node in new}).items():
+        for node, reply in sorted(self._exchange(QUERY, 0, {node: self.terms.content() for node in new}).items()):
             if reply.has_error():
                 continue  # it is asked again
             self._greeted.add(node)

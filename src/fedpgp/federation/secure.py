@@ -98,7 +98,7 @@ def secure_sum(
 
 
 def _forget_absent(state: WorkflowState) -> None:
-    """Leaves out who is gone before anybody has a share of its key: Flower would ask for it, and nobody could answer."""
+    """Leaves out who is gone before anybody has a share of its key: Flower would ask for it, and nobody has it."""
     here = set(state.active_node_ids)
     state.sampled_node_ids = here
     state.nid_to_neighbours = {node: state.nid_to_neighbours[node] & here for node in here}
