@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fedpgp.errors import FedPGPError
     from fedpgp.experiment import compare, resume, run
     from fedpgp.grid.sweeping import load_sweep, resume_sweep, sweep
+    from fedpgp.joining import join
     from fedpgp.reproduction.run import load_reproduction, reproduce, resume_reproduction
     from fedpgp.results import Comparison, Run
     from fedpgp.tuning import resume_tuning, tune
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "ablate",
     "compare",
+    "join",
     "load_ablation",
     "load_comparison",
     "load_config",
@@ -59,6 +61,7 @@ _HOMES = {
     "ExperimentConfig": "config",
     "load_config": "config",
     "FedPGPError": "errors",
+    "join": "joining",
     "compare": "experiment",
     "resume": "experiment",
     "run": "experiment",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from fedpgp.errors import ConfigError, DataError, NamesError, nearest
 if TYPE_CHECKING:
     from fedpgp.config import ExperimentConfig
 
-OWN = "own"  # the partition: every client's images are its own
+OWN: Final = "own"  # the partition: every client's images are its own
 
 
 def classes_of(config: "ExperimentConfig") -> tuple[tuple[int, ...], tuple[int, ...]]:

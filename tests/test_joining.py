@@ -1,0 +1,62 @@
+"""A new client of a finished federation."""
+
+import json
+
+import pytest
+import torch
+from tiny import SHORT_RUN
+from typer.testing import CliRunner
+
+import fedpgp
+from fedpgp import cli
+from fedpgp.data.sources import pictograms as embedded
+from fedpgp.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of three classes, of which the federation has one."""
+    source, directory = embedded.read(), tmp_path_factory.mktemp("photos")
+    for split, count in (("train", 6), ("validation", 3), ("test", 6)):
+        dataset = getattr(source, split)
+        for label in (2, 60, 70):
+            place = directory / split / dataset.class_names[label]
+            place.mkdir(parents=True)
+            for image in dataset.of_classes([label])[:count]:
+                dataset.image(int(image)).save(place / f"{image}.png")
+    return directory
+
+
+@pytest.fixture
+def run(small, cache, tmp_path):
+    return fedpgp.run("fedpgp", 0, changes=SHORT_RUN, output=tmp_path / "run", cache=cache)
+
+
+def test_it_fits_the_private_part_alone_and_leaves_a_run_of_one_client(run, photos, cache, tmp_path, monkeypatch):
+    monkeypatch.undo()  # the folder is read as a user's
+    joined = fedpgp.join(tmp_path / "run", str(photos), shots=4, epochs=3, output=tmp_path / "mine", cache=cache)
+    assert torch.equal(joined.prompts["shared/p_G"], run.prompts["shared/p_G"])
+    again = fedpgp.join(tmp_path / "run", str(photos), shots=4, epochs=3, cache=cache)
+    assert torch.equal(joined.prompts["private/0/U"], again.prompts["private/0/U"])
+    first = fedpgp.join(tmp_path / "run", str(photos), shots=4, epochs=1, cache=cache)
+    assert not torch.equal(joined.prompts["private/0/U"], first.prompts["private/0/U"])
+    (client,) = joined.results["clients"]
+    assert (client["examples"], len(client["classes"])) == (12, 3)
+    assert joined.results["bytes_up_per_client_round"] == 0
+    assert joined.provenance["joined"] == run.provenance
+    loaded = fedpgp.load_run(tmp_path / "mine")
+    assert loaded.results == joined.results
+    arguments = ["join", "--from", str(tmp_path / "run"), "--data", str(photos), "--shots", "4", "--epochs", "3"]
+    arguments += ["-o", str(tmp_path / "other"), "--cache-dir", str(cache), "--json", "--quiet"]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["rows"][0]["local"] == joined.results["final"]["local"]
+
+
+def test_what_cannot_be_joined_is_refused(run, small, photos, cache, tmp_path, monkeypatch):
+    plain = fedpgp.run("promptfl", 0, changes=SHORT_RUN, cache=cache)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="promptfl has no private part to fit"):
+        fedpgp.join(plain, str(photos), shots=4, cache=cache)
+    with pytest.raises(DataError, match="must be a directory or file that exists"):
+        fedpgp.join(run, str(tmp_path / "nowhere"), cache=cache)
