@@ -21,7 +21,7 @@ from fedpgp.aggregators import AGGREGATORS, Aggregator, Download, Server
 from fedpgp.config import load_config
 from fedpgp.evaluate import Evaluation
 from fedpgp.federation.border import SHARED, Asked, Refused, check
-from fedpgp.federation.client import ClientUpdate, train_clients
+from fedpgp.federation.client import ClientUpdate, in_groups, train_clients
 from fedpgp.federation.course import Course
 from fedpgp.federation.jobs import Federation
 from fedpgp.federation.messages import Request, trained
@@ -111,12 +111,13 @@ class Hostile:
 
     def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
         federation, states = self.here.federation, self.here.clients
-        updates = []
-        for client, download in downloads.items():
-            job = federation.job(number, client, download, states[client])
-            if client in self.hostile and self.attack == "label flip":
-                job = replace(job, labels=len(job.frozen.guidance) - 1 - job.labels)
-            (update,) = train_clients(self.here.workers.towers, [job])
+        jobs = [federation.job(number, client, download, states[client]) for client, download in downloads.items()]
+        if self.attack == "label flip":
+            flipped = [replace(job, labels=len(job.frozen.guidance) - 1 - job.labels) for job in jobs]
+            jobs = [f if job.client in self.hostile else job for job, f in zip(jobs, flipped, strict=True)]
+        towers, updates = self.here.workers.towers, []
+        for update in itertools.chain.from_iterable(train_clients(towers, group) for group in in_groups(towers, jobs)):
+            client, download = update.upload.client, downloads[update.upload.client]
             request = Request(RUN, number, self.counted.get(client, 0), download)
             content = trained(request, update, request.counted, True)
             if client in self.hostile:
