@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fedpgp import evaluate, reading
 from fedpgp.backbone import Towers
 from fedpgp.errors import TrainingError
-from fedpgp.evaluate import Evaluator, path_alphas
+from fedpgp.evaluate import Evaluator, path_alphas, without_standing_path
 from fedpgp.federation.jobs import frozen_of
 from fedpgp.methods import FedCoCoOp, FedMGP, FedOTP, FedPGP, FedVPT, Local, Params, PromptFL, PromptFolio
 from fedpgp.metrics import accuracies, area, combined, evaluation_sets, own_images, summary
@@ -318,7 +318,13 @@ def test_where_no_shared_part_predicts_the_path_begins_at_the_hand_written_promp
 def test_a_path_that_no_client_moves_along_is_a_point(backbone):
     p = torch.randn(3, 128, generator=torch.Generator().manual_seed(3))
     _, found, _ = along_a_path(PromptFL(context_length=3), Params({"p_G": p}, {}), backbone)
-    assert found.path == {}
+    assert found.path
+    assert without_standing_path(found, ("base", "novel")).path == {}
+    without_bits = replace(found, correct={})  # as of clients elsewhere, whose figures alone are known
+    assert without_standing_path(without_bits, ("base", "novel")).path == {}
+    (alpha, *_), other = found.path, replace(found.path[0.0], clients={**found.clients, "novel": np.full(3, 1.0)})
+    moved = replace(without_bits, path={**found.path, alpha: other})
+    assert without_standing_path(moved, ("base", "novel")) is moved
 
 
 def test_points_of_a_path_are_evenly_spaced():
