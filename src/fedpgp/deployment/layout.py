@@ -144,7 +144,7 @@ def create(directory: Path, plan: Plan, force: bool = False) -> Layout:
             "directory": at,
             "home": final.flwr,
             "security": "insecure = true" if plan.insecure else f'root-certificates = "{final.server / "ca.crt"}"',
-            "output": final.runs / plan.name,
+            "output": f"{final.runs.name}/{plan.name}",
             "executable": Path(sys.executable).with_name("fedpgp"),
         }
         federation = made.app / "federation"

@@ -80,7 +80,7 @@ def server(directory: Path, insecure: bool = False, log: Path | None = None) -> 
         command += ["--ssl-ca-certfile", str(authority), "--ssl-certfile", str(certificate)]
         command += ["--ssl-keyfile", str(layout.server / "server.key"), "--enable-supernode-auth"]
     check_port(bind, int(port))
-    with started(command, environment(layout.flwr), log) as process:
+    with started(command, environment(layout.flwr), log, layout.directory) as process:
         _wait_for(process, "127.0.0.1", int(port))
         if not insecure:
             _register(layout)
@@ -193,16 +193,24 @@ def _node_command(
 
 
 @contextmanager
-def started(command: list[str], env: Mapping[str, str], log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    command: list[str], env: Mapping[str, str], log: Path | None = None, directory: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process, which is ended with the block.
 
     log: a file for what it prints, and the process and all that it starts are a group of their own, to be ended
-    together; None leaves it in the group and with the streams of this one.
+    together; None leaves it in the group and with the streams of this one. directory: that it works in; None takes that
+    of this process.
     """
     with open(os.devnull if log is None else log, "ab") as file:  # noqa: PTH123
         streams: dict[str, Any] = {} if log is None else {"stdout": file, "stderr": subprocess.STDOUT}
         process = subprocess.Popen(
-            command, env=dict(env), stdin=subprocess.DEVNULL, start_new_session=log is not None, **streams
+            command,
+            env=dict(env),
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            start_new_session=log is not None,
+            **streams,
         )
     try:
         yield process
