@@ -100,7 +100,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
         with writing(directory, "free space, then start the run again"):
             write_run(run, directory)
         state.remove()
-    log.info("%s is finished: fedpgp show %s", name, directory)
+    log.info("%s is finished: fedpgp show %s", name, directory.absolute())
     return run
 
 
