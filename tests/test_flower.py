@@ -450,6 +450,27 @@ def test_two_nodes_cannot_be_one_client(world, backbone):
     assert "client 1, which another node is" in refused["reason"]
 
 
+def test_replies_may_come_twice_late_and_in_any_order(world):
+    """The grid hands out each reply twice, the last first, and those of the round before once more."""
+    method = tiny.small(METHODS["fedpgp"])
+    plain = world(method, below="plain")
+    plain.rounds()
+    there = world(method)
+    pull, before = there.grid.pull_messages, []
+
+    def pulled(identifiers):
+        found = list(reversed(pull(identifiers)))
+        handed = [*found, *found, *before]
+        before[:] = found or before
+        return handed
+
+    there.grid.pull_messages = pulled
+    there.rounds()
+    assert torch.equal(there.state.server().shared["p_G"], plain.state.server().shared["p_G"])
+    for client in range(3):
+        assert torch.equal(there.kept(client).private["U"], plain.kept(client).private["U"])
+
+
 def test_messages_are_small(world):
     there = world(tiny.small(METHODS["fedpgp"], context_length=16))
     record = there.rounds()[-1]

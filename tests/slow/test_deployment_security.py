@@ -99,7 +99,7 @@ def test_a_certificate_that_is_over_starts_no_server_and_is_trusted_by_no_node(t
         [],
         days=0,
     )
-    with pytest.raises(OutputError, match="server.crt has been over since"), server(layout.directory):
+    with pytest.raises(OutputError, match=r"server\.crt has been over since"), server(layout.directory):
         pass
     with pytest.MonkeyPatch.context() as patch:  # a server that does not look
         patch.setattr("fedpgp.deployment.processes.check_certificate", lambda *_: None)
