@@ -160,6 +160,12 @@ class FederationConfig:
         le=1e12,
         description="simulation, deployment: updates that change the shared part by more (L2 norm) are dropped (ours)",
     )
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="deployment: of the server's loopback address, where Prometheus reads the last round; unset: none",
+    )
     eval_every: int = Field(
         default=1, ge=1, description="evaluate after every n-th round; the last always (authors' code: 1)"
     )

@@ -14,6 +14,7 @@ from fedpgp.data.own import OWN, task_elsewhere
 from fedpgp.data.sources import Source
 from fedpgp.data.tasks import Task
 from fedpgp.deployment.client import configured
+from fedpgp.deployment.metrics import exporter
 from fedpgp.directory import is_unfinished, run_directory, write_run, writing
 from fedpgp.errors import FedPGPError, OutputError
 from fedpgp.federation.course import Course, aggregator_of
@@ -84,8 +85,10 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
         done, total = state.rounds(), len(course.rounds)
         log.info("%s: %d of %d rounds are done; waiting for %d clients", name, done, total, course.clients)
         nodes.gather(course.clients)
-        for record in run_rounds(course, nodes, state):
-            log.info("round %d of %d: %s%s", record["round"], total, headline(record), _losses(record))
+        with exporter(settings.metrics_port, nodes.run) as hear:
+            for record in run_rounds(course, nodes, state):
+                hear(record)
+                log.info("round %d of %d: %s%s", record["round"], total, headline(record), _losses(record))
         records, last = state.records(), state.evaluation()
         if config.task.partition == OWN:
             task = task_elsewhere(config, nodes.held)
