@@ -5,7 +5,7 @@
 The server has CLIP, the class names and the method, and no image. For each class it trains one step on the class' own
 hand-written text feature as if that were an image, and compares the direction with what a client sent: the classes
 whose directions are nearest are what it takes the client to have. AUC: the chance that a class of the client is ranked
-before one that it has not; 0.5 is guessing. Mean over clients and seeds; "sum" lets it add up what it saw in all rounds.
+before one that it has not; 0.5 is guessing. Mean over clients and seeds; "sum" adds up what it saw in all rounds.
 """
 
 import argparse
