@@ -321,7 +321,7 @@ def test_new_clients_get_a_share_that_nobody_else_has():
 def test_every_protocol_and_partition_has_a_config():
     fields = load_config().task.__pydantic_fields__
     assert set(fields["protocol"].annotation.__args__) == set(PROTOCOLS)
-    assert set(fields["partition"].annotation.__args__) == {"classes", *PARTITIONS}
+    assert set(fields["partition"].annotation.__args__) == {"classes", "own", *PARTITIONS}
 
 
 @pytest.mark.parametrize(
