@@ -13,7 +13,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from in_process_grid import InProcessGrid
 
-from fedpgp.aggregators import AGGREGATORS, Scaffold
+from fedpgp.aggregators import AGGREGATORS, FedAvg, Scaffold
 from fedpgp.config import FederationConfig
 from fedpgp.data.own import counts_of
 from fedpgp.errors import DataError, OutputError, TrainingError
@@ -278,6 +278,16 @@ def test_an_update_that_may_not_be_used_is_dropped_with_its_reason_and_counts_fo
     for client in range(3):
         mine, its = there.kept(client), other.kept(client)
         assert all(torch.equal(value, its.private[name]) for name, value in mine.private.items())
+
+
+@pytest.mark.parametrize(("change", "refused"), [(nan, 1), (lambda content: None, 0)], ids=["NaN", "silent"])
+def test_the_aggregator_is_told_how_many_faulty_clients_are_out_already_and_silent_ones_are_none(
+    change, refused, world, monkeypatch
+):
+    told, without = [], FedAvg.without
+    monkeypatch.setattr(FedAvg, "without", lambda self, count: told.append(count) or without(self, count))
+    world(tiny.small(METHODS["fedpgp"]), trusted=False, forgiving=True, meddle=meddling(101, change)).rounds()
+    assert told == [0, refused, 0]
 
 
 def replace_participation(world, method, taking_part):

@@ -16,8 +16,8 @@ from flwr.serverapp import strategy as flower
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fedpgp.aggregators import Bulyan, Krum, Median, MultiKrum, TrimmedMean, Upload
-from fedpgp.errors import ConfigError, TrainingError
+from fedpgp.aggregators import Bulyan, Krum, Median, MultiKrum, Server, TrimmedMean, Upload
+from fedpgp.errors import ConfigError, TooFewError, TrainingError
 from fedpgp.methods import Local, PromptFL
 
 SHAPES = {"p_G": (3, 4), "gate": (2,)}
@@ -213,6 +213,19 @@ def test_too_few_clients_are_refused_before_the_first_round_and_too_few_updates_
     server = kind(malicious=1).begin(START, clients)
     with pytest.raises(TrainingError, match=rf"{clients - 1} updates came .* {name} needs {multiple} · malicious"):
         kind(malicious=1).aggregate(server, uploads_of(0, clients - 1))
+
+
+@pytest.mark.parametrize("name", sorted(SELECTING))
+def test_who_is_refused_already_is_one_hostile_client_less_and_loses_no_round(name):
+    kind, multiple = SELECTING[name]
+    clients, f = multiple * 3 + 3, 3
+    for refused in (2, 3):
+        left = uploads_of(0, clients - refused, hostile=f - refused)
+        with pytest.raises(TooFewError):
+            kind(malicious=f).aggregate(Server(START), left)
+        found = kind(malicious=f).without(refused).aggregate(Server(START), left).shared
+        assert np.abs(flat(found) - flat(START)).max() < 1
+    assert kind(malicious=1).without(2).malicious == 0
 
 
 @pytest.mark.parametrize("name", sorted(SELECTING))

@@ -108,6 +108,7 @@ class Hostile:
     memories: dict[int, dict[str, Any]] = field(default_factory=dict)
     counted: dict[int, int] = field(default_factory=dict)
     refused: int = 0
+    all_refused: int = 0
 
     def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
         federation, states = self.here.federation, self.here.clients
@@ -115,7 +116,7 @@ class Hostile:
         if self.attack == "label flip":
             flipped = [replace(job, labels=len(job.frozen.guidance) - 1 - job.labels) for job in jobs]
             jobs = [f if job.client in self.hostile else job for job, f in zip(jobs, flipped, strict=True)]
-        towers, updates = self.here.workers.towers, []
+        towers, updates, self.refused = self.here.workers.towers, [], 0
         for update in itertools.chain.from_iterable(train_clients(towers, group) for group in in_groups(towers, jobs)):
             client, download = update.upload.client, downloads[update.upload.client]
             request = Request(RUN, number, self.counted.get(client, 0), download)
@@ -129,6 +130,7 @@ class Hostile:
                 self.counted[client] = number
             except Refused:
                 self.refused += 1
+        self.all_refused += self.refused
         return updates
 
     def kept(self, number: int, updates: Sequence[ClientUpdate]) -> Mapping[int, Any]:
@@ -186,7 +188,7 @@ def main() -> None:
                 honest = [client for client in range(CLIENTS) if client not in hostile]
                 for figure, values in found.items():
                     values.append(float(last.clients[figure][honest].mean()))
-                refused += fleet.refused
+                refused += fleet.all_refused
                 lost += sum("lost" in record for record in records)
             rows.append(
                 {

@@ -92,6 +92,10 @@ class Aggregator(ABC):
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
         """The server after a round."""
 
+    def without(self, refused: int) -> Aggregator:
+        """The rule of a round in which so many updates, of faulty clients, have been refused already."""
+        return self
+
     def begin_client(self, shared: Tensors) -> Tensors:
         """The aggregator's own part of a client before its first round; it stays with the client."""
         return {}

@@ -7,6 +7,7 @@ client in one order of names. The number of examples, which a client may make up
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -62,6 +63,10 @@ class _Selecting(Aggregator, ABC):
                 f" lower {self.name}.malicious, or raise federation.participation"
             )
         return Server(self.combine(server.shared, sorted(uploads, key=lambda upload: upload.client)))
+
+    def without(self, refused: int) -> "_Selecting":
+        """Of n clients f at most are faulty: of the n − r whose updates are left, f − r."""
+        return replace(self, malicious=max(0, self.malicious - refused))
 
     @property
     def _needed(self) -> int:

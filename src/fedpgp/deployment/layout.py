@@ -18,7 +18,6 @@ from fedpgp.files import new_directory, write
 
 MOST_NODES = 1000
 NODE_PORT = 9094  # Flower's own
-NODE_PORT = 9094  # Flower's own
 OWNER_ALONE = 0o700
 NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]+\]?")

@@ -94,7 +94,7 @@ class Nodes:
     run: its id; counted: by client, the last round that counts;
     deadline: seconds that a round waits for replies; forgiving: a client that fails is left out of a round, and why is
     told. Otherwise it ends the run with a TrainingError, as it does where all clients are in one process. held: what
-    clients said that they have.
+    clients said that they have; refused: how many sent what was refused in the round.
     """
 
     grid: Grid
@@ -106,6 +106,7 @@ class Nodes:
     forgiving: bool
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     held: dict[int, Counts] = field(default_factory=dict)
+    refused: int = 0
     _places: dict[int, int] = field(default_factory=dict)  # client -> node
     _greeted: set[int] = field(default_factory=set)
     _told: dict[str, Any] = field(default_factory=lambda: defaultdict(list))
@@ -132,6 +133,7 @@ class Nodes:
             for client, download in downloads.items()
         }
         expected = {} if self.course.finetunes(number) else self.course.shared
+        self.refused = 0
 
         def read(client: int, content: RecordDict) -> ClientUpdate:
             asked = Asked(
@@ -156,6 +158,7 @@ class Nodes:
         found = self._ask(TRAIN, requests, read)
         for client, reason in unlike_others(list(found.values())).items():
             self._drop(client, TRAIN, reason)
+            self.refused += 1
             del found[client]
         updates = list(found.values())
         if not updates and not self._answered:
@@ -274,6 +277,7 @@ class Nodes:
                     found[client] = read(client, reply.content)
                 except Refused as error:
                     self._drop(client, kind, str(error))
+                    self.refused += 1
                 else:
                     size = recorddict_to_proto(reply.content).ByteSize()
                     self._told[f"wire_up_{kind}"].append(size)

@@ -30,6 +30,11 @@ class Fleet(Protocol):
     @property
     def forgiving(self) -> bool: ...
 
+    @property
+    def refused(self) -> int:
+        """How many clients sent what is no update in the last `train`: they are faulty."""
+        ...
+
     def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
         """What comes of the local training of those who are sent something in a round, ascending by client.
 
@@ -99,7 +104,7 @@ def run_rounds(
             updates = fleet.train(number, downloads)
             if updates and not finetunes:
                 try:
-                    server = aggregator.aggregate(server, [update.upload for update in updates])
+                    server = aggregator.without(fleet.refused).aggregate(server, [update.upload for update in updates])
                 except TooFewError as error:
                     if not fleet.forgiving:
                         raise
@@ -148,6 +153,7 @@ class Here:
     clients: Clients
     workers: Workers
     forgiving: bool = False
+    refused: int = 0
 
     def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
         jobs = [self.federation.job(number, client, sent, self.clients[client]) for client, sent in downloads.items()]
