@@ -57,6 +57,20 @@ def init(
     err.print(f"next: fedpgp federate server {directory}", markup=False)
 
 
+@app.command(epilog="Example: [bold]fedpgp federate renew ours --authority /media/safe/authority[/]")
+def renew(
+    directory: Annotated[Path, typer.Argument(help="What fedpgp federate init wrote.")],
+    authority: Annotated[
+        Path | None, typer.Option("--authority", help="Where authority/ is now.", show_default="DIRECTORY/authority")
+    ] = None,
+) -> None:
+    """Make a new certificate of the server, before the old one is over; nodes trust it as they did the old one."""
+    from fedpgp.deployment import layout
+
+    layout.renew(layout.Layout(directory), authority or directory / "authority")
+    err.print("the server has a new certificate: restart it with fedpgp federate server", markup=False)
+
+
 @app.command(epilog="Example: [bold]fedpgp federate server ours[/]")
 def server(
     directory: Annotated[Path, typer.Argument(help="What fedpgp federate init wrote.")],

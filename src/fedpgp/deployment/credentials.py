@@ -70,7 +70,7 @@ def check_certificate(certificate: Path, authority: Path, now: datetime.datetime
     """Raises OutputError for one that is unreadable, not the authority's, over, or not valid yet on this clock."""
     now = now or datetime.datetime.now(datetime.UTC)
     found, ca = _read(certificate), _read(authority)
-    remedy = "make new ones with fedpgp federate init, or fedpgp federate renew"
+    remedy = "fedpgp federate renew makes a new one of the server; of the authority, fedpgp federate init"
     try:
         found.verify_directly_issued_by(ca)
     except (ValueError, TypeError, InvalidSignature) as error:

@@ -181,6 +181,28 @@ def create(directory: Path, plan: Plan, force: bool = False) -> Layout:
     return Layout(at)
 
 
+def renew(layout: Layout, authority: Path) -> None:
+    """A new certificate and key of the server, for the address that it had, signed by its own authority.
+
+    Raises OutputError where the directory is no federation's, or holds another authority than its nodes trust.
+    """
+    host = layout.connection[1].rpartition(":")[0].strip("[]")
+    certificate, key, trusted = authority / "ca.crt", authority / "ca.key", layout.server / "ca.crt"
+    try:
+        same = certificate.read_bytes() == trusted.read_bytes()
+        key.read_bytes()
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename} cannot be read ({error.strerror}): --authority is the directory authority/ that"
+            " fedpgp federate init wrote"
+        ) from error
+    if not same:
+        raise OutputError(
+            f"{certificate} is another authority than {trusted}, which the nodes of {layout.directory} trust"
+        )
+    write_server(layout.server / "server.crt", layout.server / "server.key", certificate, key, [host])
+
+
 def _fill(path: Path, template: str, values: Mapping[str, Any] | None) -> None:
     write(path, _template(template, values).encode())
 

@@ -1,0 +1,48 @@
+"""What fedpgp federate writes, without a server."""
+
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from fedpgp.cli import app
+from fedpgp.deployment.credentials import check_certificate, write_authority, write_server
+from fedpgp.deployment.layout import Layout, renew
+from fedpgp.errors import OutputError
+
+
+@pytest.fixture
+def layout(tmp_path):
+    found = CliRunner().invoke(app, ["federate", "init", str(tmp_path / "ours"), "--nodes", "2"])
+    assert found.exit_code == 0, found.output
+    return Layout(tmp_path / "ours")
+
+
+def test_keys_are_readable_by_their_owner_alone(layout):
+    keys = [layout.server / "server.key", layout.directory / "authority" / "ca.key", *layout.directory.rglob("key")]
+    assert len(keys) == 4
+    assert all(key.stat().st_mode & 0o777 == 0o600 for key in keys)
+
+
+def test_a_renewed_certificate_is_trusted_by_the_nodes_as_the_old_one_was(layout, tmp_path):
+    safe = shutil.move(layout.directory / "authority", tmp_path / "safe")
+    server, trusted = layout.server / "server.crt", layout.node(0) / "ca.crt"
+    write_server(server, layout.server / "server.key", safe / "ca.crt", safe / "ca.key", [], days=0)
+    with pytest.raises(OutputError, match="fedpgp federate renew makes a new one of the server"):
+        check_certificate(server, trusted)
+    found = CliRunner().invoke(app, ["federate", "renew", str(layout.directory), "--authority", str(safe)])
+    assert found.exit_code == 0, found.output
+    check_certificate(server, trusted)
+    assert (layout.server / "server.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_only_the_authority_that_nodes_trust_renews(layout, tmp_path):
+    before = (layout.server / "server.crt").read_bytes()
+    with pytest.raises(OutputError, match=r"ca\.crt cannot be read .* --authority is the directory"):
+        renew(layout, tmp_path)
+    write_authority(tmp_path / "ca.crt", tmp_path / "ca.key")
+    with pytest.raises(OutputError, match="is another authority than"):
+        renew(layout, tmp_path)
+    with pytest.raises(OutputError, match="is no directory of fedpgp federate init"):
+        renew(Layout(tmp_path), tmp_path)
+    assert (layout.server / "server.crt").read_bytes() == before
