@@ -57,6 +57,7 @@ def run(method: str, seed: int, *shares: tuple[float, float, float], chosen: flo
             "task": TASK,
             "final": {**final, "area": area_of(path)},
             "shared": None,
+            "private": [],
             "last_five": final,
             "best_on_validation": {"round": 3, **final},
             "path": path,

@@ -3,18 +3,23 @@
 import shutil
 
 import pytest
-from typer.testing import CliRunner
 
-from fedpgp.cli import app
+from fedpgp import cli
 from fedpgp.deployment.credentials import check_certificate, write_authority, write_server
 from fedpgp.deployment.layout import Layout, renew
 from fedpgp.errors import OutputError
 
 
+def called(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["fedpgp", "federate", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+
+
 @pytest.fixture
-def layout(tmp_path):
-    found = CliRunner().invoke(app, ["federate", "init", str(tmp_path / "ours"), "--nodes", "2"])
-    assert found.exit_code == 0, found.output
+def layout(tmp_path, monkeypatch):
+    called(monkeypatch, "init", str(tmp_path / "ours"), "--nodes", "2")
     return Layout(tmp_path / "ours")
 
 
@@ -24,14 +29,13 @@ def test_keys_are_readable_by_their_owner_alone(layout):
     assert all(key.stat().st_mode & 0o777 == 0o600 for key in keys)
 
 
-def test_a_renewed_certificate_is_trusted_by_the_nodes_as_the_old_one_was(layout, tmp_path):
+def test_a_renewed_certificate_is_trusted_by_the_nodes_as_the_old_one_was(layout, tmp_path, monkeypatch):
     safe = shutil.move(layout.directory / "authority", tmp_path / "safe")
     server, trusted = layout.server / "server.crt", layout.node(0) / "ca.crt"
     write_server(server, layout.server / "server.key", safe / "ca.crt", safe / "ca.key", [], days=0)
     with pytest.raises(OutputError, match="fedpgp federate renew makes a new one of the server"):
         check_certificate(server, trusted)
-    found = CliRunner().invoke(app, ["federate", "renew", str(layout.directory), "--authority", str(safe)])
-    assert found.exit_code == 0, found.output
+    called(monkeypatch, "renew", str(layout.directory), "--authority", str(safe))
     check_certificate(server, trusted)
     assert (layout.server / "server.key").stat().st_mode & 0o777 == 0o600
 

@@ -71,7 +71,7 @@ def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run
             ),
             provenance=json.loads((directory / "provenance.json").read_text(encoding="utf-8")),
         )
-        found.row, results["path"], results["alpha_on_validation"], results["task"]["partition"]  # or KeyError
+        found.row, results["path"], results["private"], results["task"]["partition"]  # or KeyError
         return found
     except FileNotFoundError as error:
         raise OutputError(

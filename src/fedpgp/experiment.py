@@ -331,7 +331,7 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
     records, last = state.records(), state.evaluation()
     result = Run(
         config=config,
-        results=figures(task, name, seed, records, last),
+        results=figures(task, name, seed, records, last, course.first(0).private),
         rounds=records,
         prompts=Prompts(predicting(course, state.server()), course.states(state.client)),
         outcomes=outcomes(task, last),

@@ -108,7 +108,7 @@ def _fitted(lab: Laboratory, run: Run, name: str, seed: int, epochs: int, report
     }
     return Run(
         config=config,
-        results=figures(task, name, seed, [record], last),
+        results=figures(task, name, seed, [record], last, own.private),
         rounds=[record],
         prompts=dict(Prompts(server, [own])),
         outcomes=None,

@@ -3,7 +3,7 @@
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from statistics import fmean, harmonic_mean
@@ -27,10 +27,13 @@ from fedpgp.metrics import area_of, own_images, summary
 from fedpgp.plugins import fingerprint
 
 
-def figures(task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any]], last: Evaluation) -> dict[str, Any]:
+def figures(
+    task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any]], last: Evaluation, private: Collection[str]
+) -> dict[str, Any]:
     """The headline is the last round; beside it the mean of the last five, the round that validation chooses, and α.
 
-    The last five, and the rounds that validation chooses from, are those that were evaluated; last: of the last round.
+    The last five, and the rounds that validation chooses from, are those that were evaluated; last: of the last round;
+    private: names of what each client keeps to itself, wherever that is.
     Validation chooses by the harmonic mean of Local and Base on the validation images of the base classes.
     """
     names = ["local", *task.tests, "hm", "cm"]
@@ -45,6 +48,7 @@ def figures(task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any
         "seed": seed,
         "task": _describe(task),
         "rounds": final["round"],
+        "private": sorted(private),
         "final": {**{key: final[key] for key in names}, **late, "area": area_of(path)},
         "shared": None if last.shared is None else {key: last.shared[key] for key in names},
         "last_five": {key: fmean(record[key] for record in evaluated[-5:]) for key in names},

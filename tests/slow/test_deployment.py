@@ -22,6 +22,7 @@ from fedpgp.data.sources import pictograms
 from fedpgp.deployment.layout import Layout
 from fedpgp.deployment.local import LocalFederation, free_ports, local_federation
 from fedpgp.deployment.processes import SCRIPTS, environment
+from fedpgp.report import tables
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
 from federation_kills import differences, new_federation, processes_of, undisturbed
@@ -79,6 +80,9 @@ def test_four_nodes_with_tls_and_keys_have_the_local_engines_table_and_leave_not
             assert torch.equal(value, local.prompts[name.replace("private/", f"private/{client}/")])
     for file in layout.directory.glob("nodes/*/state/*/*/*"):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    table, same_table = (tables.table(fedpgp.Comparison([one])) for one in (found, local))
+    assert [row[:-1] for row in table.rows] == [row[:-1] for row in same_table.rows]  # but for seconds
+    assert len(table.rows) == 2
     show = [sys.executable, "-m", "fedpgp", "show", str(run), "--json"]
     shown = json.loads(subprocess.run(show, capture_output=True, text=True, check=True).stdout)
     assert shown["rows"][0]["local"] == local.results["final"]["local"]

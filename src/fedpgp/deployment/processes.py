@@ -49,8 +49,8 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigError(
-                f"port {port} of {host} cannot be taken: {error.strerror}; end the process that has it, or choose"
-                " another"
+                f"port {port} of {host} cannot be taken: {error.strerror}; end the process that has it, which may be"
+                " this one started before, or choose another: of a node in node.toml, of a server with init --port"
             ) from error
 
 

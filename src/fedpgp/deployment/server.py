@@ -94,7 +94,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
             task = task_elsewhere(config, nodes.held)
         run = Run(
             config=config,
-            results=figures(task, name, seed, records, last),
+            results=figures(task, name, seed, records, last, course.first(0).private),
             rounds=records,
             prompts=Prompts(state.server(), []),
             outcomes=None,

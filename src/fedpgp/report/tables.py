@@ -61,8 +61,7 @@ def table(comparison: Comparison) -> Table:
         cells = [Cell(figure_text(*figures[name]), marks.get(name, {}).get(method)) for name in shown]
         after = (f"{comparison.rank(method):.1f}", f"{kib:g}", f"{seconds:.0f}")
         rows.append([Cell(method + fewer), *cells, *map(Cell, after)])
-        has_private = any(name.startswith("private/") for name in runs[0].prompts)
-        if has_private and runs[0].results["shared"] is not None:
+        if runs[0].results["private"] and runs[0].results["shared"] is not None:
             alone = comparison.mean(method, "shared")
             texts = [figure_text(*alone[name]) if name in alone else "" for name in shown]
             rows.append([Cell(f"{method}, shared part"), *map(Cell, [*texts, "", "", ""])])
