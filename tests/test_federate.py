@@ -1,6 +1,7 @@
 """What fedpgp federate writes, without a server."""
 
 import shutil
+import sys
 
 import pytest
 
@@ -11,7 +12,9 @@ from fedpgp.errors import OutputError
 
 
 def called(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["fedpgp", "federate", *arguments])
+    monkeypatch.setattr(sys, "argv", ["fedpgp", "federate", *arguments])
+    for console, stream in ((cli.out, sys.stdout), (cli.err, sys.stderr)):
+        monkeypatch.setattr(console, "file", stream)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert not ended.value.code
