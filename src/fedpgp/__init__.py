@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from fedpgp.joining import join
     from fedpgp.reproduction.run import load_reproduction, reproduce, resume_reproduction
     from fedpgp.results import Comparison, Run
+    from fedpgp.serving.classifier import Classifier, load
     from fedpgp.tuning import resume_tuning, tune
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Classifier",
     "Comparison",
     "ExperimentConfig",
     "FedPGPError",
@@ -31,6 +33,7 @@ __all__ = [
     "ablate",
     "compare",
     "join",
+    "load",
     "load_ablation",
     "load_comparison",
     "load_config",
@@ -67,6 +70,8 @@ _HOMES = {
     "run": "experiment",
     "resume_tuning": "tuning",
     "tune": "tuning",
+    "Classifier": "serving.classifier",
+    "load": "serving.classifier",
     "Comparison": "results",
     "Run": "results",
     "load_comparison": "directory",

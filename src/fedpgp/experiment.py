@@ -34,7 +34,7 @@ from fedpgp.methods import METHODS, Method
 from fedpgp.origin import begin, begun_config, check_origin, origin
 from fedpgp.plan import Cell, Plan
 from fedpgp.plugins import check_instance, find_method, installed
-from fedpgp.record import Prompts, figures, outcomes, predicting
+from fedpgp.record import Prompts, figures, outcomes, predicting, sent_to
 from fedpgp.report.comparison import write_comparison
 from fedpgp.results import Comparison, Run, headline
 
@@ -328,12 +328,12 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
     for record in rounds:
         number = record["round"]
         reporter.progress(label, number or 1, total if number else 1, headline(record))
-    records, last = state.records(), state.evaluation()
+    records, last, server = state.records(), state.evaluation(), state.server()
     result = Run(
         config=config,
         results=figures(task, name, seed, records, last, course.first(0).private),
         rounds=records,
-        prompts=Prompts(predicting(course, state.server()), course.states(state.client)),
+        prompts=Prompts(predicting(course, server), course.states(state.client), sent_to(course, server)),
         outcomes=outcomes(task, last),
         provenance=state.origin()["provenance"],
     )

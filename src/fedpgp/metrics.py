@@ -5,6 +5,7 @@ Letters: N clients, n images of a test set, A points of a path.
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, harmonic_mean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,3 +92,14 @@ def area(local: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.
     best = np.maximum.accumulate(np.take_along_axis(others, order, axis=0), axis=0)
     below = np.concatenate([local[1:], np.zeros_like(local[:1])])
     return ((local - below) * best).sum(0) / 100
+
+
+def calibration_error(confidence: NDArray[np.floating[Any]], correct: NDArray[np.bool_], bins: int = 15) -> float:
+    """The expected calibration error of n answers, in percentage points (Guo et al. 2017, arXiv 1706.04599, eq. 3).
+
+    confidence: [n] the probability of the class that was answered, 0 to 1; correct: [n] whether it is right. The bins
+    have equal widths, (k/bins, (k+1)/bins].
+    """
+    place = np.clip(np.ceil(np.asarray(confidence, dtype=np.float64) * bins).astype(np.int64) - 1, 0, bins - 1)
+    gap = np.bincount(place, np.asarray(confidence, dtype=np.float64) - correct, minlength=bins)
+    return float(100 * np.abs(gap).sum() / len(confidence))

@@ -3,7 +3,7 @@
 import platform
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from statistics import fmean, harmonic_mean
@@ -114,6 +114,9 @@ def _describe(task: Task) -> dict[str, Any]:
         "novel": task.novel,
         "novel_data": novel.dataset.name if novel is not None and task.novel == "data sets" else None,
         "novel_classes": 0 if novel is None else len(novel.classes),
+        "base_names": [task.class_names[label] for label in task.base],
+        "novel_names": [] if novel is None else [novel.dataset.class_names[label] for label in novel.classes],
+        "templates": list(task.templates),
         "novel_domains": [] if novel is None else [novel.dataset.domain_names[i] for i in domains],
         "evaluated_on": task.tests["base"].dataset.split,
         "images": {name: len(test.images) for name, test in task.tests.items()},
@@ -131,21 +134,29 @@ def predicting(course: Course, server: Server | None) -> Server | None:
 class Prompts(Mapping[str, Tensor]):
     """The trained tensors, on the CPU, read when they are asked for.
 
-    "shared/NAME" of the server, as models predict with it, and for every client "private/CLIENT/NAME" and, where its
-    model is made of a shared part of its own, "kept/CLIENT/NAME".
+    "shared/NAME" of the server, as models predict with it, and for every client "private/CLIENT/NAME", where its model
+    is made of a shared part of its own "kept/CLIENT/NAME", and where it is sent what nobody else is
+    "received/CLIENT/NAME". sent: what each client is sent, where that depends on who it is.
     """
 
-    def __init__(self, server: Server | None, clients: Sequence[ClientState]):
+    def __init__(
+        self,
+        server: Server | None,
+        clients: Sequence[ClientState],
+        sent: Callable[[int], Mapping[str, Tensor]] = lambda client: {},
+    ):
         self._shared = {} if server is None else server.shared
-        self._clients = clients
+        self._clients, self._sent = clients, sent
 
     def __getitem__(self, name: str) -> Tensor:
         kind, _, rest = name.partition("/")
         if kind == "shared":
             return self._shared[rest].cpu()
         client, _, key = rest.partition("/")
-        if kind not in ("private", "kept") or not client.isdecimal() or int(client) >= len(self._clients):
+        if kind not in ("private", "kept", "received") or not client.isdecimal() or int(client) >= len(self._clients):
             raise KeyError(name)
+        if kind == "received":
+            return self._sent(int(client))[key].cpu()
         return getattr(self._clients[int(client)], kind)[key].cpu()
 
     def __iter__(self) -> Iterator[str]:
@@ -153,9 +164,17 @@ class Prompts(Mapping[str, Tensor]):
         for number, client in enumerate(self._clients):
             yield from (f"private/{number}/{name}" for name in sorted(client.private))
             yield from (f"kept/{number}/{name}" for name in sorted(client.kept))
+            yield from (f"received/{number}/{name}" for name in sorted(self._sent(number)))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def sent_to(course: Course, server: Server | None) -> Callable[[int], Mapping[str, Tensor]]:
+    """What each client is sent, where that depends on who it is."""
+    if server is None or not course.aggregator.personal:
+        return lambda client: {}
+    return lambda client: course.aggregator.download(server, client).shared
 
 
 def outcomes(task: Task, last: Evaluation) -> Outcomes:

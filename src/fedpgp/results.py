@@ -23,10 +23,10 @@ class Run:
     """One method with one seed: exactly what its directory holds.
 
     results: results.json; rounds: rounds.jsonl, one record per round; prompts: prompts.safetensors, the server's
-    "shared/NAME", each client's "private/CLIENT/NAME" and, where it keeps a shared part of its own, "kept/CLIENT/NAME",
-    read when asked for; outcomes: outcomes.safetensors, None of a run across machines, where the clients keep them;
-    provenance: provenance.json. alpha: where on the path between the shared part alone and the clients' own models
-    "final" is, see `at`.
+    "shared/NAME", each client's "private/CLIENT/NAME", where it keeps a shared part of its own "kept/CLIENT/NAME" and
+    where it is sent what nobody else is "received/CLIENT/NAME", read when asked for; outcomes: outcomes.safetensors,
+    None of a run across machines, where the clients keep them; provenance: provenance.json. alpha: where on the path
+    between the shared part alone and the clients' own models "final" is, see `at`.
     """
 
     config: ExperimentConfig

@@ -74,6 +74,8 @@ class Aggregator(ABC):
     source: ClassVar[str]
     controls: ClassVar[bool] = False
     """Local training must call `correct` and `finish`."""
+    personal: ClassVar[bool] = False
+    """What a client is sent depends on who it is."""
 
     @property
     def answered(self) -> tuple[str, ...]:

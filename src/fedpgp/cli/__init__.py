@@ -37,6 +37,7 @@ from fedpgp.cli.options import (
     new_name,
     worker_count,
 )
+from fedpgp.cli.predict import predict
 from fedpgp.cli.printing import Session, err, out, print_comparison, print_formatted, print_json, print_result
 from fedpgp.cli.reproduce import reproduce
 from fedpgp.cli.sweep import sweep
@@ -232,6 +233,13 @@ def join(
             reporter=progress,
         )
     print_result(fedpgp.Comparison([joined]), directory, as_json)
+
+
+app.command(
+    epilog="Examples: [bold]fedpgp predict out/fedpgp/seed-0 photos --client 3[/]   "
+    "[bold]fedpgp predict out/fedpgp/seed-0 'photos/*.png' --classes 'zebra,red panda' --top 2[/]   "
+    "[bold]find . -name '*.jpg' | fedpgp predict out/fedpgp/seed-0 - --format csv[/]"
+)(predict)
 
 
 class Format(StrEnum):

@@ -96,19 +96,38 @@ def task_elsewhere(config: "ExperimentConfig", held: Mapping[int, Counts]) -> Ta
     names = ("base", "novel") if novel else ("base",)
     ends = np.cumsum([0, *(held[i].examples if i in held else 0 for i in range(config.task.clients))])
     tests = {
-        name: _somewhere(config, "test", sum(counts.tests.get(name, 0) for counts in held.values()), classes)
+        name: _somewhere(
+            config.task.class_names, "test", sum(counts.tests.get(name, 0) for counts in held.values()), classes
+        )
         for name, classes in zip(names, (base, novel), strict=False)
     }
     return Task(
         name=config.task.protocol,
         class_names=config.task.class_names,
         base=base,
-        train=_somewhere(config, "train", int(ends[-1]), base).dataset,
+        train=_somewhere(config.task.class_names, "train", int(ends[-1]), base).dataset,
         clients=tuple(Client(i, (), np.arange(ends[i], ends[i + 1])) for i in range(config.task.clients)),
         tests=tests,
-        validation=_somewhere(config, "validation", 0, base),
+        validation=_somewhere(config.task.class_names, "validation", 0, base),
         templates=_templates(config),
         novel="classes" if novel else "nothing",
+        partition=OWN,
+    )
+
+
+def named_task(class_names: Sequence[str], templates: Sequence[str]) -> Task:
+    """A task of which nothing is known but its base classes and the hand-written prompts."""
+    names, base = tuple(class_names), tuple(range(len(class_names)))
+    return Task(
+        name="global",
+        class_names=names,
+        base=base,
+        train=_somewhere(names, "train", 0, base).dataset,
+        clients=(),
+        tests={},
+        validation=_somewhere(names, "validation", 0, base),
+        templates=tuple(templates),
+        novel="nothing",
         partition=OWN,
     )
 
@@ -151,11 +170,9 @@ def _templates(config: "ExperimentConfig") -> tuple[str, ...]:
     return (config.data.template or "a photo of a {}.",)
 
 
-def _somewhere(config: "ExperimentConfig", split: str, count: int, classes: tuple[int, ...]) -> EvaluationSet:
+def _somewhere(names: tuple[str, ...], split: str, count: int, classes: tuple[int, ...]) -> EvaluationSet:
     nothing = np.zeros(count, dtype=np.int64)
-    dataset = ImageDataset(
-        "the clients' own", split, config.task.class_names, ("",), nothing, nothing, _no_image, f"{split} elsewhere"
-    )
+    dataset = ImageDataset("the clients' own", split, names, ("",), nothing, nothing, _no_image, f"{split} elsewhere")
     return EvaluationSet(dataset, classes, np.arange(count))
 
 

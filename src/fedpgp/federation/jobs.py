@@ -148,10 +148,15 @@ class Federation:
         return _Softmax(tokens, self._frozen.select(classes), _places(classes, count).to(self._frozen.base.device))
 
 
+def guidance_of(method: Method, task: Task, class_names: Sequence[str], backbone: Backbone) -> Tensor:
+    """z_C [C, D] of any class names; of the task the templates are read, and no more."""
+    templates = [backbone.template_features(template, class_names) for template in method.templates(task)]
+    return templates[0] if len(templates) == 1 else F.normalize(torch.stack(templates).mean(0), dim=-1)
+
+
 def frozen_of(method: Method, task: Task, backbone: Backbone) -> Frozen:
     """What never changes during a task, for all of its classes."""
-    templates = [backbone.template_features(template, task.class_names) for template in method.templates(task)]
-    guidance = templates[0] if len(templates) == 1 else F.normalize(torch.stack(templates).mean(0), dim=-1)
+    guidance = guidance_of(method, task, task.class_names, backbone)
     base = _places(task.base, len(task.class_names)).to(guidance.device)
     return Frozen(guidance, backbone.logit_scale, base)
 

@@ -31,6 +31,7 @@ class NearestExperts(FedAvg):
 
     name: ClassVar[str] = "nearest-experts"
     source: ClassVar[str] = "Luo et al., ICLR 2025, arXiv 2410.10114"
+    personal: ClassVar[bool] = True
 
     others: int = Field(default=9, ge=0, description="most experts that a client is sent (public code)")
 

@@ -29,6 +29,7 @@ class AttentiveMessages(Aggregator):
 
     name: ClassVar[str] = "fedamp"
     source: ClassVar[str] = "Huang et al. 2021, AAAI, arXiv 2007.03797"
+    personal: ClassVar[bool] = True
 
     alpha: float
     sigma: float

@@ -1,0 +1,278 @@
+"""A run's prompts on their CLIP, ready for images and for any class names.
+
+Letters: B images, C classes, D feature width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedpgp.backbone import Backbone, Towers, load_backbone
+from fedpgp.backbone.tokens import ClassTokens
+from fedpgp.data.decode import CENTRE, Preparation, Prepared, each
+from fedpgp.data.images import Images
+from fedpgp.data.own import named_task
+from fedpgp.data.pictures import decode, reason
+from fedpgp.data.sources import ImageDataset
+from fedpgp.data.sources.names import plain
+from fedpgp.directory import load_run
+from fedpgp.errors import CheckpointError, ConfigError, DataError, OutputError
+from fedpgp.federation.jobs import guidance_of
+from fedpgp.methods import Frozen, Method, Params
+from fedpgp.reading import Question, answer, kind_of
+from fedpgp.results import Run
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BATCH = 16  # images encoded together
+SHOWN = 5  # class names that a message repeats
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Class names as a model reads them: its text features [K, C, D] and what else it knows of them."""
+
+    names: tuple[str, ...]
+    text: Tensor
+    tokens: ClassTokens
+    frozen: Frozen
+
+
+class Answer(NamedTuple):
+    """One image. probabilities: by class name, in the order of the names; fault: why there are none."""
+
+    image: str
+    probabilities: dict[str, float]
+    fault: str = ""
+
+    def best(self, count: int) -> list[tuple[str, float]]:
+        """The likeliest classes, the likeliest first."""
+        return sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:count]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model of a finished run: the shared part alone, or a client's own.
+
+    base: the class names that were trained on, in the run's order; client: whose model it is, None of the shared part;
+    temperature: T > 0 by which logits are divided before the softmax.
+
+    >>> fedpgp.load("my-run", client=3).classify(["cat.png"], ["cat", "red panda"])  # doctest: +SKIP
+    [{'cat': 0.91, 'red panda': 0.09}]
+    """
+
+    method: Method
+    params: Params
+    backbone: Backbone
+    base: tuple[str, ...]
+    templates: tuple[str, ...]
+    client: int | None = None
+    temperature: float = 1.0
+
+    @cached_property
+    def towers(self) -> Towers:
+        return self.backbone.towers(self.method.reads)
+
+    @torch.no_grad()
+    def read(self, class_names: Sequence[str] | None = None) -> Classes:
+        """Reads class names, known or new; None takes those that were trained on. Raises ConfigError for no names, or
+        for one that comes twice."""
+        names = tuple(self.base if class_names is None else class_names)
+        check_names(names)
+        task = named_task(self.base, self.templates)
+        place = {plain(name): i for i, name in enumerate(self.base)}
+        base = torch.tensor([place.get(plain(name), -1) for name in names], device=self.backbone.logit_scale.device)
+        guidance = guidance_of(self.method, task, names, self.backbone)
+        frozen = Frozen(guidance, self.backbone.logit_scale, base)
+        tokens = self.backbone.class_tokens(names, self.method.tail)
+        contexts = [*self.method.prompts(self.params, frozen), *self.method.constant_prompts(self.params)]
+        features = [self.towers.text.each([context], tokens, self.method.position)[0] for context in contexts]
+        text = torch.stack(features) if features else torch.empty(0, len(names), 0)
+        return Classes(names, text, tokens, frozen)
+
+    @torch.no_grad()
+    def logits(self, pixels: Tensor, classes: Classes) -> Tensor:
+        """Logits [B, C] of preprocessed pictures [B, 3, H, W]."""
+        encoder, kind = self.backbone.image, kind_of(self.method)
+        pooled = encoder.encode(pixels).clone()  # out of inference mode, which methods need not know of
+        if kind is None:
+            images = Images(pooled)
+        else:
+            images = Images(pooled, [encoder.encode(pixels, kind).clone()], torch.arange(len(pooled)))
+        return self.answer(images, classes)
+
+    @torch.no_grad()
+    def answer(self, images: Images, classes: Classes) -> Tensor:
+        """Logits [B, C] of what is kept of images."""
+        return answer(
+            self.towers, Question(self.method, self.params, classes.text, images, classes.tokens, classes.frozen)
+        )
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """[B, C] that sum to 1."""
+        return (logits.double() / self.temperature).softmax(-1)
+
+    def stream(self, files: Sequence[Path], classes: Classes, workers: int = 1) -> Iterator[Answer]:
+        """Answers to image files, in their order, as they come; one that does not decode has a fault instead."""
+        dataset = _files(files)
+        preparation = Preparation(dataset, self.backbone.image.processor, self.backbone.image.size, CENTRE)
+
+        def finish(prepared: Prepared) -> tuple[list[list[float]], dict[int, str]]:
+            found = self.probabilities(self.logits(torch.from_numpy(prepared.pixels), classes))
+            return found.tolist(), {**prepared.faults, **prepared.unreadable}
+
+        batches = [range(at, min(at + BATCH, len(files))) for at in range(0, len(files), BATCH)]
+        for batch, (rows, faults) in zip(batches, each(preparation, finish, batches, workers), strict=True):
+            for index, row in zip(batch, rows, strict=True):
+                fault = faults.get(index, "")
+                yield Answer(str(files[index]), {} if fault else dict(zip(classes.names, row, strict=True)), fault)
+
+    def classify(
+        self, images: "Sequence[Image | Path | str] | Image | Path | str", classes: Sequence[str] | None = None
+    ) -> list[dict[str, float]]:
+        """The probability of each class for every image, the likeliest first.
+
+        images: Pillow images, or paths, one or several; classes: any names, None takes those that were trained on.
+        Raises DataError for a file that is no image, ConfigError for class names that cannot be told apart.
+        """
+        given = [images] if isinstance(images, str | Path) or not isinstance(images, Sequence) else list(images)
+        read, found = self.read(classes), []
+        for at in range(0, len(given), BATCH):
+            pictures = [_picture(one) for one in given[at : at + BATCH]]
+            pixels = self.backbone.image.processor(images=pictures, return_tensors="pt")["pixel_values"]
+            for row in self.probabilities(self.logits(pixels, read)).tolist():
+                found.append(dict(sorted(zip(read.names, row, strict=True), key=lambda pair: -pair[1])))
+        return found
+
+
+def load(run: Run | Path | str, client: int | None = None, *, device: str | None = None) -> Classifier:
+    """The model of a finished run, or of its directory: the shared part alone, or that of a client.
+
+    client: its number, from 0. device: None takes the run's. Raises FedPGPError where the run has no such model, where
+    its checkpoint is not to be had, or is not the one that it was trained with.
+    """
+    found = run if isinstance(run, Run) else load_run(run)
+    name, task = found.method, found.results["task"]
+    if name not in found.config.methods:
+        raise ConfigError(
+            f"{name} is neither built in nor of an installed package: install it, or use the run from Python"
+        )
+    if "base_names" not in task:
+        raise OutputError(
+            f"the run of {name} was written by an earlier fedpgp, which did not keep class names: run it again"
+        )
+    settings = found.config.backbone
+    backbone = load_backbone(settings.checkpoint, settings.precision, device or settings.device)
+    if backbone.fingerprint != found.provenance["checkpoint"]:
+        raise CheckpointError(
+            f"checkpoint {settings.checkpoint!r} is not the one that {name} was trained with (its SHA-256 differs):"
+            " fetch that one again, or name its directory as backbone.checkpoint in the run's config.toml"
+        )
+    method, base, templates = found.config.methods[name], tuple(task["base_names"]), tuple(task["templates"])
+    return Classifier(method, params_of(found, method, backbone, client), backbone, base, templates, client)
+
+
+def params_of(run: Run, method: Method, backbone: Backbone, client: int | None) -> Params:
+    """What a model of a run predicts with; raises ConfigError where there is none.
+
+    A memory of a client's own images is not part of a run: it is left empty.
+    """
+    like = backbone.logit_scale
+    groups: dict[str, dict[str, Tensor]] = {"shared": {}, "private": {}, "kept": {}, "received": {}}
+    for name in run.prompts:
+        kind, _, rest = name.partition("/")
+        of, _, key = ("", "", rest) if kind == "shared" else rest.partition("/")
+        if of in ("", str(client or 0)):
+            tensor = run.prompts[name]
+            groups[kind][key] = tensor.to(like) if tensor.is_floating_point() else tensor.to(like.device)
+    shared = groups["shared"]
+    if client is None:
+        private = groups["private"]
+        if not private and run.results["private"]:  # across machines it stays with the clients; of it nothing is used
+            task = named_task(run.results["task"]["base_names"], run.results["task"]["templates"])
+            private = method.init_private(task, backbone, torch.Generator().manual_seed(0), 0)
+        alone = method.without_private(Params(shared, private, shared))
+        if alone is None:
+            raise ConfigError(f"the shared part of {method.name} predicts nothing by itself: name a client")
+        return alone
+    clients = run.results["task"]["clients"]
+    if not 0 <= client < clients:
+        raise ConfigError(f"client must be 0 to {clients - 1}, as this run has {clients} clients, got {client}")
+    if run.results["private"] and not groups["private"]:
+        raise ConfigError(
+            f"the private part of client {client} is not here: it stayed on the client's machine; leave --client out"
+            " for the shared part, or fit one of your own with fedpgp join"
+        )
+    received = groups["received"] or shared
+    own = groups["kept"] or {name: received[name] for name in shared}
+    params = Params(own, groups["private"], received)
+    # What is kept of the server is already what models predict with; what a client kept itself is not.
+    return method.for_prediction(params) if groups["kept"] else params
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises ConfigError for no class names, an empty one, or two that read the same."""
+    if not names:
+        raise ConfigError("classes must name at least one, got none: such as --classes 'zebra,red panda'")
+    known: dict[str, str] = {}
+    twice = []
+    for name in names:
+        if not plain(name):
+            raise ConfigError(f"classes must have a letter or a digit each, got {name!r}")
+        if plain(name) in known:
+            twice.append(name)
+        known.setdefault(plain(name), name)
+    if twice:
+        more = f" and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
+        raise ConfigError(f"classes must differ, got twice: {', '.join(map(repr, twice[:SHOWN]))}{more}")
+
+
+def calibrated(classifier: Classifier, logits: Tensor, targets: Tensor) -> Classifier:
+    """The same with the temperature at which some logits [n, C] have the least negative log-likelihood of their right
+    columns [n] (Guo et al. 2017, section 4.2)."""
+    logits, targets = logits.double(), targets.to(logits.device)
+    logarithm = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logarithm], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(logits / logarithm.exp(), targets)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return replace(classifier, temperature=float(logarithm.detach().clamp(-7, 7).exp()))
+
+
+def _picture(image: "Image | Path | str") -> "Image":
+    if not isinstance(image, str | Path):
+        return image.convert("RGB")
+    try:
+        return decode(Path(image))
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        raise DataError(f"{image} cannot be read: {reason(error)}; leave it out") from error
+
+
+@dataclass(frozen=True)
+class _Files:
+    paths: Sequence[Path]
+
+    def __call__(self, index: int) -> "Image":
+        return decode(self.paths[index])
+
+    def place(self, index: int) -> str:
+        return str(self.paths[index])
+
+
+def _files(paths: Sequence[Path]) -> ImageDataset:
+    nothing = np.zeros(len(paths), dtype=np.int64)
+    return ImageDataset("files", "test", ("",), ("",), nothing, nothing, _Files(list(paths)), "files")

@@ -1,0 +1,64 @@
+"""What a model needs of images that a run directory does not hold: a client's memory, and validation images."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedpgp.data.images import Images
+from fedpgp.errors import ConfigError
+from fedpgp.federation.client import remembered
+from fedpgp.federation.jobs import frozen_of
+from fedpgp.laboratory import Laboratory, Reporter, laboratory
+from fedpgp.methods import Method
+from fedpgp.metrics import own_images
+from fedpgp.results import Run
+from fedpgp.serving.classifier import Classifier, calibrated
+
+
+def remembers(method: Method) -> bool:
+    """Whether its clients predict with what they remember of their images."""
+    return type(method).memory is not Method.memory
+
+
+@contextmanager
+def images_of(run: Run, cache: Path | str | None, reporter: Reporter | None) -> Iterator[Laboratory]:
+    """The run's images, features from the cache; raises FedPGPError where they are not here."""
+    if run.config.federation.engine == "deployment":
+        raise ConfigError(f"the images of {run.method}'s clients are on their own machines: none of them is here")
+    with laboratory(run.config, [run.method], [run.seed], 1, cache, True, reporter) as lab:
+        yield lab
+
+
+def with_memory(classifier: Classifier, run: Run, cache: Path | str | None, reporter: Reporter | None) -> Classifier:
+    """The same with what its client remembers of its training images."""
+    assert classifier.client is not None, "the shared part remembers nothing"
+    method = classifier.method
+    with images_of(run, cache, reporter) as lab:
+        task, data = lab.tasks[run.seed], lab.data(method, run.seed)
+        client = task.clients[classifier.client]
+        classes = client.classes if method.own_classes else task.base
+        column = {label: i for i, label in enumerate(classes)}
+        labels = torch.tensor([column[label] for label in task.train.labels[client.train].tolist()])
+        frozen = frozen_of(method, task, lab.backbone).select(classes)
+        memory = remembered(method, data.train[torch.from_numpy(client.train)], labels, frozen)
+    return replace(classifier, params=replace(classifier.params, memory=memory))
+
+
+def with_temperature(
+    classifier: Classifier, run: Run, cache: Path | str | None, reporter: Reporter | None
+) -> Classifier:
+    """The same with the temperature that suits validation images best: a client's own, or all of the base classes."""
+    with images_of(run, cache, reporter) as lab:
+        task = lab.tasks[run.seed]
+        images: Images = lab.data(classifier.method, run.seed).tests["validation"]
+        chosen = np.ones(len(images), dtype=np.bool_)
+        if classifier.client is not None:
+            (chosen,) = own_images(task, [task.clients[classifier.client]], "validation")
+        places = torch.from_numpy(np.flatnonzero(chosen))
+        targets = torch.from_numpy(task.validation.targets)[places]
+        logits = classifier.answer(images[places], classifier.read())
+    return calibrated(classifier, logits, targets)
