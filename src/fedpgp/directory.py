@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -21,6 +22,7 @@ from fedpgp.plugins import NAME, installed
 from fedpgp.results import Comparison, Run, Unfinished
 
 PLAN = "plan.json"  # of a comparison: its methods, each with its seeds
+ANSWERS = "answers.safetensors"
 TUNING, ABLATION = "tuning.json", "ablation.json"  # what was asked of fedpgp tune and fedpgp ablate
 SWEEP, REPRODUCTION = "sweep.json", "reproduction.json"  # likewise
 FINISHED = {
@@ -33,14 +35,21 @@ FINISHED = {
 
 def write_run(run: Run, directory: Path) -> None:
     """Writes a run into a directory that has its config.toml; results.json is the last: with it the run is finished."""
-    write(directory / "rounds.jsonl", (json.dumps(record, allow_nan=False).encode() + b"\n" for record in run.rounds))
+    write_records(run.rounds, directory)
     write(directory / "prompts.safetensors", safetensors(run.prompts))
     if run.outcomes is not None:
         outcomes = {name: torch.from_numpy(getattr(run.outcomes, name)) for name in ("alphas", "base", "novel", "own")}
         write(directory / "outcomes.safetensors", save(outcomes))
+    if run.answers:
+        write(directory / ANSWERS, safetensors(run.answers))
     write_json(directory / "provenance.json", run.provenance)
     write_json(directory / "results.json", run.results)
     flush_directory(directory)
+
+
+def write_records(records: Sequence[Mapping[str, Any]], directory: Path) -> None:
+    """Writes the records of rounds, of a run that is finished or goes on."""
+    write(directory / "rounds.jsonl", (json.dumps(record, allow_nan=False).encode() + b"\n" for record in records))
 
 
 def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run:
@@ -52,6 +61,8 @@ def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run
     if is_unfinished(directory):
         raise OutputError(f"{directory} holds a run that is not finished; go on with: {resume_command(directory)}")
     try:
+        if not (directory / "config.toml").exists():
+            raise FileNotFoundError("config.toml")
         config = load_config(directory / "config.toml", methods=methods, foreign=True)
         across = config.federation.engine == "deployment"
         outcomes = {} if across else load((directory / "outcomes.safetensors").read_bytes())
@@ -70,6 +81,7 @@ def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run
                 novel_images=images.get("novel", 0),
             ),
             provenance=json.loads((directory / "provenance.json").read_text(encoding="utf-8")),
+            answers=TensorFile(directory / ANSWERS) if (directory / ANSWERS).exists() else {},
         )
         found.row, results["path"], results["private"], results["task"]["partition"]  # or KeyError
         return found

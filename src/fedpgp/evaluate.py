@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -48,11 +49,14 @@ class Evaluation(Point):
     diagnostics: means over the clients.
     path: by α < 1, ascending, the models on the way from the shared part alone (0) to the clients' own (1); empty where
     it was not asked for, and where all of it is one point.
+    predicted: by test set, [N, n] the column that each client's model answers; confidence: the probability of that.
     """
 
     shared: Mapping[str, float] | None
     diagnostics: Mapping[str, float]
     path: Mapping[float, Point] = field(default_factory=dict)
+    predicted: Mapping[str, NDArray[np.int16]] = field(default_factory=dict)
+    confidence: Mapping[str, NDArray[np.float16]] = field(default_factory=dict)
 
 
 def path_alphas(points: int) -> tuple[float, ...]:
@@ -121,6 +125,7 @@ class Evaluator:
         elif len(alphas) > 1:
             start = self._hand_written()
         points = {alpha: _Columns() for alpha in alphas}
+        said: dict[str, list[_Said]] = defaultdict(list)
         diagnostics: dict[str, list[float]] = defaultdict(list)
         for at in range(0, len(task.clients), CHUNK):
             chunk = task.clients[at : at + CHUNK]
@@ -128,7 +133,9 @@ class Evaluator:
             ways = [self._way(model(client.id), alphas) for client in chunk]
             read = iter(texts([self._prompts(params) for way in ways for params in way.values()]))
             way_texts = [{alpha: next(read) for alpha in way} for way in ways]
-            found = self._classify(places, ways, way_texts, start, alphas, sights, workers)
+            found, of_chunk = self._classify(places, ways, way_texts, start, alphas, sights, workers)
+            for name, rows in of_chunk.items():
+                said[name] += rows
             for alpha, correct in found.items():
                 points[alpha].add(task, chunk, correct)
             if shared_correct is not None:
@@ -150,6 +157,8 @@ class Evaluator:
             shared=None if shared is None else summary(of_shared.point().clients),
             diagnostics={name: fmean(figures) for name, figures in diagnostics.items()},
             path=path,
+            predicted={name: np.stack([row.predicted for row in rows]) for name, rows in said.items()},
+            confidence={name: np.stack([row.confidence for row in rows]) for name, rows in said.items()},
         )
 
     def _prompts(self, params: Params) -> list[Reading]:
@@ -182,16 +191,22 @@ class Evaluator:
         alphas: Sequence[float],
         sights: Sights | None,
         workers: Workers,
-    ) -> dict[float, Correct]:
-        """By α, which images some clients get right. places: what a message calls each of them."""
+    ) -> tuple[dict[float, Correct], dict[str, list["_Said"]]]:
+        """By α, which images some clients get right, and by test set, what their own models say.
+
+        places: what a message calls each of them.
+        """
         found: dict[float, dict[str, list[NDArray[np.bool_]]]] = {alpha: defaultdict(list) for alpha in alphas}
         same: dict[tuple[int, ...], dict[float, Mapping[str, NDArray[np.bool_]]]] = {}
+        answers: dict[tuple[int, ...], dict[str, _Said]] = {}
+        said: dict[str, list[_Said]] = defaultdict(list)
         for place, way, of_way in zip(places, ways, texts, strict=True):
             own = way[1.0]
             tensors = (own.shared, own.private, own.received, own.memory)
             model = tuple(id(tensor) for group in tensors for tensor in group.values())  # many may share all they have
             if model not in same:
                 answer_of_own = self._logits(place, own, of_way[1.0], sights, workers)
+                answers[model] = {name: _said(answer_of_own[name]) for name in self._task.tests}
                 same[model] = {
                     alpha: self._right(
                         self._logits(place, way[alpha], of_way[alpha], sights, workers)
@@ -200,10 +215,12 @@ class Evaluator:
                     )
                     for alpha in alphas
                 }
+            for name, one in answers[model].items():
+                said[name].append(one)
             for alpha, of_point in same[model].items():
                 for name, right in of_point.items():
                     found[alpha][name].append(right)
-        return {a: {name: np.stack(rows) for name, rows in of_point.items()} for a, of_point in found.items()}
+        return {a: {name: np.stack(rows) for name, rows in of_point.items()} for a, of_point in found.items()}, said
 
     def _logits(
         self, place: str, params: Params, texts: Sequence[Tensor], sights: Sights | None, workers: Workers
@@ -245,6 +262,19 @@ class Evaluator:
         """[n] of each test set: which images are right."""
         targets = {name: target for softmax in self._softmaxes for name, target in softmax.targets.items()}
         return {name: found.argmax(-1).cpu().numpy() == targets[name] for name, found in answers.items()}
+
+
+class _Said(NamedTuple):
+    """[n] of one client's model."""
+
+    predicted: NDArray[np.int16]
+    confidence: NDArray[np.float16]
+
+
+def _said(answers: Tensor) -> _Said:
+    """The likeliest columns of logits [n, C], and their probabilities."""
+    confidence = answers.softmax(-1).amax(-1)
+    return _Said(answers.argmax(-1).to(torch.int16).cpu().numpy(), confidence.to(torch.float16).cpu().numpy())
 
 
 def _mixed(start: Logits | None, own: Logits, alpha: float) -> Logits:

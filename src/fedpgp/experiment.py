@@ -20,6 +20,7 @@ from fedpgp.directory import (
     load_run,
     planned,
     run_directory,
+    write_records,
     write_run,
     writing,
 )
@@ -34,7 +35,7 @@ from fedpgp.methods import METHODS, Method
 from fedpgp.origin import begin, begun_config, check_origin, origin
 from fedpgp.plan import Cell, Plan
 from fedpgp.plugins import check_instance, find_method, installed
-from fedpgp.record import Prompts, figures, outcomes, predicting, sent_to
+from fedpgp.record import Prompts, answers, figures, outcomes, predicting, sent_to
 from fedpgp.report.comparison import write_comparison
 from fedpgp.results import Comparison, Run, headline
 
@@ -325,8 +326,13 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
         rounds = simulate(lab, name, seed, course, directory, state)
     else:
         rounds = federate(method, data, backbone, settings, seed, lab.workers, state, config.aggregator)
+    told = state.records()
     for record in rounds:
         number = record["round"]
+        told.append(record)
+        if directory is not None:  # the state is locked while it is worked on, and this is for those who watch
+            with writing(directory, f"free space, then go on with --resume {directory}"):
+                write_records(told, directory)
         reporter.progress(label, number or 1, total if number else 1, headline(record))
     records, last, server = state.records(), state.evaluation(), state.server()
     result = Run(
@@ -336,6 +342,7 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
         prompts=Prompts(predicting(course, server), course.states(state.client), sent_to(course, server)),
         outcomes=outcomes(task, last),
         provenance=state.origin()["provenance"],
+        answers=answers(task, last),
     )
     if directory is None:
         return replace(result, prompts=dict(result.prompts))

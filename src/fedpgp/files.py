@@ -15,6 +15,7 @@ from torch import Tensor
 
 # The names of the safetensors format.
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
+DTYPES |= {torch.int16: "I16", torch.int32: "I32", torch.int64: "I64"}
 
 
 def write(path: Path, content: bytes | Iterable[bytes], mode: int = 0o666) -> None:

@@ -10,6 +10,7 @@ from statistics import fmean, harmonic_mean
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fedpgp import __version__
@@ -23,7 +24,7 @@ from fedpgp.evaluate import CHUNK, Evaluation
 from fedpgp.federation.course import Course
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Params
-from fedpgp.metrics import area_of, own_images, summary
+from fedpgp.metrics import area_of, calibration_error, own_images, summary
 from fedpgp.plugins import fingerprint
 
 
@@ -64,6 +65,7 @@ def figures(
             for client, found in zip(task.new_clients, final.get("new_clients", []), strict=True)
         ],
         "domains": _by_domain(task, _evaluated(task, final), last),
+        "calibration_error": _calibration(task, _evaluated(task, final), last),
         **({"privacy": {name: final[name] for name in ("epsilon", "delta")}} if "delta" in final else {}),
         "bytes_up_per_client_round": federated["bytes_up"],
         "bytes_down_per_client_round": federated["bytes_down"],
@@ -189,6 +191,42 @@ def outcomes(task: Task, last: Evaluation) -> Outcomes:
         base_images=len(task.tests["base"].images),
         novel_images=len(task.tests["novel"].images) if "novel" in task.tests else 0,
     )
+
+
+def answers(task: Task, last: Evaluation) -> dict[str, Tensor]:
+    """What the clients' models said of every test image in an evaluation.
+
+    For "base" and "novel", "SET/predicted": [N, n] int16, columns of the softmax, whose names are those of the results;
+    "SET/confidence": [N, n] float16, the probability of that; "SET/labels": [n] the right column; "SET/images": [n]
+    the image's number in its split.
+    """
+    found: dict[str, Tensor] = {}
+    for name in ("base", "novel"):
+        if name in task.tests and name in last.predicted:
+            test = task.tests[name]
+            found[f"{name}/predicted"] = torch.from_numpy(last.predicted[name])
+            found[f"{name}/confidence"] = torch.from_numpy(last.confidence[name])
+            found[f"{name}/labels"] = torch.from_numpy(test.targets.astype(np.int16))
+            found[f"{name}/images"] = torch.from_numpy(test.dataset.numbers_of(test.images).astype(np.int32))
+    return found
+
+
+def _calibration(task: Task, clients: Sequence[Client], last: Evaluation) -> dict[str, float]:
+    """The mean over the clients of the expected calibration error on their own images, on Base and on Novel, in
+    percentage points; nothing where what they answer stays with them."""
+    found: dict[str, list[float]] = {}
+    for name in ("base", "novel"):
+        if name not in last.predicted:
+            continue
+        right = last.predicted[name] == task.tests[name].targets
+        for place, client in enumerate(clients):
+            found.setdefault(name, []).append(calibration_error(last.confidence[name][place], right[place]))
+            if name == "base":
+                (own,) = own_images(task, [client], name)
+                found.setdefault("local", []).append(
+                    calibration_error(last.confidence[name][place][own], right[place][own])
+                )
+    return {name: fmean(values) for name, values in sorted(found.items())}
 
 
 def provenance(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any, Final, Literal
@@ -26,7 +26,8 @@ class Run:
     "shared/NAME", each client's "private/CLIENT/NAME", where it keeps a shared part of its own "kept/CLIENT/NAME" and
     where it is sent what nobody else is "received/CLIENT/NAME", read when asked for; outcomes: outcomes.safetensors,
     None of a run across machines, where the clients keep them; provenance: provenance.json. alpha: where on the path
-    between the shared part alone and the clients' own models "final" is, see `at`.
+    between the shared part alone and the clients' own models "final" is, see `at`. answers: answers.safetensors, what
+    the clients' models said of every test image, see `fedpgp.record.answers`; empty where the clients keep it.
     """
 
     config: ExperimentConfig
@@ -36,6 +37,7 @@ class Run:
     outcomes: Outcomes | None
     provenance: Mapping[str, Any]
     alpha: float = 1.0
+    answers: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def method(self) -> str:

@@ -17,6 +17,7 @@ from fedpgp.cli.ablate import ablate
 from fedpgp.cli.bench import bench
 from fedpgp.cli.cache import app as cache_app
 from fedpgp.cli.data import app as data_app
+from fedpgp.cli.export import export
 from fedpgp.cli.federate import app as federate_app
 from fedpgp.cli.options import (
     Cache,
@@ -240,6 +241,12 @@ app.command(
     "[bold]fedpgp predict out/fedpgp/seed-0 'photos/*.png' --classes 'zebra,red panda' --top 2[/]   "
     "[bold]find . -name '*.jpg' | fedpgp predict out/fedpgp/seed-0 - --format csv[/]"
 )(predict)
+
+
+app.command(
+    epilog="Examples: [bold]fedpgp export out/fedpgp/seed-0 --client 3 -o prompt[/]   "
+    "[bold]fedpgp export out/fedpgp/seed-0 --format onnx --classes 'zebra,red panda' -o served[/]"
+)(export)
 
 
 class Format(StrEnum):

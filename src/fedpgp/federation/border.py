@@ -107,7 +107,8 @@ def read_any(record: ArrayRecord) -> dict[str, Tensor]:
 
     Raises Refused where the bytes are not those of what they declare, in a type that prompts and outcomes have.
     """
-    types = {str(one).removeprefix("torch."): one for one in (torch.float32, torch.float64, torch.int64, torch.uint8)}
+    known = (torch.float16, torch.float32, torch.float64, torch.int16, torch.int64, torch.uint8)
+    types = {str(one).removeprefix("torch."): one for one in known}
     for name, array in record.items():
         if array.dtype not in types or not all(type(size) is int and size >= 0 for size in array.shape):
             raise Refused(f"{excerpt(name)} has type {excerpt(array.dtype)} and shape {excerpt(array.shape)}")

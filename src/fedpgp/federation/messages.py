@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
 
 from fedpgp.aggregators import Download, Tensors
 from fedpgp.evaluate import Evaluation, Point
@@ -20,6 +21,7 @@ from fedpgp.federation.client import ClientUpdate
 from fedpgp.metrics import summary
 
 FIGURES, CORRECT, DIAGNOSTICS, ALONE = "figures", "correct", "diagnostics", "alone"
+PREDICTED, CONFIDENCE = "predicted", "confidence"
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,9 @@ def evaluated(request: Request, found: Evaluation, outcomes: bool) -> RecordDict
         content[f"{FIGURES}/{alpha!r}"] = _figures({name: values[0] for name, values in point.clients.items()})
         if outcomes:
             content[f"{CORRECT}/{alpha!r}"] = ArrayRecord({n: Array(values) for n, values in point.correct.items()})
+    if outcomes:
+        for kind, arrays_of in ((PREDICTED, found.predicted), (CONFIDENCE, found.confidence)):
+            content[kind] = ArrayRecord({name: Array(values) for name, values in arrays_of.items()})
     content[DIAGNOSTICS] = _figures(found.diagnostics)
     if found.shared is not None:
         content[SHARED] = _figures(found.shared)
@@ -120,7 +125,15 @@ def evaluation(content: RecordDict, request: Request, names: Sequence[str]) -> E
         )
     own = points.pop(1.0)
     shared = figures(content[SHARED]) if SHARED in content else None
-    return Evaluation(own.clients, own.correct, shared, figures(content.get(DIAGNOSTICS)), points)
+    said = {kind: content.array_records[kind] for kind in (PREDICTED, CONFIDENCE) if kind in content.array_records}
+    return Evaluation(
+        own.clients,
+        own.correct,
+        shared,
+        figures(content.get(DIAGNOSTICS)),
+        points,
+        **{kind: {name: tensor.numpy() for name, tensor in read_any(found).items()} for kind, found in said.items()},
+    )
 
 
 def together(found: Sequence[Evaluation]) -> Evaluation:
@@ -142,7 +155,13 @@ def together(found: Sequence[Evaluation]) -> Evaluation:
         shared=summary({name: [one[name] for one in shared] for name in own.clients}) if shared else None,
         diagnostics=_means([one.diagnostics for one in found]),
         path={alpha: joined([one.path.get(alpha, one) for one in found]) for alpha in alphas},
+        predicted=_rows([one.predicted for one in found]),
+        confidence=_rows([one.confidence for one in found]),
     )
+
+
+def _rows(found: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
 
 def _figures(found: Mapping[str, float]) -> MetricRecord:

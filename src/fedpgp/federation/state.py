@@ -168,7 +168,7 @@ class State:
         points: dict[float, dict[str, dict[str, Any]]] = defaultdict(lambda: {"clients": {}, "correct": {}})
         for name, array in sorted(load_arrays(arrays).items()):  # safetensors has them in any order
             alpha, kind, key = name.split("/", 2)
-            points[float(alpha)][kind][key] = array
+            points[float(alpha)].setdefault(kind, {})[key] = array
         own = points.pop(1.0)
         return Evaluation(**own, **json.loads(means), path={alpha: Point(**points[alpha]) for alpha in sorted(points)})
 
@@ -199,6 +199,8 @@ class State:
         for alpha, point in {**found.path, 1.0: found}.items():
             arrays |= {f"{alpha!r}/clients/{name}": values for name, values in point.clients.items()}
             arrays |= {f"{alpha!r}/correct/{name}": values for name, values in point.correct.items()}
+        arrays |= {f"{1.0!r}/predicted/{name}": values for name, values in found.predicted.items()}
+        arrays |= {f"{1.0!r}/confidence/{name}": values for name, values in found.confidence.items()}
         means = json.dumps({"shared": found.shared, "diagnostics": found.diagnostics}, allow_nan=False)
         self._execute("DELETE FROM evaluation")
         self._execute("INSERT INTO evaluation VALUES (?, ?)", save_arrays(arrays), means)

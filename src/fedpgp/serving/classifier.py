@@ -224,7 +224,7 @@ def check_names(names: Sequence[str]) -> None:
     known: dict[str, str] = {}
     twice = []
     for name in names:
-        if not plain(name):
+        if not any(letter.isalnum() for letter in name):
             raise ConfigError(f"classes must have a letter or a digit each, got {name!r}")
         if plain(name) in known:
             twice.append(name)

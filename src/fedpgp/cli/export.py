@@ -1,0 +1,49 @@
+"""`fedpgp export`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedpgp.cli.options import Force, new_name
+from fedpgp.cli.predict import Client, class_names
+from fedpgp.cli.printing import err
+
+
+class Form(StrEnum):
+    safetensors = "safetensors"
+    clip_head = "clip-head"
+    onnx = "onnx"
+    hf = "hf"
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A finished run's directory.")],
+    client: Client = None,
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format",
+            help="safetensors: the prompt; clip-head: text features of some classes; onnx: image encoder and head; hf:"
+            " a CLIP of transformers with the prompt as tokens.",
+        ),
+    ] = Form.safetensors,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes",
+            help="Of a head: any class names with commas between, or a file with a name in each line.",
+            show_default="those that were trained on",
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory to write.")] = None,
+    force: Force = False,
+) -> None:
+    """Write a run's prompt as files that others use without fedpgp, with a model card that shows how."""
+    from fedpgp.serving.export import export as write
+
+    names = None if classes is None else class_names(classes)
+    directory = output or new_name(f"export-{form.value}")
+    write(run, directory, form.value, client=client, classes=names, force=force)
+    err.print(f"written to {directory}; how to use it: {directory / 'README.md'}", markup=False)

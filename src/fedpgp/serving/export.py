@@ -1,0 +1,298 @@
+"""A run's model as files that others use without fedpgp, each with a model card that shows how."""
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from fedpgp import __version__
+from fedpgp.directory import load_run
+from fedpgp.errors import ConfigError, OutputError
+from fedpgp.files import new_directory, write
+from fedpgp.results import Run
+from fedpgp.serving.classifier import Classifier, load
+from fedpgp.serving.memory import remembers
+from fedpgp.serving.reduce import context_of, head_of
+
+Format = Literal["safetensors", "clip-head", "onnx", "hf"]
+CLIP = "clip"  # where the checkpoint lies in an export, if nobody else could fetch it
+CARD = "README.md"
+SHOWN = 3  # class names in a card's example
+SAME = 1e-4  # of the largest logit, by which an exported model may differ from the one here
+
+
+def export(
+    run: Run | Path | str,
+    output: Path | str,
+    format: Format = "safetensors",
+    *,
+    client: int | None = None,
+    classes: Sequence[str] | None = None,
+    force: bool = False,
+) -> Path:
+    """Writes a model of a finished run as a directory that is used without fedpgp; what is written was tried.
+
+    format: "safetensors", the prompt alone; "clip-head", text features of some classes, for an image encoder; "onnx",
+    image encoder and head in one file; "hf", a CLIP of transformers that has the prompt as tokens. client: whose model;
+    None takes the shared part. classes: of a head; None takes those that were trained on. force: replace an export.
+
+    Raises ConfigError where a model cannot be written so, OutputError where the directory cannot be.
+    """
+    if format not in get_args(Format):
+        raise ConfigError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
+    if classes is not None and format in ("safetensors", "hf"):
+        raise ConfigError(f"classes must be left out for {format}, which takes any class names when it is used")
+    found = run if isinstance(run, Run) else load_run(run)
+    classifier = load(found, client, device="cpu")
+    if client is not None and remembers(classifier.method):
+        raise ConfigError(
+            f"a client of {found.method} predicts with features of its own images, which must not leave it: leave"
+            " client out, for the shared part"
+        )
+    directory = Path(output)
+    _check(directory, force)
+    with new_directory(directory) as scratch:
+        facts = _WRITERS[format](found, classifier, None if classes is None else list(classes), scratch)
+        write(scratch / CARD, _card(found, classifier, format, facts).encode())
+    return directory
+
+
+def _check(directory: Path, force: bool) -> None:
+    if directory.exists() and not force:
+        raise OutputError(f"output directory {directory} exists; name another one with -o, or replace it with --force")
+    if directory.exists() and any(directory.iterdir()) and "library_name: fedpgp" not in _text(directory / CARD):
+        raise OutputError(f"output {directory} holds something that fedpgp export did not write; name another with -o")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{directory} cannot be written: {error.strerror}; name another with -o") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _prompt(run: Run, classifier: Classifier, classes: Sequence[str] | None, directory: Path) -> dict[str, Any]:
+    context = context_of(classifier)
+    params = classifier.params
+    tensors = {f"shared/{name}": tensor for name, tensor in params.shared.items()}
+    tensors |= {f"private/{name}": tensor for name, tensor in params.private.items()}
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in {**tensors, "context": context}.items()}
+    write(directory / "prompt.safetensors", save(tensors, _metadata(run, classifier)))
+    return {**_template(classifier, context), "clip": _clip(classifier, run, directory)}
+
+
+def _head(run: Run, classifier: Classifier, classes: Sequence[str] | None, directory: Path) -> dict[str, Any]:
+    read = classifier.read(classes)
+    weight = head_of(classifier, read)
+    scale = classifier.backbone.logit_scale.exp() / classifier.temperature
+    metadata = {**_metadata(run, classifier), "classes": json.dumps(read.names)}
+    write(directory / "head.safetensors", save({"weight": weight.contiguous(), "scale": scale.reshape(1)}, metadata))
+    return {"count": len(read.names), "clip": _clip(classifier, run, directory)}
+
+
+class _Served(nn.Module):
+    """Preprocessed pixels [B, 3, H, W] -> logits [B, C] and probabilities."""
+
+    def __init__(self, classifier: Classifier, weight: Tensor):
+        super().__init__()
+        self.vision = classifier.backbone.image.model.vision_model
+        self.projection = classifier.backbone.image.model.visual_projection
+        scale = classifier.backbone.logit_scale.exp() / classifier.temperature
+        self.register_buffer("weight", (scale * weight).float())
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        feature = self.projection(self.vision(pixel_values=pixels).pooler_output)
+        logits = nn.functional.linear(nn.functional.normalize(feature, dim=-1), self.weight)  # type: ignore[arg-type]
+        return logits, logits.softmax(-1)
+
+
+def _onnx(run: Run, classifier: Classifier, classes: Sequence[str] | None, directory: Path) -> dict[str, Any]:
+    if missing := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
+        raise ConfigError(f'format onnx needs {", ".join(missing)}: pip install "fedpgp[onnx]"')
+    import onnxruntime
+
+    read = classifier.read(classes)
+    served = _Served(classifier, head_of(classifier, read)).float().eval()
+    width, height = classifier.backbone.image.size
+    pixels = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    path = directory / "model.onnx"
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter, on what it was written with
+        log.setLevel(logging.ERROR)  # and on packages that it would also export
+        torch.onnx.export(
+            served,
+            (pixels,),
+            path,
+            input_names=["pixels"],
+            output_names=["logits", "probabilities"],
+            dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+        log.setLevel(level)
+        expected = served(pixels)[0]
+    _add_metadata(path, {**_metadata(run, classifier), "classes": json.dumps(read.names)})
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    _same(torch.from_numpy(session.run(["logits"], {"pixels": pixels.numpy()})[0]), expected, path)
+    write(directory / "classes.json", (json.dumps(read.names, ensure_ascii=False, indent=1) + "\n").encode())
+    classifier.backbone.image.processor.save_pretrained(directory)
+    return {"count": len(read.names), "height": height, "width": width}
+
+
+def _add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+    import onnx
+
+    model = onnx.load(path)
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _hugging_face(run: Run, classifier: Classifier, classes: Sequence[str] | None, directory: Path) -> dict[str, Any]:
+    from transformers import CLIPModel
+
+    if type(classifier.backbone.image.model) is not CLIPModel:
+        raise ConfigError(
+            f"format hf must be of a CLIP that transformers has, and {run.config.backbone.checkpoint} is none: take"
+            " clip-head or onnx"
+        )
+    context = context_of(classifier)
+    facts, tokenizer = _template(classifier, context), copy.deepcopy(_tokenizer(classifier))
+    model: Any = copy.deepcopy(classifier.backbone.image.model)
+    tokenizer.add_tokens(facts["tokens"])
+    places = tokenizer.convert_tokens_to_ids(facts["tokens"])
+    embeddings = model.text_model.embeddings
+    known = embeddings.token_embedding.weight
+    table = known.new_zeros(max(max(places) + 1, len(known)), known.shape[1])
+    table[: len(known)], table[places] = known, context
+    embeddings.token_embedding = nn.Embedding.from_pretrained(table)
+    model.config.text_config.vocab_size = len(table)
+    # Older checkpoints find the end by the largest id, which the new tokens have now.
+    model.config.text_config.eos_token_id = model.text_model.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    classifier.backbone.image.processor.save_pretrained(directory)
+    template = {"hypothesis_template": facts["template"], **_metadata(run, classifier)}
+    write(directory / "prompt.json", (json.dumps(template, indent=1) + "\n").encode())
+    again = CLIPModel.from_pretrained(directory, local_files_only=True).eval()
+    texts = tokenizer(
+        [facts["template"].format(name.replace("_", " ")) for name in classifier.base],
+        padding=True,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        found = nn.functional.normalize(again.text_projection(again.text_model(**texts).pooler_output), dim=-1)
+    _same(found, head_of(classifier, classifier.read()).float(), directory)
+    return facts
+
+
+_WRITERS: Mapping[Format, Callable[[Run, Classifier, Sequence[str] | None, Path], dict[str, Any]]] = {
+    "safetensors": _prompt,
+    "clip-head": _head,
+    "onnx": _onnx,
+    "hf": _hugging_face,
+}
+
+
+def _template(classifier: Classifier, context: Tensor) -> dict[str, Any]:
+    """What the tokenizer is to read, with a new token for each vector."""
+    tokens = [f"<prompt{i}>" for i in range(len(context))]
+    half = {"end": len(tokens), "middle": len(tokens) // 2, "front": 0}[classifier.method.position]
+    ahead, _, behind = classifier.method.tail.partition("{}")
+    first, last = " ".join(tokens[:half]), " ".join(tokens[half:])
+    template = " ".join(part for part in (first, ahead.strip(), "{}" + (f" {last} " if last else "") + behind) if part)
+    return {"tokens": tokens, "vectors": len(tokens), "template": template}
+
+
+def _same(found: Tensor, expected: Tensor, where: Path) -> None:
+    worst = float((found - expected).abs().max() / expected.abs().max())
+    if not worst <= SAME:
+        raise OutputError(f"{where.name} does not compute what the run does: it differs by {worst:.2g}; report this")
+
+
+def _clip(classifier: Classifier, run: Run, directory: Path) -> str:
+    """Where a user gets the checkpoint: its hub id, or a copy in the export where nobody else could fetch it."""
+    name = run.config.backbone.checkpoint
+    if "/" in name and not Path(name).exists():
+        return name
+    classifier.backbone.image.model.save_pretrained(directory / CLIP)
+    classifier.backbone.image.processor.save_pretrained(directory / CLIP)
+    _tokenizer(classifier).save_pretrained(directory / CLIP)
+    return CLIP
+
+
+def _tokenizer(classifier: Classifier) -> Any:
+    return classifier.backbone.tokenizer
+
+
+def _metadata(run: Run, classifier: Classifier) -> dict[str, str]:
+    """Strings, which is all that these formats keep."""
+    return {
+        "format": "pt",
+        "fedpgp": __version__,
+        "method": run.method,
+        "hyperparameters": json.dumps(asdict(classifier.method)),
+        "seed": str(run.seed),
+        "client": "shared" if classifier.client is None else str(classifier.client),
+        "checkpoint": run.config.backbone.checkpoint,
+        "checkpoint_sha256": str(run.provenance["checkpoint"]),
+        "base_classes": json.dumps(classifier.base),
+        "position": classifier.method.position,
+        "tail": classifier.method.tail,
+        "licence": classifier.backbone.licence,
+    }
+
+
+def _card(run: Run, classifier: Classifier, format: str, facts: Mapping[str, Any]) -> str:
+    task, figures = run.results["task"], run.results["final"]
+    whose = "the shared part" if classifier.client is None else f"client {classifier.client}"
+    some = json.dumps(list(classifier.base[:SHOWN]), ensure_ascii=False)
+    usage = Template((resources.files("fedpgp.serving") / "cards" / f"{format}.md").read_text(encoding="utf-8"))
+    accuracies = ", ".join(f"{name} {figures[name]:.1f}" for name in ("local", "base", "novel") if name in figures)
+    header = {"license": classifier.backbone.licence, "base_model": run.config.backbone.checkpoint}
+    lines = [f"{key}: {json.dumps(value)}" for key, value in header.items() if value != "not stated"]
+    return "\n".join(
+        [
+            "---",
+            *lines,
+            "library_name: fedpgp",
+            "pipeline_tag: zero-shot-image-classification",
+            "tags: [federated-learning, prompt-learning, clip]",
+            "---",
+            "",
+            f"# {run.method}, {whose}",
+            "",
+            f"A prompt for {run.config.backbone.checkpoint}, learned by {task['clients']} clients without pooling"
+            f" images ({run.method}, {task['protocol']} on {task['data']}, {task['base_classes']} base classes, seed"
+            f" {run.seed}; fedpgp {__version__}).",
+            f"Mean accuracies of the clients' models on test images after the last round, in percent: {accuracies}.",
+            "",
+            "## Use it",
+            "",
+            usage.substitute(some=some, **facts),
+            "## Licence",
+            "",
+            f"The checkpoint's: {classifier.backbone.licence}. Whether the images allow the prompt to be passed on is"
+            " for those to say who hold them: a client's own part was made from its images.",
+            "",
+        ]
+    )
