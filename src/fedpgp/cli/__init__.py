@@ -40,6 +40,7 @@ from fedpgp.cli.options import (
 )
 from fedpgp.cli.predict import predict
 from fedpgp.cli.printing import Session, err, out, print_comparison, print_formatted, print_json, print_result
+from fedpgp.cli.report import report
 from fedpgp.cli.reproduce import reproduce
 from fedpgp.cli.sweep import sweep
 from fedpgp.cli.tune import tune
@@ -247,6 +248,12 @@ app.command(
     epilog="Examples: [bold]fedpgp export out/fedpgp/seed-0 --client 3 -o prompt[/]   "
     "[bold]fedpgp export out/fedpgp/seed-0 --format onnx --classes 'zebra,red panda' -o served[/]"
 )(export)
+
+
+app.command(
+    epilog="Examples: [bold]fedpgp report out -o report.html[/]   "
+    "[bold]fedpgp report out --focus fedpgp --figures figures[/]   [bold]fedpgp report out --live[/]"
+)(report)
 
 
 class Format(StrEnum):

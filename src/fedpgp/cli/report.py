@@ -1,0 +1,55 @@
+"""`fedpgp report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+import fedpgp
+from fedpgp.cli.options import Force, Quiet
+from fedpgp.cli.printing import err
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of runs or comparisons.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("report.html"),
+    focus: Annotated[
+        str | None, typer.Option("--focus", help="The method that is looked at closer.", show_default="the last")
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option("--figures", help="Directory for each figure as SVG, PDF, PNG and CSV, and the table as LaTeX."),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Follow what is running: write the page again until all is finished.")
+    ] = False,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write one page about runs: tables, curves, clients, confusions, what moved, costs and provenance.
+
+    The page needs no network. What is damaged or not finished is named, and the rest is shown.
+    """
+    if live and figures is not None:
+        raise typer.BadParameter("--figures goes with finished runs; leave out --live", param_hint="--figures")
+    try:
+        from fedpgp.report.page import follow, write_report
+    except ImportError as error:
+        raise fedpgp.FedPGPError(
+            f'a report needs {error.name}, which is not installed: pip install "fedpgp[report]"'
+        ) from error
+    if live:
+        err.print(f"open {output}; it follows the runs until they are finished, or until Ctrl-C", markup=False)
+        follow(runs, output, focus=focus, force=force)
+    else:
+        with Progress(console=err, disable=quiet or not err.is_terminal, transient=True) as bars:
+            tasks = {name: bars.add_task(name, total=None) for name in ("figures", "files")}
+
+            def progress(what: str, done: int, total: int, detail: str) -> None:
+                bars.update(tasks[what], completed=done, total=total)
+
+            found = write_report(runs, output, focus=focus, figures=figures, force=force, progress=progress)
+        for fault in found.faults:
+            err.print(f"fedpgp: not shown: {fault}", markup=False)
+    err.print(f"written to {output}" + (f" and {figures}" if figures else ""), markup=False)

@@ -1,0 +1,106 @@
+"""Directories of runs -> what a page can show, and what it cannot."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedpgp.directory import PLAN, cells, is_unfinished, load_run
+from fedpgp.errors import FedPGPError, OutputError
+from fedpgp.results import Comparison, Run
+
+
+@dataclass(frozen=True)
+class Going:
+    """A run that is not finished. records: of its rounds so far."""
+
+    name: str
+    records: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Runs on one task. going: those that are not finished, of which the task is not known are in the first part."""
+
+    comparison: Comparison
+    directories: Mapping[tuple[str, int], Path]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """parts: one for each task; going: runs that are not finished; faults: what could not be read, each with why."""
+
+    parts: Sequence[Part]
+    going: Sequence[Going]
+    faults: Sequence[str]
+
+
+def gather(given: Sequence[Path]) -> Gathered:
+    """All runs of some directories: of runs, of comparisons, or directories that hold such ones.
+
+    Raises OutputError where there is nothing to show at all.
+    """
+    found: dict[Path, tuple[str, int] | None] = {}
+    faults: list[str] = []
+    for directory in given:
+        if not directory.is_dir():
+            raise OutputError(f"{directory} is no directory; name one that fedpgp run or fedpgp compare wrote")
+        inside = _cells(directory, faults)
+        if not inside:
+            faults.append(f"{directory} holds no run")
+        found |= inside
+    tasks: dict[str, dict[tuple[str, int], tuple[Run, Path]]] = {}
+    going = []
+    for path in found:
+        if is_unfinished(path):
+            going.append(Going(_name(path), _records(path)))
+            continue
+        try:
+            run = load_run(path)
+        except FedPGPError as error:
+            faults.append(str(error))
+            continue
+        of_task = tasks.setdefault(_signature(run), {})
+        key = (run.method, run.seed)
+        if key in of_task:
+            faults.append(f"{path} is left out: {run.method} with seed {run.seed} is already there, {of_task[key][1]}")
+            continue
+        of_task[key] = run, path
+    if not tasks and not going:
+        raise OutputError("\n".join([*faults, "nothing to report on: name directories of fedpgp run or compare"]))
+    parts = [
+        Part(Comparison([run for run, _ in runs.values()]), {key: path for key, (_, path) in runs.items()})
+        for runs in tasks.values()
+    ]
+    return Gathered(parts, going, faults)
+
+
+def _cells(directory: Path, faults: list[str]) -> dict[Path, tuple[str, int] | None]:
+    if is_unfinished(directory) or (directory / "results.json").exists():
+        return {directory: None}
+    try:
+        if (directory / PLAN).exists():
+            return {path: key for key, path in cells(directory).items()}
+    except FedPGPError as error:
+        faults.append(str(error))
+    inside = {path.parent for name in ("results.json", "state.sqlite") for path in directory.rglob(name)}
+    return dict.fromkeys(sorted(inside))
+
+
+def _name(directory: Path) -> str:
+    parent = directory.parent.name
+    return f"{parent}, {directory.name.replace('-', ' ')}" if directory.name.startswith("seed-") else directory.name
+
+
+def _records(directory: Path) -> list[dict[str, Any]]:
+    """Those that the run has written so far; a line that is being written is left for the next time."""
+    try:
+        return [json.loads(line) for line in (directory / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
+
+
+def _signature(run: Run) -> str:
+    """What must be the same so that figures can stand beside each other."""
+    return json.dumps([run.results["task"], run.config.backbone.checkpoint], sort_keys=True)
