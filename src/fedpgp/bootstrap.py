@@ -5,6 +5,7 @@ Letters: R resamples, N clients, A points of a path, n test images of base class
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,14 +62,12 @@ def resampled(run: Outcomes, alpha: float = 1.0) -> Figures:
     The same resampled images count for every run of a task, all its clients and all seeds, so that only the images'
     luck is judged; how much the seeds differ is the standard deviation's to say. alpha: one of the path.
     """
-    rng = np.random.default_rng(SEED)
-    base_counts = _counts(rng, run.base_images)
+    base_counts, novel_counts = _both_counts(run.base_images, run.novel_images)
     points = range(len(run.alphas))
     local = np.stack([_local(run, point, base_counts) for point in points])
     base = np.stack([base_counts @ _share_of_clients(run, "base", p) / base_counts.sum(1) for p in points])
     tested = {"base": base}
     if run.novel_images:
-        novel_counts = _counts(rng, run.novel_images)
         shares = [_share_of_clients(run, "novel", p) for p in points]
         tested["novel"] = np.stack([novel_counts @ share / novel_counts.sum(1) for share in shares])
     both = _harmonic(*tested.values())
@@ -94,6 +93,13 @@ def differences(first: Sequence[Figures], second: Sequence[Figures]) -> dict[str
         name: Difference(float(values[0]), *map(float, np.quantile(values[1:], [0.025, 0.975])))
         for name, values in drawn.items()
     }
+
+
+@lru_cache(maxsize=2)
+def _both_counts(base_images: int, novel_images: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`_counts` of both test sets, drawn once for all runs of a task: the base images' first."""
+    rng = np.random.default_rng(SEED)
+    return _counts(rng, base_images), _counts(rng, novel_images) if novel_images else np.zeros((0, 0))
 
 
 def _counts(rng: np.random.Generator, images: int) -> NDArray[np.float64]:

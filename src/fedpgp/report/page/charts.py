@@ -67,13 +67,16 @@ def rounds(frame: pd.DataFrame) -> Chart:
     base = alt.Chart().encode(
         x=alt.X("round:Q", axis=alt.Axis(tickMinStep=1, format="d")),
         color=_colour(methods),
-        opacity=alt.condition(picked, alt.value(1), alt.value(0.08)),
     )
     line = base.mark_line(strokeWidth=1.5, point=alt.OverlayMarkDef(size=18)).encode(
         y=alt.Y("mean:Q", title="%", scale=alt.Scale(zero=False)),
+        opacity=alt.condition(picked, alt.value(1), alt.value(0.08)),
         tooltip=["method", "metric", "round", alt.Tooltip("mean:Q", format=".1f")],
     )
-    band = base.mark_area(opacity=0.15).encode(y=alt.Y("low:Q", title="%"), y2="high:Q").transform_filter(picked)
+    band = base.mark_area(opacity=0.12, aria=False).encode(
+        y=alt.Y("low:Q", title="%", scale=alt.Scale(zero=False)), y2="high:Q"
+    )
+    band = band.transform_filter(picked)
     metrics = list(dict.fromkeys(frame["metric"]))
     chart = (
         alt.layer(band, line.add_params(picked), data=frame)
@@ -142,7 +145,7 @@ def clients(frame: pd.DataFrame) -> Chart:
         )
         .transform_calculate(jitter="sin(datum.client * 12.9898 + datum.seed * 78.233)")
     )
-    rule = alt.Chart().mark_rule(strokeDash=[3, 3], color="#888888").encode(x=alt.datum(0))
+    rule = alt.Chart().mark_rule(strokeDash=[3, 3], color="#888888", aria=False).encode(x=alt.datum(0))
     return _made(
         "clients",
         "Who gains from a model of its own, and who loses",

@@ -48,7 +48,9 @@ def text_features(run: Run) -> pd.DataFrame:
     matrix = torch.cat([features for *_, features in found]).double().cpu().numpy()
     perplexity = min(PERPLEXITY, (len(matrix) - 1) / 3)
     places = {
-        "t-SNE": TSNE(2, perplexity=perplexity, init="pca", random_state=0, max_iter=500).fit_transform(matrix),
+        "t-SNE": TSNE(2, perplexity=perplexity, init="pca", random_state=0, max_iter=500, method="exact").fit_transform(
+            matrix
+        ),
         "PCA": PCA(2, random_state=0).fit_transform(matrix),
     }
     rows = [
