@@ -165,6 +165,9 @@ def resume_command(directory: Path) -> str | None:
             return None if (directory / last).exists() else f"fedpgp {name} --resume {directory}"
     if is_compared(directory) and not is_unfinished(directory):
         return None
+    with suppress(ConfigError):
+        if load_config(directory / "config.toml", foreign=True).federation.engine == "deployment":
+            return "flwr run, as it was begun, where its server is"
     command = f"fedpgp run --resume {directory}" if is_compared(directory) else f"fedpgp compare --resume {directory}"
     with suppress(OutputError):
         if not {name for name, _ in cells(directory)} <= {*METHODS, *installed()}:

@@ -235,7 +235,7 @@ def test_bad_input_is_said_where_the_person_sits_with_exit_code_2(tmp_path, cach
     start = ("node", str(node), "--cache-dir", str(cache), "--check")
     assert "data.source must be a directory or file that exists" in refused(*start, "--data", str(tmp_path / "nowhere"))
     file.write_text(written.replace("client = 0", "client = 7"))
-    assert "client of --node-config must be 0 to 1, got 7" in refused(*start)
+    assert "client of the node's settings must be 0 to 1, got 7" in refused(*start)
     file.write_text(written.replace("client = 0", 'client = 0\nfolder = "x"'))
     assert "unknown key 'folder'" in refused(*start)
     file.write_text(written)

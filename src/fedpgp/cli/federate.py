@@ -104,6 +104,7 @@ def node(
     settings, about = processes.node_settings(directory, data=data, state=state, cache=cache, device=device)
     processes.check_node(directory, settings, about, insecure)
     err.print(f"client {settings.client}: data, checkpoint and keys fit", markup=False)
+    err.print(processes.reach(directory, about, insecure), markup=False)
     if check:
         return
     with processes.node(directory, settings, about, insecure) as process:

@@ -42,14 +42,17 @@ class NodeSettings:
         known = cls.__dataclass_fields__
         for key, value in given.items():
             if key not in known:
-                raise ConfigError(f"--node-config has the unknown key {key!r}; {nearest(key, known)}")
+                raise ConfigError(
+                    f"the node's settings (node.toml, or --node-config) have the unknown key {key!r};"
+                    f" {nearest(key, known)}"
+                )
             if type(value) is not (int if key == "client" else str):
                 kind = "a number" if key == "client" else "a text in double quotes"
-                raise ConfigError(f"{key} of --node-config must be {kind}, got {value!r}")
+                raise ConfigError(f"{key} of the node's settings must be {kind}, got {value!r}")
             if isinstance(value, str) and '"' in value:
-                raise ConfigError(f"{key} of --node-config must have no double quote in it, got {value!r}")
+                raise ConfigError(f"{key} of the node's settings must have no double quote in it, got {value!r}")
         if "client" not in given:
-            raise ConfigError("--node-config must say which client the node is: client=0, and so on")
+            raise ConfigError("the node's settings must say which client it is: client = 0 in node.toml, and so on")
         return cls(**given)
 
     @property
@@ -70,9 +73,9 @@ def configured(experiment: Path, run_config: Mapping[str, Any], node: NodeSettin
     if node is None:
         return config
     if not 0 <= node.client < config.task.clients:
-        raise ConfigError(f"client of --node-config must be 0 to {config.task.clients - 1}, got {node.client}")
+        raise ConfigError(f"client of the node's settings must be 0 to {config.task.clients - 1}, got {node.client}")
     if config.task.partition == OWN and not node.data:
-        raise ConfigError('--node-config must say where the client\'s images lie: data="/path/to/images"')
+        raise ConfigError("the node must say where the client's images lie: --data DIRECTORY, or data in node.toml")
     if node.data:
         config = replace(config, data=replace(config.data, source=node.data))
     if node.device:

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -27,7 +28,9 @@ from fedpgp.deployment.credentials import check_certificate
 from fedpgp.deployment.layout import Layout, check_insecure, is_loopback
 from fedpgp.deployment.resident import resident
 from fedpgp.errors import ConfigError, FedPGPError, OutputError
+from fedpgp.federation.node import check_owner
 
+REACH = 5.0  # seconds for a server to answer a look
 PATIENCE = 60.0  # seconds for a server to listen
 POLL = 0.1
 ENDING = 10.0  # seconds that a process has to end in order
@@ -160,8 +163,34 @@ def check_node(directory: Path, settings: NodeSettings, about: Mapping[str, Any]
         raise OutputError(f"{directory} has no ca.crt or no key: copy both from where fedpgp federate init was called")
     else:
         check_certificate(directory / "ca.crt", directory / "ca.crt")
+    if (directory / "key").exists():
+        check_owner(directory / "key")
+    if settings.states.exists():
+        check_owner(settings.states)
     check_port("127.0.0.1", about["port"])
     open_client(directory / "experiment.toml", about["method"], about["seed"], settings)
+
+
+def reach(directory: Path, about: Mapping[str, Any], insecure: bool) -> str:
+    """Whether the server answers a node now, in words; raises ConfigError where it is the server of another federation.
+
+    It may not be there yet, and a node waits for it: that is no fault.
+    """
+    host, _, port = str(about["superlink"]).rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH) as connection:
+            if not insecure:
+                secure = ssl.create_default_context(cafile=str(directory / "ca.crt"))
+                with secure.wrap_socket(connection, server_hostname=host.strip("[]")):
+                    pass
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigError(
+            f"the server at {about['superlink']} has no certificate of this federation ({error.verify_message}): ask"
+            " its operator for ca.crt, and for the name that init was given as --host"
+        ) from error
+    except OSError as error:
+        return f"the server at {about['superlink']} does not answer now ({error}): the node will wait for it"
+    return f"the server at {about['superlink']} answers"
 
 
 @contextmanager

@@ -42,7 +42,8 @@ def make_server_app(experiment: Path) -> ServerApp:
             serve(grid, experiment, context.run_config)
         except FedPGPError as error:
             log.error("%s", error)
-            raise SystemExit(2) from error
+            # Flower tells of what an app raises, and sends its log to those who read along, but not when it exits.
+            raise RuntimeError(f"fedpgp: error: {error}") from None
 
     return app
 
@@ -83,7 +84,10 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
             privacy=config.privacy,
         )
         done, total = state.rounds(), len(course.rounds)
-        log.info("%s: %d of %d rounds are done; waiting for %d clients", name, done, total, course.clients)
+        log.info(
+            "%s: %d of %d rounds are done; waiting for %d clients, for %g seconds at most (federation.deadline)",
+            *(name, done, total, course.clients, settings.deadline),
+        )
         nodes.gather(course.clients)
         with exporter(settings.metrics_port, nodes.run) as hear:
             for record in run_rounds(course, nodes, state):

@@ -34,6 +34,7 @@ FAULT = "fault"  # in the place of a reply: why there is none, for a person to r
 MOST_EXAMPLES = 10**8  # that a client may say that it has
 POLL = 0.05  # seconds between two looks at who has answered
 
+log = logging.getLogger("fedpgp")
 Read = TypeVar("Read")
 
 
@@ -112,10 +113,20 @@ class Nodes:
     _told: dict[str, Any] = field(default_factory=lambda: defaultdict(list))
 
     def gather(self, clients: int) -> None:
-        """Waits until so many clients are there, or the deadline is over; raises TrainingError where none is."""
+        """Waits until so many clients are there, or the deadline is over; raises TrainingError where none is.
+
+        Who comes and who is refused is told as it happens.
+        """
         end = time.monotonic() + self.deadline
+        there, refused = 0, 0
         while True:
             self._greet()
+            for one in self._told["refused"][refused:]:
+                log.warning("node %s is refused: %s", one["node"], one["reason"])
+            refused = len(self._told["refused"])
+            if len(self._places) != there and self.forgiving:
+                there = len(self._places)
+                log.info("%d of %d clients are there: %s", there, clients, ", ".join(map(str, sorted(self._places))))
             if len(self._places) >= clients or time.monotonic() > end:
                 break
             time.sleep(POLL)

@@ -55,7 +55,7 @@ class OwnStates:
         """Keeps it as of a round, beside the last one that counts; all others go."""
         try:
             self.directory.mkdir(mode=OWNER_ALONE, parents=True, exist_ok=True)
-            self._check_owner()
+            check_owner(self.directory)
             write(self._file(number), safetensors(grouped(state)), mode=0o600)
             for gone in self._rounds():
                 if gone not in (number, counted):
@@ -70,25 +70,27 @@ class OwnStates:
     def _rounds(self) -> list[int]:
         if not self.directory.exists():
             return []
-        self._check_owner()
+        check_owner(self.directory)
         names = (file.stem.removeprefix("round-") for file in self.directory.glob("round-*.safetensors"))
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def _check_owner(self) -> None:
-        """Raises OutputError for a directory in which somebody else may have put, or may read, what is private."""
-        if os.name != "posix":
-            return
-        found = self.directory.stat()
-        if found.st_uid != os.geteuid():
-            raise OutputError(
-                f"{self.directory} belongs to another user (id {found.st_uid}): run the node as that user, or name"
-                " another directory with state="
-            )
-        if found.st_mode & 0o077:
-            raise OutputError(f"{self.directory} is open to other users: close it with chmod 700 {self.directory}")
-
     def _file(self, number: int) -> Path:
         return self.directory / f"round-{number:06d}.safetensors"
+
+
+def check_owner(path: Path) -> None:
+    """Raises OutputError for a file or directory in which somebody else may have put, or may read, what is private."""
+    if os.name != "posix":
+        return
+    found = path.stat()
+    if found.st_uid != os.geteuid():
+        raise OutputError(
+            f"{path} belongs to another user (id {found.st_uid}): run the node as that user, or name"
+            " another directory with state="
+        )
+    if found.st_mode & 0o077:
+        mode = "700" if path.is_dir() else "600"
+        raise OutputError(f"{path} is open to other users: close it with chmod {mode} {path}")
 
 
 @dataclass(frozen=True)

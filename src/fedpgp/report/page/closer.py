@@ -32,12 +32,14 @@ class Wrong:
     shared: str
 
 
-def text_features(run: Run) -> pd.DataFrame:
-    """prompt, kind, class, projection, x, y; raises FedPGPError where a model is more than text features."""
+def text_features(run: Run, first: Classifier) -> pd.DataFrame:
+    """prompt, kind, class, projection, x, y. first: as `first_model`.
+
+    Raises FedPGPError where a model is more than text features.
+    """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    first = _first(run)
     classes = first.read()
     found = [("hand-written", "hand-written", classes.frozen.guidance)]
     if first.client is None:
@@ -63,7 +65,7 @@ def text_features(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["prompt", "kind", "class", "projection", "x", "y"])
 
 
-def wrong(run: Run) -> list[Wrong]:
+def wrong(run: Run, first: Classifier) -> list[Wrong]:
     """Test images of clients' own classes that they get wrong, a few, with what the shared part says of them.
 
     Raises FedPGPError where images, checkpoint or answers are not here.
@@ -81,10 +83,9 @@ def wrong(run: Run) -> list[Wrong]:
     split = run.results["task"]["evaluated_on"]
     source = getattr(load_source(run.config.data, ("train", "validation", split)), split)
     pictures = [source.image(int(numbers[image])) for _, image in chosen]
-    try:
-        shared = [next(iter(answer)) for answer in load(run).classify(pictures, names)]
-    except FedPGPError:
-        shared = ["—"] * len(pictures)
+    shared = ["—"] * len(pictures)
+    if first.client is None:
+        shared = [next(iter(answer)) for answer in first.classify(pictures, names)]
     return [
         Wrong(_url(picture), names[labels[image]], int(run.results["clients"][client]["client"]),
               names[predicted[client, image]], said)
@@ -92,8 +93,8 @@ def wrong(run: Run) -> list[Wrong]:
     ]  # fmt: skip
 
 
-def _first(run: Run) -> Classifier:
-    """The shared part, or client 0 where that predicts nothing by itself."""
+def first_model(run: Run) -> Classifier:
+    """The shared part, or client 0 where that predicts nothing by itself; raises FedPGPError where neither is here."""
     try:
         return load(run)
     except FedPGPError:

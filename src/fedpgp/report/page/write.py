@@ -107,8 +107,15 @@ def _section(part: Part, found: Gathered, focus: str | None, whole: bool, progre
         ("cosines", lambda: _drawn(charts.cosines, frames.cosines(comparison))),
         ("singular values", lambda: _drawn(charts.singular_values, frames.singular_values(run), method)),
     ]
+    first = None
     if whole:
-        makers.append(("text features", lambda: _drawn(charts.features, closer.text_features(run), method)))
+        try:
+            first = closer.first_model(run)
+        except FedPGPError as error:
+            notes.append(f"text features and images of {method} cannot be shown: {error}")
+    if first is not None:
+        model = first
+        makers.append(("text features", lambda: _drawn(charts.features, closer.text_features(run, model), method)))
     drawn = []
     for at, (name, make) in enumerate(makers):
         progress("figures", at, len(makers), name)
@@ -122,9 +129,9 @@ def _section(part: Part, found: Gathered, focus: str | None, whole: bool, progre
         else:
             drawn.append(chart)
     wrong: Sequence[closer.Wrong] = []
-    if whole:
+    if first is not None:
         try:
-            wrong = closer.wrong(run)
+            wrong = closer.wrong(run, first)
         except FedPGPError as error:
             notes.append(f"images that clients of {method} get wrong cannot be shown: {error}")
     progress("figures", len(makers), len(makers), "")
