@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: run test test-all check format clean
+.PHONY: run test test-all chromium check format clean
 
 run: $(INSTALLED)
 	$(BIN)/fedpgp compare
@@ -11,9 +11,13 @@ run: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4
 
-# The fast tests, and those that build the wheel, start processes or interrupt them.
-test-all: test
+# The fast tests, and those that build the wheel, start processes or interrupt them, or look at pages in a browser.
+test-all: test chromium
 	$(BIN)/pytest -m slow
+
+# The browser of the pages' tests: Debian's, where none is there.
+chromium:
+	command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check

@@ -93,9 +93,13 @@ def clients(comparison: Comparison) -> pd.DataFrame:
 
 
 def _local_of_shared(run: Run) -> list[float] | None:
+    """Local of each client with the shared part alone, where clients have a part of their own; else None."""
     outcomes: Outcomes | None = run.outcomes
-    if outcomes is None or len(outcomes.alphas) < 2:
+    if outcomes is None:
         return None
+    if len(outcomes.alphas) < 2:  # the path was one point: own models answer as the shared part does
+        stands = run.results["private"] and run.results["shared"] is not None
+        return [one["local"] for one in run.results["clients"]] if stands else None
     own, right = outcomes.unpack("own"), outcomes.unpack("base", point=0)
     return list(100 * (own & right).sum(1) / np.maximum(own.sum(1), 1))
 

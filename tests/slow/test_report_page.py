@@ -1,0 +1,93 @@
+"""The page of a report in a real browser."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+import fedpgp
+from fedpgp.report.page import write_report
+
+CHANGES = ("federation.rounds=3", "task.shots=2")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = shutil.which("chromium")
+    assert found, "the page's tests need Debian's chromium: make chromium"
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("report")
+    fedpgp.compare(["zero-shot", "local", "fedpgp"], 2, changes=CHANGES, output=directory / "out")
+    write_report([directory / "out"], directory / "report.html")
+    return directory / "report.html"
+
+
+def screenshots(tmp_path: Path) -> Path:
+    """Where to look at them: FEDPGP_SCREENSHOTS, or the test's own directory."""
+    directory = Path(os.environ.get("FEDPGP_SCREENSHOTS", tmp_path))
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_figure_is_drawn_offline_and_can_be_read(browser, page_file, scheme, tmp_path):
+    page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=scheme)
+    faults = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on(
+        "request", lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else faults.append(asked.url)
+    )
+    page.goto(page_file.as_uri())
+    charts = page.locator("[data-chart]")
+    for i in range(charts.count()):
+        charts.nth(i).scroll_into_view_if_needed()
+        charts.nth(i).locator("svg.marks").wait_for(timeout=15_000)
+    assert charts.count() >= 7
+    assert faults == []
+    pictures = page.locator(".pictures img")
+    assert pictures.count() > 0
+    pictures.first.scroll_into_view_if_needed()
+    assert pictures.first.evaluate("image => image.naturalWidth") > 0
+    page.evaluate("scrollTo(0, 0)")
+    page.screenshot(path=screenshots(tmp_path) / f"report-{scheme}.png", full_page=True)
+    found = Axe().run(page).response["violations"]
+    serious = {one["id"]: one["nodes"][0]["html"] for one in found if one["impact"] in ("serious", "critical")}
+    assert serious == {}
+    page.close()
+
+
+def test_a_click_in_a_legend_leaves_one_method_and_the_keyboard_reaches_everything(browser, page_file):
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(page_file.as_uri())
+    chart = page.locator('[data-chart$="-tradeoff"]')
+    chart.scroll_into_view_if_needed()
+    chart.locator("svg.marks").wait_for()
+    before = chart.locator("svg.marks").evaluate("svg => svg.outerHTML")
+    box = chart.locator(".role-legend-symbol path").first.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_timeout(500)
+    assert chart.locator("svg.marks").evaluate("svg => svg.outerHTML") != before
+    reached = set()
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.textContent")
+        )
+    assert "What each method trades" in reached
+    assert any(text.startswith("Table:") for text in reached if text)
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible()
+    page.close()
