@@ -76,10 +76,10 @@ def rounds(frame: pd.DataFrame) -> Chart:
     band = base.mark_area(opacity=0.12, aria=False).encode(
         y=alt.Y("low:Q", title="%", scale=alt.Scale(zero=False)), y2="high:Q"
     )
-    band = band.transform_filter(picked)
+    band = band.add_params(picked).transform_filter(picked)  # a legend answers to its first layer
     metrics = list(dict.fromkeys(frame["metric"]))
     chart = (
-        alt.layer(band, line.add_params(picked), data=frame)
+        alt.layer(band, line, data=frame)
         .properties(width=COLUMN, height=150)
         .facet(facet=alt.Facet("metric:N", sort=metrics, title=None), columns=2)
         .resolve_scale(y="independent")
@@ -112,14 +112,13 @@ def tradeoff(frame: pd.DataFrame, others: str) -> Chart:
             opacity=shown,
             tooltip=["method", alt.Tooltip("local:Q", format=".1f"), alt.Tooltip("others:Q", format=".1f")],
         )
-        .add_params(picked)
     )
     return _made(
         "tradeoff",
         "What each method trades",
         f"Local against {others}: marks are the clients' own models, lines lead to the shared part alone.",
         frame,
-        alt.layer(path, points).properties(width=1.6 * COLUMN, height=300),
+        alt.layer(path.add_params(picked), points).properties(width=1.6 * COLUMN, height=300),
     )
 
 
