@@ -71,3 +71,35 @@ def test_the_tutorial_names_what_the_contract_has():
     for word in words:
         owner, _, field = word.rpartition(".")
         assert field in Params.__dataclass_fields__ if owner else hasattr(Method, word), word
+
+
+USING = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
+
+
+def test_what_is_to_be_done_with_a_run_can_be_done(small, pictograms, cache, tmp_path, monkeypatch):
+    import fedpgp
+
+    for console in (cli.out, cli.err):
+        monkeypatch.setattr(console, "_file", None)
+    monkeypatch.chdir(tmp_path)
+    fedpgp.compare(["promptfl", "fedpgp"], 1, changes=["task.clients=4", *SHORT[:2]], output="out", cache=cache)
+    Path("photos").mkdir()
+    for i in range(2):
+        pictograms.test.image(i).save(f"photos/{i}.png")
+    commands = [
+        line.removeprefix("$ ").partition("#")[0]
+        for block in re.findall(r"```console\n(.*?)```", USING, flags=re.DOTALL)
+        for line in block.splitlines()
+    ]
+    assert len(commands) == 11
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        if program == "pip":
+            continue
+        done = CliRunner().invoke(cli.app, arguments)
+        assert done.exit_code == 0, "".join(traceback.format_exception(done.exception))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("out", "photos", "report.html", "figures", "found.csv", "prompt", "head", "clip", "served")
+    }
+    (code,) = re.findall(r"```python\n(.*?)```", USING, flags=re.DOTALL)
+    exec(code, {})  # the page's own code is what is tested

@@ -21,7 +21,8 @@ import fedpgp
 from fedpgp.data.sources import pictograms
 from fedpgp.deployment.layout import Layout
 from fedpgp.deployment.local import LocalFederation, free_ports, local_federation
-from fedpgp.deployment.processes import SCRIPTS, environment
+from fedpgp.deployment.processes import SCRIPTS, environment, reach, server
+from fedpgp.errors import ConfigError
 from fedpgp.report import tables
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
@@ -249,5 +250,35 @@ def test_bad_input_is_said_where_the_person_sits_with_exit_code_2(tmp_path, cach
     )
     assert "is no directory of fedpgp federate init" in refused("server", str(tmp_path))
     assert "is no node's directory" in refused("node", str(tmp_path))
+    (node / "key").chmod(0o644)
+    assert f"{node / 'key'} is open to other users: close it with chmod 600" in refused(*start)
+    (node / "key").chmod(0o600)
+    (node / "state").mkdir(mode=0o755)
+    assert f"{node / 'state'} is open to other users: close it with chmod 700" in refused(*start)
+    (node / "state").rmdir()
     (node / "key").unlink()
     assert "has no ca.crt or no key" in refused(*start)
+
+
+def test_a_run_that_cannot_begin_says_why_to_who_started_it(tmp_path, cache):
+    layout = new_federation(tmp_path / "federation", "fedpgp", 2, ["task.clients=2", *SHORT])
+    with server(layout.directory, log=tmp_path / "server.log"):
+        arguments = ["run", str(layout.app), "local", "--stream", "--run-config", 'method="promtfl"']
+        done = subprocess.run(
+            [str(SCRIPTS / "flwr"), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environment(layout.flwr),
+        )
+    assert "method must be a known one, got 'promtfl'; did you mean 'promptfl'?" in done.stdout + done.stderr
+
+
+def test_a_look_from_a_node_tells_a_silent_server_from_that_of_others(tmp_path, cache):
+    layouts = [new_federation(tmp_path / name, "fedpgp", 2, ["task.clients=2", *SHORT]) for name in ("one", "two")]
+    about = {"superlink": layouts[0].connection[1]}
+    assert "does not answer now" in reach(layouts[0].node(0), about, insecure=False)
+    with server(layouts[0].directory, log=tmp_path / "server.log"):
+        assert reach(layouts[0].node(0), about, insecure=False).endswith("answers")
+        with pytest.raises(ConfigError, match="no certificate of this federation"):
+            reach(layouts[1].node(0), about, insecure=False)

@@ -251,7 +251,11 @@ def features(frame: pd.DataFrame, method: str) -> Chart:
     )
     points = base.mark_point(filled=True, size=34, opacity=0.8).encode(
         color=alt.Color("prompt:N", title=None, sort=None, scale=alt.Scale(range=["#7F7F7F", *COLOURS[1:]])),
-        shape=alt.Shape("kind:N", title=None, scale=alt.Scale(range=["circle", "diamond", "cross"])),
+        shape=alt.Shape(
+            "kind:N",
+            legend=alt.Legend(title=None, symbolFillColor="#7F7F7F"),
+            scale=alt.Scale(range=["circle", "diamond", "cross"]),
+        ),
     )
     chart = points.properties(width=1.3 * COLUMN, height=260).facet(
         facet=alt.Facet("projection:N", title=None), columns=2
