@@ -13,9 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel
-
 from fedpgp import assets
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.backbone.convert import standard_processor
@@ -25,6 +22,8 @@ from fedpgp.methods import METHODS, Params
 from fedpgp.methods.base import normal
 from fedpgp.serving.classifier import BATCH, Classifier
 from fedpgp.serving.export import _onnx
+from PIL import Image
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 CLASSES = tuple(f"thing {i}" for i in range(50))
 PAIRS = 3
@@ -32,7 +31,7 @@ PAIRS = 3
 
 def classifier(backbone: Backbone) -> Classifier:
     context = normal(torch.Generator().manual_seed(0), 16, backbone.token_width)
-    return Classifier(METHODS["promptfl"](), Params({"p": context}, {}), backbone, CLASSES, ("a photo of a {}.",))
+    return Classifier(METHODS["promptfl"](), Params({"p_G": context}, {}), backbone, CLASSES, ("a photo of a {}.",))
 
 
 def vit_b_16(directory: Path) -> Backbone:
@@ -86,8 +85,10 @@ def main() -> None:
         _onnx(run, replace(model, client=None), None, directory)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         size = (directory / "model.onnx").stat().st_size
-        print(f"ONNX: {time.perf_counter() - began:.0f} s, {peak / 2**20:.2f} GiB at most ({before / 2**20:.2f} before),"
-              f" file {size / 1e6:.0f} MB")  # fmt: skip
+        seconds = time.perf_counter() - began
+        print(
+            f"ONNX: {seconds:.0f} s, {peak / 2**20:.2f} GiB at most ({before / 2**20:.2f} before), {size / 1e6:.0f} MB"
+        )
 
 
 if __name__ == "__main__":
