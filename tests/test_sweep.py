@@ -10,7 +10,7 @@ import pytest
 from tiny import SHORT_RUN
 
 import fedpgp
-from fedpgp import cli
+from fedpgp import Silent, cli
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.grid import cells
 from fedpgp.report import curves
@@ -33,7 +33,7 @@ def files_of(directory: Path) -> dict[str, bytes]:
     }
 
 
-class Told:
+class Told(Silent):
     """Keeps what a reporter is told of the grid as a whole."""
 
     def __init__(self):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedpgp.experiment import compare, resume, run
     from fedpgp.grid.sweeping import load_sweep, resume_sweep, sweep
     from fedpgp.joining import join
+    from fedpgp.laboratory import Reporter, Silent
     from fedpgp.reproduction.run import load_reproduction, reproduce, resume_reproduction
     from fedpgp.results import Comparison, Run
     from fedpgp.serving.classifier import Classifier, load
@@ -28,7 +29,9 @@ __all__ = [
     "Comparison",
     "ExperimentConfig",
     "FedPGPError",
+    "Reporter",
     "Run",
+    "Silent",
     "__version__",
     "ablate",
     "compare",
@@ -64,6 +67,8 @@ _HOMES = {
     "ExperimentConfig": "config",
     "load_config": "config",
     "FedPGPError": "errors",
+    "Reporter": "laboratory",
+    "Silent": "laboratory",
     "join": "joining",
     "compare": "experiment",
     "resume": "experiment",

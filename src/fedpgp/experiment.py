@@ -68,6 +68,7 @@ def run(
         workers: processes; any number gives the same result. More than one needs `if __name__ == "__main__":`.
         cache: directory of image features; None takes the user's cache directory.
         skip_bad_images: go on without the images that do not decode, which are told to the reporter.
+        reporter: hears of progress and of every round, such as a `Silent` of your own with another `round`.
 
     Raises:
         FedPGPError: before any work where the method, the config, the data or the output do not fit.
@@ -333,6 +334,7 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
         if directory is not None:  # the state is locked while it is worked on, and this is for those who watch
             with writing(directory, f"free space, then go on with --resume {directory}"):
                 write_records(told, directory)
+        reporter.round(name, seed, record)
         reporter.progress(label, number or 1, total if number else 1, headline(record))
     records, last, server = state.records(), state.evaluation(), state.server()
     result = Run(
@@ -345,8 +347,12 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
         answers=answers(task, last),
     )
     if directory is None:
-        return replace(result, prompts=dict(result.prompts))
+        result = replace(result, prompts=dict(result.prompts))
+        reporter.finish(result)
+        return result
     with writing(directory, f"free space, then go on with --resume {directory}"):
         write_run(result, directory)
     state.remove()
-    return load_run(directory, [type(method)])
+    written = load_run(directory, [type(method)])
+    reporter.finish(written)
+    return written

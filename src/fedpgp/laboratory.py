@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,24 +34,37 @@ from fedpgp.metrics import evaluation_sets
 from fedpgp.plugins import own_errors
 from fedpgp.processes import warm_up
 from fedpgp.reading import kind_of
+from fedpgp.results import Run
 from fedpgp.workers import Workers
 
 
 class Reporter(Protocol):
-    """Hears what is going on. Both calls may be ignored."""
+    """Hears what is going on. All calls may be ignored; `Silent` ignores them."""
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None: ...
 
     def notice(self, text: str) -> None: ...
 
+    def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
+        """A round is finished and safe. record: as in rounds.jsonl."""
+
+    def finish(self, run: Run) -> None:
+        """A run is finished, and its files are written."""
+
 
 class Silent:
-    """A reporter that says nothing."""
+    """A reporter that says nothing, for those who want to hear one thing alone."""
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
         pass
 
     def notice(self, text: str) -> None:
+        pass
+
+    def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
+        pass
+
+    def finish(self, run: Run) -> None:
         pass
 
 

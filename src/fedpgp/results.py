@@ -5,13 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean, stdev
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from torch import Tensor
 
 from fedpgp.bootstrap import Difference, Figures, Outcomes, differences, resampled
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import OutputError, nearest
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SUMMARIES = ("hm", "cm", "area")  # the last columns of every table
 RANKED = ("local", "base", "novel")  # where the task has them
@@ -174,6 +177,21 @@ class Comparison:
     def at(self, alpha: float | Literal["validation"]) -> "Comparison":
         """The same with every run's models at an α of its path, see `Run.at`."""
         return replace(self, runs=[run.at(alpha) for run in self.runs])
+
+    def table(self) -> "DataFrame":
+        """A row for each method and part ("client", or "shared" alone): mean and, as NAME_std, standard deviation."""
+        from pandas import DataFrame
+
+        rows = []
+        for method in self.methods:
+            for part, title in (("final", "client"), ("shared", "shared")):
+                if self.of(method)[0].results[part] is None:
+                    continue
+                row: dict[str, Any] = {"method": method, "part": title}
+                for name, (mean, deviation) in self.mean(method, part).items():
+                    row |= {name: mean, f"{name}_std": deviation}
+                rows.append(row)
+        return DataFrame(rows).set_index(["method", "part"])
 
     def as_json(self) -> dict[str, Any]:
         """The one object that `--json` prints."""

@@ -32,6 +32,7 @@ from fedpgp.cli.options import (
     Quiet,
     Resume,
     SkipBadImages,
+    Track,
     Workers,
     data_change,
     method_names,
@@ -96,6 +97,7 @@ def compare(
     skip_bad_images: SkipBadImages = False,
     device: Device = None,
     precision: Precision = None,
+    track: Track = None,
     quiet: Quiet = False,
 ) -> None:
     """Run several methods on the same task and print the table.
@@ -107,7 +109,7 @@ def compare(
     After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
     """
     directory = resume or output or new_name("compare")
-    with Session(directory, quiet) as progress:
+    with Session(directory, quiet, trackers=_trackers(track)) as progress:
         if resume is not None:
             _only_with(resume, seeds, costly_seeds, config, data, change, output, force or None, device, precision)
             comparison = fedpgp.resume(
@@ -159,6 +161,7 @@ def run(
     skip_bad_images: SkipBadImages = False,
     device: Device = None,
     precision: Precision = None,
+    track: Track = None,
     quiet: Quiet = False,
 ) -> None:
     """Run one method with one seed and write its run directory.
@@ -166,7 +169,7 @@ def run(
     After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
     """
     directory = resume or output or new_name(f"{Path(method or '').name.replace(':', '-')}-seed-{seed or 0}")
-    with Session(directory, quiet) as progress:
+    with Session(directory, quiet, trackers=_trackers(track)) as progress:
         if resume is not None:
             _only_with(resume, seed, config, data, change, output, force or None, device, precision)
             comparison = fedpgp.resume(
@@ -430,6 +433,14 @@ def _changes(change: list[str] | None, data: str | None, device: str | None, pre
     short = {"device": device, "precision": precision}
     source = [] if data is None else [data_change(data)]
     return [*(change or []), *source, *(f"backbone.{key}={value}" for key, value in short.items() if value is not None)]
+
+
+def _trackers(wanted: list[str] | None) -> "list[fedpgp.Reporter]":
+    if not wanted:
+        return []
+    from fedpgp.tracking import tracker
+
+    return [tracker(one) for one in wanted]
 
 
 def _alpha(text: str) -> "float | Literal['validation']":

@@ -53,6 +53,14 @@ Resume = Annotated[
         " --skip-bad-images, --json and --quiet go with it, and the file of a method of your own.",
     ),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="KIND:WHERE",
+        help="Tell every round to tensorboard:DIRECTORY, mlflow:URI or wandb:PROJECT; may be repeated.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 

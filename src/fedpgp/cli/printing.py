@@ -3,8 +3,9 @@
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,10 +24,14 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 class Session:
     """Progress on standard error: bars in a terminal, plain lines elsewhere, nothing when quiet; and what Ctrl-C left.
 
-    directory: where the results go; resume: the command that goes on, where it is not that of a run or comparison.
+    directory: where the results go; resume: the command that goes on, where it is not that of a run or comparison;
+    trackers: hear of every round, too.
     """
 
-    def __init__(self, directory: Path, quiet: bool, resume: str | None = None):
+    def __init__(
+        self, directory: Path, quiet: bool, resume: str | None = None, trackers: Sequence["fedpgp.Reporter"] = ()
+    ):
+        self._trackers = trackers
         self._directory, self._quiet, self._resume = directory, quiet, resume
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -74,6 +79,14 @@ class Session:
 
     def notice(self, text: str) -> None:
         err.print(f"fedpgp: {text}", markup=False)
+
+    def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
+        for tracker in self._trackers:
+            tracker.round(method, seed, record)
+
+    def finish(self, run: "fedpgp.Run") -> None:
+        for tracker in self._trackers:
+            tracker.finish(run)
 
 
 def print_json(content: object) -> None:

@@ -16,7 +16,7 @@ from fedpgp.errors import CheckpointError, ConfigError, DataError, OutputError
 from fedpgp.experiment import compare, resume
 from fedpgp.laboratory import Reporter, Silent, checked
 from fedpgp.plan import duration
-from fedpgp.results import Comparison
+from fedpgp.results import Comparison, Run
 
 
 @dataclass(frozen=True)
@@ -148,3 +148,9 @@ class _Within:
 
     def notice(self, text: str) -> None:
         self._reporter.notice(f"{self._cell}: {text}")
+
+    def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
+        self._reporter.round(f"{self._cell}/{method}", seed, record)
+
+    def finish(self, run: Run) -> None:
+        self._reporter.finish(run)
