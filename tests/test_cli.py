@@ -82,7 +82,7 @@ def test_compare_prints_a_table_and_writes_a_directory(command: Command, small: 
         for method in ("zero-shot", "local", "promptfl", "fedpgp")
         for seed in (0, 1)
         for name in (
-            "config.toml", "results.json", "rounds.jsonl", "prompts.safetensors", "outcomes.safetensors",
+            "config.toml", "results.json", "rounds.jsonl", "prompts.safetensors", "outcomes.safetensors", "answers.safetensors",
             "provenance.json",
         )
     }  # fmt: skip
