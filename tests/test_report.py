@@ -23,6 +23,12 @@ from fedpgp.report.page import follow, frames, write_report
 METHODS = ("zero-shot", "promptfl", "fedpgp")
 
 
+@pytest.fixture(autouse=True)
+def own_streams(monkeypatch):
+    for console in (cli.out, cli.err):  # another test may have left its own stream there
+        monkeypatch.setattr(console, "_file", None)
+
+
 @pytest.fixture
 def out(small, cache, tmp_path):
     fedpgp.compare(METHODS, 2, changes=SHORT_RUN, output=tmp_path / "out", cache=cache)

@@ -39,6 +39,12 @@ KINDS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def own_streams(monkeypatch):
+    for console in (cli.out, cli.err):  # another test may have left its own stream there
+        monkeypatch.setattr(console, "_file", None)
+
+
 @pytest.fixture(scope="module")
 def pictures(pictograms, tmp_path_factory):
     directory = tmp_path_factory.mktemp("pictures")

@@ -15,6 +15,12 @@ from fedpgp.tracking import tracker
 from fedpgp.tracking.numbers import numbers
 
 
+@pytest.fixture(autouse=True)
+def own_streams(monkeypatch):
+    for console in (cli.out, cli.err):  # another test may have left its own stream there
+        monkeypatch.setattr(console, "_file", None)
+
+
 class Listening(fedpgp.Silent):
     def __init__(self):
         self.rounds, self.finished = [], []
