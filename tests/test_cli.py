@@ -82,8 +82,8 @@ def test_compare_prints_a_table_and_writes_a_directory(command: Command, small: 
         for method in ("zero-shot", "local", "promptfl", "fedpgp")
         for seed in (0, 1)
         for name in (
-            "config.toml", "results.json", "rounds.jsonl", "prompts.safetensors", "outcomes.safetensors", "answers.safetensors",
-            "provenance.json",
+            "config.toml", "results.json", "rounds.jsonl", "prompts.safetensors", "outcomes.safetensors",
+            "provenance.json", "answers.safetensors",
         )
     }  # fmt: skip
     table = {f"comparison.{suffix}" for suffix in ("svg", "png", "md", "tex", "csv", "json")}
