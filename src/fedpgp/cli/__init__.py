@@ -17,6 +17,7 @@ from fedpgp.cli.ablate import ablate
 from fedpgp.cli.bench import bench
 from fedpgp.cli.cache import app as cache_app
 from fedpgp.cli.data import app as data_app
+from fedpgp.cli.doctor import doctor
 from fedpgp.cli.export import export
 from fedpgp.cli.federate import app as federate_app
 from fedpgp.cli.options import (
@@ -389,8 +390,11 @@ app.command(
 )(reproduce)
 
 
+app.command(epilog="Examples: [bold]fedpgp doctor[/]   [bold]fedpgp doctor --network --json[/]")(doctor)
+
+
 def main() -> None:
-    """The console script. Exit codes: 0 done, 2 bad input, 130 interrupted."""
+    """The console script. Exit codes: 0 done, 1 what was examined does not work, 2 bad input, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")  # what a TOML file must be, also where the system has another default
