@@ -1,0 +1,28 @@
+"""What `import fedpgp` and `fedpgp --help` load: nothing that takes a second."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "transformers", "numpy", "matplotlib", "pyarrow", "pydantic", "datasets", "optuna", "flwr", "ray"}
+HELP = "import sys; sys.argv = ['fedpgp', *{!r}]\nfrom fedpgp import cli\ntry: cli.main()\nexcept SystemExit: pass"
+COMMANDS = (["--help"], ["--version"], ["compare", "--help"], ["doctor", "--help"], ["federate", "--help"])
+
+
+@pytest.mark.parametrize("code", ["import fedpgp; fedpgp.__version__", *(HELP.format(words) for words in COMMANDS)])
+def test_nothing_heavy_is_imported(code):
+    ask = f"{code}\nimport sys\nprint(*sys.modules, file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    loaded = set(ended.stderr.split())
+    assert "fedpgp" in loaded
+    assert not HEAVY & loaded
+
+
+def test_every_public_name_is_found_where_it_is_said_to_be():
+    import fedpgp
+
+    for name in fedpgp.__all__:
+        assert getattr(fedpgp, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'runn'"):
+        fedpgp.runn  # noqa: B018
