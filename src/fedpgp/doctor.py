@@ -21,6 +21,8 @@ PACKAGES = ("torch", "transformers", "numpy", "pillow", "pyarrow", "datasets", "
 EXTRAS = {  # what has to be there, and what it enables
     "flower": (("flwr", "ray", "cryptography", "dp-accounting", "prometheus-client"), "federations on Flower"),
     "privacy": (("dp-accounting",), "dp-fpl, and epsilon of a run"),
+    "report": (("altair", "jinja2", "scikit-learn", "vl-convert-python"), "fedpgp report"),
+    "onnx": (("onnx", "onnxruntime", "onnxscript"), "fedpgp export --format onnx"),
 }
 TIMEOUT = 3.0  # seconds
 ROOM = 1_000_000_000  # bytes of free disk below which it is told
