@@ -28,6 +28,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+# The documentation as a site, for a browser: site/index.html. Broken links and anchors end it.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
+
 $(INSTALLED): pyproject.toml constraints.txt tests/references.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
@@ -35,4 +39,4 @@ $(INSTALLED): pyproject.toml constraints.txt tests/references.txt
 	touch $@
 
 clean:
-	rm -rf .venv build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
