@@ -8,6 +8,8 @@ import traceback
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from fedpgp import cli
@@ -105,3 +107,108 @@ def test_what_is_to_be_done_with_a_run_can_be_done(small, pictograms, cache, tmp
     plain = fedpgp.compare
     monkeypatch.setattr(fedpgp, "compare", lambda *given, **more: plain(*given, **more, cache=cache), raising=False)
     exec(classify + ear, {})  # the page's own code is what is tested
+
+
+# All pages
+
+PAGES = {
+    path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+}
+FENCE = re.compile(r"^```(console|sh|python|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Where what a page says is done, and of what takes too long for that, why; its commands are parsed here all the same.
+DONE = {
+    "README.md": "test_docs.py: its Python; its commands are those of the pages that it names",
+    "methods.md": "test_docs.py: the tutorial; the tables of costs take an hour",
+    "using.md": "test_docs.py",
+    "tutorial.md": "slow/test_site.py, as it stands",
+    "reproduction.md": "test_docs.py: the grid; test_reproduction.py, on few rounds: 80 minutes",
+    "data.md": "sources, test_cli.py",
+    "data-sets.md": "known: small files in the official layouts; the data sets are not at hand",
+    "deploy.md": "slow/test_deployment.py; three machines are not at hand",
+    "federation.md": "slow/test_simulation.py, slow/test_deployment.py: a minute each",
+    "protocols.md": "test_protocols.py",
+    "checkpoints.md": "test_resume.py, slow/test_kills.py",
+    "comparing.md": "test_comparison.py, test_tuning.py, test_ablation.py, on few rounds: 39 minutes",
+    "results.md": "test_comparison.py, test_ablation.py, on few rounds: an hour and a half",
+    "benchmark.md": "test_bench.py, on small shapes: minutes on an idle core",
+}
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Every command of every page: its page and its words."""
+    found = []
+    for page, text in PAGES.items():
+        for language, block in FENCE.findall(text):
+            if language not in ("console", "sh"):
+                continue
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                if words and words[0] == "fedpgp":
+                    found.append((page, [word for word in words if word not in (">", "|")]))
+    return found
+
+
+COMMANDS = commands()
+
+
+def test_every_page_with_blocks_says_where_they_are_run():
+    assert {page for page, text in PAGES.items() if FENCE.search(text)} == set(DONE)
+    for where in DONE.values():
+        for name in re.findall(r"[\w/]+\.py", where):
+            assert (ROOT / "tests" / name).is_file(), name
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=lambda value: value if isinstance(value, str) else None)
+def test_every_command_has_its_options_and_settings(page, words):
+    import fedpgp
+
+    command, rest = get_command(cli.app), words[1:]
+    if "--help" in rest or "--install-completion" in rest:
+        return
+    while hasattr(command, "commands"):
+        assert rest[0] in command.commands, " ".join(words)
+        command, rest = command.commands[rest[0]], rest[1:]
+    target = (
+        rest.index("table.tex") if "table.tex" in rest else rest.index("my.toml") if rest[-1:] == ["my.toml"] else None
+    )
+    given = command.make_context(command.name, rest[:target] if command.name in ("show", "config") else rest).params
+    changes = [change for change in given.get("change") or () if not change.startswith("two-prompts.")]
+    config = given.get("config")
+    if changes or config:
+        fedpgp.load_config(config if config and Path(config).suffix != ".toml" else None, changes)
+
+
+def test_the_readmes_python_runs(small, cache, tmp_path, monkeypatch):
+    import fedpgp
+
+    compare, run = fedpgp.compare, fedpgp.run
+    short = [change.replace("clients=2", "clients=4") for change in SHORT]
+    monkeypatch.setattr(
+        fedpgp,
+        "compare",
+        lambda methods, seeds, changes: compare(methods, seeds, changes=[*changes, *short], cache=cache),
+        raising=False,
+    )
+    monkeypatch.setattr(
+        fedpgp,
+        "run",
+        lambda method, seed, output: run(method, seed, output=output, changes=short, cache=cache),
+        raising=False,
+    )
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 30), "orange").save("cat.png")
+    (code,) = (block for language, block in FENCE.findall(PAGES["README.md"]) if language == "python")
+    content: dict[str, object] = {}
+    exec(code, content)  # the page's own code is what is tested
+    assert content["run"].method == "fedpgp"
+    assert fedpgp.load_run("my-run").results["clients"][3]
+
+
+def test_the_grid_of_the_page_is_one(tmp_path):
+    from fedpgp.grid.sweeping import read_sweep
+
+    (text,) = (block for language, block in FENCE.findall(PAGES["reproduction.md"]) if language == "toml")
+    (tmp_path / "my-grid.toml").write_text(text, encoding="utf-8")
+    axes, methods, config = read_sweep(tmp_path / "my-grid.toml")
+    assert set(axes) == {"mu", "shots", "terms"}
+    assert (methods, config) == (["promptfl", "fedpgp"], "pictograms")

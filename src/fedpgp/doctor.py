@@ -22,6 +22,7 @@ EXTRAS = {  # what has to be there, and what it enables
     "flower": (("flwr", "ray", "cryptography", "dp-accounting", "prometheus-client"), "federations on Flower"),
     "privacy": (("dp-accounting",), "dp-fpl, and epsilon of a run"),
     "report": (("altair", "jinja2", "scikit-learn", "vl-convert-python"), "fedpgp report"),
+    "tracking": (("mlflow-skinny", "sqlalchemy", "tensorboard", "wandb"), "MLflow, TensorBoard, Weights & Biases"),
     "onnx": (("onnx", "onnxruntime", "onnxscript"), "fedpgp export --format onnx"),
 }
 TIMEOUT = 3.0  # seconds
