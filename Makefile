@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: run test test-all chromium check format clean
+.PHONY: run test test-all chromium docs check format clean
 
 run: $(INSTALLED)
 	$(BIN)/fedpgp compare
