@@ -17,6 +17,7 @@ from fedpgp.cli.ablate import ablate
 from fedpgp.cli.bench import bench
 from fedpgp.cli.cache import app as cache_app
 from fedpgp.cli.data import app as data_app
+from fedpgp.cli.demo import demo
 from fedpgp.cli.doctor import doctor
 from fedpgp.cli.export import export
 from fedpgp.cli.federate import app as federate_app
@@ -391,6 +392,9 @@ app.command(
 
 
 app.command(epilog="Examples: [bold]fedpgp doctor[/]   [bold]fedpgp doctor --network --json[/]")(doctor)
+
+
+app.command(epilog="Examples: [bold]fedpgp demo[/]   [bold]fedpgp demo --port 0 --open[/]")(demo)
 
 
 def main() -> None:

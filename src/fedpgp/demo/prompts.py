@@ -1,0 +1,80 @@
+"""Prompts as something to look at: the words next to them, and a map of what they make of class names.
+
+Letters: P prompts, M context vectors, d token width, C classes, D feature width.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedpgp.backbone import Backbone
+
+WORD_END = "</w>"  # of CLIP's tokens that end a word
+SHORTEST = 3  # letters of a word that is shown: most of the shorter ones say nothing
+
+
+class Words:
+    """The whole words among a tokenizer's tokens."""
+
+    def __init__(self, backbone: Backbone):
+        tokenizer: Any = backbone.tokenizer
+        tokens = tokenizer.convert_ids_to_tokens(range(len(backbone.text.tokens)))
+        found = {
+            number: token.removesuffix(WORD_END)
+            for number, token in enumerate(tokens)
+            if token is not None and token.endswith(WORD_END) and token.removesuffix(WORD_END).isalpha()
+        }
+        kept = {number: word for number, word in found.items() if len(word) >= SHORTEST}
+        self._words = list(kept.values())
+        self._vectors = F.normalize(backbone.text.tokens[list(kept)], dim=-1)
+
+    def nearest(self, context: Tensor) -> list[str]:
+        """For each of a context's vectors [M, d] the word whose embedding has the largest cosine with it."""
+        return [self._words[place] for place in (F.normalize(context, dim=-1) @ self._vectors.T).argmax(-1).tolist()]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A plane through z_C in the space of all classes' text features, the one that keeps most of some prompts.
+
+    basis: [2, C·D] of orthonormal rows. shown: share of the squared distances from z_C that lies in the plane, 0 to 1.
+    """
+
+    basis: Tensor
+    shown: float
+
+    @classmethod
+    def of(cls, offsets: Tensor, before: "Plane | None" = None) -> "Plane":
+        """Principal components of offsets [P, C·D] from z_C, turned to lie as nearly as possible as those before."""
+        _, values, axes = torch.linalg.svd(offsets.double(), full_matrices=False)
+        basis = axes[:2]
+        if before is not None:
+            left, _, right = torch.linalg.svd(before.basis @ basis.T)
+            basis = left @ right @ basis
+        total = float(values.square().sum())
+        return cls(basis, float(values[:2].square().sum()) / total if total else 1.0)
+
+    def place(self, offsets: Tensor) -> list[tuple[float, float]]:
+        """[P, C·D] -> where they lie in the plane."""
+        return [(x, y) for x, y in (offsets.double() @ self.basis.T).tolist()]
+
+
+def offsets(text: Tensor, guidance: Tensor) -> Tensor:
+    """How far prompts' text features [P, C, D] are from z_C [C, D]: [P, C·D], scaled so that the squared length is the
+    mean over classes."""
+    return (text - guidance).flatten(1) / math.sqrt(len(guidance))
+
+
+def cosines(text: Tensor, other: Tensor) -> list[float]:
+    """The mean over classes of the cosine of each prompt's text features [P, C, D] and others' [C, D]."""
+    return (text * other).sum(-1).mean(-1).tolist()
+
+
+def contexts(shared: Tensor, privates: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """p_G [M, d] and every client's (U, V) -> p_G, p_1, … p_N: [1 + N, M, d]."""
+    return torch.stack([shared, *(shared + U @ V for U, V in privates)])

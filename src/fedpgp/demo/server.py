@@ -1,0 +1,259 @@
+"""The demo's page and what it asks for, and the server that serves it to a browser on the same machine."""
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import resources
+from io import BytesIO
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from fedpgp.data.pictures import FORMATS, decode, reason, unheard
+from fedpgp.demo.federation import holdings
+from fedpgp.demo.guard import Guard
+from fedpgp.demo.show import BusyError, Show
+from fedpgp.demo.stage import MIXTURES, Stage, choices_of
+from fedpgp.errors import ConfigError, DataError, FedPGPError
+
+PAGE = {  # all there is to serve: no path of a request ever names a file
+    "/": ("index.html", "text/html"),
+    "/demo.css": ("demo.css", "text/css"),
+    "/demo.js": ("demo.js", "text/javascript"),
+    "/draw.js": ("draw.js", "text/javascript"),
+    "/charts.js": ("charts.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+LOOK = 0.1  # seconds between two looks for news
+ALIVE = 15.0  # seconds after which a silent stream says that it is still there
+MOST_PIXELS = 32_000_000
+CONNECTIONS = 64
+
+
+def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
+    """The application. host: on which it is served, and so to which names it answers."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        show.open()
+        yield
+        show.close()
+
+    def setting(request: Request) -> Response:
+        """What does not change: the stops of the slider and pictures to classify."""
+        stage = show.stage()
+        names, test = stage.source.class_names, stage.source.test
+        assert test is not None, "all splits are read"
+        half = len(names) // 2
+        return JSONResponse(
+            {
+                "mixtures": [{"title": one.title, "about": one.about} for one in MIXTURES],
+                "base": names[:half],
+                "novel": names[half:],
+                "samples": [[index, names[test.labels[index]]] for index in stage.samples],
+            }
+        )
+
+    def clients(request: Request) -> Response:
+        """Who would hold what."""
+        given = {name: _number(name, value) for name, value in request.query_params.items()}
+        return JSONResponse(holdings(show.stage(), choices_of(given)))
+
+    async def start(request: Request) -> Response:
+        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+            raise HTTPException(415, "settings must be sent as application/json")
+        try:
+            given = json.loads(await request.body())
+        except ValueError as error:
+            raise HTTPException(400, "settings must be JSON") from error
+        number = await run_in_threadpool(show.start, choices_of(given))
+        return JSONResponse({"run": number}, 202)
+
+    async def stop(request: Request) -> Response:
+        show.stop()
+        return JSONResponse({}, 202)
+
+    async def classify(request: Request) -> Response:
+        async with request.form(max_files=1, max_fields=4) as form:
+            upload, sample, classes = form.get("image"), form.get("sample"), form.get("classes", "")
+            content = await upload.read() if isinstance(upload, UploadFile) else None
+        names = class_names(classes if isinstance(classes, str) else "")
+
+        def work() -> dict[str, Any]:
+            if content is not None:
+                picture = picture_of(content)
+            elif isinstance(sample, str):
+                picture = _sample(show.stage(), _number("sample", sample))
+            else:
+                raise DataError("a picture must come with the class names: draw one, or choose a file")
+            return show.classify(picture, names)
+
+        return JSONResponse(await run_in_threadpool(work))
+
+    def picture(request: Request) -> Response:
+        content = show.stage().picture(request.path_params["split"], request.path_params["index"])
+        if content is None:
+            raise HTTPException(404, "there is no such picture")
+        return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
+
+    def events(request: Request) -> Response:
+        return StreamingResponse(
+            _news(show),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-store", "x-accel-buffering": "no"},
+        )
+
+    def page(request: Request) -> Response:
+        name, kind = PAGE[request.url.path]
+        content = (resources.files("fedpgp.demo") / "static" / name).read_bytes()
+        return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
+
+    return Starlette(
+        routes=[
+            *(Route(path, page) for path in PAGE),
+            Route("/api/setting", setting),
+            Route("/api/clients", clients),
+            Route("/api/events", events),
+            Route("/api/start", start, methods=["POST"]),
+            Route("/api/stop", stop, methods=["POST"]),
+            Route("/api/classify", classify, methods=["POST"]),
+            Route("/pictures/{split:str}/{index:int}.png", picture),
+        ],
+        middleware=[Middleware(Guard, host=host)],
+        exception_handlers={HTTPException: _refused, FedPGPError: _refused},
+        lifespan=lifespan,
+    )
+
+
+async def _news(show: Show) -> AsyncIterator[str]:
+    """Server-sent events: what there is to see, whenever it changes; of the rounds each only once."""
+    version, run, seen, silent = -1, 0, 0, 0.0
+    while not show.closing:
+        now, view = show.view(run, seen)
+        if now == version:
+            silent += LOOK
+            if silent >= ALIVE:
+                silent = 0.0
+                yield ": alive\n\n"
+        else:
+            version, silent = now, 0.0
+            if "run" in view:
+                begun = view["run"]["number"]
+                seen = (seen if begun == run else 0) + len(view["run"]["rounds"])
+                run = begun
+            yield f"data: {json.dumps(view)}\n\n"
+        await asyncio.sleep(LOOK)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+    return JSONResponse({"error": str(error)}, 409 if isinstance(error, BusyError) else 422)
+
+
+def class_names(text: str) -> list[str]:
+    """Names with commas or line ends between, as they were typed; control characters count as blanks."""
+    parts = text.replace("\r", "\n").replace("\n", ",").split(",")
+    names = (" ".join("".join(c if c.isprintable() else " " for c in part).split()) for part in parts)
+    return [name for name in names if name]
+
+
+def picture_of(content: bytes) -> Image.Image:
+    """An uploaded file's picture, in RGB; its name is never looked at. Raises DataError for what is none."""
+    try:
+        with unheard(), Image.open(BytesIO(content), formats=FORMATS) as found:
+            pixels = found.width * found.height
+        if pixels > MOST_PIXELS:
+            raise DataError(f"it has {pixels:,} pixels, and at most {MOST_PIXELS:,} are read: make it smaller")
+        return decode(content)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        raise DataError(f"the picture cannot be read: {reason(error)}; send another, such as PNG or JPEG") from error
+
+
+def _sample(stage: Stage, index: int) -> Image.Image:
+    test = stage.source.test
+    assert test is not None, "all splits are read"
+    if index not in stage.samples:
+        raise DataError(f"sample must be one that the page shows, got {index}")
+    return test.image(index)
+
+
+def _number(name: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise ConfigError(f"{name} must be a whole number, got {value[:20]!r}") from error
+
+
+# ---------------------------------------------------------------------------------------------------------- the server
+
+
+class _Server(uvicorn.Server):
+    """Lets go of those who listen to the news when it is told to end, which would wait for them otherwise."""
+
+    def __init__(self, config: uvicorn.Config, show: Show):
+        super().__init__(config)
+        self._show = show
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._show.close()
+        super().handle_exit(sig, frame)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port: 0 takes any that is free. Raises ConfigError where it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise ConfigError(f"--host must be a name or address of this machine, got {host!r}: {error}") from error
+    found = socket.socket(family, kind, protocol)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+        found.listen(CONNECTIONS)
+    except OSError as error:
+        found.close()
+        raise ConfigError(
+            f"--port {port} on {host} cannot be had: {error.strerror}; is another demo open there? Take another port,"
+            " or --port 0 for any that is free"
+        ) from error
+    return found
+
+
+def serve(listening: socket.socket, host: str, cache: Path | None = None) -> None:
+    """Serves the demo until Ctrl-C or SIGTERM, and then ends its federation."""
+    show = Show(lambda progress: Stage.prepare(cache, progress))
+    config = uvicorn.Config(
+        create_app(show, host),
+        log_level="warning",
+        access_log=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+        lifespan="on",
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        _Server(config, show).run(sockets=[listening])
+    except KeyboardInterrupt:  # uvicorn raises it again when all is closed
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        show.close()
+        show.wait(5)

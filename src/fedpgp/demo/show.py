@@ -1,0 +1,202 @@
+"""The one federation of a demo: started, watched and stopped from other threads than its own."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from PIL.Image import Image
+
+from fedpgp.demo.federation import Models, holdings, rounds, untrained, zero_shot
+from fedpgp.demo.stage import Choices, Progress, Stage
+from fedpgp.errors import ConfigError, FedPGPError
+
+MOST_NAMES, LONGEST_NAME = 100, 80
+BEST = 5  # classes that are told of each model
+
+log = logging.getLogger(__name__)
+
+
+class BusyError(FedPGPError):
+    """What cannot be done while something else is."""
+
+
+@dataclass
+class _Run:
+    """A federation from its start on. seconds: from the start to the last round that is finished."""
+
+    number: int
+    choices: Choices
+    clients: dict[str, Any]
+    started: float
+    stop: threading.Event = field(default_factory=threading.Event)
+    zero_shot: dict[str, Any] | None = None
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    models: Models = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Show:
+    """Prepares its stage, then runs one federation at a time; every method may be called from any thread.
+
+    prepare: makes the stage, in a thread of the show's own.
+
+    `phase` is "preparing", "ready", "running", "stopping", "finished", "stopped" or "failed".
+    """
+
+    def __init__(self, prepare: Callable[[Progress], Stage]):
+        self._prepare = prepare
+        self._lock, self._classifying = threading.RLock(), threading.Lock()
+        self._ready = threading.Event()
+        self._stage: Stage | None = None
+        self._zero_shot: Models = {}
+        self._run: _Run | None = None
+        self._thread: threading.Thread | None = None
+        self._phase, self._error = "preparing", ""
+        self._progress: tuple[str, int, int] = ("starting", 0, 1)
+        self._version = 0
+        self.closing = False
+
+    def open(self) -> None:
+        """Begins to prepare the stage."""
+        threading.Thread(target=self._open, name="stage", daemon=True).start()
+
+    def close(self) -> None:
+        """Ends a federation after its round, and lets those who listen go."""
+        self.closing = True
+        with self._lock:
+            if self._run is not None:
+                self._run.stop.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Until what is under way is done; False if it is not after so many seconds."""
+        end = time.monotonic() + seconds
+        if not self._ready.wait(seconds):
+            return False
+        thread = self._thread
+        if thread is not None:
+            thread.join(max(0.0, end - time.monotonic()))
+        return thread is None or not thread.is_alive()
+
+    def stage(self) -> Stage:
+        """The stage; raises BusyError while it is prepared, and where that failed."""
+        if self._stage is None:
+            raise BusyError(self._error or "CLIP and the pictures are still being read: try again in a few seconds")
+        return self._stage
+
+    # --------------------------------------------------------------------------------------------------- federation
+
+    def start(self, choices: Choices) -> int:
+        """Starts a federation and returns its number; raises BusyError while another runs."""
+        with self._lock:
+            stage = self.stage()
+            if self._phase in ("running", "stopping"):
+                raise BusyError("a federation is running here already: stop it, or wait until it is finished")
+            number = 1 if self._run is None else self._run.number + 1
+            run = self._run = _Run(number, choices, holdings(stage, choices), time.monotonic())
+            self._thread = threading.Thread(
+                target=self._work, args=(stage, run), name=f"federation {number}", daemon=True
+            )
+            self._say("running", ("testing zero-shot CLIP", 0, choices.rounds))
+            self._thread.start()
+            return number
+
+    def stop(self) -> None:
+        """Ends the federation after its present round; nothing where none runs."""
+        with self._lock:
+            if self._phase == "running" and self._run is not None:
+                self._run.stop.set()
+                self._say("stopping", self._progress)
+
+    def view(self, run: int = 0, seen: int = 0) -> tuple[int, dict[str, Any]]:
+        """The version of what there is to see, which grows with every change, and in JSON's types what is new to
+        somebody who has seen so many rounds of a run."""
+        with self._lock:
+            what, done, total = self._progress
+            view: dict[str, Any] = {"phase": self._phase, "error": self._error}
+            view["progress"] = {"what": what, "done": done, "total": total}
+            if (now := self._run) is not None:
+                view["run"] = {
+                    "number": now.number,
+                    "choices": asdict(now.choices),
+                    "clients": now.clients,
+                    "zero_shot": now.zero_shot,
+                    "rounds": now.rounds[seen if run == now.number else 0 :],
+                    "seconds": now.seconds,
+                }
+            return self._version, view
+
+    # ------------------------------------------------------------------------------------------------ classification
+
+    def classify(self, picture: Image, names: list[str]) -> dict[str, Any]:
+        """What every model that there is makes of a picture, likeliest class first, in JSON's types.
+
+        Raises ConfigError for class names that are too many, too long, or cannot be told apart.
+        """
+        check_size(names)
+        with self._lock:
+            self.stage()
+            run = self._run
+            models = {**self._zero_shot, **(run.models if run is not None else {})}
+            after = run.rounds[-1]["round"] if run is not None and run.rounds else None
+        found = []
+        with self._classifying:  # one at a time: what they remember of class names is not made for several threads
+            for title, model in models.items():
+                (shares,) = model.classify(picture, names)
+                found.append({"model": title, "best": list(shares.items())[:BEST]})
+        return {"names": names, "models": found, "round": after}
+
+    # ----------------------------------------------------------------------------------------------------- in threads
+
+    def _open(self) -> None:
+        try:
+            stage = self._prepare(self._preparing)
+            self._zero_shot = {"zero-shot": zero_shot(stage)}
+            self._stage = stage
+            self._say("ready", ("ready", 1, 1))
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._ready.set()
+
+    def _preparing(self, what: str, done: int, total: int, detail: str = "") -> None:
+        self._say("preparing", (what, done, total))
+
+    def _work(self, stage: Stage, run: _Run) -> None:
+        try:
+            run.zero_shot = untrained(stage, run.choices)
+            for moment in rounds(stage, run.choices, run.stop):
+                with self._lock:
+                    run.rounds.append(moment.view)
+                    run.models, run.seconds = moment.models, time.monotonic() - run.started
+                    phase = "stopping" if run.stop.is_set() else "running"
+                    self._say(phase, ("training", moment.view["round"], run.choices.rounds))
+            finished = run.rounds[-1]["round"] == run.choices.rounds
+            self._say("finished" if finished else "stopped", self._progress)
+        except Exception as error:
+            self._fail(error)
+
+    def _say(self, phase: str, progress: tuple[str, int, int]) -> None:
+        with self._lock:
+            self._phase, self._progress, self._version = phase, progress, self._version + 1
+            self._error = ""
+
+    def _fail(self, error: Exception) -> None:
+        if not isinstance(error, FedPGPError):
+            log.exception("the demo failed")
+        with self._lock:
+            self._say("failed", self._progress)
+            self._error = str(error) if isinstance(error, FedPGPError) else "something failed: see the terminal"
+
+
+def check_size(names: list[str]) -> None:
+    """Raises ConfigError for more or longer class names than a page can show."""
+    if len(names) > MOST_NAMES:
+        raise ConfigError(f"class names must be at most {MOST_NAMES} here, got {len(names):,}: leave some out")
+    for name in names:
+        if len(name) > LONGEST_NAME:
+            raise ConfigError(
+                f"a class name must have at most {LONGEST_NAME} characters, got {len(name)}: {name[:20]}…"
+            )

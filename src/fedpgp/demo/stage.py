@@ -1,0 +1,195 @@
+"""What all federations of a demo share: a part of the embedded data with its features, and the frozen CLIP.
+
+Letters: N clients, C classes, D feature width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+from torch import Tensor
+
+from fedpgp.aggregators.base import STRICT
+from fedpgp.backbone import Backbone, load_backbone
+from fedpgp.config import ExperimentConfig, load_config, reason
+from fedpgp.data.cache import cache_directory, check_cache
+from fedpgp.data.features import split_features
+from fedpgp.data.images import Images
+from fedpgp.data.sources import ImageDataset, Source, pictograms
+from fedpgp.data.tasks import Client, Task
+from fedpgp.errors import ConfigError
+from fedpgp.federation.jobs import Data
+from fedpgp.laboratory import make_task
+from fedpgp.metrics import evaluation_sets
+
+CLIENTS, SHOTS = 6, 8
+PRIVATE_RATE = 0.03  # twice the recipe's, so that a dozen rounds show what a personal part wins and what it costs
+TESTED = 36  # test images of a class
+# fmt: off
+# Of the embedded classes those whose names and drawings are understood across a room; the benchmark has all of them.
+BASE = (
+    "bee", "cat", "frog", "leopard", "panda", "rooster", "sheep", "turtle", "cherries", "grapes", "hamburger",
+    "lemon", "pizza", "strawberry", "bicycle", "helicopter", "rocket", "taxi", "house", "tent", "palm tree",
+    "rainbow", "scissors", "umbrella",
+)
+NOVEL = (
+    "crocodile", "dog", "dolphin", "elephant", "fish", "snake", "spider", "tiger", "banana", "corn", "doughnut",
+    "ice cream", "mushroom", "red apple", "airplane", "bus", "motorcycle", "sailboat", "castle", "fire", "snowman",
+    "sunflower", "guitar", "key",
+)
+# fmt: on
+SAMPLES = 16  # test pictures to classify, half of them of base classes
+
+Progress = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A position of the heterogeneity slider: changes of the task, and what they mean."""
+
+    title: str
+    about: str
+    changes: tuple[str, ...]
+
+
+MIXTURES = (
+    Mixture("none", "Images are dealt out at random: everybody has a bit of every class.", ("task.partition=iid",)),
+    *(
+        Mixture(
+            title,
+            f"{about}: each class is shared out by a draw from Dirichlet({value:g}).",
+            ("task.partition=dirichlet", f"task.concentration={value}"),
+        )
+        for title, about, value in (
+            ("mild", "Everybody has most classes, in other proportions", 2.0),
+            ("medium", "Each class is mostly with two or three clients", 0.5),
+            ("strong", "Each class is mostly with one client", 0.1),
+        )
+    ),
+    Mixture(
+        "complete",
+        f"Nothing in common: {len(BASE)} classes, {len(BASE) // CLIENTS} for each client, as in the paper.",
+        ("task.partition=classes",),
+    ),
+)
+
+
+@checked(frozen=True, kw_only=True, config=STRICT)
+class Choices:
+    """What a visitor chooses of a federation."""
+
+    mu: float = Field(default=1.0, ge=0, le=5, description="weight of the contrastive term")
+    bottleneck: int = Field(default=4, ge=0, le=16, description="b, rank of the personal part; 0 has none")
+    heterogeneity: int = Field(
+        default=len(MIXTURES) - 1, ge=0, lt=len(MIXTURES), description="how different the clients' classes are"
+    )
+    rounds: int = Field(default=12, ge=1, le=30, description="of training and averaging")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of who gets what, and of the first prompts")
+
+    def config(self) -> ExperimentConfig:
+        """The experiment that they describe, on the embedded recipe."""
+        changes = [
+            f"task.clients={CLIENTS}",
+            f"task.shots={SHOTS}",
+            f"federation.rounds={self.rounds}",
+            "federation.path_points=1",
+            f"fedpgp.mu={self.mu!r}",
+            f"fedpgp.bottleneck={self.bottleneck}",
+            f"fedpgp.private_learning_rate={PRIVATE_RATE}",
+            *MIXTURES[self.heterogeneity].changes,
+        ]
+        return load_config(None, changes)
+
+
+def choices_of(given: Any) -> Choices:
+    """Choices from JSON's types; raises ConfigError, naming field, value and what is allowed."""
+    try:
+        return TypeAdapter(Choices).validate_python(given)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, fault['loc'])) or 'choices'} {reason(fault)}" for fault in error.errors()]
+        raise ConfigError("; ".join(lines)) from error
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The frozen CLIP, and 24 base and 24 novel classes of the embedded data with their image features.
+
+    features: [n, D] by a split's fingerprint.
+    """
+
+    source: Source
+    backbone: Backbone
+    features: dict[str, Tensor]
+
+    @classmethod
+    def prepare(cls, cache: Path | None = None, progress: Progress = lambda *_: None) -> "Stage":
+        """Reads, and encodes what no feature cache has; raises FedPGPError where that cannot be read or written."""
+        directory = cache_directory(cache)
+        check_cache(directory)
+        progress("reading CLIP and pictures", 0, 1, "")
+        source = part_of(pictograms.read())
+        backbone = load_backbone("pictoclip")
+        splits = [split for split in (source.train, source.validation, source.test) if split is not None]
+        features, _ = split_features(backbone.image, splits, directory, augmented_views=1, progress=progress)
+        return cls(source, backbone, features)
+
+    def task(self, choices: Choices) -> Task:
+        """Who has which pictures, and what is tested."""
+        return make_task(choices.config(), self.source, choices.seed)
+
+    def data(self, task: Task) -> Data:
+        """A task with the features of its images."""
+        tests = {
+            name: Images(self.features[test.dataset.fingerprint])[torch.from_numpy(test.images)]
+            for name, test in evaluation_sets(task).items()
+        }
+        return Data(task, Images(self.features[task.train.fingerprint]), tests)
+
+    @cached_property
+    def samples(self) -> tuple[int, ...]:
+        """Test pictures that nobody trained on, as indices into the test split: base and novel classes in turn."""
+        assert self.source.test is not None, "all splits are read"
+        labels, classes = self.source.test.labels, len(self.source.class_names)
+        step = classes // SAMPLES
+        order = [label for i in range(SAMPLES // 2) for label in (i * step, classes // 2 + i * step + 1)]
+        return tuple(int(np.flatnonzero(labels == label)[7 * label % TESTED]) for label in order)
+
+    def pictures(self, task: Task, client: Client, count: int) -> list[int]:
+        """Some of a client's training images, of as many classes as it has, most frequent first."""
+        labels = task.train.labels[client.train]
+        classes = sorted(set(labels.tolist()), key=lambda label: (-int((labels == label).sum()), label))
+        of_class = [client.train[labels == label] for label in classes]
+        found = [int(images[turn]) for turn in range(len(labels)) for images in of_class if turn < len(images)]
+        return found[:count]
+
+    def picture(self, split: str, index: int) -> bytes | None:
+        """A training or test image as PNG; None where there is no such image."""
+        dataset = {"train": self.source.train, "test": self.source.test}.get(split)
+        if dataset is None or not 0 <= index < len(dataset):
+            return None
+        content = BytesIO()
+        dataset.image(index).save(content, "PNG")
+        return content.getvalue()
+
+
+def part_of(source: Source, base: Sequence[str] = BASE, novel: Sequence[str] = NOVEL) -> Source:
+    """A source with some of its classes alone, so that the first half of them is base."""
+    old = [source.class_names.index(name) for name in (*base, *novel)]
+
+    def part(dataset: ImageDataset, classes: Sequence[int] = old) -> ImageDataset:
+        chosen = dataset.select(dataset.of_classes(classes))
+        labels = np.array([old.index(label) for label in chosen.labels.tolist()], dtype=np.int64)
+        return replace(chosen, class_names=(*base, *novel), labels=labels)
+
+    known = old[: len(base)]  # no novel image is trained on or validated with: so none need be encoded
+    test = None if source.test is None else part(source.test)
+    return replace(
+        source, train=part(source.train, known), validation=part(source.validation, known), test=test, probe=()
+    )
