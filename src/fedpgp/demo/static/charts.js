@@ -1,0 +1,112 @@
+// Small figures in plain SVG. Each has a label that says in words what it shows.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export function el(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === true) made.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
+  }
+  made.append(...children); // text becomes text, whatever is in it
+  return made;
+}
+
+function draw(tag, attributes = {}, ...children) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+const round1 = (value) => Math.round(value * 10) / 10;
+const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${round1(x)} ${round1(y)}`).join("");
+
+function ticks(low, high, count) {
+  const rough = (high - low) / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((k) => k * power).find((s) => s >= rough);
+  const found = [];
+  for (let value = Math.ceil(low / step) * step; value <= high + 1e-9; value += step) found.push(Number(value.toFixed(6)));
+  return found;
+}
+
+// series: [{values: [[round, value] …], line: class, dots: class or null, name: text at its end or null}]
+export function lineChart({ series, level, rounds, low, high, label, height = 170, form = (v) => String(v), names = 0 }) {
+  const width = 320;
+  const [left, right, top, bottom] = [34, 10 + names, 10, 24];
+  const x = (round) => left + (round / Math.max(1, rounds)) * (width - left - right);
+  const y = (value) => top + (1 - (value - low) / (high - low)) * (height - top - bottom);
+  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  for (const tick of ticks(low, high, 4)) {
+    svg.append(draw("path", { class: "grid", d: path([[left, y(tick)], [width - right, y(tick)]]) }));
+    svg.append(draw("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, form(tick)));
+  }
+  for (const tick of ticks(0, rounds, 6).filter(Number.isInteger)) {
+    svg.append(draw("text", { x: x(tick), y: height - 7, "text-anchor": "middle" }, String(tick)));
+  }
+  if (level !== null && level !== undefined) {
+    svg.append(draw("path", { class: "line zero-line", d: path([[x(0), y(level)], [x(rounds), y(level)]]) }));
+  }
+  const ends = [];
+  for (const one of series) {
+    const points = one.values.map(([round, value]) => [x(round), y(value)]);
+    if (!points.length) continue;
+    svg.append(draw("path", { class: `line ${one.line}`, d: path(points) }));
+    if (one.dots) for (const [cx, cy] of points) svg.append(draw("circle", { class: one.dots, cx: round1(cx), cy: round1(cy), r: 3 }));
+    if (one.name) ends.push({ name: one.name, at: points.at(-1) });
+  }
+  ends.sort((a, b) => a.at[1] - b.at[1]);
+  let last = -Infinity;
+  for (const end of ends) {
+    last = Math.max(end.at[1] + 4, last + 12); // one below the other where lines end together
+    svg.append(draw("text", { x: end.at[0] + 6, y: round1(last), class: "name" }, end.name));
+  }
+  return svg;
+}
+
+// The prompts in a plane. trails: of p_G and every client, [[x, y] by round]; shown: share of the distances in the plane.
+export class PromptMap {
+  constructor(place) {
+    this.place = place;
+    this.spots = [];
+  }
+
+  show(trails, round, label) {
+    const [width, height, kept] = [520, 440, 5];
+    const recent = trails.map((trail) => trail.slice(-kept));
+    const reach = 1.18 * Math.max(0.02, ...recent.flat().map(([x, y]) => Math.max(Math.abs(x) * (height / width), Math.abs(y))));
+    const at = ([x, y]) => [width / 2 + (x / reach) * (height / 2), height / 2 - (y / reach) * (height / 2)];
+    if (!this.svg || this.spots.length !== trails.length) this.begin(trails.length, width, height);
+    this.svg.setAttribute("aria-label", label);
+    this.rings.replaceChildren();
+    for (const tick of ticks(0, reach * 1.2, 4).slice(1)) {
+      const radius = (tick / reach) * (height / 2);
+      this.rings.append(draw("circle", { class: "grid", cx: width / 2, cy: height / 2, r: round1(radius), fill: "none" }));
+      this.rings.append(draw("text", { x: width / 2 + 4, y: round1(height / 2 - radius + 13) }, `distance ${tick}`));
+    }
+    trails.forEach((_, i) => {
+      this.lines[i].setAttribute("d", path(recent[i].map(at)));
+      const [x, y] = at(recent[i].at(-1));
+      this.spots[i].style.transform = `translate(${round1(x)}px, ${round1(y)}px)`;
+    });
+  }
+
+  begin(count, width, height) {
+    this.svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
+    this.rings = draw("g");
+    const [cx, cy] = [width / 2, height / 2];
+    const centre = draw("path", { class: "centre", d: `M${cx - 7} ${cy}h14M${cx} ${cy - 7}v14` });
+    const name = draw("text", { x: cx + 9, y: cy + 16, class: "name" }, "CLIP");
+    this.lines = [];
+    this.spots = [];
+    for (let i = 0; i < count; i++) {
+      const whose = i ? `client-${i}` : "shared";
+      this.lines.push(draw("path", { class: `trail ${whose}` }));
+      const mark = i ? draw("circle", { r: 12 }) : draw("rect", { x: -13, y: -13, width: 26, height: 26, rx: 5 });
+      this.spots.push(draw("g", { class: `spot ${whose}` }, mark, draw("text", { y: 4 }, i ? String(i) : "G")));
+    }
+    this.svg.append(this.rings, ...this.lines, centre, name, ...[...this.spots.slice(1), this.spots[0]]);
+    this.place.replaceChildren(this.svg);
+  }
+}

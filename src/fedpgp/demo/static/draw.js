@@ -1,0 +1,148 @@
+// The picture to classify: drawn, chosen, dropped, pasted, or one of the test pictures.
+
+import { el } from "./charts.js";
+
+const COLOURS = { black: "#1a1a1a", red: "#e03131", orange: "#f08c00", yellow: "#fcd53f", green: "#2f9e44", blue: "#1c7ed6", brown: "#8b5a2b", white: "#ffffff" };
+const LARGEST = 8 * 2 ** 20 - 2 ** 14;
+
+export class Picture {
+  // said: called with words on what the picture is now; failed: with what is wrong.
+  constructor({ said, failed }) {
+    this.canvas = document.getElementById("canvas");
+    this.pen = this.canvas.getContext("2d");
+    this.said = said;
+    this.failed = failed;
+    this.colour = COLOURS.black;
+    this.sample = null;
+    this.drawn = false;
+    this.clear();
+    this.palette();
+    this.brush();
+    this.files();
+    document.getElementById("clear").addEventListener("click", () => this.clear());
+  }
+
+  clear() {
+    this.pen.fillStyle = "#ffffff";
+    this.pen.fillRect(0, 0, this.canvas.width, this.canvas.height);
+    this.drawn = false;
+    this.other(null);
+    this.said("Draw here, drop a picture, or paste one.");
+  }
+
+  // What is sent: a file's bytes, or the number of a test picture; null where there is nothing.
+  async content() {
+    if (this.sample !== null) return { sample: this.sample };
+    if (!this.drawn) return null;
+    return { image: await new Promise((done) => this.canvas.toBlob(done, "image/png")) };
+  }
+
+  other(sample) {
+    this.sample = sample;
+    if (sample === null) for (const one of document.querySelectorAll("#samples :checked")) one.checked = false;
+  }
+
+  palette() {
+    const row = el("div");
+    for (const [name, value] of Object.entries(COLOURS)) {
+      const input = el("input", { type: "radio", name: "colour", value, class: "hidden", checked: value === this.colour, "aria-label": name });
+      const dot = el("span");
+      dot.style.background = value;
+      input.addEventListener("change", () => (this.colour = value));
+      row.append(el("label", { title: name }, input, dot));
+    }
+    document.getElementById("colours").append(row);
+  }
+
+  brush() {
+    const [width, shown] = [document.getElementById("width"), document.getElementById("width-value")];
+    const say = () => (shown.textContent = `${width.value} px`);
+    width.addEventListener("input", say);
+    say();
+    let last = null;
+    const place = (event) => {
+      const box = this.canvas.getBoundingClientRect();
+      return [((event.clientX - box.left) / box.width) * this.canvas.width, ((event.clientY - box.top) / box.height) * this.canvas.height];
+    };
+    const line = (to) => {
+      this.pen.strokeStyle = this.colour;
+      this.pen.lineWidth = Number(width.value);
+      this.pen.lineCap = this.pen.lineJoin = "round";
+      this.pen.beginPath();
+      this.pen.moveTo(...last);
+      this.pen.lineTo(...to);
+      this.pen.stroke();
+      last = to;
+    };
+    this.canvas.addEventListener("pointerdown", (event) => {
+      if (this.sample !== null) this.other(null);
+      this.canvas.setPointerCapture(event.pointerId);
+      last = place(event);
+      line([last[0] + 0.01, last[1]]);
+      this.drawn = true;
+      this.said("Your drawing.");
+    });
+    this.canvas.addEventListener("pointermove", (event) => {
+      if (last) for (const one of event.getCoalescedEvents?.() ?? [event]) line(place(one));
+    });
+    for (const end of ["pointerup", "pointercancel"]) this.canvas.addEventListener(end, () => (last = null));
+  }
+
+  files() {
+    const input = document.getElementById("file");
+    input.addEventListener("change", () => input.files[0] && this.take(input.files[0]).then(() => (input.value = "")));
+    for (const kind of ["dragenter", "dragover"]) {
+      document.addEventListener(kind, (event) => {
+        if (!event.dataTransfer?.types.includes("Files")) return;
+        event.preventDefault();
+        this.canvas.classList.add("over");
+      });
+    }
+    document.addEventListener("dragleave", (event) => event.relatedTarget || this.canvas.classList.remove("over"));
+    document.addEventListener("drop", (event) => {
+      this.canvas.classList.remove("over");
+      if (!event.dataTransfer?.files.length) return;
+      event.preventDefault();
+      this.take(event.dataTransfer.files[0]);
+    });
+    document.addEventListener("paste", (event) => {
+      const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
+      if (file) this.take(file);
+    });
+  }
+
+  // A file is put on the canvas, so that one may draw on it; what the browser cannot show is no picture here.
+  async take(file) {
+    if (file.size > LARGEST) return this.failed(`${file.name} has ${Math.round(file.size / 2 ** 20)} MB, and at most 8 are taken: make it smaller.`);
+    let bitmap;
+    try {
+      bitmap = await createImageBitmap(file);
+    } catch {
+      return this.failed(`${file.name} cannot be read as a picture: choose another, such as PNG or JPEG.`);
+    }
+    this.put(bitmap);
+    bitmap.close();
+    this.drawn = true;
+    this.other(null);
+    this.said(file.name);
+  }
+
+  async use(sample, name, url) {
+    const image = new Image();
+    image.src = url;
+    await image.decode();
+    this.put(image);
+    this.drawn = true;
+    this.sample = sample;
+    this.said(`A test picture: ${name}.`);
+  }
+
+  put(image) {
+    const { width, height } = this.canvas;
+    const [w, h] = [image.naturalWidth ?? image.width, image.naturalHeight ?? image.height];
+    const scale = Math.min(width / w, height / h);
+    this.pen.fillStyle = "#ffffff";
+    this.pen.fillRect(0, 0, width, height);
+    this.pen.drawImage(image, (width - w * scale) / 2, (height - h * scale) / 2, w * scale, h * scale);
+  }
+}
