@@ -15,6 +15,7 @@ from torch import Tensor
 from fedpgp.backbone import Backbone
 
 WORD_END = "</w>"  # of CLIP's tokens that end a word
+SHORT = 0.05  # distances between prompts below which they count as one
 SHORTEST = 3  # letters of a word that is shown: most of the shorter ones say nothing
 
 
@@ -40,7 +41,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane through z_C in the space of all classes' text features, the one that keeps most of some prompts.
+    """A plane through z_C in the space of all classes' text features, in which prompts are seen to go their ways.
 
     basis: [2, C·D] of orthonormal rows. shown: share of the squared distances from z_C that lies in the plane, 0 to 1.
     """
@@ -50,14 +51,20 @@ class Plane:
 
     @classmethod
     def of(cls, offsets: Tensor, before: "Plane | None" = None) -> "Plane":
-        """Principal components of offsets [P, C·D] from z_C, turned to lie as nearly as possible as those before."""
-        _, values, axes = torch.linalg.svd(offsets.double(), full_matrices=False)
-        basis = axes[:2]
+        """Of offsets [P, C·D] from z_C, the first of them p_G's: the principal components of the way from z_C to p_G
+        and the ways from there to the others, turned to lie as nearly as possible as the plane before.
+
+        All ways count about alike, however long: else nothing would be seen but whoever went farthest.
+        """
+        offsets = offsets.double()
+        ways = torch.cat([offsets[:1], offsets[1:] - offsets[:1]])
+        ways = ways / (ways.norm(dim=1, keepdim=True) + SHORT)
+        basis = torch.linalg.svd(ways, full_matrices=False)[2][:2]
         if before is not None:
             left, _, right = torch.linalg.svd(before.basis @ basis.T)
             basis = left @ right @ basis
-        total = float(values.square().sum())
-        return cls(basis, float(values[:2].square().sum()) / total if total else 1.0)
+        total = float(offsets.square().sum())
+        return cls(basis, float((offsets @ basis.T).square().sum()) / total if total else 1.0)
 
     def place(self, offsets: Tensor) -> list[tuple[float, float]]:
         """[P, C·D] -> where they lie in the plane."""

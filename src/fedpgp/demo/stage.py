@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
@@ -110,10 +110,12 @@ class Choices:
 
 def choices_of(given: Any) -> Choices:
     """Choices from JSON's types; raises ConfigError, naming field, value and what is allowed."""
+    if not isinstance(given, dict):
+        raise ConfigError(f"settings must be an object with fields such as mu, got {given!r}")
     try:
-        return TypeAdapter(Choices).validate_python(given)
+        return Choices(**given)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, fault['loc'])) or 'choices'} {reason(fault)}" for fault in error.errors()]
+        lines = [f"{'.'.join(map(str, fault['loc'])) or 'settings'} {reason(fault)}" for fault in error.errors()]
         raise ConfigError("; ".join(lines)) from error
 
 

@@ -32,19 +32,19 @@ function ticks(low, high, count) {
 }
 
 // series: [{values: [[round, value] …], line: class, dots: class or null, name: text at its end or null}]
-export function lineChart({ series, level, rounds, low, high, label, height = 170, form = (v) => String(v), names = 0 }) {
-  const width = 320;
-  const [left, right, top, bottom] = [34, 10 + names, 10, 24];
+export function lineChart({ series, level, rounds, low, high, label, width = 320, height = 250, names = 0 }) {
+  const [left, right, top, bottom] = [30, 10 + names, 10, 36];
   const x = (round) => left + (round / Math.max(1, rounds)) * (width - left - right);
-  const y = (value) => top + (1 - (value - low) / (high - low)) * (height - top - bottom);
+  const y = (value) => top + (1 - (Math.max(low, value) - low) / (high - low)) * (height - top - bottom);
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   for (const tick of ticks(low, high, 4)) {
     svg.append(draw("path", { class: "grid", d: path([[left, y(tick)], [width - right, y(tick)]]) }));
-    svg.append(draw("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, form(tick)));
+    svg.append(draw("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, String(tick)));
   }
   for (const tick of ticks(0, rounds, 6).filter(Number.isInteger)) {
-    svg.append(draw("text", { x: x(tick), y: height - 7, "text-anchor": "middle" }, String(tick)));
+    svg.append(draw("text", { x: x(tick), y: height - 20, "text-anchor": "middle" }, String(tick)));
   }
+  svg.append(draw("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, "round"));
   if (level !== null && level !== undefined) {
     svg.append(draw("path", { class: "line zero-line", d: path([[x(0), y(level)], [x(rounds), y(level)]]) }));
   }
@@ -54,15 +54,43 @@ export function lineChart({ series, level, rounds, low, high, label, height = 17
     if (!points.length) continue;
     svg.append(draw("path", { class: `line ${one.line}`, d: path(points) }));
     if (one.dots) for (const [cx, cy] of points) svg.append(draw("circle", { class: one.dots, cx: round1(cx), cy: round1(cy), r: 3 }));
-    if (one.name) ends.push({ name: one.name, at: points.at(-1) });
+    if (one.name) ends.push({ name: one.name, whose: one.whose ?? "", at: points.at(-1) });
   }
   ends.sort((a, b) => a.at[1] - b.at[1]);
   let last = -Infinity;
   for (const end of ends) {
-    last = Math.max(end.at[1] + 4, last + 12); // one below the other where lines end together
-    svg.append(draw("text", { x: end.at[0] + 6, y: round1(last), class: "name" }, end.name));
+    const [x1, y1] = end.at;
+    last = Math.max(y1 + 4, last + 12); // one below the other where lines end together
+    if (last - 4 > y1 + 1) svg.append(draw("path", { class: "grid", fill: "none", d: path([[x1 + 4, y1], [x1 + 12, last - 4]]) }));
+    svg.append(draw("text", { x: x1 + 15, y: round1(last), class: `name ${end.whose}` }, end.name));
   }
   return svg;
+}
+
+// Where badges go so that none hides another, a point, or the centre: each starts at its point and is pushed away.
+function apart(points, centre, width, height) {
+  const mean = [0, 1].map((k) => points.reduce((sum, point) => sum + point[k], 0) / points.length);
+  const badges = points.map(([x, y], i) => {
+    const turn = (2 * Math.PI * i) / points.length;
+    const [dx, dy] = [x - mean[0] + Math.cos(turn), y - mean[1] + Math.sin(turn)];
+    const length = Math.hypot(dx, dy);
+    return [x + (22 * dx) / length, y + (22 * dy) / length];
+  });
+  for (let turn = 0; turn < 200; turn++) {
+    badges.forEach((badge, i) => {
+      const others = [...badges.filter((_, k) => k !== i).map((one) => [one, 30]), ...points.map((one) => [one, 20]), [centre, 26]];
+      for (const [[x, y], least] of others) {
+        const [dx, dy] = [badge[0] - x || 0.1, badge[1] - y || 0.1];
+        const length = Math.hypot(dx, dy);
+        if (length >= least) continue;
+        badge[0] += ((least - length) / 2) * (dx / length);
+        badge[1] += ((least - length) / 2) * (dy / length);
+      }
+      badge[0] = Math.min(width - 16, Math.max(16, badge[0]));
+      badge[1] = Math.min(height - 16, Math.max(16, badge[1]));
+    });
+  }
+  return badges;
 }
 
 // The prompts in a plane. trails: of p_G and every client, [[x, y] by round]; shown: share of the distances in the plane.
@@ -85,10 +113,13 @@ export class PromptMap {
       this.rings.append(draw("circle", { class: "grid", cx: width / 2, cy: height / 2, r: round1(radius), fill: "none" }));
       this.rings.append(draw("text", { x: width / 2 + 4, y: round1(height / 2 - radius + 13) }, `distance ${tick}`));
     }
+    const points = recent.map((trail) => at(trail.at(-1)));
+    const badges = apart(points, [width / 2, height / 2], width, height);
     trails.forEach((_, i) => {
       this.lines[i].setAttribute("d", path(recent[i].map(at)));
-      const [x, y] = at(recent[i].at(-1));
-      this.spots[i].style.transform = `translate(${round1(x)}px, ${round1(y)}px)`;
+      this.leaders[i].setAttribute("d", path([points[i], badges[i]]));
+      this.dots[i].style.transform = `translate(${round1(points[i][0])}px, ${round1(points[i][1])}px)`;
+      this.spots[i].style.transform = `translate(${round1(badges[i][0])}px, ${round1(badges[i][1])}px)`;
     });
   }
 
@@ -99,14 +130,18 @@ export class PromptMap {
     const centre = draw("path", { class: "centre", d: `M${cx - 7} ${cy}h14M${cx} ${cy - 7}v14` });
     const name = draw("text", { x: cx + 9, y: cy + 16, class: "name" }, "CLIP");
     this.lines = [];
+    this.leaders = [];
+    this.dots = [];
     this.spots = [];
     for (let i = 0; i < count; i++) {
       const whose = i ? `client-${i}` : "shared";
       this.lines.push(draw("path", { class: `trail ${whose}` }));
+      this.leaders.push(draw("path", { class: `leader ${whose}` }));
+      this.dots.push(draw("circle", { class: `dot ${whose}`, r: 4 }));
       const mark = i ? draw("circle", { r: 12 }) : draw("rect", { x: -13, y: -13, width: 26, height: 26, rx: 5 });
       this.spots.push(draw("g", { class: `spot ${whose}` }, mark, draw("text", { y: 4 }, i ? String(i) : "G")));
     }
-    this.svg.append(this.rings, ...this.lines, centre, name, ...[...this.spots.slice(1), this.spots[0]]);
+    this.svg.append(this.rings, ...this.lines, ...this.leaders, centre, name, ...this.dots, ...this.spots);
     this.place.replaceChildren(this.svg);
   }
 }

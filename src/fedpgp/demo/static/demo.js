@@ -10,7 +10,7 @@ const ABOUT = { local: "each client on its own classes", base: "on all clients�
 const SHOWN = 3; // classes of an answer
 const percent = (value) => value.toFixed(1);
 const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
-const UNTRAINED = "…";
+const UNTRAINED = "–";
 
 let setting = null; // what does not change: stops of the slider, class names, test pictures
 let run = null; // the federation that is shown
@@ -115,7 +115,7 @@ function figures() {
         {},
         el("figcaption", {}, el("h3", {}, name, el("span", { class: "now" }, now)), el("p", { class: "soft" }, ABOUT[key])),
         chart,
-        el("p", { class: "beside" }, el("span", {}, last ? `shared ${percent(last.shared[key])}` : "shared …"), el("span", {}, zero ? `zero-shot ${percent(zero[key])}` : "zero-shot …")),
+        el("p", { class: "beside" }, el("span", {}, last ? `shared ${percent(last.shared[key])}` : "shared –"), el("span", {}, zero ? `zero-shot ${percent(zero[key])}` : "zero-shot –")),
       );
     }),
   );
@@ -130,7 +130,7 @@ function figures() {
 // ----------------------------------------------------------------------------------------------------------- clients
 
 function holders(held) {
-  at("mixture").textContent = `Heterogeneity “${held.title}”. ${held.about}`;
+  at("mixture").textContent = `Heterogeneity “${held.title}”. ${held.about} Bars: Local with the client’s own prompt; the mark is zero-shot CLIP’s.`;
   at("clients").replaceChildren(
     ...held.clients.map((client, i) =>
       el(
@@ -155,7 +155,7 @@ function meter(i, zero, local) {
   if (!place || zero === undefined) return;
   const now = local ?? zero;
   const bar = el("div", { class: "bar", "aria-hidden": "true" }, el("i"), el("u"));
-  const change = el("span", { class: now < zero - 0.05 ? "down" : "up" }, local === undefined ? "zero-shot" : `${signed(now - zero)} on zero-shot`);
+  const change = el("span", { class: now < zero - 0.05 ? "down" : "up" }, local === undefined ? "" : signed(now - zero));
   if (!place.children.length) place.replaceChildren(el("b"), el("span"), bar);
   place.children[0].textContent = `Local ${percent(now)}`;
   place.children[1].replaceWith(change);
@@ -189,27 +189,25 @@ function prompts() {
       `${last.to_guidance.slice(1).map((value, i) => `client ${i + 1} ${value.toFixed(3)}`).join(", ")}. ` +
       `The plane shows ${Math.round(100 * last.map.shown)} percent of the squared distances.`,
   );
-  const all = run.rounds.flatMap((one) => [one.to_guidance[0], ...one.to_global.slice(1)]);
-  const settled = run.rounds.length > 4 ? run.rounds.slice(1).flatMap((one) => [one.to_guidance[0], ...one.to_global.slice(1)]) : all;
+  // The first prompts are random: when they have settled they need no room any more.
+  const settled = run.rounds.slice(run.rounds.length > 4 ? 2 : 0).flatMap((one) => [one.to_guidance[0], ...one.to_global.slice(1)]);
   at("cosines").replaceChildren(
     lineChart({
       series: [
-        ...toGlobal.map((_, i) => ({ values: run.rounds.map((one) => [one.round, one.to_global[i + 1]]), line: `client-line client-${i + 1}`, name: null })),
+        ...toGlobal.map((_, i) => ({ values: run.rounds.map((one) => [one.round, one.to_global[i + 1]]), line: `client-line client-${i + 1}`, whose: `client-${i + 1}`, name: `${i + 1} to G` })),
         { values: run.rounds.map((one) => [one.round, one.to_guidance[0]]), line: "shared-line", dots: "shared-dot", name: "G to CLIP" },
-        { values: run.rounds.map((one) => [one.round, toMean(one.to_global)]), line: "own-line", dots: "own-dot", name: "i to G" },
       ],
       rounds: run.choices.rounds,
-      low: Math.min(0.9, Math.floor(10 * Math.min(...settled, ...all)) / 10),
+      low: Math.max(-1, Math.min(0.9, Math.floor(10 * Math.min(...settled)) / 10)),
       high: 1,
-      height: 150,
-      names: 56,
+      width: 620,
+      height: 190,
+      names: 76,
       label: `Cosines after round ${last.round}: shared prompt with CLIP ${near}; clients’ prompts with the shared one ${toGlobal.map((v, i) => `${i + 1}: ${v.toFixed(3)}`).join(", ")}`,
     }),
   );
   words();
 }
-
-const toMean = (values) => values.slice(1).reduce((sum, value) => sum + value, 0) / (values.length - 1);
 
 function words() {
   const last = run?.rounds.at(-1);
@@ -270,7 +268,7 @@ function answers(found, right) {
       const client = /^client (\d+)$/.exec(model)?.[1];
       const kind = client ? `client-${client}` : model === "global" ? "shared" : "zero";
       const title = client ? `Client ${client}’s prompt` : model === "global" ? "Shared prompt" : "Zero-shot CLIP";
-      const badge = el("span", { class: `badge ${client ? "" : kind}`, "aria-hidden": "true" }, client ?? (model === "global" ? "G" : "0"));
+      const badge = el("span", { class: `badge ${client ? "" : kind}`, "aria-hidden": "true" }, client ?? (model === "global" ? "G" : "Z"));
       const rows = best.slice(0, SHOWN).map(([name, share]) => {
         const bar = el("div", { class: "bar", "aria-hidden": "true" }, el("i"));
         bar.firstChild.style.width = `${100 * share}%`;

@@ -128,13 +128,12 @@ export class Picture {
   }
 
   async use(sample, name, url) {
+    this.sample = sample;
+    this.drawn = true;
+    this.said(`A test picture: ${name}.`);
     const image = new Image();
     image.src = url;
-    await image.decode();
-    this.put(image);
-    this.drawn = true;
-    this.sample = sample;
-    this.said(`A test picture: ${name}.`);
+    await image.decode().then(() => this.sample === sample && this.put(image), () => {}); // it is only to be looked at
   }
 
   put(image) {

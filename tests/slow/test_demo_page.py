@@ -1,0 +1,227 @@
+"""The demo in a real browser: a visitor with a mouse, and one with a keyboard alone."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect, sync_playwright
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+
+MOST = 60  # seconds from the start to a trained federation
+SCRIPT = "<script>document.title = 'run'</script>"
+IMAGE = "<img src=x onerror=\"document.title='run'\">"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = shutil.which("chromium")
+    assert found, "the page's tests need Debian's chromium: make chromium"
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture
+def address(cache, tmp_path):
+    """Of a demo in a process of its own, which ends at Ctrl-C without a complaint."""
+    command = [sys.executable, "-m", "fedpgp", "demo", "--port", "0", "--cache-dir", str(cache)]
+    with (
+        (tmp_path / "err").open("w+") as err,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True) as process,
+    ):
+        line = process.stdout.readline()
+        yield re.search(r"http://127\.0\.0\.1:\d+/", line)[0]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        err.seek(0)
+        assert err.read() == "fedpgp demo has ended\n"
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Opens the page; at the end nothing was fetched from elsewhere, and the console has no complaint."""
+    faults, pages = [], []
+
+    def open_page(**options):
+        page = browser.new_page(**{"viewport": {"width": 1360, "height": 900}, **options})
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on(
+            "console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("request", lambda asked: None if asked.url.startswith((address, "blob:")) else faults.append(asked.url))
+        page.goto(address)
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert [fault for fault in faults if "422" not in fault] == []  # Chromium complains of what is refused in words
+
+
+def shoot(page, name: str, tmp_path: Path) -> None:
+    """A picture of the whole page, for FEDPGP_SCREENSHOTS or the test's own directory."""
+    directory = Path(os.environ.get("FEDPGP_SCREENSHOTS", tmp_path))
+    directory.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=directory / f"demo-{name}.png", full_page=True)
+
+
+def check_accessible(page) -> None:
+    found = Axe().run(page).response["violations"]
+    assert {one["id"]: one["nodes"][0]["html"] for one in found if one["impact"] in ("serious", "critical")} == {}
+
+
+def trained(page) -> float:
+    """Waits for a trained federation; the seconds that it took."""
+    started = time.monotonic()
+    expect(page.locator("#status")).to_contain_text("Finished", timeout=1000 * MOST)
+    return time.monotonic() - started
+
+
+def test_a_visitor_trains_a_federation_and_lets_it_classify(visit, tmp_path):
+    page = visit(color_scheme="light")
+    started = time.monotonic()
+    expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
+    prepared = time.monotonic() - started
+    expect(page.locator("#clients > li")).to_have_count(6)
+    shoot(page, "before-light", tmp_path)
+    check_accessible(page)
+
+    page.locator("#start").click()
+    expect(page.locator("#status")).to_contain_text("Round 4", timeout=1000 * MOST)
+    expect(page.locator("#start")).to_be_disabled()
+    shoot(page, "round-4-light", tmp_path)
+    seconds = trained(page)
+    print(f"prepared after {prepared:.1f} s; " + page.locator("#status").inner_text())
+    assert prepared + seconds < MOST
+    assert page.locator("#rounds tbody tr").count() == 12
+    local = float(page.locator("#figures .now").first.inner_text())
+    zero_shot = float(page.locator("#figures .beside").first.inner_text().split()[-1])
+    assert local > zero_shot + 3
+
+    canvas = page.locator("#canvas")
+    canvas.scroll_into_view_if_needed()
+    page.get_by_label("yellow", exact=True).check(force=True)
+    page.locator("#width").fill("36")
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 90)
+    page.mouse.down()
+    for x, y in ((90, 190), (160, 240), (240, 220), (270, 150)):
+        page.mouse.move(box["x"] + x, box["y"] + y, steps=6)
+    page.mouse.up()
+    page.locator("#classes").fill(f"banana, lemon, bus, {SCRIPT}\n{IMAGE}")
+    page.get_by_role("button", name="Classify").click()
+    expect(page.locator("#answers > li")).to_have_count(8)
+    page.locator("#classes").fill(f"{SCRIPT}, {IMAGE}")
+    page.get_by_role("button", name="Classify").click()
+    expect(page.locator("#answers")).to_contain_text(SCRIPT)
+    expect(page.locator("#answers")).to_contain_text(IMAGE)
+    assert page.locator("#answers script, #answers img, main script").count() == 0
+    assert page.title() == "FedPGP, live"
+
+    page.locator("#use-both").click()
+    page.get_by_label("tiger, a novel class").or_(page.locator("#samples input").nth(5)).first.check(force=True)
+    page.get_by_role("button", name="Classify").click()
+    expect(page.locator("#answer-status")).to_contain_text("among 48 classes")
+    shoot(page, "trained-light", tmp_path)
+    check_accessible(page)
+
+
+def test_the_same_in_the_dark_on_a_small_screen_and_of_two_visitors_one_starts(visit, tmp_path):
+    page = visit(color_scheme="dark")
+    other = visit(color_scheme="dark", viewport={"width": 390, "height": 844})
+    expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
+    page.locator("#start").click()
+    expect(other.locator("#status")).to_contain_text("Round 2", timeout=1000 * MOST)
+    expect(other.locator("#start")).to_be_disabled()
+    other.locator("#stop").click()
+    expect(page.locator("#status")).to_contain_text("Stopped after round", timeout=20_000)
+    page.locator("#heterogeneity").fill("2")
+    page.locator("#start").click()
+    trained(page)
+    page.locator("#samples input").nth(2).check(force=True)
+    page.get_by_role("button", name="Classify").click()
+    expect(page.locator("#answers > li")).to_have_count(8)
+    shoot(page, "trained-dark", tmp_path)
+    check_accessible(page)
+    expect(other.locator("#status")).to_contain_text("Finished")
+    shoot(other, "small-dark", tmp_path)
+    check_accessible(other)
+    assert other.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_everything_can_be_done_with_a_keyboard(visit, tmp_path):
+    page = visit()
+    expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
+
+    def tab_to(wanted: str) -> None:
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate(
+                "[document.activeElement.id, document.activeElement.name].includes(arguments_)".replace(
+                    "arguments_", repr(wanted)
+                )
+            ):
+                return
+        raise AssertionError(f"the keyboard does not reach {wanted}")
+
+    tab_to("heterogeneity")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#heterogeneity-value")).to_have_text("strong")
+    expect(page.locator("#mixture")).to_contain_text("strong")
+    tab_to("mu")
+    page.keyboard.press("End")
+    tab_to("bottleneck")
+    page.keyboard.press("Home")
+    tab_to("start")
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_contain_text("Round 1", timeout=1000 * MOST)
+    tab_to("stop")
+    page.keyboard.press("Space")
+    expect(page.locator("#status")).to_contain_text("Stopped", timeout=20_000)
+    tab_to("sample")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#source")).to_contain_text("A test picture")
+    tab_to("classes")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("cat, frog, frog")
+    tab_to("classify")
+    page.keyboard.press("Enter")
+    expect(page.locator("#answer-fault")).to_contain_text("classes must differ")
+    tab_to("use-base")
+    page.keyboard.press("Enter")
+    tab_to("classify")
+    page.keyboard.press("Enter")
+    expect(page.locator("#answers > li")).to_have_count(8)
+    page.locator("#classify").focus()
+    shoot(page, "keyboard", tmp_path)
+
+
+def test_a_dropped_file_that_is_no_picture_or_too_large_is_refused_in_words(visit, tmp_path):
+    page = visit()
+    expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
+    text, huge = tmp_path / "../cat<b>.png", tmp_path / "huge.png"
+    text.write_text("no picture")
+    with huge.open("wb") as file:
+        file.truncate(200 * 2**20)
+    page.locator("#file").set_input_files(text)
+    expect(page.locator("#answer-fault")).to_contain_text("cat<b>.png cannot be read as a picture")
+    page.locator("#file").set_input_files(huge)
+    expect(page.locator("#answer-fault")).to_contain_text("has 200 MB, and at most 8 are taken")
+    page.locator("#clear").click()
+    page.get_by_role("button", name="Classify").click()
+    expect(page.locator("#answer-fault")).to_contain_text("There is no picture yet")
