@@ -22,6 +22,7 @@ IMAGE = "<img src=x onerror=\"document.title='run'\">"
 
 @pytest.fixture(scope="module")
 def browser():
+    expect.set_options(timeout=30_000)  # the cores may have other work, too
     found = shutil.which("chromium")
     assert found, "the page's tests need Debian's chromium: make chromium"
     with sync_playwright() as playwright:

@@ -3,15 +3,18 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from PIL.Image import Image
 
+from fedpgp.data.images import Images
 from fedpgp.demo.federation import Models, holdings, rounds, untrained, zero_shot
 from fedpgp.demo.stage import Choices, Progress, Stage
 from fedpgp.errors import ConfigError, FedPGPError
+from fedpgp.serving.classifier import Classes
 
 MOST_NAMES, LONGEST_NAME = 100, 80
 BEST = 5  # classes that are told of each model
@@ -52,6 +55,7 @@ class Show:
         self._ready = threading.Event()
         self._stage: Stage | None = None
         self._zero_shot: Models = {}
+        self._read: tuple[object, Mapping[str, Classes]] = (None, {})  # class names as the present models read them
         self._run: _Run | None = None
         self._thread: threading.Thread | None = None
         self._phase, self._error = "preparing", ""
@@ -137,15 +141,21 @@ class Show:
         """
         check_size(names)
         with self._lock:
-            self.stage()
-            run = self._run
+            stage, run = self.stage(), self._run
             models = {**self._zero_shot, **(run.models if run is not None else {})}
             after = run.rounds[-1]["round"] if run is not None and run.rounds else None
+            key = (run and run.number, after, tuple(names))
         found = []
         with self._classifying:  # one at a time: what they remember of class names is not made for several threads
+            torch.set_num_threads(1)  # the operations are too small to share, and training may have the other cores
+            if key != self._read[0]:
+                self._read = (key, {title: model.read(names) for title, model in models.items()})
+            feature = Images(stage.backbone.image([picture]).clone())  # out of inference mode, for methods' sake
             for title, model in models.items():
-                (shares,) = model.classify(picture, names)
-                found.append({"model": title, "best": list(shares.items())[:BEST]})
+                classes = self._read[1][title]
+                shares = model.probabilities(model.answer(feature, classes))[0].tolist()
+                best = sorted(zip(classes.names, shares, strict=True), key=lambda pair: -pair[1])
+                found.append({"model": title, "best": best[:BEST]})
         return {"names": names, "models": found, "round": after}
 
     # ----------------------------------------------------------------------------------------------------- in threads

@@ -110,6 +110,7 @@ export class PromptMap {
     this.rings.replaceChildren();
     for (const tick of ticks(0, reach * 1.2, 4).slice(1)) {
       const radius = (tick / reach) * (height / 2);
+      if (radius > height / 2 - 8) continue;
       this.rings.append(draw("circle", { class: "grid", cx: width / 2, cy: height / 2, r: round1(radius), fill: "none" }));
       this.rings.append(draw("text", { x: width / 2 + 4, y: round1(height / 2 - radius + 13) }, `distance ${tick}`));
     }

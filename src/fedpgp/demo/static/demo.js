@@ -136,9 +136,9 @@ function holders(held) {
       el(
         "li",
         { class: `client-${i + 1}` },
-        el("h3", {}, el("span", { class: "badge", "aria-hidden": "true" }, String(i + 1)), `Client ${i + 1}`, el("small", {}, `${client.examples} pictures`)),
+        el("h3", {}, el("span", { class: "badge", "aria-hidden": "true" }, String(i + 1)), `Client ${i + 1}`),
         el("div", { class: "thumbs" }, ...client.pictures.map(([index, name]) => el("img", { src: `/pictures/train/${index}.png`, alt: name, title: name, width: 64, height: 64 }))),
-        el("p", {}, classesOf(client.classes)),
+        el("p", {}, el("b", {}, `${client.examples} pictures`), `: ${classesOf(client.classes)}`),
         el("div", { class: "meter", id: `meter-${i}` }),
       ),
     ),
@@ -200,7 +200,7 @@ function prompts() {
       rounds: run.choices.rounds,
       low: Math.max(-1, Math.min(0.9, Math.floor(10 * Math.min(...settled)) / 10)),
       high: 1,
-      width: 620,
+      width: at("cosines").clientWidth < 480 ? 360 : 620, // so that its letters can be read on a telephone, too
       height: 190,
       names: 76,
       label: `Cosines after round ${last.round}: shared prompt with CLIP ${near}; clients’ prompts with the shared one ${toGlobal.map((v, i) => `${i + 1}: ${v.toFixed(3)}`).join(", ")}`,

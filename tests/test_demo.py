@@ -1,0 +1,456 @@
+"""The demo without a browser: what the server does and refuses, and what a federation on it shows."""
+
+import asyncio
+import io
+import json
+import socket
+import struct
+import threading
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+from fedpgp import cli
+from fedpgp.data.features import split_features
+from fedpgp.demo import federation, server
+from fedpgp.demo.guard import LARGEST, Guard, answers_to
+from fedpgp.demo.prompts import Plane, Words
+from fedpgp.demo.show import BusyError, Show
+from fedpgp.demo.stage import BASE, CLIENTS, MIXTURES, NOVEL, Choices, Stage, choices_of, part_of
+from fedpgp.errors import CheckpointError, ConfigError, DataError
+
+SCRIPT = "<script>alert(1)</script>"
+PATHS = [
+    "../../etc/passwd",
+    "/etc/passwd",
+    "..\\..\\windows\\win.ini",
+    "a\x00b.png",
+    "C:\\x.png",
+    "%2e%2e%2f.png",
+    "x" * 3000,
+]
+
+
+@pytest.fixture(scope="session")
+def stage(pictograms, backbone, cache):
+    """The demo's classes with a few images each."""
+
+    def thin(dataset, per_class):
+        chosen = [np.flatnonzero(dataset.labels == label)[:per_class] for label in np.unique(dataset.labels)]
+        return dataset.select(np.sort(np.concatenate(chosen)))
+
+    source = part_of(pictograms)
+    source = replace(
+        source, train=thin(source.train, 8), validation=thin(source.validation, 2), test=thin(source.test, 2)
+    )
+    splits = [source.train, source.validation, source.test]
+    features, _ = split_features(backbone.image, splits, cache, augmented_views=1)
+    return Stage(source, backbone, features)
+
+
+@pytest.fixture
+def show(stage):
+    return Show(lambda progress: stage)
+
+
+@pytest.fixture
+def visitor(show):
+    with TestClient(server.create_app(show), base_url="http://127.0.0.1:7860") as client:
+        assert show.wait(60)
+        yield client
+    show.wait(60)
+
+
+def drawing(size=(40, 40), colour="red"):
+    content = io.BytesIO()
+    Image.new("RGB", size, colour).save(content, "PNG")
+    return content.getvalue()
+
+
+def classify(visitor, classes, image=None, name="drawing.png"):
+    files = {"image": (name, drawing() if image is None else image, "image/png")}
+    return visitor.post("/api/classify", data={"classes": classes}, files=files)
+
+
+# ---------------------------------------------------------------------------------------------------------- federation
+
+
+def test_a_federation_shows_every_round_and_then_all_its_prompts_classify(visitor, show):
+    assert visitor.post("/api/start", json={"rounds": 2, "mu": 0.5, "bottleneck": 2}).status_code == 202
+    assert show.wait(120)
+    _, view = show.view()
+    run = view["run"]
+    assert view["phase"] == "finished"
+    assert [one["round"] for one in run["rounds"]] == [0, 1, 2]
+    last = run["rounds"][-1]
+    assert 0 < run["zero_shot"]["local"] <= 100
+    assert len(last["local_of"]) == len(run["zero_shot"]["clients"]) == CLIENTS
+    assert last["local"] == pytest.approx(np.mean(last["local_of"]))
+    assert len(last["words"]) == len(last["to_guidance"]) == 1 + CLIENTS
+    assert last["to_global"][0] == pytest.approx(1)
+    assert [len(trail) for trail in last["map"]["trails"]] == [3] * (1 + CLIENTS)
+    json.dumps(view, allow_nan=False)
+    found = classify(visitor, "cat, zebra, red panda").json()
+    assert [one["model"] for one in found["models"]] == ["zero-shot", "global", *(f"client {i + 1}" for i in range(6))]
+    assert found["round"] == 2
+    for one in found["models"]:
+        assert {name for name, _ in one["best"]} == {"cat", "zebra", "red panda"}
+        assert sum(share for _, share in one["best"]) == pytest.approx(1)
+
+
+def test_what_a_round_shows_is_what_the_library_computes(stage):
+    """The same figures as federate's, and the shared prompt's answers are those of its classifier."""
+    first, *_, last = federation.rounds(stage, Choices(rounds=1), threading.Event())
+    again = list(federation.rounds(stage, Choices(rounds=1), threading.Event()))[-1]
+    assert {**last.view, "seconds": 0} == {**again.view, "seconds": 0}
+    assert first.view["round"] == 0
+    picture = stage.source.test.image(stage.samples[0])
+    show = Show(lambda progress: stage)
+    show.open()
+    show.wait(60)
+    show.start(Choices(rounds=1))
+    assert show.wait(60)
+    found = show.classify(picture, list(BASE))
+    for one in found["models"][1:]:
+        (expected,) = last.models[one["model"]].classify(picture, list(BASE))
+        assert one["best"] == [(name, pytest.approx(share, abs=1e-5)) for name, share in list(expected.items())[:5]]
+
+
+def test_it_stops_between_two_rounds_and_starts_again(visitor, show):
+    visitor.post("/api/start", json={"rounds": 30})
+    while len(show.view()[1]["run"]["rounds"]) < 2:
+        pass
+    assert visitor.post("/api/stop").status_code == 202
+    assert show.wait(60)
+    _, view = show.view()
+    assert view["phase"] == "stopped"
+    assert 1 <= view["run"]["rounds"][-1]["round"] < 30
+    assert len(classify(visitor, "cat, dog").json()["models"]) == 2 + CLIENTS
+    assert visitor.post("/api/start", json={"rounds": 1}).json() == {"run": 2}
+
+
+def test_a_second_start_is_told_that_one_runs(visitor, show):
+    assert visitor.post("/api/start", json={"rounds": 5}).status_code == 202
+    second = visitor.post("/api/start", json={"rounds": 5})
+    assert second.status_code == 409
+    assert "running here already" in second.json()["error"]
+    visitor.post("/api/stop")
+    assert visitor.post("/api/stop").status_code == 202  # once more does nothing
+
+
+def test_two_demos_at_once_do_not_know_of_each_other(stage):
+    shows = [Show(lambda progress: stage) for _ in range(2)]
+    for show in shows:
+        show.open()
+        show.wait(60)
+        show.start(Choices(rounds=1))
+    assert all(show.wait(60) for show in shows)
+    rounds = [show.view()[1]["run"]["rounds"] for show in shows]
+    assert rounds[0][1]["words"] == rounds[1][1]["words"]
+
+
+def test_a_stage_that_cannot_be_prepared_is_told_and_nothing_starts():
+    def fails(progress):
+        raise CheckpointError("the checkpoint is damaged: install fedpgp again")
+
+    show = Show(fails)
+    with TestClient(server.create_app(show), base_url="http://localhost") as visitor:
+        assert show.wait(10)
+        assert show.view()[1]["error"] == "the checkpoint is damaged: install fedpgp again"
+        refused = visitor.post("/api/start", json={})
+        assert (refused.status_code, "damaged" in refused.json()["error"]) == (409, True)
+
+
+def test_each_position_of_the_slider_is_more_uneven_than_the_one_before(stage):
+    def classes_held(heterogeneity):
+        held = federation.holdings(stage, Choices(heterogeneity=heterogeneity))["clients"]
+        assert sum(client["examples"] for client in held) == 8 * len(BASE)
+        return sum(len(client["classes"]) for client in held)
+
+    found = [classes_held(i) for i in range(len(MIXTURES))]
+    assert found == sorted(found, reverse=True)
+    assert found[-1] == len(BASE)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"mu": -1}, "mu must be greater than or equal to 0"),
+        ({"mu": "1"}, "mu must be a number"),
+        ({"bottleneck": 17}, "bottleneck must be less than or equal to 16"),
+        ({"heterogeneity": 9}, "heterogeneity must be less than 5"),
+        ({"rounds": 10**9}, "rounds must be less than or equal to 30"),
+        ({"data": "/etc"}, "data"),
+        (["mu"], "settings must be an object"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_by_name(visitor, given, words):
+    with pytest.raises(ConfigError, match=words):
+        choices_of(given)
+    refused = visitor.post("/api/start", json=given)
+    assert (refused.status_code, words in refused.json()["error"]) == (422, True)
+
+
+def test_the_plane_keeps_its_orientation_and_words_are_the_nearest(backbone):
+    rng = torch.Generator().manual_seed(0)
+    away = torch.randn(7, 60, generator=rng)
+    first = Plane.of(away)
+    second = Plane.of(-away[:, :], first)
+    assert torch.allclose(first.basis @ first.basis.T, torch.eye(2, dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(second.basis, first.basis, atol=1e-6)
+    assert 0 < first.shown < 1
+    ids = backbone.tokenizer("banana telephone", add_special_tokens=False)["input_ids"]
+    assert Words(backbone).nearest(3 * backbone.text.embed(torch.tensor(ids))) == ["banana", "telephone"]
+
+
+# ------------------------------------------------------------------------------------------------------ bad class names
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ("", "classes must name at least one"),
+        (" , ,\n,", "classes must name at least one"),
+        ("cat, dog, CAT", "classes must differ"),
+        ("cat, !!!", "must have a letter or a digit"),
+        (",".join(f"class {i}" for i in range(10_000)), "at most 100 here, got 10,000"),
+        ("x" * 5000, "at most 80 characters, got 5000"),
+    ],
+    ids=["empty", "blanks", "twice", "no-letter", "many", "long"],
+)
+def test_class_names_that_cannot_be_used_are_told(visitor, classes, words):
+    refused = classify(visitor, classes)
+    assert refused.status_code == 422
+    assert words in refused.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "name", [SCRIPT, '"><img src=x onerror=alert(1)>', "{{7*7}}", "a{}b", "Käse 🧀", "ﷺ", "a\u202eb"]
+)
+def test_markup_and_strange_letters_are_names_like_others(visitor, name):
+    answer = classify(visitor, f"{name}\ncat")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    assert answer.json()["names"] == server.class_names(f"{name}\ncat")
+    assert "cat" in answer.json()["names"]
+
+
+def test_names_are_split_at_commas_and_lines_without_control_characters():
+    assert server.class_names("red panda,  cat\r\ndog\tbig\n\nsn\x00ake") == ["red panda", "cat", "dog big", "sn ake"]
+
+
+def test_the_page_runs_no_script_of_its_text_and_loads_nothing_from_elsewhere(visitor):
+    page = visitor.get("/")
+    assert "unsafe-inline" not in page.headers["content-security-policy"]
+    for path in server.PAGE:
+        text = visitor.get(path).text.replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in text, path
+        assert "https://" not in text, path
+        assert "innerHTML" not in text, path
+        assert "insertAdjacentHTML" not in text, path
+    assert " style=" not in page.text
+    assert "onclick" not in page.text
+
+
+# ---------------------------------------------------------------------------------------------------------- bad uploads
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_files_name_is_never_looked_at(visitor, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert classify(visitor, "cat, dog", name=name).status_code in (200, 400)  # 400: no file name at all
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "/../pyproject.toml",
+            "/..%2f..%2fetc/passwd",
+            "/static/../server.py",
+            "/pictures/train/../0.png",
+            "//etc/passwd",
+        ),
+        *("/pictures/novel/0.png", "/pictures/train/-1.png", "/pictures/train/99999999.png", "/pictures/%2e%2e/1.png"),
+    ],
+)
+def test_paths_lead_nowhere(visitor, path):
+    assert visitor.get(path).status_code == 404
+
+
+def bomb(pixels=40_000):
+    """A small PNG that says that it is large."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", pixels, pixels, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "no image format that is read"),
+        (b"no picture", "no image format that is read"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", "no image format that is read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image format that is read"),
+        (drawing()[:60], "cannot be read"),
+        (bomb(), "pixels"),
+        (bomb(6000), "at most 32,000,000"),
+    ],
+    ids=["nothing", "text", "svg", "postscript", "cut", "bomb", "large"],
+)
+def test_what_is_no_picture_is_told(visitor, content, words):
+    refused = classify(visitor, "cat, dog", image=content)
+    assert refused.status_code == 422
+    assert words in refused.json()["error"]
+
+
+def test_a_picture_must_be_there_and_samples_are_those_of_the_page(visitor, stage):
+    assert visitor.post("/api/classify", data={"classes": "cat"}).status_code == 422
+    sample = visitor.post("/api/classify", data={"classes": "bee, cat", "sample": str(stage.samples[0])})
+    assert sample.json()["models"][0]["best"][0][0] == "bee"
+    for wrong in ("999999", "-1", "x", "../1"):
+        assert visitor.post("/api/classify", data={"classes": "cat", "sample": wrong}).status_code == 422
+
+
+def test_a_large_upload_is_refused_before_a_byte_of_it_is_read():
+    async def never(*_):
+        raise AssertionError("nothing is to be read")
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-length", str(200 * 2**20).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/api/classify", "headers": headers}
+    asyncio.run(Guard(never, "127.0.0.1")(scope, never, send))
+    assert sent[0]["status"] == 413
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+@pytest.mark.parametrize("path", ["/api/classify", "/api/start"])
+def test_an_upload_without_a_length_is_cut_off(visitor, path):
+    read = 0
+
+    def pieces():
+        nonlocal read
+        for _ in range(200):
+            read += 2**20
+            yield b"x" * 2**20
+
+    kind = "multipart/form-data; boundary=x" if path.endswith("classify") else "application/json"
+    refused = visitor.post(path, content=pieces(), headers={"content-type": kind})
+    assert refused.status_code in (400, 413)
+    if path.endswith("start"):
+        assert refused.status_code == 413
+        assert "at most 8 MB" in refused.json()["error"]
+    assert LARGEST == 8 * 2**20
+
+
+# ------------------------------------------------------------------------------------------------------------ strangers
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "169.254.169.254", ""])
+def test_names_of_others_are_refused(visitor, host):
+    assert visitor.get("/", headers={"host": host}).status_code == 403
+    assert visitor.post("/api/start", json={}, headers={"host": host}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:9999"},
+        {"sec-fetch-site": "cross-site"},
+    ],
+)
+def test_pages_of_others_start_nothing(visitor, show, headers):
+    for path in ("/api/start", "/api/stop", "/api/classify"):
+        assert visitor.post(path, headers=headers, json={}).status_code == 403
+    assert "run" not in show.view()[1]
+    assert visitor.post("/api/start", headers={"content-type": "text/plain"}, content="{}").status_code == 415
+    assert visitor.post("/api/start", headers={"content-type": "application/json"}, content="{").status_code == 400
+    assert visitor.get("/api/start").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("header", "host", "answers"),
+    [
+        ("localhost:7860", "127.0.0.1", True),
+        ("[::1]:7860", "::1", True),
+        ("10.0.0.5:7860", "127.0.0.1", False),
+        ("10.0.0.5:7860", "0.0.0.0", True),
+        ("evil.example", "0.0.0.0", False),
+        (socket.gethostname(), "0.0.0.0", True),
+        ("demo.lan:7860", "demo.lan", True),
+        ("other.lan", "demo.lan", False),
+        ("[::1", "127.0.0.1", False),
+    ],
+)
+def test_to_whom_a_server_answers(header, host, answers):
+    assert answers_to(header, host) is answers
+
+
+# --------------------------------------------------------------------------------------------------------- command line
+
+
+def test_a_port_in_use_is_told_in_a_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--port {port} on 127.0.0.1 cannot be had: .*--port 0"):
+            server.listen("127.0.0.1", port)
+    with pytest.raises(ConfigError, match="--host must be a name or address of this machine"):
+        server.listen("no.such.host.invalid", 0)
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
+def test_the_command_says_where_it_is_and_warns_of_other_machines(monkeypatch, host, warned):
+    for console in (cli.out, cli.err):  # another test may have left its own stream there
+        monkeypatch.setattr(console, "_file", None)
+    served = []
+    monkeypatch.setattr(server, "serve", lambda listening, *rest: served.append(rest))
+    done = CliRunner().invoke(cli.app, ["demo", "--port", "0", "--host", host])
+    assert done.exit_code == 0, done.exception
+    assert f"http://{host}:" in done.stdout
+    assert ("no password" in done.stderr) is warned
+    assert served == [(host, None)]
+
+
+def test_news_are_told_once(show):
+    async def listened():
+        news = server._news(show)
+        first = await anext(news)
+        show.close()
+        rest = [one async for one in news]
+        return first, rest
+
+    first, rest = asyncio.run(listened())
+    assert json.loads(first.removeprefix("data: "))["phase"] == "preparing"
+    assert rest == []
+
+
+def test_novel_classes_are_nobodys(stage):
+    assert not set(BASE) & set(NOVEL)
+    held = {name for client in federation.holdings(stage, Choices())["clients"] for name, _ in client["classes"]}
+    assert held == set(BASE)
+    with pytest.raises(DataError):
+        server.picture_of(b"")
+    with pytest.raises(BusyError):
+        Show(lambda progress: stage).start(Choices())
