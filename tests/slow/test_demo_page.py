@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -226,3 +227,17 @@ def test_a_dropped_file_that_is_no_picture_or_too_large_is_refused_in_words(visi
     page.locator("#clear").click()
     page.get_by_role("button", name="Classify").click()
     expect(page.locator("#answer-fault")).to_contain_text("There is no picture yet")
+
+
+def test_the_server_refuses_what_is_too_large_at_once_and_a_second_demo_needs_another_port(address, cache):
+    port = int(re.search(r":(\d+)/", address)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        head = f"POST /api/classify HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {200 * 2**20}\r\n\r\n"
+        connection.sendall(head.encode())
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))  # it answers and closes without the rest
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"at most 8 MB" in answer
+    command = [sys.executable, "-m", "fedpgp", "demo", "--port", str(port), "--cache-dir", str(cache)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 2
+    assert re.fullmatch(r"fedpgp: error: --port \d+ on 127.0.0.1 cannot be had: .*--port 0.*\n", second.stderr)

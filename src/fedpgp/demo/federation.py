@@ -5,7 +5,7 @@ Letters: N clients, C classes, D feature width.
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -142,11 +142,6 @@ class _Look:
         alone = model(privates[0], None)
         alone = replace(alone, params=self._method.without_private(alone.params))
         return {"global": alone, **{f"client {i + 1}": model(private, i) for i, private in enumerate(privates)}}
-
-
-def described(choices: Choices) -> dict[str, Any]:
-    """Choices in JSON's types."""
-    return asdict(choices)
 
 
 def _figures(record: Mapping[str, float]) -> dict[str, Any]:
