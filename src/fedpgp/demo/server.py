@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
@@ -237,7 +236,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(listening: socket.socket, host: str, cache: Path | None = None) -> None:
-    """Serves the demo until Ctrl-C or SIGTERM, and then ends its federation."""
+    """Serves the demo until Ctrl-C, and then ends its federation."""
     show = Show(lambda progress: Stage.prepare(cache, progress))
     config = uvicorn.Config(
         create_app(show, host),
@@ -248,12 +247,7 @@ def serve(listening: socket.socket, host: str, cache: Path | None = None) -> Non
         server_header=False,
         lifespan="on",
     )
-    before = signal.getsignal(signal.SIGTERM)
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again when all is closed
         _Server(config, show).run(sockets=[listening])
-    except KeyboardInterrupt:  # uvicorn raises it again when all is closed
-        pass
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        show.close()
-        show.wait(5)
+    show.close()
+    show.wait(5)
