@@ -130,6 +130,7 @@ DONE = {
     "checkpoints.md": "test_resume.py, slow/test_kills.py",
     "comparing.md": "test_comparison.py, test_tuning.py, test_ablation.py, on few rounds: 39 minutes",
     "results.md": "test_comparison.py, test_ablation.py, on few rounds: an hour and a half",
+    "demo.md": "test_demo.py, slow/test_demo_page.py",
     "benchmark.md": "test_bench.py, on small shapes: minutes on an idle core",
 }
 
