@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fedpgp.config import ExperimentConfig, load_config
     from fedpgp.directory import load_comparison, load_run
     from fedpgp.errors import FedPGPError
-    from fedpgp.experiment import compare, resume, run
+    from fedpgp.experiment import compare, resume, rounds, run
     from fedpgp.grid.sweeping import load_sweep, resume_sweep, sweep
     from fedpgp.joining import join
     from fedpgp.laboratory import Reporter, Silent
@@ -49,6 +49,7 @@ __all__ = [
     "resume_reproduction",
     "resume_sweep",
     "resume_tuning",
+    "rounds",
     "run",
     "sweep",
     "tune",
@@ -72,6 +73,7 @@ _HOMES = {
     "join": "joining",
     "compare": "experiment",
     "resume": "experiment",
+    "rounds": "experiment",
     "run": "experiment",
     "resume_tuning": "tuning",
     "tune": "tuning",

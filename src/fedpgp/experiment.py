@@ -38,6 +38,7 @@ from fedpgp.plugins import check_instance, find_method, installed
 from fedpgp.record import Prompts, answers, figures, outcomes, predicting, sent_to
 from fedpgp.report.comparison import write_comparison
 from fedpgp.results import Comparison, Run, headline
+from fedpgp.stepping import Records, Rounds, exhausted
 
 HEADLINE = ("zero-shot", "local", "promptfl", "fedpgp")  # what is compared unless methods are named
 ALL = "all"
@@ -75,17 +76,53 @@ def run(
 
     >>> run("fedpgp", seed=0, changes=["fedpgp.mu=1.0"]).results["final"]["local"]  # doctest: +SKIP
     """
+    return rounds(
+        method,
+        seed,
+        config=config,
+        changes=changes,
+        output=output,
+        force=force,
+        workers=workers,
+        cache=cache,
+        skip_bad_images=skip_bad_images,
+        reporter=reporter,
+    ).run
+
+
+def rounds(
+    method: str | Method,
+    seed: int = 0,
+    *,
+    config: ExperimentConfig | Path | str | None = None,
+    changes: Sequence[str] = (),
+    output: Path | str | None = None,
+    force: bool = False,
+    workers: int = 1,
+    cache: Path | str | None = None,
+    skip_bad_images: bool = False,
+    reporter: Reporter | None = None,
+) -> Rounds:
+    """The same as an iterator: yields the record of every round when it is finished, and `.run` is the run.
+
+    Names and settings are checked here, data and checkpoint before the first round. Who leaves the loop stops the run:
+    asking for another record, or for `.run`, goes on, and after `.close()` or in another process `resume(output)`.
+    """
     (name,), settings = chosen_methods(method, config, changes)
     _check_seed(seed)
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
-    with laboratory(settings, [name], [seed], workers, cache, skip_bad_images, reporter) as lab:
-        if directory is not None:
-            with run_directory(directory, force) as scratch:
-                begin(scratch, _origin(lab, name, seed))
-        (result,) = _work(lab, {(name, seed): directory})
-    return result
+
+    def work() -> Records[Run]:
+        with laboratory(settings, [name], [seed], workers, cache, skip_bad_images, reporter) as lab:
+            if directory is not None:
+                with run_directory(directory, force) as scratch:
+                    begin(scratch, _origin(lab, name, seed))
+            (result,) = yield from _work(lab, {(name, seed): directory})
+        return result
+
+    return Rounds(work())
 
 
 def compare(
@@ -127,7 +164,7 @@ def compare(
             planned_cells: Cells = planned(directory, chosen)
         else:
             planned_cells = dict.fromkeys(planned(Path(), chosen))
-        runs = _work(lab, planned_cells)
+        runs = exhausted(_work(lab, planned_cells))
     return _compared(runs, directory)
 
 
@@ -173,7 +210,7 @@ def resume(
         methods={**{name: find_method(name)() for name in names if name not in config.methods}, **config.methods},
     )
     with laboratory(config, names, seeds, workers, cache, skip_bad_images, reporter) as lab:
-        runs = _work(lab, found)
+        runs = exhausted(_work(lab, found))
     return _compared(runs, directory)
 
 
@@ -252,7 +289,7 @@ def _origin(lab: Laboratory, name: str, seed: int) -> dict[str, Any]:
     return origin(lab.config, name, seed, lab.backbone, lab.source)
 
 
-def _work(lab: Laboratory, cells: Cells) -> list[Run]:
+def _work(lab: Laboratory, cells: Cells) -> Records[list[Run]]:
     """Runs what is not finished and loads what is; the states are open, and so locked, from the beginning."""
     with ExitStack() as stack:
         states = {}
@@ -269,7 +306,7 @@ def _work(lab: Laboratory, cells: Cells) -> list[Run]:
                 runs.append(load_run(path))
                 continue
             started = time.perf_counter()
-            runs.append(_run(lab, *cell, path, states[cell]))
+            runs.append((yield from _run(lab, *cell, path, states[cell])))
             plan.done(cell, time.perf_counter() - started)
             if plan.runs > 1:
                 lab.reporter.progress("all runs", plan.finished, plan.runs, plan.in_words)
@@ -312,7 +349,7 @@ def _seconds(lab: Laboratory, name: str, seed: int) -> float:
         return 0.0  # the run itself will say so, in its place
 
 
-def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: State) -> Run:
+def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: State) -> Records[Run]:
     """Runs what is left of one run, and writes its files where it has a directory."""
     config, reporter, backbone = lab.config, lab.reporter, lab.backbone
     method, task, settings = config.methods[name], lab.tasks[seed], config.federation
@@ -320,22 +357,24 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
     course = Course(method, task, backbone, settings, seed, aggregator_of(config, name))
     label = f"{name}, seed {seed}"
     total = rounds_of(method, settings)
+    reporter.begin(name, seed, config)
     reporter.progress(label, state.rounds(), total)
     if settings.engine == "simulation":
         from fedpgp.simulation import simulate
 
-        rounds = simulate(lab, name, seed, course, directory, state)
+        finished = simulate(lab, name, seed, course, directory, state)
     else:
-        rounds = federate(method, data, backbone, settings, seed, lab.workers, state, config.aggregator)
+        finished = federate(method, data, backbone, settings, seed, lab.workers, state, config.aggregator)
     told = state.records()
-    for record in rounds:
+    for record in finished:
         number = record["round"]
         told.append(record)
         if directory is not None:  # the state is locked while it is worked on, and this is for those who watch
             with writing(directory, f"free space, then go on with --resume {directory}"):
                 write_records(told, directory)
-        reporter.round(name, seed, record)
         reporter.progress(label, number or 1, total if number else 1, headline(record))
+        reporter.round(name, seed, record)
+        yield record
     records, last, server = state.records(), state.evaluation(), state.server()
     result = Run(
         config=config,
@@ -348,11 +387,10 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
     )
     if directory is None:
         result = replace(result, prompts=dict(result.prompts))
-        reporter.finish(result)
-        return result
-    with writing(directory, f"free space, then go on with --resume {directory}"):
-        write_run(result, directory)
-    state.remove()
-    written = load_run(directory, [type(method)])
-    reporter.finish(written)
-    return written
+    else:
+        with writing(directory, f"free space, then go on with --resume {directory}"):
+            write_run(result, directory)
+        state.remove()
+        result = load_run(directory, [type(method)])
+    reporter.finish(result)
+    return result

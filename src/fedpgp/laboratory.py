@@ -39,26 +39,39 @@ from fedpgp.workers import Workers
 
 
 class Reporter(Protocol):
-    """Hears what is going on. All calls may be ignored; `Silent` ignores them."""
+    """Hears what is going on. All calls may be ignored; an error that one raises stops the run, as Ctrl-C would."""
 
-    def progress(self, what: str, done: int, total: int, detail: str = "") -> None: ...
+    def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
+        """So many of `total` are done of something, with a few words on the last."""
+        ...
 
-    def notice(self, text: str) -> None: ...
+    def notice(self, text: str) -> None:
+        """A sentence for whoever runs this."""
+        ...
+
+    def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:
+        """A run begins, or goes on after a stop."""
+        ...
 
     def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
-        """A round is finished and safe. record: as in rounds.jsonl."""
+        """A round is finished and safe; those before a stop are not told again. record: its line of rounds.jsonl."""
+        ...
 
     def finish(self, run: Run) -> None:
-        """A run is finished, and its files are written."""
+        """A run is finished, and written where it has a directory."""
+        ...
 
 
 class Silent:
-    """A reporter that says nothing, for those who want to hear one thing alone."""
+    """A reporter that says nothing: the base of those that hear some calls alone."""
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
         pass
 
     def notice(self, text: str) -> None:
+        pass
+
+    def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:
         pass
 
     def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:

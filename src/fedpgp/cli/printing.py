@@ -80,6 +80,10 @@ class Session:
     def notice(self, text: str) -> None:
         err.print(f"fedpgp: {text}", markup=False)
 
+    def begin(self, method: str, seed: int, config: "fedpgp.ExperimentConfig") -> None:
+        for tracker in self._trackers:
+            tracker.begin(method, seed, config)
+
     def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
         for tracker in self._trackers:
             tracker.round(method, seed, record)

@@ -108,7 +108,7 @@ def run_cells(
             continue
         reporter.progress("cells", len(cells) - len(left), len(cells), cell.name)
         place, begun, started = directory / cell.place, (directory / cell.place).exists(), time.perf_counter()
-        told = None if isinstance(reporter, Silent) else _Within(cell.name, reporter)
+        told = reporter if isinstance(reporter, Silent) else _Within(cell.name, reporter)
         if begun:
             resume(place, workers=workers, cache=cache, skip_bad_images=skip_bad_images, reporter=told)
         else:
@@ -149,8 +149,11 @@ class _Within:
     def notice(self, text: str) -> None:
         self._reporter.notice(f"{self._cell}: {text}")
 
+    def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:
+        self._reporter.begin(method, seed, config)
+
     def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
-        self._reporter.round(f"{self._cell}/{method}", seed, record)
+        self._reporter.round(method, seed, record)
 
     def finish(self, run: Run) -> None:
         self._reporter.finish(run)

@@ -1,0 +1,114 @@
+"""What a reporter hears of a run, and a run that its caller drives round by round."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_resume import artefacts
+from tiny import SHORT_RUN, bits
+
+import fedpgp
+from fedpgp.errors import ConfigError, OutputError
+from fedpgp.laboratory import Silent
+
+pytestmark = pytest.mark.usefixtures("small")
+
+
+class Recording(Silent):
+    """Keeps what it hears; stops the run after some round, as an error in a reporter does."""
+
+    def __init__(self, stop_after: int = -1) -> None:
+        self.heard: list[tuple[object, ...]] = []
+        self.records: list[dict] = []
+        self.runs: list[fedpgp.Run] = []
+        self._stop_after = stop_after
+
+    def begin(self, method, seed, config):
+        self.heard.append(("begin", method, seed, config.federation.rounds))
+
+    def round(self, method, seed, record):
+        self.heard.append(("round", method, seed, record["round"]))
+        self.records.append(dict(record))
+        if record["round"] == self._stop_after:
+            raise RuntimeError("stopped")
+
+    def finish(self, run):
+        self.heard.append(("finish", run.method, run.seed, run.results["rounds"]))
+        self.runs.append(run)
+
+
+def test_a_reporter_hears_every_run_from_begin_to_finish(cache: Path, tmp_path: Path) -> None:
+    heard = Recording()
+    compared = fedpgp.compare(
+        ["zero-shot", "fedpgp"], 2, changes=SHORT_RUN, cache=cache, output=tmp_path / "out", reporter=heard
+    )
+    each = {"zero-shot": [0], "fedpgp": [1, 2]}
+    assert heard.heard == [
+        event
+        for seed in (0, 1)
+        for name, numbers in each.items()
+        for event in (
+            ("begin", name, seed, 2),
+            *(("round", name, seed, number) for number in numbers),
+            ("finish", name, seed, numbers[-1]),
+        )
+    ]
+    assert heard.records == [record for run in compared.runs for record in run.rounds]
+    assert [run.row for run in heard.runs] == compared.rows
+    assert (tmp_path / "out/fedpgp/seed-1/results.json").exists()
+
+
+def test_an_error_of_a_reporter_stops_the_run_and_what_is_new_is_told_when_it_goes_on(
+    cache: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeError, match="stopped"):
+        fedpgp.run("fedpgp", changes=SHORT_RUN, cache=cache, output=tmp_path / "out", reporter=Recording(1))
+    heard = Recording()
+    fedpgp.resume(tmp_path / "out", cache=cache, reporter=heard)
+    assert [event[0::3] for event in heard.heard] == [("begin", 2), ("round", 2), ("finish", 2)]
+
+
+def test_a_run_round_by_round_is_the_run(cache: Path) -> None:
+    stream = fedpgp.rounds("fedpgp", 1, changes=SHORT_RUN, cache=cache)
+    assert iter(stream) is stream
+    records = list(stream)
+    whole = fedpgp.run("fedpgp", 1, changes=SHORT_RUN, cache=cache)
+    assert list(stream.run.rounds) == records
+    assert [record["cm"] for record in records] == [record["cm"] for record in whole.rounds]
+    assert bits(stream.run.prompts) == bits(whole.prompts)
+    assert next(stream, None) is None
+
+
+def test_between_two_rounds_the_caller_may_do_as_it_likes(cache: Path) -> None:
+    """Other runs, gradients, and PyTorch's global generator."""
+    stream = fedpgp.rounds("fedpgp", changes=SHORT_RUN, cache=cache)
+    next(stream)
+    torch.manual_seed(17)
+    weight = torch.ones(1, requires_grad=True)
+    (2 * weight).backward()
+    assert weight.grad == 2
+    other = fedpgp.run("fedpgp", changes=SHORT_RUN, cache=cache)
+    assert bits(stream.run.prompts) == bits(other.prompts)
+
+
+def test_a_stream_that_is_closed_is_resumed(cache: Path, tmp_path: Path) -> None:
+    stream = fedpgp.rounds("fedpgp", changes=SHORT_RUN, cache=cache, output=tmp_path / "out")
+    assert next(stream)["round"] == 1
+    with pytest.raises(OutputError, match="in use"):
+        fedpgp.resume(tmp_path / "out", cache=cache)
+    stream.close()
+    with pytest.raises(OutputError, match=r"stopped before its last round: go on with fedpgp.resume\(output\)"):
+        _ = stream.run
+    fedpgp.resume(tmp_path / "out", cache=cache)
+    fedpgp.run("fedpgp", changes=SHORT_RUN, cache=cache, output=tmp_path / "whole")
+    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "whole")
+
+
+def test_what_cannot_be_run_is_refused_before_the_first_round(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ConfigError, match="fedpgq"):
+        fedpgp.rounds("fedpgq")
+    with pytest.raises(ConfigError, match="seed must be 0 or more"):
+        fedpgp.rounds("fedpgp", -1)
+    with pytest.raises(OutputError, match="exists"):
+        fedpgp.rounds("fedpgp", output=tmp_path / "out")
