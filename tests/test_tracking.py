@@ -1,96 +1,276 @@
-"""What trackers are told, read back with their own readers."""
+"""Trackers write with the real packages, and each is read back with what its package reads its own files with."""
 
 import json
-import time
+import shutil
+import sqlite3
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_cli import Command, command, refused, sets  # noqa: F401  (a fixture)
 from tiny import SHORT_RUN
-from typer.testing import CliRunner
 
 import fedpgp
-from fedpgp import cli
-from fedpgp.errors import ConfigError
-from fedpgp.tracking import tracker
-from fedpgp.tracking.numbers import numbers
+from fedpgp.errors import ConfigError, OutputError
+from fedpgp.tracking import MLflow, Several, TensorBoard, WandB, tracker
+from fedpgp.tracking.figures import scalars, settings
+
+pytestmark = pytest.mark.usefixtures("small")
 
 
-@pytest.fixture(autouse=True)
-def own_streams(monkeypatch):
-    for console in (cli.out, cli.err):  # another test may have left its own stream there
-        monkeypatch.setattr(console, "_file", None)
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take seconds to make."""
+    path = tmp_path_factory.mktemp("mlflow") / "runs.db"
+    MLflow(str(path), "of another program")
+    return path
 
 
-class Listening(fedpgp.Silent):
-    def __init__(self):
-        self.rounds, self.finished = [], []
-
-    def round(self, method, seed, record):
-        self.rounds.append((method, seed, dict(record)))
-
-    def finish(self, run):
-        self.finished.append(run)
+@pytest.fixture
+def store(migrated: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(migrated, tmp_path / "runs.db"))
 
 
-def test_a_reporter_hears_of_every_round_and_every_run(small, cache, tmp_path):
-    ear = Listening()
-    found = fedpgp.compare(["zero-shot", "fedpgp"], 2, changes=SHORT_RUN, cache=cache, reporter=ear)
-    assert [(run.method, run.seed) for run in ear.finished] == [(run.method, run.seed) for run in found.runs]
-    assert [record for *_, record in ear.rounds] == [record for run in found.runs for record in run.rounds]
-    table = found.table()
-    assert table.loc[("fedpgp", "client"), "local"] == pytest.approx(found.mean("fedpgp")["local"][0])
-    assert table.loc[("fedpgp", "shared"), "base_std"] == pytest.approx(found.mean("fedpgp", "shared")["base"][1])
+def run(cache: Path, reporter, method: str = "fedpgp", seed: int = 0, **more) -> fedpgp.Run:
+    return fedpgp.run(method, seed, changes=[*SHORT_RUN, "fedpgp.mu=0.75"], cache=cache, reporter=reporter, **more)
 
 
-def test_numbers_are_all_that_a_record_has_of_them():
-    record = {"round": 3, "local": 50.0, "participants": [1], "shared": {"base": 40}, "lost": "why", "flag": True}
-    assert numbers(record) == {"local": 50.0, "shared/base": 40.0}
+def test_scalars_of_a_round() -> None:
+    record = {
+        "round": 3, "participants": [0, 4], "local": 61.5, "loss_task": 0.25, "cosine_global_personal": -0.5,
+        "shared": {"local": 60.0, "novel": 50.0}, "bytes_up": 8192, "seconds_training": 1.5, "lost": "too few",
+        "new_clients": [{"local": 1.0}], "validation_local": 55.0, "faults": {"2": "no answer"},
+    }  # fmt: skip
+    assert scalars(record) == {
+        "participants": 2, "local": 61.5, "loss/task": 0.25, "cosine/global_personal": -0.5, "shared/local": 60.0,
+        "shared/novel": 50.0, "bytes/up": 8192, "seconds/training": 1.5, "validation/local": 55.0,
+    }  # fmt: skip
+    assert scalars({"round": 1, "participants": [], "shared": None}) == {"participants": 0}
 
 
-def test_tensorboard_has_every_round(small, cache, tmp_path, monkeypatch):
-    arguments = ["run", "--method", "fedpgp", "--track", f"tensorboard:{tmp_path / 'logs'}", "--cache-dir", str(cache)]
-    arguments += [part for change in SHORT_RUN for part in ("--set", change)] + ["-o", str(tmp_path / "run"), "--json"]
-    done = CliRunner().invoke(cli.app, [*arguments, "--quiet", "--workers", "1"])
-    assert done.exit_code == 0, done.output
-    events = EventAccumulator(str(tmp_path / "logs" / "fedpgp" / "seed-0"))
-    events.Reload()
-    run = fedpgp.load_run(tmp_path / "run")
-    told = [(event.step, event.value) for event in events.Scalars("local")]
-    assert told == [(record["round"], pytest.approx(record["local"], rel=1e-6)) for record in run.rounds]
-    assert events.Scalars("final/area")[0].value == pytest.approx(run.results["final"]["area"], rel=1e-6)
+def test_settings_are_those_of_the_method_and_the_task() -> None:
+    found = settings(fedpgp.load_config(changes=["fedpgp.mu=0.75", "task.clients=3"]), "fedpgp", 7)
+    assert (found["fedpgp.mu"], found["task.clients"], found["seed"], found["method"]) == (0.75, 3, 7, "fedpgp")
+    assert found["data.source"] == "pictograms" and found["federation.aggregator"] == "fedavg"
+    assert found["task.targets"] == "()" and "task.classes_per_client" not in found
+    assert not any(key.startswith("promptfl.") for key in found)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_mlflow_has_every_round_and_the_settings(small, cache, tmp_path):
-    from mlflow.tracking import MlflowClient
+def test_tensorboard_reads_what_was_written(cache: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    run = fedpgp.run("fedpgp", 0, changes=SHORT_RUN, cache=cache, reporter=tracker(f"mlflow:{uri}"))
-    client = MlflowClient(tracking_uri=uri)
-    (found,) = client.search_runs([client.get_experiment_by_name("fedpgp").experiment_id])
-    told = client.get_metric_history(found.info.run_id, "local")
-    assert [(one.step, one.value) for one in told] == [(record["round"], record["local"]) for record in run.rounds]
-    assert found.data.params["fedpgp.mu"] == str(run.provenance["method"]["mu"])
-    assert found.info.status == "FINISHED"
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_wandb_writes_offline_and_sends_nothing(small, cache, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    fedpgp.run("fedpgp", 0, changes=SHORT_RUN, cache=cache, reporter=tracker("wandb:trial"))
-    (written,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
-    end = time.monotonic() + 30
-    while b"final/area" not in written.read_bytes() and time.monotonic() < end:
-        time.sleep(0.1)  # another process writes
-    content = written.read_bytes()
-    for word in (b"fedpgp.mu", b"shared/base", b"final/area"):
-        assert word in content
+    with TensorBoard(tmp_path / "tb") as tracking:
+        made = run(cache, tracking)
+    read = EventAccumulator(str(tmp_path / "tb/fedpgp/seed-0"))
+    read.Reload()
+    expected = {name for record in made.rounds for name in scalars(record)}
+    assert {"local", "shared/novel", "loss/task", "bytes/up", "seconds/training"} < expected
+    assert expected < set(read.Tags()["scalars"])
+    for name in expected:
+        events = [(event.step, event.value) for event in read.Scalars(name)]
+        assert events == [(record["round"], pytest.approx(scalars(record)[name], rel=1e-6)) for record in made.rounds]
+    (last,) = read.Scalars("final/local")
+    assert (last.step, last.value) == (2, pytest.approx(made.results["final"]["local"]))
+    (config,) = read.Tensors("config/text_summary")
+    assert b"mu = 0.75" in config.tensor_proto.string_val[0]
+    (table,) = read.Tensors("table/text_summary")
+    assert b"| fedpgp, shared part |" in table.tensor_proto.string_val[0]
+    metadata = read.SummaryMetadata("_hparams_/session_start_info").plugin_data
+    assert metadata.plugin_name == "hparams" and b"fedpgp.mu" in metadata.content
 
 
-def test_what_is_no_tracker_is_refused():
-    for text, message in (("tensorbord:x", "did you mean 'tensorboard'"), ("mlflow:", "must say where")):
-        with pytest.raises(ConfigError, match=message):
-            tracker(text)
-    assert json.dumps(numbers({})) == "{}"
+def test_tensorboard_keeps_apart_equal_runs_of_a_grid_and_goes_on_after_a_stop(cache: Path, tmp_path: Path) -> None:
+    tracking = TensorBoard(tmp_path / "tb")
+    for _ in range(2):
+        run(cache, tracking, "zero-shot")
+    TensorBoard(tmp_path / "tb").begin("zero-shot", 0, fedpgp.load_config())
+    assert [len(list((tmp_path / "tb/zero-shot" / name).iterdir())) for name in ("seed-0", "seed-0-2")] == [2, 1]
+
+
+def test_mlflow_reads_what_was_written(cache: Path, tmp_path: Path, store: Path) -> None:
+    from mlflow import MlflowClient
+
+    with MLflow(f"sqlite:///{store}") as tracking:
+        made = run(cache, tracking)
+        other = fedpgp.rounds("fedpgp", 1, changes=SHORT_RUN, cache=cache, reporter=tracking)
+        next(other)
+        other.close()
+    client = MlflowClient(tracking_uri=f"sqlite:///{store}")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "fedpgp"]
+    found = {one.info.run_name: one for one in client.search_runs([experiment.experiment_id])}
+    assert {name: one.info.status for name, one in found.items()} == {
+        "fedpgp, seed 0": "FINISHED",
+        "fedpgp, seed 1": "KILLED",
+    }
+    one = found["fedpgp, seed 0"]
+    assert one.data.params == {name: str(value) for name, value in settings(made.config, "fedpgp", 0).items()}
+    for name in ("local", "shared/novel", "loss/task", "bytes/up", "cosine/global_personal"):
+        history = [(metric.step, metric.value) for metric in client.get_metric_history(one.info.run_id, name)]
+        assert history == [(record["round"], scalars(record)[name]) for record in made.rounds]
+    assert one.data.metrics["final/cm"] == made.results["final"]["cm"]
+    files = tmp_path / "runs.db.files" / one.info.run_id / "artifacts"
+    assert "| fedpgp, shared part |" in (files / "table.md").read_text()
+    assert json.loads((files / "results.json").read_text()) == made.results
+    assert "mu = 0.75" in (files / "config.toml").read_text()
+
+
+def test_mlflow_keeps_one_experiment_and_takes_names_of_data_sets(store: Path) -> None:
+    for _ in range(2):
+        tracking = MLflow(str(store), "mine")
+    tracking.begin("fedpgp", 0, fedpgp.load_config())
+    tracking.round("fedpgp", 0, {"round": 1, "participants": [], "Caltech-101 (coop)": 3.0})
+    tracking.close()
+    with sqlite3.connect(store) as database:
+        assert database.execute("SELECT count(*) FROM experiments WHERE name = 'mine'").fetchone() == (1,)
+        assert ("Caltech-101 _coop_",) in database.execute("SELECT key FROM metrics").fetchall()
+    database.close()
+
+
+def records(path: Path) -> Iterator[object]:
+    """What wandb's own messages read in a .wandb file: a LevelDB log, blocks of 32 KiB and pieces with a header."""
+    import wandb
+    from wandb.proto import wandb_internal_pb2
+
+    wandb.teardown()  # its service closes the file a moment after it has answered
+    data, place, whole = path.read_bytes(), 7, b""
+    while place < len(data):
+        left = 32768 - place % 32768
+        if left < 7:
+            place += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, place)
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or its last piece
+            yield wandb_internal_pb2.Record.FromString(whole)
+            whole = b""
+
+
+def test_wandb_reads_what_was_written(cache: Path, tmp_path: Path) -> None:
+    with WandB("mine", directory=tmp_path) as tracking:
+        made = run(cache, tracking)
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    found = list(records(path))
+    (begun,) = [one.run for one in found if one.WhichOneof("record_type") == "run"]
+    config = {item.key: json.loads(item.value_json) for item in begun.config.update}
+    assert (begun.project, begun.display_name, begun.run_group) == ("mine", "fedpgp, seed 0", "fedpgp")
+    assert {name: config[name] for name in settings(made.config, "fedpgp", 0)} == settings(made.config, "fedpgp", 0)
+    history = [
+        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in one.history.item}
+        for one in found
+        if one.WhichOneof("record_type") == "history"
+    ]
+    for line, record in zip(history, made.rounds, strict=False):
+        logged = {"round": record["round"], **scalars(record)}
+        assert {name: line[name] for name in logged} == pytest.approx(logged)
+    summary = {
+        item.key: json.loads(item.value_json)
+        for one in found
+        if one.WhichOneof("record_type") == "summary"
+        for item in one.summary.update
+    }
+    assert summary["final/cm"] == pytest.approx(made.results["final"]["cm"])
+    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/*.json")
+    assert ["final", "local", pytest.approx(made.results["final"]["local"])] in json.loads(table.read_text())["data"]
+    assert [one.exit.exit_code for one in found if one.WhichOneof("record_type") == "exit"] == [0]
+
+
+def test_wandb_takes_neither_code_nor_repository_nor_command(cache: Path, tmp_path: Path) -> None:
+    with WandB("mine", directory=tmp_path) as tracking:
+        run(cache, tracking, "zero-shot")
+    (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    kinds = {one.WhichOneof("record_type") for one in records(path)}
+    assert {"run", "history", "summary", "exit"} <= kinds
+    assert not {"environment", "stats", "output", "output_raw"} & kinds
+    names = {file.name for file in tmp_path.rglob("*") if file.is_file() and "logs" not in file.parts}
+    assert {name for name in names if not name.startswith(("run-", "table_"))} <= {"debug.log", "debug-internal.log"}
+
+
+def test_several_hear_the_same_and_all_are_closed(cache: Path, tmp_path: Path) -> None:
+    class Failing(TensorBoard):
+        def abandon(self, entry):
+            entry.close()
+            raise OSError("no space left")
+
+    kept = [TensorBoard(tmp_path / "a"), Failing(tmp_path / "b"), TensorBoard(tmp_path / "c")]
+    said = "tensorboard could not be written: no space left; without --track"
+    with pytest.raises(OutputError, match=said), Several(kept) as all_of_them:
+        all_of_them.begin("fedpgp", 0, fedpgp.load_config())
+        all_of_them.round("fedpgp", 0, {"round": 1, "participants": []})
+    assert all(not one._entries for one in kept)
+    assert [len(list((tmp_path / name).rglob("events*"))) for name in "abc"] == [1, 1, 1]
+
+
+def test_a_tracker_that_fails_stops_the_run_which_goes_on_without(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = TensorBoard(tmp_path / "tb")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TensorBoard, "log", full)
+    with pytest.raises(OutputError, match="No space left on device"), tracking:
+        run(cache, tracking, output=tmp_path / "out")
+    (found,) = fedpgp.resume(tmp_path / "out", cache=cache).runs
+    assert found.results["rounds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tensorbord:out", "--track must be tensorboard:DIR, .* got 'tensorbord:out'; did you mean 'tensorboard'"),
+        ("wandb", "--track must say where to: wandb:PROJECT, got 'wandb'"),
+        ("mlflow:", "--track must say where to: mlflow:URI"),
+        ("mlflow:mlruns", "mlflow:mlruns must name a store that can be opened, such as mlflow:sqlite:///runs.db"),
+        ("tensorboard:/proc/none/such", "tensorboard:/proc/none/such must name a directory that can be written"),
+    ],
+)
+def test_what_cannot_be_tracked_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tracker(text)
+
+
+@pytest.mark.parametrize(
+    ("module", "text"), [("tensorboard", "tensorboard:x"), ("mlflow", "mlflow:x.db"), ("wandb", "wandb:x")]
+)
+def test_a_missing_package_is_named(module: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf'tracking needs {module}.*pip install "fedpgp\[tracking\]"'):
+        tracker(text)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_tracks_runs_and_comparisons(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    store: Path,
+) -> None:
+    each = ["--track", "tensorboard:tb", "--track", "mlflow:sqlite:///runs.db"]
+    ended = command("compare", "--methods", "zero-shot,promptfl", *each, *sets(), "-o", "out")
+    assert ended.code == 0, ended.err
+    assert "promptfl, seed 0: 2/2" in ended.err  # the session still hears all
+    assert {str(path.parent.relative_to(tmp_path)) for path in tmp_path.glob("tb/*/*/events*")} == {
+        "tb/zero-shot/seed-0",
+        "tb/promptfl/seed-0",
+    }
+    assert command("run", "--method", "zero-shot", *each, *sets(), "-o", "one").code == 0
+    with sqlite3.connect(store) as database:
+        assert database.execute("SELECT name, status FROM runs ORDER BY start_time").fetchall() == [
+            ("zero-shot, seed 0", "FINISHED"), ("promptfl, seed 0", "FINISHED"), ("zero-shot, seed 0", "FINISHED"),
+        ]  # fmt: skip
+    database.close()
+
+
+@pytest.mark.parametrize("name", ["run", "compare"])
+def test_the_command_line_refuses_an_unknown_kind_before_any_work(
+    name: str,
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    method = ["--method", "zero-shot"] if name == "run" else []
+    refused(command(name, *method, "--track", "clearml:x", "-o", "out"), "--track must be", "got 'clearml:x'")
+    assert list(tmp_path.iterdir()) == []

@@ -42,7 +42,16 @@ from fedpgp.cli.options import (
     worker_count,
 )
 from fedpgp.cli.predict import predict
-from fedpgp.cli.printing import Session, err, out, print_comparison, print_formatted, print_json, print_result
+from fedpgp.cli.printing import (
+    Session,
+    err,
+    out,
+    print_comparison,
+    print_formatted,
+    print_json,
+    print_result,
+    tracked,
+)
 from fedpgp.cli.report import report
 from fedpgp.cli.reproduce import reproduce
 from fedpgp.cli.sweep import sweep
@@ -111,7 +120,7 @@ def compare(
     After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
     """
     directory = resume or output or new_name("compare")
-    with Session(directory, quiet, trackers=_trackers(track)) as progress:
+    with Session(directory, quiet) as session, tracked(session, track) as progress:
         if resume is not None:
             _only_with(resume, seeds, costly_seeds, config, data, change, output, force or None, device, precision)
             comparison = fedpgp.resume(
@@ -171,7 +180,7 @@ def run(
     After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
     """
     directory = resume or output or new_name(f"{Path(method or '').name.replace(':', '-')}-seed-{seed or 0}")
-    with Session(directory, quiet, trackers=_trackers(track)) as progress:
+    with Session(directory, quiet) as session, tracked(session, track) as progress:
         if resume is not None:
             _only_with(resume, seed, config, data, change, output, force or None, device, precision)
             comparison = fedpgp.resume(
@@ -443,14 +452,6 @@ def _changes(change: list[str] | None, data: str | None, device: str | None, pre
     return [*(change or []), *source, *(f"backbone.{key}={value}" for key, value in short.items() if value is not None)]
 
 
-def _trackers(wanted: list[str] | None) -> "list[fedpgp.Reporter]":
-    if not wanted:
-        return []
-    from fedpgp.tracking import tracker
-
-    return [tracker(one) for one in wanted]
-
-
 def _alpha(text: str) -> "float | Literal['validation']":
     if text == "validation":
         return "validation"
@@ -464,5 +465,5 @@ def _only_with(resume: Path, *settings: object) -> None:
     if any(setting is not None and setting != [] for setting in settings):
         raise click.UsageError(
             f"--resume {resume} goes on with the settings of that run: of the options only --workers, --cache-dir,"
-            " --skip-bad-images, --json and --quiet go with it, and the method where it is one of your own"
+            " --skip-bad-images, --track, --json and --quiet go with it, and the method where it is one of your own"
         )

@@ -50,7 +50,7 @@ Resume = Annotated[
         "--resume",
         metavar="DIR",
         help="Go on with what was stopped in DIR; its settings are there, so only --workers, --cache-dir,"
-        " --skip-bad-images, --json and --quiet go with it, and the file of a method of your own.",
+        " --skip-bad-images, --track, --json and --quiet go with it, and the file of a method of your own.",
     ),
 ]
 Track = Annotated[

@@ -3,7 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +25,10 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 class Session:
     """Progress on standard error: bars in a terminal, plain lines elsewhere, nothing when quiet; and what Ctrl-C left.
 
-    directory: where the results go; resume: the command that goes on, where it is not that of a run or comparison;
-    trackers: hear of every round, too.
+    directory: where the results go; resume: the command that goes on, where it is not that of a run or comparison.
     """
 
-    def __init__(
-        self, directory: Path, quiet: bool, resume: str | None = None, trackers: Sequence["fedpgp.Reporter"] = ()
-    ):
-        self._trackers = trackers
+    def __init__(self, directory: Path, quiet: bool, resume: str | None = None):
         self._directory, self._quiet, self._resume = directory, quiet, resume
         self._bars = Progress(
             TextColumn("{task.description}"),
@@ -81,16 +78,26 @@ class Session:
         err.print(f"fedpgp: {text}", markup=False)
 
     def begin(self, method: str, seed: int, config: "fedpgp.ExperimentConfig") -> None:
-        for tracker in self._trackers:
-            tracker.begin(method, seed, config)
+        pass
 
     def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
-        for tracker in self._trackers:
-            tracker.round(method, seed, record)
+        pass  # `progress` has its headline
 
     def finish(self, run: "fedpgp.Run") -> None:
-        for tracker in self._trackers:
-            tracker.finish(run)
+        pass
+
+
+@contextmanager
+def tracked(session: Session, kinds: Sequence[str] | None) -> "Iterator[fedpgp.Reporter]":
+    """What hears a run: the session and the trackers of --track, which are closed in the end, however it comes."""
+    if not kinds:
+        yield session
+        return
+    from fedpgp.tracking import Several, tracker
+
+    with ExitStack() as stack:
+        trackers = [stack.enter_context(tracker(kind)) for kind in kinds]
+        yield Several([session, *trackers])
 
 
 def print_json(content: object) -> None:

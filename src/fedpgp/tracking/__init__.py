@@ -1,32 +1,34 @@
-"""Experiment trackers that people use already: each hears of every round, as a reporter."""
+"""Trackers: reporters that pass figures on to TensorBoard, MLflow or Weights & Biases."""
+
+from typing import Any
 
 from fedpgp.errors import ConfigError, nearest
-from fedpgp.laboratory import Reporter
+from fedpgp.tracking.base import Tracker
+from fedpgp.tracking.mlflow import MLflow
+from fedpgp.tracking.several import Several
+from fedpgp.tracking.tensorboard import TensorBoard
+from fedpgp.tracking.wandb import WandB
 
-KINDS = ("tensorboard", "mlflow", "wandb")
+__all__ = ["KINDS", "MLflow", "Several", "TensorBoard", "Tracker", "WandB", "tracker"]
+
+KINDS: dict[str, tuple[type[TensorBoard] | type[MLflow] | type[WandB], str]] = {
+    "tensorboard": (TensorBoard, "DIR"),
+    "mlflow": (MLflow, "URI"),
+    "wandb": (WandB, "PROJECT"),
+}
 
 
-def tracker(text: str) -> Reporter:
-    """The tracker that "KIND:WHERE" names: tensorboard:DIRECTORY, mlflow:URI or wandb:PROJECT.
+def tracker(text: str) -> Tracker[Any]:
+    """The tracker that "tensorboard:DIR", "mlflow:URI" or "wandb:PROJECT" names.
 
-    Raises ConfigError for another kind, for none, and where its package is not installed.
+    Raises ConfigError for another text, and where its package is missing or its place cannot be written.
     """
     kind, _, where = text.partition(":")
     if kind not in KINDS:
-        raise ConfigError(f"track must be KIND:WHERE, got {text!r}; {nearest(kind, KINDS)}")
+        raise ConfigError(
+            f"--track must be tensorboard:DIR, mlflow:URI or wandb:PROJECT, got {text!r}; {nearest(kind, KINDS)}"
+        )
+    make, needs = KINDS[kind]
     if not where:
-        raise ConfigError(f"track must say where, such as {kind}:logs, got {text!r}")
-    try:
-        if kind == "tensorboard":
-            from fedpgp.tracking.tensorboard import TensorBoard
-
-            return TensorBoard(where)
-        if kind == "mlflow":
-            from fedpgp.tracking.mlflow import MLflow
-
-            return MLflow(where)
-        from fedpgp.tracking.wandb import WandB
-
-        return WandB(where)
-    except ImportError as error:
-        raise ConfigError(f'{kind} is not installed ({error.name}): pip install "fedpgp[tracking]"') from error
+        raise ConfigError(f"--track must say where to: {kind}:{needs}, got {text!r}")
+    return make(where)

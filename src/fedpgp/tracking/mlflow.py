@@ -1,42 +1,78 @@
-"""MLflow."""
+"""MLflow's tracking: a database in a file, or a server."""
 
+import logging
+import os
+import re
+import time
+import warnings
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
-from mlflow.tracking import MlflowClient
-
-from fedpgp.laboratory import Silent
+from fedpgp.errors import ConfigError
 from fedpgp.results import Run
-from fedpgp.tracking.numbers import numbers, settings
+from fedpgp.tracking.base import Begun, Tracker, needed
+from fedpgp.tracking.figures import final, settings, table
 
-LONGEST = 500  # characters of a parameter
+SQLITE = "sqlite:///"
+FORBIDDEN = r"[^\w\-. :/]"  # in the name of a metric
 
 
-class MLflow(Silent):
-    """A run of an MLflow experiment for each run. uri: of the tracking store, such as sqlite:///mlflow.db."""
+class MLflow(Tracker[str]):
+    """One of MLflow's runs for each run: settings as parameters, a metric for every scalar, and the table as a file.
+
+    uri: "sqlite:///runs.db", in short "runs.db", whose files lie in runs.db.files beside it, or an MLflow server's
+    address. A run that goes on after a stop is a run of its own, with the rounds that were left.
+    Raises ConfigError where the store cannot be opened.
+    """
+
+    kind = "mlflow"
 
     def __init__(self, uri: str, experiment: str = "fedpgp"):
-        self._client, self._runs = MlflowClient(tracking_uri=uri), dict[tuple[str, int], str]()
-        known = self._client.get_experiment_by_name(experiment)
-        self._experiment = self._client.create_experiment(experiment) if known is None else known.experiment_id
+        super().__init__()
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # else its import tells its makers
+        client = needed("mlflow", "mlflow-skinny").MlflowClient
+        self._entities = needed("mlflow.entities", "mlflow-skinny")
+        path = Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) or uri.endswith(".db") else None
+        if path is not None:
+            needed("sqlalchemy", "sqlalchemy")
+            needed("alembic", "alembic")
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # every step of a new database
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of SQLAlchemy about MLflow
+                self._client = client(tracking_uri=uri if path is None else f"{SQLITE}{path}")
+                files = None if path is None else path.with_name(f"{path.name}.files").as_uri()
+                found = self._client.get_experiment_by_name(experiment)
+                self._experiment = found.experiment_id if found else self._client.create_experiment(experiment, files)
+        except Exception as error:
+            raise ConfigError(
+                f"--track mlflow:{uri} must name a store that can be opened, such as mlflow:sqlite:///runs.db, or an"
+                f" MLflow server: {str(error).strip().splitlines()[0]}"
+            ) from error
 
-    def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
-        for name, value in numbers(record).items():
-            self._client.log_metric(self._run(method, seed), name, value, step=record["round"])
+    def open(self, begun: Begun) -> str:
+        entry = str(self._client.create_run(self._experiment, run_name=begun.name).info.run_id)
+        values = settings(begun.config, begun.method, begun.seed)
+        self._client.log_batch(entry, params=[self._entities.Param(key, str(value)) for key, value in values.items()])
+        self._client.log_text(entry, begun.config.to_toml(), "config.toml")
+        return entry
 
-    def finish(self, run: Run) -> None:
-        number = self._run(run.method, run.seed)
-        for name, value in settings(run).items():
-            self._client.log_param(number, name, str(value)[:LONGEST])
-        for name, value in numbers(run.results["final"], "final/").items():
-            self._client.log_metric(number, name, value)
-        self._client.set_terminated(number)
-        del self._runs[run.method, run.seed]
+    def log(self, entry: str, figures: Mapping[str, float], number: int) -> None:
+        now = time.time_ns() // 1_000_000
+        self._client.log_batch(
+            entry,
+            metrics=[
+                self._entities.Metric(re.sub(FORBIDDEN, "_", name), value, now, number)
+                for name, value in figures.items()
+            ],
+        )
 
-    def _run(self, method: str, seed: int) -> str:
-        if (method, seed) not in self._runs:
-            made = self._client.create_run(self._experiment, run_name=f"{method}, seed {seed}")
-            self._runs[method, seed] = made.info.run_id
-            for name, value in (("method", method), ("seed", str(seed))):
-                self._client.set_tag(made.info.run_id, name, value)
-        return self._runs[method, seed]
+    def end(self, entry: str, run: Run) -> None:
+        self.log(entry, final(run), run.results["rounds"])
+        self._client.log_text(entry, table(run), "table.md")
+        self._client.log_dict(entry, dict(run.results), "results.json")
+        self._client.set_terminated(entry)
+
+    def abandon(self, entry: str) -> None:
+        self._client.set_terminated(entry, "KILLED")

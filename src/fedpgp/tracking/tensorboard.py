@@ -1,37 +1,62 @@
-"""TensorBoard."""
+"""TensorBoard's event files."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
-from fedpgp.laboratory import Silent
+from fedpgp.errors import ConfigError
 from fedpgp.results import Run
-from fedpgp.tracking.numbers import numbers, settings
+from fedpgp.tracking.base import Begun, Tracker, needed
+from fedpgp.tracking.figures import final, settings, table
 
 
-class TensorBoard(Silent):
-    """Event files, a directory for each run: METHOD/seed-SEED below `directory`."""
+class TensorBoard(Tracker[Any]):
+    """A directory for each run, METHOD/seed-SEED, below one that `tensorboard --logdir` shows.
+
+    The scalars of every round, the config as text, and in the end the table, and the settings beside the final figures
+    for the tab HPARAMS. A run that goes on after a stop goes on in the same curves.
+    """
+
+    kind = "tensorboard"
 
     def __init__(self, directory: Path | str):
-        self._directory, self._writers = Path(directory), dict[tuple[str, int], SummaryWriter]()
+        super().__init__()
+        needed("tensorboard", "tensorboard")
+        self._writer = needed("torch.utils.tensorboard", "tensorboard").SummaryWriter
+        self._hparams = needed("torch.utils.tensorboard.summary", "tensorboard").hparams
+        self._directory = Path(directory)
+        self._used: set[str] = set()
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"--track tensorboard:{directory} must name a directory that can be written: {error.strerror}"
+            ) from error
 
-    def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
-        writer = self._writer(method, seed)
-        for name, value in numbers(record).items():
-            writer.add_scalar(name, value, record["round"])
+    def open(self, begun: Begun) -> Any:
+        name, number = f"{begun.method}/seed-{begun.seed}", 1
+        while name in self._used:  # another cell of a grid
+            number += 1
+            name = f"{begun.method}/seed-{begun.seed}-{number}"
+        self._used.add(name)
+        writer = self._writer(str(self._directory / name))
+        writer.add_text("config", indent(begun.config.to_toml(), "    "), 0)  # in Markdown: as it is
         writer.flush()
+        return writer
 
-    def finish(self, run: Run) -> None:
-        writer = self._writer(run.method, run.seed)
-        writer.add_text("config", "\n".join(f"- {name} = {value!r}" for name, value in settings(run).items()))
-        for name, value in numbers(run.results["final"], "final/").items():
-            writer.add_scalar(name, value, run.results["rounds"])
-        writer.close()
-        del self._writers[run.method, run.seed]
+    def log(self, entry: Any, figures: Mapping[str, float], number: int) -> None:
+        for name, value in figures.items():
+            entry.add_scalar(name, value, number)
+        entry.flush()
 
-    def _writer(self, method: str, seed: int) -> SummaryWriter:
-        if (method, seed) not in self._writers:
-            self._writers[method, seed] = SummaryWriter(str(self._directory / method / f"seed-{seed}"))
-        return self._writers[method, seed]
+    def end(self, entry: Any, run: Run) -> None:
+        entry.add_text("table", table(run), run.results["rounds"])
+        figures = final(run)
+        for summary in self._hparams(settings(run.config, run.method, run.seed), figures):
+            entry.file_writer.add_summary(summary)  # `add_hparams` would begin a directory of its own
+        self.log(entry, figures, run.results["rounds"])
+        entry.close()
+
+    def abandon(self, entry: Any) -> None:
+        entry.close()

@@ -1,36 +1,67 @@
-"""Weights & Biases."""
+"""Weights & Biases, on this machine alone unless its mode is another."""
 
+import os
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-import wandb
-
-from fedpgp.laboratory import Silent
 from fedpgp.results import Run
-from fedpgp.tracking.numbers import numbers, settings
+from fedpgp.tracking.base import Begun, Tracker, needed
+from fedpgp.tracking.figures import final, settings
 
 
-class WandB(Silent):
-    """A run of a project for each run. Nothing is sent unless WANDB_MODE=online is set: `wandb sync` does it later."""
+class WandB(Tracker[Any]):
+    """One of W&B's runs for each run, in a group for each method: settings as its config, every scalar over the rounds.
 
-    def __init__(self, project: str):
-        self._project, self._runs = project, dict[tuple[str, int], Any]()
+    mode: "offline" writes below directory/wandb, from where `wandb sync` uploads; "online" needs `wandb login` before;
+    None takes what WANDB_MODE says, or else offline. directory: None takes WANDB_DIR, or else the working directory.
+    A run that goes on after a stop is a run of its own, with the rounds that were left. Neither code nor the state of
+    a git repository nor anything of the machine goes with it.
+    """
 
-    def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
-        self._run(method, seed).log(numbers(record), step=record["round"])
+    kind = "wandb"
 
-    def finish(self, run: Run) -> None:
-        made = self._run(run.method, run.seed)
-        made.config.update(settings(run))
-        made.summary.update(numbers(run.results["final"], "final/"))
-        made.finish()
-        del self._runs[run.method, run.seed]
+    def __init__(
+        self, project: str, mode: Literal["offline", "online"] | None = None, directory: Path | str | None = None
+    ):
+        super().__init__()
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else errors go to its makers, also offline
+        self._wandb = needed("wandb", "wandb")
+        self._project, self._directory = project, directory
+        self._mode = mode or os.environ.get("WANDB_MODE", "offline")
 
-    def _run(self, method: str, seed: int) -> Any:
-        import os
+    def open(self, begun: Begun) -> Any:
+        entry = self._wandb.init(
+            project=self._project,
+            name=begun.name,
+            group=begun.method,
+            config=settings(begun.config, begun.method, begun.seed),
+            mode=self._mode,
+            dir=None if self._directory is None else str(self._directory),
+            reinit="create_new",
+            settings=self._wandb.Settings(
+                silent=True,
+                console="off",
+                save_code=False,
+                disable_git=True,
+                x_disable_stats=True,
+                x_disable_meta=True,
+                x_disable_machine_info=True,
+                x_save_requirements=False,
+            ),
+        )
+        entry.define_metric("*", step_metric="round")  # its own steps count what is logged
+        return entry
 
-        if (method, seed) not in self._runs:
-            mode: Any = os.environ.get("WANDB_MODE", "offline")
-            made = wandb.init(project=self._project, name=f"{method}, seed {seed}", mode=mode, reinit="create_new")
-            self._runs[method, seed] = made
-        return self._runs[method, seed]
+    def log(self, entry: Any, figures: Mapping[str, float], number: int) -> None:
+        entry.log({"round": number, **figures})
+
+    def end(self, entry: Any, run: Run) -> None:
+        figures = final(run)
+        entry.summary.update(figures)
+        rows = [[*name.split("/", 1), value] for name, value in figures.items()]
+        entry.log({"table": self._wandb.Table(columns=["part", "metric", "percent"], data=rows)})
+        entry.finish()
+
+    def abandon(self, entry: Any) -> None:
+        entry.finish(exit_code=1)

@@ -1,0 +1,107 @@
+"""What all trackers do: one entry for each run, opened, filled round by round and closed."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType, TracebackType
+from typing import Any, Generic, TypeVar
+
+from fedpgp.config import ExperimentConfig
+from fedpgp.errors import ConfigError, FedPGPError, OutputError
+from fedpgp.laboratory import Silent
+from fedpgp.results import Run
+from fedpgp.tracking.figures import scalars
+
+Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that begins, or goes on after a stop."""
+
+    method: str
+    seed: int
+    config: ExperimentConfig
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}, seed {self.seed}"
+
+
+class Tracker(Silent, Generic[Entry]):
+    """A reporter that hears runs and rounds; a context manager, which closes what a stop left open.
+
+    Entry: what its package calls a run. Whatever it raises becomes an OutputError, and stops the run, which `resume`
+    goes on with.
+    """
+
+    kind = ""
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[str, int], Entry] = {}
+
+    @abstractmethod
+    def open(self, begun: Begun) -> Entry:
+        """A new entry, with the settings of its run."""
+
+    @abstractmethod
+    def log(self, entry: Entry, figures: Mapping[str, float], number: int) -> None:
+        """figures: of round `number`, by name."""
+
+    @abstractmethod
+    def end(self, entry: Entry, run: Run) -> None:
+        """Adds the final table, and closes the entry of a finished run."""
+
+    @abstractmethod
+    def abandon(self, entry: Entry) -> None:
+        """Closes the entry of a run that was stopped."""
+
+    def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:
+        with self._told():
+            self._entries[method, seed] = self.open(Begun(method, seed, config))
+
+    def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
+        with self._told():
+            self.log(self._entries[method, seed], scalars(record), record["round"])
+
+    def finish(self, run: Run) -> None:
+        with self._told():
+            self.end(self._entries[run.method, run.seed], run)
+        del self._entries[run.method, run.seed]
+
+    def close(self) -> None:
+        """Closes the entries of runs that were stopped."""
+        while self._entries:
+            _, entry = self._entries.popitem()
+            with self._told():
+                self.abandon(entry)
+
+    def __enter__(self) -> "Tracker[Entry]":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except FedPGPError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise OutputError(
+                f"{self.kind} could not be written: {reason}; without --track {self.kind} the run itself can be resumed"
+            ) from error
+
+
+def needed(module: str, package: str) -> ModuleType:
+    """A module of a package that only a tracker needs; raises ConfigError where it is missing."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f'tracking needs {package}, which cannot be imported ({error}): pip install "fedpgp[tracking]"'
+        ) from error
