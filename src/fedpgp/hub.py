@@ -1,0 +1,106 @@
+"""An exported model on the Hugging Face hub, or on a server that speaks as it does."""
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+from fedpgp.errors import OutputError
+
+CARD, MARK = "README.md", "library_name: fedpgp"  # what `fedpgp export` writes last
+WRITTEN = (
+    CARD, "prompt.safetensors", "prompt.json", "head.safetensors", "classes.json", "model.onnx", "config.json",
+    "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "generation_config.json",
+    "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+)  # fmt: skip
+
+
+def upload(
+    directory: Path | str,
+    repo_id: str,
+    *,
+    endpoint: str | None = None,
+    token: str | None = None,
+    private: bool = True,
+) -> str:
+    """Uploads what `fedpgp export` wrote as one commit, into a repository that is made if it is missing; its address.
+
+    directory: an export, whose files go up and nothing else. repo_id: "OWNER/NAME". endpoint: None takes the hub;
+    token: None takes that of `hf auth login`, for the hub alone. private: whether only the owner may read it; a public
+    repository that is there already is refused then.
+
+    Raises OutputError where the directory is no export or holds more than one, where the name or the token is refused,
+    and where the server cannot be reached. What had been uploaded before stays.
+    """
+    from huggingface_hub import HfApi, constants, get_token
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    directory = Path(directory)
+    files = _files(directory)
+    server = (endpoint or constants.ENDPOINT).rstrip("/")
+    if token is None and server == constants.ENDPOINT:
+        token = get_token()
+    if token is None:
+        raise OutputError(
+            f"an upload to {server} needs a token that may write: pass token"
+            + (", or log in with: hf auth login" if server == constants.ENDPOINT else "")
+        )
+    if repo_id.count("/") != 1:
+        raise OutputError(f"repo_id must be OWNER/NAME, got {repo_id!r}")
+    api = HfApi(endpoint=server, token=token, library_name="fedpgp")
+    try:
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        if private and api.model_info(repo_id).private is False:
+            raise OutputError(
+                f"{repo_id} exists on {server}, and everybody may read it: name another, or say private=False"
+            )
+        api.upload_folder(
+            repo_id=repo_id, folder_path=directory, allow_patterns=files, commit_message="Upload with fedpgp"
+        )
+    except HFValidationError as error:
+        raise OutputError(f"repo_id must be OWNER/NAME in letters, digits, - _ and ., got {repo_id!r}") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        reason = error.server_message or f"status {status}"
+        remedies = {
+            401: "take a token that is valid there",
+            403: "take a token that may write there, or another owner",
+            404: "name an owner and a repository that this token may write to",
+        }
+        raise OutputError(
+            f"{server} refuses {repo_id}: {reason}; {remedies.get(status, 'try again later, nothing is lost here')}"
+        ) from error
+    except OutputError:
+        raise
+    except Exception as error:  # httpx's or httpx2's, as huggingface_hub has it; of a large file it is the cause
+        raise OutputError(
+            f"{server} cannot be reached: {error.__cause__ or error}; try again when it can, nothing is lost here"
+        ) from error
+    return str(url)
+
+
+def _files(directory: Path) -> list[str]:
+    """What of an export goes up, relative to it; raises OutputError where it is none, or holds something else.
+
+    A run's own directory keeps private parts of clients: nothing may go up because it lies in the same place.
+    """
+    try:
+        mark = MARK in (directory / CARD).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        mark = False
+    if not mark:
+        raise OutputError(f"{directory} must be a directory that fedpgp export wrote: export the run, and upload that")
+    found = sorted(path.relative_to(directory) for path in directory.rglob("*") if not path.is_dir())
+    shown = [path for path in found if not path.name.startswith(".")]
+    others = [
+        str(path)
+        for path in shown
+        if not any(fnmatch(path.name, name) for name in WRITTEN)
+        or path.parent not in (Path(), Path("clip"))
+        or (directory / path).is_symlink()
+    ]
+    if others:
+        raise OutputError(
+            f"{directory} must hold what fedpgp export writes and nothing else, found {', '.join(others[:3])}: take it"
+            " away, or export again"
+        )
+    return [path.as_posix() for path in shown]
