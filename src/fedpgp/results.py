@@ -16,8 +16,11 @@ from fedpgp.errors import OutputError, nearest
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from fedpgp.report.plots import Plots
+
 SUMMARIES = ("hm", "cm", "area")  # the last columns of every table
 RANKED = ("local", "base", "novel")  # where the task has them
+PARTS = {"final": "client", "shared": "shared"}  # of results -> what frames and CSV files call it
 VALIDATION: Final = "validation"  # in the place of an α: the one that validation images choose for each run
 
 
@@ -79,6 +82,13 @@ class Run:
                 " stays with the client: there is nothing to resample"
             )
         return resampled(self.outcomes, self.alpha)
+
+    def table(self) -> "DataFrame":
+        """A row for each part, "client" and, where there is one, "shared" alone; metrics in percent."""
+        from pandas import DataFrame, Index
+
+        parts = {title: self.results[part] for part, title in PARTS.items() if self.results[part] is not None}
+        return DataFrame(list(parts.values()), index=Index(parts, name="part"), columns=columns(self), dtype=float)
 
     @property
     def row(self) -> dict[str, Any]:
@@ -179,19 +189,35 @@ class Comparison:
         return replace(self, runs=[run.at(alpha) for run in self.runs])
 
     def table(self) -> "DataFrame":
-        """A row for each method and part ("client", or "shared" alone): mean and, as NAME_std, standard deviation."""
-        from pandas import DataFrame
+        """A row for each method and part ("client", or "shared" alone): mean and, as NAME_std, standard deviation.
 
-        rows = []
-        for method in self.methods:
-            for part, title in (("final", "client"), ("shared", "shared")):
-                if self.of(method)[0].results[part] is None:
-                    continue
-                row: dict[str, Any] = {"method": method, "part": title}
-                for name, (mean, deviation) in self.mean(method, part).items():
-                    row |= {name: mean, f"{name}_std": deviation}
-                rows.append(row)
-        return DataFrame(rows).set_index(["method", "part"])
+        In percent, in the order of the printed table; of one seed the deviation is NaN, as is what a part has not.
+        """
+        from pandas import DataFrame, MultiIndex
+
+        shown = columns(self.runs[0]) if self.runs else []
+        rows = {
+            (method, title): [value for name in shown for value in figures.get(name, (None, None))]
+            for method in self.methods
+            for part, title in PARTS.items()
+            if self.of(method)[0].results[part] is not None
+            for figures in [self.mean(method, part)]
+        }
+        return DataFrame(
+            list(rows.values()),
+            index=MultiIndex.from_tuples(rows, names=("method", "part")) if rows else None,
+            columns=[column for name in shown for column in (name, f"{name}_std")],
+            dtype=float,
+        )
+
+    @property
+    def plot(self) -> "Plots":
+        """Its figures, as matplotlib's: `plot.tradeoff()` and `plot.curves()`. Raises OutputError without a run."""
+        if not self.runs:
+            raise OutputError("the comparison has no finished run: there is nothing to draw; finish one, with resume")
+        from fedpgp.report.plots import Plots
+
+        return Plots(self)
 
     def as_json(self) -> dict[str, Any]:
         """The one object that `--json` prints."""

@@ -106,6 +106,12 @@ def along(found: "Found", axis: str, keys: Sequence["Key"], suffix: str) -> byte
 
 
 def over_rounds(lines: Mapping[str, Sequence[Run]], named: Mapping[str, str], what: str, suffix: str) -> bytes:
+    """The figure as "svg" or "png"."""
+    with house_style():
+        return rendered(rounds_figure(lines, named, what), suffix)
+
+
+def rounds_figure(lines: Mapping[str, Sequence[Run]], named: Mapping[str, str], what: str) -> Figure:
     """A panel for each of Local, Base, Novel and CM over the rounds, a line for each label: the mean of its runs.
 
     named: the titles of the panels; what: that of the legend. What is trained without rounds is a dashed level.
@@ -132,7 +138,7 @@ def over_rounds(lines: Mapping[str, Sequence[Run]], named: Mapping[str, str], wh
             panel.set_xlabel("round")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(figure, len(lines), what)
-        return rendered(figure, suffix)
+        return figure
 
 
 def _panels(shown: Sequence[str], below: int = 0) -> tuple[Figure, list[Axes]]:

@@ -7,7 +7,7 @@ from typing import Any
 from fedpgp.bootstrap import METRICS, Difference
 from fedpgp.errors import OutputError
 from fedpgp.report.formats import Cell, Mark, Table, to_csv
-from fedpgp.results import RANKED, Comparison, Run, columns
+from fedpgp.results import PARTS, RANKED, Comparison, Run, columns
 
 TITLES = {
     "local": "Local",
@@ -158,13 +158,13 @@ def comparison_csv(comparison: Comparison) -> str:
     rows = []
     for method in comparison.methods:
         runs = comparison.of(method)
-        for part in ("final", "shared"):
+        for part, title in PARTS.items():
             if runs[0].results[part] is None:
                 continue
             figures = comparison.mean(method, part)
             row: dict[str, Any] = {
                 "method": method,
-                "part": "client" if part == "final" else "shared",
+                "part": title,
                 "seeds": " ".join(str(run.seed) for run in runs),
             }
             for name in shown:

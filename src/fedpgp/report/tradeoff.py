@@ -25,6 +25,12 @@ class _Curve:
 
 
 def picture(comparison: Comparison, suffix: str) -> bytes:
+    """The figure as "svg" or "png"."""
+    with house_style():
+        return rendered(figure(comparison), suffix)
+
+
+def figure(comparison: Comparison) -> Figure:
     """Local against HM(Base, Novel): a curve for each method with a path, a mark for its clients' own models.
 
     Beyond eight methods each has axes of its own, with all others behind it in grey.
@@ -34,17 +40,17 @@ def picture(comparison: Comparison, suffix: str) -> bytes:
     y = f"{others_title(comparison)}: accuracy\non everybody else's (%)"
     with house_style():
         if len(curves) <= TOGETHER:
-            figure = Figure(figsize=(5.4, 4), layout="constrained")
-            axes = figure.add_subplot()
+            drawn = Figure(figsize=(5.4, 4), layout="constrained")
+            axes = drawn.add_subplot()
             for i, (method, curve) in enumerate(curves.items()):
                 _draw(axes, curve, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], method)
             axes.set(xlabel=x, ylabel=y)
             axes.legend(frameon=False)
             axes.grid(alpha=0.3)
-            return rendered(figure, suffix)
+            return drawn
         rows = math.ceil(len(curves) / ACROSS)
-        figure = Figure(figsize=(2.2 * ACROSS, 1.9 * rows + 0.4), layout="constrained")
-        grid = figure.subplots(rows, ACROSS, sharex=True, sharey=True, squeeze=False)
+        drawn = Figure(figsize=(2.2 * ACROSS, 1.9 * rows + 0.4), layout="constrained")
+        grid = drawn.subplots(rows, ACROSS, sharex=True, sharey=True, squeeze=False)
         places = list(grid.flat)
         for axes, (method, curve) in zip(places, curves.items(), strict=False):
             for other in curves.values():
@@ -57,9 +63,9 @@ def picture(comparison: Comparison, suffix: str) -> bytes:
             axes.tick_params(labelbottom=True)
         for empty in places[len(curves) :]:
             empty.set_axis_off()
-        figure.supxlabel(x, fontsize=9)
-        figure.supylabel(y, fontsize=9)
-        return rendered(figure, suffix)
+        drawn.supxlabel(x, fontsize=9)
+        drawn.supylabel(y, fontsize=9)
+        return drawn
 
 
 def _curve(comparison: Comparison, method: str) -> _Curve:
