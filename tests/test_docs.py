@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,40 @@ def test_what_is_to_be_done_with_a_run_can_be_done(small, pictograms, cache, tmp
     exec(classify + ear, {})  # the page's own code is what is tested
 
 
+TRACKING = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")
+
+
+def test_the_page_on_tracking_does_what_it_says(small, cache, tmp_path, monkeypatch):
+    import fedpgp
+    from fedpgp import hub
+
+    for console in (cli.out, cli.err):
+        monkeypatch.setattr(console, "_file", None)
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```console\n(.*?)```", TRACKING, flags=re.DOTALL)
+    commands = [shlex.split(line.removeprefix("$ ")) for line in block.splitlines()]
+    assert [command[0] for command in commands] == ["pip", "fedpgp", "fedpgp", "tensorboard"]
+    for _, *arguments in commands[1:3]:
+        arguments += [part for change in SHORT for part in ("--set", change)]
+        done = CliRunner().invoke(cli.app, [*arguments, "--cache-dir", str(cache), "--workers", "1"])
+        assert done.exit_code == 0, "".join(traceback.format_exception(done.exception))
+    for name in ("run", "compare", "rounds"):
+        plain = getattr(fedpgp, name)
+        short = partial(plain, changes=SHORT, cache=cache)
+        monkeypatch.setattr(fedpgp, name, short, raising=False)
+    uploaded = []
+    monkeypatch.setattr(hub, "upload", lambda *given: uploaded.append(given))  # tests/test_hub.py has a server
+    content: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", TRACKING, flags=re.DOTALL):
+        exec(code, content)
+    assert content["run"].results["rounds"] == 1
+    assert content["best"] in ("promptfl", "fedpgp")
+    assert uploaded == [("prompt", "me/icons")]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("one", "out", "logs", "runs.db", "runs.db.files", "wandb", "mine", "tradeoff.pdf")
+    }
+
+
 # All pages
 
 PAGES = {
@@ -119,6 +154,7 @@ FENCE = re.compile(r"^```(console|sh|python|toml)\n(.*?)^```$", re.MULTILINE | r
 DONE = {
     "README.md": "test_docs.py: its Python; its commands are those of the pages that it names",
     "methods.md": "test_docs.py: the tutorial; the tables of costs take an hour",
+    "tracking.md": "test_docs.py; uploads: test_hub.py",
     "using.md": "test_docs.py",
     "tutorial.md": "slow/test_site.py, as it stands",
     "reproduction.md": "test_docs.py: the grid; test_reproduction.py, on few rounds: 80 minutes",
