@@ -177,11 +177,14 @@ def test_wandb_reads_what_was_written(cache: Path, tmp_path: Path) -> None:
     assert [one.exit.exit_code for one in found if one.WhichOneof("record_type") == "exit"] == [0]
 
 
-def test_wandb_takes_neither_code_nor_repository_nor_command(cache: Path, tmp_path: Path) -> None:
+def test_wandb_takes_neither_code_nor_repository_nor_the_machines_name(cache: Path, tmp_path: Path) -> None:
     with WandB("mine", directory=tmp_path) as tracking:
         run(cache, tracking, "zero-shot")
     (path,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    kinds = {one.WhichOneof("record_type") for one in records(path)}
+    found = list(records(path))
+    kinds = {one.WhichOneof("record_type") for one in found}
+    (begun,) = [one.run for one in found if one.WhichOneof("record_type") == "run"]
+    assert begun.host == "-" and not begun.HasField("git")
     assert {"run", "history", "summary", "exit"} <= kinds
     assert not {"environment", "stats", "output", "output_raw"} & kinds
     names = {file.name for file in tmp_path.rglob("*") if file.is_file() and "logs" not in file.parts}

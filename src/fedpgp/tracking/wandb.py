@@ -15,8 +15,9 @@ class WandB(Tracker[Any]):
 
     mode: "offline" writes below directory/wandb, from where `wandb sync` uploads; "online" needs `wandb login` before;
     None takes what WANDB_MODE says, or else offline. directory: None takes WANDB_DIR, or else the working directory.
-    A run that goes on after a stop is a run of its own, with the rounds that were left. Neither code nor the state of
-    a git repository nor anything of the machine goes with it.
+    A run that goes on after a stop is a run of its own, with the rounds that were left. Of code, a git repository and
+    the machine nothing goes with it but what W&B always notes: versions, the platform, and which known packages are
+    loaded.
     """
 
     kind = "wandb"
@@ -41,6 +42,7 @@ class WandB(Tracker[Any]):
             reinit="create_new",
             settings=self._wandb.Settings(
                 silent=True,
+                host="-",  # else the machine's name
                 console="off",
                 save_code=False,
                 disable_git=True,
