@@ -79,6 +79,7 @@ def test_the_tutorial_names_what_the_contract_has():
 USING = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_what_is_to_be_done_with_a_run_can_be_done(small, pictograms, cache, tmp_path, monkeypatch):
     import fedpgp
 

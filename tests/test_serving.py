@@ -91,13 +91,17 @@ def test_any_class_names_will_do(run, pictures):
     assert list(known.values()) == sorted(known.values(), reverse=True)
     new = model.classify([pictures / "0.png", Image.open(pictures / "1.png")], ["zebra", "red panda", "<b>x</b>"])
     assert [set(one) for one in new] == [{"zebra", "red panda", "<b>x</b>"}] * 2
-    many = model.classify(pictures / "0.png", [f"thing number {i}" for i in range(10_000)])
-    assert len(many[0]) == 10_000
     for names, message in (([], "at least one"), (["cat", "Cat"], "must differ, got twice: 'Cat'"), (["!"], "letter")):
         with pytest.raises(ConfigError, match=message):
             model.classify(pictures / "0.png", names)
     with pytest.raises(DataError, match=r"no\.png cannot be read"):
         model.classify(pictures / "no.png")
+
+
+@pytest.mark.slow
+def test_ten_thousand_class_names_will_do(run, pictures):
+    (many,) = load(run, 1).classify(pictures / "0.png", [f"thing number {i}" for i in range(10_000)])
+    assert len(many) == 10_000
 
 
 def test_a_model_that_is_not_there_is_refused(run, tmp_path):
@@ -197,6 +201,7 @@ exec(open("snippet.py", encoding="utf-8").read())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["safetensors", "clip-head", "onnx", "hf"])
 def test_what_is_exported_gives_the_same_without_fedpgp(run, pictures, tmp_path, form):
     directory = tmp_path / "exported"
