@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from fedpgp.plugins import NAME, installed
 from fedpgp.results import Comparison, Run, Unfinished
 
 PLAN = "plan.json"  # of a comparison: its methods, each with its seeds
-ANSWERS = "answers.safetensors"
+ANSWERS, RECORDS = "answers.safetensors", "rounds.jsonl"
 TUNING, ABLATION = "tuning.json", "ablation.json"  # what was asked of fedpgp tune and fedpgp ablate
 SWEEP, REPRODUCTION = "sweep.json", "reproduction.json"  # likewise
 FINISHED = {
@@ -48,8 +48,18 @@ def write_run(run: Run, directory: Path) -> None:
 
 
 def write_records(records: Sequence[Mapping[str, Any]], directory: Path) -> None:
-    """Writes the records of rounds, of a run that is finished or goes on."""
-    write(directory / "rounds.jsonl", (json.dumps(record, allow_nan=False).encode() + b"\n" for record in records))
+    """Writes the records of all rounds."""
+    write(directory / RECORDS, map(_line, records))
+
+
+def add_record(record: Mapping[str, Any], directory: Path) -> None:
+    """Adds that of a round, for those who watch: the state, which is safe, is locked while it is worked on."""
+    with (directory / RECORDS).open("ab") as file:
+        file.write(_line(record))
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, allow_nan=False).encode() + b"\n"
 
 
 def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run:
@@ -71,7 +81,7 @@ def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run
         found = Run(
             config=config,
             results=results,
-            rounds=[json.loads(line) for line in (directory / "rounds.jsonl").read_text(encoding="utf-8").splitlines()],
+            rounds=[json.loads(line) for line in (directory / RECORDS).read_text(encoding="utf-8").splitlines()],
             prompts=TensorFile(directory / "prompts.safetensors"),
             outcomes=None
             if across
@@ -183,15 +193,18 @@ def _look(directory: Path) -> Unfinished:
         return Unfinished(origin["method"], origin["seed"], rounds, records[-1] if records else None)
 
 
-def check_output(directory: Path, force: bool) -> None:
-    """Raises OutputError if results could not be written there later; called before any work."""
+def check_output(directory: Path, force: bool, ours: Callable[[Path], bool] | None = None) -> None:
+    """Raises OutputError if results could not be written there later; called before any work.
+
+    ours: whether what is there may be replaced; None takes what runs and comparisons leave.
+    """
     if directory.exists() and not force:
         command = resume_command(directory)
         remedy = f", or go on with: {command}" if command else ""
         raise OutputError(
             f"output directory {directory} exists; name another one with -o, or replace it with --force{remedy}"
         )
-    if directory.exists() and not _is_ours(directory):
+    if directory.exists() and not (ours or _is_ours)(directory):
         raise OutputError(f"output {directory} holds something that fedpgp did not write; name another with -o")
     for cell in [directory, *directory.glob("**/seed-*")]:
         if is_unfinished(cell):

@@ -1,6 +1,5 @@
 """What works on this machine: versions, extras, devices, embedded files, cache, disk, and a classification."""
 
-import os
 import platform
 import shutil
 import time
@@ -16,6 +15,7 @@ from rich.filesize import decimal
 
 import fedpgp
 from fedpgp.errors import FedPGPError
+from fedpgp.processes import cores
 
 PACKAGES = ("torch", "transformers", "numpy", "pillow", "pyarrow", "datasets", "huggingface-hub", "safetensors")
 EXTRAS = {  # what has to be there, and what it enables
@@ -24,6 +24,7 @@ EXTRAS = {  # what has to be there, and what it enables
     "report": (("altair", "jinja2", "scikit-learn", "vl-convert-python"), "fedpgp report"),
     "tracking": (("mlflow-skinny", "sqlalchemy", "tensorboard", "wandb"), "MLflow, TensorBoard, Weights & Biases"),
     "onnx": (("onnx", "onnxruntime", "onnxscript"), "fedpgp export --format onnx"),
+    "demo": (("python-multipart", "starlette", "uvicorn"), "fedpgp demo"),
 }
 TIMEOUT = 3.0  # seconds
 ROOM = 1_000_000_000  # bytes of free disk below which it is told
@@ -96,9 +97,8 @@ def _devices() -> Iterator[Finding]:
 
     from fedpgp.backbone.load import bfloat16_speed
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     instructions = torch.backends.cpu.get_cpu_capability()
-    yield Finding("devices", "cpu", "ok", f"{cores} cores, {torch.get_num_threads()} threads, {instructions}")
+    yield Finding("devices", "cpu", "ok", f"{cores()} cores, {torch.get_num_threads()} threads, {instructions}")
     found = ["cpu"]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

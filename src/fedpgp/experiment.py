@@ -12,6 +12,7 @@ from typing import Any
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.directory import (
     PLAN,
+    add_record,
     cells,
     check_output,
     is_compared,
@@ -365,13 +366,15 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
         finished = simulate(lab, name, seed, course, directory, state)
     else:
         finished = federate(method, data, backbone, settings, seed, lab.workers, state, config.aggregator)
-    told = state.records()
+    remedy = f"free space, then go on with --resume {directory}"
+    if directory is not None:
+        with writing(directory, remedy):
+            write_records(state.records(), directory)
     for record in finished:
         number = record["round"]
-        told.append(record)
-        if directory is not None:  # the state is locked while it is worked on, and this is for those who watch
-            with writing(directory, f"free space, then go on with --resume {directory}"):
-                write_records(told, directory)
+        if directory is not None:
+            with writing(directory, remedy):
+                add_record(record, directory)
         reporter.progress(label, number or 1, total if number else 1, headline(record))
         reporter.round(name, seed, record)
         yield record
@@ -388,7 +391,7 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
     if directory is None:
         result = replace(result, prompts=dict(result.prompts))
     else:
-        with writing(directory, f"free space, then go on with --resume {directory}"):
+        with writing(directory, remedy):
             write_run(result, directory)
         state.remove()
         result = load_run(directory, [type(method)])

@@ -4,8 +4,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from fedpgp.errors import OutputError
+from fedpgp.serving.export import CARD, CLIP, MARK
 
-CARD, MARK = "README.md", "library_name: fedpgp"  # what `fedpgp export` writes last
 WRITTEN = (
     CARD, "prompt.safetensors", "prompt.json", "head.safetensors", "classes.json", "model.onnx", "config.json",
     "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "generation_config.json",
@@ -95,7 +95,7 @@ def _files(directory: Path) -> list[str]:
         str(path)
         for path in shown
         if not any(fnmatch(path.name, name) for name in WRITTEN)
-        or path.parent not in (Path(), Path("clip"))
+        or path.parent not in (Path(), Path(CLIP))
         or (directory / path).is_symlink()
     ]
     if others:

@@ -1,6 +1,7 @@
 """How further processes are started, to train or to decode."""
 
 import multiprocessing
+import os
 import signal
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
@@ -12,6 +13,11 @@ ENDED = (
     "ended before its work was done: set workers to 1, or free memory; a script that uses more than one worker needs"
     " `if __name__ == '__main__':`"
 )
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def context() -> BaseContext:

@@ -1,6 +1,9 @@
 """What tests with processes of their own share."""
 
+import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -9,3 +12,36 @@ import pytest
 def ctrl_c_is_heard() -> None:
     """A background job of a script ignores Ctrl-C, and so would every process that it starts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=30_000)  # the cores may have other work, too
+    found = shutil.which("chromium")
+    assert found, "the page's tests need Debian's chromium: make chromium"
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def shoot(tmp_path):
+    """Takes a picture of a whole page, to be looked at: in FEDPGP_SCREENSHOTS, or the test's own directory."""
+    directory = Path(os.environ.get("FEDPGP_SCREENSHOTS", tmp_path))
+    directory.mkdir(parents=True, exist_ok=True)
+    return lambda page, name: page.screenshot(path=directory / f"{name}.png", full_page=True)
+
+
+@pytest.fixture
+def check_accessible():
+    """Asks axe for a page's serious faults; there are none."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    def check(page) -> None:
+        found = Axe().run(page).response["violations"]
+        assert {one["id"]: one["nodes"][0]["html"] for one in found if one["impact"] in ("serious", "critical")} == {}
+
+    return check

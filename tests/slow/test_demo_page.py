@@ -1,35 +1,20 @@
 """The demo in a real browser: a visitor with a mouse, and one with a keyboard alone."""
 
-import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 MOST = 60  # seconds from the start to a trained federation
 SCRIPT = "<script>document.title = 'run'</script>"
 IMAGE = "<img src=x onerror=\"document.title='run'\">"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    expect.set_options(timeout=30_000)  # the cores may have other work, too
-    found = shutil.which("chromium")
-    assert found, "the page's tests need Debian's chromium: make chromium"
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -75,18 +60,6 @@ def visit(browser, address):
     assert [fault for fault in faults if "422" not in fault] == []  # Chromium complains of what is refused in words
 
 
-def shoot(page, name: str, tmp_path: Path) -> None:
-    """A picture of the whole page, for FEDPGP_SCREENSHOTS or the test's own directory."""
-    directory = Path(os.environ.get("FEDPGP_SCREENSHOTS", tmp_path))
-    directory.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=directory / f"demo-{name}.png", full_page=True)
-
-
-def check_accessible(page) -> None:
-    found = Axe().run(page).response["violations"]
-    assert {one["id"]: one["nodes"][0]["html"] for one in found if one["impact"] in ("serious", "critical")} == {}
-
-
 def trained(page) -> float:
     """Waits for a trained federation; the seconds that it took."""
     started = time.monotonic()
@@ -94,19 +67,19 @@ def trained(page) -> float:
     return time.monotonic() - started
 
 
-def test_a_visitor_trains_a_federation_and_lets_it_classify(visit, tmp_path):
+def test_a_visitor_trains_a_federation_and_lets_it_classify(visit, shoot, check_accessible):
     page = visit(color_scheme="light")
     started = time.monotonic()
     expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
     prepared = time.monotonic() - started
     expect(page.locator("#clients > li")).to_have_count(6)
-    shoot(page, "before-light", tmp_path)
+    shoot(page, "demo-before-light")
     check_accessible(page)
 
     page.locator("#start").click()
     expect(page.locator("#status")).to_contain_text("Round 4", timeout=1000 * MOST)
     expect(page.locator("#start")).to_be_disabled()
-    shoot(page, "round-4-light", tmp_path)
+    shoot(page, "demo-round-4-light")
     seconds = trained(page)
     print(f"prepared after {prepared:.1f} s; " + page.locator("#status").inner_text())
     assert prepared + seconds < MOST
@@ -139,11 +112,11 @@ def test_a_visitor_trains_a_federation_and_lets_it_classify(visit, tmp_path):
     page.get_by_label("tiger, a novel class").or_(page.locator("#samples input").nth(5)).first.check(force=True)
     page.get_by_role("button", name="Classify").click()
     expect(page.locator("#answer-status")).to_contain_text("among 48 classes")
-    shoot(page, "trained-light", tmp_path)
+    shoot(page, "demo-trained-light")
     check_accessible(page)
 
 
-def test_the_same_in_the_dark_on_a_small_screen_and_of_two_visitors_one_starts(visit, tmp_path):
+def test_the_same_in_the_dark_on_a_small_screen_and_of_two_visitors_one_starts(visit, shoot, check_accessible):
     page = visit(color_scheme="dark")
     other = visit(color_scheme="dark", viewport={"width": 390, "height": 844})
     expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
@@ -158,15 +131,15 @@ def test_the_same_in_the_dark_on_a_small_screen_and_of_two_visitors_one_starts(v
     page.locator("#samples input").nth(2).check(force=True)
     page.get_by_role("button", name="Classify").click()
     expect(page.locator("#answers > li")).to_have_count(8)
-    shoot(page, "trained-dark", tmp_path)
+    shoot(page, "demo-trained-dark")
     check_accessible(page)
     expect(other.locator("#status")).to_contain_text("Finished")
-    shoot(other, "small-dark", tmp_path)
+    shoot(other, "demo-small-dark")
     check_accessible(other)
     assert other.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_everything_can_be_done_with_a_keyboard(visit, tmp_path):
+def test_everything_can_be_done_with_a_keyboard(visit, shoot):
     page = visit()
     expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
 
@@ -210,7 +183,7 @@ def test_everything_can_be_done_with_a_keyboard(visit, tmp_path):
     page.keyboard.press("Enter")
     expect(page.locator("#answers > li")).to_have_count(8)
     page.locator("#classify").focus()
-    shoot(page, "keyboard", tmp_path)
+    shoot(page, "demo-keyboard")
 
 
 def test_a_dropped_file_that_is_no_picture_or_too_large_is_refused_in_words(visit, tmp_path):

@@ -1,28 +1,12 @@
 """The page of a report in a real browser."""
 
-import os
-import shutil
-from pathlib import Path
-
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
 
 import fedpgp
 from fedpgp.report.page import write_report
 
 CHANGES = ("federation.rounds=3", "task.shots=2")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = shutil.which("chromium")
-    assert found, "the page's tests need Debian's chromium: make chromium"
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +17,8 @@ def page_file(tmp_path_factory):
     return directory / "report.html"
 
 
-def screenshots(tmp_path: Path) -> Path:
-    """Where to look at them: FEDPGP_SCREENSHOTS, or the test's own directory."""
-    directory = Path(os.environ.get("FEDPGP_SCREENSHOTS", tmp_path))
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_figure_is_drawn_offline_and_can_be_read(browser, page_file, scheme, tmp_path):
+def test_every_figure_is_drawn_offline_and_can_be_read(browser, page_file, scheme, shoot, check_accessible):
     page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme=scheme)
     faults = []
     page.on("pageerror", lambda error: faults.append(str(error)))
@@ -61,10 +38,8 @@ def test_every_figure_is_drawn_offline_and_can_be_read(browser, page_file, schem
     pictures.first.scroll_into_view_if_needed()
     assert pictures.first.evaluate("image => image.naturalWidth") > 0
     page.evaluate("scrollTo(0, 0)")
-    page.screenshot(path=screenshots(tmp_path) / f"report-{scheme}.png", full_page=True)
-    found = Axe().run(page).response["violations"]
-    serious = {one["id"]: one["nodes"][0]["html"] for one in found if one["impact"] in ("serious", "critical")}
-    assert serious == {}
+    shoot(page, f"report-{scheme}")
+    check_accessible(page)
     page.close()
 
 

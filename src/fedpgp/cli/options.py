@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from fedpgp.processes import cores
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
@@ -81,4 +83,4 @@ def method_names(methods: str) -> list[str]:
 def worker_count(count: int | None) -> int:
     if count is not None:
         return count
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores()

@@ -3,7 +3,7 @@
 import csv
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,22 +67,23 @@ def predict(
 
     What cannot be read is named at the end, and the exit code is 2; all other images are answered.
     """
-    from fedpgp.files import write
+    from fedpgp.directory import writing
+    from fedpgp.files import write, write_json
     from fedpgp.serving.classifier import load
     from fedpgp.serving.memory import remembers, with_memory, with_temperature
 
     files = found_images(images)
     names = None if classes is None else class_names(classes)
-    model = load(fedpgp.load_run(run), client, device=device)
+    found = fedpgp.load_run(run)
+    model = load(found, client, device=device)
     if client is not None and remembers(model.method):
-        model = with_memory(model, fedpgp.load_run(run), cache, None)
+        model = with_memory(model, found, cache, None)
     if calibrate:
-        model = with_temperature(model, fedpgp.load_run(run), cache, None)
+        model = with_temperature(model, found, cache, None)
         err.print(f"temperature {model.temperature:.3g}, from the run's validation images", markup=False)
     read = model.read(names)
-    stream: Iterator[Answer] = model.stream(files, read)
-    shown = track(stream, "images", total=len(files), console=err, disable=quiet or not err.is_terminal)
-    answers = list(shown)
+    stream = model.stream(files, read)
+    answers = list(track(stream, "images", total=len(files), console=err, disable=quiet or not err.is_terminal))
     whose = "the shared part" if client is None else f"client {client}"
     if form is Form.table and output is None:
         _print(answers, top, f"{model.method.name}, {whose}; {len(read.names)} classes")
@@ -95,15 +96,15 @@ def predict(
         if output is None:
             print_json(content)
         else:
-            from fedpgp.files import write_json
-
-            write_json(output, content)
+            with writing(output, "name another with -o"):
+                write_json(output, content)
     else:
         text = _csv(answers, read.names)
         if output is None:
             print(text, end="")
         else:
-            write(output, text.encode())
+            with writing(output, "name another with -o"):
+                write(output, text.encode())
     faults = [one for one in answers if one.fault]
     if faults:
         lines = [f"{one.image} cannot be read: {one.fault}" for one in faults]

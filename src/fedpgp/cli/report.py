@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-import fedpgp
 from fedpgp.cli.options import Force, Quiet
 from fedpgp.cli.printing import err
 
@@ -33,12 +32,8 @@ def report(
     """
     if live and figures is not None:
         raise typer.BadParameter("--figures goes with finished runs; leave out --live", param_hint="--figures")
-    try:
-        from fedpgp.report.page import follow, write_report
-    except ImportError as error:
-        raise fedpgp.FedPGPError(
-            f'a report needs {error.name}, which is not installed: pip install "fedpgp[report]"'
-        ) from error
+    from fedpgp.report.page import follow, write_report
+
     if live:
         err.print(f"open {output}; it follows the runs until they are finished, or until Ctrl-C", markup=False)
         follow(runs, output, focus=focus, force=force)

@@ -123,14 +123,19 @@ class Federation:
 
         def model(client: int) -> Params:
             kept, download = own(client), sent(client)
-            images, labels, softmax = self._holding(self._clients[client])
-            memory = remembered(method, images, labels, softmax.frozen)
-            params = Params(kept.kept or self._received(download), kept.private, download.shared, memory)
-            return method.for_prediction(params)
+            received = self._received(download)
+            return method.for_prediction(
+                Params(kept.kept or received, kept.private, download.shared, self.memory(client))
+            )
 
         some = self._task.clients[0].id
         alone = method.without_private(method.for_prediction(Params(shared, own(some).private, sent(some).shared)))
         return self._evaluator(number, alone, model, workers, alphas)
+
+    def memory(self, client: int) -> Tensors:
+        """What a client predicts with of its own images."""
+        images, labels, softmax = self._holding(self._clients[client])
+        return remembered(self.course.method, images, labels, softmax.frozen)
 
     def _received(self, download: Download) -> Tensors:
         """The shared part as a client is sent it, perhaps beside other things."""

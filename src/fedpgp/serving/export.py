@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from fedpgp import __version__
-from fedpgp.directory import load_run
+from fedpgp.directory import check_output, load_run, writing
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.files import new_directory, write
 from fedpgp.results import Run
@@ -26,8 +26,8 @@ from fedpgp.serving.memory import remembers
 from fedpgp.serving.reduce import context_of, head_of
 
 Format = Literal["safetensors", "clip-head", "onnx", "hf"]
+CARD, MARK = "README.md", "library_name: fedpgp"  # what is written last, and a line of it by which it is known
 CLIP = "clip"  # where the checkpoint lies in an export, if nobody else could fetch it
-CARD = "README.md"
 SHOWN = 3  # class names in a card's example
 SAME = 1e-4  # of the largest logit, by which an exported model may differ from the one here
 
@@ -61,33 +61,26 @@ def export(
             " client out, for the shared part"
         )
     directory = Path(output)
-    _check(directory, force)
-    with new_directory(directory) as scratch:
+    check_output(directory, force, _is_export)
+    with writing(directory, "free space, or name another with -o"), new_directory(directory) as scratch:
         facts = _WRITERS[format](found, classifier, None if classes is None else list(classes), scratch)
         write(scratch / CARD, _card(found, classifier, format, facts).encode())
     return directory
 
 
-def _check(directory: Path, force: bool) -> None:
-    if directory.exists() and not force:
-        raise OutputError(f"output directory {directory} exists; name another one with -o, or replace it with --force")
-    if directory.exists() and any(directory.iterdir()) and "library_name: fedpgp" not in _text(directory / CARD):
-        raise OutputError(f"output {directory} holds something that fedpgp export did not write; name another with -o")
+def _is_export(directory: Path) -> bool:
+    """Whether it is empty, or has the card of an export."""
+    if not directory.is_dir():
+        return False
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{directory} cannot be written: {error.strerror}; name another with -o") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
+        card = (directory / CARD).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        return ""
+        return not any(directory.iterdir())
+    return MARK in card
 
 
 def _prompt(run: Run, classifier: Classifier, classes: Sequence[str] | None, directory: Path) -> dict[str, Any]:
-    context = context_of(classifier)
+    context = context_of(classifier, classifier.read())
     params = classifier.params
     tensors = {f"shared/{name}": tensor for name, tensor in params.shared.items()}
     tensors |= {f"private/{name}": tensor for name, tensor in params.private.items()}
@@ -175,7 +168,8 @@ def _hugging_face(run: Run, classifier: Classifier, classes: Sequence[str] | Non
             f"format hf must be of a CLIP that transformers has, and {run.config.backbone.checkpoint} is none: take"
             " clip-head or onnx"
         )
-    context = context_of(classifier)
+    read = classifier.read()
+    context = context_of(classifier, read)
     facts, tokenizer = _template(classifier, context), copy.deepcopy(_tokenizer(classifier))
     model: Any = copy.deepcopy(classifier.backbone.image.model)
     tokenizer.add_tokens(facts["tokens"])
@@ -201,7 +195,7 @@ def _hugging_face(run: Run, classifier: Classifier, classes: Sequence[str] | Non
     )
     with torch.no_grad():
         found = nn.functional.normalize(again.text_projection(again.text_model(**texts).pooler_output), dim=-1)
-    _same(found, head_of(classifier, classifier.read()).float(), directory)
+    _same(found, head_of(classifier, read).float(), directory)
     return facts
 
 
@@ -274,7 +268,7 @@ def _card(run: Run, classifier: Classifier, format: str, facts: Mapping[str, Any
         [
             "---",
             *lines,
-            "library_name: fedpgp",
+            MARK,
             "pipeline_tag: zero-shot-image-classification",
             "tags: [federated-learning, prompt-learning, clip]",
             "---",

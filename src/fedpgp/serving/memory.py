@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fedpgp.aggregators import FedAvg
 from fedpgp.data.images import Images
 from fedpgp.errors import ConfigError
-from fedpgp.federation.client import remembered
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.federation.course import Course
+from fedpgp.federation.jobs import Federation
 from fedpgp.laboratory import Laboratory, Reporter, laboratory
 from fedpgp.methods import Method
 from fedpgp.metrics import own_images
@@ -38,13 +39,8 @@ def with_memory(classifier: Classifier, run: Run, cache: Path | str | None, repo
     assert classifier.client is not None, "the shared part remembers nothing"
     method = classifier.method
     with images_of(run, cache, reporter) as lab:
-        task, data = lab.tasks[run.seed], lab.data(method, run.seed)
-        client = task.clients[classifier.client]
-        classes = client.classes if method.own_classes else task.base
-        column = {label: i for i, label in enumerate(classes)}
-        labels = torch.tensor([column[label] for label in task.train.labels[client.train].tolist()])
-        frozen = frozen_of(method, task, lab.backbone).select(classes)
-        memory = remembered(method, data.train[torch.from_numpy(client.train)], labels, frozen)
+        course = Course(method, lab.tasks[run.seed], lab.backbone, run.config.federation, run.seed, FedAvg())
+        memory = Federation(course, lab.data(method, run.seed), lab.backbone).memory(classifier.client)
     return replace(classifier, params=replace(classifier.params, memory=memory))
 
 

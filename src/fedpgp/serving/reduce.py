@@ -3,8 +3,6 @@
 Letters: B images, C classes, D feature width, M context vectors, d token width.
 """
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -39,21 +37,20 @@ def head_of(classifier: Classifier, classes: Classes) -> Tensor:
 
 
 @torch.no_grad()
-def context_of(classifier: Classifier) -> Tensor:
+def context_of(classifier: Classifier, classes: Classes) -> Tensor:
     """The context [M, d] behind whose class names the text features are all that a model predicts with.
 
-    Raises ConfigError where it has none, one for each class, one for several layers, or mixes several.
+    classes: some that the model has read. Raises ConfigError where it has none, one for each class, one for several
+    layers, or mixes several.
     """
     method, like = classifier.method, classifier.backbone.logit_scale
-    head_of(classifier, classifier.read())
+    head_of(classifier, classes)
     rng = torch.Generator().manual_seed(0)
-    classes = classifier.read()
     contexts = [Prompt.of(context) for context in method.prompts(classifier.params, classes.frozen)]
     text = torch.randn(len(classes.text), len(classes.names), classifier.backbone.image.width, generator=rng).to(like)
     text = torch.nn.functional.normalize(text, dim=-1)
     images = torch.nn.functional.normalize(torch.randn(TRIES, text.shape[-1], generator=rng), dim=1).to(like)
-    found = replace(classes, text=text)
-    logits = method.predict(classifier.params, found.text, images, found.frozen)
+    logits = method.predict(classifier.params, text, images, classes.frozen)
     for context, features in zip(contexts, text, strict=False):
         plain = context.vectors.dim() == 2 and context.layers == 1 and not context.adapters
         if plain and _near(like.exp() * images @ features.T, logits):

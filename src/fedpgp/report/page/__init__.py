@@ -1,5 +1,10 @@
 """One self-contained page of what some runs found."""
 
-from fedpgp.report.page.write import follow, write_report
+from fedpgp.errors import ConfigError
+
+try:
+    from fedpgp.report.page.write import follow, write_report
+except ImportError as error:
+    raise ConfigError(f'a report needs {error.name}, which is not installed: pip install "fedpgp[report]"') from error
 
 __all__ = ["follow", "write_report"]

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 
 from fedpgp.data.sources import load_source
 from fedpgp.errors import FedPGPError
@@ -37,9 +39,6 @@ def text_features(run: Run, first: Classifier) -> pd.DataFrame:
 
     Raises FedPGPError where a model is more than text features.
     """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
     classes = first.read()
     found = [("hand-written", "hand-written", classes.frozen.guidance)]
     if first.client is None:

@@ -1,11 +1,12 @@
 """The numbers behind each figure, as pandas frames: one row for each mark."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from fedpgp.bootstrap import Outcomes
@@ -20,13 +21,7 @@ def rounds(comparison: Comparison, going: Sequence[Going], named: Mapping[str, s
     """method, metric, round, mean, low, high: one standard deviation over seeds; of unfinished runs each by itself."""
     rows = []
     for method in comparison.methods:
-        of_round: dict[tuple[int, str], list[float]] = {}
-        for run in comparison.of(method):
-            for record in run.rounds:
-                for name in SHOWN:
-                    if name in record:
-                        of_round.setdefault((record["round"], name), []).append(record[name])
-        for (number, name), values in of_round.items():
+        for (number, name), values in _by_round(comparison.of(method), SHOWN.__contains__).items():
             mean, deviation = spread(values)
             rows.append([method, named.get(name, name), number, mean, mean - (deviation or 0), mean + (deviation or 0)])
     for one in going:
@@ -43,18 +38,23 @@ def cosines(comparison: Comparison) -> pd.DataFrame:
     """method, between, round, cosine: how near text features are to each other, means over clients and seeds."""
     rows = []
     for method in comparison.methods:
-        of_round: dict[tuple[int, str], list[float]] = {}
-        for run in comparison.of(method):
-            for record in run.rounds:
-                for name, value in record.items():
-                    if name.startswith("cosine_"):
-                        of_round.setdefault((record["round"], name), []).append(value)
-        for (number, name), values in of_round.items():
+        found = _by_round(comparison.of(method), lambda name: name.startswith("cosine_"))
+        for (number, name), values in found.items():
             first, second = name.removeprefix("cosine_").split("_")
             symbols = {"guidance": "z_C", "global": "z_G", "personal": "z_i"}
             pair = f"cos({symbols.get(first, first)}, {symbols.get(second, second)})"
             rows.append([method, pair, number, fmean(values)])
     return pd.DataFrame(rows, columns=["method", "between", "round", "cosine"])
+
+
+def _by_round(runs: Sequence[Run], wanted: Callable[[str], bool]) -> dict[tuple[int, str], list[float]]:
+    """Round and name -> the figure of each run that has it, for the figures of records that are wanted."""
+    found: dict[tuple[int, str], list[float]] = {}
+    for run in runs:
+        for record in run.rounds:
+            for name in filter(wanted, record):
+                found.setdefault((record["round"], name), []).append(record[name])
+    return found
 
 
 def tradeoff(comparison: Comparison) -> pd.DataFrame:
@@ -144,8 +144,6 @@ def singular_values(run: Run) -> pd.DataFrame:
     for one in run.results["clients"]:
         change = personal_change(run, one["client"])
         if change is not None:
-            import torch
-
             values = torch.linalg.svdvals(change.double())
             keep = values[values > 1e-6 * values.max().clamp(min=1e-12)]
             rows += [[one["client"], i + 1, float(value)] for i, value in enumerate(keep)]

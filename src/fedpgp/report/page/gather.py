@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedpgp.directory import PLAN, cells, is_unfinished, load_run
+from fedpgp.directory import PLAN, RECORDS, cells, is_unfinished, load_run
 from fedpgp.errors import FedPGPError, OutputError
+from fedpgp.federation.state import FILE
 from fedpgp.results import Comparison, Run
 
 
@@ -21,7 +23,7 @@ class Going:
 
 @dataclass(frozen=True)
 class Part:
-    """Runs on one task. going: those that are not finished, of which the task is not known are in the first part."""
+    """Runs on one task. directories: of each, by method and seed."""
 
     comparison: Comparison
     directories: Mapping[tuple[str, int], Path]
@@ -41,7 +43,7 @@ def gather(given: Sequence[Path]) -> Gathered:
 
     Raises OutputError where there is nothing to show at all.
     """
-    found: dict[Path, tuple[str, int] | None] = {}
+    found: dict[Path, None] = {}  # each once, in their order
     faults: list[str] = []
     for directory in given:
         if not directory.is_dir():
@@ -49,7 +51,7 @@ def gather(given: Sequence[Path]) -> Gathered:
         inside = _cells(directory, faults)
         if not inside:
             faults.append(f"{directory} holds no run")
-        found |= inside
+        found |= dict.fromkeys(inside)
     tasks: dict[str, dict[tuple[str, int], tuple[Run, Path]]] = {}
     going = []
     for path in found:
@@ -76,16 +78,15 @@ def gather(given: Sequence[Path]) -> Gathered:
     return Gathered(parts, going, faults)
 
 
-def _cells(directory: Path, faults: list[str]) -> dict[Path, tuple[str, int] | None]:
+def _cells(directory: Path, faults: list[str]) -> list[Path]:
     if is_unfinished(directory) or (directory / "results.json").exists():
-        return {directory: None}
+        return [directory]
     try:
         if (directory / PLAN).exists():
-            return {path: key for key, path in cells(directory).items()}
+            return list(cells(directory).values())
     except FedPGPError as error:
         faults.append(str(error))
-    inside = {path.parent for name in ("results.json", "state.sqlite") for path in directory.rglob(name)}
-    return dict.fromkeys(sorted(inside))
+    return sorted({path.parent for name in ("results.json", FILE) for path in directory.rglob(name)})
 
 
 def _name(directory: Path) -> str:
@@ -95,10 +96,11 @@ def _name(directory: Path) -> str:
 
 def _records(directory: Path) -> list[dict[str, Any]]:
     """Those that the run has written so far; a line that is being written is left for the next time."""
-    try:
-        return [json.loads(line) for line in (directory / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        return []
+    found = []
+    with suppress(OSError, ValueError):
+        for line in (directory / RECORDS).read_text(encoding="utf-8").splitlines():
+            found.append(json.loads(line))
+    return found
 
 
 def _signature(run: Run) -> str:

@@ -1,12 +1,14 @@
 """Gathered runs -> one file that opens from a disk, and figures for a paper."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import vl_convert
+from jinja2 import Environment, PackageLoader
 
 from fedpgp import __version__
 from fedpgp.errors import ConfigError, FedPGPError, OutputError
@@ -34,7 +36,7 @@ class Section:
     wrong: Sequence[closer.Wrong] = ()
     costs: Sequence[dict[str, Any]] = ()
     provenance: Sequence[dict[str, Any]] = ()
-    notes: Sequence[str] = field(default_factory=list)
+    notes: Sequence[str] = ()
     latex: str = ""
 
 
@@ -55,7 +57,7 @@ def write_report(
     """
     _check(output, force)
     found = gather(given)
-    _write(found, output, focus, figures, 0, progress)
+    _write(found, output, focus, figures, False, progress)
     return found
 
 
@@ -69,7 +71,7 @@ def follow(
         found = gather(given)
         state = ([one.name for one in found.going], [len(one.records) for one in found.going])
         if state != before:
-            _write(found, output, focus, None, 2 if found.going else 0, lambda *_: None)
+            _write(found, output, focus, None, bool(found.going), lambda *_: None)
             before = state
         if not found.going:
             return
@@ -77,9 +79,8 @@ def follow(
 
 
 def _write(
-    found: Gathered, output: Path, focus: str | None, figures: Path | None, reload: float, progress: Progress
+    found: Gathered, output: Path, focus: str | None, figures: Path | None, live: bool, progress: Progress
 ) -> None:
-    live = bool(reload)
     known = {method for part in found.parts for method in part.comparison.methods}
     if focus is not None and focus not in known:
         raise ConfigError(f"focus must be a method of the runs, got {focus!r}; there are {', '.join(sorted(known))}")
@@ -88,7 +89,7 @@ def _write(
         frame = frames.rounds(Comparison([]), found.going, tables.TITLES)
         drawn = [charts.rounds(frame)] if len(frame) else []
         sections = [Section("Running", [], drawn)]
-    write(output, _page(sections, found, reload).encode())
+    write(output, _page(sections, found, live).encode())
     if figures is not None:
         _write_figures(sections, figures, progress)
 
@@ -170,27 +171,21 @@ def _provenance(run: Run, directory: Path) -> dict[str, Any]:
     }
 
 
-def _page(sections: Sequence[Section], found: Gathered, reload: float) -> str:
-    try:
-        from jinja2 import Environment, PackageLoader
-    except ImportError as error:
-        raise _missing() from error
+def _page(sections: Sequence[Section], found: Gathered, live: bool) -> str:
     environment = Environment(
         loader=PackageLoader("fedpgp.report.page", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     specs = {f"{i}-{chart.name}": chart.spec for i, part in enumerate(sections) for chart in part.charts}
     return environment.get_template("report.html").render(
         sections=sections,
         faults=found.faults,
         going=[(one.name, len(one.records)) for one in found.going],
-        reload=reload,
+        reload=REST if live else 0,
         generator=GENERATOR,
         version=__version__,
         made=time.strftime("%Y-%m-%d %H:%M"),
-        # < and > as escapes: a class name may hold what would end the script.
-        specs=json.dumps(specs, separators=(",", ":")).translate(
-            {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
-        ),
+        specs=specs,
         bundle=_bundle().replace("</script", "<\\/script"),
     )
 
@@ -198,14 +193,10 @@ def _page(sections: Sequence[Section], found: Gathered, reload: float) -> str:
 @cache
 def _bundle() -> str:
     """Vega, Vega-Lite and their embedding, to be put into the page."""
-    import vl_convert
-
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def _write_figures(sections: Sequence[Section], directory: Path, progress: Progress) -> None:
-    import vl_convert
-
     directory.mkdir(parents=True, exist_ok=True)
     every = [
         (f"{i}-{chart.name}" if len(sections) > 1 else chart.name, chart)
@@ -225,11 +216,6 @@ def _write_figures(sections: Sequence[Section], directory: Path, progress: Progr
 
 
 def _check(output: Path, force: bool) -> None:
-    try:
-        import altair  # noqa: F401
-        import vl_convert  # noqa: F401
-    except ImportError as error:
-        raise _missing() from error
     if output.is_dir():
         raise OutputError(f"output {output} is a directory; name a file with -o, such as report.html")
     if output.exists() and not force:
@@ -240,7 +226,3 @@ def _check(output: Path, force: bool) -> None:
                 )
     if not output.absolute().parent.is_dir():
         raise OutputError(f"output {output} cannot be written: its directory does not exist; make it, or name another")
-
-
-def _missing() -> ConfigError:
-    return ConfigError('a report needs Altair, vl-convert, jinja2 and scikit-learn: pip install "fedpgp[report]"')
