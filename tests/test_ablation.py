@@ -104,6 +104,7 @@ class TestAblation:
         for text in ("as it is", "Local", "Novel", "area", "zero-shot CLIP"):
             assert text in drawn
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("at", [0, 2])
     def test_what_is_stopped_goes_on(self, at, file, tmp_path, cache, monkeypatch):
         ablate(file, tmp_path / "whole", cache, seeds=1)

@@ -48,6 +48,7 @@ def test_the_tutorials_commands_run(written, small, cache, monkeypatch):
         assert "two-prompts" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_tutorials_check_passes(written):
     done = subprocess.run([sys.executable, "-c", blocks("python")[1]], capture_output=True, text=True, check=False)
     assert re.fullmatch(r"\d+ checks passed\n", done.stdout), done.stderr
@@ -114,6 +115,7 @@ def test_what_is_to_be_done_with_a_run_can_be_done(small, pictograms, cache, tmp
 TRACKING = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_on_tracking_does_what_it_says(small, cache, tmp_path, monkeypatch):
     import fedpgp
     from fedpgp import hub

@@ -221,6 +221,7 @@ class TestCommand:
         assert code == 2 and told.count("\n") == 1
         assert not list(tmp_path.iterdir())
 
+    @pytest.mark.slow
     def test_it_prints_what_it_resumes(self, command, cache):
         first = ["bottleneck", "--embedded", "--seeds", "1", "--set", "task.clients=3", "-o", "out"]
         common = ["--cache-dir", str(cache), "--workers", "1", "--quiet"]

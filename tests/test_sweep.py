@@ -74,6 +74,7 @@ class TestSweep:
         assert fedpgp.load_sweep(tmp_path / "out").rows() == found.rows()
         assert len(json.loads(json.dumps(found.as_json()))["rows"]) == 8
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("at", [0, 2])
     def test_what_is_stopped_goes_on(self, at, tmp_path, cache, monkeypatch):
         sweep(tmp_path / "whole", cache)

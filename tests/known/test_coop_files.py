@@ -143,6 +143,7 @@ def test_what_is_not_there_is_told_with_its_places_and_page(tmp_path, name, monk
         find(name, tmp_path)
 
 
+@pytest.mark.slow
 def test_order_of_classes_does_not_depend_on_hashes(laid, tmp_path):
     laid()
     program = (
