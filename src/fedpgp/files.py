@@ -13,6 +13,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+OWNER_ALONE = 0o700  # mode of a directory into which nobody else looks
+
 # The names of the safetensors format.
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
 DTYPES |= {torch.int16: "I16", torch.int32: "I32", torch.int64: "I64"}
@@ -36,6 +38,13 @@ def write(path: Path, content: bytes | Iterable[bytes], mode: int = 0o666) -> No
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def make_directory(directory: Path, mode: int) -> None:
+    """Makes a directory and those above it that are missing, all of one mode; pathlib gives it to the last alone."""
+    for place in reversed([directory, *directory.parents]):
+        if not place.exists():
+            place.mkdir(mode=mode, exist_ok=True)
 
 
 def flush_directory(directory: Path) -> None:

@@ -207,13 +207,14 @@ def test_a_node_with_data_of_its_own_takes_part_and_one_with_other_names_is_told
 
 
 def wait_for(layout: Layout, client: int, number: int) -> None:
-    """Until a client has trained in a round, or a later one."""
+    """Until a client has trained in a round, or a later one. Raises TimeoutError where it does not."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
         files = (layout.node(client) / "state").glob("*/*/round-*.safetensors")
         if any(int(file.stem.removeprefix("round-")) >= number for file in files):
             return
         time.sleep(0.1)
+    raise TimeoutError(f"client {client} has not trained in round {number}")
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":

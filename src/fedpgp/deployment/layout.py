@@ -14,11 +14,10 @@ from typing import Any
 from fedpgp.config import ExperimentConfig
 from fedpgp.deployment.credentials import write_authority, write_node_key, write_server
 from fedpgp.errors import ConfigError, OutputError
-from fedpgp.files import new_directory, write
+from fedpgp.files import OWNER_ALONE, make_directory, new_directory, write
 
 MOST_NODES = 1000
 NODE_PORT = 9094  # Flower's own
-OWNER_ALONE = 0o700
 NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]+\]?")
 
@@ -148,7 +147,7 @@ def create(directory: Path, plan: Plan, force: bool = False) -> Layout:
         }
         federation = made.app / "federation"
         for place in (federation, made.server, made.flwr, scratch / "authority", scratch / "systemd", made.runs):
-            place.mkdir(parents=True, mode=OWNER_ALONE)
+            make_directory(place, OWNER_ALONE)
         _fill(made.app / "pyproject.toml", "app-pyproject.toml", values)
         write(federation / "__init__.py", b"")
         for module in ("server_app.py", "client_app.py"):
@@ -165,7 +164,7 @@ def create(directory: Path, plan: Plan, force: bool = False) -> Layout:
         )
         for client in range(plan.nodes):
             node = made.node(client)
-            node.mkdir(parents=True, mode=OWNER_ALONE)
+            make_directory(node, OWNER_ALONE)
             write_node_key(node / "key", made.server / f"node-{client}.pub")
             shutil.copy(made.server / "ca.crt", node)
             shutil.copy(federation / "experiment.toml", node)

@@ -79,7 +79,7 @@ class LocalFederation:
             run, answered = self.submit(output=str(output)), time.monotonic()
             while True:
                 for name in self.tend():
-                    hear(f"{name} had ended and was started again")
+                    hear(f"{name} had ended and was started again: {self.logs / f'{name}.log'} says why")
                 try:
                     status, ended = self.status(run)
                     answered = time.monotonic()

@@ -18,11 +18,10 @@ from fedpgp.federation.client import ClientUpdate, train_clients
 from fedpgp.federation.jobs import Federation
 from fedpgp.federation.rounds import own_after
 from fedpgp.federation.state import ClientState, grouped, on_device, ungrouped
-from fedpgp.files import safetensors, write
+from fedpgp.files import OWNER_ALONE, make_directory, safetensors, write
 from fedpgp.workers import Workers
 
 RUN = re.compile(r"[0-9a-f]{32}")
-OWNER_ALONE = 0o700  # of a directory: nobody else looks in
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class OwnStates:
     def keep(self, number: int, counted: int, state: ClientState) -> None:
         """Keeps it as of a round, beside the last one that counts; all others go."""
         try:
-            self.directory.mkdir(mode=OWNER_ALONE, parents=True, exist_ok=True)
+            make_directory(self.directory, OWNER_ALONE)
             check_owner(self.directory)
             write(self._file(number), safetensors(grouped(state)), mode=0o600)
             for gone in self._rounds():
