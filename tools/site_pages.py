@@ -1,5 +1,5 @@
-"""Pages of the site that are not in docs/: the README as home, the command line, the public API, the settings, and
-the files of the repository that pages link to. A hook of mkdocs; see mkdocs.yml.
+"""Pages of the site that are not in docs/: the README as home, the command line, the public API, the settings, the
+notebooks with what they showed, and the files of the repository that pages link to. A hook of mkdocs; see mkdocs.yml.
 """
 
 import inspect
@@ -16,6 +16,7 @@ from fedpgp import cli
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<!!)\[([^\[\]]+)\]\(([^()\s]+)\)")
@@ -26,15 +27,17 @@ HOME = "README.md"
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that are made."""
-    made = {
+    made: dict[str, str | bytes] = {
         "reference/api.md": api(),
         "reference/commands.md": commands(),
         "reference/settings.md": settings(),
         "index.md": (ROOT / HOME).read_text(encoding="utf-8"),
     }
-    for place, text in made.items():
-        files.append(File.generated(config, place, content=text))
-    waiting = [(HOME, made["index.md"])]
+    for notebook in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        made |= pages_of(notebook)
+    for place, content in made.items():
+        files.append(File.generated(config, place, content=content))
+    waiting = [(HOME, str(made["index.md"]))]
     waiting += [(f"docs/{file.src_uri}", file.content_string) for file in files.documentation_pages()]
     seen = {HOME}
     while waiting:
@@ -51,7 +54,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links to files of the repository lead to their pages."""
+    """Links to files of the repository, and to notebooks, lead to their pages."""
     place = page.file.src_uri
     origin = HOME if place == "index.md" else place.removeprefix("repository/").removesuffix(".md")
     if place.startswith("repository/"):
@@ -62,6 +65,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def changed(match: re.Match[str]) -> str:
         text, link = match.groups()
         target, anchor = resolved(origin, link)
+        if target is not None and target.startswith("docs/notebooks/"):
+            goal = target.removeprefix("docs/").replace(".ipynb", ".md")
+            return f"[{text}]({posixpath.relpath(goal, posixpath.dirname(place) or '.')}{anchor})"
         if target is None or (target.startswith("docs/") and origin.startswith("docs/")):
             return match[0]
         if not (ROOT / target).is_file():
@@ -119,6 +125,18 @@ def api() -> str:
         made = getattr(fedpgp, name)
         text += f"\n::: {made.__module__}.{made.__qualname__}\n"
     return text
+
+
+def pages_of(notebook: Path) -> dict[str, str | bytes]:
+    """A notebook's page and its pictures, by their place in the site."""
+    files = f"{notebook.stem}_files"
+    text, made = MarkdownExporter().from_filename(str(notebook), {"output_files_dir": files})
+    title, _, rest = text.partition("\n")
+    text = f'{title}\n\n<a href="{notebook.name}" download>The notebook</a>\n{rest}'
+    return {
+        f"notebooks/{notebook.stem}.md": text,
+        **{f"notebooks/{name}": one for name, one in made["outputs"].items()},
+    }
 
 
 def settings() -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fedpgp.grid.sweeping import load_sweep, resume_sweep, sweep
     from fedpgp.joining import join
     from fedpgp.laboratory import Reporter, Silent
+    from fedpgp.progress import ProgressBars
     from fedpgp.reproduction.run import load_reproduction, reproduce, resume_reproduction
     from fedpgp.results import Comparison, Run
     from fedpgp.serving.classifier import Classifier, load
@@ -29,6 +30,7 @@ __all__ = [
     "Comparison",
     "ExperimentConfig",
     "FedPGPError",
+    "ProgressBars",
     "Reporter",
     "Run",
     "Silent",
@@ -70,6 +72,7 @@ _HOMES = {
     "FedPGPError": "errors",
     "Reporter": "laboratory",
     "Silent": "laboratory",
+    "ProgressBars": "progress",
     "join": "joining",
     "compare": "experiment",
     "resume": "experiment",

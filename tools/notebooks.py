@@ -1,0 +1,50 @@
+"""Runs the notebooks of docs/notebooks, each in a directory of its own: `python tools/notebooks.py`.
+
+With `--keep` what they show is written into them.
+
+What they print on standard error, such as progress, is not kept.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbconvert.preprocessors import ExecutePreprocessor
+
+DIRECTORY = Path(__file__).parents[1] / "docs" / "notebooks"
+NAMES = ("tour", "your_method", "your_images")
+
+
+def executed(name: str) -> nbformat.NotebookNode:
+    """A notebook after all of its cells. Raises CellExecutionError where one fails."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as in an activated venv
+    notebook = nbformat.read(DIRECTORY / f"{name}.ipynb", as_version=4)
+    with tempfile.TemporaryDirectory() as directory:
+        runner = ExecutePreprocessor(timeout=300, kernel_name="python3", record_timing=False)
+        notebook, _ = runner.preprocess(notebook, {"metadata": {"path": directory}})
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+    return notebook
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=NAMES, help=f"of {', '.join(NAMES)}; all unless named")
+    parser.add_argument("--keep", action="store_true", help="write what they show into them")
+    asked = parser.parse_args()
+    for name in asked.names:
+        begun = time.monotonic()
+        notebook = executed(name)
+        if asked.keep:
+            notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"]}
+            nbformat.write(notebook, DIRECTORY / f"{name}.ipynb")
+        print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
