@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import nbformat
-from nbconvert.preprocessors import ExecutePreprocessor
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor, ExecutePreprocessor
 
 DIRECTORY = Path(__file__).parents[1] / "docs" / "notebooks"
 NAMES = ("tour", "your_method", "your_images")
@@ -29,6 +29,7 @@ def executed(name: str) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+    notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
     return notebook
 
 
