@@ -1,6 +1,7 @@
 """Runs and comparisons from Python: what they hold, and that the same config gives the same bytes."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,7 @@ def test_run_alone_equals_its_cell_of_a_comparison(cache: Path) -> None:
 def test_provenance_says_what_made_the_run(cache: Path) -> None:
     provenance = run("promptfl", cache).provenance
     assert provenance["fedpgp"] == fedpgp.__version__
-    assert provenance["packages"]["torch"] == torch.__version__
+    assert provenance["packages"]["torch"] == version("torch")
     assert len(provenance["checkpoint"]) == 64
     assert provenance["seed"] == 0
 
