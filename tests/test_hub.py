@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 import huggingface_hub
 import pytest
 from tiny import SHORT_RUN
+from typer.main import get_command
 
 import fedpgp
-from fedpgp import hub
-from fedpgp.errors import OutputError
+from fedpgp import cli, hub
+from fedpgp.errors import ConfigError, OutputError
 from fedpgp.serving.export import export
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of httpx about huggingface_hub
@@ -228,3 +229,19 @@ def test_a_server_that_fails_or_is_not_there_is_told(server: Hub, exported: Path
         hub.upload(exported, "me/zebras", endpoint=server.address, token=TOKEN)
     with pytest.raises(OutputError, match=r"http://127.0.0.1:9 cannot be reached: .*; try again when it can"):
         hub.upload(exported, "me/zebras", endpoint="http://127.0.0.1:9", token=TOKEN)
+
+
+def test_the_command_line_exports_and_uploads(
+    server: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: TOKEN)
+    monkeypatch.setattr(cli.err, "_file", None)
+    run, output = exported.parent / "run", exported.parent / "again"
+    main = get_command(cli.app)
+    main(["export", str(run), "-o", str(output), "--upload", "me/prompts"], standalone_mode=False)
+    assert {path: digest(content) for path, content in server.repositories["me/prompts"].items()} == contents(output)
+    assert server.private["me/prompts"] is True
+    assert f"uploaded to {server.address}/me/prompts" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="--public goes with --upload"):
+        main(["export", str(run), "--public"], standalone_mode=False)

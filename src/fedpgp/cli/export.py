@@ -9,6 +9,7 @@ import typer
 from fedpgp.cli.options import Force, new_name
 from fedpgp.cli.predict import Client, class_names
 from fedpgp.cli.printing import err
+from fedpgp.errors import ConfigError
 
 
 class Form(StrEnum):
@@ -39,11 +40,29 @@ def export(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory to write.")] = None,
     force: Force = False,
+    upload: Annotated[
+        str | None,
+        typer.Option(
+            "--upload",
+            metavar="OWNER/NAME",
+            help="Then upload it to this repository of the hub, which is made if missing.",
+        ),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --upload: for everybody to read.")] = False,
 ) -> None:
-    """Write a run's prompt as files that others use without fedpgp, with a model card that shows how."""
+    """Write a run's prompt as files that others use without fedpgp, with a model card that shows how.
+
+    --upload takes the token of `hf auth login`, and a private repository unless --public is given.
+    """
     from fedpgp.serving.export import export as write
 
+    if public and upload is None:
+        raise ConfigError("--public goes with --upload")
     names = None if classes is None else class_names(classes)
     directory = output or new_name(f"export-{form.value}")
     write(run, directory, form.value, client=client, classes=names, force=force)
     err.print(f"written to {directory}; how to use it: {directory / 'README.md'}", markup=False)
+    if upload is not None:
+        from fedpgp import hub
+
+        err.print(f"uploaded to {hub.upload(directory, upload, private=not public)}", markup=False)
