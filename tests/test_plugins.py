@@ -252,3 +252,38 @@ def test_results_are_read_without_the_code_of_the_method(mine, small, tmp_path, 
     fedpgp.run(str(mine), changes=["mine.factor=0.25", *SHORT], output=tmp_path / "out", cache=cache)
     installs(monkeypatch, "mine", "nowhere_at_all:Mine")
     assert fedpgp.load_run(tmp_path / "out").method == "mine"
+
+
+def test_a_method_typed_into_a_notebook_runs_and_says_where_it_fails(small, cache, tmp_path):
+    def typed(source: str) -> type:
+        cell: dict[str, object] = {"__name__": "a_notebook"}
+        exec(compile(source, "<cell 3>", "exec"), cell)
+        return cell["Mine"]
+
+    runs = [
+        fedpgp.run(typed(source)(), changes=SHORT, cache=cache)
+        for source in (MINE, MINE, MINE.replace("* term", "+ term"))
+    ]
+    codes = [run.provenance["method_code"] for run in runs]
+    assert codes[0] == codes[1] != codes[2]
+    broken = MINE.replace("super().loss", "nowhere")
+    line = next(number for number, text in enumerate(broken.splitlines(), 1) if "nowhere" in text)
+    with pytest.raises(ConfigError, match=rf"method 'mine' fails: NameError.* in <cell 3>, line {line}: "):
+        fedpgp.run(typed(broken)(), changes=SHORT, cache=cache)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_method_that_fails_in_training_says_in_which_of_its_lines(workers, tmp_path, small, cache):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE.replace("super().loss", "nowhere"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"method 'mine' fails: NameError.* in mine.py, line \d+: return"):
+        fedpgp.run(f"{path}:Mine", changes=SHORT, cache=cache, workers=workers)
+
+
+def test_what_a_reporter_raises_is_not_the_methods_fault(mine, small, cache):
+    class Stopping(fedpgp.Silent):
+        def round(self, method, seed, record):
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        fedpgp.run(f"{mine}:Mine", changes=SHORT, cache=cache, reporter=Stopping())

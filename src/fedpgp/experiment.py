@@ -35,7 +35,7 @@ from fedpgp.laboratory import Laboratory, Reporter, Silent, laboratory
 from fedpgp.methods import METHODS, Method
 from fedpgp.origin import begin, begun_config, check_origin, origin
 from fedpgp.plan import Cell, Plan
-from fedpgp.plugins import check_instance, find_method, installed
+from fedpgp.plugins import check_instance, find_method, installed, own_errors
 from fedpgp.record import Prompts, answers, figures, outcomes, predicting, sent_to
 from fedpgp.report.comparison import write_comparison
 from fedpgp.results import Comparison, Run, headline
@@ -337,15 +337,16 @@ def _plan(lab: Laboratory, states: Mapping[Cell, State]) -> Plan:
 def _seconds(lab: Laboratory, name: str, seed: int) -> float:
     method = lab.config.methods[name]
     try:
-        return seconds_of_run(
-            method,
-            lab.data(method, seed),
-            lab.backbone,
-            lab.config.federation,
-            seed,
-            lab.workers,
-            lab.config.aggregator,
-        )
+        with own_errors(method, training=True):
+            return seconds_of_run(
+                method,
+                lab.data(method, seed),
+                lab.backbone,
+                lab.config.federation,
+                seed,
+                lab.workers,
+                lab.config.aggregator,
+            )
     except TrainingError:
         return 0.0  # the run itself will say so, in its place
 
@@ -370,14 +371,15 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
     if directory is not None:
         with writing(directory, remedy):
             write_records(state.records(), directory)
-    for record in finished:
-        number = record["round"]
-        if directory is not None:
-            with writing(directory, remedy):
-                add_record(record, directory)
-        reporter.progress(label, number or 1, total if number else 1, headline(record))
-        reporter.round(name, seed, record)
-        yield record
+    with own_errors(method, training=True):
+        for record in finished:
+            number = record["round"]
+            if directory is not None:
+                with writing(directory, remedy):
+                    add_record(record, directory)
+            reporter.progress(label, number or 1, total if number else 1, headline(record))
+            reporter.round(name, seed, record)
+            yield record
     records, last, server = state.records(), state.evaluation(), state.server()
     result = Run(
         config=config,

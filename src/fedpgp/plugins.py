@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, get_args
 
 from fedpgp.aggregators import AGGREGATORS
@@ -107,8 +107,12 @@ def _is_method(value: Any) -> bool:
 
 
 @contextmanager
-def own_errors(method: Method) -> Iterator[None]:
-    """Turns what somebody else's method raises before training into a ConfigError with the line of its own code."""
+def own_errors(method: Method, training: bool = False) -> Iterator[None]:
+    """Turns what somebody else's method raises into a ConfigError with the line of its own code.
+
+    training: what others raise, such as a reporter, passes here, too, and stays as it is; before training nobody else
+    is at work, so that what is raised elsewhere comes of what the method gave.
+    """
     try:
         yield
     except FedPGPError:
@@ -116,15 +120,45 @@ def own_errors(method: Method) -> Iterator[None]:
     except Exception as error:
         if type(method).__module__.startswith("fedpgp."):
             raise
-        file = Path(inspect.getfile(type(method)))
+        file = _file(method)
+        if training and not _passes(error, file):
+            raise
         raise ConfigError(f"method {method.name!r} fails: {_line(error, file)}; mend it") from error
 
 
 def fingerprint(method: Method) -> str | None:
-    """SHA-256 of the file that somebody else's method is written in; None for one of ours, which has our version."""
+    """SHA-256 of the file that somebody else's method is written in; None for one of ours, which has our version.
+
+    Of a method that was typed into a notebook or a prompt, there being no file, it is of what its functions do.
+    """
     if type(method).__module__.startswith("fedpgp."):
         return None
-    return hashlib.sha256(Path(inspect.getfile(type(method))).read_bytes()).hexdigest()
+    file = _file(method)
+    if file.exists():
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    said = sorted((name, *_said(function.__code__)) for name, function in _functions(method))
+    return hashlib.sha256(repr(said).encode()).hexdigest()
+
+
+def _said(code: CodeType) -> tuple[str, tuple[str, ...], list[Any]]:
+    """What a function does, without the place where it is written."""
+    within = [_said(one) if inspect.iscode(one) else repr(one) for one in code.co_consts]
+    return code.co_code.hex(), code.co_names, within
+
+
+def _file(method: Method) -> Path:
+    """The file of a method's code as tracebacks name it; of what was typed into a notebook or a prompt, it is none."""
+    try:
+        return Path(inspect.getfile(type(method)))
+    except (TypeError, OSError):
+        return Path(next((function.__code__.co_filename for _, function in _functions(method)), "<none>"))
+
+
+def _functions(method: Method) -> Iterator[tuple[str, FunctionType]]:
+    """Those that the class itself defines; what dataclasses make is no code of its author."""
+    for name, value in vars(type(method)).items():
+        if inspect.isfunction(value) and value.__code__.co_filename != "<string>":
+            yield name, value
 
 
 def check_instance(method: Method) -> None:
@@ -169,11 +203,30 @@ def misread(method: Method) -> str | None:
     return None
 
 
+def _passes(error: Exception, path: Path) -> bool:
+    """Whether what was raised comes out of a file, here or in a worker process."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return _in_worker(error, path) is not None or any(
+        Path(frame.filename).resolve() == path.resolve() for frame in frames
+    )
+
+
+def _in_worker(error: Exception, path: Path) -> str | None:
+    """The last line of a file in the traceback that a worker process has sent as text, such as "x.py, line 3: pass"."""
+    lines = re.findall(r'^ *File "(.*)", line (\d+), in .*\n *(.*)$', str(error.__cause__ or ""), re.MULTILINE)
+    own = [
+        f"{path.name}, line {number}: {code}" for name, number, code in lines if Path(name).resolve() == path.resolve()
+    ]
+    return own[-1] if own else None
+
+
 def _line(error: Exception, path: Path | None = None) -> str:
     """What was raised, and in which line of somebody's own code."""
     what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     if isinstance(error, SyntaxError):
         return f"{what} in line {error.lineno}"
+    if path is not None and (there := _in_worker(error, path)):
+        return f"{what} in {there}"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if path is None or Path(frame.filename).resolve() == path.resolve()]
     last = (own or frames)[-1]
