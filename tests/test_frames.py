@@ -97,3 +97,12 @@ def test_a_figure_is_the_callers_own(both: Comparison, tmp_path) -> None:
     both.plot.tradeoff().savefig(tmp_path / "mine.pdf")
     assert (tmp_path / "mine.pdf").read_bytes().startswith(b"%PDF")
     assert matplotlib.pyplot.get_fignums() == []
+
+
+def test_a_comparison_and_a_run_show_their_table_and_not_their_config(both: Comparison) -> None:
+    for shown in (repr(both), both._repr_html_(), repr(both.runs[0]), both.runs[0]._repr_html_()):
+        assert "novel" in shown and "nan" not in shown.lower()
+        assert len(shown.splitlines()) < 200
+    assert repr(both).startswith("fedpgp.Comparison: 2 methods, seeds 0, 1")
+    assert repr(both.runs[0]).splitlines()[0].startswith("fedpgp.Run: a, seed 0, ")
+    assert repr(Comparison([])) == "fedpgp.Comparison: 0 methods, seeds none; percent"

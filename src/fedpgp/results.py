@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -89,6 +90,16 @@ class Run:
 
         parts = {title: self.results[part] for part, title in PARTS.items() if self.results[part] is not None}
         return DataFrame(list(parts.values()), index=Index(parts, name="part"), columns=columns(self), dtype=float)
+
+    def __repr__(self) -> str:
+        return f"{self._heading}\n{_text(self.table())}"
+
+    def _repr_html_(self) -> str:  # what a notebook shows
+        return _html(self._heading, self.table())
+
+    @property
+    def _heading(self) -> str:
+        return f"fedpgp.Run: {self.method}, seed {self.seed}, {len(self.rounds)} rounds; percent"
 
     @property
     def row(self) -> dict[str, Any]:
@@ -210,6 +221,18 @@ class Comparison:
             dtype=float,
         )
 
+    def __repr__(self) -> str:
+        return f"{self._heading}\n{_text(self.table())}" if self.runs else self._heading
+
+    def _repr_html_(self) -> str:  # what a notebook shows
+        return _html(self._heading, self.table())
+
+    @property
+    def _heading(self) -> str:
+        waiting = f", {len(self.unfinished)} runs unfinished" if self.unfinished else ""
+        seeds = ", ".join(map(str, self.seeds)) or "none"
+        return f"fedpgp.Comparison: {len(self.methods)} methods, seeds {seeds}{waiting}; percent"
+
     @property
     def plot(self) -> "Plots":
         """Its figures, as matplotlib's: `plot.tradeoff()` and `plot.curves()`. Raises OutputError without a run."""
@@ -232,6 +255,14 @@ def columns(run: Run) -> list[str]:
 def spread(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation; None where there is one value."""
     return fmean(values), stdev(values) if len(values) > 1 else None
+
+
+def _text(frame: "DataFrame") -> str:
+    return frame.dropna(axis="columns", how="all").to_string(float_format="%.1f", na_rep="")
+
+
+def _html(heading: str, frame: "DataFrame") -> str:
+    return f"<p>{escape(heading)}</p>{frame.dropna(axis='columns', how='all').to_html(float_format='%.1f', na_rep='')}"
 
 
 def headline(record: Mapping[str, Any]) -> str:

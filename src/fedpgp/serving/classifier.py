@@ -76,6 +76,10 @@ class Classifier:
     client: int | None = None
     temperature: float = 1.0
 
+    def __repr__(self) -> str:
+        whose = "the shared part" if self.client is None else f"client {self.client}"
+        return f"fedpgp.Classifier: {self.method.name}, {whose}, trained on {len(self.base)} classes"
+
     @cached_property
     def towers(self) -> Towers:
         return self.backbone.towers(self.method.reads)
