@@ -534,3 +534,22 @@ def test_percentages_are_those_of_the_outcomes(command: Command, small: None, tm
     base, owned = saved.outcomes.unpack("base"), saved.outcomes.unpack("own")
     local = [100 * np.mean(right[own]) for right, own in zip(base, owned, strict=True)]
     assert saved.results["final"]["local"] == pytest.approx(np.mean(local))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("run --rounds 3", "It is a setting: --set federation.rounds=… (see fedpgp run --help)"),
+        ("compare --mu 1", "--set SECTION.mu=…, such as promptprox.mu, fedpgp.mu (see fedpgp compare --help)"),
+        ("compare --methods fedpgp promptfl", "names have commas between them and no space: --methods promptfl,fedpgp (see"),
+        ("compare --sedes 3", "'--seeds'"),
+        ("federate up --nodez 3", "Did you mean '--nodes'? (see fedpgp federate up --help)"),
+    ],
+)
+def test_a_line_that_cannot_be_read_says_what_to_type(line, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["fedpgp", *line.split()])
+    monkeypatch.setattr(cli.err, "_file", None)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert told in capsys.readouterr().err

@@ -149,6 +149,8 @@ def test_a_method_of_an_installed_package_is_found_listed_and_configured(mine, m
     assert (entry.shared, entry.private, entry.summary) == (16 * 128, 0, "PromptFL with a smaller loss.")
     assert load_config(None, ["mine.factor=0.1"]).methods["mine"].factor == 0.1
     assert "factor = 0.5  # of the loss (ours)" in about("mine")
+    recipe = load_config().methods["fedpgp"]
+    assert f"mu = 0.5  # weight of the contrastive term (authors' script); here {recipe.mu}" in about("fedpgp")
 
 
 def test_an_installed_method_that_fails_does_not_stop_the_others(monkeypatch):

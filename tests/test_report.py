@@ -135,6 +135,14 @@ def test_what_is_damaged_unfinished_or_of_another_task_is_named_and_the_rest_sho
         write_report([tmp_path / "no"], target)
 
 
+def test_a_second_run_of_a_method_is_named_with_the_settings_that_differ(out, small, cache, tmp_path):
+    other = tmp_path / "other"
+    fedpgp.run("promptfl", changes=[*SHORT_RUN, "promptfl.learning_rate=0.5"], output=other, cache=cache)
+    (fault,) = write_report([out, other], tmp_path / "report.html").faults
+    before = fedpgp.load_run(out / "promptfl" / "seed-0").config.methods["promptfl"].learning_rate
+    assert f"with other settings (promptfl.learning_rate 0.5, there {before}): make a report of each" in fault
+
+
 def test_class_names_cannot_bring_a_script_into_the_page(out, tmp_path):
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     for path in out.glob("*/seed-*/results.json"):

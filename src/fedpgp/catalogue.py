@@ -71,7 +71,10 @@ def _entry(method: Method, task: Task, backbone: Backbone) -> Entry:
 
 
 def about(name: str) -> str:
-    """All about a method: its source, its docstring, what it declares, and every setting with default and source."""
+    """All about a method: its source, its docstring, what it declares, and every setting with default and source.
+
+    Beside a default stands what the recipe of the embedded benchmark has instead.
+    """
     method = find_method(name)
     lines = [
         f"{method.name}: {method.source}",
@@ -83,7 +86,14 @@ def about(name: str) -> str:
     fields = [field for field in dataclasses.fields(method) if field.init]
     if fields:
         lines += ["", f"Settings, in [{method.name}] of a config or as --set {method.name}.KEY=VALUE:"]
+    recipe = load_config().methods.get(name)
     for field in fields:
         info = method.__pydantic_fields__[field.name]  # type: ignore[attr-defined]
-        lines.append(f"  {field.name} = {info.get_default(call_default_factory=True)!r}  # {info.description}")
+        default = info.get_default(call_default_factory=True)
+        line = f"  {field.name} = {default!r}  # {info.description}"
+        if recipe is not None and getattr(recipe, field.name) != default:
+            line += f"; here {getattr(recipe, field.name)!r}"
+        lines.append(line)
+    if any("; here " in line for line in lines):
+        lines += ["", '"here": in the recipe of the embedded benchmark, which runs take unless --config names another.']
     return "\n".join(lines)

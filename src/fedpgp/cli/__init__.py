@@ -21,6 +21,7 @@ from fedpgp.cli.demo import demo
 from fedpgp.cli.doctor import doctor
 from fedpgp.cli.export import export
 from fedpgp.cli.federate import app as federate_app
+from fedpgp.cli.hints import explained
 from fedpgp.cli.options import (
     Cache,
     Changes,
@@ -416,7 +417,7 @@ def main() -> None:
     except click.exceptions.NoArgsIsHelpError:
         sys.exit(2)  # the help has been printed
     except click.ClickException as error:
-        _fail(f"{error.format_message()} (see fedpgp --help)")
+        _fail(explained(error))
     except fedpgp.FedPGPError as error:
         _fail(str(error))
     except (KeyboardInterrupt, click.Abort):

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,9 @@ def gather(given: Sequence[Path]) -> Gathered:
         of_task = tasks.setdefault(_signature(run), {})
         key = (run.method, run.seed)
         if key in of_task:
-            faults.append(f"{path} is left out: {run.method} with seed {run.seed} is already there, {of_task[key][1]}")
+            first, place = of_task[key]
+            same = f"{run.method} with seed {run.seed} is already there, {place}"
+            faults.append(f"{path} is left out: {same}{_otherwise(run, first)}")
             continue
         of_task[key] = run, path
     if not tasks and not going:
@@ -76,6 +78,21 @@ def gather(given: Sequence[Path]) -> Gathered:
         for runs in tasks.values()
     ]
     return Gathered(parts, going, faults)
+
+
+def _otherwise(run: Run, first: Run) -> str:
+    """In which settings a run differs from another of its method, in words."""
+    there, told = _settings(first), []
+    for name, value in _settings(run).items():
+        if value != there.get(name):
+            told.append(f"{name} {value}, there {there.get(name)}")
+    return f", with other settings ({'; '.join(told)}): make a report of each" if told else ""
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    method = run.config.methods.get(run.method)
+    sections = {"federation": asdict(run.config.federation), run.method: asdict(method) if method else {}}
+    return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
 
 
 def _cells(directory: Path, faults: list[str]) -> list[Path]:
