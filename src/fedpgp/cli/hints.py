@@ -1,0 +1,52 @@
+"""What to type instead, for a line that cannot be read."""
+
+import dataclasses
+import re
+
+import click
+
+
+def explained(error: click.ClickException) -> str:
+    """The error, what was probably meant, and the help of the command that was typed."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    words = context.command_path.partition(" ")[2] if context else ""
+    meant = _setting(error, context) or _names(error, context)
+    message = error.format_message()
+    return f"{message}{meant} (see {' '.join(['fedpgp', *words.split(), '--help'])})"
+
+
+def _setting(error: click.ClickException, context: click.Context | None) -> str:
+    """An option that is a setting: --rounds 3 is --set federation.rounds=3."""
+    if not isinstance(error, click.NoSuchOption) or context is None or not _takes(context, "--set"):
+        return ""
+    from fedpgp.config import SECTIONS, ExperimentConfig
+    from fedpgp.methods import METHODS
+
+    wanted = error.option_name.lstrip("-").replace("-", "_")
+    config = ExperimentConfig()
+    sections = {
+        **{name: getattr(config, name) for name in SECTIONS},
+        **{name: config.methods[name] for name in METHODS},
+    }
+    found = [
+        f"{section}.{wanted}"
+        for section, values in sections.items()
+        if any(field.name == wanted for field in dataclasses.fields(values))
+    ]
+    if not found:
+        return ""
+    if len(found) > 1:
+        return f" It is a setting of several sections: --set SECTION.{wanted}=…, such as {', '.join(found[:4])}"
+    return f" It is a setting: --set {found[0]}=…"
+
+
+def _names(error: click.ClickException, context: click.Context | None) -> str:
+    """Several names behind one option: --methods promptfl fedpgp is --methods promptfl,fedpgp."""
+    extra = re.match(r"Got unexpected extra arguments? \((.*)\)", error.format_message())
+    if extra is None or context is None or not _takes(context, "--methods"):
+        return ""
+    return "; names have commas between them and no space: --methods promptfl,fedpgp"
+
+
+def _takes(context: click.Context, option: str) -> bool:
+    return any(option in parameter.opts for parameter in context.command.params)
