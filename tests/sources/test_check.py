@@ -112,3 +112,9 @@ def test_data_is_short_for_its_source(monkeypatch, tmp_path):
     monkeypatch.setattr(fedpgp, "run", lambda *_, changes, **__: seen.append(changes) or exit(0), raising=False)
     CliRunner().invoke(cli.app, ["run", "-m", "local", "--data", "12", "-o", str(tmp_path / "out")])
     assert fedpgp.load_config(None, seen[0]).data.source == "12"
+
+
+def test_images_without_folders_are_told_what_to_do_and_nothing_of_a_layout(tree, monkeypatch):
+    done = invoke("check", tree("a.png", "b.png"), monkeypatch=monkeypatch)
+    assert done.exit_code == 1 and "layout: none" not in done.stdout
+    assert "holds 2 images and no folders" in done.stdout

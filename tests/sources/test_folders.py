@@ -49,12 +49,40 @@ def test_layouts_are_recognised_and_read(tree, paths, layout):
         (["a/b/c/d/1.png"], "at most 3 are read"),
         (["a/b/c/1.png", "d/b/c/1.png"], "three folders deep.*data.layout"),
         (["train/p/x/1.png", "train/q/y/1.png"], "do not hold the same classes"),
-        (["a.png"], "none of the layouts"),
     ],
 )
 def test_what_could_mean_several_things_is_refused(tree, paths, message):
     with pytest.raises(DataError, match=message):
         layout_of(tree(*paths))
+
+
+@pytest.mark.parametrize(
+    ("paths", "others", "message"),
+    [
+        (["a.png", "b.png", "c.JPG"], [], "holds 3 images and no folders: put them in a folder for each class, "),
+        (["a.png"], ["notes/x.txt"], "holds 1 image and no folder with images: put them in"),
+        (["a.png"], ["list.csv"], "or name the table that says what they are, such as .*list.csv"),
+        ([], [], "holds no image: put images in a folder for each class, "),
+        ([], ["read me.txt", "x/y.txt", ".hidden.png"], "holds no image: put images in"),
+    ],
+)
+def test_a_directory_without_folders_of_images_is_told_what_to_do(tree, tmp_path, paths, others, message):
+    (tmp_path / "set").mkdir()
+    for other in others:
+        (tmp_path / "set" / other).parent.mkdir(exist_ok=True)
+        (tmp_path / "set" / other).write_text("")
+    with pytest.raises(DataError, match=message) as error:
+        load_source(DataConfig(source=str(tree(*paths))))
+    assert "CLASS/…" in str(error.value) and "fedpgp data layouts" in str(error.value)
+    assert "domain-class-folders" not in str(error.value)
+
+
+def test_a_file_that_is_no_table_is_told_what_to_name(tree, tmp_path):
+    with pytest.raises(DataError, match=r"a\.png is an image: name the directory with a folder for each class"):
+        load_source(DataConfig(source=str(tree("a.png") / "a.png")))
+    (tmp_path / "a.doc").write_text("")
+    with pytest.raises(DataError, match=r"a\.doc is no table \(\.csv.*: name one, or a directory"):
+        load_source(DataConfig(source=str(tmp_path / "a.doc")))
 
 
 def test_a_choice_is_taken(tree):

@@ -65,7 +65,8 @@ def check(
         findings = [finding._asdict() for finding in report.findings]
         print_json({**asdict(report), "findings": findings, "usable": report.usable})
     else:
-        out.print(f"layout: {report.layout or 'none'}; {report.images:,} images", markup=False)
+        if report.layout:  # else what was found says why there is none
+            out.print(f"layout: {report.layout}; {report.images:,} images", markup=False)
         for what, counts in report.counts.items():
             if counts:
                 listing = Table(what, "images", box=None, header_style="bold", padding=(0, 1, 0, 0))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fedpgp.data.sources import hugging_face, known, pictograms, plain
 from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
 from fedpgp.data.sources.listing import Layout, Listing, to_source, to_target
+from fedpgp.data.sources.unrecognised import why_none
 from fedpgp.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -69,8 +70,5 @@ def layout_of(path: Path, wanted: str = AUTO) -> str:
         return wanted
     found = next((name for name, layout in LAYOUTS.items() if layout.recognises(path)), None)
     if found is None:
-        raise DataError(
-            f"{path}: what is there is in none of the layouts {', '.join(LAYOUTS)}: name one with data.layout, or write"
-            " a CSV file with the columns path and label"
-        )
+        raise DataError(why_none(path))
     return found

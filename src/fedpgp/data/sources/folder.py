@@ -48,7 +48,7 @@ def recognised(root: Path) -> str | None:
     """
     if not root.is_dir():
         return None
-    tops = _folders(root)
+    tops = folders(root)
     depths = {top: depth for top in tops if (depth := _depth(root / top)) is not None}
     if not depths:
         return None
@@ -63,7 +63,7 @@ def recognised(root: Path) -> str | None:
         raise DataError(
             f"{root}: the images lie {depth + 1} folders deep, and at most 3 are read: split, domain, class"
         )
-    below = {top: _folders(root / top) for top in depths} if depth else {}
+    below = {top: folders(root / top) for top in depths} if depth else {}
     if depth == 0:
         return _of_one_level(root, list(depths))
     return _of_two_levels(root, below) if depth == 1 else _of_three_levels(root, below)
@@ -111,7 +111,7 @@ def _of_three_levels(root: Path, below: Mapping[str, Sequence[str]]) -> str:
     classes: dict[str, set[str]] = {}
     for top, domains in below.items():
         for domain in domains:
-            classes.setdefault(domain, set()).update(_folders(root / top / domain))
+            classes.setdefault(domain, set()).update(folders(root / top / domain))
     if len({frozenset(names) for names in classes.values()}) > 1:
         raise DataError(
             f"{root}: the folders {_some(classes)} do not hold the same classes, so they need not be domains:"
@@ -134,7 +134,8 @@ def _some(names: Mapping[str, object]) -> str:
     return shown + (" …" if len(names) > 3 else "")
 
 
-def _folders(directory: Path) -> list[str]:
+def folders(directory: Path) -> list[str]:
+    """The names of the folders in a directory, without those that are none of the data set's."""
     with os.scandir(directory) as entries:
         return sorted(entry.name for entry in entries if not hidden(entry.name) and entry.is_dir())
 
@@ -148,7 +149,7 @@ def _depth(folder: Path, left: int = 4) -> int | None:
                 continue
             if entry.is_dir():
                 below.append(entry.name)
-            elif _is_image(entry.name):
+            elif is_image(entry.name):
                 return 0
     if not left:  # a link may lead in a circle
         return None
@@ -162,7 +163,8 @@ def hidden(name: str) -> bool:
     return name.startswith((".", "__"))
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file is one, by its name."""
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a Path for each of a million names is slow
 
 
@@ -243,7 +245,7 @@ def _walk(
             elif entry.is_dir():
                 if not entry.is_symlink() or _leads_on(root, inner, chain):
                     below.append(entry.name)
-            elif _is_image(entry.name):
+            elif is_image(entry.name):
                 images.append(entry.name)
             else:
                 ignored[os.path.splitext(entry.name)[1].lower() or "without extension"] += 1  # noqa: PTH122
