@@ -1,6 +1,7 @@
 """The command line: what it prints, what it refuses, and how it exits."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -371,7 +372,7 @@ def test_other_usage_errors(command: Command) -> None:
 
 
 def test_resuming_what_is_no_run(command: Command, tmp_path: Path) -> None:
-    refused(command("run", "--resume", "nowhere"), "nowhere holds no run")
+    refused(command("run", "--resume", "nowhere"), "nowhere does not exist", "fedpgp compare")
 
 
 def test_existing_output_is_kept(command: Command, small: None, tmp_path: Path) -> None:
@@ -400,8 +401,48 @@ def test_damaged_asset(command: Command, tmp_path: Path, monkeypatch: pytest.Mon
     refused(command("run", "--method", "zero-shot"), "classes.csv is damaged", "install fedpgp again")
 
 
+def written(directory: Path, seeds: dict[str, list[int]]) -> None:
+    """What a comparison leaves, without the figures."""
+    directory.mkdir(parents=True)
+    (directory / "plan.json").write_text(json.dumps({"seeds": seeds}))
+    for name, of_method in seeds.items():
+        for seed in of_method:
+            (directory / name / f"seed-{seed}").mkdir(parents=True)
+            (directory / name / f"seed-{seed}" / "results.json").write_text("{}")
+
+
+def test_who_names_no_run_is_told_of_those_that_are_there(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    for read in (["predict", "nowhere", "a.png"], ["export", "nowhere"], ["join", "--from", "nowhere", "--data", "."]):
+        refused(command(*read), "nowhere does not exist")
+    (tmp_path / "empty").mkdir()
+    refused(command("predict", "empty", "a.png"), "empty is not a run: config.toml is missing")
+    refused(command("show", "empty"), "empty holds no run; name a directory that")
+
+    written(tmp_path / "out", {"local": [0, 1], "fedpgp": [0, 1, 2]})
+    refused(
+        command("predict", "out", "a.png"),
+        "out is a comparison; its runs: out/local/seed-0, out/fedpgp/seed-0, out/local/seed-1, out/fedpgp/seed-1",
+        "and 1 more",
+    )
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/plan.json").write_text(json.dumps({"seeds": {"local": [0]}}))
+    refused(command("predict", "begun", "a.png"), "begun is a comparison without a finished run", "--resume begun")
+
+    written(tmp_path / "fedpgp-runs/old", {"local": [0]})
+    written(tmp_path / "fedpgp-runs/study/new", {"local": [0]})
+    os.utime(tmp_path / "fedpgp-runs/old", (1, 1))
+    refused(
+        command("show", "fedpgp-runs"),
+        "fedpgp-runs is no run itself; what is in it, the newest first: fedpgp-runs/study/new, fedpgp-runs/old\n",
+    )
+    refused(
+        command("predict", "fedpgp-runs", "a.png"), "fedpgp-runs/study/new/local/seed-0, fedpgp-runs/old/local/seed-0"
+    )
+
+
 def test_show_of_something_else(command: Command, tmp_path: Path) -> None:
-    refused(command("show", "nowhere"), "nowhere holds no run")
+    refused(command("show", "nowhere"), "nowhere does not exist", "fedpgp compare")
 
 
 def test_training_that_diverges_names_client_round_and_step(command: Command, small: None) -> None:

@@ -31,6 +31,7 @@ FINISHED = {
     SWEEP: ("sweep", "sweep.csv"),
     REPRODUCTION: ("reproduce", "reproduction.csv"),
 }  # the command, and what it writes last
+SHOWN = 4  # of several directories, in a message
 
 
 def write_run(run: Run, directory: Path) -> None:
@@ -96,8 +97,9 @@ def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run
         found.row, results["path"], results["private"], results["task"]["partition"]  # or KeyError
         return found
     except FileNotFoundError as error:
+        instead = _instead_of_a_run(directory)
         raise OutputError(
-            f"{directory} is not a run: {error.filename or error} is missing; name a directory of fedpgp run"
+            instead or f"{directory} is not a run: {error.filename or error} is missing; name a directory of fedpgp run"
         ) from error
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise OutputError(f"{directory} holds a damaged run: {error}; run it again") from error
@@ -132,7 +134,57 @@ def cells(directory: Path) -> dict[tuple[str, int], Path]:
             return {(run.method, run.seed): directory}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise OutputError(f"{plan} is damaged: {error}; name the directory of one of its runs") from error
-    raise OutputError(f"{directory} holds no run; name a directory that fedpgp run or fedpgp compare wrote")
+    remedy = "name a directory that fedpgp run or fedpgp compare wrote"
+    if not directory.exists():
+        raise OutputError(f"{directory} does not exist; {remedy}")
+    if inside := _inside(directory):
+        raise OutputError(f"{directory} is no run itself; what is in it, the newest first: {_some(inside)}")
+    raise OutputError(f"{directory} holds no run; {remedy}")
+
+
+def _instead_of_a_run(directory: Path) -> str | None:
+    """What to say of a directory that is no run; None where it was one, or has nothing to do with us."""
+    if not directory.exists():
+        return f"{directory} does not exist; name a directory of fedpgp run"
+    if (directory / PLAN).exists():
+        if runs := _finished(directory):
+            return f"{directory} is a comparison; its runs: {_some(runs)}"
+        command = resume_command(directory)
+        return f"{directory} is a comparison without a finished run" + (f"; go on with: {command}" if command else "")
+    if inside := [run for found in _inside(directory) for run in _finished(found)]:
+        return f"{directory} is no run itself; those in it, the newest first: {_some(inside)}"
+    return None
+
+
+def _inside(directory: Path) -> list[Path]:
+    """The runs and comparisons in a directory and in the directories there, the newest first."""
+    found: list[Path] = []
+    for level in ("*", "*/*"):
+        for path in sorted(directory.glob(level)):
+            if any(part.startswith(".") for part in path.relative_to(directory).parts):
+                continue  # is being written
+            if any(above in found for above in path.parents):
+                continue
+            with suppress(OSError):  # what may not be looked into
+                if any((path / name).exists() for name in (PLAN, "results.json", FILE)):
+                    found.append(path)
+    return sorted(found, key=lambda path: -path.stat().st_mtime)
+
+
+def _finished(directory: Path) -> list[Path]:
+    """The finished runs of a comparison, or the run that a directory is."""
+    runs = [directory]
+    if (directory / PLAN).exists():
+        try:
+            runs = list(planned(directory, _read_plan(directory / PLAN)).values())
+        except (OSError, ValueError, TypeError, KeyError):
+            return []
+    return [run for run in runs if (run / "results.json").exists()]
+
+
+def _some(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return ", ".join(map(str, paths[:SHOWN])) + more
 
 
 def _read_plan(plan: Path) -> dict[str, list[int]]:
