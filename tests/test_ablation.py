@@ -151,6 +151,12 @@ class TestAblation:
                 fedpgp.resume_ablation(tmp_path / "out", cache=cache)
 
 
+def test_an_unknown_shipped_study_is_told_of_the_nearest_and_no_path_inside_the_package():
+    with pytest.raises(ConfigError, match=r"has no study 'muu'; did you mean 'mu'\? known: ") as error:
+        read_studies(None, ["muu"])
+    assert ".toml" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("content", "settings", "message"),
     [

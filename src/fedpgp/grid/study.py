@@ -34,7 +34,9 @@ def read_studies(file: Path | str | None = None, wanted: Sequence[str] | None = 
         return tables
     for name in wanted:
         if name not in tables:
-            raise ConfigError(f"{path} has no study {name!r}; {nearest(name, tables)}")
+            # Where the shipped ones lie says nothing to whoever asks for one.
+            place = "the shipped file of studies" if file is None else path
+            raise ConfigError(f"{place} has no study {name!r}; {nearest(name, tables)}")
     return {name: tables[name] for name in dict.fromkeys(wanted)}
 
 
