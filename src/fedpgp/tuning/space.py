@@ -27,6 +27,9 @@ Space = Mapping[str, BaseDistribution]  # field -> where its values come from
 
 RANGE = re.compile(r"(?P<low>[^.].*?)\.\.(?P<high>.+?)(?P<log>:log)?$")
 
+NUMBER = r"[+-]?[\d.]+(?:[eE][+-]?\d+)?"
+SEEMS_A_RANGE = re.compile(rf"(?P<low>{NUMBER})\s*(?:-|–|—|:|to)\s*(?P<high>{NUMBER})")  # as people write one
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -136,7 +139,7 @@ def _distribution(method: Method, field: str, found: _Found) -> BaseDistribution
         raise ConfigError(f"{where} is not a setting of {method.name}; {remedy}")
     if isinstance(found.content, list):
         if len(found.content) < 2:
-            raise ConfigError(f"{where} must have at least two choices, got {found.content}")
+            raise ConfigError(f"{where} must {_more_than(found.content)}, got {found.content}")
         for choice in found.content:
             _check(method, field, choice, where)
         return CategoricalDistribution(found.content)
@@ -156,6 +159,13 @@ def _distribution(method: Method, field: str, found: _Found) -> BaseDistribution
     if whole:
         return IntDistribution(low, high, log=log)
     return FloatDistribution(low, high, log=log)
+
+
+def _more_than(choices: Sequence[Any]) -> str:
+    """What is to be written in the place of one choice, or of none."""
+    like = SEEMS_A_RANGE.fullmatch(str(choices[0])) if choices else None
+    low, high = (like["low"], like["high"]) if like else ("low", "high")
+    return f"have at least two choices, one,two, or a range, {low}..{high}"
 
 
 def _check(method: Method, field: str, value: Any, where: str) -> None:
