@@ -314,7 +314,10 @@ def test_file_that_is_missing_or_no_toml(command: Command, tmp_path: Path) -> No
         ("backbone.device=warp", "backbone.device must match pattern"),
         ("fedpgp.mu=1\ntau=3", "fedpgp.mu must be a number"),
         ("fedpgp.mu", "--set must have the form section.key=value"),
-        ("mu=1", "--set must have the form section.key=value"),
+        ("mu=1", "--set must have the form section.key=value, such as fedpgp.mu=1 or promptprox.mu=1, got 'mu=1'"),
+        ("clients=6", "--set must have the form section.key=value, such as task.clients=6, got"),
+        ("context_length=8", "such as fedpgp.context_length=8 or centralized.context_length=8 or "),
+        ("no_such=8", "--set must have the form section.key=value, such as fedpgp.mu=0.5, got"),
         ("fedpgp.muh=1", "fedpgp.muh is not a key of [fedpgp]; did you mean 'mu'?"),
         ("zero-shot.mu=1", "zero-shot.mu is not a key of [zero-shot]; known: guidance"),
         ("median.mu=1", "median.mu is not a key of [median]; the section has no keys"),
@@ -333,10 +336,19 @@ def test_all_faults_of_a_config_are_told_at_once(command: Command) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ("task.clients=51", "task.clients must be at most 50, got 51"),
+        ("task.clients=51", "at least 1 to each client, without overlap; --set task.clients=50\n"),
         ("task.classes_per_client=6", "task.clients must be at most 8, got 10"),
         ("task.shots=37", "task.shots must be at most 36, got 37"),
         ("data.source=cifar", "data.source must be a directory or file that exists, or a known name, got 'cifar'"),
+        ("task.classes_per_client=51", "task.classes_per_client must be at most 50, the classes of the task, got 51"),
+        (
+            "backbone.checkpoint=./nowhere",
+            "checkpoint './nowhere' does not exist: name a directory or file that does, a",
+        ),
+        (
+            "backbone.checkpoint=~/clip",
+            "checkpoint '~/clip' does not exist: name a directory or file that does, with ~",
+        ),
         ("backbone.checkpoint=nowhere", "checkpoint must be 'pictoclip', an existing directory or a hub id"),
         ("fedpgp.ctx_init=' '", "fedpgp.ctx_init must be \"random\" or a phrase, got ' '"),
         ("fedpgp.context_length=60", "a context of fedpgp must have at most"),

@@ -20,6 +20,7 @@ from fedpgp.plugins import find_method, installed
 
 DEFAULT_AGGREGATOR = "fedavg"
 EMBEDDED = "pictograms"
+SUGGESTED = 3  # of the sections that have a key, in a message
 RECIPE = "recipe"  # a table that is no section: of those files whose configs are fedpgp reproduce's
 
 
@@ -400,15 +401,24 @@ def _read(path: Path) -> _File:
 
 def parse_change(change: str) -> tuple[str, str, Any]:
     """Section, key and value of "section.key=value"; raises ConfigError for another form."""
-    key, separator, value = change.partition("=")
-    name, dot, key = key.strip().partition(".")
+    where, separator, value = change.partition("=")
+    name, dot, key = where.strip().partition(".")
     if not (separator and dot and name and key):
-        raise ConfigError(f"--set must have the form section.key=value, such as fedpgp.mu=0.5, got {change!r}")
+        having = [] if dot or not separator else _sections_with(name)
+        example = " or ".join(f"{section}.{change.strip()}" for section in having[:SUGGESTED]) or "fedpgp.mu=0.5"
+        example += f" ({len(having) - SUGGESTED} more sections have that key)" if len(having) > SUGGESTED else ""
+        raise ConfigError(f"--set must have the form section.key=value, such as {example}, got {change!r}")
     try:
         (parsed,) = tomllib.loads(f"value = {value}").values()
         return name, key, parsed
     except ValueError:  # no TOML, or more than one value
         return name, key, value.strip()  # a word needs no quotes
+
+
+def _sections_with(key: str) -> list[str]:
+    """The sections of ours that have a key: first those that every run reads, then FedPGP's."""
+    sections: dict[str, type] = {**SECTIONS, "fedpgp": METHODS["fedpgp"], **METHODS, **AGGREGATORS}
+    return [name for name, model in sections.items() if key in {f.name for f in dataclasses.fields(model) if f.init}]
 
 
 def _fault(name: str, model: type, detail: Any, places: Mapping[str, str], path: Path) -> str:

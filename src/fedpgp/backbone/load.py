@@ -23,6 +23,7 @@ from fedpgp.backbone.towers import Towers
 from fedpgp.errors import CheckpointError
 
 EMBEDDED = "pictoclip"
+PATH = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")  # begins what is no name on the hub
 TOKENIZER = "clip-tokenizer"  # OpenAI's, for checkpoints that come without one
 FILES = ["*.json", "*.safetensors", "*.txt"]
 OLDER = "pytorch_model*.bin"  # transformers' weights where there are no others
@@ -257,6 +258,12 @@ def _path(name: str) -> Path:
         return assets.verified(EMBEDDED)
     if Path(name).exists():
         return Path(name)
+    if PATH.match(name):  # the hub's client would tell of the form of its names
+        raise CheckpointError(
+            f"checkpoint {name!r} does not exist: name a directory or file that does,"
+            + (" with ~ written out," if name.startswith("~") else "")
+            + f" a hub id like openai/clip-vit-base-patch16, or {EMBEDDED!r}"
+        )
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise CheckpointError(
             f"checkpoint must be {EMBEDDED!r}, an existing directory or a hub id like openai/clip-vit-base-patch16,"

@@ -24,10 +24,16 @@ def deal_classes(
     per_client: None deals all classes, as evenly as they divide. Raises DataError if there are too few classes.
     """
     needed = clients * (per_client or 1)
-    if needed > len(classes):
+    if per_client and per_client > len(classes):
         raise DataError(
-            f"task.clients must be at most {len(classes) // (per_client or 1)}, got {clients}: the task has"
-            f" {len(classes)} classes to deal out, {per_client or 'at least 1'} to each client, without overlap"
+            f"task.classes_per_client must be at most {len(classes)}, the classes of the task, got {per_client}"
+        )
+    if needed > len(classes):
+        most = len(classes) // (per_client or 1)
+        raise DataError(
+            f"task.clients must be at most {most}, got {clients}: the task has {len(classes)} classes to deal out,"
+            f" {per_client or 'at least 1'} to each client, without overlap; --set task.clients={most}"
+            + (" or fewer task.classes_per_client" if per_client else "")
         )
     order = torch.randperm(len(classes), generator=generator(seed, "partition")).tolist()
     dealt = [classes[i] for i in order][: needed if per_client else None]
@@ -219,7 +225,7 @@ def natural(pool: Pool) -> Shares:
     if pool.clients > np.count_nonzero(counts):
         raise DataError(
             f"task.clients must be at most {np.count_nonzero(counts)}, the clients of {dataset.name} that have training"
-            f" images, got {pool.clients}"
+            f" images, got {pool.clients}; --set task.clients={np.count_nonzero(counts)}"
         )
     chosen = np.sort(np.argsort(-counts, kind="stable")[: pool.clients])
     return [np.sort(pool.images[whose == client]) for client in chosen]
@@ -280,9 +286,11 @@ def _nobody_without(held: Sequence[NDArray[np.int64]]) -> Shares:
     Raises DataError where there are more clients than images.
     """
     found = list(held)
-    if len(found) > sum(map(len, found)):
+    images = sum(map(len, found))
+    if len(found) > images:
         raise DataError(
-            f"task.clients must be at most {sum(map(len, found))}, the training images to share out, got {len(found)}"
+            f"task.clients must be at most {images}, the training images to share out, got {len(found)};"
+            f" --set task.clients={images}"
         )
     for client, own in enumerate(found):
         if not len(own):
