@@ -215,8 +215,8 @@ def test_the_plane_keeps_its_orientation_and_words_are_the_nearest(backbone):
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
-        ("", "classes must name at least one"),
-        (" , ,\n,", "classes must name at least one"),
+        ("", "classes must name at least two"),
+        (" , ,\n,", "classes must name at least two"),
         ("cat, dog, CAT", "classes must differ"),
         ("cat, !!!", "must have a letter or a digit"),
         (",".join(f"class {i}" for i in range(10_000)), "at most 100 here, got 10,000"),

@@ -1,5 +1,6 @@
 """The methods' formulas, their limits, and their hyperparameters."""
 
+import inspect
 import math
 from dataclasses import replace
 
@@ -334,3 +335,9 @@ def test_an_unknown_method_is_refused_with_the_nearest_name():
     with pytest.raises(ConfigError, match="got 'fedpgpp'; did you mean 'fedpgp'"):
         find_method("fedpgpp")
     assert find_method("zero-shot") is ZeroShot
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_line_of_a_method_in_a_list_is_a_whole_sentence(name):
+    (first, *_) = inspect.getdoc(METHODS[name]).split("\n\n")
+    assert first.endswith(".")

@@ -91,11 +91,17 @@ def test_any_class_names_will_do(run, pictures):
     assert list(known.values()) == sorted(known.values(), reverse=True)
     new = model.classify([pictures / "0.png", Image.open(pictures / "1.png")], ["zebra", "red panda", "<b>x</b>"])
     assert [set(one) for one in new] == [{"zebra", "red panda", "<b>x</b>"}] * 2
-    for names, message in (([], "at least one"), (["cat", "Cat"], "must differ, got twice: 'Cat'"), (["!"], "letter")):
+    for names, message in (
+        ([], "at least two, got none"),
+        (["zebra"], "at least two, as one cannot be told from nothing, got 'zebra'"),
+        (["cat", "Cat"], "must differ, got twice: 'Cat'"),
+        (["!"], "letter"),
+    ):
         with pytest.raises(ConfigError, match=message):
             model.classify(pictures / "0.png", names)
-    with pytest.raises(DataError, match=r"no\.png cannot be read"):
+    with pytest.raises(DataError, match=r"no\.png does not exist") as missing:
         model.classify(pictures / "no.png")
+    assert missing.value.__suppress_context__
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedMaPLe(DeepPhraseMethod):
-    """Text prompts P_1 … P_J [M, d], and visual ones that are made of them (MaPLe, Khattak et al. 2023):
+    """Text prompts P_1 … P_J [M, d], and visual ones V_1 … V_J that are made of them (MaPLe, Khattak et al. 2023).
 
         V_l = P_l W_lᵀ + b_l,        W [J, w, d], b [J, w],
 

@@ -86,10 +86,15 @@ class Classifier:
 
     @torch.no_grad()
     def read(self, class_names: Sequence[str] | None = None) -> Classes:
-        """Reads class names, known or new; None takes those that were trained on. Raises ConfigError for no names, or
-        for one that comes twice."""
+        """Reads class names, known or new; None takes those that were trained on. Raises ConfigError for fewer than two
+        names, of which one would always be certain, or for one that comes twice."""
         names = tuple(self.base if class_names is None else class_names)
         check_names(names)
+        if class_names is not None and len(names) == 1:
+            raise ConfigError(
+                f"classes must name at least two, as one cannot be told from nothing, got {names[0]!r}: add what else"
+                " it could be"
+            )
         task = named_task(self.base, self.templates)
         place = {plain(name): i for i, name in enumerate(self.base)}
         base = torch.tensor([place.get(plain(name), -1) for name in names], device=self.backbone.logit_scale.device)
@@ -144,7 +149,7 @@ class Classifier:
         """The probability of each class for every image, the likeliest first.
 
         images: Pillow images, or paths, one or several; classes: any names, None takes those that were trained on.
-        Raises DataError for a file that is no image, ConfigError for class names that cannot be told apart.
+        Raises DataError for a file that is missing or no image, ConfigError for class names that cannot be told apart.
         """
         given = [images] if isinstance(images, str | Path) or not isinstance(images, Sequence) else list(images)
         read, found = self.read(classes), []
@@ -224,7 +229,7 @@ def params_of(run: Run, method: Method, backbone: Backbone, client: int | None) 
 def check_names(names: Sequence[str]) -> None:
     """Raises ConfigError for no class names, an empty one, or two that read the same."""
     if not names:
-        raise ConfigError("classes must name at least one, got none: such as --classes 'zebra,red panda'")
+        raise ConfigError("classes must name at least two, got none: such as --classes 'zebra,red panda'")
     known: dict[str, str] = {}
     twice = []
     for name in names:
@@ -262,6 +267,8 @@ def _picture(image: "Image | Path | str") -> "Image":
         return decode(Path(image))
     except MemoryError:
         raise
+    except FileNotFoundError:
+        raise DataError(f"{image} does not exist: name a file that does") from None
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise DataError(f"{image} cannot be read: {reason(error)}; leave it out") from error
 
