@@ -446,7 +446,8 @@ def test_who_names_no_run_is_told_of_those_that_are_there(command: Command, tmp_
     os.utime(tmp_path / "fedpgp-runs/old", (1, 1))
     refused(
         command("show", "fedpgp-runs"),
-        "fedpgp-runs is no run itself; what is in it, the newest first: fedpgp-runs/study/new, fedpgp-runs/old\n",
+        "fedpgp-runs is no run or comparison; what is in it, the newest first: fedpgp-runs/study/new, ",
+        ", fedpgp-runs/old\n",
     )
     refused(
         command("predict", "fedpgp-runs", "a.png"), "fedpgp-runs/study/new/local/seed-0, fedpgp-runs/old/local/seed-0"

@@ -113,7 +113,7 @@ def test_ten_thousand_class_names_will_do(run, pictures):
 def test_a_model_that_is_not_there_is_refused(run, tmp_path):
     with pytest.raises(ConfigError, match="client must be 0 to 2, as this run has 3 clients, got 3"):
         load(run, 3)
-    with pytest.raises(OutputError, match="is not a run"):
+    with pytest.raises(OutputError, match="is not a run; those in it"):
         load(tmp_path)
     found = fedpgp.load_run(run)
     older = {**found.results, "task": {k: v for k, v in found.results["task"].items() if k != "base_names"}}

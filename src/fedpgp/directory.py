@@ -138,7 +138,7 @@ def cells(directory: Path) -> dict[tuple[str, int], Path]:
     if not directory.exists():
         raise OutputError(f"{directory} does not exist; {remedy}")
     if inside := _inside(directory):
-        raise OutputError(f"{directory} is no run itself; what is in it, the newest first: {_some(inside)}")
+        raise OutputError(f"{directory} is no run or comparison; what is in it, the newest first: {_some(inside)}")
     raise OutputError(f"{directory} holds no run; {remedy}")
 
 
@@ -152,7 +152,7 @@ def _instead_of_a_run(directory: Path) -> str | None:
         command = resume_command(directory)
         return f"{directory} is a comparison without a finished run" + (f"; go on with: {command}" if command else "")
     if inside := [run for found in _inside(directory) for run in _finished(found)]:
-        return f"{directory} is no run itself; those in it, the newest first: {_some(inside)}"
+        return f"{directory} is not a run; those in it, the newest first: {_some(inside)}"
     return None
 
 
