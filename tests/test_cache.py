@@ -80,6 +80,14 @@ def test_lists_every_entry_with_its_state(command: Command, four: dict[str, Entr
     assert told.startswith("4 entries, ")
 
 
+def test_two_data_sets_of_one_name_are_told_apart(command: Command, tmp_path: Path) -> None:
+    for fingerprint in ("aaaaaaaa00", "bbbbbbbb00"):
+        entry(tmp_path, images=fingerprint).save(kept(1))
+    assert {row.fingerprint for row in entries(tmp_path)} == {"aaaaaaaa00", "bbbbbbbb00"}
+    _, printed, _ = command("list")
+    assert "aaaaaaaa" in printed and "bbbbbbbb" in printed
+
+
 def test_clear_stale_leaves_what_can_be_used(command: Command, four: dict[str, Entry], tmp_path: Path) -> None:
     code, _, told = command("clear", "--stale", "--yes")
     assert (code, told) == (0, f"removed 2 of 2 entries from {tmp_path}\n")

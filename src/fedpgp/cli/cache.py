@@ -30,7 +30,8 @@ def list_entries(
     """Print what is kept, the last used first.
 
     State: current; unfinished (a run that encodes the same goes on there); stale (made by other versions of the
-    libraries, used by none of these); damaged (made again by the run that needs it).
+    libraries, used by none of these); damaged (made again by the run that needs it). Two data sets of one name differ
+    in the fingerprint of their images.
     """
     from fedpgp.data.cache import cache_directory, entries
 
@@ -40,12 +41,25 @@ def list_entries(
         print(json.dumps([dataclasses.asdict(entry) for entry in found]))
         return
     listing = Table(header_style="bold", box=None, padding=(0, 1, 0, 0))
-    for name in ("data set", "split", "kind", "images", "size", "checkpoint", "versions", "last used", "state"):
+    names = (
+        "data set",
+        "split",
+        "fingerprint",
+        "kind",
+        "images",
+        "size",
+        "checkpoint",
+        "versions",
+        "last used",
+        "state",
+    )
+    for name in names:
         listing.add_column(name, justify="right" if name in ("images", "size") else "left", overflow="fold")
     for entry in found:
         listing.add_row(
             escape(entry.data),
             entry.split + (f", view {entry.view}" if entry.view else ""),
+            entry.fingerprint[:8],
             escape(entry.kind),
             str(entry.images),
             decimal(entry.bytes),

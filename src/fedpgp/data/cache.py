@@ -140,7 +140,10 @@ def versions() -> str:
 
 @dataclass(frozen=True)
 class Listed:
-    """What is known of an entry. state: "current", "unfinished", "stale" (of other versions) or "damaged"."""
+    """What is known of an entry. state: "current", "unfinished", "stale" (of other versions) or "damaged".
+
+    fingerprint: of the images, which tells apart two data sets of one name.
+    """
 
     name: str
     data: str
@@ -153,6 +156,7 @@ class Listed:
     versions: str
     last_used: float
     state: str
+    fingerprint: str
 
 
 def entries(directory: Path) -> list[Listed]:
@@ -223,6 +227,7 @@ def _describe(directory: Path, name: str) -> Listed:
         versions=metadata.get("versions", "?"),
         last_used=max((path.stat().st_mtime for path in present), default=0.0),
         state=state,
+        fingerprint=metadata.get("images", "?"),
     )
 
 
