@@ -1,5 +1,6 @@
 """What happens in a round: who takes part, what is averaged, what stays with the client, and that nothing leaks."""
 
+import multiprocessing
 from dataclasses import replace
 from itertools import combinations, pairwise
 
@@ -365,6 +366,9 @@ def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(backbone, monk
 
 def test_one_and_two_processes_give_the_same_bytes(backbone):
     with Workers(backbone.towers(), 2) as two:
+        before = set(multiprocessing.active_children())
+        two.start()
+        assert len(set(multiprocessing.active_children()) - before) == 2  # both are there before the first job
         in_two = tiny.run(METHOD, backbone, workers=two)
     assert everything(in_two) == everything(tiny.run(METHOD, backbone))
 

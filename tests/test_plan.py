@@ -5,12 +5,16 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
+import fedpgp
+from fedpgp import experiment
 from fedpgp.aggregators import FedAvg
 from fedpgp.config import FederationConfig
 from fedpgp.federation import pilot
 from fedpgp.federation.jobs import Data
+from fedpgp.laboratory import Silent
 from fedpgp.methods import FedPGP, Local, PromptFL
 from fedpgp.plan import Plan
+from fedpgp.workers import Workers
 
 
 def test_plan_in_a_line() -> None:
@@ -53,7 +57,66 @@ def test_a_round_of_two_clients_is_multiplied(method, models, points, monkeypatc
 
     monkeypatch.setattr(pilot, "federate", federate)
     settings = FederationConfig(rounds=7, local_epochs=3, participation=0.5, eval_every=2)
-    found = pilot.seconds_of_run(method, data, None, settings, 0, None, FedAvg())
+    found = pilot.seconds_of_run(method, data, None, settings, 0, Workers(None, 1), FedAvg())
     one_model = 3.0 / 3 if models > 1 else 3.0
     assert found == pytest.approx(11 * 7 * 3 * 0.5 * 18 / 11 + one_model * models * (4 + points - 1))
     assert seen == {"clients": 2, "rounds": 1, "epochs": 1}
+
+
+@pytest.mark.parametrize(("first", "clients"), [(0.3, [2, 3]), (0.7, [2, 2]), (5.0, [2])])
+def test_a_short_round_warms_up_and_a_second_counts(first, clients, monkeypatch) -> None:
+    """The second has as many clients as fit into the time, and a long one is not done again."""
+    data, seen = Data(tiny.task(), None, {}), []
+
+    def federate(method, data, backbone, settings, seed, workers, state, aggregator):
+        seen.append(len(data.task.clients))
+        state.client = lambda client: None
+        yield {"round": 1, "seconds_training": first if len(seen) == 1 else 0.1, "seconds_evaluation": 0.0}
+
+    monkeypatch.setattr(pilot, "federate", federate)
+    settings = FederationConfig(rounds=1, local_epochs=1)
+    found = pilot.seconds_of_run(PromptFL(), data, None, settings, 0, Workers(None, 1), FedAvg())
+    assert seen == clients
+    examples = {2: 11, 3: 18}[clients[-1]]
+    assert found == pytest.approx((first if len(clients) == 1 else 0.1) * 18 / examples)
+
+
+def test_every_process_has_something_to_do_while_it_is_timed(monkeypatch) -> None:
+    data, seen = Data(tiny.task(), None, {}), []
+
+    def federate(method, data, backbone, settings, seed, workers, state, aggregator):
+        seen.append(len(data.task.clients))
+        state.client = lambda client: None
+        yield {"round": 1, "seconds_training": 9.0, "seconds_evaluation": 0.0}
+
+    monkeypatch.setattr(pilot, "federate", federate)
+    pilot.seconds_of_run(PromptFL(), data, None, FederationConfig(), 0, SimpleNamespace(count=3), FedAvg())
+    assert seen == [3]
+
+
+@pytest.mark.usefixtures("small")
+def test_of_a_stopped_run_only_the_rounds_that_are_left_count(tmp_path, monkeypatch) -> None:
+    """Processes are started before anything is timed; what is told is a rate's share of what is left."""
+    said, calls = [], []
+
+    class Stopping(Silent):
+        def round(self, method: str, seed: int, record) -> None:
+            if (method, record["round"]) == ("promptfl", 3):
+                raise KeyboardInterrupt
+
+    class Listening:
+        def notice(self, text: str) -> None:
+            said.append(text)
+
+        def __getattr__(self, name: str):
+            return lambda *arguments: None
+
+    changes = [*tiny.SHORT_RUN, "federation.rounds=4"]
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    with pytest.raises(KeyboardInterrupt):
+        fedpgp.compare(["promptfl", "local"], changes=changes, output=out, cache=cache, reporter=Stopping())
+    monkeypatch.setattr(Workers, "start", lambda workers: calls.append("start"))
+    monkeypatch.setattr(experiment, "seconds_of_run", lambda *arguments: calls.append("timed") or 400.0)
+    fedpgp.resume(out, cache=cache, reporter=Listening())
+    assert calls == ["start", "timed", "timed"]
+    assert "2 runs, about 8 min in 1 process: promptfl, local with seed 0" in said  # 100 s and 400 s

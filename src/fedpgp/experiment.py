@@ -318,6 +318,7 @@ def _plan(lab: Laboratory, states: Mapping[Cell, State]) -> Plan:
     """The runs to do, which are told; nothing is timed where there is one, or nobody hears of it."""
     if len(states) == 1 or isinstance(lab.reporter, Silent):
         return Plan(dict.fromkeys(states, 0.0))
+    lab.workers.start()  # once, which is no part of what a round takes
     rates: dict[str, float] = {}
     names = list(dict.fromkeys(name for name, _ in states))
     for i, name in enumerate(names):

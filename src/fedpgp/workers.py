@@ -5,6 +5,7 @@ import multiprocessing.connection
 import os
 import pickle
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -67,6 +68,12 @@ class Workers:
             for future in waiting:
                 future.cancel()
 
+    def start(self) -> None:
+        """Waits until every process is there; without it they start at the first jobs, which takes seconds."""
+        there = {os.getpid()} if self._pool is None else set()
+        while len(there) < self.count:
+            there.update(self.map(_who, [0.02] * self.count))
+
     def __enter__(self) -> "Workers":
         torch.set_num_threads(1)
         return self
@@ -106,6 +113,11 @@ def _end_with_parent() -> None:
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
+
+
+def _who(towers: Towers, seconds: float) -> int:
+    time.sleep(seconds)  # so that another process takes the next job
+    return os.getpid()
 
 
 def _call(packed: bytes) -> bytes:

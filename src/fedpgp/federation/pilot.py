@@ -11,11 +11,12 @@ from fedpgp.config import FederationConfig
 from fedpgp.data.tasks import Client
 from fedpgp.federation.jobs import Data
 from fedpgp.federation.rounds import federate
-from fedpgp.federation.state import State
+from fedpgp.federation.state import ClientState, State
 from fedpgp.methods import Method
 from fedpgp.workers import Workers
 
-CLIENTS = 2
+CLIENTS = 2  # or as many as there are processes
+ENOUGH = 0.8  # seconds of a round in which what is done for the first time weighs little
 
 
 def seconds_of_run(
@@ -29,31 +30,32 @@ def seconds_of_run(
 ) -> float:
     """Trains two of the clients for one epoch, evaluates them, and multiplies.
 
-    Within a factor of two: larger groups of clients are faster, and other jobs on the machine slow down what they meet.
+    With more processes than two it is as many clients as those, or some would have nothing to do. Where that is soon
+    over it only warms up, and what counts is a second round, of as many clients as that time has room for: a longer
+    look, and of groups as they will be. The processes must have been started. Other jobs on the machine slow down what
+    they meet.
     """
     task = data.task
-    few = task.clients[:CLIENTS]
     cut = replace(settings, rounds=1, local_epochs=1, participation=1.0, path_points=1)
-    with State.create() as state:
-        records: list[dict[str, Any]] = list(
-            federate(
-                method,
-                replace(data, task=replace(task, clients=few, new_clients=())),
-                backbone,
-                cut,
-                seed,
-                workers,
-                state,
-                aggregator,
-            )
-        )
-        own = state.client(few[0].id)
+
+    def first_round(clients: tuple[Client, ...]) -> tuple[dict[str, Any], ClientState | None]:
+        some = replace(data, task=replace(task, clients=clients, new_clients=()))
+        with State.create() as state:
+            (record,) = federate(method, some, backbone, cut, seed, workers, state, aggregator)
+            return record, state.client(clients[0].id)
+
+    few = task.clients[: max(CLIENTS, workers.count)]
+    record, own = first_round(few)
+    took = record["seconds_training"] + record["seconds_evaluation"]
+    if took < ENOUGH:
+        few = task.clients[: max(len(few), int(len(few) * ENOUGH / max(took, 0.001)))]
+        record, own = first_round(few)
     epochs = settings.rounds * settings.local_epochs * settings.participation + method.finetune_epochs
-    training = records[0]["seconds_training"] * epochs * _examples(task.clients) / _examples(few)
+    training = record["seconds_training"] * epochs * _examples(task.clients) / _examples(few)
     personal = method.keeps_shared or (own is not None and bool(own.private))
     models = 1 + len(task.clients) if personal else 1
-    once = records[0]["seconds_evaluation"] / (1 + len(few) if personal else 1)
-    evaluations = math.ceil(settings.rounds / settings.eval_every) if records[0]["round"] else 1
+    once = record["seconds_evaluation"] / (1 + len(few) if personal else 1)
+    evaluations = math.ceil(settings.rounds / settings.eval_every) if record["round"] else 1
     if type(method).path is not Method.path:
         evaluations += settings.path_points - 1
     return training + once * models * evaluations
