@@ -1,5 +1,7 @@
 """What many tests share: the embedded checkpoint and data set, loaded once, and a small part of it to run on."""
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import fedpgp.laboratory
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.sources import pictograms as embedded
+from fedpgp.federation.state import State
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,6 +26,13 @@ def one_thread() -> None:
 def same_numbers() -> None:
     """What a test draws without a generator of its own does not depend on the tests before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def new_state() -> Iterator[Callable[[], State]]:
+    """Makes states in memory, which are closed after the test."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(State.create())
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ class World:
 
 
 @pytest.fixture
-def world(backbone, tmp_path):
+def world(backbone, tmp_path, new_state):
     def make(method, aggregator=None, *, trusted=True, forgiving=False, below="", **more):
         guests, meddle, state = more.pop("guests", {}), more.pop("meddle", None), more.pop("state", None)
         data = tiny.data(backbone, kind=kind_of(method))
@@ -77,7 +77,7 @@ def world(backbone, tmp_path):
         grid = InProcessGrid({node: app(opener) for node, opener in openers.items()})
         if meddle is not None:
             grid.meddle = meddle
-        state = state or State.create()
+        state = state or new_state()
         counted = {client: record["round"] for record in state.records() for client in record["participants"]}
         nodes = Nodes(grid, course, RUN, terms_of(backbone, data.task), counted, 0.3, forgiving)
         return World(grid, nodes, state, course, data, tmp_path / below)
@@ -100,11 +100,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_records_prompts_and_evaluation_are_those_of_the_local_engine_to_the_bit(case, world, backbone):
+def test_records_prompts_and_evaluation_are_those_of_the_local_engine_to_the_bit(case, world, backbone, new_state):
     method, aggregator, changes = CASES[case]
     there = world(method, aggregator, **changes)
     records = there.rounds()
-    here = State.create()
+    here = new_state()
     rounds = tiny.run(method, backbone, there.data, state=here, aggregator=aggregator, **{**SMALL, **changes})
     own = ("seconds_", "wire_")
     for ours, theirs in zip(rounds, records, strict=True):

@@ -13,7 +13,6 @@ import fedpgp
 from fedpgp import laboratory
 from fedpgp.data.tasks import Client
 from fedpgp.federation.jobs import frozen_of
-from fedpgp.federation.state import State
 from fedpgp.methods import METHODS
 from fedpgp.metrics import own_images
 from fedpgp.randomness import generator
@@ -36,12 +35,12 @@ def with_newcomer(exact):
     return replace(whole, task=replace(whole.task, clients=tuple(early), new_clients=(replace(late, id=0),)))
 
 
-def test_a_new_client_fits_its_private_part_and_nothing_else(exact):
+def test_a_new_client_fits_its_private_part_and_nothing_else(exact, new_state):
     """Against steps written out: all of its images in a batch, one epoch, plain SGD on U and V."""
     method = tiny.small(METHODS["fedpgp"], private_learning_rate=0.3)
     data = with_newcomer(exact)
     settings = {"join_epochs": 1, "batch_size": 32, "momentum": 0.0, "weight_decay": 0.0}
-    state = State.create()
+    state = new_state()
     rounds = tiny.run(method, exact, data, state=state, **settings)
     (found,) = rounds[-1].record["new_clients"]
     assert rounds[-1].record["new"] == found["local"] and "new_clients" not in rounds[0].record

@@ -23,7 +23,6 @@ from fedpgp.federation.mods import mods
 from fedpgp.federation.node import Node
 from fedpgp.federation.privacy import protected
 from fedpgp.federation.secure import quantisation_bound
-from fedpgp.federation.state import State
 from fedpgp.methods import METHODS
 
 SECURE = PrivacyConfig(secure_aggregation=True, threshold=0.5)
@@ -32,7 +31,7 @@ EXAMPLES = (6, 5, 7, 4, 9)
 
 
 @pytest.fixture
-def world(backbone, tmp_path):
+def world(backbone, tmp_path, new_state):
     def make(privacy, below="", forgiving=True, clients=5, **changes):
         method = tiny.small(METHODS["fedpgp"])
         data = tiny.data(backbone, classes=CLASSES[:clients], examples=EXAMPLES[:clients])
@@ -52,7 +51,7 @@ def world(backbone, tmp_path):
 
         grid = InProcessGrid({100 + i: app(i) for i in range(clients)})
         nodes = Nodes(grid, course, RUN, terms_of(backbone, data.task), {}, 0.3, forgiving, privacy)
-        return World(grid, nodes, State.create(), course, data, Path(tmp_path) / below)
+        return World(grid, nodes, new_state(), course, data, Path(tmp_path) / below)
 
     return make
 

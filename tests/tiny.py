@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -160,15 +161,14 @@ class Round:
 def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregator=None, **changes) -> list[Round]:
     """All rounds of a federation in this process: two of everybody, two epochs in batches of four, or as changed."""
     found, settings = data_ or data(backbone, kind=kind_of(method)), FederationConfig(**{**SETTINGS, **changes})
-    state, workers = state or State.create(), workers or Workers(backbone.towers(method.reads), 1)
-    clients = Course(method, found.task, backbone, settings, seed, aggregator_for(method, aggregator)).states(
-        state.client
-    )
-    rounds = []
-    for record in federate(method, found, backbone, settings, seed, workers, state, aggregator):
-        server, own = state.server(), list(clients)
-        private, kept = [client.private for client in own], [client.kept for client in own]
-        rounds.append(Round(record["round"], server.shared, private, kept, server, state.evaluation(), record))
+    workers = workers or Workers(backbone.towers(method.reads), 1)
+    course, rounds = Course(method, found.task, backbone, settings, seed, aggregator_for(method, aggregator)), []
+    with nullcontext(state) if state else State.create() as state:
+        clients = course.states(state.client)
+        for record in federate(method, found, backbone, settings, seed, workers, state, aggregator):
+            server, own = state.server(), list(clients)
+            private, kept = [client.private for client in own], [client.kept for client in own]
+            rounds.append(Round(record["round"], server.shared, private, kept, server, state.evaluation(), record))
     return rounds
 
 
