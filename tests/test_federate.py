@@ -1,13 +1,16 @@
 """What fedpgp federate writes, without a server."""
 
+import json
 import shutil
 import sys
 
 import pytest
 
 from fedpgp import cli
+from fedpgp.cli.federate import _so_far
 from fedpgp.deployment.credentials import check_certificate, write_authority, write_server
 from fedpgp.deployment.layout import Layout, renew
+from fedpgp.deployment.local import finished_rounds
 from fedpgp.errors import OutputError
 
 
@@ -53,3 +56,25 @@ def test_only_the_authority_that_nodes_trust_renews(layout, tmp_path):
     with pytest.raises(OutputError, match="is no directory of fedpgp federate init"):
         renew(Layout(tmp_path), tmp_path)
     assert (layout.server / "server.crt").read_bytes() == before
+
+
+def test_who_watches_a_run_is_told_of_whole_records_alone(tmp_path):
+    run = tmp_path / "run"
+    assert finished_rounds(run) == []
+    run.mkdir()
+    first, second = ({"round": number, "local": 50.0 + number} for number in (1, 2))
+    lines = f"{json.dumps(first)}\n{json.dumps(second)}\n"
+    (run / "rounds.jsonl").write_text(lines[:-3])  # the second is being written
+    assert finished_rounds(run) == [first]
+    (run / "rounds.jsonl").write_text(lines)
+    assert finished_rounds(run) == [first, second]
+
+
+def test_after_each_round_it_says_about_how_long_the_others_take():
+    records = [
+        {"round": number, "local": 60.0, "seconds_training": 4.0 * number, "seconds_evaluation": 6.0}
+        for number in (1, 2)
+    ]
+    assert _so_far(records, 10) == "Local 60.0, about 96 s left"  # 10 s and 14 s, and eight rounds
+    assert _so_far(records, 2) == "Local 60.0"
+    assert _so_far([{**records[0], "round": 0}], 10) == "Local 60.0"  # a method that trains nothing has one round

@@ -60,9 +60,11 @@ def own_parts(layout: Layout, client: int) -> dict[str, torch.Tensor]:
 def test_four_nodes_with_tls_and_keys_have_the_local_engines_table_and_leave_nothing(tmp_path, cache):
     settings = ["task.clients=4", *SHORT]
     layout = new_federation(tmp_path / "federation", "fedpgp", 4, settings)
-    run = layout.runs / "local"
+    run, counts, over = layout.runs / "local", [], []
     with local_federation(layout, 4, str(cache)) as federation:
-        federation.complete(run, pytest.fail)
+        federation.complete(run, pytest.fail, counts.append, lambda records: over.append(len(records)))
+        assert counts == sorted(counts)  # the last may come while a round is on its way
+        assert over == [1, 2]
         assert '"status": "finished:completed"' in flwr(layout, "ls", "local", "--format", "json")
         shown = flwr(layout, "ls", "local")
         number = re.search(r"\d{10,}", shown)

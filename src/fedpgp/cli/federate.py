@@ -1,8 +1,10 @@
 """fedpgp federate: a federation across machines, on Flower."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
@@ -131,12 +133,14 @@ def up(
     """Start a server, nodes and a run on this machine, to try: TLS, keys and processes are those of real machines.
 
     All nodes share out one data set. What ends by itself is started again, and the run goes on. The directory holds the
-    whole federation: the run is in runs/, what the processes say in logs/.
+    whole federation: the run is in runs/, what the processes say in logs/. Tells of every round when it is over.
     """
     import fedpgp
     from fedpgp.deployment.layout import Plan, create
     from fedpgp.deployment.local import free_ports, local_federation
     from fedpgp.deployment.processes import check_node, node_settings
+    from fedpgp.federation.course import rounds_of
+    from fedpgp.plugins import find_method
 
     if not local:
         raise click.UsageError("--local must be typed: all processes are on this machine; for several see init")
@@ -147,16 +151,38 @@ def up(
     plan = Plan("local", "127.0.0.1", port, nodes, settings, name_of_method, seed, ports, insecure)
     layout = create(directory, plan, force)
     where = None if cache is None else str(cache.absolute())
+    label = f"{name_of_method}, seed {seed}"
+    total = rounds_of(settings.methods.get(name_of_method) or find_method(name_of_method)(), settings.federation)
     with Session(directory, quiet) as progress:
         progress.progress("reading the data set", 0, 1)  # once, for all nodes
         found, about = node_settings(layout.node(0), cache=where)
         check_node(layout.node(0), found, about, insecure)
         progress.progress("reading the data set", 1, 1)
         with local_federation(layout, nodes, where) as federation:
-            progress.notice(f"a server and {nodes} nodes are started; {layout.directory}/logs has what they say")
+            progress.notice(
+                f"a server and {nodes} nodes are started; {layout.directory}/logs has what they say; the first round"
+                " begins in about 40 s, and with two cores a round takes 2 to 3 s for each node"
+            )
             run = layout.runs / "local"
-            federation.complete(run, progress.notice)
+
+            def rounds(records: "Sequence[Mapping[str, Any]]") -> None:
+                number = records[-1]["round"]
+                progress.progress(label, number or 1, total if number else 1, _so_far(records, total))
+
+            federation.complete(
+                run, progress.notice, lambda count: progress.progress("nodes that are there", count, nodes), rounds
+            )
     print_result(fedpgp.Comparison([fedpgp.load_run(run)]), run, as_json)
+
+
+def _so_far(records: "Sequence[Mapping[str, Any]]", total: int) -> str:
+    """How the last round did, and about how long the others take."""
+    from fedpgp.plan import duration
+    from fedpgp.results import headline
+
+    left = total - records[-1]["round"] if records[-1]["round"] else 0
+    mean = fmean(record["seconds_training"] + record["seconds_evaluation"] for record in records)
+    return ", ".join([headline(records[-1])] + [f"about {duration(left * mean)} left"] * bool(left))
 
 
 def _experiment(

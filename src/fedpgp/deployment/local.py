@@ -4,15 +4,17 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from flwr.proto.control_pb2 import ListRunsRequest
+from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest
 
 from fedpgp.deployment.layout import Layout
 from fedpgp.deployment.processes import SCRIPTS, control, environment, server, started
+from fedpgp.directory import RECORDS
 from fedpgp.errors import FedPGPError, TrainingError
 
 POLL = 1.0
@@ -70,11 +72,26 @@ class LocalFederation:
             (found,) = client.ListRuns(ListRunsRequest(run_id=run)).run_dict.values()
             return found.status.status, found.status.sub_status
 
-    def complete(self, output: Path, hear: Callable[[str], None]) -> None:
+    def online(self) -> int:
+        """How many nodes the server knows to be there."""
+        with control(self.layout) as client:
+            return sum(node.status == "online" for node in client.ListNodes(ListNodesRequest()).nodes_info)
+
+    def complete(
+        self,
+        output: Path,
+        hear: Callable[[str], None],
+        there: Callable[[int], None] = lambda nodes: None,
+        rounds: Callable[[Sequence[dict[str, Any]]], None] = lambda records: None,
+    ) -> None:
         """Runs what the app runs until its directory is finished: what ends is started again, and the run gone on with.
 
+        hear: is told what went wrong; there: how many nodes the server knows, whenever that changes before the first
+        round is over; rounds: the records of all rounds that are over, whenever there are more of them.
         Raises TrainingError where it ends again and again.
         """
+        told: Sequence[dict[str, Any]] = ()
+        nodes = 0
         for _ in range(TRIES):
             run, answered = self.submit(output=str(output)), time.monotonic()
             while True:
@@ -82,11 +99,17 @@ class LocalFederation:
                     hear(f"{name} had ended and was started again: {self.logs / f'{name}.log'} says why")
                 try:
                     status, ended = self.status(run)
+                    if not told and (count := self.online()) != nodes:
+                        there(nodes := count)
                     answered = time.monotonic()
                 except Exception as error:  # the server is being started again
                     if time.monotonic() - answered > 60:
                         raise FedPGPError(f"the server does not answer: {error}") from error
                     status = ""
+                found = finished_rounds(output)
+                if len(found) > len(told):
+                    rounds(found)
+                    told = found
                 if status == "finished":
                     break
                 time.sleep(POLL)
@@ -94,6 +117,15 @@ class LocalFederation:
                 return
             hear(f"the run ended ({ended}) before it was finished: it is gone on with")
         raise TrainingError(f"the run ended {TRIES} times before it was finished: {self.logs / 'server.log'} says why")
+
+
+def finished_rounds(output: Path) -> list[dict[str, Any]]:
+    """The records of the rounds that a run has finished so far; of a line that is being written, nothing."""
+    try:
+        content = (output / RECORDS).read_bytes()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from fedpgp.data.sources import Source
 from fedpgp.data.tasks import Task
 from fedpgp.deployment.client import configured
 from fedpgp.deployment.metrics import exporter
-from fedpgp.directory import is_unfinished, run_directory, write_run, writing
+from fedpgp.directory import add_record, is_unfinished, run_directory, write_records, write_run, writing
 from fedpgp.errors import FedPGPError, OutputError
 from fedpgp.federation.course import Course, aggregator_of
 from fedpgp.federation.flower import Nodes, terms_of
@@ -88,9 +88,14 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
             "%s: %d of %d rounds are done; waiting for %d clients, for %g seconds at most (federation.deadline)",
             *(name, done, total, course.clients, settings.deadline),
         )
+        remedy = "free space, then start the run again"
+        with writing(directory, remedy):
+            write_records(state.records(), directory)
         nodes.gather(course.clients)
         with exporter(settings.metrics_port, nodes.run) as hear:
             for record in run_rounds(course, nodes, state):
+                with writing(directory, remedy):
+                    add_record(record, directory)
                 hear(record)
                 log.info("round %d of %d: %s%s", record["round"], total, headline(record), _losses(record))
         records, last = state.records(), state.evaluation()
@@ -104,7 +109,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
             outcomes=None,
             provenance=state.origin()["provenance"],
         )
-        with writing(directory, "free space, then start the run again"):
+        with writing(directory, remedy):
             write_run(run, directory)
         state.remove()
     log.info("%s is finished: fedpgp show %s", name, directory.absolute())
