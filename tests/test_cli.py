@@ -607,3 +607,42 @@ def test_a_line_that_cannot_be_read_says_what_to_type(line, told, monkeypatch, c
         cli.main()
     assert stopped.value.code == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first", "others"),
+    [
+        (
+            ["sweep", "--grid", "task.shots=2,4", "--methods", "local,fedpgp", "--seeds", "3"],
+            "2 cells × 2 methods (local, fedpgp) × 3 (seeds 0, 1, 2): 12 runs",
+            ["  task.shots 2", "  task.shots 4"],
+        ),
+        (
+            ["ablate", "--studies", "bottleneck", "--seeds", "2"],
+            " settings of fedpgp, 2 seeds each",
+            ["  as-it-stands", "  study bottleneck, setting '16'"],
+        ),
+        (
+            ["compare", "--methods", "zero-shot,promptfl", "--seeds", "2"],
+            "4 runs, about ",
+            [],
+        ),
+    ],
+    ids=["sweep", "ablate", "compare"],
+)
+def test_a_dry_run_prints_the_plan_and_writes_nothing(arguments, first, others, command, small, tmp_path) -> None:
+    ended = command(*arguments, *sets(), "--dry-run")
+    line, *rest = ended.out.splitlines()
+    assert ended.code == 0 and first in line
+    assert set(others) <= set(rest)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["compare", "sweep", "ablate"])
+def test_a_dry_run_refuses_what_the_run_would_and_a_resumption(name, command, tmp_path) -> None:
+    chosen = {"compare": [], "sweep": ["--grid", "task.shots=2"], "ablate": ["--studies", "mu"]}[name]
+    ended = command(name, *chosen, "--dry-run", "--set", "task.clients=9999")
+    assert ended.code == 2 and "9999" in ended.err
+    ended = command(name, "--dry-run", "--resume", "out")
+    assert ended.code == 2 and "--resume out goes on with the settings of" in ended.err
+    assert not list(tmp_path.iterdir())

@@ -147,15 +147,11 @@ def compare(
     (`Method.costly`); None takes the same. The rest as in `run`. What was finished before Ctrl-C, a kill or an error is
     in `output`, and `resume(output)` goes on from there. The reporter hears the plan, and about how long it takes.
     """
-    names, settings = chosen_methods(HEADLINE if methods is None else methods, config, changes)
-    of_all = chosen_seeds(seeds, "seeds")
-    of_costly = of_all if costly_seeds is None else chosen_seeds(costly_seeds, "costly_seeds")
-    chosen = {name: of_costly if settings.methods[name].costly else of_all for name in names}
+    settings, chosen, every = _compared_with(methods, seeds, costly_seeds, config, changes)
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
-    every = list(dict.fromkeys(seed for of_method in chosen.values() for seed in of_method))
-    with laboratory(settings, names, every, workers, cache, skip_bad_images, reporter) as lab:
+    with laboratory(settings, list(chosen), every, workers, cache, skip_bad_images, reporter) as lab:
         if directory is not None:
             with run_directory(directory, force) as scratch:
                 write_json(scratch / PLAN, {"seeds": chosen})
@@ -167,6 +163,42 @@ def compare(
             planned_cells = dict.fromkeys(planned(Path(), chosen))
         runs = exhausted(_work(lab, planned_cells))
     return _compared(runs, directory)
+
+
+def planned_comparison(
+    methods: Sequence[str | Method] | str | Method | None = None,
+    seeds: int | Sequence[int] = 1,
+    *,
+    costly_seeds: int | Sequence[int] | None = None,
+    config: ExperimentConfig | Path | str | None = None,
+    changes: Sequence[str] = (),
+    workers: int = 1,
+    cache: Path | str | None = None,
+    skip_bad_images: bool = False,
+    reporter: Reporter | None = None,
+) -> str:
+    """What `compare` would do, and about how long it would take, in a line, after its checks.
+
+    A round of each method is timed, for which images are encoded: their features are kept, and nothing else is written.
+    """
+    settings, chosen, every = _compared_with(methods, seeds, costly_seeds, config, changes)
+    with laboratory(settings, list(chosen), every, workers, cache, skip_bad_images, reporter) as lab:
+        return _timed(lab, dict.fromkeys(planned(Path(), chosen), 0)).describe(lab.workers.count)
+
+
+def _compared_with(
+    methods: Sequence[str | Method] | str | Method | None,
+    seeds: int | Sequence[int],
+    costly_seeds: int | Sequence[int] | None,
+    config: ExperimentConfig | Path | str | None,
+    changes: Sequence[str],
+) -> tuple[ExperimentConfig, dict[str, list[int]], list[int]]:
+    """The config of a comparison, the seeds of each method, and all of them."""
+    names, settings = chosen_methods(HEADLINE if methods is None else methods, config, changes)
+    of_all = chosen_seeds(seeds, "seeds")
+    of_costly = of_all if costly_seeds is None else chosen_seeds(costly_seeds, "costly_seeds")
+    chosen = {name: of_costly if settings.methods[name].costly else of_all for name in names}
+    return settings, chosen, list(dict.fromkeys(seed for of_method in chosen.values() for seed in of_method))
 
 
 def resume(
@@ -300,7 +332,7 @@ def _work(lab: Laboratory, cells: Cells) -> Records[list[Run]]:
             elif is_unfinished(path):
                 states[cell] = stack.enter_context(State.open(path / FILE))
                 check_origin(path, states[cell], _origin(lab, *cell), lab.reporter.notice)
-        plan = _plan(lab, states)
+        plan = _plan(lab, {cell: state.rounds() for cell, state in states.items()})
         runs = []
         for cell, path in cells.items():
             if path is not None and cell not in states:
@@ -314,25 +346,32 @@ def _work(lab: Laboratory, cells: Cells) -> Records[list[Run]]:
         return runs
 
 
-def _plan(lab: Laboratory, states: Mapping[Cell, State]) -> Plan:
-    """The runs to do, which are told; nothing is timed where there is one, or nobody hears of it."""
-    if len(states) == 1 or isinstance(lab.reporter, Silent):
-        return Plan(dict.fromkeys(states, 0.0))
+def _plan(lab: Laboratory, done: Mapping[Cell, int]) -> Plan:
+    """The runs to do, which are told; nothing is timed where there is one, or nobody hears of it.
+
+    done: how many rounds of each are finished.
+    """
+    if len(done) == 1 or isinstance(lab.reporter, Silent):
+        return Plan(dict.fromkeys(done, 0.0))
+    plan = _timed(lab, done)
+    lab.reporter.notice(plan.describe(lab.workers.count))
+    return plan
+
+
+def _timed(lab: Laboratory, done: Mapping[Cell, int]) -> Plan:
     lab.workers.start()  # once, which is no part of what a round takes
     rates: dict[str, float] = {}
-    names = list(dict.fromkeys(name for name, _ in states))
+    names = list(dict.fromkeys(name for name, _ in done))
     for i, name in enumerate(names):
         lab.reporter.progress("timing a round of each method", i, len(names), name)
-        seed = next(seed for of, seed in states if of == name)
+        seed = next(seed for of, seed in done if of == name)
         rates[name] = _seconds(lab, name, seed)
     lab.reporter.progress("timing a round of each method", len(names), len(names))
     left = {
-        (name, seed): rates[name] * (1 - state.rounds() / rounds_of(lab.config.methods[name], lab.config.federation))
-        for (name, seed), state in states.items()
+        (name, seed): rates[name] * (1 - finished / rounds_of(lab.config.methods[name], lab.config.federation))
+        for (name, seed), finished in done.items()
     }
-    plan = Plan(left)
-    lab.reporter.notice(plan.describe(lab.workers.count))
-    return plan
+    return Plan(left)
 
 
 def _seconds(lab: Laboratory, name: str, seed: int) -> float:

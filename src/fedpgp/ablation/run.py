@@ -9,7 +9,7 @@ from typing import Any
 
 from fedpgp import __version__
 from fedpgp.bootstrap import Difference, differences
-from fedpgp.config import load_config
+from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.directory import ABLATION, check_output, locked, run_directory, writing
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.experiment import HEADLINE, chosen_methods, chosen_seeds
@@ -90,10 +90,8 @@ def ablate(
     Raises:
         FedPGPError: before any work where the method, a study, the config or the output do not fit.
     """
-    (name,), settings = chosen_methods(method, config, changes)
-    if name not in {*METHODS, *installed()}:
-        raise ConfigError(f"method must be one of ours or of an installed package, got {method!r}: install it")
-    chosen, of_all, directory = read_studies(file, studies), chosen_seeds(seeds, "seeds"), Path(output)
+    name, settings, chosen, of_all = _asked(method, studies, file, seeds, config, changes)
+    directory = Path(output)
     record = {"fedpgp": __version__, "method": name, "seeds": of_all, "studies": chosen}
     check_output(directory, force)
     check_cells(distinct(_cells(config, changes, name, chosen)), of_all)
@@ -101,6 +99,22 @@ def ablate(
         write(scratch / CONFIG, settings.to_toml().encode())
         write_json(scratch / ABLATION, record)
     return resume_ablation(directory, workers=workers, cache=cache, skip_bad_images=skip_bad_images, reporter=reporter)
+
+
+def planned(
+    method: str = "fedpgp",
+    *,
+    studies: Sequence[str] | None = None,
+    file: Path | str | None = None,
+    seeds: int | Sequence[int] = 3,
+    config: Path | str | None = None,
+    changes: Sequence[str] = (),
+) -> tuple[str, list[Cell]]:
+    """What `ablate` would do, in a line and as cells, after its checks; nothing is written."""
+    name, _, chosen, of_all = _asked(method, studies, file, seeds, config, changes)
+    cells = distinct(_cells(config, changes, name, chosen))
+    check_cells(cells, of_all)
+    return _in_words(cells, name, of_all), cells
 
 
 def resume_ablation(
@@ -121,7 +135,7 @@ def resume_ablation(
         )
     method, seeds = record["method"], record["seeds"]
     cells = distinct(_cells(directory / CONFIG, (), method, record["studies"]))
-    told.notice(f"{len(cells)} settings of {method}, {len(seeds)} seeds each")
+    told.notice(_in_words(cells, method, seeds))
     with locked(directory):
         run_cells(
             cells,
@@ -149,6 +163,25 @@ def load_ablation(directory: Path | str) -> Ablation:
         for study in record["studies"]
     }
     return Ablation(record["method"], found[STANDS], settings)
+
+
+def _asked(
+    method: str,
+    studies: Sequence[str] | None,
+    file: Path | str | None,
+    seeds: int | Sequence[int],
+    config: Path | str | None,
+    changes: Sequence[str],
+) -> tuple[str, ExperimentConfig, dict[str, Study], list[int]]:
+    """The method's name, the config as it stands, the studies and the seeds."""
+    (name,), settings = chosen_methods(method, config, changes)
+    if name not in {*METHODS, *installed()}:
+        raise ConfigError(f"method must be one of ours or of an installed package, got {method!r}: install it")
+    return name, settings, read_studies(file, studies), chosen_seeds(seeds, "seeds")
+
+
+def _in_words(cells: Sequence[Cell], method: str, seeds: Sequence[int]) -> str:
+    return f"{len(cells)} settings of {method}, {len(seeds)} seeds each"
 
 
 def _cells(

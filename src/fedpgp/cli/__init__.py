@@ -28,6 +28,7 @@ from fedpgp.cli.options import (
     ConfigFile,
     DataSource,
     Device,
+    DryRun,
     Force,
     Json,
     Output,
@@ -97,6 +98,7 @@ def compare(
             show_default="as --seeds",
         ),
     ] = None,
+    dry_run: DryRun = False,
     config: ConfigFile = None,
     data: DataSource = None,
     change: Changes = None,
@@ -114,16 +116,19 @@ def compare(
 ) -> None:
     """Run several methods on the same task and print the table.
 
-    Tells first what it is going to do, and about how long that takes. Writes one run directory per method and seed, the
-    tables as comparison.md, .tex and .csv, runs.csv, path.csv, differences.csv, comparison.json, and the trade-off
-    curves as comparison.svg and .png.
+    Tells first what it is going to do, and about how long that takes; --dry-run ends there, and keeps nothing but
+    features of images. Writes one run directory per method and seed, the tables as comparison.md, .tex and .csv,
+    runs.csv, path.csv, differences.csv, comparison.json, and the trade-off curves as comparison.svg and .png.
 
     After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
     """
+    from fedpgp.experiment import planned_comparison
+
     directory = resume or output or new_name("compare")
     with Session(directory, quiet) as session, tracked(session, track) as progress:
         if resume is not None:
-            _only_with(resume, seeds, costly_seeds, config, data, change, output, force or None, device, precision)
+            given = (seeds, costly_seeds, config, data, change, output, force or None, device, precision)
+            _only_with(resume, *given, dry_run or None)
             comparison = fedpgp.resume(
                 resume,
                 methods=method_names(methods or ""),
@@ -132,6 +137,20 @@ def compare(
                 skip_bad_images=skip_bad_images,
                 reporter=progress,
             )
+        elif dry_run:
+            plan = planned_comparison(
+                method_names(methods) if methods is not None else None,
+                1 if seeds is None else seeds,
+                costly_seeds=costly_seeds,
+                config=config,
+                changes=_changes(change, data, device, precision),
+                workers=worker_count(workers),
+                cache=cache,
+                skip_bad_images=skip_bad_images,
+                reporter=progress,
+            )
+            out.print(plan, markup=False)
+            return
         else:
             comparison = fedpgp.compare(
                 method_names(methods) if methods is not None else None,

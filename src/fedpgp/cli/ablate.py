@@ -10,6 +10,7 @@ from fedpgp.cli.options import (
     Cache,
     Changes,
     ConfigFile,
+    DryRun,
     Force,
     Json,
     Output,
@@ -20,7 +21,7 @@ from fedpgp.cli.options import (
     new_name,
     worker_count,
 )
-from fedpgp.cli.printing import Session, err, print_json, print_table
+from fedpgp.cli.printing import Session, err, print_json, print_plan, print_table
 
 
 def ablate(
@@ -40,6 +41,7 @@ def ablate(
         str | None, typer.Option("--method", "-m", help="The one that is studied.", show_default="fedpgp")
     ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Of every setting.", show_default="3")] = None,
+    dry_run: DryRun = False,
     config: ConfigFile = None,
     change: Changes = None,
     output: Output = None,
@@ -66,14 +68,20 @@ def ablate(
     """
     from fedpgp.ablation import ablate as run_studies
     from fedpgp.ablation import resume_ablation
+    from fedpgp.ablation.run import planned
     from fedpgp.report.ablation import table
 
+    given = (studies, file, method, seeds, config, change or None, output, force or None, dry_run or None)
+    if resume is not None and any(setting is not None for setting in given):
+        raise click.UsageError(f"--resume {resume} goes on with the settings of those ablations")
+    name, names = method or "fedpgp", None if studies is None else method_names(studies)
+    count = 3 if seeds is None else seeds
+    if dry_run:
+        print_plan(*planned(name, studies=names, file=file, seeds=count, config=config, changes=change or ()))
+        return
     directory = resume or output or new_name("ablate")
     with Session(directory, quiet) as progress:
         if resume is not None:
-            given = (studies, file, method, seeds, config, change or None, output, force or None)
-            if any(setting is not None for setting in given):
-                raise click.UsageError(f"--resume {resume} goes on with the settings of those ablations")
             found = resume_ablation(
                 resume,
                 workers=worker_count(workers),
@@ -83,10 +91,10 @@ def ablate(
             )
         else:
             found = run_studies(
-                method or "fedpgp",
-                studies=None if studies is None else method_names(studies),
+                name,
+                studies=names,
                 file=file,
-                seeds=3 if seeds is None else seeds,
+                seeds=count,
                 config=config,
                 changes=change or (),
                 output=directory,

@@ -27,6 +27,9 @@ Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Directory to write; without it, a new one in fedpgp-runs/.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output directory if it exists.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything, print what would be run, and do nothing else.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and no table.")]
 Workers = Annotated[
     int | None, typer.Option("--workers", help="Processes; any number gives the same result.", show_default="cores")

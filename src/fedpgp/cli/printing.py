@@ -16,6 +16,7 @@ from rich.table import Table
 import fedpgp
 
 if TYPE_CHECKING:
+    from fedpgp.grid.cells import Cell
     from fedpgp.report import formats
 
 out = Console(width=None if sys.stdout.isatty() else 132, highlight=False)
@@ -98,6 +99,13 @@ def tracked(session: Session, kinds: Sequence[str] | None) -> "Iterator[fedpgp.R
     with ExitStack() as stack:
         trackers = [stack.enter_context(tracker(kind)) for kind in kinds]
         yield Several([session, *trackers])
+
+
+def print_plan(plan: str, cells: "Sequence[Cell]") -> None:
+    """What --dry-run prints of a grid."""
+    out.print(plan, markup=False)
+    for cell in cells:
+        out.print(f"  {cell.name}", markup=False)
 
 
 def print_json(content: object) -> None:

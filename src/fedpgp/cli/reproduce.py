@@ -9,6 +9,7 @@ import typer
 from fedpgp.cli.options import (
     Cache,
     Changes,
+    DryRun,
     Force,
     Json,
     Output,
@@ -19,15 +20,13 @@ from fedpgp.cli.options import (
     new_name,
     worker_count,
 )
-from fedpgp.cli.printing import Session, err, out, print_json, print_table
+from fedpgp.cli.printing import Session, err, out, print_json, print_plan, print_table
 
 
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="Of a recipe: see --list.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="Print the recipes, and do nothing else.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print what would be run, and do nothing else.")
-    ] = False,
+    dry_run: DryRun = False,
     data: Annotated[
         Path | None,
         typer.Option("--data", metavar="DIR", help="Below which the known data sets lie.", show_default="data"),
@@ -86,18 +85,17 @@ def reproduce(
     count = 3 if seeds is None else seeds
     if dry_run:
         assert name is not None, "there is no --resume beside it"
-        plan, cells = planned(
-            name,
-            data=data,
-            backbone=backbone,
-            embedded=embedded,
-            methods=names_of,
-            seeds=count,
-            changes=change or (),
+        print_plan(
+            *planned(
+                name,
+                data=data,
+                backbone=backbone,
+                embedded=embedded,
+                methods=names_of,
+                seeds=count,
+                changes=change or (),
+            )
         )
-        out.print(plan, markup=False)
-        for cell in cells:
-            out.print(f"  {cell.name}", markup=False)
         return
     directory = resume or output or new_name(f"reproduce-{name}")
     with Session(directory, quiet) as progress:

@@ -10,6 +10,7 @@ from fedpgp.cli.options import (
     Cache,
     Changes,
     ConfigFile,
+    DryRun,
     Force,
     Json,
     Output,
@@ -20,7 +21,7 @@ from fedpgp.cli.options import (
     new_name,
     worker_count,
 )
-from fedpgp.cli.printing import Session, err, print_json, print_table
+from fedpgp.cli.printing import Session, err, print_json, print_plan, print_table
 
 
 def sweep(
@@ -37,6 +38,7 @@ def sweep(
         typer.Option("--methods", help="Names with commas between.", show_default="zero-shot,local,promptfl,fedpgp"),
     ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Of every cell.", show_default="1")] = None,
+    dry_run: DryRun = False,
     config: ConfigFile = None,
     change: Changes = None,
     output: Output = None,
@@ -61,16 +63,23 @@ def sweep(
     Every combination is checked before any work. Writes a comparison for each, sweep.md, .tex and .csv (a row for every
     run), and a figure for each axis of numbers.
     """
-    from fedpgp.grid.sweeping import resume_sweep
+    from fedpgp.grid.sweeping import planned, resume_sweep
     from fedpgp.grid.sweeping import sweep as run_grid
     from fedpgp.report.grid import table
 
+    given = (file, grid or None, methods, seeds, config, change or None, output, force or None, dry_run or None)
+    if resume is not None and any(setting is not None for setting in given):
+        raise click.UsageError(f"--resume {resume} goes on with the settings of that grid")
+    if resume is None and (file is None) == (not grid):
+        raise click.UsageError("name a grid: either a file, or --grid section.key=a,b,c once or more")
+    names = None if methods is None else method_names(methods)
+    count = 1 if seeds is None else seeds
+    if dry_run:
+        print_plan(*planned(file or grid or (), methods=names, seeds=count, config=config, changes=change or ()))
+        return
     directory = resume or output or new_name("sweep")
     with Session(directory, quiet) as progress:
         if resume is not None:
-            given = (file, grid or None, methods, seeds, config, change or None, output, force or None)
-            if any(setting is not None for setting in given):
-                raise click.UsageError(f"--resume {resume} goes on with the settings of that grid")
             found = resume_sweep(
                 resume,
                 workers=worker_count(workers),
@@ -79,12 +88,10 @@ def sweep(
                 reporter=progress,
             )
         else:
-            if (file is None) == (not grid):
-                raise click.UsageError("name a grid: either a file, or --grid section.key=a,b,c once or more")
             found = run_grid(
                 file or grid or (),
-                methods=None if methods is None else method_names(methods),
-                seeds=1 if seeds is None else seeds,
+                methods=names,
+                seeds=count,
                 config=config,
                 changes=change or (),
                 output=directory,

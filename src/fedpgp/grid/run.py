@@ -6,7 +6,7 @@ from pathlib import Path
 from fedpgp.config import load_config
 from fedpgp.directory import FINISHED, check_output, locked, run_directory, writing
 from fedpgp.files import write, write_json
-from fedpgp.grid.cells import check_cells, distinct, load_cells, run_cells
+from fedpgp.grid.cells import Cell, check_cells, distinct, load_cells, run_cells
 from fedpgp.grid.plan import CONFIG, Found, Grid, digest_of, read_grid
 from fedpgp.laboratory import Reporter, Silent
 from fedpgp.plugins import find_method
@@ -25,6 +25,13 @@ def plan_in_words(grid: Grid, cells: int) -> str:
 def check_grid(grid: Grid, config: Path | str | None, changes: Sequence[str]) -> None:
     """Raises ConfigError, with a line for each thing that stands in the way, where some cell cannot be run."""
     check_cells(distinct(grid.cells(config, changes)), grid.seeds)
+
+
+def planned_grid(grid: Grid, config: Path | str | None, changes: Sequence[str]) -> tuple[str, list[Cell]]:
+    """What would be done, in a line and as cells, after the same checks; nothing is written."""
+    check_grid(grid, config, changes)
+    cells = distinct(grid.cells(config, changes))
+    return plan_in_words(grid, len(cells)), cells
 
 
 def begin_grid(

@@ -9,8 +9,9 @@ from fedpgp.directory import SWEEP
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.experiment import HEADLINE, chosen_seeds
 from fedpgp.grid.axes import axis_of_text, axis_of_values, read_axes
+from fedpgp.grid.cells import Cell
 from fedpgp.grid.plan import Found, Grid, Part, check_methods
-from fedpgp.grid.run import begin_grid, finish_grid, load_grid
+from fedpgp.grid.run import begin_grid, finish_grid, load_grid, planned_grid
 from fedpgp.grid.study import Study
 from fedpgp.laboratory import Reporter
 from fedpgp.report.grid import write_sweep
@@ -44,11 +45,22 @@ def sweep(
     Raises:
         FedPGPError: before any work where an axis, any cell or the output do not fit.
     """
-    named, of_file, in_file = _axes(axes)
-    names = check_methods(methods if methods is not None else of_file or HEADLINE)
-    grid = Grid([Part("", named)], names, chosen_seeds(seeds, "seeds"))
-    begin_grid(grid, SWEEP, in_file if config is None else config, changes, Path(output), force)
+    grid, file = _asked(axes, methods, seeds, config)
+    begin_grid(grid, SWEEP, file, changes, Path(output), force)
     return resume_sweep(output, workers=workers, cache=cache, skip_bad_images=skip_bad_images, reporter=reporter)
+
+
+def planned(
+    axes: Axes | Sequence[str] | Path | str,
+    *,
+    methods: Sequence[str] | None = None,
+    seeds: int | Sequence[int] = 1,
+    config: Path | str | None = None,
+    changes: Sequence[str] = (),
+) -> tuple[str, list[Cell]]:
+    """What `sweep` would do, in a line and as cells, after its checks; nothing is written."""
+    grid, file = _asked(axes, methods, seeds, config)
+    return planned_grid(grid, file, changes)
 
 
 def resume_sweep(
@@ -95,6 +107,19 @@ def read_sweep(file: Path) -> tuple[dict[str, Study], list[str] | None, str | No
     if methods is not None and not (isinstance(methods, list) and all(isinstance(name, str) for name in methods)):
         raise ConfigError(f"{file}: methods must be a list of names, got {methods!r}")
     return read_axes(tables.get("axes"), f"{file}: axes"), methods, tables.get("config")
+
+
+def _asked(
+    axes: Axes | Sequence[str] | Path | str,
+    methods: Sequence[str] | None,
+    seeds: int | Sequence[int],
+    config: Path | str | None,
+) -> tuple[Grid, Path | str | None]:
+    """The grid, and the config that it changes."""
+    named, of_file, in_file = _axes(axes)
+    names = check_methods(methods if methods is not None else of_file or HEADLINE)
+    grid = Grid([Part("", named)], names, chosen_seeds(seeds, "seeds"))
+    return grid, in_file if config is None else config
 
 
 def _axes(axes: Axes | Sequence[str] | Path | str) -> tuple[dict[str, Study], list[str] | None, str | None]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from fedpgp.directory import REPRODUCTION
 from fedpgp.errors import ConfigError
 from fedpgp.experiment import chosen_seeds
-from fedpgp.grid.cells import Cell, distinct
+from fedpgp.grid.cells import Cell
 from fedpgp.grid.plan import Found, Grid, check_methods
-from fedpgp.grid.run import begin_grid, check_grid, finish_grid, load_grid, plan_in_words
+from fedpgp.grid.run import begin_grid, finish_grid, load_grid, planned_grid
 from fedpgp.laboratory import Reporter
 from fedpgp.report.reproduction import write_reproduction
 from fedpgp.reproduction.recipe import Recipe, read_recipe
@@ -88,9 +88,7 @@ def planned(
 ) -> tuple[str, list[Cell]]:
     """What would be done, in a line and as cells, after the checks of `reproduce`; nothing is written."""
     grid, file, of_all = asked(read_recipe(name), data, backbone, embedded, methods, seeds, changes)
-    check_grid(grid, file, of_all)
-    cells = distinct(grid.cells(file, of_all))
-    return plan_in_words(grid, len(cells)), cells
+    return planned_grid(grid, file, of_all)
 
 
 def asked(
