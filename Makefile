@@ -11,9 +11,11 @@ run: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4
 
-# The fast tests, and those that build the wheel, start processes or interrupt them, or look at pages in a browser.
+# The fast tests, those that only take longer, and, one after the other, those in tests/slow: they build the wheel, start
+# processes or interrupt them, or look at pages in a browser.
 test-all: test chromium
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n auto --maxprocesses 4 --ignore tests/slow
+	$(BIN)/pytest tests/slow
 
 # The browser of the pages' tests: Debian's, where none is there.
 chromium:

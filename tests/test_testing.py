@@ -16,7 +16,14 @@ from fedpgp.methods.base import STRICT
 from fedpgp.testing import CHECKS, ConformanceError, check_method
 
 
-@pytest.mark.parametrize("name", METHODS)
+# One of each kind: nothing trained, a private part, a download of one's own, others' prompts, text per image, patches,
+# both towers. The others take a minute together.
+QUICK = ("zero-shot", "fedpgp", "prompt-amp", "pfedmoap", "fedcocoop", "fedotp", "fedmaple")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_every_method_of_ours_keeps_the_contract(name, exact):
     assert len(check_method(tiny.small(METHODS[name]), exact)) == len(CHECKS)
 
