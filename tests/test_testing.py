@@ -15,7 +15,6 @@ from fedpgp.methods import METHODS, FedPGP, Method, PromptFL
 from fedpgp.methods.base import STRICT
 from fedpgp.testing import CHECKS, ConformanceError, check_method
 
-
 # One of each kind: nothing trained, a private part, a download of one's own, others' prompts, text per image, patches,
 # both towers. The others take a minute together.
 QUICK = ("zero-shot", "fedpgp", "prompt-amp", "pfedmoap", "fedcocoop", "fedotp", "fedmaple")
