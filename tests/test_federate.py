@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -78,3 +79,19 @@ def test_after_each_round_it_says_about_how_long_the_others_take():
     assert _so_far(records, 10) == "Local 60.0, about 96 s left"  # 10 s and 14 s, and eight rounds
     assert _so_far(records, 2) == "Local 60.0"
     assert _so_far([{**records[0], "round": 0}], 10) == "Local 60.0"  # a method that trains nothing has one round
+
+
+def test_a_supernode_that_gives_up_ends_although_a_thread_of_it_goes_on():
+    code = """
+import threading, time
+from fedpgp.deployment import supernode
+
+def gives_up():
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    raise ConnectionError("handshake")
+
+supernode.flower_supernode = gives_up
+supernode.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "ConnectionError: handshake" in done.stderr

@@ -347,11 +347,11 @@ def _work(lab: Laboratory, cells: Cells) -> Records[list[Run]]:
 
 
 def _plan(lab: Laboratory, done: Mapping[Cell, int]) -> Plan:
-    """The runs to do, which are told; nothing is timed where there is one, or nobody hears of it.
+    """The runs to do, which are told; nothing is timed where there is one at most, or nobody hears of it.
 
     done: how many rounds of each are finished.
     """
-    if len(done) == 1 or isinstance(lab.reporter, Silent):
+    if len(done) <= 1 or isinstance(lab.reporter, Silent):
         return Plan(dict.fromkeys(done, 0.0))
     plan = _timed(lab, done)
     lab.reporter.notice(plan.describe(lab.workers.count))

@@ -127,35 +127,49 @@ def test_killed_cut_off_stalled_and_started_again_it_ends_with_the_parts_of_an_u
     layout = new_federation(tmp_path / "federation", "fedpgp", 3, settings)
     _, address = layout.connection
     said: list[str] = []
+    faults: list[Exception] = []
+    ended = threading.Event()
 
     def disturb(federation: LocalFederation, proxy: Proxy) -> None:
-        wait_for(layout, 0, 1)
-        os.killpg(federation.processes["node-0"].pid, signal.SIGKILL)
-        wait_for(layout, 1, 2)
+        wait_for(layout, 0, 1, ended)
+        os.killpg(federation.processes["node-0"].pid, signal.SIGKILL)  # the server takes it for alive for a while
+        wait_for(layout, 1, 2, ended)
         hanging = federation.processes["node-1"]
         os.killpg(hanging.pid, signal.SIGSTOP)
         time.sleep(20)
         os.killpg(hanging.pid, signal.SIGCONT)
-        wait_for(layout, 2, 4)
+        wait_for(layout, 2, 4, ended)
         proxy.stalled.set()
         time.sleep(20)
         proxy.stalled.clear()
         proxy.cut()
-        wait_for(layout, 0, 5)
+        wait_for(layout, None, 5, ended)
         for one in processes_of(layout, "flwr-serverapp"):
             os.kill(one, signal.SIGKILL)
-        wait_for(layout, 0, 6)
+        wait_for(layout, None, 6, ended)
         os.killpg(federation.processes["server"].pid, signal.SIGKILL)
+
+    def disturbed(*arguments: object) -> None:
+        try:
+            disturb(*arguments)
+        except Exception as error:
+            faults.append(error)
 
     with Proxy(int(address.rpartition(":")[2])) as proxy:
         file = layout.node(2) / "node.toml"
         file.write_text(file.read_text().replace(address, f"127.0.0.1:{proxy.port}"))
         with local_federation(layout, 3, str(cache)) as federation:
-            thread = threading.Thread(target=disturb, args=(federation, proxy), daemon=True)
+            thread = threading.Thread(target=disturbed, args=(federation, proxy), daemon=True)
             thread.start()
             federation.complete(layout.runs / "local", said.append)
-            thread.join(5)
-            assert not thread.is_alive(), "all was done before the run was finished"
+            ended.set()
+            thread.join()
+            assert not faults
+            end = time.monotonic() + 120
+            while federation.online() < 3:
+                assert time.monotonic() < end, "a node has not come back"
+                federation.tend()
+                time.sleep(1)
     assert left(layout) == []
     run = fedpgp.load_run(layout.runs / "local")
     assert len(run.rounds) == 7
@@ -208,15 +222,15 @@ def test_a_node_with_data_of_its_own_takes_part_and_one_with_other_names_is_told
     assert 0 <= found.results["final"]["local"] <= 100
 
 
-def wait_for(layout: Layout, client: int, number: int) -> None:
-    """Until a client has trained in a round, or a later one. Raises TimeoutError where it does not."""
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        files = (layout.node(client) / "state").glob("*/*/round-*.safetensors")
+def wait_for(layout: Layout, client: int | None, number: int, ended: threading.Event) -> None:
+    """Until a client, or any, has trained in a round, or a later one. Raises TimeoutError where all ends before."""
+    name = "*" if client is None else layout.node(client).name
+    while True:
+        files = (layout.directory / "nodes").glob(f"{name}/state/*/*/round-*.safetensors")
         if any(int(file.stem.removeprefix("round-")) >= number for file in files):
             return
-        time.sleep(0.1)
-    raise TimeoutError(f"client {client} has not trained in round {number}")
+        if ended.wait(0.1):
+            raise TimeoutError(f"client {name} has not trained in round {number}")
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -210,7 +210,8 @@ def _node_command(
     texts = {name: value for name, value in vars(settings).items() if isinstance(value, str) and value}
     texts[RESIDENT] = address
     config = " ".join([f"client={settings.client}", *(f'{name}="{value}"' for name, value in texts.items())])
-    command = [str(SCRIPTS / "flower-supernode"), "--superlink", about["superlink"], "--node-config", config]
+    command = [sys.executable, "-m", "fedpgp.deployment.supernode"]
+    command += ["--superlink", about["superlink"], "--node-config", config]
     command += ["--host", "127.0.0.1", "--port", str(about["port"])]
     if insecure:
         return [*command, "--insecure"]
