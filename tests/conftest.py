@@ -8,12 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 import fedpgp.laboratory
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.sources import pictograms as embedded
 from fedpgp.federation.state import State
+
+settings.register_profile("fedpgp", deadline=None)  # how long an example takes says how busy the machine is
+settings.load_profile("fedpgp")
 
 
 @pytest.fixture(scope="session", autouse=True)
