@@ -279,6 +279,7 @@ def test_held_out_domains_survive_the_config_file(tmp_path):
     assert load_config(tmp_path / "c.toml").task.held_out == ("noto", "twemoji")
 
 
+@pytest.mark.slow
 def test_choosing_settings_needs_no_test_file(tmp_path, cache, monkeypatch):
     """The package's assets without their test split: a run on validation images works, another names the file."""
     shutil.copytree(assets.DIRECTORY, tmp_path / "assets", ignore=shutil.ignore_patterns("test.parquet"))
