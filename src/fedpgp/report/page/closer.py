@@ -48,12 +48,10 @@ def text_features(run: Run, first: Classifier) -> pd.DataFrame:
         found.append((f"client {one['client']}", "personal", head_of(model, model.read())))
     matrix = torch.cat([features for *_, features in found]).double().cpu().numpy()
     perplexity = min(PERPLEXITY, (len(matrix) - 1) / 3)
-    places = {
-        "t-SNE": TSNE(2, perplexity=perplexity, init="pca", random_state=0, max_iter=500, method="exact").fit_transform(
-            matrix
-        ),
-        "PCA": PCA(2, random_state=0).fit_transform(matrix),
-    }
+    components = PCA(2, svd_solver="covariance_eigh").fit_transform(matrix)
+    start = (components / components[:, 0].std() * 1e-4).astype(np.float32)  # as sklearn begins with its own PCA
+    similar = TSNE(2, perplexity=perplexity, init=start, random_state=0, max_iter=500, method="exact")
+    places = {"t-SNE": similar.fit_transform(matrix), "PCA": components}
     rows = [
         [prompt, kind, name, projection, round(float(x), 4), round(float(y), 4)]
         for projection, at in places.items()
