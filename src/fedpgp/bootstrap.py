@@ -63,13 +63,10 @@ def resampled(run: Outcomes, alpha: float = 1.0) -> Figures:
     luck is judged; how much the seeds differ is the standard deviation's to say. alpha: one of the path.
     """
     base_counts, novel_counts = _both_counts(run.base_images, run.novel_images)
-    points = range(len(run.alphas))
     local = _local(run, base_counts)
-    base = np.stack([base_counts @ _share_of_clients(run, "base", p) / base_counts.sum(1) for p in points])
-    tested = {"base": base}
+    tested = {"base": _of_all(run, "base", base_counts)}
     if run.novel_images:
-        shares = [_share_of_clients(run, "novel", p) for p in points]
-        tested["novel"] = np.stack([novel_counts @ share / novel_counts.sum(1) for share in shares])
+        tested["novel"] = _of_all(run, "novel", novel_counts)
     both = _harmonic(*tested.values())
     (chosen,) = np.flatnonzero(run.alphas == alpha)
     own = {"local": local[chosen], **{name: values[chosen] for name, values in tested.items()}}
@@ -124,9 +121,13 @@ def _local(run: Outcomes, counts: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(total, clients, out=np.full_like(total, np.nan), where=clients > 0)
 
 
-def _share_of_clients(run: Outcomes, name: str, point: int) -> NDArray[np.float64]:
-    """[n] for each image, the share of the clients that get it right."""
-    return np.sum([run.unpack(name, chunk, point).sum(0) for chunk in _chunks(run)], axis=0) / len(run.own)
+def _of_all(run: Outcomes, name: str, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[A, 1 + R] mean over the clients of their accuracy on all images of a set."""
+    hits = np.stack(
+        [np.sum([run.unpack(name, chunk, p).sum(0) for chunk in _chunks(run)], axis=0) for p in range(len(run.alphas))]
+    )  # [A, n] how many clients get an image right
+    right = counts @ hits.T.astype(np.float64)  # sums of whole numbers: exact in any order
+    return np.ascontiguousarray((right / len(run.own) / counts.sum(1, keepdims=True)).T)
 
 
 def _chunks(run: Outcomes) -> list[slice]:
