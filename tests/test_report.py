@@ -100,12 +100,12 @@ def test_the_numbers_behind_figures_are_those_of_naive_loops(out):
 def test_local_is_resampled_as_by_a_loop_over_clients(out):
     outcomes = fedpgp.load_comparison(out).of("fedpgp")[0].outcomes
     counts = _both_counts(outcomes.base_images, outcomes.novel_images)[0]
-    found = _local(outcomes, counts)
+    found = _local(outcomes)
     for point in (0, len(outcomes.alphas) - 1):
         for r in (0, 1, 700, 2000):
             shares = []
             for client in range(len(outcomes.own)):
-                weight = counts[r] * outcomes.unpack("own")[client]
+                weight = counts[:, r] * outcomes.unpack("own")[client]
                 if weight.sum():
                     shares.append((weight * outcomes.unpack("base", point=point)[client]).sum() / weight.sum())
             assert found[point, r] == pytest.approx(np.mean(shares))

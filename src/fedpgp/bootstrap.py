@@ -15,7 +15,7 @@ from fedpgp.metrics import area
 METRICS = ("local", "base", "novel", "hm", "cm", "area")
 RESAMPLES = 2000
 SEED = 0
-CHUNK = 64  # clients looked at together, so that memory does not grow with their number
+CHUNK = 16  # clients looked at together, at the images that any of them owns; at most 255: their number fits a byte
 
 Figures = Mapping[str, NDArray[np.float64]]  # metric -> [1 + R], of all images as they are and of each resample
 
@@ -63,7 +63,7 @@ def resampled(run: Outcomes, alpha: float = 1.0) -> Figures:
     luck is judged; how much the seeds differ is the standard deviation's to say. alpha: one of the path.
     """
     base_counts, novel_counts = _both_counts(run.base_images, run.novel_images)
-    local = _local(run, base_counts)
+    local = _local(run)
     tested = {"base": _of_all(run, "base", base_counts)}
     if run.novel_images:
         tested["novel"] = _of_all(run, "novel", novel_counts)
@@ -99,35 +99,43 @@ def _both_counts(base_images: int, novel_images: int) -> tuple[NDArray[np.float6
     return _counts(rng, base_images), _counts(rng, novel_images) if novel_images else np.zeros((0, 0))
 
 
+@lru_cache(maxsize=2)
+def _narrow_counts(base_images: int, novel_images: int) -> NDArray[np.float32]:
+    """Those of the base images in float32: sums for one client are exact in it, and take half the time."""
+    return _both_counts(base_images, novel_images)[0].astype(np.float32)
+
+
 def _counts(rng: np.random.Generator, images: int) -> NDArray[np.float64]:
-    """[1 + R, images] how often every image counts: once, and in each resample."""
+    """[images, 1 + R] how often every image counts: once, and in each resample."""
     drawn = rng.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
-    return np.concatenate([np.ones((1, images)), drawn])
+    return np.concatenate([np.ones((images, 1)), drawn.T], axis=1)
 
 
-def _local(run: Outcomes, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+def _local(run: Outcomes) -> NDArray[np.float64]:
     """[A, 1 + R] mean over the clients of their accuracy on the images of their own classes."""
-    whole = counts.astype(np.float32)  # sums of so few images are exact in it, and it takes half the time
-    total, clients = np.zeros((len(run.alphas), len(counts))), np.zeros(len(counts))
+    counts = _narrow_counts(run.base_images, run.novel_images)
+    total, clients = np.zeros((len(run.alphas), 1 + RESAMPLES)), np.zeros(1 + RESAMPLES)
     for chunk in _chunks(run):
-        mine = run.unpack("own", chunk)
-        own = (whole @ mine.T.astype(np.float32)).astype(np.float64)  # [1 + R, clients] images of the client's own
-        clients += (own > 0).sum(1)
-        for point in range(len(run.alphas)):
-            hit = run.unpack("base", chunk, point) & mine
-            right = (whole @ hit.T.astype(np.float32)).astype(np.float64)
-            # A client with so few test images that a resample holds none of them does not count in it.
-            total[point] += np.divide(right, own, out=np.zeros_like(own), where=own > 0).sum(1)
+        mine = np.unpackbits(run.own[chunk], axis=1, count=run.base_images)
+        hits = np.unpackbits(run.base[:, chunk] & run.own[chunk], axis=2, count=run.base_images)
+        anyone = mine.any(0)
+        drawn = counts if anyone.all() else counts[anyone]
+        own = mine[:, anyone].astype(np.float32) @ drawn  # [clients, 1 + R] images of the client's own
+        right = hits[:, :, anyone].reshape(-1, len(drawn)).astype(np.float32) @ drawn
+        # A client with so few test images that a resample holds none of them does not count in it.
+        shares = right.reshape(*hits.shape[:2], -1) / np.maximum(own, 1).astype(np.float64)
+        total += shares.sum(1)
+        clients += (own > 0).sum(0)
     return np.divide(total, clients, out=np.full_like(total, np.nan), where=clients > 0)
 
 
 def _of_all(run: Outcomes, name: str, counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """[A, 1 + R] mean over the clients of their accuracy on all images of a set."""
-    hits = np.stack(
-        [np.sum([run.unpack(name, chunk, p).sum(0) for chunk in _chunks(run)], axis=0) for p in range(len(run.alphas))]
-    )  # [A, n] how many clients get an image right
-    right = counts @ hits.T.astype(np.float64)  # sums of whole numbers: exact in any order
-    return np.ascontiguousarray((right / len(run.own) / counts.sum(1, keepdims=True)).T)
+    images, packed = len(counts), getattr(run, name)
+    hits = np.zeros((len(run.alphas), images))  # how many clients get an image right
+    for chunk in _chunks(run):
+        hits += np.unpackbits(packed[:, chunk], axis=2, count=images).sum(1, dtype=np.uint8)
+    return hits @ counts / len(run.own) / images  # sums of whole numbers: exact in any order
 
 
 def _chunks(run: Outcomes) -> list[slice]:
