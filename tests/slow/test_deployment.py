@@ -59,21 +59,19 @@ def own_parts(layout: Layout, client: int) -> dict[str, torch.Tensor]:
 
 def test_four_nodes_with_tls_and_keys_have_the_local_engines_table_and_leave_nothing(tmp_path, cache):
     settings = ["task.clients=4", *SHORT]
+    local = fedpgp.run("fedpgp", 0, changes=settings, cache=cache)  # encodes the images for all
     layout = new_federation(tmp_path / "federation", "fedpgp", 4, settings)
     run, counts, over = layout.runs / "local", [], []
     with local_federation(layout, 4, str(cache)) as federation:
         federation.complete(run, pytest.fail, counts.append, lambda records: over.append(len(records)))
         assert counts == sorted(counts)  # the last may come while a round is on its way
         assert over == [1, 2]
-        assert '"status": "finished:completed"' in flwr(layout, "ls", "local", "--format", "json")
-        shown = flwr(layout, "ls", "local")
-        number = re.search(r"\d{10,}", shown)
-        assert number is not None
-        told = flwr(layout, "log", number[0], "local", "--show")
+        (listed,) = json.loads(flwr(layout, "ls", "local", "--format", "json"))["runs"]
+        assert listed["status"] == "finished:completed"
+        told = flwr(layout, "log", listed["run-id"], "local", "--show")
         assert "round 2 of 2: Local" in told
     assert left(layout) == []
     found = fedpgp.load_run(run)
-    local = fedpgp.run("fedpgp", 0, changes=settings, cache=cache)
     elsewhere = ("seconds", "calibration_error")  # how sure clients are of what is not told to a server
     same = {name: value for name, value in local.results.items() if name not in elsewhere}
     assert same == {name: value for name, value in found.results.items() if name not in elsewhere}

@@ -141,7 +141,11 @@ def local_federation(layout: Layout, nodes: int, cache: str | None = None) -> It
         local.start_server()
         for client in range(nodes):
             local.start_node(client)
-        yield local
+        try:
+            yield local
+        finally:
+            for process in local.processes.values():
+                process.terminate()  # all at once: each is waited for as the block ends
 
 
 def free_ports(count: int) -> list[int]:
