@@ -17,7 +17,6 @@ def drawn(seed: int) -> torch.Generator:
 
 
 @given(width=sides, height=sides, seed=st.integers(0, 2**32))
-@settings(deadline=None)
 def test_box_lies_inside_the_picture(width: int, height: int, seed: int) -> None:
     box = random_box(width, height, drawn(seed))
     assert 0 <= box.left < box.right <= width
@@ -25,7 +24,6 @@ def test_box_lies_inside_the_picture(width: int, height: int, seed: int) -> None
 
 
 @given(width=st.integers(50, 600), height=st.integers(50, 600), seed=st.integers(0, 2**32))
-@settings(deadline=None)
 def test_area_and_ratio_are_in_range(width: int, height: int, seed: int) -> None:
     """Up to the rounding to whole pixels; a picture as oblong as 12 : 1 has at least 8 % of its area in some box."""
     left, top, right, bottom = random_box(width, height, drawn(seed))
@@ -57,7 +55,7 @@ def test_too_oblong_a_picture_gets_its_middle() -> None:
 
 
 @given(index=st.integers(0, 10**6), view=st.integers(1, 100), seed=st.integers(0, 100))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_view_depends_on_image_and_number_alone(index: int, view: int, seed: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     picture = Image.fromarray(noise)

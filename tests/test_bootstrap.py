@@ -41,7 +41,7 @@ def accuracies(run: Outcomes) -> dict[str, float]:
 
 
 @given(st.lists(st.tuples(st.integers(0, 99), st.floats(0.2, 0.9), st.floats(0.2, 0.9)), min_size=1, max_size=3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_observed_difference_is_that_of_the_mean_accuracies(runs: list[tuple[int, float, float]]) -> None:
     first = [outcomes(seed, right) for seed, right, _ in runs]
     second = [outcomes(seed + 1000, right) for seed, _, right in runs]

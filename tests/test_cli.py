@@ -594,7 +594,7 @@ def test_percentages_are_those_of_the_outcomes(command: Command, small: None, tm
     ("line", "told"),
     [
         ("run --rounds 3", "It is a setting: --set federation.rounds=… (see fedpgp run --help)"),
-        ("compare --mu 1", "--set SECTION.mu=…, such as promptprox.mu, fedpgp.mu (see fedpgp compare --help)"),
+        ("compare --mu 1", "--set SECTION.mu=…, such as fedpgp.mu, promptprox.mu (see fedpgp compare --help)"),
         ("compare --methods fedpgp promptfl", "names have commas between them and no space: --methods promptfl,fedpgp"),
         ("compare --sedes 3", "'--seeds'"),
         ("federate up --nodez 3", "Did you mean '--nodes'? (see fedpgp federate up --help)"),

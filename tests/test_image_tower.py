@@ -262,7 +262,7 @@ def test_patches_are_read_and_projected_as_the_class_token_is(exact, pixels):
     assert torch.allclose(exact.image.encode(pixels), F.normalize(pooled, dim=-1), rtol=0, atol=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @example(seed=1, layers=1, heads=1, head_width=2, activation="gelu", grid=1, images=1, vectors=1, deeper=0, length=0,
          adapters={0}, memory=1)  # fmt: skip
 @given(

@@ -25,7 +25,7 @@ def rows(tensors) -> list[bytes]:
     participation=st.sampled_from([0.34, 0.67, 1.0]),
     seed=st.integers(0, 10_000),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_nothing_private_is_in_the_bytes_that_leave_a_client(name, aggregator, participation, seed, backbone):
     method = tiny.small(METHODS[name])
     own_server = method.aggregator is not None or method.pooled

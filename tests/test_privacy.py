@@ -55,7 +55,7 @@ def aggregated(privacy, server, sent, memory=None):
     return private.aggregate(Server(server, before.memory if memory is None else memory), sent)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 6), st.floats(0.01, 10))
 def test_without_noise_it_is_the_mean_of_changes_cut_to_the_norm_whatever_their_examples(seed, clients, largest):
     rng = np.random.default_rng(seed)

@@ -49,7 +49,7 @@ def held_by(pool, name, **changes):
     return PARTITIONS[name](pool, **{**SETTINGS[name], **changes})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pool=pools(), name=st.sampled_from(["dirichlet", "pachinko", "shards", "iid"]))
 def test_every_image_is_held_once_and_everybody_has_some(pool, name):
     held = held_by(pool, name)
@@ -83,7 +83,7 @@ def test_concentration_decides_how_even_the_shares_are(concentration, even):
         assert (counts.max() < 60) == even and (counts.max() > 150) != even
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pool=pools(), count=st.integers(1, 4))
 def test_pathological_clients_have_so_many_classes_which_are_used_evenly(pool, count):
     classes = sorted(pool.by_class)
@@ -136,7 +136,7 @@ def test_more_clients_than_images_are_refused():
             held_by(pool, name)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pool=pools(), name=st.sampled_from(DEALT), per_class=st.integers(1, 30))
 def test_test_images_are_shared_out_in_the_same_proportions(pool, name, per_class):
     if name == "pathological" and len(pool.by_class) < 2:

@@ -31,7 +31,7 @@ def picture_bytes(dataset, images):
     return {dataset.image(int(i)).tobytes() for i in images}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data(), classes=st.integers(2, 11), domains=st.integers(1, 4), seed=st.integers(0, 1000))
 def test_base_classes_are_dealt_out_once_and_nothing_else_is_trained_on(data, classes, domains, seed):
     probe = tuple(sorted(data.draw(st.sets(st.integers(0, classes - 1), max_size=classes - 2))))
@@ -67,7 +67,7 @@ def test_base_classes_are_dealt_out_once_and_nothing_else_is_trained_on(data, cl
         assert len(test.images) == len(test.classes) * domains * (1 if test is task.validation else 2)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(counts=st.lists(st.integers(0, 5), min_size=1, max_size=5), data=st.data(), seed=st.integers(0, 1000))
 def test_shots_are_drawn_evenly_over_the_domains(counts, data, seed):
     if not sum(counts):
@@ -128,7 +128,7 @@ def test_what_the_data_do_not_suffice_for_is_refused(changes, message):
         )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     clients=st.integers(1, 7),
     domains=st.integers(1, 4),
@@ -167,7 +167,7 @@ def test_domains_are_dealt_in_an_order_of_the_seed():
     assert len(dealt) > 3 and all(sorted(d[:4]) == [0, 1, 2, 3] and d[4:] == d[:2] for d in dealt)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     data=st.data(),
     domains=st.integers(2, 5),

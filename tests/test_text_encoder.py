@@ -87,7 +87,7 @@ def features_and_gradients(function, contexts, weights):
     return features.detach(), torch.autograd.grad((features * weights.to(features)).sum(), leaf)[0]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @example(592, 1, 1, 2, "gelu", "first", 1, 3, [1, 1, 6, 12], "end", 2**31)  # norms of two nearly equal numbers
 @given(
     seed=st.integers(0, 10_000),
@@ -289,7 +289,7 @@ def test_a_checkpoint_with_damaged_text_weights_is_told_before_a_run(backbone):
     position=st.sampled_from(["end", "middle", "front"]),
     memory=st.sampled_from([2**31, 1]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_contexts_of_classes_are_each_read_with_their_own_class_alone(exact, classes, length, position, memory):
     """[K, C, M, d] against one call per class with [K, M, d]: features, and gradients that reach no other class."""
     encoder = replace(exact.text, memory=memory)

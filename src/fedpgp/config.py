@@ -404,7 +404,7 @@ def parse_change(change: str) -> tuple[str, str, Any]:
     where, separator, value = change.partition("=")
     name, dot, key = where.strip().partition(".")
     if not (separator and dot and name and key):
-        having = [] if dot or not separator else _sections_with(name)
+        having = [] if dot or not separator else sections_with(name)
         example = " or ".join(f"{section}.{change.strip()}" for section in having[:SUGGESTED]) or "fedpgp.mu=0.5"
         example += f" ({len(having) - SUGGESTED} more sections have that key)" if len(having) > SUGGESTED else ""
         raise ConfigError(f"--set must have the form section.key=value, such as {example}, got {change!r}")
@@ -415,7 +415,7 @@ def parse_change(change: str) -> tuple[str, str, Any]:
         return name, key, value.strip()  # a word needs no quotes
 
 
-def _sections_with(key: str) -> list[str]:
+def sections_with(key: str) -> list[str]:
     """The sections of ours that have a key: first those that every run reads, then FedPGP's."""
     sections: dict[str, type] = {**SECTIONS, "fedpgp": METHODS["fedpgp"], **METHODS, **AGGREGATORS}
     return [name for name, model in sections.items() if key in {f.name for f in dataclasses.fields(model) if f.init}]

@@ -30,7 +30,7 @@ def clip_like(seed, *leading, P=49, N=4):
     return 0.2 + 0.04 * of_patch + 0.02 * of_both
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     shape=st.sampled_from([(1, 1), (1, 3), (7, 1), (2, 2), (3, 5), (8, 3), (2, 1, 6, 4)]),
@@ -167,7 +167,7 @@ def test_the_default_tolerance_leaves_logits_as_they_are(mass):
     assert torch.allclose(found, exact, rtol=0, atol=0.01) and not torch.allclose(found, exact, rtol=0, atol=1e-7)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(1, 9), st.floats(0.05, 0.95), st.floats(0.1, 1))
 def test_a_single_prompt_fills_patches_up_to_the_brim(seed, P, mass, epsilon):
     """T_p = min(1 / P, k exp(similarity_p / ε)), with k such that the sum is the mass: found by bisection."""
@@ -214,7 +214,7 @@ def test_a_mass_near_1_is_near_the_balanced_plan():
     assert torch.allclose(near, balanced, rtol=0, atol=2e-4) and not torch.equal(near, balanced)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.floats(-50, 50), st.sampled_from([1, 0.7]), st.sampled_from([0.1, 1e-6]))
 def test_a_constant_changes_no_plan_and_orders_change_with_it(seed, constant, mass, tolerance):
     """However coarse the tolerance: the start has no scale of its own."""

@@ -432,7 +432,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")  # what a TOML file must be, also where the system has another default
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="fedpgp", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError:
         sys.exit(2)  # the help has been printed
     except click.ClickException as error:

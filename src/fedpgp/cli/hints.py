@@ -1,6 +1,5 @@
 """What to type instead, for a line that cannot be read."""
 
-import dataclasses
 import re
 
 import click
@@ -19,20 +18,10 @@ def _setting(error: click.ClickException, context: click.Context | None) -> str:
     """An option that is a setting: --rounds 3 is --set federation.rounds=3."""
     if not isinstance(error, click.NoSuchOption) or context is None or not _takes(context, "--set"):
         return ""
-    from fedpgp.config import SECTIONS, ExperimentConfig
-    from fedpgp.methods import METHODS
+    from fedpgp.config import sections_with
 
     wanted = error.option_name.lstrip("-").replace("-", "_")
-    config = ExperimentConfig()
-    sections = {
-        **{name: getattr(config, name) for name in SECTIONS},
-        **{name: config.methods[name] for name in METHODS},
-    }
-    found = [
-        f"{section}.{wanted}"
-        for section, values in sections.items()
-        if any(field.name == wanted for field in dataclasses.fields(values))
-    ]
+    found = [f"{section}.{wanted}" for section in sections_with(wanted)]
     if not found:
         return ""
     if len(found) > 1:
