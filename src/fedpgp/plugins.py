@@ -121,7 +121,7 @@ def own_errors(method: Method, training: bool = False) -> Iterator[None]:
         if type(method).__module__.startswith("fedpgp."):
             raise
         file = _file(method)
-        if training and not _passes(error, file):
+        if training and _own_line(error, file) is None:
             raise
         raise ConfigError(f"method {method.name!r} fails: {_line(error, file)}; mend it") from error
 
@@ -203,19 +203,13 @@ def misread(method: Method) -> str | None:
     return None
 
 
-def _passes(error: Exception, path: Path) -> bool:
-    """Whether what was raised comes out of a file, here or in a worker process."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return _in_worker(error, path) is not None or any(
-        Path(frame.filename).resolve() == path.resolve() for frame in frames
-    )
-
-
-def _in_worker(error: Exception, path: Path) -> str | None:
-    """The last line of a file in the traceback that a worker process has sent as text, such as "x.py, line 3: pass"."""
-    lines = re.findall(r'^ *File "(.*)", line (\d+), in .*\n *(.*)$', str(error.__cause__ or ""), re.MULTILINE)
+def _own_line(error: Exception, path: Path) -> str | None:
+    """Such as "x.py, line 3: pass", the last of a file that what was raised has passed, here or in a worker process."""
+    passed = [(frame.filename, frame.lineno, frame.line) for frame in traceback.extract_tb(error.__traceback__)]
+    # A worker sends its traceback as text.
+    passed += re.findall(r'^ *File "(.*)", line (\d+), in .*\n *(.*)$', str(error.__cause__ or ""), re.MULTILINE)
     own = [
-        f"{path.name}, line {number}: {code}" for name, number, code in lines if Path(name).resolve() == path.resolve()
+        f"{path.name}, line {number}: {code}" for name, number, code in passed if Path(name).resolve() == path.resolve()
     ]
     return own[-1] if own else None
 
@@ -225,9 +219,7 @@ def _line(error: Exception, path: Path | None = None) -> str:
     what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     if isinstance(error, SyntaxError):
         return f"{what} in line {error.lineno}"
-    if path is not None and (there := _in_worker(error, path)):
+    if path is not None and (there := _own_line(error, path)):
         return f"{what} in {there}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if path is None or Path(frame.filename).resolve() == path.resolve()]
-    last = (own or frames)[-1]
+    last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{what} in {Path(last.filename).name}, line {last.lineno}: {last.line}"
