@@ -17,6 +17,16 @@ from fedpgp.plan import Plan
 from fedpgp.workers import Workers
 
 
+class Listening(Silent):
+    """Keeps the notices."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.said.append(text)
+
+
 def test_plan_in_a_line() -> None:
     seconds = {("a", 0): 30.0, ("b", 0): 30.0, ("c", 0): 90.0, ("a", 1): 30.0, ("b", 1): 30.0}
     assert Plan(seconds).describe(2) == (
@@ -95,21 +105,22 @@ def test_every_process_has_something_to_do_while_it_is_timed(monkeypatch) -> Non
 
 
 @pytest.mark.usefixtures("small")
+def test_a_method_that_fine_tunes_has_its_time_estimated(tmp_path) -> None:
+    listening = Listening()
+    changes = ["promptfl.finetuning=1", "federation.rounds=2", "federation.eval_every=2", "task.clients=3"]
+    fedpgp.compare(["promptfl"], seeds=2, changes=changes, reporter=listening, cache=tmp_path)
+    assert any("2 runs, about" in text for text in listening.said)
+
+
+@pytest.mark.usefixtures("small")
 def test_of_a_stopped_run_only_the_rounds_that_are_left_count(tmp_path, monkeypatch) -> None:
     """Processes are started before anything is timed; what is told is a rate's share of what is left."""
-    said, calls = [], []
+    calls = []
 
     class Stopping(Silent):
         def round(self, method: str, seed: int, record) -> None:
             if (method, record["round"]) == ("promptfl", 3):
                 raise KeyboardInterrupt
-
-    class Listening:
-        def notice(self, text: str) -> None:
-            said.append(text)
-
-        def __getattr__(self, name: str):
-            return lambda *arguments: None
 
     changes = [*tiny.SHORT_RUN, "federation.rounds=4"]
     out, cache = tmp_path / "out", tmp_path / "cache"
@@ -117,6 +128,7 @@ def test_of_a_stopped_run_only_the_rounds_that_are_left_count(tmp_path, monkeypa
         fedpgp.compare(["promptfl", "local"], changes=changes, output=out, cache=cache, reporter=Stopping())
     monkeypatch.setattr(Workers, "start", lambda workers: calls.append("start"))
     monkeypatch.setattr(experiment, "seconds_of_run", lambda *arguments: calls.append("timed") or 400.0)
-    fedpgp.resume(out, cache=cache, reporter=Listening())
+    listening = Listening()
+    fedpgp.resume(out, cache=cache, reporter=listening)
     assert calls == ["start", "timed", "timed"]
-    assert "2 runs, about 8 min in 1 process: promptfl, local with seed 0" in said  # 100 s and 400 s
+    assert "2 runs, about 8 min in 1 process: promptfl, local with seed 0" in listening.said  # 100 s and 400 s

@@ -117,7 +117,7 @@ def test_natural_clients_keep_their_own_and_those_with_most_are_taken():
     dataset = replace(dataset, clients=np.array([2, 2, 0, 1, 1, 1, 3]), client_names=("w", "x", "y", "z"))
     pool = Pool(dataset, np.arange(7), 2, None, 0)
     assert [own.tolist() for own in held_by(pool, "natural")] == [[3, 4, 5], [0, 1]]
-    with pytest.raises(DataError, match="must be at most 4, the clients of made-up that have training images, got 5"):
+    with pytest.raises(DataError, match="must be at most 4, got 5: so many clients of made-up have training images"):
         held_by(replace(pool, clients=5), "natural")
     with pytest.raises(DataError, match=r"data\.client_column"):
         held_by(replace(pool, dataset=replace(dataset, clients=None)), "natural")

@@ -81,6 +81,11 @@ class Silent:
         pass
 
 
+def hears_notices(reporter: Reporter) -> bool:
+    """Whether anybody hears how it goes; those that only watch rounds do not."""
+    return type(reporter).notice is not Silent.notice
+
+
 @dataclass(frozen=True)
 class Laboratory:
     """What all runs of an experiment share: the frozen CLIP, the data, its features, the worker processes.

@@ -11,6 +11,7 @@ import typer
 
 from fedpgp.cli.options import Cache, Changes, ConfigFile, DataSource, Force, Json, Output, Quiet, data_change, new_name
 from fedpgp.cli.printing import Session, err, out, print_result
+from fedpgp.errors import ConfigError
 
 if TYPE_CHECKING:
     from fedpgp.config import ExperimentConfig
@@ -52,7 +53,7 @@ def init(
     from fedpgp.deployment.layout import Plan, create
 
     changes = [f"task.clients={nodes}", *(change or ()), *([] if data is None else [data_change(data)])]
-    settings, name_of_method = _experiment(method, config, changes, class_names)
+    settings, name_of_method = _experiment(method, nodes, config, changes, class_names)
     plan = Plan(name or directory.absolute().name, host, port, nodes, settings, name_of_method, seed, insecure=insecure)
     layout = create(directory, plan, force)
     out.print(f"{layout.directory} is written; README.md in it says what goes where", markup=False)
@@ -146,7 +147,7 @@ def up(
         raise click.UsageError("--local must be typed: all processes are on this machine; for several see init")
     directory = output or new_name("federation")
     changes = [f"task.clients={nodes}", *(change or ()), *([] if data is None else [data_change(data)])]
-    settings, name_of_method = _experiment(method, config, changes, None)
+    settings, name_of_method = _experiment(method, nodes, config, changes, None)
     port, *ports = free_ports(nodes + 1)
     plan = Plan("local", "127.0.0.1", port, nodes, settings, name_of_method, seed, ports, insecure)
     layout = create(directory, plan, force)
@@ -160,8 +161,9 @@ def up(
         progress.progress("reading the data set", 1, 1)
         with local_federation(layout, nodes, where) as federation:
             progress.notice(
-                f"a server and {nodes} nodes are started; {layout.directory}/logs has what they say; the first round"
-                " begins in about 40 s, and with two cores a round takes 2 to 3 s for each node"
+                f"a server and {nodes} nodes are started; {layout.directory}/logs has what they say; Flower starts"
+                " a process for every message: on two cores the first round begins in about 40 s, and each node adds 2"
+                " to 3 s to a round"
             )
             run = layout.runs / "local"
 
@@ -186,7 +188,7 @@ def _so_far(records: "Sequence[Mapping[str, Any]]", total: int) -> str:
 
 
 def _experiment(
-    method: str, config: Path | None, changes: list[str], class_names: Path | None
+    method: str, nodes: int, config: Path | None, changes: list[str], class_names: Path | None
 ) -> "tuple[ExperimentConfig, str]":
     """The config of a deployment, and the method's name; raises ConfigError for what cannot be run."""
     from fedpgp.config import load_config
@@ -198,6 +200,11 @@ def _experiment(
         changes = [*changes, f"task.partition={OWN}", f"task.class_names={json.dumps(read_lines(class_names))}"]
     (name,), _ = chosen_methods(method, config, changes)
     settings = load_config(config, [*changes, "federation.engine=deployment"], foreign=True)
+    if settings.task.clients != nodes:
+        raise ConfigError(
+            f"task.clients must be {nodes}, that of --nodes, got {settings.task.clients}: leave out the setting, or"
+            f" give --nodes {settings.task.clients}"
+        )
     if class_names is not None:
         classes_of(settings)
     return settings, name

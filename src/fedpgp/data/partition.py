@@ -16,6 +16,14 @@ from fedpgp.errors import DataError
 from fedpgp.randomness import generator
 
 
+class TooManyClientsError(DataError):
+    """Among whom something cannot be dealt out. most: so many there can be; got: so many there were to be."""
+
+    def __init__(self, most: int, got: int, why: str) -> None:
+        super().__init__(f"task.clients must be at most {most}, got {got}: {why}")
+        self.most, self.got = most, got
+
+
 def deal_classes(
     classes: Sequence[int], clients: int, per_client: int | None, seed: int
 ) -> tuple[tuple[int, ...], ...]:
@@ -29,11 +37,11 @@ def deal_classes(
             f"task.classes_per_client must be at most {len(classes)}, the classes of the task, got {per_client}"
         )
     if needed > len(classes):
-        most = len(classes) // (per_client or 1)
-        raise DataError(
-            f"task.clients must be at most {most}, got {clients}: the task has {len(classes)} classes to deal out,"
-            f" {per_client or 'at least 1'} to each client, without overlap; --set task.clients={most}"
-            + (" or fewer task.classes_per_client" if per_client else "")
+        raise TooManyClientsError(
+            len(classes) // (per_client or 1),
+            clients,
+            f"the task has {len(classes)} classes to deal out, {per_client or 'at least 1'} to each client, without"
+            " overlap" + (", as task.classes_per_client says" if per_client else ""),
         )
     order = torch.randperm(len(classes), generator=generator(seed, "partition")).tolist()
     dealt = [classes[i] for i in order][: needed if per_client else None]
@@ -223,10 +231,8 @@ def natural(pool: Pool) -> Shares:
     whose = dataset.clients[pool.images]
     counts = np.bincount(whose, minlength=len(dataset.client_names))
     if pool.clients > np.count_nonzero(counts):
-        raise DataError(
-            f"task.clients must be at most {np.count_nonzero(counts)}, the clients of {dataset.name} that have training"
-            f" images, got {pool.clients}; --set task.clients={np.count_nonzero(counts)}"
-        )
+        most = int(np.count_nonzero(counts))
+        raise TooManyClientsError(most, pool.clients, f"so many clients of {dataset.name} have training images")
     chosen = np.sort(np.argsort(-counts, kind="stable")[: pool.clients])
     return [np.sort(pool.images[whose == client]) for client in chosen]
 
@@ -288,10 +294,7 @@ def _nobody_without(held: Sequence[NDArray[np.int64]]) -> Shares:
     found = list(held)
     images = sum(map(len, found))
     if len(found) > images:
-        raise DataError(
-            f"task.clients must be at most {images}, the training images to share out, got {len(found)};"
-            f" --set task.clients={images}"
-        )
+        raise TooManyClientsError(images, len(found), "so many training images are to be shared out")
     for client, own in enumerate(found):
         if not len(own):
             richest = max(range(len(found)), key=lambda other: len(found[other]))

@@ -8,7 +8,15 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpgp.data.partition import PARTITIONS, Pool, deal_classes, deal_domains, draw_shots, share_out
+from fedpgp.data.partition import (
+    PARTITIONS,
+    Pool,
+    TooManyClientsError,
+    deal_classes,
+    deal_domains,
+    draw_shots,
+    share_out,
+)
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.sources.names import plain
 from fedpgp.data.tasks import Client, EvaluationSet, Task
@@ -188,10 +196,15 @@ def _task(
         domains = [kept[i % len(kept)] for i in range(holdings.everybody)]
     elif holdings.domain_per_client:
         domains = deal_domains(len(source.train.domain_names), holdings.everybody, holdings.seed)
-    if holdings.partition == CLASSES:
-        clients = _by_classes(source, holdings, base, domains, 1 if kept is None else len(kept))
-    else:
-        clients = _by_images(source, holdings, base, domains, {"base": tests["base"], "validation": validation})
+    try:
+        if holdings.partition == CLASSES:
+            clients = _by_classes(source, holdings, base, domains, 1 if kept is None else len(kept))
+        else:
+            clients = _by_images(source, holdings, base, domains, {"base": tests["base"], "validation": validation})
+    except TooManyClientsError as error:
+        if error.got == holdings.clients == holdings.everybody:
+            raise DataError(f"{error}; --set task.clients={error.most}") from error
+        raise DataError(f"{error}; each domain counts by itself, and task.new_clients count, too") from error
     _check_own_images(clients, tests["base"], validation)
     late = range(holdings.clients, holdings.everybody)
     return Task(

@@ -248,6 +248,8 @@ def in_groups(towers: Towers, jobs: Sequence[ClientJob]) -> list[Sequence[Client
     between them still near. There are a multiple of four groups, so that two or four processes have equally much to do.
     The image tower is busy enough with the images of one client.
     """
+    if not jobs:
+        return []  # a round in which nobody takes part
     job = jobs[0]
     method = job.method
     if method.own_classes or not method.batchable or "image tower" in method.reads:

@@ -1,4 +1,4 @@
-"""About how long a run takes, from a round of two of its clients."""
+"""About how long a run takes, from a round of some of its clients."""
 
 import math
 from collections.abc import Sequence
@@ -28,20 +28,20 @@ def seconds_of_run(
     workers: Workers,
     aggregator: Aggregator,
 ) -> float:
-    """Trains two of the clients for one epoch, evaluates them, and multiplies.
+    """Trains some of the clients for one epoch, evaluates them, and multiplies.
 
-    With more processes than two it is as many clients as those, or some would have nothing to do. Where that is soon
-    over it only warms up, and what counts is a second round, of as many clients as that time has room for: a longer
-    look, and of groups as they will be. The processes must have been started. Other jobs on the machine slow down what
-    they meet.
+    They are two, or with more processes as many as those, or some would have nothing to do. Where that is soon over it
+    only warms up, and what counts is a second round, of as many clients as that time has room for: a longer look, and
+    of groups as they will be. The processes must have been started. Other jobs on the machine slow down what they meet.
     """
     task = data.task
-    cut = replace(settings, rounds=1, local_epochs=1, participation=1.0, path_points=1)
+    cut = replace(settings, rounds=1, local_epochs=1, participation=1.0, path_points=1, eval_every=1)
 
     def first_round(clients: tuple[Client, ...]) -> tuple[dict[str, Any], ClientState | None]:
         some = replace(data, task=replace(task, clients=clients, new_clients=()))
         with State.create() as state:
-            (record,) = federate(method, some, backbone, cut, seed, workers, state, aggregator)
+            # Where the method fine-tunes, that would be a second one.
+            record = next(federate(method, some, backbone, cut, seed, workers, state, aggregator))
             return record, state.client(clients[0].id)
 
     few = task.clients[: max(CLIENTS, workers.count)]
@@ -58,7 +58,8 @@ def seconds_of_run(
     evaluations = math.ceil(settings.rounds / settings.eval_every) if record["round"] else 1
     if type(method).path is not Method.path:
         evaluations += settings.path_points - 1
-    return training + once * models * evaluations
+    tuned = len(task.clients) if method.finetune_epochs and not personal else 0  # models that are read in the end
+    return training + once * (models * evaluations + tuned)
 
 
 def _examples(clients: Sequence[Client]) -> int:

@@ -14,7 +14,7 @@ from fedpgp.data.tasks import Task
 from fedpgp.directory import load_comparison
 from fedpgp.errors import CheckpointError, ConfigError, DataError, OutputError
 from fedpgp.experiment import compare, resume
-from fedpgp.laboratory import Reporter, Silent, checked
+from fedpgp.laboratory import Reporter, checked, hears_notices
 from fedpgp.plan import duration
 from fedpgp.results import Comparison, Run
 
@@ -108,7 +108,7 @@ def run_cells(
             continue
         reporter.progress("cells", len(cells) - len(left), len(cells), cell.name)
         place, begun, started = directory / cell.place, (directory / cell.place).exists(), time.perf_counter()
-        told = reporter if isinstance(reporter, Silent) else _Within(cell.name, reporter)
+        told = _Within(cell.name, reporter) if hears_notices(reporter) else reporter
         if begun:
             resume(place, workers=workers, cache=cache, skip_bad_images=skip_bad_images, reporter=told)
         else:
