@@ -12,6 +12,7 @@ from fedpgp.cli.federate import _so_far
 from fedpgp.deployment.credentials import check_certificate, write_authority, write_server
 from fedpgp.deployment.layout import Layout, renew
 from fedpgp.deployment.local import finished_rounds
+from fedpgp.deployment.processes import _node_command, node_settings
 from fedpgp.errors import OutputError
 
 
@@ -95,3 +96,24 @@ supernode.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1 and "ConnectionError: handshake" in done.stderr
+
+
+def test_a_node_imports_nothing_from_where_it_is_started(layout, tmp_path):
+    settings, about = node_settings(layout.node(0))
+    command = _node_command(layout.node(0), settings, about, False, "")
+    start = command[: command.index("fedpgp.deployment.supernode") + 1]
+    (tmp_path / "yaml.py").write_text("raise SystemExit('planted')")
+    done = subprocess.run([*start, "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "planted" not in done.stderr
+
+
+def test_clients_are_as_many_as_nodes(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cli.err, "_file", None)
+    line = ["init", str(tmp_path / "ours"), "--nodes", "3", "--set", "task.clients=2"]
+    monkeypatch.setattr(sys, "argv", ["fedpgp", "federate", *line])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2 and not (tmp_path / "ours").exists()
+    assert "task.clients must be 3, that of --nodes, got 2: leave out the setting, or give --nodes 2" in " ".join(
+        capsys.readouterr().err.split()
+    )

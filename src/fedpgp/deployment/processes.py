@@ -210,7 +210,7 @@ def _node_command(
     texts = {name: value for name, value in vars(settings).items() if isinstance(value, str) and value}
     texts[RESIDENT] = address
     config = " ".join([f"client={settings.client}", *(f'{name}="{value}"' for name, value in texts.items())])
-    command = [sys.executable, "-m", "fedpgp.deployment.supernode"]
+    command = [sys.executable, "-P", "-m", "fedpgp.deployment.supernode"]  # nothing is imported from where we are
     command += ["--superlink", about["superlink"], "--node-config", config]
     command += ["--host", "127.0.0.1", "--port", str(about["port"])]
     if insecure:
@@ -265,6 +265,7 @@ def end_on_sigterm() -> None:
     """From now on SIGTERM, which service managers send, ends this process as Ctrl-C does: in order."""
 
     def end(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another would break off the orderly end
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, end)
