@@ -1,6 +1,8 @@
 """Methods of somebody else: in a file, of an installed package, and what is said of those that do not work."""
 
 import json
+import os
+import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -289,3 +291,50 @@ def test_what_a_reporter_raises_is_not_the_methods_fault(mine, small, cache):
 
     with pytest.raises(RuntimeError, match="enough"):
         fedpgp.run(f"{mine}:Mine", changes=SHORT, cache=cache, reporter=Stopping())
+
+
+def test_what_a_reporter_in_the_methods_own_file_raises_is_not_the_methods_fault(tmp_path, small, cache):
+    path = tmp_path / "mine.py"
+    reporter = "\nclass Stopping:\n    def round(self, *of):\n        raise RuntimeError('enough')\n"
+    path.write_text(MINE + reporter, encoding="utf-8")
+    stopping = type("Listening", (vars(plugins.load_file(path))["Stopping"], fedpgp.Silent), {})()
+    with pytest.raises(RuntimeError, match="enough"):
+        fedpgp.run(f"{path}:Mine", changes=SHORT, cache=cache, reporter=stopping)
+
+
+TYPED = """
+import torch
+from typing import ClassVar
+from fedpgp import plugins
+from fedpgp.methods import PromptFL
+
+class Base(PromptFL):
+    @property
+    def finetune_epochs(self):
+        return 2
+
+class Mine(Base):
+    name: ClassVar[str] = "mine"
+
+    @torch.no_grad()
+    def begun(self, kind):
+        return kind in {"first", "second", "third"}
+
+    @staticmethod
+    def half(value):
+        return value / 2
+
+print(plugins.fingerprint(Mine()))
+"""
+
+
+def test_the_code_of_a_method_that_was_typed_in_is_the_same_in_every_process_and_no_edit_goes_unseen():
+    def printed(source: str, hash_seed: int = 0) -> str:
+        command = [sys.executable, "-c", f"exec(compile({source!r}, '<cell 3>', 'exec'))"]
+        environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    edits = [("return 2", "return 3"), ("third", "fourth"), ("/ 2", "/ 3"), ('= "mine"', '= "ours"')]
+    changed = [printed(TYPED.replace(*edit)) for edit in edits]
+    assert printed(TYPED, 1) == printed(TYPED, 2)
+    assert len({printed(TYPED), *changed}) == 1 + len(edits)

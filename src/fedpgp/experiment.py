@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
@@ -31,7 +31,7 @@ from fedpgp.federation.pilot import seconds_of_run
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import FILE, State, remove
 from fedpgp.files import write_json
-from fedpgp.laboratory import Laboratory, Reporter, Silent, laboratory
+from fedpgp.laboratory import Laboratory, Reporter, Silent, hears_notices, laboratory
 from fedpgp.methods import METHODS, Method
 from fedpgp.origin import begin, begun_config, check_origin, origin
 from fedpgp.plan import Cell, Plan
@@ -351,7 +351,7 @@ def _plan(lab: Laboratory, done: Mapping[Cell, int]) -> Plan:
 
     done: how many rounds of each are finished.
     """
-    if len(done) <= 1 or isinstance(lab.reporter, Silent):
+    if len(done) <= 1 or not hears_notices(lab.reporter):
         return Plan(dict.fromkeys(done, 0.0))
     plan = _timed(lab, done)
     lab.reporter.notice(plan.describe(lab.workers.count))
@@ -391,6 +391,12 @@ def _seconds(lab: Laboratory, name: str, seed: int) -> float:
         return 0.0  # the run itself will say so, in its place
 
 
+def _with_own_errors(method: Method, records: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same records; what hears of them, a reporter, is no code of the method, though it may be in the same file."""
+    with own_errors(method, training=True):
+        yield from records
+
+
 def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: State) -> Records[Run]:
     """Runs what is left of one run, and writes its files where it has a directory."""
     config, reporter, backbone = lab.config, lab.reporter, lab.backbone
@@ -411,15 +417,14 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
     if directory is not None:
         with writing(directory, remedy):
             write_records(state.records(), directory)
-    with own_errors(method, training=True):
-        for record in finished:
-            number = record["round"]
-            if directory is not None:
-                with writing(directory, remedy):
-                    add_record(record, directory)
-            reporter.progress(label, number or 1, total if number else 1, headline(record))
-            reporter.round(name, seed, record)
-            yield record
+    for record in _with_own_errors(method, finished):
+        number = record["round"]
+        if directory is not None:
+            with writing(directory, remedy):
+                add_record(record, directory)
+        reporter.progress(label, number or 1, total if number else 1, headline(record))
+        reporter.round(name, seed, record)
+        yield record
     records, last, server = state.records(), state.evaluation(), state.server()
     result = Run(
         config=config,

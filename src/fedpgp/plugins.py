@@ -19,6 +19,7 @@ from fedpgp.methods import METHODS, Method
 from fedpgp.methods.base import Reads
 
 GROUP = "fedpgp.methods"  # of entry points
+PLAIN = (str, int, float, tuple, frozenset, set)  # values of class attributes
 RESERVED = {"all", "data", "task", "backbone", "federation", *AGGREGATORS}
 PREFIX = "fedpgp_method_"  # of the modules that files of methods become
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # of a method: it is a section of the config and a directory
@@ -110,8 +111,8 @@ def _is_method(value: Any) -> bool:
 def own_errors(method: Method, training: bool = False) -> Iterator[None]:
     """Turns what somebody else's method raises into a ConfigError with the line of its own code.
 
-    training: what others raise, such as a reporter, passes here, too, and stays as it is; before training nobody else
-    is at work, so that what is raised elsewhere comes of what the method gave.
+    training: what others raise, such as a disk that is full, passes here, too, and stays as it is; before training
+    nobody else is at work, so that what is raised elsewhere comes of what the method gave.
     """
     try:
         yield
@@ -137,13 +138,19 @@ def fingerprint(method: Method) -> str | None:
     if file.exists():
         return hashlib.sha256(file.read_bytes()).hexdigest()
     said = sorted((name, *_said(function.__code__)) for name, function in _functions(method))
-    return hashlib.sha256(repr(said).encode()).hexdigest()
+    values = sorted((name, _constant(value)) for name, value in _written(method) if isinstance(value, PLAIN))
+    return hashlib.sha256(repr((said, values)).encode()).hexdigest()
 
 
 def _said(code: CodeType) -> tuple[str, tuple[str, ...], list[Any]]:
     """What a function does, without the place where it is written."""
-    within = [_said(one) if inspect.iscode(one) else repr(one) for one in code.co_consts]
+    within = [_said(one) if inspect.iscode(one) else _constant(one) for one in code.co_consts]
     return code.co_code.hex(), code.co_names, within
+
+
+def _constant(value: Any) -> str:
+    """The same in every process: a set has another order in each."""
+    return repr(sorted(map(repr, value))) if isinstance(value, frozenset | set) else repr(value)
 
 
 def _file(method: Method) -> Path:
@@ -155,10 +162,24 @@ def _file(method: Method) -> Path:
 
 
 def _functions(method: Method) -> Iterator[tuple[str, FunctionType]]:
-    """Those that the class itself defines; what dataclasses make is no code of its author."""
-    for name, value in vars(type(method)).items():
-        if inspect.isfunction(value) and value.__code__.co_filename != "<string>":
-            yield name, value
+    """Those that its author wrote, also as properties or decorated; what dataclasses make is no code of theirs."""
+    for name, value in _written(method):
+        bare = getattr(value, "fget", None) or getattr(value, "func", None) or getattr(value, "__func__", value)
+        function = inspect.unwrap(bare) if callable(bare) else bare
+        if not inspect.isfunction(function) or function.__code__.co_filename == "<string>":
+            continue
+        if function.__module__ == type(method).__module__:
+            yield name, function
+
+
+def _written(method: Method) -> Iterator[tuple[str, Any]]:
+    """What stands in the class and in its bases that are not ours, by name."""
+    for of in type(method).__mro__:
+        if of.__module__.startswith("fedpgp."):
+            return
+        for name, value in vars(of).items():
+            if not name.startswith("__") or callable(value):
+                yield f"{of.__qualname__}.{name}", value
 
 
 def check_instance(method: Method) -> None:
