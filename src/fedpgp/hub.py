@@ -41,8 +41,8 @@ def upload(
         token = get_token()
     if token is None:
         raise OutputError(
-            f"an upload to {server} needs a token that may write: pass token"
-            + (", or log in with: hf auth login" if server == constants.ENDPOINT else "")
+            f"an upload to {server} needs a token that may write: "
+            + ("log in with: hf auth login" if server == constants.ENDPOINT else "pass token")
         )
     if repo_id.count("/") != 1:
         raise OutputError(f"repo_id must be OWNER/NAME, got {repo_id!r}")
@@ -51,7 +51,8 @@ def upload(
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         if private and api.model_info(repo_id).private is False:
             raise OutputError(
-                f"{repo_id} exists on {server}, and everybody may read it: name another, or say private=False"
+                f"{repo_id} exists on {server}, and everybody may read it: name another, or let everybody read"
+                " this, too, with --public, in Python private=False"
             )
         api.upload_folder(
             repo_id=repo_id, folder_path=directory, allow_patterns=files, commit_message="Upload with fedpgp"

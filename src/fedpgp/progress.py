@@ -20,6 +20,7 @@ class ProgressBars(Silent):
         if what not in self._bars:
             self._bars[what] = tqdm(total=total, desc=what, initial=done, bar_format="{l_bar}{bar}{n}/{total}{postfix}")
         bar = self._bars[what]
+        bar.total = total
         bar.set_postfix_str(detail, refresh=False)
         bar.update(done - bar.n)
         if done >= total:

@@ -51,6 +51,7 @@ from fedpgp.cli.printing import (
     print_comparison,
     print_formatted,
     print_json,
+    print_plan,
     print_result,
     tracked,
 )
@@ -125,7 +126,7 @@ def compare(
     from fedpgp.experiment import planned_comparison
 
     directory = resume or output or new_name("compare")
-    with Session(directory, quiet) as session, tracked(session, track) as progress:
+    with Session(directory, quiet) as session, tracked(session, None if dry_run else track) as progress:
         if resume is not None:
             given = (seeds, costly_seeds, config, data, change, output, force or None, device, precision)
             _only_with(resume, *given, dry_run or None)
@@ -149,7 +150,7 @@ def compare(
                 skip_bad_images=skip_bad_images,
                 reporter=progress,
             )
-            out.print(plan, markup=False)
+            print_plan(plan, as_json=as_json)
             return
         else:
             comparison = fedpgp.compare(

@@ -77,7 +77,7 @@ def ablate(
     name, names = method or "fedpgp", None if studies is None else method_names(studies)
     count = 3 if seeds is None else seeds
     if dry_run:
-        print_plan(*planned(name, studies=names, file=file, seeds=count, config=config, changes=change or ()))
+        print_plan(*planned(name, studies=names, file=file, seeds=count, config=config, changes=change or ()), as_json)
         return
     directory = resume or output or new_name("ablate")
     with Session(directory, quiet) as progress:

@@ -1,5 +1,6 @@
 """`fedpgp export`."""
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -58,6 +59,8 @@ def export(
 
     if public and upload is None:
         raise ConfigError("--public goes with --upload")
+    if upload is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", upload):
+        raise ConfigError(f"--upload must be OWNER/NAME in letters, digits, - _ and ., got {upload!r}")
     names = None if classes is None else class_names(classes)
     directory = output or new_name(f"export-{form.value}")
     write(run, directory, form.value, client=client, classes=names, force=force)

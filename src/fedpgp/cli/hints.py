@@ -31,8 +31,10 @@ def _setting(error: click.ClickException, context: click.Context | None) -> str:
 
 def _names(error: click.ClickException, context: click.Context | None) -> str:
     """Several names behind one option: --methods promptfl fedpgp is --methods promptfl,fedpgp."""
+    from fedpgp.methods import METHODS
+
     extra = re.match(r"Got unexpected extra arguments? \((.*)\)", error.format_message())
-    if extra is None or context is None or not _takes(context, "--methods"):
+    if extra is None or context is None or not _takes(context, "--methods") or not {*extra[1].split()} <= {*METHODS}:
         return ""
     return "; names have commas between them and no space: --methods promptfl,fedpgp"
 

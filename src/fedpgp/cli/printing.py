@@ -101,8 +101,11 @@ def tracked(session: Session, kinds: Sequence[str] | None) -> "Iterator[fedpgp.R
         yield Several([session, *trackers])
 
 
-def print_plan(plan: str, cells: "Sequence[Cell]") -> None:
-    """What --dry-run prints of a grid."""
+def print_plan(plan: str, cells: "Sequence[Cell]" = (), as_json: bool = False) -> None:
+    """What --dry-run prints. cells: of a grid."""
+    if as_json:
+        print_json({"plan": plan, "cells": [cell.name for cell in cells]})
+        return
     out.print(plan, markup=False)
     for cell in cells:
         out.print(f"  {cell.name}", markup=False)

@@ -94,7 +94,8 @@ def reproduce(
                 methods=names_of,
                 seeds=count,
                 changes=change or (),
-            )
+            ),
+            as_json,
         )
         return
     directory = resume or output or new_name(f"reproduce-{name}")

@@ -75,7 +75,9 @@ def sweep(
     names = None if methods is None else method_names(methods)
     count = 1 if seeds is None else seeds
     if dry_run:
-        print_plan(*planned(file or grid or (), methods=names, seeds=count, config=config, changes=change or ()))
+        print_plan(
+            *planned(file or grid or (), methods=names, seeds=count, config=config, changes=change or ()), as_json
+        )
         return
     directory = resume or output or new_name("sweep")
     with Session(directory, quiet) as progress:
