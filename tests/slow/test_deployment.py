@@ -16,8 +16,10 @@ import pytest
 import torch
 from proxy import Proxy
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 import fedpgp
+from fedpgp.cli import app
 from fedpgp.data.sources import pictograms
 from fedpgp.deployment.layout import Layout
 from fedpgp.deployment.local import LocalFederation, free_ports, local_federation
@@ -58,7 +60,7 @@ def own_parts(layout: Layout, client: int) -> dict[str, torch.Tensor]:
 
 
 def test_four_nodes_with_tls_and_keys_have_the_local_engines_table_and_leave_nothing(tmp_path, cache):
-    settings = ["task.clients=4", *SHORT]
+    settings = ["task.clients=4", "federation.eval_every=2", *SHORT]
     local = fedpgp.run("fedpgp", 0, changes=settings, cache=cache)  # encodes the images for all
     layout = new_federation(tmp_path / "federation", "fedpgp", 4, settings)
     run, counts, over = layout.runs / "local", [], []
@@ -85,8 +87,7 @@ def test_four_nodes_with_tls_and_keys_have_the_local_engines_table_and_leave_not
     table, same_table = (tables.table(fedpgp.Comparison([one])) for one in (found, local))
     assert [row[:-1] for row in table.rows] == [row[:-1] for row in same_table.rows]  # but for seconds
     assert len(table.rows) == 2
-    show = [sys.executable, "-m", "fedpgp", "show", str(run), "--json"]
-    shown = json.loads(subprocess.run(show, capture_output=True, text=True, check=True).stdout)
+    shown = json.loads(CliRunner().invoke(app, ["show", str(run), "--json"]).stdout)
     assert shown["rows"][0]["local"] == local.results["final"]["local"]
 
 
