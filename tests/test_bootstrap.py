@@ -73,6 +73,16 @@ def test_clients_are_looked_at_in_chunks_of_any_size(monkeypatch: pytest.MonkeyP
         )
 
 
+def test_a_client_that_owns_no_test_image_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "CHUNK", 1)
+    run = outcomes(0, 0.6)
+    right, novel, own = (run.unpack(name) for name in ("base", "novel", "own"))
+    own[1] = False
+    found = resampled(packed(right, novel, own))["local"]
+    assert found[0] == pytest.approx(100 * np.mean([right[i][own[i]].mean() for i in (0, 2)]))
+    assert np.isfinite(found).all()
+
+
 def test_a_method_does_not_differ_from_itself() -> None:
     run = [outcomes(0, 0.5)]
     for found in differences(run, run).values():

@@ -295,6 +295,10 @@ def test_groups_share_the_clients_evenly_and_keep_their_order(clients, rows, con
     assert max(sizes) == 1 or (max(sizes) - 1) * contexts * rows <= ROWS
 
 
+def test_where_nobody_takes_part_there_are_no_groups():
+    assert in_groups(None, []) == []
+
+
 def test_of_several_views_each_epoch_sees_one_drawn_for_each_image(backbone, monkeypatch):
     seen, plain = [], PromptFL.loss
 

@@ -121,7 +121,7 @@ def _local(run: Outcomes) -> NDArray[np.float64]:
         anyone = mine.any(0)
         drawn = counts if anyone.all() else counts[anyone]
         own = mine[:, anyone].astype(np.float32) @ drawn  # [clients, 1 + R] images of the client's own
-        right = hits[:, :, anyone].reshape(-1, len(drawn)).astype(np.float32) @ drawn
+        right = hits[:, :, anyone].reshape(len(hits) * len(mine), len(drawn)).astype(np.float32) @ drawn
         # A client with so few test images that a resample holds none of them does not count in it.
         shares = right.reshape(*hits.shape[:2], -1) / np.maximum(own, 1).astype(np.float64)
         total += shares.sum(1)
