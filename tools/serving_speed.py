@@ -26,7 +26,7 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 CLASSES = tuple(f"thing {i}" for i in range(50))
-PAIRS = 3
+PAIRS = 5
 
 
 def classifier(backbone: Backbone) -> Classifier:
