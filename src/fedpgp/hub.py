@@ -14,6 +14,19 @@ WRITTEN = (
 )  # fmt: skip
 
 
+def check_name(repo_id: str) -> None:
+    """Raises OutputError for what is no "OWNER/NAME"."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    if repo_id.count("/") != 1:
+        raise OutputError(f"repo_id must be OWNER/NAME, got {repo_id!r}")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise OutputError(f"repo_id must be OWNER/NAME in letters, digits, - _ and ., got {repo_id!r}") from error
+
+
 def upload(
     directory: Path | str,
     repo_id: str,
@@ -32,8 +45,9 @@ def upload(
     and where the server cannot be reached. What had been uploaded before stays.
     """
     from huggingface_hub import HfApi, constants, get_token
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError
 
+    check_name(repo_id)
     directory = Path(directory)
     files = _files(directory)
     server = (endpoint or constants.ENDPOINT).rstrip("/")
@@ -44,8 +58,6 @@ def upload(
             f"an upload to {server} needs a token that may write: "
             + ("log in with: hf auth login" if server == constants.ENDPOINT else "pass token")
         )
-    if repo_id.count("/") != 1:
-        raise OutputError(f"repo_id must be OWNER/NAME, got {repo_id!r}")
     api = HfApi(endpoint=server, token=token, library_name="fedpgp")
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
@@ -57,8 +69,6 @@ def upload(
         api.upload_folder(
             repo_id=repo_id, folder_path=directory, allow_patterns=files, commit_message="Upload with fedpgp"
         )
-    except HFValidationError as error:
-        raise OutputError(f"repo_id must be OWNER/NAME in letters, digits, - _ and ., got {repo_id!r}") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         reason = error.server_message or f"status {status}"

@@ -1,6 +1,5 @@
 """`fedpgp export`."""
 
-import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -55,17 +54,16 @@ def export(
 
     --upload takes the token of `hf auth login`, and a private repository unless --public is given.
     """
+    from fedpgp import hub
     from fedpgp.serving.export import export as write
 
     if public and upload is None:
         raise ConfigError("--public goes with --upload")
-    if upload is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", upload):
-        raise ConfigError(f"--upload must be OWNER/NAME in letters, digits, - _ and ., got {upload!r}")
+    if upload is not None:
+        hub.check_name(upload)
     names = None if classes is None else class_names(classes)
     directory = output or new_name(f"export-{form.value}")
     write(run, directory, form.value, client=client, classes=names, force=force)
     err.print(f"written to {directory}; how to use it: {directory / 'README.md'}", markup=False)
     if upload is not None:
-        from fedpgp import hub
-
         err.print(f"uploaded to {hub.upload(directory, upload, private=not public)}", markup=False)
