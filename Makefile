@@ -1,25 +1,34 @@
-# make run: the embedded comparison. make test: the tests. Both make the environment first, once.
+# make run: the embedded comparison. make test: the fast tests. Both first make the environment, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-BIN := .venv/bin
-INSTALLED := .venv/.installed
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4
 
-.PHONY: run test test-all chromium docs check format clean
+.PHONY: run test test-slow test-by-hand test-all ci chromium docs check format clean
 
 run: $(INSTALLED)
 	$(BIN)/fedpgp compare
 
 test: $(INSTALLED)
-	$(BIN)/pytest -m "not slow" -n auto --maxprocesses 4
+	$(PYTEST) --dist worksteal -m "not slow and not by_hand"
 
-# The fast tests, those that only take longer, and, one after the other, those in tests/slow: they build the wheel, start
-# processes or interrupt them, or look at pages in a browser.
-test-all: test chromium
-	$(BIN)/pytest -m slow -n auto --maxprocesses 4 --ignore tests/slow
-	$(BIN)/pytest tests/slow
+# Tests that need the same resource, such as a browser or the machine's ports, run one after the other: see docs/testing.md.
+test-slow: $(INSTALLED) chromium
+	$(PYTEST) --dist loadgroup -m "slow and not by_hand"
 
-# The browser of the pages' tests: Debian's, where none is there.
+test-by-hand: $(INSTALLED) chromium
+	$(PYTEST) --dist loadgroup -m by_hand
+
+test-all: test test-slow test-by-hand
+
+# What runs for every change.
+ci: check test test-slow
+
+# Debian's browser, for the tests that look at pages. Without it, and without root to install it, these tests are skipped.
 chromium:
-	command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
+	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; } \
+		|| echo "chromium could not be installed: the tests that look at pages will be skipped"
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check
@@ -30,15 +39,15 @@ format: $(INSTALLED)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# The documentation as a site, for a browser: site/index.html. Broken links and anchors end it.
+# The documentation as a site, for a browser: site/index.html. A broken link or anchor is an error.
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
 $(INSTALLED): pyproject.toml constraints.txt tests/references.txt
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -r tests/references.txt
 	touch $@
 
 clean:
-	rm -rf .venv build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .pythons build dist site .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -1,5 +1,9 @@
 """What many tests share: the embedded checkpoint and data set, loaded once, and a small part of it to run on."""
 
+import json
+import shutil
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -8,13 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import Command, Ended
 from hypothesis import settings
+from safetensors.torch import load_file, save_file
+from tiny import SHORT_RUN
 
 import fedpgp.laboratory
+from fedpgp import assets, cli
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.sources import pictograms as embedded
 from fedpgp.federation.state import State
+
+pytest_plugins = ["browser"]
+
+TRAINING = ("compare", "run", "tune", "ablate", "sweep", "reproduce")  # commands
+COMPARED = ("zero-shot", "promptfl", "fedpgp")
+POSITIONS = "vision_model.embeddings.position_embedding.weight"
 
 settings.register_profile("fedpgp", deadline=None)  # how long an example takes says how busy the machine is
 settings.load_profile("fedpgp")
@@ -32,6 +46,12 @@ def same_numbers() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A background job of a script ignores Ctrl-C, and so would every process that it starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def new_state() -> Iterator[Callable[[], State]]:
     """Makes states in memory, which are closed after the test."""
@@ -45,9 +65,33 @@ def backbone() -> Backbone:
 
 
 @pytest.fixture(scope="session")
-def exact() -> Backbone:
-    """The embedded checkpoint in float64."""
-    return load_backbone("pictoclip", precision="float64")
+def compact_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded checkpoint for images of 24 x 24 pixels: 9 patches in the place of 36, so a fifth of the time."""
+    directory = tmp_path_factory.mktemp("checkpoints") / "compact"
+    shutil.copytree(Path(assets.__file__).parent / "pictoclip", directory)
+    config = json.loads((directory / "config.json").read_text())
+    config["vision_config"]["image_size"] = 24
+    (directory / "config.json").write_text(json.dumps(config))
+    processor = json.loads((directory / "preprocessor_config.json").read_text())
+    processor |= {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}
+    (directory / "preprocessor_config.json").write_text(json.dumps(processor))
+    weights = load_file(directory / "model.safetensors")
+    positions = weights[POSITIONS]  # [1 + 6 x 6, width]: the class token's, and the patches' row by row
+    corner = positions[1:].unflatten(0, (6, 6))[:3, :3].flatten(0, 1)
+    weights[POSITIONS] = torch.cat([positions[:1], corner])
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+@pytest.fixture(scope="session")
+def compact(compact_checkpoint: Path) -> Backbone:
+    return load_backbone(str(compact_checkpoint))
+
+
+@pytest.fixture(scope="session")
+def exact(compact_checkpoint: Path) -> Backbone:
+    """The compact checkpoint in float64."""
+    return load_backbone(str(compact_checkpoint), precision="float64")
 
 
 @pytest.fixture(scope="session")
@@ -82,12 +126,52 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("features")
 
 
+def use_small_source(patch: pytest.MonkeyPatch, source: Source, backbone: Backbone) -> None:
+    patch.setattr(
+        fedpgp.laboratory,
+        "load_source",
+        lambda data, splits: source if "test" in splits else replace(source, test=None),
+    )
+    patch.setattr(fedpgp.laboratory, "load_backbone", lambda *_: backbone)
+
+
 @pytest.fixture
 def small(small_source: Source, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Experiments on the embedded data see its small part, and load the checkpoint once."""
-    monkeypatch.setattr(
-        fedpgp.laboratory,
-        "load_source",
-        lambda data, splits: small_source if "test" in splits else replace(small_source, test=None),
-    )
-    monkeypatch.setattr(fedpgp.laboratory, "load_backbone", lambda *_: backbone)
+    use_small_source(monkeypatch, small_source, backbone)
+
+
+@pytest.fixture(scope="session")
+def compared(small_source: Source, backbone: Backbone, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short comparison of three methods with two seeds, made once. Read it; change only a copy (`own_comparison`)."""
+    directory = tmp_path_factory.mktemp("compared") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        use_small_source(patch, small_source, backbone)
+        fedpgp.compare(COMPARED, 2, changes=SHORT_RUN, output=directory, cache=cache)
+    return directory
+
+
+@pytest.fixture
+def own_comparison(compared: Path, tmp_path: Path) -> Path:
+    """A copy of the comparison, for a test that changes it."""
+    return Path(shutil.copytree(compared, tmp_path / "out"))
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, cache: Path
+) -> Command:
+    """`fedpgp ARGUMENTS` in an empty directory; a command that trains gets a cache directory and one worker."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Ended:
+        common = ["--cache-dir", str(cache)] if arguments[0] in TRAINING and "--cache-dir" not in arguments else []
+        common += ["--workers", "1"] if arguments[0] in TRAINING and "--workers" not in arguments else []
+        monkeypatch.setattr(sys, "argv", ["fedpgp", *arguments, *common])
+        for console, stream in ((cli.out, sys.stdout), (cli.err, sys.stderr)):
+            monkeypatch.setattr(console, "file", stream)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return Ended(int(ended.value.code or 0), *capsys.readouterr())
+
+    return call

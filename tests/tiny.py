@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import CLIPModel
 
-from fedpgp.aggregators import Server
+from fedpgp.aggregators import FedAdam, FedAvg, FedAvgM, FedDyn, FedYogi, Median, Scaffold, Server, TrimmedMean
 from fedpgp.config import FederationConfig
 from fedpgp.data import protocols
 from fedpgp.data.images import Images
@@ -31,6 +31,18 @@ BASE = (1, 2, 3, 5, 6, 7)  # neither the first classes nor a range: labels and c
 NOVEL = (0, 4)
 CLASSES = ((1, 5), (2, 7), (3, 6))  # of the three clients
 EXAMPLES = (6, 5, 7)
+
+AGGREGATORS = [
+    FedAvg(),
+    FedAvg(weighting="uniform"),
+    FedAvgM(),
+    FedAdam(),
+    FedYogi(),
+    Median(),
+    TrimmedMean(trim=0.2),
+    Scaffold(),
+    FedDyn(),
+]  # those that work with any number of clients
 
 # Changes to the embedded recipe that make a run take a second: two rounds of three clients.
 SHORT_RUN = ["task.clients=3", "task.shots=4", "federation.rounds=2", "federation.local_epochs=1"]
@@ -68,6 +80,11 @@ def source(classes=8, per_domain=(3, 1, 2), domains=2, probe=()) -> Source:
 
     train, validation, test = per_domain
     return Source("made-up", split("train", train), split("validation", validation), split("test", test), probe)
+
+
+def picture_bytes(dataset, images) -> set[bytes]:
+    """The bytes of some pictures of a split."""
+    return {dataset.image(int(i)).tobytes() for i in images}
 
 
 def base_to_novel(source: Source, *, evaluate_on="test", **holdings) -> Task:

@@ -4,5 +4,5 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def backbones(exact, backbone):
-    return {"float64": exact, "float32": backbone}
+def backbones(exact, compact):
+    return {"float64": exact, "float32": compact}

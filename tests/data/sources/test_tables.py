@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from disk import listing, save
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from sources.conftest import listing, save
 
 from fedpgp.config import DataConfig
 from fedpgp.data.sources import load_source

@@ -10,12 +10,12 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-import test_tasks
 import tiny
 import torch
 from PIL import Image
 
 import fedpgp
+from fedpgp.assets import DIRECTORY
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.data.images import Images
 from fedpgp.errors import ConfigError
@@ -136,9 +136,12 @@ def test_fault_04_logits_have_one_column_per_class(name, backbone):
 
 def test_fault_05_class_order_is_that_of_the_label_file(pictograms):
     """And the labels point into it; test_tasks.py shows the same under five PYTHONHASHSEEDs."""
-    test_tasks.test_the_class_order_is_that_of_the_label_file(pictograms)
+    lines = (DIRECTORY / "pictograms" / "classes.csv").read_text(encoding="utf-8").splitlines()[1:]
+    names = np.array([line.split(",")[0] for line in lines])
     task = tiny.base_to_novel(pictograms, clients=5, classes_per_client=None, shots=1, seed=0)
-    names = np.array(task.class_names)
+    assert pictograms.class_names == task.class_names == tuple(names)
+    known = [i for i, line in enumerate(lines) if not line.endswith(",unseen")]
+    assert [*task.base, *task.tests["novel"].classes] == known
     for test in task.tests.values():
         softmax = names[list(test.classes)]
         assert (softmax[test.targets] == names[test.dataset.labels[test.images]]).all()
@@ -211,11 +214,11 @@ def test_fault_10_test_images_are_disjoint_from_training_images(evaluate_on):
     """By the bytes of the pictures, every domain included; test_tasks.py does it with the embedded ones."""
     source = tiny.source(12, domains=3, probe=(4,))
     task = tiny.base_to_novel(source, clients=2, classes_per_client=None, shots=9, seed=0, evaluate_on=evaluate_on)
-    trained = test_tasks.picture_bytes(task.train, np.concatenate([client.train for client in task.clients]))
+    trained = tiny.picture_bytes(task.train, np.concatenate([client.train for client in task.clients]))
     assert len(trained) == 9 * len(task.base)  # all there are
     for test in [*task.tests.values(), task.validation]:
         assert test.dataset.split != task.train.split
-        assert not trained & test_tasks.picture_bytes(test.dataset, test.images)
+        assert not trained & tiny.picture_bytes(test.dataset, test.images)
 
 
 def test_fault_11_images_are_resized_before_they_are_normalised(backbone):

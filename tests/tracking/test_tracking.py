@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_cli import Command, command, refused, sets  # noqa: F401  (a fixture)
+from commands import Command, refused, sets
 from tiny import SHORT_RUN
 
 import fedpgp
@@ -248,7 +248,7 @@ def test_a_missing_package_is_named(module: str, text: str, tmp_path: Path, monk
 
 
 def test_the_command_line_tracks_runs_and_comparisons(
-    command: Command,  # noqa: F811
+    command: Command,
     tmp_path: Path,
     store: Path,
 ) -> None:
@@ -271,7 +271,7 @@ def test_the_command_line_tracks_runs_and_comparisons(
 @pytest.mark.parametrize("name", ["run", "compare"])
 def test_the_command_line_refuses_an_unknown_kind_before_any_work(
     name: str,
-    command: Command,  # noqa: F811
+    command: Command,
     tmp_path: Path,
 ) -> None:
     method = ["--method", "zero-shot"] if name == "run" else []

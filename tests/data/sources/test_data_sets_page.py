@@ -6,7 +6,7 @@ from pathlib import Path
 from fedpgp.data.sources import coop, domains, mnist
 from fedpgp.data.sources.known import KNOWN
 
-PAGE = (Path(__file__).parents[2] / "docs" / "data-sets.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "data-sets.md").read_text(encoding="utf-8")
 ROWS = {
     cells[0].strip(" `"): cells for cells in (line.strip("|").split("|") for line in re.findall(r"^\| `.*", PAGE, re.M))
 }

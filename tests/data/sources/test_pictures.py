@@ -6,8 +6,8 @@ import warnings
 
 import numpy as np
 import pytest
+from disk import save
 from PIL import Image
-from sources.conftest import save
 
 from fedpgp.data.pictures import FilePictures, decode, reason
 from fedpgp.errors import DataError

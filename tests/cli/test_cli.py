@@ -6,12 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
+from commands import Command, refused, sets
 from tiny import SHORT_RUN
 
 import fedpgp
@@ -19,51 +18,6 @@ from fedpgp import assets, cli, laboratory
 from fedpgp.federation import rounds
 from fedpgp.federation.client import ClientJob
 from fedpgp.federation.state import State
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Ended]
-WORKING = ("compare", "run", "tune", "ablate")
-
-
-@pytest.fixture
-def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, cache: Path
-) -> Command:
-    """`fedpgp ARGUMENTS` in an empty directory; what works gets a cache directory and one worker."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> Ended:
-        common = ["--cache-dir", str(cache)] if arguments[0] in WORKING else []
-        common += ["--workers", "1"] if common and "--workers" not in arguments else []
-        monkeypatch.setattr(sys, "argv", ["fedpgp", *arguments, *common])
-        for console, stream in ((cli.out, sys.stdout), (cli.err, sys.stderr)):
-            monkeypatch.setattr(console, "file", stream)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), printed.out, printed.err)
-
-    return call
-
-
-def sets(*changes: str) -> list[str]:
-    return [part for change in (*SHORT_RUN, *changes) for part in ("--set", change)]
-
-
-def refused(ended: Ended, *expected: str) -> None:
-    """One line on standard error that says all of `expected`; exit code 2."""
-    assert ended.code == 2, ended
-    assert ended.out == ""
-    assert ended.err.startswith("fedpgp: error: ")
-    assert len(ended.err.splitlines()) == 1, ended.err
-    for text in expected:
-        assert text in ended.err
 
 
 def files(directory: Path) -> set[str]:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from fedpgp import cli
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TUTORIAL = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8").partition("## Add a method")[2]
 SHORT = ["federation.rounds=1", "federation.local_epochs=1", "task.clients=2", "task.shots=1"]
 
@@ -155,22 +155,22 @@ PAGES = {
 FENCE = re.compile(r"^```(console|sh|python|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Where what a page says is done, and of what takes too long for that, why; its commands are parsed here all the same.
 DONE = {
-    "README.md": "test_docs.py: its Python; its commands are those of the pages that it names",
-    "methods.md": "test_docs.py: the tutorial; the tables of costs take an hour",
-    "tracking.md": "test_docs.py; uploads: test_hub.py",
-    "using.md": "test_docs.py",
-    "tutorial.md": "slow/test_site.py, as it stands",
-    "reproduction.md": "test_docs.py: the grid; test_reproduction.py, on few rounds: 80 minutes",
-    "data.md": "sources, test_cli.py",
-    "data-sets.md": "known: small files in the official layouts; the data sets are not at hand",
-    "deploy.md": "slow/test_deployment.py; three machines are not at hand",
-    "federation.md": "slow/test_simulation.py, slow/test_deployment.py: a minute each",
-    "protocols.md": "test_protocols.py",
-    "checkpoints.md": "test_resume.py, slow/test_kills.py",
-    "comparing.md": "test_comparison.py, test_tuning.py, test_ablation.py, on few rounds: 39 minutes",
-    "results.md": "test_comparison.py, test_ablation.py, on few rounds: an hour and a half",
-    "demo.md": "test_demo.py, slow/test_demo_page.py",
-    "benchmark.md": "test_bench.py, on small shapes: minutes on an idle core",
+    "README.md": "docs/test_docs.py: its Python; its commands are those of the pages that it names",
+    "methods.md": "docs/test_docs.py: the tutorial; the tables of costs take an hour",
+    "tracking.md": "docs/test_docs.py; uploads: test_hub.py",
+    "using.md": "docs/test_docs.py",
+    "tutorial.md": "docs/test_site.py, as it stands",
+    "reproduction.md": "docs/test_docs.py: the grid; reproduction/test_reproduction.py, on few rounds: 80 minutes",
+    "data.md": "data/sources, cli/test_cli.py",
+    "data-sets.md": "data/sources: small files in the official layouts; the data sets are not at hand",
+    "deploy.md": "deployment/test_deployment.py; three machines are not at hand",
+    "federation.md": "test_simulation.py, deployment/test_deployment.py: a minute each",
+    "protocols.md": "data/test_protocols.py",
+    "checkpoints.md": "test_resume.py, test_kills.py",
+    "comparing.md": "report/test_comparison.py, tuning/test_tuning.py, ablation/test_ablation.py, on few rounds: 39 minutes",
+    "results.md": "report/test_comparison.py, ablation/test_ablation.py, on few rounds: an hour and a half",
+    "demo.md": "demo/test_demo.py, demo/test_demo_page.py",
+    "benchmark.md": "bench/test_bench.py, on small shapes: minutes on an idle core",
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-TOOL = Path(__file__).parents[2] / "tools" / "kill_and_resume.py"
+TOOL = Path(__file__).parents[1] / "tools" / "kill_and_resume.py"
 
 
 def tried(kills: int = 0, limits: int = 0, full: int = 0) -> list[str]:

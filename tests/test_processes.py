@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SHORT = ["federation.rounds=2", "federation.local_epochs=1", "promptfl.learning_rate=0.1", "fedpgp.learning_rate=0.01"]
 
 

@@ -139,14 +139,14 @@ def test_damaged_cache_is_told_and_made_again(
 
 
 def test_other_weights_preprocessing_precision_or_versions_are_not_matched(
-    backbone: Backbone, exact: Backbone, images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compact: Backbone, exact: Backbone, images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    single = encoded(backbone, images, tmp_path).features
+    single = encoded(compact, images, tmp_path).features
     double = encoded(exact, images, tmp_path).features
     assert double.dtype == torch.float64
     torch.testing.assert_close(single.double(), double, atol=1e-5, rtol=0)
     monkeypatch.setattr(features, "versions", lambda: "torch 0")
-    assert count(backbone, images, tmp_path) == len(images)
+    assert count(compact, images, tmp_path) == len(images)
 
 
 def test_bf16_takes_the_image_features_of_float32(backbone: Backbone, images: ImageDataset, tmp_path: Path) -> None:

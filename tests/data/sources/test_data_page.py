@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from fedpgp import cli
 
-PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
 SHORT = ["federation.rounds=1", "federation.local_epochs=1"]
 
 

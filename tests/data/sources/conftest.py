@@ -1,8 +1,9 @@
-"""Small copies of known data sets, in the layout in which they are distributed."""
+"""Small directories of images, and small copies of known datasets in the layout in which they are distributed."""
 
 from pathlib import Path
 
 import pytest
+from disk import save
 from PIL import Image
 
 from fedpgp.data.sources import Source
@@ -34,3 +35,15 @@ def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     directory = tmp_path / "user cache"
     monkeypatch.setattr("platformdirs.user_cache_path", lambda _: directory)
     return directory
+
+
+@pytest.fixture
+def tree(tmp_path: Path):
+    """Writes an image at each of some paths, each of another shade, and gives the directory."""
+
+    def write(*paths: str) -> Path:
+        for shade, path in enumerate(paths):
+            save(tmp_path / "set" / path, shade)
+        return tmp_path / "set"
+
+    return write

@@ -28,8 +28,7 @@ from fedpgp.errors import ConfigError
 from fedpgp.methods import FedPGP, Local, PromptFL
 
 METHOD = PromptFL(**agreement.HYPER)
-PLAIN = [FedAvg(), FedAvg(weighting="uniform"), FedAvgM(), FedAdam(), FedYogi(), Median(), TrimmedMean(trim=0.2)]
-ALL = [*PLAIN, Scaffold(), FedDyn()]
+ALL = tiny.AGGREGATORS
 
 ROWS = st.integers(1, 7).flatmap(
     lambda n: st.tuples(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sources.conftest import listing, save
+from disk import listing, save
 
 from fedpgp.config import DataConfig
 from fedpgp.data.sources import layout_of, load_source

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 from fedpgp.config import DataConfig
@@ -18,15 +17,3 @@ def save(file: Path, shade: int = 0) -> Path:
 
 def listing(source: Path | str, **changes: str) -> Listing:
     return read_listing(DataConfig(source=str(source), **changes))
-
-
-@pytest.fixture
-def tree(tmp_path: Path):
-    """Writes an image at each of some paths, each of another shade, and gives the directory."""
-
-    def write(*paths: str) -> Path:
-        for shade, path in enumerate(paths):
-            save(tmp_path / "set" / path, shade)
-        return tmp_path / "set"
-
-    return write

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from sources.conftest import save
+from disk import save
 from typer.testing import CliRunner
 
 from fedpgp import cli

@@ -1,0 +1,32 @@
+"""The command line in this process: what a command gave back, and what tests ask of it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tiny import SHORT_RUN
+
+
+class Ended(NamedTuple):
+    """A command that has ended: exit code, standard output and standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ended]
+
+
+def sets(*changes: str) -> list[str]:
+    """The options for a short run, with further changes."""
+    return [part for change in (*SHORT_RUN, *changes) for part in ("--set", change)]
+
+
+def refused(ended: Ended, *expected: str) -> None:
+    """Assert exit code 2 and one line on standard error that contains all of `expected`."""
+    assert ended.code == 2, ended
+    assert ended.out == ""
+    assert ended.err.startswith("fedpgp: error: ")
+    assert len(ended.err.splitlines()) == 1, ended.err
+    for text in expected:
+        assert text in ended.err
