@@ -18,7 +18,7 @@ from fedpgp.federation.client import _Training
 from fedpgp.federation.jobs import frozen_of
 from fedpgp.reading import Question, answer, kind_of
 
-EPOCHS, BATCH = 2, 4
+EPOCHS, BATCH = 1, 4
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
 HYPER = {"context_length": 3, "learning_rate": 0.05}
 NAMES = [tiny.NAMES[label].replace("_", " ") for label in tiny.BASE]
@@ -76,7 +76,7 @@ def test_images(like) -> torch.Tensor:
     return tiny.random_features(9, like, seed=9)
 
 
-def world_of(method, exact, data, rounds, seed=0) -> World:
+def world_of(method, exact, data, rounds, seed=0, epochs=EPOCHS) -> World:
     """What the oracle is given: the library's first values, and its draws of the images' order."""
     task, kind = data.task, kind_of(method)
     shared = method.init_shared(task, exact, tiny.generator(seed, "shared"))
@@ -94,7 +94,7 @@ def world_of(method, exact, data, rounds, seed=0) -> World:
         {
             client: [
                 batch
-                for permutation in tiny.order(seed, number, client, images, EPOCHS)
+                for permutation in tiny.order(seed, number, client, images, epochs)
                 for batch in permutation.split(BATCH)
             ]
             for client, images in sizes.items()
@@ -116,7 +116,9 @@ def world_of(method, exact, data, rounds, seed=0) -> World:
     )
 
 
-def check_agreement(method, oracle, backbones, monkeypatch, *, rounds=2, images="random", settings=None) -> None:
+def check_agreement(
+    method, oracle, backbones, monkeypatch, *, rounds=2, epochs=EPOCHS, images="random", settings=None
+) -> None:
     """Fails where losses, followed gradients, parameters after a round or logits differ from the oracle's.
 
     oracle: World -> Record; backbones: {"float64": …, "float32": …}, the first is what the oracle reads with.
@@ -124,7 +126,8 @@ def check_agreement(method, oracle, backbones, monkeypatch, *, rounds=2, images=
     """
     exact, kind = backbones["float64"], kind_of(method)
     real = images == "real"
-    world = world_of(method, exact, tiny.data(exact, real_images(exact, kind) if real else None, kind), rounds)
+    first = tiny.data(exact, real_images(exact, kind) if real else None, kind)
+    world = world_of(method, exact, first, rounds, epochs=epochs)
     expected = oracle(world)
     for precision, ours in backbones.items():
         data = tiny.data(ours, real_images(ours, kind) if real else None, kind)
@@ -132,7 +135,7 @@ def check_agreement(method, oracle, backbones, monkeypatch, *, rounds=2, images=
         with monkeypatch.context() as patch:
             watched.watch(patch)
             found = tiny.run(
-                method, ours, data, rounds=rounds, local_epochs=EPOCHS, batch_size=BATCH, **(settings or {})
+                method, ours, data, rounds=rounds, local_epochs=epochs, batch_size=BATCH, **(settings or {})
             )
         assert watched.steps.keys() == expected.steps.keys()
         worst = defaultdict(float)

@@ -238,6 +238,7 @@ def test_a_missing_flower_is_said_before_the_first_round(name, monkeypatch):
         kind().begin(START, 7)
 
 
+@pytest.mark.slow
 def test_fedpgp_alone_does_not_import_flower():
     code = "import sys, fedpgp, fedpgp.aggregators; assert not any(name.startswith('flwr') for name in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,35 +2,24 @@
 
 import json
 import os
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from commands import Command
 from filelock import FileLock
 from safetensors.torch import save_file
 
-from fedpgp import cli
 from fedpgp.data import cache
 from fedpgp.data.cache import Entry, Kept, entries, versions
 from fedpgp.errors import OutputError
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedpgp", "cache", *arguments, "--cache-dir", str(tmp_path)])
-        monkeypatch.setattr(cli.err, "file", sys.stderr)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return call
+def command(command: Command, tmp_path: Path) -> Command:
+    """`fedpgp cache ARGUMENTS`."""
+    return lambda *arguments: command("cache", *arguments, "--cache-dir", str(tmp_path))
 
 
 def entry(directory: Path, split: str = "train", **changes: str) -> Entry:

@@ -261,7 +261,10 @@ def test_no_training_image_is_tested(source, task, on_disk, pictograms):
     assert ("novel" in made.tests) == (made.novel != "nothing")
 
 
-@pytest.mark.parametrize("source", ["folder", "table", pytest.param("pictograms", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "source",
+    [pytest.param("folder", marks=pytest.mark.slow), "table", pytest.param("pictograms", marks=pytest.mark.by_hand)],
+)
 def test_every_protocol_runs_from_the_command_line(source, on_disk, cache, tmp_path, monkeypatch, backbone):
     monkeypatch.setattr(laboratory, "load_backbone", lambda *_: backbone)
     for console in (cli.out, cli.err):  # another test may have left its own stream there

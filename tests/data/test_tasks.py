@@ -343,8 +343,8 @@ def task_under(hash_seed):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("hash_seeds", [(0, 1), pytest.param(range(2, 7), marks=pytest.mark.slow)])
-def test_the_task_is_the_same_under_every_hash_seed(hash_seeds):
-    first, *others = [task_under(seed) for seed in hash_seeds]
+@pytest.mark.slow
+def test_the_task_is_the_same_under_every_hash_seed():
+    first, *others = [task_under(seed) for seed in range(3)]
     assert all(other == first for other in others)
     assert len(first[0]) > 100 and len(first[2]) == 7

@@ -368,6 +368,7 @@ def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(backbone, monk
         assert torch.equal(epoch, expected)
 
 
+@pytest.mark.slow
 def test_one_and_two_processes_give_the_same_bytes(backbone):
     with Workers(backbone.towers(), 2) as two:
         before = set(multiprocessing.active_children())

@@ -1,7 +1,6 @@
 """SecAgg+: the sum and nothing else at the server, with clients that drop out or send what they like."""
 
-from dataclasses import replace
-from pathlib import Path
+from itertools import count
 
 import numpy as np
 import pytest
@@ -9,65 +8,47 @@ import tiny
 import torch
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
-from in_process_grid import InProcessGrid
-from test_flower import RUN, World, _read, _written, windows
+from test_flower import open_world, read, windows, written
 
-from fedpgp.config import FederationConfig, PrivacyConfig
-from fedpgp.data.own import counts_of
+from fedpgp.config import PrivacyConfig
 from fedpgp.errors import TooFewError
-from fedpgp.federation.client_app import client_app
-from fedpgp.federation.course import Course, aggregator_for
-from fedpgp.federation.flower import Guest, Nodes, answer, terms_of
-from fedpgp.federation.jobs import Federation
-from fedpgp.federation.mods import mods
 from fedpgp.federation.node import Node
-from fedpgp.federation.privacy import protected
 from fedpgp.federation.secure import quantisation_bound
-from fedpgp.methods import METHODS
 
 SECURE = PrivacyConfig(secure_aggregation=True, threshold=0.5)
 CLASSES = ((1, 5), (2, 7), (3, 6), (1, 2), (5, 6))
 EXAMPLES = (6, 5, 7, 4, 9)
+STAGES = [Stage.SETUP, Stage.SHARE_KEYS, Stage.COLLECT_MASKED_VECTORS, Stage.UNMASK]
 
 
 @pytest.fixture
 def world(backbone, tmp_path, new_state):
-    def make(privacy, below="", forgiving=True, clients=5, **changes):
-        method = tiny.small(METHODS["fedpgp"])
+    numbers = count()
+
+    def make(privacy, clients=5, **more):
+        more = {"forgiving": True, "path_points": 1, "eval_every": 100, **more}
         data = tiny.data(backbone, classes=CLASSES[:clients], examples=EXAMPLES[:clients])
-        settings = FederationConfig(**{**tiny.SETTINGS, "rounds": 2, **changes})
-        aggregator = protected(privacy, aggregator_for(method))
-        course = Course(method, data.task, backbone, settings, 0, aggregator)
-
-        def app(client: int):
-            alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))
-            node = Node(
-                Federation(course, alone, backbone), backbone.towers(method.reads), client, Path(tmp_path) / below
-            )
-            guest = Guest(node, terms_of(backbone, data.task), counts_of(alone.task))
-            return client_app(
-                lambda kind, content, context: answer(kind, content, lambda: guest, trusted=False), mods(vars(privacy))
-            )
-
-        grid = InProcessGrid({100 + i: app(i) for i in range(clients)})
-        nodes = Nodes(grid, course, RUN, terms_of(backbone, data.task), {}, 0.3, forgiving, privacy)
-        return World(grid, nodes, new_state(), course, data, Path(tmp_path) / below)
+        directory = tmp_path / str(next(numbers))
+        return open_world(backbone, directory, new_state(), trusted=False, privacy=privacy, data=data, **more)
 
     return make
 
 
-def stages():
-    """The stage of each message that a node is sent in training, which its mod takes out of the message."""
-    order = [Stage.SETUP, Stage.SHARE_KEYS, Stage.COLLECT_MASKED_VECTORS, Stage.UNMASK]
-    counts: dict[int, int] = {}
+def meddling(change):
+    """Changes replies to training. change: node, round, stage and reply as bytes -> the reply, None if it is lost.
 
-    def of(node, message) -> str:
+    Flower's mod has taken the stage out of the message: it is the number of messages that the node got in the round.
+    """
+    seen = {}
+
+    def meddle(node, message, reply):
         if message.metadata.message_type != "train":
-            return ""
-        counts[node] = counts.get(node, 0) + 1
-        return order[(counts[node] - 1) % 4]
+            return reply
+        number = int(message.metadata.group_id)
+        stage = seen[node, number] = seen.get((node, number), -1) + 1
+        return change(node, number, STAGES[stage], reply)
 
-    return of
+    return meddle
 
 
 @pytest.mark.parametrize("private", [False, True], ids=["weighted", "uniform"])
@@ -76,7 +57,7 @@ def test_the_mean_is_that_of_plain_aggregation_but_for_the_quantisation(private,
     noiseless |= {"clipping_norm": 100.0}
     secure = PrivacyConfig(secure_aggregation=True, **(noiseless if private else {}))
     plain = PrivacyConfig(**(noiseless if private else {}))
-    found, expected = world(secure, rounds=1), world(plain, below="plain", rounds=1)
+    found, expected = world(secure, rounds=1), world(plain, rounds=1)
     (record,), _ = found.rounds(), expected.rounds()
     assert record["participants"] == [0, 1, 2, 3, 4]
     weights = [1.0] * 5 if private else [n / max(EXAMPLES) for n in EXAMPLES]
@@ -90,8 +71,8 @@ def test_the_mean_is_that_of_plain_aggregation_but_for_the_quantisation(private,
     assert record["loss_task"] == pytest.approx(expected.state.records()[0]["loss_task"])
 
 
-def test_the_server_sees_no_update_and_the_same_update_looks_another_way_each_time(world):
-    uploads = []
+def test_the_server_sees_no_update_and_the_same_update_looks_another_way_each_time(world, monkeypatch):
+    uploads, vectors = [], []
     original = Node.train
 
     def train(self, *arguments):
@@ -99,25 +80,22 @@ def test_the_server_sees_no_update_and_the_same_update_looks_another_way_each_ti
         uploads.append(update.upload.shared)
         return update, after
 
-    vectors = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Node, "train", train)
-        for below in ("once", "again"):
-            there = world(SECURE, below=below, rounds=1)
-            there.rounds()
-            captured = b"".join(content for _, content in there.grid.received)
-            start = there.course.shared["p_G"]
-            for shared in uploads:
-                change = shared["p_G"].double() - start.double()
-                secrets = [shared["p_G"], change, change.float()]
-                assert not any(window in captured for secret in secrets for window in windows(secret))
-            masked = [
-                np.frombuffer(found[1][128:], np.int64)
-                for node, content in there.grid.received
-                if node == 100
-                if (found := _read(content).config_records.get(RECORD_KEY_CONFIGS, {}).get(Key.MASKED_PARAMETERS))
-            ]
-            vectors += masked
+    monkeypatch.setattr(Node, "train", train)
+    for _ in range(2):
+        there = world(SECURE, rounds=1)
+        there.rounds()
+        captured = b"".join(content for _, content in there.grid.received)
+        start = there.course.shared["p_G"]
+        for shared in uploads:
+            change = shared["p_G"].double() - start.double()
+            secrets = [shared["p_G"], change, change.float()]
+            assert not any(window in captured for secret in secrets for window in windows(secret))
+        vectors += [
+            np.frombuffer(found[1][128:], np.int64)
+            for node, content in there.grid.received
+            if node == 100
+            if (found := read(content).config_records.get(RECORD_KEY_CONFIGS, {}).get(Key.MASKED_PARAMETERS))
+        ]
     first, second = vectors
     assert not np.array_equal(first, second)
     change = (uploads[0]["p_G"] - start).flatten().numpy()
@@ -125,44 +103,32 @@ def test_the_server_sees_no_update_and_the_same_update_looks_another_way_each_ti
     assert first.std() > 0.2 * 2**32
 
 
-@pytest.mark.parametrize("stage", [Stage.SETUP, Stage.SHARE_KEYS, Stage.COLLECT_MASKED_VECTORS, Stage.UNMASK])
-def test_a_client_that_drops_out_is_survived_and_the_mean_is_that_of_the_others(stage, world):
-    there = world(SECURE, rounds=2)
-    of = stages()
-    gone = set()
-
-    def meddle(node, message, reply):
-        if node == 101 and of(node, message) == stage and not there.state.rounds():
-            gone.add(node)
-        return None if node in gone and message.metadata.message_type == "train" else reply
-
-    there.grid.meddle = meddle
-    first = there.rounds(1)[0]
-    gone.clear()
-    in_sum = [0, 1, 2, 3, 4] if stage == Stage.UNMASK else [0, 2, 3, 4]
-    assert first["participants"] == in_sum
-    if stage != Stage.UNMASK:
-        assert [one["client"] for one in first["dropped"]] == [1]
-    (second,) = there.rounds()
-    assert second["participants"] == [0, 1, 2, 3, 4]
+def test_a_client_that_drops_out_at_any_stage_is_survived_and_the_mean_is_that_of_the_others(world):
+    """In round 1 at the first stage, and so on; in the last round nobody does."""
+    there = world(SECURE, rounds=len(STAGES) + 1)
+    there.grid.meddle = meddling(
+        lambda node, number, stage, reply: None if node == 101 and STAGES.index(stage) >= number - 1 else reply
+    )
+    *records, last = there.rounds()
+    for stage, record in zip(STAGES, records, strict=True):
+        in_sum = stage == Stage.UNMASK  # its masked vector was there before it dropped out
+        assert record["participants"] == ([0, 1, 2, 3, 4] if in_sum else [0, 2, 3, 4]), stage
+        assert [one["client"] for one in record.get("dropped", [])] == ([] if in_sum else [1]), stage
+    assert last["participants"] == [0, 1, 2, 3, 4]
 
 
 def test_below_the_threshold_the_round_is_lost_and_the_next_one_works(world):
     there = world(PrivacyConfig(secure_aggregation=True, threshold=0.8))
-    of = stages()
-    quiet = {101, 102, 103}
 
-    def meddle(node, message, reply):
-        stage = of(node, message)
-        return None if node in quiet and stage == Stage.COLLECT_MASKED_VECTORS else reply
+    def change(node, number, stage, reply):
+        return None if number == 1 and node <= 102 and stage == Stage.COLLECT_MASKED_VECTORS else reply
 
-    there.grid.meddle = meddle
+    there.grid.meddle = meddling(change)
     before = there.course.shared["p_G"]
-    first = there.rounds(1)[0]
+    (first,) = there.rounds(1)
     assert first["participants"] == []
     assert "too few clients were left for secure aggregation" in first["lost"]
     assert torch.equal(there.state.server().shared["p_G"], before)
-    quiet.clear()
     (second,) = there.rounds()
     assert second["participants"] == [0, 1, 2, 3, 4]
 
@@ -197,45 +163,44 @@ def wrong_shares(content):
     secret[Key.SHARE_LIST] = [bytes(len(share)) for share in secret[Key.SHARE_LIST]]
 
 
-@pytest.mark.parametrize(
-    ("stage", "change"),
-    [
-        (Stage.SETUP, no_keys),
-        (Stage.SETUP, nothing),
-        (Stage.SETUP, no_record),
-        (Stage.SHARE_KEYS, nothing),
-        (Stage.SHARE_KEYS, no_record),
-        (Stage.COLLECT_MASKED_VECTORS, huge),
-        (Stage.COLLECT_MASKED_VECTORS, pickled),
-        (Stage.COLLECT_MASKED_VECTORS, nothing),
-        (Stage.UNMASK, wrong_shares),
-        (Stage.UNMASK, no_record),
-    ],
-)
-def test_what_a_client_makes_up_costs_a_round_at_most(stage, change, world):
-    there = world(SECURE)
-    of = stages()
-    hostile = {101}
+MADE_UP = [
+    (Stage.SETUP, no_keys),
+    (Stage.SETUP, nothing),
+    (Stage.SETUP, no_record),
+    (Stage.SHARE_KEYS, nothing),
+    (Stage.SHARE_KEYS, no_record),
+    (Stage.COLLECT_MASKED_VECTORS, huge),
+    (Stage.COLLECT_MASKED_VECTORS, pickled),
+    (Stage.COLLECT_MASKED_VECTORS, nothing),
+    (Stage.UNMASK, wrong_shares),
+    (Stage.UNMASK, no_record),
+]
 
-    def meddle(node, message, reply):
-        if of(node, message) == stage and node in hostile:
-            content = _read(reply)
-            change(content)
-            return _written(content)
-        return reply
 
-    there.grid.meddle = meddle
+def test_what_a_client_makes_up_costs_a_round_at_most(world):
+    """Something else in every round; in the last one the client is honest."""
+    there = world(SECURE, rounds=len(MADE_UP) + 1)
+
+    def made_up(node, number, stage, reply):
+        if node != 101 or number > len(MADE_UP) or stage != MADE_UP[number - 1][0]:
+            return reply
+        content = read(reply)
+        MADE_UP[number - 1][1](content)
+        return written(content)
+
+    there.grid.meddle = meddling(made_up)
     before = there.course.shared["p_G"]
-    first = there.rounds(1)[0]
-    if first["participants"]:
-        assert first["participants"] in ([0, 2, 3, 4], [0, 1, 2, 3, 4])
-        assert (there.state.server().shared["p_G"] - before).abs().max() < 1
-    else:
-        assert first["lost"]
-        assert torch.equal(there.state.server().shared["p_G"], before)
-    hostile.clear()
-    (second,) = there.rounds()
-    assert second["participants"]
+    for (stage, change), record in zip(MADE_UP, there.each(), strict=False):
+        after = there.state.server().shared["p_G"]
+        if record["participants"]:
+            assert record["participants"] in ([0, 2, 3, 4], [0, 1, 2, 3, 4]), (stage, change)
+            assert (after - before).abs().max() < 1
+        else:
+            assert record["lost"], (stage, change)
+            assert torch.equal(after, before)
+        before = after
+    (last,) = there.rounds()
+    assert last["participants"] == [0, 1, 2, 3, 4]
 
 
 def test_two_clients_are_too_few(world):

@@ -3,7 +3,6 @@
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from fedpgp.config import FederationConfig
 from fedpgp.errors import OutputError
 from fedpgp.evaluate import Evaluation, Evaluator
 from fedpgp.federation.rounds import federate
-from fedpgp.federation.state import ClientState, State, grouped
+from fedpgp.federation.state import PATIENCE, ClientState, State, grouped
 from fedpgp.methods import FedPGP, Local, PromptFL, ZeroShot
 from fedpgp.workers import Workers
 
@@ -125,6 +124,7 @@ def test_a_full_disk_keeps_the_finished_rounds(tmp_path: Path):
         assert state.rounds() == 2
 
 
+@pytest.mark.slow
 def test_a_state_is_open_in_one_place_only(tmp_path: Path):
     file = tmp_path / "s"
     look = (
@@ -141,12 +141,9 @@ def test_a_state_is_open_in_one_place_only(tmp_path: Path):
 
 def test_a_start_waits_for_a_process_that_only_looks(tmp_path: Path):
     State.create(tmp_path / "s").close()
-    looking = sqlite3.connect(tmp_path / "s", isolation_level=None, check_same_thread=False)
-    looking.execute("BEGIN EXCLUSIVE")
-    closing = threading.Timer(0.2, looking.close)
-    closing.start()
-    State.open(tmp_path / "s").close()
-    closing.join()
+    with State.open(tmp_path / "s") as state:
+        ((milliseconds,),) = state._execute("PRAGMA busy_timeout")
+    assert milliseconds == 1000 * PATIENCE >= 1000
 
 
 def test_only_the_file_that_was_opened_is_removed(tmp_path: Path):

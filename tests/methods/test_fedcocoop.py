@@ -29,8 +29,8 @@ def read(method, params, images, backbone, encoder=None, names=agreement.NAMES):
     return torch.stack((encoder or backbone.text).each(contexts, backbone.class_tokens(names), method.position))
 
 
-def test_fedcocoop_agrees_with_the_oracle(backbones, monkeypatch):
-    agreement.check_agreement(FedCoCoOp(**SMALL), fedcocoop.run, backbones, monkeypatch, images="real", rounds=2)
+def test_fedcocoop_agrees_with_the_oracle(both_precisions, monkeypatch):
+    agreement.check_agreement(FedCoCoOp(**SMALL), fedcocoop.run, both_precisions, monkeypatch, images="real", rounds=2)
 
 
 @pytest.mark.parametrize("position", ["end", "middle"])

@@ -43,10 +43,12 @@ def loss_and_gradients(method, shared, backbone):
         ({"depth": 1, "context_length": 3, "ctx_init": "random"}, "{}.", "random"),
     ],
 )
-def test_fedmaple_agrees_with_the_oracle(changes, tail, images, backbones, monkeypatch):
+def test_fedmaple_agrees_with_the_oracle(changes, tail, images, both_precisions, monkeypatch):
     method = FedMaPLe(**changes, learning_rate=0.005)
     assert method.tail == tail
-    agreement.check_agreement(method, lambda world: fedmaple.run(world, tail), backbones, monkeypatch, images=images)
+    agreement.check_agreement(
+        method, lambda world: fedmaple.run(world, tail), both_precisions, monkeypatch, images=images
+    )
 
 
 def test_fedmaple_without_a_visual_part_keeps_the_contract(exact):

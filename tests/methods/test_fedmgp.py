@@ -62,7 +62,7 @@ def effective(method, params):
         {"groups": 2, "selected": 1, "temperature": 0.1, "learning_rate": 0.002},
     ],
 )
-def test_fedmgp_agrees_with_the_oracle(changes, backbones, monkeypatch):
+def test_fedmgp_agrees_with_the_oracle(changes, both_precisions, monkeypatch):
     """With two slots of three groups, and with one of two, where the drawn text is not always the drawn visual one."""
     method, draws = FedMGP(**changes), {}
 
@@ -70,7 +70,7 @@ def test_fedmgp_agrees_with_the_oracle(changes, backbones, monkeypatch):
         given = method.groups, method.selected, method.diversity, method.temperature
         return fedmgp.run(world, *given, method.tail, draws)
 
-    agreement.check_agreement(method, oracle, backbones, monkeypatch, rounds=2)
+    agreement.check_agreement(method, oracle, both_precisions, monkeypatch, rounds=2)
     assert any(draws[1, i, "text"] != draws[2, i, "text"] for i in range(3))
     assert any(draws[1, i, "text"] != draws.get((1, i, "visual")) for i in range(3))
 

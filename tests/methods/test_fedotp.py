@@ -17,11 +17,11 @@ from fedpgp.methods.promptfolio import PromptFolio
 
 
 @pytest.mark.parametrize(("mass", "images"), [(0.8, "random"), (1.0, "real")])
-def test_fedotp_agrees_with_the_oracle(mass, images, backbones, monkeypatch):
+def test_fedotp_agrees_with_the_oracle(mass, images, both_precisions, monkeypatch):
     """A plan that ends a turn earlier in float32 differs by a part of the tolerance."""
     method = FedOTP(context_length=2, learning_rate=0.02, mass=mass, tolerance=1e-5)
     agreement.check_agreement(
-        method, lambda world: fedotp.run(world, 0.1, mass, 1e-5), backbones, monkeypatch, images=images
+        method, lambda world: fedotp.run(world, 0.1, mass, 1e-5), both_precisions, monkeypatch, images=images
     )
 
 
@@ -64,10 +64,9 @@ def test_patches_unlike_the_prompts_are_left_out():
     assert found.item() == pytest.approx(0.8 * (kept @ near[0]).mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.67])
-def test_patches_that_are_like_the_whole_are_promptfolio(participation, exact):
+def test_patches_that_are_like_the_whole_are_promptfolio(exact):
     """With γ = 1 half of every patch goes to either prompt."""
-    data, schedule = with_equal_patches(exact), {"rounds": 3, "participation": participation}
+    data, schedule = with_equal_patches(exact), {"rounds": 3, "participation": 0.67}
     ours = tiny.run(FedOTP(**agreement.HYPER, mass=1.0), exact, data, **schedule)
     theirs = tiny.run(PromptFolio(**agreement.HYPER, mixing=0.5), exact, data, **schedule)
     for one, two in zip(ours, theirs, strict=True):

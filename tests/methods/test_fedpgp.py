@@ -8,9 +8,15 @@ METHOD = FedPGP(**agreement.HYPER, bottleneck=2, mu=0.7, tau=0.4)
 
 
 @pytest.mark.parametrize("images", ["random", "real"])
-def test_fedpgp_agrees_with_the_oracle(images, backbones, monkeypatch):
+def test_fedpgp_agrees_with_the_oracle(images, both_precisions, monkeypatch):
     agreement.check_agreement(
-        METHOD, lambda world: fedpgp.run(world, 0.7, 0.4), backbones, monkeypatch, rounds=3, images=images
+        METHOD,
+        lambda world: fedpgp.run(world, 0.7, 0.4),
+        both_precisions,
+        monkeypatch,
+        epochs=2,
+        rounds=3,
+        images=images,
     )
 
 

@@ -31,6 +31,7 @@ def test_fedpha_agrees_with_the_oracle(projection, ratio, images, backbones, mon
         lambda world: fedpha.run(world, ratio, projection, **weights, active=active),
         backbones,
         monkeypatch,
+        epochs=2,
         images=images,
     )
     assert 10 <= sum(active) <= len(active) - 10, (sum(active), len(active))  # both sides of the margin

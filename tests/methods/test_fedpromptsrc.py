@@ -60,10 +60,10 @@ def test_fedpromptsrc_agrees_with_the_oracle(changes, rounds, images, backbones,
     )
 
 
-def test_single_precision_is_near_the_exact_losses(backbone, exact):
+def test_single_precision_is_near_the_exact_losses(compact, exact):
     """Of the same prompts, all terms."""
     found = []
-    for ours in (exact, backbone):
+    for ours in (exact, compact):
         method = FedPromptSRC(**SMALL)
         params = Params(method.init_shared(tiny.task(), ours, tiny.generator(0, "shared")), {})
         frozen = frozen_of(method, tiny.task(), ours)

@@ -23,9 +23,9 @@ def first(method, backbone):
 
 
 @pytest.mark.parametrize(("depth", "rate", "images"), [(None, 0.01, "real"), (1, 0.002, "random")])
-def test_fedvpt_agrees_with_the_oracle(depth, rate, images, backbones, monkeypatch):
+def test_fedvpt_agrees_with_the_oracle(depth, rate, images, both_precisions, monkeypatch):
     method = FedVPT(visual_length=2, depth=depth, learning_rate=rate)
-    agreement.check_agreement(method, fedvpt.run, backbones, monkeypatch, images=images)
+    agreement.check_agreement(method, fedvpt.run, both_precisions, monkeypatch, images=images)
 
 
 def test_prediction_and_loss_by_hand():

@@ -84,7 +84,7 @@ def test_with_little_weight_pfedmma_stays_zero_shot_clip_however_long_it_trains(
     *_, last = tiny.run(method, exact, tiny.data(exact, images, state_below(1)))
     start = first(method, exact)
     for name, value in last.shared.items():
-        assert (value - start.shared[name]).abs().max() > 1e-4, name
+        assert (value - start.shared[name]).abs().max() > 1e-6, name
     trained = Params(last.shared, last.private[0])
     assert torch.allclose(logits_of(method, trained, exact, images), zero_shot(exact, images), rtol=0, atol=1e-8)
 

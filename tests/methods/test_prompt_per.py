@@ -51,9 +51,8 @@ def test_a_phrase_has_its_own_length(backbone):
             parts(PromptPer(ctx_init="a photo of a", shared_length=length), backbone)
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.67])
-def test_with_everything_shared_prompt_per_is_promptfl(participation, exact):
-    schedule = {"rounds": 3, "participation": participation}
+def test_with_everything_shared_prompt_per_is_promptfl(exact):
+    schedule = {"rounds": 3, "participation": 0.67}
     ours = tiny.run(PromptPer(**agreement.HYPER, shared_length=3), exact, **schedule)
     theirs = tiny.run(PromptFL(**agreement.HYPER), exact, **schedule)
     for one, two in zip(ours, theirs, strict=True):
@@ -63,9 +62,8 @@ def test_with_everything_shared_prompt_per_is_promptfl(participation, exact):
         assert one.evaluation.shared == two.evaluation.shared is not None
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.67])
-def test_with_nothing_shared_prompt_per_is_local(participation, exact):
-    schedule = {"rounds": 3, "participation": participation}
+def test_with_nothing_shared_prompt_per_is_local(exact):
+    schedule = {"rounds": 3, "participation": 0.67}
     ours = tiny.run(PromptPer(**agreement.HYPER, shared_length=0), exact, **schedule)
     theirs = tiny.run(Local(**agreement.HYPER), exact, **schedule)
     for one, two in zip(ours, theirs, strict=True):

@@ -40,9 +40,8 @@ def test_the_mixture_by_hand_is_not_of_unit_length():
     assert terms["task"].item() == pytest.approx((math.log(1 + math.exp(-3)) + math.log(1 + math.exp(1))) / 2)
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.67])
-def test_without_the_personal_prompt_promptfolio_is_promptfl(participation, exact):
-    schedule = {"rounds": 3, "participation": participation}
+def test_without_the_personal_prompt_promptfolio_is_promptfl(exact):
+    schedule = {"rounds": 3, "participation": 0.67}
     ours = tiny.run(PromptFolio(**agreement.HYPER, mixing=0.0), exact, **schedule)
     theirs = tiny.run(PromptFL(**agreement.HYPER), exact, **schedule)
     for one, two in zip(ours, theirs, strict=True):
@@ -51,9 +50,8 @@ def test_without_the_personal_prompt_promptfolio_is_promptfl(participation, exac
     compare_logits(PromptFolio(mixing=0.0), ours[-1], PromptFL(), theirs[-1], exact)
 
 
-@pytest.mark.parametrize("participation", [1.0, 0.67])
-def test_with_the_personal_prompt_alone_promptfolio_is_local(participation, exact):
-    schedule = {"rounds": 3, "participation": participation}
+def test_with_the_personal_prompt_alone_promptfolio_is_local(exact):
+    schedule = {"rounds": 3, "participation": 0.67}
     ours = tiny.run(PromptFolio(**agreement.HYPER, mixing=1.0), exact, **schedule)
     theirs = tiny.run(Local(**agreement.HYPER), exact, **schedule)
     for one, two in zip(ours, theirs, strict=True):

@@ -6,7 +6,6 @@ import datasets
 import numpy as np
 import pytest
 
-from fedpgp import cli
 from fedpgp.config import DataConfig
 from fedpgp.data import mirrors
 from fedpgp.data.pictures import decode
@@ -143,11 +142,9 @@ def test_hub_out_of_reach_is_a_line(tmp_path, monkeypatch):
         mirrors.fetch("cifar10", tmp_path)
 
 
-def test_command_says_how_to_go_on(mirror, tmp_path, capsys, monkeypatch):
+def test_command_says_how_to_go_on(mirror, tmp_path, command):
     mirror("pacs")
-    monkeypatch.setattr("sys.argv", ["fedpgp", "data", "get", "pacs", "--to", str(tmp_path / "sets")])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
-    said = " ".join(capsys.readouterr().out.split())
+    ended = command("data", "get", "pacs", "--to", str(tmp_path / "sets"))
+    assert ended.code == 0
+    said = " ".join(ended.out.split())
     assert f"fedpgp run --data pacs --set data.root={tmp_path / 'sets'}" in said
