@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from importlib.metadata import version
 from statistics import fmean, harmonic_mean
 from typing import Any
@@ -236,7 +237,6 @@ def provenance(
 
     source: None where no image is here.
     """
-    packages = ("torch", "transformers", "numpy", "safetensors", "tokenizers")
     return {
         "method": asdict(config.methods[name]),
         "method_code": fingerprint(config.methods[name]),
@@ -245,9 +245,14 @@ def provenance(
         "fedpgp": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {package: version(package) for package in packages},
+        "packages": {**_package_versions()},
         "checkpoint": backbone.fingerprint,
         "licence": backbone.licence,
         "images": {name: split.fingerprint for name in SPLITS if (split := getattr(source, name, None)) is not None},
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+@cache
+def _package_versions() -> dict[str, str]:
+    return {package: version(package) for package in ("torch", "transformers", "numpy", "safetensors", "tokenizers")}

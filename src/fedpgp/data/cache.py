@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -133,6 +134,7 @@ def check_room(sizes: Mapping[Entry, int], directory: Path) -> None:
         )
 
 
+@cache  # reading a package's metadata takes a millisecond, for every split of every run
 def versions() -> str:
     """The libraries that decide the features' bits."""
     return " ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "pillow"))
