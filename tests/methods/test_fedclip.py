@@ -33,9 +33,7 @@ def frozen_of(text, scale=1.0):
     return Frozen(text, torch.tensor(scale, dtype=torch.float64), torch.arange(len(text)))
 
 
-@pytest.mark.parametrize(
-    ("objective", "images"), [("contrastive", "random"), ("cross-entropy", "random"), ("contrastive", "real")]
-)
+@pytest.mark.parametrize(("objective", "images"), [("cross-entropy", "random"), ("contrastive", "real")])
 def test_fedclip_agrees_with_the_oracle(objective, images, backbones, monkeypatch):
     """Client 1 has five images, so that every second batch has one."""
     method = FedCLIP(learning_rate=0.05, objective=objective)

@@ -22,10 +22,9 @@ def first(method, backbone):
     )
 
 
-@pytest.mark.parametrize("mixing", [0.4, 0.8])
-def test_promptfolio_agrees_with_the_oracle(mixing, backbones, monkeypatch):
-    method = PromptFolio(**agreement.HYPER, mixing=mixing)
-    agreement.check_agreement(method, lambda world: promptfolio.run(world, mixing), backbones, monkeypatch, rounds=3)
+def test_promptfolio_agrees_with_the_oracle(backbones, monkeypatch):
+    method = PromptFolio(**agreement.HYPER, mixing=0.4)
+    agreement.check_agreement(method, lambda world: promptfolio.run(world, 0.4), backbones, monkeypatch, rounds=3)
 
 
 def test_the_mixture_by_hand_is_not_of_unit_length():
