@@ -1,6 +1,6 @@
 # make run: the embedded comparison. make test: the fast tests. Both first make the environment, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV ?= .venv
+VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -n auto --maxprocesses 4

@@ -7,23 +7,21 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from fedpgp import assets, cli, doctor
+from fedpgp import assets, doctor
 
 
 @pytest.fixture
-def ask(monkeypatch, tmp_path):
-    """`fedpgp doctor --json` with a cache of its own: exit code and findings by name."""
-    for console in (cli.out, cli.err):
-        monkeypatch.setattr(console, "_file", None)
+def ask(command, backbone, monkeypatch):
+    """`fedpgp doctor --json` with a cache of its own: exit code and findings by name. The checkpoint is loaded once."""
+    monkeypatch.setattr("fedpgp.backbone.load_backbone", lambda *_: backbone)
 
     def call(*arguments):
-        place = [] if "--cache-dir" in arguments else ["--cache-dir", str(tmp_path / "features")]
-        ended = CliRunner().invoke(cli.app, ["doctor", "--json", *place, *arguments])
-        content = json.loads(ended.stdout)
-        assert content["ok"] == (ended.exit_code == 0)
-        return ended.exit_code, {finding["name"]: finding for finding in content["findings"]}
+        place = [] if "--cache-dir" in arguments else ["--cache-dir", "features"]
+        ended = command("doctor", "--json", *place, *arguments)
+        content = json.loads(ended.out)
+        assert content["ok"] == (ended.code == 0)
+        return ended.code, {finding["name"]: finding for finding in content["findings"]}
 
     return call
 
@@ -59,13 +57,11 @@ def test_a_machine_that_works(ask):
     assert "model hub" not in found
 
 
-def test_the_table_says_so_too(monkeypatch, tmp_path):
-    for console in (cli.out, cli.err):
-        monkeypatch.setattr(console, "_file", None)
-    ended = CliRunner().invoke(cli.app, ["doctor", "--cache-dir", str(tmp_path)])
-    assert ended.exit_code == 0
-    assert "self-test" in ended.stdout
-    assert "everything that a run needs works" in ended.stderr
+def test_the_table_says_so_too(command):
+    ended = command("doctor", "--cache-dir", "features")
+    assert ended.code == 0
+    assert "self-test" in ended.out
+    assert "everything that a run needs works" in ended.err
 
 
 def test_a_damaged_file_is_named_and_the_rest_is_looked_at(ask, monkeypatch, tmp_path):
@@ -87,15 +83,14 @@ def test_a_cache_that_cannot_be_written(ask, tmp_path):
     assert "--cache-dir" in found["feature cache"]["advice"]
 
 
-def test_extras_that_are_missing_are_told_and_needed_by_nobody(ask, monkeypatch):
+def test_a_missing_package_is_wrong_a_missing_extra_or_a_full_disk_only_told(ask, monkeypatch):
     monkeypatch.setattr(doctor, "EXTRAS", {"odd": (("no-such-package",), "something odd")})
+    monkeypatch.setattr(doctor, "ROOM", 10**18)
     code, found = ask()
     assert code == 0
     assert found["odd"]["state"] == "note"
     assert ".[odd]" in found["odd"]["advice"]
-
-
-def test_a_package_that_is_missing_is_wrong(ask, monkeypatch):
+    assert "cache clear" in found["free for runs"]["advice"]
     monkeypatch.setattr(doctor, "PACKAGES", ("no-such-package",))
     code, found = ask()
     assert code == 1
@@ -113,13 +108,6 @@ def test_whatever_a_check_raises_is_a_finding(monkeypatch):
     assert fault.state == "wrong"
     assert "libcudart.so" in fault.value
     assert Counter(finding.group for finding in found)["self-test"] == 1
-
-
-def test_a_full_disk_is_told(ask, monkeypatch):
-    monkeypatch.setattr(doctor, "ROOM", 10**18)
-    code, found = ask()
-    assert code == 0
-    assert "cache clear" in found["free for runs"]["advice"]
 
 
 @pytest.mark.parametrize(("code", "expected"), [(200, "ok"), (503, "wrong")])

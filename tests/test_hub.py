@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,12 +12,11 @@ from urllib.parse import urlsplit
 
 import huggingface_hub
 import pytest
-from tiny import SHORT_RUN
-from typer.main import get_command
+from commands import Command, refused
 
 import fedpgp
-from fedpgp import cli, hub
-from fedpgp.errors import ConfigError, OutputError
+from fedpgp import hub
+from fedpgp.errors import OutputError
 from fedpgp.serving.export import export
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of httpx about huggingface_hub
@@ -148,10 +148,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         thread.join()
 
 
-@pytest.fixture
-def exported(small: None, cache: Path, tmp_path: Path) -> Path:
-    run = fedpgp.run("fedpgp", changes=SHORT_RUN, cache=cache, output=tmp_path / "run")
-    return export(run, tmp_path / "model")
+@pytest.fixture(scope="module")
+def exported(compared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export; a test that changes it takes a copy."""
+    return export(fedpgp.load_run(compared / "fedpgp/seed-0"), tmp_path_factory.mktemp("hub") / "model")
 
 
 def contents(directory: Path) -> dict[str, str]:
@@ -163,9 +163,10 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_an_export_goes_up_whole_in_one_commit_and_private(server: Hub, exported: Path) -> None:
-    (exported / ".DS_Store").write_bytes(b"of a Mac")
-    url = hub.upload(exported, "me/zebras", endpoint=server.address, token=TOKEN)
+def test_an_export_goes_up_whole_in_one_commit_and_private(server: Hub, exported: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(exported, tmp_path / "own"))
+    (own / ".DS_Store").write_bytes(b"of a Mac")
+    url = hub.upload(own, "me/zebras", endpoint=server.address, token=TOKEN)
     assert url == f"{server.address}/me/zebras"
     there = {path: digest(content) for path, content in server.repositories["me/zebras"].items()}
     assert there == contents(exported)
@@ -183,19 +184,20 @@ def test_a_second_upload_goes_into_the_same_repository(server: Hub, exported: Pa
     assert not any("upload" in asked or "commit" in asked for asked in server.asked[before:])
 
 
-def test_nothing_but_an_export_goes_up(server: Hub, exported: Path) -> None:
-    for directory in (exported.parent / "run", exported.parent / "none"):
+def test_nothing_but_an_export_goes_up(server: Hub, exported: Path, compared: Path, tmp_path: Path) -> None:
+    for directory in (compared / "fedpgp/seed-0", tmp_path / "none"):
         with pytest.raises(OutputError, match="must be a directory that fedpgp export wrote"):
             hub.upload(directory, "me/zebras", endpoint=server.address, token=TOKEN)
-    (exported / "clients").mkdir()
+    own = Path(shutil.copytree(exported, tmp_path / "own"))
+    (own / "clients").mkdir()
     for name in ("state.sqlite", "prompts.safetensors", "clients/config.json"):
-        (exported / name).write_bytes(b"private")
+        (own / name).write_bytes(b"private")
         with pytest.raises(OutputError, match=rf"writes and nothing else, found {name}: take it away"):
-            hub.upload(exported, "me/zebras", endpoint=server.address, token=TOKEN)
-        (exported / name).unlink()
-    (exported / "classes.json").symlink_to(exported.parent / "run/results.json")
+            hub.upload(own, "me/zebras", endpoint=server.address, token=TOKEN)
+        (own / name).unlink()
+    (own / "classes.json").symlink_to(compared / "fedpgp/seed-0/results.json")
     with pytest.raises(OutputError, match=r"found classes\.json"):
-        hub.upload(exported, "me/zebras", endpoint=server.address, token=TOKEN)
+        hub.upload(own, "me/zebras", endpoint=server.address, token=TOKEN)
     assert server.asked == []
 
 
@@ -232,16 +234,14 @@ def test_a_server_that_fails_or_is_not_there_is_told(server: Hub, exported: Path
 
 
 def test_the_command_line_exports_and_uploads(
-    server: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: Hub, compared: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: TOKEN)
-    monkeypatch.setattr(cli.err, "_file", None)
-    run, output = exported.parent / "run", exported.parent / "again"
-    main = get_command(cli.app)
-    main(["export", str(run), "-o", str(output), "--upload", "me/prompts"], standalone_mode=False)
-    assert {path: digest(content) for path, content in server.repositories["me/prompts"].items()} == contents(output)
+    run = str(compared / "fedpgp/seed-0")
+    ended = command("export", run, "-o", "prompts", "--upload", "me/prompts")
+    uploaded = server.repositories["me/prompts"]
+    assert {path: digest(content) for path, content in uploaded.items()} == contents(Path("prompts"))
     assert server.private["me/prompts"] is True
-    assert f"uploaded to {server.address}/me/prompts" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="--public goes with --upload"):
-        main(["export", str(run), "--public"], standalone_mode=False)
+    assert f"uploaded to {server.address}/me/prompts" in ended.err
+    refused(command("export", run, "--public"), "--public goes with --upload")

@@ -4,21 +4,22 @@ import csv
 import json
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 
 import pytest
 from tiny import SHORT_RUN
 
 import fedpgp
-from fedpgp import directory, files, laboratory, origin, results
+from fedpgp import directory, experiment, files, laboratory, origin, results
 from fedpgp.backbone import Backbone
 from fedpgp.data.sources import Source
 from fedpgp.errors import OutputError
 from fedpgp.federation import rounds
-from fedpgp.federation.client import ClientJob
 from fedpgp.federation.state import State
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -31,8 +32,23 @@ class StoppedError(Exception):
     """What stands for a kill inside one process."""
 
 
-def begin(output: Path, cache: Path, method: str = "fedpgp") -> None:
-    fedpgp.run(method, 3, changes=CHANGES, output=output, cache=cache)
+@contextmanager
+def stopping(owner: object, name: str, number: int) -> Iterator[None]:
+    """The number-th call of a function raises instead, and so stops what runs here."""
+    original, calls = getattr(owner, name), count(1)
+
+    def counted(*arguments: object, **options: object) -> object:
+        if next(calls) == number:
+            raise StoppedError
+        return original(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(owner, name, counted)
+        yield
+
+
+def begin(output: Path, cache: Path) -> None:
+    fedpgp.run("fedpgp", 3, changes=CHANGES, output=output, cache=cache)
 
 
 def artefacts(directory: Path) -> dict[str, object]:
@@ -58,111 +74,93 @@ def artefacts(directory: Path) -> dict[str, object]:
     return found
 
 
+@pytest.fixture(scope="module")
+def made(
+    small_source: Source, backbone: Backbone, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Directories of the same run. whole: it is finished; stopped: in its second round; trained: before its files."""
+    places = {name: tmp_path_factory.mktemp("resume") / name for name in ("whole", "stopped", "trained")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(laboratory, "load_source", lambda data, splits: small_source)
+        patch.setattr(laboratory, "load_backbone", lambda *_: backbone)
+        begin(places["whole"], cache)
+        with stopping(rounds, "train_clients", 5):
+            begin(places["stopped"], cache)
+        with stopping(experiment, "write_run", 1):
+            begin(places["trained"], cache)
+    return places
+
+
 @pytest.fixture
-def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Makes the n-th local training from now on raise; 0 none."""
-    train, left = rounds.train_clients, [0]
-
-    def counted(text: object, jobs: list[ClientJob]) -> object:
-        left[0] -= 1
-        if left[0] == 0:
-            raise StoppedError
-        return train(text, jobs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(rounds, "train_clients", counted)
-
-    def at(number: int) -> None:
-        left[0] = number
-
-    return at
+def whole(made: dict[str, Path]) -> dict[str, object]:
+    return artefacts(made["whole"])
 
 
-@pytest.mark.parametrize("at", [1, 4, 5, 9])
-def test_a_stopped_run_ends_as_one_that_was_not(
-    at: int, stop: Callable[[int], None], cache: Path, tmp_path: Path
-) -> None:
-    """Before the first round, in and between rounds, and in the last."""
-    begin(tmp_path / "whole", cache)
-    stop(at)
-    with pytest.raises(StoppedError):
+@pytest.fixture
+def trained(made: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of a run whose rounds are finished and whose files are not written."""
+    return Path(shutil.copytree(made["trained"], tmp_path / "out"))
+
+
+@pytest.fixture
+def stopped(made: dict[str, Path], tmp_path: Path) -> Iterator[Path]:
+    """A copy of a run that was stopped in its second round; nothing of it may be lost."""
+    shutil.copytree(made["stopped"], tmp_path / "out")
+    yield tmp_path / "out"
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"config.toml", "state.sqlite"}
+
+
+@pytest.mark.parametrize("at", [1, 5, 9])
+def test_a_stopped_run_ends_as_one_that_was_not(at: int, whole: dict[str, object], cache: Path, tmp_path: Path) -> None:
+    """Before the first round, in the second, and in the last."""
+    with stopping(rounds, "train_clients", at):
         begin(tmp_path / "out", cache)
-    stop(0)
     assert {path.name for path in (tmp_path / "out").iterdir()} - {"rounds.jsonl"} == {"config.toml", "state.sqlite"}
     fedpgp.resume(tmp_path / "out", cache=cache)
-    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "whole")
+    assert artefacts(tmp_path / "out") == whole
 
 
-def test_a_run_stopped_while_its_files_are_written(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
+def test_a_run_stopped_before_one_of_its_files_gets_its_name(
+    at: int, trained: Path, whole: dict[str, object], cache: Path
 ) -> None:
-    """Before each file gets its name, and before the state goes."""
-    begin(tmp_path / "whole", cache)
-    replace_, unlink, left = files.os.replace, Path.unlink, [0]
-
-    def counted(do: Callable[..., None]) -> Callable[..., None]:
-        def call(*arguments: object, **options: object) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                raise StoppedError
-            do(*arguments, **options)
-
-        return call
-
-    for at in range(3, 8):  # behind config.toml and the directory itself: five files, of which results.json is the last
-        monkeypatch.setattr(files.os, "replace", counted(replace_))
-        left[0] = at
-        out = tmp_path / f"out{at}"
-        with pytest.raises(StoppedError):
-            begin(out, cache)
-        left[0] = 0
-        assert not (out / "results.json").exists()
-        fedpgp.resume(out, cache=cache)
-        assert artefacts(out) == artefacts(tmp_path / "whole"), at
-
-    monkeypatch.setattr(files.os, "replace", replace_)
-    monkeypatch.setattr(Path, "unlink", counted(unlink))
-    left[0] = 1
-    with pytest.raises(StoppedError):
-        begin(tmp_path / "last", cache)
-    monkeypatch.undo()
-    assert (tmp_path / "last/state.sqlite").exists()
-    fedpgp.resume(tmp_path / "last", cache=cache)
-    assert artefacts(tmp_path / "last") == artefacts(tmp_path / "whole")
+    """The last of the five is results.json, with which the run is finished."""
+    with stopping(files.os, "replace", at):
+        fedpgp.resume(trained, cache=cache)
+    assert not (trained / "results.json").exists()
+    fedpgp.resume(trained, cache=cache)
+    assert artefacts(trained) == whole
 
 
-def test_a_stopped_comparison_ends_as_one_that_was_not(
-    stop: Callable[[int], None], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_stopped_before_its_state_goes(trained: Path, whole: dict[str, object], cache: Path) -> None:
+    with stopping(Path, "unlink", 1):
+        fedpgp.resume(trained, cache=cache)
+    assert (trained / "results.json").exists() and (trained / "state.sqlite").exists()
+    fedpgp.resume(trained, cache=cache)
+    assert artefacts(trained) == whole
+
+
+def test_a_stopped_comparison_ends_as_one_that_was_not(cache: Path, tmp_path: Path) -> None:
+    """It is stopped in the first of two methods with the second seed; later a kill comes before its very last file."""
+    out = tmp_path / "out"
+
     def compare(output: Path) -> None:
-        fedpgp.compare(["promptfl", "zero-shot", "fedpgp"], [4, 2], changes=CHANGES, output=output, cache=cache)
+        short = [*SHORT_RUN, "federation.rounds=1"]
+        fedpgp.compare(["promptfl", "zero-shot"], [4, 2], changes=short, output=output, cache=cache)
 
     compare(tmp_path / "whole")
-    for at in (8, 12, 30):  # in the first method, in the third, and in the second seed
-        out = tmp_path / f"out{at}"
-        stop(at)
-        with pytest.raises(StoppedError):
-            compare(out)
-        stop(0)
-        kept = {path: path.stat().st_mtime_ns for path in out.rglob("results.json")}
-        found = fedpgp.load_comparison(out)
-        assert (len(found.runs), len(found.unfinished)) == (len(kept), 6 - len(kept))
-        fedpgp.resume(out, cache=cache)
-        assert artefacts(out) == artefacts(tmp_path / "whole")
-        assert all(path.stat().st_mtime_ns == time for path, time in kept.items())  # what was finished is left alone
-    (tmp_path / "out8/comparison.json").unlink()  # a kill before the very last file
-    fedpgp.resume(tmp_path / "out8", cache=cache)
-    assert artefacts(tmp_path / "out8") == artefacts(tmp_path / "whole")
-
-
-@pytest.fixture
-def stopped(stop: Callable[[int], None], cache: Path, tmp_path: Path) -> Iterator[Path]:
-    """The directory of a run that was stopped in its second round."""
-    stop(5)
-    with pytest.raises(StoppedError):
-        begin(tmp_path / "out", cache)
-    stop(0)
-    yield tmp_path / "out"
-    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"config.toml", "state.sqlite"}  # nothing is lost
+    whole = artefacts(tmp_path / "whole")
+    with stopping(rounds, "train_clients", 5):
+        compare(out)
+    finished = {path: path.stat().st_mtime_ns for path in out.rglob("results.json")}
+    found = fedpgp.load_comparison(out)
+    assert (len(found.runs), len(found.unfinished)) == (len(finished), 4 - len(finished)) == (2, 2)
+    fedpgp.resume(out, cache=cache)
+    assert artefacts(out) == whole
+    (out / "comparison.json").unlink()
+    fedpgp.resume(out, cache=cache)
+    assert artefacts(out) == whole
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())  # it is left alone
 
 
 def test_another_config_is_refused(stopped: Path, cache: Path) -> None:
@@ -174,12 +172,9 @@ def test_another_config_is_refused(stopped: Path, cache: Path) -> None:
     assert directory.is_unfinished(stopped)
 
 
-def test_runs_of_different_configs_are_not_one_comparison(
-    stop: Callable[[int], None], cache: Path, tmp_path: Path
-) -> None:
-    for name, changes in (("a", CHANGES), ("b", [*CHANGES, "fedpgp.mu=2"])):
-        stop(4)
-        with pytest.raises(StoppedError):
+def test_runs_of_different_configs_are_not_one_comparison(cache: Path, tmp_path: Path) -> None:
+    for name, changes in (("a", SHORT_RUN), ("b", [*SHORT_RUN, "fedpgp.mu=2"])):
+        with stopping(rounds, "train_clients", 1):
             fedpgp.compare(["promptfl", "fedpgp"], changes=changes, output=tmp_path / name, cache=cache)
     shutil.rmtree(tmp_path / "a/fedpgp")
     shutil.copytree(tmp_path / "b/fedpgp", tmp_path / "a/fedpgp")
@@ -210,7 +205,7 @@ def test_a_damaged_state_is_refused(stopped: Path, cache: Path) -> None:
 
 
 def test_the_names_of_the_files_are_on_the_disk_before_the_state_goes(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     happened: list[str] = []
     replace_, flush, remove = files.os.replace, files.os.fsync, State.remove
@@ -226,7 +221,7 @@ def test_the_names_of_the_files_are_on_the_disk_before_the_state_goes(
     monkeypatch.setattr(files.os, "replace", renamed)
     monkeypatch.setattr(files.os, "fsync", flushed)
     monkeypatch.setattr(State, "remove", lambda state: (happened.append("removed"), remove(state)))
-    begin(tmp_path / "out", cache)
+    fedpgp.resume(trained, cache=cache)
     assert happened[-4:] == ["file", "results.json", "directory", "removed"]
 
 
@@ -266,7 +261,7 @@ def test_another_version_of_torch_is_told_and_noted(stopped: Path, cache: Path, 
 
 
 def test_a_full_disk_while_the_files_are_written_loses_nothing(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Path, whole: dict[str, object], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, content: object) -> None:
         if path.name == "prompts.safetensors":
@@ -276,10 +271,9 @@ def test_a_full_disk_while_the_files_are_written_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(directory, "write", full)
         with pytest.raises(OutputError, match=r"No space left on device; free space, then go on with --resume"):
-            begin(tmp_path / "out", cache)
-    fedpgp.resume(tmp_path / "out", cache=cache)
-    begin(tmp_path / "whole", cache)
-    assert artefacts(tmp_path / "out") == artefacts(tmp_path / "whole")
+            fedpgp.resume(trained, cache=cache)
+    fedpgp.resume(trained, cache=cache)
+    assert artefacts(trained) == whole
 
 
 def test_a_full_disk_at_the_start_leaves_nothing(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,12 +286,14 @@ def test_a_full_disk_at_the_start_leaves_nothing(cache: Path, tmp_path: Path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_force_replaces_a_stopped_run(stopped: Path, cache: Path, tmp_path: Path) -> None:
-    fedpgp.run("zero-shot", changes=SHORT_RUN, output=tmp_path / "copy", cache=cache)
-    shutil.copytree(stopped, tmp_path / "other")
-    made = fedpgp.run("zero-shot", changes=SHORT_RUN, output=tmp_path / "other", force=True, cache=cache)
-    assert made.method == "zero-shot"
-    assert not (tmp_path / "other/state.sqlite").exists()
+@pytest.mark.parametrize("damage", [b"", b"nothing that SQLite knows" * 100], ids=["stopped", "damaged"])
+def test_force_replaces_a_stopped_run(damage: bytes, stopped: Path, cache: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(stopped, tmp_path / "other"))
+    if damage:
+        (other / "state.sqlite").write_bytes(damage)
+    fedpgp.run("zero-shot", changes=SHORT_RUN, output=other, force=True, cache=cache)
+    assert fedpgp.load_run(other).method == "zero-shot"
+    assert not (other / "state.sqlite").exists()
 
 
 def test_force_does_not_replace_a_run_that_another_process_works_on(stopped: Path, cache: Path) -> None:
@@ -305,13 +301,6 @@ def test_force_does_not_replace_a_run_that_another_process_works_on(stopped: Pat
     with State.open(stopped / "state.sqlite"), pytest.raises(OutputError, match="in use"):
         fedpgp.run("fedpgp", 3, changes=CHANGES, output=stopped, force=True, cache=cache)
     assert (stopped / "state.sqlite").exists()
-
-
-def test_a_damaged_run_is_replaced(stopped: Path, cache: Path, tmp_path: Path) -> None:
-    shutil.copytree(stopped, tmp_path / "copy")
-    (tmp_path / "copy/state.sqlite").write_bytes(b"nothing that SQLite knows" * 100)
-    made = fedpgp.run("zero-shot", changes=SHORT_RUN, output=tmp_path / "copy", force=True, cache=cache)
-    assert made.method == "zero-shot"
 
 
 @pytest.mark.parametrize("name", ["results.json", "comparison.json", "state.sqlite", "plan.json", "config.toml"])
@@ -342,9 +331,8 @@ def test_a_plan_that_is_not_ours_is_refused(plan: dict[str, object], reason: str
         fedpgp.run("fedpgp", 3, changes=CHANGES, output=tmp_path, force=True, cache=cache)
 
 
-def test_a_run_in_the_place_of_another_is_refused(stop: Callable[[int], None], cache: Path, tmp_path: Path) -> None:
-    stop(1)
-    with pytest.raises(StoppedError):
+def test_a_run_in_the_place_of_another_is_refused(cache: Path, tmp_path: Path) -> None:
+    with stopping(rounds, "train_clients", 1):
         fedpgp.compare(["promptfl"], [0, 1], changes=CHANGES, output=tmp_path / "out", cache=cache)
     cells = tmp_path / "out/promptfl"
     shutil.rmtree(cells / "seed-1")

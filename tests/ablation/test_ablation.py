@@ -2,21 +2,28 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from tiny import SHORT_RUN
 
 import fedpgp
 import fedpgp.ablation
+from fedpgp import laboratory
+from fedpgp.ablation import Ablation
+from fedpgp.backbone import Backbone
 from fedpgp.config import load_config
+from fedpgp.data.sources import Source
 from fedpgp.directory import locked
 from fedpgp.errors import ConfigError, InUseError, OutputError
 from fedpgp.grid import cells
 from fedpgp.grid.study import read_studies
 from fedpgp.report.ablation import picture, table
 
+CHANGES = [*SHORT_RUN, "federation.path_points=2"]
 STUDIES = """
 [mu]
 "0" = ["fedpgp.mu=0"]
@@ -29,16 +36,53 @@ STUDIES = """
 """
 
 
+def ablate(file: Path, output: Path, cache: Path, **settings) -> Ablation:
+    return fedpgp.ablate(**{"file": file, "output": output, "cache": cache, "seeds": 2, "changes": CHANGES, **settings})
+
+
+def write_numbers(figure: Figure, file, format: str, **_) -> None:
+    """Write the lines of a figure as numbers, because drawing takes longer than training here."""
+    lines = [line.get_xydata().tolist() for axes in figure.axes for line in axes.lines]
+    file.write(json.dumps([format, lines]).encode())
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("studies") / "studies.toml"
+    path.write_text(STUDIES)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made() -> list[Path]:
+    """The directories of the comparisons that `finished` ran."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(
+    file: Path,
+    made: list[Path],
+    small_source: Source,
+    backbone: Backbone,
+    cache: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Both studies, run once. Read the directory; change only a copy."""
+    directory, compare = tmp_path_factory.mktemp("finished") / "out", cells.compare
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(laboratory, "load_source", lambda *_: small_source)
+        patch.setattr(laboratory, "load_backbone", lambda *_: backbone)
+        patch.setattr(Figure, "savefig", write_numbers)
+        patch.setattr(cells, "compare", lambda *a, **k: made.append(k["output"]) or compare(*a, **k))
+        ablate(file, directory, cache)
+    return directory
+
+
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    (tmp_path / "studies.toml").write_text(STUDIES)
-    return tmp_path / "studies.toml"
-
-
-def ablate(file: Path, output: Path, cache: Path, **settings) -> fedpgp.ablation.Ablation:
-    return fedpgp.ablate(
-        **{"file": file, "output": output, "cache": cache, "seeds": 2, "changes": SHORT_RUN, **settings}
-    )
+def own(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished studies, for a test that changes it."""
+    return Path(shutil.copytree(finished, tmp_path / "out"))
 
 
 def files_of(directory: Path) -> dict[str, bytes]:
@@ -56,99 +100,88 @@ def test_every_shipped_study_can_be_run():
     for labels in studies.values():
         for changes in labels.values():
             load_config(changes=changes)
+    assert list(read_studies(None, ["shots"])) == ["shots"]
 
 
-@pytest.mark.usefixtures("small")
-class TestAblation:
-    def test_what_it_writes(self, file, tmp_path, cache, monkeypatch):
-        made, compare = [], cells.compare
-        monkeypatch.setattr(cells, "compare", lambda *a, **k: made.append(k["output"]) or compare(*a, **k))
-        found = ablate(file, tmp_path / "out", cache)
-        assert len(made) == 4, "the config as it stands, μ = 0 of two studies, μ = 2, and no negative term"
-        assert found.settings["mu"]["0"] is found.settings["parts"]["no term"]
-        assert found.settings["mu"]["as it is"] is found.standing
-        assert found.standing.methods == ["zero-shot", "local", "promptfl", "fedpgp"]
-        with (tmp_path / "out/ablation.csv").open() as rows:
-            read = list(csv.DictReader(rows))
-        assert [(row["study"], row["setting"], row["seed"]) for row in read] == [
-            (study, label, seed)
-            for study, labels in (("mu", ("0", "as it is", "2")), ("parts", ("no term", "no negative")))
-            for label in labels
-            for seed in "01"
-        ]
-        alone = fedpgp.run("fedpgp", 1, changes=[*SHORT_RUN, "fedpgp.mu=2.0"], cache=cache)
-        assert float(read[5]["local"]) == alone.results["final"]["local"]
-        assert float(read[5]["area"]) == alone.results["final"]["area"]
-        for name in ("mu.svg", "mu.png", "parts.svg", "ablation.md", "ablation.tex"):
-            assert (tmp_path / "out" / name).stat().st_size > 300
-        assert fedpgp.load_ablation(tmp_path / "out").rows == found.rows
-        assert json.loads(json.dumps(found.as_json()))["method"] == "fedpgp"
+def test_what_it_writes(finished, made, cache, small):
+    found = fedpgp.load_ablation(finished)
+    assert len(made) == 4, "the config as it stands, μ = 0 of two studies, μ = 2, and no negative term"
+    assert found.settings["mu"]["0"] is found.settings["parts"]["no term"]
+    assert found.settings["mu"]["as it is"] is found.standing
+    assert found.standing.methods == ["zero-shot", "local", "promptfl", "fedpgp"]
+    with (finished / "ablation.csv").open() as rows:
+        read = list(csv.DictReader(rows))
+    assert [(row["study"], row["setting"], row["seed"]) for row in read] == [
+        (study, label, seed)
+        for study, labels in (("mu", ("0", "as it is", "2")), ("parts", ("no term", "no negative")))
+        for label in labels
+        for seed in "01"
+    ]
+    alone = fedpgp.run("fedpgp", 1, changes=[*CHANGES, "fedpgp.mu=2.0"], cache=cache)
+    assert float(read[5]["local"]) == alone.results["final"]["local"]
+    assert float(read[5]["area"]) == alone.results["final"]["area"]
+    for name in ("mu.svg", "mu.png", "parts.svg", "ablation.md", "ablation.tex"):
+        assert (finished / name).stat().st_size > 300
+    assert json.loads(json.dumps(found.as_json()))["method"] == "fedpgp"
 
-    def test_tables_and_figures(self, file, tmp_path, cache):
-        found = ablate(file, tmp_path / "out", cache, studies=["mu"])
-        one = table(found, "mu")
-        assert [row[0].text for row in one.rows] == ["0", "as it is", "2"]
-        assert one.rows[1][-2].text == "as it stands"
-        runs = found.of("mu", "2")
-        mean, std = (
-            np.mean([r.results["final"]["cm"] for r in runs]),
-            np.std([r.results["final"]["cm"] for r in runs], ddof=1),
-        )
-        assert one.rows[2][one.header.index("CM")].text == f"{mean:.1f} ± {std:.1f}"
-        change = found.against_standing("mu", "2")["cm"]
-        before = np.mean([run.results["final"]["cm"] for run in found.standing.of("fedpgp")])
-        assert change.mean == pytest.approx(mean - before, abs=1e-9)
-        assert change.low <= change.high
-        assert found.against_standing("mu", "as it is") is None
-        drawn = picture(found, "mu", "svg").decode()
-        for text in ("as it is", "Local", "Novel", "area", "zero-shot CLIP"):
-            assert text in drawn
 
-    @pytest.mark.slow
-    @pytest.mark.parametrize("at", [0, 2])
-    def test_what_is_stopped_goes_on(self, at, file, tmp_path, cache, monkeypatch):
-        ablate(file, tmp_path / "whole", cache, seeds=1)
-        compare, left = cells.compare, iter(range(at))
+def test_tables_and_figures(finished):
+    found = fedpgp.load_ablation(finished)
+    one = table(found, "mu")
+    assert [row[0].text for row in one.rows] == ["0", "as it is", "2"]
+    assert one.rows[1][-2].text == "as it stands"
+    values = [run.results["final"]["cm"] for run in found.of("mu", "2")]
+    mean = np.mean(values)
+    assert one.rows[2][one.header.index("CM")].text == f"{mean:.1f} ± {np.std(values, ddof=1):.1f}"
+    change = found.against_standing("mu", "2")["cm"]
+    before = np.mean([run.results["final"]["cm"] for run in found.standing.of("fedpgp")])
+    assert change.mean == pytest.approx(mean - before, abs=1e-9)
+    assert change.low <= change.high
+    assert found.against_standing("mu", "as it is") is None
+    drawn = picture(found, "mu", "svg").decode()
+    for text in ("as it is", "Local", "Novel", "area", "zero-shot CLIP"):
+        assert text in drawn
 
-        def stopped(*arguments, **settings):
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            return compare(*arguments, **settings)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(cells, "compare", stopped)
-            with pytest.raises(KeyboardInterrupt):
-                ablate(file, tmp_path / "stopped", cache, seeds=1)
-        with pytest.raises(OutputError, match=r"is missing; go on with: fedpgp ablate --resume"):
-            fedpgp.load_ablation(tmp_path / "stopped")
-        with pytest.raises(OutputError, match=r"exists; .* or go on with: fedpgp ablate --resume"):
-            ablate(file, tmp_path / "stopped", cache)
-        fedpgp.resume_ablation(tmp_path / "stopped", cache=cache)
-        assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
+def test_it_replaces_only_when_asked_and_what_is_stopped_goes_on(file, finished, own, small, cache, monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", write_numbers)
+    with locked(own), pytest.raises(InUseError, match="another process"):
+        ablate(file, own, cache, force=True)
+    compare, left = cells.compare, iter(range(2))
 
-    def test_finished_ones_are_kept_or_replaced(self, file, tmp_path, cache, monkeypatch):
-        ablate(file, tmp_path / "out", cache, seeds=1)
-        with monkeypatch.context() as patch:
-            patch.setattr(cells, "compare", None)
-            fedpgp.resume_ablation(tmp_path / "out", cache=cache)
-        with locked(tmp_path / "out"), pytest.raises(InUseError, match="another process"):
-            ablate(file, tmp_path / "out", cache, force=True)
-        found = ablate(file, tmp_path / "out", cache, seeds=1, studies=["parts"], force=True)
-        assert list(found.settings) == ["parts"] and not (tmp_path / "out/mu.svg").exists()
+    def stopped(*arguments, **settings):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return compare(*arguments, **settings)
 
-    def test_records_of_something_else_are_refused(self, file, tmp_path, cache):
-        with pytest.raises(OutputError, match="holds no ablations"):
-            fedpgp.resume_ablation(tmp_path, cache=cache)
-        ablate(file, tmp_path / "out", cache, seeds=1, studies=["parts"])
-        path = tmp_path / "out/ablation.json"
-        record = json.loads(path.read_text())
-        path.write_text(json.dumps({**record, "fedpgp": "0.0.9"}))
-        with pytest.raises(OutputError, match=r"holds ablations of fedpgp 0.0.9"):
-            fedpgp.resume_ablation(tmp_path / "out", cache=cache)
-        for damaged in ("[]", "{", json.dumps({**record, "studies": {"../up": {"0": []}}})):
-            path.write_text(damaged)
-            with pytest.raises((OutputError, ConfigError), match=r"ablation\.json"):
-                fedpgp.resume_ablation(tmp_path / "out", cache=cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "compare", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            ablate(file, own, cache, force=True)
+    assert not (own / "mu.svg").exists()
+    with pytest.raises(OutputError, match=r"is missing; go on with: fedpgp ablate --resume"):
+        fedpgp.load_ablation(own)
+    with pytest.raises(OutputError, match=r"exists; .* or go on with: fedpgp ablate --resume"):
+        ablate(file, own, cache)
+    fedpgp.resume_ablation(own, cache=cache)
+    assert files_of(own) == files_of(finished)
+
+    monkeypatch.setattr(cells, "compare", None)  # finished ones are kept
+    assert fedpgp.resume_ablation(own, cache=cache).rows == fedpgp.load_ablation(own).rows
+
+
+def test_records_of_something_else_are_refused(own, cache, tmp_path):
+    with pytest.raises(OutputError, match="holds no ablations"):
+        fedpgp.resume_ablation(tmp_path, cache=cache)
+    path = own / "ablation.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "fedpgp": "0.0.9"}))
+    with pytest.raises(OutputError, match=r"holds ablations of fedpgp 0.0.9"):
+        fedpgp.resume_ablation(own, cache=cache)
+    for damaged in ("[]", "{", json.dumps({**record, "studies": {"../up": {"0": []}}})):
+        path.write_text(damaged)
+        with pytest.raises((OutputError, ConfigError), match=r"ablation\.json"):
+            fedpgp.resume_ablation(own, cache=cache)
 
 
 def test_an_unknown_shipped_study_is_told_of_the_nearest_and_no_path_inside_the_package():
@@ -177,7 +210,7 @@ def test_an_unknown_shipped_study_is_told_of_the_nearest_and_no_path_inside_the_
         (None, {}, "cannot be read"),
     ],
 )
-def test_bad_input_is_refused_before_any_work(content, settings, message, tmp_path, cache):
+def test_bad_input_is_refused_before_any_work(content, settings, message, small, tmp_path, cache):
     file = tmp_path / "studies.toml"
     if content is not None:
         file.write_text(content)

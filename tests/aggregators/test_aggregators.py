@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import aggregators as oracle
 
@@ -117,6 +117,7 @@ def test_one_wrong_client_cannot_move_the_robust_ones_far(value, count):
 
 
 @pytest.mark.parametrize("aggregator", ALL, ids=label)
+@settings(max_examples=25)
 @given(updates=ROWS, random=st.randoms(use_true_random=False))
 def test_the_order_of_the_clients_changes_nothing_but_rounding(aggregator, updates, random):
     pairs = list(zip(*updates, strict=True))
@@ -126,6 +127,7 @@ def test_the_order_of_the_clients_changes_nothing_but_rounding(aggregator, updat
 
 
 @pytest.mark.parametrize("aggregator", [FedAvg(), FedAvg(weighting="uniform"), Median(), TrimmedMean(), Scaffold()])
+@settings(max_examples=25)
 @given(
     row=st.lists(st.floats(-10, 10), min_size=3, max_size=3),
     counts=st.lists(st.integers(1, 50), min_size=1, max_size=6),
@@ -142,6 +144,7 @@ def test_equal_updates_are_their_own_average(aggregator, row, counts):
         (FedAvg(weighting="uniform"), Scaffold()),
     ],
 )
+@settings(max_examples=25)
 @given(updates=ROWS)
 def test_limits_are_the_simpler_relatives(relative, aggregator, updates):
     assert aggregated(aggregator, *updates) == pytest.approx(aggregated(relative, *updates), rel=1e-12, abs=1e-12)

@@ -27,6 +27,11 @@ from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.errors import CheckpointError, DataError, OutputError
 
 
+@pytest.fixture(scope="session")
+def backbone(compact: Backbone) -> Backbone:
+    return compact
+
+
 @pytest.fixture
 def images(small_source: Source) -> ImageDataset:
     return small_source.validation
@@ -149,9 +154,11 @@ def test_other_weights_preprocessing_precision_or_versions_are_not_matched(
     assert count(compact, images, tmp_path) == len(images)
 
 
-def test_bf16_takes_the_image_features_of_float32(backbone: Backbone, images: ImageDataset, tmp_path: Path) -> None:
+def test_bf16_takes_the_image_features_of_float32(
+    backbone: Backbone, compact_checkpoint: Path, images: ImageDataset, tmp_path: Path
+) -> None:
     encoded(backbone, images, tmp_path)
-    assert count(load_backbone("pictoclip", "bf16"), images, tmp_path) == 0
+    assert count(load_backbone(str(compact_checkpoint), "bf16"), images, tmp_path) == 0
 
 
 def test_fingerprint_is_of_weights_and_preprocessing_not_of_the_text_tower(backbone: Backbone) -> None:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.by_hand
 
 GRID = ["--grid", "fedpgp.mu=0.1,1.0", "--methods", "promptfl,fedpgp", "--seeds", "2"]
 SMALL = ["task.clients=5", "federation.rounds=3", "federation.local_epochs=1", "federation.path_points=2"]

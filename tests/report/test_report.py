@@ -4,51 +4,51 @@ import csv
 import json
 import re
 import shutil
-import threading
-import time
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Command
 from tiny import SHORT_RUN
-from typer.testing import CliRunner
 
 import fedpgp
-from fedpgp import cli
+from fedpgp.backbone import Backbone
 from fedpgp.bootstrap import _both_counts, _local
+from fedpgp.data.sources import Source
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.files import write_json
-from fedpgp.report.page import follow, frames, write_report
+from fedpgp.report.page import closer, follow, frames, write, write_report
+from fedpgp.serving import classifier
 
 METHODS = ("zero-shot", "promptfl", "fedpgp")
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
-@pytest.fixture(autouse=True)
-def own_streams(monkeypatch):
-    for console in (cli.out, cli.err):  # another test may have left its own stream there
-        monkeypatch.setattr(console, "_file", None)
-
-
-@pytest.fixture
-def out(small, cache, tmp_path):
-    fedpgp.compare(METHODS, 2, changes=SHORT_RUN, output=tmp_path / "out", cache=cache)
-    return tmp_path / "out"
+@pytest.fixture(scope="module", autouse=True)
+def small_pages(small_source: Source, backbone: Backbone) -> Iterator[None]:
+    """Pages show images of the small part of the data, and load the checkpoint once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(closer, "load_source", lambda *_: small_source)
+        patch.setattr(classifier, "load_backbone", lambda *_: backbone)
+        yield
 
 
 def specs_of(page):
     return json.loads(re.search(r'<script type="application/json" id="specs">(.*?)</script>', page, re.DOTALL)[1])
 
 
-def test_the_page_stands_alone_and_shows_what_the_runs_hold(out, tmp_path):
+def test_the_page_stands_alone_and_shows_what_the_runs_hold(compared, tmp_path):
     target = tmp_path / "report.html"
-    found = write_report([out], target, figures=tmp_path / "figures")
+    found = write_report([compared], target, figures=tmp_path / "figures")
     page = target.read_text(encoding="utf-8")
     assert not found.faults
     assert len(page) < 3_000_000
     markup = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     outside = re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', markup)
     assert outside == []
-    comparison = fedpgp.load_comparison(out)
+    comparison = fedpgp.load_comparison(compared)
     for method in METHODS:
         mean, deviation = comparison.mean(method)["local"]
         assert f"{mean:.1f} ± {deviation:.1f}" in page
@@ -63,8 +63,8 @@ def test_the_page_stands_alone_and_shows_what_the_runs_hold(out, tmp_path):
     assert r"\begin{tabular}" in (tmp_path / "figures" / "table.tex").read_text()
 
 
-def test_the_numbers_behind_figures_are_those_of_naive_loops(out):
-    comparison = fedpgp.load_comparison(out)
+def test_the_numbers_behind_figures_are_those_of_naive_loops(compared):
+    comparison = fedpgp.load_comparison(compared)
     run = comparison.of("fedpgp")[0]
     outcomes = run.outcomes
     gains = frames.clients(comparison)
@@ -97,8 +97,8 @@ def test_the_numbers_behind_figures_are_those_of_naive_loops(out):
     assert values[values["client"] == 1]["value"].tolist() == pytest.approx(expected[:4].tolist(), rel=1e-5)
 
 
-def test_local_is_resampled_as_by_a_loop_over_clients(out):
-    outcomes = fedpgp.load_comparison(out).of("fedpgp")[0].outcomes
+def test_local_is_resampled_as_by_a_loop_over_clients(compared):
+    outcomes = fedpgp.load_comparison(compared).of("fedpgp")[0].outcomes
     counts = _both_counts(outcomes.base_images, outcomes.novel_images)[0]
     found = _local(outcomes)
     for point in (0, len(outcomes.alphas) - 1):
@@ -111,75 +111,73 @@ def test_local_is_resampled_as_by_a_loop_over_clients(out):
             assert found[point, r] == pytest.approx(np.mean(shares))
 
 
-def test_what_is_damaged_unfinished_or_of_another_task_is_named_and_the_rest_shown(out, small, cache, tmp_path):
-    other = tmp_path / "other"
-    fedpgp.run("promptfl", 0, changes=[*SHORT_RUN, "task.protocol=personalization"], output=other, cache=cache)
-    (out / "promptfl" / "seed-1" / "results.json").write_text("{")
-    running = tmp_path / "running"
+def rename_first_class(results_file: Path) -> None:
+    """Give the first class of a run a name that is a script."""
+    results = json.loads(results_file.read_text())
+    first = results["task"]["base_names"][0]
+    results["task"]["base_names"][0] = EVIL
+    for client in results["clients"]:
+        client["classes"] = [EVIL if name == first else name for name in client["classes"]]
+    write_json(results_file, results)
+
+
+def test_what_is_odd_is_named_and_the_rest_is_shown(own_comparison, small, cache, tmp_path):
+    """A damaged run, one that goes on, other settings, another task, no run at all, and a script as a class name."""
+    out, other, again, running, nothing = (
+        own_comparison,
+        *(tmp_path / name for name in ("other", "again", "running", "no")),
+    )
     shutil.copytree(out / "fedpgp" / "seed-0", running)
     (running / "results.json").unlink()
     (running / "state.sqlite").write_bytes(b"of another process")
-    (tmp_path / "nothing").mkdir()
-    target = tmp_path / "report.html"
-    found = write_report([out, other, running, tmp_path / "nothing"], target)
-    page = target.read_text(encoding="utf-8")
-    assert len(found.parts) == 2
-    assert "Task 2" in page
-    assert any("damaged" in fault for fault in found.faults)
-    assert any("holds no run" in fault for fault in found.faults)
+    nothing.mkdir()
+    for change, place in (("task.protocol=personalization", other), ("promptfl.learning_rate=0.5", again)):
+        fedpgp.run("promptfl", changes=[*SHORT_RUN, change], output=place, cache=cache)
+    for file in [again / "results.json", *out.glob("*/seed-*/results.json")]:
+        rename_first_class(file)
+    (out / "promptfl" / "seed-1" / "results.json").write_text("{")
+
+    found = write_report([out, other, again, running, nothing], tmp_path / "report.html", focus="promptfl")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert len(found.parts) == 2 and "Task 2" in page and "personalization on pictograms" in page
     assert "running (2 rounds)" in page
-    assert "personalization on pictograms" in page
-    with pytest.raises(OutputError, match="nothing to report on"):
-        write_report([tmp_path / "nothing"], target)
-    with pytest.raises(OutputError, match="is no directory"):
-        write_report([tmp_path / "no"], target)
-
-
-def test_a_second_run_of_a_method_is_named_with_the_settings_that_differ(out, small, cache, tmp_path):
-    other = tmp_path / "other"
-    fedpgp.run("promptfl", changes=[*SHORT_RUN, "promptfl.learning_rate=0.5"], output=other, cache=cache)
-    (fault,) = write_report([out, other], tmp_path / "report.html").faults
+    assert "promptfl minus" in page  # the method in focus, which is not the last
     before = fedpgp.load_run(out / "promptfl" / "seed-0").config.methods["promptfl"].learning_rate
-    assert f"with other settings (promptfl.learning_rate 0.5, there {before}): make a report of each" in fault
+    settings = f"with other settings (promptfl.learning_rate 0.5, there {before}): make a report of each"
+    assert len(found.faults) == 3
+    for text in ("damaged", "holds no run", settings):
+        assert any(text in fault for fault in found.faults), text
+    assert "<script>alert" not in page and "<img src=x" not in page
+    assert EVIL in json.dumps(specs_of(page), ensure_ascii=False)
+
+    with pytest.raises(OutputError, match="nothing to report on"):
+        write_report([nothing], tmp_path / "other.html")
+    with pytest.raises(OutputError, match="is no directory"):
+        write_report([tmp_path / "missing"], tmp_path / "other.html")
 
 
-def test_class_names_cannot_bring_a_script_into_the_page(out, tmp_path):
-    evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-    for path in out.glob("*/seed-*/results.json"):
-        results = json.loads(path.read_text())
-        first = results["task"]["base_names"][0]
-        results["task"]["base_names"][0] = evil
-        for client in results["clients"]:
-            client["classes"] = [evil if name == first else name for name in client["classes"]]
-        write_json(path, results)
-    target = tmp_path / "report.html"
-    write_report([out], target)
-    page = target.read_text(encoding="utf-8")
-    assert "<script>alert" not in page
-    assert "<img src=x" not in page
-    assert evil in json.dumps(specs_of(page), ensure_ascii=False)
-
-
-def test_it_replaces_nothing_but_a_report(out, tmp_path):
+def test_it_replaces_nothing_but_a_report(compared, command: Command, tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "_section", lambda *_: write.Section("empty", [], []))  # figures take long
     target = tmp_path / "thesis.html"
     target.write_text("<p>mine</p>")
     with pytest.raises(OutputError, match="is not a report"):
-        write_report([out], target)
+        write_report([compared], target)
     assert target.read_text() == "<p>mine</p>"
-    write_report([out], target, force=True)
-    write_report([out], target, focus="promptfl")
+    write_report([compared], target, force=True)
+    before = target.read_text()
     with pytest.raises(ConfigError, match="focus must be a method of the runs, got 'fedppg'"):
-        write_report([out], target, focus="fedppg")
+        write_report([compared], target, focus="fedppg")
     with pytest.raises(OutputError, match="its directory does not exist"):
-        write_report([out], tmp_path / "no" / "report.html")
-    done = CliRunner().invoke(cli.app, ["report", str(out), "-o", str(target), "--quiet"])
-    assert done.exit_code == 0, done.output
+        write_report([compared], tmp_path / "no" / "report.html")
+    assert target.read_text() == before
+    ended = command("report", str(compared), "-o", str(target), "--quiet")
+    assert ended.code == 0, ended.err
 
 
-def test_runs_across_machines_are_shown_without_what_stayed_there(out, tmp_path):
-    run = fedpgp.load_run(out / "fedpgp" / "seed-0")
+def test_runs_across_machines_are_shown_without_what_stayed_there(compared, tmp_path):
+    run = fedpgp.load_run(compared / "fedpgp" / "seed-0")
     across = tmp_path / "across"
-    shutil.copytree(out / "fedpgp" / "seed-0", across)
+    shutil.copytree(compared / "fedpgp" / "seed-0", across)
     config = replace(run.config, federation=replace(run.config.federation, engine="deployment"))
     (across / "config.toml").write_text(config.to_toml())
     (across / "answers.safetensors").unlink()
@@ -191,25 +189,18 @@ def test_runs_across_machines_are_shown_without_what_stayed_there(out, tmp_path)
     assert "rounds" in {name.partition("-")[2] for name in specs_of(page)}
 
 
-def test_it_follows_a_running_experiment_until_its_end(small, cache, tmp_path):
-    target, seen = tmp_path / "live.html", []
+def test_it_follows_a_running_experiment_until_its_end(small, cache, tmp_path, monkeypatch):
+    target, pages = tmp_path / "live.html", []
+    rounds = fedpgp.rounds("fedpgp", changes=SHORT_RUN, output=tmp_path / "run", cache=cache)
+    next(rounds)
 
-    def work():
-        fedpgp.run("fedpgp", 0, changes=[*SHORT_RUN, "federation.rounds=6"], output=tmp_path / "run", cache=cache)
+    def rest(seconds: float) -> None:
+        pages.append(target.read_text(encoding="utf-8"))
+        next(rounds, None)
 
-    worker = threading.Thread(target=work)
-    worker.start()
-    while not (tmp_path / "run").exists() and worker.is_alive():
-        time.sleep(0.02)
-    watcher = threading.Thread(target=lambda: follow([tmp_path / "run"], target, rest=0.05))
-    watcher.start()
-    while watcher.is_alive():
-        if target.exists():
-            page = target.read_text(encoding="utf-8")
-            seen.append('http-equiv="refresh"' in page)
-        time.sleep(0.05)
-    worker.join()
-    page = target.read_text(encoding="utf-8")
-    assert 'http-equiv="refresh"' not in page
-    assert "singular-values" in page
-    assert seen[-1] in (True, False)
+    monkeypatch.setattr(write.time, "sleep", rest)
+    follow([tmp_path / "run"], target)
+    assert all('http-equiv="refresh"' in page for page in pages)
+    assert [re.search(r"\((\d) rounds\)", page)[1] for page in pages] == ["1", "2"]
+    last = target.read_text(encoding="utf-8")
+    assert 'http-equiv="refresh"' not in last and "singular-values" in last

@@ -1,20 +1,26 @@
 """The page of a report in a real browser."""
 
+from pathlib import Path
+
 import pytest
 
-import fedpgp
-from fedpgp.report.page import write_report
+from fedpgp.data.sources import Source
+from fedpgp.report.page import closer, write_report
 
-CHANGES = ("federation.rounds=3", "task.shots=2")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("browser"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 
 @pytest.fixture(scope="module")
-def page_file(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("report")
-    fedpgp.compare(["zero-shot", "local", "fedpgp"], 2, changes=CHANGES, output=directory / "out")
-    write_report([directory / "out"], directory / "report.html")
-    return directory / "report.html"
+def page_file(compared: Path, small_source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(closer, "load_source", lambda *_: small_source)
+        write_report([compared], file)
+    return file
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -52,8 +58,9 @@ def test_a_click_in_a_legend_leaves_one_method_and_the_keyboard_reaches_everythi
     before = chart.locator("svg.marks").evaluate("svg => svg.outerHTML")
     box = chart.locator(".role-legend-symbol path").first.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.wait_for_timeout(500)
-    assert chart.locator("svg.marks").evaluate("svg => svg.outerHTML") != before
+    page.wait_for_function(
+        "before => document.querySelector('[data-chart$=\"-tradeoff\"] svg.marks').outerHTML != before", arg=before
+    )
     reached = set()
     page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
     for _ in range(60):

@@ -1,6 +1,7 @@
 """What a finished run is used for: classifying images, and files that others use."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -11,14 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import refused
 from PIL import Image
-from tiny import SHORT_RUN
-from typer.testing import CliRunner
 
 import fedpgp
-from fedpgp import cli
-from fedpgp.backbone import load_backbone
-from fedpgp.errors import CheckpointError, ConfigError, DataError, FedPGPError, OutputError
+from fedpgp.errors import CheckpointError, ConfigError, DataError, OutputError
 from fedpgp.laboratory import laboratory
 from fedpgp.metrics import calibration_error
 from fedpgp.serving.classifier import calibrated, load
@@ -37,12 +35,17 @@ KINDS = (
     "fedclip",
     "fedtpg",
 )
+SHORT = ["task.clients=3", "task.shots=2", "federation.rounds=1", "federation.local_epochs=1"]
 
 
-@pytest.fixture(autouse=True)
-def own_streams(monkeypatch):
-    for console in (cli.out, cli.err):  # another test may have left its own stream there
-        monkeypatch.setattr(console, "_file", None)
+@pytest.fixture(scope="module", autouse=True)
+def small(small_source, compact):
+    """Runs and models of this module see the small part of the data, with the compact checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedpgp.laboratory.load_source", lambda data, splits: small_source)
+        for module in ("laboratory", "serving.classifier"):
+            patch.setattr(f"fedpgp.{module}.load_backbone", lambda *_: compact)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +56,30 @@ def pictures(pictograms, tmp_path_factory):
     return directory
 
 
+@pytest.fixture(scope="module")
+def runs(small, cache, tmp_path_factory):
+    """A run of each kind and of a mixture of prompts, by the method's name."""
+    directory = tmp_path_factory.mktemp("runs") / "out"
+    fedpgp.compare([*KINDS, "promptfolio"], changes=SHORT, output=directory, cache=cache)
+    return {name: directory / name / "seed-0" for name in (*KINDS, "promptfolio")}
+
+
 @pytest.fixture
-def run(small, cache, tmp_path):
-    fedpgp.run("fedpgp", 0, changes=SHORT_RUN, output=tmp_path / "run", cache=cache)
-    return tmp_path / "run"
+def run(runs):
+    return runs["fedpgp"]
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_loaded_model_answers_as_it_did_in_the_run(small, cache, tmp_path, name):
-    run = fedpgp.run(name, 0, changes=SHORT_RUN, output=tmp_path / "run", cache=cache)
+def test_a_loaded_model_answers_as_it_did_in_the_run(runs, cache, name):
+    run = fedpgp.load_run(runs[name])
     with laboratory(run.config, [name], [0], 1, cache, False, None) as lab:
         task, tests = lab.tasks[0], lab.data(run.config.methods[name], 0).tests
     for client in (0, len(task.clients) - 1):
-        model = load(tmp_path / "run", client)
+        model = load(run, client)
         if remembers(model.method):
             model = with_memory(model, run, cache, None)
-        for kind, test in task.tests.items():
-            if kind not in ("base", "novel"):
-                continue
+        for kind in ("base", "novel"):
+            test = task.tests[kind]
             names = [test.dataset.class_names[label] for label in test.classes]
             right = model.answer(tests[kind], model.read(names)).argmax(-1).numpy() == test.targets
             assert np.array_equal(right, run.outcomes.unpack(kind)[client])
@@ -104,17 +113,17 @@ def test_any_class_names_will_do(run, pictures):
     assert missing.value.__suppress_context__
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_ten_thousand_class_names_will_do(run, pictures):
     (many,) = load(run, 1).classify(pictures / "0.png", [f"thing number {i}" for i in range(10_000)])
     assert len(many) == 10_000
 
 
-def test_a_model_that_is_not_there_is_refused(run, tmp_path):
+def test_a_model_that_is_not_there_is_refused(run):
     with pytest.raises(ConfigError, match="client must be 0 to 2, as this run has 3 clients, got 3"):
         load(run, 3)
     with pytest.raises(OutputError, match="is not a run; those in it"):
-        load(tmp_path)
+        load(run.parent)
     found = fedpgp.load_run(run)
     older = {**found.results, "task": {k: v for k, v in found.results["task"].items() if k != "base_names"}}
     object.__setattr__(found, "results", older)
@@ -154,50 +163,43 @@ def test_the_calibration_error_is_that_of_a_naive_loop():
     assert calibration_error(confidence, correct) == pytest.approx(100 * expected)
 
 
-def invoke(*arguments, stdin=None):
-    return CliRunner().invoke(cli.app, [str(a) for a in arguments], input=stdin)
+def test_predict_reads_files_directories_patterns_and_standard_input(run, pictures, command, monkeypatch):
+    model = load(run, 1)
 
+    def predicted(images):
+        done = command("predict", str(run), str(images), "--client", "1", "--format", "json", "--quiet")
+        assert done.code == 0, done.err
+        return json.loads(done.out)["images"]
 
-def test_predict_reads_files_directories_patterns_and_standard_input(run, pictures, tmp_path):
-    done = invoke("predict", run, pictures, "--client", 1, "--format", "json", "--quiet")
-    assert done.exit_code == 0, done.output
-    whole = json.loads(done.stdout)["images"]
+    whole = predicted(pictures)
     assert [Path(row["image"]).name for row in whole] == ["0.png", "1.png", "2.png"]
-    pattern = invoke("predict", run, pictures / "*.png", "--client", 1, "--format", "json", "--quiet")
-    listed = "\n".join(str(pictures / f"{i}.png") for i in range(3))
-    given = invoke("predict", run, "-", "--client", 1, "--format", "json", "--quiet", stdin=listed)
-    assert json.loads(pattern.stdout) == json.loads(given.stdout) == json.loads(done.stdout)
-    one = load(run, 1).classify(pictures / "2.png")[0]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(str(pictures / f"{i}.png") for i in range(3))))
+    assert predicted(pictures / "*.png") == predicted("-") == whole
+    (one,) = model.classify(pictures / "2.png")
     assert {name: pytest.approx(p, abs=1e-6) for name, p in one.items()} == whole[2]["probabilities"]
-    target = tmp_path / "found.csv"
-    names = tmp_path / "names.txt"
-    names.write_text("red panda\nzebra\n")
-    invoke("predict", run, pictures, "--classes", names, "--format", "csv", "-o", target, "--quiet")
-    rows = list(csv.DictReader(target.read_text().splitlines()))
+    Path("names.txt").write_text("red panda\nzebra\n")
+    arguments = ["predict", str(run), str(pictures), "--quiet", "--classes"]
+    command(*arguments, "names.txt", "--format", "csv", "-o", "found.csv")
+    rows = list(csv.DictReader(Path("found.csv").read_text().splitlines()))
     assert [row["class"] in ("red panda", "zebra") for row in rows] == [True] * 3
-    table = invoke("predict", run, pictures, "--classes", "zebra,red panda", "--top", "2", "--quiet")
-    assert "red panda" in table.stdout
+    assert "red panda" in command(*arguments, "zebra,red panda", "--top", "2").out
 
 
-def test_broken_images_among_good_ones_are_named(run, pictures, tmp_path):
+def test_broken_images_among_good_ones_are_named(run, pictures, command):
     good = (pictures / "0.png").read_bytes()
-    (tmp_path / "a.png").write_bytes(good)
-    (tmp_path / "b.png").write_bytes(good[:80])
-    (tmp_path / "c.jpg").write_bytes(b"")
-    (tmp_path / "d.png").write_text("<script>")
-    done = invoke("predict", run, tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.jpg", tmp_path / "d.png",
-                  "--format", "json", "--quiet")  # fmt: skip
-    assert isinstance(done.exception, FedPGPError)
-    assert "3 of 4 images were left out" in str(done.exception)
-    first, *others = json.loads(done.stdout)["images"]
+    for name, content in (("a.png", good), ("b.png", good[:80]), ("c.jpg", b""), ("d.png", b"<script>")):
+        Path(name).write_bytes(content)
+    done = command("predict", str(run), "a.png", "b.png", "c.jpg", "d.png", "--format", "json", "--quiet")
+    assert done.code == 2
+    assert "3 of 4 images were left out" in done.err
+    first, *others = json.loads(done.out)["images"]
     assert first["probabilities"]
     assert all("error" in row and "probabilities" not in row for row in others)
-    for argument in (tmp_path / "no.png", tmp_path / "*.gif"):
-        assert invoke("predict", run, argument).exit_code == 2
-    (tmp_path / "empty").mkdir()
-    refused = invoke("predict", run, tmp_path / "empty")  # in a box, whose lines break where a path is long
-    assert refused.exit_code == 2
-    assert "holds no image" in " ".join(refused.output.replace("│", " ").split())
+    Path("empty").mkdir()
+    for argument, says in (
+        ("no.png", "no.png is no file"), ("*.gif", "*.gif is no file"), ("empty", "empty holds no image")
+    ):  # fmt: skip
+        refused(command("predict", str(run), argument), says)
 
 
 SNIPPET = """
@@ -209,10 +211,9 @@ exec(open("snippet.py", encoding="utf-8").read())
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["safetensors", "clip-head", "onnx", "hf"])
-def test_what_is_exported_gives_the_same_without_fedpgp(run, pictures, tmp_path, form):
+def test_what_is_exported_gives_the_same_without_fedpgp(run, pictures, tmp_path, form, command):
     directory = tmp_path / "exported"
-    done = invoke("export", run, "--client", 1, "--format", form, "-o", directory)
-    assert done.exit_code == 0, done.output
+    assert command("export", str(run), "--client", "1", "--format", form, "-o", "exported").code == 0
     card = (directory / "README.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     assert len(snippet.splitlines()) <= 14
@@ -230,28 +231,26 @@ def test_what_is_exported_gives_the_same_without_fedpgp(run, pictures, tmp_path,
     assert sorted(numbers, reverse=True) == pytest.approx(list(expected.values()), abs=2e-4)
 
 
-def test_a_tail_and_a_place_of_the_class_name_are_exported_too(small, cache, tmp_path):
-    for position in ("middle", "front"):
-        changes = [*SHORT_RUN, f"promptfl.class_token_position={position}"]
-        run = fedpgp.run("promptfl", 0, changes=changes, cache=cache, output=tmp_path / position)
-        template = json.loads((export(run, tmp_path / f"{position}-hf", "hf") / "prompt.json").read_text())
-        assert template["hypothesis_template"].index("{}") == (0 if position == "front" else 20)
+@pytest.mark.parametrize(("position", "place"), [("middle", 20), ("front", 0)])
+def test_a_place_of_the_class_name_is_exported_too(position, place, cache, tmp_path):
+    changes = [*SHORT, "task.clients=1", f"promptfl.class_token_position={position}"]
+    run = fedpgp.run("promptfl", 0, changes=changes, cache=cache)
+    template = json.loads((export(run, tmp_path / "hf", "hf") / "prompt.json").read_text())
+    assert template["hypothesis_template"].index("{}") == place
 
 
-def test_what_cannot_be_exported_is_refused(small, run, cache, tmp_path):
-    other = fedpgp.run("fedclip", 0, changes=SHORT_RUN, cache=cache)
+def test_what_cannot_be_exported_is_refused(run, runs, tmp_path):
     with pytest.raises(ConfigError, match="reads more of an image than its feature, or not linearly"):
-        export(other, tmp_path / "no", "clip-head", client=0)
-    mixed = fedpgp.run("promptfolio", 0, changes=SHORT_RUN, cache=cache)
+        export(runs["fedclip"], tmp_path / "no", "clip-head", client=0)
+    mixed = runs["promptfolio"]
     with pytest.raises(ConfigError, match="is not one prompt"):
         export(mixed, tmp_path / "no", client=0)
     assert export(mixed, tmp_path / "head", "clip-head", client=0, classes=["cat", "dog"]).is_dir()
     with pytest.raises(OutputError, match="exists"):
         export(mixed, tmp_path / "head", "clip-head", client=0)
     export(mixed, tmp_path / "head", "clip-head", client=1, force=True)
-    remembering = fedpgp.run("pfedprompt", 0, changes=SHORT_RUN, cache=cache)
     with pytest.raises(ConfigError, match="must not leave it"):
-        export(remembering, tmp_path / "no", "clip-head", client=0)
+        export(runs["pfedprompt"], tmp_path / "no", "clip-head", client=0)
     with pytest.raises(ConfigError, match="classes must be left out for hf"):
         export(run, tmp_path / "no", "hf", classes=["cat"])
     (tmp_path / "mine").mkdir()
@@ -261,20 +260,17 @@ def test_what_cannot_be_exported_is_refused(small, run, cache, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
-def test_a_checkpoint_that_the_hub_has_is_named_and_not_copied(run, tmp_path, monkeypatch):
+def test_a_checkpoint_that_the_hub_has_is_named_and_not_copied(run, tmp_path):
     found = fedpgp.load_run(run)
     config = found.config
     object.__setattr__(config.backbone, "checkpoint", "openai/clip-vit-base-patch16")
-    embedded = load_backbone("pictoclip")
-    monkeypatch.setattr("fedpgp.serving.classifier.load_backbone", lambda *_: embedded)
     directory = export(found, tmp_path / "named")
     assert sorted(p.name for p in directory.iterdir()) == ["README.md", "prompt.safetensors"]
     assert 'from_pretrained("openai/clip-vit-base-patch16")' in (directory / "README.md").read_text()
 
 
-def test_what_clients_answered_is_kept_and_agrees_with_what_they_got_right(small, cache, tmp_path):
-    fedpgp.run("fedpgp", 0, changes=SHORT_RUN, output=tmp_path / "run", cache=cache)
-    run = fedpgp.load_run(tmp_path / "run")
+def test_what_clients_answered_is_kept_and_agrees_with_what_they_got_right(run, cache):
+    run = fedpgp.load_run(run)
     model = load(run, 2)
     with laboratory(run.config, ["fedpgp"], [0], 1, cache, False, None) as lab:
         task, tests = lab.tasks[0], lab.data(run.config.methods["fedpgp"], 0).tests
