@@ -20,6 +20,7 @@ from fedpgp.errors import TrainingError
 from fedpgp.evaluate import Evaluator, path_alphas, without_standing_path
 from fedpgp.federation.jobs import frozen_of
 from fedpgp.methods import FedCoCoOp, FedMGP, FedOTP, FedPGP, FedVPT, Local, Params, PromptFL, PromptFolio
+from fedpgp.methods.pfedprompt import PFedPrompt
 from fedpgp.metrics import accuracies, area, combined, evaluation_sets, own_images, summary
 from fedpgp.reading import Question, answer, kind_of
 from fedpgp.workers import Workers
@@ -244,6 +245,16 @@ def test_equal_visual_prompts_are_seen_once(exact):
             question = Question(method, params, text, data.tests[name], tokens, of_set)
             right = answer(exact.towers(method.reads), question).argmax(-1).numpy() == test.targets
             assert tiny.bools(found.correct[name], len(right))[i].tolist() == right.tolist()
+
+
+def test_clients_with_the_same_prompt_are_told_apart_by_what_they_remember(exact):
+    """Every client remembers images of one class only, and its memory outweighs the prompt."""
+    method = PFedPrompt(context_length=3, alpha=1e6)
+    shared = method.init_shared(tiny.task(), exact, tiny.generator(0, "shared"))
+    keys = tiny.random_features(4, exact.logit_scale)
+    clients = [Params(shared, {}, {}, {"keys": keys, "labels": torch.full((4,), label)}) for label in range(3)]
+    _, found = evaluated(method, clients, exact)
+    assert [set(row.tolist()) for row in found.predicted["base"]] == [{0}, {1}, {2}]
 
 
 ALPHAS = (0.0, 0.25, 0.75, 1.0)

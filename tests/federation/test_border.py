@@ -152,6 +152,10 @@ BAD_REPLIES = {
     "one more": (lambda: reply({**update(), "U": torch.ones(2)}), "sent 3 tensors"),
     "control": (lambda: reply(control=update()), "sent 2 tensors .* not .'p_G'."),
     "too far": (lambda: reply({**update(), "p_G": torch.full((3, 4), 4.0)}), "has moved by 13.9, allowed: 10"),
+    "too far together": (
+        lambda: reply({"p_G": torch.full((3, 4), 2.5), "gate": torch.full((2,), 8.0, dtype=torch.float64)}),
+        "has moved by 13.2, allowed: 10",
+    ),
     "far in float32": (lambda: reply({**update(), "p_G": torch.full((3, 4), 3e38)}), "has moved by 1.04e.39"),
     "no examples": (lambda: reply(examples=0), "says that it has 0 examples, allowed: 1 to 100"),
     "negative": (lambda: reply(examples=-(2**63)), "says that it has -9223372036854775808 examples"),

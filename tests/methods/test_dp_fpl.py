@@ -141,11 +141,13 @@ def test_the_privacy_spent_is_that_of_two_gaussian_mechanisms_per_epoch():
     assert math.isfinite(DPFPL(noise_multiplier=1e-6).spent(10**4)["epsilon"])
 
 
-def test_the_privacy_spent_is_recorded_and_grows(backbone):
-    method = DPFPL(**agreement.HYPER, rank=2, noise_multiplier=4.0)
-    first, second = (one.record["epsilon"] for one in tiny.run(method, backbone))
-    assert (first, second) == (method.spent(2)["epsilon"], method.spent(4)["epsilon"])
-    assert 0 < first < second
+def test_the_privacy_spent_is_recorded_and_grows_also_over_a_stop(backbone, new_state):
+    method, state = DPFPL(**agreement.HYPER, rank=2, noise_multiplier=4.0), new_state()
+    (first,) = tiny.run(method, backbone, state=state, rounds=1)
+    (second,) = tiny.run(method, backbone, state=state, rounds=2)
+    spent = first.record["epsilon"], second.record["epsilon"]
+    assert spent == (method.spent(2)["epsilon"], method.spent(4)["epsilon"])
+    assert 0 < spent[0] < spent[1]
 
 
 def test_without_the_package_the_remedy_is_named_before_training(backbone, monkeypatch):
