@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.by_hand, pytest.mark.xdist_group("processes")]
 
 TOOL = Path(__file__).parents[1] / "tools" / "kill_and_resume.py"
 

@@ -1,6 +1,5 @@
 """Methods of somebody else: in a file, of an installed package, and what is said of those that do not work."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import torch
 import fedpgp
 from fedpgp import plugins
 from fedpgp.catalogue import about, catalogue
-from fedpgp.cli import app
 from fedpgp.config import load_config
 from fedpgp.directory import resume_command
 from fedpgp.errors import ConfigError, OutputError
@@ -58,7 +56,9 @@ def test_a_file_with_one_method_needs_no_name(mine):
     assert issubclass(find_method(str(mine)), PromptFL)
 
 
-def test_a_method_of_a_file_runs_and_is_read_again(mine, small, tmp_path, cache):
+def test_a_method_of_a_file_runs_and_its_results_are_read_also_without_its_code(
+    mine, small, tmp_path, cache, monkeypatch
+):
     out = tmp_path / "out"
     found = fedpgp.run(f"{mine}:Mine", changes=[*SHORT, "mine.factor=0.25"], output=out, cache=cache)
     assert found.method == "mine"
@@ -68,6 +68,8 @@ def test_a_method_of_a_file_runs_and_is_read_again(mine, small, tmp_path, cache)
     assert not torch.equal(found.prompts["shared/p_G"], plain.prompts["shared/p_G"])
     ratio = found.rounds[0]["loss_task"] / plain.rounds[0]["loss_task"]
     assert ratio == pytest.approx(0.25, rel=1e-3)
+    installs(monkeypatch, "mine", "nowhere_at_all:Mine")
+    assert fedpgp.load_run(out).method == "mine"
 
 
 def test_a_comparison_with_it_is_resumed_only_when_it_is_named(mine, small, tmp_path, cache, monkeypatch):
@@ -92,8 +94,11 @@ def test_a_comparison_with_it_is_resumed_only_when_it_is_named(mine, small, tmp_
     assert fedpgp.load_comparison(out).methods == ["mine", "promptfl"]
 
 
-def test_a_method_with_its_hyperparameters_is_run_as_it_is(small, cache):
-    found = fedpgp.run(PromptFL(context_length=3, learning_rate=0.05), changes=SHORT, cache=cache)
+def test_a_method_with_its_hyperparameters_is_run_as_it_is_and_stands_in_the_config(mine, small, tmp_path, cache):
+    method = find_method(str(mine))(context_length=3, factor=0.25)
+    for output in (None, tmp_path / "out"):
+        found = fedpgp.run(method, changes=SHORT, cache=cache, output=output)
+        assert found.config.methods["mine"] == method
     assert found.prompts["shared/p_G"].shape == (3, 128)
     assert found.provenance["method"]["context_length"] == 3
 
@@ -170,27 +175,6 @@ def test_an_installed_method_cannot_take_the_place_of_ours(mine, monkeypatch):
     assert find_method("fedpgp") is METHODS["fedpgp"]
 
 
-def test_the_command_line_lists_and_explains_the_methods(runner_json):
-    listed = runner_json(["methods", "--json"])
-    counts = {entry["name"]: (entry["shared"], entry["private"]) for entry in listed}
-    b = fedpgp.load_config().methods["fedpgp"].bottleneck
-    assert counts["zero-shot"] == (0, 0) and counts["fedpgp"] == (16 * 128, 16 * b + b * 128)
-    assert [entry["name"] for entry in listed] == list(METHODS)
-    assert all(entry["year"] and entry["venue"] and entry["source"] and entry["summary"] for entry in listed)
-
-
-@pytest.fixture
-def runner_json():
-    from typer.testing import CliRunner
-
-    def call(arguments):
-        done = CliRunner().invoke(app, arguments)
-        assert done.exit_code == 0, done.output
-        return json.loads(done.stdout)
-
-    return call
-
-
 BROKEN = (
     MINE
     + """
@@ -226,12 +210,6 @@ def test_two_methods_of_one_name_are_refused(mine):
         fedpgp.run(Nameless())
 
 
-def test_the_config_of_a_finished_run_has_the_method_with_and_without_a_directory(mine, small, tmp_path, cache):
-    method = find_method(str(mine))(factor=0.25)
-    for output in (None, tmp_path / "out"):
-        assert fedpgp.run(method, changes=SHORT, cache=cache, output=output).config.methods["mine"] == method
-
-
 def test_a_run_is_not_resumed_with_other_code(mine, small, tmp_path, cache, monkeypatch):
     import fedpgp.experiment as experiment
 
@@ -252,18 +230,14 @@ def test_a_run_is_not_resumed_with_other_code(mine, small, tmp_path, cache, monk
     assert fedpgp.resume(tmp_path / "out", methods=[str(mine)], cache=cache).methods == ["mine"]
 
 
-def test_results_are_read_without_the_code_of_the_method(mine, small, tmp_path, cache, monkeypatch):
-    fedpgp.run(str(mine), changes=["mine.factor=0.25", *SHORT], output=tmp_path / "out", cache=cache)
-    installs(monkeypatch, "mine", "nowhere_at_all:Mine")
-    assert fedpgp.load_run(tmp_path / "out").method == "mine"
+def typed(source: str) -> type:
+    """A method as a notebook's cell defines it."""
+    cell: dict[str, object] = {"__name__": "a_notebook"}
+    exec(compile(source, "<cell 3>", "exec"), cell)
+    return cell["Mine"]
 
 
-def test_a_method_typed_into_a_notebook_runs_and_says_where_it_fails(small, cache, tmp_path):
-    def typed(source: str) -> type:
-        cell: dict[str, object] = {"__name__": "a_notebook"}
-        exec(compile(source, "<cell 3>", "exec"), cell)
-        return cell["Mine"]
-
+def test_a_method_typed_into_a_notebook_runs_and_says_where_it_fails(small, cache):
     runs = [
         fedpgp.run(typed(source)(), changes=SHORT, cache=cache)
         for source in (MINE, MINE, MINE.replace("* term", "+ term"))
@@ -305,7 +279,6 @@ def test_what_a_reporter_in_the_methods_own_file_raises_is_not_the_methods_fault
 TYPED = """
 import torch
 from typing import ClassVar
-from fedpgp import plugins
 from fedpgp.methods import PromptFL
 
 class Base(PromptFL):
@@ -323,18 +296,22 @@ class Mine(Base):
     @staticmethod
     def half(value):
         return value / 2
-
-print(plugins.fingerprint(Mine()))
 """
 
 
-def test_the_code_of_a_method_that_was_typed_in_is_the_same_in_every_process_and_no_edit_goes_unseen():
-    def printed(source: str, hash_seed: int = 0) -> str:
+def test_no_edit_of_a_method_that_was_typed_in_goes_unseen():
+    edits = [("return 2", "return 3"), ("third", "fourth"), ("/ 2", "/ 3"), ('= "mine"', '= "ours"')]
+    changed = [TYPED.replace(*edit) for edit in edits]
+    assert len({plugins.fingerprint(typed(source)()) for source in (TYPED, TYPED, *changed)}) == 1 + len(edits)
+
+
+@pytest.mark.slow
+def test_the_code_of_a_method_that_was_typed_in_is_the_same_in_every_process():
+    source = f"{TYPED}\nfrom fedpgp import plugins\nprint(plugins.fingerprint(Mine()))"
+
+    def printed(hash_seed: str) -> str:
         command = [sys.executable, "-c", f"exec(compile({source!r}, '<cell 3>', 'exec'))"]
-        environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed)}
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
-    edits = [("return 2", "return 3"), ("third", "fourth"), ("/ 2", "/ 3"), ('= "mine"', '= "ours"')]
-    changed = [printed(TYPED.replace(*edit)) for edit in edits]
-    assert printed(TYPED, 1) == printed(TYPED, 2)
-    assert len({printed(TYPED), *changed}) == 1 + len(edits)
+    assert printed("1") == printed("2")

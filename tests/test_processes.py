@@ -2,28 +2,20 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["federation.rounds=2", "federation.local_epochs=1", "promptfl.learning_rate=0.1", "fedpgp.learning_rate=0.01"]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that holds the embedded features."""
-    directory = tmp_path_factory.mktemp("features")
-    subprocess.run(command("run", "--method", "zero-shot", "-q", cache=directory), check=True, cwd=directory)
-    return directory
 
 
 def command(name: str, *arguments: str, cache: Path) -> list[str]:
@@ -40,18 +32,17 @@ def artefacts(directory: Path) -> Iterator[bytes]:
     yield json.dumps(results).encode()
 
 
-@pytest.mark.parametrize("method", ["promptfl", "fedpgp"])
-def test_one_and_two_workers_and_five_hash_seeds_give_the_same_bytes(method: str, cache: Path, tmp_path: Path) -> None:
+def test_one_and_two_workers_and_other_hash_seeds_give_the_same_bytes(cache: Path, tmp_path: Path) -> None:
     seen = []
-    for hash_seed, workers in zip("01234", "12121", strict=True):
+    for hash_seed, workers in ("0", "1"), ("1", "2"):
         output = tmp_path / hash_seed
         subprocess.run(
-            command("run", "--method", method, "--workers", workers, "-q", "-o", str(output), cache=cache),
+            command("run", "--method", "fedpgp", "--workers", workers, "-q", "-o", str(output), cache=cache),
             check=True,
             env=os.environ | {"PYTHONHASHSEED": hash_seed},
         )
         seen.append(list(artefacts(output)))
-    assert all(other == seen[0] for other in seen[1:])
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -87,12 +78,12 @@ def test_workers_end_with_a_killed_parent(cache: Path, tmp_path: Path) -> None:
             break
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) >= 2
+    waiting = [os.pidfd_open(int(child)) for child in children]  # can be read when the process has ended
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert [child for child in children if Path(f"/proc/{child}").exists()] == []
+    for child in waiting:
+        assert select.select([child], [], [], 30)[0], "a worker goes on"
+        os.close(child)
 
 
 def test_a_script_without_a_guard_is_told_so(cache: Path, tmp_path: Path) -> None:

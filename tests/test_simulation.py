@@ -6,35 +6,23 @@ import sys
 
 import pytest
 import torch
+from commands import refused, sets
 
 import fedpgp
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.xdist_group("federation")
 
 SETTINGS = ["task.shots=4", "task.clients=4", "federation.rounds=2", "federation.path_points=3", "task.new_clients=2"]
 
 
-def command(*arguments: str, cache) -> list[str]:
-    settings = [part for setting in SETTINGS for part in ("--set", setting)]
-    return [
-        sys.executable,
-        "-m",
-        "fedpgp",
-        "run",
-        "--method",
-        "fedpgp",
-        *settings,
-        "--cache-dir",
-        str(cache),
-        *arguments,
-    ]
-
-
+@pytest.mark.slow
 def test_a_simulated_run_is_the_local_one_to_the_bit(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
     local = fedpgp.run("fedpgp", 0, changes=SETTINGS, cache=cache)
-    simulated = ["--set", "federation.engine=simulation", "--workers", "2", "--json", "--quiet"]
-    done = subprocess.run(command("-o", str(tmp_path / "run"), *simulated, cache=cache), capture_output=True, text=True)
+    words = [sys.executable, "-m", "fedpgp", "run", "--method", "fedpgp", "--cache-dir", str(cache)]
+    words += [part for setting in (*SETTINGS, "federation.engine=simulation") for part in ("--set", setting)]
+    words += ["--workers", "2", "--json", "--quiet", "-o", str(tmp_path / "run")]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"][0]["local"] == local.results["final"]["local"]
     found = fedpgp.load_run(tmp_path / "run")
@@ -46,12 +34,13 @@ def test_a_simulated_run_is_the_local_one_to_the_bit(tmp_path, cache, monkeypatc
     assert not (tmp_path / "run" / "clients").exists()  # what each client kept is in prompts.safetensors now
 
 
-def test_what_cannot_be_simulated_is_said_before_any_work(tmp_path, cache):
-    for arguments, says in (
-        (("--set", "federation.engine=deployment"), "needs machines: fedpgp federate init"),
-        (("--set", "federation.engine=simulation", "--method", "centralized"), "federation.engine must be local"),
-        (("--set", "privacy.differential_privacy=central"), "needs Flower: take federation.engine=simulation"),
-    ):
-        done = subprocess.run(command(*arguments, cache=cache), capture_output=True, text=True)
-        assert done.returncode == 2
-        assert says in done.stderr
+@pytest.mark.parametrize(
+    ("setting", "method", "says"),
+    [
+        ("federation.engine=deployment", "fedpgp", "needs machines: fedpgp federate init"),
+        ("federation.engine=simulation", "centralized", "federation.engine must be local"),
+        ("privacy.differential_privacy=central", "fedpgp", "needs Flower: take federation.engine=simulation"),
+    ],
+)
+def test_what_cannot_be_simulated_is_said_before_any_work(setting, method, says, command, small):
+    refused(command("run", "--method", method, *sets(setting)), says)

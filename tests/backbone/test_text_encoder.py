@@ -224,8 +224,7 @@ def on(device, value):
     return value
 
 
-@pytest.mark.parametrize("memory", [2**31, 1])
-@pytest.mark.parametrize("position", ["end", "middle"])
+@pytest.mark.parametrize(("memory", "position"), [(2**31, "end"), (1, "middle")])
 def test_the_text_tower_computes_on_the_device_of_its_weights(backbone, memory, position):
     """The meta device computes shapes and refuses tensors of another device, as a GPU would."""
     parts = {f.name: on("meta", getattr(backbone.text, f.name)) for f in fields(backbone.text) if f.name != "_prepared"}
@@ -289,7 +288,7 @@ def test_a_checkpoint_with_damaged_text_weights_is_told_before_a_run(backbone):
     position=st.sampled_from(["end", "middle", "front"]),
     memory=st.sampled_from([2**31, 1]),
 )
-@settings(max_examples=25)
+@settings(max_examples=8)
 def test_contexts_of_classes_are_each_read_with_their_own_class_alone(exact, classes, length, position, memory):
     """[K, C, M, d] against one call per class with [K, M, d]: features, and gradients that reach no other class."""
     encoder = replace(exact.text, memory=memory)

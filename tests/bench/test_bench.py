@@ -5,29 +5,37 @@ import json
 import math
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import pytest
 import tiny
 import torch
+from commands import Command, refused
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPConfig
-from typer.testing import CliRunner
 
-from fedpgp import cli
+from fedpgp import laboratory
 from fedpgp.backbone.layers import Adapter, Affine, Prompt
 from fedpgp.bench import costs, depth, flops, machine, naive, recipe, report, rounds, scaling, stages, suite
 from fedpgp.bench.coarse import measure_bf16
 from fedpgp.bench.names import BASE_NAMES, IMAGENET_TOKENS, NOVEL_NAMES, CountingTokenizer, imagenet_like
 from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config, random_backbone, random_clip
-from fedpgp.cli.printing import out
 from fedpgp.config import load_config
-from fedpgp.errors import ConfigError, TrainingError
+from fedpgp.errors import TrainingError
 from fedpgp.experiment import HEADLINE
 from fedpgp.plugins import find_method
 
 SIDE = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def measured_once() -> Iterator[None]:
+    """What is measured is called once, however short it is, because no test reads how long it takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine.seconds, "__defaults__", (0.0,))
+        yield
 
 
 def tiny_config(layers=3) -> CLIPConfig:
@@ -67,12 +75,12 @@ def step(made_up: Scene) -> stages.Step:
 
 
 class TestStages:
-    def test_every_stage_computes_the_loss_and_the_gradients_of_naive(self, step):
-        measured = stages.measure(step, "float64", 1, lambda text: None)
-        assert [stage.name for stage in measured] == [stage.name for stage in stages.STAGES]
+    def test_every_stage_computes_the_loss_and_the_gradients_of_naive(self, result):
+        measured = result["step"]["stages"]
+        assert [stage["name"] for stage in measured] == [stage.name for stage in stages.STAGES]
         for stage in measured:
-            assert max(stage.loss_difference, stage.gradient_difference) <= 1e-9, stage.name
-            assert len(stage.seconds) == 1 and stage.seconds[0] > 0
+            assert max(stage["loss_difference"], stage["gradient_difference"]) <= 1e-9, stage["name"]
+            assert len(stage["seconds"]) == 1 and stage["seconds"][0] > 0
 
     def test_the_gradients_are_not_all_nothing(self, step):
         for name, gradient in stages.naive(step).gradients.items():
@@ -130,14 +138,14 @@ class TestRounds:
         assert calls["see", False] == counted.images
         assert calls["see", True] == 2 * sum(tiny.EXAMPLES)
 
-    def test_a_round_that_takes_hours_is_computed(self, made_up):
-        assert rounds.count_calls(made_up.task) == rounds.Calls(steps=100, images=24_650, text_passes=1040)
-        figures = rounds.measure_round(stages.first_step(made_up, 0), 2.0, "float64", 0, 1, 1, lambda text: None)
-        units = figures.units
-        assert not figures.naive_measured and units["step"] == 2.0
-        assert figures.naive == 200 + 24_650 * units["image"] + 1040 * units["text pass"]
-        assert figures.encoding == made_up.images * units["image"] and figures.ours_once > 0
-        assert figures.ratios["cold first round"] < figures.ratios["25 rounds"] < figures.ratios["round"]
+    def test_a_round_that_takes_hours_is_computed(self, result, made_up):
+        figures = result["round"]
+        assert figures["calls"] == {"steps": 100, "images": 24_650, "text_passes": 1040}
+        units, ratios = figures["units"], figures["ratios"]
+        assert not figures["naive_measured"] and [units["step"]] == result["step"]["stages"][0]["seconds"]
+        assert figures["naive"] == 100 * units["step"] + 24_650 * units["image"] + 1040 * units["text pass"]
+        assert figures["encoding"] == made_up.images * units["image"] and figures["ours_once"] > 0
+        assert ratios["cold first round"] < ratios["25 rounds"] < ratios["round"]
 
 
 def printed(result) -> str:
@@ -170,8 +178,7 @@ def counted(work) -> Counter:
 
 
 class TestFlops:
-    @pytest.mark.parametrize("layers", [2, 3])
-    @pytest.mark.parametrize("prompts", [1, 4])
+    @pytest.mark.parametrize("layers, prompts", [(2, 4), (3, 1)])
     def test_the_librarys_step(self, layers, prompts):
         config = tiny_config(layers)
         backbone = random_backbone(random_clip(config, "float64", 0))
@@ -272,6 +279,12 @@ class TestMachine:
         assert 60 * 2**20 < peak < 100 * 2**20
         assert machine.peak_memory(lambda: None)[1] < 8 * 2**20
 
+    def test_what_is_short_is_called_until_its_time_can_be_measured(self, monkeypatch):
+        calls, times = [], iter([10.0, 10.1, 10.2, 10.4])
+        monkeypatch.setattr(machine.time, "perf_counter", lambda: next(times))
+        assert machine.seconds(lambda: calls.append(1), 0.3) == pytest.approx(0.4 / 3)
+        assert len(calls) == 3
+
     def test_the_speed_of_a_product_counts_by_its_operations(self, monkeypatch):
         seconds = {(1, 10, 10): 2.0, (1, 10, 20): 1.0}
         monkeypatch.setattr(machine, "_product_seconds", lambda *shape: seconds[shape[:3]])
@@ -286,7 +299,7 @@ class TestScaling:
         assert set(task.clients[0].classes) & set(task.clients[1].classes)
         assert {len(client.train) for client in task.clients} == {40}
 
-    @pytest.mark.slow
+    @pytest.mark.by_hand
     def test_a_new_process_for_each_number(self):
         first, second = scaling.sweep([10, 20], 0, 1)
         assert (first.clients, second.clients) == (10, 20)
@@ -298,45 +311,40 @@ class TestScaling:
             scaling.sweep([5], 0, 1)
 
 
-class TestRecipe:
-    @pytest.fixture
-    def found(self, small, small_source, backbone, cache, monkeypatch) -> recipe.RecipeFigures:
-        for name, made in (("load_source", small_source), ("load_backbone", backbone)):
-            monkeypatch.setattr(recipe, name, lambda *_, made=made: made)
-        monkeypatch.setattr(recipe, "MULTIPLYING", 0.01)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-        changes = ["task.clients=3", "task.shots=2", "federation.rounds=2", "federation.local_epochs=1"]
-        return recipe.measure_recipe(2, lambda text: None, load_config(changes=changes), workers=1)
+@pytest.fixture(scope="module")
+def recipe_figures(small_source, backbone, cache) -> recipe.RecipeFigures:
+    changes = ["task.clients=3", "task.shots=2", "federation.rounds=2", "federation.local_epochs=1"]
+    config = load_config(changes=[*changes, "federation.path_points=1"])
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (recipe, laboratory):
+            patch.setattr(module, "load_source", lambda *_: small_source)
+            patch.setattr(module, "load_backbone", lambda *_: backbone)
+        patch.setattr(recipe, "MULTIPLYING", 0.01)
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        return recipe.measure_recipe(1, lambda text: None, config, workers=1)
 
-    def test_operations_are_those_of_the_contexts_that_each_method_reads(self, found):
-        assert set(found.methods) == set(HEADLINE)
-        none, local, promptfl, fedpgp = (found.methods[name] for name in HEADLINE)
+
+class TestRecipe:
+    def test_operations_are_those_of_the_contexts_that_each_method_reads(self, recipe_figures):
+        assert set(recipe_figures.methods) == set(HEADLINE)
+        none, local, promptfl, fedpgp = (recipe_figures.methods[name] for name in HEADLINE)
         assert none.training_flops == none.evaluation_flops == 0
         assert local.training_flops == promptfl.training_flops > 0
         assert local.evaluation_flops == 3 * promptfl.evaluation_flops > 0  # a context for each client, or one for all
         assert fedpgp.training_flops > 2 * local.training_flops * 0.99  # p_G and p_i
         assert fedpgp.evaluation_flops > local.evaluation_flops
 
-    def test_torch_mm_is_measured_after_every_round_and_is_in_no_time(self, found):
-        assert len(found.gemm) >= 2 * (1 + 3 * 2)  # seeds, zero-shot and three methods with two rounds
-        spent = sum(cost.training + cost.evaluation for cost in found.methods.values())
-        assert 0 < spent < found.total
+    def test_torch_mm_is_measured_after_every_round_and_is_in_no_time(self, recipe_figures):
+        assert len(recipe_figures.gemm) >= 1 + 3 * 2  # zero-shot, and three methods with two rounds
+        spent = sum(cost.training + cost.evaluation for cost in recipe_figures.methods.values())
+        assert 0 < spent < recipe_figures.total
 
     def test_shares_are_of_the_mean_speed(self):
         costs = {"a": recipe.Cost(3.0, 1.0, 600, 40), "b": recipe.Cost(1.0, 0.0, 200, 0)}
         figures = recipe.RecipeFigures(workers=2, total=10.0, methods=costs, gemm=[300.0, 500.0])
         assert figures.shares == {"training": 800 / 4 / 400, "rounds": 840 / 5 / 400, "everything": 840 / 10 / 400}
-        shown = report.tables(
-            {
-                "options": {"shape": "tiny", "precision": "float32"},
-                "machine": machine.machine(1),
-                "task": "tiny",
-                "recipe": asdict(figures) | {"shares": figures.shares},
-            }
-        )
-        with out.capture() as printed:
-            out.print(shown)
-        assert "training 50%, rounds 42%, everything 21%" in " ".join(printed.get().split())
+        shown = printed({"recipe": asdict(figures) | {"shares": figures.shares}})
+        assert "training 50%, rounds 42%, everything 21%" in " ".join(shown.split())
 
 
 def test_bf16_is_held_against_the_same_step_in_float32(made_up):
@@ -345,17 +353,8 @@ def test_bf16_is_held_against_the_same_step_in_float32(made_up):
     found = measure_bf16(stages.first_step(single, seed=0), repeat=2)
     assert len(found.single) == len(found.coarse) == 2
     assert 1e-6 < found.gradient_difference < 1  # eight bits of mantissa, and not float32 twice
-    shown = report.tables(
-        {
-            "options": {"shape": "tiny", "precision": "float32"},
-            "machine": machine.machine(1),
-            "task": "tiny",
-            "bf16": asdict(replace(found, single=[3.0, 4.0], coarse=[2.0, 2.0])),
-        }
-    )
-    with out.capture() as captured:
-        out.print(shown)
-    assert "1.75× as fast as in float32" in captured.get()
+    shown = printed({"bf16": asdict(replace(found, single=[3.0, 4.0], coarse=[2.0, 2.0]))})
+    assert "1.75× as fast as in float32" in shown
 
 
 def test_the_shares_of_a_profile_are_all_of_the_time(result):
@@ -390,40 +389,30 @@ class TestSuite:
         assert speed["share"] == pytest.approx(speed["flops"] / packed["seconds"][0] / 1e9)
         assert speed["naive_flops"] > 10 * speed["flops"]
 
-    def test_the_machine_and_the_options_are_named(self, result):
+    def test_the_machine_and_the_options_are_named_and_threads_are_put_back(self, result):
         assert result["machine"]["torch"] == torch.__version__
         assert result["options"]["shape"] == "vit-b-16" and result["options"]["classes"] == 60
-
-    def test_threads_are_put_back(self, result):
         assert torch.get_num_threads() == 1
 
 
-def run(*arguments: str):
-    return CliRunner().invoke(cli.app, ["bench", *arguments])
-
-
 class TestCommand:
-    def test_json(self, result, monkeypatch):
+    def test_json(self, result, command: Command, monkeypatch):
         monkeypatch.setattr(suite, "run_suite", lambda options, say: result | {"repeat": options.repeat})
-        done = run("--repeat", "7", "--json")
-        assert done.exit_code == 0, done.output
-        assert json.loads(done.stdout) == json.loads(json.dumps(result)) | {"repeat": 7}
+        done = command("bench", "--repeat", "7", "--json")
+        assert done.code == 0, done.err
+        assert json.loads(done.out) == json.loads(json.dumps(result)) | {"repeat": 7}
 
-    def test_tables(self, result, monkeypatch):
+    def test_tables(self, result, command: Command, monkeypatch):
         sizes = [
             {"clients": 10, "seconds": 2.0, "evaluation": 1.0, "peak": 2**20},
             {"clients": 1000, "seconds": 3.0, "evaluation": 4.0, "peak": None},
         ]
         monkeypatch.setattr(suite, "run_suite", lambda options, say: say("hello") or result | {"scaling": sizes})
-        done = run()
-        assert done.exit_code == 0, done.output
-        assert "bench: hello" in done.stderr
+        done = command("bench")
+        assert done.code == 0 and "bench: hello" in done.err
         for text in ("shared prefix", "computed from units measured in this run", "60 classes", "1,000 ", "1.50×"):
-            assert text in done.stdout
-
-    def test_quiet(self, result, monkeypatch):
-        monkeypatch.setattr(suite, "run_suite", lambda options, say: say("hello") or result)
-        assert run("--quiet").stderr == ""
+            assert text in done.out
+        assert command("bench", "--quiet").err == ""
 
     @pytest.mark.parametrize(
         "arguments, message",
@@ -437,9 +426,8 @@ class TestCommand:
             (["--seed", "-1"], "seed must be 0 or more, got -1"),
         ],
     )
-    def test_bad_options(self, arguments, message):
-        error = run(*arguments).exception
-        assert isinstance(error, ConfigError) and message in str(error)
+    def test_bad_options(self, arguments, message, command: Command):
+        refused(command("bench", *arguments), message)
 
 
 class TestDepth:
@@ -472,11 +460,11 @@ def test_the_published_sizes(shape):
     assert heads == config.vision_config.hidden_size / config.vision_config.num_attention_heads == 64
 
 
-@pytest.mark.slow
-def test_pictoclip_as_a_user_runs_it():
-    done = run("--shape", "pictoclip", "--parts", "step,round", "--repeat", "1", "--json")
-    assert done.exit_code == 0, done.output
-    result = json.loads(done.stdout)
+@pytest.mark.by_hand
+def test_pictoclip_as_a_user_runs_it(command: Command):
+    done = command("bench", "--shape", "pictoclip", "--parts", "step,round", "--repeat", "1", "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
     assert result["round"]["naive_measured"] and result["round"]["ratios"]["round"] > 10
 
 
@@ -488,27 +476,26 @@ def measured_costs(scene) -> dict[str, costs.Cost]:
 
 
 class TestCosts:
-    @pytest.fixture
-    def found(self, measured_costs) -> dict[str, costs.Cost]:
-        return measured_costs
+    def test_promptfl_comes_first_and_what_trains_nothing_is_left_out(self, measured_costs):
+        assert list(measured_costs) == ["promptfl", "fedpgp", "fedprograd", "fedclip", "fedproda", "local"]
 
-    def test_promptfl_comes_first_and_what_trains_nothing_is_left_out(self, found):
-        assert list(found) == ["promptfl", "fedpgp", "fedprograd", "fedclip", "fedproda", "local"]
+    def test_operations_follow_the_contexts_and_the_backward_passes(self, measured_costs):
+        plain = measured_costs["promptfl"].flops
+        assert measured_costs["fedpgp"].flops == 2 * plain and measured_costs["local"].flops == plain > 0
+        assert 1.4 * plain < measured_costs["fedprograd"].flops < 2 * plain  # one pass forward, two backward
+        assert measured_costs["fedclip"].flops == 0
+        # Four of its prompts, also without a class name.
+        assert 4 * plain < measured_costs["fedproda"].flops < 4.5 * plain
 
-    def test_operations_follow_the_contexts_and_the_backward_passes(self, found):
-        plain = found["promptfl"].flops
-        assert found["fedpgp"].flops == 2 * plain and found["local"].flops == plain > 0
-        assert 1.4 * plain < found["fedprograd"].flops < 2 * plain  # one pass forward, two backward
-        assert found["fedclip"].flops == 0
-        assert 4 * plain < found["fedproda"].flops < 4.5 * plain  # four of its prompts, also without a class name
-
-    def test_steps_and_bytes_are_counted(self, found, scene):
+    def test_steps_and_bytes_are_counted(self, measured_costs, scene):
         size = 16 * scene.backbone.token_width * 8
-        assert all(cost.steps == len(tiny.EXAMPLES) and cost.step > 0 and cost.ratio > 0 for cost in found.values())
-        assert (found["promptfl"].bytes_up, found["promptfl"].bytes_down) == (size, size)
-        assert (found["fedpgp"].bytes_up, found["local"].bytes_up) == (size, 0)
-        assert (found["fedproda"].bytes_up, found["fedproda"].bytes_down) == (32 * size, 32 * size)
+        assert all(
+            cost.steps == len(tiny.EXAMPLES) and cost.step > 0 and cost.ratio > 0 for cost in measured_costs.values()
+        )
+        assert (measured_costs["promptfl"].bytes_up, measured_costs["promptfl"].bytes_down) == (size, size)
+        assert (measured_costs["fedpgp"].bytes_up, measured_costs["local"].bytes_up) == (size, 0)
+        assert (measured_costs["fedproda"].bytes_up, measured_costs["fedproda"].bytes_down) == (32 * size, 32 * size)
 
-    def test_the_table_names_every_method(self, found):
-        text = printed({"methods": [asdict(cost) | {"step": cost.step} for cost in found.values()]})
-        assert all(name in text for name in found) and "to promptfl" in text
+    def test_the_table_names_every_method(self, measured_costs):
+        text = printed({"methods": [asdict(cost) | {"step": cost.step} for cost in measured_costs.values()]})
+        assert all(name in text for name in measured_costs) and "to promptfl" in text

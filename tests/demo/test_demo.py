@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import zlib
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from starlette.testclient import TestClient
-from typer.testing import CliRunner
 
-from fedpgp import cli
 from fedpgp.data.features import split_features
 from fedpgp.demo import federation, server
 from fedpgp.demo.guard import LARGEST, Guard, answers_to
@@ -37,8 +36,11 @@ PATHS = [
 ]
 
 
-@pytest.fixture(scope="session")
-def stage(pictograms, backbone, cache):
+CHOICES = {"rounds": 1, "mu": 0.5, "bottleneck": 2}
+
+
+@pytest.fixture(scope="module")
+def stage(pictograms, compact, cache):
     """The demo's classes with a few images each."""
 
     def thin(dataset, per_class):
@@ -46,12 +48,20 @@ def stage(pictograms, backbone, cache):
         return dataset.select(np.sort(np.concatenate(chosen)))
 
     source = part_of(pictograms)
-    source = replace(
-        source, train=thin(source.train, 8), validation=thin(source.validation, 2), test=thin(source.test, 2)
+    splits = {name: thin(getattr(source, name), 2) for name in ("validation", "test")}
+    source = replace(source, train=thin(source.train, 8), **splits)
+    features, _ = split_features(
+        compact.image, [source.train, source.validation, source.test], cache, augmented_views=1
     )
-    splits = [source.train, source.validation, source.test]
-    features, _ = split_features(backbone.image, splits, cache, augmented_views=1)
-    return Stage(source, backbone, features)
+    return Stage(source, compact, features)
+
+
+@contextmanager
+def visiting(show):
+    with TestClient(server.create_app(show), base_url="http://127.0.0.1:7860") as client:
+        assert show.wait(60)
+        yield client
+    show.wait(60)
 
 
 @pytest.fixture
@@ -59,12 +69,13 @@ def show(stage):
     return Show(lambda progress: stage)
 
 
-@pytest.fixture
-def visitor(show):
-    with TestClient(server.create_app(show), base_url="http://127.0.0.1:7860") as client:
-        assert show.wait(60)
+@pytest.fixture(scope="module")
+def visitor(stage):
+    """Of a demo whose federation nobody starts."""
+    show = Show(lambda progress: stage)
+    with visiting(show) as client:
         yield client
-    show.wait(60)
+    assert "run" not in show.view()[1]
 
 
 def drawing(size=(40, 40), colour="red"):
@@ -81,78 +92,64 @@ def classify(visitor, classes, image=None, name="drawing.png"):
 # ---------------------------------------------------------------------------------------------------------- federation
 
 
-def test_a_federation_shows_every_round_and_then_all_its_prompts_classify(visitor, show):
-    assert visitor.post("/api/start", json={"rounds": 2, "mu": 0.5, "bottleneck": 2}).status_code == 202
-    assert show.wait(120)
+def test_two_demos_at_once_show_what_the_library_computes_and_all_prompts_classify(stage, show):
+    other = Show(lambda progress: stage)
+    with visiting(show) as visitor, visiting(other) as second:
+        for one in (visitor, second):
+            assert one.post("/api/start", json=CHOICES).status_code == 202
+        assert show.wait(120) and other.wait(120)
+        found = classify(visitor, "cat, zebra, red panda").json()
+    moments = list(federation.rounds(stage, Choices(**CHOICES), threading.Event()))
+    for one in (show, other):
+        shown = one.view()[1]["run"]["rounds"]
+        assert [{**view, "seconds": 0} for view in shown[1:]] == [{**m.view, "seconds": 0} for m in moments[1:]]
     _, view = show.view()
     run = view["run"]
     assert view["phase"] == "finished"
-    assert [one["round"] for one in run["rounds"]] == [0, 1, 2]
+    assert [one["round"] for one in run["rounds"]] == [0, 1]
     last = run["rounds"][-1]
     assert 0 < run["zero_shot"]["local"] <= 100
     assert len(last["local_of"]) == len(run["zero_shot"]["clients"]) == CLIENTS
     assert last["local"] == pytest.approx(np.mean(last["local_of"]))
     assert len(last["words"]) == len(last["to_guidance"]) == 1 + CLIENTS
     assert last["to_global"][0] == pytest.approx(1)
-    assert [len(trail) for trail in last["map"]["trails"]] == [3] * (1 + CLIENTS)
+    assert [len(trail) for trail in last["map"]["trails"]] == [2] * (1 + CLIENTS)
     json.dumps(view, allow_nan=False)
-    found = classify(visitor, "cat, zebra, red panda").json()
     assert [one["model"] for one in found["models"]] == ["zero-shot", "global", *(f"client {i + 1}" for i in range(6))]
-    assert found["round"] == 2
+    assert found["round"] == 1
     for one in found["models"]:
         assert {name for name, _ in one["best"]} == {"cat", "zebra", "red panda"}
         assert sum(share for _, share in one["best"]) == pytest.approx(1)
-
-
-def test_what_a_round_shows_is_what_the_library_computes(stage):
-    """The same figures as federate's, and the shared prompt's answers are those of its classifier."""
-    first, *_, last = federation.rounds(stage, Choices(rounds=1), threading.Event())
-    again = list(federation.rounds(stage, Choices(rounds=1), threading.Event()))[-1]
-    assert {**last.view, "seconds": 0} == {**again.view, "seconds": 0}
-    assert first.view["round"] == 0
     picture = stage.source.test.image(stage.samples[0])
-    show = Show(lambda progress: stage)
-    show.open()
-    show.wait(60)
-    show.start(Choices(rounds=1))
-    assert show.wait(60)
-    found = show.classify(picture, list(BASE))
-    for one in found["models"][1:]:
-        (expected,) = last.models[one["model"]].classify(picture, list(BASE))
+    for one in show.classify(picture, list(BASE))["models"][1:]:
+        (expected,) = moments[-1].models[one["model"]].classify(picture, list(BASE))
         assert one["best"] == [(name, pytest.approx(share, abs=1e-5)) for name, share in list(expected.items())[:5]]
 
 
-def test_it_stops_between_two_rounds_and_starts_again(visitor, show):
-    visitor.post("/api/start", json={"rounds": 30})
-    while len(show.view()[1]["run"]["rounds"]) < 2:
-        pass
-    assert visitor.post("/api/stop").status_code == 202
-    assert show.wait(60)
-    _, view = show.view()
-    assert view["phase"] == "stopped"
-    assert 1 <= view["run"]["rounds"][-1]["round"] < 30
-    assert len(classify(visitor, "cat, dog").json()["models"]) == 2 + CLIENTS
-    assert visitor.post("/api/start", json={"rounds": 1}).json() == {"run": 2}
+def test_one_federation_runs_at_a_time_stops_between_two_rounds_and_starts_again(show, monkeypatch):
+    trained, rounds = threading.Event(), federation.rounds
 
+    def told(*given):
+        for moment in rounds(*given):
+            yield moment
+            if moment.view["round"] == 1:
+                trained.set()
 
-def test_a_second_start_is_told_that_one_runs(visitor, show):
-    assert visitor.post("/api/start", json={"rounds": 5}).status_code == 202
-    second = visitor.post("/api/start", json={"rounds": 5})
-    assert second.status_code == 409
-    assert "running here already" in second.json()["error"]
-    visitor.post("/api/stop")
-    assert visitor.post("/api/stop").status_code == 202  # once more does nothing
-
-
-def test_two_demos_at_once_do_not_know_of_each_other(stage):
-    shows = [Show(lambda progress: stage) for _ in range(2)]
-    for show in shows:
-        show.open()
-        show.wait(60)
-        show.start(Choices(rounds=1))
-    assert all(show.wait(60) for show in shows)
-    rounds = [show.view()[1]["run"]["rounds"] for show in shows]
-    assert rounds[0][1]["words"] == rounds[1][1]["words"]
+    monkeypatch.setattr("fedpgp.demo.show.rounds", told)
+    with visiting(show) as visitor:
+        assert visitor.post("/api/start", json={"rounds": 30}).status_code == 202
+        second = visitor.post("/api/start", json={"rounds": 5})
+        assert second.status_code == 409
+        assert "running here already" in second.json()["error"]
+        assert trained.wait(60)
+        for _ in range(2):  # the second time does nothing
+            assert visitor.post("/api/stop").status_code == 202
+        assert show.wait(60)
+        _, view = show.view()
+        assert view["phase"] == "stopped"
+        assert 1 <= view["run"]["rounds"][-1]["round"] < 30
+        assert len(classify(visitor, "cat, dog").json()["models"]) == 2 + CLIENTS
+        assert visitor.post("/api/start", json={"rounds": 1}).json() == {"run": 2}
 
 
 def test_a_stage_that_cannot_be_prepared_is_told_and_nothing_starts():
@@ -263,10 +260,10 @@ def test_the_page_runs_no_script_of_its_text_and_loads_nothing_from_elsewhere(vi
 # ---------------------------------------------------------------------------------------------------------- bad uploads
 
 
-@pytest.mark.parametrize("name", PATHS)
-def test_a_files_name_is_never_looked_at(visitor, tmp_path, monkeypatch, name):
+def test_a_files_name_is_never_looked_at(visitor, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert classify(visitor, "cat, dog", name=name).status_code in (200, 400)  # 400: no file name at all
+    for name in PATHS:
+        assert classify(visitor, "cat, dog", name=name).status_code in (200, 400)  # 400: no file name at all
     assert list(tmp_path.iterdir()) == []
 
 
@@ -326,38 +323,37 @@ def test_a_picture_must_be_there_and_samples_are_those_of_the_page(visitor, stag
         assert visitor.post("/api/classify", data={"classes": "cat", "sample": wrong}).status_code == 422
 
 
-def test_a_large_upload_is_refused_before_a_byte_of_it_is_read():
-    async def never(*_):
-        raise AssertionError("nothing is to be read")
-
+def posted(app, path, receive, *headers):
+    """The status, the headers and the body with which an app answers a request."""
     sent = []
 
     async def send(message):
         sent.append(message)
 
-    headers = [(b"host", b"127.0.0.1"), (b"content-length", str(200 * 2**20).encode())]
-    scope = {"type": "http", "method": "POST", "path": "/api/classify", "headers": headers}
-    asyncio.run(Guard(never, "127.0.0.1")(scope, never, send))
-    assert sent[0]["status"] == 413
-    assert (b"connection", b"close") in sent[0]["headers"]
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b""}
+    asyncio.run(app({**scope, "headers": [(b"host", b"127.0.0.1"), *headers]}, receive, send))
+    return sent[0]["status"], sent[0]["headers"], sent[1]["body"].decode()
 
 
-@pytest.mark.parametrize("path", ["/api/classify", "/api/start"])
-def test_an_upload_without_a_length_is_cut_off(visitor, path):
-    read = 0
+def test_a_large_upload_is_refused_before_a_byte_of_it_is_read():
+    async def never(*_):
+        raise AssertionError("nothing is to be read")
 
-    def pieces():
-        nonlocal read
-        for _ in range(200):
-            read += 2**20
-            yield b"x" * 2**20
+    length = (b"content-length", str(200 * 2**20).encode())
+    status, headers, _ = posted(Guard(never, "127.0.0.1"), "/api/classify", never, length)
+    assert status == 413
+    assert (b"connection", b"close") in headers
 
-    kind = "multipart/form-data; boundary=x" if path.endswith("classify") else "application/json"
-    refused = visitor.post(path, content=pieces(), headers={"content-type": kind})
-    assert refused.status_code in (400, 413)
-    if path.endswith("start"):
-        assert refused.status_code == 413
-        assert "at most 8 MB" in refused.json()["error"]
+
+def test_an_upload_without_a_length_is_cut_off(show):
+    pieces = iter([b"x" * 2**20] * 9)
+
+    async def receive():
+        return {"type": "http.request", "body": next(pieces), "more_body": True}
+
+    kind = (b"content-type", b"application/json")
+    status, _, body = posted(server.create_app(show), "/api/start", receive, kind)
+    assert (status, "at most 8 MB" in body) == (413, True)
     assert LARGEST == 8 * 2**20
 
 
@@ -379,10 +375,12 @@ def test_names_of_others_are_refused(visitor, host):
         {"sec-fetch-site": "cross-site"},
     ],
 )
-def test_pages_of_others_start_nothing(visitor, show, headers):
+def test_pages_of_others_start_nothing(visitor, headers):
     for path in ("/api/start", "/api/stop", "/api/classify"):
         assert visitor.post(path, headers=headers, json={}).status_code == 403
-    assert "run" not in show.view()[1]
+
+
+def test_only_json_starts_a_federation(visitor):
     assert visitor.post("/api/start", headers={"content-type": "text/plain"}, content="{}").status_code == 415
     assert visitor.post("/api/start", headers={"content-type": "application/json"}, content="{").status_code == 400
     assert visitor.get("/api/start").status_code == 405
@@ -421,15 +419,13 @@ def test_a_port_in_use_is_told_in_a_line():
 
 
 @pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)])
-def test_the_command_says_where_it_is_and_warns_of_other_machines(monkeypatch, host, warned):
-    for console in (cli.out, cli.err):  # another test may have left its own stream there
-        monkeypatch.setattr(console, "_file", None)
+def test_the_command_says_where_it_is_and_warns_of_other_machines(command, monkeypatch, host, warned):
     served = []
     monkeypatch.setattr(server, "serve", lambda listening, *rest: served.append(rest))
-    done = CliRunner().invoke(cli.app, ["demo", "--port", "0", "--host", host])
-    assert done.exit_code == 0, done.exception
-    assert f"http://{host}:" in done.stdout
-    assert ("no password" in done.stderr) is warned
+    done = command("demo", "--port", "0", "--host", host)
+    assert done.code == 0
+    assert f"http://{host}:" in done.out
+    assert ("no password" in done.err) is warned
     assert served == [(host, None)]
 
 

@@ -1,19 +1,19 @@
-"""A TCP proxy on the loopback address, which keeps what passes, and stalls or cuts when it is told to."""
+"""A TCP proxy on the loopback address, which keeps what passes, and can stall or cut connections."""
 
 import contextlib
 import socket
 import threading
-import time
 from types import TracebackType
 
 
 class Proxy:
-    """Passes connections on to a port. up, down: all bytes to the server and from it."""
+    """Passes connections on to a port. up, down: all bytes to the server and from it; flowing: clear it to stall."""
 
     def __init__(self, target: int):
         self.target = target
         self.up, self.down = bytearray(), bytearray()
-        self.stalled, self._closed = threading.Event(), threading.Event()
+        self.flowing, self._closed = threading.Event(), threading.Event()
+        self.flowing.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._connections: list[socket.socket] = []
@@ -24,6 +24,7 @@ class Proxy:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._closed.set()
+        self.flowing.set()
         self._listener.close()
         self.cut()
 
@@ -53,8 +54,7 @@ class Proxy:
     def _pass(self, source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                while self.stalled.is_set() and not self._closed.is_set():
-                    time.sleep(0.05)
+                self.flowing.wait()
                 kept += data
                 sink.sendall(data)
         for one in (source, sink):

@@ -1,13 +1,16 @@
 """What fedpgp federate writes, without a server."""
 
 import json
+import re
 import shutil
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from commands import refused
 
-from fedpgp import cli
 from fedpgp.cli.federate import _so_far
 from fedpgp.deployment.credentials import check_certificate, write_authority, write_server
 from fedpgp.deployment.layout import Layout, renew
@@ -16,19 +19,10 @@ from fedpgp.deployment.processes import _node_command, node_settings
 from fedpgp.errors import OutputError
 
 
-def called(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["fedpgp", "federate", *arguments])
-    for console, stream in ((cli.out, sys.stdout), (cli.err, sys.stderr)):
-        monkeypatch.setattr(console, "file", stream)
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert not ended.value.code
-
-
 @pytest.fixture
-def layout(tmp_path, monkeypatch):
-    called(monkeypatch, "init", str(tmp_path / "ours"), "--nodes", "2")
-    return Layout(tmp_path / "ours")
+def layout(command):
+    assert command("federate", "init", "ours", "--nodes", "2").code == 0
+    return Layout(Path("ours").absolute())
 
 
 def test_keys_are_readable_by_their_owner_alone(layout):
@@ -37,13 +31,13 @@ def test_keys_are_readable_by_their_owner_alone(layout):
     assert all(key.stat().st_mode & 0o777 == 0o600 for key in keys)
 
 
-def test_a_renewed_certificate_is_trusted_by_the_nodes_as_the_old_one_was(layout, tmp_path, monkeypatch):
+def test_a_renewed_certificate_is_trusted_by_the_nodes_as_the_old_one_was(layout, tmp_path, command):
     safe = shutil.move(layout.directory / "authority", tmp_path / "safe")
     server, trusted = layout.server / "server.crt", layout.node(0) / "ca.crt"
     write_server(server, layout.server / "server.key", safe / "ca.crt", safe / "ca.key", [], days=0)
     with pytest.raises(OutputError, match="fedpgp federate renew makes a new one of the server"):
         check_certificate(server, trusted)
-    called(monkeypatch, "renew", str(layout.directory), "--authority", str(safe))
+    assert command("federate", "renew", "ours", "--authority", str(safe)).code == 0
     check_certificate(server, trusted)
     assert (layout.server / "server.key").stat().st_mode & 0o777 == 0o600
 
@@ -82,6 +76,7 @@ def test_after_each_round_it_says_about_how_long_the_others_take():
     assert _so_far([{**records[0], "round": 0}], 10) == "Local 60.0"  # a method that trains nothing has one round
 
 
+@pytest.mark.slow
 def test_a_supernode_that_gives_up_ends_although_a_thread_of_it_goes_on():
     code = """
 import threading, time
@@ -98,6 +93,7 @@ supernode.main()
     assert done.returncode == 1 and "ConnectionError: handshake" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_node_imports_nothing_from_where_it_is_started(layout, tmp_path):
     settings, about = node_settings(layout.node(0))
     command = _node_command(layout.node(0), settings, about, False, "")
@@ -107,13 +103,42 @@ def test_a_node_imports_nothing_from_where_it_is_started(layout, tmp_path):
     assert done.returncode == 0 and "planted" not in done.stderr
 
 
-def test_clients_are_as_many_as_nodes(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(cli.err, "_file", None)
-    line = ["init", str(tmp_path / "ours"), "--nodes", "3", "--set", "task.clients=2"]
-    monkeypatch.setattr(sys, "argv", ["fedpgp", "federate", *line])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2 and not (tmp_path / "ours").exists()
-    assert "task.clients must be 3, that of --nodes, got 2: leave out the setting, or give --nodes 2" in " ".join(
-        capsys.readouterr().err.split()
-    )
+def test_bad_input_is_said_where_the_person_sits_with_exit_code_2(layout, command, cache, tmp_path):
+    node, file = layout.node(0), layout.node(0) / "node.toml"
+    written, start = file.read_text(), ("node", str(node), "--cache-dir", str(cache), "--check")
+
+    def check(*expected, **settings):
+        """The node refuses to start with these lines in its settings instead of those of the same names."""
+        text = written
+        for name, value in settings.items():
+            text = re.sub(rf"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
+        file.write_text(text)
+        refused(command("federate", *start), *expected)
+
+    init = ("init", "other", "--nodes", "2", "--host", "10.0.0.1", "--insecure")
+    for arguments, says in (
+        ((*start, "--data", "nowhere"), "data.source must be a directory or file that exists"),
+        (init, "--insecure is refused for 10.0.0.1:8000"),
+        (("server", str(tmp_path)), "is no directory of fedpgp federate init"),
+        (("node", str(tmp_path)), "is no node's directory"),
+    ):
+        refused(command("federate", *arguments), says)
+    check("client of the node's settings must be 0 to 1, got 7", client=7)
+    check("unknown key 'folder'", client='0\nfolder = "x"')
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        check(f"port {port} of 127.0.0.1 cannot be taken", port=port)
+    (node / "key").chmod(0o644)
+    check(f"{node / 'key'} is open to other users: close it with chmod 600")
+    (node / "key").chmod(0o600)
+    (node / "state").mkdir(mode=0o755)
+    check(f"{node / 'state'} is open to other users: close it with chmod 700")
+    (node / "state").rmdir()
+    (node / "key").unlink()
+    check("has no ca.crt or no key")
+
+
+def test_clients_are_as_many_as_nodes(command, tmp_path):
+    ended = command("federate", "init", "ours", "--nodes", "3", "--set", "task.clients=2")
+    refused(ended, "task.clients must be 3, that of --nodes, got 2: leave out the setting, or give --nodes 2")
+    assert not (tmp_path / "ours").exists()

@@ -4,14 +4,13 @@ import re
 import shlex
 import subprocess
 import sys
-import traceback
 from functools import partial
 from pathlib import Path
 
 import pytest
+from commands import Command, sets
 from PIL import Image
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from fedpgp import cli
 
@@ -32,20 +31,20 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_tutorials_commands_run(written, small, cache, monkeypatch):
-    for console in (cli.out, cli.err):  # another test may have left its own stream there
-        monkeypatch.setattr(console, "_file", None)
-    commands = [line.removeprefix("$ ").partition("#")[0] for line in "".join(blocks("console")).splitlines()]
+def run(command: Command, line: str, *more: str) -> str:
+    """What a command of a page prints, with further arguments if it trains."""
+    program, *arguments = shlex.split(line.removeprefix("$ ").partition("#")[0])
+    assert program == "fedpgp"
+    ended = command(*arguments, *(more if arguments[0] in ("run", "compare") else ()))
+    assert ended.code == 0, ended.err
+    return ended.out
+
+
+def test_the_tutorials_commands_run(written, small, command):
+    commands = "".join(blocks("console")).splitlines()
     assert len(commands) == 3
-    for command in commands:
-        program, *arguments = shlex.split(command)
-        assert program == "fedpgp"
-        if arguments[0] != "methods":
-            arguments += [part for change in SHORT for part in ("--set", change)] + ["--cache-dir", str(cache)]
-            arguments += ["--workers", "1"]
-        done = CliRunner().invoke(cli.app, arguments)
-        assert done.exit_code == 0, "".join(traceback.format_exception(done.exception))
-        assert "two-prompts" in done.stdout
+    for line in commands:
+        assert "two-prompts" in run(command, line, *sets(*SHORT))
 
 
 @pytest.mark.slow
@@ -81,28 +80,18 @@ USING = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_what_is_to_be_done_with_a_run_can_be_done(small, pictograms, cache, tmp_path, monkeypatch):
+def test_what_is_to_be_done_with_a_run_can_be_done(small, pictograms, cache, command, tmp_path, monkeypatch):
     import fedpgp
 
-    for console in (cli.out, cli.err):
-        monkeypatch.setattr(console, "_file", None)
-    monkeypatch.chdir(tmp_path)
     fedpgp.compare(["promptfl", "fedpgp"], 1, changes=["task.clients=4", *SHORT[:2]], output="out", cache=cache)
     Path("photos").mkdir()
     for i in range(2):
         pictograms.test.image(i).save(f"photos/{i}.png")
-    commands = [
-        line.removeprefix("$ ").partition("#")[0]
-        for block in re.findall(r"```console\n(.*?)```", USING, flags=re.DOTALL)
-        for line in block.splitlines()
-    ]
-    assert len(commands) == 11
-    for command in commands:
-        program, *arguments = shlex.split(command)
-        if program == "pip":
-            continue
-        done = CliRunner().invoke(cli.app, arguments)
-        assert done.exit_code == 0, "".join(traceback.format_exception(done.exception))
+    lines = "".join(re.findall(r"```console\n(.*?)```", USING, flags=re.DOTALL)).splitlines()
+    assert len(lines) == 11
+    for line in lines:
+        if not line.startswith("$ pip"):
+            run(command, line)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("out", "photos", "report.html", "figures", "found.csv", "prompt", "head", "clip", "served")
     }
@@ -116,20 +105,15 @@ TRACKING = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_the_page_on_tracking_does_what_it_says(small, cache, tmp_path, monkeypatch):
+def test_the_page_on_tracking_does_what_it_says(small, cache, command, tmp_path, monkeypatch):
     import fedpgp
     from fedpgp import hub
 
-    for console in (cli.out, cli.err):
-        monkeypatch.setattr(console, "_file", None)
-    monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"```console\n(.*?)```", TRACKING, flags=re.DOTALL)
-    commands = [shlex.split(line.removeprefix("$ ")) for line in block.splitlines()]
-    assert [command[0] for command in commands] == ["pip", "fedpgp", "fedpgp", "tensorboard"]
-    for _, *arguments in commands[1:3]:
-        arguments += [part for change in SHORT for part in ("--set", change)]
-        done = CliRunner().invoke(cli.app, [*arguments, "--cache-dir", str(cache), "--workers", "1"])
-        assert done.exit_code == 0, "".join(traceback.format_exception(done.exception))
+    lines = block.splitlines()
+    assert [line.split()[1] for line in lines] == ["pip", "fedpgp", "fedpgp", "tensorboard"]
+    for line in lines[1:3]:
+        run(command, line, *sets(*SHORT))
     for name in ("run", "compare", "rounds"):
         plain = getattr(fedpgp, name)
         short = partial(plain, changes=SHORT, cache=cache)
@@ -167,7 +151,7 @@ DONE = {
     "federation.md": "test_simulation.py, deployment/test_deployment.py: a minute each",
     "protocols.md": "data/test_protocols.py",
     "checkpoints.md": "test_resume.py, test_kills.py",
-    "comparing.md": "report/test_comparison.py, tuning/test_tuning.py, ablation/test_ablation.py, on few rounds: 39 minutes",
+    "comparing.md": "report/test_comparison.py, tuning/test_tuning.py, ablation/test_ablation.py: 39 minutes",
     "results.md": "report/test_comparison.py, ablation/test_ablation.py, on few rounds: an hour and a half",
     "demo.md": "demo/test_demo.py, demo/test_demo_page.py",
     "benchmark.md": "bench/test_bench.py, on small shapes: minutes on an idle core",

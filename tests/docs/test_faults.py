@@ -67,8 +67,6 @@ def test_fault_01_every_module_can_be_imported():
     for name in names:
         if not name.endswith("__main__"):  # importing that one runs the command
             import_module(name)
-    for name in fedpgp.__all__:
-        assert getattr(fedpgp, name) is not None
 
 
 def test_fault_02_guidance_is_the_template_not_the_placeholder(backbone):
@@ -108,10 +106,10 @@ def test_fault_03_a_step_reads_two_short_contexts_and_no_image_twice(backbone, m
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_fault_04_logits_have_one_column_per_class(name, backbone):
+def test_fault_04_logits_have_one_column_per_class(name, compact):
     """Local training sees logits [B, C] and labels over all of their columns."""
     method, seen = tiny.small(find_method(name)), []
-    data = tiny.data(backbone, kind=kind_of(method))
+    data = tiny.data(compact, kind=kind_of(method))
     cls, predict = type(method), type(method).predict
 
     def look(self, params, text, images, frozen):
@@ -121,7 +119,7 @@ def test_fault_04_logits_have_one_column_per_class(name, backbone):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cls, "predict", look)
-        _, trained, _ = watched(method, backbone, data, rounds=1, local_epochs=1)
+        _, trained, _ = watched(method, compact, data, rounds=1, local_epochs=1, batch_size=8)
     assert {shape[1] for _, shape in seen} == {len(tiny.BASE), len(tiny.NOVEL)} | ({2} if method.own_classes else set())
     assert all(shape[0] == images for images, shape in seen)
     for job, _ in trained:
@@ -162,7 +160,7 @@ def test_fault_06_the_proximal_term_has_a_gradient(backbone):
         assert moved.abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("method", [Local(**SMALL), FedPGP(**OURS), PromptFL(**SMALL)], ids=lambda m: m.name)
+@pytest.mark.parametrize("method", [Local(**SMALL), FedPGP(**OURS)], ids=lambda m: m.name)
 def test_fault_07_local_accumulates_over_rounds_and_skips_no_client(method, backbone):
     data = tiny.data(backbone, **SIX)
     rounds, trained, _ = watched(method, backbone, data, rounds=3, local_epochs=1)
@@ -185,24 +183,23 @@ def test_fault_08_seed_zero_is_a_seed(backbone):
 
 def test_fault_08_momentum_does_not_leak_from_client_to_client(backbone):
     """What the others train on does not matter to a client that shares nothing; test_federation.py has the rounds."""
-    data = tiny.data(backbone)
-    plain = tiny.run(Local(**SMALL), backbone, data)
+    data, once = tiny.data(backbone), {"rounds": 1, "local_epochs": 1}
+    (plain,) = tiny.run(Local(**SMALL), backbone, data, **once)
     for client in data.task.clients:
         strange = -data.train.pooled
         strange[torch.from_numpy(client.train)] *= -1
-        among_others = tiny.run(Local(**SMALL), backbone, replace(data, train=Images(strange)))
-        for one, two in zip(plain, among_others, strict=True):
-            same = [tiny.bits(a) == tiny.bits(b) for a, b in zip(one.private, two.private, strict=True)]
-            assert same == [other is client for other in data.task.clients]
+        (among_others,) = tiny.run(Local(**SMALL), backbone, replace(data, train=Images(strange)), **once)
+        same = [tiny.bits(a) == tiny.bits(b) for a, b in zip(plain.private, among_others.private, strict=True)]
+        assert same == [other is client for other in data.task.clients]
 
 
 def test_fault_09_the_headline_is_the_last_round(backbone):
     """Rounds come in order to the last, whatever their accuracies, and what is trained does not depend on test data."""
     data = tiny.data(backbone)
-    found = tiny.run(FedPGP(**OURS), backbone, data, rounds=4, local_epochs=1)
-    assert [r.number for r in found] == [r.record["round"] for r in found] == [1, 2, 3, 4]
+    found = tiny.run(FedPGP(**OURS), backbone, data, rounds=3, local_epochs=1)
+    assert [r.number for r in found] == [r.record["round"] for r in found] == [1, 2, 3]
     other = replace(data, tests={name: Images(-images.pooled) for name, images in data.tests.items()})
-    again = tiny.run(FedPGP(**OURS), backbone, other, rounds=4, local_epochs=1)
+    again = tiny.run(FedPGP(**OURS), backbone, other, rounds=3, local_epochs=1)
     assert final_bits(again) == final_bits(found)
     assert [r.record["base"] for r in again] != [r.record["base"] for r in found]
     right = tiny.bools(found[-1].evaluation.correct["base"], len(data.task.tests["base"].images))
@@ -245,11 +242,11 @@ def test_fault_12_private_parts_survive_the_round(backbone):
     assert len({tuple(tiny.bits(own).values()) for r in found for own in r.private}) == 6
 
 
-@pytest.mark.parametrize("change", [{"mu": 1.0}, {"tau": 1.0}, {"bottleneck": 3}, {"private_learning_rate": 0.5}])
-def test_fault_12_hyperparameters_are_read(change, backbone):
+def test_fault_12_hyperparameters_are_read(backbone):
     once = {"rounds": 1, "local_epochs": 1}
-    plain = tiny.run(FedPGP(**OURS), backbone, **once)
-    assert final_bits(tiny.run(FedPGP(**OURS | change), backbone, **once)) != final_bits(plain)
+    plain = final_bits(tiny.run(FedPGP(**OURS), backbone, **once))
+    for change in ({"mu": 1.0}, {"tau": 1.0}, {"bottleneck": 3}, {"private_learning_rate": 0.5}):
+        assert final_bits(tiny.run(FedPGP(**OURS | change), backbone, **once)) != plain, change
 
 
 def test_fault_12_an_unknown_method_trains_nothing():

@@ -7,7 +7,6 @@ from pathlib import Path
 import nbformat
 import pytest
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
@@ -16,6 +15,7 @@ def test_there_are_those_that_the_site_names():
     assert [path.stem for path in NOTEBOOKS] == ["tour", "your_images", "your_method"]
 
 
+@pytest.mark.by_hand
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path):
     command = [sys.executable, str(ROOT / "tools" / "notebooks.py"), path.stem]

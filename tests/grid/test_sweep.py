@@ -18,7 +18,7 @@ from fedpgp.backbone import Backbone
 from fedpgp.data.sources import Source
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.grid import cells
-from fedpgp.report import curves
+from fedpgp.report import comparison, curves
 from fedpgp.report.grid import table
 
 CHANGES = [*SHORT_RUN, "federation.path_points=2"]
@@ -26,9 +26,7 @@ AXES = {"federation.rounds": [2, 1], "fedpgp.full_rank": [True, False]}
 
 
 def sweep(axes, output: Path, cache: Path, **settings):
-    return fedpgp.sweep(
-        axes, **{"output": output, "cache": cache, "methods": ["promptfl"], "changes": CHANGES, **settings}
-    )
+    return fedpgp.sweep(axes, output=output, cache=cache, **{"methods": ["promptfl"], "changes": CHANGES, **settings})
 
 
 def files_of(directory: Path) -> dict[str, bytes]:
@@ -40,17 +38,22 @@ def files_of(directory: Path) -> dict[str, bytes]:
 
 
 def write_numbers(figure: Figure, file, format: str, **_) -> None:
-    """Write the lines of a figure as numbers, because drawing takes longer than training here."""
+    """Write the lines of a figure as numbers, in the place of a drawing."""
     lines = [line.get_xydata().tolist() for axes in figure.axes for line in axes.lines]
     file.write(json.dumps([format, lines]).encode())
 
 
-class Told(Silent):
-    """Keeps what a reporter is told of the grid as a whole."""
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Leave out all figures, because drawing takes longer than training here."""
+    patch.setattr(comparison, "write_figure", lambda *_: None)
+    patch.setattr(curves, "write_figure", lambda *_: None)
 
-    def __init__(self):
-        self.said: list[tuple[int, int, str]] = []
-        self.notices: list[str] = []
+
+class Told(Silent):
+    """Keeps what a reporter is told of the grid as a whole; interrupts the grid after `rounds` rounds."""
+
+    def __init__(self, rounds: int = -1):
+        self.left, self.said, self.notices = rounds, [], []
 
     def progress(self, what, done, total, detail=""):
         if what == "cells":
@@ -58,13 +61,6 @@ class Told(Silent):
 
     def notice(self, text):
         self.notices.append(text)
-
-
-class Stopping(Silent):
-    """Interrupts a grid after so many rounds."""
-
-    def __init__(self, rounds: int):
-        self.left = rounds
 
     def round(self, method, seed, record):
         self.left -= 1
@@ -87,7 +83,7 @@ def finished(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(laboratory, "load_source", lambda *_: small_source)
         patch.setattr(laboratory, "load_backbone", lambda *_: backbone)
-        patch.setattr(Figure, "savefig", write_numbers)
+        draw_nothing(patch)
         sweep(AXES, directory, cache, methods=["fedpgp", "zero-shot"], seeds=2, reporter=told)
     return directory
 
@@ -96,15 +92,15 @@ def test_what_it_writes(finished, told, small, cache):
     found = fedpgp.load_sweep(finished)
     with (finished / "sweep.csv").open() as rows:
         read = list(csv.DictReader(rows))
-    assert [(row["federation.rounds"], row["fedpgp.full_rank"], row["method"], row["seed"]) for row in read] == list(
-        product("21", ("true", "false"), ("fedpgp", "zero-shot"), "01")
+    assert [(row["federation.rounds"], row["fedpgp.full_rank"], row["seed"], row["method"]) for row in read] == list(
+        product("21", ("true", "false"), "01", ("fedpgp", "zero-shot"))
     )
     changes = [*CHANGES, "federation.rounds=1", "fedpgp.full_rank=true"]
     alone = fedpgp.run("fedpgp", 1, changes=changes, cache=cache)
-    assert float(read[9]["local"]) == alone.results["final"]["local"]
-    assert float(read[9]["last_five_local"]) == alone.results["last_five"]["local"]
+    assert float(read[10]["local"]) == alone.results["final"]["local"]
+    assert float(read[10]["last_five_local"]) == alone.results["last_five"]["local"]
     one = table(found, found.grid.parts[0])
-    locals_ = [float(row["local"]) for row in read[8:10]]
+    locals_ = [float(row["local"]) for row in (read[8], read[10])]
     assert [cell.text for cell in one.rows[4][:3]] == ["1", "true", "fedpgp"]
     assert one.rows[4][3].text == f"{np.mean(locals_):.1f} ± {np.std(locals_, ddof=1):.1f}"
     assert "4 cells × 2 methods (fedpgp, zero-shot) × 2 (seeds 0, 1): 16 runs" in told.notices[0]
@@ -112,13 +108,13 @@ def test_what_it_writes(finished, told, small, cache):
     assert [done for done, _ in after] == [1, 2, 3] and all(total == 4 for _, total, _ in told.said)
     assert after[0][1].startswith("about ")
     assert len(json.loads(json.dumps(found.as_json()))["rows"]) == 16
-    assert len(list(finished.glob("*.svg"))) == len(list(finished.glob("*.png"))) == 4 + 4
 
 
 def test_figures_hold_the_means_and_join_numbers_alone(finished, tmp_path, monkeypatch):
     found, drawn = fedpgp.load_sweep(finished), []
     (part,) = found.grid.parts
-    monkeypatch.setattr(curves, "rendered", lambda figure, suffix: drawn.append(figure) or b"")
+    monkeypatch.setattr(curves, "rendered", lambda figure, suffix: drawn.append(figure))
+    monkeypatch.setattr(curves, "write_figure", lambda directory, name, draw: draw("svg"))
     names = list(curves.write_figures(found, part, tmp_path))
     assert len(names) == 8, "two axes, two points of the other each; learning curves of each cell"
     axes = list(curves.axes_of(part))
@@ -128,13 +124,13 @@ def test_figures_hold_the_means_and_join_numbers_alone(finished, tmp_path, monke
         ("fedpgp.full_rank", [("2", "true"), ("2", "false")]),
         ("fedpgp.full_rank", [("1", "true"), ("1", "false")]),
     ]
-    for (_, axis, keys), figure in zip(axes, drawn[0:8:2], strict=True):
+    for (_, axis, keys), figure in zip(axes, drawn[:4], strict=True):
         lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 2 and line.get_marker() == "o"]
         wanted = [found.comparisons[key].mean("fedpgp")["local"][0] for key in keys]
         assert list(lines[0].get_ydata()) == pytest.approx(wanted)
         assert (lines[0].get_linestyle() == "-") == (axis == "federation.rounds")
     key = next(part.cell_keys())
-    local = drawn[8].axes[0]
+    local = drawn[4].axes[0]
     wanted = [np.mean([run.rounds[i]["local"] for run in found.comparisons[key].of("fedpgp")]) for i in range(2)]
     assert list(local.lines[0].get_ydata()) == pytest.approx(wanted)
     assert local.lines[1].get_linestyle() != "-", "zero-shot has no rounds"
@@ -153,11 +149,12 @@ def test_figures_are_drawn(finished):
 
 def test_what_is_stopped_goes_on(small, cache, tmp_path, monkeypatch):
     """One cell is finished, one is stopped in its first round, and one has not begun."""
+    monkeypatch.setattr(comparison, "write_figure", lambda *_: None)
     monkeypatch.setattr(Figure, "savefig", write_numbers)
     whole, stopped, axes = tmp_path / "whole", tmp_path / "stopped", ["task.shots=2,3,4"]
     sweep(axes, whole, cache)
     with pytest.raises(KeyboardInterrupt):
-        sweep(axes, stopped, cache, reporter=Stopping(rounds=3))
+        sweep(axes, stopped, cache, reporter=Told(rounds=3))
     with pytest.raises(OutputError, match=r"is missing; go on with: fedpgp sweep --resume"):
         fedpgp.load_sweep(stopped)
     compare, again = cells.compare, []
@@ -165,10 +162,11 @@ def test_what_is_stopped_goes_on(small, cache, tmp_path, monkeypatch):
     fedpgp.resume_sweep(stopped, cache=cache)
     assert len(again) == 1
     assert files_of(stopped) == files_of(whole)
+    assert len(list(stopped.glob("*.svg"))) == len(list(stopped.glob("*.png"))) == 2, "along the axis, and the rounds"
 
 
 def test_a_file_and_equal_cells(small, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(Figure, "savefig", write_numbers)
+    draw_nothing(monkeypatch)
     (tmp_path / "grid.toml").write_text(
         'methods = ["zero-shot"]\n[axes]\nshots = {key = "task.shots", values = [2]}\n'
         'mu = {settings = {"as it is" = [], "four again" = ["task.shots=2"]}}\n'
@@ -200,7 +198,7 @@ def test_bad_input_is_refused_before_any_work(axes, message, small, tmp_path, ca
 
 
 def test_the_command_prints_the_table_and_goes_on(command: Command, small, monkeypatch):
-    monkeypatch.setattr(Figure, "savefig", write_numbers)
+    draw_nothing(monkeypatch)
     grid = ["--grid", "task.shots=2,4", "--methods", "zero-shot", *sets()]
     code, printed, _ = command("sweep", *grid, "-o", "out")
     assert code == 0 and "task.shots" in printed and "zero-shot" in printed

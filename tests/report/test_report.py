@@ -123,10 +123,8 @@ def rename_first_class(results_file: Path) -> None:
 
 def test_what_is_odd_is_named_and_the_rest_is_shown(own_comparison, small, cache, tmp_path):
     """A damaged run, one that goes on, other settings, another task, no run at all, and a script as a class name."""
-    out, other, again, running, nothing = (
-        own_comparison,
-        *(tmp_path / name for name in ("other", "again", "running", "no")),
-    )
+    out = own_comparison
+    other, again, running, nothing = (tmp_path / name for name in ("other", "again", "running", "nothing"))
     shutil.copytree(out / "fedpgp" / "seed-0", running)
     (running / "results.json").unlink()
     (running / "state.sqlite").write_bytes(b"of another process")

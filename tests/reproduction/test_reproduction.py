@@ -1,18 +1,19 @@
 """Recipes of the paper: each can be run, its tables hold what its cells gave, and others' figures where they belong."""
 
 import csv
-import sys
 from dataclasses import replace
 from statistics import fmean, stdev
 
 import pytest
+from commands import Command, refused
+from matplotlib.figure import Figure
 
 import fedpgp
-from fedpgp import cli
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.grid import cells
 from fedpgp.grid.cells import check_cells, distinct
+from fedpgp.report import comparison
 from fedpgp.report.reproduction import reported_table, table, tables
 from fedpgp.reproduction.recipe import names, read_recipe
 from fedpgp.reproduction.run import asked
@@ -38,7 +39,7 @@ EXPECTED = {
     "new-clients",
 }
 # Beside what a recipe changes: two rounds of three clients.
-TINY = ["task.clients=3", "federation.local_epochs=1", "fedpgp.bottleneck=2"]
+TINY = ["task.clients=3", "federation.local_epochs=1", "federation.rounds=2", "federation.path_points=2"]
 EMBEDDED = [name for name in sorted(EXPECTED) if name not in ("cross-data-set", "domain-generalisation")]
 
 
@@ -59,11 +60,12 @@ def test_every_recipe_on_the_papers_data_has_valid_configs(name):
     assert len(distinct(found)) == len(found), "no two cells of the paper are one"
 
 
+@pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_every_embedded_cell_can_be_run(name, monkeypatch, pictograms, backbone):
+def test_every_embedded_cell_can_be_run(name, seeds, monkeypatch, pictograms, backbone):
     monkeypatch.setattr("fedpgp.laboratory.load_source", lambda *_: pictograms)
     monkeypatch.setattr("fedpgp.laboratory.load_backbone", lambda *_: backbone)
-    grid, file, changes = asked(read_recipe(name), None, None, True, None, 3, ())
+    grid, file, changes = asked(read_recipe(name), None, None, True, None, seeds, ())
     found = distinct(grid.cells(file, changes))
     work = check_cells(found, grid.seeds)
     assert set(work) == {cell.place for cell in found}
@@ -71,7 +73,14 @@ def test_every_embedded_cell_can_be_run(name, monkeypatch, pictograms, backbone)
     assert all(cell.config.methods["fedpgp"].learning_rate == 0.059 for cell in found), "the tuned settings"
 
 
-@pytest.mark.usefixtures("small")
+@pytest.fixture
+def short(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are short: on a small part of the data, and with empty figures, because drawing takes the longest."""
+    monkeypatch.setattr(comparison, "write_figure", lambda *_: None)
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("short")
 class TestReproduction:
     def test_tables_hold_what_the_cells_gave(self, tmp_path, cache, monkeypatch):
         settings = {"embedded": True, "methods": ["zero-shot", "fedpgp"], "seeds": 2, "changes": TINY, "cache": cache}
@@ -121,10 +130,12 @@ class TestReproduction:
         ]
         assert {row[5].text for row in reported.rows} == {"another setting"}
 
-    def test_one_method_has_a_row_for_each_cell(self, tmp_path, cache):
-        found = fedpgp.reproduce(
-            "bottleneck", embedded=True, seeds=1, changes=TINY[:2], output=tmp_path / "out", cache=cache
-        )
+    def test_one_method_has_a_row_for_each_cell(self, tmp_path, command: Command):
+        changes = [part for change in TINY for part in ("--set", change)]
+        code, printed, _ = command("reproduce", "bottleneck", "--embedded", "--seeds", "1", *changes, "-o", "out")
+        assert code == 0 and "mean of the last five rounds" in printed
+        assert command("reproduce", "--resume", "out").out == printed
+        found = fedpgp.load_reproduction(tmp_path / "out")
         one = table(found, read_recipe("bottleneck"), found.grid.parts[0], "last_five")
         assert [row[0].text for row in one.rows] == ["1", "2", "4", "8"]
         assert list(one.header)[:3] == ["bottleneck", "method", "Local"]
@@ -187,44 +198,19 @@ def test_bad_input_is_refused_before_any_work(name, settings, message, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """`fedpgp reproduce ARGUMENTS` in an empty directory -> exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedpgp", "reproduce", *arguments])
-        for console, stream in ((cli.out, sys.stdout), (cli.err, sys.stderr)):
-            monkeypatch.setattr(console, "file", stream)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return call
+def test_the_command_lists_and_plans(command: Command, small, tmp_path):
+    listed = command("reproduce", "--list").out
+    assert all(f"{name}: " in listed for name in EXPECTED)
+    arguments = ["--embedded", "--dry-run", "--seeds", "2", "--set", "task.clients=3"]
+    code, plan, _ = command("reproduce", "bottleneck", *arguments)
+    assert code == 0 and "4 cells × 1 method (fedpgp) × 2 (seeds 0, 1): 8 runs" in plan
+    assert "bottleneck, bottleneck 8" in plan
+    assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("small")
-class TestCommand:
-    def test_it_lists_and_plans(self, command, tmp_path):
-        _, listed, _ = command("--list")
-        assert all(f"{name}: " in listed for name in EXPECTED)
-        code, plan, _ = command("bottleneck", "--embedded", "--dry-run", "--seeds", "2", "--set", "task.clients=3")
-        assert code == 0 and "4 cells × 1 method (fedpgp) × 2 (seeds 0, 1): 8 runs" in plan
-        assert "bottleneck, bottleneck 8" in plan
-        assert not list(tmp_path.iterdir())
-
-    def test_it_refuses_in_lines(self, command, tmp_path):
-        assert command()[0] == 2
-        code, _, told = command("bottleneck", "--embedded", "--resume", "out")
-        assert code == 2 and "goes on with the settings of that reproduction" in told
-        code, _, told = command("nothing")
-        assert code == 2 and told.count("\n") == 1
-        assert not list(tmp_path.iterdir())
-
-    @pytest.mark.slow
-    def test_it_prints_what_it_resumes(self, command, cache):
-        first = ["bottleneck", "--embedded", "--seeds", "1", "--set", "task.clients=3", "-o", "out"]
-        common = ["--cache-dir", str(cache), "--workers", "1", "--quiet"]
-        code, printed, _ = command(*first, *common)
-        assert code == 0 and "mean of the last five rounds" in printed
-        assert command("--resume", "out", *common)[1] == printed
+def test_the_command_refuses_in_lines(command: Command, tmp_path):
+    refused(command("reproduce"))
+    together = command("reproduce", "bottleneck", "--embedded", "--resume", "out")
+    refused(together, "goes on with the settings of that reproduction")
+    refused(command("reproduce", "nothing"), "got 'nothing'")
+    assert not list(tmp_path.iterdir())

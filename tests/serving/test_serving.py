@@ -113,7 +113,7 @@ def test_any_class_names_will_do(run, pictures):
     assert missing.value.__suppress_context__
 
 
-@pytest.mark.by_hand
+@pytest.mark.slow
 def test_ten_thousand_class_names_will_do(run, pictures):
     (many,) = load(run, 1).classify(pictures / "0.png", [f"thing number {i}" for i in range(10_000)])
     assert len(many) == 10_000

@@ -14,13 +14,14 @@ from tiny import SHORT_RUN
 
 import fedpgp
 from fedpgp.errors import ConfigError, OutputError
+from fedpgp.report import comparison
 from fedpgp.tracking import MLflow, Several, TensorBoard, WandB, tracker
 from fedpgp.tracking.figures import scalars, settings
 
 pytestmark = pytest.mark.usefixtures("small")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables, which take seconds to make."""
     path = tmp_path_factory.mktemp("mlflow") / "runs.db"
@@ -34,7 +35,8 @@ def store(migrated: Path, tmp_path: Path) -> Path:
 
 
 def run(cache: Path, reporter, method: str = "fedpgp", seed: int = 0, **more) -> fedpgp.Run:
-    return fedpgp.run(method, seed, changes=[*SHORT_RUN, "fedpgp.mu=0.75"], cache=cache, reporter=reporter, **more)
+    changes = [*SHORT_RUN, "fedpgp.mu=0.75", "federation.path_points=2"]
+    return fedpgp.run(method, seed, changes=changes, cache=cache, reporter=reporter, **more)
 
 
 def test_scalars_of_a_round() -> None:
@@ -248,10 +250,9 @@ def test_a_missing_package_is_named(module: str, text: str, tmp_path: Path, monk
 
 
 def test_the_command_line_tracks_runs_and_comparisons(
-    command: Command,
-    tmp_path: Path,
-    store: Path,
+    command: Command, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(comparison, "write_figure", lambda *_: None)  # drawing takes longest
     each = ["--track", "tensorboard:tb", "--track", "mlflow:sqlite:///runs.db"]
     ended = command("compare", "--methods", "zero-shot,promptfl", *each, *sets(), "-o", "out")
     assert ended.code == 0, ended.err
@@ -269,11 +270,7 @@ def test_the_command_line_tracks_runs_and_comparisons(
 
 
 @pytest.mark.parametrize("name", ["run", "compare"])
-def test_the_command_line_refuses_an_unknown_kind_before_any_work(
-    name: str,
-    command: Command,
-    tmp_path: Path,
-) -> None:
+def test_the_command_line_refuses_an_unknown_kind_before_any_work(name: str, command: Command, tmp_path: Path) -> None:
     method = ["--method", "zero-shot"] if name == "run" else []
     refused(command(name, *method, "--track", "clearml:x", "-o", "out"), "--track must be", "got 'clearml:x'")
     assert list(tmp_path.iterdir()) == []

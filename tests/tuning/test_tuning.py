@@ -17,8 +17,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from tiny import SHORT_RUN
 
 import fedpgp
-import fedpgp.laboratory
-from fedpgp import assets
+from fedpgp import assets, laboratory
+from fedpgp.backbone import Backbone
 from fedpgp.config import load_config
 from fedpgp.data.sources import Source
 from fedpgp.directory import locked
@@ -66,6 +66,26 @@ def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return evaluated(job)
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
+
+
+@pytest.fixture(scope="module")
+def searches(
+    small_source: Source, backbone: Backbone, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Path]:
+    """Finished searches by their number of trials. Read them; change only a copy."""
+    directory = tmp_path_factory.mktemp("searches")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(laboratory, "load_source", lambda data, splits: replace(small_source, test=None))
+        patch.setattr(laboratory, "load_backbone", lambda *_: backbone)
+        for trials in (2, 6):
+            tune(cache, directory / str(trials), trials=trials)
+    return {trials: directory / str(trials) for trials in (2, 6)}
+
+
+@pytest.fixture
+def own(searches: dict[int, Path], tmp_path: Path) -> Path:
+    """A copy of the shorter search, for a test that changes it."""
+    return Path(shutil.copytree(searches[2], tmp_path / "out"))
 
 
 # -------------------------------------------------------------------------------------------------------------- space
@@ -152,9 +172,9 @@ def test_a_method_without_a_space_is_named(tmp_path, cache):
 @pytest.mark.usefixtures("small")
 class TestSearch:
     def test_what_a_search_writes(self, cache, tmp_path):
-        found = tune(cache, tmp_path / "out", methods=["promptfl", "local"], trials=5)
+        found = tune(cache, tmp_path / "out", methods=["promptfl", "local"])
         assert [(trial.method, trial.number) for trial in found.trials] == [
-            (name, number) for name in ("promptfl", "local") for number in range(5)
+            (name, number) for name in ("promptfl", "local") for number in range(3)
         ]
         first, best = found.of("promptfl")[0], found.best("promptfl")
         before = load_config(changes=CHANGES)
@@ -163,7 +183,7 @@ class TestSearch:
         assert best.value == max(trial.value for trial in found.of("promptfl"))
         assert all(trial.value == trial.figures["cm"] for trial in found.trials)
         rows = rows_of(tmp_path / "out/trials.csv")
-        assert len(rows) == 10 and {row["state"] for row in rows} == {"complete"}
+        assert len(rows) == 6 and {row["state"] for row in rows} == {"complete"}
         assert trials_of(tmp_path / "out") == sorted(
             ({**vars(trial), "settings": dict(trial.settings), "seconds": 0} for trial in found.trials),
             key=lambda line: (line["method"], line["number"]),
@@ -172,7 +192,7 @@ class TestSearch:
         assert tuned.methods["promptfl"] == replace(before.methods["promptfl"], **best.settings)
         assert (tuned.methods["fedpgp"], tuned.task) == (before.methods["fedpgp"], before.task)
         text = (tmp_path / "out/tuned.toml").read_text()
-        assert f"trial {best.number} of 5: CM {best.value:.1f} on validation" in text
+        assert f"trial {best.number} of 3: CM {best.value:.1f} on validation" in text
         assert tuned.task.evaluate_on == "test", "what was tuned is run on test images"
         run = fedpgp.run("promptfl", config=tmp_path / "out/tuned.toml", cache=cache)
         assert run.config.methods["promptfl"] == tuned.methods["promptfl"]
@@ -187,27 +207,23 @@ class TestSearch:
             for name, value in trial.figures.items():
                 assert value == pytest.approx(np.mean([run.results["final"][name] for run in runs]), abs=1e-9)
 
-    @pytest.mark.parametrize("at", [0, 5])
-    def test_a_stopped_search_ends_as_one_that_was_not(self, at, cache, tmp_path, monkeypatch):
-        tune(cache, tmp_path / "whole", trials=7)
+    def test_a_stopped_search_ends_as_one_that_was_not(self, searches, cache, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
-            stop_after(at, patch)
+            stop_after(5, patch)
             with pytest.raises(StoppedError):
-                tune(cache, tmp_path / "stopped", trials=7)
+                tune(cache, tmp_path / "stopped", trials=6)
         with (tmp_path / "stopped/trials.jsonl").open("a") as file:
             file.write('{"method": "promptfl", "numb')  # a kill amid a line
         fedpgp.resume_tuning(tmp_path / "stopped", cache=cache)
-        assert trials_of(tmp_path / "stopped") == trials_of(tmp_path / "whole")
-        assert read_toml(tmp_path / "stopped/tuned.toml") == read_toml(tmp_path / "whole/tuned.toml")
+        assert trials_of(tmp_path / "stopped") == trials_of(searches[6])
+        assert read_toml(tmp_path / "stopped/tuned.toml") == read_toml(searches[6] / "tuned.toml")
 
-    def test_more_trials_are_those_of_a_longer_search(self, cache, tmp_path):
-        tune(cache, tmp_path / "long", trials=7)
-        tune(cache, tmp_path / "short", trials=2)
-        again = fedpgp.resume_tuning(tmp_path / "short", trials=7, cache=cache)
-        assert len(again.trials) == 7
-        assert trials_of(tmp_path / "short") == trials_of(tmp_path / "long")
-        with pytest.raises(ConfigError, match="trials must be at least 7"):
-            fedpgp.resume_tuning(tmp_path / "short", trials=3, cache=cache)
+    def test_more_trials_are_those_of_a_longer_search(self, searches, own, cache):
+        again = fedpgp.resume_tuning(own, trials=6, cache=cache)
+        assert len(again.trials) == 6
+        assert trials_of(own) == trials_of(searches[6])
+        with pytest.raises(ConfigError, match="trials must be at least 6"):
+            fedpgp.resume_tuning(own, trials=3, cache=cache)
 
     def test_proposals_learn_from_what_was_found(self, cache, tmp_path, monkeypatch):
         """Where the value grows with the rate, later trials lie higher than those that are drawn."""
@@ -259,31 +275,28 @@ class TestSearch:
             ({"code": {"promptfl": "another"}}, "with code"),
         ],
     )
-    def test_a_search_of_something_else_is_refused(self, change, message, cache, tmp_path):
-        tune(cache, tmp_path / "out", trials=1)
-        plan = tmp_path / "out/tuning.json"
+    def test_a_search_of_something_else_is_refused(self, change, message, own, cache):
+        plan = own / "tuning.json"
         plan.write_text(json.dumps({**json.loads(plan.read_text()), **change}))
         with pytest.raises(OutputError, match=message):
-            fedpgp.resume_tuning(tmp_path / "out", cache=cache)
+            fedpgp.resume_tuning(own, cache=cache)
 
-    def test_a_search_on_another_task_is_refused(self, cache, tmp_path):
-        tune(cache, tmp_path / "out", trials=1)
-        config = tmp_path / "out/config.toml"
+    def test_a_search_on_another_task_is_refused(self, own, cache):
+        config = own / "config.toml"
         config.write_text(config.read_text().replace("shots = 4", "shots = 2"))
         with pytest.raises(OutputError, match=r"with config .*: go on with what it was begun with"):
-            fedpgp.resume_tuning(tmp_path / "out", cache=cache)
+            fedpgp.resume_tuning(own, cache=cache)
 
-    def test_changed_trials_are_refused(self, cache, tmp_path):
-        tune(cache, tmp_path / "out", trials=2)
-        file = tmp_path / "out/trials.jsonl"
+    def test_changed_trials_are_refused(self, own, cache):
+        file = own / "trials.jsonl"
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         lines[1]["settings"]["learning_rate"] = 0.123
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
         with pytest.raises(OutputError, match="trial 1 of promptfl has other settings"):
-            fedpgp.resume_tuning(tmp_path / "out", cache=cache)
+            fedpgp.resume_tuning(own, cache=cache)
         file.write_text("nonsense\n")
         with pytest.raises(OutputError, match=r"trials.jsonl is damaged"):
-            fedpgp.resume_tuning(tmp_path / "out", cache=cache)
+            fedpgp.resume_tuning(own, cache=cache)
 
     def test_a_directory_without_a_search_is_refused(self, cache, tmp_path):
         with pytest.raises(OutputError, match="holds no search"):
@@ -303,17 +316,16 @@ class TestSearch:
         with pytest.raises(OutputError, match=r"with --force$"):
             tune(cache, tmp_path / "out")
 
-    def test_a_second_process_is_refused(self, cache, tmp_path):
-        tune(cache, tmp_path / "out", trials=1)
-        with locked(tmp_path / "out"), pytest.raises(InUseError, match="another process works on it"):
-            fedpgp.resume_tuning(tmp_path / "out", trials=2, cache=cache)
+    def test_a_second_process_is_refused(self, own, cache):
+        with locked(own), pytest.raises(InUseError, match="another process works on it"):
+            fedpgp.resume_tuning(own, trials=3, cache=cache)
 
     def test_too_few_validation_images_of_a_client_are_named(self, small_source, cache, tmp_path, monkeypatch):
         validation = small_source.validation
         kept = np.concatenate([np.flatnonzero(validation.labels == label)[:3] for label in range(6)])
         few = replace(validation, labels=validation.labels[kept], domains=validation.domains[kept])
         scarce = Source("pictograms", small_source.train, few, None, small_source.probe)
-        monkeypatch.setattr(fedpgp.laboratory, "load_source", lambda data, splits: scarce)
+        monkeypatch.setattr(laboratory, "load_source", lambda data, splits: scarce)
         with pytest.raises(DataError, match=r"client 0 \(seed 0; .+\) has 9 validation images, .* at least 10"):
             tune(cache, tmp_path / "out")
         assert not (tmp_path / "out").exists()
@@ -339,41 +351,41 @@ class TestSearch:
 QUICK = ["task.clients=4", "task.shots=1", "federation.rounds=1", "federation.local_epochs=1"]
 
 
-def test_tuning_reads_no_test_image(tmp_path, cache, monkeypatch):
-    """The package's assets without their test split."""
-    shutil.copytree(assets.DIRECTORY, tmp_path / "assets", ignore=shutil.ignore_patterns("test.parquet"))
-    monkeypatch.setattr(assets, "DIRECTORY", tmp_path / "assets")
-    assert len(tune(cache, tmp_path / "out", trials=2, changes=QUICK).trials) == 2
-    with pytest.raises(DataError, match=r"test\.parquet is missing"):
-        fedpgp.run("promptfl", changes=QUICK, cache=cache)
+def test_tuning_asks_for_no_test_image(small, cache, tmp_path, monkeypatch):
+    load_source, asked = laboratory.load_source, []
+    monkeypatch.setattr(
+        laboratory, "load_source", lambda data, splits: asked.append(splits) or load_source(data, splits)
+    )
+    tune(cache, tmp_path / "out", trials=2)
+    assert asked == 3 * [("train", "validation")], "for all checks, and for each trial"
 
 
 @pytest.mark.slow
-def test_tuning_in_processes_without_the_test_split_finds_the_same(tmp_path, cache):
+def test_tuning_in_processes_without_the_test_split_finds_the_same(tmp_path, cache, compact_checkpoint, monkeypatch):
     """The whole program, in a copy of the package that holds no test image."""
-    package = tmp_path / "copy" / "fedpgp"
+    package, changes = tmp_path / "copy" / "fedpgp", [*QUICK, f"backbone.checkpoint={compact_checkpoint}"]
     shutil.copytree(
         str(resources.files("fedpgp")), package, ignore=shutil.ignore_patterns("test.parquet", "__pycache__")
     )
-
-    def program(*arguments: str) -> subprocess.CompletedProcess:
-        environment = {**os.environ, "PYTHONPATH": str(package.parent)}
-        command = [sys.executable, "-m", "fedpgp", *arguments, "--cache-dir", str(cache)]
-        changes = [word for change in QUICK for word in ("--set", change)]
-        return subprocess.run(
-            [*command, *changes], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300
-        )
-
-    found = program(
-        "tune", "--methods", "promptfl,fedpgp", "--trials", "5", "--seeds", "2", "--workers", "2", "-o", "a"
+    command = ["tune", "--methods", "promptfl,fedpgp", "--trials", "5", "--seeds", "1", "--workers", "2", "-o", "a"]
+    command += ["--cache-dir", str(cache), *(word for change in changes for word in ("--set", change))]
+    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+    found = subprocess.run(
+        [sys.executable, "-m", "fedpgp", *command],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        timeout=300,
     )
     assert found.returncode == 0, found.stderr
     assert "best of 5 trials" in found.stdout
-    refused = program("run", "--method", "promptfl", "-o", "b")
-    assert refused.returncode == 2 and "test.parquet is missing" in refused.stderr
-    tune(cache, tmp_path / "here", methods=["promptfl", "fedpgp"], trials=5, seeds=2, search=[], changes=QUICK)
+    tune(cache, tmp_path / "here", methods=["promptfl", "fedpgp"], trials=5, search=[], changes=changes)
     assert trials_of(tmp_path / "a") == trials_of(tmp_path / "here")
     assert read_toml(tmp_path / "a/tuned.toml") == read_toml(tmp_path / "here/tuned.toml")
+    monkeypatch.setattr(assets, "DIRECTORY", package / "assets")
+    with pytest.raises(DataError, match=r"test\.parquet is missing"):
+        fedpgp.run("promptfl", changes=changes, cache=cache)
 
 
 def test_a_kept_state_of_a_trial_is_gone(small, cache, tmp_path, monkeypatch):
