@@ -15,9 +15,9 @@ import torch
 from commands import Command, Ended
 from hypothesis import settings
 from safetensors.torch import load_file, save_file
-from tiny import SHORT_RUN
+from tiny import SHORT_RUN, use_small_source
 
-import fedpgp.laboratory
+import fedpgp
 from fedpgp import assets, cli
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.data.sources import ImageDataset, Source
@@ -124,15 +124,6 @@ def small_source(pictograms: Source) -> Source:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A feature cache for the session, so that no test reads or writes the user's."""
     return tmp_path_factory.mktemp("features")
-
-
-def use_small_source(patch: pytest.MonkeyPatch, source: Source, backbone: Backbone) -> None:
-    patch.setattr(
-        fedpgp.laboratory,
-        "load_source",
-        lambda data, splits: source if "test" in splits else replace(source, test=None),
-    )
-    patch.setattr(fedpgp.laboratory, "load_backbone", lambda *_: backbone)
 
 
 @pytest.fixture

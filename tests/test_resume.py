@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tiny import SHORT_RUN
+from tiny import SHORT_RUN, use_small_source
 
 import fedpgp
 from fedpgp import directory, experiment, files, laboratory, origin, results
@@ -81,8 +81,7 @@ def made(
     """Directories of the same run. whole: it is finished; stopped: in its second round; trained: before its files."""
     places = {name: tmp_path_factory.mktemp("resume") / name for name in ("whole", "stopped", "trained")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(laboratory, "load_source", lambda data, splits: small_source)
-        patch.setattr(laboratory, "load_backbone", lambda *_: backbone)
+        use_small_source(patch, small_source, backbone)
         begin(places["whole"], cache)
         with stopping(rounds, "train_clients", 5):
             begin(places["stopped"], cache)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import CLIPModel
 
+from fedpgp import laboratory
 from fedpgp.aggregators import FedAdam, FedAvg, FedAvgM, FedDyn, FedYogi, Median, Scaffold, Server, TrimmedMean
 from fedpgp.config import FederationConfig
 from fedpgp.data import protocols
@@ -211,3 +212,14 @@ def order(seed: int, round_number: int, client: int, images: int, epochs: int) -
 def bits(tensors) -> dict:
     """The bytes of a dictionary of tensors, to compare exactly."""
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+def use_small_source(patch, source: Source, backbone) -> None:
+    """Experiments read this source, without its test split if they do not ask for one, and this backbone.
+
+    patch: a pytest.MonkeyPatch.
+    """
+    patch.setattr(
+        laboratory, "load_source", lambda data, splits: source if "test" in splits else replace(source, test=None)
+    )
+    patch.setattr(laboratory, "load_backbone", lambda *_: backbone)

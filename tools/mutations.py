@@ -30,7 +30,7 @@ IMPORTED = "import fedpgp; print(fedpgp.__file__)"
 
 @dataclass(frozen=True)
 class Mutation:
-    """One fault: `new` in the place of `old`. slow: whether tests that are marked as slow run, too."""
+    """One fault: `new` in the place of `old`. slow: whether tests with the markers slow and by_hand run, too."""
 
     name: str
     file: str
@@ -76,7 +76,7 @@ class Copy:
 
     def test(self, tests: Sequence[str], slow: bool, limit: float | None = None) -> tuple[str, str]:
         """Run tests until one fails. Return "passed", "failed" or "error", and the failed test or the last line."""
-        chosen = [] if slow else ["-m", "not slow"]
+        chosen = [] if slow else ["-m", "not slow and not by_hand"]
         options = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
         try:
             done = self._run(*options, *chosen, *tests, limit=limit)

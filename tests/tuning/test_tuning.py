@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from tiny import SHORT_RUN
+from tiny import SHORT_RUN, use_small_source
 
 import fedpgp
 from fedpgp import assets, laboratory
@@ -75,8 +75,7 @@ def searches(
     """Finished searches by their number of trials. Read them; change only a copy."""
     directory = tmp_path_factory.mktemp("searches")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(laboratory, "load_source", lambda data, splits: replace(small_source, test=None))
-        patch.setattr(laboratory, "load_backbone", lambda *_: backbone)
+        use_small_source(patch, small_source, backbone)
         for trials in (2, 6):
             tune(cache, directory / str(trials), trials=trials)
     return {trials: directory / str(trials) for trials in (2, 6)}
