@@ -1,6 +1,7 @@
 """Small data and short runs that several test files share."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -8,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from PIL import Image
 from transformers import CLIPModel
 
@@ -25,6 +27,7 @@ from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
 from fedpgp.randomness import generator
 from fedpgp.reading import kind_of
+from fedpgp.report import comparison
 from fedpgp.workers import Workers
 
 NAMES = ("ant", "red apple", "fire_engine", "alarm clock", "octopus", "jar", "bus", "tree")
@@ -223,3 +226,17 @@ def use_small_source(patch, source: Source, backbone) -> None:
         laboratory, "load_source", lambda data, splits: source if "test" in splits else replace(source, test=None)
     )
     patch.setattr(laboratory, "load_backbone", lambda *_: backbone)
+
+
+def draw_nothing(patch) -> None:
+    """Leave out the pictures of comparisons and write other figures as numbers: drawing takes longer than training.
+
+    patch: a pytest.MonkeyPatch.
+    """
+
+    def write_numbers(figure: Figure, file, format: str, **_) -> None:
+        lines = [line.get_xydata().tolist() for axes in figure.axes for line in axes.lines]
+        file.write(json.dumps([format, lines]).encode())
+
+    patch.setattr(comparison, "write_figure", lambda *_: None)
+    patch.setattr(Figure, "savefig", write_numbers)

@@ -30,7 +30,7 @@ IMPORTED = "import fedpgp; print(fedpgp.__file__)"
 
 @dataclass(frozen=True)
 class Mutation:
-    """One fault: `new` in the place of `old`. slow: whether tests with the markers slow and by_hand run, too."""
+    """One fault: `new` in the place of `old`."""
 
     name: str
     file: str
@@ -39,7 +39,6 @@ class Mutation:
     kind: str
     why: str
     tests: Sequence[str]
-    slow: bool = False
 
     def apply(self, root: Path) -> str:
         """Return the changed text of the file; exit with a message unless `old` occurs exactly once."""
@@ -74,12 +73,12 @@ class Copy:
                 f"{python} must import fedpgp from the copy, got {where!r}: name another interpreter with --python"
             )
 
-    def test(self, tests: Sequence[str], slow: bool, limit: float | None = None) -> tuple[str, str]:
-        """Run tests until one fails. Return "passed", "failed" or "error", and the failed test or the last line."""
-        chosen = [] if slow else ["-m", "not slow and not by_hand"]
+    def test(self, tests: Sequence[str], limit: float | None = None) -> tuple[str, str]:
+        """Run fast tests until one fails. Return "passed", "failed" or "error", and the failed test or the last line."""
         options = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+        options += ["-m", "not slow and not by_hand"]
         try:
-            done = self._run(*options, *chosen, *tests, limit=limit)
+            done = self._run(*options, *tests, limit=limit)
         except subprocess.TimeoutExpired:
             return "error", f"no result within {limit} seconds"
         failure = FIRST_FAILURE.search(done.stdout)
@@ -93,7 +92,7 @@ class Copy:
         file = self._place / one.file
         original = file.read_bytes()
         file.write_text(one.apply(self._place), encoding="utf-8")
-        result, said = self.test(one.tests, one.slow, LIMIT)
+        result, said = self.test(one.tests, LIMIT)
         file.write_bytes(original)
         return {"failed": f"caught by {said}", "passed": "NOT CAUGHT"}.get(result, f"error: {said}")
 
@@ -107,11 +106,9 @@ class Copy:
 
 def check_unchanged(copy: Copy, mutations: Sequence[Mutation]) -> None:
     """Run the tests of all mutations once without a mutation; exit with a message unless they pass."""
-    for slow in (False, True):
-        tests = sorted({test for one in mutations if one.slow == slow for test in one.tests})
-        result, said = copy.test(tests, slow) if tests else ("passed", "")
-        if result != "passed":
-            sys.exit(f"the tests must pass without a mutation, got {result}: {said}; repair them first")
+    result, said = copy.test(sorted({test for one in mutations for test in one.tests}))
+    if result != "passed":
+        sys.exit(f"the tests must pass without a mutation, got {result}: {said}; repair them first")
 
 
 def markdown(mutations: Sequence[Mutation], results: Sequence[str]) -> str:

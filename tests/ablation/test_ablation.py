@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from tiny import SHORT_RUN
+from tiny import SHORT_RUN, draw_nothing, use_small_source
 
 import fedpgp
 import fedpgp.ablation
-from fedpgp import laboratory
 from fedpgp.ablation import Ablation
 from fedpgp.backbone import Backbone
 from fedpgp.config import load_config
@@ -21,7 +19,6 @@ from fedpgp.directory import locked
 from fedpgp.errors import ConfigError, InUseError, OutputError
 from fedpgp.grid import cells
 from fedpgp.grid.study import read_studies
-from fedpgp.report import comparison
 from fedpgp.report.ablation import picture, table
 
 CHANGES = [*SHORT_RUN, "federation.path_points=2"]
@@ -41,18 +38,6 @@ def ablate(file: Path, output: Path, cache: Path, **settings) -> Ablation:
     return fedpgp.ablate(**{"file": file, "output": output, "cache": cache, "seeds": 2, "changes": CHANGES, **settings})
 
 
-def write_numbers(figure: Figure, file, format: str, **_) -> None:
-    """Write the lines of a figure as numbers, because drawing takes longer than training here."""
-    lines = [line.get_xydata().tolist() for axes in figure.axes for line in axes.lines]
-    file.write(json.dumps([format, lines]).encode())
-
-
-def draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    """Leave out the pictures of cells, which other tests look at, and write those of the studies as numbers."""
-    patch.setattr(comparison, "write_figure", lambda *_: None)
-    patch.setattr(Figure, "savefig", write_numbers)
-
-
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("studies") / "studies.toml"
@@ -67,8 +52,7 @@ def finished(
     """Both studies, run once. Read the directory; change only a copy."""
     directory = tmp_path_factory.mktemp("finished") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(laboratory, "load_source", lambda *_: small_source)
-        patch.setattr(laboratory, "load_backbone", lambda *_: backbone)
+        use_small_source(patch, small_source, backbone)
         draw_nothing(patch)
         ablate(file, directory, cache)
     return directory

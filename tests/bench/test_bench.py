@@ -16,7 +16,6 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPConfig
 
-from fedpgp import laboratory
 from fedpgp.backbone.layers import Adapter, Affine, Prompt
 from fedpgp.bench import costs, depth, flops, machine, naive, recipe, report, rounds, scaling, stages, suite
 from fedpgp.bench.coarse import measure_bf16
@@ -316,9 +315,9 @@ def recipe_figures(small_source, backbone, cache) -> recipe.RecipeFigures:
     changes = ["task.clients=3", "task.shots=2", "federation.rounds=2", "federation.local_epochs=1"]
     config = load_config(changes=[*changes, "federation.path_points=1"])
     with pytest.MonkeyPatch.context() as patch:
-        for module in (recipe, laboratory):
-            patch.setattr(module, "load_source", lambda *_: small_source)
-            patch.setattr(module, "load_backbone", lambda *_: backbone)
+        tiny.use_small_source(patch, small_source, backbone)
+        patch.setattr(recipe, "load_source", lambda *_: small_source)
+        patch.setattr(recipe, "load_backbone", lambda *_: backbone)
         patch.setattr(recipe, "MULTIPLYING", 0.01)
         patch.setenv("XDG_CACHE_HOME", str(cache))
         return recipe.measure_recipe(1, lambda text: None, config, workers=1)

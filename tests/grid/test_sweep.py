@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import Command, refused, sets
-from matplotlib.figure import Figure
-from tiny import SHORT_RUN
+from tiny import SHORT_RUN, draw_nothing, use_small_source
 
 import fedpgp
-from fedpgp import Silent, laboratory
+from fedpgp import Silent
 from fedpgp.backbone import Backbone
 from fedpgp.data.sources import Source
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.grid import cells
-from fedpgp.report import comparison, curves
+from fedpgp.report import curves
 from fedpgp.report.grid import table
 
 CHANGES = [*SHORT_RUN, "federation.path_points=2"]
@@ -35,18 +34,6 @@ def files_of(directory: Path) -> dict[str, bytes]:
         for path in sorted(directory.rglob("*"))
         if path.suffix in (".safetensors", ".svg", ".toml") or path.name.startswith("sweep.")
     }
-
-
-def write_numbers(figure: Figure, file, format: str, **_) -> None:
-    """Write the lines of a figure as numbers, in the place of a drawing."""
-    lines = [line.get_xydata().tolist() for axes in figure.axes for line in axes.lines]
-    file.write(json.dumps([format, lines]).encode())
-
-
-def draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    """Leave out all figures, because drawing takes longer than training here."""
-    patch.setattr(comparison, "write_figure", lambda *_: None)
-    patch.setattr(curves, "write_figure", lambda *_: None)
 
 
 class Told(Silent):
@@ -81,9 +68,9 @@ def finished(
     """A grid of two axes, run once. Read the directory."""
     directory = tmp_path_factory.mktemp("finished") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(laboratory, "load_source", lambda *_: small_source)
-        patch.setattr(laboratory, "load_backbone", lambda *_: backbone)
+        use_small_source(patch, small_source, backbone)
         draw_nothing(patch)
+        patch.setattr(curves, "write_figure", lambda *_: None)  # a test below makes them
         sweep(AXES, directory, cache, methods=["fedpgp", "zero-shot"], seeds=2, reporter=told)
     return directory
 
@@ -149,8 +136,7 @@ def test_figures_are_drawn(finished):
 
 def test_what_is_stopped_goes_on(small, cache, tmp_path, monkeypatch):
     """One cell is finished, one is stopped in its first round, and one has not begun."""
-    monkeypatch.setattr(comparison, "write_figure", lambda *_: None)
-    monkeypatch.setattr(Figure, "savefig", write_numbers)
+    draw_nothing(monkeypatch)
     whole, stopped, axes = tmp_path / "whole", tmp_path / "stopped", ["task.shots=2,3,4"]
     sweep(axes, whole, cache)
     with pytest.raises(KeyboardInterrupt):

@@ -6,14 +6,13 @@ from statistics import fmean, stdev
 
 import pytest
 from commands import Command, refused
-from matplotlib.figure import Figure
+from tiny import draw_nothing
 
 import fedpgp
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.grid import cells
 from fedpgp.grid.cells import check_cells, distinct
-from fedpgp.report import comparison
 from fedpgp.report.reproduction import reported_table, table, tables
 from fedpgp.reproduction.recipe import names, read_recipe
 from fedpgp.reproduction.run import asked
@@ -75,9 +74,8 @@ def test_every_embedded_cell_can_be_run(name, seeds, monkeypatch, pictograms, ba
 
 @pytest.fixture
 def short(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs are short: on a small part of the data, and with empty figures, because drawing takes the longest."""
-    monkeypatch.setattr(comparison, "write_figure", lambda *_: None)
-    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+    """Runs are on a small part of the data, and nothing is drawn."""
+    draw_nothing(monkeypatch)
 
 
 @pytest.mark.usefixtures("short")

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 from commands import Command, refused, sets
-from tiny import SHORT_RUN
+from tiny import SHORT_RUN, draw_nothing
 
 import fedpgp
 from fedpgp.errors import ConfigError, OutputError
-from fedpgp.report import comparison
 from fedpgp.tracking import MLflow, Several, TensorBoard, WandB, tracker
 from fedpgp.tracking.figures import scalars, settings
 
@@ -252,7 +251,7 @@ def test_a_missing_package_is_named(module: str, text: str, tmp_path: Path, monk
 def test_the_command_line_tracks_runs_and_comparisons(
     command: Command, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparison, "write_figure", lambda *_: None)  # drawing takes longest
+    draw_nothing(monkeypatch)
     each = ["--track", "tensorboard:tb", "--track", "mlflow:sqlite:///runs.db"]
     ended = command("compare", "--methods", "zero-shot,promptfl", *each, *sets(), "-o", "out")
     assert ended.code == 0, ended.err
