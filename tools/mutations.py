@@ -74,7 +74,7 @@ class Copy:
             )
 
     def test(self, tests: Sequence[str], limit: float | None = None) -> tuple[str, str]:
-        """Run fast tests until one fails. Return "passed", "failed" or "error", and the failed test or the last line."""
+        """Run fast tests until one fails. Return "passed", "failed" or "error", and the failed test or last line."""
         options = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
         options += ["-m", "not slow and not by_hand"]
         try:
