@@ -1,7 +1,7 @@
-"""The faults of public code that docs/differences.md lists, each with a test of its number.
+"""The faults of public code in the table of docs/differences.md, each with a test of its number.
 
-Two cannot occur yet, because what they are about does not exist yet: of 11, the Dirichlet splitter that can loop
-forever, as well as CIFAR itself; what 11 says of preprocessing has a test.
+Fault 11 has two halves: the test here is about preprocessing, and tests/data/test_protocols.py tests the Dirichlet
+split, which is one draw and cannot loop.
 """
 
 import pkgutil

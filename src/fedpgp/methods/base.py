@@ -263,12 +263,12 @@ class PromptMethod(Method, ABC):
         default=16,
         ge=1,
         le=1024,
-        description="M, context vectors of a random initialisation (FedPGP's authors' script; a phrase has its own M)",
+        description="M, context vectors of a random initialisation (FedPGP's authors' code; a phrase has its own M)",
     )
     ctx_init: str = Field(
         default="random",
         min_length=1,
-        description='first: "random", N(0, 0.02²) (FedPGP\'s authors\' script), or a phrase like "a photo of a" (CoOp)',
+        description='first: "random", N(0, 0.02²) (FedPGP\'s public code), or a phrase such as "a photo of a" (CoOp)',
     )
     class_token_position: Position = Field(
         default="end", description='of the class name in the context: "end", "middle" or "front" (CoOp)'

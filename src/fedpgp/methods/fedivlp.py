@@ -29,8 +29,9 @@ class FedIVLP(DeepPhraseMethod):
     the cosine of the features that both towers give.
 
     Two configurations are public: M = m = 4, J = 9 in PromptSRC's repository, our default, and M = m = 2, J = 12 in
-    MaPLe's, where the words "of a" stay fixed in front of the class name, as they do here with context_length = 2. What
-    is averaged is ours: all vectors. With visual_length = 0 and depth = 1 this is PromptFL.
+    MaPLe's, where the words "of a" stay fixed in front of the class name, as they do here with context_length = 2. All
+    vectors are averaged, as in FedMGP's code, which has M = m = 2 and J = 1 and can also average the vectors of one
+    tower only. With visual_length = 0 and depth = 1 this is PromptFL.
     """
 
     name: ClassVar[str] = "fedivlp"

@@ -21,8 +21,12 @@ class FedKgCoOp(PromptFL):
     """PromptFL with KgCoOp's loss, which keeps the text features near CLIP's (Yao et al. 2023).
 
     L = CE + w · 1/C Σ_c ‖z_c − z_C,c‖², over all base classes, with z_c [D] the learned prompt's feature of a class and
-    z_C,c [D] the hand-written prompt's, both of unit length. The public code has 1 − cos in the place of the squared
-    distance, which is half of it: its w = 8 is a 4 here. It writes its own prompt for each data set, our "dataset".
+    z_C,c [D] the hand-written prompt's, both of unit length.
+
+    The authors' code has 1 − cos instead of the squared distance, which is twice as large. The 8 of the authors' script
+    is therefore a weight of 4 here, and our default of 8 is twice theirs. The authors' code has one hand-written prompt
+    for each dataset. guidance = "dataset" takes the same prompts, except for DTD: the authors' prompt is "a photo of a
+    {}, a type of texture.", ours is CoOp's "{} texture."; data.template sets another one.
     """
 
     name: ClassVar[str] = "fedkgcoop"
@@ -31,11 +35,14 @@ class FedKgCoOp(PromptFL):
     venue: ClassVar[str] = "CVPR"
 
     weight: float = Field(
-        default=8.0, ge=0, le=1e6, description="w, weight of the distance (authors' script, whose term is half of this)"
+        default=8.0,
+        ge=0,
+        le=1e6,
+        description="w, weight of the squared distance (ours; the authors' script has 8 on 1 − cos, which is 4 here)",
     )
     guidance: Guidance = Field(
         default="template",
-        description='z_C: of "template" (ours), "dataset" (authors\' code) or "ensemble", as in zero-shot',
+        description='z_C: of "template" (ours), "dataset" (authors\' code, except DTD) or "ensemble", as in zero-shot',
     )
 
     def templates(self, task: Task) -> Sequence[str]:

@@ -32,8 +32,9 @@ class FedPHA(PromptMethod):
     "code" only the other M − r₁ of p_G, as the thin decomposition in the public code, so that whatever is orthogonal to
     p_G goes, too. No gradient reaches p_G through the decomposition, where it is unstable; the public code has it.
 
-    Prediction is by p_i alone; somebody without one takes p_G. The lengths go round by the client's number; the authors
-    draw them from 4 to 32. Of a phrase p_i has the last M_i tokens, behind N(0, 0.02²) where it is longer (ours).
+    Prediction is by p_i alone; a client without one takes p_G. The lengths go round by the client's number. The public
+    code draws them from 4 to 32 on CIFAR and has fixed lists for Office31 and Office-Home. If the start is a phrase,
+    p_i has its last M_i tokens, behind N(0, 0.02²) where p_i is longer (ours).
     """
 
     name: ClassVar[str] = "fedpha"

@@ -33,11 +33,13 @@ class FedProDA(PromptMethod):
     The term "orthogonality" is the mean of |cos| of the features of the B prompts without a class name, over their
     pairs. Prediction takes the mean feature of all K prompts, and no v.
 
-    The divisor B + 1 is that of the public implementations, as no official one was released. Where we differ from them:
-    they go through all prompts in turn, B at a time, and take the orthogonality of all K; they mix the place of the
-    class name, a quarter of the prompts each with "front" and "middle", where one holds for all of ours. Prompts that a
-    step did not draw still move by momentum and weight decay. Of a phrase, the first prompt starts from its tokens and
-    the others from these plus N(0, 0.02²), without which all would stay equal (ours).
+    We could not read the authors' code: their repository announces it, but we found no file of it. The divisor B + 1
+    and the defaults come from third parties' code. Third parties disagree about the weight of the orthogonality: 0.1 in
+    one repository, 1.0 in FLiP, and none in BMIPRS, which leaves it out of the loss. Where we differ from their code:
+    it goes through all prompts in turn, B at a time, and takes the orthogonality of all K; it mixes the places of the
+    class name, a quarter of the prompts each with "front" and "middle", where all of our prompts have one place.
+    Prompts that a step did not draw still move by momentum and weight decay. If the start is a phrase, the first prompt
+    starts from its tokens and the others from these plus N(0, 0.02²), without which all would stay equal (ours).
     """
 
     name: ClassVar[str] = "fedproda"
@@ -46,12 +48,17 @@ class FedProDA(PromptMethod):
     venue: ClassVar[str] = "CVPR"
     extra_names: ClassVar[tuple[str, ...]] = ("",)
 
-    prompts_learned: int = Field(default=32, ge=1, le=1024, description="K, prompts in the distribution (public code)")
+    prompts_learned: int = Field(
+        default=32, ge=1, le=1024, description="K, prompts in the distribution (third parties' code)"
+    )
     prompts_per_step: int = Field(
-        default=4, ge=1, le=1024, description="B, prompts drawn for a step; a variance needs two (public code)"
+        default=4, ge=1, le=1024, description="B, prompts drawn for a step; a variance needs two (third parties' code)"
     )
     orthogonality: float = Field(
-        default=0.1, ge=0, le=1e6, description="weight of the likeness of prompts without a class name (public code)"
+        default=0.1,
+        ge=0,
+        le=1e6,
+        description="weight of the likeness of prompts without a class name (a third party's code; FLiP: 1.0)",
     )
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:

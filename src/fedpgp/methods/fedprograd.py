@@ -30,6 +30,12 @@ class FedProGrad(PromptFL):
 
     over each parameter as one vector. So the term "distillation" is recorded but not minimised: it only turns the
     gradient of "task". Some public federations of ProGrad add the two terms instead, which is plain distillation.
+
+    The authors' code has its own hand-written prompts. guidance = "dataset" takes the same prompts for Caltech101,
+    StanfordCars, SUN397, UCF101, EuroSAT and ImageNet. The authors' prompts differ for OxfordPets, OxfordFlowers,
+    FGVCAircraft and Food101 ("a type of pet, a photo of a {}.") and for DTD ("a texture of {}."); data.template sets
+    them. The first context of the authors' code is zeros, with the tokens of the dataset's prompt in the last places;
+    that start is not available here.
     """
 
     name: ClassVar[str] = "fedprograd"
@@ -39,14 +45,17 @@ class FedProGrad(PromptFL):
     turns_gradient: ClassVar[bool] = True
 
     strength: float = Field(
-        default=1.0, ge=0, le=1, description="λ, the share of a conflict that is taken out (authors' code)"
+        default=1.0,
+        ge=0,
+        le=1,
+        description="λ, the share of a conflict that is taken out (authors' script; README: 0.8 for some datasets)",
     )
     temperature: float = Field(
         default=1.0, ge=1e-6, le=1e6, description="T of zero-shot CLIP's and the prompt's softmax (authors' code)"
     )
     guidance: Guidance = Field(
         default="template",
-        description='z_C: of "template" (ours), "dataset" (authors\' code) or "ensemble", as in zero-shot',
+        description='z_C: "template" (ours), "dataset" (authors\' code, except five datasets) or "ensemble"',
     )
 
     def templates(self, task: Task) -> Sequence[str]:

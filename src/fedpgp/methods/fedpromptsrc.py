@@ -72,10 +72,15 @@ class FedPromptSRC(FedIVLP):
     they are; it has 60 templates of ImageNet, "ensemble" has seven.
 
     PromptSRC predicts with the mean over its epochs e = 1 … E of the prompts after each, with the weights of a normal
-    distribution (15 ± 1 for E = 20), and trains on without it. In a federation the server does so with its averages
-    after each round t (ours). It sends the mean up to now beside the average, so that bytes_down are twice those of
-    FedIVLP, and clients predict with the mean and train from the average. The default, 18.75 ± 1.25, is 0.75 T ± 0.05 T
-    of T = 25 rounds: set both for another T; a T far below the mean leaves nearly all weight on the last round.
+    distribution, and trains on without it. Its weights are 15 ± 1 of E = 20 for base-to-novel, 30 ± 30 or 45 ± 5 of 50
+    for few-shot runs, and 6 ± 10 of 20 across datasets. In a federation the server computes this mean of its averages
+    after each round t. It sends the mean up to now beside the average, so that bytes_down are twice those of FedIVLP,
+    and clients predict with the mean and train from the average.
+
+    The server of FLiP computes such a mean, too, with 15 ± 1 for any number of rounds, but its training goes on from
+    the unfinished sum. That our training goes on from the average, and our default, are ours: 18.75 ± 1.25 is
+    0.75 T ± 0.05 T of T = 25 rounds. Set both for another T; a T far below the mean leaves nearly all weight on the
+    last round.
     """
 
     name: ClassVar[str] = "fedpromptsrc"
@@ -95,10 +100,13 @@ class FedPromptSRC(FedIVLP):
         default=18.75,
         ge=0,
         le=1e6,
-        description="round of the largest weight (ours, 0.75 T; public code: epoch 15 of 20)",
+        description="round of the largest weight (ours, 0.75 T; PromptSRC: epoch 15 of 20; FLiP: round 15)",
     )
     gaussian_std: float = Field(
-        default=1.25, ge=1e-3, le=1e6, description="rounds of one standard deviation (ours, 0.05 T; public code: 1)"
+        default=1.25,
+        ge=1e-3,
+        le=1e6,
+        description="rounds of one standard deviation (ours, 0.05 T; PromptSRC, base-to-novel, and FLiP: 1)",
     )
 
     @property

@@ -32,9 +32,10 @@ class FedTPG(Method):
     with W₁ [8 d, d] in two halves. All of the generator is shared. A client trains on its own classes alone, in the
     softmax and in T; at prediction T has the classes of the softmax, novel ones too. A client of one class has loss 0.
 
-    The generator is that of the public code; the paper also speaks of deeper ones. There the server's average does not
-    weigh clients, which is the aggregator's `weighting` here; a client makes one step a round, and its optimizer's
-    state outlives the round.
+    The generator is that of the public code; the paper also speaks of deeper ones. The public code does not weight
+    clients in the average; here that is the aggregator's `weighting`. With its batches of 200 images and 8 shots, a
+    client makes one step a round, or two if it has more than 25 classes. The state of its optimizer outlives the round.
+    Its weight decay is 1e-5, its learning rate follows a cosine over the rounds, and its images are not augmented.
     """
 
     name: ClassVar[str] = "fedtpg"

@@ -31,7 +31,7 @@ class FedVPT(Method):
 
     This is VPT as MaPLe's repository puts it into CLIP, with m = 8 and J = 12 of 12 layers. In VPT's own code the
     vectors stand between class token and patches, start from a uniform distribution, and a linear classifier is learned
-    with them. What is averaged is ours: all vectors; FedMGP's code does so with m = 4 and J = 1.
+    with them. All vectors are averaged, as in FedMGP's code, which has m = 4 and J = 1.
     """
 
     name: ClassVar[str] = "fedvpt"

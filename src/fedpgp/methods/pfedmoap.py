@@ -73,7 +73,8 @@ class PFedMoAP(PromptMethod):
 
     In the public code it then predicts with the experts of that round; here with those that the server would send it
     next, so that after its first round the experts are mixed by a gate that no step has trained. There the prompts of a
-    round also reach the clients that are trained later in it; here none do.
+    round also reach the clients that are trained later in it; here none do. The gate of the public code has a dropout
+    of 0.1; this gate has none.
     """
 
     name: ClassVar[str] = "pfedmoap"
@@ -89,7 +90,9 @@ class PFedMoAP(PromptMethod):
     gate_width: int = Field(default=128, ge=1, le=65_536, description="g, of queries, keys and values (public code)")
     heads: int = Field(default=8, ge=1, le=1024, description="of the gate's attention (public code)")
     scaling: float = Field(default=10.0, ge=0, le=1e6, description="of the attention's products (public code)")
-    gate_learning_rate: float = Field(default=3e-3, gt=0, le=1e3, description="of the gate (third-party code)")
+    gate_learning_rate: float = Field(
+        default=3e-3, gt=0, le=1e3, description="of the gate (a third party's code; paper and its configuration: 0.01)"
+    )
 
     @property
     def learning_rates(self) -> Mapping[str, float]:

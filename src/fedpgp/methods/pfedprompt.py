@@ -25,8 +25,9 @@ class PFedPrompt(PromptFL):
     The second term is the cache of Tip-Adapter (Zhang et al. 2022). It has no parameters, is 0 for classes that the
     client has no image of, and is left out in training, where an image would meet itself, and by somebody new.
 
-    The paper's text was not at hand, and there is no public code: that its attention without parameters is of this
-    form, and that it works at prediction alone, is our reading of its summaries.
+    We had neither the paper's text nor public code of it. That its attention without parameters has this form, and that
+    it works only at prediction, is our reading of its summaries. We could not confirm the source of the defaults of α
+    and β: the configurations of Tip-Adapter that we read start from other values and search for better ones.
     """
 
     name: ClassVar[str] = "pfedprompt"
@@ -37,9 +38,17 @@ class PFedPrompt(PromptFL):
     year: ClassVar[int] = 2023
     venue: ClassVar[str] = "WWW"
 
-    alpha: float = Field(default=1.0, ge=0, le=1e6, description="α, weight of the memory (Tip-Adapter's first value)")
+    alpha: float = Field(
+        default=1.0,
+        ge=0,
+        le=1e6,
+        description="α, weight of the memory (source not found; Tip-Adapter starts at 1.17 on ImageNet, 2 on DTD)",
+    )
     beta: float = Field(
-        default=5.5, ge=0, le=1e6, description="β, how fast a remembered image fades (Tip-Adapter's first value)"
+        default=5.5,
+        ge=0,
+        le=1e6,
+        description="β, how fast a remembered image fades (source not found; Tip-Adapter starts at 1)",
     )
 
     def memory(self, images: Tensor, labels: Tensor, frozen: Frozen) -> dict[str, Tensor]:

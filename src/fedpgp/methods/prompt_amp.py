@@ -94,7 +94,7 @@ class PromptAMP(SinglePromptMethod):
     resumes_shared: ClassVar[bool] = True
 
     attraction: float = Field(
-        default=1.0, ge=0, le=1e6, description="λ, weight of the attraction (public code: PFLlib)"
+        default=1.0, ge=0, le=1e6, description="λ, weight of the attraction (a third party's code)"
     )
     alpha: float = Field(default=1.0, gt=0, le=1e9, description="α, step towards the others (public code: PFLlib)")
     sigma: float = Field(
@@ -105,10 +105,10 @@ class PromptAMP(SinglePromptMethod):
     )
     heuristic: bool = Field(default=False, description="HeurFedAMP's weights in the place of FedAMP's")
     sharpness: float = Field(
-        default=25.0, ge=0, le=1e6, description="σ of HeurFedAMP, by which cosines are multiplied (public code: flgo)"
+        default=25.0, ge=0, le=1e6, description="σ of HeurFedAMP, by which cosines are multiplied (source not found)"
     )
     self_weight: float = Field(
-        default=0.1, ge=0, lt=1, description="ξ_ii of HeurFedAMP (public code: PFLlib's former script)"
+        default=0.1, ge=0, lt=1, description="ξ_ii of HeurFedAMP (source not found; older versions of PFLlib: 1.0)"
     )
 
     @property

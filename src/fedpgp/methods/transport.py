@@ -84,7 +84,12 @@ class TransportMethod(PromptMethod, ABC):
     and training takes it for a constant. The feature of the whole image is not used.
     """
 
-    epsilon: float = Field(default=0.1, gt=0, le=1e3, description="ε, weight of the plan's entropy (public code)")
+    epsilon: float = Field(
+        default=0.1,
+        gt=0,
+        le=1e3,
+        description="ε, weight of the plan's entropy (public code; FedOTP's few-shot script: 0.01)",
+    )
     iterations: int = Field(
         default=1000,
         ge=1,
