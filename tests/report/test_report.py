@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,6 +96,13 @@ def test_the_numbers_behind_figures_are_those_of_naive_loops(compared):
     change = (run.prompts["private/1/U"] @ run.prompts["private/1/V"]).double().numpy()
     expected = np.linalg.svd(change, compute_uv=False)
     assert values[values["client"] == 1]["value"].tolist() == pytest.approx(expected[:4].tolist(), rel=1e-5)
+
+
+def test_without_a_path_the_shared_part_answers_as_the_clients_models_do(compared):
+    run = fedpgp.load_comparison(compared).of("fedpgp")[0]
+    single = replace(run, outcomes=SimpleNamespace(alphas=(1.0,)))
+    gains = frames.clients(fedpgp.Comparison([single]))
+    assert set(gains["over"]) == {"shared part"} and not gains["gain"].any()
 
 
 def test_local_is_resampled_as_by_a_loop_over_clients(compared):
@@ -188,17 +196,21 @@ def test_runs_across_machines_are_shown_without_what_stayed_there(compared, tmp_
 
 
 def test_it_follows_a_running_experiment_until_its_end(small, cache, tmp_path, monkeypatch):
-    target, pages = tmp_path / "live.html", []
+    target, pages, written = tmp_path / "live.html", [], []
     rounds = fedpgp.rounds("fedpgp", changes=SHORT_RUN, output=tmp_path / "run", cache=cache)
     next(rounds)
 
     def rest(seconds: float) -> None:
+        """The run goes on after every second rest."""
         pages.append(target.read_text(encoding="utf-8"))
-        next(rounds, None)
+        written.append(target.stat().st_ino)  # a page is replaced, not changed
+        if len(pages) % 2 == 0:
+            next(rounds, None)
 
     monkeypatch.setattr(write.time, "sleep", rest)
     follow([tmp_path / "run"], target)
     assert all('http-equiv="refresh"' in page for page in pages)
-    assert [re.search(r"\((\d) rounds\)", page)[1] for page in pages] == ["1", "2"]
+    assert [re.search(r"\((\d) rounds\)", page)[1] for page in pages] == ["1", "1", "2", "2"]
+    assert written[0] == written[1] != written[2] == written[3], "written again only after a round"
     last = target.read_text(encoding="utf-8")
     assert 'http-equiv="refresh"' not in last and "singular-values" in last
