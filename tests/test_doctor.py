@@ -84,7 +84,8 @@ def test_a_cache_that_cannot_be_written(ask, tmp_path):
 
 
 def test_a_missing_package_is_wrong_a_missing_extra_or_a_full_disk_only_told(ask, monkeypatch):
-    monkeypatch.setattr(doctor, "EXTRAS", {"odd": (("no-such-package",), "something odd")})
+    monkeypatch.setattr(doctor, "EXTRAS", {"odd": "something odd"})
+    monkeypatch.setattr(doctor, "requires", lambda _: ["no-such-package>=1; extra == 'odd'", "torch>=2"])
     monkeypatch.setattr(doctor, "ROOM", 10**18)
     code, found = ask()
     assert code == 0
@@ -131,3 +132,10 @@ def test_a_hub_is_left_alone_offline(ask, hub, monkeypatch):
     code, found = ask("--network")
     assert code == 0
     assert found["model hub"]["state"] == "note"
+
+
+def test_extras_are_those_of_the_package_with_what_they_bring_themselves():
+    found = {extra: set(doctor._packages("fedpgp", extra)) for extra in doctor.EXTRAS}
+    assert {"alembic", "mlflow-skinny", "wandb"} <= found["tracking"]
+    assert {"flwr", "ray"} <= found["flower"]
+    assert not any("torch" in packages for packages in found.values())

@@ -5,12 +5,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from packaging.requirements import Requirement
 from rich.filesize import decimal
 
 import fedpgp
@@ -18,13 +19,13 @@ from fedpgp.errors import FedPGPError
 from fedpgp.processes import cores
 
 PACKAGES = ("torch", "transformers", "numpy", "pillow", "pyarrow", "datasets", "huggingface-hub", "safetensors")
-EXTRAS = {  # what has to be there, and what it enables
-    "flower": (("flwr", "ray", "cryptography", "dp-accounting", "prometheus-client"), "federations on Flower"),
-    "privacy": (("dp-accounting",), "dp-fpl, and epsilon of a run"),
-    "report": (("altair", "jinja2", "scikit-learn", "vl-convert-python"), "fedpgp report"),
-    "tracking": (("mlflow-skinny", "sqlalchemy", "tensorboard", "wandb"), "MLflow, TensorBoard, Weights & Biases"),
-    "onnx": (("onnx", "onnxruntime", "onnxscript"), "fedpgp export --format onnx"),
-    "demo": (("python-multipart", "starlette", "uvicorn"), "fedpgp demo"),
+EXTRAS = {  # what the packages of an extra enable
+    "flower": "federations on Flower",
+    "privacy": "dp-fpl, and epsilon of a run",
+    "report": "fedpgp report",
+    "tracking": "MLflow, TensorBoard, Weights & Biases",
+    "onnx": "fedpgp export --format onnx",
+    "demo": "fedpgp demo",
 }
 TIMEOUT = 3.0  # seconds
 ROOM = 1_000_000_000  # bytes of free disk below which it is told
@@ -74,7 +75,8 @@ def _versions() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    for extra, (packages, enables) in EXTRAS.items():
+    for extra, enables in EXTRAS.items():
+        packages = list(_packages("fedpgp", extra))
         missing = [name for name in packages if not _installed(name)]
         if missing:
             advice = f'pip install -c constraints.txt ".[{extra}]" for {enables}'
@@ -82,6 +84,19 @@ def _extras() -> Iterator[Finding]:
         else:
             versions = ", ".join(f"{name} {version(name)}" for name in packages)
             yield Finding("extras", extra, "ok", f"{enables} ({versions})")
+
+
+def _packages(distribution: str, extra: str) -> Iterator[str]:
+    """The packages that an extra of an installed distribution names, with those of their own extras."""
+    for line in requires(distribution) or ():
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            continue
+        if requirement.marker.evaluate({"extra": extra}):
+            yield requirement.name
+            for inner in requirement.extras:
+                if _installed(requirement.name):
+                    yield from _packages(requirement.name, inner)
 
 
 def _installed(name: str) -> bool:
