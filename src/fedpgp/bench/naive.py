@@ -1,8 +1,9 @@
 """FedPGP as public code computes it: the yardstick, written to be read and not to be fast.
 
-Transcribed from what is known of the authors' code (docs/differences.md, number 3), on transformers' own modules: four text passes of whole sequences in every step, for p_G, for p_i, for U V alone (never used) and for
-z_C (constant), and the image encoder for every image whenever it is looked at. One thing is done as in the paper and
-not as there: z_C is that of "a photo of a {class}.", so that both sides compute the same numbers.
+Transcribed from what is known of the authors' code (docs/differences.md, number 3), on transformers' own modules: four
+text passes of whole sequences in every step, for p_G, for p_i, for U V alone (never used) and for z_C (constant), and
+the image encoder for every image whenever it is looked at. One thing is done as in the paper and not as there: z_C is
+that of "a photo of a {class}.", so that both sides compute the same numbers.
 
 Letters: C classes, L sequence length, M context vectors, b bottleneck, B images, d token width, D feature width.
 """
