@@ -94,9 +94,8 @@ def _packages(distribution: str, extra: str) -> Iterator[str]:
             continue
         if requirement.marker.evaluate({"extra": extra}):
             yield requirement.name
-            for inner in requirement.extras:
-                if _installed(requirement.name):
-                    yield from _packages(requirement.name, inner)
+            for inner in requirement.extras if _installed(requirement.name) else ():
+                yield from _packages(requirement.name, inner)
 
 
 def _installed(name: str) -> bool:
