@@ -76,6 +76,16 @@ def test_images(like) -> torch.Tensor:
     return tiny.random_features(9, like, seed=9)
 
 
+def settings_of(method) -> Settings:
+    """Those of a method that sets some of them itself."""
+    own = {key: getattr(method, key, None) for key in ("momentum", "weight_decay", "optimizer", "betas", "eps")}
+    given = {name: value for name, value in own.items() if value is not None}
+    return Settings(
+        **{"momentum": tiny.SETTINGS["momentum"], "weight_decay": tiny.SETTINGS["weight_decay"]} | given,
+        learning_rate=method.learning_rates["shared"],
+    )
+
+
 def world_of(method, exact, data, rounds, seed=0, epochs=EPOCHS) -> World:
     """What the oracle is given: the library's first values, and its draws of the images' order."""
     task, kind = data.task, kind_of(method)
@@ -108,7 +118,7 @@ def world_of(method, exact, data, rounds, seed=0, epochs=EPOCHS) -> World:
         clients=clients,
         first=first,
         schedule=schedule,
-        settings=Settings(method.learning_rates["shared"], tiny.SETTINGS["momentum"], tiny.SETTINGS["weight_decay"]),
+        settings=settings_of(method),
         generator=lambda number, client: tiny.generator(seed, "step", number, client),
         all_names=ALL_NAMES,
         base=[tiny.BASE.index(label) if label in tiny.BASE else -1 for label in range(len(tiny.NAMES))],
@@ -117,17 +127,18 @@ def world_of(method, exact, data, rounds, seed=0, epochs=EPOCHS) -> World:
 
 
 def check_agreement(
-    method, oracle, backbones, monkeypatch, *, rounds=2, epochs=EPOCHS, images="random", settings=None
+    method, oracle, backbones, monkeypatch, *, rounds=2, epochs=EPOCHS, images="random", settings=None, rate_of=None
 ) -> None:
     """Fails where losses, followed gradients, parameters after a round or logits differ from the oracle's.
 
     oracle: World -> Record; backbones: {"float64": …, "float32": …}, the first is what the oracle reads with.
-    settings: further fields of FederationConfig for the library.
+    settings: further fields of FederationConfig for the library; rate_of: the oracle's learning rates.
     """
     exact, kind = backbones["float64"], kind_of(method)
     real = images == "real"
     first = tiny.data(exact, real_images(exact, kind) if real else None, kind)
     world = world_of(method, exact, first, rounds, epochs=epochs)
+    world.settings.rate_of = rate_of
     expected = oracle(world)
     for precision, ours in backbones.items():
         data = tiny.data(ours, real_images(ours, kind) if real else None, kind)

@@ -166,3 +166,15 @@ def command(
         return Ended(int(ended.value.code or 0), *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture(scope="session")
+def backbones(exact):
+    """What oracles are compared with."""
+    return {"float64": exact}
+
+
+@pytest.fixture(scope="session")
+def both_precisions(exact, compact):
+    """float32, too: for one method of each kind of `reads`, since the engine's path depends on the kind only."""
+    return {"float64": exact, "float32": compact}

@@ -42,13 +42,13 @@ def broken(monkeypatch, **changes):
 
 
 class Sending(FedPGP):
-    """Copies V [b, d] into the shared context [M, d] after every step."""
+    """Copies V [b, d] into the shared context [M, d] after training."""
 
     name = "sending"
 
-    def after_step(self, params, rng):
+    def after_training(self, params, rng):
         V = params.private["V"]
-        return {"p_G": torch.cat([V, params.shared["p_G"][len(V) :]])}
+        return replace(params, shared={"p_G": torch.cat([V, params.shared["p_G"][len(V) :]])})
 
 
 def changes_arguments(self, params, text, images, frozen):
@@ -170,9 +170,9 @@ class SendingARow(FedPGP):
 
     name = "sending"
 
-    def after_step(self, params, rng):
+    def after_training(self, params, rng):
         row = torch.cat([params.private["V"][0, :64], params.shared["p_G"][0, 64:]])[None]
-        return {"p_G": torch.cat([params.private["V"][1:2], row, params.shared["p_G"][2:]])}
+        return replace(params, shared={"p_G": torch.cat([params.private["V"][1:2], row, params.shared["p_G"][2:]])})
 
 
 class Detour(FedPGP):
@@ -210,8 +210,8 @@ class SendingAnImage(PromptFL):
     def memory(self, images, labels, frozen):
         return {"first": images[0]}
 
-    def after_step(self, params, rng):
-        return {"z": params.memory["first"]}
+    def after_training(self, params, rng):
+        return replace(params, shared={**params.shared, "z": params.memory["first"]})
 
 
 class SummingExamples(PromptFL):

@@ -12,16 +12,18 @@ import tomli_w
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from fedpgp import reserved
 from fedpgp.aggregators import AGGREGATORS, Aggregator
 from fedpgp.aggregators.base import STRICT
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods import METHODS, Method
+from fedpgp.methods.base import Beta, Optimizer, Period, Schedule, TrainedMethod
 from fedpgp.plugins import find_method, installed
+from fedpgp.published import PUBLISHED, Setting
 
 DEFAULT_AGGREGATOR = "fedavg"
 EMBEDDED = "pictograms"
 SUGGESTED = 3  # of the sections that have a key, in a message
-RECIPE = "recipe"  # a table that is no section: of those files whose configs are fedpgp reproduce's
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -52,7 +54,11 @@ class DataConfig:
         default=0.1, gt=0, lt=1, description="of every class's training images, where there is no validation split"
     )
     augmented_views: int = Field(
-        default=1, ge=1, le=1000, description="1: centre crop; K: random crops of each training image, one per epoch"
+        default=1,
+        ge=1,
+        le=1000,
+        description="views of each training image. 1: the centre crop; K: random crops, half of them flipped, of which"
+        " each epoch draws one (authors' code: a new crop in each epoch; CIFAR: neither crop nor flip)",
     )
     token_precision: Literal["full", "float16"] = Field(
         default="full", description="of patch features and states of the image tower on disk; float16 takes half"
@@ -83,6 +89,11 @@ class TaskConfig:
         default=None,
         ge=1,
         description="classes: of each; unset: all dealt out (paper). pathological: of each, with overlap",
+    )
+    class_division: Literal["even", "authors"] = Field(
+        default="even",
+        description='with the partition classes; "even": numbers of classes that differ by at most one, drawn by the'
+        ' seed; "authors": round(C / N) for each client, the rest for the last one, one draw for all seeds',
     )
     shards_per_client: int = Field(default=2, ge=1, description="shards: sorted by class and cut (McMahan et al.)")
     concentration: float = Field(
@@ -133,6 +144,11 @@ class FederationConfig:
     participation: float = Field(
         default=1.0, gt=0, le=1, description="share of the clients in a round (paper, base-to-novel)"
     )
+    participation_rounding: Literal["nearest", "down"] = Field(
+        default="nearest",
+        description='how participation * N becomes a number of clients, at least 1: "nearest", or "down", which is'
+        " int() as in the authors' code: int(0.29 * 100) is 28",
+    )
     everyone_first: bool = Field(default=False, description="all clients take part in round 1 (authors' code: true)")
     independent_private: bool = Field(
         default=False, description="a first U, V of its own for each client (authors' code: false)"
@@ -146,8 +162,39 @@ class FederationConfig:
     batch_size: int = Field(
         default=8, ge=1, description="images in a local step; the last may have fewer (paper: = shots)"
     )
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of SGD, new in each round (authors' script)")
-    weight_decay: float = Field(default=5e-4, ge=0, le=1e3, description="(authors' script)")
+    optimizer: Optimizer = Field(
+        default="sgd", description='"sgd", "adam" or "adamw"; this and the next ten can also be set for one method'
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd (default of Dassl, which the authors use)")
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), strict=False, description="of adam and adamw (PyTorch)")
+    eps: float = Field(default=1e-8, gt=0, le=1, description="of adam and adamw (PyTorch)")
+    weight_decay: float = Field(
+        default=5e-4,
+        ge=0,
+        le=1e3,
+        description="added to the gradient, but with adamw apart from it (default of Dassl, which the authors use)",
+    )
+    schedule: Schedule = Field(
+        default="constant", description='"constant" (FedPGP), "cosine" down to 0, or "step": of the learning rates'
+    )
+    schedule_over: Period = Field(
+        default="rounds",
+        description="the schedule goes once over all rounds, or over the local epochs or steps of each round",
+    )
+    warmup: int = Field(
+        default=0, ge=0, le=1_000_000, description="rounds, epochs or steps at the beginning of the run, before it"
+    )
+    warmup_rate: float | None = Field(
+        default=None, gt=0, le=1e3, description="learning rate in the warm-up (CoOp: 1e-5); unset: rises linearly"
+    )
+    step_every: int = Field(
+        default=10, ge=1, le=1_000_000, description="step: after so many rounds, epochs or steps the rate falls"
+    )
+    step_factor: float = Field(default=0.1, gt=0, le=1, description="step: to this share of itself (PyTorch)")
+    optimizer_state: Literal["reset", "keep"] = Field(
+        default="reset",
+        description='momentum and the like: new in each round, or "keep": a client goes on with its own',
+    )
     engine: Literal["local", "simulation", "deployment"] = Field(
         default="local",
         description="this process; Flower's simulation, on Ray; or machines, see fedpgp federate. Figures are the same",
@@ -222,13 +269,9 @@ class PrivacyConfig:
 
 
 EMBEDDED_ORIGIN = "the embedded recipe"  # of a value that is neither a default nor asked for
-SECTIONS: dict[str, type] = {
-    "data": DataConfig,
-    "task": TaskConfig,
-    "backbone": BackboneConfig,
-    "federation": FederationConfig,
-    "privacy": PrivacyConfig,
-}
+SECTIONS: dict[str, type] = dict(
+    zip(reserved.SECTIONS, (DataConfig, TaskConfig, BackboneConfig, FederationConfig, PrivacyConfig), strict=True)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,7 +296,10 @@ class ExperimentConfig:
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def to_toml(self) -> str:
-        """The effective configuration with, behind each value, what it is and where it was set."""
+        """The effective configuration with, behind each value, what it is and where it was set.
+
+        What a method leaves to [federation], such as its optimizer, stands there alone.
+        """
         sections: dict[str, Any] = {name: getattr(self, name) for name in SECTIONS}
         sections |= {**self.aggregators, **self.methods}
         return "\n".join(
@@ -290,6 +336,7 @@ def load_config(
     methods: Sequence[type[Method]] = (),
     *,
     foreign: bool = False,
+    published: Sequence[Setting] = (),
 ) -> ExperimentConfig:
     """The experiment that a TOML file describes, with changes of the form "section.key=value" on top.
 
@@ -298,6 +345,7 @@ def load_config(
     methods: further ones beside ours and those of installed packages.
     foreign: leave out the sections of methods that are neither ours nor among `methods`: to read results no code of
     somebody else is needed.
+    published: values on top of those of the file, and below the changes.
     Raises ConfigError with one line per fault: file and line, field, what is allowed, what was found.
     """
     path = _found(EMBEDDED if file is None else file)
@@ -310,12 +358,12 @@ def load_config(
             values[name] = {**values.get(name, {}), **keys}
             origins |= {f"{name}.{key}": origin for key in keys}
         places |= {name: f"{one.path}:{line}" for name, line in one.lines.items()}
-    for change in changes:
-        name, key, value = parse_change(change)
+    on_top = [(setting.section, setting.key, setting.value, PUBLISHED) for setting in published]
+    for name, key, value, origin in [*on_top, *((*parse_change(change), "--set") for change in changes)]:
         values.setdefault(name, {})[key] = value
-        origins[f"{name}.{key}"] = "--set"
-        places[f"{name}.{key}"] = "--set"
-        places.setdefault(name, "--set")
+        origins[f"{name}.{key}"] = origin
+        places[f"{name}.{key}"] = origin
+        places.setdefault(name, origin)
 
     faults: list[str] = []
     built: dict[str, Any] = {}
@@ -365,7 +413,7 @@ def _chain(path: Path) -> list[_File]:
     chain = [_read(path)]
     while (name := chain[0].extends) is not None:
         first, known = chain[0], recipes()
-        place = f"{first.path}:{first.lines['extends']}: extends"
+        place = f"{first.path}:{first.lines[reserved.EXTENDS]}: {reserved.EXTENDS}"
         if name not in known:
             raise ConfigError(f"{place} must be the name of a recipe, got {name!r}; {nearest(str(name), known)}")
         if any(known[name] == file.path for file in chain):
@@ -391,8 +439,8 @@ def _read(path: Path) -> _File:
             lines[name] = number
         elif key := re.match(r"\s*([\w-]+(?:\.[\w-]+)*)\s*=", line):
             lines[f"{name}.{key[1]}" if name else key[1]] = number
-    extends = tables.pop("extends", None)
-    tables.pop(RECIPE, None)
+    extends = tables.pop(reserved.EXTENDS, None)
+    tables.pop(reserved.RECIPE, None)
     loose = [key for key, value in tables.items() if not isinstance(value, dict)]
     if loose:
         raise ConfigError(f"{path}:{lines.get(loose[0], 1)}: {loose[0]} must stand in a section such as [federation]")
@@ -445,8 +493,11 @@ def reason(detail: Any) -> str:
 def _section_toml(name: str, section: Any, origins: Mapping[str, str]) -> str:
     summary = (type(section).__doc__ or "").strip().splitlines()[0]
     lines = [f"# {summary}", f"[{name}]"]
+    left = {item.name for item in dataclasses.fields(TrainedMethod)} if isinstance(section, TrainedMethod) else set()
     for item in dataclasses.fields(section):
         value = getattr(section, item.name)
+        if value is None and item.name in left:
+            continue  # that of [federation]
         about = section.__pydantic_fields__[item.name].description
         origin = origins.get(f"{name}.{item.name}", "default")
         shown = tomli_w.dumps({item.name: value}).strip() if value is not None else f"# {item.name} ="

@@ -83,7 +83,7 @@ def _fitted(lab: Laboratory, run: Run, name: str, seed: int, epochs: int, report
         raise ConfigError(f"{name} has no private part to fit: a new client takes the shared part as it is")
     server = Server(_shared(run, course))
     federation = Federation(course, lab.data(method, seed), lab.backbone)
-    training = LocalTraining(epochs, settings.batch_size, settings.momentum, settings.weight_decay, private_alone=True)
+    training = LocalTraining.of(method, settings, epochs, private_alone=True)
     number = int(run.results["rounds"]) + 1
     reporter.progress("fitting the private part", 0, epochs)
     (job,) = federation.fitting(number, server, course.states(lambda client: None), training)

@@ -1,18 +1,23 @@
-"""Softmax, SGD and FedAvg, written out; and what goes into an oracle's run and comes out of it."""
+"""Softmax, optimizers and FedAvg, written out; and what goes into an oracle's run and comes out of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 
 @dataclass
 class Settings:
-    """The numbers of local training."""
+    """The numbers of local training. rate_of: (round, client, step of the round) -> learning rate, where it varies."""
 
     learning_rate: float
     momentum: float
     weight_decay: float
+    optimizer: str = "sgd"
+    betas: tuple = ()
+    eps: float = 0.0
+    rate_of: Callable | None = None
 
 
 @dataclass
@@ -66,16 +71,43 @@ def gradients(loss, theta):
     return {name: torch.zeros_like(value) if g is None else g for (name, value), g in pairs}
 
 
-def train(loss_of, parameters, images, labels, batches, settings, direction_of=None, after_step=None):
-    """Local training of one client: g ← ∇loss + λ θ, v ← m v + g, θ ← θ − η v, from v = 0.
+def sgd(theta, gradient, memory, rate, step, settings):
+    """g ← ∇ + λ θ, v ← m v + g, θ − η v, from v = 0."""
+    g = gradient + settings.weight_decay * theta
+    memory["v"] = settings.momentum * memory.get("v", 0) + g
+    return theta - rate * memory["v"]
+
+
+def adam(theta, gradient, memory, rate, step, settings):
+    """Kingma and Ba 2015, algorithm 1, with the decay as a part of the gradient."""
+    return _adam(theta, gradient + settings.weight_decay * theta, memory, rate, step, settings)
+
+
+def adamw(theta, gradient, memory, rate, step, settings):
+    """Loshchilov and Hutter 2019, algorithm 2, whose decay is scaled by the learning rate, as in PyTorch."""
+    return _adam(theta, gradient, memory, rate, step, settings) - rate * settings.weight_decay * theta
+
+
+def _adam(theta, g, memory, rate, step, settings):
+    first, second = settings.betas
+    memory["m"] = first * memory.get("m", 0) + (1 - first) * g
+    memory["v"] = second * memory.get("v", 0) + (1 - second) * g**2
+    mean, square = memory["m"] / (1 - first**step), memory["v"] / (1 - second**step)
+    return theta - rate * mean / (square**0.5 + settings.eps)
+
+
+def train(loss_of, parameters, images, labels, batches, settings, direction_of=None, rate_of=None):
+    """Local training of one client, with an optimizer that remembers nothing at first.
 
     loss_of: (θ, images, labels) -> loss, or with direction_of its terms by name, which (terms, θ) makes a gradient of;
-    after_step: θ -> values that replace some of it. Returns θ and (loss, gradient) of every step.
+    rate_of: step, from 0 -> learning rate, where it varies. Returns θ and (loss, gradient) of every step.
     """
     theta = {name: value.clone() for name, value in parameters.items()}
-    velocity = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    memories = {name: {} for name in parameters}
+    update = {"sgd": sgd, "adam": adam, "adamw": adamw}[settings.optimizer]
     steps = []
     for batch in batches:
+        rate = settings.learning_rate if rate_of is None else rate_of(len(steps))
         for name in theta:
             theta[name] = theta[name].detach().requires_grad_(True)
         loss = loss_of(theta, images[batch], labels[batch])
@@ -86,11 +118,7 @@ def train(loss_of, parameters, images, labels, batches, settings, direction_of=N
         steps.append((loss.item(), {name: g.detach() for name, g in gradient.items()}))
         with torch.no_grad():
             for name in theta:
-                velocity[name] = settings.momentum * velocity[name] + gradient[name]
-                velocity[name] = velocity[name] + settings.weight_decay * theta[name]
-                theta[name] = theta[name] - settings.learning_rate * velocity[name]
-            if after_step is not None:
-                theta = {**theta, **after_step(theta)}
+                theta[name] = update(theta[name], gradient[name], memories[name], rate, len(steps), settings)
     return {name: value.detach() for name, value in theta.items()}, steps
 
 
@@ -121,6 +149,7 @@ def federate(world, shared, loss_of, logits_of, **train_options):
                 *world.clients[i],
                 batches,
                 world.settings,
+                rate_of=world.settings.rate_of and partial(world.settings.rate_of, number, i),
                 **{name: option(number, i) for name, option in train_options.items()},
             )
             private[i] = {name: theta[name] for name in private[i]}

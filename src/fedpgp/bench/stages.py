@@ -19,6 +19,7 @@ from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.bench.machine import first_call, seconds
 from fedpgp.bench.naive import Naive, make_naive, read, see
 from fedpgp.bench.shapes import BATCH, CLIENTS, Scene
+from fedpgp.config import FederationConfig
 from fedpgp.data.images import Images
 from fedpgp.errors import FedPGPError
 from fedpgp.federation.client import ClientJob, LocalTraining, in_groups, train_clients
@@ -137,6 +138,7 @@ def batched_clients(step: Step) -> Outcome:
 def client_groups(step: Step) -> list[Sequence[ClientJob]]:
     """Those clients in the groups in which the library trains them; plain SGD, so that a step shows its gradient."""
     method = replace(step.method, learning_rate=RATE, private_learning_rate=None)
+    settings = FederationConfig(local_epochs=1, batch_size=BATCH, momentum=0.0, weight_decay=0.0)
     jobs = [
         ClientJob(
             method=method,
@@ -148,7 +150,7 @@ def client_groups(step: Step) -> list[Sequence[ClientJob]]:
             labels=step.labels,
             classes=step.tokens,
             frozen=step.frozen,
-            training=LocalTraining(local_epochs=1, batch_size=BATCH, momentum=0.0, weight_decay=0.0),
+            training=LocalTraining.of(method, settings),
             seed=0,
             round=1,
             client=client,

@@ -1,12 +1,14 @@
 """Local training of one client, and of several at once."""
 
+from __future__ import annotations
+
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, zip_longest
 from statistics import fmean
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,26 +18,62 @@ from fedpgp.backbone import Towers
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.images import Images
 from fedpgp.errors import TrainingError
+from fedpgp.federation.optimization import Optimization, restore, state_of
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Batch, Frozen, Method, Params
 from fedpgp.randomness import generator
 from fedpgp.reading import see
+
+if TYPE_CHECKING:
+    from fedpgp.config import FederationConfig
 
 ROWS = 1280  # of text in a step of a group: measured, see docs/benchmark.md
 
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """How every client trains: SGD, new in each round, so that no momentum outlives a round or meets another client.
+    """How every client trains in a round.
 
+    rounds: of the whole federation. What is trained after them, as in fine-tuning, has an optimizer without a memory,
+    no warm-up, and the full learning rate where the schedule goes over rounds.
     private_alone: the shared part stays as it is.
     """
 
     local_epochs: int
     batch_size: int
-    momentum: float
-    weight_decay: float
+    optimization: Optimization
+    rounds: int
     private_alone: bool = False
+
+    @classmethod
+    def of(
+        cls, method: Method, settings: FederationConfig, epochs: int | None = None, private_alone: bool = False
+    ) -> LocalTraining:
+        """That of a method under the settings; epochs: None takes federation.local_epochs."""
+        return cls(
+            local_epochs=settings.local_epochs if epochs is None else epochs,
+            batch_size=settings.batch_size,
+            optimization=Optimization.of(method, settings),
+            rounds=settings.rounds,
+            private_alone=private_alone,
+        )
+
+    def keeps_state(self, number: int) -> bool:
+        """Whether the optimizer goes on in round `number` from where it was in the client's last one."""
+        return self.optimization.keeps_state and number <= self.rounds
+
+    def rate(self, group: str, number: int, step: int, epoch_steps: int) -> float:
+        """The learning rate of a group in a step of round `number`, for a client with so many steps in an epoch."""
+        over = self.optimization.schedule_over
+        place, period = {
+            "rounds": (number - 1, self.rounds),
+            "epochs": (step // epoch_steps, self.local_epochs),
+            "steps": (step, self.local_epochs * epoch_steps),
+        }[over]
+        before = 0 if over == "rounds" else (number - 1) * period
+        if number > self.rounds:
+            place, before = (0 if over == "rounds" else place), self.optimization.warmup
+        return self.optimization.rate(group, before + place, place, period)
 
 
 @dataclass(frozen=True)
@@ -96,7 +134,7 @@ class _Training:
     steps: int = 0
 
     @classmethod
-    def of(cls, job: ClientJob) -> "_Training":
+    def of(cls, job: ClientJob) -> _Training:
         first = job.params
         params = Params(_trainable(first.shared), _trainable(first.private), first.received, first.memory)
         return cls(job, params, generator(job.seed, "step", job.round, job.client))
@@ -104,6 +142,11 @@ class _Training:
     @property
     def tensors(self) -> dict[str, Tensor]:
         return {**self.params.shared, **self.params.private}
+
+    @property
+    def epoch_steps(self) -> int:
+        """How many steps it makes in an epoch."""
+        return math.ceil(len(self.job.labels) / self.job.training.batch_size)
 
     def correct(self) -> None:
         """Lets the aggregator turn the gradient of the shared part, and adds up what it was before."""
@@ -113,10 +156,7 @@ class _Training:
                 own, download = self.job.own.control, self.job.download
                 value.grad = self.job.aggregator.correct(name, value.grad, value.detach(), download, own)
 
-    @torch.no_grad()
     def after_step(self) -> None:
-        for name, value in self.job.method.after_step(self.params, self.rng).items():
-            self.tensors[name].copy_(value)
         self.steps += 1
 
 
@@ -134,18 +174,11 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
     Raises TrainingError, naming client, round and step, where a loss is not finite.
     """
     first = jobs[0]
-    method, rates, training = first.method, first.method.learning_rates, first.training
+    method = first.method
     clients = [_Training.of(job) for job in jobs]
-    groups = {"private": [tensor for one in clients for tensor in one.params.private.values()]}
-    if not training.private_alone:
-        groups["shared"] = [tensor for one in clients for tensor in one.params.shared.values()]
-    optimizer = torch.optim.SGD(  # the state of each tensor is its own: no momentum meets another client
-        [{"params": tensors, "lr": rates[group]} for group, tensors in groups.items() if tensors],
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-    )
+    optimizer = _Optimizer.of(clients)
     constant = _constant(towers, clients)
-    for batches in zip_longest(*map(_batches, jobs)):
+    for step, batches in enumerate(zip_longest(*map(_batches, jobs))):
         working = [(client, chosen) for client, chosen in zip(clients, batches, strict=True) if chosen is not None]
         parts, prompts, given = [], [], []
         for client, chosen in working:
@@ -172,7 +205,7 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
                 raise TrainingError(f"{place}: {error}") from error
             for term, value in losses.items():
                 terms[term].append(value)
-        optimizer.zero_grad()  # to None, which leaves alone whoever has no batch in this step
+        optimizer.zero_grad()
         if method.turns_gradient:
             _turn(method, terms, given)
         else:
@@ -180,10 +213,54 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
         if first.aggregator.controls:
             for client, _ in given:
                 client.correct()
-        optimizer.step()
+        optimizer.step(step)
         for client, _ in given:
             client.after_step()
-    return [_update(client) for client in clients]
+    return [_update(client, optimizer.state(client)) for client in clients]
+
+
+@dataclass
+class _Optimizer:
+    """The optimizer of several clients, in which the state of each tensor is its own: no client's meets another's.
+
+    groups: by place of PyTorch's groups, "shared" or "private", and how many steps their clients make in an epoch.
+    """
+
+    training: LocalTraining
+    number: int
+    groups: Sequence[tuple[str, int]]
+    inner: torch.optim.Optimizer
+
+    @classmethod
+    def of(cls, clients: Sequence[_Training]) -> _Optimizer:
+        training, number = clients[0].job.training, clients[0].job.round
+        tensors: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
+        for client in clients:
+            steps = client.epoch_steps if training.optimization.varies_in_round else 1
+            tensors["private", steps] += client.params.private.values()
+            if not training.private_alone:
+                tensors["shared", steps] += client.params.shared.values()
+        groups = [group for group, some in tensors.items() if some]
+        inner = training.optimization.new([(group[0], tensors[group]) for group in groups])
+        if training.keeps_state(number):
+            for client in clients:
+                restore(inner, client.tensors, client.job.own.optimizer)
+        return cls(training, number, groups, inner)
+
+    def zero_grad(self) -> None:
+        """Sets gradients to None, which leaves alone whoever has no batch in the next step."""
+        self.inner.zero_grad()
+
+    def step(self, step: int) -> None:
+        """Follows the gradients, at the learning rates of a step of the round, counted from 0."""
+        if self.training.optimization.varies:
+            for (group, epoch_steps), settings in zip(self.groups, self.inner.param_groups, strict=True):
+                settings["lr"] = self.training.rate(group, self.number, step, epoch_steps)
+        self.inner.step()
+
+    def state(self, client: _Training) -> Tensors:
+        """What a client keeps of it for its next round."""
+        return state_of(self.inner, client.tensors) if self.training.keeps_state(self.number) else {}
 
 
 def _constant(towers: Towers, clients: Sequence[_Training]) -> dict[int, list[Tensor]]:
@@ -284,8 +361,11 @@ def _batches(job: ClientJob) -> Iterator[_Chosen]:
             yield _Chosen(images[chosen], job.labels[chosen])
 
 
-def _update(client: _Training) -> ClientUpdate:
-    """What comes of a round, after a look at all losses: a look in every step would hold up a GPU."""
+def _update(client: _Training, optimizer: Tensors) -> ClientUpdate:
+    """What comes of a round, after a look at all losses: a look in every step would hold up a GPU.
+
+    optimizer: what is kept of its state.
+    """
     job, steps = client.job, client.steps
     terms = {name: torch.stack(values) for name, values in client.terms.items()}
     finite = torch.stack(list(terms.values())).isfinite().all(0)
@@ -307,6 +387,7 @@ def _update(client: _Training) -> ClientUpdate:
             private=dict(after.private),
             kept=shared if job.method.keeps_shared else {},
             control=control,
+            optimizer=optimizer,
         ),
         losses={name: fmean(values.tolist()) for name, values in terms.items()},
     )

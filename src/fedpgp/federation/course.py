@@ -97,7 +97,7 @@ class Course:
         if self.method.pooled:
             return [0]
         share = 1.0 if number == 1 and settings.everyone_first else settings.participation
-        return participants(self.clients, share, self.seed, number)
+        return participants(self.clients, share, settings.participation_rounding, self.seed, number)
 
     def aggregator_of(self, number: int) -> Aggregator:
         """The one that local training must know of in a round."""
@@ -105,19 +105,19 @@ class Course:
 
     def training(self, number: int) -> LocalTraining:
         """How every client trains in a round."""
-        settings = self.settings
-        epochs = self.method.finetune_epochs if self.finetunes(number) else settings.local_epochs
-        return LocalTraining(epochs, settings.batch_size, settings.momentum, settings.weight_decay)
+        epochs = self.method.finetune_epochs if self.finetunes(number) else None
+        return LocalTraining.of(self.method, self.settings, epochs)
 
 
-def aggregator_for(method: Method, chosen: Aggregator | None = None) -> Aggregator:
-    """The method's own aggregator, or else the one that is chosen; None takes FedAvg."""
-    return method.aggregator or chosen or FedAvg()
+def aggregator_for(method: Method, rounds: int, chosen: Aggregator | None = None) -> Aggregator:
+    """The method's own aggregator for so many rounds, or else the one that is chosen; None takes FedAvg."""
+    return method.own_aggregator(rounds) or chosen or FedAvg()
 
 
 def aggregator_of(config: ExperimentConfig, name: str) -> Aggregator:
     """That of a run: the method's own, the config's, or the private mean."""
-    return protected(config.privacy, aggregator_for(config.methods[name], config.aggregator))
+    chosen = aggregator_for(config.methods[name], config.federation.rounds, config.aggregator)
+    return protected(config.privacy, chosen)
 
 
 def rounds_of(method: Method, settings: FederationConfig) -> int:

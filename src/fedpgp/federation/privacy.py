@@ -15,8 +15,9 @@ from pydantic.dataclasses import dataclass
 
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors, Upload
 from fedpgp.aggregators.base import STRICT
-from fedpgp.config import PrivacyConfig
+from fedpgp.config import ExperimentConfig, PrivacyConfig
 from fedpgp.errors import ConfigError
+from fedpgp.methods import Method
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord
@@ -94,15 +95,18 @@ def epsilon(privacy: PrivacyConfig, rounds: int) -> float:
     return float(get_epsilon_gaussian(multiplier / math.sqrt(rounds), privacy.delta))
 
 
-def assumptions(privacy: PrivacyConfig, clients: int, rounds: int) -> list[str]:
+def assumptions(config: ExperimentConfig, method: Method, clients: int, rounds: int) -> list[str]:
     """What a person should know before a run. rounds: of the client that takes part most often."""
+    privacy, epochs = config.privacy, rounds * config.federation.local_epochs + method.finetune_epochs
+    of_method = method.assumptions(epochs)
     if privacy.differential_privacy == "none":
-        return []
+        return of_method
     where = {
         "local": "each client adds noise itself: it holds against the server, too",
         "central": "the server adds noise: it holds against those who see the prompts, not against the server",
     }
     return [
+        *of_method,
         f"differential privacy of a client: ε = {epsilon(privacy, rounds):.3g} at δ = {privacy.delta:g} after"
         f" {rounds} rounds, of {clients} clients",
         where[privacy.differential_privacy],

@@ -74,7 +74,7 @@ def federate(
     round depend on those who take part, but for rounds that are evaluated. A method that trains nothing has one
     round, with number 0. aggregator: None takes FedAvg; a method's own goes before.
     """
-    course = Course(method, data.task, backbone, settings, seed, aggregator_for(method, aggregator))
+    course = Course(method, data.task, backbone, settings, seed, aggregator_for(method, settings.rounds, aggregator))
     fleet = Here(Federation(course, data, backbone), course.states(state.client), workers)
     return run_rounds(course, fleet, state, joining(course, data, backbone, workers))
 
@@ -162,7 +162,9 @@ class Here:
     def kept(self, number: int, updates: Sequence[ClientUpdate]) -> Mapping[int, ClientState]:
         course = self.federation.course
         if course.method.pooled and not course.finetunes(number):
-            return {}
+            # Client 0 stood for all of them: what it trained is no private part of its own.
+            (update,) = updates
+            return {0: replace(self.clients[0], optimizer=update.own.optimizer)} if update.own.optimizer else {}
         return {update.upload.client: own_after(course, number, update) for update in updates}
 
     def evaluate(self, number: int, server: Server, alphas: Sequence[float]) -> Evaluation:
@@ -192,9 +194,7 @@ def joining(course: Course, data: Data, backbone: Backbone, workers: Workers) ->
     newcomers = replace(data, task=replace(data.task, clients=data.task.new_clients, new_clients=()))
     theirs = Course(course.method, newcomers.task, backbone, settings, course.seed, FedAvg())
     federation = Federation(theirs, newcomers, backbone)
-    training = LocalTraining(
-        settings.join_epochs, settings.batch_size, settings.momentum, settings.weight_decay, private_alone=True
-    )
+    training = LocalTraining.of(course.method, settings, settings.join_epochs, private_alone=True)
 
     def join(number: int, server: Server) -> dict[str, Any]:
         with State.create() as state:

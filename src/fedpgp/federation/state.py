@@ -1,7 +1,7 @@
 """What a federation keeps from round to round, in one SQLite file: a round is written whole or not at all.
 
-There is no state of generators or optimizers to keep: every draw is a function of (seed, purpose, round, client), see
-`fedpgp.randomness`, and an optimizer lives for one client's work in one round, see `fedpgp.federation.client`.
+There is no state of generators to keep: every draw is a function of (seed, purpose, round, client), see
+`fedpgp.randomness`.
 """
 
 import dataclasses
@@ -45,12 +45,14 @@ class ClientState:
     """What a client keeps from round to round; nothing of it is ever sent.
 
     private: the method's private part; kept: the shared part as it trained it last, where its model is made of that;
-    control: the aggregator's.
+    control: the aggregator's; optimizer: where federation.optimizer_state is "keep", what its optimizer remembers, as
+    "KEY/NAME", such as "momentum_buffer/U".
     """
 
     private: Tensors = field(default_factory=dict)
     kept: Tensors = field(default_factory=dict)
     control: Tensors = field(default_factory=dict)
+    optimizer: Tensors = field(default_factory=dict)
 
 
 class State:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,25 +20,20 @@ from fedpgp.aggregators.base import STRICT as STRICT  # methods take it from her
 from fedpgp.backbone.layers import Prompt
 from fedpgp.backbone.tokens import Position
 from fedpgp.errors import ConfigError
+from fedpgp.methods.templates import ENSEMBLE, ENSEMBLE_60, TEMPLATE
 
 if TYPE_CHECKING:
     from fedpgp.aggregators import Aggregator
     from fedpgp.backbone import Backbone
     from fedpgp.data.tasks import Task
 
-TEMPLATE = "a photo of a {}."
-# The seven templates that OpenAI's notebook on prompt engineering selects for ImageNet.
-ENSEMBLE = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
-Guidance = Literal["template", "dataset", "ensemble"]
+Guidance = Literal["template", "dataset", "ensemble", "ensemble-60"]
+AuthorsGuidance = Guidance | Literal["authors"]
 Reads = Literal["text", "deep text", "text per image", "images", "patches", "image tower"]
+Optimizer = Literal["sgd", "adam", "adamw"]
+Schedule = Literal["constant", "cosine", "step"]
+Period = Literal["rounds", "epochs", "steps"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,9 +143,8 @@ class Method(ABC):
         """The learning rate of each group of parameters that it has, "shared" and "private"."""
         return {}
 
-    @property
-    def aggregator(self) -> Aggregator | None:
-        """The method's own server; None takes the one that the config chooses."""
+    def own_aggregator(self, rounds: int) -> Aggregator | None:
+        """The method's own server in a run of so many rounds; None takes the aggregator that the config chooses."""
         return None
 
     @property
@@ -210,10 +204,6 @@ class Method(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} declares turns_gradient and has no direction")
 
-    def after_step(self, params: Params, rng: torch.Generator) -> dict[str, Tensor]:
-        """New values of parameters, by name, for those that a local step leaves otherwise than its optimizer does."""
-        return {}
-
     def after_training(self, params: Params, rng: torch.Generator) -> Params:
         """The shared part that a client sends, and the private one that it keeps, after its epochs of a round.
 
@@ -254,9 +244,49 @@ class Method(ABC):
         """What so many passes over a client's images have cost it beside time, such as its privacy."""
         return {}
 
+    def assumptions(self, epochs: int) -> list[str]:
+        """What a person should know before a run of so many local epochs, in sentences."""
+        return []
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class PromptMethod(Method, ABC):
+class TrainedMethod(Method, ABC):
+    """A method whose section may have an optimizer and a schedule other than [federation]'s.
+
+    What is None is that of [federation], where each field is described.
+    """
+
+    optimizer: Optimizer | None = Field(default=None, description="of this method; unset: federation.optimizer")
+    momentum: float | None = Field(default=None, ge=0, lt=1, description="of this method; unset: federation.momentum")
+    betas: tuple[Beta, Beta] | None = Field(
+        default=None, strict=False, description="of this method; unset: federation.betas"
+    )
+    eps: float | None = Field(default=None, gt=0, le=1, description="of this method; unset: federation.eps")
+    weight_decay: float | None = Field(
+        default=None, ge=0, le=1e3, description="of this method; unset: federation.weight_decay"
+    )
+    private_weight_decay: float | None = Field(
+        default=None, ge=0, le=1e3, description="of the private part; unset: as the shared part"
+    )
+    schedule: Schedule | None = Field(default=None, description="of this method; unset: federation.schedule")
+    private_schedule: Schedule | None = Field(
+        default=None, description="of the private part; unset: as the shared part"
+    )
+    schedule_over: Period | None = Field(default=None, description="of this method; unset: federation.schedule_over")
+    warmup: int | None = Field(default=None, ge=0, le=1_000_000, description="of this method; unset: federation.warmup")
+    warmup_rate: float | None = Field(
+        default=None, gt=0, le=1e3, description="of this method; unset: federation.warmup_rate"
+    )
+    step_every: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="of this method; unset: federation.step_every"
+    )
+    step_factor: float | None = Field(
+        default=None, gt=0, le=1, description="of this method; unset: federation.step_factor"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PromptMethod(TrainedMethod, ABC):
     """A method that learns context vectors."""
 
     context_length: int = Field(
@@ -273,7 +303,7 @@ class PromptMethod(Method, ABC):
     class_token_position: Position = Field(
         default="end", description='of the class name in the context: "end", "middle" or "front" (CoOp)'
     )
-    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="of SGD, constant (FedPGP's authors' script)")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="(FedPGP's authors' script)")
 
     @property
     def position(self) -> Position:
@@ -325,9 +355,19 @@ class SinglePromptMethod(PromptMethod, ABC):
         return logits(text[0], images, frozen)
 
 
-def templates_of(guidance: Guidance, task: Task) -> Sequence[str]:
-    """The hand-written prompts: "a photo of a {}.", those of the data set, or CLIP's ensemble."""
-    return {"template": (TEMPLATE,), "dataset": task.templates, "ensemble": ENSEMBLE}[guidance]
+def templates_of(guidance: AuthorsGuidance, task: Task, authors: Mapping[str, str] | None = None) -> Sequence[str]:
+    """The hand-written prompts: "a photo of a {}.", those of the dataset, or CLIP's ensemble of seven or of sixty.
+
+    authors: by dataset, those of a method's authors where they differ from the dataset's.
+    """
+    of_authors = (authors or {}).get(task.train.name)
+    return {
+        "authors": task.templates if of_authors is None else (of_authors,),
+        "template": (TEMPLATE,),
+        "dataset": task.templates,
+        "ensemble": ENSEMBLE,
+        "ensemble-60": ENSEMBLE_60,
+    }[guidance]
 
 
 def normal(rng: torch.Generator, *shape: int) -> Tensor:

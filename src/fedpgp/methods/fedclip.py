@@ -12,7 +12,18 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import STRICT, Batch, Frozen, Guidance, Method, Params, logits, templates_of
+from fedpgp.methods.base import (
+    STRICT,
+    Batch,
+    Beta,
+    Frozen,
+    Guidance,
+    Optimizer,
+    Params,
+    TrainedMethod,
+    logits,
+    templates_of,
+)
 
 if TYPE_CHECKING:
     from fedpgp.backbone import Backbone
@@ -20,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FedCLIP(Method):
+class FedCLIP(TrainedMethod):
     """No prompt is learned, but a weight for each number of an image's features (Lu et al. 2023).
 
     With f [D] an image's features, z_c the text feature of a hand-written prompt, and s = exp(logit scale),
@@ -32,9 +43,8 @@ class FedCLIP(Method):
     Images of one class count as wrong for each other, and a batch of one image has loss 0.
 
     Here f has unit length, in the public code it has not. The prompt of the public code is "a picture of a {}", and its
-    average does not weight clients, which is the aggregator's `weighting` here. Its optimizer is Adam, new in every
-    round, with a rate of 5e-5, betas of 0.9 and 0.98, an ε of 1e-6, and an L2 decay of 0.2 in the gradient; here it is
-    SGD.
+    average does not weight clients, which is the aggregator's `weighting` here. Its optimizer is new in every round, as
+    here. With SGD at the learning rate of prompts, 1e-3, the adapter hardly leaves its start.
     """
 
     name: ClassVar[str] = "fedclip"
@@ -44,18 +54,17 @@ class FedCLIP(Method):
 
     guidance: Guidance = Field(
         default="template",
-        description='"template": "a photo of a {}."; "dataset": the data set\'s own; "ensemble": seven of CLIP\'s',
+        description='"template": "a photo of a {}."; "dataset": the dataset\'s own; "ensemble", "ensemble-60": CLIP\'s',
     )
     objective: Literal["contrastive", "cross-entropy"] = Field(
         default="contrastive",
         description='"contrastive": within the batch (public code); "cross-entropy": over all base classes',
     )
-    learning_rate: float = Field(
-        default=1e-3,
-        gt=0,
-        le=1e3,
-        description="of SGD, constant (ours: that of prompts; public code: Adam, 5e-5, decay 0.2)",
-    )
+    learning_rate: float = Field(default=5e-5, gt=0, le=1e3, description="(public code)")
+    optimizer: Optimizer | None = Field(default="adam", description="(public code)")
+    betas: tuple[Beta, Beta] | None = Field(default=(0.9, 0.98), strict=False, description="of adam (public code)")
+    eps: float | None = Field(default=1e-6, gt=0, le=1, description="of adam (public code)")
+    weight_decay: float | None = Field(default=0.2, ge=0, le=1e3, description="added to the gradient (public code)")
 
     @property
     def learning_rates(self) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedpgp.errors import ConfigError
-from fedpgp.methods.base import STRICT, Batch, Frozen, Method, Params, logits, normal
+from fedpgp.methods.base import STRICT, Batch, Frozen, Params, TrainedMethod, logits, normal
 
 if TYPE_CHECKING:
     from fedpgp.backbone import Backbone
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FedTPG(Method):
+class FedTPG(TrainedMethod):
     """The prompt is made from the names of the classes that are to be told apart (Qiu et al. 2024).
 
     With Q [M, d] learned queries and T [C, D] the text features of the bare class names, the one context of these
@@ -47,7 +47,7 @@ class FedTPG(Method):
 
     context_length: int = Field(default=4, ge=1, le=1024, description="M, context vectors (public code)")
     heads: int = Field(default=4, ge=1, le=1024, description="of the generator's attention (public code)")
-    learning_rate: float = Field(default=0.003, gt=0, le=1e3, description="of SGD, constant (public code, decaying)")
+    learning_rate: float = Field(default=0.003, gt=0, le=1e3, description="(public code, where it falls as a cosine)")
 
     @property
     def learning_rates(self) -> Mapping[str, float]:

@@ -12,7 +12,18 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedpgp.backbone.layers import Prompt
-from fedpgp.methods.base import STRICT, Batch, Frozen, Guidance, Method, Params, Reads, logits, normal, templates_of
+from fedpgp.methods.base import (
+    STRICT,
+    Batch,
+    Frozen,
+    Guidance,
+    Params,
+    Reads,
+    TrainedMethod,
+    logits,
+    normal,
+    templates_of,
+)
 from fedpgp.methods.deep import check_depth, first_prompt, prompt_of
 
 if TYPE_CHECKING:
@@ -21,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FedVPT(Method):
+class FedVPT(TrainedMethod):
     """Visual prompts alone are learned, in the first J layers of the image tower (VPT, Jia et al. 2022).
 
     V_1 [m, w] stands behind the patches, without places and through the normalisation before the first layer. At layer
@@ -47,10 +58,10 @@ class FedVPT(Method):
     )
     guidance: Guidance = Field(
         default="template",
-        description='"template": "a photo of a {}."; "dataset": the data set\'s own; "ensemble": seven of CLIP\'s',
+        description='"template": "a photo of a {}."; "dataset": the dataset\'s own; "ensemble", "ensemble-60": CLIP\'s',
     )
     learning_rate: float = Field(
-        default=1e-3, gt=0, le=1e3, description="of SGD, constant (FedMGP's code; MaPLe's repository: 2.5e-3, decaying)"
+        default=1e-3, gt=0, le=1e3, description="(FedMGP's code; MaPLe's repository: 2.5e-3, as a cosine)"
     )
 
     @property

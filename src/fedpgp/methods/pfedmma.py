@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fedpgp.backbone.layers import Adapter, Affine, Prompt
 from fedpgp.errors import ConfigError
-from fedpgp.methods.base import STRICT, TEMPLATE, Batch, Frozen, Method, Params, Reads, logits
+from fedpgp.methods.base import STRICT, Batch, Frozen, Params, Reads, TrainedMethod, logits
+from fedpgp.methods.templates import TEMPLATE
 
 if TYPE_CHECKING:
     from fedpgp.backbone import Backbone
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class PFedMMA(Method):
+class PFedMMA(TrainedMethod):
     """Multi-modal adapters; what both towers have in common is averaged, the rest is private (Ghiasvand et al. 2026).
 
     In the layers j = l … L of either tower o ∈ {image, text}, f_j frozen, LN its normalisation ahead of the attention,
@@ -59,7 +60,7 @@ class PFedMMA(Method):
     )
     rank: int = Field(default=32, ge=1, le=4096, description="r, width of the shared projection (paper, MMA)")
     scale: float = Field(default=1e-3, gt=0, le=1e3, description="α, weight of the adapters (public code, MMA)")
-    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="of SGD, constant (public code)")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="(public code)")
 
     @property
     def reads(self) -> tuple[Reads, ...]:

@@ -12,14 +12,14 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedpgp.errors import ConfigError
-from fedpgp.methods.base import STRICT, Method, normal
+from fedpgp.methods.base import STRICT, TrainedMethod, normal
 
 if TYPE_CHECKING:
     from fedpgp.backbone import Backbone
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class PhraseMethod(Method, ABC):
+class PhraseMethod(TrainedMethod, ABC):
     """A method that learns the first words of a phrase; the others stay what they are, in front of the class name."""
 
     context_length: int = Field(default=4, ge=1, le=1024, description="M, context vectors (public code)")
@@ -29,7 +29,7 @@ class PhraseMethod(Method, ABC):
         pattern=r"^[^{}]*$",
         description='the phrase whose first M words are learned, the others fixed; "random", or too few: N(0, 0.02²)',
     )
-    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="of SGD, constant (FedPGP's authors' script)")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="(FedPGP's authors' script)")
 
     @property
     def words(self) -> list[str]:

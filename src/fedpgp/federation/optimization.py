@@ -1,0 +1,127 @@
+"""Optimizers and schedules of the learning rate in local training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fedpgp.aggregators import Tensors
+from fedpgp.methods import Method
+from fedpgp.methods.base import Optimizer, Period, Schedule, TrainedMethod
+
+if TYPE_CHECKING:
+    from fedpgp.config import FederationConfig
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """The optimizer and the schedule of a method, as its section and [federation] have them.
+
+    learning_rates, weight_decays, schedules: of each group of parameters, "shared" and "private".
+    """
+
+    optimizer: Optimizer
+    momentum: float
+    betas: tuple[float, float]
+    eps: float
+    learning_rates: Mapping[str, float]
+    weight_decays: Mapping[str, float]
+    schedules: Mapping[str, Schedule]
+    schedule_over: Period
+    warmup: int
+    warmup_rate: float | None
+    step_every: int
+    step_factor: float
+    keeps_state: bool
+
+    @classmethod
+    def of(cls, method: Method, settings: FederationConfig) -> Optimization:
+        """What a method trains with: its own values, and for those that it leaves unset those of [federation]."""
+
+        own = vars(method) if isinstance(method, TrainedMethod) else {}
+
+        def chosen(key: str) -> Any:
+            value = own.get(key)
+            return getattr(settings, key) if value is None else value
+
+        decay, private_decay = chosen("weight_decay"), own.get("private_weight_decay")
+        schedule, private_schedule = chosen("schedule"), own.get("private_schedule")
+        return cls(
+            optimizer=chosen("optimizer"),
+            momentum=chosen("momentum"),
+            betas=chosen("betas"),
+            eps=chosen("eps"),
+            learning_rates=method.learning_rates,
+            weight_decays={"shared": decay, "private": decay if private_decay is None else private_decay},
+            schedules={"shared": schedule, "private": private_schedule or schedule},
+            schedule_over=chosen("schedule_over"),
+            warmup=chosen("warmup"),
+            warmup_rate=chosen("warmup_rate"),
+            step_every=chosen("step_every"),
+            step_factor=chosen("step_factor"),
+            keeps_state=settings.optimizer_state == "keep",
+        )
+
+    @property
+    def varies(self) -> bool:
+        """Whether some learning rate changes."""
+        return bool(self.warmup) or any(schedule != "constant" for schedule in self.schedules.values())
+
+    @property
+    def varies_in_round(self) -> bool:
+        """Whether some learning rate changes within a round, where clients of other sizes are at other places."""
+        return self.varies and self.schedule_over != "rounds"
+
+    def new(self, groups: Sequence[tuple[str, Sequence[Tensor]]]) -> torch.optim.Optimizer:
+        """An optimizer of tensors, each in a group "shared" or "private"."""
+        parameters: list[dict[str, Any]] = [
+            {"params": list(tensors), "lr": self.learning_rates[group], "weight_decay": self.weight_decays[group]}
+            for group, tensors in groups
+        ]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, momentum=self.momentum)
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.optimizer]
+        return kind(parameters, betas=self.betas, eps=self.eps)
+
+    def rate(self, group: str, done: int, place: int, period: int) -> float:
+        """The learning rate of a group after `done` rounds, epochs or steps of the run.
+
+        place: how many of them are done of the `period` over which the schedule goes; 0 ≤ place < period.
+        The cosine is that of PyTorch's CosineAnnealingLR with T_max = period. As in the library Dassl it begins after
+        the warm-up, and the period is no shorter for it.
+        """
+        full = self.learning_rates[group]
+        if done < self.warmup:
+            return full * (done + 1) / (self.warmup + 1) if self.warmup_rate is None else self.warmup_rate
+        after = min(place, done - self.warmup)
+        match self.schedules[group]:
+            case "cosine":
+                return full * (1 + math.cos(math.pi * after / period)) / 2
+            case "step":
+                return full * self.step_factor ** (after // self.step_every)
+            case _:
+                return full
+
+
+def state_of(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> Tensors:
+    """What an optimizer remembers of some tensors, as "KEY/NAME", such as "momentum_buffer/U"."""
+    return {
+        f"{key}/{name}": value
+        for name, tensor in tensors.items()
+        for key, value in optimizer.state.get(tensor, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], state: Tensors) -> None:
+    """The reverse of `state_of`."""
+    for entry, value in state.items():
+        key, _, name = entry.partition("/")
+        if name in tensors:
+            # PyTorch counts steps on the CPU
+            optimizer.state[tensors[name]][key] = value.clone().cpu() if key == "step" else value.clone()
