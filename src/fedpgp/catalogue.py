@@ -17,6 +17,7 @@ from fedpgp.errors import ConfigError
 from fedpgp.laboratory import make_task
 from fedpgp.methods import METHODS, Method
 from fedpgp.plugins import find_method, installed, own_errors
+from fedpgp.published import PUBLISHED, files, published_settings, shown
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _entry(method: Method, task: Task, backbone: Backbone) -> Entry:
 def about(name: str) -> str:
     """All about a method: its source, its docstring, what it declares, and every setting with default and source.
 
-    Beside a default stands what the recipe of the embedded benchmark has instead.
+    Beside a default stand the value that the recipe of the embedded benchmark has instead, and the published value.
     """
     method = find_method(name)
     lines = [
@@ -87,13 +88,21 @@ def about(name: str) -> str:
     if fields:
         lines += ["", f"Settings, in [{method.name}] of a config or as --set {method.name}.KEY=VALUE:"]
     recipe = load_config().methods.get(name)
+    settings = published_settings(name) if name in files() else []
+    published = {setting.key: setting for setting in settings if setting.of_method}
     for field in fields:
         info = method.__pydantic_fields__[field.name]  # type: ignore[attr-defined]
         default = info.get_default(call_default_factory=True)
         line = f"  {field.name} = {default!r}  # {info.description}"
         if recipe is not None and getattr(recipe, field.name) != default:
             line += f"; here {getattr(recipe, field.name)!r}"
+        if field.name in published:
+            line += f"; {PUBLISHED} {shown(published[field.name].value)}"
         lines.append(line)
     if any("; here " in line for line in lines):
         lines += ["", '"here": in the recipe of the embedded benchmark, which runs take unless --config names another.']
+    if published:
+        lines += ["", f'"{PUBLISHED}": with --settings {PUBLISHED}, which prints the source of each value.']
+    if of_task := [setting for setting in settings if not setting.of_method]:
+        lines += ["", f"With fedpgp run --settings {PUBLISHED} also: {', '.join(map(str, of_task))}."]
     return "\n".join(lines)

@@ -28,6 +28,7 @@ from fedpgp.directory import (
 from fedpgp.errors import ConfigError, OutputError, TrainingError
 from fedpgp.federation.course import Course, aggregator_of, rounds_of
 from fedpgp.federation.pilot import seconds_of_run
+from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import FILE, State, remove
 from fedpgp.files import write_json
@@ -36,13 +37,14 @@ from fedpgp.methods import METHODS, Method
 from fedpgp.origin import begin, begun_config, check_origin, origin
 from fedpgp.plan import Cell, Plan
 from fedpgp.plugins import check_instance, find_method, installed, own_errors
+from fedpgp.published import PUBLISHED, descriptions, published_settings, with_unused
 from fedpgp.record import Prompts, answers, figures, outcomes, predicting, sent_to
 from fedpgp.report.comparison import write_comparison
+from fedpgp.reserved import ALL
 from fedpgp.results import Comparison, Run, headline
 from fedpgp.stepping import Records, Rounds, exhausted
 
 HEADLINE = ("zero-shot", "local", "promptfl", "fedpgp")  # what is compared unless methods are named
-ALL = "all"
 
 Cells = Mapping[Cell, Path | None]  # -> run directory, if results are written
 
@@ -53,6 +55,7 @@ def run(
     *,
     config: ExperimentConfig | Path | str | None = None,
     changes: Sequence[str] = (),
+    settings: str | None = None,
     output: Path | str | None = None,
     force: bool = False,
     workers: int = 1,
@@ -65,7 +68,9 @@ def run(
     Args:
         method: a name that `fedpgp methods` lists, "path/to/file.py:Name", or a Method with its hyperparameters.
         config: an ExperimentConfig or a TOML file; None takes the recipe of the embedded benchmark.
-        changes: "section.key=value" on top of the file.
+        changes: "section.key=value" on top of the file, and of published settings.
+        settings: "published" takes the values that the method was published with, on top of the file's; those that it
+            takes are told to the reporter, with their source. None takes the file's.
         output: the run directory, written from the first round on; None writes nothing. force: replace it.
         workers: processes; any number gives the same result. More than one needs `if __name__ == "__main__":`.
         cache: directory of image features; None takes the user's cache directory.
@@ -82,6 +87,7 @@ def run(
         seed,
         config=config,
         changes=changes,
+        settings=settings,
         output=output,
         force=force,
         workers=workers,
@@ -97,6 +103,7 @@ def rounds(
     *,
     config: ExperimentConfig | Path | str | None = None,
     changes: Sequence[str] = (),
+    settings: str | None = None,
     output: Path | str | None = None,
     force: bool = False,
     workers: int = 1,
@@ -109,14 +116,15 @@ def rounds(
     Names and settings are checked here, data and checkpoint before the first round. Who leaves the loop stops the run:
     asking for another record, or for `.run`, goes on, and after `.close()` or in another process `resume(output)`.
     """
-    (name,), settings = chosen_methods(method, config, changes)
+    (name,), experiment = chosen_methods(method, config, changes, settings, of_task=True)
     _check_seed(seed)
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
 
     def work() -> Records[Run]:
-        with laboratory(settings, [name], [seed], workers, cache, skip_bad_images, reporter) as lab:
+        _describe(settings, experiment, [name], reporter)
+        with laboratory(experiment, [name], [seed], workers, cache, skip_bad_images, reporter) as lab:
             if directory is not None:
                 with run_directory(directory, force) as scratch:
                     begin(scratch, _origin(lab, name, seed))
@@ -133,6 +141,7 @@ def compare(
     costly_seeds: int | Sequence[int] | None = None,
     config: ExperimentConfig | Path | str | None = None,
     changes: Sequence[str] = (),
+    settings: str | None = None,
     output: Path | str | None = None,
     force: bool = False,
     workers: int = 1,
@@ -144,14 +153,18 @@ def compare(
 
     methods: None takes zero-shot, local, promptfl and fedpgp, "all" every built-in one. seeds: a number n means
     0 … n−1. costly_seeds: of the methods whose steps go through the image tower, or read class names for every image
-    (`Method.costly`); None takes the same. The rest as in `run`. What was finished before Ctrl-C, a kill or an error is
-    in `output`, and `resume(output)` goes on from there. The reporter hears the plan, and about how long it takes.
+    (`Method.costly`); None takes the same. settings: "published" takes the published values of each method's section;
+    rounds, batch size and other values of the task stay those of the config, because all methods have the same task.
+    The reporter hears which published values are not used. The rest as in `run`. What was finished before Ctrl-C, a
+    kill or an error is in `output`, and `resume(output)` goes on from there. The reporter hears the plan, and about how
+    long it takes.
     """
-    settings, chosen, every = _compared_with(methods, seeds, costly_seeds, config, changes)
+    experiment, chosen, every = _compared_with(methods, seeds, costly_seeds, config, changes, settings)
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
-    with laboratory(settings, list(chosen), every, workers, cache, skip_bad_images, reporter) as lab:
+    _describe(settings, experiment, list(chosen), reporter)
+    with laboratory(experiment, list(chosen), every, workers, cache, skip_bad_images, reporter) as lab:
         if directory is not None:
             with run_directory(directory, force) as scratch:
                 write_json(scratch / PLAN, {"seeds": chosen})
@@ -172,6 +185,7 @@ def planned_comparison(
     costly_seeds: int | Sequence[int] | None = None,
     config: ExperimentConfig | Path | str | None = None,
     changes: Sequence[str] = (),
+    settings: str | None = None,
     workers: int = 1,
     cache: Path | str | None = None,
     skip_bad_images: bool = False,
@@ -181,8 +195,9 @@ def planned_comparison(
 
     A round of each method is timed, for which images are encoded: their features are kept, and nothing else is written.
     """
-    settings, chosen, every = _compared_with(methods, seeds, costly_seeds, config, changes)
-    with laboratory(settings, list(chosen), every, workers, cache, skip_bad_images, reporter) as lab:
+    experiment, chosen, every = _compared_with(methods, seeds, costly_seeds, config, changes, settings)
+    _describe(settings, experiment, list(chosen), reporter)
+    with laboratory(experiment, list(chosen), every, workers, cache, skip_bad_images, reporter) as lab:
         return _timed(lab, dict.fromkeys(planned(Path(), chosen), 0)).describe(lab.workers.count)
 
 
@@ -192,13 +207,14 @@ def _compared_with(
     costly_seeds: int | Sequence[int] | None,
     config: ExperimentConfig | Path | str | None,
     changes: Sequence[str],
+    settings: str | None,
 ) -> tuple[ExperimentConfig, dict[str, list[int]], list[int]]:
     """The config of a comparison, the seeds of each method, and all of them."""
-    names, settings = chosen_methods(HEADLINE if methods is None else methods, config, changes)
+    names, experiment = chosen_methods(HEADLINE if methods is None else methods, config, changes, settings)
     of_all = chosen_seeds(seeds, "seeds")
     of_costly = of_all if costly_seeds is None else chosen_seeds(costly_seeds, "costly_seeds")
-    chosen = {name: of_costly if settings.methods[name].costly else of_all for name in names}
-    return settings, chosen, list(dict.fromkeys(seed for of_method in chosen.values() for seed in of_method))
+    chosen = {name: of_costly if experiment.methods[name].costly else of_all for name in names}
+    return experiment, chosen, list(dict.fromkeys(seed for of_method in chosen.values() for seed in of_method))
 
 
 def resume(
@@ -272,12 +288,20 @@ def _check_seed(seed: int) -> None:
 
 
 def chosen_methods(
-    methods: Sequence[str | Method] | str | Method, config: ExperimentConfig | Path | str | None, changes: Sequence[str]
+    methods: Sequence[str | Method] | str | Method,
+    config: ExperimentConfig | Path | str | None,
+    changes: Sequence[str],
+    settings: str | None = None,
+    *,
+    of_task: bool = False,
 ) -> tuple[list[str], ExperimentConfig]:
     """The names of the methods, each once, and a config that has them all; raises ConfigError where one is unknown.
 
     methods: names, files "path/to/file.py:Name", "all", or methods with their hyperparameters.
+    settings: "published" takes the published values of each method's section, with of_task those of the task, too.
     """
+    if settings not in (None, PUBLISHED):
+        raise ConfigError(f'settings must be "{PUBLISHED}" or left out, got {settings!r}')
     methods = [methods] if isinstance(methods, str | Method) else methods
     wanted = [one for method in methods for one in (METHODS if method == ALL else [method])]
     if not wanted:
@@ -292,18 +316,36 @@ def chosen_methods(
                 f"methods must have names of their own, got {count} called {name!r}: run them apart, or give a subclass"
                 " another name"
             )
+    names = list(dict.fromkeys(method.name for method in found))
+    given = {method.name: method for method in found if isinstance(method, Method)}
+    if settings and given:
+        raise ConfigError(
+            f'settings must be left out for methods that come with theirs, got "{settings}" for {", ".join(given)}:'
+            " name the method instead"
+        )
+    published = [one for name in names for one in published_settings(name)] if settings else []
     if isinstance(config, ExperimentConfig):
-        if changes:
-            raise ConfigError("changes go with a config file; make another ExperimentConfig instead")
-        settings = config
+        if changes or settings:
+            raise ConfigError("changes and settings go with a config file; make another ExperimentConfig instead")
+        experiment = config
     else:
         classes = [method if isinstance(method, type) else type(method) for method in found]
-        settings = load_config(config, [changes] if isinstance(changes, str) else changes, classes)
+        taken = [one for one in published if of_task or one.of_method]
+        experiment = load_config(config, [changes] if isinstance(changes, str) else changes, classes, published=taken)
+    if settings:
+        experiment = with_unused(experiment, names)
     sections = {method.name: method() for method in found if isinstance(method, type)}
-    given = {method.name: method for method in found if isinstance(method, Method)}
-    names = list(dict.fromkeys(method.name for method in found))
-    _check_engine(settings.federation.engine)
-    return names, replace(settings, methods={**sections, **settings.methods, **given})
+    _check_engine(experiment.federation.engine)
+    return names, replace(experiment, methods={**sections, **experiment.methods, **given})
+
+
+def _describe(
+    settings: str | None, experiment: ExperimentConfig, methods: Sequence[str], reporter: Reporter | None
+) -> None:
+    """Tells the reporter which published settings an experiment has."""
+    if settings is not None and reporter is not None:
+        for text in descriptions(experiment, methods):
+            reporter.notice(text)
 
 
 def _check_engine(engine: str) -> None:
@@ -406,6 +448,8 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
     label = f"{name}, seed {seed}"
     total = rounds_of(method, settings)
     reporter.begin(name, seed, config)
+    for sentence in assumptions(config, method, course.clients, course.most_rounds):
+        reporter.notice(sentence)
     reporter.progress(label, state.rounds(), total)
     if settings.engine == "simulation":
         from fedpgp.simulation import simulate

@@ -33,6 +33,7 @@ from fedpgp.methods import Method, Params
 from fedpgp.metrics import evaluation_sets
 from fedpgp.plugins import own_errors
 from fedpgp.processes import warm_up
+from fedpgp.published import fitted
 from fedpgp.reading import kind_of
 from fedpgp.results import Run
 from fedpgp.workers import Workers
@@ -138,8 +139,12 @@ def laboratory(
     check_cache(directory)
     if workers > 1:
         warm_up()
-    source, whole, backbone = checked(config, methods, seeds)
+    source, whole, backbone = _loaded(config, seeds)
+    config, reduced = fitted(config, methods, backbone)
+    _check_methods(config, methods, backbone, whole[seeds[0]])
     reporter = reporter or Silent()
+    for text in reduced:
+        reporter.notice(text)
     if config.data.source != pictograms.NAME and config.origins.get("backbone.checkpoint") == EMBEDDED_ORIGIN:
         reporter.notice(
             f"the backbone is {config.backbone.checkpoint}, which knows icons alone: for photographs take another, as"
@@ -210,16 +215,25 @@ def checked(
     config: ExperimentConfig, methods: Sequence[str], seeds: Sequence[int]
 ) -> tuple[Source, dict[int, Task], Backbone]:
     """The data, each seed's task and the frozen CLIP, where methods and config fit them; else a FedPGPError."""
+    source, tasks, backbone = _loaded(config, seeds)
+    _check_methods(config, methods, backbone, tasks[seeds[0]])
+    return source, tasks, backbone
+
+
+def _loaded(config: ExperimentConfig, seeds: Sequence[int]) -> tuple[Source, dict[int, Task], Backbone]:
     # Without the test split nothing can touch a test image while settings are chosen.
     splits = SPLITS if config.task.evaluate_on == "test" else ("train", "validation")
     source = load_source(config.data, splits)
     source = with_targets(config, source)
     tasks = {seed: make_task(config, source, seed) for seed in seeds}
     backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
+    return source, tasks, backbone
+
+
+def _check_methods(config: ExperimentConfig, methods: Sequence[str], backbone: Backbone, task: Task) -> None:
     for name in methods:
         with own_errors(config.methods[name]):
-            _check_method(config, name, backbone, tasks[seeds[0]])
-    return source, tasks, backbone
+            _check_method(config, name, backbone, task)
 
 
 def _used(task: Task) -> list[tuple[ImageDataset, NDArray[np.int64]]]:
@@ -254,7 +268,7 @@ def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
         return own_task(config, source, seed)
     make = PROTOCOLS[task.protocol]
     of_protocol = set(signature(make).parameters) - {"source", "holdings"}
-    of_partition = {"classes_per_client"}
+    of_partition = {"classes_per_client", "class_division"}
     if task.partition != CLASSES:
         of_partition = set(signature(PARTITIONS[task.partition]).parameters) - {"pool"}
     of_all = {"protocol", "partition", "clients", "new_clients", "shots"}
@@ -278,6 +292,7 @@ def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
         new_clients=task.new_clients,
         domain_per_client=task.domain_per_client,
         classes_per_client=settings.get("classes_per_client"),
+        class_division=task.class_division,
         settings=settings,
     )
     return make(source, holdings, **{name: fields[name] for name in of_protocol})
@@ -286,12 +301,13 @@ def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
 def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:
     """Raises ConfigError where a method does not fit the aggregator, the checkpoint or the class names."""
     method, aggregator = config.methods[name], config.aggregator
-    if method.aggregator is not None and aggregator != FedAvg():
+    own = method.own_aggregator(config.federation.rounds)
+    if own is not None and aggregator != FedAvg():
         raise ConfigError(
             f"federation.aggregator must be {DEFAULT_AGGREGATOR} as it is for {name}, whose server is its own"
-            f" ({method.aggregator.name}), got {aggregator}: leave out {name}, or the aggregator"
+            f" ({own.name}), got {aggregator}: leave out {name}, or the aggregator"
         )
-    check_privacy(config.privacy, config.federation.engine, name, aggregator, method.aggregator is not None)
+    check_privacy(config.privacy, config.federation.engine, name, aggregator, own is not None)
     if method.pooled and config.federation.engine != "local":
         raise ConfigError(
             f"federation.engine must be local for {name}, which trains on the images of all clients together, got"
@@ -318,8 +334,8 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
             f"{name} must begin at a layer of the image tower, 0 to {backbone.image.layers - 1}, got first_layer"
             f" {method.first_layer}: change the settings of [{name}]"
         )
-    server = (method.aggregator or aggregator).begin(shared, len(task.clients))
-    received = (method.aggregator or aggregator).download(server, 0).shared
+    server = (own or aggregator).begin(shared, len(task.clients))
+    received = (own or aggregator).download(server, 0).shared
     frozen = frozen_of(method, task, backbone)
     longest = backbone.class_tokens([*task.class_names, *method.extra_names], method.tail).ids.shape[1]
     room = backbone.text.longest - 1 - longest

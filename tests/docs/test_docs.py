@@ -152,6 +152,7 @@ DONE = {
     "protocols.md": "data/test_protocols.py",
     "checkpoints.md": "test_resume.py, test_kills.py",
     "comparing.md": "report/test_comparison.py, tuning/test_tuning.py, ablation/test_ablation.py: 39 minutes",
+    "published-settings.md": "test_published.py",
     "results.md": "report/test_comparison.py, ablation/test_ablation.py, on few rounds: an hour and a half",
     "demo.md": "demo/test_demo.py, demo/test_demo_page.py",
     "benchmark.md": "bench/test_bench.py, on small shapes: minutes on an idle core",

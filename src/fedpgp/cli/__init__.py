@@ -35,6 +35,7 @@ from fedpgp.cli.options import (
     Precision,
     Quiet,
     Resume,
+    Settings,
     SkipBadImages,
     Track,
     Workers,
@@ -103,6 +104,7 @@ def compare(
     config: ConfigFile = None,
     data: DataSource = None,
     change: Changes = None,
+    settings: Settings = None,
     output: Output = None,
     force: Force = False,
     resume: Resume = None,
@@ -128,7 +130,7 @@ def compare(
     directory = resume or output or new_name("compare")
     with Session(directory, quiet) as session, tracked(session, None if dry_run else track) as progress:
         if resume is not None:
-            given = (seeds, costly_seeds, config, data, change, output, force or None, device, precision)
+            given = (seeds, costly_seeds, config, data, change, settings, output, force or None, device, precision)
             _only_with(resume, *given, dry_run or None)
             comparison = fedpgp.resume(
                 resume,
@@ -145,6 +147,7 @@ def compare(
                 costly_seeds=costly_seeds,
                 config=config,
                 changes=_changes(change, data, device, precision),
+                settings=settings,
                 workers=worker_count(workers),
                 cache=cache,
                 skip_bad_images=skip_bad_images,
@@ -159,6 +162,7 @@ def compare(
                 costly_seeds=costly_seeds,
                 config=config,
                 changes=_changes(change, data, device, precision),
+                settings=settings,
                 output=directory,
                 force=force,
                 workers=worker_count(workers),
@@ -184,6 +188,7 @@ def run(
     config: ConfigFile = None,
     data: DataSource = None,
     change: Changes = None,
+    settings: Settings = None,
     output: Output = None,
     force: Force = False,
     resume: Resume = None,
@@ -203,7 +208,7 @@ def run(
     directory = resume or output or new_name(f"{Path(method or '').name.replace(':', '-')}-seed-{seed or 0}")
     with Session(directory, quiet) as session, tracked(session, track) as progress:
         if resume is not None:
-            _only_with(resume, seed, config, data, change, output, force or None, device, precision)
+            _only_with(resume, seed, config, data, change, settings, output, force or None, device, precision)
             comparison = fedpgp.resume(
                 resume,
                 methods=[method] if method is not None else [],
@@ -220,6 +225,7 @@ def run(
                 seed or 0,
                 config=config,
                 changes=_changes(change, data, device, precision),
+                settings=settings,
                 output=directory,
                 force=force,
                 workers=worker_count(workers),

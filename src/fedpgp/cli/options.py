@@ -23,6 +23,15 @@ ConfigFile = Annotated[
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be repeated.")
 ]
+Settings = Annotated[
+    str | None,
+    typer.Option(
+        "--settings",
+        metavar="published",
+        help="Use the values that each method was published with, and print them with their sources. They replace"
+        " values of the config file; --set replaces both.",
+    ),
+]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Directory to write; without it, a new one in fedpgp-runs/.")
 ]

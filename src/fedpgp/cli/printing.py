@@ -165,5 +165,6 @@ def print_table(one: "formats.Table") -> None:
             )
         )
     out.print(listing)
-    if one.legend:
-        out.print(one.legend, markup=False, style="dim")
+    for text in (one.legend, *one.notes):
+        if text:
+            out.print(text, markup=False, style="dim")
