@@ -204,6 +204,13 @@ def test_latex_escapes_and_marks() -> None:
     assert r"\begin{tabular}{lrr}" in text and r"$\alpha$" in text
 
 
+def test_notes_are_below_a_table() -> None:
+    one = formats.Table("heading", ["a"], [[formats.Cell("1")]], "legend", ["[1] a_b: {} / x", "[2] c"])
+    assert formats.markdown(one) == "| a |\n| --- |\n| 1 |\n\nlegend\n\n[1] a_b: {} / x\n\n[2] c\n"
+    below = formats.latex(one).partition(r"\end{tabular}")[2]
+    assert r"{\footnotesize [1] a\_b: \{\} / x\par}" in below and "[2] c" in below
+
+
 def test_diagnosis_treats_every_method_alike() -> None:
     both = Comparison([run("a", 0, FAIR, GOOD, chosen=0.0), run("b", 0, FAIR, luck=1)])
     made = tables.diagnosis_table(both)

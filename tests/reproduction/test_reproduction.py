@@ -1,6 +1,7 @@
 """Recipes of the paper: each can be run, its tables hold what its cells gave, and others' figures where they belong."""
 
 import csv
+import json
 from dataclasses import replace
 from statistics import fmean, stdev
 
@@ -13,9 +14,13 @@ from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.grid import cells
 from fedpgp.grid.cells import check_cells, distinct
-from fedpgp.report.reproduction import reported_table, table, tables
-from fedpgp.reproduction.recipe import names, read_recipe
+from fedpgp.methods import METHODS
+from fedpgp.report.formats import latex, markdown
+from fedpgp.report.reproduction import reported_rows, reported_table, table, tables, write_reproduction
+from fedpgp.report.tables import TITLES
+from fedpgp.reproduction.recipe import Reported, names, read_recipe
 from fedpgp.reproduction.run import asked
+from fedpgp.reproduction.settings import Inexpressible
 from fedpgp.results import Comparison
 
 EXPECTED = {
@@ -57,6 +62,17 @@ def test_every_recipe_on_the_papers_data_has_valid_configs(name):
     for part in recipe.parts:
         assert part.mean is None or part.mean in part.axes
     assert len(distinct(found)) == len(found), "no two cells of the paper are one"
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_the_papers_recipes_augment_where_the_authors_do(name):
+    recipe = read_recipe(name)
+    grid, file, changes = asked(recipe, "data", None, False, None, 1, ())
+    for cell in grid.cells(file, changes).values():
+        data, federation = cell.config.data, cell.config.federation
+        epochs = federation.rounds * federation.local_epochs
+        assert data.augmented_views == (1 if data.source.startswith("cifar") else epochs), cell.name
+        assert data.augmented_views <= 50
 
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.slow)])
@@ -126,7 +142,48 @@ class TestReproduction:
         assert [(row[0].text, row[1].text, row[3].text) for row in reported.rows] == [
             ("caltech101, 16", "fedpgp", figure) for figure in ("96.91", "97.35", "94.37")
         ]
-        assert {row[5].text for row in reported.rows} == {"another setting"}
+        assert {row[5].text for row in reported.rows} == {"other settings"}
+        assert {row[6].text for row in reported.rows} == {"FedMGP's paper [1]"}
+
+        # The list of what differs stands below the table.
+        (note,) = reported.notes
+        for piece in (
+            "[1] Settings that differ, here / in FedMGP's paper: ",
+            "backbone.checkpoint: pictoclip / clip-vit-base-patch16",
+            "data.augmented_views: 1 / a new random crop and flip in every epoch",
+            "fedpgp.guidance: template / placeholder",
+            "that fedpgp does not have: two prompts (N = 2); ",
+        ):
+            assert piece in note
+        (tmp_path / "moved").mkdir()
+        write_reproduction(moved, tmp_path / "moved")
+        assert f"\n{note}\n" in (tmp_path / "moved/reproduction.md").read_text()
+        below = (tmp_path / "moved/reproduction.tex").read_text().rpartition(r"\end{tabular}")[2]
+        assert "backbone.checkpoint: pictoclip / clip-vit-base-patch16" in below
+        with (tmp_path / "moved/reported.csv").open() as rows:
+            (first, *_) = csv.DictReader(rows)
+        assert [first[name] for name in ("data-set", "figure", "reported", "difference")] == [
+            *("caltech101", "local", "96.91", ""),
+        ]
+        assert "fedpgp.guidance: template / placeholder" in first["differs"].split("; ")
+        assert "fedpgp.learning_rate" in first["unknown"].split("; ")
+        assert not (tmp_path / "out/reported.csv").exists()
+
+        # A source whose stated settings are all those of the cell.
+        same = replace(
+            recipe.reported[0], settings={"data.source": "pictograms", "task.clients": 3}, not_expressible=[]
+        )
+        alike = reported_table(moved, replace(recipe, reported=[same]))
+        runs = moved.comparisons[(part.name, "caltech101", "16")].of("fedpgp")
+        here = fmean(run.results["final"]["local"] for run in runs)
+        assert alike.rows[0][5].text == f"{here - 96.91:+.1f}"
+        (note,) = alike.notes
+        assert "All settings that FedMGP's paper states are the same here. It does not state: [data] layout, " in note
+        unknown = note.partition("[fedpgp] ")[2].rstrip(".").split(", ")
+        assert {"learning_rate", "guidance"} <= set(unknown)
+        assert note in markdown(alike) and "[federation] rounds, local" in note
+        assert r"[federation] rounds, local\_epochs" in latex(alike)
+        assert reported_rows(moved, replace(recipe, reported=[same]))[0]["difference"] == here - 96.91
 
     def test_one_method_has_a_row_for_each_cell(self, tmp_path, command: Command):
         changes = [part for change in TINY for part in ("--set", change)]
@@ -156,23 +213,52 @@ class TestReproduction:
         ]
 
 
-def test_a_difference_is_told_only_in_the_same_setting():
+REPORTED = [(name, one) for name in sorted(EXPECTED) for one in read_recipe(name).reported]
+
+
+def known_settings(one: Reported) -> list[str]:
+    """The changes of a config after which it has all the settings of a source that a config can have."""
+    values = {key: value for key, value in one.settings.items() if not isinstance(value, Inexpressible)}
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+@pytest.mark.parametrize(("name", "one"), REPORTED)
+def test_reported_figures_stand_beside_a_cell_of_their_data_and_checkpoint(name, one):
+    recipe = read_recipe(name)
+    grid, file, changes = asked(recipe, "data", None, False, None, 1, ())
+    found = grid.cells(file, [*changes, *known_settings(one)])
+    beside = [found[key] for part in recipe.parts for key in part.cell_keys() if one.is_of(part, key)]
+    assert beside and one.method in METHODS and set(one.figures) <= set(TITLES)
+    for cell in beside:
+        differs = one.compare(cell.config).differs
+        assert {"data.source", "backbone.checkpoint"} <= set(one.settings) - set(differs)
+
+
+def test_one_other_setting_of_any_name_is_named_and_prevents_a_difference():
     (one, *_) = read_recipe("base-to-novel").reported
-    same = load_config(
-        read_recipe("base-to-novel").file,
-        ["task.shots=16", "federation.rounds=10", 'backbone.checkpoint="/anywhere/clip-vit-base-patch16"'],
+    one = replace(
+        one,
+        settings={key: value for key, value in one.settings.items() if not isinstance(value, Inexpressible)},
+        not_expressible=[],
     )
-    assert one.is_same(same)
-    for change in ("task.shots=8", "federation.rounds=25", 'backbone.checkpoint="pictoclip"'):
-        section, _, key = change.partition("=")[0].partition(".")
-        value = load_config(None, [change])
-        other = replace(getattr(same, section), **{key: getattr(getattr(value, section), key)})
-        assert not one.is_same(replace(same, **{section: other}))
+    file, same = read_recipe("base-to-novel").file, known_settings(one)
+    agreement = one.compare(load_config(file, same))
+    assert agreement.is_same
+    assert {"fedpgp.learning_rate", "federation.participation"} <= set(agreement.unknown)
+
+    other = one.compare(load_config(file, [*same, "federation.batch_size=16"]))
+    assert not other.is_same and other.differs == {"federation.batch_size": ("16", "8")}
+    prompts = replace(one, not_expressible=["two prompts (N = 2)"]).compare(load_config(file, same))
+    assert not prompts.is_same and not prompts.differs
 
 
-def test_what_is_not_known_of_a_setting_is_never_the_same():
-    recipe = read_recipe("label-shift")
-    assert [one.is_same(load_config(recipe.file)) for one in recipe.reported] == [False, False]
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_figures_of_a_larger_checkpoint_are_never_compared_with_embedded_ones(name):
+    grid, file, changes = asked(read_recipe(name), None, None, True, None, 1, ())
+    for cell in distinct(grid.cells(file, changes)):
+        for _, one in REPORTED:
+            differs = one.compare(cell.config).differs
+            assert differs["backbone.checkpoint"] == ("pictoclip", "clip-vit-base-patch16")
 
 
 @pytest.mark.parametrize(

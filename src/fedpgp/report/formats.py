@@ -24,12 +24,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A heading, a header, rows of cells, and what must be known to read them."""
+    """A heading, a header, rows of cells, and what must be known to read them. notes: paragraphs below the table."""
 
     heading: str
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     legend: str = ""
+    notes: Sequence[str] = ()
 
 
 def markdown(one: Table) -> str:
@@ -38,7 +39,8 @@ def markdown(one: Table) -> str:
         for row in one.rows
     ]
     body = "".join("| " + " | ".join(row) + " |\n" for row in [one.header, ["---"] * len(one.header), *lines])
-    return f"{body}\n{one.legend}\n" if one.legend else body
+    below = [text for text in (one.legend, *one.notes) if text]
+    return "\n".join([body, *(f"{text}\n" for text in below)])
 
 
 def latex(one: Table) -> str:
@@ -59,6 +61,7 @@ def latex(one: Table) -> str:
             *(f"    {line} \\\\" for line in lines),
             r"    \bottomrule",
             r"  \end{tabular}",
+            *(rf"  \par {{\footnotesize {_latex(note)}\par}}" for note in one.notes),
             r"\end{table}",
             "",
         ]
@@ -76,5 +79,5 @@ def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = No
 
 
 def _latex(text: str) -> str:
-    special = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$", "α": r"$\alpha$"}
+    special = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "{": r"\{", "}": r"\}", "±": r"$\pm$", "α": r"$\alpha$"}
     return "".join(special.get(character, character) for character in text)

@@ -1,6 +1,7 @@
 """The tables of a reproduction: the paper's, the same over the last five rounds, and what others reported."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -12,18 +13,23 @@ from fedpgp.report.curves import write_figures
 from fedpgp.report.formats import Cell, Table, latex, markdown, to_csv
 from fedpgp.report.grid import seeds_text
 from fedpgp.report.tables import figure_text, titles
-from fedpgp.reproduction.recipe import Recipe, read_recipe
+from fedpgp.reproduction.recipe import Recipe, Reported, read_recipe
+from fedpgp.reproduction.settings import Agreement
 from fedpgp.results import Run, columns, spread
 
 if TYPE_CHECKING:
     from fedpgp.grid.plan import Found, Key, Part
 
 PARTS = {"final": "last round", "last_five": "mean of the last five rounds"}
+REPORTED = "reported.csv"
 WIDEST = 12  # columns that a page or a terminal has room for
 
 
 def write_reproduction(found: "Found", directory: Path) -> None:
-    """Writes figures as .svg and .png, reproduction.md, reproduction.tex and, last of all, reproduction.csv."""
+    """Writes figures as .svg and .png, reproduction.md, reproduction.tex and, last of all, reproduction.csv.
+
+    If others reported figures for some cells, they are also in reported.csv.
+    """
     recipe = read_recipe(found.grid.asked["recipe"])
     shown = tables(found)
     text = [f"# {recipe.title}", recipe.about]
@@ -38,6 +44,8 @@ def write_reproduction(found: "Found", directory: Path) -> None:
     write(directory / "reproduction.md", ("\n\n".join(text) + "\n").encode())
     comment = "".join(f"% {what}: {value}\n" for what, value in provenance(found).items())
     write(directory / "reproduction.tex", (comment + "\n".join(map(latex, shown))).encode())
+    if reported := reported_rows(found, recipe):
+        write(directory / REPORTED, to_csv(reported).encode())
     write(directory / "reproduction.csv", to_csv(found.rows()).encode())
 
 
@@ -93,26 +101,104 @@ def domain_table(found: "Found", part: "Part") -> Table:
     return Table(heading, [", ".join(part.axes), "method", *names], rows)
 
 
-def reported_table(found: "Found", recipe: Recipe) -> Table:
-    """What others published beside what was found, with the difference where the setting is the same."""
-    rows = []
+@dataclass(frozen=True)
+class _Entry:
+    """A reported figure beside that of a cell. deviation: over the seeds; None with one seed."""
+
+    part: "Part"
+    key: "Key"
+    reported: Reported
+    name: str
+    title: str
+    mean: float
+    deviation: float | None
+    agreement: Agreement
+
+    @property
+    def figure(self) -> float:
+        return self.reported.figures[self.name]
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the reported figure; None if a setting that the source states is another one here."""
+        return self.mean - self.figure if self.agreement.is_same else None
+
+
+def _entries(found: "Found", recipe: Recipe) -> Iterator[_Entry]:
     for part in found.grid.parts:
         for key, one in product(part.cell_keys(), recipe.reported):
             if one.method not in found.grid.methods or not one.is_of(part, key):
                 continue
-            runs = found.comparisons[key].of(one.method)
-            same = one.is_same(runs[0].config)
-            for name, figure in one.figures.items():
+            comparison = found.comparisons[key]
+            runs = comparison.of(one.method)
+            agreement = one.compare(runs[0].config)
+            for name in one.figures:
                 mean, deviation = spread([run.results["final"][name] for run in runs])
-                texts = [", ".join(key[1:]), one.method, titles(found.comparisons[key])[name], f"{figure:.2f}"]
-                texts += [figure_text(mean, deviation), f"{mean - figure:+.1f}" if same else "another setting"]
-                rows.append([Cell(text) for text in [*texts, f"{one.source}: {one.setting}"]])
+                yield _Entry(part, key, one, name, titles(comparison)[name], mean, deviation, agreement)
+
+
+def reported_table(found: "Found", recipe: Recipe) -> Table:
+    """What others published beside what was found, with the difference if all settings that the source states agree.
+
+    The notes say which settings differ, or which the source does not state.
+    """
+    rows, notes = [], list[str]()
+    for one in _entries(found, recipe):
+        note = _note(one.reported.source, one.agreement)
+        if note not in notes:
+            notes.append(note)
+        difference = "other settings" if one.difference is None else f"{one.difference:+.1f}"
+        texts = [", ".join(one.key[1:]), one.reported.method, one.title, f"{one.figure:.2f}"]
+        texts += [figure_text(one.mean, one.deviation), difference]
+        rows.append([Cell(text) for text in [*texts, f"{one.reported.source} [{notes.index(note) + 1}]"]])
     return Table(
         "Reported by others",
-        ["cell", "method", "figure", "reported", "here", "difference", "source and setting"],
+        ["cell", "method", "figure", "reported", "here", "difference", "source"],
         rows,
         "The original paper's own tables are not at hand, so none of their figures stand here.",
+        [f"[{number}] {note}" for number, note in enumerate(notes, 1)],
     )
+
+
+def _note(source: str, agreement: Agreement) -> str:
+    """The settings that differ, or if none does, those that the source does not state."""
+    if agreement.is_same:
+        keys: dict[str, list[str]] = {}
+        for section, _, key in (one.partition(".") for one in agreement.unknown):
+            keys.setdefault(section, []).append(key)
+        unknown = "; ".join(f"[{section}] {', '.join(of_section)}" for section, of_section in keys.items())
+        return f"All settings that {source} states are the same here. It does not state: {unknown or 'none'}."
+    text = ""
+    if agreement.differs:
+        text += f"Settings that differ, here / in {source}: {_differing(agreement)}. "
+    if agreement.not_expressible:
+        text += f"Settings of {source} that fedpgp does not have: {'; '.join(agreement.not_expressible)}. "
+    return text + f"{source} does not state {len(agreement.unknown)} other settings; {REPORTED} names them."
+
+
+def _differing(agreement: Agreement) -> str:
+    return "; ".join(f"{key}: {ours} / {theirs}" for key, (ours, theirs) in agreement.differs.items())
+
+
+def reported_rows(found: "Found", recipe: Recipe) -> list[dict[str, Any]]:
+    """A row for every reported figure, with the settings that differ and those that its source does not state."""
+    return [
+        {
+            **({"part": one.part.name} if one.part.name else {}),
+            **dict(zip(one.part.axes, one.key[1:], strict=True)),
+            "method": one.reported.method,
+            "figure": one.name,
+            "reported": one.figure,
+            "here": one.mean,
+            "here_std": one.deviation,
+            "difference": one.difference,
+            "source": one.reported.source,
+            "differs": _differing(one.agreement),
+            "not_expressible": "; ".join(one.agreement.not_expressible),
+            "unknown": "; ".join(one.agreement.unknown),
+        }
+        for one in _entries(found, recipe)
+    ]
 
 
 def provenance(found: "Found") -> dict[str, str]:

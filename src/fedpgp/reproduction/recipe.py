@@ -7,23 +7,26 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fedpgp.config import RECIPE, ExperimentConfig, parse_change
+from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.grid.axes import read_axes
 from fedpgp.grid.plan import Part
+from fedpgp.reproduction.settings import Agreement, compare_settings, stated_settings
+from fedpgp.reserved import RECIPE
 
 
 @dataclass(frozen=True)
 class Reported:
     """Figures, in percent, that somebody published.
 
-    setting: in words; conditions: "section.key=value" of a config, without which a difference from them says nothing,
-    none where too little of the setting is known; point: the labels of the cell that they stand beside, by axis.
+    source: who published them; settings: "section.key" -> the value that the source states, of every key that it
+    states; not_expressible: the settings that it states and fedpgp has no key for, in words; point: the labels of the
+    cell that the figures stand beside, by axis.
     """
 
     source: str
-    setting: str
-    conditions: Sequence[str]
+    settings: Mapping[str, Any]
+    not_expressible: Sequence[str]
     method: str
     point: Mapping[str, str]
     figures: Mapping[str, float]
@@ -33,16 +36,9 @@ class Reported:
         labels = dict(zip(part.axes, key[1:], strict=True))
         return all(labels.get(axis) == label for axis, label in self.point.items())
 
-    def is_same(self, config: ExperimentConfig) -> bool:
-        """Whether a config has all conditions; of a path, as of a hub id, the last part counts."""
-        if not self.conditions:
-            return False
-        for condition in self.conditions:
-            section, key, value = parse_change(condition)
-            found = getattr(getattr(config, section), key)
-            if (Path(found).name if isinstance(found, str) else found) != value:
-                return False
-        return True
+    def compare(self, config: ExperimentConfig) -> Agreement:
+        """Compare the settings of a cell with those of the source."""
+        return compare_settings(config, self.method, self.settings, self.not_expressible)
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,32 @@ def read_recipe(name: str) -> Recipe:
         embedded=_parts(table["embedded"], file),
         embedded_methods=table.get("embedded_methods", table["methods"]),
         embedded_note=table["embedded_note"],
-        reported=[Reported(**one) for one in table.get("reported", [])],
+        reported=[
+            _reported(f"{file.name}: {RECIPE}.sources", table["sources"], **one) for one in table.get("reported", [])
+        ],
+    )
+
+
+def _reported(
+    place: str,
+    sources: Mapping[str, Mapping[str, Any]],
+    *,
+    source: str,
+    settings: Mapping[str, Mapping[str, Any]],
+    **figures: Any,
+) -> Reported:
+    """Figures of a source, with settings of their own beside those of all figures of the source."""
+    if source not in sources:
+        raise ConfigError(f"{place} must have {source!r}, which reported figures name; {nearest(source, sources)}")
+    shared = sources[source]
+    return Reported(
+        source=shared["title"],
+        settings={
+            **stated_settings(shared["settings"], f"{place}.{source}.settings"),
+            **stated_settings(settings, f"{place}.{source}: settings of a figure"),
+        },
+        not_expressible=shared["not_expressible"],
+        **figures,
     )
 
 
