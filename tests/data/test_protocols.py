@@ -333,6 +333,7 @@ def test_every_protocol_and_partition_has_a_config():
         (["task.partition=iid", "task.concentration=1.0"], "concentration"),
         (["task.partition=dirichlet", "task.fine_concentration=1.0"], "fine_concentration"),
         (["task.partition=dirichlet", "task.classes_per_client=2"], "classes_per_client"),
+        (["task.partition=iid", "task.class_division=authors"], "class_division"),
         (["task.shards_per_client=3"], "shards_per_client"),
     ],
 )

@@ -109,6 +109,48 @@ def test_seeds_change_classes_and_shots():
     assert deals[0] == deal_classes(range(12), 3, None, 0)
 
 
+def test_the_authors_division_of_oxford_pets():
+    """What `random.seed(2023); random.shuffle(list(range(19)))` gave, cut as in FedOTP's base_dataset.py."""
+    order = [2, 7, 3, 0, 16, 6, 13, 8, 4, 11, 1, 15, 5, 17, 9, 10, 18, 14, 12]
+    expected = [{2 * order[i], 2 * order[i + 1]} for i in range(0, 18, 2)] + [{2 * 12}]
+    dealt = deal_classes(range(0, 38, 2), 10, None, 5, "authors")  # classes that are no range from 0
+    assert [set(own) for own in dealt] == expected
+    assert all(own == tuple(sorted(own)) for own in dealt)
+
+
+@pytest.mark.parametrize(
+    ("classes", "clients", "each", "last"),
+    [(50, 10, 5, 5), (51, 10, 5, 6), (47, 10, 5, 2), (55, 10, 6, 1), (45, 10, 4, 9), (14, 10, 1, 5), (4, 1, 4, 4)],
+)
+def test_the_authors_rule_gives_the_rest_to_the_last_client(classes, clients, each, last):
+    dealt = deal_classes(range(classes), clients, None, 0, "authors")
+    assert [len(own) for own in dealt] == [each] * (clients - 1) + [last]
+    assert sorted(label for own in dealt for label in own) == list(range(classes))
+
+
+def test_the_authors_division_is_one_for_all_seeds():
+    config = load_config(None, ["task.clients=3", "task.shots=2", "task.class_division=authors"])
+    tasks = [make_task(config, tiny.source(16), seed) for seed in range(4)]
+    assert len({tuple(client.classes for client in task.clients) for task in tasks}) == 1
+    assert len({tuple(task.clients[0].train) for task in tasks}) > 1, "the shots are drawn by the seed"
+
+
+@pytest.mark.parametrize(("classes", "clients"), [(16, 10), (24, 15), (6, 4)])
+def test_the_authors_rule_is_refused_if_it_leaves_a_client_without_classes(classes, clients):
+    message = (
+        rf'task\.class_division must be "even" for {classes} classes and {clients} clients, got "authors".* leave none'
+        r" for the last\. Use --set task\.class_division=even"
+    )
+    with pytest.raises(DataError, match=message):
+        deal_classes(range(classes), clients, None, 0, "authors")
+    assert all(deal_classes(range(classes), clients, None, 0))
+
+
+def test_the_authors_rule_has_no_use_for_a_number_of_classes():
+    with pytest.raises(DataError, match=r'task\.classes_per_client must be left out with .*"authors".*, got 2'):
+        deal_classes(range(12), 3, 2, 0, "authors")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,4 +1,7 @@
-"""Training-time augmentation as in CoOp's and the authors' code: random resized crop and horizontal flip."""
+"""Training-time augmentation as in CoOp's and the authors' code: random resized crop and horizontal flip.
+
+The authors' code neither crops nor flips images of CIFAR-10 and CIFAR-100, which is `data.augmented_views = 1` here.
+"""
 
 import math
 from typing import NamedTuple

@@ -3,6 +3,7 @@
 Letters: n images, N clients, C classes.
 """
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ from fedpgp.data.sources import ImageDataset
 from fedpgp.errors import DataError
 from fedpgp.randomness import generator
 
+AUTHORS_SEED = 2023  # of their division of the classes, whatever the seed of the run
+
 
 class TooManyClientsError(DataError):
     """Among whom something cannot be dealt out. most: so many there can be; got: so many there were to be."""
@@ -25,12 +28,19 @@ class TooManyClientsError(DataError):
 
 
 def deal_classes(
-    classes: Sequence[int], clients: int, per_client: int | None, seed: int
+    classes: Sequence[int], clients: int, per_client: int | None, seed: int, division: str = "even"
 ) -> tuple[tuple[int, ...], ...]:
     """Deals classes out to the clients at random and without overlap; each client's are ascending.
 
-    per_client: None deals all classes, as evenly as they divide. Raises DataError if there are too few classes.
+    per_client: None deals all classes, as evenly as they divide. division: "authors" deals all classes by the rule and
+    with the seed of the authors' code; `seed` is not read. Raises DataError if there are too few classes, if that rule
+    leaves a client without a class, or if it is given per_client.
     """
+    if per_client and division == "authors":
+        raise DataError(
+            'task.classes_per_client must be left out with task.class_division = "authors", whose rule says how many'
+            f" classes a client has, got {per_client}. Leave it out, or use --set task.class_division=even"
+        )
     needed = clients * (per_client or 1)
     if per_client and per_client > len(classes):
         raise DataError(
@@ -43,9 +53,30 @@ def deal_classes(
             f"the task has {len(classes)} classes to deal out, {per_client or 'at least 1'} to each client, without"
             " overlap" + (", as task.classes_per_client says" if per_client else ""),
         )
+    if division == "authors":
+        return _as_authors(classes, clients)
     order = torch.randperm(len(classes), generator=generator(seed, "partition")).tolist()
     dealt = [classes[i] for i in order][: needed if per_client else None]
     return tuple(tuple(sorted(dealt[client::clients])) for client in range(clients))
+
+
+def _as_authors(classes: Sequence[int], clients: int) -> tuple[tuple[int, ...], ...]:
+    """Every client but the last gets round(C / N) of the shuffled classes, and the last client gets the rest.
+
+    HongxiaLee/FedOTP (27421e9), Dassl/dassl/data/datasets/base_dataset.py. round(5.5) is 6, and round(4.5) is 4.
+    """
+    each = round(len(classes) / clients)
+    rest = (clients - 1) * each
+    if rest >= len(classes):
+        raise DataError(
+            f'task.class_division must be "even" for {len(classes)} classes and {clients} clients, got "authors":'
+            f" round({len(classes)} / {clients}) = {each} classes for each client but the last leave none for the last."
+            " Use --set task.class_division=even, or another task.clients"
+        )
+    order = list(classes)
+    random.Random(AUTHORS_SEED).shuffle(order)
+    dealt = [order[i * each : (i + 1) * each] for i in range(clients - 1)]
+    return tuple(tuple(sorted(own)) for own in [*dealt, order[rest:]])
 
 
 def deal_domains(domains: int, clients: int, seed: int) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ class Holdings:
 
     partition: "classes" (each class is one client's), or one of `PARTITIONS`, whose other arguments are `settings`.
     new_clients: so many beside `clients`, who take part in nothing before training is over.
+    class_division: how "classes" divides them, see `deal_classes`.
     domain_per_client: a client's images, and its own test images, are of one domain; domains are dealt out in turn, and
     a partition of images shares out each domain by itself.
     """
@@ -41,6 +42,7 @@ class Holdings:
     partition: str = CLASSES
     new_clients: int = 0
     classes_per_client: int | None = None
+    class_division: str = "even"
     domain_per_client: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -227,7 +229,7 @@ def _by_classes(
 ) -> list[Client]:
     """Clients with classes of their own. among: so many domains have the same deal."""
     seed, everybody = holdings.seed, holdings.everybody
-    dealt = deal_classes(base, everybody // among, holdings.classes_per_client, seed)
+    dealt = deal_classes(base, everybody // among, holdings.classes_per_client, seed, holdings.class_division)
     clients = []
     for number, domain in enumerate(domains):
         classes = dealt[number // among]
