@@ -222,7 +222,7 @@ def test_equal_visual_prompts_are_seen_once(exact):
     shared = method.init_shared(task, exact, tiny.generator(0, "shared"))
     places = torch.eye(3, dtype=torch.float64)[:2]
     clients = [
-        Params(shared, {**own, "text_places": places, "visual_places": places})
+        Params(shared, {**own, "places": places})
         for own in (method.init_private(task, exact, tiny.generator(i, "private"), i) for i in range(3))
     ]
 

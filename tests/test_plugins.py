@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import torch
 
 import fedpgp
 from fedpgp import plugins
+from fedpgp.aggregators import AGGREGATORS
 from fedpgp.catalogue import about, catalogue
-from fedpgp.config import load_config
+from fedpgp.config import SECTIONS, load_config
 from fedpgp.directory import resume_command
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.methods import METHODS, FedPGP, PromptFL
@@ -118,8 +120,6 @@ def test_a_method_with_its_hyperparameters_is_run_as_it_is_and_stands_in_the_con
         ("class Mine:\n    pass\n", ":Mine", r"must be a class derived from fedpgp.methods.Method"),
         (MINE, ":Mime", r"has no 'Mime'; known: Mine$"),
         (MINE.replace('"mine"', '"fedpgp"'), ":Mine", "has the name 'fedpgp' of a built-in method"),
-        (MINE.replace('"mine"', '"data"'), ":Mine", "has the name 'data', which means something else in a config"),
-        (MINE.replace('"mine"', '"fedavg"'), ":Mine", "has the name 'fedavg', which means something else"),
         (MINE.replace('"mine"', '"../mine"'), ":Mine", "small letters, digits"),
         (MINE.replace("default=0.5, ", ""), ":Mine", "must have a default for every field"),
         (
@@ -136,6 +136,18 @@ def test_a_file_that_does_not_work_says_why(content, name, message, tmp_path):
         find_method(f"{path}{name}")
     failed = content.startswith(("x = 1 +", "import", "raise"))
     assert failed == (path not in plugins.loaded_files())  # one that failed is read again when it is mended
+
+
+def test_no_method_is_called_like_something_else_in_a_config(tmp_path):
+    """Sections: all that a written config has, or that a file may have beside those of methods."""
+    written = tomllib.loads(load_config().to_toml())
+    sections = {*written, *SECTIONS, *AGGREGATORS} - {*METHODS}
+    assert {"privacy", "fedadam"} <= sections
+    for name in {*sections, "recipe", "extends", "all"}:
+        path = tmp_path / f"{name}.py"
+        path.write_text(MINE.replace('"mine"', f'"{name}"'), encoding="utf-8")
+        with pytest.raises(ConfigError, match=f"has the name '{name}', which means something else in a config"):
+            find_method(f"{path}:Mine")
 
 
 def test_a_file_that_is_not_there_is_named():

@@ -183,7 +183,8 @@ def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregat
     """All rounds of a federation in this process: two of everybody, two epochs in batches of four, or as changed."""
     found, settings = data_ or data(backbone, kind=kind_of(method)), FederationConfig(**{**SETTINGS, **changes})
     workers = workers or Workers(backbone.towers(method.reads), 1)
-    course, rounds = Course(method, found.task, backbone, settings, seed, aggregator_for(method, aggregator)), []
+    chosen = aggregator_for(method, settings.rounds, aggregator)
+    course, rounds = Course(method, found.task, backbone, settings, seed, chosen), []
     with nullcontext(state) if state else State.create() as state:
         clients = course.states(state.client)
         for record in federate(method, found, backbone, settings, seed, workers, state, aggregator):
@@ -196,7 +197,7 @@ def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregat
 def small(cls, **changes):
     """A method as small as its tests allow: of these values those that it has fields for, and the changes."""
     values = {"context_length": 3, "bottleneck": 2, "rank": 2, "prompts_learned": 4, "learning_rate": 0.05}
-    values |= {"depth": 2, "visual_length": 1, "groups": 2, "selected": 1, "start_layer": 3}
+    values |= {"depth": 2, "visual_length": 1, "groups": 2, "selected": 1, "start_layer": 3, "ratio": 0.5}
     known = {field.name for field in fields(cls)}
     return cls(**{name: value for name, value in values.items() if name in known} | changes)
 

@@ -111,7 +111,9 @@ def undisturbed(config: ExperimentConfig, method: str, run: Run, cache: Path | N
     participants = {record["round"]: record["participants"] for record in run.rounds}
     with laboratory(config, [method], [0], 1, cache, False, None) as lab:
         one = config.methods[method]
-        course = Course(one, lab.tasks[0], lab.backbone, config.federation, 0, aggregator_for(one, config.aggregator))
+        settings = config.federation
+        aggregator = aggregator_for(one, settings.rounds, config.aggregator)
+        course = Course(one, lab.tasks[0], lab.backbone, settings, 0, aggregator)
         everybody = course.downloads
 
         def downloads(number, server):  # type: ignore[no-untyped-def]

@@ -17,10 +17,11 @@ from fedpgp.aggregators import AGGREGATORS
 from fedpgp.errors import ConfigError, FedPGPError, nearest
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.base import Reads
+from fedpgp.reserved import ALL, EXTENDS, RECIPE, SECTIONS
 
 GROUP = "fedpgp.methods"  # of entry points
 PLAIN = (str, int, float, tuple, frozenset, set)  # values of class attributes
-RESERVED = {"all", "data", "task", "backbone", "federation", *AGGREGATORS}
+RESERVED = {ALL, EXTENDS, RECIPE, *SECTIONS, *AGGREGATORS}  # names that a method may not have
 PREFIX = "fedpgp_method_"  # of the modules that files of methods become
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # of a method: it is a section of the config and a directory
 

@@ -28,7 +28,6 @@ from fedpgp.federation.flower import Guest, Nodes, answer, terms_of
 from fedpgp.federation.jobs import Federation
 from fedpgp.federation.mods import mods
 from fedpgp.federation.node import Node, own_states
-from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import joining, run_rounds
 from fedpgp.federation.state import State
 from fedpgp.laboratory import Laboratory, laboratory
@@ -49,8 +48,6 @@ def simulate(
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its next default, of which it warns
     logging.getLogger("flwr").setLevel(logging.ERROR)
     task, run = lab.tasks[seed], state.origin()["run"]
-    for sentence in assumptions(lab.config.privacy, course.clients, course.most_rounds):
-        lab.reporter.notice(sentence)
     with ExitStack() as stack:
         place = Path(stack.enter_context(TemporaryDirectory())) if directory is None else directory / DIRECTORY
         packed = pickle.dumps((lab.config, method, seed, lab.cache, lab.skip_bad_images))

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from fedpgp.aggregators import FedAvg, Scaffold, Server, Upload
+from fedpgp.aggregators import Scaffold, Server, Upload
 from fedpgp.backbone import Backbone, Towers, load_backbone
 from fedpgp.backbone.image import PATCHES
 from fedpgp.backbone.layers import Prompt
@@ -152,8 +152,9 @@ class _Trial:
         method, task, backbone = self.method, self.task, self.backbone
         shared = method.init_shared(task, backbone, generator(0, "shared"))
         private = method.init_private(task, backbone, generator(0, "private"), client)
-        server = (method.aggregator or FedAvg()).begin(shared, len(task.clients))
-        return Params(shared, private, (method.aggregator or FedAvg()).download(server, client).shared)
+        aggregator = aggregator_for(method, SETTINGS.rounds)
+        server = aggregator.begin(shared, len(task.clients))
+        return Params(shared, private, aggregator.download(server, client).shared)
 
     def text(self, params: Params, frozen: Frozen, classes: Sequence[int], extra: Sequence[str] = ()) -> Tensor:
         """The features [K, C, D] of a model's contexts with some classes, and extra names behind them."""
@@ -180,7 +181,7 @@ class _Trial:
                         break
                 method = pickle.loads(pickle.dumps(method))
             with State.open(path) as state:
-                aggregator = aggregator_for(self.method)
+                aggregator = aggregator_for(self.method, SETTINGS.rounds)
                 course = Course(self.method, self.task, self.backbone, SETTINGS, seed, aggregator)
                 server = state.server() or Server({})
                 bits = {f"server/{k}": _bits(t) for k, t in grouped(server).items()}
@@ -464,7 +465,8 @@ def _travels(trial: _Trial) -> None:
 def _controls(trial: _Trial) -> None:
     """it trains under an aggregator that turns gradients"""
     method = trial.method
-    if method.aggregator is None and not method.pooled and not method.swaps and trial.trains:
+    own_server = method.own_aggregator(SETTINGS.rounds) is not None
+    if not own_server and not method.pooled and not method.swaps and trial.trains:
         workers = Recording(trial.towers)
         with State.create() as state:
             rounds = federate(method, trial.data, trial.backbone, SETTINGS, 0, workers, state, Scaffold())
@@ -478,7 +480,7 @@ def _order(trial: _Trial) -> None:
     shared = trial.first().shared
     if not shared or method.pooled:
         return
-    rule = method.aggregator or FedAvg()
+    rule = aggregator_for(method, SETTINGS.rounds)
     server = rule.begin(shared, len(CLIENTS))
     rng = generator(0, "updates")
 

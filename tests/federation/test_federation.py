@@ -99,22 +99,38 @@ def test_the_average_by_hand():
 
 @given(st.integers(1, 40), st.floats(0.001, 1), st.integers(0, 100), st.integers(1, 100))
 def test_participants_are_a_fraction_of_the_clients(clients, share, seed, number):
-    chosen = participants(clients, share, seed, number)
+    chosen = participants(clients, share, "nearest", seed, number)
     assert chosen == sorted(set(chosen)) and set(chosen) <= set(range(clients))
     assert len(chosen) >= 1 and abs(len(chosen) - share * clients) <= max(0.5, 1 - share * clients)
-    assert chosen == participants(clients, share, seed, number)
+    assert chosen == participants(clients, share, "nearest", seed, number)
 
 
 @pytest.mark.parametrize(("share", "count"), [(1.0, 10), (0.5, 5), (0.34, 3), (0.1, 1), (0.01, 1)])
 def test_how_many_take_part(share, count):
-    assert len(participants(10, share, 0, 1)) == count
+    assert len(participants(10, share, "nearest", 0, 1)) == count
+
+
+@pytest.mark.parametrize(
+    ("clients", "share", "count"), [(10, 0.99, 9), (10, 0.5, 5), (10, 0.01, 1), (3, 1.0, 3), (100, 0.29, 28)]
+)
+def test_how_many_take_part_by_the_authors_rule(clients, share, count):
+    assert count == max(int(share * clients), 1), "their expression; the product 0.29 * 100 is below 29"
+    down = participants(clients, share, "down", 0, 1)
+    assert len(down) == count
+    assert set(down) <= set(participants(clients, share, "nearest", 0, 1)), "the draw is the same"
+
+
+@pytest.mark.parametrize(("rounding", "count"), [("nearest", 2), ("down", 1)])
+def test_a_run_rounds_participation_as_its_settings_say(rounding, count, backbone):
+    (found,) = tiny.run(METHOD, backbone, rounds=1, participation=0.6, participation_rounding=rounding)
+    assert len(found.record["participants"]) == count
 
 
 def test_participants_differ_by_round_and_seed_and_everybody_has_turns():
-    by_round = [tuple(participants(10, 0.3, 0, number)) for number in range(1, 31)]
+    by_round = [tuple(participants(10, 0.3, "nearest", 0, number)) for number in range(1, 31)]
     assert len(set(by_round)) > 20
     assert set().union(*by_round) == set(range(10))
-    assert by_round[:5] != [tuple(participants(10, 0.3, 1, number)) for number in range(1, 6)]
+    assert by_round[:5] != [tuple(participants(10, 0.3, "nearest", 1, number)) for number in range(1, 6)]
 
 
 @pytest.mark.parametrize(("everyone_first", "counts"), [(False, [1, 1, 1]), (True, [3, 1, 1])])

@@ -71,7 +71,8 @@ def open_world(
     privacy = more.pop("privacy", PrivacyConfig())
     data = more.pop("data", None) or tiny.data(backbone, kind=kind_of(method))
     settings = FederationConfig(**{**tiny.SETTINGS, **SMALL, **more})
-    course = Course(method, data.task, backbone, settings, 0, protected(privacy, aggregator_for(method, aggregator)))
+    chosen = protected(privacy, aggregator_for(method, settings.rounds, aggregator))
+    course = Course(method, data.task, backbone, settings, 0, chosen)
     terms = terms_of(backbone, data.task)
 
     def opened(client: int) -> Guest:

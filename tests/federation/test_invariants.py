@@ -27,7 +27,7 @@ def rows(tensors) -> list[bytes]:
 @settings(max_examples=30)
 def test_nothing_private_is_in_the_bytes_that_leave_a_client(name, aggregator, participation, seed, backbone):
     method = tiny.small(METHODS[name])
-    own_server = method.aggregator is not None or method.pooled
+    own_server = method.own_aggregator(rounds=2) is not None or method.pooled
     _, trained = recorded(
         backbone,
         method,

@@ -14,12 +14,14 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from fedpgp.aggregators import FedAvg, Median, Server, Upload
-from fedpgp.config import PrivacyConfig
+from fedpgp.config import ExperimentConfig, FederationConfig, PrivacyConfig
 from fedpgp.errors import ConfigError
 from fedpgp.federation.border import ABOUT, LOSSES, SHARED, arrays, read_any
 from fedpgp.federation.messages import _figures
 from fedpgp.federation.mods import mods
 from fedpgp.federation.privacy import BIT, NORM, Private, assumptions, check_privacy, epsilon
+from fedpgp.methods import PromptFL
+from fedpgp.methods.dp_fpl import DPFPL
 
 SHAPES = {"p_G": (3, 4), "gate": (2,)}
 
@@ -195,11 +197,18 @@ def test_a_local_round_costs_no_more_than_it_says():
 
 def test_what_is_assumed_is_told():
     privacy = PrivacyConfig(differential_privacy="central", noise_multiplier=2.0)
-    told = " ".join(assumptions(privacy, 10, 5))
+    told = " ".join(assumptions(ExperimentConfig(privacy=privacy), PromptFL(), 10, 5))
     assert f"ε = {epsilon(privacy, 5):.3g} at δ = 1e-05 after 5 rounds, of 10 clients" in told
     assert "all clients have the same weight" in told
     assert "losses, accuracies and numbers of examples are not protected" in told
-    assert assumptions(PrivacyConfig(), 10, 5) == []
+    assert assumptions(ExperimentConfig(), PromptFL(), 10, 5) == []
+
+
+def test_what_a_noisy_method_assumes_is_told_for_the_local_epochs_of_a_client():
+    config, method = ExperimentConfig(federation=FederationConfig(local_epochs=3)), DPFPL()
+    assert assumptions(config, method, 10, 5) == method.assumptions(15) != []
+    central = replace(config, privacy=PrivacyConfig(**CENTRAL))
+    assert assumptions(central, method, 10, 5) == [*method.assumptions(15), *assumptions(central, PromptFL(), 10, 5)]
 
 
 CENTRAL = {"differential_privacy": "central"}

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import agreement
 import pytest
@@ -71,6 +72,14 @@ def test_the_guidance_chooses_the_templates():
     assert FedKgCoOp().templates(task) == ("a photo of a {}.",)
     assert FedKgCoOp(guidance="dataset").templates(task) is task.templates
     assert FedKgCoOp(guidance="ensemble").templates(task) == ENSEMBLE
+
+
+def test_the_authors_have_a_prompt_of_their_own_for_textures():
+    """As in their trainers/kgcoop.py; CoOp, from which the others are, has "{} texture."."""
+    textures = replace(tiny.task(templates=("{} texture.",)), train=replace(tiny.task().train, name="dtd"))
+    assert FedKgCoOp(guidance="authors").templates(textures) == ("a photo of a {}, a type of texture.",)
+    assert FedKgCoOp(guidance="dataset").templates(textures) == ("{} texture.",)
+    assert FedKgCoOp(guidance="authors").templates(tiny.task()) == tiny.task().templates
 
 
 @pytest.mark.parametrize("values", [{"weight": -1.0}, {"weight": math.inf}, {"guidance": "none"}, {"mu": 1.0}])

@@ -13,6 +13,7 @@ from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, TrainingError
 from fedpgp.methods import Batch, Frozen, Local, Params, PromptFL
 from fedpgp.methods.fedpha import FedPHA
+from fedpgp.tuning.space import search_spaces
 
 
 def random(seed, *shape):
@@ -40,7 +41,7 @@ def test_fedpha_agrees_with_the_oracle(projection, ratio, images, backbones, mon
 def test_without_pull_and_push_fedpha_is_promptfl_and_local_beside_each_other(exact):
     for lengths, ctx_init in (((3,), "random"), ((4,), "a photo of a")):
         common = {**agreement.HYPER, "ctx_init": ctx_init}
-        ours = tiny.run(FedPHA(**common, lengths=lengths, pull=0.0, push=0.0), exact)
+        ours = tiny.run(FedPHA(**common, lengths=lengths, ratio=0.6, pull=0.0, push=0.0), exact)
         shared, alone = (tiny.run(cls(**common), exact) for cls in (PromptFL, Local))
         for one, two, three in zip(ours, shared, alone, strict=True):
             assert torch.allclose(one.shared["p_G"], two.shared["p_G"], rtol=0, atol=1e-13)
@@ -52,7 +53,7 @@ def test_without_pull_and_push_fedpha_is_promptfl_and_local_beside_each_other(ex
             assert {k: v.tolist() for k, v in one.evaluation.clients.items()} == {
                 k: v.tolist() for k, v in three.evaluation.clients.items()
             }
-    whole = tiny.run(FedPHA(**agreement.HYPER, lengths=(3,)), exact)
+    whole = tiny.run(FedPHA(**agreement.HYPER, lengths=(3,), ratio=0.6), exact)
     assert whole[-1].record["loss_push"] > 0
     assert not torch.allclose(whole[-1].private[0]["p"], ours[-1].private[0]["p"][:3], atol=1e-4)
 
@@ -69,8 +70,6 @@ def test_the_projection_by_hand():
 
     assert projected(ratio=0.5) == [pytest.approx([0.0, 2.0, 3.0])]
     assert projected(ratio=0.5, projection="code") == [pytest.approx([0.0, 2.0, 0.0])]
-    assert projected(ratio=1.0) == [[1.0, 2.0, 3.0]]
-    assert projected(ratio=1.0, projection="code") == [pytest.approx([1.0, 2.0, 0.0])]
 
 
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 4), st.sampled_from(["complement", "code"]))
@@ -117,7 +116,7 @@ def test_clients_have_the_lengths_of_their_turn_and_start_from_a_phrase(backbone
     assert long[:2].std().item() == pytest.approx(0.02, rel=0.2)
     assert torch.equal(first(1, exact).float(), first(1))
     # clients of different lengths are trained together as if alone, and two rounds change all of a length
-    rounds = tiny.run(FedPHA(**agreement.HYPER, lengths=(2, 6)), backbone)
+    rounds = tiny.run(FedPHA(**agreement.HYPER, lengths=(2, 6), ratio=0.6), backbone)
     assert [len(own["p"]) for own in rounds[-1].private] == [2, 6, 2]
 
 
@@ -153,7 +152,7 @@ def test_lengths_survive_a_config_file(tmp_path):
         {"lengths": (1.0,)},
         {"lengths": 4},
         {"ratio": 0.0},
-        {"ratio": 1.1},
+        {"ratio": 1.0},
         {"margin": -1.0},
         {"projection": "none"},
     ],
@@ -165,7 +164,7 @@ def test_a_wrong_hyperparameter_is_refused(values):
 
 def test_numbers_that_are_no_longer_finite_are_told_with_client_round_and_step(backbone):
     """Before the decomposition fails with a message of its own."""
-    method = FedPHA(context_length=3, learning_rate=1e3, lengths=(2,))
+    method = FedPHA(context_length=3, learning_rate=1e3, lengths=(2,), ratio=0.6)
     with pytest.raises(TrainingError, match=r"of client 0 is not finite in round 1, step \d+: change the settings"):
         tiny.run(method, backbone, weight_decay=1e3, local_epochs=10)
 
@@ -175,3 +174,41 @@ def test_a_fifth_of_the_directions_is_taken_out_whatever_the_rounding(length, le
     p_G, p = (torch.randn(length, 32, generator=torch.Generator().manual_seed(s)).double() for s in (0, 1))
     projected = FedPHA(ratio=0.8)._projected(p, p_G)
     assert int(torch.linalg.matrix_rank(p - projected)) == left_out
+
+
+def first_shared(backbone, **values):
+    return FedPHA(**values).init_shared(tiny.task(), backbone, tiny.generator(0, "shared"))["p_G"]
+
+
+@pytest.mark.parametrize(
+    ("values", "M", "most", "vectors"),
+    [
+        ({"ratio": 0.78, "ctx_init": "a photo of a"}, 4, 0.75, 5),
+        ({"ratio": 0.95}, 16, 0.9375, 20),
+        ({"ratio": 0.7, "context_length": 3}, 3, 0.6666, 4),
+    ],
+)
+def test_a_ratio_with_which_nothing_is_projected_out_is_refused(values, M, most, vectors, backbone):
+    """Its pull would be 0. Both remedies work."""
+    message = (
+        rf"^fedpha\.ratio must be at most 1 - 1/M = {most} for .* M = {M} .*, got {values['ratio']}: .*{vectors} v"
+    )
+    with pytest.raises(ConfigError, match=message):
+        first_shared(backbone, **values)
+    p_G = first_shared(backbone, **{**values, "ratio": most})
+    method, p = FedPHA(ratio=most), torch.randn(2, 128, generator=tiny.generator(0, "test"))
+    assert not torch.allclose(method._projected(p, p_G), p)
+    assert len(first_shared(backbone, ratio=values["ratio"], context_length=vectors)) == vectors
+
+
+def test_a_shared_prompt_of_one_vector_is_refused_with_the_remedy_that_is_left(backbone):
+    with pytest.raises(ConfigError, match=r"got 0\.5: .* be 0\. Take a longer shared prompt .* of 2 vectors or more"):
+        first_shared(backbone, ratio=0.5, context_length=1)
+
+
+def test_the_recipe_and_the_search_space_have_ratios_that_project_something_out(backbone):
+    recipe = load_config().methods["fedpha"]
+    space = search_spaces({"fedpha": recipe})["fedpha"]
+    for start in space["ctx_init"].choices:
+        for ratio in (recipe.ratio, space["ratio"].low, space["ratio"].high):
+            first_shared(backbone, ratio=ratio, ctx_init=start)

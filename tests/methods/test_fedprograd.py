@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import agreement
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from oracle import fedprograd
 from pydantic import ValidationError
 
+from fedpgp.errors import ConfigError
 from fedpgp.methods import Batch, Frozen, Params, PromptFL
 from fedpgp.methods.fedprograd import FedProGrad
 
@@ -72,6 +74,22 @@ def test_the_terms_by_hand():
         4 * (q * math.log(q / (1 - q)) + (1 - q) * math.log((1 - q) / q))
     )
     assert terms["task"].item() == pytest.approx(math.log(1 + math.exp(4.0)))
+
+
+def test_the_first_context_of_the_authors_is_zeros_with_the_words_of_the_prompt_in_the_last_places(exact):
+    """PromptLearner of their trainers/prograd.py. pictoclip's vocabulary has no comma."""
+    pets = replace(tiny.task(), train=replace(tiny.task().train, name="oxford_pets"))
+    method = FedProGrad(ctx_init="authors", guidance="authors", context_length=10)
+    assert method.templates(pets) == ("a type of pet, a photo of a {}.",)
+    first = method.init_shared(pets, exact, tiny.generator(0, "shared"))["p_G"]
+    assert not first[:2].any()
+    assert torch.equal(first[2:], exact.phrase("a type of pet a photo of a"))
+    each = replace(method, class_specific=True).init_shared(pets, exact, tiny.generator(0, "shared"))["p_G"]
+    assert torch.equal(each, first.expand(len(pets.base), -1, -1))
+    plain = replace(method, context_length=4).init_shared(tiny.task(), exact, tiny.generator(0, "shared"))["p_G"]
+    assert torch.equal(plain, exact.phrase("a photo of a"))
+    with pytest.raises(ConfigError, match=r"fedprograd.context_length must be at least 8 .* got 7"):
+        replace(method, context_length=7).init_shared(pets, exact, tiny.generator(0, "shared"))
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,8 @@ SMOOTH = {"text_weight": 0.0, "image_weight": 0.0}
 @pytest.mark.parametrize(
     ("changes", "rounds", "images"),
     [
-        ({"depth": 3, "gaussian_mean": 1.8, "gaussian_std": 0.9}, 3, "real"),
-        ({**SMOOTH, "depth": 1, "logits_weight": 7.0, "gaussian_mean": 2.0}, 2, "random"),
+        ({"depth": 3, "gaussian_mean": 0.6, "gaussian_std": 0.3}, 3, "real"),
+        ({**SMOOTH, "depth": 1, "logits_weight": 7.0, "gaussian_mean": 1.0, "gaussian_std": 0.6}, 2, "random"),
         ({"visual_length": 0, "text_weight": 3.0, "image_weight": 40.0, "gaussian": False}, 2, "random"),
     ],
 )
@@ -125,14 +125,22 @@ def test_shares_by_hand():
     )
 
 
-def test_the_default_weighs_the_rounds_around_three_quarters_of_25():
-    """Of all weight, that of each round; 0.75 · 25 = 18.75."""
-    rule = FedPromptSRC().aggregator
-    eye = torch.eye(25, dtype=torch.float64)
-    mean = rounds_of(rule, eye)[-1][0]
-    expected = torch.exp(-((torch.arange(1, 26) - 18.75) ** 2) / (2 * 1.25**2)).double()
+@pytest.mark.parametrize(("T", "centre", "deviation"), [(20, 15.0, 1.0), (25, 18.75, 1.25), (10, 7.5, 0.5)])
+def test_the_default_weighs_the_rounds_around_three_quarters_of_all(T, centre, deviation):
+    """Of all weight, that of each round; of 20 rounds these are the weights of PromptSRC's 20 epochs."""
+    mean = rounds_of(FedPromptSRC().own_aggregator(T), torch.eye(T, dtype=torch.float64))[-1][0]
+    expected = torch.exp(-((torch.arange(1, T + 1) - centre) ** 2) / (2 * deviation**2)).double()
     assert torch.allclose(mean, expected / expected.sum(), rtol=0, atol=1e-7)
-    assert int(mean.argmax()) + 1 == 19 and mean[15:21].sum() > 0.97
+
+
+def test_of_five_rounds_a_wide_deviation_weighs_all_and_the_default_one():
+    """The docstring has the 98 %."""
+    wide, narrow = (
+        rounds_of(FedPromptSRC(gaussian_std=std).own_aggregator(5), torch.eye(5, dtype=torch.float64))[-1][0]
+        for std in (0.3, 0.05)
+    )
+    assert wide.min() > 0.05 and wide.max() < 0.31
+    assert narrow[3].item() == pytest.approx(0.98, abs=0.005)
 
 
 # --------------------------------------------------------------------------------------------- the mean over rounds
@@ -207,7 +215,7 @@ def test_without_its_terms_and_the_mean_fedpromptsrc_is_fedivlp(exact):
 
 
 def test_the_mean_over_rounds_changes_no_training_and_is_what_clients_predict_with(exact):
-    method = FedPromptSRC(**SMALL, gaussian_mean=1.5, gaussian_std=2.0)
+    method = FedPromptSRC(**SMALL, gaussian_mean=0.5, gaussian_std=2 / 3)
     ours = tiny.run(method, exact, rounds=3, participation=0.67, **SHORT)
     plain = tiny.run(replace(method, gaussian=False), exact, rounds=3, participation=0.67, **SHORT)
     assert bits_of(ours) == bits_of(plain)
@@ -227,7 +235,7 @@ def test_prediction_takes_the_means_where_they_came(exact):
     received = {**shared, "mean.text": torch.ones(2, 3), "mean.visual": torch.ones(4)}
     found = FedPromptSRC().for_prediction(Params(shared, {}, received))
     assert all(torch.equal(found.shared[name], received[f"mean.{name}"]) for name in shared)
-    assert FedPromptSRC(gaussian=False).aggregator is None
+    assert FedPromptSRC(gaussian=False).own_aggregator(5) is None
     for others in ({}, shared):  # nothing, or no means
         assert tiny.bits(FedPromptSRC().for_prediction(Params(shared, {}, others)).shared) == tiny.bits(shared)
 
@@ -256,7 +264,9 @@ def test_more_layers_than_a_tower_has_are_refused(backbone):
         {"guidance": "none"},
         {"gaussian": 1},
         {"gaussian_mean": -1.0},
+        {"gaussian_mean": 18.75},
         {"gaussian_std": 0.0},
+        {"gaussian_std": 20.0},
     ],
 )
 def test_a_wrong_hyperparameter_is_refused(values):
@@ -267,7 +277,7 @@ def test_a_wrong_hyperparameter_is_refused(values):
 def test_what_is_written_is_what_predicts(small, cache):
     """Of a run: the mean over rounds, and not the last average."""
     changes = ["task.clients=3", "task.shots=4", "federation.rounds=2", "federation.local_epochs=1"]
-    changes += ["fedpromptsrc.gaussian_mean=1", "fedpromptsrc.gaussian_std=0.3"]
+    changes += ["fedpromptsrc.gaussian_mean=0.5", "fedpromptsrc.gaussian_std=0.15"]
     made = fedpgp.run("fedpromptsrc", changes=changes, cache=cache)
     first = fedpgp.run("fedpromptsrc", changes=[*changes, "federation.rounds=1"], cache=cache)
     last = fedpgp.run("fedpromptsrc", changes=[*changes, "fedpromptsrc.gaussian=false"], cache=cache)

@@ -30,7 +30,7 @@ def upload(client, *p):
 def test_pfedmoap_agrees_with_the_oracle(experts, images, participation, backbones, monkeypatch):
     """With a part of the clients, some have no experts while others do, and client 0 predicts before it has trained."""
     method = PFedMoAP(**SMALL, experts=experts, mixing=0.7, scaling=8.0, gate_learning_rate=0.1)
-    present = [participants(3, participation, 0, number) for number in (1, 2, 3)]
+    present = [participants(3, participation, "nearest", 0, number) for number in (1, 2, 3)]
     if participation < 1:
         assert len(set(map(tuple, present))) > 1
 

@@ -42,7 +42,7 @@ def server_of(rows):
 
 
 def weights_of(method, rows, i):
-    return method.aggregator.weights(torch.tensor(rows, dtype=torch.float64), i).tolist()
+    return method.own_aggregator(rounds=5).weights(torch.tensor(rows, dtype=torch.float64), i).tolist()
 
 
 # ---------------------------------------------------------------------------------------------------------- agreement
@@ -103,7 +103,7 @@ def test_heuristic_attention_by_hand():
 def test_a_client_is_sent_the_weighted_sum_of_all_prompts():
     server = server_of([[0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 2.0]])
     xi = 0.5 / 10 * math.exp(-5 / 10)
-    sent = PromptAMP(alpha=0.5, sigma=10.0).aggregator.download(server, 0).shared["p"]
+    sent = PromptAMP(alpha=0.5, sigma=10.0).own_aggregator(rounds=5).download(server, 0).shared["p"]
     assert sent.flatten().tolist() == pytest.approx([xi, 0, 0, 2 * xi])
 
 
@@ -133,8 +133,9 @@ def test_the_order_of_the_clients_changes_no_bit(method, rows, random):
     order = list(range(len(rows)))
     random.shuffle(order)
     one, other = server_of(rows), server_of([rows[i] for i in order])
+    rule = method.own_aggregator(rounds=5)
     for place, i in enumerate(order):
-        sent = [method.aggregator.download(server, k).shared["p"] for server, k in ((one, i), (other, place))]
+        sent = [rule.download(server, k).shared["p"] for server, k in ((one, i), (other, place))]
         assert torch.equal(*sent)
 
 
@@ -144,12 +145,13 @@ def test_the_order_of_many_clients_changes_no_bit(method):
     w = 0.02 * torch.randn(37, 16, 128, generator=torch.Generator().manual_seed(0))
     order = torch.randperm(37, generator=torch.Generator().manual_seed(1))
     uploads = [Upload(i, 8, {"p": w[i]}) for i in range(37)]
-    server = method.aggregator.aggregate(method.aggregator.begin({"p": w[0]}, 37), uploads)
+    rule = method.own_aggregator(rounds=5)
+    server = rule.aggregate(rule.begin({"p": w[0]}, 37), uploads)
     moved = [Upload(place, 8, {"p": w[i]}) for place, i in enumerate(order.tolist())]
-    other = method.aggregator.aggregate(method.aggregator.begin({"p": w[0]}, 37), moved[::-1])
+    other = rule.aggregate(rule.begin({"p": w[0]}, 37), moved[::-1])
     for place, i in enumerate(order.tolist()):
-        sent = method.aggregator.download(server, i).shared["p"]
-        assert torch.equal(sent, method.aggregator.download(other, place).shared["p"])
+        sent = rule.download(server, i).shared["p"]
+        assert torch.equal(sent, rule.download(other, place).shared["p"])
         assert not torch.equal(sent, w[i])
 
 
@@ -157,7 +159,7 @@ def test_the_order_of_many_clients_changes_no_bit(method):
 def test_equal_prompts_are_sent_back_as_they_are(method, row, clients):
     """Among them the only client's own, and everybody's before the first round."""
     for i in range(clients):
-        sent = method.aggregator.download(server_of([row] * clients), i).shared["p"]
+        sent = method.own_aggregator(rounds=5).download(server_of([row] * clients), i).shared["p"]
         assert sent.flatten().tolist() == row
 
 

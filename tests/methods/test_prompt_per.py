@@ -36,7 +36,11 @@ def test_the_shared_vectors_stand_first(backbone):
 def test_half_of_the_vectors_are_shared_rounded_down(backbone):
     assert parts(PromptPer(), backbone) == (8, 8)
     assert parts(PromptPer(context_length=5), backbone) == (2, 3)
-    assert parts(PromptPer(context_length=1), backbone) == (0, 1)
+    with pytest.raises(
+        ConfigError, match=r"shared_length must be 0 or 1 .* got none: .* Set prompt-per.shared_length=1"
+    ):
+        parts(PromptPer(context_length=1), backbone)
+    assert parts(PromptPer(context_length=1, shared_length=1), backbone) == (1, 0)
     assert parts(PromptPer(context_length=5, shared_length=4), backbone) == (4, 1)
 
 

@@ -25,30 +25,36 @@ def likeness(of_groups):
     return total / pairs if pairs else 0.0
 
 
-def draw(prompts, sent, s, tau, generator):
-    """The numbers of s groups, in their order; sent: the server's prompts of the round, None in the first."""
+def draw(groups, sent, s, tau, generator):
+    """The numbers of s groups, in their order. groups: each the list of its prompts, of every kind one; sent: the
+    server's groups of the round, likewise, None in the first."""
     if sent is None:
-        weights = [1.0] * len(prompts)
+        weights = [1.0] * len(groups)
     else:
-        nearest = [max(cosine(prompt, one) for one in sent) for prompt in prompts]
+        similar = [[sum(map(cosine, group, one)) / len(one) for one in sent] for group in groups]
+        nearest = [max(row) for row in similar]
         weights = [math.exp((similarity - max(nearest)) / tau) for similarity in nearest]
     return torch.multinomial(torch.tensor(weights, dtype=torch.float64), s, generator=generator).tolist()
 
 
 def run(world, G, s, lam, tau, tail="{}.", draws=None):
-    """draws: a dictionary that is given the groups which were drawn, by (round, client, kind)."""
+    """draws: a dictionary that is given the groups which were drawn, by (round, client)."""
     kinds = [kind for kind in ("text", "visual") if kind in world.first[0]]
     scale, record = torch.exp(world.clip.logit_scale), Record()
-    # by client and kind: the groups, and which of them the server overwrites
+    # by client: the prompts of its groups by kind, and which groups the server overwrites
     own = [{kind: list(first[kind]) for kind in kinds} for first in world.first]
-    places = [{kind: [] for kind in kinds} for _ in world.first]
+    places = [[] for _ in world.first]
     server = {}
 
     def overwritten(i):
         for kind in kinds:
-            for slot, place in enumerate(places[i][kind]):
+            for slot, place in enumerate(places[i]):
                 own[i][kind][place] = server[kind][slot]
         return own[i]
+
+    def grouped(by_kind):
+        """Every group's prompts, of prompts by kind."""
+        return [list(group) for group in zip(*(by_kind[kind] for kind in kinds), strict=True)]
 
     def features(prompts, images, names):
         """T_j, I_j of every group."""
@@ -80,27 +86,24 @@ def run(world, G, s, lam, tau, tail="{}.", draws=None):
             for loss, gradient in steps:
                 by_name = {}
                 for kind in kinds:
-                    by_name |= stacked([gradient[f"{kind} {j}"] for j in range(G)], kind, places[i][kind])
+                    by_name |= stacked([gradient[f"{kind} {j}"] for j in range(G)], kind, places[i])
                 record.steps[number, i].append((loss, by_name))
-            generator, chosen = world.generator(number, i), {}
-            for kind in kinds:
-                own[i][kind] = [theta[f"{kind} {j}"] for j in range(G)]
-                received = server.get(kind) if places[i][kind] else None
-                places[i][kind] = draw(own[i][kind], received, s, tau, generator)
-                chosen[kind] = [own[i][kind][place] for place in places[i][kind]]
-                if draws is not None:
-                    draws[number, i, kind] = places[i][kind]
-            sent.append(chosen)
+            own[i] = {kind: [theta[f"{kind} {j}"] for j in range(G)] for kind in kinds}
+            received = grouped(server) if places[i] else None
+            places[i] = draw(grouped(own[i]), received, s, tau, world.generator(number, i))
+            if draws is not None:
+                draws[number, i] = places[i]
+            sent.append({kind: [own[i][kind][place] for place in places[i]] for kind in kinds})
             counts.append(len(world.clients[i][1]))
         server = {kind: [average([c[kind][slot] for c in sent], counts) for slot in range(s)] for kind in kinds}
         clients = []
         for i in range(len(own)):
             state = {}
             for kind in kinds:
-                state[kind] = stacked(own[i][kind], kind, places[i][kind])[kind]
-                state[f"{kind}_places"] = torch.zeros(s, G)
-                for slot, place in enumerate(places[i][kind]):
-                    state[f"{kind}_places"][slot, place] = 1
+                state[kind] = stacked(own[i][kind], kind, places[i])[kind]
+            state["places"] = torch.zeros(s, G)
+            for slot, place in enumerate(places[i]):
+                state["places"][slot, place] = 1
             clients.append(state)
         record.rounds.append(({f"{kind}_G": torch.stack(server[kind]) for kind in kinds}, clients))
     for i in range(len(own)):

@@ -53,7 +53,10 @@ def gaussian(values, mean, std):
 
 
 def run(world, text, image, logits, over_rounds=None, tail="{}."):
-    """text, image, logits: weights of the terms; over_rounds: mean and deviation of the weights of rounds."""
+    """text, image, logits: weights of the terms.
+
+    over_rounds: mean and deviation of the weights of rounds, as fractions of the number of rounds.
+    """
     scale, names = torch.exp(world.clip.logit_scale), list(world.first[0])
     z_C = teacher(world, world.names)
 
@@ -69,7 +72,8 @@ def run(world, text, image, logits, over_rounds=None, tail="{}."):
 
     record = federate(world, names, loss_of, logits_of)
     if over_rounds:
-        mean = {name: gaussian([server[name] for server, _ in record.rounds], *over_rounds) for name in names}
+        centre, deviation = (fraction * len(record.rounds) for fraction in over_rounds)
+        mean = {name: gaussian([server[name] for server, _ in record.rounds], centre, deviation) for name in names}
         with torch.no_grad():
             record.logits = [logits_of(mean, world.images, world.all_names, i) for i in range(len(world.clients))]
     return record

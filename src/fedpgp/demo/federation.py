@@ -85,10 +85,12 @@ def rounds(stage: Stage, choices: Choices, stop: threading.Event) -> Iterator[Mo
     assert isinstance(method, FedPGP)
     look = _Look(stage, method, task)
     with Workers(stage.backbone.towers(method.reads), 1) as workers, State.create() as state:
-        course = Course(method, task, stage.backbone, config.federation, choices.seed, aggregator_for(method))
+        settings = config.federation
+        aggregator = aggregator_for(method, settings.rounds)
+        course = Course(method, task, stage.backbone, settings, choices.seed, aggregator)
         yield look({"round": 0}, [], course, state)
         data = stage.data(task)
-        for record in federate(method, data, stage.backbone, config.federation, choices.seed, workers, state):
+        for record in federate(method, data, stage.backbone, settings, choices.seed, workers, state):
             figures = _figures(record) | {
                 "round": record["round"],
                 "shared": _figures(record["shared"]),

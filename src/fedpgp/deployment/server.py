@@ -71,7 +71,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
     with State.open(directory / FILE) as state:
         check_origin(directory, state, begun, log.warning)
         course = Course(method, task, backbone, settings, seed, aggregator_of(config, name))
-        for sentence in assumptions(config.privacy, course.clients, course.most_rounds):
+        for sentence in assumptions(config, method, course.clients, course.most_rounds):
             log.info("%s", sentence)
         nodes = Nodes(
             grid=grid,

@@ -9,11 +9,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import STRICT, Batch, Frozen, Guidance, Params, templates_of
+from fedpgp.methods.base import STRICT, AuthorsGuidance, Batch, Frozen, Params, templates_of
 from fedpgp.methods.promptfl import PromptFL
 
 if TYPE_CHECKING:
     from fedpgp.data.tasks import Task
+
+
+AUTHORS_TEMPLATES = {"dtd": "a photo of a {}, a type of texture."}  # where they are not CoOp's: trainers/kgcoop.py
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -24,9 +27,9 @@ class FedKgCoOp(PromptFL):
     z_C,c [D] the hand-written prompt's, both of unit length.
 
     The authors' code has 1 − cos instead of the squared distance, which is twice as large. The 8 of the authors' script
-    is therefore a weight of 4 here, and our default of 8 is twice theirs. The authors' code has one hand-written prompt
-    for each dataset. guidance = "dataset" takes the same prompts, except for DTD: the authors' prompt is "a photo of a
-    {}, a type of texture.", ours is CoOp's "{} texture."; data.template sets another one.
+    is therefore a weight of 4 here. The authors' code has one hand-written prompt for each dataset, which guidance =
+    "authors" takes: CoOp's prompts ("dataset") except for DTD, where they have "a photo of a {}, a type of texture."
+    and CoOp has "{} texture.".
     """
 
     name: ClassVar[str] = "fedkgcoop"
@@ -35,18 +38,18 @@ class FedKgCoOp(PromptFL):
     venue: ClassVar[str] = "CVPR"
 
     weight: float = Field(
-        default=8.0,
+        default=4.0,
         ge=0,
         le=1e6,
-        description="w, weight of the squared distance (ours; the authors' script has 8 on 1 − cos, which is 4 here)",
+        description="w, weight of the squared distance (authors' script: 8 on 1 − cos)",
     )
-    guidance: Guidance = Field(
+    guidance: AuthorsGuidance = Field(
         default="template",
-        description='z_C: of "template" (ours), "dataset" (authors\' code, except DTD) or "ensemble", as in zero-shot',
+        description='z_C: "template" (ours), "authors" (their code), or as in zero-shot',
     )
 
     def templates(self, task: Task) -> Sequence[str]:
-        return templates_of(self.guidance, task)
+        return templates_of(self.guidance, task, AUTHORS_TEMPLATES)
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         distance = (text[0] - frozen.guidance).square().sum(-1).mean()

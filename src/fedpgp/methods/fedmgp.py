@@ -33,15 +33,20 @@ class FedMGP(PhraseMethod):
 
     n over classes or images; L(T) alone where m = 0, and 0 where G = 1. Prediction takes the mean of the G logits.
 
-    After its epochs a client draws s of its G groups without replacement, for text and for visual prompts apart: at
-    first uniformly, later with probabilities softmax_j(max_i cos(p_j, g_i) / τ), with p_j its prompt's numbers as one
-    vector and g_i the s that the server had sent. The i-th drawn goes into the i-th slot, which the server averages
-    over clients; what comes back takes the place of the group that was drawn. All others stay with the client.
+    After its epochs a client draws s of its G groups without replacement: at first uniformly, later with probabilities
+    softmax_j(max_i S_ji / τ). S_ji is the similarity of its group j and of group i of the s that the server had sent:
+    the mean of the cosine of their text prompts and of the cosine of their visual prompts, each prompt's numbers as one
+    vector. The i-th drawn goes into the i-th slot, which the server averages over clients; what comes back takes the
+    place of the group that was drawn. All others stay with the client.
+
+    The paper compares whole groups by a cosine, for which we had no formula: the mean of both kinds' cosines is our
+    choice. The public code draws text and visual prompts separately, each by their own cosines and with the same random
+    numbers. After the first round it may send the text prompt of one group with the visual prompt of another.
 
     Parameters: "text_G" [s, M, d] and "visual_G" [s, m, w] are the slots; "text" [G, M, d] and "visual" [G, m, w] the
-    client's own groups, zero where one is in a slot; "text_places" and "visual_places" [s, G] have a 1 where a slot's
-    group stands, none before a client's first round. With m = 0 no image is read with a prompt. The shared part alone
-    predicts with the s groups in its slots.
+    client's own groups, zero where one is in a slot; "places" [s, G] has a 1 where a slot's group stands, none before a
+    client's first round. With m = 0 no image is read with a prompt. The shared part alone predicts with the s groups in
+    its slots.
 
     The sign of L is the paper's, which pushes groups apart. In the public code, which we read and did not run, an
     absolute value and a sign make all three of its distances, of which L1 is the default, pull them together; and what
@@ -93,9 +98,8 @@ class FedMGP(PhraseMethod):
         return {f"{kind}_G": prompts[: self.selected].clone() for kind, prompts in self._first(backbone, rng).items()}
 
     def init_private(self, task: Task, backbone: Backbone, rng: torch.Generator, client: int) -> dict[str, Tensor]:
-        own = self._first(backbone, rng)
         nowhere = torch.zeros(self.selected, self.groups).to(backbone.logit_scale)
-        return own | {f"{kind}_places": nowhere.clone() for kind in own}
+        return self._first(backbone, rng) | {"places": nowhere}
 
     def _first(self, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         """G first prompts of each kind."""
@@ -110,7 +114,7 @@ class FedMGP(PhraseMethod):
         slots = params.shared[f"{kind}_G"]
         if not params.private:
             return slots
-        places = params.private[f"{kind}_places"].detach()  # not trained, but drawn
+        places = params.private["places"].detach()  # not trained, but drawn
         own = (1 - places.sum(0))[:, None, None] * params.private[kind]
         return own + torch.einsum("sg,smd->gmd", places, slots)
 
@@ -131,23 +135,20 @@ class FedMGP(PhraseMethod):
         }
 
     def after_training(self, params: Params, rng: torch.Generator) -> Params:
-        shared, private = {}, {}
-        for kind in ("text", "visual") if self.visual_length else ("text",):
-            prompts, sent = self._in_effect(params, kind), params.received[f"{kind}_G"]
-            drawn = self._draw(prompts, sent if params.private[f"{kind}_places"].any() else None, rng)
-            shared[f"{kind}_G"] = prompts[drawn]
-            private[kind] = prompts.index_fill(0, drawn, 0)  # what is sent is kept nowhere else
-            private[f"{kind}_places"] = F.one_hot(drawn, self.groups).to(prompts)
-        return dataclasses.replace(params, shared=shared, private=private)
-
-    def _draw(self, prompts: Tensor, sent: Tensor | None, rng: torch.Generator) -> Tensor:
-        """The groups [s] that a client sends, by slots. prompts: [G, …]; sent: [s, …] by the server, None at first."""
+        kinds = ("text", "visual") if self.visual_length else ("text",)
+        groups = {kind: self._in_effect(params, kind) for kind in kinds}
         weights = torch.ones(self.groups, dtype=torch.float64)
-        if sent is not None:
-            cosine = F.cosine_similarity(prompts.flatten(1)[:, None], sent.flatten(1), dim=-1)
+        if params.private["places"].any():
+            cosines = [_cosines(prompts, params.received[f"{kind}_G"]) for kind, prompts in groups.items()]
+            nearest = torch.stack(cosines).mean(0).amax(1)
             # In float64 on the CPU, where every precision and every device draws from the same random numbers.
-            weights = (cosine.amax(1).to("cpu", torch.float64) / self.temperature).softmax(0)
-        return torch.multinomial(weights, self.selected, generator=rng).to(prompts.device)
+            weights = (nearest.to("cpu", torch.float64) / self.temperature).softmax(0)
+        drawn = torch.multinomial(weights, self.selected, generator=rng).to(groups["text"].device)
+        shared = {f"{kind}_G": prompts[drawn] for kind, prompts in groups.items()}
+        # What is sent is kept nowhere else.
+        private = {kind: prompts.index_fill(0, drawn, 0) for kind, prompts in groups.items()}
+        private["places"] = F.one_hot(drawn, self.groups).to(groups["text"])
+        return dataclasses.replace(params, shared=shared, private=private)
 
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         return self._logits(text, images, frozen).mean(0)
@@ -159,6 +160,11 @@ class FedMGP(PhraseMethod):
 
     def without_private(self, params: Params) -> Params:
         return Params(params.shared, {})
+
+
+def _cosines(prompts: Tensor, sent: Tensor) -> Tensor:
+    """The cosines [G, s] of prompts [G, M, d] and of prompts [s, M, d], each as one vector."""
+    return F.cosine_similarity(prompts.flatten(1)[:, None], sent.flatten(1), dim=-1)
 
 
 def _likeness(features: Tensor) -> Tensor:

@@ -13,17 +13,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedpgp.errors import ConfigError
-from fedpgp.methods.base import (
-    STRICT,
-    TEMPLATE,
-    Batch,
-    Frozen,
-    Params,
-    PromptMethod,
-    logits,
-    mean_cosine,
-    normal,
-)
+from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, logits, mean_cosine, normal
+from fedpgp.methods.templates import TEMPLATE
 
 if TYPE_CHECKING:
     from fedpgp.backbone import Backbone

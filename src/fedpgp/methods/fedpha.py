@@ -12,6 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.errors import ConfigError
 from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, logits, mean_cosine, normal
 
 if TYPE_CHECKING:
@@ -28,9 +29,14 @@ class FedPHA(PromptMethod):
         L = CE(z_i) + CE(z_G) + w · 1/(C D) Σ (z_i − z_o)² + w' · 1/C Σ_c max(0, α − ‖z_i,c − z_G,c‖).
 
     The projection takes out of the vectors of p_i the directions V₁ [d, r₁] in which p_G is largest: of its M singular
-    values the first r₁ = ⌊M (1 − ratio)⌋. "complement" leaves all others, p_i (I − V₁ V₁ᵀ), as we read the paper;
-    "code" only the other M − r₁ of p_G, as the thin decomposition in the public code, so that whatever is orthogonal to
-    p_G goes, too. No gradient reaches p_G through the decomposition, where it is unstable; the public code has it.
+    values the first r₁ = ⌊M (1 − ratio)⌋, which must be 1 or more. "complement" leaves all others,
+    p_i (I − V₁ V₁ᵀ), as we read the paper; "code" only the other M − r₁ of p_G, as the thin decomposition in the public
+    code, so that whatever is orthogonal to p_G goes, too. The two are far apart: of pictoclip's 128 dimensions, with
+    M = 16 and ratio 0.8, "complement" takes out 3 and "code" 115. We measured the pull of "code" as a multiple of the
+    pull of "complement": 36 to 65 for random prompts; in runs on pictograms (ten clients, random start, learning rates
+    0.05 and 0.25) 6 to 8 in the first round, and 3 to 4 in the second to fifth.
+
+    No gradient reaches p_G through the decomposition, where it is unstable; the public code has it.
 
     Prediction is by p_i alone; a client without one takes p_G. The lengths go round by the client's number. The public
     code draws them from 4 to 32 on CIFAR and has fixed lists for Office31 and Office-Home. If the start is a phrase,
@@ -49,7 +55,10 @@ class FedPHA(PromptMethod):
         description="M_i of clients 0, 1, …, and round again (ours)",
     )
     ratio: float = Field(
-        default=0.8, gt=0, le=1, description="share of p_G's directions that the projection leaves (authors' code)"
+        default=0.8,
+        ge=1e-6,
+        lt=1,
+        description="share of p_G's directions that the projection leaves, at most 1 - 1/M (authors' code)",
     )
     projection: Literal["complement", "code"] = Field(
         default="complement", description='leaves "complement" (paper, as we read it) or "code" (public code)'
@@ -59,7 +68,17 @@ class FedPHA(PromptMethod):
     push: float = Field(default=1.0, ge=0, le=1e6, description="w', weight of the push from z_G (public code)")
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
-        return {"p_G": self.new_context(backbone, rng)}
+        p_G = self.new_context(backbone, rng)
+        if not self._taken_out(len(p_G)):
+            M, vectors = len(p_G), math.ceil(1 / (1 - self.ratio) - 1e-9)
+            most = math.floor(1e4 * (1 - 1 / M)) / 1e4  # rounded down
+            remedy = f"Set {self.name}.ratio={most:g} or less, or take" if M > 1 else "Take"
+            raise ConfigError(
+                f"{self.name}.ratio must be at most 1 - 1/M = {most:g} for a shared prompt of M = {M} vectors, got"
+                f" {self.ratio:g}: the projection would take out no direction, and the pull would be 0. {remedy} a"
+                f" longer shared prompt (context_length or ctx_init), of {vectors} vectors or more"
+            )
+        return {"p_G": p_G}
 
     def init_private(self, task: Task, backbone: Backbone, rng: torch.Generator, client: int) -> dict[str, Tensor]:
         length = self.lengths[client % len(self.lengths)]
@@ -73,9 +92,13 @@ class FedPHA(PromptMethod):
         p, p_G = params.private["p"], params.shared["p_G"]
         return [p, self._projected(p, p_G.detach()), p_G]
 
+    def _taken_out(self, M: int) -> int:
+        """r₁, how many of p_G's directions the projection takes out."""
+        return math.floor(M * (1 - self.ratio) + 1e-9)  # 10 · (1 − 0.8) is 1.9999…
+
     def _projected(self, p: Tensor, p_G: Tensor) -> Tensor:
         directions = torch.linalg.svd(p_G, full_matrices=False).Vh
-        first = math.floor(len(directions) * (1 - self.ratio) + 1e-9)  # 10 · (1 − 0.8) is 1.9999…
+        first = self._taken_out(len(directions))
         if self.projection == "code":
             return p @ directions[first:].T @ directions[first:]
         return p - p @ directions[:first].T @ directions[:first]

@@ -67,6 +67,12 @@ class FedProDA(PromptMethod):
                 f"{self.name}.prompts_per_step must be at most prompts_learned, {self.prompts_learned},"
                 f" got {self.prompts_per_step}: they are drawn without replacement"
             )
+        if self.prompts_per_step == 1 < self.prompts_learned:
+            raise ConfigError(
+                f"{self.name}.prompts_per_step must be at least 2 with prompts_learned = {self.prompts_learned}, got 1:"
+                " one prompt has no variance and no orthogonality, so both would be 0 in every step. Set"
+                f" {self.name}.prompts_per_step=2 or more"
+            )
         P = torch.stack([self.new_context(backbone, rng) for _ in range(self.prompts_learned)])
         if self.ctx_init != "random":
             P[1:] += normal(rng, *P[1:].shape).to(P)

@@ -11,11 +11,22 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import STRICT, Batch, Frozen, Guidance, Params, logits, templates_of
+from fedpgp.errors import ConfigError
+from fedpgp.methods.base import STRICT, AuthorsGuidance, Batch, Frozen, Params, logits, templates_of
 from fedpgp.methods.promptfl import PromptFL
 
 if TYPE_CHECKING:
+    from fedpgp.backbone import Backbone
     from fedpgp.data.tasks import Task
+
+
+AUTHORS_TEMPLATES = {  # where they are not CoOp's: CUSTOM_TEMPLATES of the authors' trainers/prograd.py, 27ddd3b
+    "oxford_pets": "a type of pet, a photo of a {}.",
+    "oxford_flowers": "a type of flower, a photo of a {}.",
+    "fgvc_aircraft": "a type of aircraft, a photo of a {}.",
+    "food101": "a type of food, a photo of {}.",
+    "dtd": "a texture of {}.",
+}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -31,11 +42,10 @@ class FedProGrad(PromptFL):
     over each parameter as one vector. So the term "distillation" is recorded but not minimised: it only turns the
     gradient of "task". Some public federations of ProGrad add the two terms instead, which is plain distillation.
 
-    The authors' code has its own hand-written prompts. guidance = "dataset" takes the same prompts for Caltech101,
-    StanfordCars, SUN397, UCF101, EuroSAT and ImageNet. The authors' prompts differ for OxfordPets, OxfordFlowers,
-    FGVCAircraft and Food101 ("a type of pet, a photo of a {}.") and for DTD ("a texture of {}."); data.template sets
-    them. The first context of the authors' code is zeros, with the tokens of the dataset's prompt in the last places;
-    that start is not available here.
+    The authors' code has hand-written prompts of its own for OxfordPets, OxfordFlowers, FGVCAircraft, Food101 and DTD,
+    which guidance = "authors" takes; for other datasets it takes the dataset's. Their first context, ctx_init =
+    "authors", is zeros with the words of that prompt in the last places. As in their code, as many tokens are taken as
+    the prompt has words, so that one with a comma loses its last word.
     """
 
     name: ClassVar[str] = "fedprograd"
@@ -53,13 +63,31 @@ class FedProGrad(PromptFL):
     temperature: float = Field(
         default=1.0, ge=1e-6, le=1e6, description="T of zero-shot CLIP's and the prompt's softmax (authors' code)"
     )
-    guidance: Guidance = Field(
+    guidance: AuthorsGuidance = Field(
         default="template",
-        description='z_C: "template" (ours), "dataset" (authors\' code, except five datasets) or "ensemble"',
+        description='z_C: "template" (ours), "authors" (their code), or as in zero-shot',
+    )
+    ctx_init: str = Field(
+        default="random",
+        min_length=1,
+        description='first: "random", N(0, 0.02²), a phrase, or "authors": zeros, with the words of guidance last',
     )
 
     def templates(self, task: Task) -> Sequence[str]:
-        return templates_of(self.guidance, task)
+        return templates_of(self.guidance, task, AUTHORS_TEMPLATES)
+
+    def new_contexts(self, task: Task, backbone: Backbone, rng: torch.Generator) -> Tensor:
+        if self.ctx_init != "authors":
+            return super().new_contexts(task, backbone, rng)
+        words = self.templates(task)[0].split(" {}")[0]
+        tokens = backbone.phrase(words)[: len(words.split())]
+        if len(tokens) > self.context_length:
+            raise ConfigError(
+                f"{self.name}.context_length must be at least {len(tokens)} for {words!r}, got {self.context_length}"
+            )
+        context = torch.zeros(self.context_length, backbone.token_width).to(tokens)
+        context[-len(tokens) :] = tokens
+        return torch.stack([context for _ in task.base]) if self.class_specific else context
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         teacher, student = (

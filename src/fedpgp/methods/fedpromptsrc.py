@@ -28,7 +28,7 @@ class GaussianMean(FedAvg):
     """FedAvg that also sends θ̄_t = Σ_(r ≤ t) w_r θ_r / Σ_(r ≤ t) w_r, w_r = exp(−(r − mean)² / 2 std²), of its averages
     θ_r after round r; before the first round, what training starts from.
 
-    The server keeps the means, and the number of the last round.
+    mean, std: in rounds. The server keeps the means, and the number of the last round.
     """
 
     name: ClassVar[str] = "gaussian-mean"
@@ -69,18 +69,18 @@ class FedPromptSRC(FedIVLP):
 
     means over all entries, of features of unit length. Dividing by B C and not by B is the public code's, so that the
     last term fades with more classes. z_C is the mean of features of unit length, in the public code of features as
-    they are; it has 60 templates of ImageNet, "ensemble" has seven.
+    they are; its templates are those of guidance = "ensemble-60".
 
     PromptSRC predicts with the mean over its epochs e = 1 … E of the prompts after each, with the weights of a normal
     distribution, and trains on without it. Its weights are 15 ± 1 of E = 20 for base-to-novel, 30 ± 30 or 45 ± 5 of 50
-    for few-shot runs, and 6 ± 10 of 20 across datasets. In a federation the server computes this mean of its averages
-    after each round t. It sends the mean up to now beside the average, so that bytes_down are twice those of FedIVLP,
-    and clients predict with the mean and train from the average.
+    for few-shot runs, and 6 ± 10 of 20 across datasets. In a federation the server computes this mean of its averages,
+    over rounds instead of epochs, as FLiP's server does. Mean and deviation are fractions of T, the number of
+    rounds: the defaults 0.75 and 0.05 are the 15 and 1 of 20. FLiP has 15 and 1 rounds for any T.
 
-    The server of FLiP computes such a mean, too, with 15 ± 1 for any number of rounds, but its training goes on from
-    the unfinished sum. That our training goes on from the average, and our default, are ours: 18.75 ± 1.25 is
-    0.75 T ± 0.05 T of T = 25 rounds. Set both for another T; a T far below the mean leaves nearly all weight on the
-    last round.
+    As in PromptSRC, training goes on without the mean; in FLiP it goes on from the unfinished sum. So after each round
+    the server sends the mean up to now beside the average, bytes_down are twice those of FedIVLP, and clients predict
+    with the mean and train from the average. If T is small, the deviation is shorter than a round, and one round has
+    nearly all weight: of T = 5 with the defaults, round 4 has 98 %.
     """
 
     name: ClassVar[str] = "fedpromptsrc"
@@ -93,25 +93,27 @@ class FedPromptSRC(FedIVLP):
     logits_weight: float = Field(default=1.0, ge=0, le=1e6, description="λ_logits (public code)")
     guidance: Guidance = Field(
         default="ensemble",
-        description='z_C, "template": "a photo of a {}."; "dataset": the data set\'s own; "ensemble": seven of CLIP\'s',
+        description='z_C, "template": "a photo of a {}."; "dataset": the data set\'s own;'
+        ' "ensemble", "ensemble-60": 7 or 60 of CLIP\'s',
     )
     gaussian: bool = Field(default=True, description="false: predict with the last average")
     gaussian_mean: float = Field(
-        default=18.75,
+        default=0.75,
         ge=0,
-        le=1e6,
-        description="round of the largest weight (ours, 0.75 T; PromptSRC: epoch 15 of 20; FLiP: round 15)",
+        le=1,
+        description="round of the largest weight, as a fraction of federation.rounds (PromptSRC: epoch 15 of 20)",
     )
     gaussian_std: float = Field(
-        default=1.25,
+        default=0.05,
         ge=1e-3,
-        le=1e6,
-        description="rounds of one standard deviation (ours, 0.05 T; PromptSRC, base-to-novel, and FLiP: 1)",
+        le=10,
+        description="standard deviation of the weights, as a fraction of federation.rounds (PromptSRC: 1 of 20 epochs)",
     )
 
-    @property
-    def aggregator(self) -> Aggregator | None:
-        return GaussianMean(mean=self.gaussian_mean, std=self.gaussian_std) if self.gaussian else None
+    def own_aggregator(self, rounds: int) -> Aggregator | None:
+        if not self.gaussian:
+            return None
+        return GaussianMean(mean=self.gaussian_mean * rounds, std=self.gaussian_std * rounds)
 
     def templates(self, task: Task) -> Sequence[str]:
         return templates_of(self.guidance, task)

@@ -98,8 +98,7 @@ class PFedMoAP(PromptMethod):
     def learning_rates(self) -> Mapping[str, float]:
         return {"shared": self.learning_rate, "private": self.gate_learning_rate}
 
-    @property
-    def aggregator(self) -> Aggregator:
+    def own_aggregator(self, rounds: int) -> Aggregator:
         return NearestExperts(others=self.experts - 1)
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:

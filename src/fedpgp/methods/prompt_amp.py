@@ -111,8 +111,7 @@ class PromptAMP(SinglePromptMethod):
         default=0.1, ge=0, lt=1, description="ξ_ii of HeurFedAMP (source not found; older versions of PFLlib: 1.0)"
     )
 
-    @property
-    def aggregator(self) -> AttentiveMessages:
+    def own_aggregator(self, rounds: int) -> AttentiveMessages:
         return AttentiveMessages(
             alpha=self.alpha,
             sigma=self.sigma,

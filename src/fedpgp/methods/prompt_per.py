@@ -47,8 +47,13 @@ class PromptPer(PromptMethod):
         return {"p": context[L:]} if len(context) > L else {}
 
     def _shared(self, context: Tensor) -> int:
-        """L; raises ConfigError where the context is shorter."""
+        """L; raises ConfigError where the context is shorter, or too short for a half of it."""
         M = len(context)
+        if self.shared_length is None and M == 1:
+            raise ConfigError(
+                f"{self.name}.shared_length must be 0 or 1 for a context of one vector, got none: half of one vector is"
+                f" 0, and nothing would be shared. Set {self.name}.shared_length=1, or take a longer context"
+            )
         if self.shared_length is not None and self.shared_length > M:
             raise ConfigError(
                 f"{self.name}.shared_length must be at most the context length {M}, got {self.shared_length}"

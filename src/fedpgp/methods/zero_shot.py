@@ -29,7 +29,7 @@ class ZeroShot(Method):
 
     guidance: Guidance = Field(
         default="template",
-        description='"template": "a photo of a {}."; "dataset": the data set\'s own; "ensemble": seven of CLIP\'s',
+        description='"template": "a photo of a {}."; "dataset": the dataset\'s own; "ensemble", "ensemble-60": CLIP\'s',
     )
 
     def templates(self, task: Task) -> Sequence[str]:
