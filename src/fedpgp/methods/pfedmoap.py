@@ -73,8 +73,8 @@ class PFedMoAP(PromptMethod):
 
     In the public code it then predicts with the experts of that round; here with those that the server would send it
     next, so that after its first round the experts are mixed by a gate that no step has trained. There the prompts of a
-    round also reach the clients that are trained later in it; here none do. The gate of the public code has a dropout
-    of 0.1; this gate has none.
+    round also reach the clients that are trained later in it; here none do. The gate of the public code is given a
+    dropout of 0.1, which it never applies.
     """
 
     name: ClassVar[str] = "pfedmoap"

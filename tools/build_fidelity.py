@@ -1,0 +1,128 @@
+"""Write docs/fidelity.md: how faithful every method is to its public source, aspect by aspect.
+
+    python tools/build_fidelity.py
+
+The optimizer, the schedule, the first context and the other defaults are computed: the published settings of
+src/fedpgp/recipes/published are compared with what a method has if nobody sets anything. The rest is in fidelity.toml.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedpgp.config import FederationConfig
+from fedpgp.federation.optimization import Optimization
+from fedpgp.methods import METHODS, Method
+from fedpgp.methods.base import TrainedMethod
+from fedpgp.published import published_settings, shown
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "fidelity.md"
+WRITTEN = Path(__file__).with_name("fidelity.toml")
+STATUSES = {"exact": "exact", "documented difference": "difference", "not found": "not found"}  # with their short forms
+ASPECTS = ("shared", "private", "loss", "init", "prediction", "optimizer", "schedule", "defaults")
+BY_HAND = ASPECTS[:5]
+OF_OPTIMIZER = ("optimizer", "learning_rate", "momentum", "weight_decay")  # what every method that trains has
+OF_SCHEDULE = ("schedule", "private_schedule", "schedule_over", "warmup", "warmup_rate", "step_every", "step_factor")
+OF_INIT = ("ctx_init", "noise")
+NONE = "–"  # a part that a method does not have
+
+
+class Row(NamedTuple):
+    """One line of a method's table."""
+
+    aspect: str
+    status: str
+    source: str
+    differs: str = ""
+
+
+def read_written() -> dict[str, Any]:
+    """The content of fidelity.toml: the text ahead of the tables, and by method what no program can compare."""
+    return tomllib.loads(WRITTEN.read_text(encoding="utf-8"))
+
+
+def default(method: Method, key: str) -> Any:
+    """What a setting is if nobody sets it, as TOML has it; what a method leaves unset is that of [federation]."""
+    optimization = vars(Optimization.of(method, FederationConfig()))
+    group = "private" if key.startswith(("private_", "gate_")) else "shared"
+    name = key.removeprefix("private_").removeprefix("gate_")
+    groups = optimization.get(f"{name}s")  # such as learning_rates
+    value = groups[group] if groups else optimization.get(name, getattr(method, key, None))
+    return list(value) if isinstance(value, tuple) else value
+
+
+def computed(method: Method, aspect: str, expected: tuple[str, ...], effective: dict[str, Any]) -> Row:
+    """The published settings of one aspect beside the defaults. expected: settings that a source should state."""
+    every = [one for one in published_settings(method.name) if one.of_method and not one.source.startswith("ours")]
+    found = [one for one in every if aspect_of(one.key) == aspect]
+    missing = [key for key in expected if key not in {one.key for one in found}]
+    pairs = [(one, effective.get(one.key, default(method, one.key))) for one in found]
+    notes = [
+        f"`{one.key}`: published {shown(one.value)}, default {'unset' if here is None else shown(here)}"
+        for one, here in pairs
+        if here != one.value
+    ]
+    status = "not found" if not found else "documented difference" if notes else "exact"
+    if found and missing:
+        notes.append("no value in the recipe: " + ", ".join(f"`{key}`" for key in missing))
+    sources = dict.fromkeys(one.source.partition("; ")[0].replace("*", r"\*") for one in found)
+    shortest = [one for one in sources if not any(one != other and one.startswith(other) for other in sources)]
+    return Row(aspect, status, "; ".join(shortest) or "no published value was found", "; ".join(notes))
+
+
+def aspect_of(key: str) -> str:
+    """The aspect to which a setting of a method belongs."""
+    if key in OF_SCHEDULE:
+        return "schedule"
+    optimizer = {"betas", "eps", "private_weight_decay", "private_learning_rate", "gate_learning_rate", *OF_OPTIMIZER}
+    return "optimizer" if key in optimizer else "init" if key in OF_INIT else "defaults"
+
+
+def rows(method: Method, written: dict[str, Any]) -> Iterator[Row]:
+    """The table of a method, without the parts that it does not have."""
+    effective = written.get("effective", {})
+    fields = [field.name for field in dataclasses.fields(method) if getattr(method, field.name) is not None]
+    for aspect in BY_HAND:
+        if written[aspect] != NONE:
+            yield Row(aspect, **written[aspect])
+        if aspect == "init" and (start := tuple(key for key in fields if aspect_of(key) == "init")):
+            yield computed(method, "init", start, effective)._replace(aspect="init, default")
+    if isinstance(method, TrainedMethod):
+        sgd = default(method, "optimizer") == "sgd"
+        expected = tuple(key for key in OF_OPTIMIZER if sgd or key != "momentum")
+        yield computed(method, "optimizer", expected, effective)
+        yield computed(method, "schedule", ("schedule",), effective)
+    yield computed(method, "defaults", tuple(key for key in fields if aspect_of(key) == "defaults"), effective)
+
+
+def word(table: list[Row], aspect: str) -> str:
+    """The cell of the overview: of several rows a difference counts first, then what was not found."""
+    found = {row.status for row in table if row.aspect.partition(",")[0] == aspect}
+    worst = next((one for one in ("documented difference", "not found", "exact") if one in found), None)
+    return NONE if worst is None else STATUSES[worst]
+
+
+def page() -> str:
+    """The text of docs/fidelity.md."""
+    written = read_written()
+    tables = {name: list(rows(method(), written[name])) for name, method in METHODS.items()}
+    words = {name: [word(table, aspect) for aspect in ASPECTS] for name, table in tables.items()}
+    lines = [f"| method | {' | '.join(ASPECTS)} |", "| --- |" + " --- |" * len(ASPECTS)]
+    lines += [f"| [`{name}`](#{name}) | {' | '.join(cells)} |" for name, cells in words.items()]
+    every = [cell for cells in words.values() for cell in cells]
+    counts = ", ".join(f"{every.count(short)} {short}" for short in STATUSES.values())
+    lines += ["", f"Of {len(every)} cells: {counts}, {every.count(NONE)} without such a part."]
+    for name, table in tables.items():
+        module = METHODS[name].__module__.rpartition(".")[2]
+        lines += ["", f"## `{name}`", ""]
+        lines += [f"Source: {METHODS[name].source}. [Published settings](published-settings.md#{name})."]
+        lines += [f"Code: `src/fedpgp/methods/{module}.py`. Transcription: `tests/oracle/{module}.py`.", ""]
+        lines += ["| aspect | status | source | what differs |", "| --- | --- | --- | --- |"]
+        lines += [f"| {row.aspect} | {STATUSES[row.status]} | {row.source} | {row.differs} |" for row in table]
+    return written["text"] + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
