@@ -11,12 +11,12 @@ import tiny
 import torch
 from oracle.training import Settings, World
 
-from fedpgp.data.images import Images
+from fedpgp.data.image_features import Images
 from fedpgp.data.sources import pictograms
-from fedpgp.evaluate import Evaluator
+from fedpgp.evaluation.evaluator import Evaluator
+from fedpgp.evaluation.inference import Question, answer, kind_of
 from fedpgp.federation.client import _Training
-from fedpgp.federation.jobs import frozen_of
-from fedpgp.reading import Question, answer, kind_of
+from fedpgp.federation.client_runner import frozen_of
 
 EPOCHS, BATCH = 1, 4
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}

@@ -12,7 +12,7 @@ from oracle import clip_text
 from oracle import zero_shot as zero_shot_oracle
 from oracle.training import average, cross_entropy
 
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Batch, FedPGP, Local, Params, PromptFL, ZeroShot
 
 TOLERANCE = agreement.TOLERANCE

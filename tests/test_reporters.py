@@ -9,7 +9,7 @@ from tiny import SHORT_RUN, bits
 
 import fedpgp
 from fedpgp.errors import ConfigError, OutputError
-from fedpgp.laboratory import Silent
+from fedpgp.runs.setup import Silent
 
 pytestmark = pytest.mark.usefixtures("small")
 

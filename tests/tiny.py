@@ -13,22 +13,22 @@ from matplotlib.figure import Figure
 from PIL import Image
 from transformers import CLIPModel
 
-from fedpgp import laboratory
 from fedpgp.aggregators import FedAdam, FedAvg, FedAvgM, FedDyn, FedYogi, Median, Scaffold, Server, TrimmedMean
 from fedpgp.config import FederationConfig
 from fedpgp.data import protocols
-from fedpgp.data.images import Images
+from fedpgp.data.image_features import Images
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.tasks import Client, EvaluationSet, Task
-from fedpgp.evaluate import Evaluation
-from fedpgp.federation.course import Course, aggregator_for
-from fedpgp.federation.jobs import Data
+from fedpgp.evaluation.evaluator import Evaluation
+from fedpgp.evaluation.inference import kind_of
+from fedpgp.federation.client_runner import Data
 from fedpgp.federation.rounds import federate
+from fedpgp.federation.run_spec import Course, aggregator_for
 from fedpgp.federation.state import State
-from fedpgp.randomness import generator
-from fedpgp.reading import kind_of
 from fedpgp.report import comparison
-from fedpgp.workers import Workers
+from fedpgp.runs import setup as laboratory
+from fedpgp.runtime.randomness import generator
+from fedpgp.runtime.workers import Workers
 
 NAMES = ("ant", "red apple", "fire_engine", "alarm clock", "octopus", "jar", "bus", "tree")
 BASE = (1, 2, 3, 5, 6, 7)  # neither the first classes nor a range: labels and columns differ

@@ -16,7 +16,7 @@ from fedpgp.config import FederationConfig
 from fedpgp.federation.optimization import Optimization
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.base import TrainedMethod
-from fedpgp.published import published_settings, shown
+from fedpgp.methods.published import published_settings, shown
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "fidelity.md"
 WRITTEN = Path(__file__).with_name("fidelity.toml")

@@ -22,18 +22,18 @@ from pathlib import Path
 
 import torch
 from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.deployment.layout import Layout, Plan, create
-from fedpgp.deployment.local import LocalFederation, free_ports, local_federation
-from fedpgp.deployment.processes import kill_group
-from fedpgp.directory import load_run
-from fedpgp.federation.course import Course, aggregator_for
-from fedpgp.federation.jobs import Federation
-from fedpgp.federation.node import OwnStates
+from fedpgp.federation.client_runner import Federation
 from fedpgp.federation.rounds import Here, run_rounds
+from fedpgp.federation.run_spec import Course, aggregator_for
 from fedpgp.federation.state import State
-from fedpgp.files import write_json
-from fedpgp.laboratory import laboratory
-from fedpgp.results import Run
+from fedpgp.flower.deployment.layout import Layout, Plan, create
+from fedpgp.flower.deployment.local import LocalFederation, free_ports, local_federation
+from fedpgp.flower.deployment.processes import kill_group
+from fedpgp.flower.node import OwnStates
+from fedpgp.results.run import Run
+from fedpgp.results.run_store import load_run
+from fedpgp.runs.setup import laboratory
+from fedpgp.runtime.files import write_json
 
 CLIENTS, ROUNDS, METHOD = 3, 8, "fedpgp"
 TARGETS = ("node", "server app", "server")

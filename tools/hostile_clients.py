@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from fedpgp.aggregators import AGGREGATORS, Aggregator, Download, Server
 from fedpgp.config import load_config
-from fedpgp.evaluate import Evaluation
-from fedpgp.federation.border import SHARED, Asked, Refused, check
+from fedpgp.evaluation.evaluator import Evaluation
 from fedpgp.federation.client import ClientUpdate, in_groups, train_clients
-from fedpgp.federation.course import Course
-from fedpgp.federation.jobs import Federation
-from fedpgp.federation.messages import Request, trained
+from fedpgp.federation.client_runner import Federation
 from fedpgp.federation.rounds import Here, run_rounds
+from fedpgp.federation.run_spec import Course
 from fedpgp.federation.state import State
-from fedpgp.laboratory import laboratory
+from fedpgp.flower.messages import Request, trained
+from fedpgp.flower.update_validation import SHARED, Asked, Refused, check
+from fedpgp.runs.setup import laboratory
 from flwr.app import Array, RecordDict
 
 CLIENTS, ROUNDS, RUN = 20, 8, "0" * 32

@@ -29,7 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import fedpgp.experiment  # noqa: F401 - imported before the fork, so that a run starts at once
+import fedpgp.runs.run  # noqa: F401 - imported before the fork, so that a run starts at once
 import torch
 from fedpgp import cli
 from fedpgp.backbone import load_backbone

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from fedpgp.aggregators import Download, FedAvg, Tensors
 from fedpgp.config import load_config
-from fedpgp.data.images import Images
+from fedpgp.data.image_features import Images
 from fedpgp.federation.client import ClientUpdate, train_clients
-from fedpgp.federation.course import Course
-from fedpgp.federation.jobs import Federation
+from fedpgp.federation.client_runner import Federation
 from fedpgp.federation.rounds import Here, run_rounds
+from fedpgp.federation.run_spec import Course
 from fedpgp.federation.state import ClientState, State
-from fedpgp.laboratory import laboratory
+from fedpgp.runs.setup import laboratory
 from flwr.supercore.differential_privacy import add_gaussian_noise_inplace, compute_clip_model_update
 from scipy.stats import rankdata
 

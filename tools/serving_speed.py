@@ -17,7 +17,7 @@ from fedpgp import assets
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.backbone.convert import standard_processor
 from fedpgp.backbone.load import TOKENIZER
-from fedpgp.data.decode import in_threads
+from fedpgp.data.preprocess import in_threads
 from fedpgp.methods import METHODS, Params
 from fedpgp.methods.base import normal
 from fedpgp.serving.classifier import BATCH, Classifier

@@ -9,19 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedpgp.ablation import ablate, load_ablation, resume_ablation
     from fedpgp.config import ExperimentConfig, load_config
-    from fedpgp.directory import load_comparison, load_run
     from fedpgp.errors import FedPGPError
-    from fedpgp.experiment import compare, resume, rounds, run
-    from fedpgp.grid.sweeping import load_sweep, resume_sweep, sweep
-    from fedpgp.joining import join
-    from fedpgp.laboratory import Reporter, Silent
-    from fedpgp.progress import ProgressBars
-    from fedpgp.reproduction.run import load_reproduction, reproduce, resume_reproduction
-    from fedpgp.results import Comparison, Run
+    from fedpgp.reporting import ProgressBars
+    from fedpgp.results.run import Comparison, Run
+    from fedpgp.results.run_store import load_comparison, load_run
+    from fedpgp.runs.join import join
+    from fedpgp.runs.run import compare, resume, rounds, run
+    from fedpgp.runs.setup import Reporter, Silent
     from fedpgp.serving.classifier import Classifier, load
-    from fedpgp.tuning import resume_tuning, tune
+    from fedpgp.studies.ablation import ablate, load_ablation, resume_ablation
+    from fedpgp.studies.reproduction import load_reproduction, reproduce, resume_reproduction
+    from fedpgp.studies.sweep import load_sweep, resume_sweep, sweep
+    from fedpgp.studies.tuning import resume_tuning, tune
 
 __version__ = "0.1.0"
 
@@ -58,34 +58,34 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ablate": "ablation",
-    "load_ablation": "ablation",
-    "resume_ablation": "ablation",
-    "load_reproduction": "reproduction.run",
-    "reproduce": "reproduction.run",
-    "resume_reproduction": "reproduction.run",
-    "load_sweep": "grid.sweeping",
-    "resume_sweep": "grid.sweeping",
-    "sweep": "grid.sweeping",
+    "ablate": "studies.ablation",
+    "load_ablation": "studies.ablation",
+    "resume_ablation": "studies.ablation",
+    "load_reproduction": "studies.reproduction",
+    "reproduce": "studies.reproduction",
+    "resume_reproduction": "studies.reproduction",
+    "load_sweep": "studies.sweep",
+    "resume_sweep": "studies.sweep",
+    "sweep": "studies.sweep",
     "ExperimentConfig": "config",
     "load_config": "config",
     "FedPGPError": "errors",
-    "Reporter": "laboratory",
-    "Silent": "laboratory",
-    "ProgressBars": "progress",
-    "join": "joining",
-    "compare": "experiment",
-    "resume": "experiment",
-    "rounds": "experiment",
-    "run": "experiment",
-    "resume_tuning": "tuning",
-    "tune": "tuning",
+    "Reporter": "runs.setup",
+    "Silent": "runs.setup",
+    "ProgressBars": "reporting",
+    "join": "runs.join",
+    "compare": "runs.run",
+    "resume": "runs.run",
+    "rounds": "runs.run",
+    "run": "runs.run",
+    "resume_tuning": "studies.tuning",
+    "tune": "studies.tuning",
     "Classifier": "serving.classifier",
     "load": "serving.classifier",
-    "Comparison": "results",
-    "Run": "results",
-    "load_comparison": "directory",
-    "load_run": "directory",
+    "Comparison": "results.run",
+    "Run": "results.run",
+    "load_comparison": "results.run_store",
+    "load_run": "results.run_store",
 }
 
 

@@ -12,14 +12,13 @@ import tomli_w
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from fedpgp import reserved
 from fedpgp.aggregators import AGGREGATORS, Aggregator
 from fedpgp.aggregators.base import STRICT
 from fedpgp.errors import ConfigError, nearest
-from fedpgp.methods import METHODS, Method
+from fedpgp.methods import METHODS, Method, reserved
 from fedpgp.methods.base import Beta, Optimizer, Period, Schedule, TrainedMethod
-from fedpgp.plugins import find_method, installed
-from fedpgp.published import PUBLISHED, Setting
+from fedpgp.methods.plugins import find_method, installed
+from fedpgp.methods.published import PUBLISHED, Setting
 
 DEFAULT_AGGREGATOR = "fedavg"
 EMBEDDED = "pictograms"

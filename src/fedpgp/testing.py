@@ -25,20 +25,20 @@ from fedpgp.backbone.image import PATCHES
 from fedpgp.backbone.layers import Prompt
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.config import ExperimentConfig, FederationConfig, load_config
-from fedpgp.data.images import Images
+from fedpgp.data.image_features import Images
 from fedpgp.data.sources import ImageDataset
 from fedpgp.data.tasks import Client, EvaluationSet, Task
+from fedpgp.evaluation.inference import Question, answer, kind_of, see
+from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client import ClientJob, ClientUpdate, train_clients
-from fedpgp.federation.course import Course, aggregator_for
-from fedpgp.federation.jobs import Data, frozen_of
+from fedpgp.federation.client_runner import Data, frozen_of
 from fedpgp.federation.rounds import federate
+from fedpgp.federation.run_spec import Course, aggregator_for
 from fedpgp.federation.state import State, grouped
 from fedpgp.methods import Batch, Frozen, Method, Params
-from fedpgp.metrics import evaluation_sets
-from fedpgp.plugins import NAME, misread
-from fedpgp.randomness import generator
-from fedpgp.reading import Question, answer, kind_of, see
-from fedpgp.workers import Workers
+from fedpgp.methods.plugins import NAME, misread
+from fedpgp.runtime.randomness import generator
+from fedpgp.runtime.workers import Workers
 
 CLASS_NAMES = ("ant", "red apple", "fire engine", "alarm clock", "octopus", "jar", "bus", "tree")
 BASE, NOVEL = (1, 2, 3, 5, 6, 7), (0, 4)  # neither the first classes nor a range: labels and columns differ

@@ -18,13 +18,13 @@ from transformers import CLIPConfig
 
 from fedpgp.backbone.layers import Adapter, Affine, Prompt
 from fedpgp.bench import costs, depth, flops, machine, naive, recipe, report, rounds, scaling, stages, suite
-from fedpgp.bench.coarse import measure_bf16
+from fedpgp.bench.bf16 import measure_bf16
 from fedpgp.bench.names import BASE_NAMES, IMAGENET_TOKENS, NOVEL_NAMES, CountingTokenizer, imagenet_like
 from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config, random_backbone, random_clip
 from fedpgp.config import load_config
 from fedpgp.errors import TrainingError
-from fedpgp.experiment import HEADLINE
-from fedpgp.plugins import find_method
+from fedpgp.methods.plugins import find_method
+from fedpgp.runs.run import HEADLINE
 
 SIDE = 8
 

@@ -11,12 +11,13 @@ import pytest
 from commands import Command, refused, sets
 
 import fedpgp
-from fedpgp import assets, laboratory
+from fedpgp import assets
 from fedpgp.data.sources import Source
 from fedpgp.federation import rounds
 from fedpgp.federation.client import ClientJob
 from fedpgp.federation.state import State
 from fedpgp.methods import METHODS
+from fedpgp.runs import setup as laboratory
 
 
 def files(directory: Path) -> set[str]:

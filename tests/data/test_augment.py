@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fedpgp.data.augment import AREA, RATIO, SEED, random_box, random_view
-from fedpgp.randomness import generator
+from fedpgp.runtime.randomness import generator
 
 sides = st.integers(1, 600)
 

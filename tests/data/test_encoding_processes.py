@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedpgp.backbone import Backbone
-from fedpgp.data import decode
+from fedpgp.data import preprocess as decode
 from fedpgp.data.features import image_features
 from fedpgp.data.sources import Source
 
@@ -98,7 +98,7 @@ def test_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     script = tmp_path / "unguarded.py"
     script.write_text(
         ENCODE.replace("progress=say", "workers=2, progress=say").replace(
-            "say =", "import fedpgp.data.decode as d; d.WORTH_PROCESSES = d.FEW = 0\nsay ="
+            "say =", "import fedpgp.data.preprocess as d; d.WORTH_PROCESSES = d.FEW = 0\nsay ="
         )
     )
     ended = subprocess.run(
@@ -115,7 +115,7 @@ def test_ctrl_c_ends_encoder_and_workers(tmp_path: Path, how: str) -> None:
     script = tmp_path / "guarded.py"
     body = {
         "processes": ENCODE.replace("progress=say", "workers=2, progress=say").replace(
-            "say =", "import fedpgp.data.decode as d; d.WORTH_PROCESSES = d.FEW = 0\nsay ="
+            "say =", "import fedpgp.data.preprocess as d; d.WORTH_PROCESSES = d.FEW = 0\nsay ="
         ),
         "threads": ENCODE.replace("set_num_threads(1)", "set_num_threads(3)"),
     }[how]

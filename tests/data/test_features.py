@@ -20,10 +20,10 @@ from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.data import cache as feature_cache
 from fedpgp.data import features
 from fedpgp.data.cache import Kept, entries
-from fedpgp.data.decode import AHEAD, in_threads
 from fedpgp.data.features import image_features, split_features
-from fedpgp.data.narrow import part_of, without
+from fedpgp.data.preprocess import AHEAD, in_threads
 from fedpgp.data.sources import ImageDataset, Source
+from fedpgp.data.subset import part_of, without
 from fedpgp.errors import CheckpointError, DataError, OutputError
 
 
@@ -335,7 +335,7 @@ def test_images_are_found_again_in_selections_of_their_own_split_alone(images: I
 def test_run_without_bad_images(small: None, small_source: Source, tmp_path: Path, monkeypatch) -> None:
     short = ["task.clients=3", "task.shots=2", "federation.rounds=1", "federation.local_epochs=1"]
     bad = replace(small_source, test=broken(small_source.test, _2=OSError("cut")))
-    monkeypatch.setattr(fedpgp.laboratory, "load_source", lambda data, splits: bad)
+    monkeypatch.setattr(fedpgp.runs.setup, "load_source", lambda data, splits: bad)
     with pytest.raises(DataError, match="image 2 of the test split"):
         fedpgp.run("promptfl", changes=short, cache=tmp_path)
     result = fedpgp.run("promptfl", changes=short, cache=tmp_path, skip_bad_images=True)

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from fedpgp import cli, laboratory
+from fedpgp import cli
 from fedpgp.config import load_config
-from fedpgp.data import narrow
+from fedpgp.data import subset as narrow
 from fedpgp.data.partition import PARTITIONS, Pool, share_out
 from fedpgp.data.protocols import PROTOCOLS, Holdings, cross_data_set, one_test_set, personalization
 from fedpgp.data.sources import load_source
 from fedpgp.errors import ConfigError, DataError
-from fedpgp.laboratory import make_task, with_targets
-from fedpgp.metrics import own_images
+from fedpgp.evaluation.metrics import own_images
+from fedpgp.runs import setup as laboratory
+from fedpgp.runs.setup import make_task, with_targets
 
 SETTINGS = {
     "dirichlet": {"concentration": 0.3},

@@ -23,7 +23,7 @@ from fedpgp.data import cache as feature_cache
 from fedpgp.data import features
 from fedpgp.data.cache import check_room, entries, versions
 from fedpgp.data.features import Part, _entry, image_features, token_features, views_of
-from fedpgp.data.images import Images
+from fedpgp.data.image_features import Images
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.errors import CheckpointError, OutputError
 

@@ -107,7 +107,7 @@ TRACKING = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")
 @pytest.mark.slow
 def test_the_page_on_tracking_does_what_it_says(small, cache, command, tmp_path, monkeypatch):
     import fedpgp
-    from fedpgp import hub
+    from fedpgp.serving import hub
 
     (block,) = re.findall(r"```console\n(.*?)```", TRACKING, flags=re.DOTALL)
     lines = block.splitlines()
@@ -119,7 +119,7 @@ def test_the_page_on_tracking_does_what_it_says(small, cache, command, tmp_path,
         short = partial(plain, changes=SHORT, cache=cache)
         monkeypatch.setattr(fedpgp, name, short, raising=False)
     uploaded = []
-    monkeypatch.setattr(hub, "upload", lambda *given: uploaded.append(given))  # tests/test_hub.py has a server
+    monkeypatch.setattr(hub, "upload", lambda *given: uploaded.append(given))  # tests/serving/test_hub.py has a server
     content: dict[str, object] = {}
     for code in re.findall(r"```python\n(.*?)```", TRACKING, flags=re.DOTALL):
         exec(code, content)
@@ -141,19 +141,19 @@ FENCE = re.compile(r"^```(console|sh|python|toml)\n(.*?)^```$", re.MULTILINE | r
 DONE = {
     "README.md": "docs/test_docs.py: its Python; its commands are those of the pages that it names",
     "methods.md": "docs/test_docs.py: the tutorial; the tables of costs take an hour",
-    "tracking.md": "docs/test_docs.py; uploads: test_hub.py",
+    "tracking.md": "docs/test_docs.py; uploads: serving/test_hub.py",
     "using.md": "docs/test_docs.py",
     "tutorial.md": "docs/test_site.py, as it stands",
-    "reproduction.md": "docs/test_docs.py: the grid; reproduction/test_reproduction.py, on few rounds: 80 minutes",
+    "reproduction.md": "docs/test_docs.py: the grid; studies/test_reproduction.py, on few rounds: 80 minutes",
     "data.md": "data/sources, cli/test_cli.py",
     "data-sets.md": "data/sources: small files in the official layouts; the data sets are not at hand",
-    "deploy.md": "deployment/test_deployment.py; three machines are not at hand",
-    "federation.md": "test_simulation.py, deployment/test_deployment.py: a minute each",
+    "deploy.md": "flower/deployment/test_deployment.py; three machines are not at hand",
+    "federation.md": "flower/test_simulation.py, flower/deployment/test_deployment.py: a minute each",
     "protocols.md": "data/test_protocols.py",
-    "checkpoints.md": "test_resume.py, test_kills.py",
-    "comparing.md": "report/test_comparison.py, tuning/test_tuning.py, ablation/test_ablation.py: 39 minutes",
-    "published-settings.md": "test_published.py",
-    "results.md": "report/test_comparison.py, ablation/test_ablation.py, on few rounds: an hour and a half",
+    "checkpoints.md": "runs/test_resume.py, test_kills.py",
+    "comparing.md": "report/test_comparison.py, studies/test_tuning.py, studies/test_ablation.py: 39 minutes",
+    "published-settings.md": "methods/test_published.py",
+    "results.md": "report/test_comparison.py, studies/test_ablation.py, on few rounds: an hour and a half",
     "demo.md": "demo/test_demo.py, demo/test_demo_page.py",
     "benchmark.md": "bench/test_bench.py, on small shapes: minutes on an idle core",
 }
@@ -230,7 +230,7 @@ def test_the_readmes_python_runs(small, cache, tmp_path, monkeypatch):
 
 
 def test_the_grid_of_the_page_is_one(tmp_path):
-    from fedpgp.grid.sweeping import read_sweep
+    from fedpgp.studies.sweep import read_sweep
 
     (text,) = (block for language, block in FENCE.findall(PAGES["reproduction.md"]) if language == "toml")
     (tmp_path / "my-grid.toml").write_text(text, encoding="utf-8")

@@ -17,11 +17,11 @@ from PIL import Image
 import fedpgp
 from fedpgp.assets import DIRECTORY
 from fedpgp.backbone.text import TextEncoder
-from fedpgp.data.images import Images
+from fedpgp.data.image_features import Images
 from fedpgp.errors import ConfigError
+from fedpgp.evaluation.inference import kind_of
 from fedpgp.methods import METHODS, FedPGP, Local, PromptFL, PromptProx
-from fedpgp.plugins import find_method
-from fedpgp.reading import kind_of
+from fedpgp.methods.plugins import find_method
 from fedpgp.testing import Recording
 
 SMALL = {"context_length": 3, "learning_rate": 0.05}

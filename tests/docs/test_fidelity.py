@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedpgp.methods import METHODS, FedCLIP, FedPGP, PFedMoAP, ZeroShot
-from fedpgp.published import Setting
+from fedpgp.methods.published import Setting
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
 import build_fidelity

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from fedpgp.aggregators import Download, FedAvg, Server, Upload
 from fedpgp.backbone import Towers
-from fedpgp.data.images import Images
+from fedpgp.data.image_features import Images
 from fedpgp.errors import TrainingError
 from fedpgp.federation.client import ROWS, ClientJob, in_groups, train_clients
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.federation.participation import participants
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import FedPGP, Local, Params, PromptFL, ZeroShot
-from fedpgp.randomness import generator
+from fedpgp.runtime.randomness import generator
+from fedpgp.runtime.workers import Workers
 from fedpgp.testing import Recording
-from fedpgp.workers import Workers
 
 METHOD = FedPGP(context_length=3, bottleneck=2, learning_rate=0.05)
 

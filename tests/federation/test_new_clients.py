@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from PIL import Image
 
 import fedpgp
-from fedpgp import laboratory
 from fedpgp.data.tasks import Client
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.evaluation.metrics import own_images
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import METHODS
-from fedpgp.metrics import own_images
-from fedpgp.randomness import generator
-from fedpgp.results import columns
+from fedpgp.results.run import columns
+from fedpgp.runs import setup as laboratory
+from fedpgp.runtime.randomness import generator
 
 SHORT = [
     "task.clients=3",

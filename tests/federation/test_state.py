@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from fedpgp.aggregators import Server
 from fedpgp.config import FederationConfig
 from fedpgp.errors import OutputError
-from fedpgp.evaluate import Evaluation, Evaluator
+from fedpgp.evaluation.evaluator import Evaluation, Evaluator
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import PATIENCE, ClientState, State, grouped
 from fedpgp.methods import FedPGP, Local, PromptFL, ZeroShot
-from fedpgp.workers import Workers
+from fedpgp.runtime.workers import Workers
 
 SMALL = {"context_length": 3, "learning_rate": 0.05}
 METHODS = {

@@ -11,10 +11,10 @@ from oracle import fedcocoop
 from pydantic import ValidationError
 
 from fedpgp.errors import ConfigError
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.evaluation.inference import Question, answer
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Batch, Frozen, Params, PromptFL
 from fedpgp.methods.fedcocoop import FedCoCoOp
-from fedpgp.reading import Question, answer
 
 SMALL = {"ctx_init": "random", "context_length": 2, "learning_rate": 0.01}
 

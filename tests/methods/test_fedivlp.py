@@ -10,10 +10,10 @@ from oracle import fedivlp
 from pydantic import ValidationError
 
 from fedpgp.errors import ConfigError
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.evaluation.inference import kind_of, see
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Params, PromptFL
 from fedpgp.methods.fedivlp import FedIVLP
-from fedpgp.reading import kind_of, see
 from fedpgp.testing import CHECKS, check_method
 
 

@@ -12,11 +12,11 @@ from oracle import fedmaple
 from pydantic import ValidationError
 
 from fedpgp.errors import ConfigError
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.evaluation.inference import kind_of, see
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Batch, Params
 from fedpgp.methods.fedivlp import FedIVLP
 from fedpgp.methods.fedmaple import FedMaPLe
-from fedpgp.reading import kind_of, see
 from fedpgp.testing import CHECKS, check_method
 
 

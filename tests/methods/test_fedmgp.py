@@ -15,10 +15,10 @@ from oracle import fedmgp
 from pydantic import ValidationError
 
 from fedpgp.errors import ConfigError
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.evaluation.inference import Question, answer
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Batch, Frozen, Params, PromptFL
 from fedpgp.methods.fedmgp import FedMGP
-from fedpgp.reading import Question, answer
 
 SINGLE = {"groups": 1, "selected": 1, "visual_length": 0, "context_length": 4, "noise": 0.0, "learning_rate": 0.05}
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from test_fedplot import NOTHING, frozen_of, random, with_equal_patches
 
 from fedpgp.errors import TrainingError
-from fedpgp.federation.jobs import frozen_of as frozen_of_task
+from fedpgp.federation.client_runner import frozen_of as frozen_of_task
 from fedpgp.methods import Params
 from fedpgp.methods.fedotp import FedOTP
 from fedpgp.methods.fedplot import FedPLOT

@@ -13,7 +13,7 @@ from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, TrainingError
 from fedpgp.methods import Batch, Frozen, Local, Params, PromptFL
 from fedpgp.methods.fedpha import FedPHA
-from fedpgp.tuning.space import search_spaces
+from fedpgp.studies.tuning.space import search_spaces
 
 
 def random(seed, *shape):

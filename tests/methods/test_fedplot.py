@@ -11,7 +11,7 @@ from oracle import fedplot
 from pydantic import ValidationError
 
 from fedpgp.errors import TrainingError
-from fedpgp.federation.jobs import Data
+from fedpgp.federation.client_runner import Data
 from fedpgp.methods import Frozen, Params, PromptFL
 from fedpgp.methods.fedplot import FedPLOT
 

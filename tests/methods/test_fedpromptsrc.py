@@ -16,11 +16,11 @@ from pydantic import ValidationError
 import fedpgp
 from fedpgp.aggregators import FedAvg, Upload
 from fedpgp.errors import ConfigError
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.evaluation.inference import kind_of, see
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Batch, Frozen, Params
 from fedpgp.methods.fedivlp import FedIVLP
 from fedpgp.methods.fedpromptsrc import FedPromptSRC, GaussianMean
-from fedpgp.reading import kind_of, see
 
 SMALL = {"visual_length": 2, "depth": 2, "learning_rate": 0.005}
 SHORT = {"local_epochs": 1}

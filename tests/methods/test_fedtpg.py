@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from fedpgp.errors import ConfigError
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Frozen, Params
 from fedpgp.methods.fedtpg import FedTPG
 

@@ -10,10 +10,10 @@ from oracle import clip_image, fedvpt
 from pydantic import ValidationError
 
 from fedpgp.errors import ConfigError
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.evaluation.inference import Question, answer, kind_of, see
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Batch, Frozen, Params, ZeroShot
 from fedpgp.methods.fedvpt import FedVPT
-from fedpgp.reading import Question, answer, kind_of, see
 
 NO_TEXT = torch.empty(0, 3, 2)
 

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from fedpgp.aggregators import FedAvg, Upload
 from fedpgp.errors import ConfigError
-from fedpgp.experiment import HEADLINE
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.evaluation.inference import Question, answer, kind_of, see
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import METHODS, Batch, FedPGP, Frozen, Local, Params, PromptFL, ZeroShot
-from fedpgp.plugins import find_method
-from fedpgp.randomness import generator
-from fedpgp.reading import Question, answer, kind_of, see
+from fedpgp.methods.plugins import find_method
+from fedpgp.runs.run import HEADLINE
+from fedpgp.runtime.randomness import generator
 
 SMALL = {"context_length": 3, "learning_rate": 0.05}
 

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from fedpgp.backbone.image import state_below
 from fedpgp.errors import ConfigError
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.evaluation.inference import see
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Batch, Params, ZeroShot
 from fedpgp.methods.pfedmma import PFedMMA
-from fedpgp.reading import see
 from fedpgp.testing import CHECKS, check_method
 
 SMALL = {"rank": 4, "learning_rate": 0.01}

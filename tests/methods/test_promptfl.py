@@ -9,7 +9,7 @@ from fedpgp.config import FederationConfig
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
 from fedpgp.methods import PromptFL
-from fedpgp.workers import Workers
+from fedpgp.runtime.workers import Workers
 
 
 def test_promptfl_agrees_with_the_oracle(backbones, monkeypatch):

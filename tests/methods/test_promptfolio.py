@@ -9,7 +9,7 @@ import torch
 from oracle import promptfolio
 from pydantic import ValidationError
 
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Batch, Frozen, Local, Params, PromptFL
 from fedpgp.methods.promptfolio import PromptFolio
 

@@ -2,7 +2,7 @@ import tiny
 import torch
 from oracle import clip_text
 
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import ZeroShot
 from fedpgp.methods.templates import ENSEMBLE, ENSEMBLE_60
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedpgp.bootstrap import METRICS, Outcomes, differences, resampled
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import OutputError
-from fedpgp.metrics import area_of, summary
+from fedpgp.evaluation.bootstrap import METRICS, Outcomes, differences, resampled
+from fedpgp.evaluation.metrics import area_of, summary
 from fedpgp.report import formats, tables, tradeoff
 from fedpgp.report.comparison import markdown
-from fedpgp.results import Comparison, Run
+from fedpgp.results.run import Comparison, Run
 
 N, BASE, NOVEL = 2, 400, 300
 OWN = np.arange(BASE) % N == np.arange(N)[:, None]

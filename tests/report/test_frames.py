@@ -12,7 +12,7 @@ from test_comparison import FAIR, GOOD, run
 from fedpgp.errors import OutputError
 from fedpgp.report import curves, tables, tradeoff
 from fedpgp.report.style import house_style, rendered
-from fedpgp.results import Comparison, Run
+from fedpgp.results.run import Comparison, Run
 
 SHARED = {"local": 50.0, "base": 40.0, "novel": 30.0, "hm": 38.0, "cm": 42.0}
 

@@ -16,11 +16,12 @@ from tiny import SHORT_RUN
 
 import fedpgp
 from fedpgp.backbone import Backbone
-from fedpgp.bootstrap import _both_counts, _local
 from fedpgp.data.sources import Source
 from fedpgp.errors import ConfigError, OutputError
-from fedpgp.files import write_json
-from fedpgp.report.page import closer, follow, frames, write, write_report
+from fedpgp.evaluation.bootstrap import _both_counts, _local
+from fedpgp.report.page import follow, frames, write, write_report
+from fedpgp.report.page import run_details as closer
+from fedpgp.runtime.files import write_json
 from fedpgp.serving import classifier
 
 METHODS = ("zero-shot", "promptfl", "fedpgp")

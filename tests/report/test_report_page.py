@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from fedpgp.data.sources import Source
-from fedpgp.report.page import closer, write_report
+from fedpgp.report.page import run_details as closer
+from fedpgp.report.page import write_report
 
 pytestmark = [
     pytest.mark.slow,

@@ -17,8 +17,8 @@ from PIL import Image
 
 import fedpgp
 from fedpgp.errors import CheckpointError, ConfigError, DataError, OutputError
-from fedpgp.laboratory import laboratory
-from fedpgp.metrics import calibration_error
+from fedpgp.evaluation.metrics import calibration_error
+from fedpgp.runs.setup import laboratory
 from fedpgp.serving.classifier import calibrated, load
 from fedpgp.serving.export import export
 from fedpgp.serving.memory import remembers, with_memory, with_temperature
@@ -42,8 +42,8 @@ SHORT = ["task.clients=3", "task.shots=2", "federation.rounds=1", "federation.lo
 def small(small_source, compact):
     """Runs and models of this module see the small part of the data, with the compact checkpoint."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedpgp.laboratory.load_source", lambda data, splits: small_source)
-        for module in ("laboratory", "serving.classifier"):
+        patch.setattr("fedpgp.runs.setup.load_source", lambda data, splits: small_source)
+        for module in ("runs.setup", "serving.classifier"):
             patch.setattr(f"fedpgp.{module}.load_backbone", lambda *_: compact)
         yield
 

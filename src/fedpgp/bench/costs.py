@@ -20,13 +20,13 @@ from fedpgp.bench.shapes import BATCH, Scene
 from fedpgp.config import FederationConfig, load_config
 from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
+from fedpgp.evaluation.inference import kind_of
 from fedpgp.federation.client import ClientJob, train_clients
-from fedpgp.federation.jobs import Data
+from fedpgp.federation.client_runner import Data
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
 from fedpgp.methods import Method, PromptFL
-from fedpgp.randomness import generator
-from fedpgp.reading import kind_of
+from fedpgp.runtime.randomness import generator
 from fedpgp.testing import Recording, made_up_data, made_up_images
 
 FORGOTTEN = 2  # first rounds, in which caches fill and some methods read less, because nobody has sent anything yet

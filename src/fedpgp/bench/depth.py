@@ -20,7 +20,7 @@ from fedpgp.bench.machine import first_call, seconds
 from fedpgp.bench.shapes import BATCH, Scene, random_features
 from fedpgp.methods import Batch, Frozen, Params, normal
 from fedpgp.methods.fedcocoop import FedCoCoOp
-from fedpgp.randomness import generator
+from fedpgp.runtime.randomness import generator
 
 VECTORS, WIDTH = 4, 32  # of a visual prompt; of an adapter
 CLASSES, BATCHES = (10, 25, 50), (1, 4, 8)

@@ -10,7 +10,7 @@ import zlib
 import torch
 
 from fedpgp.backbone.tokens import ClassTokens
-from fedpgp.randomness import generator
+from fedpgp.runtime.randomness import generator
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -18,12 +18,12 @@ from fedpgp.backbone import Backbone, Towers, load_backbone
 from fedpgp.bench.flops import Count, Product, packed
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.sources import Source, load_source
-from fedpgp.experiment import compare
 from fedpgp.federation.client import ROWS
-from fedpgp.laboratory import Silent
 from fedpgp.methods import FedPGP, Frozen, Params
-from fedpgp.results import Run
-from fedpgp.workers import Workers
+from fedpgp.results.run import Run
+from fedpgp.runs.run import compare
+from fedpgp.runs.setup import Silent
+from fedpgp.runtime.workers import Workers
 
 MULTIPLYING = 0.2  # seconds, after every round
 

@@ -23,15 +23,15 @@ from fedpgp.bench.naive import TEST_BATCH, Naive, make_naive, read, see, train
 from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, ROUNDS, Scene, random_features
 from fedpgp.bench.stages import TOLERANCE, DifferentWorkError, Step
 from fedpgp.config import FederationConfig
-from fedpgp.data.images import Images
+from fedpgp.data.image_features import Images
 from fedpgp.data.tasks import Client, Task
-from fedpgp.federation.jobs import Data
+from fedpgp.evaluation.metrics import evaluation_sets
+from fedpgp.federation.client_runner import Data
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
 from fedpgp.methods import FedPGP
-from fedpgp.metrics import evaluation_sets
-from fedpgp.randomness import generator
-from fedpgp.workers import Workers
+from fedpgp.runtime.randomness import generator
+from fedpgp.runtime.workers import Workers
 
 SETTINGS = FederationConfig(rounds=1, local_epochs=LOCAL_EPOCHS, batch_size=BATCH, path_points=1)
 ENCODED_AT_ONCE = 64

@@ -26,8 +26,8 @@ from fedpgp.errors import TrainingError
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import FILE, State
 from fedpgp.methods import FedPGP
+from fedpgp.runtime.workers import Workers
 from fedpgp.testing import made_up_data
-from fedpgp.workers import Workers
 
 CLIENTS = (10, 100, 1_000, 10_000)
 PARTICIPANTS = 10

@@ -22,7 +22,7 @@ from fedpgp.data.protocols import Holdings, base_to_novel
 from fedpgp.data.sources import ImageDataset, pictograms
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.errors import ConfigError, nearest
-from fedpgp.randomness import generator
+from fedpgp.runtime.randomness import generator
 
 if TYPE_CHECKING:
     from transformers import CLIPModel

@@ -10,7 +10,7 @@ import torch
 
 import fedpgp
 from fedpgp.bench import flops, scaling
-from fedpgp.bench.coarse import measure_bf16
+from fedpgp.bench.bf16 import measure_bf16
 from fedpgp.bench.costs import FORGOTTEN, PARTICIPANTS, measure_costs
 from fedpgp.bench.depth import BATCHES, CLASSES, measure_conditional, measure_depths
 from fedpgp.bench.machine import first_call, gemm_speed, machine, seconds, threads
@@ -22,7 +22,7 @@ from fedpgp.bench.shapes import BATCH, SHAPES, random_features, scene
 from fedpgp.bench.stages import TOLERANCE, Measured, Step, client_groups, first_step, measure, packed
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods import METHODS, Batch, Frozen, Params
-from fedpgp.plugins import find_method
+from fedpgp.methods.plugins import find_method
 
 PARTS = ("step", "round", "scaling", "classes", "bf16", "profile", "recipe", "methods", "depth", "conditional")
 # Of the machine's matrix-multiply speed, for an estimate.

@@ -125,7 +125,7 @@ def compare(
 
     After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
     """
-    from fedpgp.experiment import planned_comparison
+    from fedpgp.runs.run import planned_comparison
 
     directory = resume or output or new_name("compare")
     with Session(directory, quiet) as session, tracked(session, None if dry_run else track) as progress:
@@ -329,8 +329,8 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print the table of an earlier run or comparison, and how far what was stopped has come."""
-    from fedpgp.directory import resume_command
-    from fedpgp.results import headline
+    from fedpgp.results.run import headline
+    from fedpgp.results.run_store import resume_command
 
     comparison = fedpgp.load_comparison(directory)
     if alpha is not None:
@@ -366,7 +366,7 @@ def methods(
 
     With --config, or for another checkpoint in it, on that one.
     """
-    from fedpgp.catalogue import about, catalogue
+    from fedpgp.methods.catalogue import about, catalogue
 
     if name is not None:
         out.print(escape(about(name)))

@@ -38,7 +38,7 @@ def check(
     from fedpgp.data.check import Finding, names_file
     from fedpgp.data.check import check as look
     from fedpgp.errors import OutputError
-    from fedpgp.laboratory import make_task, with_targets
+    from fedpgp.runs.setup import make_task, with_targets
 
     settings = fedpgp.load_config(config, [*(change or []), data_change(path)])
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bars:
@@ -101,9 +101,9 @@ def show(
     import fedpgp
     from fedpgp.data.sources import load_source
     from fedpgp.errors import OutputError
-    from fedpgp.files import write
-    from fedpgp.laboratory import make_task, with_targets
     from fedpgp.report import holdings
+    from fedpgp.runs.setup import make_task, with_targets
+    from fedpgp.runtime.files import write
 
     suffix = "" if output is None else output.suffix.removeprefix(".").lower()
     if output is not None and suffix not in ("png", "svg"):

@@ -27,7 +27,7 @@ def doctor(
     Versions, extras, devices, the embedded files, the feature cache, room on the disk, and an embedded image that
     zero-shot classifies. Exit code 1 if something that is needed does not work.
     """
-    from fedpgp.doctor import examine
+    from fedpgp.cli.checks import examine
 
     findings = list(examine(cache, network))
     wrong = [finding for finding in findings if finding.state == "wrong"]

@@ -54,7 +54,7 @@ def export(
 
     --upload takes the token of `hf auth login`, and a private repository unless --public is given.
     """
-    from fedpgp import hub
+    from fedpgp.serving import hub
     from fedpgp.serving.export import export as write
 
     if public and upload is None:

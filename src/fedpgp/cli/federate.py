@@ -50,7 +50,7 @@ def init(
     force: Force = False,
 ) -> None:
     """Write what each machine is to have: a Flower app, certificates, keys, a compose file, units for systemd."""
-    from fedpgp.deployment.layout import Plan, create
+    from fedpgp.flower.deployment.layout import Plan, create
 
     changes = [f"task.clients={nodes}", *(change or ()), *([] if data is None else [data_change(data)])]
     settings, name_of_method = _experiment(method, nodes, config, changes, class_names)
@@ -68,7 +68,7 @@ def renew(
     ] = None,
 ) -> None:
     """Make a new certificate of the server, before the old one is over; nodes trust it as they did the old one."""
-    from fedpgp.deployment import layout
+    from fedpgp.flower.deployment import layout
 
     layout.renew(layout.Layout(directory), authority or directory / "authority")
     err.print("the server has a new certificate: restart it with fedpgp federate server", markup=False)
@@ -80,7 +80,7 @@ def server(
     insecure: Insecure = False,
 ) -> None:
     """Start the server of a federation, a SuperLink that knows its nodes; Ctrl-C ends it."""
-    from fedpgp.deployment import processes
+    from fedpgp.flower.deployment import processes
 
     processes.end_on_sigterm()
     with processes.server(directory, insecure) as process:
@@ -100,7 +100,7 @@ def node(
     insecure: Insecure = False,
 ) -> None:
     """Start a client's node, a SuperNode, after a look at its data, names, checkpoint, certificate and ports."""
-    from fedpgp.deployment import processes
+    from fedpgp.flower.deployment import processes
 
     directory = directory.absolute()
     processes.end_on_sigterm()
@@ -137,11 +137,11 @@ def up(
     whole federation: the run is in runs/, what the processes say in logs/. Tells of every round when it is over.
     """
     import fedpgp
-    from fedpgp.deployment.layout import Plan, create
-    from fedpgp.deployment.local import free_ports, local_federation
-    from fedpgp.deployment.processes import check_node, node_settings
-    from fedpgp.federation.course import rounds_of
-    from fedpgp.plugins import find_method
+    from fedpgp.federation.run_spec import rounds_of
+    from fedpgp.flower.deployment.layout import Plan, create
+    from fedpgp.flower.deployment.local import free_ports, local_federation
+    from fedpgp.flower.deployment.processes import check_node, node_settings
+    from fedpgp.methods.plugins import find_method
 
     if not local:
         raise click.UsageError("--local must be typed: all processes are on this machine; for several see init")
@@ -179,8 +179,8 @@ def up(
 
 def _so_far(records: "Sequence[Mapping[str, Any]]", total: int) -> str:
     """How the last round did, and about how long the others take."""
-    from fedpgp.plan import duration
-    from fedpgp.results import headline
+    from fedpgp.results.run import headline
+    from fedpgp.runs.comparison_plan import duration
 
     left = total - records[-1]["round"] if records[-1]["round"] else 0
     mean = fmean(record["seconds_training"] + record["seconds_evaluation"] for record in records)
@@ -192,9 +192,9 @@ def _experiment(
 ) -> "tuple[ExperimentConfig, str]":
     """The config of a deployment, and the method's name; raises ConfigError for what cannot be run."""
     from fedpgp.config import load_config
-    from fedpgp.data.own import OWN, classes_of
+    from fedpgp.data.client_task import OWN, classes_of
     from fedpgp.data.sources.names import read_lines
-    from fedpgp.experiment import chosen_methods
+    from fedpgp.runs.run import chosen_methods
 
     if class_names is not None:
         changes = [*changes, f"task.partition={OWN}", f"task.class_names={json.dumps(read_lines(class_names))}"]

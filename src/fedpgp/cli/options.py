@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedpgp.processes import cores
+from fedpgp.runtime.processes import cores
 
 ConfigFile = Annotated[
     Path | None,

@@ -67,8 +67,8 @@ def predict(
 
     What cannot be read is named at the end, and the exit code is 2; all other images are answered.
     """
-    from fedpgp.directory import writing
-    from fedpgp.files import write, write_json
+    from fedpgp.results.run_store import writing
+    from fedpgp.runtime.files import write, write_json
     from fedpgp.serving.classifier import load
     from fedpgp.serving.memory import remembers, with_memory, with_temperature
 
@@ -125,7 +125,7 @@ def found_images(given: Sequence[str]) -> list[Path]:
     where there are none."""
     from glob import glob
 
-    from fedpgp.data.pictures import SUFFIXES
+    from fedpgp.data.decode import SUFFIXES
 
     found: list[Path] = []
     for one in (line for text in given for line in (sys.stdin.read().splitlines() if text == STDIN else [text])):

@@ -16,8 +16,8 @@ from rich.table import Table
 import fedpgp
 
 if TYPE_CHECKING:
-    from fedpgp.grid.cells import Cell
     from fedpgp.report import formats
+    from fedpgp.studies.cells import Cell
 
 out = Console(width=None if sys.stdout.isatty() else 132, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -50,7 +50,7 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._bars.stop()
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            from fedpgp.directory import resume_command
+            from fedpgp.results.run_store import resume_command
 
             command = self._resume if self._resume and self._directory.exists() else resume_command(self._directory)
             err.print(

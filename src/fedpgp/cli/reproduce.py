@@ -66,9 +66,9 @@ def reproduce(
     reproduction.md, .tex and .csv.
     """
     from fedpgp.report.reproduction import tables
-    from fedpgp.reproduction.recipe import names, read_recipe
-    from fedpgp.reproduction.run import planned, resume_reproduction
-    from fedpgp.reproduction.run import reproduce as run_recipe
+    from fedpgp.studies.recipe import names, read_recipe
+    from fedpgp.studies.reproduction import planned, resume_reproduction
+    from fedpgp.studies.reproduction import reproduce as run_recipe
 
     if listing:
         for known in names():

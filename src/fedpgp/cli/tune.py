@@ -75,12 +75,12 @@ def tune(
     novel ones, and the test split is not even read. Writes trials.csv and tuned.toml, which fedpgp compare --config
     takes.
 
-    What is searched of each method stands in tuning/spaces.toml of the package.
+    What is searched of each method stands in studies/tuning/spaces.toml of the package.
     """
-    from fedpgp.tuning import resume_tuning
-    from fedpgp.tuning import tune as search_settings
-    from fedpgp.tuning.table import table
-    from fedpgp.tuning.trials import checked_objective
+    from fedpgp.studies.tuning import resume_tuning
+    from fedpgp.studies.tuning import tune as search_settings
+    from fedpgp.studies.tuning.table import table
+    from fedpgp.studies.tuning.trials import checked_objective
 
     directory = resume or output or new_name("tune")
     with Session(directory, quiet, f"fedpgp tune --resume {directory}") as progress:

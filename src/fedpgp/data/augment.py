@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from fedpgp.randomness import generator
+from fedpgp.runtime.randomness import generator
 
 AREA = (0.08, 1.0)  # of the picture (CoOp's INPUT.RRCROP_SCALE)
 RATIO = (3 / 4, 4 / 3)  # width : height

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpgp.data.decode import in_threads
-from fedpgp.data.pictures import Placed, Stored, decode, reason
+from fedpgp.data.decode import Placed, Stored, decode, reason
+from fedpgp.data.preprocess import in_threads
 from fedpgp.data.sources import SPLITS, Source, known, located, read_listing
 from fedpgp.data.sources.hugging_face import HUB
 from fedpgp.data.sources.listing import Listing, divided, to_source

@@ -1,155 +1,204 @@
-"""Image files -> pixels: decoded and preprocessed beside the encoder, in threads or in other processes."""
+"""Image files of any kind -> RGB pictures, the same way for every reader."""
 
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from multiprocessing.spawn import get_preparation_data
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+import hashlib
+import io
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 
-from fedpgp.data.augment import random_view
-from fedpgp.data.pictures import reason, unheard
-from fedpgp.data.sources import ImageDataset
 from fedpgp.errors import DataError
-from fedpgp.processes import ENDED, context, leave_ctrl_c
 
-if TYPE_CHECKING:
-    from transformers import CLIPImageProcessor
+# Without formats that are programs (PostScript is run by another one) or that no data set of pictures has.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA", "ICO")
+SUFFIXES = frozenset(
+    f".{end}"
+    for end in "jpg jpeg jpe jfif png webp gif bmp dib tif tiff ppm pgm pbm pnm avif jp2 tga ico".split()  # noqa: SIM905
+)
+WHITE = (255, 255, 255, 255)
+SIXTEEN_BITS = 65535
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+AT_ONCE = 1 << 16  # paths that are Python objects at a time
 
-WORTH_PROCESSES = 10.0  # seconds of decoding: starting processes takes five, and they take cores from the encoder
-FEW = 4  # threads: of 16 that decode, each waits for the others' Python, and all are no faster than 4
-AHEAD = 4  # items for each thread, so that none waits while others are saved
-CENTRE = 0  # the number of the centre crop; random views count from 1
-Item = TypeVar("Item")
-Done = TypeVar("Done")
+
+@runtime_checkable
+class Placed(Protocol):
+    """Pictures that can say where each of them lies."""
+
+    def place(self, index: int) -> str: ...
 
 
-class Prepared(NamedTuple):
-    """pixels: [B, 3, H, W]; faults: index of an image -> why it is blank; unreadable: the same where not the image but
-    the disk or the network is at fault, so that it must not be remembered."""
+@runtime_checkable
+class Stored(Protocol):
+    """Pictures of which the bytes of each one's file can be read."""
 
-    pixels: NDArray[np.float32]
-    faults: dict[int, str]
-    unreadable: dict[int, str]
+    def content(self, index: int) -> bytes: ...
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Without Pillow's warnings.
+
+    Threads that decode need it around all of them, too: the filters are the process's, and one thread may put back
+    those under which others are heard.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")
+        yield
+
+
+def decode(file: Path | bytes) -> Image.Image:
+    """A file, or its bytes -> the picture in RGB, turned as its EXIF orientation says; of an animation, the first.
+
+    What it is, is read from the content, whatever its name. 16 bits per pixel become 8 by division by 257; what is
+    transparent lies over white. Pillow's warnings, among them that on a picture between once and twice its limit of
+    pixels, are no faults and are not heard.
+
+    Raises DataError for more pixels than twice that limit, and for pixels whose range is unknown; what Pillow raises,
+    for content that is no whole image; OSError with an errno for a file that cannot be read.
+    """
+    with unheard():
+        try:
+            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as picture:
+                picture.load()
+                # Pillow takes every CMYK JPEG for Adobe's, which are inverted; those say so.
+                plain = picture.format == "JPEG" and picture.mode == "CMYK" and "adobe" not in picture.info
+                return _eight_bits(_turned(ImageChops.invert(picture) if plain else picture))
+        except Image.DecompressionBombError as error:
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise DataError(f"it has more than {limit:,} pixels, the most that are read: make it smaller") from error
+
+
+def reason(error: Exception) -> str:
+    """Why a picture could not be decoded, in a line."""
+    if isinstance(error, UnidentifiedImageError):  # its message has the address of an object
+        return "no image format that is read"
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _turned(picture: Image.Image) -> Image.Image:
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # a damaged note on a picture does not damage the picture
+        return picture
+    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """In RGB, with nothing clipped and nothing transparent."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture)
+        if values.size and (values.min() < 0 or values.max() > SIXTEEN_BITS):
+            raise DataError("its pixels have more than 16 bits: save it with 8")
+        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        raise DataError("its pixels are floating-point numbers of unknown range: save it with 8 bits")
+    if picture.has_transparency_data:
+        seen = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, WHITE), seen).convert("RGB")
+    return picture.convert("RGB") if picture.mode != "RGB" else picture.copy()
 
 
 @dataclass(frozen=True)
-class Preparation(Dataset[Prepared]):
-    """Decodes and preprocesses one view of some images; it can be pickled, for other processes."""
+class FilePictures:
+    """Files below a directory. paths: pyarrow array of n relative paths as bytes, which takes little more than these.
 
-    dataset: ImageDataset
-    processor: "CLIPImageProcessor"
-    size: tuple[int, int]
-    view: int
-
-    def __getitem__(self, batch: range) -> Prepared:
-        faults: dict[int, str] = {}
-        unreadable: dict[int, str] = {}
-        pictures = []
-        for index in batch:
-            try:
-                picture = self.dataset.image(index)
-            except MemoryError:
-                raise
-            except Exception as error:  # decoders raise whatever a damaged file leads them to
-                whose = unreadable if getattr(error, "errno", None) is not None else faults
-                whose[index] = reason(error)
-                picture = Image.new("RGB", self.size)
-            pictures.append(
-                picture
-                if self.view == CENTRE
-                else random_view(picture, self.size, self.dataset.number(index), self.view)
-            )
-        whole: dict[str, Any] = {} if self.view == CENTRE else {"do_resize": False, "do_center_crop": False}
-        pixels = self.processor(images=pictures, return_tensors="np", **whole)["pixel_values"]
-        return Prepared(pixels, faults, unreadable)
-
-
-def each(
-    preparation: Preparation, finish: Callable[[Prepared], Done], batches: Sequence[range], workers: int
-) -> Iterator[Done]:
-    """What `finish`, the encoder, makes of every batch, in order; the bits do not depend on how.
-
-    Where PyTorch has few threads, as many batches are at work, each in one of its own from file to feature: nothing is
-    started, and no operation is waited for. Where it has many, they share the operations, and processes decode ahead,
-    if there are several workers and it pays.
+    listed: the table that names them, if one does; rows: [n] there, counted from 1.
     """
-    if torch.get_num_threads() <= FEW:
-        yield from in_threads(lambda batch: finish(preparation[batch]), batches, torch.get_num_threads())
-    else:
-        yield from map(finish, _prepared(preparation, batches, workers))
 
+    root: Path
+    paths: Any
+    listed: str = ""
+    rows: NDArray[np.int64] | None = None
 
-def in_threads(work: Callable[[Item], Done], items: Iterable[Item], threads: int) -> Iterator[Done]:
-    """What `work` makes of every item, in order; in each of the threads PyTorch has one thread."""
-    before = torch.get_num_threads()
-    waiting: deque[Future[Done]] = deque()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        with unheard():
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > AHEAD * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # theirs is what threads that are started later would begin with
+    @staticmethod
+    def of(root: Path, paths: list[str], listed: str = "") -> "FilePictures":
+        """Of paths as the operating system gives them, also where they are no valid text."""
+        import pyarrow
 
+        return FilePictures(root, pyarrow.array([os.fsencode(path) for path in paths], pyarrow.large_binary()), listed)
 
-def _prepared(preparation: Preparation, batches: Sequence[range], workers: int) -> Iterator[Prepared]:
-    """Every batch in order; the first, which is timed, in this process, the rest in others where that pays."""
-    if not batches:
-        return
-    started = time.perf_counter()
-    first = preparation[batches[0]]
-    seconds = time.perf_counter() - started
-    yield first
-    rest = batches[1:]
-    if workers == 1 or seconds * len(rest) < WORTH_PROCESSES:
-        yield from (preparation[batch] for batch in rest)
-        return
-    loader = DataLoader(
-        preparation,
-        batch_size=None,
-        sampler=list(rest),
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        multiprocessing_context=context(),
-        worker_init_fn=_start,
-        generator=torch.Generator(),
-    )
-    try:
-        yield from loader
-    except (RuntimeError, OSError, EOFError) as error:
-        raise _ended() from error
+    def __len__(self) -> int:
+        return len(self.paths)
 
+    def __call__(self, index: int) -> Image.Image:
+        return decode(self.file(index))
 
-def check_not_a_worker(workers: int) -> None:
-    """Raises DataError where a new process runs an unguarded script once more: it would wait for its parent's lock."""
-    if workers > 1:
-        try:
-            get_preparation_data("worker")
-        except RuntimeError as error:
-            raise _ended() from error
+    def file(self, index: int) -> Path:
+        return self.root / os.fsdecode(self.paths[index].as_py())
 
+    def content(self, index: int) -> bytes:
+        return self.file(index).read_bytes()
 
-def _ended() -> DataError:
-    return DataError(f"a process that decodes images {ENDED}")
+    def place(self, index: int) -> str:
+        """The file, and the row of the table that names it."""
+        shown = str(self.file(index)).encode("utf-8", "backslashreplace").decode()
+        return shown if self.rows is None else f"{shown}, row {self.rows[index]} of {self.listed}"
 
+    def select(self, images: NDArray[np.int64]) -> "FilePictures":
+        rows = None if self.rows is None else self.rows[images]
+        return replace(self, paths=self.paths.take(images), rows=rows)
 
-def _start(worker: int) -> None:
-    leave_ctrl_c()
+    def fingerprint(self, images: NDArray[np.int64]) -> str:
+        """SHA-256 of relative path, size and time of change of these files, of which none is read.
 
+        Raises DataError for those that are missing, are no files, or lie behind a link out of the directory.
+        """
+        found = hashlib.sha256()
+        missing: list[int] = []
+        root, real = os.fsencode(self.root), os.path.realpath(os.fsencode(self.root))
+        folders: set[bytes] = set()  # that are known to lie inside
+        for index, path in self._among(images):
+            full = os.path.join(root, path)  # noqa: PTH118 - a Path takes longer than the file system
+            try:
+                state = os.lstat(full)
+                folder = path.rpartition(b"/")[0]
+                if stat.S_ISLNK(state.st_mode) or folder not in folders:
+                    self._check_inside(full, real, index)
+                    folders.add(folder)
+                    state = os.stat(full)  # noqa: PTH116
+            except (FileNotFoundError, NotADirectoryError):
+                missing.append(index)
+                continue
+            except OSError as error:
+                raise DataError(f"{self.place(index)} cannot be read: {error.strerror}; make it readable") from error
+            if not stat.S_ISREG(state.st_mode):
+                raise DataError(f"{self.place(index)} is no file: name image files alone")
+            found.update(b"%s\0%d %d\n" % (path, state.st_size, state.st_mtime_ns))
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(images)} image files are missing, the first is {self.place(missing[0])}: put"
+                " them there, or take them out" + (f" of {self.listed}" if self.listed else "")
+            )
+        return found.hexdigest()
 
-def _as_it_is(batch: Any) -> Any:
-    """Tensors would go through shared memory, of which containers have little; arrays go through a pipe."""
-    return batch
+    def _among(self, images: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
+        for start in range(0, len(images), AT_ONCE):
+            some = images[start : start + AT_ONCE]
+            yield from zip(some.tolist(), self.paths.take(some).to_pylist(), strict=True)
+
+    def _check_inside(self, full: bytes, real: bytes, index: int) -> None:
+        """Raises DataError for a path that leads out of the directory; `real`: that without any link."""
+        target = os.path.realpath(full)
+        if os.path.commonpath([real, target]) != real:
+            raise DataError(
+                f"{self.place(index)} leads out of {self.root}, to {os.fsdecode(target)}: copy it there, or name the"
+                " directory that holds both"
+            )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedpgp.backbone.image import PATCHES, POOLED, ImageEncoder
 from fedpgp.data.cache import FORMAT, Entry, Kept, check_room, versions
-from fedpgp.data.decode import CENTRE, Preparation, Prepared, check_not_a_worker, each
+from fedpgp.data.preprocess import CENTRE, Preparation, Prepared, check_not_a_worker, each
 from fedpgp.data.sources import ImageDataset
 from fedpgp.errors import CheckpointError, DataError
 

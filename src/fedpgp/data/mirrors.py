@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from fedpgp.data.pictures import decode, reason
+from fedpgp.data.decode import decode, reason
 from fedpgp.data.sources import LAYOUTS, cifar, domains, known, mnist
 from fedpgp.data.sources.hugging_face import HUB, from_hub, undecoded
 from fedpgp.errors import DataError, nearest
-from fedpgp.files import new_directory
+from fedpgp.runtime.files import new_directory
 
 Progress = Callable[[int, int], None]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedpgp.data.sources import ImageDataset
 from fedpgp.errors import DataError
-from fedpgp.randomness import generator
+from fedpgp.runtime.randomness import generator
 
 AUTHORS_SEED = 2023  # of their division of the classes, whatever the seed of the run
 

@@ -15,15 +15,15 @@ from fedpgp.backbone import Backbone
 from fedpgp.data.tasks import Task
 from fedpgp.demo.prompts import Plane, Words, contexts, cosines, offsets
 from fedpgp.demo.stage import MIXTURES, Choices, Stage
-from fedpgp.federation.course import Course, aggregator_for
-from fedpgp.federation.jobs import frozen_of
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.federation.rounds import federate
+from fedpgp.federation.run_spec import Course, aggregator_for
 from fedpgp.federation.state import State
 from fedpgp.methods import Params
 from fedpgp.methods.fedpgp import FedPGP
 from fedpgp.methods.zero_shot import ZeroShot
+from fedpgp.runtime.workers import Workers
 from fedpgp.serving.classifier import Classifier
-from fedpgp.workers import Workers
 
 FIGURES = ("local", "base", "novel")
 SHOWN = 12  # pictures of a client

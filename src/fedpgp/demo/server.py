@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from fedpgp.data.pictures import FORMATS, decode, reason, unheard
+from fedpgp.data.decode import FORMATS, decode, reason, unheard
 from fedpgp.demo.federation import holdings
 from fedpgp.demo.guard import Guard
 from fedpgp.demo.show import BusyError, Show

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from fedpgp.data.images import Images
+from fedpgp.data.image_features import Images
 from fedpgp.demo.federation import Models, holdings, rounds, untrained, zero_shot
 from fedpgp.demo.stage import Choices, Progress, Stage
 from fedpgp.errors import ConfigError, FedPGPError

@@ -21,13 +21,13 @@ from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.config import ExperimentConfig, load_config, reason
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import split_features
-from fedpgp.data.images import Images
+from fedpgp.data.image_features import Images
 from fedpgp.data.sources import ImageDataset, Source, pictograms
 from fedpgp.data.tasks import Client, Task
 from fedpgp.errors import ConfigError
-from fedpgp.federation.jobs import Data
-from fedpgp.laboratory import make_task
-from fedpgp.metrics import evaluation_sets
+from fedpgp.evaluation.metrics import evaluation_sets
+from fedpgp.federation.client_runner import Data
+from fedpgp.runs.setup import make_task
 
 CLIENTS, SHOTS = 6, 8
 PRIVATE_RATE = 0.03  # twice the recipe's, so that a dozen rounds show what a personal part wins and what it costs

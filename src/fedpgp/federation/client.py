@@ -16,13 +16,13 @@ from torch import Tensor
 from fedpgp.aggregators import Aggregator, Download, Tensors, Upload
 from fedpgp.backbone import Towers
 from fedpgp.backbone.tokens import ClassTokens
-from fedpgp.data.images import Images
+from fedpgp.data.image_features import Images
 from fedpgp.errors import TrainingError
+from fedpgp.evaluation.inference import see
 from fedpgp.federation.optimization import Optimization, restore, state_of
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Batch, Frozen, Method, Params
-from fedpgp.randomness import generator
-from fedpgp.reading import see
+from fedpgp.runtime.randomness import generator
 
 if TYPE_CHECKING:
     from fedpgp.config import FederationConfig

@@ -2,7 +2,7 @@
 
 import torch
 
-from fedpgp.randomness import generator
+from fedpgp.runtime.randomness import generator
 
 
 def participants(clients: int, participation: float, rounding: str, seed: int, round_number: int) -> list[int]:

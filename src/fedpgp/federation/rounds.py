@@ -12,14 +12,14 @@ from fedpgp.aggregators import Aggregator, Download, FedAvg, Server
 from fedpgp.backbone import Backbone
 from fedpgp.config import FederationConfig
 from fedpgp.errors import TooFewError, TrainingError
-from fedpgp.evaluate import Evaluation, path_alphas, without_standing_path
+from fedpgp.evaluation.evaluator import Evaluation, path_alphas, without_standing_path
+from fedpgp.evaluation.metrics import summary
 from fedpgp.federation.client import ClientUpdate, LocalTraining, in_groups, train_clients
-from fedpgp.federation.course import Course, aggregator_for
-from fedpgp.federation.jobs import Data, Federation
+from fedpgp.federation.client_runner import Data, Federation
+from fedpgp.federation.run_spec import Course, aggregator_for
 from fedpgp.federation.state import Clients, ClientState, State, on_device
 from fedpgp.methods import Method
-from fedpgp.metrics import summary
-from fedpgp.workers import Workers
+from fedpgp.runtime.workers import Workers
 
 Joining = Callable[[int, Server], dict[str, Any]]  # a round's number, the server -> what its record gets
 

@@ -1,7 +1,7 @@
 """What a federation keeps from round to round, in one SQLite file: a round is written whole or not at all.
 
 There is no state of generators to keep: every draw is a function of (seed, purpose, round, client), see
-`fedpgp.randomness`.
+`fedpgp.runtime.randomness`.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fedpgp.aggregators import Server, Tensors
 from fedpgp.errors import InUseError, OutputError
-from fedpgp.evaluate import Evaluation, Point
+from fedpgp.evaluation.evaluator import Evaluation, Point
 
 FILE = "state.sqlite"  # in a run directory
 SCHEMA = 3  # of the tables below

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from fedpgp.bootstrap import METRICS
-from fedpgp.files import write
+from fedpgp.evaluation.bootstrap import METRICS
 from fedpgp.report.formats import Cell, Table, latex, markdown, to_csv
 from fedpgp.report.style import COLOURS, MARKERS, house_style, rendered, turn_labels, write_figure
 from fedpgp.report.tables import caption, difference_text, figure_text, titles
-from fedpgp.results import columns, spread
+from fedpgp.results.run import columns, spread
+from fedpgp.runtime.files import write
 
 if TYPE_CHECKING:
-    from fedpgp.ablation.run import Ablation
+    from fedpgp.studies.ablation import Ablation
 
 SHOWN = ("local", "base", "novel", "area")
 

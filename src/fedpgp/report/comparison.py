@@ -3,11 +3,11 @@
 from functools import partial
 from pathlib import Path
 
-from fedpgp.files import write, write_json
 from fedpgp.report import formats, tables
 from fedpgp.report.style import write_figure
 from fedpgp.report.tradeoff import picture
-from fedpgp.results import Comparison
+from fedpgp.results.run import Comparison
+from fedpgp.runtime.files import write, write_json
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> None:

@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedpgp.grid.axes import is_numeric, slug
 from fedpgp.report.style import COLOURS, MARKERS, house_style, rendered, turn_labels, write_figure
 from fedpgp.report.tables import titles
-from fedpgp.results import Run, spread
+from fedpgp.results.run import Run, spread
+from fedpgp.studies.axes import is_numeric, slug
 
 if TYPE_CHECKING:
-    from fedpgp.grid.plan import Found, Key, Part
+    from fedpgp.studies.plan import Found, Key, Part
 
 SHOWN = ("local", "base", "novel", "cm")
 CROWDED = 24  # letters that the labels below one panel have room for

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedpgp.files import write
 from fedpgp.report.curves import write_figures
 from fedpgp.report.formats import Cell, Table, latex, markdown, to_csv
 from fedpgp.report.tables import figure_text, titles
-from fedpgp.results import columns
+from fedpgp.results.run import columns
+from fedpgp.runtime.files import write
 
 if TYPE_CHECKING:
-    from fedpgp.grid.plan import Found, Part
+    from fedpgp.studies.plan import Found, Part
 
 
 def write_sweep(found: "Found", directory: Path) -> None:

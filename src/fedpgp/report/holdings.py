@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fedpgp.data.tasks import Client, Task
-from fedpgp.metrics import own_images
+from fedpgp.evaluation.metrics import own_images
 from fedpgp.report.formats import Cell, Table
 from fedpgp.report.style import house_style, rendered
 

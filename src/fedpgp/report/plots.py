@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from fedpgp.report import curves, tradeoff
 from fedpgp.report.tables import titles
-from fedpgp.results import Comparison
+from fedpgp.results.run import Comparison
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from fedpgp.files import write
-from fedpgp.grid.axes import slug
 from fedpgp.report.curves import write_figures
 from fedpgp.report.formats import Cell, Table, latex, markdown, to_csv
 from fedpgp.report.grid import seeds_text
 from fedpgp.report.tables import figure_text, titles
-from fedpgp.reproduction.recipe import Recipe, Reported, read_recipe
-from fedpgp.reproduction.settings import Agreement
-from fedpgp.results import Run, columns, spread
+from fedpgp.results.run import Run, columns, spread
+from fedpgp.runtime.files import write
+from fedpgp.studies.axes import slug
+from fedpgp.studies.recipe import Recipe, Reported, read_recipe
+from fedpgp.studies.reported_settings import Agreement
 
 if TYPE_CHECKING:
-    from fedpgp.grid.plan import Found, Key, Part
+    from fedpgp.studies.plan import Found, Key, Part
 
 PARTS = {"final": "last round", "last_five": "mean of the last five rounds"}
 REPORTED = "reported.csv"

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedpgp.files import write
+from fedpgp.runtime.files import write
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; the markers differ too.
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#0072B2", "#F0E442")

@@ -4,10 +4,10 @@ from itertools import permutations
 from statistics import fmean, stdev
 from typing import Any
 
-from fedpgp.bootstrap import METRICS, Difference
 from fedpgp.errors import OutputError
+from fedpgp.evaluation.bootstrap import METRICS, Difference
 from fedpgp.report.formats import Cell, Mark, Table, to_csv
-from fedpgp.results import PARTS, RANKED, Comparison, Run, columns
+from fedpgp.results.run import PARTS, RANKED, Comparison, Run, columns
 
 TITLES = {
     "local": "Local",

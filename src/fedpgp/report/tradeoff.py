@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fedpgp.report.style import COLOURS, MARKERS, house_style, rendered
 from fedpgp.report.tables import others_title
-from fedpgp.results import Comparison
+from fedpgp.results.run import Comparison
 
 TOGETHER = 8  # methods that one pair of axes can hold
 ACROSS = 4  # pairs of axes beside each other, where there are more

@@ -15,18 +15,18 @@ from torch import Tensor
 
 from fedpgp.backbone import Backbone, Towers, load_backbone
 from fedpgp.backbone.tokens import ClassTokens
-from fedpgp.data.decode import CENTRE, Preparation, Prepared, each
-from fedpgp.data.images import Images
-from fedpgp.data.own import named_task
-from fedpgp.data.pictures import decode, reason
+from fedpgp.data.client_task import named_task
+from fedpgp.data.decode import decode, reason
+from fedpgp.data.image_features import Images
+from fedpgp.data.preprocess import CENTRE, Preparation, Prepared, each
 from fedpgp.data.sources import ImageDataset
 from fedpgp.data.sources.names import plain
-from fedpgp.directory import load_run
 from fedpgp.errors import CheckpointError, ConfigError, DataError, OutputError
-from fedpgp.federation.jobs import guidance_of
+from fedpgp.evaluation.inference import Question, answer, kind_of
+from fedpgp.federation.client_runner import guidance_of
 from fedpgp.methods import Frozen, Method, Params
-from fedpgp.reading import Question, answer, kind_of
-from fedpgp.results import Run
+from fedpgp.results.run import Run
+from fedpgp.results.run_store import load_run
 
 if TYPE_CHECKING:
     from PIL.Image import Image

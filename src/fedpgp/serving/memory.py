@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from fedpgp.aggregators import FedAvg
-from fedpgp.data.images import Images
+from fedpgp.data.image_features import Images
 from fedpgp.errors import ConfigError
-from fedpgp.federation.course import Course
-from fedpgp.federation.jobs import Federation
-from fedpgp.laboratory import Laboratory, Reporter, laboratory
+from fedpgp.evaluation.metrics import own_images
+from fedpgp.federation.client_runner import Federation
+from fedpgp.federation.run_spec import Course
 from fedpgp.methods import Method
-from fedpgp.metrics import own_images
-from fedpgp.results import Run
+from fedpgp.results.run import Run
+from fedpgp.runs.setup import Laboratory, Reporter, laboratory
 from fedpgp.serving.classifier import Classifier, calibrated
 
 

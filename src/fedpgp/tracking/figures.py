@@ -6,7 +6,7 @@ from typing import Any
 
 from fedpgp.config import ExperimentConfig
 from fedpgp.report import formats, tables
-from fedpgp.results import Comparison, Run
+from fedpgp.results.run import Comparison, Run
 
 GROUPS = ("loss", "cosine", "bytes", "seconds", "validation", "wire")  # what names of a record begin with
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedpgp.errors import ConfigError
-from fedpgp.results import Run
+from fedpgp.results.run import Run
 from fedpgp.tracking.base import Begun, Tracker, needed
 from fedpgp.tracking.figures import final, settings, table
 

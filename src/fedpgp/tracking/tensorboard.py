@@ -6,7 +6,7 @@ from textwrap import indent
 from typing import Any
 
 from fedpgp.errors import ConfigError
-from fedpgp.results import Run
+from fedpgp.results.run import Run
 from fedpgp.tracking.base import Begun, Tracker, needed
 from fedpgp.tracking.figures import final, settings, table
 

@@ -8,7 +8,7 @@ import pytest
 
 from fedpgp.config import DataConfig
 from fedpgp.data import mirrors
-from fedpgp.data.pictures import decode
+from fedpgp.data.decode import decode
 from fedpgp.data.sources import domains, load_source
 from fedpgp.errors import DataError
 

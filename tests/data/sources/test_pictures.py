@@ -9,7 +9,7 @@ import pytest
 from disk import save
 from PIL import Image
 
-from fedpgp.data.pictures import FilePictures, decode, reason
+from fedpgp.data.decode import FilePictures, decode, reason
 from fedpgp.errors import DataError
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedpgp.reproduction.recipe import names
-from fedpgp.reproduction.run import planned
+from fedpgp.studies.recipe import names
+from fedpgp.studies.reproduction import planned
 
 pytestmark = pytest.mark.slow
 

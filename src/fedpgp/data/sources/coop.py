@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedpgp.data.pictures import FilePictures
+from fedpgp.data.decode import FilePictures
 from fedpgp.data.sources.listing import Listing
 from fedpgp.data.sources.names import renamed
 from fedpgp.errors import DataError

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedpgp.data.pictures import Placed
+from fedpgp.data.decode import Placed
 
 SPLITS = ("train", "validation", "test")
 

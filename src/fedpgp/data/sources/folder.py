@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedpgp.data.pictures import SUFFIXES, FilePictures
+from fedpgp.data.decode import SUFFIXES, FilePictures
 from fedpgp.data.sources.dataset import SPLITS
 from fedpgp.data.sources.listing import Listing
 from fedpgp.data.sources.names import named

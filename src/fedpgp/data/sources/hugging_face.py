@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedpgp.data.pictures import decode
+from fedpgp.data.decode import decode
 from fedpgp.data.sources.folder import split_number
 from fedpgp.data.sources.listing import Listing, digest
 from fedpgp.data.sources.table import IMAGE, LABEL, described, find_columns

@@ -14,7 +14,7 @@ from PIL import Image
 from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
 from fedpgp.data.sources.names import plain as plain_name
 from fedpgp.errors import DataError
-from fedpgp.randomness import generator
+from fedpgp.runtime.randomness import generator
 
 if TYPE_CHECKING:
     from fedpgp.config import DataConfig

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fedpgp import assets
-from fedpgp.data.pictures import decode
+from fedpgp.data.decode import decode
 from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
 
 NAME = "pictograms"

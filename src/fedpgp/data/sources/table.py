@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpgp.data.pictures import FilePictures
+from fedpgp.data.decode import FilePictures
 from fedpgp.data.sources.folder import split_number
 from fedpgp.data.sources.listing import Listing
 from fedpgp.data.sources.names import INTEGER, named

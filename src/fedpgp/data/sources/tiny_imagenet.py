@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedpgp.data.pictures import FilePictures
+from fedpgp.data.decode import FilePictures
 from fedpgp.data.sources.coop import OUTSIDE
 from fedpgp.data.sources.listing import Listing
 from fedpgp.data.sources.names import plain, read_lines, renamed

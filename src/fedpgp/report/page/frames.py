@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fedpgp.bootstrap import Outcomes
-from fedpgp.report.page.gather import Going
-from fedpgp.results import Comparison, Run, spread
+from fedpgp.evaluation.bootstrap import Outcomes
+from fedpgp.report.page.collect import Going
+from fedpgp.results.run import Comparison, Run, spread
 
 SHOWN = ("local", "base", "novel", "cm")
 MOST_CONFUSED = 30  # pairs of classes

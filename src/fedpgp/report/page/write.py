@@ -12,13 +12,14 @@ from jinja2 import Environment, PackageLoader
 
 from fedpgp import __version__
 from fedpgp.errors import ConfigError, FedPGPError, OutputError
-from fedpgp.files import write
 from fedpgp.report import formats, tables
 from fedpgp.report.comparison import all_tables
-from fedpgp.report.page import charts, closer, frames
+from fedpgp.report.page import charts, frames
+from fedpgp.report.page import run_details as closer
 from fedpgp.report.page.charts import Chart
-from fedpgp.report.page.gather import Gathered, Part, gather
-from fedpgp.results import Comparison, Run
+from fedpgp.report.page.collect import Gathered, Part, gather
+from fedpgp.results.run import Comparison, Run
+from fedpgp.runtime.files import write
 
 GENERATOR = "fedpgp report"
 REST = 2.0  # seconds between two looks at what is running

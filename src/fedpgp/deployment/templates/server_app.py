@@ -1,5 +1,0 @@
-from pathlib import Path
-
-from fedpgp.deployment.server import make_server_app
-
-app = make_server_app(Path(__file__).with_name("experiment.toml"))

@@ -1,0 +1,316 @@
+"""Accuracies from images, prompts and labels.
+
+Letters: N clients, K contexts, C classes, D feature width, n images of a test set, A points of a path.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedpgp.backbone.tokens import ClassTokens
+from fedpgp.data.image_features import Images
+from fedpgp.data.tasks import Client, Task
+from fedpgp.errors import TrainingError
+from fedpgp.evaluation.inference import PIECE, Question, Reading, Sights, Texts, answer
+from fedpgp.evaluation.metrics import Correct, accuracies, evaluation_sets, summary
+from fedpgp.methods import Frozen, Method, Params
+from fedpgp.methods.base import logits
+from fedpgp.runtime.workers import Workers
+
+CHUNK = 32  # clients evaluated at a time, so that memory does not grow with their number
+
+Logits = Mapping[str, Tensor]  # test set -> [n, C], what a model answers
+
+
+@dataclass(frozen=True)
+class Point:
+    """How models do on every test set.
+
+    clients: [N] percent, by the names of `accuracies`.
+    correct: by test set, [N, ⌈n/8⌉] which images each client gets right, eight in a byte (np.packbits).
+    """
+
+    clients: Mapping[str, NDArray[np.float64]]
+    correct: Mapping[str, NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Evaluation(Point):
+    """How the clients' models, and the shared part alone, do on every test set.
+
+    shared: means over the clients' classes, HM and CM, or None where a method's shared part predicts nothing by itself.
+    diagnostics: means over the clients.
+    path: by α < 1, ascending, the models on the way from the shared part alone (0) to the clients' own (1); empty where
+    it was not asked for, and where all of it is one point.
+    predicted: by test set, [N, n] the column that each client's model answers; confidence: the probability of that.
+    """
+
+    shared: Mapping[str, float] | None
+    diagnostics: Mapping[str, float]
+    path: Mapping[float, Point] = field(default_factory=dict)
+    predicted: Mapping[str, NDArray[np.int16]] = field(default_factory=dict)
+    confidence: Mapping[str, NDArray[np.float16]] = field(default_factory=dict)
+
+
+def path_alphas(points: int) -> tuple[float, ...]:
+    """So many values of α, evenly from 0 to 1; a single one is 1."""
+    return tuple(i / (points - 1) for i in range(points)) if points > 1 else (1.0,)
+
+
+@dataclass(frozen=True)
+class _Softmax:
+    """Test sets with the same classes, so that one reading serves them all."""
+
+    sets: Mapping[str, Images]
+    targets: Mapping[str, NDArray[np.int64]]
+    classes: tuple[int, ...]
+    tokens: ClassTokens
+    frozen: Frozen
+
+
+class Evaluator:
+    """Evaluates the clients of one task; what no round changes is prepared once.
+
+    images: of each of `evaluation_sets(task)`; tokens and frozen: of every class name of the task.
+    """
+
+    def __init__(self, method: Method, task: Task, images: Mapping[str, Images], tokens: ClassTokens, frozen: Frozen):
+        self._method, self._task, self._images, self._tokens = method, task, images, tokens
+        together: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for name, test in evaluation_sets(task).items():
+            together[tuple(test.classes)].append(name)
+        self._softmaxes = [
+            _Softmax(
+                sets={name: images[name] for name in names},
+                targets={name: evaluation_sets(task)[name].targets for name in names},
+                classes=classes,
+                tokens=tokens.select(classes),
+                frozen=frozen.select(classes),
+            )
+            for classes, names in together.items()
+        ]
+        self._base = next(i for i, softmax in enumerate(self._softmaxes) if softmax.classes == tuple(task.base))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        round_number: int,
+        shared: Params | None,
+        model: Callable[[int], Params],
+        workers: Workers,
+        alphas: Sequence[float] = (1.0,),
+    ) -> Evaluation:
+        """Lets every client's model, and the shared part alone, classify every test set after a round.
+
+        shared: None where it predicts nothing by itself; model: of a client, which may be read from a disk when it is
+        asked for; alphas: points of the path, ascending, the last of them 1. Raises TrainingError, naming client and
+        round, where text features are not finite.
+        """
+        task, texts = self._task, Texts(self._tokens, self._method.position, workers)
+        sights = Sights(self._method, self._images, workers) if "image tower" in self._method.reads else None
+        start: Logits | None = None
+        of_shared, shared_correct = _Columns(), None
+        if shared is not None:
+            place = f"the shared part after round {round_number}"
+            (read_of_shared,) = texts([self._prompts(shared)])
+            start = self._logits(place, shared, read_of_shared, sights, workers)
+            shared_correct = {name: right[None] for name, right in self._right(start).items()}
+        elif len(alphas) > 1:
+            start = self._hand_written()
+        points = {alpha: _Columns() for alpha in alphas}
+        said: dict[str, list[_Said]] = defaultdict(list)
+        diagnostics: dict[str, list[float]] = defaultdict(list)
+        for at in range(0, len(task.clients), CHUNK):
+            chunk = task.clients[at : at + CHUNK]
+            places = [f"client {client.id} after round {round_number}" for client in chunk]
+            ways = [self._way(model(client.id), alphas) for client in chunk]
+            read = iter(texts([self._prompts(params) for way in ways for params in way.values()]))
+            way_texts = [{alpha: next(read) for alpha in way} for way in ways]
+            found, of_chunk = self._classify(places, ways, way_texts, start, alphas, sights, workers)
+            for name, rows in of_chunk.items():
+                said[name] += rows
+            for alpha, correct in found.items():
+                points[alpha].add(task, chunk, correct)
+            if shared_correct is not None:
+                of_shared.add(task, chunk, shared_correct)
+            for client, of_way in zip(chunk, way_texts, strict=True):
+                if not all(torch.isfinite(text).all() for text in of_way[1.0]):
+                    raise TrainingError(
+                        f"the text features of client {client.id} are not finite after round {round_number}:"
+                        f" change the settings of [{self._method.name}], most often to a lower learning_rate"
+                    )
+                of_base = of_way[1.0][self._base]
+                for name, figure in self._method.diagnostics(of_base, self._softmaxes[self._base].frozen).items():
+                    diagnostics[name].append(figure)
+        path = {alpha: columns.point() for alpha, columns in points.items()}
+        own = path.pop(1.0)
+        return Evaluation(
+            clients=own.clients,
+            correct=own.correct,
+            shared=None if shared is None else summary(of_shared.point().clients),
+            diagnostics={name: fmean(figures) for name, figures in diagnostics.items()},
+            path=path,
+            predicted={name: np.stack([row.predicted for row in rows]) for name, rows in said.items()},
+            confidence={name: np.stack([row.confidence for row in rows]) for name, rows in said.items()},
+        )
+
+    def _prompts(self, params: Params) -> list[Reading]:
+        """What must be read for each softmax, whatever the image."""
+        constant = self._method.constant_prompts(params)
+        return [
+            Reading([*self._method.prompts(params, softmax.frozen), *constant], softmax.classes)
+            for softmax in self._softmaxes
+        ]
+
+    def _way(self, params: Params, alphas: Sequence[float]) -> dict[float, Params]:
+        """The models of a client whose answers must be computed: its own, and those of a path that the method has."""
+        ways = {alpha: self._method.path(params, alpha) for alpha in alphas if alpha < 1}
+        return {**{alpha: found for alpha, found in ways.items() if found is not None}, 1.0: params}
+
+    def _hand_written(self) -> Logits:
+        """Where the path begins for a method whose shared part predicts nothing by itself: the hand-written prompts."""
+        return {
+            name: logits(softmax.frozen.guidance, images.pooled, softmax.frozen)
+            for softmax in self._softmaxes
+            for name, images in softmax.sets.items()
+        }
+
+    def _classify(
+        self,
+        places: Sequence[str],
+        ways: Sequence[Mapping[float, Params]],
+        texts: Sequence[Mapping[float, Sequence[Tensor]]],
+        start: Logits | None,
+        alphas: Sequence[float],
+        sights: Sights | None,
+        workers: Workers,
+    ) -> tuple[dict[float, Correct], dict[str, list["_Said"]]]:
+        """By α, which images some clients get right, and by test set, what their own models say.
+
+        places: what a message calls each of them.
+        """
+        found: dict[float, dict[str, list[NDArray[np.bool_]]]] = {alpha: defaultdict(list) for alpha in alphas}
+        same: dict[tuple[int, ...], dict[float, Mapping[str, NDArray[np.bool_]]]] = {}
+        answers: dict[tuple[int, ...], dict[str, _Said]] = {}
+        said: dict[str, list[_Said]] = defaultdict(list)
+        for place, way, of_way in zip(places, ways, texts, strict=True):
+            own = way[1.0]
+            tensors = (own.shared, own.private, own.received, own.memory)
+            model = tuple(id(tensor) for group in tensors for tensor in group.values())  # many may share all they have
+            if model not in same:
+                answer_of_own = self._logits(place, own, of_way[1.0], sights, workers)
+                answers[model] = {name: _said(answer_of_own[name]) for name in self._task.tests}
+                same[model] = {
+                    alpha: self._right(
+                        self._logits(place, way[alpha], of_way[alpha], sights, workers)
+                        if alpha in way and alpha < 1
+                        else _mixed(start, answer_of_own, alpha)
+                    )
+                    for alpha in alphas
+                }
+            for name, one in answers[model].items():
+                said[name].append(one)
+            for alpha, of_point in same[model].items():
+                for name, right in of_point.items():
+                    found[alpha][name].append(right)
+        return {a: {name: np.stack(rows) for name, rows in of_point.items()} for a, of_point in found.items()}, said
+
+    def _logits(
+        self, place: str, params: Params, texts: Sequence[Tensor], sights: Sights | None, workers: Workers
+    ) -> Logits:
+        """What a model answers to every test set. place: what a message calls it."""
+        method, found = self._method, {}
+        in_pieces = {"patches", "text per image"} & {*method.reads}
+        try:
+            seen = None if sights is None else sights(params)
+            for softmax, text in zip(self._softmaxes, texts, strict=True):
+                for name, images in softmax.sets.items():
+                    of_set = images.pooled if seen is None else seen[name]
+                    if in_pieces:
+                        questions = (
+                            Question(
+                                method,
+                                params,
+                                text,
+                                images[at : at + PIECE],
+                                softmax.tokens,
+                                softmax.frozen,
+                                None if seen is None else of_set[at : at + PIECE],
+                            )
+                            for at in range(0, len(images), PIECE)
+                        )
+                        found[name] = torch.cat(workers.map(answer, questions))
+                    else:
+                        found[name] = method.predict(params, text, of_set, softmax.frozen)
+                    if method.reads != ("text", "images") and not found[name].isfinite().all():
+                        raise TrainingError(
+                            f"logits are not finite: change the settings of [{method.name}], most often to a lower"
+                            " learning_rate"
+                        )
+        except TrainingError as error:
+            raise TrainingError(f"{place}, in evaluation: {error}") from error
+        return found
+
+    def _right(self, answers: Logits) -> Mapping[str, NDArray[np.bool_]]:
+        """[n] of each test set: which images are right."""
+        targets = {name: target for softmax in self._softmaxes for name, target in softmax.targets.items()}
+        return {name: found.argmax(-1).cpu().numpy() == targets[name] for name, found in answers.items()}
+
+
+class _Said(NamedTuple):
+    """[n] of one client's model."""
+
+    predicted: NDArray[np.int16]
+    confidence: NDArray[np.float16]
+
+
+def _said(answers: Tensor) -> _Said:
+    """The likeliest columns of logits [n, C], and their probabilities."""
+    confidence = answers.softmax(-1).amax(-1)
+    return _Said(answers.argmax(-1).to(torch.int16).cpu().numpy(), confidence.to(torch.float16).cpu().numpy())
+
+
+def _mixed(start: Logits | None, own: Logits, alpha: float) -> Logits:
+    """Where logits are linear in text features this mixes those, before they are brought to unit length."""
+    if alpha == 1:
+        return own
+    assert start is not None, "a path of more than one point has a start"
+    return {name: (1 - alpha) * start[name] + alpha * found for name, found in own.items()}
+
+
+def without_standing_path(found: Evaluation, tests: Collection[str]) -> Evaluation:
+    """The same without a path, where all of it is one point: on the test sets, whatever validation images say."""
+
+    def stands(point: Point) -> bool:
+        if found.correct:
+            return all(np.array_equal(rows, found.correct[name]) for name, rows in point.correct.items())
+        return all(np.array_equal(point.clients[name], found.clients[name]) for name in ("local", *tests))
+
+    return replace(found, path={}) if all(stands(point) for point in found.path.values()) else found
+
+
+class _Columns:
+    """The outcomes of all clients, a chunk at a time."""
+
+    def __init__(self) -> None:
+        self._clients: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+        self._correct: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
+
+    def add(self, task: Task, chunk: Sequence[Client], correct: Correct) -> None:
+        for name, values in accuracies(task, chunk, correct).items():
+            self._clients[name].append(values)
+        for name in task.tests:
+            self._correct[name].append(np.packbits(correct[name], axis=1))
+
+    def point(self) -> Point:
+        return Point(
+            {name: np.concatenate(parts) for name, parts in self._clients.items()},
+            {name: np.concatenate(parts) for name, parts in self._correct.items()},
+        )

@@ -1,0 +1,125 @@
+"""What the server and the clients of a run agree on; nothing here knows an image."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors
+from fedpgp.backbone import Backbone
+from fedpgp.config import ExperimentConfig, FederationConfig
+from fedpgp.data.tasks import Task
+from fedpgp.federation.client import LocalTraining
+from fedpgp.federation.participation import participants
+from fedpgp.federation.state import Clients, ClientState
+from fedpgp.flower.privacy import protected
+from fedpgp.methods import Method
+from fedpgp.runtime.randomness import generator
+
+
+class Course:
+    """How a run goes, whoever trains.
+
+    clients: how many there are, numbered from 0; tests: the names of the test sets; trains: whether there is anything
+    to train. Of the task these, class names and templates are read, and no more.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        task: Task,
+        backbone: Backbone,
+        settings: FederationConfig,
+        seed: int,
+        aggregator: Aggregator,
+    ):
+        self.method, self.settings, self.seed, self.aggregator = method, settings, seed, aggregator
+        self.clients, self.tests = len(task.clients), tuple(task.tests)
+        self.device: torch.device = backbone.logit_scale.device
+        self._task, self._backbone = task, backbone
+        self.shared = method.init_shared(task, backbone, generator(seed, "shared"))
+        self.trains = bool(self.shared or self.first(0).private)
+
+    @property
+    def rounds(self) -> range:
+        """The numbers of its rounds; one more where the method fine-tunes after them, 0 alone where nothing trains."""
+        return range(1, rounds_of(self.method, self.settings) + 1) if self.trains else range(1)
+
+    @property
+    def sent_control(self) -> Tensors:
+        """What a client sends beside its shared part in a round, before the first."""
+        if not self.aggregator.controls:
+            return {}
+        zeros = {name: torch.zeros_like(value) for name, value in self.shared.items()}
+        download = self.aggregator.download(self.begin(), 0)
+        return self.aggregator.finish(download, self.shared, zeros, self.aggregator.begin_client(self.shared))[1]
+
+    def finetunes(self, number: int) -> bool:
+        """Whether clients train for themselves in this round, and send nothing."""
+        return number > self.settings.rounds
+
+    def begin(self) -> Server:
+        """The server before the first round."""
+        return self.aggregator.begin(self.shared, self.clients)
+
+    def first(self, client: int) -> ClientState:
+        """What a client keeps before its first round.
+
+        All start from the same draw, or with `settings.independent_private` each from one of its own.
+        """
+        own = (client,) if self.settings.independent_private else ()
+        private = self.method.init_private(self._task, self._backbone, generator(self.seed, "private", *own), client)
+        return ClientState(private, {}, self.aggregator.begin_client(self.shared))
+
+    def states(self, kept: Callable[[int], ClientState | None]) -> Clients:
+        """What every client keeps, as it was left or as it starts. kept: None of a client that never took part."""
+        return Clients(kept, self.clients, self.first, self.device)
+
+    def downloads(self, number: int, server: Server) -> dict[int, Download]:
+        """What those are sent who take part in a round, by client, ascending."""
+        controls = self.aggregator_of(number).controls
+        found = {client: self.aggregator.download(server, client) for client in self.taking_part(number)}
+        return {client: one if controls else replace(one, control={}) for client, one in found.items()}
+
+    @property
+    def most_rounds(self) -> int:
+        """In how many rounds before fine-tuning the client takes part that is drawn most often."""
+        federated = [number for number in self.rounds if number and not self.finetunes(number)]
+        counts = Counter(client for number in federated for client in self.taking_part(number))
+        return max(counts.values(), default=0)
+
+    def taking_part(self, number: int) -> Sequence[int]:
+        """Who takes part in a round, ascending; where images are pooled, client 0."""
+        settings = self.settings
+        if self.finetunes(number):
+            return range(self.clients)
+        if self.method.pooled:
+            return [0]
+        share = 1.0 if number == 1 and settings.everyone_first else settings.participation
+        return participants(self.clients, share, settings.participation_rounding, self.seed, number)
+
+    def aggregator_of(self, number: int) -> Aggregator:
+        """The one that local training must know of in a round."""
+        return FedAvg() if self.finetunes(number) else self.aggregator
+
+    def training(self, number: int) -> LocalTraining:
+        """How every client trains in a round."""
+        epochs = self.method.finetune_epochs if self.finetunes(number) else None
+        return LocalTraining.of(self.method, self.settings, epochs)
+
+
+def aggregator_for(method: Method, rounds: int, chosen: Aggregator | None = None) -> Aggregator:
+    """The method's own aggregator for so many rounds, or else the one that is chosen; None takes FedAvg."""
+    return method.own_aggregator(rounds) or chosen or FedAvg()
+
+
+def aggregator_of(config: ExperimentConfig, name: str) -> Aggregator:
+    """That of a run: the method's own, the config's, or the private mean."""
+    chosen = aggregator_for(config.methods[name], config.federation.rounds, config.aggregator)
+    return protected(config.privacy, chosen)
+
+
+def rounds_of(method: Method, settings: FederationConfig) -> int:
+    """How many records a run has: its rounds, and one more where the method fine-tunes after them."""
+    return settings.rounds + bool(method.finetune_epochs)

@@ -1,0 +1,110 @@
+"""A client on a SuperNode, with the data that its node says."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import RecordDict
+from platformdirs import user_state_path
+
+from fedpgp.config import ExperimentConfig, load_config
+from fedpgp.data.client_task import OWN, counts_of
+from fedpgp.errors import ConfigError, nearest
+from fedpgp.federation.client_runner import Federation
+from fedpgp.federation.run_spec import Course, aggregator_of
+from fedpgp.flower.node import Node
+from fedpgp.flower.nodes import Guest, answer, terms_of
+from fedpgp.methods.plugins import find_method
+from fedpgp.runs.setup import laboratory
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """What a node says of itself, with `--node-config` or to `fedpgp federate node`.
+
+    client: its number; data: where its images lie, as data.source; state: the directory of its private parts; cache: of
+    image features; device: as backbone.device. "" takes the experiment's, or the user's directories.
+    """
+
+    client: int
+    data: str = ""
+    state: str = ""
+    cache: str = ""
+    device: str = ""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> "NodeSettings":
+        """Raises ConfigError for an unknown key, a value of another type, and where the client's number is missing."""
+        known = cls.__dataclass_fields__
+        for key, value in given.items():
+            if key not in known:
+                raise ConfigError(
+                    f"the node's settings (node.toml, or --node-config) have the unknown key {key!r};"
+                    f" {nearest(key, known)}"
+                )
+            if type(value) is not (int if key == "client" else str):
+                kind = "a number" if key == "client" else "a text in double quotes"
+                raise ConfigError(f"{key} of the node's settings must be {kind}, got {value!r}")
+            if isinstance(value, str) and '"' in value:
+                raise ConfigError(f"{key} of the node's settings must have no double quote in it, got {value!r}")
+        if "client" not in given:
+            raise ConfigError("the node's settings must say which client it is: client = 0 in node.toml, and so on")
+        return cls(**given)
+
+    @property
+    def states(self) -> Path:
+        return Path(self.state) if self.state else user_state_path("fedpgp") / "clients"
+
+
+def configured(experiment: Path, run_config: Mapping[str, Any], node: NodeSettings | None = None) -> ExperimentConfig:
+    """The experiment of a run. node: whose data source and device go before the experiment's.
+
+    Raises ConfigError where it does not fit a deployment.
+    """
+    config = load_config(experiment, foreign=True)
+    name = str(run_config["method"])
+    if name not in config.methods:
+        config = replace(config, methods={**config.methods, name: find_method(name)()})
+    config = replace(config, federation=replace(config.federation, engine="deployment"))
+    if node is None:
+        return config
+    if not 0 <= node.client < config.task.clients:
+        raise ConfigError(f"client of the node's settings must be 0 to {config.task.clients - 1}, got {node.client}")
+    if config.task.partition == OWN and not node.data:
+        raise ConfigError("the node must say where the client's images lie: --data DIRECTORY, or data in node.toml")
+    if node.data:
+        config = replace(config, data=replace(config.data, source=node.data))
+    if node.device:
+        config = replace(config, backbone=replace(config.backbone, device=node.device))
+    return config
+
+
+@lru_cache(maxsize=1)
+def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSettings) -> Guest:
+    """A client with its data, read from the feature cache or encoded, for as long as the process lives."""
+    config = configured(experiment, {"method": method_name}, settings)
+    method = config.methods[method_name]
+    lab = ExitStack().enter_context(laboratory(config, [method_name], [seed], 1, settings.cache or None, False, None))
+    data = lab.data(method, seed)
+    task = data.task
+    if config.task.partition == OWN:
+        (client,) = task.clients
+        task = replace(task, clients=(replace(client, id=settings.client),))
+    else:
+        task = replace(task, clients=(task.clients[settings.client],))
+    course = Course(method, task, lab.backbone, config.federation, seed, aggregator_of(config, method_name))
+    federation = Federation(course, replace(data, task=task), lab.backbone)
+    node = Node(federation, lab.backbone.towers(method.reads), settings.client, settings.states)
+    return Guest(node, terms_of(lab.backbone, task), counts_of(task))
+
+
+def answer_as(kind: str, content: RecordDict, about: Mapping[str, Any]) -> RecordDict:
+    """What a client answers. about: the experiment's file, the method, the seed, and what the node says of itself."""
+    torch.set_num_threads(1)  # of this thread: as `Workers` has it, so that figures have the same bits
+    given = dict(about)
+    experiment, method, seed = Path(given.pop("experiment")), str(given.pop("method")), int(given.pop("seed"))
+    return answer(kind, content, lambda: open_client(experiment, method, seed, NodeSettings.of(given)), trusted=False)

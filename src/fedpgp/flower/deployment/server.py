@@ -1,0 +1,131 @@
+"""What a SuperLink runs: the loop of a run whose clients are SuperNodes."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedpgp.backbone import load_backbone
+from fedpgp.config import ExperimentConfig
+from fedpgp.data.client_task import OWN, task_elsewhere
+from fedpgp.data.sources import Source
+from fedpgp.data.tasks import Task
+from fedpgp.errors import FedPGPError, OutputError
+from fedpgp.federation.rounds import run_rounds
+from fedpgp.federation.run_spec import Course, aggregator_of
+from fedpgp.federation.state import FILE, State
+from fedpgp.flower.deployment.client import configured
+from fedpgp.flower.deployment.metrics import exporter
+from fedpgp.flower.nodes import Nodes, terms_of
+from fedpgp.flower.privacy import assumptions
+from fedpgp.results.provenance import begin, check_origin, origin
+from fedpgp.results.run import Run, headline
+from fedpgp.results.run_store import add_record, is_unfinished, run_directory, write_records, write_run, writing
+from fedpgp.results.summary import Prompts, figures
+from fedpgp.runs.setup import checked
+
+log = logging.getLogger("fedpgp")
+
+
+def make_server_app(experiment: Path) -> ServerApp:
+    """The ServerApp of a federation. experiment: its file."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        log.handlers = logging.getLogger("flwr").handlers
+        log.setLevel(logging.INFO)
+        try:
+            serve(grid, experiment, context.run_config)
+        except FedPGPError as error:
+            log.error("%s", error)
+            # Flower tells of what an app raises, and sends its log to those who read along, but not when it exits.
+            raise RuntimeError(f"fedpgp: error: {error}") from None
+
+    return app
+
+
+def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
+    """Runs what is left of a run, and writes its directory.
+
+    run_config: method, seed, and output, the run directory; one that holds an unfinished run of the same experiment is
+    gone on with. Raises FedPGPError where something does not fit.
+    """
+    config = configured(experiment, run_config)
+    name, seed, directory = str(run_config["method"]), int(run_config["seed"]), Path(str(run_config["output"]))
+    method, settings = config.methods[name], config.federation
+    task, source = _task(config, name, seed)
+    backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
+    begun = origin(config, name, seed, backbone, source)
+    if directory.exists() and not is_unfinished(directory):
+        raise OutputError(
+            f"{directory} exists and holds no unfinished run: name another directory with --run-config"
+            f" 'output=\"{directory}-2\"'"
+        )
+    if not directory.exists():
+        with run_directory(directory, force=False) as scratch:
+            begin(scratch, begun)
+    with State.open(directory / FILE) as state:
+        check_origin(directory, state, begun, log.warning)
+        course = Course(method, task, backbone, settings, seed, aggregator_of(config, name))
+        for sentence in assumptions(config, method, course.clients, course.most_rounds):
+            log.info("%s", sentence)
+        nodes = Nodes(
+            grid=grid,
+            course=course,
+            run=state.origin()["run"],
+            terms=terms_of(backbone, task),
+            counted={client: record["round"] for record in state.records() for client in record["participants"]},
+            deadline=settings.deadline,
+            forgiving=True,
+            privacy=config.privacy,
+        )
+        done, total = state.rounds(), len(course.rounds)
+        log.info(
+            "%s: %d of %d rounds are done; waiting for %d clients, for %g seconds at most (federation.deadline)",
+            *(name, done, total, course.clients, settings.deadline),
+        )
+        remedy = "free space, then start the run again"
+        with writing(directory, remedy):
+            write_records(state.records(), directory)
+        nodes.gather(course.clients)
+        with exporter(settings.metrics_port, nodes.run) as hear:
+            for record in run_rounds(course, nodes, state):
+                with writing(directory, remedy):
+                    add_record(record, directory)
+                hear(record)
+                log.info("round %d of %d: %s%s", record["round"], total, headline(record), _losses(record))
+        records, last = state.records(), state.evaluation()
+        if config.task.partition == OWN:
+            task = task_elsewhere(config, nodes.held)
+        run = Run(
+            config=config,
+            results=figures(task, name, seed, records, last, course.first(0).private),
+            rounds=records,
+            prompts=Prompts(state.server(), []),
+            outcomes=None,
+            provenance=state.origin()["provenance"],
+        )
+        with writing(directory, remedy):
+            write_run(run, directory)
+        state.remove()
+    log.info("%s is finished: fedpgp show %s", name, directory.absolute())
+    return run
+
+
+def _task(config: ExperimentConfig, name: str, seed: int) -> tuple[Task, Source | None]:
+    """The task, of which a server needs no image, and the data set where all share one."""
+    if config.task.partition == OWN:
+        return task_elsewhere(config, {}), None
+    source, tasks, _ = checked(config, [name], [seed])
+    return tasks[seed], source
+
+
+def _losses(record: Mapping[str, Any]) -> str:
+    """Who is missing from a round, and why."""
+    told = [f"client {one['client']}: {one['reason']}" for one in record.get("dropped", ())]
+    told += [f"node {one['node']} is refused: {one['reason']}" for one in record.get("refused", ())]
+    return f" ({'; '.join(told)})" if told else ""

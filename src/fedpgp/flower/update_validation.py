@@ -1,0 +1,241 @@
+"""The server's border: what a client sent is an update of the round that was asked for, or is refused with the reason.
+
+No parser runs on bytes from the network and nothing is allocated by a size that they declare: an array must have the
+header that numpy writes for what is expected, byte for byte, and the length that follows from it. What a reason quotes
+is cut and escaped.
+"""
+
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from fedpgp.aggregators import Tensors, Upload
+from fedpgp.errors import FedPGPError
+from fedpgp.federation.client import ClientUpdate
+from fedpgp.federation.state import ClientState
+from fedpgp.flower.mods import LOSS
+
+SHARED, CONTROL, LOSSES, ABOUT = "shared", "control", "losses", "about"
+RECORDS = {SHARED: ArrayRecord, CONTROL: ArrayRecord, LOSSES: MetricRecord, ABOUT: ConfigRecord}
+FORM = "numpy.ndarray"  # Flower's word for the bytes of an .npy file
+MOST_LOSSES = 64
+LARGEST_LOSS = 1e12  # above it sums over clients and rounds may not be finite
+LOSS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", re.ASCII)
+QUOTED = 60  # characters of what was found
+LINE = 300  # of a message
+MASKED = np.dtype(np.int64)  # numbers of secure aggregation
+
+
+class Refused(FedPGPError):  # noqa: N818 # what became of a reply, not a fault of the run
+    """A client's reply that is not used. The message is the reason, one short line of ASCII."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a client was asked for in a round.
+
+    run: the id of the run; shared, control: names, shapes and types of what it sends; received: the shared part that
+    it was sent; largest_change: of ‖θ − received‖ over the whole shared part; figures: names of what, 0 or 1, stands
+    beside the losses.
+    """
+
+    client: int
+    round: int
+    run: str
+    shared: Tensors
+    control: Tensors
+    received: Tensors
+    most_examples: int
+    largest_change: float = math.inf
+    figures: tuple[str, ...] = ()
+
+
+def arrays(found: Tensors) -> ArrayRecord:
+    """Tensors as they are sent: in C order, in the form of .npy files."""
+    return ArrayRecord({name: Array(tensor.detach().cpu().contiguous().numpy()) for name, tensor in found.items()})
+
+
+def read(record: ArrayRecord, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a record, in the order and on the device of the expected ones.
+
+    Raises Refused unless names, types, shapes and lengths are those expected and all numbers are finite.
+    """
+    _same_names("tensors", record, expected)
+    return {name: _read(name, record[name], like) for name, like in expected.items()}
+
+
+def check(reply: RecordDict, asked: Asked) -> ClientUpdate:
+    """The update in a client's reply, without anything of what the client keeps. Raises Refused, see `Asked`.
+
+    The reply: ArrayRecord "shared", ArrayRecord "control" where the aggregator asks for one, MetricRecord "losses",
+    ConfigRecord "about" with examples, round, run, and after, the round from whose end the client went on.
+    """
+    unknown = reply.keys() - RECORDS.keys()
+    if unknown:
+        raise Refused(f"it sent a record {excerpt(min(unknown))}, known: {', '.join(RECORDS)}")
+    examples = _about(_record(reply, ABOUT), asked)
+    losses = _losses(_record(reply, LOSSES), asked.figures)
+    beside = {name: losses.pop(name) for name in asked.figures}
+    shared = read(_record(reply, SHARED), asked.shared)
+    control = read(_record(reply, CONTROL) if CONTROL in reply else ArrayRecord(), asked.control)
+    change = math.hypot(*(_distance(value, asked.received[name]) for name, value in shared.items()))
+    if not change <= asked.largest_change:
+        raise Refused(f"its shared part has moved by {change:.3g}, allowed: {asked.largest_change:.3g}")
+    return ClientUpdate(Upload(asked.client, examples, shared, control, beside), ClientState(), losses)
+
+
+def figures(record: object, names: Collection[str] | None = None) -> dict[str, float]:
+    """The numbers of a MetricRecord; raises Refused where they are none, too many, or not those that are named."""
+    if not isinstance(record, MetricRecord):
+        raise Refused(f"it sent {type(record).__name__} where figures are asked for")
+    if names is not None:
+        _same_names("figures", record, tuple(names))
+    return _losses(record)
+
+
+def read_any(record: ArrayRecord) -> dict[str, Tensor]:
+    """The tensors of a record, of any names and shapes: from a server, or from a client of the same party.
+
+    Raises Refused where the bytes are not those of what they declare, in a type that prompts and outcomes have.
+    """
+    known = (torch.float16, torch.float32, torch.float64, torch.int16, torch.int64, torch.uint8)
+    types = {str(one).removeprefix("torch."): one for one in known}
+    for name, array in record.items():
+        if array.dtype not in types or not all(type(size) is int and size >= 0 for size in array.shape):
+            raise Refused(f"{excerpt(name)} has type {excerpt(array.dtype)} and shape {excerpt(array.shape)}")
+    return read(
+        record,
+        {name: torch.empty(one.shape, dtype=types[one.dtype], device="meta") for name, one in record.items()},
+    )
+
+
+def unlike_others(updates: Sequence[ClientUpdate]) -> dict[int, str]:
+    """Whose losses are not those that most clients of the round have, by client, and the reason."""
+    counts = Counter(tuple(sorted(update.losses)) for update in updates)
+    usual = max(counts, key=lambda names: counts[names], default=())
+    return {
+        update.upload.client: f"its losses are {excerpt(sorted(update.losses))}, those of most {excerpt(list(usual))}"
+        for update in updates
+        if tuple(sorted(update.losses)) != usual
+    }
+
+
+def _record(reply: RecordDict, name: str) -> Any:
+    kind = RECORDS[name]
+    if not isinstance(reply.get(name), kind):
+        found = type(reply[name]).__name__ if name in reply else "nothing"
+        raise Refused(f"it sent {found} as {name}, not a {kind.__name__}")
+    return reply[name]
+
+
+def _about(record: ConfigRecord, asked: Asked) -> int:
+    """How many examples a client says that it trained on, in the round and run that were asked for."""
+    _same_names("facts", record, ("examples", "round", "run", "after"))
+    for name, wanted in (("run", asked.run), ("round", asked.round)):
+        if type(record[name]) is not type(wanted) or record[name] != wanted:
+            raise Refused(f"it answers {name} {excerpt(record[name])}, not {name} {excerpt(wanted)}")
+    examples = record["examples"]
+    if type(examples) is not int or not 1 <= examples <= asked.most_examples:  # a bool is an int, too
+        raise Refused(f"it says that it has {excerpt(examples)} examples, allowed: 1 to {asked.most_examples}")
+    if type(record["after"]) is not int or not 0 <= record["after"] < asked.round:
+        raise Refused(f"it says that it goes on from round {excerpt(record['after'])}, before round {asked.round}")
+    return examples
+
+
+def _losses(record: MetricRecord, bits: Sequence[str] = ()) -> dict[str, float]:
+    """bits: the names of those that must be there and be 0 or 1."""
+    for name in bits:
+        if type(record.get(name)) is not int or record[name] not in (0, 1):
+            raise Refused(f"it sent {excerpt(record.get(name))} as {name}, not 0 or 1")
+    if len(record) > MOST_LOSSES:
+        raise Refused(f"it sent {len(record)} losses, allowed: {MOST_LOSSES}")
+    found = {}
+    for name, value in record.items():
+        if not LOSS_NAME.fullmatch(name):
+            raise Refused(f"it sent a loss {excerpt(name)}, which is not a short name")
+        number = float(value) if name in bits and isinstance(value, int) else value
+        if type(number) is not float or not abs(number) <= LARGEST_LOSS:  # which NaN is not, either
+            raise Refused(f"loss {excerpt(name)} is {excerpt(value)}, not a number of at most {LARGEST_LOSS:g}")
+        found[name] = number
+    return found
+
+
+def _same_names(what: str, found: Mapping[str, Any], expected: Mapping[str, Any] | Sequence[str]) -> None:
+    if found.keys() != {*expected}:
+        raise Refused(f"it sent {len(found)} {what} {excerpt(list(found))}, not {excerpt(list(expected))}")
+
+
+def _read(name: str, array: Array, like: Tensor) -> Tensor:
+    dtype = torch.empty(0, dtype=like.dtype).numpy().dtype
+    header = _header(dtype, tuple(like.shape))
+    for what, found, wanted in (
+        ("form", array.stype, FORM),
+        ("type", array.dtype, str(dtype)),
+        ("shape", array.shape, tuple(like.shape)),
+        ("length", len(array.data), len(header) + like.nbytes),
+    ):
+        if found != wanted:
+            raise Refused(f"{name} has {what} {excerpt(found)}, not {excerpt(wanted)}")
+    if not array.data.startswith(header):
+        raise Refused(f"{name} has header {excerpt(array.data[10 : len(header)])}, not {excerpt(header[10:])}")
+    values = np.frombuffer(array.data, dtype, offset=len(header)).reshape(like.shape)
+    if not np.isfinite(values).all():
+        raise Refused(f"{name} is not finite")
+    tensor = torch.from_numpy(values.copy())
+    return tensor if like.is_meta else tensor.to(like.device)
+
+
+def is_array(found: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+    """Whether bytes are those of an .npy file of this type and shape, no more and no less."""
+    header = _header(dtype, shape)
+    return len(found) == len(header) + dtype.itemsize * math.prod(shape) and found.startswith(header)
+
+
+def facts(found: Mapping[str, Any], asked: Asked) -> ClientUpdate:
+    """What a client says beside an update that nobody sees alone, see `fedpgp.flower.secure_aggregation`.
+
+    Raises Refused, as `check` does.
+    """
+    losses = {name.removeprefix(LOSS): figure for name, figure in found.items() if name.startswith(LOSS)}
+    about = {name: value for name, value in found.items() if not name.startswith(LOSS)}
+    examples = _about(ConfigRecord(about), asked)
+    return ClientUpdate(Upload(asked.client, examples, {}), ClientState(), _losses(MetricRecord(losses)))
+
+
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """What numpy writes before the numbers of an array in C order."""
+    written = io.BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(written, described)
+    return written.getvalue()
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    return float(torch.linalg.vector_norm(one.double() - other.double()))
+
+
+def excerpt(found: object) -> str:
+    """What was found, cut and in ASCII."""
+    shown = ascii(_cut(found))
+    return shown if len(shown) <= QUOTED else f"{shown[:QUOTED]}..."
+
+
+def line(found: object) -> str:
+    """What somebody else has written for a person to read, as one line in ASCII."""
+    text = ascii(found[:LINE])[1:-1] if isinstance(found, str) else excerpt(found)
+    return text.replace("\\'", "'")
+
+
+def _cut(found: Any) -> Any:
+    if isinstance(found, list | tuple):
+        return type(found)(_cut(one) for one in found[:QUOTED])
+    return found[:QUOTED] if isinstance(found, str | bytes) else found

@@ -1,0 +1,108 @@
+"""What there is to choose from, in words and numbers."""
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedpgp.backbone import Backbone, load_backbone
+from fedpgp.config import load_config
+from fedpgp.data.sources import load_source
+from fedpgp.data.tasks import Task
+from fedpgp.errors import ConfigError
+from fedpgp.methods import METHODS, Method
+from fedpgp.methods.plugins import find_method, installed, own_errors
+from fedpgp.methods.published import PUBLISHED, files, published_settings, shown
+from fedpgp.runs.setup import make_task
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method in the list. shared, private: numbers of parameters, None where a method does not fit the checkpoint."""
+
+    name: str
+    year: int | None
+    venue: str
+    shared: int | None
+    private: int | None
+    reads: Sequence[str]
+    summary: str
+    source: str
+
+
+def catalogue(config: Path | str | None = None) -> list[Entry]:
+    """All methods, ours and those of installed packages, counted on a config's checkpoint and data.
+
+    config: a TOML file; None takes the recipe of the embedded benchmark. A package whose method cannot be imported has
+    the reason as its summary.
+    """
+    settings = load_config(config)
+    backbone = load_backbone(settings.backbone.checkpoint)
+    task = make_task(settings, load_source(settings.data), seed=0)
+    entries = []
+    for name in [*METHODS, *installed()]:
+        try:
+            method = settings.methods.get(name) or find_method(name)()
+            with own_errors(method):
+                entries.append(_entry(method, task, backbone))
+        except ConfigError as error:
+            entries.append(Entry(name, None, "", None, None, (), str(error), ""))
+    return entries
+
+
+def _entry(method: Method, task: Task, backbone: Backbone) -> Entry:
+    def count(tensors: dict[str, Tensor]) -> int:
+        return sum(tensor.numel() for tensor in tensors.values())
+
+    rng = torch.Generator()
+    shared: int | None = None
+    private: int | None = None
+    try:
+        shared = count(method.init_shared(task, backbone, rng))
+        private = count(method.init_private(task, backbone, rng, 0))
+    except ConfigError:
+        pass
+    summary = inspect.getdoc(type(method)) or ""
+    first = " ".join(summary.partition("\n\n")[0].split())
+    return Entry(method.name, method.year, method.venue, shared, private, method.reads, first, method.source)
+
+
+def about(name: str) -> str:
+    """All about a method: its source, its docstring, what it declares, and every setting with default and source.
+
+    Beside a default stand the value that the recipe of the embedded benchmark has instead, and the published value.
+    """
+    method = find_method(name)
+    lines = [
+        f"{method.name}: {method.source}",
+        "",
+        inspect.getdoc(method) or "",
+        "",
+        f"Reads: {', '.join(method().reads)}.",
+    ]
+    fields = [field for field in dataclasses.fields(method) if field.init]
+    if fields:
+        lines += ["", f"Settings, in [{method.name}] of a config or as --set {method.name}.KEY=VALUE:"]
+    recipe = load_config().methods.get(name)
+    settings = published_settings(name) if name in files() else []
+    published = {setting.key: setting for setting in settings if setting.of_method}
+    for field in fields:
+        info = method.__pydantic_fields__[field.name]  # type: ignore[attr-defined]
+        default = info.get_default(call_default_factory=True)
+        line = f"  {field.name} = {default!r}  # {info.description}"
+        if recipe is not None and getattr(recipe, field.name) != default:
+            line += f"; here {getattr(recipe, field.name)!r}"
+        if field.name in published:
+            line += f"; {PUBLISHED} {shown(published[field.name].value)}"
+        lines.append(line)
+    if any("; here " in line for line in lines):
+        lines += ["", '"here": in the recipe of the embedded benchmark, which runs take unless --config names another.']
+    if published:
+        lines += ["", f'"{PUBLISHED}": with --settings {PUBLISHED}, which prints the source of each value.']
+    if of_task := [setting for setting in settings if not setting.of_method]:
+        lines += ["", f"With fedpgp run --settings {PUBLISHED} also: {', '.join(map(str, of_task))}."]
+    return "\n".join(lines)

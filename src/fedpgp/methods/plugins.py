@@ -1,0 +1,247 @@
+"""Methods that are not part of this package: of an installed package, or in a file for a quick trial."""
+
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, get_args
+
+from fedpgp.aggregators import AGGREGATORS
+from fedpgp.errors import ConfigError, FedPGPError, nearest
+from fedpgp.methods import METHODS, Method
+from fedpgp.methods.base import Reads
+from fedpgp.methods.reserved import ALL, EXTENDS, RECIPE, SECTIONS
+
+GROUP = "fedpgp.methods"  # of entry points
+PLAIN = (str, int, float, tuple, frozenset, set)  # values of class attributes
+RESERVED = {ALL, EXTENDS, RECIPE, *SECTIONS, *AGGREGATORS}  # names that a method may not have
+PREFIX = "fedpgp_method_"  # of the modules that files of methods become
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # of a method: it is a section of the config and a directory
+
+
+def installed() -> Mapping[str, EntryPoint]:
+    """The methods of installed packages, by name, not imported yet; one of ours cannot be replaced."""
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in METHODS}
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of a method: one of ours, one of an installed package, or "path/to/file.py:Name".
+
+    Raises ConfigError with the nearest name for one that is unknown, and with the line of its own code where somebody
+    else's fails.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if ".py:" in name or name.endswith(".py"):
+        return _of_file(name)
+    points = installed()
+    if name not in points:
+        raise ConfigError(
+            f"method must be a known one, got {name!r}; {nearest(name, [*METHODS, *points])};"
+            " or the file of one of your own, as path/to/file.py:Name"
+        )
+    point = points[name]
+    where = f"method {name!r} of {point.dist.name if point.dist else 'an installed package'} ({point.value})"
+    try:
+        found = point.load()
+    except Exception as error:  # whatever somebody else's code raises
+        raise ConfigError(f"{where} cannot be imported: {_line(error)}; mend or uninstall the package") from error
+    _check(found, where)
+    if found.name != name:
+        raise ConfigError(f"{where} must have the name of its entry point, its class has {found.name!r}")
+    return found
+
+
+def load_file(path: Path) -> ModuleType:
+    """The module that a file of methods is, made once in a process: a class that is made twice cannot be pickled."""
+    name = PREFIX + path.resolve().as_posix().encode().hex()
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[name])
+        except BaseException as error:
+            del sys.modules[name]
+            if not isinstance(error, Exception):
+                raise
+            raise ConfigError(f"method file {path} cannot be imported: {_line(error, path)}; mend it") from error
+    return sys.modules[name]
+
+
+def loaded_files() -> list[Path]:
+    """The files of methods that this process has loaded, which its worker processes must load too."""
+    return [Path(str(module.__file__)) for name, module in sys.modules.items() if name.startswith(PREFIX)]
+
+
+def _of_file(reference: str) -> type[Method]:
+    file, _, name = reference.rpartition(":") if ".py:" in reference else (reference, "", "")
+    path = Path(file)
+    if not path.is_file():
+        raise ConfigError(f"method {reference!r} names the file {file}, which is not there; give path/to/file.py:Name")
+    content = vars(load_file(path))
+    if not name:
+        module = content["__name__"]
+        names = [key for key, value in content.items() if _is_method(value) and value.__module__ == module]
+        if len(names) != 1:
+            raise ConfigError(
+                f"method file {path} must have one Method, or be named with one as {file}:Name;"
+                f" it has {', '.join(names) or 'none'}"
+            )
+        name = names[0]
+    if name not in content:
+        known = [key for key, value in content.items() if _is_method(value) and value.__module__ == content["__name__"]]
+        remedy = nearest(name, known) if known else "it has no Method at all"
+        raise ConfigError(f"method file {path} has no {name!r}; {remedy}")
+    _check(content[name], f"method {reference!r}")
+    return content[name]
+
+
+def _is_method(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, Method) and not inspect.isabstract(value)
+
+
+@contextmanager
+def own_errors(method: Method, training: bool = False) -> Iterator[None]:
+    """Turns what somebody else's method raises into a ConfigError with the line of its own code.
+
+    training: what others raise, such as a disk that is full, passes here, too, and stays as it is; before training
+    nobody else is at work, so that what is raised elsewhere comes of what the method gave.
+    """
+    try:
+        yield
+    except FedPGPError:
+        raise
+    except Exception as error:
+        if type(method).__module__.startswith("fedpgp."):
+            raise
+        file = _file(method)
+        if training and _own_line(error, file) is None:
+            raise
+        raise ConfigError(f"method {method.name!r} fails: {_line(error, file)}; mend it") from error
+
+
+def fingerprint(method: Method) -> str | None:
+    """SHA-256 of the file that somebody else's method is written in; None for one of ours, which has our version.
+
+    Of a method that was typed into a notebook or a prompt, there being no file, it is of what its functions do.
+    """
+    if type(method).__module__.startswith("fedpgp."):
+        return None
+    file = _file(method)
+    if file.exists():
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    said = sorted((name, *_said(function.__code__)) for name, function in _functions(method))
+    values = sorted((name, _constant(value)) for name, value in _written(method) if isinstance(value, PLAIN))
+    return hashlib.sha256(repr((said, values)).encode()).hexdigest()
+
+
+def _said(code: CodeType) -> tuple[str, tuple[str, ...], list[Any]]:
+    """What a function does, without the place where it is written."""
+    within = [_said(one) if inspect.iscode(one) else _constant(one) for one in code.co_consts]
+    return code.co_code.hex(), code.co_names, within
+
+
+def _constant(value: Any) -> str:
+    """The same in every process: a set has another order in each."""
+    return repr(sorted(map(repr, value))) if isinstance(value, frozenset | set) else repr(value)
+
+
+def _file(method: Method) -> Path:
+    """The file of a method's code as tracebacks name it; of what was typed into a notebook or a prompt, it is none."""
+    try:
+        return Path(inspect.getfile(type(method)))
+    except (TypeError, OSError):
+        return Path(next((function.__code__.co_filename for _, function in _functions(method)), "<none>"))
+
+
+def _functions(method: Method) -> Iterator[tuple[str, FunctionType]]:
+    """Those that its author wrote, also as properties or decorated; what dataclasses make is no code of theirs."""
+    for name, value in _written(method):
+        bare = getattr(value, "fget", None) or getattr(value, "func", None) or getattr(value, "__func__", value)
+        function = inspect.unwrap(bare) if callable(bare) else bare
+        if not inspect.isfunction(function) or function.__code__.co_filename == "<string>":
+            continue
+        if function.__module__ == type(method).__module__:
+            yield name, function
+
+
+def _written(method: Method) -> Iterator[tuple[str, Any]]:
+    """What stands in the class and in its bases that are not ours, by name."""
+    for of in type(method).__mro__:
+        if of.__module__.startswith("fedpgp."):
+            return
+        for name, value in vars(of).items():
+            if not name.startswith("__") or callable(value):
+                yield f"{of.__qualname__}.{name}", value
+
+
+def check_instance(method: Method) -> None:
+    """Raises ConfigError for a method with its settings that cannot stand beside the others."""
+    _check(type(method), f"method {type(method).__name__}")
+
+
+def _check(found: Any, where: str) -> None:
+    """Raises ConfigError for what is no complete method."""
+    if not (inspect.isclass(found) and issubclass(found, Method)):
+        raise ConfigError(f"{where} must be a class derived from fedpgp.methods.Method, got {found!r}")
+    if inspect.isabstract(found):
+        raise ConfigError(f"{where} lacks {', '.join(sorted(found.__abstractmethods__))}: write them")
+    for attribute in ("name", "source", "year", "venue"):
+        if not hasattr(found, attribute):
+            raise ConfigError(f"{where} lacks the class attribute {attribute!r}: add it")
+    if not NAME.fullmatch(found.name):
+        raise ConfigError(f"{where} must have a name of small letters, digits, - and _, got {found.name!r}")
+    if found.name in METHODS and METHODS[found.name] is not found:
+        raise ConfigError(f"{where} has the name {found.name!r} of a built-in method: choose another")
+    if found.name in RESERVED:
+        raise ConfigError(
+            f"{where} has the name {found.name!r}, which means something else in a config: choose another"
+        )
+    try:
+        method = found()
+    except Exception as error:
+        raise ConfigError(f"{where} must have a default for every field: {_line(error)}") from error
+    if fault := misread(method):
+        raise ConfigError(f"{where} {fault}")
+
+
+def misread(method: Method) -> str | None:
+    """What is wrong with what a method declares that it reads."""
+    known, reads = get_args(Reads), {*method.reads}
+    for what in sorted(reads - {*known}):
+        return f"must read what there is, got {what!r}; {nearest(what, known)}"
+    if {"patches", "image tower"} <= reads:
+        return 'must read "patches" or the "image tower", not both: only one is kept of an image'
+    if method.per_example and "text per image" in reads:
+        return 'must not be per_example where it reads "text per image"'
+    return None
+
+
+def _own_line(error: Exception, path: Path) -> str | None:
+    """Such as "x.py, line 3: pass", the last of a file that what was raised has passed, here or in a worker process."""
+    passed = [(frame.filename, frame.lineno, frame.line) for frame in traceback.extract_tb(error.__traceback__)]
+    # A worker sends its traceback as text.
+    passed += re.findall(r'^ *File "(.*)", line (\d+), in .*\n *(.*)$', str(error.__cause__ or ""), re.MULTILINE)
+    own = [
+        f"{path.name}, line {number}: {code}" for name, number, code in passed if Path(name).resolve() == path.resolve()
+    ]
+    return own[-1] if own else None
+
+
+def _line(error: Exception, path: Path | None = None) -> str:
+    """What was raised, and in which line of somebody's own code."""
+    what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    if isinstance(error, SyntaxError):
+        return f"{what} in line {error.lineno}"
+    if path is not None and (there := _own_line(error, path)):
+        return f"{what} in {there}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{what} in {Path(last.filename).name}, line {last.lineno}: {last.line}"

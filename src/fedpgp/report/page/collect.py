@@ -1,0 +1,125 @@
+"""Directories of runs -> what a page can show, and what it cannot."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedpgp.errors import FedPGPError, OutputError
+from fedpgp.federation.state import FILE
+from fedpgp.results.run import Comparison, Run
+from fedpgp.results.run_store import PLAN, RECORDS, cells, is_unfinished, load_run
+
+
+@dataclass(frozen=True)
+class Going:
+    """A run that is not finished. records: of its rounds so far."""
+
+    name: str
+    records: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Runs on one task. directories: of each, by method and seed."""
+
+    comparison: Comparison
+    directories: Mapping[tuple[str, int], Path]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """parts: one for each task; going: runs that are not finished; faults: what could not be read, each with why."""
+
+    parts: Sequence[Part]
+    going: Sequence[Going]
+    faults: Sequence[str]
+
+
+def gather(given: Sequence[Path]) -> Gathered:
+    """All runs of some directories: of runs, of comparisons, or directories that hold such ones.
+
+    Raises OutputError where there is nothing to show at all.
+    """
+    found: dict[Path, None] = {}  # each once, in their order
+    faults: list[str] = []
+    for directory in given:
+        if not directory.is_dir():
+            raise OutputError(f"{directory} is no directory; name one that fedpgp run or fedpgp compare wrote")
+        inside = _cells(directory, faults)
+        if not inside:
+            faults.append(f"{directory} holds no run")
+        found |= dict.fromkeys(inside)
+    tasks: dict[str, dict[tuple[str, int], tuple[Run, Path]]] = {}
+    going = []
+    for path in found:
+        if is_unfinished(path):
+            going.append(Going(_name(path), _records(path)))
+            continue
+        try:
+            run = load_run(path)
+        except FedPGPError as error:
+            faults.append(str(error))
+            continue
+        of_task = tasks.setdefault(_signature(run), {})
+        key = (run.method, run.seed)
+        if key in of_task:
+            first, place = of_task[key]
+            same = f"{run.method} with seed {run.seed} is already there, {place}"
+            faults.append(f"{path} is left out: {same}{_otherwise(run, first)}")
+            continue
+        of_task[key] = run, path
+    if not tasks and not going:
+        raise OutputError("\n".join([*faults, "nothing to report on: name directories of fedpgp run or compare"]))
+    parts = [
+        Part(Comparison([run for run, _ in runs.values()]), {key: path for key, (_, path) in runs.items()})
+        for runs in tasks.values()
+    ]
+    return Gathered(parts, going, faults)
+
+
+def _otherwise(run: Run, first: Run) -> str:
+    """In which settings a run differs from another of its method, in words."""
+    there, told = _settings(first), []
+    for name, value in _settings(run).items():
+        if value != there.get(name):
+            told.append(f"{name} {value}, there {there.get(name)}")
+    return f", with other settings ({'; '.join(told)}): make a report of each" if told else ""
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    method = run.config.methods.get(run.method)
+    sections = {"federation": asdict(run.config.federation), run.method: asdict(method) if method else {}}
+    return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
+
+
+def _cells(directory: Path, faults: list[str]) -> list[Path]:
+    if is_unfinished(directory) or (directory / "results.json").exists():
+        return [directory]
+    try:
+        if (directory / PLAN).exists():
+            return list(cells(directory).values())
+    except FedPGPError as error:
+        faults.append(str(error))
+    return sorted({path.parent for name in ("results.json", FILE) for path in directory.rglob(name)})
+
+
+def _name(directory: Path) -> str:
+    parent = directory.parent.name
+    return f"{parent}, {directory.name.replace('-', ' ')}" if directory.name.startswith("seed-") else directory.name
+
+
+def _records(directory: Path) -> list[dict[str, Any]]:
+    """Those that the run has written so far; a line that is being written is left for the next time."""
+    found = []
+    with suppress(OSError, ValueError):
+        for line in (directory / RECORDS).read_text(encoding="utf-8").splitlines():
+            found.append(json.loads(line))
+    return found
+
+
+def _signature(run: Run) -> str:
+    """What must be the same so that figures can stand beside each other."""
+    return json.dumps([run.results["task"], run.config.backbone.checkpoint], sort_keys=True)

@@ -1,0 +1,115 @@
+"""What a page shows of one run that its files alone do not hold: text features, and images that clients get wrong."""
+
+import base64
+import io
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from fedpgp.data.sources import load_source
+from fedpgp.errors import FedPGPError
+from fedpgp.results.run import Run
+from fedpgp.serving.classifier import Classifier, load, params_of
+from fedpgp.serving.reduce import head_of
+
+CLIENTS = 5  # whose text features are drawn: more could not be told apart
+PICTURES = 12
+SIDE = 96  # pixels of a picture
+PERPLEXITY = 15
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A test image that a client gets wrong. picture: a data URL."""
+
+    picture: str
+    truth: str
+    client: int
+    answered: str
+    shared: str
+
+
+def text_features(run: Run, first: Classifier) -> pd.DataFrame:
+    """prompt, kind, class, projection, x, y. first: as `first_model`.
+
+    Raises FedPGPError where a model is more than text features.
+    """
+    classes = first.read()
+    found = [("hand-written", "hand-written", classes.frozen.guidance)]
+    if first.client is None:
+        found.append(("shared part", "shared", head_of(first, classes)))
+    for one in run.results["clients"][:CLIENTS] if run.results["private"] or _kept(run) else []:
+        model = of_client(first, run, one["client"])
+        found.append((f"client {one['client']}", "personal", head_of(model, model.read())))
+    matrix = torch.cat([features for *_, features in found]).double().cpu().numpy()
+    perplexity = min(PERPLEXITY, (len(matrix) - 1) / 3)
+    components = PCA(2, svd_solver="covariance_eigh").fit_transform(matrix)
+    start = (components / components[:, 0].std() * 1e-4).astype(np.float32)  # as sklearn begins with its own PCA
+    similar = TSNE(2, perplexity=perplexity, init=start, random_state=0, max_iter=500, method="exact")
+    places = {"t-SNE": similar.fit_transform(matrix), "PCA": components}
+    rows = [
+        [prompt, kind, name, projection, round(float(x), 4), round(float(y), 4)]
+        for projection, at in places.items()
+        for (prompt, kind, name), (x, y) in zip(
+            [(prompt, kind, name) for prompt, kind, _ in found for name in classes.names], at, strict=True
+        )
+    ]
+    return pd.DataFrame(rows, columns=["prompt", "kind", "class", "projection", "x", "y"])
+
+
+def wrong(run: Run, first: Classifier) -> list[Wrong]:
+    """Test images of clients' own classes that they get wrong, a few, with what the shared part says of them.
+
+    Raises FedPGPError where images, checkpoint or answers are not here.
+    """
+    if "base/predicted" not in run.answers or run.outcomes is None:
+        return []
+    names = run.results["task"]["base_names"]
+    labels, numbers = run.answers["base/labels"].numpy(), run.answers["base/images"].numpy()
+    predicted, own = run.answers["base/predicted"].numpy(), run.outcomes.unpack("own")
+    rng = np.random.default_rng(0)
+    missed = np.argwhere(own & (predicted != labels))
+    chosen = missed[rng.permutation(len(missed))[:PICTURES]]
+    if not len(chosen):
+        return []
+    split = run.results["task"]["evaluated_on"]
+    source = getattr(load_source(run.config.data, ("train", "validation", split)), split)
+    pictures = [source.image(int(numbers[image])) for _, image in chosen]
+    shared = ["—"] * len(pictures)
+    if first.client is None:
+        shared = [next(iter(answer)) for answer in first.classify(pictures, names)]
+    return [
+        Wrong(_url(picture), names[labels[image]], int(run.results["clients"][client]["client"]),
+              names[predicted[client, image]], said)
+        for picture, (client, image), said in zip(pictures, chosen, shared, strict=True)
+    ]  # fmt: skip
+
+
+def first_model(run: Run) -> Classifier:
+    """The shared part, or client 0 where that predicts nothing by itself; raises FedPGPError where neither is here."""
+    try:
+        return load(run)
+    except FedPGPError:
+        return load(run, 0)
+
+
+def of_client(model: Classifier, run: Run, client: int) -> Classifier:
+    """The same CLIP with a client's model."""
+    return replace(model, params=params_of(run, model.method, model.backbone, client), client=client)
+
+
+def _kept(run: Run) -> bool:
+    return any(name.startswith(("kept/", "received/")) for name in run.prompts)
+
+
+def _url(picture: Any) -> str:
+    small = picture.convert("RGB")
+    small.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, format="WEBP", quality=80)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,258 @@
+"""What is kept of a run: figures, prompts, outcomes and provenance."""
+
+import platform
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from importlib.metadata import version
+from statistics import fmean, harmonic_mean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedpgp import __version__
+from fedpgp.aggregators import Server
+from fedpgp.backbone import Backbone
+from fedpgp.config import ExperimentConfig
+from fedpgp.data.sources import SPLITS, Source
+from fedpgp.data.tasks import Client, Task
+from fedpgp.evaluation.bootstrap import Outcomes
+from fedpgp.evaluation.evaluator import CHUNK, Evaluation
+from fedpgp.evaluation.metrics import area_of, calibration_error, own_images, summary
+from fedpgp.federation.run_spec import Course
+from fedpgp.federation.state import ClientState
+from fedpgp.methods import Params
+from fedpgp.methods.plugins import fingerprint
+
+
+def figures(
+    task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any]], last: Evaluation, private: Collection[str]
+) -> dict[str, Any]:
+    """The headline is the last round; beside it the mean of the last five, the round that validation chooses, and α.
+
+    The last five, and the rounds that validation chooses from, are those that were evaluated; last: of the last round;
+    private: names of what each client keeps to itself, wherever that is.
+    Validation chooses by the harmonic mean of Local and Base on the validation images of the base classes.
+    """
+    names = ["local", *task.tests, "hm", "cm"]
+    late = {"new": final["new"]} if (final := records[-1]).get("new_clients") else {}
+    evaluated = [record for record in records if "local" in record]
+    best = max(evaluated, key=_on_validation)
+    path = [{"alpha": alpha, **summary(point.clients)} for alpha, point in {**last.path, 1.0: last}.items()]
+    best_point = max(path, key=_on_validation)
+    federated = next((record for record in reversed(records) if record["bytes_up"]), final)  # fine-tuning sends nothing
+    return {
+        "method": name,
+        "seed": seed,
+        "task": _describe(task),
+        "rounds": final["round"],
+        "private": sorted(private),
+        "final": {**{key: final[key] for key in names}, **late, "area": area_of(path)},
+        "shared": None if last.shared is None else {key: last.shared[key] for key in names},
+        "last_five": {key: fmean(record[key] for record in evaluated[-5:]) for key in names},
+        "best_on_validation": {"round": best["round"], **{key: best[key] for key in names}},
+        "path": path,
+        "alpha_on_validation": best_point["alpha"],
+        "clients": [
+            {**_about(task, client), **{key: float(last.clients[key][place]) for key in ("local", *task.tests)}}
+            for place, client in enumerate(_evaluated(task, final))
+        ],
+        "new_clients": [
+            {**_about(task, client), **found}
+            for client, found in zip(task.new_clients, final.get("new_clients", []), strict=True)
+        ],
+        "domains": _by_domain(task, _evaluated(task, final), last),
+        "calibration_error": _calibration(task, _evaluated(task, final), last),
+        **({"privacy": {name: final[name] for name in ("epsilon", "delta")}} if "delta" in final else {}),
+        "bytes_up_per_client_round": federated["bytes_up"],
+        "bytes_down_per_client_round": federated["bytes_down"],
+        "seconds": round(sum(record["seconds_training"] + record["seconds_evaluation"] for record in records), 3),
+    }
+
+
+def _evaluated(task: Task, final: Mapping[str, Any]) -> list[Client]:
+    """The clients of the last evaluation: all, but for those that could not be asked."""
+    return [task.clients[i] for i in final["evaluated"]] if "evaluated" in final else list(task.clients)
+
+
+def _on_validation(figures: Mapping[str, Any]) -> float:
+    return harmonic_mean([figures["validation_local"], figures["validation_base"]])
+
+
+def _by_domain(task: Task, clients: Sequence[Client], last: Evaluation) -> dict[str, float]:
+    """The mean Local of the clients of every domain, where each client has one."""
+    names = task.train.domain_names
+    found: dict[str, list[float]] = {}
+    for place, client in enumerate(clients):
+        if client.domains is not None and len(client.domains) == 1:
+            found.setdefault(names[client.domains[0]], []).append(float(last.clients["local"][place]))
+    return {name: fmean(found[name]) for name in names if name in found}
+
+
+def _about(task: Task, client: Client) -> dict[str, Any]:
+    """A client in a run's results."""
+    return {
+        "client": client.id,
+        **({} if client.name is None else {"name": client.name}),
+        "classes": [task.class_names[label] for label in client.classes],
+        "domains": None if client.domains is None else [task.train.domain_names[i] for i in client.domains],
+        "examples": len(client.train),
+    }
+
+
+def _describe(task: Task) -> dict[str, Any]:
+    novel = task.tests.get("novel")
+    domains = [] if novel is None else np.unique(novel.dataset.domains[novel.images]).tolist()
+    return {
+        "protocol": task.name,
+        "partition": task.partition,
+        "data": task.train.name,
+        "clients": len(task.clients),
+        "new_clients": len(task.new_clients),
+        "base_classes": len(task.base),
+        "novel": task.novel,
+        "novel_data": novel.dataset.name if novel is not None and task.novel == "data sets" else None,
+        "novel_classes": 0 if novel is None else len(novel.classes),
+        "base_names": [task.class_names[label] for label in task.base],
+        "novel_names": [] if novel is None else [novel.dataset.class_names[label] for label in novel.classes],
+        "templates": list(task.templates),
+        "novel_domains": [] if novel is None else [novel.dataset.domain_names[i] for i in domains],
+        "evaluated_on": task.tests["base"].dataset.split,
+        "images": {name: len(test.images) for name, test in task.tests.items()},
+    }
+
+
+def predicting(course: Course, server: Server | None) -> Server | None:
+    """The server with the shared part that models predict with, where that is another than is trained on."""
+    if server is None:
+        return None
+    received = course.aggregator.download(server, 0).shared
+    return replace(server, shared=dict(course.method.for_prediction(Params(server.shared, {}, received)).shared))
+
+
+class Prompts(Mapping[str, Tensor]):
+    """The trained tensors, on the CPU, read when they are asked for.
+
+    "shared/NAME" of the server, as models predict with it, and for every client "private/CLIENT/NAME", where its model
+    is made of a shared part of its own "kept/CLIENT/NAME", and where it is sent what nobody else is
+    "received/CLIENT/NAME". sent: what each client is sent, where that depends on who it is.
+    """
+
+    def __init__(
+        self,
+        server: Server | None,
+        clients: Sequence[ClientState],
+        sent: Callable[[int], Mapping[str, Tensor]] = lambda client: {},
+    ):
+        self._shared = {} if server is None else server.shared
+        self._clients, self._sent = clients, sent
+
+    def __getitem__(self, name: str) -> Tensor:
+        kind, _, rest = name.partition("/")
+        if kind == "shared":
+            return self._shared[rest].cpu()
+        client, _, key = rest.partition("/")
+        if kind not in ("private", "kept", "received") or not client.isdecimal() or int(client) >= len(self._clients):
+            raise KeyError(name)
+        if kind == "received":
+            return self._sent(int(client))[key].cpu()
+        return getattr(self._clients[int(client)], kind)[key].cpu()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (f"shared/{name}" for name in sorted(self._shared))
+        for number, client in enumerate(self._clients):
+            yield from (f"private/{number}/{name}" for name in sorted(client.private))
+            yield from (f"kept/{number}/{name}" for name in sorted(client.kept))
+            yield from (f"received/{number}/{name}" for name in sorted(self._sent(number)))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def sent_to(course: Course, server: Server | None) -> Callable[[int], Mapping[str, Tensor]]:
+    """What each client is sent, where that depends on who it is."""
+    if server is None or not course.aggregator.personal:
+        return lambda client: {}
+    return lambda client: course.aggregator.download(server, client).shared
+
+
+def outcomes(task: Task, last: Evaluation) -> Outcomes:
+    """Which test images the clients got right in an evaluation, at every point of its path."""
+    chunks = (task.clients[start : start + CHUNK] for start in range(0, len(task.clients), CHUNK))
+    points, nothing = {**last.path, 1.0: last}, np.zeros((len(task.clients), 0), dtype=np.uint8)
+    return Outcomes(
+        alphas=np.array(list(points)),
+        base=np.stack([point.correct["base"] for point in points.values()]),
+        novel=np.stack([point.correct.get("novel", nothing) for point in points.values()]),
+        own=np.concatenate([np.packbits(own_images(task, chunk, "base"), axis=1) for chunk in chunks]),
+        base_images=len(task.tests["base"].images),
+        novel_images=len(task.tests["novel"].images) if "novel" in task.tests else 0,
+    )
+
+
+def answers(task: Task, last: Evaluation) -> dict[str, Tensor]:
+    """What the clients' models said of every test image in an evaluation.
+
+    For "base" and "novel", "SET/predicted": [N, n] int16, columns of the softmax, whose names are those of the results;
+    "SET/confidence": [N, n] float16, the probability of that; "SET/labels": [n] the right column; "SET/images": [n]
+    the image's number in its split.
+    """
+    found: dict[str, Tensor] = {}
+    for name in ("base", "novel"):
+        if name in task.tests and name in last.predicted:
+            test = task.tests[name]
+            found[f"{name}/predicted"] = torch.from_numpy(last.predicted[name])
+            found[f"{name}/confidence"] = torch.from_numpy(last.confidence[name])
+            found[f"{name}/labels"] = torch.from_numpy(test.targets.astype(np.int16))
+            found[f"{name}/images"] = torch.from_numpy(test.dataset.numbers_of(test.images).astype(np.int32))
+    return found
+
+
+def _calibration(task: Task, clients: Sequence[Client], last: Evaluation) -> dict[str, float]:
+    """The mean over the clients of the expected calibration error on their own images, on Base and on Novel, in
+    percentage points; nothing where what they answer stays with them."""
+    found: dict[str, list[float]] = {}
+    for name in ("base", "novel"):
+        if name not in last.predicted:
+            continue
+        right = last.predicted[name] == task.tests[name].targets
+        for place, client in enumerate(clients):
+            found.setdefault(name, []).append(calibration_error(last.confidence[name][place], right[place]))
+            if name == "base":
+                (own,) = own_images(task, [client], name)
+                found.setdefault("local", []).append(
+                    calibration_error(last.confidence[name][place][own], right[place][own])
+                )
+    return {name: fmean(values) for name, values in sorted(found.items())}
+
+
+def provenance(
+    config: ExperimentConfig, name: str, seed: int, backbone: Backbone, source: Source | None
+) -> dict[str, Any]:
+    """What made a run: versions, the fingerprints of the weights and of the images, seed and command.
+
+    source: None where no image is here.
+    """
+    return {
+        "method": asdict(config.methods[name]),
+        "method_code": fingerprint(config.methods[name]),
+        "seed": seed,
+        "command": sys.argv,
+        "fedpgp": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {**_package_versions()},
+        "checkpoint": backbone.fingerprint,
+        "licence": backbone.licence,
+        "images": {name: split.fingerprint for name in SPLITS if (split := getattr(source, name, None)) is not None},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+@cache
+def _package_versions() -> dict[str, str]:
+    return {package: version(package) for package in ("torch", "transformers", "numpy", "safetensors", "tokenizers")}

@@ -1,0 +1,128 @@
+"""A new client of a finished federation: it fits its private part to a few images of its own, and nothing goes up."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedpgp.aggregators import Download, FedAvg, Server, Tensors
+from fedpgp.config import ExperimentConfig
+from fedpgp.data.client_task import OWN
+from fedpgp.data.sources import load_source
+from fedpgp.errors import ConfigError
+from fedpgp.evaluation.evaluator import path_alphas, without_standing_path
+from fedpgp.evaluation.metrics import summary
+from fedpgp.federation.client import LocalTraining, train_clients
+from fedpgp.federation.client_runner import Federation
+from fedpgp.federation.run_spec import Course
+from fedpgp.results.provenance import origin
+from fedpgp.results.run import Run
+from fedpgp.results.run_store import load_run, run_directory, write_run
+from fedpgp.results.summary import Prompts, figures
+from fedpgp.runs.setup import Laboratory, Reporter, Silent, laboratory
+from fedpgp.runtime.files import write
+
+
+def join(
+    run: Run | Path | str,
+    data: str,
+    *,
+    shots: int = 0,
+    epochs: int | None = None,
+    seed: int = 0,
+    output: Path | str | None = None,
+    force: bool = False,
+    cache: Path | str | None = None,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Fits the private part of a run's method to images that nobody else sees; the shared part stays as it is.
+
+    Args:
+        run: a finished run, or its directory.
+        data: what data.source could be. Its classes may be others than those of the federation; where every client of
+            it had images of its own, they go by the federation's names, and the softmax is over all of them.
+        shots: training images of each class; 0: all. epochs: None takes federation.join_epochs of the run.
+        output: a run directory to write, with one client; None writes nothing. force: replace it.
+
+    Raises FedPGPError: before any work where run, data or output do not fit.
+    """
+    found = run if isinstance(run, Run) else load_run(run)
+    name = found.method
+    if name not in found.config.methods:
+        raise ConfigError(f"{name} is neither built in nor of an installed package: a run of it cannot be joined")
+    config = _config(found, data, shots, device)
+    reporter = reporter or Silent()
+    with laboratory(config, [name], [seed], 1, cache, False, reporter) as lab:
+        joined = _fitted(lab, found, name, seed, epochs or found.config.federation.join_epochs, reporter)
+    if output is not None:
+        with run_directory(Path(output), force) as scratch:
+            write(scratch / "config.toml", joined.config.to_toml().encode())
+            write_run(joined, scratch)
+        return load_run(output)
+    return joined
+
+
+def _config(run: Run, data: str, shots: int, device: str | None) -> ExperimentConfig:
+    """The run's config with another data set, whose images are all one client's."""
+    config = replace(run.config, data=replace(run.config.data, source=data, layout="auto", names=""))
+    if device is not None:
+        config = replace(config, backbone=replace(config.backbone, device=device))
+    task = replace(config.task, partition=OWN, clients=1, new_clients=0, shots=shots, held_out=(), targets=())
+    if config.task.partition != OWN:
+        task = replace(task, protocol="personalization", class_names=load_source(config.data).class_names)
+    return replace(config, task=task, federation=replace(config.federation, engine="deployment"))
+
+
+def _fitted(lab: Laboratory, run: Run, name: str, seed: int, epochs: int, reporter: Reporter) -> Run:
+    config, settings, began = lab.config, lab.config.federation, time.perf_counter()
+    method, task = config.methods[name], lab.tasks[seed]
+    course = Course(method, task, lab.backbone, settings, seed, FedAvg())
+    first = course.first(0)
+    if not first.private:
+        raise ConfigError(f"{name} has no private part to fit: a new client takes the shared part as it is")
+    server = Server(_shared(run, course))
+    federation = Federation(course, lab.data(method, seed), lab.backbone)
+    training = LocalTraining.of(method, settings, epochs, private_alone=True)
+    number = int(run.results["rounds"]) + 1
+    reporter.progress("fitting the private part", 0, epochs)
+    (job,) = federation.fitting(number, server, course.states(lambda client: None), training)
+    (update,) = train_clients(lab.workers.towers, [job])
+    reporter.progress("fitting the private part", epochs, epochs)
+    own = replace(update.own, kept={})
+    trained = time.perf_counter()
+    sent, alphas = Download(server.shared), path_alphas(settings.path_points)
+    last = federation.evaluate(number, server.shared, lambda _: sent, lambda _: own, lab.workers, alphas)
+    last = without_standing_path(last, course.tests)
+    record: dict[str, Any] = {
+        "round": number,
+        "participants": [0],
+        **summary(last.clients),
+        "shared": last.shared,
+        **last.diagnostics,
+        "bytes_down": sent.size,
+        "bytes_up": 0,
+        **{f"loss_{term}": value for term, value in update.losses.items()},
+        "seconds_training": trained - began,
+        "seconds_evaluation": time.perf_counter() - trained,
+    }
+    return Run(
+        config=config,
+        results=figures(task, name, seed, [record], last, own.private),
+        rounds=[record],
+        prompts=dict(Prompts(server, [own])),
+        outcomes=None,
+        provenance={**origin(config, name, seed, lab.backbone, lab.source)["provenance"], "joined": run.provenance},
+    )
+
+
+def _shared(run: Run, course: Course) -> Tensors:
+    """The shared part of a run, as this checkpoint needs it; raises ConfigError where it is of another."""
+    found = {name: run.prompts[f"shared/{name}"] for name in course.shared if f"shared/{name}" in run.prompts}
+    for name, like in course.shared.items():
+        if name not in found or found[name].shape != like.shape:
+            raise ConfigError(
+                f"the run's shared part {name} does not fit {course.method.name} on this checkpoint: take that with"
+                " which it was trained (backbone.checkpoint)"
+            )
+    return {name: value.to(course.shared[name]) for name, value in found.items()}

@@ -1,0 +1,126 @@
+"""Independent pieces of a round, in this process or in several; what comes out is the same to the last bit."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+
+from fedpgp.backbone import Towers
+from fedpgp.errors import TrainingError
+from fedpgp.methods.plugins import load_file, loaded_files
+from fedpgp.runtime.processes import ENDED, context, leave_ctrl_c
+
+AHEAD = 8  # jobs of each process that are packed before their turn, so that memory does not hold all of them
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_TOWERS: Towers | None = None  # of a worker process: sent once, when it starts
+
+
+class Workers:
+    """Calls `function(towers, job)` for many jobs and returns the results in order.
+
+    As a context manager it sets PyTorch to one thread, in this process as in the others: the operations of a round are
+    too small to share, and several threads that wait for each other on a busy machine make them many times slower.
+
+    count: worker processes; 1 works in this process. A script which uses more than one needs
+    `if __name__ == "__main__":`.
+    """
+
+    def __init__(self, towers: Towers, count: int):
+        self.towers = towers
+        self.count = count
+        self._threads = torch.get_num_threads()
+        self._pool: ProcessPoolExecutor | None = None
+        if count > 1:
+            arguments = (pickle.dumps(towers), loaded_files())
+            self._pool = ProcessPoolExecutor(count, context(), initializer=_start, initargs=arguments)
+
+    def map(self, function: Callable[[Towers, Job], Result], jobs: Iterable[Job]) -> list[Result]:
+        if self._pool is None:
+            return [function(self.towers, job) for job in jobs]
+        results: list[Result] = []
+        waiting: deque[Future[bytes]] = deque()
+        try:
+            for job in jobs:
+                if len(waiting) == AHEAD * self.count:
+                    results.append(pickle.loads(waiting.popleft().result()))
+                # Plain pickles: PyTorch's would send every small tensor through a shared-memory file of its own.
+                waiting.append(self._pool.submit(_call, pickle.dumps((function, job))))
+            while waiting:
+                results.append(pickle.loads(waiting.popleft().result()))
+            return results
+        except (BrokenProcessPool, BrokenPipeError, EOFError) as error:
+            raise TrainingError(f"a worker process {ENDED}") from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def start(self) -> None:
+        """Waits until every process is there; without it they start at the first jobs, which takes seconds."""
+        there = {os.getpid()} if self._pool is None else set()
+        while len(there) < self.count:
+            there.update(self.map(_who, [0.02] * self.count))
+
+    def __enter__(self) -> "Workers":
+        torch.set_num_threads(1)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        torch.set_num_threads(self._threads)
+        if self._pool is not None:
+            end_pool(self._pool, kind is not None)
+
+
+def start_process(method_files: Sequence[Path]) -> None:
+    """What a worker process does first. method_files: those that the parent has loaded methods from."""
+    leave_ctrl_c()
+    for path in method_files:
+        load_file(path)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+
+
+def end_pool(pool: ProcessPoolExecutor, failed: bool) -> None:
+    """Ends the processes; after a failure nobody waits for what they are at."""
+    if failed:
+        for process in multiprocessing.active_children():
+            process.terminate()
+    pool.shutdown(cancel_futures=True)
+
+
+def _start(towers: bytes, method_files: Sequence[Path]) -> None:
+    global _TOWERS
+    start_process(method_files)
+    _TOWERS = pickle.loads(towers)
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end its workers, and they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _who(towers: Towers, seconds: float) -> int:
+    time.sleep(seconds)  # so that another process takes the next job
+    return os.getpid()
+
+
+def _call(packed: bytes) -> bytes:
+    function, job = pickle.loads(packed)
+    result: Any = function(_TOWERS, job)
+    return pickle.dumps(result)

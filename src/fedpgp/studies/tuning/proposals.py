@@ -1,0 +1,66 @@
+"""Which settings are tried next."""
+
+from collections.abc import Sequence
+
+import optuna
+import torch
+from optuna.trial import TrialState
+
+from fedpgp.errors import OutputError
+from fedpgp.runtime.randomness import generator
+from fedpgp.studies.tuning.plan import TRIALS, Plan
+from fedpgp.studies.tuning.space import Value
+from fedpgp.studies.tuning.trials import Trial
+
+BATCH = 4  # trials of a method that are proposed together, whatever the number of processes
+DRAWN = 8  # trials of a method before proposals learn from those that are done
+
+
+class Proposals:
+    """One method: what is proposed next depends on the trials before the batch alone.
+
+    So it is the same after a kill, and for any number of processes. done: by number; out: how many are evaluated now.
+    """
+
+    def __init__(self, plan: Plan, name: str, known: Sequence[Trial]):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name, self.out = name, 0
+        self.done = {trial.number: trial for trial in known}
+        self._method, self._space, self._count = plan.config.methods[name], dict(plan.spaces[name]), plan.trials
+        self._study = optuna.create_study(direction="maximize")
+        self._asked: dict[int, optuna.Trial] = {}
+        self._start = 0
+
+    def open(self) -> list[tuple[int, dict[str, Value]]]:
+        """Numbers and settings of the next batch that has trials to evaluate; none at the end."""
+        while self._start < self._count:
+            numbers = range(self._start, min(self._start + BATCH, self._count))
+            batch = [(number, self._propose(number)) for number in numbers]
+            for number, settings in batch:
+                if number in self.done and self.done[number].settings != settings:
+                    raise OutputError(
+                        f"{TRIALS}: trial {number} of {self.name} has other settings than this search proposes: it was"
+                        " changed, or made with another version of optuna; search again into another directory"
+                    )
+            missing = [(number, settings) for number, settings in batch if number not in self.done]
+            if missing:
+                return missing
+            for number in numbers:
+                self._tell(number)
+            self._start += BATCH
+        return []
+
+    def _propose(self, number: int) -> dict[str, Value]:
+        if number == 0:
+            return {field: getattr(self._method, field) for field in self._space}
+        if number not in self._asked:
+            seed = torch.randint(2**31, (1,), generator=generator(0, f"tuning {self.name}", number)).item()
+            self._study.sampler = optuna.samplers.TPESampler(seed=int(seed), n_startup_trials=DRAWN)
+            self._asked[number] = self._study.ask(self._space)
+        return dict(self._asked[number].params)
+
+    def _tell(self, number: int) -> None:
+        """The config as it stands is not told: it may lie outside of the ranges."""
+        if number in self._asked:
+            value = self.done[number].value
+            self._study.tell(self._asked[number], value, None if value is not None else TrialState.FAIL)

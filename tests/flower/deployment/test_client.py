@@ -1,0 +1,37 @@
+"""What a node answers to its server, in this process."""
+
+import pytest
+from tiny import SHORT_RUN
+
+from fedpgp import __version__
+from fedpgp.aggregators import Download
+from fedpgp.config import load_config
+from fedpgp.flower.client_app import EVALUATE, QUERY
+from fedpgp.flower.deployment.client import answer_as, open_client
+from fedpgp.flower.messages import Request
+from fedpgp.flower.nodes import FAULT, Terms
+
+
+@pytest.fixture
+def about(small, tmp_path, cache):
+    """What a node knows of a run, and says of itself."""
+    (tmp_path / "experiment.toml").write_text(load_config(changes=SHORT_RUN).to_toml(), encoding="utf-8")
+    yield {
+        "experiment": str(tmp_path / "experiment.toml"), "method": "zero-shot", "seed": 0, "client": 1,
+        "state": str(tmp_path / "state"), "cache": str(cache),
+    }  # fmt: skip
+    open_client.cache_clear()
+
+
+def test_a_node_tells_its_server_counts_and_accuracies_and_not_which_images_it_got_right(about, backbone, small_source):
+    classes = small_source.class_names
+    greeted = answer_as(QUERY, Terms(__version__, backbone.fingerprint, classes).content(), about)
+    assert {*greeted.config_records["about"]} == {"client", "examples", "tests_base", "tests_novel", "tests_unseen"}
+    evaluated = answer_as(EVALUATE, Request("0" * 32, 0, 0, Download({}), alphas=(1.0,)).content(), about)
+    assert {*evaluated} == {"about", "figures/1.0", "diagnostics", "shared"}
+    assert 0 <= evaluated["figures/1.0"]["local"] <= 100
+
+
+def test_what_fails_at_a_node_is_told_without_its_text_which_may_name_files(about):
+    answered = answer_as(QUERY, Terms("", "", ()).content(), {**about, "client": 7})
+    assert answered.config_records[FAULT]["reason"] == "ConfigError: the log of its node says more"

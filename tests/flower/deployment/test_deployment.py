@@ -1,0 +1,276 @@
+"""A federation with real processes on the loopback address: TLS, keys, four nodes, faults, and all bytes looked at."""
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from proxy import Proxy
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import fedpgp
+from fedpgp.cli import app
+from fedpgp.data.sources import pictograms
+from fedpgp.errors import ConfigError
+from fedpgp.flower.deployment.layout import Layout
+from fedpgp.flower.deployment.local import LocalFederation, finished_rounds, free_ports, local_federation
+from fedpgp.flower.deployment.processes import SCRIPTS, environment, reach, server
+from fedpgp.report import tables
+
+sys.path.append(str(Path(__file__).parents[3] / "tools"))
+from federation_kills import differences, new_federation, processes_of, undisturbed
+
+pytestmark = pytest.mark.xdist_group("federation")
+
+SHORT = ["task.shots=4", "federation.rounds=2", "federation.path_points=2", "federation.deadline=60"]
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
+    monkeypatch.setenv("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+
+def flwr(layout: Layout, *arguments: str) -> str:
+    command = [str(SCRIPTS / "flwr"), *arguments]
+    done = subprocess.run(command, env=environment(layout.flwr), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def left(layout: Layout) -> list[str]:
+    """Processes of a federation that still run."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(layout.directory) in line and "pytest" not in line]
+
+
+def own_parts(layout: Layout, client: int) -> dict[str, torch.Tensor]:
+    *_, last = sorted((layout.node(client) / "state").glob("*/*/round-*.safetensors"))
+    return load_file(last)
+
+
+@pytest.mark.slow
+def test_four_nodes_with_tls_and_keys_have_the_local_engines_table_and_leave_nothing(tmp_path, cache):
+    settings = ["task.clients=4", "federation.eval_every=2", *SHORT]
+    local = fedpgp.run("fedpgp", 0, changes=settings, cache=cache)  # encodes the images for all
+    layout = new_federation(tmp_path / "federation", "fedpgp", 4, settings)
+    run, counts, over = layout.runs / "local", [], []
+    with local_federation(layout, 4, str(cache)) as federation:
+        federation.complete(run, pytest.fail, counts.append, lambda records: over.append(len(records)))
+        assert counts == sorted(counts)  # the last may come while a round is on its way
+        assert over == [1, 2]
+        (listed,) = json.loads(flwr(layout, "ls", "local", "--format", "json"))["runs"]
+        assert listed["status"] == "finished:completed"
+        told = flwr(layout, "log", listed["run-id"], "local", "--show")
+        assert "round 2 of 2: Local" in told
+    assert left(layout) == []
+    found = fedpgp.load_run(run)
+    elsewhere = ("seconds", "calibration_error")  # how sure clients are of what is not told to a server
+    same = {name: value for name, value in local.results.items() if name not in elsewhere}
+    assert same == {name: value for name, value in found.results.items() if name not in elsewhere}
+    assert torch.equal(found.prompts["shared/p_G"], local.prompts["shared/p_G"])
+    assert list(found.prompts) == ["shared/p_G"]  # what is private stays where it is:
+    for client in range(4):
+        for name, value in own_parts(layout, client).items():
+            assert torch.equal(value, local.prompts[name.replace("private/", f"private/{client}/")])
+    for file in layout.directory.glob("nodes/*/state/*/*/*"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    table, same_table = (tables.table(fedpgp.Comparison([one])) for one in (found, local))
+    assert [row[:-1] for row in table.rows] == [row[:-1] for row in same_table.rows]  # but for seconds
+    assert len(table.rows) == 2
+    shown = json.loads(CliRunner().invoke(app, ["show", str(run), "--json"]).stdout)
+    assert shown["rows"][0]["local"] == local.results["final"]["local"]
+
+
+def windows(tensor: torch.Tensor) -> list[bytes]:
+    raw = tensor.contiguous().numpy().tobytes()
+    return [raw[at : at + 16] for at in range(0, max(1, len(raw) - 16), 64) if any(raw[at : at + 16])]
+
+
+@pytest.mark.slow
+def test_no_byte_on_the_wire_is_of_a_private_part_or_a_feature(tmp_path, cache):
+    """Without TLS, so that the bytes can be read; what passes is the same."""
+    settings = ["task.clients=2", "federation.eval_every=2", *SHORT]
+    layout = new_federation(tmp_path / "federation", "fedpgp", 2, settings, insecure=True)
+    _, address = layout.connection
+    with Proxy(int(address.rpartition(":")[2])) as proxy:
+        for client in range(2):
+            file = layout.node(client) / "node.toml"
+            file.write_text(file.read_text().replace(address, f"127.0.0.1:{proxy.port}"))
+        with local_federation(layout, 2, str(cache)) as federation:
+            federation.complete(layout.runs / "local", pytest.fail)
+        captured = bytes(proxy.up)
+    shared = fedpgp.load_run(layout.runs / "local").prompts
+    sent = bytes(proxy.down)
+    assert any(window in sent for tensor in shared.values() for window in windows(tensor))  # it would be found
+    secrets = [value for client in range(2) for value in own_parts(layout, client).values()]
+    secrets += [value for file in cache.glob("**/*.safetensors") for value in load_file(file).values()][:3]
+    assert len(secrets) > 4
+    for secret in secrets:
+        assert not any(window in captured for window in windows(secret.float()[:500]))
+
+
+@pytest.mark.by_hand
+def test_killed_cut_off_stalled_and_started_again_it_ends_with_the_parts_of_an_undisturbed_run(tmp_path, cache):
+    """One node is killed, one hangs, a third's network is stalled and cut, then the server is killed, in one run."""
+    settings = ["task.clients=3", "task.shots=4", "federation.rounds=7", "federation.eval_every=7"]
+    settings += ["federation.path_points=1", "federation.deadline=15"]
+    layout = new_federation(tmp_path / "federation", "fedpgp", 3, settings)
+    _, address = layout.connection
+    said: list[str] = []
+    faults: list[Exception] = []
+    ended = threading.Event()
+
+    def disturb(federation: LocalFederation, proxy: Proxy) -> None:
+        wait(lambda: has_trained(layout, 0, 1), ended)
+        os.killpg(federation.processes["node-0"].pid, signal.SIGKILL)  # the server takes it for alive for a while
+        wait(lambda: has_trained(layout, 1, 2), ended)
+        hanging = federation.processes["node-1"]
+        os.killpg(hanging.pid, signal.SIGSTOP)
+        wait(lambda: was_dropped(layout, 1), ended)
+        os.killpg(hanging.pid, signal.SIGCONT)
+        wait(lambda: has_trained(layout, 2, 4), ended)
+        proxy.flowing.clear()
+        wait(lambda: was_dropped(layout, 2), ended)
+        proxy.flowing.set()
+        proxy.cut()
+        wait(lambda: has_trained(layout, None, 5), ended)
+        for one in processes_of(layout, "flwr-serverapp"):
+            os.kill(one, signal.SIGKILL)
+        wait(lambda: has_trained(layout, None, 6), ended)
+        os.killpg(federation.processes["server"].pid, signal.SIGKILL)
+
+    def disturbed(*arguments: object) -> None:
+        try:
+            disturb(*arguments)
+        except Exception as error:
+            faults.append(error)
+
+    with Proxy(int(address.rpartition(":")[2])) as proxy:
+        file = layout.node(2) / "node.toml"
+        file.write_text(file.read_text().replace(address, f"127.0.0.1:{proxy.port}"))
+        with local_federation(layout, 3, str(cache)) as federation:
+            thread = threading.Thread(target=disturbed, args=(federation, proxy), daemon=True)
+            thread.start()
+            federation.complete(layout.runs / "local", said.append)
+            ended.set()
+            thread.join()
+            assert not faults
+            wait(lambda: federation.tend() or federation.online() == 3)  # all nodes have come back
+    assert left(layout) == []
+    run = fedpgp.load_run(layout.runs / "local")
+    assert len(run.rounds) == 7
+    dropped = [one for record in run.rounds for one in record.get("dropped", ())]
+    assert dropped, "something was lost, and is said"
+    assert differences(layout, run, undisturbed(run.config, "fedpgp", run, cache)) == []
+    assert any("was started again" in text for text in said)
+
+
+@pytest.mark.slow
+def test_a_node_with_data_of_its_own_takes_part_and_one_with_other_names_is_told_why(tmp_path, cache):
+    """Two nodes have folders of their own, of other classes; a third's do not fit, and the two go on without it."""
+    names = tmp_path / "names.txt"
+    source = pictograms.read()
+    classes = [source.class_names[label] for label in range(6)]
+    names.write_text("\n".join(classes))
+    for node, labels in enumerate([(0, 1, 4), (2, 3, 5)]):
+        for split in ("train", "validation", "test"):
+            dataset = getattr(source, split)
+            for label in labels:
+                place = tmp_path / f"images-{node}" / split / classes[label]
+                place.mkdir(parents=True)
+                for image in dataset.of_classes([label])[:6]:
+                    dataset.image(int(image)).save(place / f"{image}.png")
+    (tmp_path / "images-2" / "train").mkdir(parents=True)
+    for name in ("zebra", classes[0]):
+        place = tmp_path / "images-2" / "train" / name
+        place.mkdir()
+        source.train.image(0).save(place / "0.png")
+    directory = tmp_path / "federation"
+    options = ["--nodes", "3", "--class-names", str(names), "--set", "task.protocol=personalization"]
+    options += ["--set", "task.shots=0", "--set", "federation.rounds=2", "--set", "federation.deadline=15"]
+    done = command("init", str(directory), *options, "--port", str(free_port()))
+    assert done.returncode == 0, done.stderr
+    layout = Layout(directory)
+    for client in range(3):
+        file = layout.node(client) / "node.toml"
+        text = re.sub(r"port = \d+", f"port = {free_port()}", file.read_text())
+        file.write_text(text.replace('data = ""', f'data = "{tmp_path}/images-{client}"'))
+    refused = command("node", str(layout.node(2)), "--cache-dir", str(cache))
+    assert refused.returncode == 2
+    assert "'zebra'" in refused.stderr
+    run = layout.runs / "own"
+    with local_federation(layout, 2, str(cache)) as federation:
+        federation.complete(run, pytest.fail)
+    found = fedpgp.load_run(run)
+    assert [one["client"] for one in found.results["clients"]] == [0, 1]
+    assert {record["participants"] == [0, 1] for record in found.rounds} == {True}
+    assert {one["reason"] for record in found.rounds for one in record["dropped"]} == {"it has no node"}
+    assert found.results["clients"][0]["examples"] == 18
+    assert 0 <= found.results["final"]["local"] <= 100
+
+
+def wait(condition: Callable[[], object], ended: threading.Event | None = None, seconds: float = 240) -> None:
+    """Return when a condition holds; raise TimeoutError if it does not in time, or if `ended` is set before."""
+    end = time.monotonic() + seconds
+    ended = ended or threading.Event()
+    while not condition():
+        if ended.wait(0.1) or time.monotonic() > end:
+            raise TimeoutError("the federation ended, or time is over, before a condition held")
+
+
+def has_trained(layout: Layout, client: int | None, number: int) -> bool:
+    """Whether a client, or any, has trained in a round, or in a later one."""
+    name = "*" if client is None else layout.node(client).name
+    files = (layout.directory / "nodes").glob(f"{name}/state/*/*/round-*.safetensors")
+    return any(int(file.stem.removeprefix("round-")) >= number for file in files)
+
+
+def was_dropped(layout: Layout, client: int) -> bool:
+    """Whether the last round that is over went on without a client."""
+    *_, last = [{}, *finished_rounds(layout.runs / "local")]
+    return client in [one["client"] for one in last.get("dropped", ())]
+
+
+def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "fedpgp", "federate", *arguments], capture_output=True, text=True)
+
+
+def free_port() -> int:
+    return free_ports(1)[0]
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_begin_says_why_to_who_started_it(tmp_path, cache):
+    layout = new_federation(tmp_path / "federation", "fedpgp", 2, ["task.clients=2", *SHORT])
+    with server(layout.directory, log=tmp_path / "server.log"):
+        arguments = ["run", str(layout.app), "local", "--stream", "--run-config", 'method="promtfl"']
+        done = subprocess.run(
+            [str(SCRIPTS / "flwr"), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environment(layout.flwr),
+        )
+    assert "method must be a known one, got 'promtfl'; did you mean 'promptfl'?" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_look_from_a_node_tells_a_silent_server_from_that_of_others(tmp_path, cache):
+    layouts = [new_federation(tmp_path / name, "fedpgp", 2, ["task.clients=2", *SHORT]) for name in ("one", "two")]
+    about = {"superlink": layouts[0].connection[1]}
+    assert "does not answer now" in reach(layouts[0].node(0), about, insecure=False)
+    with server(layouts[0].directory, log=tmp_path / "server.log"):
+        assert reach(layouts[0].node(0), about, insecure=False).endswith("answers")
+        with pytest.raises(ConfigError, match="no certificate of this federation"):
+            reach(layouts[1].node(0), about, insecure=False)

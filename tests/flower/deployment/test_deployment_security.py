@@ -1,0 +1,121 @@
+"""Who is let in by the server of a federation: nobody without its certificate authority and a key that it knows."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from fedpgp.errors import OutputError
+from fedpgp.flower.deployment.credentials import check_certificate, write_authority, write_node_key, write_server
+from fedpgp.flower.deployment.layout import Layout
+from fedpgp.flower.deployment.local import free_ports
+from fedpgp.flower.deployment.processes import SCRIPTS, environment, server, started
+
+sys.path.append(str(Path(__file__).parents[3] / "tools"))
+from federation_kills import new_federation
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("federation")]
+
+
+@pytest.fixture(scope="module")
+def layout():
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLWR_TELEMETRY_ENABLED", "0")
+        made = new_federation(Path(directory) / "federation", "fedpgp", 2, ["task.clients=2"])
+        with server(made.directory, log=made.directory / "server.log"):
+            yield made
+
+
+def tried(layout: Layout, *options: str) -> str:
+    """What a SuperNode says that is not let in; it must end by itself with an error."""
+    _, address = layout.connection
+    (port,) = free_ports(1)
+    command = [str(SCRIPTS / "flower-supernode"), "--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--max-retries", "1", "--max-wait-time", "3", "--node-config", "client=0", *options]
+    log = layout.directory / f"try-{port}.log"
+    with started(command, environment(layout.directory / "node-home"), log) as process:
+        try:
+            code = process.wait(40)
+        except subprocess.TimeoutExpired:
+            code = -1
+    said = log.read_text()
+    assert "SuperNode ID" not in said, said
+    assert code != 0, said
+    return said
+
+
+def with_key(layout: Layout, client: int = 0) -> list[str]:
+    return ["--auth-supernode-private-key", str(layout.node(client) / "key")]
+
+
+def test_a_node_that_fits_is_let_in(layout):
+    _, address = layout.connection
+    (port,) = free_ports(1)
+    command = [str(SCRIPTS / "flower-supernode"), "--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--root-certificates", str(layout.node(0) / "ca.crt"), *with_key(layout), "--node-config", "client=0"]
+    log = layout.directory / "let-in.log"
+    end = time.monotonic() + 60
+    with started(command, environment(layout.directory / "node-home"), log) as process:
+        while "SuperNode ID" not in log.read_text():  # which Flower prints when it is let in
+            assert process.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+
+
+def test_without_the_authoritys_certificate_the_server_is_not_trusted(layout):
+    tried(layout, *with_key(layout))
+
+
+def test_with_another_authority_the_server_is_not_trusted(layout, tmp_path):
+    write_authority(tmp_path / "ca.crt", tmp_path / "ca.key")
+    tried(layout, "--root-certificates", str(tmp_path / "ca.crt"), *with_key(layout))
+
+
+def test_a_key_that_the_server_does_not_know_is_refused(layout, tmp_path):
+    write_node_key(tmp_path / "key", tmp_path / "key.pub")
+    authority = ["--root-certificates", str(layout.node(0) / "ca.crt")]
+    tried(layout, *authority, "--auth-supernode-private-key", str(tmp_path / "key"))
+
+
+def test_no_key_is_refused(layout):
+    tried(layout, "--root-certificates", str(layout.node(0) / "ca.crt"))
+
+
+def test_a_client_without_tls_is_refused(layout):
+    tried(layout, "--insecure")
+
+
+def test_a_certificate_that_is_over_starts_no_server_and_is_trusted_by_no_node(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
+    layout = new_federation(tmp_path / "federation", "fedpgp", 2, ["task.clients=2"])
+    authority = layout.directory / "authority"
+    write_server(
+        layout.server / "server.crt",
+        layout.server / "server.key",
+        authority / "ca.crt",
+        authority / "ca.key",
+        [],
+        days=0,
+    )
+    with pytest.raises(OutputError, match=r"server\.crt has been over since"), server(layout.directory):
+        pass
+    with pytest.MonkeyPatch.context() as patch:  # a server that does not look
+        patch.setattr("fedpgp.flower.deployment.processes.check_certificate", lambda *_: None)
+        patch.setattr("fedpgp.flower.deployment.processes._register", lambda *_: None)
+        with server(layout.directory, log=layout.directory / "server.log"):
+            tried(layout, "--root-certificates", str(layout.node(0) / "ca.crt"), *with_key(layout))
+
+
+def test_a_certificate_of_another_authority_or_of_tomorrow_is_told(tmp_path):
+    import datetime
+
+    layout = new_federation(tmp_path / "federation", "fedpgp", 1, ["task.clients=1"])
+    write_authority(tmp_path / "ca.crt", tmp_path / "ca.key")
+    with pytest.raises(OutputError, match="is not signed by"):
+        check_certificate(layout.server / "server.crt", tmp_path / "ca.crt")
+    yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    with pytest.raises(OutputError, match="this machine's clock says"):
+        check_certificate(layout.server / "server.crt", layout.server / "ca.crt", yesterday)
+    check_certificate(layout.server / "server.crt", layout.server / "ca.crt")

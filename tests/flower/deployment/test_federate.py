@@ -1,0 +1,144 @@
+"""What fedpgp federate writes, without a server."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import refused
+
+from fedpgp.cli.federate import _so_far
+from fedpgp.errors import OutputError
+from fedpgp.flower.deployment.credentials import check_certificate, write_authority, write_server
+from fedpgp.flower.deployment.layout import Layout, renew
+from fedpgp.flower.deployment.local import finished_rounds
+from fedpgp.flower.deployment.processes import _node_command, node_settings
+
+
+@pytest.fixture
+def layout(command):
+    assert command("federate", "init", "ours", "--nodes", "2").code == 0
+    return Layout(Path("ours").absolute())
+
+
+def test_keys_are_readable_by_their_owner_alone(layout):
+    keys = [layout.server / "server.key", layout.directory / "authority" / "ca.key", *layout.directory.rglob("key")]
+    assert len(keys) == 4
+    assert all(key.stat().st_mode & 0o777 == 0o600 for key in keys)
+
+
+def test_a_renewed_certificate_is_trusted_by_the_nodes_as_the_old_one_was(layout, tmp_path, command):
+    safe = shutil.move(layout.directory / "authority", tmp_path / "safe")
+    server, trusted = layout.server / "server.crt", layout.node(0) / "ca.crt"
+    write_server(server, layout.server / "server.key", safe / "ca.crt", safe / "ca.key", [], days=0)
+    with pytest.raises(OutputError, match="fedpgp federate renew makes a new one of the server"):
+        check_certificate(server, trusted)
+    assert command("federate", "renew", "ours", "--authority", str(safe)).code == 0
+    check_certificate(server, trusted)
+    assert (layout.server / "server.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_only_the_authority_that_nodes_trust_renews(layout, tmp_path):
+    before = (layout.server / "server.crt").read_bytes()
+    with pytest.raises(OutputError, match=r"ca\.crt cannot be read .* --authority is the directory"):
+        renew(layout, tmp_path)
+    write_authority(tmp_path / "ca.crt", tmp_path / "ca.key")
+    with pytest.raises(OutputError, match="is another authority than"):
+        renew(layout, tmp_path)
+    with pytest.raises(OutputError, match="is no directory of fedpgp federate init"):
+        renew(Layout(tmp_path), tmp_path)
+    assert (layout.server / "server.crt").read_bytes() == before
+
+
+def test_who_watches_a_run_is_told_of_whole_records_alone(tmp_path):
+    run = tmp_path / "run"
+    assert finished_rounds(run) == []
+    run.mkdir()
+    first, second = ({"round": number, "local": 50.0 + number} for number in (1, 2))
+    lines = f"{json.dumps(first)}\n{json.dumps(second)}\n"
+    (run / "rounds.jsonl").write_text(lines[:-3])  # the second is being written
+    assert finished_rounds(run) == [first]
+    (run / "rounds.jsonl").write_text(lines)
+    assert finished_rounds(run) == [first, second]
+
+
+def test_after_each_round_it_says_about_how_long_the_others_take():
+    records = [
+        {"round": number, "local": 60.0, "seconds_training": 4.0 * number, "seconds_evaluation": 6.0}
+        for number in (1, 2)
+    ]
+    assert _so_far(records, 10) == "Local 60.0, about 96 s left"  # 10 s and 14 s, and eight rounds
+    assert _so_far(records, 2) == "Local 60.0"
+    assert _so_far([{**records[0], "round": 0}], 10) == "Local 60.0"  # a method that trains nothing has one round
+
+
+@pytest.mark.slow
+def test_a_supernode_that_gives_up_ends_although_a_thread_of_it_goes_on():
+    code = """
+import threading, time
+from fedpgp.flower.deployment import supernode
+
+def gives_up():
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    raise ConnectionError("handshake")
+
+supernode.flower_supernode = gives_up
+supernode.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "ConnectionError: handshake" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_node_imports_nothing_from_where_it_is_started(layout, tmp_path):
+    settings, about = node_settings(layout.node(0))
+    command = _node_command(layout.node(0), settings, about, False, "")
+    start = command[: command.index("fedpgp.flower.deployment.supernode") + 1]
+    (tmp_path / "yaml.py").write_text("raise SystemExit('planted')")
+    done = subprocess.run([*start, "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "planted" not in done.stderr
+
+
+def test_bad_input_is_said_where_the_person_sits_with_exit_code_2(layout, command, cache, tmp_path):
+    node, file = layout.node(0), layout.node(0) / "node.toml"
+    written, start = file.read_text(), ("node", str(node), "--cache-dir", str(cache), "--check")
+
+    def check(*expected, **settings):
+        """The node refuses to start with these lines in its settings instead of those of the same names."""
+        text = written
+        for name, value in settings.items():
+            text = re.sub(rf"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
+        file.write_text(text)
+        refused(command("federate", *start), *expected)
+
+    init = ("init", "other", "--nodes", "2", "--host", "10.0.0.1", "--insecure")
+    for arguments, says in (
+        ((*start, "--data", "nowhere"), "data.source must be a directory or file that exists"),
+        (init, "--insecure is refused for 10.0.0.1:8000"),
+        (("server", str(tmp_path)), "is no directory of fedpgp federate init"),
+        (("node", str(tmp_path)), "is no node's directory"),
+    ):
+        refused(command("federate", *arguments), says)
+    check("client of the node's settings must be 0 to 1, got 7", client=7)
+    check("unknown key 'folder'", client='0\nfolder = "x"')
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        check(f"port {port} of 127.0.0.1 cannot be taken", port=port)
+    (node / "key").chmod(0o644)
+    check(f"{node / 'key'} is open to other users: close it with chmod 600")
+    (node / "key").chmod(0o600)
+    (node / "state").mkdir(mode=0o755)
+    check(f"{node / 'state'} is open to other users: close it with chmod 700")
+    (node / "state").rmdir()
+    (node / "key").unlink()
+    check("has no ca.crt or no key")
+
+
+def test_clients_are_as_many_as_nodes(command, tmp_path):
+    ended = command("federate", "init", "ours", "--nodes", "3", "--set", "task.clients=2")
+    refused(ended, "task.clients must be 3, that of --nodes, got 2: leave out the setting, or give --nodes 2")
+    assert not (tmp_path / "ours").exists()

@@ -1,0 +1,422 @@
+"""Clients on Flower: the local engine's figures, what crosses the network, and what happens to those that fail."""
+
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from flwr.app import Array, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
+from in_process_grid import InProcessGrid
+
+from fedpgp.aggregators import FedAvg, Scaffold
+from fedpgp.config import FederationConfig, PrivacyConfig
+from fedpgp.data.client_task import counts_of
+from fedpgp.errors import DataError, OutputError, TrainingError
+from fedpgp.evaluation.inference import kind_of
+from fedpgp.federation.client_runner import Federation
+from fedpgp.federation.rounds import run_rounds
+from fedpgp.federation.run_spec import Course, aggregator_for
+from fedpgp.federation.state import ClientState, State
+from fedpgp.flower.client_app import EVALUATE, TRAIN, client_app
+from fedpgp.flower.mods import mods
+from fedpgp.flower.node import Node, OwnStates, own_states
+from fedpgp.flower.nodes import Guest, Nodes, answer, terms_of
+from fedpgp.flower.privacy import protected
+from fedpgp.methods import METHODS
+
+RUN = "0123456789abcdef" * 2
+SMALL = {"rounds": 2, "local_epochs": 1, "batch_size": 8, "path_points": 3}
+FEDPGP = tiny.small(METHODS["fedpgp"])
+
+
+@dataclass
+class World:
+    """A federation whose clients are ClientApps in this process."""
+
+    grid: InProcessGrid
+    nodes: Nodes
+    state: State
+    course: Course
+    data: object
+    directory: Path
+
+    def each(self) -> Iterator[dict]:
+        return run_rounds(self.course, self.nodes, self.state)
+
+    def rounds(self, number=None) -> list[dict]:
+        """The records of the next rounds, or of all."""
+        return list(islice(self.each(), number))
+
+    def kept(self, client: int) -> ClientState | None:
+        return own_states(self.directory, RUN, client).after(self.nodes.counted.get(client, 0))[1]
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        """The shared prompt, and what each client has counted as its private part."""
+        private = {f"{name}/{i}": value for i in range(3) for name, value in self.kept(i).private.items()}
+        return tiny.bits({**self.state.server().shared, **private})
+
+
+def open_world(
+    backbone, directory, state, method=FEDPGP, aggregator=None, *, trusted=True, forgiving=False, guests=None, **more
+) -> World:
+    """Start a federation. guests: nodes in the place of others, by number what opens the client; more: settings."""
+    privacy = more.pop("privacy", PrivacyConfig())
+    data = more.pop("data", None) or tiny.data(backbone, kind=kind_of(method))
+    settings = FederationConfig(**{**tiny.SETTINGS, **SMALL, **more})
+    chosen = protected(privacy, aggregator_for(method, settings.rounds, aggregator))
+    course = Course(method, data.task, backbone, settings, 0, chosen)
+    terms = terms_of(backbone, data.task)
+
+    def opened(client: int) -> Guest:
+        alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))
+        node = Node(Federation(course, alone, backbone), backbone.towers(method.reads), client, directory)
+        return Guest(node, terms, counts_of(alone.task))
+
+    def app(opener):
+        return client_app(
+            lambda kind, content, context: answer(kind, content, opener, trusted=trusted), mods(vars(privacy))
+        )
+
+    held = {100 + i: opened(i) for i in range(len(data.task.clients))}
+    openers = {node: (lambda guest=guest: guest) for node, guest in held.items()} | (guests or {})
+    grid = InProcessGrid({node: app(opener) for node, opener in openers.items()})
+    counted = {client: record["round"] for record in state.records() for client in record["participants"]}
+    nodes = Nodes(grid, course, RUN, terms, counted, 0.3, forgiving, privacy)
+    return World(grid, nodes, state, course, data, directory)
+
+
+@pytest.fixture
+def world(backbone, tmp_path, new_state):
+    """Starts federations; each has states of its own unless it goes on with those of another, `before`."""
+    numbers = count()
+
+    def make(*given, before=None, **more):
+        directory = before.directory if before else tmp_path / f"states-{next(numbers)}"
+        return open_world(backbone, directory, before.state if before else new_state(), *given, **more)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(backbone, tmp_path_factory):
+    """What a federation of three rounds has trained in which nothing happens."""
+    with State.create() as state:
+        there = open_world(backbone, tmp_path_factory.mktemp("undisturbed"), state, rounds=3)
+        there.rounds()
+        return there.trained()
+
+
+CASES = {
+    "some take part": (FEDPGP, None, {"participation": 0.6}),
+    "a client's own download": (tiny.small(METHODS["prompt-amp"]), None, {}),
+    "others' prompts": (tiny.small(METHODS["pfedmoap"]), None, {}),
+    "fine-tuning": (tiny.small(METHODS["promptfl"], finetuning=1), None, {"rounds": 1}),
+    "a memory of images": (tiny.small(METHODS["pfedprompt"]), None, {}),
+    "patches of images": (tiny.small(METHODS["fedotp"]), None, {"rounds": 1}),
+    "control variates": (tiny.small(METHODS["promptfl"]), Scaffold(), {}),
+    "nothing is shared": (tiny.small(METHODS["local"]), None, {}),
+    "nothing is trained": (METHODS["zero-shot"](), None, {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_records_prompts_and_evaluation_are_those_of_the_local_engine_to_the_bit(case, world, backbone, new_state):
+    method, aggregator, changes = CASES[case]
+    there = world(method, aggregator, **changes)
+    records = there.rounds()
+    assert there.course.finetunes(records[-1]["round"]) == (case == "fine-tuning")
+    here = new_state()
+    rounds = tiny.run(method, backbone, there.data, state=here, aggregator=aggregator, **{**SMALL, **changes})
+    own = ("seconds_", "wire_")
+    for ours, theirs in zip(rounds, records, strict=True):
+        assert ours.record.keys() == {name for name in theirs if not name.startswith("wire_")}
+        assert {k: v for k, v in ours.record.items() if not k.startswith(own)} == {
+            k: v for k, v in theirs.items() if not k.startswith(own)
+        }
+    last, found = here.evaluation(), there.state.evaluation()
+    assert (last.shared, last.diagnostics) == (found.shared, found.diagnostics)
+    assert last.path.keys() == found.path.keys()
+    for name, bits in last.correct.items():
+        np.testing.assert_array_equal(bits, found.correct[name])
+    assert tiny.bits(here.server().shared) == tiny.bits(there.state.server().shared)
+    for client in range(3):
+        mine, its = here.client(client) or ClientState(), there.kept(client) or ClientState()
+        assert tiny.bits(mine.private) == tiny.bits(its.private)
+        assert tiny.bits(mine.kept) == tiny.bits(its.kept)
+
+
+def windows(tensor: torch.Tensor, length: int = 16) -> list[bytes]:
+    """Some of its numbers, four at a time, as they lie in memory: what a capture would hold of it."""
+    raw = tensor.detach().cpu().contiguous().numpy().tobytes()
+    return [raw[at : at + length] for at in range(0, max(1, len(raw) - length), 64)]
+
+
+@pytest.mark.parametrize("name", ["fedpgp", "promptfolio", "pfedprompt"])
+def test_no_private_part_no_feature_and_no_label_leaves_a_client(name, world, monkeypatch):
+    there = world(tiny.small(METHODS[name]), trusted=False)
+    secrets = []
+    original = OwnStates.keep
+
+    def keep(self, number, counted, state):  # the private parts of every round, not only of the last
+        secrets.extend(state.private.values())
+        original(self, number, counted, state)
+
+    monkeypatch.setattr(OwnStates, "keep", keep)
+    there.rounds()
+    assert bool(secrets) == (name != "pfedprompt")  # its clients keep a memory of their images
+    secrets += [tensor for tensor in there.course.first(0).private.values() if tensor.any()]
+    secrets += [there.data.train.pooled, *(test.pooled for test in there.data.tests.values())]
+    sent = b"".join(there.grid.sent)
+    assert all(window in sent for window in windows(there.course.shared["p_G"]))  # a secret would be found
+    captured = sent + b"".join(content for _, content in there.grid.received)
+    for secret in secrets:
+        for window in windows(secret):
+            assert not any(window) or window not in captured
+    for _, content in there.grid.received:  # names, prompts, counts and figures, and no more
+        records = read(content)
+        assert {*records.array_records} <= {"shared", "control"}
+        for record in records.array_records.values():
+            assert {*record} <= {*there.course.shared}
+        for record in records.config_records.values():
+            assert {*record} <= {"client", "examples", "tests_base", "tests_novel", "run", "round", "after"}
+
+
+def read(content: bytes) -> RecordDict:
+    return recorddict_from_proto(RecordDictProto.FromString(content))
+
+
+def written(content: RecordDict) -> bytes:
+    return recorddict_to_proto(content).SerializeToString()
+
+
+def meddling(changes, kind=TRAIN, rounds=(2,)):
+    """Changes the replies of nodes in some rounds. changes: node -> what becomes of its reply, None if it is lost."""
+
+    def meddle(at, message, reply):
+        if at not in changes or message.metadata.message_type != kind or int(message.metadata.group_id) not in rounds:
+            return reply
+        return changes[at](read(reply))
+
+    return meddle
+
+
+def nan(content):
+    (name, array), *_ = content.array_records["shared"].items()
+    values = array.numpy().copy()
+    values.flat[0] = np.nan
+    content.array_records["shared"][name] = Array(values)
+    return written(content)
+
+
+def lost(content):
+    return None
+
+
+def first_round(content):
+    content.config_records["about"]["round"] = 1
+    return written(content)
+
+
+def other_run(content):
+    content.config_records["about"]["run"] = "f" * 32
+    return written(content)
+
+
+def test_an_update_that_may_not_be_used_is_dropped_with_its_reason_and_counts_for_nothing(world, monkeypatch):
+    """test_update_validation.py has all that an update may be refused for. The aggregator is told of faults, not of silence."""
+    faulty, without = [], FedAvg.without
+    monkeypatch.setattr(FedAvg, "without", lambda self, some: faulty.append(some) or without(self, some))
+    there = world(trusted=False, forgiving=True, rounds=3)
+    there.grid.meddle = meddling({101: nan, 102: lost})
+    records = there.rounds()
+    assert [record["participants"] for record in records] == [[0, 1, 2], [0], [0, 1, 2]]
+    assert records[1]["dropped"] == [
+        {"client": 1, "in": "train", "reason": "p_G is not finite"},
+        {"client": 2, "in": "train", "reason": "no reply within 0.3 seconds"},
+    ]
+    assert "dropped" not in records[0] | records[2]
+    assert faulty == [0, 1, 0]
+    # In round 3 both went on from round 1, as if they had been away in round 2.
+    other = world(trusted=False, rounds=3)
+    downloads = other.course.downloads
+    monkeypatch.setattr(
+        other.course, "downloads", lambda n, server: {c: d for c, d in downloads(n, server).items() if n != 2 or c == 0}
+    )
+    other.rounds()
+    assert there.trained() == other.trained()
+
+
+@pytest.mark.parametrize(("change", "says"), [(first_round, "round 1 of run '0123"), (other_run, "round 2 of run 'ff")])
+def test_an_evaluation_of_another_round_or_run_is_dropped(change, says, world):
+    there = world(forgiving=True)
+    there.grid.meddle = meddling({101: change}, EVALUATE)
+    first, second = there.rounds()
+    assert "dropped" not in first
+    (dropped,) = second["dropped"]
+    assert (dropped["client"], dropped["in"]) == (1, "evaluate")
+    assert f"it answers {says}" in dropped["reason"]
+    assert second["evaluated"] == [0, 2]
+
+
+def test_where_all_are_one_party_a_client_that_fails_ends_the_run(world):
+    there = world()
+    there.grid.meddle = meddling({101: nan}, rounds=(1,))
+    with pytest.raises(TrainingError, match="client 1: p_G is not finite"):
+        there.rounds()
+
+
+def test_a_client_that_is_away_is_left_out_and_taken_in_again_and_without_any_the_run_ends(world):
+    there = world(forgiving=True, rounds=3)
+    assert [record["participants"] for record in there.rounds(1)] == [[0, 1, 2]]
+    there.grid.away = {100, 101, 102}
+    with pytest.raises(TrainingError, match="no client answered in round 2"):
+        there.rounds()
+    there.grid.away = {101}
+    (away,) = there.rounds(1)
+    assert (away["round"], away["participants"], away["evaluated"]) == (2, [0, 2], [0, 2])
+    assert {one["reason"] for one in away["dropped"]} == {"no reply within 0.3 seconds"}
+    there.grid.away = set()
+    assert [record["participants"] for record in there.rounds()] == [[0, 1, 2]]
+
+
+def test_a_server_that_was_stopped_after_clients_had_trained_does_the_round_once_more_from_the_same_parts(
+    world, undisturbed
+):
+    stopped = world(rounds=3)
+    stopped.rounds(1)
+    downloads = stopped.course.downloads(2, stopped.state.server())
+    stopped.nodes.train(2, downloads)  # and nothing of it is kept at the server
+    again = world(before=stopped, rounds=3)
+    again.rounds()
+    assert again.trained() == undisturbed
+
+
+def test_a_node_that_comes_back_with_an_old_state_goes_on_and_the_record_says_so(world):
+    there = world(forgiving=True, rounds=3)
+    there.rounds(1)
+    directory = there.directory / RUN / "client-1"
+    shutil.copytree(directory, there.directory / "old")
+    there.rounds(1)
+    shutil.rmtree(directory)
+    shutil.move(there.directory / "old", directory)
+    (record,) = there.rounds()
+    assert record["older_state"] == [{"client": 1, "after": 1, "instead": 2}]
+    assert record["participants"] == [0, 1, 2]
+
+
+def test_two_runs_of_one_client_do_not_mix(world, tmp_path):
+    first, second = own_states(tmp_path, "a" * 32, 1), own_states(tmp_path, "b" * 32, 1)
+    first.keep(1, 0, ClientState({"U": torch.ones(2)}))
+    second.keep(1, 0, ClientState({"U": torch.zeros(2)}))
+    assert first.after(1)[1].private["U"].sum() == 2
+    assert second.after(1)[1].private["U"].sum() == 0
+    assert own_states(tmp_path, "a" * 32, 2).after(5) == (0, None)
+
+
+@pytest.mark.parametrize("run", ["../" * 10 + "etc", "", "A" * 32, "0" * 31])
+def test_the_id_of_a_run_is_no_path(run, tmp_path):
+    with pytest.raises(OutputError, match="32 hexadecimal digits"):
+        own_states(tmp_path, run, 0)
+
+
+def test_what_a_client_keeps_can_be_read_by_its_owner_alone(tmp_path):
+    states = OwnStates(tmp_path / "state" / "run" / "client-0")
+    for number in (1, 2, 3):
+        states.keep(number, number - 1, ClientState({"U": torch.ones(2)}))
+    files = sorted(file.name for file in states.directory.iterdir())
+    assert files == ["round-000002.safetensors", "round-000003.safetensors"]
+    for directory in (states.directory, *states.directory.parents[:2]):  # or the node would not start again
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in states.directory.iterdir()} == {0o600}
+    states.directory.chmod(0o755)
+    with pytest.raises(OutputError, match="is open to other users: close it with chmod 700"):
+        states.after(3)
+
+
+def test_a_directory_of_somebody_else_is_refused(tmp_path, monkeypatch):
+    states = OwnStates(tmp_path / "run")
+    states.keep(1, 0, ClientState())
+    monkeypatch.setattr("os.geteuid", lambda: 4711)
+    with pytest.raises(OutputError, match="belongs to another user"):
+        states.after(1)
+
+
+def test_a_full_disk_at_a_node_is_said_and_what_was_there_stays(world, monkeypatch):
+    there = world(trusted=False, forgiving=True, rounds=3)
+    there.rounds(1)
+    before = [tiny.bits(there.kept(client).private) for client in range(3)]
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedpgp.flower.node.write", full)
+        (record,) = there.rounds(1)
+    assert record["participants"] == []
+    reasons = {one["reason"] for one in record["dropped"] if one["in"] == "train"}
+    assert reasons == {"OutputError: the log of its node says more"}
+    assert [tiny.bits(there.kept(client).private) for client in range(3)] == before
+    assert [record["participants"] for record in there.rounds()] == [[0, 1, 2]]
+
+
+def test_a_node_that_does_not_fit_or_is_another_client_is_refused_by_name_and_the_others_go_on(world):
+    def no_data():
+        raise DataError("/srv/patients: holds no image")
+
+    there = world(trusted=False, forgiving=True, rounds=1, guests={101: no_data})
+    there.grid.apps[200], there.grid.contexts[200] = there.grid.apps[102], there.grid.contexts[102]
+    there.nodes.gather(3)
+    (record,) = there.rounds()
+    assert record["participants"] == [0, 2]
+    first, second = record["refused"]
+    assert first == {"node": "101", "reason": "DataError: the log of its node says more"}  # and no path
+    assert second["node"] == "200"
+    assert "client 2, which another node is" in second["reason"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"fedpgp": "0.0.1"}, r"the node has fedpgp 0\.0\.1, the server"),
+        ({"checkpoint": "other"}, "the node's checkpoint is another than the server's"),
+        ({"classes": ("ant", "zebra")}, r"it has 'zebra'; it lacks 'alarm clock', 'bus'"),
+        ({"classes": tiny.NAMES[::-1]}, "they stand in another order"),
+    ],
+)
+def test_terms_that_differ_are_named(change, says, backbone):
+    terms = terms_of(backbone, tiny.task())
+    with pytest.raises(Exception, match=says):
+        terms.check(replace(terms, **change))
+    terms.check(terms)
+
+
+def test_replies_may_come_twice_late_and_in_any_order(world, undisturbed):
+    """The grid hands out each reply twice, the last first, and those of the round before once more."""
+    there = world(rounds=3)
+    pull, before = there.grid.pull_messages, []
+
+    def pulled(identifiers):
+        found = list(reversed(pull(identifiers)))
+        handed = [*found, *found, *before]
+        before[:] = found or before
+        return handed
+
+    there.grid.pull_messages = pulled
+    there.rounds()
+    assert there.trained() == undisturbed
+
+
+def test_messages_are_small(world):
+    there = world(tiny.small(METHODS["fedpgp"], context_length=16), rounds=1)
+    (record,) = there.rounds()
+    size = sum(value.nbytes for value in there.course.shared.values())
+    for name in ("wire_down_train", "wire_up_train", "wire_down_evaluate", "wire_up_evaluate"):
+        assert record[name] <= 1.05 * size + 4096

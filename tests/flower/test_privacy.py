@@ -1,0 +1,244 @@
+"""Differential privacy: cut, averaged and noised as written by hand, whatever Flower's parts do; ε from elsewhere."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from fedpgp.aggregators import FedAvg, Median, Server, Upload
+from fedpgp.config import ExperimentConfig, FederationConfig, PrivacyConfig
+from fedpgp.errors import ConfigError
+from fedpgp.flower.messages import _figures
+from fedpgp.flower.mods import mods
+from fedpgp.flower.privacy import BIT, NORM, Private, assumptions, check_privacy, epsilon
+from fedpgp.flower.update_validation import ABOUT, LOSSES, SHARED, arrays, read_any
+from fedpgp.methods import PromptFL
+from fedpgp.methods.dp_fpl import DPFPL
+
+SHAPES = {"p_G": (3, 4), "gate": (2,)}
+
+
+@pytest.fixture(autouse=True)
+def inside_flower():
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+
+def tensors(rng, scale=1.0):
+    return {name: torch.from_numpy(scale * rng.standard_normal(shape)).float() for name, shape in SHAPES.items()}
+
+
+def uploads(rng, server, count, scale=1.0):
+    found = []
+    for client in range(count):
+        change = tensors(rng, scale * (client + 1))
+        found.append(Upload(client, 5 + client, {name: server[name] + change[name] for name in server}))
+    return found
+
+
+def flat(shared):
+    return np.concatenate([shared[name].double().numpy().ravel() for name in sorted(shared)])
+
+
+def cut(change, largest):
+    return change * min(1.0, largest / np.linalg.norm(change)) if change.any() else change
+
+
+def aggregated(privacy, server, sent, memory=None):
+    private = Private(privacy=privacy)
+    before = private.begin(server, len(sent))
+    return private.aggregate(Server(server, before.memory if memory is None else memory), sent)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6), st.integers(1, 6), st.floats(0.01, 10))
+def test_without_noise_it_is_the_mean_of_changes_cut_to_the_norm_whatever_their_examples(seed, clients, largest):
+    rng = np.random.default_rng(seed)
+    server = tensors(rng)
+    sent = uploads(rng, server, clients)
+    found = aggregated(
+        PrivacyConfig(differential_privacy="central", clipping_norm=largest, noise_multiplier=0), server, sent
+    )
+    expected = flat(server) + np.mean([cut(flat(one.shared) - flat(server), largest) for one in sent], axis=0)
+    np.testing.assert_allclose(flat(found.shared), expected, atol=2e-6)
+    assert all(value.dtype == torch.float32 for value in found.shared.values())
+
+
+def test_the_noise_has_the_standard_deviation_of_those_that_were_averaged():
+    rng = np.random.default_rng(0)
+    server = {"p_G": torch.zeros(200, 100)}
+    sent = [Upload(client, 1, {"p_G": torch.zeros(200, 100)}) for client in range(4)]
+    privacy = PrivacyConfig(differential_privacy="central", clipping_norm=2.0, noise_multiplier=3.0)
+    found = flat(aggregated(privacy, server, sent).shared)
+    assert rng is not None
+    assert found.std() == pytest.approx(3.0 * 2.0 / 4, rel=0.03)
+    assert abs(found.mean()) < 0.05
+    again = flat(aggregated(privacy, server, sent).shared)
+    assert not np.array_equal(found, again)  # no seed of ours decides it
+
+
+def test_updates_that_change_nothing_are_survived():
+    server = {"p_G": torch.zeros(3), "gate": torch.ones(2)}
+    same = [Upload(client, 1, dict(server)) for client in range(3)]
+    for clipping in ("fixed", "adaptive"):
+        privacy = PrivacyConfig(differential_privacy="central", clipping=clipping, noise_multiplier=0)
+        found = aggregated(privacy, server, same).shared
+        np.testing.assert_allclose(flat(found), flat(server), atol=1e-5)
+
+
+def test_the_adaptive_norm_follows_the_quantile_and_goes_on_where_it_was():
+    rng = np.random.default_rng(1)
+    server = tensors(rng)
+    privacy = PrivacyConfig(
+        differential_privacy="central", clipping="adaptive", clipping_norm=3.0, noise_multiplier=0, count_noise=1e-9
+    )
+    sent = uploads(rng, server, 5)
+    first = aggregated(privacy, server, sent)
+    over = np.mean([np.linalg.norm(flat(one.shared) - flat(server)) > 3.0 for one in sent])
+    assert float(first.memory[NORM]) == pytest.approx(3.0 * math.exp(-0.2 * (over - 0.5)), rel=1e-6)
+    expected = flat(server) + np.mean([cut(flat(one.shared) - flat(server), 3.0) for one in sent], axis=0)
+    np.testing.assert_allclose(flat(first.shared), expected, atol=2e-6)
+    again = aggregated(privacy, server, sent, memory=first.memory)
+    over = np.mean([np.linalg.norm(flat(one.shared) - flat(server)) > float(first.memory[NORM]) for one in sent])
+    ratio = float(again.memory[NORM]) / float(first.memory[NORM])
+    assert ratio == pytest.approx(math.exp(-0.2 * (over - 0.5)), rel=1e-6)
+
+
+def test_the_adaptive_noise_is_for_the_norm_that_updates_were_cut_to():
+    """Not for that of the next round, which is smaller where few were cut."""
+    server = {"p_G": torch.zeros(200, 100)}
+    sent = [Upload(client, 1, {"p_G": torch.zeros(200, 100)}) for client in range(100)]
+    privacy = PrivacyConfig(
+        differential_privacy="central", clipping="adaptive", clipping_norm=5.0, noise_multiplier=1.0, clipping_rate=2.0
+    )
+    found = aggregated(privacy, server, sent)
+    assert float(found.memory[NORM]) > 5.0 * 1.5  # nobody was cut: the quantile is below
+    multiplier = (1.0 - (2 * 100 / 20) ** -2) ** -0.5
+    assert flat(found.shared).std() == pytest.approx(multiplier * 5.0 / 100, rel=0.03)
+
+
+def through_mods(privacy, server, upload, norm_sent):
+    """A client's reply as it leaves."""
+    about = {"run": "r", "round": 1, NORM: norm_sent}
+    message = Message(
+        RecordDict({SHARED: arrays(server), ABOUT: ConfigRecord(about)}), dst_node_id=5, message_type="train"
+    )
+
+    def call(message, context):
+        content = RecordDict({SHARED: arrays(upload.shared), LOSSES: _figures({"task": 1.0}), ABOUT: ConfigRecord({})})
+        return Message(content, dst_node_id=1, message_type="train")
+
+    for mod in mods(vars(privacy)):
+        call = lambda message, context, mod=mod, inner=call: mod(message, context, inner)  # noqa: E731
+    return call(message, Context(1, 5, {}, RecordDict(), {})).content
+
+
+@pytest.mark.parametrize("clipping", ["fixed", "adaptive"])
+def test_cut_by_the_client_it_is_the_same_as_cut_by_the_server(clipping):
+    rng = np.random.default_rng(2)
+    server = tensors(rng)
+    sent = uploads(rng, server, 4)
+    common = {"clipping": clipping, "clipping_norm": 2.0, "noise_multiplier": 0.0, "count_noise": 1e-9}
+    there = PrivacyConfig(differential_privacy="central", clipped_by="client", **common)
+    private = Private(privacy=there)
+    norm_sent = private.download(private.begin(server, 4), 0).figures[NORM]
+    arrived = []
+    for upload in sent:
+        content = through_mods(there, server, upload, norm_sent)
+        bit = content[LOSSES].get(BIT, 0)
+        assert (BIT in content[LOSSES]) == (BIT in private.answered) == (clipping == "adaptive")
+        arrived.append(replace(upload, shared=read_any(content[SHARED]), figures={BIT: float(bit)}))
+    here = aggregated(PrivacyConfig(differential_privacy="central", **common), server, sent)
+    found = aggregated(there, server, arrived)
+    np.testing.assert_allclose(flat(found.shared), flat(here.shared), atol=2e-6)
+    assert float(found.memory[NORM]) == pytest.approx(float(here.memory[NORM]), rel=1e-6)
+
+
+def test_local_noise_is_flowers_for_twice_the_norm():
+    server = {"p_G": torch.zeros(200, 100)}
+    privacy = PrivacyConfig(differential_privacy="local", clipping_norm=0.5, local_epsilon=4.0, delta=1e-4)
+    content = through_mods(privacy, server, Upload(0, 1, {"p_G": torch.full((200, 100), 1.0)}), 0.0)
+    found = flat(read_any(content[SHARED]))
+    expected = 1.0 * math.sqrt(2 * math.log(1.25 / 1e-4)) / 4.0
+    assert found.std() == pytest.approx(expected, rel=0.03)
+
+
+def analytic_delta(eps, multiplier):
+    """Balle & Wang 2018, theorem 8, of a Gaussian mechanism."""
+    second = math.exp(eps + norm.logcdf(-0.5 / multiplier - eps * multiplier))
+    return norm.cdf(0.5 / multiplier - eps * multiplier) - second
+
+
+@pytest.mark.parametrize("rounds", [1, 10, 30])
+@pytest.mark.parametrize("multiplier", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("delta", [1e-5, 1e-3])
+def test_epsilon_is_that_of_an_independent_computation(rounds, multiplier, delta):
+    privacy = PrivacyConfig(differential_privacy="central", noise_multiplier=multiplier, delta=delta)
+    composed = multiplier / math.sqrt(rounds)
+    expected = brentq(lambda eps: analytic_delta(eps, composed) - delta, 0, 2000)
+    assert epsilon(privacy, rounds) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_local_round_costs_no_more_than_it_says():
+    """The classic noise for ε₀ is more than enough, where ε₀ ≤ 1."""
+    for wanted in (0.2, 1.0):
+        privacy = PrivacyConfig(differential_privacy="local", local_epsilon=wanted)
+        assert 0.5 * wanted < epsilon(privacy, 1) <= wanted
+    assert epsilon(privacy, 0) == 0
+    assert epsilon(PrivacyConfig(differential_privacy="central", noise_multiplier=0), 3) == math.inf
+
+
+def test_what_is_assumed_is_told():
+    privacy = PrivacyConfig(differential_privacy="central", noise_multiplier=2.0)
+    told = " ".join(assumptions(ExperimentConfig(privacy=privacy), PromptFL(), 10, 5))
+    assert f"ε = {epsilon(privacy, 5):.3g} at δ = 1e-05 after 5 rounds, of 10 clients" in told
+    assert "all clients have the same weight" in told
+    assert "losses, accuracies and numbers of examples are not protected" in told
+    assert assumptions(ExperimentConfig(), PromptFL(), 10, 5) == []
+
+
+def test_what_a_noisy_method_assumes_is_told_for_the_local_epochs_of_a_client():
+    config, method = ExperimentConfig(federation=FederationConfig(local_epochs=3)), DPFPL()
+    assert assumptions(config, method, 10, 5) == method.assumptions(15) != []
+    central = replace(config, privacy=PrivacyConfig(**CENTRAL))
+    assert assumptions(central, method, 10, 5) == [*method.assumptions(15), *assumptions(central, PromptFL(), 10, 5)]
+
+
+CENTRAL = {"differential_privacy": "central"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "engine", "aggregator", "own", "says"),
+    [
+        (CENTRAL, "local", FedAvg(), False, "needs Flower: take federation.engine=simulation, or deployment"),
+        (CENTRAL, "simulation", Median(), False, "does not go with federation.aggregator=median"),
+        (CENTRAL, "simulation", FedAvg(), True, "does not go with mine, whose server is its own"),
+        (
+            {"secure_aggregation": True},
+            "simulation",
+            Median(),
+            False,
+            "hides single updates",
+        ),
+        ({"secure_aggregation": True, **CENTRAL}, "simulation", FedAvg(), False, "clipped_by must be client"),
+        (
+            {"secure_aggregation": True, "clipped_by": "client", "clipping": "adaptive", **CENTRAL},
+            "simulation",
+            FedAvg(),
+            False,
+            "clipping must be fixed with secure_aggregation",
+        ),
+        ({"differential_privacy": "local", "clipping": "adaptive"}, "simulation", FedAvg(), False, "is local"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_a_remedy(changes, engine, aggregator, own, says):
+    with pytest.raises(ConfigError, match=says):
+        check_privacy(PrivacyConfig(**changes), engine, "mine", aggregator, own)
+    check_privacy(PrivacyConfig(), engine, "mine", aggregator, own)

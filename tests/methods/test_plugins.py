@@ -1,0 +1,328 @@
+"""Methods of somebody else: in a file, of an installed package, and what is said of those that do not work."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+
+import fedpgp
+from fedpgp.aggregators import AGGREGATORS
+from fedpgp.config import SECTIONS, load_config
+from fedpgp.errors import ConfigError, OutputError
+from fedpgp.methods import METHODS, FedPGP, PromptFL, plugins
+from fedpgp.methods.catalogue import about, catalogue
+from fedpgp.methods.plugins import find_method
+from fedpgp.results.run_store import resume_command
+
+SHORT = ["federation.rounds=2", "federation.local_epochs=1", "task.clients=2", "task.shots=2"]
+
+MINE = '''
+"""A method of my own."""
+from typing import ClassVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from fedpgp.methods import PromptFL
+from fedpgp.methods.base import STRICT
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Mine(PromptFL):
+    """PromptFL with a smaller loss."""
+
+    name: ClassVar[str] = "mine"
+    source: ClassVar[str] = "nobody"
+    factor: float = Field(default=0.5, gt=0, description="of the loss (ours)")
+
+    def loss(self, params, text, batch, frozen):
+        return {name: self.factor * term for name, term in super().loss(params, text, batch, frozen).items()}
+'''
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE, encoding="utf-8")
+    return path
+
+
+def test_a_file_with_one_method_needs_no_name(mine):
+    assert find_method(f"{mine}:Mine") is find_method(str(mine))
+    assert issubclass(find_method(str(mine)), PromptFL)
+
+
+def test_a_method_of_a_file_runs_and_its_results_are_read_also_without_its_code(
+    mine, small, tmp_path, cache, monkeypatch
+):
+    out = tmp_path / "out"
+    found = fedpgp.run(f"{mine}:Mine", changes=[*SHORT, "mine.factor=0.25"], output=out, cache=cache)
+    assert found.method == "mine"
+    assert "factor = 0.25  # of the loss (ours) [--set]" in (out / "config.toml").read_text(encoding="utf-8")
+    assert fedpgp.load_run(out).results == found.results
+    plain = fedpgp.run(PromptFL(), changes=SHORT, cache=cache)
+    assert not torch.equal(found.prompts["shared/p_G"], plain.prompts["shared/p_G"])
+    ratio = found.rounds[0]["loss_task"] / plain.rounds[0]["loss_task"]
+    assert ratio == pytest.approx(0.25, rel=1e-3)
+    installs(monkeypatch, "mine", "nowhere_at_all:Mine")
+    assert fedpgp.load_run(out).method == "mine"
+
+
+def test_a_comparison_with_it_is_resumed_only_when_it_is_named(mine, small, tmp_path, cache, monkeypatch):
+    import fedpgp.runs.run as experiment
+
+    out, plain, done = tmp_path / "out", experiment.federate, []
+
+    def stopping(*args, **kwargs):
+        for record in plain(*args, **kwargs):
+            yield record
+            done.append(record)
+            if len(done) == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "federate", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        fedpgp.compare([str(mine), "promptfl"], changes=SHORT, output=out, cache=cache)
+    with pytest.raises(OutputError, match=r"begun with the method 'mine'.*--method path/to/file.py:Name"):
+        fedpgp.resume(out, cache=cache)
+    assert [stopped.method for stopped in fedpgp.load_comparison(out).unfinished] == ["mine", "promptfl"]
+    assert fedpgp.resume(out, methods=[str(mine)], cache=cache).methods == ["mine", "promptfl"]
+    assert fedpgp.load_comparison(out).methods == ["mine", "promptfl"]
+
+
+def test_a_method_with_its_hyperparameters_is_run_as_it_is_and_stands_in_the_config(mine, small, tmp_path, cache):
+    method = find_method(str(mine))(context_length=3, factor=0.25)
+    for output in (None, tmp_path / "out"):
+        found = fedpgp.run(method, changes=SHORT, cache=cache, output=output)
+        assert found.config.methods["mine"] == method
+    assert found.prompts["shared/p_G"].shape == (3, 128)
+    assert found.provenance["method"]["context_length"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        ("x = 1 +\n", "", r"cannot be imported: SyntaxError.* in line 1"),
+        (
+            "import os\n\nraise RuntimeError('no luck')\n",
+            "",
+            r"RuntimeError: no luck in bad.py, line 3: raise RuntimeError",
+        ),
+        ("import json\njson.loads('[')\n", "", r"JSONDecodeError.*in bad.py, line 2: json.loads"),
+        ("import nowhere_at_all\n", "", r"ModuleNotFoundError.*line 1"),
+        ("x = 1\n", "", r"must have one Method.*it has none"),
+        ("class Mine:\n    pass\n", ":Mine", r"must be a class derived from fedpgp.methods.Method"),
+        (MINE, ":Mime", r"has no 'Mime'; known: Mine$"),
+        (MINE.replace('"mine"', '"fedpgp"'), ":Mine", "has the name 'fedpgp' of a built-in method"),
+        (MINE.replace('"mine"', '"../mine"'), ":Mine", "small letters, digits"),
+        (MINE.replace("default=0.5, ", ""), ":Mine", "must have a default for every field"),
+        (
+            "from fedpgp.methods import Method\nclass Half(Method):\n    name = 'half'\n",
+            ":Half",
+            "lacks loss, predict, prompts: write them",
+        ),
+    ],
+)
+def test_a_file_that_does_not_work_says_why(content, name, message, tmp_path):
+    path = tmp_path / "bad.py"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        find_method(f"{path}{name}")
+    failed = content.startswith(("x = 1 +", "import", "raise"))
+    assert failed == (path not in plugins.loaded_files())  # one that failed is read again when it is mended
+
+
+def test_no_method_is_called_like_something_else_in_a_config(tmp_path):
+    """Sections: all that a written config has, or that a file may have beside those of methods."""
+    written = tomllib.loads(load_config().to_toml())
+    sections = {*written, *SECTIONS, *AGGREGATORS} - {*METHODS}
+    assert {"privacy", "fedadam"} <= sections
+    for name in {*sections, "recipe", "extends", "all"}:
+        path = tmp_path / f"{name}.py"
+        path.write_text(MINE.replace('"mine"', f'"{name}"'), encoding="utf-8")
+        with pytest.raises(ConfigError, match=f"has the name '{name}', which means something else in a config"):
+            find_method(f"{path}:Mine")
+
+
+def test_a_file_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match=r"names the file nowhere\.py, which is not there"):
+        find_method("nowhere.py:Mine")
+
+
+def installs(monkeypatch, name, value):
+    point = EntryPoint(name, value, plugins.GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point] if group == plugins.GROUP else [])
+
+
+def test_a_method_of_an_installed_package_is_found_listed_and_configured(mine, monkeypatch):
+    monkeypatch.syspath_prepend(str(mine.parent))
+    installs(monkeypatch, "mine", "mine:Mine")
+    assert find_method("mine").name == "mine"
+    entry = next(entry for entry in catalogue() if entry.name == "mine")
+    assert (entry.shared, entry.private, entry.summary) == (16 * 128, 0, "PromptFL with a smaller loss.")
+    assert load_config(None, ["mine.factor=0.1"]).methods["mine"].factor == 0.1
+    assert "factor = 0.5  # of the loss (ours)" in about("mine")
+    recipe = load_config().methods["fedpgp"]
+    assert f"mu = 0.5  # weight of the contrastive term (authors' script); here {recipe.mu}" in about("fedpgp")
+
+
+def test_an_installed_method_that_fails_does_not_stop_the_others(monkeypatch):
+    installs(monkeypatch, "lost", "nowhere_at_all:Lost")
+    entries = {entry.name: entry for entry in catalogue()}
+    assert "cannot be imported: ModuleNotFoundError" in entries["lost"].summary
+    assert set(METHODS) <= set(entries)
+    assert load_config().methods.keys() == METHODS.keys()
+    with pytest.raises(ConfigError, match="mend or uninstall the package"):
+        find_method("lost")
+
+
+def test_an_installed_method_cannot_take_the_place_of_ours(mine, monkeypatch):
+    installs(monkeypatch, "fedpgp", "mine:Mine")
+    assert find_method("fedpgp") is METHODS["fedpgp"]
+
+
+BROKEN = (
+    MINE
+    + """
+
+    def init_shared(self, task, backbone, rng):
+        return {"p_G": nowhere}
+"""
+)
+
+
+def test_a_method_that_fails_says_in_which_of_its_lines_before_training(tmp_path, small, cache, monkeypatch):
+    path = tmp_path / "mine.py"
+    path.write_text(BROKEN, encoding="utf-8")
+    line = BROKEN.splitlines().index('        return {"p_G": nowhere}') + 1
+    message = rf"method 'mine' fails: NameError.* in mine.py, line {line}: return"
+    with pytest.raises(ConfigError, match=message):
+        fedpgp.run(f"{path}:Mine", changes=SHORT, cache=cache)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    installs(monkeypatch, "mine", "mine:Mine")
+    assert {entry.name: entry.summary for entry in catalogue()}["mine"].startswith("method 'mine' fails: NameError")
+
+
+def test_two_methods_of_one_name_are_refused(mine):
+    for methods in ([FedPGP(mu=0.0), FedPGP(mu=1.0)], [PromptFL(context_length=3), "promptfl"]):
+        with pytest.raises(ConfigError, match="must have names of their own, got 2 called"):
+            fedpgp.compare(methods)
+
+    class Nameless(PromptFL):
+        """It has PromptFL's name."""
+
+    with pytest.raises(ConfigError, match="has the name 'promptfl' of a built-in method"):
+        fedpgp.run(Nameless())
+
+
+def test_a_run_is_not_resumed_with_other_code(mine, small, tmp_path, cache, monkeypatch):
+    import fedpgp.runs.run as experiment
+
+    plain = experiment.federate
+
+    def stopping(*args, **kwargs):
+        yield next(plain(*args, **kwargs))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(experiment, "federate", stopping)
+        fedpgp.run(str(mine), changes=SHORT, output=tmp_path / "out", cache=cache)
+    assert resume_command(tmp_path / "out").endswith("out --method path/to/file.py:Name")
+    mine.write_text(MINE + "\n# changed\n", encoding="utf-8")
+    with pytest.raises(OutputError, match="begun with other code of the method 'mine': restore its file"):
+        fedpgp.resume(tmp_path / "out", methods=[str(mine)], cache=cache)
+    mine.write_text(MINE, encoding="utf-8")
+    assert fedpgp.resume(tmp_path / "out", methods=[str(mine)], cache=cache).methods == ["mine"]
+
+
+def typed(source: str) -> type:
+    """A method as a notebook's cell defines it."""
+    cell: dict[str, object] = {"__name__": "a_notebook"}
+    exec(compile(source, "<cell 3>", "exec"), cell)
+    return cell["Mine"]
+
+
+def test_a_method_typed_into_a_notebook_runs_and_says_where_it_fails(small, cache):
+    runs = [
+        fedpgp.run(typed(source)(), changes=SHORT, cache=cache)
+        for source in (MINE, MINE, MINE.replace("* term", "+ term"))
+    ]
+    codes = [run.provenance["method_code"] for run in runs]
+    assert codes[0] == codes[1] != codes[2]
+    broken = MINE.replace("super().loss", "nowhere")
+    line = next(number for number, text in enumerate(broken.splitlines(), 1) if "nowhere" in text)
+    with pytest.raises(ConfigError, match=rf"method 'mine' fails: NameError.* in <cell 3>, line {line}: "):
+        fedpgp.run(typed(broken)(), changes=SHORT, cache=cache)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_method_that_fails_in_training_says_in_which_of_its_lines(workers, tmp_path, small, cache):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE.replace("super().loss", "nowhere"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"method 'mine' fails: NameError.* in mine.py, line \d+: return"):
+        fedpgp.run(f"{path}:Mine", changes=SHORT, cache=cache, workers=workers)
+
+
+def test_what_a_reporter_raises_is_not_the_methods_fault(mine, small, cache):
+    class Stopping(fedpgp.Silent):
+        def round(self, method, seed, record):
+            raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        fedpgp.run(f"{mine}:Mine", changes=SHORT, cache=cache, reporter=Stopping())
+
+
+def test_what_a_reporter_in_the_methods_own_file_raises_is_not_the_methods_fault(tmp_path, small, cache):
+    path = tmp_path / "mine.py"
+    reporter = "\nclass Stopping:\n    def round(self, *of):\n        raise RuntimeError('enough')\n"
+    path.write_text(MINE + reporter, encoding="utf-8")
+    stopping = type("Listening", (vars(plugins.load_file(path))["Stopping"], fedpgp.Silent), {})()
+    with pytest.raises(RuntimeError, match="enough"):
+        fedpgp.run(f"{path}:Mine", changes=SHORT, cache=cache, reporter=stopping)
+
+
+TYPED = """
+import torch
+from typing import ClassVar
+from fedpgp.methods import PromptFL
+
+class Base(PromptFL):
+    @property
+    def finetune_epochs(self):
+        return 2
+
+class Mine(Base):
+    name: ClassVar[str] = "mine"
+
+    @torch.no_grad()
+    def begun(self, kind):
+        return kind in {"first", "second", "third"}
+
+    @staticmethod
+    def half(value):
+        return value / 2
+"""
+
+
+def test_no_edit_of_a_method_that_was_typed_in_goes_unseen():
+    edits = [("return 2", "return 3"), ("third", "fourth"), ("/ 2", "/ 3"), ('= "mine"', '= "ours"')]
+    changed = [TYPED.replace(*edit) for edit in edits]
+    assert len({plugins.fingerprint(typed(source)()) for source in (TYPED, TYPED, *changed)}) == 1 + len(edits)
+
+
+@pytest.mark.slow
+def test_the_code_of_a_method_that_was_typed_in_is_the_same_in_every_process():
+    source = f"{TYPED}\nfrom fedpgp import plugins\nprint(plugins.fingerprint(Mine()))"
+
+    def printed(hash_seed: str) -> str:
+        command = [sys.executable, "-c", f"exec(compile({source!r}, '<cell 3>', 'exec'))"]
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert printed("1") == printed("2")

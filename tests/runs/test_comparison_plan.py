@@ -1,0 +1,134 @@
+"""What is planned, and how long it is said to take."""
+
+from types import SimpleNamespace
+
+import pytest
+import tiny
+
+import fedpgp
+from fedpgp.aggregators import FedAvg
+from fedpgp.config import FederationConfig
+from fedpgp.federation.client_runner import Data
+from fedpgp.methods import FedPGP, Local, PromptFL
+from fedpgp.runs import run as experiment
+from fedpgp.runs import runtime_estimate as pilot
+from fedpgp.runs.comparison_plan import Plan
+from fedpgp.runs.setup import Silent
+from fedpgp.runtime.workers import Workers
+
+
+class Listening(Silent):
+    """Keeps the notices."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_plan_in_a_line() -> None:
+    seconds = {("a", 0): 30.0, ("b", 0): 30.0, ("c", 0): 90.0, ("a", 1): 30.0, ("b", 1): 30.0}
+    assert Plan(seconds).describe(2) == (
+        "5 runs, about 4 min in 2 processes: a, b with seeds 0, 1; c with seed 0"  # 210 s
+    )
+    assert Plan({("a", 3): 12.0}).describe(1) == "1 run, about 12 s in 1 process: a with seed 3"
+
+
+def test_what_is_done_corrects_what_is_left() -> None:
+    plan = Plan({("a", seed): 10.0 for seed in range(4)})
+    assert plan.seconds == 40
+    plan.done(("a", 0), 20)  # twice as long as estimated
+    assert (plan.finished, plan.runs) == (1, 4)
+    assert plan.seconds == pytest.approx(30 * (20 + 4) / (10 + 4))
+    for seed in (1, 2, 3):
+        plan.done(("a", seed), 20)
+    assert (plan.seconds, plan.in_words) == (0, "")
+
+
+def test_plan_without_estimates() -> None:
+    plan = Plan({("a", 0): 0.0, ("a", 1): 0.0})
+    plan.done(("a", 0), 3)
+    assert plan.seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "models", "points"), [(FedPGP(), 4, 11), (Local(), 4, 1), (PromptFL(), 1, 1)], ids=lambda m: str(m)[:8]
+)
+def test_a_round_of_two_clients_is_multiplied(method, models, points, monkeypatch) -> None:
+    """Two of the three clients hold 11 of the 18 images; models: read in an evaluation, the shared part's included."""
+    data = Data(tiny.task(), None, {})
+    seen = {}
+
+    def federate(method, data, backbone, settings, seed, workers, state, aggregator):
+        seen.update(clients=len(data.task.clients), rounds=settings.rounds, epochs=settings.local_epochs)
+        state.client = lambda client: SimpleNamespace(private={} if models == 1 else {"U": 1})
+        yield {"round": 1, "seconds_training": 11.0, "seconds_evaluation": 3.0}
+
+    monkeypatch.setattr(pilot, "federate", federate)
+    settings = FederationConfig(rounds=7, local_epochs=3, participation=0.5, eval_every=2)
+    found = pilot.seconds_of_run(method, data, None, settings, 0, Workers(None, 1), FedAvg())
+    one_model = 3.0 / 3 if models > 1 else 3.0
+    assert found == pytest.approx(11 * 7 * 3 * 0.5 * 18 / 11 + one_model * models * (4 + points - 1))
+    assert seen == {"clients": 2, "rounds": 1, "epochs": 1}
+
+
+@pytest.mark.parametrize(("first", "clients"), [(0.3, [2, 3]), (0.7, [2, 2]), (5.0, [2])])
+def test_a_short_round_warms_up_and_a_second_counts(first, clients, monkeypatch) -> None:
+    """The second has as many clients as fit into the time, and a long one is not done again."""
+    data, seen = Data(tiny.task(), None, {}), []
+
+    def federate(method, data, backbone, settings, seed, workers, state, aggregator):
+        seen.append(len(data.task.clients))
+        state.client = lambda client: None
+        yield {"round": 1, "seconds_training": first if len(seen) == 1 else 0.1, "seconds_evaluation": 0.0}
+
+    monkeypatch.setattr(pilot, "federate", federate)
+    settings = FederationConfig(rounds=1, local_epochs=1)
+    found = pilot.seconds_of_run(PromptFL(), data, None, settings, 0, Workers(None, 1), FedAvg())
+    assert seen == clients
+    examples = {2: 11, 3: 18}[clients[-1]]
+    assert found == pytest.approx((first if len(clients) == 1 else 0.1) * 18 / examples)
+
+
+def test_every_process_has_something_to_do_while_it_is_timed(monkeypatch) -> None:
+    data, seen = Data(tiny.task(), None, {}), []
+
+    def federate(method, data, backbone, settings, seed, workers, state, aggregator):
+        seen.append(len(data.task.clients))
+        state.client = lambda client: None
+        yield {"round": 1, "seconds_training": 9.0, "seconds_evaluation": 0.0}
+
+    monkeypatch.setattr(pilot, "federate", federate)
+    pilot.seconds_of_run(PromptFL(), data, None, FederationConfig(), 0, SimpleNamespace(count=3), FedAvg())
+    assert seen == [3]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_method_that_fine_tunes_has_its_time_estimated(tmp_path) -> None:
+    listening = Listening()
+    changes = ["promptfl.finetuning=1", "federation.rounds=2", "federation.eval_every=2", "task.clients=3"]
+    fedpgp.compare(["promptfl"], seeds=2, changes=changes, reporter=listening, cache=tmp_path)
+    assert any("2 runs, about" in text for text in listening.said)
+
+
+@pytest.mark.usefixtures("small")
+def test_of_a_stopped_run_only_the_rounds_that_are_left_count(tmp_path, monkeypatch) -> None:
+    """Processes are started before anything is timed; what is told is a rate's share of what is left."""
+    calls = []
+
+    class Stopping(Silent):
+        def round(self, method: str, seed: int, record) -> None:
+            if (method, record["round"]) == ("promptfl", 3):
+                raise KeyboardInterrupt
+
+    changes = [*tiny.SHORT_RUN, "federation.rounds=4"]
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    with pytest.raises(KeyboardInterrupt):
+        fedpgp.compare(["promptfl", "local"], changes=changes, output=out, cache=cache, reporter=Stopping())
+    monkeypatch.setattr(Workers, "start", lambda workers: calls.append("start"))
+    monkeypatch.setattr(experiment, "seconds_of_run", lambda *arguments: calls.append("timed") or 400.0)
+    listening = Listening()
+    fedpgp.resume(out, cache=cache, reporter=listening)
+    assert calls == ["start", "timed", "timed"]
+    assert "2 runs, about 8 min in 1 process: promptfl, local with seed 0" in listening.said  # 100 s and 400 s

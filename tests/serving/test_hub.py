@@ -1,0 +1,247 @@
+"""Uploads to a server on loopback that answers as the hub does."""
+
+import base64
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import huggingface_hub
+import pytest
+from commands import Command, refused
+
+import fedpgp
+from fedpgp.errors import OutputError
+from fedpgp.serving import hub
+from fedpgp.serving.export import export
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of httpx about huggingface_hub
+
+TOKEN = "hf_of_a_test"
+
+
+class Hub(ThreadingHTTPServer):
+    """repositories: name -> path -> content; private: name -> whether it is; tokens: name -> what they may do."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repositories: dict[str, dict[str, bytes]] = {}
+        self.private: dict[str, bool] = {}
+        self.asked: list[str] = []
+        self.large: dict[str, bytes] = {}
+        self.commits = 0
+        self.fails: dict[str, int] = {}  # part of a path -> status
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self, status: int, content: object, **headers: str) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), "Content-Type": "application/json", **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def body(self) -> bytes:
+        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if "chunked" in self.headers.get("Transfer-Encoding", ""):
+            while size := int(self.rfile.readline(), 16):
+                content += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        return content
+
+    def do_PUT(self) -> None:
+        self.server.large[self.path.rpartition("/")[2]] = self.body()
+        self.answer(200, {})
+
+    def do_GET(self) -> None:
+        self.do_POST()
+
+    def do_POST(self) -> None:
+        body = self.body()
+        path = urlsplit(self.path).path
+        self.server.asked.append(f"{self.command} {path}")
+        for part, status in self.server.fails.items():
+            if part in path:
+                return self.answer(status, {"error": "not today"})
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.answer(401, {"error": "Invalid username or password."})
+        content = json.loads(body) if body[:1] == b"{" and b"\n" not in body.strip() else {}
+        if path == "/api/repos/create":
+            name = f"{content['organization']}/{content['name']}" if content.get("organization") else content["name"]
+            if not name.startswith("me/"):
+                return self.answer(403, {"error": "You don't have the rights to create a model there"})
+            url = {"url": f"{self.server.address}/{name}"}
+            if name in self.server.repositories:
+                return self.answer(409, {**url, "error": "You already created this model repo"})
+            self.server.repositories[name] = {}
+            self.server.private[name] = bool(content.get("private")) or content.get("visibility") == "private"
+            return self.answer(200, url)
+        if path == "/api/validate-yaml":
+            return self.answer(200, {"errors": [], "warnings": []})
+        name = "/".join(path.removeprefix("/api/models/").removeprefix("/").removesuffix(".git").split("/")[:2])
+        if path.endswith("/info/lfs/objects/batch"):
+            return self.answer(
+                200,
+                {
+                    "transfer": "basic",
+                    "objects": [
+                        {**one, "actions": {"upload": {"href": f"{self.server.address}/large/{one['oid']}"}}}
+                        for one in content["objects"]
+                    ],
+                },
+                Content_Type="application/vnd.git-lfs+json",
+            )
+        if "/preupload/" in path:
+            modes = [
+                {
+                    "path": one["path"],
+                    "uploadMode": "lfs" if one["path"].endswith(".safetensors") else "regular",
+                    "shouldIgnore": False,
+                }
+                for one in content["files"]
+            ]
+            return self.answer(200, {"files": modes})
+        if "/commit/" in path:
+            files = self.server.repositories[name]
+            for line in map(json.loads, body.splitlines()):
+                value = line["value"]
+                if line["key"] == "file":
+                    assert value["encoding"] == "base64"
+                    files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    files[value["path"]] = self.server.large[value["oid"]]
+            self.server.commits += 1
+            commit = {"commitUrl": f"{self.server.address}/{name}/commit/{'0' * 40}", "commitOid": "0" * 40}
+            return self.answer(200, commit)
+        if self.command == "GET" and name in self.server.repositories:
+            about = {"id": name, "private": self.server.private[name], "sha": "0" * 40, "siblings": []}
+            return self.answer(200, about)
+        return self.answer(404, {"error": f"Repository not found: {path}"})
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # its storage is another server
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    with Hub() as found:
+        thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield found
+        found.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def exported(compared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export; a test that changes it takes a copy."""
+    return export(fedpgp.load_run(compared / "fedpgp/seed-0"), tmp_path_factory.mktemp("hub") / "model")
+
+
+def contents(directory: Path) -> dict[str, str]:
+    files = [path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {path.relative_to(directory).as_posix(): digest(path.read_bytes()) for path in files}
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_an_export_goes_up_whole_in_one_commit_and_private(server: Hub, exported: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(exported, tmp_path / "own"))
+    (own / ".DS_Store").write_bytes(b"of a Mac")
+    url = hub.upload(own, "me/zebras", endpoint=server.address, token=TOKEN)
+    assert url == f"{server.address}/me/zebras"
+    there = {path: digest(content) for path, content in server.repositories["me/zebras"].items()}
+    assert there == contents(exported)
+    assert {"README.md", "prompt.safetensors", "clip/model.safetensors"} <= there.keys()
+    assert (server.private["me/zebras"], server.commits) == (True, 1)
+
+
+def test_a_second_upload_goes_into_the_same_repository(server: Hub, exported: Path) -> None:
+    for _ in range(2):
+        hub.upload(exported, "me/zebras", endpoint=server.address + "/", token=TOKEN, private=False)
+    assert (server.private["me/zebras"], server.commits) == (False, 2)
+    before = len(server.asked)
+    with pytest.raises(OutputError, match=r"me/zebras exists on .*, and everybody may read it: name another"):
+        hub.upload(exported, "me/zebras", endpoint=server.address, token=TOKEN)
+    assert not any("upload" in asked or "commit" in asked for asked in server.asked[before:])
+
+
+def test_nothing_but_an_export_goes_up(server: Hub, exported: Path, compared: Path, tmp_path: Path) -> None:
+    for directory in (compared / "fedpgp/seed-0", tmp_path / "none"):
+        with pytest.raises(OutputError, match="must be a directory that fedpgp export wrote"):
+            hub.upload(directory, "me/zebras", endpoint=server.address, token=TOKEN)
+    own = Path(shutil.copytree(exported, tmp_path / "own"))
+    (own / "clients").mkdir()
+    for name in ("state.sqlite", "prompts.safetensors", "clients/config.json"):
+        (own / name).write_bytes(b"private")
+        with pytest.raises(OutputError, match=rf"writes and nothing else, found {name}: take it away"):
+            hub.upload(own, "me/zebras", endpoint=server.address, token=TOKEN)
+        (own / name).unlink()
+    (own / "classes.json").symlink_to(compared / "fedpgp/seed-0/results.json")
+    with pytest.raises(OutputError, match=r"found classes\.json"):
+        hub.upload(own, "me/zebras", endpoint=server.address, token=TOKEN)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "token", "message"),
+    [
+        ("me/zebras", None, "an upload to http://127.0.0.1:.* needs a token that may write: pass token$"),
+        ("me/zebras", "hf_wrong", "refuses me/zebras: Invalid username.*; take a token that is valid there"),
+        ("you/zebras", TOKEN, "refuses you/zebras: You don't have the rights.*; take a token that may write there"),
+        ("zebras", TOKEN, "repo_id must be OWNER/NAME, got 'zebras'"),
+        ("me/zeb ras", TOKEN, "repo_id must be OWNER/NAME in letters, digits, - _ and ., got 'me/zeb ras'"),
+    ],
+)
+def test_what_is_refused_says_why(repo_id: str, token: str | None, message: str, server: Hub, exported: Path) -> None:
+    with pytest.raises(OutputError, match=message):
+        hub.upload(exported, repo_id, endpoint=server.address, token=token)
+    assert server.commits == 0
+
+
+def test_the_hubs_token_goes_to_the_hub_alone(server: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: TOKEN)
+    with pytest.raises(OutputError, match="needs a token"):
+        hub.upload(exported, "me/zebras", endpoint=server.address)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
+    assert hub.upload(exported, "me/zebras") == f"{server.address}/me/zebras"
+
+
+def test_a_server_that_fails_or_is_not_there_is_told(server: Hub, exported: Path) -> None:
+    server.fails = {"/commit/": 400}
+    with pytest.raises(OutputError, match="refuses me/zebras: not today; try again later, nothing is lost here"):
+        hub.upload(exported, "me/zebras", endpoint=server.address, token=TOKEN)
+    with pytest.raises(OutputError, match=r"http://127.0.0.1:9 cannot be reached: .*; try again when it can"):
+        hub.upload(exported, "me/zebras", endpoint="http://127.0.0.1:9", token=TOKEN)
+
+
+def test_the_command_line_exports_and_uploads(
+    server: Hub, compared: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: TOKEN)
+    run = str(compared / "fedpgp/seed-0")
+    ended = command("export", run, "-o", "prompts", "--upload", "me/prompts")
+    uploaded = server.repositories["me/prompts"]
+    assert {path: digest(content) for path, content in uploaded.items()} == contents(Path("prompts"))
+    assert server.private["me/prompts"] is True
+    assert f"uploaded to {server.address}/me/prompts" in ended.err
+    refused(command("export", run, "--public"), "--public goes with --upload")

@@ -1,0 +1,300 @@
+"""Recipes of the paper: each can be run, its tables hold what its cells gave, and others' figures where they belong."""
+
+import csv
+import json
+from dataclasses import replace
+from statistics import fmean, stdev
+
+import pytest
+from commands import Command, refused
+from tiny import draw_nothing
+
+import fedpgp
+from fedpgp.config import load_config
+from fedpgp.errors import ConfigError, OutputError
+from fedpgp.methods import METHODS
+from fedpgp.report.formats import latex, markdown
+from fedpgp.report.reproduction import reported_rows, reported_table, table, tables, write_reproduction
+from fedpgp.report.tables import TITLES
+from fedpgp.results.run import Comparison
+from fedpgp.studies import cells
+from fedpgp.studies.cells import check_cells, distinct
+from fedpgp.studies.recipe import Reported, names, read_recipe
+from fedpgp.studies.reported_settings import Inexpressible
+from fedpgp.studies.reproduction import asked
+
+EXPECTED = {
+    "base-to-novel",
+    "personalization",
+    "leave-one-domain-out",
+    "label-shift",
+    "feature-label-shift",
+    "cross-data-set",
+    "domain-generalisation",
+    "bottleneck",
+    "shots",
+    "mu",
+    "terms",
+    "full-rank",
+    "context-length",
+    "participation",
+    "heterogeneity",
+    "clients",
+    "new-clients",
+}
+# Beside what a recipe changes: two rounds of three clients.
+TINY = ["task.clients=3", "federation.local_epochs=1", "federation.rounds=2", "federation.path_points=2"]
+EMBEDDED = [name for name in sorted(EXPECTED) if name not in ("cross-data-set", "domain-generalisation")]
+
+
+def test_all_experiments_have_a_recipe():
+    assert set(names()) == EXPECTED
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_every_recipe_on_the_papers_data_has_valid_configs(name):
+    recipe = read_recipe(name)
+    grid, file, changes = asked(recipe, "data", None, False, None, 1, ())
+    found = grid.cells(file, changes)
+    config = load_config(recipe.file)
+    assert config.backbone.checkpoint == "openai/clip-vit-base-patch16"
+    assert all(cell.config.data.source != "pictograms" for cell in found.values())
+    for part in recipe.parts:
+        assert part.mean is None or part.mean in part.axes
+    assert len(distinct(found)) == len(found), "no two cells of the paper are one"
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_the_papers_recipes_augment_where_the_authors_do(name):
+    recipe = read_recipe(name)
+    grid, file, changes = asked(recipe, "data", None, False, None, 1, ())
+    for cell in grid.cells(file, changes).values():
+        data, federation = cell.config.data, cell.config.federation
+        epochs = federation.rounds * federation.local_epochs
+        assert data.augmented_views == (1 if data.source.startswith("cifar") else epochs), cell.name
+        assert data.augmented_views <= 50
+
+
+@pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_every_embedded_cell_can_be_run(name, seeds, monkeypatch, pictograms, backbone):
+    monkeypatch.setattr("fedpgp.runs.setup.load_source", lambda *_: pictograms)
+    monkeypatch.setattr("fedpgp.runs.setup.load_backbone", lambda *_: backbone)
+    grid, file, changes = asked(read_recipe(name), None, None, True, None, seeds, ())
+    found = distinct(grid.cells(file, changes))
+    work = check_cells(found, grid.seeds)
+    assert set(work) == {cell.place for cell in found}
+    assert all(cell.config.backbone.checkpoint == "pictoclip" for cell in found)
+    assert all(cell.config.methods["fedpgp"].learning_rate == 0.059 for cell in found), "the tuned settings"
+
+
+@pytest.fixture
+def short(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are on a small part of the data, and nothing is drawn."""
+    draw_nothing(monkeypatch)
+
+
+@pytest.mark.usefixtures("short")
+class TestReproduction:
+    def test_tables_hold_what_the_cells_gave(self, tmp_path, cache, monkeypatch):
+        settings = {"embedded": True, "methods": ["zero-shot", "fedpgp"], "seeds": 2, "changes": TINY, "cache": cache}
+        found = fedpgp.reproduce("base-to-novel", output=tmp_path / "out", **settings)
+        recipe, (part,) = read_recipe("base-to-novel"), found.grid.parts
+        last, five = table(found, recipe, part, "final"), table(found, recipe, part, "last_five")
+        assert [row[0].text for row in last.rows] == ["zero-shot", "fedpgp", "fedpgp, shared part"]
+        assert [row[0].text for row in five.rows] == ["zero-shot", "fedpgp"]
+        with (tmp_path / "out/reproduction.csv").open() as rows:
+            read = [row for row in csv.DictReader(rows) if row["method"] == "fedpgp" and row["shots"] == "8"]
+        for one, column in ((last, "hm"), (five, "last_five_hm")):
+            values = [float(row[column]) for row in read]
+            expected = f"{fmean(values):.1f} ± {stdev(values):.1f}"
+            assert one.rows[1][list(one.header).index("8 HM")].text == expected
+        text = (tmp_path / "out/reproduction.md").read_text()
+        run = found.runs()[0]
+        for piece in (
+            "mean of the last five rounds",
+            "fedpgp reproduce base-to-novel --embedded --seeds 2",
+            run.provenance["checkpoint"],
+            found.digest,
+            "No figure of the paper is to be compared with these",
+        ):
+            assert piece in text
+        assert "Reported by others" not in text, "nobody reported figures on pictograms"
+        assert (tmp_path / "out/reproduction.tex").read_text().count("\\begin{tabular}") == 2
+        assert len(tables(found)) == 2
+        assert {path.stem for path in (tmp_path / "out").glob("*.svg")} == {"shots", "rounds-0-4", "rounds-1-8"}
+        assert all(f"]({name}.svg)" in text for name in ("shots", "rounds-0-4", "rounds-1-8"))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cells, "compare", None)
+            (tmp_path / "out/reproduction.md").unlink()
+            fedpgp.resume_reproduction(tmp_path / "out", cache=cache)
+        assert (tmp_path / "out/reproduction.md").read_text() == text
+        with pytest.raises(OutputError, match="exists"):
+            fedpgp.reproduce("base-to-novel", output=tmp_path / "out", **settings)
+
+        # The same figures, as if they were of Caltech101: then others' stand beside them.
+        axes = {"data-set": {"caltech101": []}, "shots": {"4": [], "16": []}}
+        here = replace(part, axes=axes)
+        keys = dict(zip(here.cell_keys(), found.comparisons.values(), strict=True))
+        moved = replace(found, grid=replace(found.grid, parts=[here]), comparisons=keys)
+        reported = reported_table(moved, recipe)
+        assert [(row[0].text, row[1].text, row[3].text) for row in reported.rows] == [
+            ("caltech101, 16", "fedpgp", figure) for figure in ("96.91", "97.35", "94.37")
+        ]
+        assert {row[5].text for row in reported.rows} == {"other settings"}
+        assert {row[6].text for row in reported.rows} == {"FedMGP's paper [1]"}
+
+        # The list of what differs stands below the table.
+        (note,) = reported.notes
+        for piece in (
+            "[1] Settings that differ, here / in FedMGP's paper: ",
+            "backbone.checkpoint: pictoclip / clip-vit-base-patch16",
+            "data.augmented_views: 1 / a new random crop and flip in every epoch",
+            "fedpgp.guidance: template / placeholder",
+            "that fedpgp does not have: two prompts (N = 2); ",
+        ):
+            assert piece in note
+        (tmp_path / "moved").mkdir()
+        write_reproduction(moved, tmp_path / "moved")
+        assert f"\n{note}\n" in (tmp_path / "moved/reproduction.md").read_text()
+        below = (tmp_path / "moved/reproduction.tex").read_text().rpartition(r"\end{tabular}")[2]
+        assert "backbone.checkpoint: pictoclip / clip-vit-base-patch16" in below
+        with (tmp_path / "moved/reported.csv").open() as rows:
+            (first, *_) = csv.DictReader(rows)
+        assert [first[name] for name in ("data-set", "figure", "reported", "difference")] == [
+            *("caltech101", "local", "96.91", ""),
+        ]
+        assert "fedpgp.guidance: template / placeholder" in first["differs"].split("; ")
+        assert "fedpgp.learning_rate" in first["unknown"].split("; ")
+        assert not (tmp_path / "out/reported.csv").exists()
+
+        # A source whose stated settings are all those of the cell.
+        same = replace(
+            recipe.reported[0], settings={"data.source": "pictograms", "task.clients": 3}, not_expressible=[]
+        )
+        alike = reported_table(moved, replace(recipe, reported=[same]))
+        runs = moved.comparisons[(part.name, "caltech101", "16")].of("fedpgp")
+        here = fmean(run.results["final"]["local"] for run in runs)
+        assert alike.rows[0][5].text == f"{here - 96.91:+.1f}"
+        (note,) = alike.notes
+        assert "All settings that FedMGP's paper states are the same here. It does not state: [data] layout, " in note
+        unknown = note.partition("[fedpgp] ")[2].rstrip(".").split(", ")
+        assert {"learning_rate", "guidance"} <= set(unknown)
+        assert note in markdown(alike) and "[federation] rounds, local" in note
+        assert r"[federation] rounds, local\_epochs" in latex(alike)
+        assert reported_rows(moved, replace(recipe, reported=[same]))[0]["difference"] == here - 96.91
+
+    def test_one_method_has_a_row_for_each_cell(self, tmp_path, command: Command):
+        changes = [part for change in TINY for part in ("--set", change)]
+        code, printed, _ = command("reproduce", "bottleneck", "--embedded", "--seeds", "1", *changes, "-o", "out")
+        assert code == 0 and "mean of the last five rounds" in printed
+        assert command("reproduce", "--resume", "out").out == printed
+        found = fedpgp.load_reproduction(tmp_path / "out")
+        one = table(found, read_recipe("bottleneck"), found.grid.parts[0], "last_five")
+        assert [row[0].text for row in one.rows] == ["1", "2", "4", "8"]
+        assert list(one.header)[:3] == ["bottleneck", "method", "Local"]
+        assert {path.stem for path in (tmp_path / "out").glob("*.svg")} == {"bottleneck", "rounds"}
+
+        assert not any("by domain" in shown.heading for shown in tables(found))
+
+        # As if the clients had had a domain each: in the second cell one of them has none.
+        each = [{"noto": 50.0, "twemoji": 70.0}, {"noto": 20.0}, {"noto": 0.0, "twemoji": 1.0}, {"noto": 0.0}]
+        cells = dict(zip(found.comparisons, each, strict=True))
+        known = {
+            key: Comparison([replace(run, results={**run.results, "domains": cells[key]}) for run in one.runs])
+            for key, one in found.comparisons.items()
+        }
+        (one,) = [shown for shown in tables(replace(found, comparisons=known)) if "by domain" in shown.heading]
+        assert list(one.header) == ["bottleneck", "method", "noto", "twemoji"]
+        assert [[cell.text for cell in row] for row in one.rows[:2]] == [
+            ["1", "fedpgp", "50.0", "70.0"],
+            ["2", "fedpgp", "20.0", ""],
+        ]
+
+
+REPORTED = [(name, one) for name in sorted(EXPECTED) for one in read_recipe(name).reported]
+
+
+def known_settings(one: Reported) -> list[str]:
+    """The changes of a config after which it has all the settings of a source that a config can have."""
+    values = {key: value for key, value in one.settings.items() if not isinstance(value, Inexpressible)}
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+@pytest.mark.parametrize(("name", "one"), REPORTED)
+def test_reported_figures_stand_beside_a_cell_of_their_data_and_checkpoint(name, one):
+    recipe = read_recipe(name)
+    grid, file, changes = asked(recipe, "data", None, False, None, 1, ())
+    found = grid.cells(file, [*changes, *known_settings(one)])
+    beside = [found[key] for part in recipe.parts for key in part.cell_keys() if one.is_of(part, key)]
+    assert beside and one.method in METHODS and set(one.figures) <= set(TITLES)
+    for cell in beside:
+        differs = one.compare(cell.config).differs
+        assert {"data.source", "backbone.checkpoint"} <= set(one.settings) - set(differs)
+
+
+def test_one_other_setting_of_any_name_is_named_and_prevents_a_difference():
+    (one, *_) = read_recipe("base-to-novel").reported
+    one = replace(
+        one,
+        settings={key: value for key, value in one.settings.items() if not isinstance(value, Inexpressible)},
+        not_expressible=[],
+    )
+    file, same = read_recipe("base-to-novel").file, known_settings(one)
+    agreement = one.compare(load_config(file, same))
+    assert agreement.is_same
+    assert {"fedpgp.learning_rate", "federation.participation"} <= set(agreement.unknown)
+
+    other = one.compare(load_config(file, [*same, "federation.batch_size=16"]))
+    assert not other.is_same and other.differs == {"federation.batch_size": ("16", "8")}
+    prompts = replace(one, not_expressible=["two prompts (N = 2)"]).compare(load_config(file, same))
+    assert not prompts.is_same and not prompts.differs
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_figures_of_a_larger_checkpoint_are_never_compared_with_embedded_ones(name):
+    grid, file, changes = asked(read_recipe(name), None, None, True, None, 1, ())
+    for cell in distinct(grid.cells(file, changes)):
+        for _, one in REPORTED:
+            differs = one.compare(cell.config).differs
+            assert differs["backbone.checkpoint"] == ("pictoclip", "clip-vit-base-patch16")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("base-to-nowel", {}, "a recipe must be one that ships with the package, got 'base-to-nowel'.*base-to-novel"),
+        ("cross-data-set", {"embedded": True}, "cross-data-set cannot be run with --embedded: there is no second"),
+        ("mu", {"embedded": True, "data": "x"}, "leave out --data and --backbone"),
+        ("mu", {"embedded": True, "methods": ["fedpg"]}, "fedpg"),
+        ("mu", {"embedded": True, "seeds": 0}, "seeds"),
+        (
+            "mu",
+            {"data": "/nowhere", "backbone": "/no/checkpoint"},
+            "(?s)caltech101, mu 0.0 and 4 more: .*/no/checkpoint",
+        ),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(name, settings, message, tmp_path, cache):
+    with pytest.raises(ConfigError, match=message):
+        fedpgp.reproduce(name, output=tmp_path / "out", cache=cache, **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_lists_and_plans(command: Command, small, tmp_path):
+    listed = command("reproduce", "--list").out
+    assert all(f"{name}: " in listed for name in EXPECTED)
+    arguments = ["--embedded", "--dry-run", "--seeds", "2", "--set", "task.clients=3"]
+    code, plan, _ = command("reproduce", "bottleneck", *arguments)
+    assert code == 0 and "4 cells × 1 method (fedpgp) × 2 (seeds 0, 1): 8 runs" in plan
+    assert "bottleneck, bottleneck 8" in plan
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_refuses_in_lines(command: Command, tmp_path):
+    refused(command("reproduce"))
+    together = command("reproduce", "bottleneck", "--embedded", "--resume", "out")
+    refused(together, "goes on with the settings of that reproduction")
+    refused(command("reproduce", "nothing"), "got 'nothing'")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,195 @@
+"""Grids: every cell is the comparison of its config, finished ones are not run again, and what is stopped goes on."""
+
+import csv
+import json
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import Command, refused, sets
+from tiny import SHORT_RUN, draw_nothing, use_small_source
+
+import fedpgp
+from fedpgp import Silent
+from fedpgp.backbone import Backbone
+from fedpgp.data.sources import Source
+from fedpgp.errors import ConfigError, OutputError
+from fedpgp.report import curves
+from fedpgp.report.grid import table
+from fedpgp.studies import cells
+
+CHANGES = [*SHORT_RUN, "federation.path_points=2"]
+AXES = {"federation.rounds": [2, 1], "fedpgp.full_rank": [True, False]}
+
+
+def sweep(axes, output: Path, cache: Path, **settings):
+    return fedpgp.sweep(axes, output=output, cache=cache, **{"methods": ["promptfl"], "changes": CHANGES, **settings})
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.suffix in (".safetensors", ".svg", ".toml") or path.name.startswith("sweep.")
+    }
+
+
+class Told(Silent):
+    """Keeps what a reporter is told of the grid as a whole; interrupts the grid after `rounds` rounds."""
+
+    def __init__(self, rounds: int = -1):
+        self.left, self.said, self.notices = rounds, [], []
+
+    def progress(self, what, done, total, detail=""):
+        if what == "cells":
+            self.said.append((done, total, detail))
+
+    def notice(self, text):
+        self.notices.append(text)
+
+    def round(self, method, seed, record):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def told() -> Told:
+    """What was told of the grid of `finished`."""
+    return Told()
+
+
+@pytest.fixture(scope="module")
+def finished(
+    told: Told, small_source: Source, backbone: Backbone, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A grid of two axes, run once. Read the directory."""
+    directory = tmp_path_factory.mktemp("finished") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        use_small_source(patch, small_source, backbone)
+        draw_nothing(patch)
+        patch.setattr(curves, "write_figure", lambda *_: None)  # a test below makes them
+        sweep(AXES, directory, cache, methods=["fedpgp", "zero-shot"], seeds=2, reporter=told)
+    return directory
+
+
+def test_what_it_writes(finished, told, small, cache):
+    found = fedpgp.load_sweep(finished)
+    with (finished / "sweep.csv").open() as rows:
+        read = list(csv.DictReader(rows))
+    assert [(row["federation.rounds"], row["fedpgp.full_rank"], row["seed"], row["method"]) for row in read] == list(
+        product("21", ("true", "false"), "01", ("fedpgp", "zero-shot"))
+    )
+    changes = [*CHANGES, "federation.rounds=1", "fedpgp.full_rank=true"]
+    alone = fedpgp.run("fedpgp", 1, changes=changes, cache=cache)
+    assert float(read[10]["local"]) == alone.results["final"]["local"]
+    assert float(read[10]["last_five_local"]) == alone.results["last_five"]["local"]
+    one = table(found, found.grid.parts[0])
+    locals_ = [float(row["local"]) for row in (read[8], read[10])]
+    assert [cell.text for cell in one.rows[4][:3]] == ["1", "true", "fedpgp"]
+    assert one.rows[4][3].text == f"{np.mean(locals_):.1f} ± {np.std(locals_, ddof=1):.1f}"
+    assert "4 cells × 2 methods (fedpgp, zero-shot) × 2 (seeds 0, 1): 16 runs" in told.notices[0]
+    after = [(done, detail) for done, total, detail in told.said if "left" in detail]
+    assert [done for done, _ in after] == [1, 2, 3] and all(total == 4 for _, total, _ in told.said)
+    assert after[0][1].startswith("about ")
+    assert len(json.loads(json.dumps(found.as_json()))["rows"]) == 16
+
+
+def test_figures_hold_the_means_and_join_numbers_alone(finished, tmp_path, monkeypatch):
+    found, drawn = fedpgp.load_sweep(finished), []
+    (part,) = found.grid.parts
+    monkeypatch.setattr(curves, "rendered", lambda figure, suffix: drawn.append(figure))
+    monkeypatch.setattr(curves, "write_figure", lambda directory, name, draw: draw("svg"))
+    names = list(curves.write_figures(found, part, tmp_path))
+    assert len(names) == 8, "two axes, two points of the other each; learning curves of each cell"
+    axes = list(curves.axes_of(part))
+    assert [(axis, [key[1:] for key in keys]) for _, axis, keys in axes] == [
+        ("federation.rounds", [("1", "true"), ("2", "true")]),
+        ("federation.rounds", [("1", "false"), ("2", "false")]),
+        ("fedpgp.full_rank", [("2", "true"), ("2", "false")]),
+        ("fedpgp.full_rank", [("1", "true"), ("1", "false")]),
+    ]
+    for (_, axis, keys), figure in zip(axes, drawn[:4], strict=True):
+        lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 2 and line.get_marker() == "o"]
+        wanted = [found.comparisons[key].mean("fedpgp")["local"][0] for key in keys]
+        assert list(lines[0].get_ydata()) == pytest.approx(wanted)
+        assert (lines[0].get_linestyle() == "-") == (axis == "federation.rounds")
+    key = next(part.cell_keys())
+    local = drawn[4].axes[0]
+    wanted = [np.mean([run.rounds[i]["local"] for run in found.comparisons[key].of("fedpgp")]) for i in range(2)]
+    assert list(local.lines[0].get_ydata()) == pytest.approx(wanted)
+    assert local.lines[1].get_linestyle() != "-", "zero-shot has no rounds"
+
+    alone = replace(found, grid=replace(found.grid, methods=["fedpgp"]))
+    assert list(curves.write_figures(alone, part, tmp_path)) == [*names[:4], "rounds"], "one method: all cells together"
+
+
+def test_figures_are_drawn(finished):
+    found = fedpgp.load_sweep(finished)
+    _, axis, keys = next(curves.axes_of(found.grid.parts[0]))
+    svg = curves.along(found, axis, keys, "svg").decode()
+    for text in ("Local", "Novel", "federation.rounds", "fedpgp.full_rank true", "zero-shot"):
+        assert text in svg
+
+
+def test_what_is_stopped_goes_on(small, cache, tmp_path, monkeypatch):
+    """One cell is finished, one is stopped in its first round, and one has not begun."""
+    draw_nothing(monkeypatch)
+    whole, stopped, axes = tmp_path / "whole", tmp_path / "stopped", ["task.shots=2,3,4"]
+    sweep(axes, whole, cache)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(axes, stopped, cache, reporter=Told(rounds=3))
+    with pytest.raises(OutputError, match=r"is missing; go on with: fedpgp sweep --resume"):
+        fedpgp.load_sweep(stopped)
+    compare, again = cells.compare, []
+    monkeypatch.setattr(cells, "compare", lambda *a, **k: again.append(k["output"]) or compare(*a, **k))
+    fedpgp.resume_sweep(stopped, cache=cache)
+    assert len(again) == 1
+    assert files_of(stopped) == files_of(whole)
+    assert len(list(stopped.glob("*.svg"))) == len(list(stopped.glob("*.png"))) == 2, "along the axis, and the rounds"
+
+
+def test_a_file_and_equal_cells(small, cache, tmp_path, monkeypatch):
+    draw_nothing(monkeypatch)
+    (tmp_path / "grid.toml").write_text(
+        'methods = ["zero-shot"]\n[axes]\nshots = {key = "task.shots", values = [2]}\n'
+        'mu = {settings = {"as it is" = [], "four again" = ["task.shots=2"]}}\n'
+    )
+    found = sweep(tmp_path / "grid.toml", tmp_path / "out", cache, methods=None)
+    assert len(found.runs()) == 1, "both settings are one config"
+    assert [row["mu"] for row in found.rows()] == ["as it is", "four again"]
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"fedpgp.mu": []}, "axis fedpgp.mu must have a value or more, got none"),
+        ([], "a grid must have an axis or more"),
+        (["fedpgp.mu="], "--grid must have the form section.key=a,b,c"),
+        (["mu=1,2"], "--grid must have the form section.key=a,b,c"),
+        (["fedpgp.mu=1,1"], "must have each value once"),
+        (["fedpgp.mu=1", "fedpgp.mu=2"], "must be given once, with all its values"),
+        (["fedpgp.nu=1,2"], r"fedpgp.nu 1: .*fedpgp.nu is not a key"),
+        (["task.shots=2,99"], r"task.shots 99: .*99"),
+        ("missing.toml", "missing.toml cannot be read"),
+    ],
+)
+def test_bad_input_is_refused_before_any_work(axes, message, small, tmp_path, cache):
+    with pytest.raises(ConfigError, match=message) as caught:
+        sweep(axes, tmp_path / "out", cache)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_prints_the_table_and_goes_on(command: Command, small, monkeypatch):
+    draw_nothing(monkeypatch)
+    grid = ["--grid", "task.shots=2,4", "--methods", "zero-shot", *sets()]
+    code, printed, _ = command("sweep", *grid, "-o", "out")
+    assert code == 0 and "task.shots" in printed and "zero-shot" in printed
+    assert command("sweep", "--resume", "out").out == printed
+    assert len(json.loads(command("sweep", "--resume", "out", "--json").out)["rows"]) == 2
+    refused(command("sweep"), "name a grid")
+    refused(command("sweep", *grid, "--resume", "out"), "goes on with the settings of that grid")
+    refused(command("sweep", *grid, "-o", "out"), "exists")
