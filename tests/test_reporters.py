@@ -9,7 +9,7 @@ from tiny import SHORT_RUN, bits
 
 import fedpgp
 from fedpgp.errors import ConfigError, OutputError
-from fedpgp.runs.setup import Silent
+from fedpgp.reporting import Silent
 
 pytestmark = pytest.mark.usefixtures("small")
 

@@ -14,7 +14,6 @@ from PIL import Image
 from transformers import CLIPModel
 
 from fedpgp.aggregators import FedAdam, FedAvg, FedAvgM, FedDyn, FedYogi, Median, Scaffold, Server, TrimmedMean
-from fedpgp.config import FederationConfig
 from fedpgp.data import protocols
 from fedpgp.data.image_features import Images
 from fedpgp.data.sources import ImageDataset, Source
@@ -24,6 +23,7 @@ from fedpgp.evaluation.inference import kind_of
 from fedpgp.federation.client_runner import Data
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.run_spec import Course, aggregator_for
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.report import comparison
 from fedpgp.runs import setup as laboratory

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedpgp.config import FederationConfig
 from fedpgp.federation.optimization import Optimization
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.base import TrainedMethod
 from fedpgp.methods.published import published_settings, shown

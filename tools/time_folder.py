@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 from fedpgp.backbone import load_backbone
-from fedpgp.config import DataConfig
 from fedpgp.data.features import BATCH, image_features
 from fedpgp.data.preprocess import CENTRE, Preparation
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import load_source, pictograms
 from PIL import Image
 

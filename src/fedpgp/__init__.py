@@ -8,22 +8,21 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fedpgp.runtime.version import __version__
+
 if TYPE_CHECKING:
     from fedpgp.config import ExperimentConfig, load_config
     from fedpgp.errors import FedPGPError
-    from fedpgp.reporting import ProgressBars
+    from fedpgp.reporting import ProgressBars, Reporter, Silent
     from fedpgp.results.run import Comparison, Run
     from fedpgp.results.run_store import load_comparison, load_run
     from fedpgp.runs.join import join
     from fedpgp.runs.run import compare, resume, rounds, run
-    from fedpgp.runs.setup import Reporter, Silent
     from fedpgp.serving.classifier import Classifier, load
     from fedpgp.studies.ablation import ablate, load_ablation, resume_ablation
     from fedpgp.studies.reproduction import load_reproduction, reproduce, resume_reproduction
     from fedpgp.studies.sweep import load_sweep, resume_sweep, sweep
     from fedpgp.studies.tuning import resume_tuning, tune
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Classifier",
@@ -70,8 +69,8 @@ _HOMES = {
     "ExperimentConfig": "config",
     "load_config": "config",
     "FedPGPError": "errors",
-    "Reporter": "runs.setup",
-    "Silent": "runs.setup",
+    "Reporter": "reporting",
+    "Silent": "reporting",
     "ProgressBars": "reporting",
     "join": "runs.join",
     "compare": "runs.run",

@@ -24,7 +24,7 @@ from fedpgp.backbone import Backbone, Towers, load_backbone
 from fedpgp.backbone.image import PATCHES
 from fedpgp.backbone.layers import Prompt
 from fedpgp.backbone.tokens import ClassTokens
-from fedpgp.config import ExperimentConfig, FederationConfig, load_config
+from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.image_features import Images
 from fedpgp.data.sources import ImageDataset
 from fedpgp.data.tasks import Client, EvaluationSet, Task
@@ -34,6 +34,7 @@ from fedpgp.federation.client import ClientJob, ClientUpdate, train_clients
 from fedpgp.federation.client_runner import Data, frozen_of
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.run_spec import Course, aggregator_for
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State, grouped
 from fedpgp.methods import Batch, Frozen, Method, Params
 from fedpgp.methods.plugins import NAME, misread
@@ -73,7 +74,7 @@ def check_method(method: Method, backbone: Backbone | None = None) -> list[str]:
     return [(check.__doc__ or "").strip() for check in CHECKS]
 
 
-class Recording(Workers):
+class Recording(Workers[Towers]):
     """Works in this process and keeps every group of jobs of local training, and what came of it."""
 
     def __init__(self, towers: Towers):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from oracle import fedclip, fedpgp, promptfl
 from pydantic import ValidationError
 
-from fedpgp.config import FederationConfig
 from fedpgp.federation.client import LocalTraining, train_clients
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.methods import METHODS, FedPGP, Method, PromptFL
 from fedpgp.methods.fedclip import FedCLIP

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpgp.aggregators import Server
-from fedpgp.config import FederationConfig
 from fedpgp.errors import OutputError
 from fedpgp.evaluation.evaluator import Evaluation, Evaluator
 from fedpgp.federation.rounds import federate
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import PATIENCE, ClientState, State, grouped
 from fedpgp.methods import FedPGP, Local, PromptFL, ZeroShot
 from fedpgp.runtime.workers import Workers

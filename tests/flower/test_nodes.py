@@ -17,19 +17,19 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from in_process_grid import InProcessGrid
 
 from fedpgp.aggregators import FedAvg, Scaffold
-from fedpgp.config import FederationConfig, PrivacyConfig
 from fedpgp.data.client_task import counts_of
 from fedpgp.errors import DataError, OutputError, TrainingError
 from fedpgp.evaluation.inference import kind_of
 from fedpgp.federation.client_runner import Federation
+from fedpgp.federation.privacy import protected
 from fedpgp.federation.rounds import run_rounds
 from fedpgp.federation.run_spec import Course, aggregator_for
+from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 from fedpgp.federation.state import ClientState, State
 from fedpgp.flower.client_app import EVALUATE, TRAIN, client_app
 from fedpgp.flower.mods import mods
 from fedpgp.flower.node import Node, OwnStates, own_states
 from fedpgp.flower.nodes import Guest, Nodes, answer, terms_of
-from fedpgp.flower.privacy import protected
 from fedpgp.methods import METHODS
 
 RUN = "0123456789abcdef" * 2
@@ -231,7 +231,7 @@ def other_run(content):
 
 
 def test_an_update_that_may_not_be_used_is_dropped_with_its_reason_and_counts_for_nothing(world, monkeypatch):
-    """test_update_validation.py has all that an update may be refused for. The aggregator is told of faults, not of silence."""
+    """The aggregator is told of faults, not of silence. test_update_validation.py has all that may be refused."""
     faulty, without = [], FedAvg.without
     monkeypatch.setattr(FedAvg, "without", lambda self, some: faulty.append(some) or without(self, some))
     there = world(trusted=False, forgiving=True, rounds=3)

@@ -10,8 +10,8 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
 from test_nodes import open_world, read, windows, written
 
-from fedpgp.config import PrivacyConfig
 from fedpgp.errors import TooFewError
+from fedpgp.federation.settings import PrivacyConfig
 from fedpgp.flower.node import Node
 from fedpgp.flower.secure_aggregation import quantisation_bound
 

@@ -15,9 +15,10 @@ from fedpgp.aggregators import AGGREGATORS
 from fedpgp.config import SECTIONS, load_config
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.methods import METHODS, FedPGP, PromptFL, plugins
-from fedpgp.methods.catalogue import about, catalogue
 from fedpgp.methods.plugins import find_method
 from fedpgp.results.run_store import resume_command
+from fedpgp.runs.catalogue import about, catalogue
+from fedpgp.runtime import code_files
 
 SHORT = ["federation.rounds=2", "federation.local_epochs=1", "task.clients=2", "task.shots=2"]
 
@@ -134,7 +135,7 @@ def test_a_file_that_does_not_work_says_why(content, name, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         find_method(f"{path}{name}")
     failed = content.startswith(("x = 1 +", "import", "raise"))
-    assert failed == (path not in plugins.loaded_files())  # one that failed is read again when it is mended
+    assert failed == (path not in code_files.loaded_files())  # one that failed is read again when it is mended
 
 
 def test_no_method_is_called_like_something_else_in_a_config(tmp_path):
@@ -282,7 +283,7 @@ def test_what_a_reporter_in_the_methods_own_file_raises_is_not_the_methods_fault
     path = tmp_path / "mine.py"
     reporter = "\nclass Stopping:\n    def round(self, *of):\n        raise RuntimeError('enough')\n"
     path.write_text(MINE + reporter, encoding="utf-8")
-    stopping = type("Listening", (vars(plugins.load_file(path))["Stopping"], fedpgp.Silent), {})()
+    stopping = type("Listening", (vars(code_files.load_file(path))["Stopping"], fedpgp.Silent), {})()
     with pytest.raises(RuntimeError, match="enough"):
         fedpgp.run(f"{path}:Mine", changes=SHORT, cache=cache, reporter=stopping)
 
@@ -318,7 +319,7 @@ def test_no_edit_of_a_method_that_was_typed_in_goes_unseen():
 
 @pytest.mark.slow
 def test_the_code_of_a_method_that_was_typed_in_is_the_same_in_every_process():
-    source = f"{TYPED}\nfrom fedpgp import plugins\nprint(plugins.fingerprint(Mine()))"
+    source = f"{TYPED}\nfrom fedpgp.methods import plugins\nprint(plugins.fingerprint(Mine()))"
 
     def printed(hash_seed: str) -> str:
         command = [sys.executable, "-c", f"exec(compile({source!r}, '<cell 3>', 'exec'))"]

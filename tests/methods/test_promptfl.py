@@ -5,8 +5,8 @@ from oracle import class_specific, promptfl
 from oracle.training import cross_entropy, train
 
 import fedpgp
-from fedpgp.config import FederationConfig
 from fedpgp.federation.rounds import federate
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.methods import PromptFL
 from fedpgp.runtime.workers import Workers

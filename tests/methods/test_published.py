@@ -15,9 +15,10 @@ from fedpgp.backbone import Backbone
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError
 from fedpgp.methods import METHODS, FedPGP
-from fedpgp.methods.published import PUBLISHED, files, fitted, published_settings
+from fedpgp.methods.published import PUBLISHED, files, published_settings
+from fedpgp.reporting import Silent
+from fedpgp.runs.published import fitted
 from fedpgp.runs.run import chosen_methods
-from fedpgp.runs.setup import Silent
 
 OF_TASK = {
     "federation": {"rounds", "local_epochs", "batch_size", "everyone_first"},

@@ -13,8 +13,9 @@ from fedpgp.config import ExperimentConfig
 from fedpgp.errors import OutputError
 from fedpgp.evaluation.bootstrap import METRICS, Outcomes, differences, resampled
 from fedpgp.evaluation.metrics import area_of, summary
-from fedpgp.report import formats, tables, tradeoff
+from fedpgp.report import tables, tradeoff
 from fedpgp.report.comparison import markdown
+from fedpgp.results import formats
 from fedpgp.results.run import Comparison, Run
 
 N, BASE, NOVEL = 2, 400, 300

@@ -7,13 +7,13 @@ import tiny
 
 import fedpgp
 from fedpgp.aggregators import FedAvg
-from fedpgp.config import FederationConfig
 from fedpgp.federation.client_runner import Data
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.methods import FedPGP, Local, PromptFL
+from fedpgp.reporting import Silent
 from fedpgp.runs import run as experiment
 from fedpgp.runs import runtime_estimate as pilot
 from fedpgp.runs.comparison_plan import Plan
-from fedpgp.runs.setup import Silent
 from fedpgp.runtime.workers import Workers
 
 

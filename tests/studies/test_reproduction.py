@@ -13,9 +13,9 @@ import fedpgp
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.methods import METHODS
-from fedpgp.report.formats import latex, markdown
 from fedpgp.report.reproduction import reported_rows, reported_table, table, tables, write_reproduction
 from fedpgp.report.tables import TITLES
+from fedpgp.results.formats import latex, markdown
 from fedpgp.results.run import Comparison
 from fedpgp.studies import cells
 from fedpgp.studies.cells import check_cells, distinct

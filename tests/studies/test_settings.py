@@ -5,8 +5,9 @@ from dataclasses import fields
 import pytest
 
 from fedpgp.aggregators import AGGREGATORS
-from fedpgp.config import SECTIONS, FederationConfig, load_config
+from fedpgp.config import SECTIONS, load_config
 from fedpgp.errors import ConfigError
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.methods import METHODS
 from fedpgp.methods.base import TrainedMethod
 from fedpgp.studies.reported_settings import WITHOUT_EFFECT, Agreement, Inexpressible, compare_settings, stated_settings

@@ -9,7 +9,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.aggregators.base import STRICT, Aggregator, Server, Tensors, Upload, change
+from fedpgp.aggregators.base import Aggregator, Server, Tensors, Upload, change
+from fedpgp.runtime.validation import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

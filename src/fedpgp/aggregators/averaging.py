@@ -7,7 +7,8 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedpgp.aggregators.base import STRICT, Aggregator, Server, Tensors, Upload, change, examples, mean
+from fedpgp.aggregators.base import Aggregator, Server, Tensors, Upload, change, examples, mean
+from fedpgp.runtime.validation import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -13,11 +13,10 @@ from dataclasses import field
 from typing import ClassVar
 
 import torch
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+from fedpgp.runtime.validation import STRICT
 
 Tensors = Mapping[str, Tensor]
 

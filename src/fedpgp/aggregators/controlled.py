@@ -8,7 +8,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.aggregators.base import STRICT, Aggregator, Download, Server, Tensors, Upload, mean, weighted
+from fedpgp.aggregators.base import Aggregator, Download, Server, Tensors, Upload, mean, weighted
+from fedpgp.runtime.validation import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedpgp.aggregators.base import STRICT, Aggregator, Server, Tensors, Upload, mean
+from fedpgp.aggregators.base import Aggregator, Server, Tensors, Upload, mean
 from fedpgp.errors import ConfigError, TooFewError
+from fedpgp.runtime.validation import STRICT
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict

@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedpgp.aggregators.base import STRICT, Aggregator, Server, Upload
+from fedpgp.aggregators.base import Aggregator, Server, Upload
+from fedpgp.runtime.validation import STRICT
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -17,13 +17,14 @@ from fedpgp.backbone.layers import Prompt
 from fedpgp.bench.flops import packed, tower
 from fedpgp.bench.machine import peak_memory
 from fedpgp.bench.shapes import BATCH, Scene
-from fedpgp.config import FederationConfig, load_config
+from fedpgp.config import load_config
 from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import kind_of
 from fedpgp.federation.client import ClientJob, train_clients
 from fedpgp.federation.client_runner import Data
 from fedpgp.federation.rounds import federate
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.methods import Method, PromptFL
 from fedpgp.runtime.randomness import generator

@@ -20,9 +20,9 @@ from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.sources import Source, load_source
 from fedpgp.federation.client import ROWS
 from fedpgp.methods import FedPGP, Frozen, Params
+from fedpgp.reporting import Silent
 from fedpgp.results.run import Run
 from fedpgp.runs.run import compare
-from fedpgp.runs.setup import Silent
 from fedpgp.runtime.workers import Workers
 
 MULTIPLYING = 0.2  # seconds, after every round
@@ -64,7 +64,7 @@ class RecipeFigures:
 class _Multiplying(Silent):
     """Measures torch.mm whenever a round has ended; its seconds are in no round's."""
 
-    def __init__(self, pool: Workers, workers: int, shapes: Sequence[Product]):
+    def __init__(self, pool: Workers[Towers], workers: int, shapes: Sequence[Product]):
         self._pool, self._workers, self._shapes = pool, workers, shapes
         self.speeds: list[float] = []
         self.elapsed = 0.0

@@ -22,12 +22,12 @@ from fedpgp.bench.machine import peak_memory, seconds
 from fedpgp.bench.naive import TEST_BATCH, Naive, make_naive, read, see, train
 from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, ROUNDS, Scene, random_features
 from fedpgp.bench.stages import TOLERANCE, DifferentWorkError, Step
-from fedpgp.config import FederationConfig
 from fedpgp.data.image_features import Images
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client_runner import Data
 from fedpgp.federation.rounds import federate
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.methods import FedPGP
 from fedpgp.runtime.randomness import generator

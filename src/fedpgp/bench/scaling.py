@@ -20,10 +20,10 @@ from fedpgp.backbone import load_backbone
 from fedpgp.bench.machine import status, threads
 from fedpgp.bench.names import BASE_NAMES, NOVEL_NAMES
 from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, SHOTS, made_up_split
-from fedpgp.config import FederationConfig
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.errors import TrainingError
 from fedpgp.federation.rounds import federate
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import FILE, State
 from fedpgp.methods import FedPGP
 from fedpgp.runtime.workers import Workers

@@ -19,11 +19,11 @@ from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.bench.machine import first_call, seconds
 from fedpgp.bench.naive import Naive, make_naive, read, see
 from fedpgp.bench.shapes import BATCH, CLIENTS, Scene
-from fedpgp.config import FederationConfig
 from fedpgp.data.image_features import Images
 from fedpgp.errors import FedPGPError
 from fedpgp.federation.client import ClientJob, LocalTraining, in_groups, train_clients
 from fedpgp.federation.client_runner import frozen_of
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Batch, FedPGP, Frozen, Params
 from fedpgp.runtime.randomness import generator

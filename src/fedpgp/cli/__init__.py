@@ -366,7 +366,7 @@ def methods(
 
     With --config, or for another checkpoint in it, on that one.
     """
-    from fedpgp.methods.catalogue import about, catalogue
+    from fedpgp.runs.catalogue import about, catalogue
 
     if name is not None:
         out.print(escape(about(name)))

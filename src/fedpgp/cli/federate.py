@@ -206,5 +206,5 @@ def _experiment(
             f" give --nodes {settings.task.clients}"
         )
     if class_names is not None:
-        classes_of(settings)
+        classes_of(settings.task)
     return settings, name

@@ -16,7 +16,7 @@ from rich.table import Table
 import fedpgp
 
 if TYPE_CHECKING:
-    from fedpgp.report import formats
+    from fedpgp.results import formats
     from fedpgp.studies.cells import Cell
 
 out = Console(width=None if sys.stdout.isatty() else 132, highlight=False)
@@ -138,7 +138,8 @@ def print_comparison(comparison: "fedpgp.Comparison", reference: str | None = No
 def print_formatted(comparison: "fedpgp.Comparison", form: str, reference: str | None) -> None:
     """Prints it as "markdown", "latex" or "csv"."""
     from fedpgp.report import comparison as report
-    from fedpgp.report import formats, tables
+    from fedpgp.report import tables
+    from fedpgp.results import formats
 
     if form == "markdown":
         print(report.markdown(comparison, reference), end="")

@@ -18,7 +18,7 @@ from fedpgp.data.sources.listing import Listing, divided, to_source
 from fedpgp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from fedpgp.config import DataConfig
+    from fedpgp.data.settings import DataConfig
 
 IDENTIFIER = re.compile(r"n\d{6,}|-?\d+|(class|label|cat|category|id)[ _-]?\d+|[0-9a-f]{8,}", re.IGNORECASE)
 SHOWN = 5  # of many places

@@ -13,14 +13,14 @@ from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.errors import ConfigError, DataError, NamesError, nearest
 
 if TYPE_CHECKING:
-    from fedpgp.config import ExperimentConfig
+    from fedpgp.data.settings import DataConfig, TaskConfig
 
 OWN: Final = "own"  # the partition: every client's images are its own
 
 
-def classes_of(config: "ExperimentConfig") -> tuple[tuple[int, ...], tuple[int, ...]]:
+def classes_of(task: "TaskConfig") -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The base and the novel classes of task.class_names; raises ConfigError where they cannot be told."""
-    names, protocol = config.task.class_names, config.task.protocol
+    names, protocol = task.class_names, task.protocol
     if len(names) < 2 or len({plain(name) for name in names}) < len(names):
         raise ConfigError(
             f"task.class_names must be 2 or more different names with the partition {OWN}, got {list(names)}: name the"
@@ -36,21 +36,21 @@ def classes_of(config: "ExperimentConfig") -> tuple[tuple[int, ...], tuple[int, 
     )
 
 
-def own_task(config: "ExperimentConfig", source: Source, seed: int) -> Task:
+def own_task(data: "DataConfig", task: "TaskConfig", source: Source, seed: int) -> Task:
     """The task of the one client that holds all images of a source; its labels go by the names of task.class_names.
 
     Base, and with base-to-novel Novel, are tested on those of the classes that it has test images of, with all of them
     in the softmax. Raises NamesError for a class that task.class_names has not, DataError where images are too few.
     """
-    base, novel = classes_of(config)
-    source = _renamed(source, config.task.class_names)
+    base, novel = classes_of(task)
+    source = _renamed(source, task.class_names)
     held = [label for label in base if len(source.train.of_classes([label]))]
     if len(held) < 2:
         raise DataError(
             f"{source.name} has training images of {len(held)} of the {len(base)} classes that are trained on, and a"
             f" client needs 2: add images of {', '.join(source.class_names[label] for label in base[:5])}"
         )
-    images = np.concatenate([draw_shots(source.train, label, config.task.shots, seed) for label in held])
+    images = np.concatenate([draw_shots(source.train, label, task.shots, seed) for label in held])
     assert source.test is not None, "a node reads the test split"
     tests = {"base": _tested(source.test, base)}
     if novel:
@@ -61,14 +61,14 @@ def own_task(config: "ExperimentConfig", source: Source, seed: int) -> Task:
         if not len(mine):
             raise DataError(f"{source.name} has no image of its classes to test Local on ({name}): add some")
     return Task(
-        name=config.task.protocol,
+        name=task.protocol,
         class_names=source.class_names,
         base=base,
         train=source.train,
         clients=(Client(0, tuple(held), images, own=own),),
         tests=tests,
         validation=validation,
-        templates=_templates(config),
+        templates=_templates(data),
         novel="classes" if novel else "nothing",
         partition=OWN,
     )
@@ -87,29 +87,27 @@ def counts_of(task: Task) -> Counts:
     return Counts(len(task.clients[0].train), {name: len(test.images) for name, test in task.tests.items()})
 
 
-def task_elsewhere(config: "ExperimentConfig", held: Mapping[int, Counts]) -> Task:
+def task_elsewhere(data: "DataConfig", task: "TaskConfig", held: Mapping[int, Counts]) -> Task:
     """The task as its server knows it: who takes part, and how many images are where; of no image even the label.
 
     held: of those clients that have said so.
     """
-    base, novel = classes_of(config)
+    base, novel = classes_of(task)
     names = ("base", "novel") if novel else ("base",)
-    ends = np.cumsum([0, *(held[i].examples if i in held else 0 for i in range(config.task.clients))])
+    ends = np.cumsum([0, *(held[i].examples if i in held else 0 for i in range(task.clients))])
     tests = {
-        name: _somewhere(
-            config.task.class_names, "test", sum(counts.tests.get(name, 0) for counts in held.values()), classes
-        )
+        name: _somewhere(task.class_names, "test", sum(counts.tests.get(name, 0) for counts in held.values()), classes)
         for name, classes in zip(names, (base, novel), strict=False)
     }
     return Task(
-        name=config.task.protocol,
-        class_names=config.task.class_names,
+        name=task.protocol,
+        class_names=task.class_names,
         base=base,
-        train=_somewhere(config.task.class_names, "train", int(ends[-1]), base).dataset,
-        clients=tuple(Client(i, (), np.arange(ends[i], ends[i + 1])) for i in range(config.task.clients)),
+        train=_somewhere(task.class_names, "train", int(ends[-1]), base).dataset,
+        clients=tuple(Client(i, (), np.arange(ends[i], ends[i + 1])) for i in range(task.clients)),
         tests=tests,
-        validation=_somewhere(config.task.class_names, "validation", 0, base),
-        templates=_templates(config),
+        validation=_somewhere(task.class_names, "validation", 0, base),
+        templates=_templates(data),
         novel="classes" if novel else "nothing",
         partition=OWN,
     )
@@ -166,8 +164,8 @@ def _tested(dataset: ImageDataset, classes: Sequence[int]) -> EvaluationSet:
     return EvaluationSet(dataset, tuple(classes), images)
 
 
-def _templates(config: "ExperimentConfig") -> tuple[str, ...]:
-    return (config.data.template or "a photo of a {}.",)
+def _templates(data: "DataConfig") -> tuple[str, ...]:
+    return (data.template or "a photo of a {}.",)
 
 
 def _somewhere(names: tuple[str, ...], split: str, count: int, classes: tuple[int, ...]) -> EvaluationSet:

@@ -16,7 +16,6 @@ from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
-from fedpgp.aggregators.base import STRICT
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.config import ExperimentConfig, load_config, reason
 from fedpgp.data.cache import cache_directory, check_cache
@@ -28,6 +27,7 @@ from fedpgp.errors import ConfigError
 from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client_runner import Data
 from fedpgp.runs.setup import make_task
+from fedpgp.runtime.validation import STRICT
 
 CLIENTS, SHOTS = 6, 8
 PRIVATE_RATE = 0.03  # twice the recipe's, so that a dozen rounds show what a personal part wins and what it costs

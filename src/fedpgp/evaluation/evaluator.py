@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedpgp.backbone import Towers
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.image_features import Images
 from fedpgp.data.tasks import Client, Task
@@ -104,7 +105,7 @@ class Evaluator:
         round_number: int,
         shared: Params | None,
         model: Callable[[int], Params],
-        workers: Workers,
+        workers: Workers[Towers],
         alphas: Sequence[float] = (1.0,),
     ) -> Evaluation:
         """Lets every client's model, and the shared part alone, classify every test set after a round.
@@ -190,7 +191,7 @@ class Evaluator:
         start: Logits | None,
         alphas: Sequence[float],
         sights: Sights | None,
-        workers: Workers,
+        workers: Workers[Towers],
     ) -> tuple[dict[float, Correct], dict[str, list["_Said"]]]:
         """By α, which images some clients get right, and by test set, what their own models say.
 
@@ -223,7 +224,7 @@ class Evaluator:
         return {a: {name: np.stack(rows) for name, rows in of_point.items()} for a, of_point in found.items()}, said
 
     def _logits(
-        self, place: str, params: Params, texts: Sequence[Tensor], sights: Sights | None, workers: Workers
+        self, place: str, params: Params, texts: Sequence[Tensor], sights: Sights | None, workers: Workers[Towers]
     ) -> Logits:
         """What a model answers to every test set. place: what a message calls it."""
         method, found = self._method, {}

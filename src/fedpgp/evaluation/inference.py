@@ -78,7 +78,7 @@ class Sights:
     So what many clients have from the server is read once for all that come one after the other. images: by name.
     """
 
-    def __init__(self, method: Method, images: Mapping[str, Images], workers: Workers):
+    def __init__(self, method: Method, images: Mapping[str, Images], workers: Workers[Towers]):
         self._method, self._images, self._workers = method, images, workers
         self._known: dict[_Key, Mapping[str, Tensor]] = {}
 
@@ -130,7 +130,7 @@ class Texts:
     classes of several softmaxes is read once with all class names.
     """
 
-    def __init__(self, tokens: ClassTokens, position: Position, workers: Workers):
+    def __init__(self, tokens: ClassTokens, position: Position, workers: Workers[Towers]):
         self._tokens, self._position, self._workers = tokens, position, workers
         self._known: dict[_Key, Tensor] = {}
 

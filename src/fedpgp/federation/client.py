@@ -25,7 +25,7 @@ from fedpgp.methods import Batch, Frozen, Method, Params
 from fedpgp.runtime.randomness import generator
 
 if TYPE_CHECKING:
-    from fedpgp.config import FederationConfig
+    from fedpgp.federation.settings import FederationConfig
 
 ROWS = 1280  # of text in a step of a group: measured, see docs/benchmark.md
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors
-from fedpgp.backbone import Backbone
+from fedpgp.backbone import Backbone, Towers
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.image_features import Images
 from fedpgp.data.tasks import Client, Task
@@ -112,7 +112,7 @@ class Federation:
         shared: Tensors,
         sent: Callable[[int], Download],
         own: Callable[[int], ClientState],
-        workers: Workers,
+        workers: Workers[Towers],
         alphas: Sequence[float],
     ) -> Evaluation:
         """The clients' models, the shared part alone, and at each α < 1 what lies between the two.

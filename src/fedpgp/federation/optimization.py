@@ -15,7 +15,7 @@ from fedpgp.methods import Method
 from fedpgp.methods.base import Optimizer, Period, Schedule, TrainedMethod
 
 if TYPE_CHECKING:
-    from fedpgp.config import FederationConfig
+    from fedpgp.federation.settings import FederationConfig
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from statistics import fmean
 from typing import Any, Protocol
 
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server
-from fedpgp.backbone import Backbone
-from fedpgp.config import FederationConfig
+from fedpgp.backbone import Backbone, Towers
 from fedpgp.errors import TooFewError, TrainingError
 from fedpgp.evaluation.evaluator import Evaluation, path_alphas, without_standing_path
 from fedpgp.evaluation.metrics import summary
 from fedpgp.federation.client import ClientUpdate, LocalTraining, in_groups, train_clients
 from fedpgp.federation.client_runner import Data, Federation
 from fedpgp.federation.run_spec import Course, aggregator_for
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import Clients, ClientState, State, on_device
 from fedpgp.methods import Method
 from fedpgp.runtime.workers import Workers
@@ -64,7 +64,7 @@ def federate(
     backbone: Backbone,
     settings: FederationConfig,
     seed: int,
-    workers: Workers,
+    workers: Workers[Towers],
     state: State,
     aggregator: Aggregator | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -151,7 +151,7 @@ class Here:
 
     federation: Federation
     clients: Clients
-    workers: Workers
+    workers: Workers[Towers]
     forgiving: bool = False
     refused: int = 0
 
@@ -182,7 +182,7 @@ def own_after(course: Course, number: int, update: ClientUpdate) -> ClientState:
     return replace(update.own, kept=update.upload.shared) if course.finetunes(number) else update.own
 
 
-def joining(course: Course, data: Data, backbone: Backbone, workers: Workers) -> Joining | None:
+def joining(course: Course, data: Data, backbone: Backbone, workers: Workers[Towers]) -> Joining | None:
     """New clients fit their private part to their images, the shared part stays; how they do, each and on the mean.
 
     A newcomer is sent what all clients share, also where the server has a shared part for every client that it knows.

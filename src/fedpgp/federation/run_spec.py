@@ -8,12 +8,11 @@ import torch
 
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors
 from fedpgp.backbone import Backbone
-from fedpgp.config import ExperimentConfig, FederationConfig
 from fedpgp.data.tasks import Task
 from fedpgp.federation.client import LocalTraining
 from fedpgp.federation.participation import participants
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import Clients, ClientState
-from fedpgp.flower.privacy import protected
 from fedpgp.methods import Method
 from fedpgp.runtime.randomness import generator
 
@@ -112,12 +111,6 @@ class Course:
 def aggregator_for(method: Method, rounds: int, chosen: Aggregator | None = None) -> Aggregator:
     """The method's own aggregator for so many rounds, or else the one that is chosen; None takes FedAvg."""
     return method.own_aggregator(rounds) or chosen or FedAvg()
-
-
-def aggregator_of(config: ExperimentConfig, name: str) -> Aggregator:
-    """That of a run: the method's own, the config's, or the private mean."""
-    chosen = aggregator_for(config.methods[name], config.federation.rounds, config.aggregator)
-    return protected(config.privacy, chosen)
 
 
 def rounds_of(method: Method, settings: FederationConfig) -> int:

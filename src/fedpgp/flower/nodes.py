@@ -13,22 +13,22 @@ from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
 
-from fedpgp import __version__
 from fedpgp.aggregators import Download, Server
 from fedpgp.backbone import Backbone
-from fedpgp.config import PrivacyConfig
 from fedpgp.data.client_task import Counts
 from fedpgp.data.tasks import Task
 from fedpgp.errors import FedPGPError, NamesError, TooFewError, TrainingError
 from fedpgp.evaluation.evaluator import Evaluation
 from fedpgp.federation.client import ClientUpdate
 from fedpgp.federation.run_spec import Course
+from fedpgp.federation.settings import PrivacyConfig
 from fedpgp.federation.state import ClientState
 from fedpgp.flower.client_app import EVALUATE, QUERY, TRAIN
 from fedpgp.flower.messages import Request, evaluated, evaluation, together, trained
 from fedpgp.flower.node import Node
 from fedpgp.flower.secure_aggregation import secure_sum
 from fedpgp.flower.update_validation import ABOUT, Asked, Refused, check, excerpt, facts, line, unlike_others
+from fedpgp.runtime.version import __version__
 
 FAULT = "fault"  # in the place of a reply: why there is none, for a person to read
 MOST_EXAMPLES = 10**8  # that a client may say that it has

@@ -24,14 +24,14 @@ from fedpgp.data.client_task import counts_of
 from fedpgp.errors import TrainingError
 from fedpgp.federation.client_runner import Federation
 from fedpgp.federation.rounds import joining, run_rounds
-from fedpgp.federation.run_spec import Course, aggregator_of
+from fedpgp.federation.run_spec import Course
 from fedpgp.federation.state import State
 from fedpgp.flower.client_app import client_app
 from fedpgp.flower.mods import mods
 from fedpgp.flower.node import Node, own_states
 from fedpgp.flower.nodes import Guest, Nodes, answer, terms_of
-from fedpgp.methods.plugins import load_file, loaded_files
-from fedpgp.runs.setup import Laboratory, laboratory
+from fedpgp.runs.setup import Laboratory, aggregator_of, laboratory
+from fedpgp.runtime.code_files import load_file, loaded_files
 
 OPEN = 64  # clients that an actor holds ready
 DIRECTORY = "clients"  # in a run directory: what each client keeps, until the run is finished

@@ -16,11 +16,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.aggregators.base import STRICT as STRICT  # methods take it from here
 from fedpgp.backbone.layers import Prompt
 from fedpgp.backbone.tokens import Position
 from fedpgp.errors import ConfigError
 from fedpgp.methods.templates import ENSEMBLE, ENSEMBLE_60, TEMPLATE
+from fedpgp.runtime.validation import STRICT as STRICT  # methods take it from here
 
 if TYPE_CHECKING:
     from fedpgp.aggregators import Aggregator

@@ -1,16 +1,13 @@
 """Methods that are not part of this package: of an installed package, or in a file for a quick trial."""
 
 import hashlib
-import importlib.util
 import inspect
 import re
-import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType
 from typing import Any, get_args
 
 from fedpgp.aggregators import AGGREGATORS
@@ -18,11 +15,11 @@ from fedpgp.errors import ConfigError, FedPGPError, nearest
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.base import Reads
 from fedpgp.methods.reserved import ALL, EXTENDS, RECIPE, SECTIONS
+from fedpgp.runtime.code_files import load_file, own_line, raised
 
 GROUP = "fedpgp.methods"  # of entry points
 PLAIN = (str, int, float, tuple, frozenset, set)  # values of class attributes
 RESERVED = {ALL, EXTENDS, RECIPE, *SECTIONS, *AGGREGATORS}  # names that a method may not have
-PREFIX = "fedpgp_method_"  # of the modules that files of methods become
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # of a method: it is a section of the config and a directory
 
 
@@ -52,33 +49,11 @@ def find_method(name: str) -> type[Method]:
     try:
         found = point.load()
     except Exception as error:  # whatever somebody else's code raises
-        raise ConfigError(f"{where} cannot be imported: {_line(error)}; mend or uninstall the package") from error
+        raise ConfigError(f"{where} cannot be imported: {raised(error)}; mend or uninstall the package") from error
     _check(found, where)
     if found.name != name:
         raise ConfigError(f"{where} must have the name of its entry point, its class has {found.name!r}")
     return found
-
-
-def load_file(path: Path) -> ModuleType:
-    """The module that a file of methods is, made once in a process: a class that is made twice cannot be pickled."""
-    name = PREFIX + path.resolve().as_posix().encode().hex()
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(sys.modules[name])
-        except BaseException as error:
-            del sys.modules[name]
-            if not isinstance(error, Exception):
-                raise
-            raise ConfigError(f"method file {path} cannot be imported: {_line(error, path)}; mend it") from error
-    return sys.modules[name]
-
-
-def loaded_files() -> list[Path]:
-    """The files of methods that this process has loaded, which its worker processes must load too."""
-    return [Path(str(module.__file__)) for name, module in sys.modules.items() if name.startswith(PREFIX)]
 
 
 def _of_file(reference: str) -> type[Method]:
@@ -123,9 +98,9 @@ def own_errors(method: Method, training: bool = False) -> Iterator[None]:
         if type(method).__module__.startswith("fedpgp."):
             raise
         file = _file(method)
-        if training and _own_line(error, file) is None:
+        if training and own_line(error, file) is None:
             raise
-        raise ConfigError(f"method {method.name!r} fails: {_line(error, file)}; mend it") from error
+        raise ConfigError(f"method {method.name!r} fails: {raised(error, file)}; mend it") from error
 
 
 def fingerprint(method: Method) -> str | None:
@@ -208,7 +183,7 @@ def _check(found: Any, where: str) -> None:
     try:
         method = found()
     except Exception as error:
-        raise ConfigError(f"{where} must have a default for every field: {_line(error)}") from error
+        raise ConfigError(f"{where} must have a default for every field: {raised(error)}") from error
     if fault := misread(method):
         raise ConfigError(f"{where} {fault}")
 
@@ -223,25 +198,3 @@ def misread(method: Method) -> str | None:
     if method.per_example and "text per image" in reads:
         return 'must not be per_example where it reads "text per image"'
     return None
-
-
-def _own_line(error: Exception, path: Path) -> str | None:
-    """Such as "x.py, line 3: pass", the last of a file that what was raised has passed, here or in a worker process."""
-    passed = [(frame.filename, frame.lineno, frame.line) for frame in traceback.extract_tb(error.__traceback__)]
-    # A worker sends its traceback as text.
-    passed += re.findall(r'^ *File "(.*)", line (\d+), in .*\n *(.*)$', str(error.__cause__ or ""), re.MULTILINE)
-    own = [
-        f"{path.name}, line {number}: {code}" for name, number, code in passed if Path(name).resolve() == path.resolve()
-    ]
-    return own[-1] if own else None
-
-
-def _line(error: Exception, path: Path | None = None) -> str:
-    """What was raised, and in which line of somebody's own code."""
-    what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    if isinstance(error, SyntaxError):
-        return f"{what} in line {error.lineno}"
-    if path is not None and (there := _own_line(error, path)):
-        return f"{what} in {there}"
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{what} in {Path(last.filename).name}, line {last.lineno}: {last.line}"

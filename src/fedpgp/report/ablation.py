@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from fedpgp.evaluation.bootstrap import METRICS
-from fedpgp.report.formats import Cell, Table, latex, markdown, to_csv
 from fedpgp.report.style import COLOURS, MARKERS, house_style, rendered, turn_labels, write_figure
 from fedpgp.report.tables import caption, difference_text, figure_text, titles
+from fedpgp.results.formats import Cell, Table, latex, markdown, to_csv
 from fedpgp.results.run import columns, spread
 from fedpgp.runtime.files import write
 

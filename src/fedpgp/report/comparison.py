@@ -3,9 +3,10 @@
 from functools import partial
 from pathlib import Path
 
-from fedpgp.report import formats, tables
+from fedpgp.report import tables
 from fedpgp.report.style import write_figure
 from fedpgp.report.tradeoff import picture
+from fedpgp.results import formats
 from fedpgp.results.run import Comparison
 from fedpgp.runtime.files import write, write_json
 

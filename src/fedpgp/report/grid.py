@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedpgp.report.curves import write_figures
-from fedpgp.report.formats import Cell, Table, latex, markdown, to_csv
 from fedpgp.report.tables import figure_text, titles
+from fedpgp.results.formats import Cell, Table, latex, markdown, to_csv
 from fedpgp.results.run import columns
 from fedpgp.runtime.files import write
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluation.metrics import own_images
-from fedpgp.report.formats import Cell, Table
 from fedpgp.report.style import house_style, rendered
+from fedpgp.results.formats import Cell, Table
 
 NAMED = 60  # classes, or clients, that an axis can name
 

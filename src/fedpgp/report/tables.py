@@ -6,7 +6,7 @@ from typing import Any
 
 from fedpgp.errors import OutputError
 from fedpgp.evaluation.bootstrap import METRICS, Difference
-from fedpgp.report.formats import Cell, Mark, Table, to_csv
+from fedpgp.results.formats import Cell, Mark, Table, to_csv
 from fedpgp.results.run import PARTS, RANKED, Comparison, Run, columns
 
 TITLES = {

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedpgp import __version__
 from fedpgp.aggregators import Server
 from fedpgp.backbone import Backbone
 from fedpgp.config import ExperimentConfig
@@ -27,6 +26,7 @@ from fedpgp.federation.run_spec import Course
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Params
 from fedpgp.methods.plugins import fingerprint
+from fedpgp.runtime.version import __version__
 
 
 def figures(

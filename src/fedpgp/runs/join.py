@@ -15,11 +15,12 @@ from fedpgp.evaluation.metrics import summary
 from fedpgp.federation.client import LocalTraining, train_clients
 from fedpgp.federation.client_runner import Federation
 from fedpgp.federation.run_spec import Course
+from fedpgp.reporting import Reporter, Silent
 from fedpgp.results.provenance import origin
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run, run_directory, write_run
 from fedpgp.results.summary import Prompts, figures
-from fedpgp.runs.setup import Laboratory, Reporter, Silent, laboratory
+from fedpgp.runs.setup import Laboratory, laboratory
 from fedpgp.runtime.files import write
 
 

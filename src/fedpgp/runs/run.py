@@ -11,15 +11,16 @@ from typing import Any
 
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, OutputError, TrainingError
+from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import federate
-from fedpgp.federation.run_spec import Course, aggregator_of, rounds_of
+from fedpgp.federation.run_spec import Course, rounds_of
 from fedpgp.federation.state import FILE, State, remove
-from fedpgp.flower.privacy import assumptions
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import check_instance, find_method, installed, own_errors
-from fedpgp.methods.published import PUBLISHED, descriptions, published_settings, with_unused
+from fedpgp.methods.published import PUBLISHED, published_settings
 from fedpgp.methods.reserved import ALL
 from fedpgp.report.comparison import write_comparison
+from fedpgp.reporting import Reporter, Silent, hears_notices
 from fedpgp.results.provenance import begin, begun_config, check_origin, origin
 from fedpgp.results.run import Comparison, Run, headline
 from fedpgp.results.run_store import (
@@ -39,9 +40,10 @@ from fedpgp.results.run_store import (
 )
 from fedpgp.results.summary import Prompts, answers, figures, outcomes, predicting, sent_to
 from fedpgp.runs.comparison_plan import Cell, Plan
+from fedpgp.runs.published import descriptions, with_unused
 from fedpgp.runs.run_iterator import Records, Rounds, exhausted
 from fedpgp.runs.runtime_estimate import seconds_of_run
-from fedpgp.runs.setup import Laboratory, Reporter, Silent, hears_notices, laboratory
+from fedpgp.runs.setup import Laboratory, aggregator_of, laboratory
 from fedpgp.runtime.files import write_json
 
 HEADLINE = ("zero-shot", "local", "promptfl", "fedpgp")  # what is compared unless methods are named
@@ -448,7 +450,7 @@ def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: S
     label = f"{name}, seed {seed}"
     total = rounds_of(method, settings)
     reporter.begin(name, seed, config)
-    for sentence in assumptions(config, method, course.clients, course.most_rounds):
+    for sentence in assumptions(config.privacy, config.federation, method, course.clients, course.most_rounds):
         reporter.notice(sentence)
     reporter.progress(label, state.rounds(), total)
     if settings.engine == "simulation":

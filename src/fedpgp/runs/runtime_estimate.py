@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from fedpgp.aggregators import Aggregator
-from fedpgp.backbone import Backbone
-from fedpgp.config import FederationConfig
+from fedpgp.backbone import Backbone, Towers
 from fedpgp.data.tasks import Client
 from fedpgp.federation.client_runner import Data
 from fedpgp.federation.rounds import federate
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import ClientState, State
 from fedpgp.methods import Method
 from fedpgp.runtime.workers import Workers
@@ -25,7 +25,7 @@ def seconds_of_run(
     backbone: Backbone,
     settings: FederationConfig,
     seed: int,
-    workers: Workers,
+    workers: Workers[Towers],
     aggregator: Aggregator,
 ) -> float:
     """Trains some of the clients for one epoch, evaluates them, and multiplies.

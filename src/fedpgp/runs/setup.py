@@ -6,23 +6,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpgp.aggregators import FedAvg
-from fedpgp.backbone import Backbone, bfloat16_speed, load_backbone
+from fedpgp.aggregators import Aggregator, FedAvg
+from fedpgp.backbone import Backbone, Towers, bfloat16_speed, load_backbone
 from fedpgp.backbone.layers import Prompt
-from fedpgp.config import DEFAULT_AGGREGATOR, EMBEDDED_ORIGIN, ExperimentConfig, TaskConfig
+from fedpgp.config import EMBEDDED_ORIGIN, ExperimentConfig
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.client_task import OWN, own_task
 from fedpgp.data.features import Part, Tokens, split_features, token_features, views_of
 from fedpgp.data.image_features import Images
 from fedpgp.data.partition import PARTITIONS
 from fedpgp.data.protocols import CLASSES, PROTOCOLS, Holdings
+from fedpgp.data.settings import TaskConfig
 from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source, load_target, pictograms
 from fedpgp.data.subset import narrowed, part_of, without
 from fedpgp.data.tasks import Task
@@ -30,61 +30,15 @@ from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import kind_of
 from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client_runner import Data, frozen_of
-from fedpgp.flower.privacy import check_privacy
+from fedpgp.federation.privacy import check_privacy, protected
+from fedpgp.federation.run_spec import aggregator_for
+from fedpgp.federation.settings import DEFAULT_AGGREGATOR
 from fedpgp.methods import Method, Params
 from fedpgp.methods.plugins import own_errors
-from fedpgp.methods.published import fitted
-from fedpgp.results.run import Run
+from fedpgp.reporting import Reporter, Silent
+from fedpgp.runs.published import fitted
 from fedpgp.runtime.processes import warm_up
 from fedpgp.runtime.workers import Workers
-
-
-class Reporter(Protocol):
-    """Hears what is going on. All calls may be ignored; an error that one raises stops the run, as Ctrl-C would."""
-
-    def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
-        """So many of `total` are done of something, with a few words on the last."""
-        ...
-
-    def notice(self, text: str) -> None:
-        """A sentence for whoever runs this."""
-        ...
-
-    def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:
-        """A run begins, or goes on after a stop."""
-        ...
-
-    def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
-        """A round is finished and safe; those before a stop are not told again. record: its line of rounds.jsonl."""
-        ...
-
-    def finish(self, run: Run) -> None:
-        """A run is finished, and written where it has a directory."""
-        ...
-
-
-class Silent:
-    """A reporter that says nothing: the base of those that hear some calls alone."""
-
-    def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
-        pass
-
-    def notice(self, text: str) -> None:
-        pass
-
-    def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:
-        pass
-
-    def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
-        pass
-
-    def finish(self, run: Run) -> None:
-        pass
-
-
-def hears_notices(reporter: Reporter) -> bool:
-    """Whether anybody hears how it goes; those that only watch rounds do not."""
-    return type(reporter).notice is not Silent.notice
 
 
 @dataclass(frozen=True)
@@ -101,7 +55,7 @@ class Laboratory:
     tasks: dict[int, Task]
     features: dict[str, Tensor]
     tokens: Mapping[tuple[str, int, str], Tokens]
-    workers: Workers
+    workers: Workers[Towers]
     reporter: Reporter
     cache: Path | str | None
     skip_bad_images: bool
@@ -265,7 +219,7 @@ def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
                 f"task.partition must be another than {OWN} where all images are in one place, got {OWN!r}: natural"
                 " takes a column that says whose an image is"
             )
-        return own_task(config, source, seed)
+        return own_task(config.data, task, source, seed)
     make = PROTOCOLS[task.protocol]
     of_protocol = set(signature(make).parameters) - {"source", "holdings"}
     of_partition = {"classes_per_client", "class_division"}
@@ -362,3 +316,9 @@ def _too_deep(name: str, layers: int, tower: str, has: int) -> ConfigError:
         f"the prompts of {name} must reach into at most {has} layers, which is what the checkpoint's {tower} tower has,"
         f" got {layers}: change the settings of [{name}], such as depth"
     )
+
+
+def aggregator_of(config: ExperimentConfig, name: str) -> Aggregator:
+    """That of a run: the method's own, the config's, or the private mean."""
+    chosen = aggregator_for(config.methods[name], config.federation.rounds, config.aggregator)
+    return protected(config.privacy, chosen)

@@ -12,25 +12,27 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
-from fedpgp.backbone import Towers
 from fedpgp.errors import TrainingError
-from fedpgp.methods.plugins import load_file, loaded_files
+from fedpgp.runtime.code_files import load_file, loaded_files
 from fedpgp.runtime.processes import ENDED, context, leave_ctrl_c
 
 AHEAD = 8  # jobs of each process that are packed before their turn, so that memory does not hold all of them
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+Common = TypeVar("Common")
 
-_TOWERS: Towers | None = None  # of a worker process: sent once, when it starts
+_COMMON: Any = None  # of a worker process: sent once, when it starts
 
 
-class Workers:
+class Workers(Generic[Common]):
     """Calls `function(towers, job)` for many jobs and returns the results in order.
+
+    towers: what all jobs need, such as the towers of a frozen encoder; every process gets it once.
 
     As a context manager it sets PyTorch to one thread, in this process as in the others: the operations of a round are
     too small to share, and several threads that wait for each other on a busy machine make them many times slower.
@@ -39,7 +41,7 @@ class Workers:
     `if __name__ == "__main__":`.
     """
 
-    def __init__(self, towers: Towers, count: int):
+    def __init__(self, towers: Common, count: int):
         self.towers = towers
         self.count = count
         self._threads = torch.get_num_threads()
@@ -48,7 +50,7 @@ class Workers:
             arguments = (pickle.dumps(towers), loaded_files())
             self._pool = ProcessPoolExecutor(count, context(), initializer=_start, initargs=arguments)
 
-    def map(self, function: Callable[[Towers, Job], Result], jobs: Iterable[Job]) -> list[Result]:
+    def map(self, function: Callable[[Common, Job], Result], jobs: Iterable[Job]) -> list[Result]:
         if self._pool is None:
             return [function(self.towers, job) for job in jobs]
         results: list[Result] = []
@@ -74,7 +76,7 @@ class Workers:
         while len(there) < self.count:
             there.update(self.map(_who, [0.02] * self.count))
 
-    def __enter__(self) -> "Workers":
+    def __enter__(self) -> "Workers[Common]":
         torch.set_num_threads(1)
         return self
 
@@ -102,9 +104,9 @@ def end_pool(pool: ProcessPoolExecutor, failed: bool) -> None:
 
 
 def _start(towers: bytes, method_files: Sequence[Path]) -> None:
-    global _TOWERS
+    global _COMMON
     start_process(method_files)
-    _TOWERS = pickle.loads(towers)
+    _COMMON = pickle.loads(towers)
 
 
 def _end_with_parent() -> None:
@@ -115,12 +117,12 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _who(towers: Towers, seconds: float) -> int:
+def _who(towers: object, seconds: float) -> int:
     time.sleep(seconds)  # so that another process takes the next job
     return os.getpid()
 
 
 def _call(packed: bytes) -> bytes:
     function, job = pickle.loads(packed)
-    result: Any = function(_TOWERS, job)
+    result: Any = function(_COMMON, job)
     return pickle.dumps(result)

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from fedpgp import __version__
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import check_output, load_run, writing
 from fedpgp.runtime.files import new_directory, write
+from fedpgp.runtime.version import __version__
 from fedpgp.serving.classifier import Classifier, load
 from fedpgp.serving.memory import remembers
 from fedpgp.serving.reduce import context_of, head_of

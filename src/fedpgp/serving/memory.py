@@ -15,8 +15,9 @@ from fedpgp.evaluation.metrics import own_images
 from fedpgp.federation.client_runner import Federation
 from fedpgp.federation.run_spec import Course
 from fedpgp.methods import Method
+from fedpgp.reporting import Reporter
 from fedpgp.results.run import Run
-from fedpgp.runs.setup import Laboratory, Reporter, laboratory
+from fedpgp.runs.setup import Laboratory, laboratory
 from fedpgp.serving.classifier import Classifier, calibrated
 
 

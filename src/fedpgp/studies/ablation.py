@@ -7,18 +7,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedpgp import __version__
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.evaluation.bootstrap import Difference, differences
 from fedpgp.methods import METHODS
 from fedpgp.methods.plugins import installed
 from fedpgp.report.ablation import write_ablation
+from fedpgp.reporting import Reporter, Silent
 from fedpgp.results.run import Comparison, Run
 from fedpgp.results.run_store import ABLATION, check_output, locked, run_directory, writing
 from fedpgp.runs.run import HEADLINE, chosen_methods, chosen_seeds
-from fedpgp.runs.setup import Reporter, Silent
 from fedpgp.runtime.files import write, write_json
+from fedpgp.runtime.version import __version__
 from fedpgp.studies.axes import slug
 from fedpgp.studies.cells import Cell, check_cells, distinct, load_cells, naming, run_cells
 from fedpgp.studies.search import Study, check_studies, read_studies

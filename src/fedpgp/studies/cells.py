@@ -12,11 +12,12 @@ from fedpgp.backbone import load_backbone
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.tasks import Task
 from fedpgp.errors import CheckpointError, ConfigError, DataError, OutputError
+from fedpgp.reporting import Reporter, hears_notices
 from fedpgp.results.run import Comparison, Run
 from fedpgp.results.run_store import load_comparison
 from fedpgp.runs.comparison_plan import duration
 from fedpgp.runs.run import compare, resume
-from fedpgp.runs.setup import Reporter, checked, hears_notices
+from fedpgp.runs.setup import checked
 
 
 @dataclass(frozen=True)

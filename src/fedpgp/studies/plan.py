@@ -8,12 +8,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fedpgp import __version__
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.methods import METHODS
 from fedpgp.methods.plugins import find_method, installed
 from fedpgp.results.run import Comparison, Run
+from fedpgp.runtime.version import __version__
 from fedpgp.studies.axes import slug
 from fedpgp.studies.cells import Cell, naming
 from fedpgp.studies.search import Study

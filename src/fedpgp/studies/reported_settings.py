@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedpgp.aggregators import AGGREGATORS
-from fedpgp.config import SECTIONS, ExperimentConfig, FederationConfig, reason
+from fedpgp.config import SECTIONS, ExperimentConfig, reason
 from fedpgp.errors import ConfigError, nearest
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.methods import METHODS
 
 WITHOUT_EFFECT = frozenset(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from fedpgp.errors import ConfigError
 from fedpgp.report.reproduction import write_reproduction
+from fedpgp.reporting import Reporter
 from fedpgp.results.run_store import REPRODUCTION
 from fedpgp.runs.run import chosen_seeds
-from fedpgp.runs.setup import Reporter
 from fedpgp.studies.cells import Cell
 from fedpgp.studies.plan import Found, Grid, check_methods
 from fedpgp.studies.recipe import Recipe, read_recipe

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fedpgp.config import load_config
 from fedpgp.methods.plugins import find_method
+from fedpgp.reporting import Reporter, Silent
 from fedpgp.results.run_store import FINISHED, check_output, locked, run_directory, writing
-from fedpgp.runs.setup import Reporter, Silent
 from fedpgp.runtime.files import write, write_json
 from fedpgp.studies.cells import Cell, check_cells, distinct, load_cells, run_cells
 from fedpgp.studies.plan import CONFIG, Found, Grid, digest_of, read_grid

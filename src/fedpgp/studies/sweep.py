@@ -7,9 +7,9 @@ from typing import Any
 
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.report.grid import write_sweep
+from fedpgp.reporting import Reporter
 from fedpgp.results.run_store import SWEEP
 from fedpgp.runs.run import HEADLINE, chosen_seeds
-from fedpgp.runs.setup import Reporter
 from fedpgp.studies.axes import axis_of_text, axis_of_values, read_axes
 from fedpgp.studies.cells import Cell
 from fedpgp.studies.plan import Found, Grid, Part, check_methods

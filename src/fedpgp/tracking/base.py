@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, FedPGPError, OutputError
+from fedpgp.reporting import Silent
 from fedpgp.results.run import Run
-from fedpgp.runs.setup import Silent
 from fedpgp.tracking.figures import scalars
 
 Entry = TypeVar("Entry")

@@ -5,7 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from fedpgp.config import ExperimentConfig
-from fedpgp.report import formats, tables
+from fedpgp.report import tables
+from fedpgp.results import formats
 from fedpgp.results.run import Comparison, Run
 
 GROUPS = ("loss", "cosine", "bytes", "seconds", "validation", "wire")  # what names of a record begin with

@@ -6,8 +6,8 @@ from types import TracebackType
 from typing import Any
 
 from fedpgp.config import ExperimentConfig
+from fedpgp.reporting import Reporter
 from fedpgp.results.run import Run
-from fedpgp.runs.setup import Reporter
 from fedpgp.tracking.base import Tracker
 
 

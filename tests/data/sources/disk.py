@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fedpgp.config import DataConfig
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import read_listing
 from fedpgp.data.sources.listing import Listing
 

@@ -8,8 +8,8 @@ from disk import save
 from typer.testing import CliRunner
 
 from fedpgp import cli
-from fedpgp.config import DataConfig
 from fedpgp.data.check import check
+from fedpgp.data.settings import DataConfig
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from fedpgp.config import DataConfig
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import layout_of, load_source, read_listing, unpickle
 from fedpgp.errors import DataError
 

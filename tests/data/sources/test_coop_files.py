@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from fedpgp.config import DataConfig
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import layout_of, load_source, read_listing
 from fedpgp.data.sources.coop import FORMS
 from fedpgp.data.sources.known import KNOWN, NAMES, find

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from fedpgp.config import DataConfig
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import layout_of, load_source, read_listing
 from fedpgp.errors import DataError
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from disk import listing, save
 
-from fedpgp.config import DataConfig
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import layout_of, load_source
 from fedpgp.errors import DataError
 

@@ -6,9 +6,9 @@ import datasets
 import numpy as np
 import pytest
 
-from fedpgp.config import DataConfig
 from fedpgp.data import mirrors
 from fedpgp.data.decode import decode
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import domains, load_source
 from fedpgp.errors import DataError
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fedpgp.config import DataConfig
 from fedpgp.data.check import check
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import layout_of, load_source, load_target, read_listing
 from fedpgp.errors import DataError
 

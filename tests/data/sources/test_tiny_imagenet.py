@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedpgp.config import DataConfig
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import layout_of, load_source, read_listing
 from fedpgp.errors import DataError
 

@@ -11,7 +11,7 @@ from fedpgp.data.sources.unrecognised import why_none
 from fedpgp.errors import DataError, nearest
 
 if TYPE_CHECKING:
-    from fedpgp.config import DataConfig
+    from fedpgp.data.settings import DataConfig
 
 __all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "load_source", "load_target"]
 

@@ -17,7 +17,7 @@ from fedpgp.data.sources.unpacked import unpack
 from fedpgp.errors import DataError
 
 if TYPE_CHECKING:
-    from fedpgp.config import DataConfig
+    from fedpgp.data.settings import DataConfig
 
 PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 SIZE = 32  # pixels, in height and in width

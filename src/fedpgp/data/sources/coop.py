@@ -16,7 +16,7 @@ from fedpgp.data.sources.names import renamed
 from fedpgp.errors import DataError
 
 if TYPE_CHECKING:
-    from fedpgp.config import DataConfig
+    from fedpgp.data.settings import DataConfig
 
 FILES = "split_zhou_*.json"
 SPLITS = ("train", "val", "test")

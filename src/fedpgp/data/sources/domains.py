@@ -15,7 +15,7 @@ from fedpgp.data.sources.names import renamed
 from fedpgp.errors import DataError
 
 if TYPE_CHECKING:
-    from fedpgp.config import DataConfig
+    from fedpgp.data.settings import DataConfig
 
 FOLDERS: Mapping[str, tuple[str, ...]] = {
     "office_caltech10": ("amazon", "caltech", "dslr", "webcam"),

@@ -17,7 +17,7 @@ from fedpgp.data.sources.names import named
 from fedpgp.errors import DataError
 
 if TYPE_CHECKING:
-    from fedpgp.config import DataConfig
+    from fedpgp.data.settings import DataConfig
 
 SPLIT, DOMAIN, CLASS = "split", "domain", "class"
 LEVELS: Mapping[str, tuple[str, ...]] = {

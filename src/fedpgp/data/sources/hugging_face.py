@@ -18,7 +18,7 @@ from fedpgp.data.sources.table import IMAGE, LABEL, described, find_columns
 from fedpgp.errors import DataError
 
 if TYPE_CHECKING:
-    from fedpgp.config import DataConfig
+    from fedpgp.data.settings import DataConfig
 
 HUB = "hf:"
 SAVED = ("dataset_dict.json", "state.json")

@@ -17,7 +17,7 @@ from fedpgp.data.sources.names import HEADERS, plain, read_lines, renamed
 from fedpgp.errors import DataError
 
 if TYPE_CHECKING:
-    from fedpgp.config import DataConfig
+    from fedpgp.data.settings import DataConfig
 
 NAMES = "classnames.txt"
 # CoOp's file gives some pairs of classes one name; where it does, one of the two has WordNet's instead.

@@ -17,7 +17,7 @@ from fedpgp.errors import DataError
 from fedpgp.runtime.randomness import generator
 
 if TYPE_CHECKING:
-    from fedpgp.config import DataConfig
+    from fedpgp.data.settings import DataConfig
 
 SEED = 0  # of a division into splits: it belongs to the data, and is the same for every run
 TRAIN, VALIDATION, TEST = range(3)

@@ -18,7 +18,7 @@ from fedpgp.data.sources.unpacked import unpack
 from fedpgp.errors import DataError
 
 if TYPE_CHECKING:
-    from fedpgp.config import DataConfig
+    from fedpgp.data.settings import DataConfig
 
 PARTS = ("train", "t10k")  # training and test images
 IMAGES, LABELS = ("images", 3), ("labels", 1)  # kind and number of dimensions

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedpgp.errors import DataError
 
 if TYPE_CHECKING:
-    from fedpgp.config import DataConfig
+    from fedpgp.data.settings import DataConfig
 
 BESIDE = ("classes.txt", "classnames.txt")
 HEADERS = frozenset(("id", "identifier", "label", "class"))

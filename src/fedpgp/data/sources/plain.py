@@ -9,7 +9,7 @@ from fedpgp.data.sources import folder, hugging_face, table
 from fedpgp.data.sources.listing import Layout, Listing
 
 if TYPE_CHECKING:
-    from fedpgp.config import DataConfig
+    from fedpgp.data.settings import DataConfig
 
 ABOUT = {
     "class-folders": "CLASS/…: a folder of images for each class",

@@ -16,7 +16,7 @@ from fedpgp.data.sources.names import INTEGER, named
 from fedpgp.errors import DataError
 
 if TYPE_CHECKING:
-    from fedpgp.config import DataConfig
+    from fedpgp.data.settings import DataConfig
 
 TEXT = (".csv", ".tsv", ".tab")
 SUFFIXES = (*TEXT, ".parquet")

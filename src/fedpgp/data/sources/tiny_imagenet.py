@@ -14,7 +14,7 @@ from fedpgp.data.sources.names import plain, read_lines, renamed
 from fedpgp.errors import DataError
 
 if TYPE_CHECKING:
-    from fedpgp.config import DataConfig
+    from fedpgp.data.settings import DataConfig
 
 PAGE = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 FOLDER = "tiny-imagenet-200"

@@ -15,11 +15,11 @@ from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.client_task import OWN, counts_of
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.federation.client_runner import Federation
-from fedpgp.federation.run_spec import Course, aggregator_of
+from fedpgp.federation.run_spec import Course
 from fedpgp.flower.node import Node
 from fedpgp.flower.nodes import Guest, answer, terms_of
 from fedpgp.methods.plugins import find_method
-from fedpgp.runs.setup import laboratory
+from fedpgp.runs.setup import aggregator_of, laboratory
 
 
 @dataclass(frozen=True)

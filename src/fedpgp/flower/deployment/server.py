@@ -14,18 +14,18 @@ from fedpgp.data.client_task import OWN, task_elsewhere
 from fedpgp.data.sources import Source
 from fedpgp.data.tasks import Task
 from fedpgp.errors import FedPGPError, OutputError
+from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import run_rounds
-from fedpgp.federation.run_spec import Course, aggregator_of
+from fedpgp.federation.run_spec import Course
 from fedpgp.federation.state import FILE, State
 from fedpgp.flower.deployment.client import configured
 from fedpgp.flower.deployment.metrics import exporter
 from fedpgp.flower.nodes import Nodes, terms_of
-from fedpgp.flower.privacy import assumptions
 from fedpgp.results.provenance import begin, check_origin, origin
 from fedpgp.results.run import Run, headline
 from fedpgp.results.run_store import add_record, is_unfinished, run_directory, write_records, write_run, writing
 from fedpgp.results.summary import Prompts, figures
-from fedpgp.runs.setup import checked
+from fedpgp.runs.setup import aggregator_of, checked
 
 log = logging.getLogger("fedpgp")
 
@@ -71,7 +71,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
     with State.open(directory / FILE) as state:
         check_origin(directory, state, begun, log.warning)
         course = Course(method, task, backbone, settings, seed, aggregator_of(config, name))
-        for sentence in assumptions(config, method, course.clients, course.most_rounds):
+        for sentence in assumptions(config.privacy, config.federation, method, course.clients, course.most_rounds):
             log.info("%s", sentence)
         nodes = Nodes(
             grid=grid,
@@ -100,7 +100,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
                 log.info("round %d of %d: %s%s", record["round"], total, headline(record), _losses(record))
         records, last = state.records(), state.evaluation()
         if config.task.partition == OWN:
-            task = task_elsewhere(config, nodes.held)
+            task = task_elsewhere(config.data, config.task, nodes.held)
         run = Run(
             config=config,
             results=figures(task, name, seed, records, last, course.first(0).private),
@@ -119,7 +119,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
 def _task(config: ExperimentConfig, name: str, seed: int) -> tuple[Task, Source | None]:
     """The task, of which a server needs no image, and the data set where all share one."""
     if config.task.partition == OWN:
-        return task_elsewhere(config, {}), None
+        return task_elsewhere(config.data, config.task, {}), None
     source, tasks, _ = checked(config, [name], [seed])
     return tasks[seed], source
 

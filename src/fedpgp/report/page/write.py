@@ -10,16 +10,17 @@ from typing import Any
 import vl_convert
 from jinja2 import Environment, PackageLoader
 
-from fedpgp import __version__
 from fedpgp.errors import ConfigError, FedPGPError, OutputError
-from fedpgp.report import formats, tables
+from fedpgp.report import tables
 from fedpgp.report.comparison import all_tables
 from fedpgp.report.page import charts, frames
 from fedpgp.report.page import run_details as closer
 from fedpgp.report.page.charts import Chart
 from fedpgp.report.page.collect import Gathered, Part, gather
+from fedpgp.results import formats
 from fedpgp.results.run import Comparison, Run
 from fedpgp.runtime.files import write
+from fedpgp.runtime.version import __version__
 
 GENERATOR = "fedpgp report"
 REST = 2.0  # seconds between two looks at what is running

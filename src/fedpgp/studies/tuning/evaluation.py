@@ -18,8 +18,8 @@ from fedpgp.errors import ConfigError, TrainingError
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
 from fedpgp.methods import Method
-from fedpgp.methods.plugins import loaded_files
 from fedpgp.runs.setup import Laboratory, laboratory
+from fedpgp.runtime.code_files import loaded_files
 from fedpgp.runtime.processes import ENDED, context
 from fedpgp.runtime.workers import end_pool, start_process
 from fedpgp.studies.tuning.space import Value

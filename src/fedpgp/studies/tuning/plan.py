@@ -9,14 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedpgp import __version__
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, DataError, OutputError
 from fedpgp.evaluation.metrics import own_images
 from fedpgp.methods.plugins import fingerprint
+from fedpgp.reporting import Reporter
 from fedpgp.results.run_store import TUNING
-from fedpgp.runs.setup import Laboratory, Reporter, laboratory
+from fedpgp.runs.setup import Laboratory, laboratory
 from fedpgp.runtime.files import write
+from fedpgp.runtime.version import __version__
 from fedpgp.studies.tuning.space import Space, describe
 from fedpgp.studies.tuning.trials import Objective, Trial
 

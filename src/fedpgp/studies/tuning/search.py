@@ -10,9 +10,9 @@ from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import installed
+from fedpgp.reporting import Reporter
 from fedpgp.results.run_store import TUNING, locked, run_directory, writing
 from fedpgp.runs.run import chosen_methods, chosen_seeds
-from fedpgp.runs.setup import Reporter
 from fedpgp.runtime.files import write, write_json
 from fedpgp.studies.tuning.evaluation import Job, pool_of
 from fedpgp.studies.tuning.plan import (

@@ -1,6 +1,6 @@
 """What a search found, as a table."""
 
-from fedpgp.report.formats import Cell, Table
+from fedpgp.results.formats import Cell, Table
 from fedpgp.studies.tuning.trials import FIGURES, Trial, Tuning, value_in_words
 
 

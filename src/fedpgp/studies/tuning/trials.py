@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError
-from fedpgp.report.formats import to_csv
+from fedpgp.results.formats import to_csv
 from fedpgp.studies.tuning.space import Value
 
 Objective = Literal["cm", "hm", "local", "base", "novel"]

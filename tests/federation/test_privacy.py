@@ -14,11 +14,11 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from fedpgp.aggregators import FedAvg, Median, Server, Upload
-from fedpgp.config import ExperimentConfig, FederationConfig, PrivacyConfig
 from fedpgp.errors import ConfigError
+from fedpgp.federation.privacy import BIT, NORM, Private, assumptions, check_privacy, epsilon
+from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 from fedpgp.flower.messages import _figures
 from fedpgp.flower.mods import mods
-from fedpgp.flower.privacy import BIT, NORM, Private, assumptions, check_privacy, epsilon
 from fedpgp.flower.update_validation import ABOUT, LOSSES, SHARED, arrays, read_any
 from fedpgp.methods import PromptFL
 from fedpgp.methods.dp_fpl import DPFPL
@@ -197,18 +197,19 @@ def test_a_local_round_costs_no_more_than_it_says():
 
 def test_what_is_assumed_is_told():
     privacy = PrivacyConfig(differential_privacy="central", noise_multiplier=2.0)
-    told = " ".join(assumptions(ExperimentConfig(privacy=privacy), PromptFL(), 10, 5))
+    told = " ".join(assumptions(privacy, FederationConfig(), PromptFL(), 10, 5))
     assert f"ε = {epsilon(privacy, 5):.3g} at δ = 1e-05 after 5 rounds, of 10 clients" in told
     assert "all clients have the same weight" in told
     assert "losses, accuracies and numbers of examples are not protected" in told
-    assert assumptions(ExperimentConfig(), PromptFL(), 10, 5) == []
+    assert assumptions(PrivacyConfig(), FederationConfig(), PromptFL(), 10, 5) == []
 
 
 def test_what_a_noisy_method_assumes_is_told_for_the_local_epochs_of_a_client():
-    config, method = ExperimentConfig(federation=FederationConfig(local_epochs=3)), DPFPL()
-    assert assumptions(config, method, 10, 5) == method.assumptions(15) != []
-    central = replace(config, privacy=PrivacyConfig(**CENTRAL))
-    assert assumptions(central, method, 10, 5) == [*method.assumptions(15), *assumptions(central, PromptFL(), 10, 5)]
+    settings, method = FederationConfig(local_epochs=3), DPFPL()
+    assert assumptions(PrivacyConfig(), settings, method, 10, 5) == method.assumptions(15) != []
+    central = PrivacyConfig(**CENTRAL)
+    of_server = assumptions(central, settings, PromptFL(), 10, 5)
+    assert assumptions(central, settings, method, 10, 5) == [*method.assumptions(15), *of_server]
 
 
 CENTRAL = {"differential_privacy": "central"}

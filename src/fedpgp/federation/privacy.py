@@ -14,10 +14,10 @@ import torch
 from pydantic.dataclasses import dataclass
 
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors, Upload
-from fedpgp.aggregators.base import STRICT
-from fedpgp.config import ExperimentConfig, PrivacyConfig
 from fedpgp.errors import ConfigError
+from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 from fedpgp.methods import Method
+from fedpgp.runtime.validation import STRICT
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord
@@ -95,10 +95,11 @@ def epsilon(privacy: PrivacyConfig, rounds: int) -> float:
     return float(get_epsilon_gaussian(multiplier / math.sqrt(rounds), privacy.delta))
 
 
-def assumptions(config: ExperimentConfig, method: Method, clients: int, rounds: int) -> list[str]:
+def assumptions(
+    privacy: PrivacyConfig, settings: FederationConfig, method: Method, clients: int, rounds: int
+) -> list[str]:
     """What a person should know before a run. rounds: of the client that takes part most often."""
-    privacy, epochs = config.privacy, rounds * config.federation.local_epochs + method.finetune_epochs
-    of_method = method.assumptions(epochs)
+    of_method = method.assumptions(rounds * settings.local_epochs + method.finetune_epochs)
     if privacy.differential_privacy == "none":
         return of_method
     where = {
