@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedpgp.data.decode import decode
+from fedpgp.data.sources.columns import IMAGE, LABEL, described, find_columns
 from fedpgp.data.sources.folder import split_number
 from fedpgp.data.sources.listing import Listing, digest
-from fedpgp.data.sources.table import IMAGE, LABEL, described, find_columns
 from fedpgp.errors import DataError
 
 if TYPE_CHECKING:
