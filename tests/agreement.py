@@ -11,7 +11,7 @@ import tiny
 import torch
 from oracle.training import Settings, World
 
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.sources import pictograms
 from fedpgp.evaluation.evaluator import Evaluator
 from fedpgp.evaluation.inference import Question, answer, kind_of
@@ -60,15 +60,15 @@ def difference(found, expected) -> float:
     return float((found - expected).abs().max()) / (largest if largest > 1e-12 else 1.0)
 
 
-def real_images(backbone, kind=None) -> Images:
+def real_images(backbone, kind=None) -> ImageFeatures:
     """As many real pictures as the tiny task trains on."""
     pictures = pictograms.read().train
     some = [pictures.image(7 * i) for i in range(sum(tiny.EXAMPLES))]
     pooled = backbone.image(some).clone()
     if kind is None:
-        return Images(pooled)
+        return ImageFeatures(pooled)
     pixels = backbone.image.processor(images=some, return_tensors="pt")["pixel_values"]
-    return Images(pooled, [backbone.image.encode(pixels, kind).clone()], torch.arange(len(some)))
+    return ImageFeatures(pooled, [backbone.image.encode(pixels, kind).clone()], torch.arange(len(some)))
 
 
 def test_images(like) -> torch.Tensor:

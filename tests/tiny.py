@@ -15,14 +15,14 @@ from transformers import CLIPModel
 
 from fedpgp.aggregators import FedAdam, FedAvg, FedAvgM, FedDyn, FedYogi, Median, Scaffold, Server, TrimmedMean
 from fedpgp.data import protocols
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.evaluation.evaluator import Evaluation
 from fedpgp.evaluation.inference import kind_of
 from fedpgp.federation.client_runner import Data
 from fedpgp.federation.rounds import federate
-from fedpgp.federation.run_spec import Course, aggregator_for
+from fedpgp.federation.run_spec import RunSpec, aggregator_for
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.report import comparison
@@ -141,15 +141,15 @@ def task(classes=CLASSES, examples=EXAMPLES, base=BASE, novel=NOVEL, templates=(
     )
 
 
-def images(count: int, backbone, kind=None, seed: int = 0) -> Images:
+def images(count: int, backbone, kind=None, seed: int = 0) -> ImageFeatures:
     """Random features, and what else is kept of so many images: of the scale of real states, if they are that."""
     pooled = random_features(count, backbone.logit_scale, seed=seed)
     if kind is None:
-        return Images(pooled)
+        return ImageFeatures(pooled)
     shape = backbone.image.shape(kind)
     kept = torch.randn(count, *shape, generator=torch.Generator().manual_seed(1000 + seed))
     kept = F.normalize(kept, dim=-1) if kind == "patches" else kept
-    return Images(pooled, [kept.to(pooled)], torch.arange(count))
+    return ImageFeatures(pooled, [kept.to(pooled)], torch.arange(count))
 
 
 def data(backbone, train=None, kind=None, **changes) -> Data:
@@ -184,7 +184,7 @@ def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregat
     found, settings = data_ or data(backbone, kind=kind_of(method)), FederationConfig(**{**SETTINGS, **changes})
     workers = workers or Workers(backbone.towers(method.reads), 1)
     chosen = aggregator_for(method, settings.rounds, aggregator)
-    course, rounds = Course(method, found.task, backbone, settings, seed, chosen), []
+    course, rounds = RunSpec(method, found.task, backbone, settings, seed, chosen), []
     with nullcontext(state) if state else State.create() as state:
         clients = course.states(state.client)
         for record in federate(method, found, backbone, settings, seed, workers, state, aggregator):

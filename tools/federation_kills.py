@@ -22,11 +22,11 @@ from pathlib import Path
 
 import torch
 from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.federation.client_runner import Federation
-from fedpgp.federation.rounds import Here, run_rounds
-from fedpgp.federation.run_spec import Course, aggregator_for
+from fedpgp.federation.client_runner import ClientRunner
+from fedpgp.federation.rounds import LocalClients, run_rounds
+from fedpgp.federation.run_spec import RunSpec, aggregator_for
 from fedpgp.federation.state import State
-from fedpgp.flower.deployment.layout import Layout, Plan, create
+from fedpgp.flower.deployment.layout import FederationLayout, FederationPlan, create
 from fedpgp.flower.deployment.local import LocalFederation, free_ports, local_federation
 from fedpgp.flower.deployment.processes import kill_group
 from fedpgp.flower.node import OwnStates
@@ -54,14 +54,14 @@ def new_federation(
     clients: int = CLIENTS,
     settings: Sequence[str] = SETTINGS,
     insecure: bool = False,
-) -> Layout:
+) -> FederationLayout:
     """A federation on this machine that shares out the embedded data set."""
     config = load_config(None, [*settings, "federation.engine=deployment"], foreign=True)
     port, *ports = free_ports(clients + 1)
-    return create(directory, Plan("local", "127.0.0.1", port, clients, config, method, 0, ports, insecure))
+    return create(directory, FederationPlan("local", "127.0.0.1", port, clients, config, method, 0, ports, insecure))
 
 
-def disturbed(layout: Layout, kills: int, rng: random.Random, cache: Path | None) -> list[dict[str, object]]:
+def disturbed(layout: FederationLayout, kills: int, rng: random.Random, cache: Path | None) -> list[dict[str, object]]:
     """Runs a federation to its end while some of its processes are killed; what was done to it."""
     done: list[dict[str, object]] = []
     moments = sorted((rng.randint(0, ROUNDS - 2), rng.random() * LONGEST_ROUND) for _ in range(kills))
@@ -81,7 +81,7 @@ def disturbed(layout: Layout, kills: int, rng: random.Random, cache: Path | None
     return done
 
 
-def last_round(layout: Layout) -> int:
+def last_round(layout: FederationLayout) -> int:
     """The last in which a client has trained; 0 before the first."""
     files = layout.directory.glob("nodes/*/state/*/*/round-*.safetensors")
     return max((int(file.stem.removeprefix("round-")) for file in files), default=0)
@@ -99,7 +99,7 @@ def _kill(federation: LocalFederation, target: str, rng: random.Random) -> dict[
     return {"target": target}
 
 
-def processes_of(layout: Layout, program: str) -> list[int]:
+def processes_of(layout: FederationLayout, program: str) -> list[int]:
     """The ids of the processes of a program that belong to the server of a federation."""
     _, address = layout.connection
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
@@ -113,7 +113,7 @@ def undisturbed(config: ExperimentConfig, method: str, run: Run, cache: Path | N
         one = config.methods[method]
         settings = config.federation
         aggregator = aggregator_for(one, settings.rounds, config.aggregator)
-        course = Course(one, lab.tasks[0], lab.backbone, settings, 0, aggregator)
+        course = RunSpec(one, lab.tasks[0], lab.backbone, settings, 0, aggregator)
         everybody = course.downloads
 
         def downloads(number, server):  # type: ignore[no-untyped-def]
@@ -122,13 +122,15 @@ def undisturbed(config: ExperimentConfig, method: str, run: Run, cache: Path | N
 
         course.downloads = downloads  # type: ignore[method-assign]
         state = State.create()
-        fleet = Here(Federation(course, lab.data(one, 0), lab.backbone), course.states(state.client), lab.workers)
+        fleet = LocalClients(
+            ClientRunner(course, lab.data(one, 0), lab.backbone), course.states(state.client), lab.workers
+        )
         for _ in run_rounds(course, fleet, state):
             pass
         return state
 
 
-def differences(layout: Layout, run: Run, expected: State) -> list[str]:
+def differences(layout: FederationLayout, run: Run, expected: State) -> list[str]:
     """Where the prompt, or what a client keeps, is not what it must be."""
     found = []
     server = expected.server()

@@ -21,9 +21,9 @@ from fedpgp.aggregators import AGGREGATORS, Aggregator, Download, Server
 from fedpgp.config import load_config
 from fedpgp.evaluation.evaluator import Evaluation
 from fedpgp.federation.client import ClientUpdate, in_groups, train_clients
-from fedpgp.federation.client_runner import Federation
-from fedpgp.federation.rounds import Here, run_rounds
-from fedpgp.federation.run_spec import Course
+from fedpgp.federation.client_runner import ClientRunner
+from fedpgp.federation.rounds import LocalClients, run_rounds
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import State
 from fedpgp.flower.messages import Request, trained
 from fedpgp.flower.update_validation import SHARED, Asked, Refused, check
@@ -97,10 +97,10 @@ ATTACKS: dict[str, Attack] = {
 
 @dataclass
 class Hostile:
-    """Clients of this process, some of them hostile, behind the border of a server; see `rounds.Fleet`."""
+    """Clients of this process, some of them hostile, behind the border of a server; see `rounds.ClientPool`."""
 
-    here: Here
-    course: Course
+    here: LocalClients
+    course: RunSpec
     hostile: frozenset[int]
     attack: str
     rng: np.random.Generator
@@ -173,12 +173,12 @@ def main() -> None:
             for seed in range(options.seeds):
                 rng = np.random.default_rng(seed)
                 hostile = frozenset(rng.permutation(CLIENTS)[: round(share * CLIENTS)].tolist())
-                course = Course(
+                course = RunSpec(
                     method, lab.tasks[seed], lab.backbone, config.federation, seed, aggregator(name, len(hostile))
                 )
                 with State.create() as state:
-                    here = Here(
-                        Federation(course, lab.data(method, seed), lab.backbone),
+                    here = LocalClients(
+                        ClientRunner(course, lab.data(method, seed), lab.backbone),
                         course.states(state.client),
                         lab.workers,
                     )

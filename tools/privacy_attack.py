@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from fedpgp.aggregators import Download, FedAvg, Tensors
 from fedpgp.config import load_config
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.federation.client import ClientUpdate, train_clients
-from fedpgp.federation.client_runner import Federation
-from fedpgp.federation.rounds import Here, run_rounds
-from fedpgp.federation.run_spec import Course
+from fedpgp.federation.client_runner import ClientRunner
+from fedpgp.federation.rounds import LocalClients, run_rounds
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import ClientState, State
 from fedpgp.runs.setup import laboratory
 from flwr.supercore.differential_privacy import add_gaussian_noise_inplace, compute_clip_model_update
@@ -35,7 +35,7 @@ SETTINGS = [f"federation.rounds={ROUNDS}", f"federation.eval_every={ROUNDS}", "f
 NORM, DELTA = 0.5, 1e-5
 
 
-class Watching(Here):
+class Watching(LocalClients):
     """A server that remembers every update beside what it had sent."""
 
     seen: list[tuple[Download, ClientUpdate]]
@@ -56,7 +56,7 @@ def auc(scores: np.ndarray, members: np.ndarray) -> float:
     return float((ranks[members].sum() - count * (count + 1) / 2) / (count * (~members).sum()))
 
 
-def directions(federation: Federation, course: Course, download: Download, number: int, towers) -> np.ndarray:  # type: ignore[no-untyped-def]
+def directions(federation: ClientRunner, course: RunSpec, download: Download, number: int, towers) -> np.ndarray:  # type: ignore[no-untyped-def]
     """[C, n] what a step on each base class' text feature changes."""
     own = course.first(0)
     job = federation.job(number, next(iter(federation._clients)), download, ClientState(own.private, {}, own.control))
@@ -64,7 +64,7 @@ def directions(federation: Federation, course: Course, download: Download, numbe
     for label in range(len(guidance)):
         one = replace(
             job,
-            images=Images(guidance[label][None]),
+            images=ImageFeatures(guidance[label][None]),
             labels=torch.tensor([label]),
             training=replace(job.training, local_epochs=1, batch_size=1),
         )
@@ -106,8 +106,8 @@ def main() -> None:
             for seed in seeds:
                 np.random.seed(seed)  # of Flower's noise, so that the table can be made again
                 method, task = config.methods[name], lab.tasks[seed]
-                course = Course(method, task, lab.backbone, config.federation, seed, FedAvg())
-                federation = Federation(course, lab.data(method, seed), lab.backbone)
+                course = RunSpec(method, task, lab.backbone, config.federation, seed, FedAvg())
+                federation = ClientRunner(course, lab.data(method, seed), lab.backbone)
                 with State.create() as state:
                     watching = Watching(federation, course.states(state.client), lab.workers)
                     object.__setattr__(watching, "seen", [])

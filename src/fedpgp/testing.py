@@ -25,15 +25,15 @@ from fedpgp.backbone.image import PATCHES
 from fedpgp.backbone.layers import Prompt
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.sources import ImageDataset
 from fedpgp.data.tasks import Client, EvaluationSet, Task
-from fedpgp.evaluation.inference import Question, answer, kind_of, see
+from fedpgp.evaluation.inference import Question, answer, image_features, kind_of
 from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client import ClientJob, ClientUpdate, train_clients
 from fedpgp.federation.client_runner import Data, frozen_of
 from fedpgp.federation.rounds import federate
-from fedpgp.federation.run_spec import Course, aggregator_for
+from fedpgp.federation.run_spec import RunSpec, aggregator_for
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State, grouped
 from fedpgp.methods import Batch, Frozen, Method, Params
@@ -95,7 +95,7 @@ class Recording(Workers[Towers]):
 
 
 @dataclass(frozen=True)
-class _Run:
+class _CheckedRun:
     """What is left of a federation: its last state, and every local training, also by groups that train together."""
 
     bits: Mapping[str, bytes]
@@ -116,17 +116,17 @@ def made_up_data(task: Task, backbone: Backbone, kind: str | None, seed: int = 0
     )
 
 
-def made_up_images(count: int, backbone: Backbone, kind: str | None = None, seed: int = 0) -> Images:
+def made_up_images(count: int, backbone: Backbone, kind: str | None = None, seed: int = 0) -> ImageFeatures:
     """Random images: features, and patch features, of unit length, and states of the image tower."""
     like = backbone.logit_scale
     drawn = torch.randn(count, backbone.image.width, generator=generator(seed, "images"))
     pooled = F.normalize(drawn, dim=-1).to(like)
     if kind is None:
-        return Images(pooled)
+        return ImageFeatures(pooled)
     kept = torch.randn(count, *backbone.image.shape(kind), generator=generator(seed, "tokens"))
     if kind == PATCHES:
         kept = F.normalize(kept, dim=-1)
-    return Images(pooled, [kept.to(like)], torch.arange(count))
+    return ImageFeatures(pooled, [kept.to(like)], torch.arange(count))
 
 
 class _Trial:
@@ -139,13 +139,13 @@ class _Trial:
         self.towers = backbone.towers(method.reads)
         self.data = made_up_data(self.task, backbone, kind_of(method))
 
-    def answer(self, params: Params, images: Images) -> Tensor:
+    def answer(self, params: Params, images: ImageFeatures) -> Tensor:
         """The logits [B, 6] of a model over the base classes."""
         frozen = self.frozen.select(BASE)
         text = self.text(params, frozen, BASE)
         return answer(self.towers, Question(self.method, params, text, images, self.tokens(BASE), frozen))
 
-    def images(self, count: int, seed: int) -> Images:
+    def images(self, count: int, seed: int) -> ImageFeatures:
         return made_up_images(count, self.backbone, kind_of(self.method), seed)
 
     def first(self, client: int = 0) -> Params:
@@ -167,7 +167,7 @@ class _Trial:
     def tokens(self, classes: Sequence[int], extra: Sequence[str] = ()) -> ClassTokens:
         return self.backbone.class_tokens([*(CLASS_NAMES[label] for label in classes), *extra], self.method.tail)
 
-    def run(self, seed: int = 0, interrupted: bool = False) -> _Run:
+    def run(self, seed: int = 0, interrupted: bool = False) -> _CheckedRun:
         """Three rounds; interrupted: after each, everything is closed, and a copy of the method goes on."""
         workers = Recording(self.towers)
         with tempfile.TemporaryDirectory() as directory:
@@ -183,15 +183,15 @@ class _Trial:
                 method = pickle.loads(pickle.dumps(method))
             with State.open(path) as state:
                 aggregator = aggregator_for(self.method, SETTINGS.rounds)
-                course = Course(self.method, self.task, self.backbone, SETTINGS, seed, aggregator)
+                course = RunSpec(self.method, self.task, self.backbone, SETTINGS, seed, aggregator)
                 server = state.server() or Server({})
                 bits = {f"server/{k}": _bits(t) for k, t in grouped(server).items()}
                 for i, own in enumerate(course.states(state.client)):
                     bits |= {f"client {i}/{k}": _bits(t) for k, t in grouped(own).items()}
-        return _Run(bits, workers.trained, workers.groups)
+        return _CheckedRun(bits, workers.trained, workers.groups)
 
     @cached_property
-    def once(self) -> _Run:
+    def once(self) -> _CheckedRun:
         return self.run()
 
     @property
@@ -356,7 +356,7 @@ def _losses(trial: _Trial) -> None:
         classes = CLIENTS[job.client] if trial.method.own_classes else BASE
         part = trial.method.for_step(params, generator(0, "step"))
         text = trial.text(part, frozen, classes, trial.method.extra_names)
-        seen = see(trial.towers, trial.method, job.images[:4], part)
+        seen = image_features(trial.towers, trial.method, job.images[:4], part)
         text = Question(trial.method, part, text, job.images[:4], job.classes, frozen).whole_text(trial.towers)
         batch = Batch(seen, job.labels[:4])
         before = _content(part, frozen, batch.images)
@@ -540,10 +540,10 @@ def _bits(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _content(params: Params, frozen: Frozen, images: Tensor | Images) -> list[bytes]:
+def _content(params: Params, frozen: Frozen, images: Tensor | ImageFeatures) -> list[bytes]:
     groups = (params.shared, params.private, params.received, params.memory)
     tensors = [tensor for group in groups for tensor in group.values()]
-    pooled = images.pooled if isinstance(images, Images) else images
+    pooled = images.pooled if isinstance(images, ImageFeatures) else images
     return [_bits(tensor) for tensor in [*tensors, frozen.guidance, frozen.base, pooled]]
 
 

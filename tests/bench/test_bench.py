@@ -339,7 +339,7 @@ class TestRecipe:
         assert 0 < spent < recipe_figures.total
 
     def test_shares_are_of_the_mean_speed(self):
-        costs = {"a": recipe.Cost(3.0, 1.0, 600, 40), "b": recipe.Cost(1.0, 0.0, 200, 0)}
+        costs = {"a": recipe.RecipeCost(3.0, 1.0, 600, 40), "b": recipe.RecipeCost(1.0, 0.0, 200, 0)}
         figures = recipe.RecipeFigures(workers=2, total=10.0, methods=costs, gemm=[300.0, 500.0])
         assert figures.shares == {"training": 800 / 4 / 400, "rounds": 840 / 5 / 400, "everything": 840 / 10 / 400}
         shown = printed({"recipe": asdict(figures) | {"shares": figures.shares}})
@@ -468,7 +468,7 @@ def test_pictoclip_as_a_user_runs_it(command: Command):
 
 
 @pytest.fixture(scope="module")
-def measured_costs(scene) -> dict[str, costs.Cost]:
+def measured_costs(scene) -> dict[str, costs.MethodCost]:
     """Of some methods, on a tower of three layers with three clients in every round."""
     chosen = [find_method(name) for name in ("zero-shot", "fedpgp", "fedprograd", "fedclip", "fedproda", "local")]
     return {cost.name: cost for cost in costs.measure_costs(scene, chosen, 0, 1, lambda text: None)}

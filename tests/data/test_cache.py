@@ -12,7 +12,7 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from fedpgp.data import cache
-from fedpgp.data.cache import Entry, Kept, entries, versions
+from fedpgp.data.cache import CacheEntry, Kept, entries, versions
 from fedpgp.errors import OutputError
 
 
@@ -22,9 +22,9 @@ def command(command: Command, tmp_path: Path) -> Command:
     return lambda *arguments: command("cache", *arguments, "--cache-dir", str(tmp_path))
 
 
-def entry(directory: Path, split: str = "train", **changes: str) -> Entry:
+def entry(directory: Path, split: str = "train", **changes: str) -> CacheEntry:
     origin = {"format": cache.FORMAT, "data": "pets/large", "split": split, "view": "0", "versions": versions()}
-    return Entry(directory, {**origin, "encoder": "0123456789abcdef", **changes})
+    return CacheEntry(directory, {**origin, "encoder": "0123456789abcdef", **changes})
 
 
 def kept(images: int) -> Kept:
@@ -32,7 +32,7 @@ def kept(images: int) -> Kept:
 
 
 @pytest.fixture
-def four(tmp_path: Path) -> dict[str, Entry]:
+def four(tmp_path: Path) -> dict[str, CacheEntry]:
     """An entry of every state, beside files of somebody else."""
     made = {
         "current": entry(tmp_path),
@@ -49,7 +49,7 @@ def four(tmp_path: Path) -> dict[str, Entry]:
     return made
 
 
-def test_lists_every_entry_with_its_state(command: Command, four: dict[str, Entry], tmp_path: Path) -> None:
+def test_lists_every_entry_with_its_state(command: Command, four: dict[str, CacheEntry], tmp_path: Path) -> None:
     os.utime(four["stale"].file, (time.time(), time.time() + 60))
     code, printed, _ = command("list", "--json")
     listed = json.loads(printed)
@@ -77,26 +77,28 @@ def test_two_data_sets_of_one_name_are_told_apart(command: Command, tmp_path: Pa
     assert "aaaaaaaa" in printed and "bbbbbbbb" in printed
 
 
-def test_clear_stale_leaves_what_can_be_used(command: Command, four: dict[str, Entry], tmp_path: Path) -> None:
+def test_clear_stale_leaves_what_can_be_used(command: Command, four: dict[str, CacheEntry], tmp_path: Path) -> None:
     code, _, told = command("clear", "--stale", "--yes")
     assert (code, told) == (0, f"removed 2 of 2 entries from {tmp_path}\n")
     assert {row.state for row in entries(tmp_path)} == {"current", "unfinished"}
     assert command("clear", "--stale", "--yes")[2] == f"nothing to remove in {tmp_path}\n"
 
 
-def test_clear_removes_only_what_this_library_wrote(command: Command, four: dict[str, Entry], tmp_path: Path) -> None:
+def test_clear_removes_only_what_this_library_wrote(
+    command: Command, four: dict[str, CacheEntry], tmp_path: Path
+) -> None:
     assert command("clear", "--yes")[0] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.safetensors", "notes"]
 
 
-def test_clear_asks_first(command: Command, four: dict[str, Entry], tmp_path: Path) -> None:
+def test_clear_asks_first(command: Command, four: dict[str, CacheEntry], tmp_path: Path) -> None:
     code, _, told = command("clear")
     assert code == 2
     assert "say --yes" in told
     assert len(entries(tmp_path)) == 4
 
 
-def test_clear_leaves_what_is_being_encoded(command: Command, four: dict[str, Entry], tmp_path: Path) -> None:
+def test_clear_leaves_what_is_being_encoded(command: Command, four: dict[str, CacheEntry], tmp_path: Path) -> None:
     with four["unfinished"].locked(lambda _: None):
         code, _, told = command("clear", "--yes")
     assert code == 0

@@ -22,8 +22,8 @@ from fedpgp.backbone.layers import Prompt
 from fedpgp.data import cache as feature_cache
 from fedpgp.data import features
 from fedpgp.data.cache import check_room, entries, versions
-from fedpgp.data.features import Part, _entry, image_features, token_features, views_of
-from fedpgp.data.image_features import Images
+from fedpgp.data.features import SplitPart, _entry, image_features, token_features, views_of
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.errors import CheckpointError, OutputError
 
@@ -119,7 +119,7 @@ def test_the_size_is_said_before_anything_is_written(
         said.append(text)
         assert list(tmp_path.rglob("*")) == []
 
-    parts = [Part(images, np.arange(12), PATCHES, [0])]
+    parts = [SplitPart(images, np.arange(12), PATCHES, [0])]
     token_features(backbone.image, parts, tmp_path, half=half, notice=notice)
     assert said == [f"the feature cache will hold {decimal(size)} more: patch features"]
     assert decimal(size) == ("110.6 kB" if half else "221.2 kB")
@@ -136,7 +136,7 @@ def test_a_disk_without_room_for_all_is_told_before_anything_is_encoded(
     needed = (8 + 12) * size + 12 * size
     room(monkeypatch, needed - 1)
     watched, ear = Watched(images.image, []), Ear()
-    parts = [Part(replace(images, image=watched), np.arange(n), state_below(2), [0]) for n in (8, 12)]
+    parts = [SplitPart(replace(images, image=watched), np.arange(n), state_below(2), [0]) for n in (8, 12)]
     expected = (
         rf"feature cache needs 757\.8 kB on the disk of {tmp_path}, 473\.6 kB of them to stay, and 757\.8 kB are free:"
         r" make room, .*--cache-dir, or .*token_precision = float16"
@@ -195,15 +195,17 @@ def test_only_images_that_are_used_are_encoded_and_found_at_their_places(
     whole = encoded(backbone, images, tmp_path / "whole", kind=PATCHES).features
     watched, used = Watched(images.image, []), np.array([1, 4, 5, 11])
     ear = Ear()
-    ((kept,), places) = tokens(backbone, [Part(replace(images, image=watched), used, PATCHES, [0])], tmp_path, ear)[0]
+    ((kept,), places) = tokens(
+        backbone, [SplitPart(replace(images, image=watched), used, PATCHES, [0])], tmp_path, ear
+    )[0]
     assert watched.seen == used.tolist()
     assert places.tolist() == [-1, 0, -1, -1, 1, 2, -1, -1, -1, -1, -1, 3]
     torch.testing.assert_close(kept, whole[used], atol=2e-5, rtol=0)
     assert ear.said == [f"the feature cache will hold {decimal(kept.nbytes)} more: patch features"]
     assert only_file(tmp_path).stat().st_size < kept.nbytes + 2000
-    ((again,), _) = tokens(backbone, [Part(images, used, PATCHES, [0])], tmp_path)[0]
+    ((again,), _) = tokens(backbone, [SplitPart(images, used, PATCHES, [0])], tmp_path)[0]
     assert torch.equal(again, kept) and len(watched.seen) == 4
-    tokens(backbone, [Part(replace(images, image=watched), used[:3], PATCHES, [0])], tmp_path)
+    tokens(backbone, [SplitPart(replace(images, image=watched), used[:3], PATCHES, [0])], tmp_path)
     assert watched.seen == [1, 4, 5, 11, 1, 4, 5] and len(entries(tmp_path)) == 2  # others of a split: another file
 
 
@@ -213,7 +215,7 @@ def test_a_random_view_is_the_same_crop_whatever_is_selected_beside_the_image(
     """The pooled features are of the whole split, what is kept beside them of a selection: both see one crop."""
     whole = {view: encoded(backbone, images, tmp_path, kind=state_below(1), view=view).features for view in (1, 2)}
     used = np.array([2, 3, 7, 10])
-    ((kept, places),) = tokens(backbone, [Part(images, used, state_below(1), views_of("train", 2))], tmp_path)
+    ((kept, places),) = tokens(backbone, [SplitPart(images, used, state_below(1), views_of("train", 2))], tmp_path)
     assert [view.shape for view in kept] == [(4, 37, 160)] * 2
     for view in (1, 2):
         torch.testing.assert_close(kept[view - 1][places[used]], whole[view][used], atol=2e-5, rtol=0)
@@ -298,7 +300,7 @@ def test_what_is_not_finite_stops_the_encoding_and_the_remedy_fits(
 
 def test_kept_numbers_are_mapped_not_read(backbone: Backbone, images: ImageDataset, tmp_path: Path) -> None:
     """Of every view."""
-    ((kept, _),) = tokens(backbone, [Part(images, np.arange(12), state_below(0), views_of("train", 3))], tmp_path)
+    ((kept, _),) = tokens(backbone, [SplitPart(images, np.arange(12), state_below(0), views_of("train", 3))], tmp_path)
     mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
     ranges = [[int(part, 16) for part in line.split()[0].split("-")] for line in mapped]
     assert len(kept) == 3
@@ -308,7 +310,7 @@ def test_kept_numbers_are_mapped_not_read(backbone: Backbone, images: ImageDatas
 def test_images_find_their_rows_in_the_precision_of_their_features() -> None:
     """Five images of a split of eight, whose rows in what is kept are in another order."""
     kept = torch.arange(8 * 2 * 3).reshape(8, 2, 3).half()
-    images = Images(torch.arange(5.0)[:, None].expand(5, 4).double(), [kept], torch.tensor([7, 0, 3, 3, 1]))
+    images = ImageFeatures(torch.arange(5.0)[:, None].expand(5, 4).double(), [kept], torch.tensor([7, 0, 3, 3, 1]))
     assert len(images) == 5 and not images.viewed
     assert images.tokens.dtype == torch.float64
     assert torch.equal(images.tokens, kept[[7, 0, 3, 3, 1]].double())
@@ -324,7 +326,7 @@ def test_images_find_their_rows_in_the_precision_of_their_features() -> None:
 def test_one_view_of_each_image_is_the_same_in_everything_that_is_kept() -> None:
     kept = torch.arange(3 * 4 * 2).reshape(3, 4, 2).float()  # three views of four images
     pooled = torch.arange(3 * 3 * 5).reshape(3, 3, 5).float()
-    images = Images(pooled, list(kept), torch.tensor([2, 0, 3]))
+    images = ImageFeatures(pooled, list(kept), torch.tensor([2, 0, 3]))
     assert images.viewed
     for some in (images, pickle.loads(pickle.dumps(images))):
         one = some.views(torch.tensor([1, 2, 0]))
@@ -332,7 +334,7 @@ def test_one_view_of_each_image_is_the_same_in_everything_that_is_kept() -> None
         assert torch.equal(one.pooled, pooled[[0, 1, 2], [1, 2, 0]])
         assert torch.equal(one.tokens, kept[[1, 2, 0], [2, 0, 3]])
         assert torch.equal(one[torch.tensor([2])].tokens[0], kept[0, 3])
-    plain = Images(pooled).views(torch.tensor([0, 0, 2]))
+    plain = ImageFeatures(pooled).views(torch.tensor([0, 0, 2]))
     assert torch.equal(plain.pooled, pooled[[0, 1, 2], [0, 0, 2]])
     assert torch.equal(pickle.loads(pickle.dumps(plain)).pooled, plain.pooled)
     with pytest.raises(AssertionError, match="nothing but pooled features"):

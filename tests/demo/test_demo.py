@@ -21,7 +21,7 @@ from fedpgp.demo import federation, server
 from fedpgp.demo.guard import LARGEST, Guard, answers_to
 from fedpgp.demo.prompts import Plane, Words
 from fedpgp.demo.show import BusyError, Show
-from fedpgp.demo.stage import BASE, CLIENTS, MIXTURES, NOVEL, Choices, Stage, choices_of, part_of
+from fedpgp.demo.stage import BASE, CLIENTS, MIXTURES, NOVEL, Choices, DemoSetup, choices_of, part_of
 from fedpgp.errors import CheckpointError, ConfigError, DataError
 
 SCRIPT = "<script>alert(1)</script>"
@@ -53,7 +53,7 @@ def stage(pictograms, compact, cache):
     features, _ = split_features(
         compact.image, [source.train, source.validation, source.test], cache, augmented_views=1
     )
-    return Stage(source, compact, features)
+    return DemoSetup(source, compact, features)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from PIL import Image
 import fedpgp
 from fedpgp.assets import DIRECTORY
 from fedpgp.backbone.text import TextEncoder
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import kind_of
 from fedpgp.methods import METHODS, FedPGP, Local, PromptFL, PromptProx
@@ -188,7 +188,7 @@ def test_fault_08_momentum_does_not_leak_from_client_to_client(backbone):
     for client in data.task.clients:
         strange = -data.train.pooled
         strange[torch.from_numpy(client.train)] *= -1
-        (among_others,) = tiny.run(Local(**SMALL), backbone, replace(data, train=Images(strange)), **once)
+        (among_others,) = tiny.run(Local(**SMALL), backbone, replace(data, train=ImageFeatures(strange)), **once)
         same = [tiny.bits(a) == tiny.bits(b) for a, b in zip(plain.private, among_others.private, strict=True)]
         assert same == [other is client for other in data.task.clients]
 
@@ -198,7 +198,7 @@ def test_fault_09_the_headline_is_the_last_round(backbone):
     data = tiny.data(backbone)
     found = tiny.run(FedPGP(**OURS), backbone, data, rounds=3, local_epochs=1)
     assert [r.number for r in found] == [r.record["round"] for r in found] == [1, 2, 3]
-    other = replace(data, tests={name: Images(-images.pooled) for name, images in data.tests.items()})
+    other = replace(data, tests={name: ImageFeatures(-images.pooled) for name, images in data.tests.items()})
     again = tiny.run(FedPGP(**OURS), backbone, other, rounds=3, local_epochs=1)
     assert final_bits(again) == final_bits(found)
     assert [r.record["base"] for r in again] != [r.record["base"] for r in found]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedpgp.aggregators import Download, FedAvg, Server, Upload
 from fedpgp.backbone import Towers
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.errors import TrainingError
 from fedpgp.federation.client import ROWS, ClientJob, in_groups, train_clients
 from fedpgp.federation.client_runner import frozen_of
@@ -263,7 +263,7 @@ def test_clients_trained_at_once_are_as_if_each_were_alone(method, views, backbo
         data = tiny.data(clip)
         if views > 1:
             train = torch.stack([data.train.pooled.roll(i, 0) for i in range(views)], dim=1)
-            data = replace(data, train=Images(train))
+            data = replace(data, train=ImageFeatures(train))
         _, trained = recorded(clip, method, data, rounds=1, batch_size=2)
         jobs = [job for job, _ in trained]
         alone = [train_clients(clip.towers(), [job])[0] for job in jobs]
@@ -291,7 +291,7 @@ def test_groups_share_the_clients_evenly_and_keep_their_order(clients, rows, con
         start={},
         download=Download({}),
         own=ClientState(),
-        images=Images(torch.empty(0, 8)),
+        images=ImageFeatures(torch.empty(0, 8)),
         labels=torch.empty(0),
         classes=None,
         frozen=None,
@@ -324,7 +324,7 @@ def test_of_several_views_each_epoch_sees_one_drawn_for_each_image(backbone, mon
 
     monkeypatch.setattr(PromptFL, "loss", loss)
     data = tiny.data(backbone)
-    viewed = replace(data, train=Images(torch.stack([data.train.pooled, -data.train.pooled], dim=1)))
+    viewed = replace(data, train=ImageFeatures(torch.stack([data.train.pooled, -data.train.pooled], dim=1)))
     tiny.run(PromptFL(context_length=2), backbone, viewed, batch_size=100, rounds=1, local_epochs=30)
     for client in data.task.clients:
         own = data.train.pooled[torch.from_numpy(client.train)]

@@ -20,16 +20,16 @@ from fedpgp.aggregators import FedAvg, Scaffold
 from fedpgp.data.client_task import counts_of
 from fedpgp.errors import DataError, OutputError, TrainingError
 from fedpgp.evaluation.inference import kind_of
-from fedpgp.federation.client_runner import Federation
+from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.privacy import protected
 from fedpgp.federation.rounds import run_rounds
-from fedpgp.federation.run_spec import Course, aggregator_for
+from fedpgp.federation.run_spec import RunSpec, aggregator_for
 from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 from fedpgp.federation.state import ClientState, State
 from fedpgp.flower.client_app import EVALUATE, TRAIN, client_app
 from fedpgp.flower.mods import mods
 from fedpgp.flower.node import Node, OwnStates, own_states
-from fedpgp.flower.nodes import Guest, Nodes, answer, terms_of
+from fedpgp.flower.nodes import NodeClient, Nodes, answer, terms_of
 from fedpgp.methods import METHODS
 
 RUN = "0123456789abcdef" * 2
@@ -44,7 +44,7 @@ class World:
     grid: InProcessGrid
     nodes: Nodes
     state: State
-    course: Course
+    course: RunSpec
     data: object
     directory: Path
 
@@ -72,13 +72,13 @@ def open_world(
     data = more.pop("data", None) or tiny.data(backbone, kind=kind_of(method))
     settings = FederationConfig(**{**tiny.SETTINGS, **SMALL, **more})
     chosen = protected(privacy, aggregator_for(method, settings.rounds, aggregator))
-    course = Course(method, data.task, backbone, settings, 0, chosen)
+    course = RunSpec(method, data.task, backbone, settings, 0, chosen)
     terms = terms_of(backbone, data.task)
 
-    def opened(client: int) -> Guest:
+    def opened(client: int) -> NodeClient:
         alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))
-        node = Node(Federation(course, alone, backbone), backbone.towers(method.reads), client, directory)
-        return Guest(node, terms, counts_of(alone.task))
+        node = Node(ClientRunner(course, alone, backbone), backbone.towers(method.reads), client, directory)
+        return NodeClient(node, terms, counts_of(alone.task))
 
     def app(opener):
         return client_app(

@@ -10,7 +10,7 @@ from oracle import fedivlp
 from pydantic import ValidationError
 
 from fedpgp.errors import ConfigError
-from fedpgp.evaluation.inference import kind_of, see
+from fedpgp.evaluation.inference import image_features, kind_of
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Params, PromptFL
 from fedpgp.methods.fedivlp import FedIVLP
@@ -67,7 +67,7 @@ def test_shallow_prompts_start_as_the_hand_written_one(exact):
 def test_without_a_visual_prompt_images_have_their_frozen_feature(exact):
     method = FedIVLP(visual_length=0, depth=2)
     some, params = tiny.images(4, exact, kind_of(method)), first(method, exact)
-    seen = see(exact.towers(method.reads), method, some, params)
+    seen = image_features(exact.towers(method.reads), method, some, params)
     assert torch.equal(seen, some.pooled) and kind_of(method) is None
     frozen = frozen_of(method, tiny.task(), exact)
     z = tiny.random_features(8, exact.logit_scale, seed=3)

@@ -12,7 +12,7 @@ from oracle import fedmaple
 from pydantic import ValidationError
 
 from fedpgp.errors import ConfigError
-from fedpgp.evaluation.inference import kind_of, see
+from fedpgp.evaluation.inference import image_features, kind_of
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Batch, Params
 from fedpgp.methods.fedivlp import FedIVLP
@@ -31,7 +31,7 @@ def loss_and_gradients(method, shared, backbone):
     frozen = frozen_of(method, tiny.task(), backbone).select(tiny.BASE)
     tokens = backbone.class_tokens([tiny.NAMES[label] for label in tiny.BASE], method.tail)
     text = torch.stack(backbone.text.each(method.prompts(params, frozen), tokens))
-    batch = Batch(see(backbone.towers(method.reads), method, some, params), torch.tensor([0, 1, 2, 1]))
+    batch = Batch(image_features(backbone.towers(method.reads), method, some, params), torch.tensor([0, 1, 2, 1]))
     loss = method.loss(params, text, batch, frozen)["task"]
     return loss.item(), dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 import fedpgp
 from fedpgp.aggregators import FedAvg, Upload
 from fedpgp.errors import ConfigError
-from fedpgp.evaluation.inference import kind_of, see
+from fedpgp.evaluation.inference import image_features, kind_of
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Batch, Frozen, Params
 from fedpgp.methods.fedivlp import FedIVLP
@@ -68,7 +68,7 @@ def test_single_precision_is_near_the_exact_losses(compact, exact):
         params = Params(method.init_shared(tiny.task(), ours, tiny.generator(0, "shared")), {})
         frozen = frozen_of(method, tiny.task(), ours)
         text = torch.stack(ours.text.each(method.prompts(params, frozen), ours.class_tokens(tiny.NAMES)))
-        seen = see(ours.towers(method.reads), method, tiny.images(4, ours, kind_of(method)), params)
+        seen = image_features(ours.towers(method.reads), method, tiny.images(4, ours, kind_of(method)), params)
         terms = method.loss(params, text, Batch(seen, torch.tensor([0, 1, 2, 1])), frozen)
         found.append({name: value.item() for name, value in terms.items()})
     assert found[0] == pytest.approx(found[1], rel=1e-4)

@@ -10,7 +10,7 @@ from oracle import clip_image, fedvpt
 from pydantic import ValidationError
 
 from fedpgp.errors import ConfigError
-from fedpgp.evaluation.inference import Question, answer, kind_of, see
+from fedpgp.evaluation.inference import Question, answer, image_features, kind_of
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Batch, Frozen, Params, ZeroShot
 from fedpgp.methods.fedvpt import FedVPT
@@ -59,14 +59,14 @@ def test_every_layer_s_vectors_matter_and_their_order_does_not(exact):
     some, towers = tiny.images(3, exact, kind_of(method)), exact.towers(method.reads)
     params = first(method, exact)
     leaves = {name: value.clone().requires_grad_() for name, value in params.shared.items()}
-    seen = see(towers, method, some, Params(leaves, {}))
+    seen = image_features(towers, method, some, Params(leaves, {}))
     assert torch.equal(seen[:, 0], some.pooled)
     weights = tiny.random_features(3, exact.logit_scale, seed=5)
     gradients = torch.autograd.grad((seen[:, 1] * weights).sum(), list(leaves.values()))
     assert [len(gradient) for gradient in gradients] == [3, 4]
     assert all((vector.abs().max() > 1e-8).all() for gradient in gradients for vector in gradient.flatten(0, -2))
     turned = {name: value[..., [2, 0, 1], :] for name, value in params.shared.items()}
-    other = see(towers, method, some, Params(turned, {}))
+    other = image_features(towers, method, some, Params(turned, {}))
     assert torch.allclose(other, seen, rtol=0, atol=1e-12)
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fedpgp.aggregators import FedAvg, Upload
 from fedpgp.errors import ConfigError
-from fedpgp.evaluation.inference import Question, answer, kind_of, see
+from fedpgp.evaluation.inference import Question, answer, image_features, kind_of
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import METHODS, Batch, FedPGP, Frozen, Local, Params, PromptFL, ZeroShot
 from fedpgp.methods.plugins import find_method
@@ -53,7 +53,7 @@ def loss_and_gradients(method, params, backbone, loss_of=None, rng=None):
         private={name: leaves[name] for name in params.private},
     )
     of_step = method.for_step(params, rng or torch.Generator())
-    seen = see(backbone.towers(method.reads), method, tiny.images(4, backbone, kind_of(method)), of_step)
+    seen = image_features(backbone.towers(method.reads), method, tiny.images(4, backbone, kind_of(method)), of_step)
     batch = Batch(seen, torch.tensor([0, 1, 2, 1]))
     frozen = frozen_of(method, tiny.task(), backbone).select(tiny.BASE)
     further = [*method.constant_prompts(params), *method.conditional_prompts(of_step, seen, frozen)]

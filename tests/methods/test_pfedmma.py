@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fedpgp.backbone.image import state_below
 from fedpgp.errors import ConfigError
-from fedpgp.evaluation.inference import see
+from fedpgp.evaluation.inference import image_features
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import Batch, Params, ZeroShot
 from fedpgp.methods.pfedmma import PFedMMA
@@ -36,7 +36,7 @@ def read(method, params, backbone, images):
     text = backbone.text.each(contexts, tokens, method.position)
     frozen = frozen_of(method, tiny.task(), backbone).select(tiny.BASE)
     text = torch.stack(text) if text else frozen.guidance[None][:0]
-    return text, see(backbone.towers(method.reads), method, images, params), frozen
+    return text, image_features(backbone.towers(method.reads), method, images, params), frozen
 
 
 def logits_of(method, params, backbone, images):

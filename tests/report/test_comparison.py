@@ -198,7 +198,7 @@ def test_tables_as_csv_hold_the_numbers() -> None:
 
 
 def test_latex_escapes_and_marks() -> None:
-    cells = [[formats.Cell("pfed_x"), formats.Cell("64.1 ± 0.2", "best"), formats.Cell("7", "same")]]
+    cells = [[formats.TableCell("pfed_x"), formats.TableCell("64.1 ± 0.2", "best"), formats.TableCell("7", "same")]]
     text = formats.latex(formats.Table("50 % of", ["method", "α", "b"], cells))
     assert r"50 \% of" in text and r"pfed\_x" in text
     assert r"\textbf{64.1 $\pm$ 0.2} & 7$^{=}$ \\" in text
@@ -206,7 +206,7 @@ def test_latex_escapes_and_marks() -> None:
 
 
 def test_notes_are_below_a_table() -> None:
-    one = formats.Table("heading", ["a"], [[formats.Cell("1")]], "legend", ["[1] a_b: {} / x", "[2] c"])
+    one = formats.Table("heading", ["a"], [[formats.TableCell("1")]], "legend", ["[1] a_b: {} / x", "[2] c"])
     assert formats.markdown(one) == "| a |\n| --- |\n| 1 |\n\nlegend\n\n[1] a_b: {} / x\n\n[2] c\n"
     below = formats.latex(one).partition(r"\end{tabular}")[2]
     assert r"{\footnotesize [1] a\_b: \{\} / x\par}" in below and "[2] c" in below

@@ -13,7 +13,7 @@ from fedpgp.methods import FedPGP, Local, PromptFL
 from fedpgp.reporting import Silent
 from fedpgp.runs import run as experiment
 from fedpgp.runs import runtime_estimate as pilot
-from fedpgp.runs.comparison_plan import Plan
+from fedpgp.runs.comparison_plan import ComparisonPlan
 from fedpgp.runtime.workers import Workers
 
 
@@ -29,14 +29,14 @@ class Listening(Silent):
 
 def test_plan_in_a_line() -> None:
     seconds = {("a", 0): 30.0, ("b", 0): 30.0, ("c", 0): 90.0, ("a", 1): 30.0, ("b", 1): 30.0}
-    assert Plan(seconds).describe(2) == (
+    assert ComparisonPlan(seconds).describe(2) == (
         "5 runs, about 4 min in 2 processes: a, b with seeds 0, 1; c with seed 0"  # 210 s
     )
-    assert Plan({("a", 3): 12.0}).describe(1) == "1 run, about 12 s in 1 process: a with seed 3"
+    assert ComparisonPlan({("a", 3): 12.0}).describe(1) == "1 run, about 12 s in 1 process: a with seed 3"
 
 
 def test_what_is_done_corrects_what_is_left() -> None:
-    plan = Plan({("a", seed): 10.0 for seed in range(4)})
+    plan = ComparisonPlan({("a", seed): 10.0 for seed in range(4)})
     assert plan.seconds == 40
     plan.done(("a", 0), 20)  # twice as long as estimated
     assert (plan.finished, plan.runs) == (1, 4)
@@ -47,7 +47,7 @@ def test_what_is_done_corrects_what_is_left() -> None:
 
 
 def test_plan_without_estimates() -> None:
-    plan = Plan({("a", 0): 0.0, ("a", 1): 0.0})
+    plan = ComparisonPlan({("a", 0): 0.0, ("a", 1): 0.0})
     plan.done(("a", 0), 3)
     assert plan.seconds == 0
 

@@ -105,7 +105,7 @@ class _Maker:
         raise pickle.UnpicklingError("it changes what is not its own")
 
 
-class _Unpickler(pickle.Unpickler):
+class _ArchiveUnpickler(pickle.Unpickler):
     """Knows tensors of the archive's own storages, plain containers, and modules as bags of attributes."""
 
     def __init__(self, content: bytes, storage: Callable[[str], bytes]) -> None:
@@ -150,7 +150,7 @@ def _script_weights(archive: zipfile.ZipFile) -> dict[str, Tensor]:
     if len(data) != 1:
         raise pickle.UnpicklingError(f"an archive must have one data.pkl, it has {len(data)}")
     directory = data[0].removesuffix("data.pkl")
-    root = _Unpickler(archive.read(data[0]), lambda key: archive.read(f"{directory}data/{key}")).load()
+    root = _ArchiveUnpickler(archive.read(data[0]), lambda key: archive.read(f"{directory}data/{key}")).load()
     found = dict(_tensors(root, (), DEEPEST)) if isinstance(root, _Module) else {}
     if not found:
         raise pickle.UnpicklingError("it holds no module with tensors")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import CLIPModel
 
 
-class Prepared(NamedTuple):
+class PackedNames(NamedTuple):
     """What is the same in all calls with the same class names: where rows lie, and their first numbers.
 
     embeddings: [L, d] with zeros for context vectors; places: [V, d] position embeddings of the context vectors;
@@ -60,7 +60,7 @@ class TextEncoder:
     projection: Tensor  # [D, d]
     start_token: int
     memory: int = 2 * 2**30
-    _prepared: dict[Any, Prepared] = field(default_factory=dict, repr=False)
+    _prepared: dict[Any, PackedNames] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, model: "CLIPModel", start_token: int, products: torch.dtype | None = None) -> "TextEncoder":
@@ -188,7 +188,7 @@ class TextEncoder:
         return [found[i] for i in range(len(prompts))]
 
     @torch.no_grad()
-    def _prepare(self, classes: ClassTokens, context_length: int, position: Position, specific: bool) -> Prepared:
+    def _prepare(self, classes: ClassTokens, context_length: int, position: Position, specific: bool) -> PackedNames:
         tokens = (classes.ids.numpy().tobytes(), classes.end.numpy().tobytes(), classes.tail, classes.head)
         key = (*tokens, context_length, position, specific)
         if key not in self._prepared:
@@ -197,7 +197,7 @@ class TextEncoder:
             packing = pack(classes, context_length, position, self.start_token, specific).to(self.tokens)
             embeddings = self.embed(packing.tokens) + self.positions[packing.places]
             embeddings[packing.context_rows] = 0
-            self._prepared[key] = Prepared(
+            self._prepared[key] = PackedNames(
                 packing=packing,
                 embeddings=embeddings,
                 places=self.positions[packing.places[packing.context_rows]],
@@ -209,7 +209,7 @@ class TextEncoder:
         self,
         contexts: Tensor,
         deeper: Tensor | None,
-        prepared: Prepared,
+        prepared: PackedNames,
         context_length: int,
         adapters: Mapping[int, Adapter],
     ) -> Tensor:

@@ -36,7 +36,7 @@ ENDLESS = 1_000_000  # rounds: no run comes to its last, which would be evaluate
 
 
 @dataclass(frozen=True)
-class Cost:
+class MethodCost:
     """Of one method.
 
     seconds: of local training and aggregation in a round of all participants, by repetition; steps: local steps of all
@@ -80,7 +80,7 @@ class _Last(Recording):
 
 def measure_costs(
     scene: Scene, methods: Sequence[type[Method]], seed: int, repeat: int, say: Callable[[str], None]
-) -> list[Cost]:
+) -> list[MethodCost]:
     """Runs rounds of every method that trains something, with its default settings; the first is PromptFL."""
     task, backbone = scene.task, scene.backbone
     settings = FederationConfig(
@@ -104,7 +104,7 @@ def measure_costs(
             )
             return federate(method, data, backbone, settings, seed, pool, stack.enter_context(State.create()))
 
-        def cost(method: Method) -> Cost:
+        def cost(method: Method) -> MethodCost:
             say(f"methods: {method.name}")
             running = rounds(method)
             _, memory = peak_memory(lambda: [next(running) for _ in range(FORGOTTEN)])
@@ -114,7 +114,7 @@ def measure_costs(
                 record = next(running)
                 times.append(record["seconds_training"])
                 ratios.append(times[-1] / pool.steps / base)
-            return Cost(
+            return MethodCost(
                 name=method.name,
                 seconds=times,
                 ratio=median(ratios),

@@ -29,7 +29,7 @@ MULTIPLYING = 0.2  # seconds, after every round
 
 
 @dataclass(frozen=True)
-class Cost:
+class RecipeCost:
     """Seconds in rounds, and counted operations, of one method with all seeds."""
 
     training: float
@@ -46,7 +46,7 @@ class RecipeFigures:
 
     workers: int
     total: float
-    methods: Mapping[str, Cost]
+    methods: Mapping[str, RecipeCost]
     gemm: Sequence[float]
 
     @property
@@ -101,8 +101,8 @@ def measure_recipe(
     return RecipeFigures(workers, total, methods, multiplying.speeds)
 
 
-def _sum(costs: Iterable[Cost]) -> Cost:
-    return Cost(*map(sum, zip(*map(astuple, costs), strict=True)))
+def _sum(costs: Iterable[RecipeCost]) -> RecipeCost:
+    return RecipeCost(*map(sum, zip(*map(astuple, costs), strict=True)))
 
 
 def _multiply(towers: Towers, products: Sequence[Product]) -> float:
@@ -117,7 +117,7 @@ def _multiply(towers: Towers, products: Sequence[Product]) -> float:
     return done / elapsed
 
 
-def _cost(run: Run, backbone: Backbone, source: Source) -> Cost:
+def _cost(run: Run, backbone: Backbone, source: Source) -> RecipeCost:
     """Every local step of every client; and in evaluation the text of every context that differs, over all class names.
 
     Products with image features, and what a method's loss does with text features, are too little to count.
@@ -137,7 +137,7 @@ def _cost(run: Run, backbone: Backbone, source: Source) -> Cost:
         differ = len(torch.stack([context for of_client in contexts for context in of_client]).unique(dim=0))
         of_reading = _count(backbone, differ, M, names, backward=False).total
         evaluation = of_reading * sum("local" in record for record in run.rounds)
-    return Cost(
+    return RecipeCost(
         sum(record["seconds_training"] for record in run.rounds),
         sum(record["seconds_evaluation"] for record in run.rounds),
         training,

@@ -22,7 +22,7 @@ from fedpgp.bench.machine import peak_memory, seconds
 from fedpgp.bench.naive import TEST_BATCH, Naive, make_naive, read, see, train
 from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, ROUNDS, Scene, random_features
 from fedpgp.bench.stages import TOLERANCE, DifferentWorkError, Step
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client_runner import Data
@@ -186,10 +186,10 @@ def _features(scene: Scene, image: float, seed: int) -> tuple[dict[str, Tensor],
 
 def _data(task: Task, features: Mapping[str, Tensor]) -> Data:
     tests = {
-        name: Images(features[test.dataset.split][torch.from_numpy(test.images)])
+        name: ImageFeatures(features[test.dataset.split][torch.from_numpy(test.images)])
         for name, test in evaluation_sets(task).items()
     }
-    return Data(task, Images(features["train"]), tests)
+    return Data(task, ImageFeatures(features["train"]), tests)
 
 
 @dataclass(frozen=True)

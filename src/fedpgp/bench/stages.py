@@ -19,7 +19,7 @@ from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.bench.machine import first_call, seconds
 from fedpgp.bench.naive import Naive, make_naive, read, see
 from fedpgp.bench.shapes import BATCH, CLIENTS, Scene
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.errors import FedPGPError
 from fedpgp.federation.client import ClientJob, LocalTraining, in_groups, train_clients
 from fedpgp.federation.client_runner import frozen_of
@@ -146,7 +146,7 @@ def client_groups(step: Step) -> list[Sequence[ClientJob]]:
             start=step.params.shared,
             download=Download(step.params.shared),
             own=ClientState({name: value * (1 + client / 8) for name, value in step.params.private.items()}),
-            images=Images(step.images.roll(client, dims=1)),
+            images=ImageFeatures(step.images.roll(client, dims=1)),
             labels=step.labels,
             classes=step.tokens,
             frozen=step.frozen,
@@ -161,7 +161,7 @@ def client_groups(step: Step) -> list[Sequence[ClientJob]]:
 
 
 @dataclass(frozen=True)
-class Stage:
+class BenchStage:
     """steps: client steps in one call."""
 
     name: str
@@ -171,13 +171,13 @@ class Stage:
 
 
 STAGES = (
-    Stage("naive", "four text passes of whole sequences, image encoder in the step", naive),
-    Stage("cached features", "each image encoded once, before the first round", cached_features),
-    Stage("fewer passes", "z_C once per task, no pass for U V alone", fewer_passes),
-    Stage("cut at EOS", "sequences as long as the longest, not as long as the checkpoint reads", cut_at_eos),
-    Stage("shared prefix", "[SOS] and the context once per prompt, not once per class", shared_prefix),
-    Stage("packed", "the library's encoder: no padding, last layer at EOS only, what never changes once", packed),
-    Stage(
+    BenchStage("naive", "four text passes of whole sequences, image encoder in the step", naive),
+    BenchStage("cached features", "each image encoded once, before the first round", cached_features),
+    BenchStage("fewer passes", "z_C once per task, no pass for U V alone", fewer_passes),
+    BenchStage("cut at EOS", "sequences as long as the longest, not as long as the checkpoint reads", cut_at_eos),
+    BenchStage("shared prefix", "[SOS] and the context once per prompt, not once per class", shared_prefix),
+    BenchStage("packed", "the library's encoder: no padding, last layer at EOS only, what never changes once", packed),
+    BenchStage(
         "batched clients",
         "the library's local training: several clients as one batch, SGD included",
         batched_clients,

@@ -35,7 +35,7 @@ def check(
     Ends with exit code 1 if something found would stop a run.
     """
     import fedpgp
-    from fedpgp.data.check import Finding, names_file
+    from fedpgp.data.check import DataFinding, names_file
     from fedpgp.data.check import check as look
     from fedpgp.errors import OutputError
     from fedpgp.runs.setup import make_task, with_targets
@@ -54,7 +54,7 @@ def check(
         )
     if report.counts.get("clients") and settings.task.partition != "natural":
         hint = "the column of clients has no use: --set task.partition=natural gives everybody their own images"
-        report = replace(report, findings=(*report.findings, Finding(False, hint)))
+        report = replace(report, findings=(*report.findings, DataFinding(False, hint)))
     if write_names is not None and report.images:
         try:
             with write_names.open("x", encoding="utf-8") as file:

@@ -12,7 +12,7 @@ from fedpgp.cli.printing import err
 from fedpgp.errors import ConfigError
 
 
-class Form(StrEnum):
+class ExportForm(StrEnum):
     safetensors = "safetensors"
     clip_head = "clip-head"
     onnx = "onnx"
@@ -23,13 +23,13 @@ def export(
     run: Annotated[Path, typer.Argument(help="A finished run's directory.")],
     client: Client = None,
     form: Annotated[
-        Form,
+        ExportForm,
         typer.Option(
             "--format",
             help="safetensors: the prompt; clip-head: text features of some classes; onnx: image encoder and head; hf:"
             " a CLIP of transformers with the prompt as tokens.",
         ),
-    ] = Form.safetensors,
+    ] = ExportForm.safetensors,
     classes: Annotated[
         str | None,
         typer.Option(

@@ -50,11 +50,13 @@ def init(
     force: Force = False,
 ) -> None:
     """Write what each machine is to have: a Flower app, certificates, keys, a compose file, units for systemd."""
-    from fedpgp.flower.deployment.layout import Plan, create
+    from fedpgp.flower.deployment.layout import FederationPlan, create
 
     changes = [f"task.clients={nodes}", *(change or ()), *([] if data is None else [data_change(data)])]
     settings, name_of_method = _experiment(method, nodes, config, changes, class_names)
-    plan = Plan(name or directory.absolute().name, host, port, nodes, settings, name_of_method, seed, insecure=insecure)
+    plan = FederationPlan(
+        name or directory.absolute().name, host, port, nodes, settings, name_of_method, seed, insecure=insecure
+    )
     layout = create(directory, plan, force)
     out.print(f"{layout.directory} is written; README.md in it says what goes where", markup=False)
     err.print(f"next: fedpgp federate server {directory}", markup=False)
@@ -70,7 +72,7 @@ def renew(
     """Make a new certificate of the server, before the old one is over; nodes trust it as they did the old one."""
     from fedpgp.flower.deployment import layout
 
-    layout.renew(layout.Layout(directory), authority or directory / "authority")
+    layout.renew(layout.FederationLayout(directory), authority or directory / "authority")
     err.print("the server has a new certificate: restart it with fedpgp federate server", markup=False)
 
 
@@ -138,7 +140,7 @@ def up(
     """
     import fedpgp
     from fedpgp.federation.run_spec import rounds_of
-    from fedpgp.flower.deployment.layout import Plan, create
+    from fedpgp.flower.deployment.layout import FederationPlan, create
     from fedpgp.flower.deployment.local import free_ports, local_federation
     from fedpgp.flower.deployment.processes import check_node, node_settings
     from fedpgp.methods.plugins import find_method
@@ -149,7 +151,7 @@ def up(
     changes = [f"task.clients={nodes}", *(change or ()), *([] if data is None else [data_change(data)])]
     settings, name_of_method = _experiment(method, nodes, config, changes, None)
     port, *ports = free_ports(nodes + 1)
-    plan = Plan("local", "127.0.0.1", port, nodes, settings, name_of_method, seed, ports, insecure)
+    plan = FederationPlan("local", "127.0.0.1", port, nodes, settings, name_of_method, seed, ports, insecure)
     layout = create(directory, plan, force)
     where = None if cache is None else str(cache.absolute())
     label = f"{name_of_method}, seed {seed}"

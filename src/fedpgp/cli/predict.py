@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STDIN = "-"
 
 
-class Form(StrEnum):
+class AnswerForm(StrEnum):
     table = "table"
     csv = "csv"
     json = "json"
@@ -51,8 +51,8 @@ def predict(
         ),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Likeliest classes to tell of each image.")] = 1,
-    form: Annotated[Form, typer.Option("--format", help="csv and json have the probability of every class.")] = (
-        Form.table
+    form: Annotated[AnswerForm, typer.Option("--format", help="csv and json have the probability of every class.")] = (
+        AnswerForm.table
     ),
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of printing.")] = None,
     calibrate: Annotated[
@@ -85,9 +85,9 @@ def predict(
     stream = model.stream(files, read)
     answers = list(track(stream, "images", total=len(files), console=err, disable=quiet or not err.is_terminal))
     whose = "the shared part" if client is None else f"client {client}"
-    if form is Form.table and output is None:
+    if form is AnswerForm.table and output is None:
         _print(answers, top, f"{model.method.name}, {whose}; {len(read.names)} classes")
-    elif form is Form.json:
+    elif form is AnswerForm.json:
         rows = [
             {"image": one.image, **({"error": one.fault} if one.fault else {"probabilities": one.probabilities})}
             for one in answers

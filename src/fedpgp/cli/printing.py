@@ -17,7 +17,6 @@ import fedpgp
 
 if TYPE_CHECKING:
     from fedpgp.results import formats
-    from fedpgp.studies.cells import Cell
 
 out = Console(width=None if sys.stdout.isatty() else 132, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -101,7 +100,7 @@ def tracked(session: Session, kinds: Sequence[str] | None) -> "Iterator[fedpgp.R
         yield Several([session, *trackers])
 
 
-def print_plan(plan: str, cells: "Sequence[Cell]" = (), as_json: bool = False) -> None:
+def print_plan(plan: str, cells: "Sequence[StudyCell]" = (), as_json: bool = False) -> None:
     """What --dry-run prints. cells: of a grid."""
     if as_json:
         print_json({"plan": plan, "cells": [cell.name for cell in cells]})

@@ -35,7 +35,7 @@ class Kept:
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class CacheEntry:
     """The place of one split's features. origin: all that decides their bits; the name of the file follows from it."""
 
     directory: Path
@@ -119,7 +119,7 @@ def check_cache(directory: Path) -> None:
         raise _unwritable(directory, error) from error
 
 
-def check_room(sizes: Mapping[Entry, int], directory: Path) -> None:
+def check_room(sizes: Mapping[CacheEntry, int], directory: Path) -> None:
     """Raises OutputError where the disk has no room for all of some entries that are to be written, in bytes.
 
     While the whole of an entry is put in the place of its shards, the disk holds both.

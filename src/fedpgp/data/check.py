@@ -24,7 +24,7 @@ IDENTIFIER = re.compile(r"n\d{6,}|-?\d+|(class|label|cat|category|id)[ _-]?\d+|[
 SHOWN = 5  # of many places
 
 
-class Finding(NamedTuple):
+class DataFinding(NamedTuple):
     """stops: a run would not start, or end in an error."""
 
     stops: bool
@@ -43,7 +43,7 @@ class Report:
     counts: Mapping[str, Mapping[str, int]]
     identifiers: tuple[str, ...]
     ignored: Mapping[str, int]
-    findings: tuple[Finding, ...]
+    findings: tuple[DataFinding, ...]
 
     @property
     def usable(self) -> bool:
@@ -80,13 +80,13 @@ def check(
     except DataError as error:
         if not layout and not Path(data.source).exists():
             raise
-        return Report(layout, 0, {}, (), {}, (Finding(True, str(error)),))
-    findings: list[Finding] = []
+        return Report(layout, 0, {}, (), {}, (DataFinding(True, str(error)),))
+    findings: list[DataFinding] = []
     source = None
     try:
         source = to_source(found, data)
     except DataError as error:
-        findings.append(Finding(True, str(error)))
+        findings.append(DataFinding(True, str(error)))
     splits = _splits(found, data)
     findings += _of_classes(found, splits, shots)
     if decoded and not any(finding.stops and "missing" in finding.text for finding in findings):
@@ -100,7 +100,7 @@ def check(
     identifiers = tuple(name for name in found.class_names if IDENTIFIER.fullmatch(name))
     if identifiers:
         findings.append(
-            Finding(
+            DataFinding(
                 False,
                 f"{len(identifiers)} class names say nothing to CLIP, such as {identifiers[0]!r}: write a file of names"
                 " with --write-names FILE, fill it in, and name it with data.names",
@@ -110,7 +110,7 @@ def check(
         try:
             use(source)
         except (ConfigError, DataError) as error:
-            findings.append(Finding(True, str(error)))
+            findings.append(DataFinding(True, str(error)))
     return Report(layout, len(found.labels), counts, identifiers, found.ignored, tuple(findings))
 
 
@@ -132,13 +132,13 @@ def _counts(names: tuple[str, ...], which: NDArray[np.int64]) -> dict[str, int]:
     return {name: sum(n for one, n in zip(names, counts, strict=True) if one == name) for name in dict.fromkeys(names)}
 
 
-def _of_classes(found: Listing, splits: NDArray[np.int64], shots: int) -> Iterator[Finding]:
+def _of_classes(found: Listing, splits: NDArray[np.int64], shots: int) -> Iterator[DataFinding]:
     """Classes with too few images in a split."""
     train, *others = (np.bincount(found.labels[splits == i], minlength=len(found.class_names)) for i in range(3))
     few = np.flatnonzero(train < shots)
     if len(few):
         name = found.class_names[few[0]]
-        yield Finding(
+        yield DataFinding(
             True,
             f"{len(few)} of {len(train)} classes have fewer training images than task.shots = {shots}, such as {name!r}"
             f" with {train[few[0]]}: add images, or ask for fewer shots",
@@ -146,7 +146,7 @@ def _of_classes(found: Listing, splits: NDArray[np.int64], shots: int) -> Iterat
     for split, counts in zip(SPLITS[1:], others, strict=True):
         none = np.flatnonzero(counts == 0)
         if len(none):
-            yield Finding(
+            yield DataFinding(
                 True,
                 f"{len(none)} of {len(train)} classes have no {split} image, such as {found.class_names[none[0]]!r}:"
                 " add images",
@@ -155,7 +155,7 @@ def _of_classes(found: Listing, splits: NDArray[np.int64], shots: int) -> Iterat
 
 def _of_images(
     found: Listing, splits: NDArray[np.int64], skipped: bool, workers: int, progress: Callable[[int, int], None]
-) -> Iterator[Finding]:
+) -> Iterator[DataFinding]:
     """Images that do not decode, and those that are in several splits."""
     faults: list[str] = []
     where: dict[bytes, int] = {}
@@ -171,9 +171,9 @@ def _of_images(
         progress(index + 1, len(found.labels))
     if faults:
         remedy = "they are dropped" if skipped else "mend them, or drop them with --skip-bad-images"
-        yield Finding(not skipped, f"{len(faults)} images do not decode: {_some(faults)}: {remedy}")
+        yield DataFinding(not skipped, f"{len(faults)} images do not decode: {_some(faults)}: {remedy}")
     if twice:
-        yield Finding(
+        yield DataFinding(
             False, f"{len(twice)} images are the same files in two splits: {_some(twice)}: take one of each out"
         )
 

@@ -15,8 +15,8 @@ from rich.filesize import decimal
 from torch import Tensor
 
 from fedpgp.backbone.image import PATCHES, POOLED, ImageEncoder
-from fedpgp.data.cache import FORMAT, Entry, Kept, check_room, versions
-from fedpgp.data.preprocess import CENTRE, Preparation, Prepared, check_not_a_worker, each
+from fedpgp.data.cache import FORMAT, CacheEntry, Kept, check_room, versions
+from fedpgp.data.preprocess import CENTRE, Preparation, PreparedImages, check_not_a_worker, each
 from fedpgp.data.sources import ImageDataset
 from fedpgp.errors import CheckpointError, DataError
 
@@ -82,7 +82,7 @@ def split_features(
     return features, bad
 
 
-class Part(NamedTuple):
+class SplitPart(NamedTuple):
     """Images of a split of which more is kept than a feature. used: ascending; all of them decode.
 
     kind: of `ImageEncoder.encode`; views: the numbers of the views that are kept.
@@ -103,7 +103,7 @@ class Tokens(NamedTuple):
 
 def token_features(
     encoder: ImageEncoder,
-    parts: Sequence[Part],
+    parts: Sequence[SplitPart],
     directory: Path,
     *,
     half: bool,
@@ -196,7 +196,9 @@ def _dtype(encoder: ImageEncoder, kind: str, half: bool) -> torch.dtype:
     return torch.float16 if half and kind != POOLED else encoder.dtype
 
 
-def _entry(encoder: ImageEncoder, dataset: ImageDataset, directory: Path, kind: str, half: bool, view: int) -> Entry:
+def _entry(
+    encoder: ImageEncoder, dataset: ImageDataset, directory: Path, kind: str, half: bool, view: int
+) -> CacheEntry:
     origin = {
         "format": FORMAT,
         "data": dataset.name,
@@ -209,13 +211,13 @@ def _entry(encoder: ImageEncoder, dataset: ImageDataset, directory: Path, kind: 
     }
     if kind != POOLED:
         origin |= {"kind": kind, "precision": str(_dtype(encoder, kind, half)).removeprefix("torch.")}
-    return Entry(directory, origin)
+    return CacheEntry(directory, origin)
 
 
 def _encode(
     encoder: ImageEncoder,
     dataset: ImageDataset,
-    entry: Entry,
+    entry: CacheEntry,
     kind: str,
     features: Tensor,
     skip_bad_images: bool,
@@ -242,7 +244,7 @@ def _encode(
     preparation = Preparation(dataset, encoder.processor, encoder.size, view)
     accelerator = nullcontext() if encoder.device.type == "cpu" else Lock()  # which takes one batch at a time
 
-    def encoded(prepared: Prepared) -> tuple[Tensor, dict[int, str], dict[int, str]]:
+    def encoded(prepared: PreparedImages) -> tuple[Tensor, dict[int, str], dict[int, str]]:
         with accelerator:
             found = encoder.encode(torch.from_numpy(prepared.pixels), kind).to(features)
         return found, prepared.faults, prepared.unreadable

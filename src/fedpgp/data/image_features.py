@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageFeatures:
     """What is kept of n images.
 
     pooled: features [n, D] of unit length, or [n, V, D] of V views of each; kept: where a method reads more, what more
@@ -26,13 +26,13 @@ class Images:
     def __len__(self) -> int:
         return len(self.pooled)
 
-    def __getitem__(self, chosen: Tensor | slice) -> "Images":
-        return Images(self.pooled[chosen], self.kept, None if self.rows is None else self.rows[chosen])
+    def __getitem__(self, chosen: Tensor | slice) -> "ImageFeatures":
+        return ImageFeatures(self.pooled[chosen], self.kept, None if self.rows is None else self.rows[chosen])
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.kept is None or self.rows is None:
-            return Images, (self.pooled,)
-        return Images, (self.pooled, [view[self.rows] for view in self.kept], torch.arange(len(self)))
+            return ImageFeatures, (self.pooled,)
+        return ImageFeatures, (self.pooled, [view[self.rows] for view in self.kept], torch.arange(len(self)))
 
     @property
     def tokens(self) -> Tensor:
@@ -41,13 +41,15 @@ class Images:
         (only,) = self.kept
         return only[self.rows].to(self.pooled)
 
-    def views(self, chosen: Tensor) -> "Images":
+    def views(self, chosen: Tensor) -> "ImageFeatures":
         """One of the views of each image; all of them have views."""
         pooled = self.pooled[torch.arange(len(self)), chosen]
         if self.kept is None or self.rows is None:
-            return Images(pooled)
+            return ImageFeatures(pooled)
         pairs = zip(chosen.tolist(), self.rows.tolist(), strict=True)
-        return Images(pooled, [torch.stack([self.kept[view][row] for view, row in pairs])], torch.arange(len(self)))
+        return ImageFeatures(
+            pooled, [torch.stack([self.kept[view][row] for view, row in pairs])], torch.arange(len(self))
+        )
 
     @property
     def viewed(self) -> bool:

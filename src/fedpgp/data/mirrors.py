@@ -81,7 +81,7 @@ def _idx(loaded: Mapping[str, Any], place: Path, progress: Progress) -> None:
 
 
 def _cifar(
-    loaded: Mapping[str, Any], place: Path, progress: Progress, form: cifar.Form, columns: Mapping[str, str]
+    loaded: Mapping[str, Any], place: Path, progress: Progress, form: cifar.CifarForm, columns: Mapping[str, str]
 ) -> None:
     """columns: the key of an official file -> the mirror's column."""
     names = {form.names_key: loaded["train"].features[columns[form.labels_key]].names}

@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 Done = TypeVar("Done")
 
 
-class Prepared(NamedTuple):
+class PreparedImages(NamedTuple):
     """pixels: [B, 3, H, W]; faults: index of an image -> why it is blank; unreadable: the same where not the image but
     the disk or the network is at fault, so that it must not be remembered."""
 
@@ -41,7 +41,7 @@ class Prepared(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Preparation(Dataset[Prepared]):
+class Preparation(Dataset[PreparedImages]):
     """Decodes and preprocesses one view of some images; it can be pickled, for other processes."""
 
     dataset: ImageDataset
@@ -49,7 +49,7 @@ class Preparation(Dataset[Prepared]):
     size: tuple[int, int]
     view: int
 
-    def __getitem__(self, batch: range) -> Prepared:
+    def __getitem__(self, batch: range) -> PreparedImages:
         faults: dict[int, str] = {}
         unreadable: dict[int, str] = {}
         pictures = []
@@ -69,11 +69,11 @@ class Preparation(Dataset[Prepared]):
             )
         whole: dict[str, Any] = {} if self.view == CENTRE else {"do_resize": False, "do_center_crop": False}
         pixels = self.processor(images=pictures, return_tensors="np", **whole)["pixel_values"]
-        return Prepared(pixels, faults, unreadable)
+        return PreparedImages(pixels, faults, unreadable)
 
 
 def each(
-    preparation: Preparation, finish: Callable[[Prepared], Done], batches: Sequence[range], workers: int
+    preparation: Preparation, finish: Callable[[PreparedImages], Done], batches: Sequence[range], workers: int
 ) -> Iterator[Done]:
     """What `finish`, the encoder, makes of every batch, in order; the bits do not depend on how.
 
@@ -105,7 +105,7 @@ def in_threads(work: Callable[[Item], Done], items: Iterable[Item], threads: int
         torch.set_num_threads(before)  # theirs is what threads that are started later would begin with
 
 
-def _prepared(preparation: Preparation, batches: Sequence[range], workers: int) -> Iterator[Prepared]:
+def _prepared(preparation: Preparation, batches: Sequence[range], workers: int) -> Iterator[PreparedImages]:
     """Every batch in order; the first, which is timed, in this process, the rest in others where that pays."""
     if not batches:
         return

@@ -14,10 +14,10 @@ import torch
 from fedpgp.backbone import Backbone
 from fedpgp.data.tasks import Task
 from fedpgp.demo.prompts import Plane, Words, contexts, cosines, offsets
-from fedpgp.demo.stage import MIXTURES, Choices, Stage
+from fedpgp.demo.stage import MIXTURES, Choices, DemoSetup
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.federation.rounds import federate
-from fedpgp.federation.run_spec import Course, aggregator_for
+from fedpgp.federation.run_spec import RunSpec, aggregator_for
 from fedpgp.federation.state import State
 from fedpgp.methods import Params
 from fedpgp.methods.fedpgp import FedPGP
@@ -39,7 +39,7 @@ class Moment:
     models: Models
 
 
-def holdings(stage: Stage, choices: Choices) -> dict[str, Any]:
+def holdings(stage: DemoSetup, choices: Choices) -> dict[str, Any]:
     """Who holds what, in JSON's types: of each client its classes, most frequent first, and some of its pictures."""
     task = stage.task(choices)
     labels, names = task.train.labels, task.class_names
@@ -59,14 +59,14 @@ def holdings(stage: Stage, choices: Choices) -> dict[str, Any]:
     return {"title": mixture.title, "about": mixture.about, "clients": clients}
 
 
-def zero_shot(stage: Stage) -> Classifier:
+def zero_shot(stage: DemoSetup) -> Classifier:
     """The CLIP as it is."""
     return Classifier(
         ZeroShot(), Params({}, {}), _apart(stage.backbone), stage.source.class_names, ("a photo of a {}.",)
     )
 
 
-def untrained(stage: Stage, choices: Choices) -> dict[str, Any]:
+def untrained(stage: DemoSetup, choices: Choices) -> dict[str, Any]:
     """Zero-shot CLIP's figures: means, and every client's Local."""
     config, method = choices.config(), ZeroShot()
     data = stage.data(stage.task(choices))
@@ -75,7 +75,7 @@ def untrained(stage: Stage, choices: Choices) -> dict[str, Any]:
         return _figures(record) | {"clients": state.evaluation().clients["local"].tolist()}
 
 
-def rounds(stage: Stage, choices: Choices, stop: threading.Event) -> Iterator[Moment]:
+def rounds(stage: DemoSetup, choices: Choices, stop: threading.Event) -> Iterator[Moment]:
     """Trains FedPGP on the embedded data and yields how it stands before the first round and after each.
 
     It ends early, between two rounds, when `stop` is set.
@@ -87,7 +87,7 @@ def rounds(stage: Stage, choices: Choices, stop: threading.Event) -> Iterator[Mo
     with Workers(stage.backbone.towers(method.reads), 1) as workers, State.create() as state:
         settings = config.federation
         aggregator = aggregator_for(method, settings.rounds)
-        course = Course(method, task, stage.backbone, settings, choices.seed, aggregator)
+        course = RunSpec(method, task, stage.backbone, settings, choices.seed, aggregator)
         yield look({"round": 0}, [], course, state)
         data = stage.data(task)
         for record in federate(method, data, stage.backbone, settings, choices.seed, workers, state):
@@ -105,7 +105,7 @@ def rounds(stage: Stage, choices: Choices, stop: threading.Event) -> Iterator[Mo
 class _Look:
     """What there is to see of the prompts; it remembers the rounds before, for the trails on the map."""
 
-    def __init__(self, stage: Stage, method: FedPGP, task: Task):
+    def __init__(self, stage: DemoSetup, method: FedPGP, task: Task):
         self._backbone, self._method = stage.backbone, method
         self._reading = _apart(stage.backbone)
         self._base = tuple(task.class_names[label] for label in task.base)
@@ -117,7 +117,7 @@ class _Look:
         self._trail: list[torch.Tensor] = []
 
     @torch.no_grad()
-    def __call__(self, figures: dict[str, Any], local: Sequence[float], course: Course, state: State) -> Moment:
+    def __call__(self, figures: dict[str, Any], local: Sequence[float], course: RunSpec, state: State) -> Moment:
         server, clients = state.server(), course.states(state.client)
         shared = course.begin().shared if server is None else server.shared
         privates = [dict(client.private) for client in clients]

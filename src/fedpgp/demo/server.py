@@ -26,7 +26,7 @@ from fedpgp.data.decode import FORMATS, decode, reason, unheard
 from fedpgp.demo.federation import holdings
 from fedpgp.demo.guard import Guard
 from fedpgp.demo.show import BusyError, Show
-from fedpgp.demo.stage import MIXTURES, Stage, choices_of
+from fedpgp.demo.stage import MIXTURES, DemoSetup, choices_of
 from fedpgp.errors import ConfigError, DataError, FedPGPError
 
 PAGE = {  # all there is to serve: no path of a request ever names a file
@@ -185,7 +185,7 @@ def picture_of(content: bytes) -> Image.Image:
         raise DataError(f"the picture cannot be read: {reason(error)}; send another, such as PNG or JPEG") from error
 
 
-def _sample(stage: Stage, index: int) -> Image.Image:
+def _sample(stage: DemoSetup, index: int) -> Image.Image:
     test = stage.source.test
     assert test is not None, "all splits are read"
     if index not in stage.samples:
@@ -237,7 +237,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(listening: socket.socket, host: str, cache: Path | None = None) -> None:
     """Serves the demo until Ctrl-C, and then ends its federation."""
-    show = Show(lambda progress: Stage.prepare(cache, progress))
+    show = Show(lambda progress: DemoSetup.prepare(cache, progress))
     config = uvicorn.Config(
         create_app(show, host),
         log_level="warning",

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.demo.federation import Models, holdings, rounds, untrained, zero_shot
-from fedpgp.demo.stage import Choices, Progress, Stage
+from fedpgp.demo.stage import Choices, DemoSetup, Progress
 from fedpgp.errors import ConfigError, FedPGPError
 from fedpgp.serving.classifier import Classes
 
@@ -27,7 +27,7 @@ class BusyError(FedPGPError):
 
 
 @dataclass
-class _Run:
+class _LiveRun:
     """A federation from its start on. seconds: from the start to the last round that is finished."""
 
     number: int
@@ -49,14 +49,14 @@ class Show:
     `phase` is "preparing", "ready", "running", "stopping", "finished", "stopped" or "failed".
     """
 
-    def __init__(self, prepare: Callable[[Progress], Stage]):
+    def __init__(self, prepare: Callable[[Progress], DemoSetup]):
         self._prepare = prepare
         self._lock, self._classifying = threading.RLock(), threading.Lock()
         self._ready = threading.Event()
-        self._stage: Stage | None = None
+        self._stage: DemoSetup | None = None
         self._zero_shot: Models = {}
         self._read: tuple[object, Mapping[str, Classes]] = (None, {})  # class names as the present models read them
-        self._run: _Run | None = None
+        self._run: _LiveRun | None = None
         self._thread: threading.Thread | None = None
         self._phase, self._error = "preparing", ""
         self._progress: tuple[str, int, int] = ("starting", 0, 1)
@@ -84,7 +84,7 @@ class Show:
             thread.join(max(0.0, end - time.monotonic()))
         return thread is None or not thread.is_alive()
 
-    def stage(self) -> Stage:
+    def stage(self) -> DemoSetup:
         """The stage; raises BusyError while it is prepared, and where that failed."""
         if self._stage is None:
             raise BusyError(self._error or "CLIP and the pictures are still being read: try again in a few seconds")
@@ -99,7 +99,7 @@ class Show:
             if self._phase in ("running", "stopping"):
                 raise BusyError("a federation is running here already: stop it, or wait until it is finished")
             number = 1 if self._run is None else self._run.number + 1
-            run = self._run = _Run(number, choices, holdings(stage, choices), time.monotonic())
+            run = self._run = _LiveRun(number, choices, holdings(stage, choices), time.monotonic())
             self._thread = threading.Thread(
                 target=self._work, args=(stage, run), name=f"federation {number}", daemon=True
             )
@@ -150,7 +150,7 @@ class Show:
             torch.set_num_threads(1)  # the operations are too small to share, and training may have the other cores
             if key != self._read[0]:
                 self._read = (key, {title: model.read(names) for title, model in models.items()})
-            feature = Images(stage.backbone.image([picture]).clone())  # out of inference mode, for methods' sake
+            feature = ImageFeatures(stage.backbone.image([picture]).clone())  # out of inference mode, for methods' sake
             for title, model in models.items():
                 classes = self._read[1][title]
                 shares = model.probabilities(model.answer(feature, classes))[0].tolist()
@@ -174,7 +174,7 @@ class Show:
     def _preparing(self, what: str, done: int, total: int, detail: str = "") -> None:
         self._say("preparing", (what, done, total))
 
-    def _work(self, stage: Stage, run: _Run) -> None:
+    def _work(self, stage: DemoSetup, run: _LiveRun) -> None:
         try:
             run.zero_shot = untrained(stage, run.choices)
             for moment in rounds(stage, run.choices, run.stop):

@@ -20,7 +20,7 @@ from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.config import ExperimentConfig, load_config, reason
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import split_features
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.sources import ImageDataset, Source, pictograms
 from fedpgp.data.tasks import Client, Task
 from fedpgp.errors import ConfigError
@@ -119,7 +119,7 @@ def choices_of(given: Any) -> Choices:
 
 
 @dataclass(frozen=True)
-class Stage:
+class DemoSetup:
     """The frozen CLIP, and 24 base and 24 novel classes of the embedded data with their image features.
 
     features: [n, D] by a split's fingerprint.
@@ -130,7 +130,7 @@ class Stage:
     features: dict[str, Tensor]
 
     @classmethod
-    def prepare(cls, cache: Path | None = None, progress: Progress = lambda *_: None) -> "Stage":
+    def prepare(cls, cache: Path | None = None, progress: Progress = lambda *_: None) -> "DemoSetup":
         """Reads, and encodes what no feature cache has; raises FedPGPError where that cannot be read or written."""
         directory = cache_directory(cache)
         check_cache(directory)
@@ -148,10 +148,10 @@ class Stage:
     def data(self, task: Task) -> Data:
         """A task with the features of its images."""
         tests = {
-            name: Images(self.features[test.dataset.fingerprint])[torch.from_numpy(test.images)]
+            name: ImageFeatures(self.features[test.dataset.fingerprint])[torch.from_numpy(test.images)]
             for name, test in evaluation_sets(task).items()
         }
-        return Data(task, Images(self.features[task.train.fingerprint]), tests)
+        return Data(task, ImageFeatures(self.features[task.train.fingerprint]), tests)
 
     @cached_property
     def samples(self) -> tuple[int, ...]:

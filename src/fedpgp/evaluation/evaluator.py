@@ -16,10 +16,10 @@ from torch import Tensor
 
 from fedpgp.backbone import Towers
 from fedpgp.backbone.tokens import ClassTokens
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.tasks import Client, Task
 from fedpgp.errors import TrainingError
-from fedpgp.evaluation.inference import PIECE, Question, Reading, Sights, Texts, answer
+from fedpgp.evaluation.inference import PIECE, Question, Reading, Texts, VisualFeatures, answer
 from fedpgp.evaluation.metrics import Correct, accuracies, evaluation_sets, summary
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.methods.base import logits
@@ -66,10 +66,10 @@ def path_alphas(points: int) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class _Softmax:
+class _TestSoftmax:
     """Test sets with the same classes, so that one reading serves them all."""
 
-    sets: Mapping[str, Images]
+    sets: Mapping[str, ImageFeatures]
     targets: Mapping[str, NDArray[np.int64]]
     classes: tuple[int, ...]
     tokens: ClassTokens
@@ -82,13 +82,15 @@ class Evaluator:
     images: of each of `evaluation_sets(task)`; tokens and frozen: of every class name of the task.
     """
 
-    def __init__(self, method: Method, task: Task, images: Mapping[str, Images], tokens: ClassTokens, frozen: Frozen):
+    def __init__(
+        self, method: Method, task: Task, images: Mapping[str, ImageFeatures], tokens: ClassTokens, frozen: Frozen
+    ):
         self._method, self._task, self._images, self._tokens = method, task, images, tokens
         together: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for name, test in evaluation_sets(task).items():
             together[tuple(test.classes)].append(name)
         self._softmaxes = [
-            _Softmax(
+            _TestSoftmax(
                 sets={name: images[name] for name in names},
                 targets={name: evaluation_sets(task)[name].targets for name in names},
                 classes=classes,
@@ -115,7 +117,7 @@ class Evaluator:
         round, where text features are not finite.
         """
         task, texts = self._task, Texts(self._tokens, self._method.position, workers)
-        sights = Sights(self._method, self._images, workers) if "image tower" in self._method.reads else None
+        sights = VisualFeatures(self._method, self._images, workers) if "image tower" in self._method.reads else None
         start: Logits | None = None
         of_shared, shared_correct = _Columns(), None
         if shared is not None:
@@ -190,7 +192,7 @@ class Evaluator:
         texts: Sequence[Mapping[float, Sequence[Tensor]]],
         start: Logits | None,
         alphas: Sequence[float],
-        sights: Sights | None,
+        sights: VisualFeatures | None,
         workers: Workers[Towers],
     ) -> tuple[dict[float, Correct], dict[str, list["_Said"]]]:
         """By α, which images some clients get right, and by test set, what their own models say.
@@ -224,7 +226,12 @@ class Evaluator:
         return {a: {name: np.stack(rows) for name, rows in of_point.items()} for a, of_point in found.items()}, said
 
     def _logits(
-        self, place: str, params: Params, texts: Sequence[Tensor], sights: Sights | None, workers: Workers[Towers]
+        self,
+        place: str,
+        params: Params,
+        texts: Sequence[Tensor],
+        sights: VisualFeatures | None,
+        workers: Workers[Towers],
     ) -> Logits:
         """What a model answers to every test set. place: what a message calls it."""
         method, found = self._method, {}

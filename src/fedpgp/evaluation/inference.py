@@ -14,7 +14,7 @@ from fedpgp.backbone import Towers
 from fedpgp.backbone.image import PATCHES, state_below
 from fedpgp.backbone.layers import Prompt
 from fedpgp.backbone.tokens import ClassTokens, Position
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.runtime.workers import Workers
 
@@ -30,7 +30,7 @@ def kind_of(method: Method) -> str | None:
     return state_below(method.first_layer) if "image tower" in method.reads else None
 
 
-def see(towers: Towers, method: Method, images: Images, params: Params) -> Tensor:
+def image_features(towers: Towers, method: Method, images: ImageFeatures, params: Params) -> Tensor:
     """What a method is given of images without views: [B, D], [B, 1 + P, D] or [B, 1 + V, D], as it reads."""
     if "patches" in method.reads:
         return torch.cat([images.pooled[:, None], images.tokens], dim=1)
@@ -44,14 +44,14 @@ def see(towers: Towers, method: Method, images: Images, params: Params) -> Tenso
 class Question(NamedTuple):
     """Images for a model to classify.
 
-    text: [K, C, D] of all contexts that are the same for every image; seen: what `see` gives of the images, where that
-    is known already.
+    text: [K, C, D] of all contexts that are the same for every image; seen: what `image_features` gives of the images,
+    where that is known already.
     """
 
     method: Method
     params: Params
     text: Tensor
-    images: Images
+    images: ImageFeatures
     classes: ClassTokens
     frozen: Frozen
     seen: Tensor | None = None
@@ -68,17 +68,17 @@ class Question(NamedTuple):
 def answer(towers: Towers, question: Question) -> Tensor:
     """The logits [B, C]."""
     method, params, seen = question.method, question.params, question.seen
-    seen = see(towers, method, question.images, params) if seen is None else seen
+    seen = image_features(towers, method, question.images, params) if seen is None else seen
     return method.predict(params, question.whole_text(towers), seen, question.frozen)
 
 
-class Sights:
+class VisualFeatures:
     """What models see of the same images through the image tower; a visual prompt of the model before is known already.
 
     So what many clients have from the server is read once for all that come one after the other. images: by name.
     """
 
-    def __init__(self, method: Method, images: Mapping[str, Images], workers: Workers[Towers]):
+    def __init__(self, method: Method, images: Mapping[str, ImageFeatures], workers: Workers[Towers]):
         self._method, self._images, self._workers = method, images, workers
         self._known: dict[_Key, Mapping[str, Tensor]] = {}
 
@@ -109,7 +109,7 @@ class Sights:
 
 
 @torch.no_grad()
-def _see_with(towers: Towers, job: tuple[Images, Sequence[Prompt], int]) -> Tensor:
+def _see_with(towers: Towers, job: tuple[ImageFeatures, Sequence[Prompt], int]) -> Tensor:
     """[V, B, D]"""
     images, prompts, first = job
     assert towers.image is not None, "the image tower was not made for these methods"

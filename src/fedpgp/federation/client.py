@@ -16,9 +16,9 @@ from torch import Tensor
 from fedpgp.aggregators import Aggregator, Download, Tensors, Upload
 from fedpgp.backbone import Towers
 from fedpgp.backbone.tokens import ClassTokens
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.errors import TrainingError
-from fedpgp.evaluation.inference import see
+from fedpgp.evaluation.inference import image_features
 from fedpgp.federation.optimization import Optimization, restore, state_of
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Batch, Frozen, Method, Params
@@ -91,7 +91,7 @@ class ClientJob:
     start: Mapping[str, Tensor]
     download: Download
     own: ClientState
-    images: Images
+    images: ImageFeatures
     labels: Tensor
     classes: ClassTokens
     frozen: Frozen
@@ -160,7 +160,7 @@ class _Training:
         self.steps += 1
 
 
-def remembered(method: Method, images: Images, labels: Tensor, frozen: Frozen) -> Tensors:
+def remembered(method: Method, images: ImageFeatures, labels: Tensor, frozen: Frozen) -> Tensors:
     """What a client remembers of its images, or of the first view of each."""
     return method.memory(images.pooled[:, 0] if images.viewed else images.pooled, labels, frozen)
 
@@ -185,7 +185,7 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
             job = client.job
             parts.append(method.for_step(client.params, client.rng))
             try:
-                seen = see(towers, method, chosen.images, parts[-1])
+                seen = image_features(towers, method, chosen.images, parts[-1])
                 own = method.prompts(parts[-1], job.frozen)
                 of_images = method.conditional_prompts(parts[-1], chosen.images.pooled, job.frozen)
             except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # of numbers that are no longer finite
@@ -346,7 +346,7 @@ def in_groups(towers: Towers, jobs: Sequence[ClientJob]) -> list[Sequence[Client
 class _Chosen(NamedTuple):
     """The images of a step, and their columns [B] of the softmax."""
 
-    images: Images
+    images: ImageFeatures
     labels: Tensor
 
 

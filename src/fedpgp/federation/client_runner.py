@@ -11,11 +11,11 @@ from torch import Tensor
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors
 from fedpgp.backbone import Backbone, Towers
 from fedpgp.backbone.tokens import ClassTokens
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluation.evaluator import Evaluation, Evaluator
 from fedpgp.federation.client import ClientJob, LocalTraining, remembered
-from fedpgp.federation.run_spec import Course
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import Clients, ClientState
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.runtime.workers import Workers
@@ -26,12 +26,12 @@ class Data:
     """A task with what is kept of its images: `train` of the whole training split, `tests` of each test set."""
 
     task: Task
-    train: Images
-    tests: Mapping[str, Images]
+    train: ImageFeatures
+    tests: Mapping[str, ImageFeatures]
 
 
 @dataclass(frozen=True)
-class _Softmax:
+class _TrainingSoftmax:
     """Classes of a softmax in training; tokens: theirs, and those of the method's extra names.
 
     columns: by label, the place among the classes or −1.
@@ -42,13 +42,13 @@ class _Softmax:
     columns: Tensor
 
 
-class Federation:
+class ClientRunner:
     """What the clients of a task do in a course: all of them, or those whose images are here.
 
     Clients go by their numbers in the course, whatever their places in the task.
     """
 
-    def __init__(self, course: Course, data: Data, backbone: Backbone):
+    def __init__(self, course: RunSpec, data: Data, backbone: Backbone):
         method, task = course.method, data.task
         self.course, self._data, self._task = course, data, task
         self._clients = {client.id: client for client in task.clients}
@@ -141,16 +141,18 @@ class Federation:
         """The shared part as a client is sent it, perhaps beside other things."""
         return {name: download.shared[name] for name in self.course.shared}
 
-    def _holding(self, client: Client) -> tuple[Images, Tensor, _Softmax]:
+    def _holding(self, client: Client) -> tuple[ImageFeatures, Tensor, _TrainingSoftmax]:
         """A client's training images, their columns [n], and the softmax that these are of."""
         softmax = self._softmax(client.classes) if self.course.method.own_classes else self._base
         labels = torch.from_numpy(self._task.train.labels[client.train])
         return self._data.train[torch.from_numpy(client.train)], softmax.columns[labels], softmax
 
-    def _softmax(self, classes: Sequence[int]) -> _Softmax:
+    def _softmax(self, classes: Sequence[int]) -> _TrainingSoftmax:
         count = len(self._task.class_names)
         tokens = self._names.select([*classes, *range(count, len(self._names))])
-        return _Softmax(tokens, self._frozen.select(classes), _places(classes, count).to(self._frozen.base.device))
+        return _TrainingSoftmax(
+            tokens, self._frozen.select(classes), _places(classes, count).to(self._frozen.base.device)
+        )
 
 
 def guidance_of(method: Method, task: Task, class_names: Sequence[str], backbone: Backbone) -> Tensor:

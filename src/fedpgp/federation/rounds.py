@@ -14,8 +14,8 @@ from fedpgp.errors import TooFewError, TrainingError
 from fedpgp.evaluation.evaluator import Evaluation, path_alphas, without_standing_path
 from fedpgp.evaluation.metrics import summary
 from fedpgp.federation.client import ClientUpdate, LocalTraining, in_groups, train_clients
-from fedpgp.federation.client_runner import Data, Federation
-from fedpgp.federation.run_spec import Course, aggregator_for
+from fedpgp.federation.client_runner import ClientRunner, Data
+from fedpgp.federation.run_spec import RunSpec, aggregator_for
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import Clients, ClientState, State, on_device
 from fedpgp.methods import Method
@@ -24,7 +24,7 @@ from fedpgp.runtime.workers import Workers
 Joining = Callable[[int, Server], dict[str, Any]]  # a round's number, the server -> what its record gets
 
 
-class Fleet(Protocol):
+class ClientPool(Protocol):
     """The clients of a run, wherever they are. forgiving: a round of too few updates is lost, and the run goes on."""
 
     @property
@@ -74,14 +74,14 @@ def federate(
     round depend on those who take part, but for rounds that are evaluated. A method that trains nothing has one
     round, with number 0. aggregator: None takes FedAvg; a method's own goes before.
     """
-    course = Course(method, data.task, backbone, settings, seed, aggregator_for(method, settings.rounds, aggregator))
-    fleet = Here(Federation(course, data, backbone), course.states(state.client), workers)
+    course = RunSpec(method, data.task, backbone, settings, seed, aggregator_for(method, settings.rounds, aggregator))
+    fleet = LocalClients(ClientRunner(course, data, backbone), course.states(state.client), workers)
     return run_rounds(course, fleet, state, joining(course, data, backbone, workers))
 
 
 def run_rounds(
-    course: Course,
-    fleet: Fleet,
+    course: RunSpec,
+    fleet: ClientPool,
     state: State,
     join: Joining | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -146,10 +146,10 @@ def run_rounds(
 
 
 @dataclass(frozen=True)
-class Here:
+class LocalClients:
     """All clients in this process and its workers; what they keep is in the state."""
 
-    federation: Federation
+    federation: ClientRunner
     clients: Clients
     workers: Workers[Towers]
     forgiving: bool = False
@@ -177,12 +177,12 @@ class Here:
         return {}
 
 
-def own_after(course: Course, number: int, update: ClientUpdate) -> ClientState:
+def own_after(course: RunSpec, number: int, update: ClientUpdate) -> ClientState:
     """What a client keeps of a round; after fine-tuning the shared part, too, as it trained it."""
     return replace(update.own, kept=update.upload.shared) if course.finetunes(number) else update.own
 
 
-def joining(course: Course, data: Data, backbone: Backbone, workers: Workers[Towers]) -> Joining | None:
+def joining(course: RunSpec, data: Data, backbone: Backbone, workers: Workers[Towers]) -> Joining | None:
     """New clients fit their private part to their images, the shared part stays; how they do, each and on the mean.
 
     A newcomer is sent what all clients share, also where the server has a shared part for every client that it knows.
@@ -192,13 +192,13 @@ def joining(course: Course, data: Data, backbone: Backbone, workers: Workers[Tow
     if not data.task.new_clients:
         return None
     newcomers = replace(data, task=replace(data.task, clients=data.task.new_clients, new_clients=()))
-    theirs = Course(course.method, newcomers.task, backbone, settings, course.seed, FedAvg())
-    federation = Federation(theirs, newcomers, backbone)
+    theirs = RunSpec(course.method, newcomers.task, backbone, settings, course.seed, FedAvg())
+    federation = ClientRunner(theirs, newcomers, backbone)
     training = LocalTraining.of(course.method, settings, settings.join_epochs, private_alone=True)
 
     def join(number: int, server: Server) -> dict[str, Any]:
         with State.create() as state:
-            here = Here(federation, theirs.states(state.client), workers)
+            here = LocalClients(federation, theirs.states(state.client), workers)
             jobs = federation.fitting(number + 1, server, here.clients, training)
             if here.clients[0].private:
                 updates = chain.from_iterable(workers.map(train_clients, in_groups(workers.towers, jobs)))

@@ -17,7 +17,7 @@ from fedpgp.methods import Method
 from fedpgp.runtime.randomness import generator
 
 
-class Course:
+class RunSpec:
     """How a run goes, whoever trains.
 
     clients: how many there are, numbered from 0; tests: the names of the test sets; trains: whether there is anything

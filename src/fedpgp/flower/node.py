@@ -15,7 +15,7 @@ from fedpgp.backbone import Towers
 from fedpgp.errors import OutputError
 from fedpgp.evaluation.evaluator import Evaluation
 from fedpgp.federation.client import ClientUpdate, train_clients
-from fedpgp.federation.client_runner import Federation
+from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import own_after
 from fedpgp.federation.state import ClientState, grouped, on_device, ungrouped
 from fedpgp.runtime.files import OWNER_ALONE, make_directory, safetensors, write
@@ -99,7 +99,7 @@ class Node:
     directory: where what it keeps of each of its runs lies, by the run's id.
     """
 
-    federation: Federation
+    federation: ClientRunner
     towers: Towers
     client: int
     directory: Path

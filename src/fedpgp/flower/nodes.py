@@ -20,7 +20,7 @@ from fedpgp.data.tasks import Task
 from fedpgp.errors import FedPGPError, NamesError, TooFewError, TrainingError
 from fedpgp.evaluation.evaluator import Evaluation
 from fedpgp.federation.client import ClientUpdate
-from fedpgp.federation.run_spec import Course
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import PrivacyConfig
 from fedpgp.federation.state import ClientState
 from fedpgp.flower.client_app import EVALUATE, QUERY, TRAIN
@@ -80,7 +80,7 @@ def terms_of(backbone: Backbone, task: Task) -> Terms:
 
 
 @dataclass(frozen=True)
-class Guest:
+class NodeClient:
     """A client as its node opens it. counts: of its images, all that the server gets to know."""
 
     node: Node
@@ -90,7 +90,7 @@ class Guest:
 
 @dataclass
 class Nodes:
-    """The clients of a run, each on a node of Flower; see `fedpgp.federation.rounds.Fleet`.
+    """The clients of a run, each on a node of Flower; see `fedpgp.federation.rounds.ClientPool`.
 
     run: its id; counted: by client, the last round that counts;
     deadline: seconds that a round waits for replies; forgiving: a client that fails is left out of a round, and why is
@@ -99,7 +99,7 @@ class Nodes:
     """
 
     grid: Grid
-    course: Course
+    course: RunSpec
     run: str
     terms: Terms
     counted: dict[int, int]
@@ -353,7 +353,7 @@ class Nodes:
         self._told["dropped"].append({"client": client, "in": kind, "reason": reason})
 
 
-def answer(kind: str, content: RecordDict, open_guest: Callable[[], Guest], *, trusted: bool) -> RecordDict:
+def answer(kind: str, content: RecordDict, open_guest: Callable[[], NodeClient], *, trusted: bool) -> RecordDict:
     """What a client answers to a message of the server.
 
     open_guest: gives the client, and raises a FedPGPError where it cannot; trusted: the server is of the same party,
@@ -369,21 +369,21 @@ def answer(kind: str, content: RecordDict, open_guest: Callable[[], Guest], *, t
         return RecordDict({FAULT: ConfigRecord({"reason": reason})})
 
 
-def _greeted(guest: Guest, content: RecordDict, trusted: bool) -> RecordDict:
+def _greeted(guest: NodeClient, content: RecordDict, trusted: bool) -> RecordDict:
     Terms.of(content).check(guest.terms)
     tests = {f"tests_{name}": count for name, count in guest.counts.tests.items()}
     about = {"client": guest.node.client, "examples": guest.counts.examples, **tests}
     return RecordDict({ABOUT: ConfigRecord({**about})})
 
 
-def _trained(guest: Guest, content: RecordDict, trusted: bool) -> RecordDict:
+def _trained(guest: NodeClient, content: RecordDict, trusted: bool) -> RecordDict:
     course = guest.node.federation.course
     request = Request.of(content, course.device)
     update, after = guest.node.train(request.run, request.number, request.counted, request.download)
     return trained(request, update, after, not course.finetunes(request.number))
 
 
-def _evaluated(guest: Guest, content: RecordDict, trusted: bool) -> RecordDict:
+def _evaluated(guest: NodeClient, content: RecordDict, trusted: bool) -> RecordDict:
     request = Request.of(content, guest.node.federation.course.device)
     found = guest.node.evaluate(
         request.run, request.number, request.counted, request.download, request.alone, request.alphas

@@ -22,15 +22,15 @@ from flwr.simulation import run_simulation
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.client_task import counts_of
 from fedpgp.errors import TrainingError
-from fedpgp.federation.client_runner import Federation
+from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import joining, run_rounds
-from fedpgp.federation.run_spec import Course
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import State
 from fedpgp.flower.client_app import client_app
 from fedpgp.flower.mods import mods
 from fedpgp.flower.node import Node, own_states
-from fedpgp.flower.nodes import Guest, Nodes, answer, terms_of
-from fedpgp.runs.setup import Laboratory, aggregator_of, laboratory
+from fedpgp.flower.nodes import NodeClient, Nodes, answer, terms_of
+from fedpgp.runs.setup import RunSetup, aggregator_of, laboratory
 from fedpgp.runtime.code_files import load_file, loaded_files
 
 OPEN = 64  # clients that an actor holds ready
@@ -38,7 +38,7 @@ DIRECTORY = "clients"  # in a run directory: what each client keeps, until the r
 
 
 def simulate(
-    lab: Laboratory, method: str, seed: int, course: Course, directory: Path | None, state: State
+    lab: RunSetup, method: str, seed: int, course: RunSpec, directory: Path | None, state: State
 ) -> Iterator[dict[str, Any]]:
     """Runs the rounds that a state has not finished yet and yields the record of each, as `federate` does.
 
@@ -75,7 +75,7 @@ def simulate(
 
 
 @contextmanager
-def _grid(opener: "_Opener", clients: int, lab: Laboratory) -> Iterator[Grid]:
+def _grid(opener: "_Opener", clients: int, lab: RunSetup) -> Iterator[Grid]:
     """Flower's side of a simulation, in a thread: its loop ends when the block does."""
     server, opened, over = ServerApp(), Queue[Grid | BaseException](), threading.Event()
 
@@ -137,7 +137,7 @@ class _Opener:
 
 
 @lru_cache(maxsize=1)
-def _laboratory(opener: _Opener) -> tuple[Laboratory, ExitStack]:
+def _laboratory(opener: _Opener) -> tuple[RunSetup, ExitStack]:
     """Of this process, for as long as it lives."""
     torch.set_num_threads(1)
     config, method, seed, cache, skip_bad_images = opener.unpack()
@@ -147,13 +147,13 @@ def _laboratory(opener: _Opener) -> tuple[Laboratory, ExitStack]:
 
 
 @lru_cache(maxsize=OPEN)
-def _guest(opener: _Opener, client: int) -> Guest:
+def _guest(opener: _Opener, client: int) -> NodeClient:
     lab, _ = _laboratory(opener)
     config, name, seed, *_ = opener.unpack()
     method = config.methods[name]
     data = lab.data(method, seed)
-    course = Course(method, data.task, lab.backbone, config.federation, seed, aggregator_of(config, name))
+    course = RunSpec(method, data.task, lab.backbone, config.federation, seed, aggregator_of(config, name))
     alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))
-    federation = Federation(course, alone, lab.backbone)
+    federation = ClientRunner(course, alone, lab.backbone)
     node = Node(federation, lab.backbone.towers(method.reads), client, opener.directory)
-    return Guest(node, terms_of(lab.backbone, data.task), counts_of(alone.task))
+    return NodeClient(node, terms_of(lab.backbone, data.task), counts_of(alone.task))

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from fedpgp.evaluation.bootstrap import METRICS
 from fedpgp.report.style import COLOURS, MARKERS, house_style, rendered, turn_labels, write_figure
 from fedpgp.report.tables import caption, difference_text, figure_text, titles
-from fedpgp.results.formats import Cell, Table, latex, markdown, to_csv
+from fedpgp.results.formats import Table, TableCell, latex, markdown, to_csv
 from fedpgp.results.run import columns, spread
 from fedpgp.runtime.files import write
 
@@ -38,7 +38,7 @@ def table(found: "Ablation", study: str) -> Table:
         texts = [figure_text(*spread([run.results["final"][name] for run in runs])) for name in shown]
         change = found.against_standing(study, label)
         changes = ["as it stands", ""] if change is None else [difference_text(change[name]) for name in ("cm", "area")]
-        rows.append([Cell(label), *map(Cell, [*texts, *changes])])
+        rows.append([TableCell(label), *map(TableCell, [*texts, *changes])])
     return Table(
         f"{study} of {found.method}: {caption(found.standing)}",
         [study, *(named[name] for name in shown), "CM, change", "area, change"],

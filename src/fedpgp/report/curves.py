@@ -16,13 +16,13 @@ from fedpgp.results.run import Run, spread
 from fedpgp.studies.axes import is_numeric, slug
 
 if TYPE_CHECKING:
-    from fedpgp.studies.plan import Found, Key, Part
+    from fedpgp.studies.plan import Found, Key
 
 SHOWN = ("local", "base", "novel", "cm")
 CROWDED = 24  # letters that the labels below one panel have room for
 
 
-def write_figures(found: "Found", part: "Part", directory: Path, prefix: str = "") -> dict[str, str]:
+def write_figures(found: "Found", part: "GridPart", directory: Path, prefix: str = "") -> dict[str, str]:
     """Writes those of a part as .svg and .png: what each shows, by its name, in which `prefix` comes first.
 
     One for each axis at each combination of the points of the others; learning curves of each cell, or, with one
@@ -50,7 +50,7 @@ def write_figures(found: "Found", part: "Part", directory: Path, prefix: str = "
     return drawn
 
 
-def axes_of(part: "Part") -> Iterator[tuple[str, str, list["Key"]]]:
+def axes_of(part: "GridPart") -> Iterator[tuple[str, str, list["Key"]]]:
     """Every axis with more than one point, at each combination of the points of the others.
 
     Gives the name of a figure, the axis, and the keys along it, those of numbers by their size.
@@ -155,6 +155,6 @@ def _legend(figure: Figure, count: int, title: str) -> None:
     figure.legend(frameon=False, ncols=min(6, count), loc="outside lower center", title=title or None)
 
 
-def _rest(part: "Part", axis: str, key: "Key") -> str:
+def _rest(part: "GridPart", axis: str, key: "Key") -> str:
     """The points of the other axes in words, each after a comma."""
     return "".join(f", {name} {label}" for name, label in zip(part.axes, key[1:], strict=True) if name != axis)

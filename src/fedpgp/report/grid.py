@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from fedpgp.report.curves import write_figures
 from fedpgp.report.tables import figure_text, titles
-from fedpgp.results.formats import Cell, Table, latex, markdown, to_csv
+from fedpgp.results.formats import Table, TableCell, latex, markdown, to_csv
 from fedpgp.results.run import columns
 from fedpgp.runtime.files import write
 
 if TYPE_CHECKING:
-    from fedpgp.studies.plan import Found, Part
+    from fedpgp.studies.plan import Found
 
 
 def write_sweep(found: "Found", directory: Path) -> None:
@@ -24,7 +24,7 @@ def write_sweep(found: "Found", directory: Path) -> None:
     write(directory / "sweep.csv", to_csv(found.rows()).encode())
 
 
-def table(found: "Found", part: "Part") -> Table:
+def table(found: "Found", part: "GridPart") -> Table:
     """A row for each method at each point of a part: mean ± std over the seeds, of the last round."""
     comparisons = [found.comparisons[key] for key in part.cell_keys()]
     named = {name: title for one in comparisons for name, title in titles(one).items()}
@@ -34,7 +34,7 @@ def table(found: "Found", part: "Part") -> Table:
         for method in found.grid.methods:
             figures = found.comparisons[key].mean(method)
             texts = [figure_text(*figures[name]) if name in figures else "" for name in shown]
-            rows.append([Cell(text) for text in (*key[1:], method, *texts)])
+            rows.append([TableCell(text) for text in (*key[1:], method, *texts)])
     return Table(
         f"{', '.join(part.axes)}: last round, percent, {seeds_text(found.grid.seeds)}",
         [*part.axes, "method", *(named[name] for name in shown)],

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluation.metrics import own_images
 from fedpgp.report.style import house_style, rendered
-from fedpgp.results.formats import Cell, Table
+from fedpgp.results.formats import Table, TableCell
 
 NAMED = 60  # classes, or clients, that an axis can name
 
@@ -54,10 +54,10 @@ def tables(task: Task) -> list[Table]:
     sets = {**task.tests, "validation": task.validation}
     tested = [
         [
-            Cell(name),
-            Cell(f"{test.dataset.split} of {test.dataset.name}"),
-            Cell(f"{len(test.classes):,}"),
-            Cell(f"{len(test.images):,}"),
+            TableCell(name),
+            TableCell(f"{test.dataset.split} of {test.dataset.name}"),
+            TableCell(f"{len(test.classes):,}"),
+            TableCell(f"{len(test.images):,}"),
         ]
         for name, test in sets.items()
     ]
@@ -69,7 +69,7 @@ def tables(task: Task) -> list[Table]:
             ["test set", "images of", "classes in the softmax", "images"],
             tested,
         ),
-        Table("", shown, [[Cell(str(row[name])) for name in shown] for row in of_clients]),
+        Table("", shown, [[TableCell(str(row[name])) for name in shown] for row in of_clients]),
     ]
 
 

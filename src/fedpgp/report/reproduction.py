@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedpgp.report.curves import write_figures
 from fedpgp.report.grid import seeds_text
 from fedpgp.report.tables import figure_text, titles
-from fedpgp.results.formats import Cell, Table, latex, markdown, to_csv
+from fedpgp.results.formats import Table, TableCell, latex, markdown, to_csv
 from fedpgp.results.run import Run, columns, spread
 from fedpgp.runtime.files import write
 from fedpgp.studies.axes import slug
@@ -18,7 +18,7 @@ from fedpgp.studies.recipe import Recipe, Reported, read_recipe
 from fedpgp.studies.reported_settings import Agreement
 
 if TYPE_CHECKING:
-    from fedpgp.studies.plan import Found, Key, Part
+    from fedpgp.studies.plan import Found, Key
 
 PARTS = {"final": "last round", "last_five": "mean of the last five rounds"}
 REPORTED = "reported.csv"
@@ -59,7 +59,7 @@ def tables(found: "Found") -> list[Table]:
     return [*shown, reported] if reported.rows else shown
 
 
-def table(found: "Found", recipe: Recipe, part: "Part", kind: str) -> Table:
+def table(found: "Found", recipe: Recipe, part: "GridPart", kind: str) -> Table:
     """Mean ± std over the seeds: a row for each method, columns for each cell and figure.
 
     With one method, or more than `WIDEST` columns, a row for each cell and method. A method whose clients hold a
@@ -73,9 +73,9 @@ def table(found: "Found", recipe: Recipe, part: "Part", kind: str) -> Table:
         first = found.comparisons[next(part.cell_keys())]
         lines = [line for method in found.grid.methods for line in _with_shared(first.of(method), method)]
 
-    def texts(title: str, method: str, where: str) -> list[Cell]:
+    def texts(title: str, method: str, where: str) -> list[TableCell]:
         runs = [found.comparisons[key].of(method) for key in groups[title]]
-        return [Cell(_text(runs, where, name)) for name in figures[title]]
+        return [TableCell(_text(runs, where, name)) for name in figures[title]]
 
     def named(method: str, where: str) -> str:
         return f"{method}, shared part" if where == "shared" else method
@@ -83,29 +83,31 @@ def table(found: "Found", recipe: Recipe, part: "Part", kind: str) -> Table:
     across = [f"{title} {name}" for title in groups for name in figures[title].values()]
     same = len({tuple(names) for names in figures.values()}) == 1
     if same and (len(found.grid.methods) == 1 or len(across) > WIDEST):
-        rows = [[Cell(title), Cell(named(*line)), *texts(title, *line)] for title, line in product(groups, lines)]
+        rows = [
+            [TableCell(title), TableCell(named(*line)), *texts(title, *line)] for title, line in product(groups, lines)
+        ]
         return Table(heading, [", ".join(part.axes), "method", *next(iter(figures.values())).values()], rows)
-    rows = [[Cell(named(*line)), *(cell for title in groups for cell in texts(title, *line))] for line in lines]
+    rows = [[TableCell(named(*line)), *(cell for title in groups for cell in texts(title, *line))] for line in lines]
     return Table(heading, ["method", *across], rows)
 
 
-def domain_table(found: "Found", part: "Part") -> Table:
+def domain_table(found: "Found", part: "GridPart") -> Table:
     """Local in the last round, the mean over the clients of each domain: mean ± std over the seeds."""
     names = _domains(found, part)
     rows = []
     for key, method in product(part.cell_keys(), found.grid.methods):
         each = [run.results["domains"] for run in found.comparisons[key].of(method)]
         texts = [figure_text(*spread([of[name] for of in each])) if name in each[0] else "" for name in names]
-        rows.append([Cell(text) for text in (", ".join(key[1:]), method, *texts)])
+        rows.append([TableCell(text) for text in (", ".join(key[1:]), method, *texts)])
     heading = f"{part.name}: Local by domain, last round, percent, {seeds_text(found.grid.seeds)}"
     return Table(heading, [", ".join(part.axes), "method", *names], rows)
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _ReportedFigure:
     """A reported figure beside that of a cell. deviation: over the seeds; None with one seed."""
 
-    part: "Part"
+    part: "GridPart"
     key: "Key"
     reported: Reported
     name: str
@@ -124,7 +126,7 @@ class _Entry:
         return self.mean - self.figure if self.agreement.is_same else None
 
 
-def _entries(found: "Found", recipe: Recipe) -> Iterator[_Entry]:
+def _entries(found: "Found", recipe: Recipe) -> Iterator[_ReportedFigure]:
     for part in found.grid.parts:
         for key, one in product(part.cell_keys(), recipe.reported):
             if one.method not in found.grid.methods or not one.is_of(part, key):
@@ -134,7 +136,7 @@ def _entries(found: "Found", recipe: Recipe) -> Iterator[_Entry]:
             agreement = one.compare(runs[0].config)
             for name in one.figures:
                 mean, deviation = spread([run.results["final"][name] for run in runs])
-                yield _Entry(part, key, one, name, titles(comparison)[name], mean, deviation, agreement)
+                yield _ReportedFigure(part, key, one, name, titles(comparison)[name], mean, deviation, agreement)
 
 
 def reported_table(found: "Found", recipe: Recipe) -> Table:
@@ -150,7 +152,7 @@ def reported_table(found: "Found", recipe: Recipe) -> Table:
         difference = "other settings" if one.difference is None else f"{one.difference:+.1f}"
         texts = [", ".join(one.key[1:]), one.reported.method, one.title, f"{one.figure:.2f}"]
         texts += [figure_text(one.mean, one.deviation), difference]
-        rows.append([Cell(text) for text in [*texts, f"{one.reported.source} [{notes.index(note) + 1}]"]])
+        rows.append([TableCell(text) for text in [*texts, f"{one.reported.source} [{notes.index(note) + 1}]"]])
     return Table(
         "Reported by others",
         ["cell", "method", "figure", "reported", "here", "difference", "source"],
@@ -218,13 +220,13 @@ def provenance(found: "Found") -> dict[str, str]:
     }
 
 
-def _domains(found: "Found", part: "Part") -> list[str]:
+def _domains(found: "Found", part: "GridPart") -> list[str]:
     """Of the clients of a part's cells; none where clients have images of several."""
     each = [run.results["domains"] for key in part.cell_keys() for run in found.comparisons[key].runs]
     return list(dict.fromkeys(name for of in each for name in of))
 
 
-def _groups(part: "Part") -> Iterator[tuple[str, list["Key"]]]:
+def _groups(part: "GridPart") -> Iterator[tuple[str, list["Key"]]]:
     """The cells of a table by title, each by itself, and then those that a mean is taken over."""
     over: dict[str, list[Key]] = {}
     names = list(part.axes)

@@ -6,7 +6,7 @@ from typing import Any
 
 from fedpgp.errors import OutputError
 from fedpgp.evaluation.bootstrap import METRICS, Difference
-from fedpgp.results.formats import Cell, Mark, Table, to_csv
+from fedpgp.results.formats import Mark, Table, TableCell, to_csv
 from fedpgp.results.run import PARTS, RANKED, Comparison, Run, columns
 
 TITLES = {
@@ -58,13 +58,13 @@ def table(comparison: Comparison) -> Table:
         seconds = fmean(run.results["seconds"] for run in runs)
         seeds = [run.seed for run in runs]
         fewer = "" if seeds == comparison.seeds else f" (seed {', '.join(map(str, seeds))})"
-        cells = [Cell(figure_text(*figures[name]), marks.get(name, {}).get(method)) for name in shown]
+        cells = [TableCell(figure_text(*figures[name]), marks.get(name, {}).get(method)) for name in shown]
         after = (f"{comparison.rank(method):.1f}", f"{kib:g}", f"{seconds:.0f}")
-        rows.append([Cell(method + fewer), *cells, *map(Cell, after)])
+        rows.append([TableCell(method + fewer), *cells, *map(TableCell, after)])
         if runs[0].results["private"] and runs[0].results["shared"] is not None:
             alone = comparison.mean(method, "shared")
             texts = [figure_text(*alone[name]) if name in alone else "" for name in shown]
-            rows.append([Cell(f"{method}, shared part"), *map(Cell, [*texts, "", "", ""])])
+            rows.append([TableCell(f"{method}, shared part"), *map(TableCell, [*texts, "", "", ""])])
     *first, last = [named[name] for name in RANKED if name in shown]
     ranked = f"{', '.join(first)} and {last}"
     return Table(
@@ -87,7 +87,7 @@ def difference_table(comparison: Comparison, reference: str | None = None) -> Ta
             cells = [difference_text(found) for found in comparison.against(first, method).values()]
         except OutputError:
             cells = ["no common seed"] * len(shown)
-        rows.append([Cell(method), *map(Cell, cells)])
+        rows.append([TableCell(method), *map(TableCell, cells)])
     comparison.of(first)  # raises OutputError for a method that is not there
     return Table(
         "Paired bootstrap over test images, 95 % interval",
@@ -128,7 +128,7 @@ def diagnosis_table(comparison: Comparison) -> Table:
             "lowest Local of a client",
             "std of Local over clients",
         ],
-        [list(map(Cell, row)) for row in rows],
+        [list(map(TableCell, row)) for row in rows],
         "Validation images of the base classes choose by the harmonic mean of Local and Base on them.",
     )
 

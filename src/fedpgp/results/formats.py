@@ -11,7 +11,7 @@ MARKS: Mapping[Mark, str] = {"best": "", "same": " =", "above": " +"}
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A figure of a table, and whether it is the best of its column."""
 
     text: str
@@ -28,7 +28,7 @@ class Table:
 
     heading: str
     header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[TableCell]]
     legend: str = ""
     notes: Sequence[str] = ()
 

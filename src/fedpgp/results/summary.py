@@ -22,7 +22,7 @@ from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluation.bootstrap import Outcomes
 from fedpgp.evaluation.evaluator import CHUNK, Evaluation
 from fedpgp.evaluation.metrics import area_of, calibration_error, own_images, summary
-from fedpgp.federation.run_spec import Course
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Params
 from fedpgp.methods.plugins import fingerprint
@@ -126,7 +126,7 @@ def _describe(task: Task) -> dict[str, Any]:
     }
 
 
-def predicting(course: Course, server: Server | None) -> Server | None:
+def predicting(course: RunSpec, server: Server | None) -> Server | None:
     """The server with the shared part that models predict with, where that is another than is trained on."""
     if server is None:
         return None
@@ -173,7 +173,7 @@ class Prompts(Mapping[str, Tensor]):
         return sum(1 for _ in self)
 
 
-def sent_to(course: Course, server: Server | None) -> Callable[[int], Mapping[str, Tensor]]:
+def sent_to(course: RunSpec, server: Server | None) -> Callable[[int], Mapping[str, Tensor]]:
     """What each client is sent, where that depends on who it is."""
     if server is None or not course.aggregator.personal:
         return lambda client: {}

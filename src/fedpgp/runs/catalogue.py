@@ -21,7 +21,7 @@ from fedpgp.runs.setup import make_task
 
 
 @dataclass(frozen=True)
-class Entry:
+class MethodEntry:
     """A method in the list. shared, private: numbers of parameters, None where a method does not fit the checkpoint."""
 
     name: str
@@ -34,7 +34,7 @@ class Entry:
     source: str
 
 
-def catalogue(config: Path | str | None = None) -> list[Entry]:
+def catalogue(config: Path | str | None = None) -> list[MethodEntry]:
     """All methods, ours and those of installed packages, counted on a config's checkpoint and data.
 
     config: a TOML file; None takes the recipe of the embedded benchmark. A package whose method cannot be imported has
@@ -50,11 +50,11 @@ def catalogue(config: Path | str | None = None) -> list[Entry]:
             with own_errors(method):
                 entries.append(_entry(method, task, backbone))
         except ConfigError as error:
-            entries.append(Entry(name, None, "", None, None, (), str(error), ""))
+            entries.append(MethodEntry(name, None, "", None, None, (), str(error), ""))
     return entries
 
 
-def _entry(method: Method, task: Task, backbone: Backbone) -> Entry:
+def _entry(method: Method, task: Task, backbone: Backbone) -> MethodEntry:
     def count(tensors: dict[str, Tensor]) -> int:
         return sum(tensor.numel() for tensor in tensors.values())
 
@@ -68,7 +68,7 @@ def _entry(method: Method, task: Task, backbone: Backbone) -> Entry:
         pass
     summary = inspect.getdoc(type(method)) or ""
     first = " ".join(summary.partition("\n\n")[0].split())
-    return Entry(method.name, method.year, method.venue, shared, private, method.reads, first, method.source)
+    return MethodEntry(method.name, method.year, method.venue, shared, private, method.reads, first, method.source)
 
 
 def about(name: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 Cell = tuple[str, int]  # method and seed
 
 
-class Plan:
+class ComparisonPlan:
     """The runs that are left, with an estimate of each, which is corrected by those that are done."""
 
     def __init__(self, seconds: Mapping[Cell, float]):

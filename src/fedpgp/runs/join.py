@@ -13,14 +13,14 @@ from fedpgp.errors import ConfigError
 from fedpgp.evaluation.evaluator import path_alphas, without_standing_path
 from fedpgp.evaluation.metrics import summary
 from fedpgp.federation.client import LocalTraining, train_clients
-from fedpgp.federation.client_runner import Federation
-from fedpgp.federation.run_spec import Course
+from fedpgp.federation.client_runner import ClientRunner
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.reporting import Reporter, Silent
 from fedpgp.results.provenance import origin
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run, run_directory, write_run
 from fedpgp.results.summary import Prompts, figures
-from fedpgp.runs.setup import Laboratory, laboratory
+from fedpgp.runs.setup import RunSetup, laboratory
 from fedpgp.runtime.files import write
 
 
@@ -75,15 +75,15 @@ def _config(run: Run, data: str, shots: int, device: str | None) -> ExperimentCo
     return replace(config, task=task, federation=replace(config.federation, engine="deployment"))
 
 
-def _fitted(lab: Laboratory, run: Run, name: str, seed: int, epochs: int, reporter: Reporter) -> Run:
+def _fitted(lab: RunSetup, run: Run, name: str, seed: int, epochs: int, reporter: Reporter) -> Run:
     config, settings, began = lab.config, lab.config.federation, time.perf_counter()
     method, task = config.methods[name], lab.tasks[seed]
-    course = Course(method, task, lab.backbone, settings, seed, FedAvg())
+    course = RunSpec(method, task, lab.backbone, settings, seed, FedAvg())
     first = course.first(0)
     if not first.private:
         raise ConfigError(f"{name} has no private part to fit: a new client takes the shared part as it is")
     server = Server(_shared(run, course))
-    federation = Federation(course, lab.data(method, seed), lab.backbone)
+    federation = ClientRunner(course, lab.data(method, seed), lab.backbone)
     training = LocalTraining.of(method, settings, epochs, private_alone=True)
     number = int(run.results["rounds"]) + 1
     reporter.progress("fitting the private part", 0, epochs)
@@ -117,7 +117,7 @@ def _fitted(lab: Laboratory, run: Run, name: str, seed: int, epochs: int, report
     )
 
 
-def _shared(run: Run, course: Course) -> Tensors:
+def _shared(run: Run, course: RunSpec) -> Tensors:
     """The shared part of a run, as this checkpoint needs it; raises ConfigError where it is of another."""
     found = {name: run.prompts[f"shared/{name}"] for name in course.shared if f"shared/{name}" in run.prompts}
     for name, like in course.shared.items():

@@ -13,7 +13,7 @@ from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, OutputError, TrainingError
 from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import federate
-from fedpgp.federation.run_spec import Course, rounds_of
+from fedpgp.federation.run_spec import RunSpec, rounds_of
 from fedpgp.federation.state import FILE, State, remove
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import check_instance, find_method, installed, own_errors
@@ -39,11 +39,11 @@ from fedpgp.results.run_store import (
     writing,
 )
 from fedpgp.results.summary import Prompts, answers, figures, outcomes, predicting, sent_to
-from fedpgp.runs.comparison_plan import Cell, Plan
+from fedpgp.runs.comparison_plan import Cell, ComparisonPlan
 from fedpgp.runs.published import descriptions, with_unused
 from fedpgp.runs.run_iterator import Records, Rounds, exhausted
 from fedpgp.runs.runtime_estimate import seconds_of_run
-from fedpgp.runs.setup import Laboratory, aggregator_of, laboratory
+from fedpgp.runs.setup import RunSetup, aggregator_of, laboratory
 from fedpgp.runtime.files import write_json
 
 HEADLINE = ("zero-shot", "local", "promptfl", "fedpgp")  # what is compared unless methods are named
@@ -362,11 +362,11 @@ def _check_engine(engine: str) -> None:
         )
 
 
-def _origin(lab: Laboratory, name: str, seed: int) -> dict[str, Any]:
+def _origin(lab: RunSetup, name: str, seed: int) -> dict[str, Any]:
     return origin(lab.config, name, seed, lab.backbone, lab.source)
 
 
-def _work(lab: Laboratory, cells: Cells) -> Records[list[Run]]:
+def _work(lab: RunSetup, cells: Cells) -> Records[list[Run]]:
     """Runs what is not finished and loads what is; the states are open, and so locked, from the beginning."""
     with ExitStack() as stack:
         states = {}
@@ -390,19 +390,19 @@ def _work(lab: Laboratory, cells: Cells) -> Records[list[Run]]:
         return runs
 
 
-def _plan(lab: Laboratory, done: Mapping[Cell, int]) -> Plan:
+def _plan(lab: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
     """The runs to do, which are told; nothing is timed where there is one at most, or nobody hears of it.
 
     done: how many rounds of each are finished.
     """
     if len(done) <= 1 or not hears_notices(lab.reporter):
-        return Plan(dict.fromkeys(done, 0.0))
+        return ComparisonPlan(dict.fromkeys(done, 0.0))
     plan = _timed(lab, done)
     lab.reporter.notice(plan.describe(lab.workers.count))
     return plan
 
 
-def _timed(lab: Laboratory, done: Mapping[Cell, int]) -> Plan:
+def _timed(lab: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
     lab.workers.start()  # once, which is no part of what a round takes
     rates: dict[str, float] = {}
     names = list(dict.fromkeys(name for name, _ in done))
@@ -415,10 +415,10 @@ def _timed(lab: Laboratory, done: Mapping[Cell, int]) -> Plan:
         (name, seed): rates[name] * (1 - finished / rounds_of(lab.config.methods[name], lab.config.federation))
         for (name, seed), finished in done.items()
     }
-    return Plan(left)
+    return ComparisonPlan(left)
 
 
-def _seconds(lab: Laboratory, name: str, seed: int) -> float:
+def _seconds(lab: RunSetup, name: str, seed: int) -> float:
     method = lab.config.methods[name]
     try:
         with own_errors(method, training=True):
@@ -441,12 +441,12 @@ def _with_own_errors(method: Method, records: Iterator[dict[str, Any]]) -> Itera
         yield from records
 
 
-def _run(lab: Laboratory, name: str, seed: int, directory: Path | None, state: State) -> Records[Run]:
+def _run(lab: RunSetup, name: str, seed: int, directory: Path | None, state: State) -> Records[Run]:
     """Runs what is left of one run, and writes its files where it has a directory."""
     config, reporter, backbone = lab.config, lab.reporter, lab.backbone
     method, task, settings = config.methods[name], lab.tasks[seed], config.federation
     data = lab.data(method, seed)
-    course = Course(method, task, backbone, settings, seed, aggregator_of(config, name))
+    course = RunSpec(method, task, backbone, settings, seed, aggregator_of(config, name))
     label = f"{name}, seed {seed}"
     total = rounds_of(method, settings)
     reporter.begin(name, seed, config)

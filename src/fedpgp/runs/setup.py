@@ -18,8 +18,8 @@ from fedpgp.backbone.layers import Prompt
 from fedpgp.config import EMBEDDED_ORIGIN, ExperimentConfig
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.client_task import OWN, own_task
-from fedpgp.data.features import Part, Tokens, split_features, token_features, views_of
-from fedpgp.data.image_features import Images
+from fedpgp.data.features import SplitPart, Tokens, split_features, token_features, views_of
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.partition import PARTITIONS
 from fedpgp.data.protocols import CLASSES, PROTOCOLS, Holdings
 from fedpgp.data.settings import TaskConfig
@@ -42,7 +42,7 @@ from fedpgp.runtime.workers import Workers
 
 
 @dataclass(frozen=True)
-class Laboratory:
+class RunSetup:
     """What all runs of an experiment share: the frozen CLIP, the data, its features, the worker processes.
 
     tasks: by seed; features: by a split's fingerprint, [n, D], or [n, K, D] of the training split where K > 1 views are
@@ -64,11 +64,11 @@ class Laboratory:
         """A task with what a method reads of its images."""
         task, kind = self.tasks[seed], kind_of(method)
 
-        def images(dataset: ImageDataset) -> Images:
+        def images(dataset: ImageDataset) -> ImageFeatures:
             if kind is None:
-                return Images(self.features[dataset.fingerprint])
+                return ImageFeatures(self.features[dataset.fingerprint])
             kept, places = self.tokens[kind, seed, dataset.fingerprint]
-            return Images(self.features[dataset.fingerprint], kept, places)
+            return ImageFeatures(self.features[dataset.fingerprint], kept, places)
 
         tests = {
             name: images(test.dataset)[torch.from_numpy(test.images)] for name, test in evaluation_sets(task).items()
@@ -85,7 +85,7 @@ def laboratory(
     cache: Path | str | None,
     skip_bad_images: bool,
     reporter: Reporter | None,
-) -> Iterator[Laboratory]:
+) -> Iterator[RunSetup]:
     """Prepares what all runs share, after checking everything that can be checked without work."""
     if workers < 1:
         raise ConfigError(f"workers must be 1 or more, got {workers}; without --workers every core has one")
@@ -141,7 +141,7 @@ def laboratory(
             tasks = narrow
     chosen = [config.methods[name] for name in methods]
     parts = {
-        (kind, seed, dataset.fingerprint): Part(
+        (kind, seed, dataset.fingerprint): SplitPart(
             dataset, images, kind, views_of(dataset.split, config.data.augmented_views)
         )
         for kind in dict.fromkeys(kind_of(method) for method in chosen)
@@ -162,7 +162,7 @@ def laboratory(
     # Processes share the cores of a machine; one process keeps an accelerator busy.
     count = min(workers, config.task.clients) if config.backbone.device == "cpu" else 1
     with Workers(backbone.towers([what for method in chosen for what in method.reads]), count) as pool:
-        yield Laboratory(config, backbone, source, tasks, features, tokens, pool, reporter, cache, skip_bad_images)
+        yield RunSetup(config, backbone, source, tasks, features, tokens, pool, reporter, cache, skip_bad_images)
 
 
 def checked(

@@ -17,8 +17,8 @@ from fedpgp.backbone import Backbone, Towers, load_backbone
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.client_task import named_task
 from fedpgp.data.decode import decode, reason
-from fedpgp.data.image_features import Images
-from fedpgp.data.preprocess import CENTRE, Preparation, Prepared, each
+from fedpgp.data.image_features import ImageFeatures
+from fedpgp.data.preprocess import CENTRE, Preparation, PreparedImages, each
 from fedpgp.data.sources import ImageDataset
 from fedpgp.data.sources.names import plain
 from fedpgp.errors import CheckpointError, ConfigError, DataError, OutputError
@@ -112,13 +112,13 @@ class Classifier:
         encoder, kind = self.backbone.image, kind_of(self.method)
         pooled = encoder.encode(pixels).clone()  # out of inference mode, which methods need not know of
         if kind is None:
-            images = Images(pooled)
+            images = ImageFeatures(pooled)
         else:
-            images = Images(pooled, [encoder.encode(pixels, kind).clone()], torch.arange(len(pooled)))
+            images = ImageFeatures(pooled, [encoder.encode(pixels, kind).clone()], torch.arange(len(pooled)))
         return self.answer(images, classes)
 
     @torch.no_grad()
-    def answer(self, images: Images, classes: Classes) -> Tensor:
+    def answer(self, images: ImageFeatures, classes: Classes) -> Tensor:
         """Logits [B, C] of what is kept of images."""
         return answer(
             self.towers, Question(self.method, self.params, classes.text, images, classes.tokens, classes.frozen)
@@ -133,7 +133,7 @@ class Classifier:
         dataset = _files(files)
         preparation = Preparation(dataset, self.backbone.image.processor, self.backbone.image.size, CENTRE)
 
-        def finish(prepared: Prepared) -> tuple[list[list[float]], dict[int, str]]:
+        def finish(prepared: PreparedImages) -> tuple[list[list[float]], dict[int, str]]:
             found = self.probabilities(self.logits(torch.from_numpy(prepared.pixels), classes))
             return found.tolist(), {**prepared.faults, **prepared.unreadable}
 
@@ -274,7 +274,7 @@ def _picture(image: "Image | Path | str") -> "Image":
 
 
 @dataclass(frozen=True)
-class _Files:
+class _ImageFiles:
     paths: Sequence[Path]
 
     def __call__(self, index: int) -> "Image":
@@ -286,4 +286,4 @@ class _Files:
 
 def _files(paths: Sequence[Path]) -> ImageDataset:
     nothing = np.zeros(len(paths), dtype=np.int64)
-    return ImageDataset("files", "test", ("",), ("",), nothing, nothing, _Files(list(paths)), "files")
+    return ImageDataset("files", "test", ("",), ("",), nothing, nothing, _ImageFiles(list(paths)), "files")

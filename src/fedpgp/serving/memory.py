@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from fedpgp.aggregators import FedAvg
-from fedpgp.data.image_features import Images
+from fedpgp.data.image_features import ImageFeatures
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.metrics import own_images
-from fedpgp.federation.client_runner import Federation
-from fedpgp.federation.run_spec import Course
+from fedpgp.federation.client_runner import ClientRunner
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.methods import Method
 from fedpgp.reporting import Reporter
 from fedpgp.results.run import Run
-from fedpgp.runs.setup import Laboratory, laboratory
+from fedpgp.runs.setup import RunSetup, laboratory
 from fedpgp.serving.classifier import Classifier, calibrated
 
 
@@ -27,7 +27,7 @@ def remembers(method: Method) -> bool:
 
 
 @contextmanager
-def images_of(run: Run, cache: Path | str | None, reporter: Reporter | None) -> Iterator[Laboratory]:
+def images_of(run: Run, cache: Path | str | None, reporter: Reporter | None) -> Iterator[RunSetup]:
     """The run's images, features from the cache; raises FedPGPError where they are not here."""
     if run.config.federation.engine == "deployment":
         raise ConfigError(f"the images of {run.method}'s clients are on their own machines: none of them is here")
@@ -40,8 +40,8 @@ def with_memory(classifier: Classifier, run: Run, cache: Path | str | None, repo
     assert classifier.client is not None, "the shared part remembers nothing"
     method = classifier.method
     with images_of(run, cache, reporter) as lab:
-        course = Course(method, lab.tasks[run.seed], lab.backbone, run.config.federation, run.seed, FedAvg())
-        memory = Federation(course, lab.data(method, run.seed), lab.backbone).memory(classifier.client)
+        course = RunSpec(method, lab.tasks[run.seed], lab.backbone, run.config.federation, run.seed, FedAvg())
+        memory = ClientRunner(course, lab.data(method, run.seed), lab.backbone).memory(classifier.client)
     return replace(classifier, params=replace(classifier.params, memory=memory))
 
 
@@ -51,7 +51,7 @@ def with_temperature(
     """The same with the temperature that suits validation images best: a client's own, or all of the base classes."""
     with images_of(run, cache, reporter) as lab:
         task = lab.tasks[run.seed]
-        images: Images = lab.data(classifier.method, run.seed).tests["validation"]
+        images: ImageFeatures = lab.data(classifier.method, run.seed).tests["validation"]
         chosen = np.ones(len(images), dtype=np.bool_)
         if classifier.client is not None:
             (chosen,) = own_images(task, [task.clients[classifier.client]], "validation")

@@ -20,7 +20,7 @@ from fedpgp.runs.run import HEADLINE, chosen_methods, chosen_seeds
 from fedpgp.runtime.files import write, write_json
 from fedpgp.runtime.version import __version__
 from fedpgp.studies.axes import slug
-from fedpgp.studies.cells import Cell, check_cells, distinct, load_cells, naming, run_cells
+from fedpgp.studies.cells import StudyCell, check_cells, distinct, load_cells, naming, run_cells
 from fedpgp.studies.search import Study, check_studies, read_studies
 
 CONFIG, STANDS = "config.toml", "as-it-stands"
@@ -109,7 +109,7 @@ def planned(
     seeds: int | Sequence[int] = 3,
     config: Path | str | None = None,
     changes: Sequence[str] = (),
-) -> tuple[str, list[Cell]]:
+) -> tuple[str, list[StudyCell]]:
     """What `ablate` would do, in a line and as cells, after its checks; nothing is written."""
     name, _, chosen, of_all = _asked(method, studies, file, seeds, config, changes)
     cells = distinct(_cells(config, changes, name, chosen))
@@ -180,18 +180,18 @@ def _asked(
     return name, settings, read_studies(file, studies), chosen_seeds(seeds, "seeds")
 
 
-def _in_words(cells: Sequence[Cell], method: str, seeds: Sequence[int]) -> str:
+def _in_words(cells: Sequence[StudyCell], method: str, seeds: Sequence[int]) -> str:
     return f"{len(cells)} settings of {method}, {len(seeds)} seeds each"
 
 
 def _cells(
     file: Path | str | None, changes: Sequence[str], method: str, studies: Mapping[str, Study]
-) -> dict[tuple[str, str], Cell]:
+) -> dict[tuple[str, str], StudyCell]:
     """Study and label -> cell of a setting, the config as it stands first; equal settings are one.
 
     Raises ConfigError where a setting is not possible.
     """
-    standing = Cell(STANDS, STANDS, load_config(file, changes), tuple(dict.fromkeys([*HEADLINE, method])))
+    standing = StudyCell(STANDS, STANDS, load_config(file, changes), tuple(dict.fromkeys([*HEADLINE, method])))
     cells = {(STANDS, STANDS): standing}
     for study, labels in studies.items():
         for number, (label, of_setting) in enumerate(labels.items()):
@@ -200,7 +200,7 @@ def _cells(
                 config = load_config(file, [*changes, *of_setting])
             same = next((cell for cell in cells.values() if cell.config == config), None)
             # The number tells apart labels that differ in what a path cannot have.
-            cells[study, label] = same or Cell(f"{study}/{number}-{slug(label)}", name, config, (method,))
+            cells[study, label] = same or StudyCell(f"{study}/{number}-{slug(label)}", name, config, (method,))
     return cells
 
 

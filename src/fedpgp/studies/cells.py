@@ -21,7 +21,7 @@ from fedpgp.runs.setup import checked
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyCell:
     """Methods on one config. place: its directory below that of the grid; name: what it is, for messages."""
 
     place: str
@@ -34,7 +34,7 @@ class Cell:
         return (directory / self.place / "comparison.json").exists()
 
 
-def distinct(cells: Mapping[Any, Cell]) -> list[Cell]:
+def distinct(cells: Mapping[Any, StudyCell]) -> list[StudyCell]:
     """Each cell once, in order."""
     return list({cell.place: cell for cell in cells.values()}.values())
 
@@ -48,7 +48,7 @@ def naming(cell: str) -> Iterator[None]:
         raise ConfigError(f"{cell}: {error}") from error
 
 
-def check_cells(cells: Sequence[Cell], seeds: Sequence[int]) -> dict[str, float]:
+def check_cells(cells: Sequence[StudyCell], seeds: Sequence[int]) -> dict[str, float]:
     """By place, how much work a cell is: the texts that its text encoder reads. Nothing is encoded or trained.
 
     Raises ConfigError with a line for each thing that stands in the way, and how many cells it concerns.
@@ -80,7 +80,7 @@ def _first_of(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def _texts(cell: Cell, task: Task) -> float:
+def _texts(cell: StudyCell, task: Task) -> float:
     """Class names times steps and evaluations of clients: what the time of prompt learning goes into."""
     settings = cell.config.federation
     steps = sum(math.ceil(len(client.train) / settings.batch_size) for client in task.clients)
@@ -89,7 +89,7 @@ def _texts(cell: Cell, task: Task) -> float:
 
 
 def run_cells(
-    cells: Sequence[Cell],
+    cells: Sequence[StudyCell],
     seeds: Sequence[int],
     directory: Path,
     *,
@@ -130,7 +130,7 @@ def run_cells(
         reporter.progress("cells", len(cells) - len(left), len(cells), known)
 
 
-def load_cells(cells: Sequence[Cell], directory: Path, command: str) -> dict[str, Comparison]:
+def load_cells(cells: Sequence[StudyCell], directory: Path, command: str) -> dict[str, Comparison]:
     """Place -> comparison; raises OutputError where one is missing. command: what goes on with them."""
     for cell in cells:
         if not cell.is_finished(directory):

@@ -15,7 +15,7 @@ from fedpgp.methods.plugins import find_method, installed
 from fedpgp.results.run import Comparison, Run
 from fedpgp.runtime.version import __version__
 from fedpgp.studies.axes import slug
-from fedpgp.studies.cells import Cell, naming
+from fedpgp.studies.cells import StudyCell, naming
 from fedpgp.studies.search import Study
 
 CONFIG = "config.toml"  # in the directory of a grid: what its cells change
@@ -23,7 +23,7 @@ Key = tuple[str, ...]  # the name of a part, and the label of a point of each of
 
 
 @dataclass(frozen=True)
-class Part:
+class GridPart:
     """All combinations of the points of its axes. changes: of the grid's config, for all of them.
 
     mean: the axis over which tables have a mean, too.
@@ -47,19 +47,19 @@ class Part:
 class Grid:
     """What is to be run. asked: what else its command keeps of what it was asked."""
 
-    parts: Sequence[Part]
+    parts: Sequence[GridPart]
     methods: Sequence[str]
     seeds: Sequence[int]
     asked: Mapping[str, Any] = field(default_factory=dict)
 
-    def cells(self, file: Path | str | None, changes: Sequence[str] = ()) -> dict[Key, Cell]:
+    def cells(self, file: Path | str | None, changes: Sequence[str] = ()) -> dict[Key, StudyCell]:
         """The cell of every key, on a config with changes; keys with equal configs share one.
 
         Raises ConfigError with a line for each cell that has no valid config.
         """
         classes = [find_method(name) for name in self.methods]
-        known: list[Cell] = []
-        found: dict[Key, Cell] = {}
+        known: list[StudyCell] = []
+        found: dict[Key, StudyCell] = {}
         for part in self.parts:
             for key in part.cell_keys():
                 name = part.describe(key)
@@ -69,7 +69,7 @@ class Grid:
                     config = load_config(file, [*changes, *of_cell], classes)
                 same = next((cell for cell in known if cell.config == config), None)
                 if same is None:
-                    same = Cell(_place(part, key), name, config, tuple(self.methods))
+                    same = StudyCell(_place(part, key), name, config, tuple(self.methods))
                     known.append(same)
                 found[key] = same
         return found
@@ -141,7 +141,7 @@ def read_grid(file: Path, what: str) -> Grid:
                 f"{directory} holds a grid of fedpgp {record['fedpgp']}, here is {__version__}: go on with that"
                 " version, or begin again in another directory"
             )
-        parts = [Part(one["name"], dict(one["axes"]), one["changes"], one["mean"]) for one in record["parts"]]
+        parts = [GridPart(one["name"], dict(one["axes"]), one["changes"], one["mean"]) for one in record["parts"]]
         return Grid(parts, check_methods(record["methods"]), record["seeds"], record["asked"])
     except FileNotFoundError as error:
         raise OutputError(f"{directory} holds no grid; name a directory that fedpgp {what} wrote") from error
@@ -154,7 +154,7 @@ def digest_of(directory: Path) -> str:
     return hashlib.sha256((directory / CONFIG).read_bytes()).hexdigest()
 
 
-def _place(part: Part, key: Key) -> str:
+def _place(part: GridPart, key: Key) -> str:
     """The directory of a cell. Numbers tell apart labels that differ in what a path cannot have."""
     steps = [
         f"{axis}-{list(points).index(label)}-{slug(label)}"

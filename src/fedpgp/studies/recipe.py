@@ -11,7 +11,7 @@ from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods.reserved import RECIPE
 from fedpgp.studies.axes import read_axes
-from fedpgp.studies.plan import Part
+from fedpgp.studies.plan import GridPart
 from fedpgp.studies.reported_settings import Agreement, compare_settings, stated_settings
 
 
@@ -31,7 +31,7 @@ class Reported:
     point: Mapping[str, str]
     figures: Mapping[str, float]
 
-    def is_of(self, part: Part, key: Sequence[str]) -> bool:
+    def is_of(self, part: GridPart, key: Sequence[str]) -> bool:
         """Whether they belong to a cell: all their labels are its labels."""
         labels = dict(zip(part.axes, key[1:], strict=True))
         return all(labels.get(axis) == label for axis, label in self.point.items())
@@ -55,8 +55,8 @@ class Recipe:
     about: str
     methods: Sequence[str]
     figures: Sequence[str]
-    parts: Sequence[Part]
-    embedded: Sequence[Part]
+    parts: Sequence[GridPart]
+    embedded: Sequence[GridPart]
     embedded_methods: Sequence[str]
     embedded_note: str
     reported: Sequence[Reported]
@@ -113,9 +113,9 @@ def _reported(
     )
 
 
-def _parts(tables: Sequence[Mapping[str, Any]], file: Path) -> list[Part]:
+def _parts(tables: Sequence[Mapping[str, Any]], file: Path) -> list[GridPart]:
     return [
-        Part(
+        GridPart(
             one["name"],
             read_axes(one["axes"], f"{file.name}: {one['name']}"),
             one.get("changes", []),

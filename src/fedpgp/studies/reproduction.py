@@ -9,7 +9,7 @@ from fedpgp.report.reproduction import write_reproduction
 from fedpgp.reporting import Reporter
 from fedpgp.results.run_store import REPRODUCTION
 from fedpgp.runs.run import chosen_seeds
-from fedpgp.studies.cells import Cell
+from fedpgp.studies.cells import StudyCell
 from fedpgp.studies.plan import Found, Grid, check_methods
 from fedpgp.studies.recipe import Recipe, read_recipe
 from fedpgp.studies.run import begin_grid, finish_grid, load_grid, planned_grid
@@ -85,7 +85,7 @@ def planned(
     methods: Sequence[str] | None = None,
     seeds: int | Sequence[int] = 3,
     changes: Sequence[str] = (),
-) -> tuple[str, list[Cell]]:
+) -> tuple[str, list[StudyCell]]:
     """What would be done, in a line and as cells, after the checks of `reproduce`; nothing is written."""
     grid, file, of_all = asked(read_recipe(name), data, backbone, embedded, methods, seeds, changes)
     return planned_grid(grid, file, of_all)

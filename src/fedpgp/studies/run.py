@@ -8,7 +8,7 @@ from fedpgp.methods.plugins import find_method
 from fedpgp.reporting import Reporter, Silent
 from fedpgp.results.run_store import FINISHED, check_output, locked, run_directory, writing
 from fedpgp.runtime.files import write, write_json
-from fedpgp.studies.cells import Cell, check_cells, distinct, load_cells, run_cells
+from fedpgp.studies.cells import StudyCell, check_cells, distinct, load_cells, run_cells
 from fedpgp.studies.plan import CONFIG, Found, Grid, digest_of, read_grid
 
 
@@ -27,7 +27,7 @@ def check_grid(grid: Grid, config: Path | str | None, changes: Sequence[str]) ->
     check_cells(distinct(grid.cells(config, changes)), grid.seeds)
 
 
-def planned_grid(grid: Grid, config: Path | str | None, changes: Sequence[str]) -> tuple[str, list[Cell]]:
+def planned_grid(grid: Grid, config: Path | str | None, changes: Sequence[str]) -> tuple[str, list[StudyCell]]:
     """What would be done, in a line and as cells, after the same checks; nothing is written."""
     check_grid(grid, config, changes)
     cells = distinct(grid.cells(config, changes))

@@ -11,8 +11,8 @@ from fedpgp.reporting import Reporter
 from fedpgp.results.run_store import SWEEP
 from fedpgp.runs.run import HEADLINE, chosen_seeds
 from fedpgp.studies.axes import axis_of_text, axis_of_values, read_axes
-from fedpgp.studies.cells import Cell
-from fedpgp.studies.plan import Found, Grid, Part, check_methods
+from fedpgp.studies.cells import StudyCell
+from fedpgp.studies.plan import Found, Grid, GridPart, check_methods
 from fedpgp.studies.run import begin_grid, finish_grid, load_grid, planned_grid
 from fedpgp.studies.search import Study
 
@@ -57,7 +57,7 @@ def planned(
     seeds: int | Sequence[int] = 1,
     config: Path | str | None = None,
     changes: Sequence[str] = (),
-) -> tuple[str, list[Cell]]:
+) -> tuple[str, list[StudyCell]]:
     """What `sweep` would do, in a line and as cells, after its checks; nothing is written."""
     grid, file = _asked(axes, methods, seeds, config)
     return planned_grid(grid, file, changes)
@@ -118,7 +118,7 @@ def _asked(
     """The grid, and the config that it changes."""
     named, of_file, in_file = _axes(axes)
     names = check_methods(methods if methods is not None else of_file or HEADLINE)
-    grid = Grid([Part("", named)], names, chosen_seeds(seeds, "seeds"))
+    grid = Grid([GridPart("", named)], names, chosen_seeds(seeds, "seeds"))
     return grid, in_file if config is None else config
 
 

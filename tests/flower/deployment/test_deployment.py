@@ -22,7 +22,7 @@ import fedpgp
 from fedpgp.cli import app
 from fedpgp.data.sources import pictograms
 from fedpgp.errors import ConfigError
-from fedpgp.flower.deployment.layout import Layout
+from fedpgp.flower.deployment.layout import FederationLayout
 from fedpgp.flower.deployment.local import LocalFederation, finished_rounds, free_ports, local_federation
 from fedpgp.flower.deployment.processes import SCRIPTS, environment, reach, server
 from fedpgp.report import tables
@@ -41,20 +41,20 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 
-def flwr(layout: Layout, *arguments: str) -> str:
+def flwr(layout: FederationLayout, *arguments: str) -> str:
     command = [str(SCRIPTS / "flwr"), *arguments]
     done = subprocess.run(command, env=environment(layout.flwr), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def left(layout: Layout) -> list[str]:
+def left(layout: FederationLayout) -> list[str]:
     """Processes of a federation that still run."""
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if str(layout.directory) in line and "pytest" not in line]
 
 
-def own_parts(layout: Layout, client: int) -> dict[str, torch.Tensor]:
+def own_parts(layout: FederationLayout, client: int) -> dict[str, torch.Tensor]:
     *_, last = sorted((layout.node(client) / "state").glob("*/*/round-*.safetensors"))
     return load_file(last)
 
@@ -201,7 +201,7 @@ def test_a_node_with_data_of_its_own_takes_part_and_one_with_other_names_is_told
     options += ["--set", "task.shots=0", "--set", "federation.rounds=2", "--set", "federation.deadline=15"]
     done = command("init", str(directory), *options, "--port", str(free_port()))
     assert done.returncode == 0, done.stderr
-    layout = Layout(directory)
+    layout = FederationLayout(directory)
     for client in range(3):
         file = layout.node(client) / "node.toml"
         text = re.sub(r"port = \d+", f"port = {free_port()}", file.read_text())
@@ -229,14 +229,14 @@ def wait(condition: Callable[[], object], ended: threading.Event | None = None, 
             raise TimeoutError("the federation ended, or time is over, before a condition held")
 
 
-def has_trained(layout: Layout, client: int | None, number: int) -> bool:
+def has_trained(layout: FederationLayout, client: int | None, number: int) -> bool:
     """Whether a client, or any, has trained in a round, or in a later one."""
     name = "*" if client is None else layout.node(client).name
     files = (layout.directory / "nodes").glob(f"{name}/state/*/*/round-*.safetensors")
     return any(int(file.stem.removeprefix("round-")) >= number for file in files)
 
 
-def was_dropped(layout: Layout, client: int) -> bool:
+def was_dropped(layout: FederationLayout, client: int) -> bool:
     """Whether the last round that is over went on without a client."""
     *_, last = [{}, *finished_rounds(layout.runs / "local")]
     return client in [one["client"] for one in last.get("dropped", ())]

@@ -10,7 +10,7 @@ import pytest
 
 from fedpgp.errors import OutputError
 from fedpgp.flower.deployment.credentials import check_certificate, write_authority, write_node_key, write_server
-from fedpgp.flower.deployment.layout import Layout
+from fedpgp.flower.deployment.layout import FederationLayout
 from fedpgp.flower.deployment.local import free_ports
 from fedpgp.flower.deployment.processes import SCRIPTS, environment, server, started
 
@@ -29,7 +29,7 @@ def layout():
             yield made
 
 
-def tried(layout: Layout, *options: str) -> str:
+def tried(layout: FederationLayout, *options: str) -> str:
     """What a SuperNode says that is not let in; it must end by itself with an error."""
     _, address = layout.connection
     (port,) = free_ports(1)
@@ -47,7 +47,7 @@ def tried(layout: Layout, *options: str) -> str:
     return said
 
 
-def with_key(layout: Layout, client: int = 0) -> list[str]:
+def with_key(layout: FederationLayout, client: int = 0) -> list[str]:
     return ["--auth-supernode-private-key", str(layout.node(client) / "key")]
 
 

@@ -14,7 +14,7 @@ from commands import refused
 from fedpgp.cli.federate import _so_far
 from fedpgp.errors import OutputError
 from fedpgp.flower.deployment.credentials import check_certificate, write_authority, write_server
-from fedpgp.flower.deployment.layout import Layout, renew
+from fedpgp.flower.deployment.layout import FederationLayout, renew
 from fedpgp.flower.deployment.local import finished_rounds
 from fedpgp.flower.deployment.processes import _node_command, node_settings
 
@@ -22,7 +22,7 @@ from fedpgp.flower.deployment.processes import _node_command, node_settings
 @pytest.fixture
 def layout(command):
     assert command("federate", "init", "ours", "--nodes", "2").code == 0
-    return Layout(Path("ours").absolute())
+    return FederationLayout(Path("ours").absolute())
 
 
 def test_keys_are_readable_by_their_owner_alone(layout):
@@ -50,7 +50,7 @@ def test_only_the_authority_that_nodes_trust_renews(layout, tmp_path):
     with pytest.raises(OutputError, match="is another authority than"):
         renew(layout, tmp_path)
     with pytest.raises(OutputError, match="is no directory of fedpgp federate init"):
-        renew(Layout(tmp_path), tmp_path)
+        renew(FederationLayout(tmp_path), tmp_path)
     assert (layout.server / "server.crt").read_bytes() == before
 
 

@@ -25,7 +25,7 @@ LARGEST = 1 << 28  # bytes of a file in an archive; CIFAR-100's training images 
 
 
 @dataclass(frozen=True)
-class Form:
+class CifarForm:
     """How one of the two lies on a disk.
 
     files: of images, with the number of their split; names: the file of class names, under `names_key`; labels_key and
@@ -43,7 +43,7 @@ class Form:
     above_count: int = 0
 
 
-CIFAR10 = Form(
+CIFAR10 = CifarForm(
     name="cifar10",
     archive="cifar-10-python.tar.gz",
     folder="cifar-10-batches-py",
@@ -52,7 +52,7 @@ CIFAR10 = Form(
     names_key="label_names",
     labels_key="labels",
 )
-CIFAR100 = Form(
+CIFAR100 = CifarForm(
     name="cifar100",
     archive="cifar-100-python.tar.gz",
     folder="cifar-100-python",
@@ -105,7 +105,7 @@ def read(path: Path, data: "DataConfig") -> Listing:
     )
 
 
-def _located(path: Path) -> tuple[Path, Form] | None:
+def _located(path: Path) -> tuple[Path, CifarForm] | None:
     for form in FORMS:
         if path.is_file() and path.name == form.archive:
             return path, form
@@ -119,7 +119,7 @@ def _located(path: Path) -> tuple[Path, Form] | None:
     return None
 
 
-def _contents(place: Path, form: Form) -> Iterator[tuple[str, dict[str, Any]]]:
+def _contents(place: Path, form: CifarForm) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each file with what it holds."""
     wanted = [form.names, *(file for file, _ in form.files)]
     try:
@@ -154,7 +154,7 @@ def _loaded(content: bytes, where: str) -> dict[str, Any]:
     return loaded
 
 
-def _names(content: dict[str, Any], form: Form, where: str) -> list[str]:
+def _names(content: dict[str, Any], form: CifarForm, where: str) -> list[str]:
     names = content.get(form.names_key)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{where}: {form.names_key} must be a list of names: get it again")

@@ -24,7 +24,7 @@ OUTSIDE = re.compile(r"^\s*$|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
 
 
 @dataclass(frozen=True)
-class Form:
+class CoOpForm:
     """What CoOp knows of a data set beside its file. images: the directory of its images, relative to the file."""
 
     name: str
@@ -32,16 +32,16 @@ class Form:
     template: str = "a photo of a {}."
 
 
-FORMS: Mapping[str, Form] = {
-    "Caltech101": Form("caltech101", "101_ObjectCategories"),
-    "OxfordPets": Form("oxford_pets", "images", "a photo of a {}, a type of pet."),
-    "OxfordFlowers": Form("oxford_flowers", "jpg", "a photo of a {}, a type of flower."),
-    "DescribableTextures": Form("dtd", "images", "{} texture."),
-    "Food101": Form("food101", "images", "a photo of {}, a type of food."),
-    "EuroSAT": Form("eurosat", "2750", "a centered satellite photo of {}."),
-    "UCF101": Form("ucf101", "UCF-101-midframes", "a photo of a person doing {}."),
-    "StanfordCars": Form("stanford_cars", "."),
-    "SUN397": Form("sun397", "SUN397"),
+FORMS: Mapping[str, CoOpForm] = {
+    "Caltech101": CoOpForm("caltech101", "101_ObjectCategories"),
+    "OxfordPets": CoOpForm("oxford_pets", "images", "a photo of a {}, a type of pet."),
+    "OxfordFlowers": CoOpForm("oxford_flowers", "jpg", "a photo of a {}, a type of flower."),
+    "DescribableTextures": CoOpForm("dtd", "images", "{} texture."),
+    "Food101": CoOpForm("food101", "images", "a photo of {}, a type of food."),
+    "EuroSAT": CoOpForm("eurosat", "2750", "a centered satellite photo of {}."),
+    "UCF101": CoOpForm("ucf101", "UCF-101-midframes", "a photo of a person doing {}."),
+    "StanfordCars": CoOpForm("stanford_cars", "."),
+    "SUN397": CoOpForm("sun397", "SUN397"),
 }
 
 
@@ -78,7 +78,9 @@ def read(path: Path, data: "DataConfig") -> Listing:
         raise DataError(
             f"{file}: its {len(names)} labels must be 0 to {len(names) - 1}, and {lacking} is missing: number them anew"
         )
-    form = FORMS.get(file.stem.removeprefix("split_zhou_"), Form(file.stem.removeprefix("split_zhou_").lower(), "."))
+    form = FORMS.get(
+        file.stem.removeprefix("split_zhou_"), CoOpForm(file.stem.removeprefix("split_zhou_").lower(), ".")
+    )
     pictures = FilePictures.of(_root(file, form, paths[0]), paths, str(file))
     return Listing(
         name=form.name,
@@ -130,7 +132,7 @@ def _checked(entry: Any, where: str) -> tuple[str, int, str]:
     return image, label, name
 
 
-def _root(file: Path, form: Form, image: str) -> Path:
+def _root(file: Path, form: CoOpForm, image: str) -> Path:
     """The first of the usual directories that holds an image of the file."""
     folders = dict.fromkeys((form.images, ".", "images"))
     places = [file.parent / folder for folder in folders]

@@ -68,7 +68,7 @@ def has_lists(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _ListedImage:
     path: str
     label: int
     name: str
@@ -144,7 +144,7 @@ def _lines(file: Path) -> list[str]:
         raise DataError(f"{file}: is no text in UTF-8: get it again") from error
 
 
-def _entry(line: str, domain: str, where: str) -> _Entry:
+def _entry(line: str, domain: str, where: str) -> _ListedImage:
     """Of a line such as `clipart/aircraft_carrier/x.jpg 0`."""
     path, _, label = line.rpartition(" ")
     parts = path.split("/")
@@ -152,4 +152,4 @@ def _entry(line: str, domain: str, where: str) -> _Entry:
         raise DataError(f"{where}: must be {domain}/CLASS/FILE and a label, got {line[:80]!r}: get the list again")
     if OUTSIDE.search(path) or "\0" in path:
         raise DataError(f"{where}: the path must stay below its domain, got {path!r}: get the list again")
-    return _Entry(path, int(label), parts[1])
+    return _ListedImage(path, int(label), parts[1])

@@ -169,7 +169,7 @@ def is_image(name: str) -> bool:
 
 
 @dataclass
-class _Found:
+class _Walk:
     """What a walk has met so far; codes: of each image, the place of its folder in `names`, level by level."""
 
     paths: list[str] = field(default_factory=list)
@@ -183,7 +183,7 @@ def read(root: Path, data: "DataConfig", layout: str) -> Listing:
     levels = LEVELS[layout]
     if not root.is_dir():
         raise DataError(f"{root}: is no directory, and data.layout {layout} reads one")
-    found = _Found()
+    found = _Walk()
     names: list[dict[str, int]] = [{} for _ in levels]
     for place in _walk(root, "", len(levels), (os.path.realpath(root),), found.ignored):
         folder, files = place

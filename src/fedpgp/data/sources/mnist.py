@@ -27,22 +27,22 @@ AT_ONCE = 4096  # pictures that are read together
 
 
 @dataclass(frozen=True)
-class Form:
+class MnistForm:
     """What the files do not say. classes: the name of each label."""
 
     classes: tuple[str, ...]
     template: str = "a photo of a {}."
 
 
-FORMS: Mapping[str, Form] = {
-    "mnist": Form(
+FORMS: Mapping[str, MnistForm] = {
+    "mnist": MnistForm(
         ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
         "a photo of the number {}.",
     ),
-    "fashion-mnist": Form(
+    "fashion-mnist": MnistForm(
         ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
     ),
-    "kmnist": Form(
+    "kmnist": MnistForm(
         ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"), "a photo of the hiragana character {}."
     ),
 }

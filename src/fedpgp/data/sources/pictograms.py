@@ -17,7 +17,7 @@ STYLES = ("noto", "twemoji", "openmoji", "fluent-emoji", "fluent-emoji-flat", "f
 
 
 @dataclass(frozen=True)
-class _Files:
+class _EncodedImages:
     """Decodes images from the bytes of their files."""
 
     contents: Sequence[bytes]
@@ -62,6 +62,6 @@ def _read_split(split: str, class_names: tuple[str, ...]) -> ImageDataset:
         domain_names=STYLES,
         labels=np.array(labels),
         domains=np.array(domains),
-        image=_Files(pictures),
+        image=_EncodedImages(pictures),
         fingerprint=hashlib.sha256(content.encode()).hexdigest(),
     )

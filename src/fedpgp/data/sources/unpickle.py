@@ -16,10 +16,10 @@ def load(content: bytes) -> Any:
 
     Raises pickle.UnpicklingError for one that names anything else, and what `pickle` raises for damaged ones.
     """
-    return _Unpickler(io.BytesIO(content), encoding="latin1").load()
+    return _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
 
 
-class _Unpickler(pickle.Unpickler):
+class _ArrayUnpickler(pickle.Unpickler):
     """Where a pickle names a function of numpy it is given one that can do no more than is needed here."""
 
     def find_class(self, module: str, name: str) -> Any:

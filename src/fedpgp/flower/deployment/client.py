@@ -14,10 +14,10 @@ from platformdirs import user_state_path
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.client_task import OWN, counts_of
 from fedpgp.errors import ConfigError, nearest
-from fedpgp.federation.client_runner import Federation
-from fedpgp.federation.run_spec import Course
+from fedpgp.federation.client_runner import ClientRunner
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.flower.node import Node
-from fedpgp.flower.nodes import Guest, answer, terms_of
+from fedpgp.flower.nodes import NodeClient, answer, terms_of
 from fedpgp.methods.plugins import find_method
 from fedpgp.runs.setup import aggregator_of, laboratory
 
@@ -84,7 +84,7 @@ def configured(experiment: Path, run_config: Mapping[str, Any], node: NodeSettin
 
 
 @lru_cache(maxsize=1)
-def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSettings) -> Guest:
+def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSettings) -> NodeClient:
     """A client with its data, read from the feature cache or encoded, for as long as the process lives."""
     config = configured(experiment, {"method": method_name}, settings)
     method = config.methods[method_name]
@@ -96,10 +96,10 @@ def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSet
         task = replace(task, clients=(replace(client, id=settings.client),))
     else:
         task = replace(task, clients=(task.clients[settings.client],))
-    course = Course(method, task, lab.backbone, config.federation, seed, aggregator_of(config, method_name))
-    federation = Federation(course, replace(data, task=task), lab.backbone)
+    course = RunSpec(method, task, lab.backbone, config.federation, seed, aggregator_of(config, method_name))
+    federation = ClientRunner(course, replace(data, task=task), lab.backbone)
     node = Node(federation, lab.backbone.towers(method.reads), settings.client, settings.states)
-    return Guest(node, terms_of(lab.backbone, task), counts_of(task))
+    return NodeClient(node, terms_of(lab.backbone, task), counts_of(task))
 
 
 def answer_as(kind: str, content: RecordDict, about: Mapping[str, Any]) -> RecordDict:

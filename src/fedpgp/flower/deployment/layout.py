@@ -23,7 +23,7 @@ HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:
 
 
 @dataclass(frozen=True)
-class Plan:
+class FederationPlan:
     """name: of the federation; host, port: where nodes reach the server; method, seed: what `flwr run` runs.
 
     node_ports: of each node on its own loopback address, for its own processes; none takes NODE_PORT and those after
@@ -59,7 +59,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FederationLayout:
     """Where the parts of a federation's directory are."""
 
     directory: Path
@@ -124,7 +124,7 @@ def check_insecure(address: str) -> None:
         )
 
 
-def create(directory: Path, plan: Plan, force: bool = False) -> Layout:
+def create(directory: Path, plan: FederationPlan, force: bool = False) -> FederationLayout:
     """Writes the directory of a federation, whole or not at all; keys are readable by their owner alone.
 
     Raises OutputError where something is there already, unless it is a federation's and `force` replaces it.
@@ -132,11 +132,11 @@ def create(directory: Path, plan: Plan, force: bool = False) -> Layout:
     if directory.exists():
         if not force:
             raise OutputError(f"{directory} exists: name another directory, or replace it and its keys with --force")
-        Layout(directory).connection  # noqa: B018 or it is not ours to replace
+        FederationLayout(directory).connection  # noqa: B018 or it is not ours to replace
     directory.parent.mkdir(parents=True, exist_ok=True)
     at = directory.absolute()
     with new_directory(at) as scratch:
-        made, final = Layout(scratch), Layout(at)
+        made, final = FederationLayout(scratch), FederationLayout(at)
         values = {
             **{name: getattr(plan, name) for name in ("name", "address", "nodes", "port", "method", "seed")},
             "directory": at,
@@ -177,10 +177,10 @@ def create(directory: Path, plan: Plan, force: bool = False) -> Layout:
         for unit in ("fedpgp-server.service", "fedpgp-node.service"):
             _fill(scratch / "systemd" / unit, unit, values)
         _fill(scratch / "README.md", "README.md", values)
-    return Layout(at)
+    return FederationLayout(at)
 
 
-def renew(layout: Layout, authority: Path) -> None:
+def renew(layout: FederationLayout, authority: Path) -> None:
     """A new certificate and key of the server, for the address that it had, signed by its own authority.
 
     Raises OutputError where the directory is no federation's, or holds another authority than its nodes trust.

@@ -13,7 +13,7 @@ from typing import Any
 from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest
 
 from fedpgp.errors import FedPGPError, TrainingError
-from fedpgp.flower.deployment.layout import Layout
+from fedpgp.flower.deployment.layout import FederationLayout
 from fedpgp.flower.deployment.processes import SCRIPTS, control, environment, server, started
 from fedpgp.results.run_store import RECORDS
 
@@ -25,7 +25,7 @@ TRIES = 5  # of one run, whose server app may be killed
 class LocalFederation:
     """Processes by their names, "server" and "node-0" and so on; those that end are started again by `tend`."""
 
-    layout: Layout
+    layout: FederationLayout
     stack: ExitStack
     logs: Path
     cache: str | None = None
@@ -129,7 +129,7 @@ def finished_rounds(output: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def local_federation(layout: Layout, nodes: int, cache: str | None = None) -> Iterator[LocalFederation]:
+def local_federation(layout: FederationLayout, nodes: int, cache: str | None = None) -> Iterator[LocalFederation]:
     """The server and the nodes of a federation, started; what they print is in logs/ of its directory.
 
     cache: directory of image features; None takes the user's.

@@ -26,7 +26,7 @@ from fedpgp.errors import ConfigError, FedPGPError, OutputError
 from fedpgp.flower.deployment.app import RESIDENT
 from fedpgp.flower.deployment.client import NodeSettings, answer_as, open_client
 from fedpgp.flower.deployment.credentials import check_certificate
-from fedpgp.flower.deployment.layout import Layout, check_insecure, is_loopback
+from fedpgp.flower.deployment.layout import FederationLayout, check_insecure, is_loopback
 from fedpgp.flower.deployment.resident import resident
 from fedpgp.flower.node import check_owner
 
@@ -66,7 +66,7 @@ def server(directory: Path, insecure: bool = False, log: Path | None = None) -> 
 
     log: a file for what it prints; None takes this process' own. Raises FedPGPError where it cannot be started.
     """
-    layout = Layout(directory.absolute())
+    layout = FederationLayout(directory.absolute())
     _, address = layout.connection
     host, _, port = address.rpartition(":")
     bind = "127.0.0.1" if is_loopback(host) else "0.0.0.0"
@@ -91,7 +91,7 @@ def server(directory: Path, insecure: bool = False, log: Path | None = None) -> 
 
 
 @contextmanager
-def control(layout: Layout) -> Iterator[ControlHttpClient]:
+def control(layout: FederationLayout) -> Iterator[ControlHttpClient]:
     """What `flwr` asks a server with."""
     _, address = layout.connection
     authority = None if layout.insecure else (layout.server / "ca.crt").read_bytes()
@@ -105,7 +105,7 @@ def control(layout: Layout) -> Iterator[ControlHttpClient]:
         client.close()
 
 
-def _register(layout: Layout) -> None:
+def _register(layout: FederationLayout) -> None:
     """Tells a running SuperLink the public keys of all nodes that it does not know yet."""
     with control(layout) as client:
         for file in sorted(layout.server.glob("*.pub")):

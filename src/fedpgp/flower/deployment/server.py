@@ -16,7 +16,7 @@ from fedpgp.data.tasks import Task
 from fedpgp.errors import FedPGPError, OutputError
 from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import run_rounds
-from fedpgp.federation.run_spec import Course
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import FILE, State
 from fedpgp.flower.deployment.client import configured
 from fedpgp.flower.deployment.metrics import exporter
@@ -70,7 +70,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
             begin(scratch, begun)
     with State.open(directory / FILE) as state:
         check_origin(directory, state, begun, log.warning)
-        course = Course(method, task, backbone, settings, seed, aggregator_of(config, name))
+        course = RunSpec(method, task, backbone, settings, seed, aggregator_of(config, name))
         for sentence in assumptions(config.privacy, config.federation, method, course.clients, course.most_rounds):
             log.info("%s", sentence)
         nodes = Nodes(

@@ -22,7 +22,7 @@ class Going:
 
 
 @dataclass(frozen=True)
-class Part:
+class ReportedTask:
     """Runs on one task. directories: of each, by method and seed."""
 
     comparison: Comparison
@@ -33,7 +33,7 @@ class Part:
 class Gathered:
     """parts: one for each task; going: runs that are not finished; faults: what could not be read, each with why."""
 
-    parts: Sequence[Part]
+    parts: Sequence[ReportedTask]
     going: Sequence[Going]
     faults: Sequence[str]
 
@@ -74,7 +74,7 @@ def gather(given: Sequence[Path]) -> Gathered:
     if not tasks and not going:
         raise OutputError("\n".join([*faults, "nothing to report on: name directories of fedpgp run or compare"]))
     parts = [
-        Part(Comparison([run for run, _ in runs.values()]), {key: path for key, (_, path) in runs.items()})
+        ReportedTask(Comparison([run for run, _ in runs.values()]), {key: path for key, (_, path) in runs.items()})
         for runs in tasks.values()
     ]
     return Gathered(parts, going, faults)

@@ -16,7 +16,7 @@ from fedpgp.report.comparison import all_tables
 from fedpgp.report.page import charts, frames
 from fedpgp.report.page import run_details as closer
 from fedpgp.report.page.charts import Chart
-from fedpgp.report.page.collect import Gathered, Part, gather
+from fedpgp.report.page.collect import Gathered, ReportedTask, gather
 from fedpgp.results import formats
 from fedpgp.results.run import Comparison, Run
 from fedpgp.runtime.files import write
@@ -96,7 +96,7 @@ def _write(
         _write_figures(sections, figures, progress)
 
 
-def _section(part: Part, found: Gathered, focus: str | None, whole: bool, progress: Progress) -> Section:
+def _section(part: ReportedTask, found: Gathered, focus: str | None, whole: bool, progress: Progress) -> Section:
     comparison, notes = part.comparison, list[str]()
     named = tables.titles(comparison)
     method = focus if focus in comparison.methods else comparison.methods[-1]

@@ -18,7 +18,7 @@ from fedpgp.errors import ConfigError, TrainingError
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
 from fedpgp.methods import Method
-from fedpgp.runs.setup import Laboratory, laboratory
+from fedpgp.runs.setup import RunSetup, laboratory
 from fedpgp.runtime.code_files import loaded_files
 from fedpgp.runtime.processes import ENDED, context
 from fedpgp.runtime.workers import end_pool, start_process
@@ -55,7 +55,7 @@ def evaluate(job: Job) -> Trial:
     return Trial(job.method, job.number, job.settings, value, figures, round(time.perf_counter() - started, 3), reason)
 
 
-def _last_round(lab: Laboratory, method: Method, seed: int) -> Mapping[str, Any]:
+def _last_round(lab: RunSetup, method: Method, seed: int) -> Mapping[str, Any]:
     with State.create() as state:
         *_, last = federate(
             method,

@@ -15,7 +15,7 @@ from fedpgp.evaluation.metrics import own_images
 from fedpgp.methods.plugins import fingerprint
 from fedpgp.reporting import Reporter
 from fedpgp.results.run_store import TUNING
-from fedpgp.runs.setup import Laboratory, laboratory
+from fedpgp.runs.setup import RunSetup, laboratory
 from fedpgp.runtime.files import write
 from fedpgp.runtime.version import __version__
 from fedpgp.studies.tuning.space import Space, describe
@@ -26,7 +26,7 @@ TRIALS, CONFIG = "trials.jsonl", "config.toml"
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """What is searched. config: as it was given; spaces: of each method."""
 
     config: ExperimentConfig
@@ -54,8 +54,8 @@ class Plan:
 
 @contextmanager
 def prepared(
-    plan: Plan, workers: int, cache: Path | str | None, skip_bad_images: bool, reporter: Reporter | None
-) -> Iterator[Laboratory]:
+    plan: SearchPlan, workers: int, cache: Path | str | None, skip_bad_images: bool, reporter: Reporter | None
+) -> Iterator[RunSetup]:
     """Everything is checked, and all images are encoded, before the first trial."""
     if plan.config.task.protocol != "base-to-novel":
         raise ConfigError(
@@ -74,7 +74,7 @@ def prepared(
         yield lab
 
 
-def recorded(plan: Plan, lab: Laboratory) -> dict[str, Any]:
+def recorded(plan: SearchPlan, lab: RunSetup) -> dict[str, Any]:
     """What must be the same when a search goes on, in JSON's types."""
     return {
         "fedpgp": __version__,

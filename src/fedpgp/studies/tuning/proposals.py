@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from fedpgp.errors import OutputError
 from fedpgp.runtime.randomness import generator
-from fedpgp.studies.tuning.plan import TRIALS, Plan
+from fedpgp.studies.tuning.plan import TRIALS, SearchPlan
 from fedpgp.studies.tuning.space import Value
 from fedpgp.studies.tuning.trials import Trial
 
@@ -22,7 +22,7 @@ class Proposals:
     So it is the same after a kill, and for any number of processes. done: by number; out: how many are evaluated now.
     """
 
-    def __init__(self, plan: Plan, name: str, known: Sequence[Trial]):
+    def __init__(self, plan: SearchPlan, name: str, known: Sequence[Trial]):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.name, self.out = name, 0
         self.done = {trial.number: trial for trial in known}

@@ -18,7 +18,7 @@ from fedpgp.studies.tuning.evaluation import Job, pool_of
 from fedpgp.studies.tuning.plan import (
     CONFIG,
     TRIALS,
-    Plan,
+    SearchPlan,
     check_same,
     known_trials,
     prepared,
@@ -78,7 +78,7 @@ def tune(
             f"nothing is searched of {', '.join(empty)}: name a field with --search {empty[0]}.field=low..high, or"
             " leave it out"
         )
-    plan = Plan(settings, spaces, trials, chosen_seeds(seeds, "seeds"), objective)
+    plan = SearchPlan(settings, spaces, trials, chosen_seeds(seeds, "seeds"), objective)
     directory = Path(output)
     with prepared(plan, workers, cache, skip_bad_images, reporter) as lab:
         with run_directory(directory, force) as scratch:
@@ -116,7 +116,7 @@ def resume_tuning(
             " it as it was then, with --methods path/to/file.py:Name"
         )
     wanted = record["trials"] if trials is None else trials
-    plan = Plan(
+    plan = SearchPlan(
         settings,
         {
             name: described_space(settings.methods[name], fields, str(directory / TUNING))
@@ -137,7 +137,7 @@ def resume_tuning(
 
 
 def _search(
-    plan: Plan,
+    plan: SearchPlan,
     directory: Path,
     known: Sequence[Trial],
     workers: int,

@@ -32,7 +32,7 @@ SEEMS_A_RANGE = re.compile(rf"(?P<low>{NUMBER})\s*(?:-|–|—|:|to)\s*(?P<high>
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Range:
     """A field's range or choices, and where it stands, for a message."""
 
     content: Any
@@ -58,7 +58,7 @@ def search_spaces(
     for change in changes:
         try:
             method, field, content = _parse(change)
-            described[method] = {**described.get(method, {}), field: _Found(content, "--search")}
+            described[method] = {**described.get(method, {}), field: _Range(content, "--search")}
         except ConfigError as error:
             faults.append(str(error))
     spaces: dict[str, dict[str, BaseDistribution]] = {}
@@ -80,7 +80,7 @@ def search_spaces(
 
 def described_space(method: Method, content: Mapping[str, Any], place: str) -> Space:
     """The reverse of `describe`; raises ConfigError, naming the place, where a field does not fit."""
-    return {field: _distribution(method, field, _Found(of_field, place)) for field, of_field in content.items()}
+    return {field: _distribution(method, field, _Range(of_field, place)) for field, of_field in content.items()}
 
 
 def describe(space: Space) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def describe(space: Space) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> dict[str, dict[str, _Found]]:
+def _read(path: Path) -> dict[str, dict[str, _Range]]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -104,7 +104,7 @@ def _read(path: Path) -> dict[str, dict[str, _Found]]:
         if not isinstance(fields, dict):
             raise ConfigError(f"{path}: {name} must stand in the section of a method, such as [fedpgp]")
     return {
-        name: {field: _Found(content, str(path)) for field, content in fields.items()}
+        name: {field: _Range(content, str(path)) for field, content in fields.items()}
         for name, fields in tables.items()
     }
 
@@ -131,7 +131,7 @@ def _value(text: str) -> Any:
         return text.strip()  # a word needs no quotes
 
 
-def _distribution(method: Method, field: str, found: _Found) -> BaseDistribution:
+def _distribution(method: Method, field: str, found: _Range) -> BaseDistribution:
     where = f"{found.place}: {method.name}.{field}"
     known = [f.name for f in dataclasses.fields(method) if f.init]
     if field not in known:

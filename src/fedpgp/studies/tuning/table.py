@@ -1,6 +1,6 @@
 """What a search found, as a table."""
 
-from fedpgp.results.formats import Cell, Table
+from fedpgp.results.formats import Table, TableCell
 from fedpgp.studies.tuning.trials import FIGURES, Trial, Tuning, value_in_words
 
 
@@ -19,7 +19,7 @@ def table(found: Tuning) -> Table:
             str(failed or ""),
             settings,
         ]
-        rows.append([Cell(text) for text in cells])
+        rows.append([TableCell(text) for text in cells])
     return Table(
         f"best of {len(found.trials) // len(found.methods)} trials of each method on validation images, percent",
         [
