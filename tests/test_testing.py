@@ -146,7 +146,7 @@ def remembering():
             "must read what there is, got 'image towers'; did you mean 'image tower'",
         ),
         ({"reads": ("patches", "image tower")}, "not both"),
-        ({"reads": ("text per image",), "per_example": True, "turns_gradient": True}, "must not be per_example"),
+        ({"reads": ("text per image",), "per_example": True, "custom_gradient": True}, "must not be per_example"),
         ({"prompts": deep}, 'declare that it reads "deep text"'),
         ({"conditional_prompts": one_for_all}, 'declare that it reads "text per image"'),
         ({"visual_prompts": lambda self, params: [None]}, 'declare that it reads "image tower"'),
@@ -218,7 +218,7 @@ class SummingExamples(PromptFL):
     """Calls the sum of its examples' losses the mean."""
 
     name = "summing"
-    turns_gradient = True
+    custom_gradient = True
     per_example = True
 
     def loss(self, params, text, batch, frozen):

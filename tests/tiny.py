@@ -26,7 +26,7 @@ from fedpgp.federation.run_spec import RunSpec, aggregator_for
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.report import comparison
-from fedpgp.runs import setup as laboratory
+from fedpgp.runs import setup as run_setup
 from fedpgp.runtime.randomness import generator
 from fedpgp.runtime.workers import Workers
 
@@ -184,9 +184,9 @@ def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregat
     found, settings = data_ or data(backbone, kind=kind_of(method)), FederationConfig(**{**SETTINGS, **changes})
     workers = workers or Workers(backbone.towers(method.reads), 1)
     chosen = aggregator_for(method, settings.rounds, aggregator)
-    course, rounds = RunSpec(method, found.task, backbone, settings, seed, chosen), []
+    spec, rounds = RunSpec(method, found.task, backbone, settings, seed, chosen), []
     with nullcontext(state) if state else State.create() as state:
-        clients = course.states(state.client)
+        clients = spec.states(state.client)
         for record in federate(method, found, backbone, settings, seed, workers, state, aggregator):
             server, own = state.server(), list(clients)
             private, kept = [client.private for client in own], [client.kept for client in own]
@@ -224,9 +224,9 @@ def use_small_source(patch, source: Source, backbone) -> None:
     patch: a pytest.MonkeyPatch.
     """
     patch.setattr(
-        laboratory, "load_source", lambda data, splits: source if "test" in splits else replace(source, test=None)
+        run_setup, "load_source", lambda data, splits: source if "test" in splits else replace(source, test=None)
     )
-    patch.setattr(laboratory, "load_backbone", lambda *_: backbone)
+    patch.setattr(run_setup, "load_backbone", lambda *_: backbone)
 
 
 def draw_nothing(patch) -> None:

@@ -32,7 +32,7 @@ from fedpgp.flower.deployment.processes import kill_group
 from fedpgp.flower.node import OwnStates
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run
-from fedpgp.runs.setup import laboratory
+from fedpgp.runs.setup import open_setup
 from fedpgp.runtime.files import write_json
 
 CLIENTS, ROUNDS, METHOD = 3, 8, "fedpgp"
@@ -109,23 +109,23 @@ def processes_of(layout: FederationLayout, program: str) -> list[int]:
 def undisturbed(config: ExperimentConfig, method: str, run: Run, cache: Path | None) -> State:
     """A run in one process in which those take part in a round whose updates counted in another run."""
     participants = {record["round"]: record["participants"] for record in run.rounds}
-    with laboratory(config, [method], [0], 1, cache, False, None) as lab:
+    with open_setup(config, [method], [0], 1, cache, False, None) as setup:
         one = config.methods[method]
         settings = config.federation
         aggregator = aggregator_for(one, settings.rounds, config.aggregator)
-        course = RunSpec(one, lab.tasks[0], lab.backbone, settings, 0, aggregator)
-        everybody = course.downloads
+        spec = RunSpec(one, setup.tasks[0], setup.backbone, settings, 0, aggregator)
+        everybody = spec.downloads
 
         def downloads(number, server):  # type: ignore[no-untyped-def]
             found = everybody(number, server)
             return {client: found[client] for client in participants[number]}
 
-        course.downloads = downloads  # type: ignore[method-assign]
+        spec.downloads = downloads  # type: ignore[method-assign]
         state = State.create()
-        fleet = LocalClients(
-            ClientRunner(course, lab.data(one, 0), lab.backbone), course.states(state.client), lab.workers
+        pool = LocalClients(
+            ClientRunner(spec, setup.data(one, 0), setup.backbone), spec.states(state.client), setup.workers
         )
-        for _ in run_rounds(course, fleet, state):
+        for _ in run_rounds(spec, pool, state):
             pass
         return state
 

@@ -27,7 +27,7 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import State
 from fedpgp.flower.messages import Request, trained
 from fedpgp.flower.update_validation import SHARED, Asked, Refused, check
-from fedpgp.runs.setup import laboratory
+from fedpgp.runs.setup import open_setup
 from flwr.app import Array, RecordDict
 
 CLIENTS, ROUNDS, RUN = 20, 8, "0" * 32
@@ -100,7 +100,7 @@ class Hostile:
     """Clients of this process, some of them hostile, behind the border of a server; see `rounds.ClientPool`."""
 
     here: LocalClients
-    course: RunSpec
+    spec: RunSpec
     hostile: frozenset[int]
     attack: str
     rng: np.random.Generator
@@ -124,7 +124,7 @@ class Hostile:
             if client in self.hostile:
                 memory = self.memories.setdefault(client, {})
                 ATTACKS[self.attack](content, download.shared, memory, self.rng)
-            asked = Asked(client, number, RUN, self.course.shared, {}, download.shared, 10**6, 1e4)
+            asked = Asked(client, number, RUN, self.spec.shared, {}, download.shared, 10**6, 1e4)
             try:
                 updates.append(replace(update, upload=check(content, asked).upload))
                 self.counted[client] = number
@@ -139,7 +139,7 @@ class Hostile:
     def evaluate(self, number: int, server: Server, alphas: Sequence[float]) -> Evaluation | None:
         return self.here.evaluate(number, server, alphas)
 
-    def told(self, number: int) -> Mapping[str, Any]:
+    def round_notes(self, number: int) -> Mapping[str, Any]:
         return {}
 
 
@@ -165,7 +165,7 @@ def main() -> None:
     cases: list[tuple[str, float, str]] = [("none", 0.0, name) for name in AGGREGATOR_NAMES]
     cases += [(a, s, n) for a, s, n in itertools.product(ATTACKS, SHARES, AGGREGATOR_NAMES)]
     rows = []
-    with laboratory(config, [options.method], list(range(options.seeds)), 1, None, False, None) as lab:
+    with open_setup(config, [options.method], list(range(options.seeds)), 1, None, False, None) as setup:
         method = config.methods[options.method]
         for attack, share, name in cases:
             found: dict[str, list[float]] = {"local": [], "base": [], "novel": []}
@@ -173,22 +173,22 @@ def main() -> None:
             for seed in range(options.seeds):
                 rng = np.random.default_rng(seed)
                 hostile = frozenset(rng.permutation(CLIENTS)[: round(share * CLIENTS)].tolist())
-                course = RunSpec(
-                    method, lab.tasks[seed], lab.backbone, config.federation, seed, aggregator(name, len(hostile))
+                spec = RunSpec(
+                    method, setup.tasks[seed], setup.backbone, config.federation, seed, aggregator(name, len(hostile))
                 )
                 with State.create() as state:
                     here = LocalClients(
-                        ClientRunner(course, lab.data(method, seed), lab.backbone),
-                        course.states(state.client),
-                        lab.workers,
+                        ClientRunner(spec, setup.data(method, seed), setup.backbone),
+                        spec.states(state.client),
+                        setup.workers,
                     )
-                    fleet = Hostile(here, course, hostile, attack, rng)
-                    records = list(run_rounds(course, fleet, state))
+                    pool = Hostile(here, spec, hostile, attack, rng)
+                    records = list(run_rounds(spec, pool, state))
                     last = state.evaluation()
                 honest = [client for client in range(CLIENTS) if client not in hostile]
                 for figure, values in found.items():
                     values.append(float(last.clients[figure][honest].mean()))
-                refused += fleet.all_refused
+                refused += pool.all_refused
                 lost += sum("lost" in record for record in records)
             rows.append(
                 {

@@ -26,7 +26,7 @@ from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import LocalClients, run_rounds
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import ClientState, State
-from fedpgp.runs.setup import laboratory
+from fedpgp.runs.setup import open_setup
 from flwr.supercore.differential_privacy import add_gaussian_noise_inplace, compute_clip_model_update
 from scipy.stats import rankdata
 
@@ -56,9 +56,9 @@ def auc(scores: np.ndarray, members: np.ndarray) -> float:
     return float((ranks[members].sum() - count * (count + 1) / 2) / (count * (~members).sum()))
 
 
-def directions(federation: ClientRunner, course: RunSpec, download: Download, number: int, towers) -> np.ndarray:  # type: ignore[no-untyped-def]
+def directions(federation: ClientRunner, spec: RunSpec, download: Download, number: int, towers) -> np.ndarray:  # type: ignore[no-untyped-def]
     """[C, n] what a step on each base class' text feature changes."""
-    own = course.first(0)
+    own = spec.first(0)
     job = federation.job(number, next(iter(federation._clients)), download, ClientState(own.private, {}, own.control))
     guidance, found = job.frozen.guidance, []
     for label in range(len(guidance)):
@@ -100,25 +100,25 @@ def main() -> None:
     options = parser.parse_args()
     names, seeds, config = options.methods.split(","), list(range(options.seeds)), load_config(None, SETTINGS)
     rows = []
-    with laboratory(config, names, seeds, 1, None, False, None) as lab:
+    with open_setup(config, names, seeds, 1, None, False, None) as setup:
         for name in names:
             found: dict[tuple[str, str], list[float]] = defaultdict(list)
             for seed in seeds:
                 np.random.seed(seed)  # of Flower's noise, so that the table can be made again
-                method, task = config.methods[name], lab.tasks[seed]
-                course = RunSpec(method, task, lab.backbone, config.federation, seed, FedAvg())
-                federation = ClientRunner(course, lab.data(method, seed), lab.backbone)
+                method, task = config.methods[name], setup.tasks[seed]
+                spec = RunSpec(method, task, setup.backbone, config.federation, seed, FedAvg())
+                federation = ClientRunner(spec, setup.data(method, seed), setup.backbone)
                 with State.create() as state:
-                    watching = Watching(federation, course.states(state.client), lab.workers)
+                    watching = Watching(federation, spec.states(state.client), setup.workers)
                     object.__setattr__(watching, "seen", [])
-                    for _ in run_rounds(course, watching, state):
+                    for _ in run_rounds(spec, watching, state):
                         pass
                 members = {c.id: np.isin(np.array(task.base), c.classes) for c in task.clients}
                 sums: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
                 for number in range(1, ROUNDS + 1):
                     batch = watching.seen[(number - 1) * len(members) : number * len(members)]
                     download = batch[0][0]
-                    guesses = directions(federation, course, download, number, lab.workers.towers)
+                    guesses = directions(federation, spec, download, number, setup.workers.towers)
                     guesses /= np.linalg.norm(guesses, axis=1, keepdims=True)
                     changes = [flat(update.upload.shared) - flat(sent.shared) for sent, update in batch]
                     for protection in PROTECTIONS:

@@ -183,10 +183,10 @@ class _Trial:
                 method = pickle.loads(pickle.dumps(method))
             with State.open(path) as state:
                 aggregator = aggregator_for(self.method, SETTINGS.rounds)
-                course = RunSpec(self.method, self.task, self.backbone, SETTINGS, seed, aggregator)
+                spec = RunSpec(self.method, self.task, self.backbone, SETTINGS, seed, aggregator)
                 server = state.server() or Server({})
                 bits = {f"server/{k}": _bits(t) for k, t in grouped(server).items()}
-                for i, own in enumerate(course.states(state.client)):
+                for i, own in enumerate(spec.states(state.client)):
                     bits |= {f"client {i}/{k}": _bits(t) for k, t in grouped(own).items()}
         return _CheckedRun(bits, workers.trained, workers.groups)
 
@@ -359,12 +359,12 @@ def _losses(trial: _Trial) -> None:
         seen = image_features(trial.towers, trial.method, job.images[:4], part)
         text = Question(trial.method, part, text, job.images[:4], job.classes, frozen).whole_text(trial.towers)
         batch = Batch(seen, job.labels[:4])
-        before = _content(part, frozen, batch.images)
+        before = _content(part, frozen, batch.features)
         terms = trial.method.loss(part, text, batch, frozen)
-        _ask(_content(part, frozen, batch.images) == before, trial, "must not change its arguments in place, in loss")
+        _ask(_content(part, frozen, batch.features) == before, trial, "must not change its arguments in place, in loss")
         _ask(bool(terms), trial, "must have a loss of one term or more, because it has parameters")
         for name, value in terms.items() if trial.method.per_example else ():
-            ones = [Batch(batch.images[e : e + 1], batch.labels[e : e + 1]) for e in range(len(batch.labels))]
+            ones = [Batch(batch.features[e : e + 1], batch.labels[e : e + 1]) for e in range(len(batch.labels))]
             alone = torch.stack([trial.method.loss(part, text, one, frozen)[name] for one in ones])
             _ask(
                 _near(alone.mean(), value),

@@ -319,7 +319,7 @@ def test_of_several_views_each_epoch_sees_one_drawn_for_each_image(backbone, mon
     seen, plain = [], PromptFL.loss
 
     def loss(method, params, text, batch, frozen):
-        seen.append(batch.images)
+        seen.append(batch.features)
         return plain(method, params, text, batch, frozen)
 
     monkeypatch.setattr(PromptFL, "loss", loss)
@@ -368,7 +368,7 @@ def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(backbone, monk
     seen, plain = [], PromptFL.loss
 
     def loss(method, params, text, batch, frozen):
-        seen.append(batch.images)
+        seen.append(batch.features)
         return plain(method, params, text, batch, frozen)
 
     monkeypatch.setattr(PromptFL, "loss", loss)

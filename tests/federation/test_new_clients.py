@@ -15,7 +15,7 @@ from fedpgp.evaluation.metrics import own_images
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import METHODS
 from fedpgp.results.run import columns
-from fedpgp.runs import setup as laboratory
+from fedpgp.runs import setup as run_setup
 from fedpgp.runtime.randomness import generator
 
 SHORT = [
@@ -111,7 +111,7 @@ class TestNothingNovel:
 
 
 def test_domains_have_figures_of_their_own(cache, tmp_path, monkeypatch, backbone):
-    monkeypatch.setattr(laboratory, "load_backbone", lambda *_: backbone)
+    monkeypatch.setattr(run_setup, "load_backbone", lambda *_: backbone)
     for domain in ("photo", "sketch"):
         for shade, label in enumerate(("ant", "bus", "cat")):
             for number in range(8):

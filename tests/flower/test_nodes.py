@@ -44,12 +44,12 @@ class World:
     grid: InProcessGrid
     nodes: Nodes
     state: State
-    course: RunSpec
+    spec: RunSpec
     data: object
     directory: Path
 
     def each(self) -> Iterator[dict]:
-        return run_rounds(self.course, self.nodes, self.state)
+        return run_rounds(self.spec, self.nodes, self.state)
 
     def rounds(self, number=None) -> list[dict]:
         """The records of the next rounds, or of all."""
@@ -72,12 +72,12 @@ def open_world(
     data = more.pop("data", None) or tiny.data(backbone, kind=kind_of(method))
     settings = FederationConfig(**{**tiny.SETTINGS, **SMALL, **more})
     chosen = protected(privacy, aggregator_for(method, settings.rounds, aggregator))
-    course = RunSpec(method, data.task, backbone, settings, 0, chosen)
+    spec = RunSpec(method, data.task, backbone, settings, 0, chosen)
     terms = terms_of(backbone, data.task)
 
     def opened(client: int) -> NodeClient:
         alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))
-        node = Node(ClientRunner(course, alone, backbone), backbone.towers(method.reads), client, directory)
+        node = Node(ClientRunner(spec, alone, backbone), backbone.towers(method.reads), client, directory)
         return NodeClient(node, terms, counts_of(alone.task))
 
     def app(opener):
@@ -89,8 +89,8 @@ def open_world(
     openers = {node: (lambda guest=guest: guest) for node, guest in held.items()} | (guests or {})
     grid = InProcessGrid({node: app(opener) for node, opener in openers.items()})
     counted = {client: record["round"] for record in state.records() for client in record["participants"]}
-    nodes = Nodes(grid, course, RUN, terms, counted, 0.3, forgiving, privacy)
-    return World(grid, nodes, state, course, data, directory)
+    nodes = Nodes(grid, spec, RUN, terms, counted, 0.3, forgiving, privacy)
+    return World(grid, nodes, state, spec, data, directory)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_records_prompts_and_evaluation_are_those_of_the_local_engine_to_the_bit
     method, aggregator, changes = CASES[case]
     there = world(method, aggregator, **changes)
     records = there.rounds()
-    assert there.course.finetunes(records[-1]["round"]) == (case == "fine-tuning")
+    assert there.spec.finetunes(records[-1]["round"]) == (case == "fine-tuning")
     here = new_state()
     rounds = tiny.run(method, backbone, there.data, state=here, aggregator=aggregator, **{**SMALL, **changes})
     own = ("seconds_", "wire_")
@@ -172,10 +172,10 @@ def test_no_private_part_no_feature_and_no_label_leaves_a_client(name, world, mo
     monkeypatch.setattr(OwnStates, "keep", keep)
     there.rounds()
     assert bool(secrets) == (name != "pfedprompt")  # its clients keep a memory of their images
-    secrets += [tensor for tensor in there.course.first(0).private.values() if tensor.any()]
+    secrets += [tensor for tensor in there.spec.first(0).private.values() if tensor.any()]
     secrets += [there.data.train.pooled, *(test.pooled for test in there.data.tests.values())]
     sent = b"".join(there.grid.sent)
-    assert all(window in sent for window in windows(there.course.shared["p_G"]))  # a secret would be found
+    assert all(window in sent for window in windows(there.spec.shared["p_G"]))  # a secret would be found
     captured = sent + b"".join(content for _, content in there.grid.received)
     for secret in secrets:
         for window in windows(secret):
@@ -184,7 +184,7 @@ def test_no_private_part_no_feature_and_no_label_leaves_a_client(name, world, mo
         records = read(content)
         assert {*records.array_records} <= {"shared", "control"}
         for record in records.array_records.values():
-            assert {*record} <= {*there.course.shared}
+            assert {*record} <= {*there.spec.shared}
         for record in records.config_records.values():
             assert {*record} <= {"client", "examples", "tests_base", "tests_novel", "run", "round", "after"}
 
@@ -246,9 +246,9 @@ def test_an_update_that_may_not_be_used_is_dropped_with_its_reason_and_counts_fo
     assert faulty == [0, 1, 0]
     # In round 3 both went on from round 1, as if they had been away in round 2.
     other = world(trusted=False, rounds=3)
-    downloads = other.course.downloads
+    downloads = other.spec.downloads
     monkeypatch.setattr(
-        other.course, "downloads", lambda n, server: {c: d for c, d in downloads(n, server).items() if n != 2 or c == 0}
+        other.spec, "downloads", lambda n, server: {c: d for c, d in downloads(n, server).items() if n != 2 or c == 0}
     )
     other.rounds()
     assert there.trained() == other.trained()
@@ -292,7 +292,7 @@ def test_a_server_that_was_stopped_after_clients_had_trained_does_the_round_once
 ):
     stopped = world(rounds=3)
     stopped.rounds(1)
-    downloads = stopped.course.downloads(2, stopped.state.server())
+    downloads = stopped.spec.downloads(2, stopped.state.server())
     stopped.nodes.train(2, downloads)  # and nothing of it is kept at the server
     again = world(before=stopped, rounds=3)
     again.rounds()
@@ -417,6 +417,6 @@ def test_replies_may_come_twice_late_and_in_any_order(world, undisturbed):
 def test_messages_are_small(world):
     there = world(tiny.small(METHODS["fedpgp"], context_length=16), rounds=1)
     (record,) = there.rounds()
-    size = sum(value.nbytes for value in there.course.shared.values())
+    size = sum(value.nbytes for value in there.spec.shared.values())
     for name in ("wire_down_train", "wire_up_train", "wire_down_evaluate", "wire_up_evaluate"):
         assert record[name] <= 1.05 * size + 4096

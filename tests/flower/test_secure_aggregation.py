@@ -85,7 +85,7 @@ def test_the_server_sees_no_update_and_the_same_update_looks_another_way_each_ti
         there = world(SECURE, rounds=1)
         there.rounds()
         captured = b"".join(content for _, content in there.grid.received)
-        start = there.course.shared["p_G"]
+        start = there.spec.shared["p_G"]
         for shared in uploads:
             change = shared["p_G"].double() - start.double()
             secrets = [shared["p_G"], change, change.float()]
@@ -124,7 +124,7 @@ def test_below_the_threshold_the_round_is_lost_and_the_next_one_works(world):
         return None if number == 1 and node <= 102 and stage == Stage.COLLECT_MASKED_VECTORS else reply
 
     there.grid.meddle = meddling(change)
-    before = there.course.shared["p_G"]
+    before = there.spec.shared["p_G"]
     (first,) = there.rounds(1)
     assert first["participants"] == []
     assert "too few clients were left for secure aggregation" in first["lost"]
@@ -189,7 +189,7 @@ def test_what_a_client_makes_up_costs_a_round_at_most(world):
         return written(content)
 
     there.grid.meddle = meddling(made_up)
-    before = there.course.shared["p_G"]
+    before = there.spec.shared["p_G"]
     for (stage, change), record in zip(MADE_UP, there.each(), strict=False):
         after = there.state.server().shared["p_G"]
         if record["participants"]:

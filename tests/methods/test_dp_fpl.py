@@ -133,13 +133,13 @@ def test_the_privacy_spent_is_that_of_two_gaussian_mechanisms_per_epoch():
         return 0.5 * math.erfc(-x / math.sqrt(2))
 
     for z, epochs, delta in ((1.0, 1, 1e-5), (4.0, 50, 1e-5), (20.0, 7, 1e-3)):
-        epsilon = DPFPL(noise_multiplier=z, delta=delta).spent(epochs)["epsilon"]
+        epsilon = DPFPL(noise_multiplier=z, delta=delta).privacy_spent(epochs)["epsilon"]
         sigma = z / math.sqrt(2 * epochs)
         found = cdf(1 / (2 * sigma) - epsilon * sigma) - math.exp(epsilon) * cdf(-1 / (2 * sigma) - epsilon * sigma)
         assert found == pytest.approx(delta, rel=1e-3)
-    assert DPFPL(noise_multiplier=5.0).spent(50) == {"epsilon": pytest.approx(9.9973, abs=1e-4)}
-    assert DPFPL(noise_multiplier=0.0).spent(3) == {}
-    assert math.isfinite(DPFPL(noise_multiplier=1e-6).spent(10**4)["epsilon"])
+    assert DPFPL(noise_multiplier=5.0).privacy_spent(50) == {"epsilon": pytest.approx(9.9973, abs=1e-4)}
+    assert DPFPL(noise_multiplier=0.0).privacy_spent(3) == {}
+    assert math.isfinite(DPFPL(noise_multiplier=1e-6).privacy_spent(10**4)["epsilon"])
 
 
 def test_the_privacy_spent_is_recorded_and_grows_also_over_a_stop(backbone, new_state):
@@ -147,7 +147,7 @@ def test_the_privacy_spent_is_recorded_and_grows_also_over_a_stop(backbone, new_
     (first,) = tiny.run(method, backbone, state=state, rounds=1)
     (second,) = tiny.run(method, backbone, state=state, rounds=2)
     spent = first.record["epsilon"], second.record["epsilon"]
-    assert spent == (method.spent(2)["epsilon"], method.spent(4)["epsilon"])
+    assert spent == (method.privacy_spent(2)["epsilon"], method.privacy_spent(4)["epsilon"])
     assert 0 < spent[0] < spent[1]
 
 
@@ -156,11 +156,11 @@ def test_a_large_epsilon_is_told_with_the_noise_that_is_enough():
     (told,) = DPFPL().assumptions(50)
     assert "with dp-fpl.noise_multiplier = 1 a client's image has ε = 91.8 at δ = 1e-05 after 50 local epochs" in told
     assert "ε = 91.8 protects nobody: set dp-fpl.noise_multiplier=6 for ε = 8" in told
-    assert DPFPL(noise_multiplier=84.8).spent(100)["epsilon"] == pytest.approx(0.59, abs=0.005)
+    assert DPFPL(noise_multiplier=84.8).privacy_spent(100)["epsilon"] == pytest.approx(0.59, abs=0.005)
     for epochs, delta in ((1, 1e-5), (20, 1e-3), (400, 1e-5)):
         (told,) = DPFPL(noise_multiplier=0.1, delta=delta).assumptions(epochs)
         enough = DPFPL(noise_multiplier=float(told.split("noise_multiplier=")[1].split()[0]), delta=delta)
-        assert enough.spent(epochs)["epsilon"] == pytest.approx(8, rel=0.01)
+        assert enough.privacy_spent(epochs)["epsilon"] == pytest.approx(8, rel=0.01)
         assert enough.assumptions(epochs) == []
     assert DPFPL(noise_multiplier=0.0).assumptions(50) == []  # without noise no privacy is asked for
 

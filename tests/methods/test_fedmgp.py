@@ -119,7 +119,7 @@ def test_the_likeness_by_hand_of_three_groups_without_visual_prompts():
     batch = Batch(torch.tensor([[0.6, 0.8], [1.0, 0.0]]), torch.tensor([0, 0]))
     terms = method.loss(Params({}, {}), text, batch, frozen)
     assert terms["diversity"].item() == pytest.approx(-1 / 3) and terms["task"].item() == 0
-    found = method.predict(Params({}, {}), text, batch.images, frozen)
+    found = method.predict(Params({}, {}), text, batch.features, frozen)
     assert found.flatten().tolist() == pytest.approx([0.8 / 3, 0.0])
 
 

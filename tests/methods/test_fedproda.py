@@ -54,7 +54,7 @@ def test_the_loss_by_hand():
     terms = FedProDA(orthogonality=0.5).loss(Params({}, {}), text, batch, frozen)
     assert terms["task"].item() == pytest.approx(math.log(1 + math.exp(2 * 0.08 / 3 - 1.6)))
     assert terms["orthogonality"].item() == pytest.approx(0.5 * 0.6)  # the last column's: (1, 0) and (−0.6, 0.8)
-    predicted = FedProDA().predict(Params({}, {}), text[:, :2], batch.images, frozen)
+    predicted = FedProDA().predict(Params({}, {}), text[:, :2], batch.features, frozen)
     assert predicted.tolist() == [pytest.approx([1.6, 0.0])]
 
 

@@ -148,7 +148,7 @@ def test_without_personal_part_fedpgp_is_promptfl_with_guidance(exact):
     params = parameters(method, exact)
 
     def guided(params, text, batch, frozen):
-        logits = frozen.logit_scale.exp() * batch.images @ text[0].T
+        logits = frozen.logit_scale.exp() * batch.features @ text[0].T
         cosine = torch.stack([torch.dot(z_C, z) for z_C, z in zip(frozen.guidance, text[0], strict=True)])
         return {
             "task": -torch.log_softmax(logits, -1)[torch.arange(len(logits)), batch.labels].mean(),

@@ -24,7 +24,7 @@ from fedpgp.results import provenance as origin
 from fedpgp.results import run as results
 from fedpgp.results import run_store as directory
 from fedpgp.runs import run as experiment
-from fedpgp.runs import setup as laboratory
+from fedpgp.runs import setup as run_setup
 from fedpgp.runtime import files
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -191,7 +191,7 @@ def test_another_checkpoint_or_other_images_are_refused(
 ) -> None:
     other = replace(small_source.train, fingerprint="another")
     with monkeypatch.context() as patch:
-        patch.setattr(laboratory, "load_source", lambda data, splits: replace(small_source, train=other))
+        patch.setattr(run_setup, "load_source", lambda data, splits: replace(small_source, train=other))
         with pytest.raises(OutputError, match=r"begun with other images than what data.source names now"):
             fedpgp.resume(stopped, cache=cache)
     with monkeypatch.context() as patch:
@@ -242,7 +242,7 @@ def test_an_unfinished_run_is_not_loaded(stopped: Path) -> None:
         fedpgp.load_run(stopped)
 
 
-class Listening(laboratory.Silent):
+class Listening(run_setup.Silent):
     def __init__(self) -> None:
         self.notices: list[str] = []
 

@@ -1,4 +1,7 @@
-"""The aggregators by the names that the config uses."""
+"""The server-side aggregation rules, by the names that the config uses.
+
+It may import the runtime and errors. Start with `base`: the contract of an aggregator.
+"""
 
 from fedpgp.aggregators.adaptive import FedAdam, FedYogi
 from fedpgp.aggregators.averaging import FedAvg, FedAvgM

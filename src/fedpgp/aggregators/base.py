@@ -109,7 +109,7 @@ class Aggregator(ABC):
         """The client's part after its round, and what is sent of it. gradient: the mean over the round's steps."""
         raise NotImplementedError(f"{type(self).__name__} declares controls and has no finish")
 
-    def spent(self, rounds: int) -> dict[str, float]:
+    def privacy_spent(self, rounds: int) -> dict[str, float]:
         """What is to be recorded of privacy for a client that has taken part in so many rounds."""
         return {}
 

@@ -1,4 +1,7 @@
-"""The data set and the checkpoint that ship with the package, checked before they are used."""
+"""The dataset, the checkpoint and the tokenizer that ship with the package, checked before they are used.
+
+It imports errors alone. Start with `pictograms` and `pictoclip` in NOTICE, which say where they come from.
+"""
 
 import hashlib
 import json

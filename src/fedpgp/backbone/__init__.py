@@ -1,4 +1,7 @@
-"""Frozen CLIP."""
+"""A name, directory or hub id becomes a frozen dual encoder: image features, text features, tokens.
+
+It may import the runtime, the assets and errors, and it alone imports transformers and open_clip. Start with `load`.
+"""
 
 from fedpgp.backbone.load import Backbone, bfloat16_speed, load_backbone
 from fedpgp.backbone.towers import Towers

@@ -161,7 +161,7 @@ def count(job: ClientJob, scene: Scene, terms: int) -> int:
     method, params = job.method, job.params
     examples = min(BATCH, len(job.labels))
     part = method.for_step(params, generator(0, "step"))
-    passes = (examples if method.per_example else terms) if method.turns_gradient else 1
+    passes = (examples if method.per_example else terms) if method.custom_gradient else 1
     total = 0.0
     for context in method.prompts(part, job.frozen):
         total += _operations(context, job, scene, passes)

@@ -138,6 +138,6 @@ def _conditional_step(
     frozen: Frozen,
 ) -> None:
     params = Params({name: tensor.clone().requires_grad_() for name, tensor in first.items()}, {})
-    contexts = method.conditional_prompts(params, batch.images, frozen)
+    contexts = method.conditional_prompts(params, batch.features, frozen)
     text = torch.stack(backbone.text.each(contexts, tokens, method.position))
     torch.stack(list(method.loss(params, text, batch, frozen).values())).sum().backward()

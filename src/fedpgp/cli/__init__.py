@@ -1,4 +1,8 @@
-"""The command line: parses, prints, and turns errors into one line."""
+"""The command line, one file per command: parses, calls one function, prints the result, and turns errors into one
+line.
+
+It may import every package, and no package imports it. Start with `compare` below.
+"""
 
 import io
 import sys

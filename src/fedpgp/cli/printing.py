@@ -17,6 +17,7 @@ import fedpgp
 
 if TYPE_CHECKING:
     from fedpgp.results import formats
+    from fedpgp.studies.cells import StudyCell
 
 out = Console(width=None if sys.stdout.isatty() else 132, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)

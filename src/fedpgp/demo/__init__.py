@@ -1,1 +1,4 @@
-"""A small federation to watch in a browser, on the embedded data: `fedpgp demo`."""
+"""A small federation to watch in a browser, on the embedded data: `fedpgp demo`.
+
+It may import every package, and no package imports it. Start with `stage`.
+"""

@@ -87,8 +87,8 @@ def rounds(stage: DemoSetup, choices: Choices, stop: threading.Event) -> Iterato
     with Workers(stage.backbone.towers(method.reads), 1) as workers, State.create() as state:
         settings = config.federation
         aggregator = aggregator_for(method, settings.rounds)
-        course = RunSpec(method, task, stage.backbone, settings, choices.seed, aggregator)
-        yield look({"round": 0}, [], course, state)
+        spec = RunSpec(method, task, stage.backbone, settings, choices.seed, aggregator)
+        yield look({"round": 0}, [], spec, state)
         data = stage.data(task)
         for record in federate(method, data, stage.backbone, settings, choices.seed, workers, state):
             figures = _figures(record) | {
@@ -97,7 +97,7 @@ def rounds(stage: DemoSetup, choices: Choices, stop: threading.Event) -> Iterato
                 "seconds": record["seconds_training"] + record["seconds_evaluation"],
                 "bytes_up": record["bytes_up"],
             }
-            yield look(figures, state.evaluation().clients["local"].tolist(), course, state)
+            yield look(figures, state.evaluation().clients["local"].tolist(), spec, state)
             if stop.is_set():
                 return
 
@@ -117,9 +117,9 @@ class _Look:
         self._trail: list[torch.Tensor] = []
 
     @torch.no_grad()
-    def __call__(self, figures: dict[str, Any], local: Sequence[float], course: RunSpec, state: State) -> Moment:
-        server, clients = state.server(), course.states(state.client)
-        shared = course.begin().shared if server is None else server.shared
+    def __call__(self, figures: dict[str, Any], local: Sequence[float], spec: RunSpec, state: State) -> Moment:
+        server, clients = state.server(), spec.states(state.client)
+        shared = spec.begin().shared if server is None else server.shared
         privates = [dict(client.private) for client in clients]
         prompts = contexts(shared["p_G"], [(own["U"], own["V"]) for own in privates])
         text = self._backbone.text(prompts, self._tokens, self._method.position)

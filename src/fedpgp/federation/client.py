@@ -206,7 +206,7 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
             for term, value in losses.items():
                 terms[term].append(value)
         optimizer.zero_grad()
-        if method.turns_gradient:
+        if method.custom_gradient:
             _turn(method, terms, given)
         else:
             torch.stack([value for values in terms.values() for value in values]).sum().backward()
@@ -287,7 +287,7 @@ def _losses(method: Method, params: Params, text: Tensor, batch: Batch, client: 
         return {(name, 0): value for name, value in terms.items()}
     found: dict[_Term, Tensor] = {}
     for e in range(len(batch.labels)):
-        one = Batch(batch.images[e : e + 1], batch.labels[e : e + 1])
+        one = Batch(batch.features[e : e + 1], batch.labels[e : e + 1])
         found |= {(name, e): value for name, value in method.loss(params, text, one, frozen).items()}
     for name in dict.fromkeys(name for name, _ in found):
         values = [value.detach() for (of, _), value in found.items() if of == name]
@@ -385,7 +385,7 @@ def _update(client: _Training, optimizer: Tensors) -> ClientUpdate:
         upload=Upload(job.client, len(job.labels), shared, sent),
         own=ClientState(
             private=dict(after.private),
-            kept=shared if job.method.keeps_shared else {},
+            kept=shared if job.method.personalizes_shared else {},
             control=control,
             optimizer=optimizer,
         ),

@@ -43,14 +43,14 @@ class _TrainingSoftmax:
 
 
 class ClientRunner:
-    """What the clients of a task do in a course: all of them, or those whose images are here.
+    """What the clients of a task do in a run: all of them, or those whose images are here.
 
-    Clients go by their numbers in the course, whatever their places in the task.
+    Clients go by their numbers in the run, whatever their places in the task.
     """
 
-    def __init__(self, course: RunSpec, data: Data, backbone: Backbone):
-        method, task = course.method, data.task
-        self.course, self._data, self._task = course, data, task
+    def __init__(self, spec: RunSpec, data: Data, backbone: Backbone):
+        method, task = spec.method, data.task
+        self.spec, self._data, self._task = spec, data, task
         self._clients = {client.id: client for client in task.clients}
         self._frozen = frozen_of(method, task, backbone)
         self._names = backbone.class_tokens([*task.class_names, *method.extra_names], method.tail)
@@ -60,11 +60,11 @@ class ClientRunner:
 
     def job(self, number: int, client: int, download: Download, own: ClientState) -> ClientJob:
         """A client's work in a round."""
-        course = self.course
+        spec = self.spec
         holder = self._clients[client]
-        if course.method.pooled and not course.finetunes(number):
+        if spec.method.pooled and not spec.finetunes(number):
             holder = Client(0, self._task.base, np.concatenate([one.train for one in self._task.clients]))
-        return self._job(holder, number, download, own, course.training(number), course.aggregator_of(number))
+        return self._job(holder, number, download, own, spec.training(number), spec.aggregator_of(number))
 
     def fitting(self, number: int, server: Server, clients: Clients, training: LocalTraining) -> list[ClientJob]:
         """The work of everybody at once, in training of another kind than that of the rounds."""
@@ -72,7 +72,7 @@ class ClientRunner:
             self._job(
                 client,
                 number,
-                replace(self.course.aggregator.download(server, client.id), control={}),
+                replace(self.spec.aggregator.download(server, client.id), control={}),
                 clients[client.id],
                 training,
                 FedAvg(),
@@ -91,9 +91,9 @@ class ClientRunner:
     ) -> ClientJob:
         images, labels, softmax = self._holding(client)
         return ClientJob(
-            method=self.course.method,
+            method=self.spec.method,
             aggregator=aggregator,
-            start=(own.kept if self.course.method.resumes_shared else {}) or self._received(download),
+            start=(own.kept if self.spec.method.continues_shared else {}) or self._received(download),
             download=download,
             own=own,
             images=images,
@@ -101,7 +101,7 @@ class ClientRunner:
             classes=softmax.tokens,
             frozen=softmax.frozen,
             training=training,
-            seed=self.course.seed,
+            seed=self.spec.seed,
             round=number,
             client=client.id,
         )
@@ -119,7 +119,7 @@ class ClientRunner:
 
         shared: the server's; sent, own: what a client is sent, and what it keeps.
         """
-        method = self.course.method
+        method = self.spec.method
 
         def model(client: int) -> Params:
             kept, download = own(client), sent(client)
@@ -135,15 +135,15 @@ class ClientRunner:
     def memory(self, client: int) -> Tensors:
         """What a client predicts with of its own images."""
         images, labels, softmax = self._holding(self._clients[client])
-        return remembered(self.course.method, images, labels, softmax.frozen)
+        return remembered(self.spec.method, images, labels, softmax.frozen)
 
     def _received(self, download: Download) -> Tensors:
         """The shared part as a client is sent it, perhaps beside other things."""
-        return {name: download.shared[name] for name in self.course.shared}
+        return {name: download.shared[name] for name in self.spec.shared}
 
     def _holding(self, client: Client) -> tuple[ImageFeatures, Tensor, _TrainingSoftmax]:
         """A client's training images, their columns [n], and the softmax that these are of."""
-        softmax = self._softmax(client.classes) if self.course.method.own_classes else self._base
+        softmax = self._softmax(client.classes) if self.spec.method.own_classes else self._base
         labels = torch.from_numpy(self._task.train.labels[client.train])
         return self._data.train[torch.from_numpy(client.train)], softmax.columns[labels], softmax
 

@@ -66,7 +66,7 @@ class Private(Aggregator):
         norm = getattr(strategy, NORM)
         return Server(shared, {NORM: torch.tensor(float(norm), dtype=torch.float64)})
 
-    def spent(self, rounds: int) -> dict[str, float]:
+    def privacy_spent(self, rounds: int) -> dict[str, float]:
         """ε at δ of a client that has taken part in so many rounds, see `epsilon`; nothing where it is infinite."""
         found = epsilon(self.privacy, rounds)
         return {"epsilon": found, "delta": self.privacy.delta} if math.isfinite(found) else {}

@@ -38,7 +38,7 @@ class ClientPool(Protocol):
     def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
         """What comes of the local training of those who are sent something in a round, ascending by client.
 
-        Of some nothing may come; then `told` says why.
+        Of some nothing may come; then `round_notes` says why.
         """
         ...
 
@@ -53,7 +53,7 @@ class ClientPool(Protocol):
         """
         ...
 
-    def told(self, number: int) -> Mapping[str, Any]:
+    def round_notes(self, number: int) -> Mapping[str, Any]:
         """What there is to say of a round beside figures, for its record."""
         ...
 
@@ -74,14 +74,14 @@ def federate(
     round depend on those who take part, but for rounds that are evaluated. A method that trains nothing has one
     round, with number 0. aggregator: None takes FedAvg; a method's own goes before.
     """
-    course = RunSpec(method, data.task, backbone, settings, seed, aggregator_for(method, settings.rounds, aggregator))
-    fleet = LocalClients(ClientRunner(course, data, backbone), course.states(state.client), workers)
-    return run_rounds(course, fleet, state, joining(course, data, backbone, workers))
+    spec = RunSpec(method, data.task, backbone, settings, seed, aggregator_for(method, settings.rounds, aggregator))
+    pool = LocalClients(ClientRunner(spec, data, backbone), spec.states(state.client), workers)
+    return run_rounds(spec, pool, state, joining(spec, data, backbone, workers))
 
 
 def run_rounds(
-    course: RunSpec,
-    fleet: ClientPool,
+    spec: RunSpec,
+    pool: ClientPool,
     state: State,
     join: Joining | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -89,37 +89,37 @@ def run_rounds(
 
     Raises TrainingError where the last round could not be evaluated.
     """
-    method, settings, aggregator = course.method, course.settings, course.aggregator
+    method, settings, aggregator = spec.method, spec.settings, spec.aggregator
     kept = state.server()
-    server = course.begin() if kept is None else on_device(kept, course.device)
-    numbers = course.rounds
+    server = spec.begin() if kept is None else on_device(kept, spec.device)
+    numbers = spec.rounds
     taken_part = Counter(client for record in state.records() for client in record["participants"])
     for number in numbers[state.rounds() :]:
         started = time.perf_counter()
         updates: Sequence[ClientUpdate] = []
         downloads: Mapping[int, Download] = {}
-        finetunes, lost = course.finetunes(number), ""
-        if course.trains:
-            downloads = course.downloads(number, server)
-            updates = fleet.train(number, downloads)
+        finetunes, lost = spec.finetunes(number), ""
+        if spec.trains:
+            downloads = spec.downloads(number, server)
+            updates = pool.train(number, downloads)
             if updates and not finetunes:
                 try:
-                    server = aggregator.without(fleet.refused).aggregate(server, [update.upload for update in updates])
+                    server = aggregator.without(pool.refused).aggregate(server, [update.upload for update in updates])
                 except TooFewError as error:
-                    if not fleet.forgiving:
+                    if not pool.forgiving:
                         raise
                     updates, lost = [], str(error)
         trained = time.perf_counter()
         with state.round():
             pools = method.pooled and not finetunes
-            state.keep(server, fleet.kept(number, updates))
+            state.keep(server, pool.kept(number, updates))
             record: dict[str, Any] = {"round": number, "participants": [u.upload.client for u in updates]}
             record |= {"lost": lost} if lost else {}
             if number % settings.eval_every == 0 or number == numbers[-1]:
                 alphas = path_alphas(settings.path_points if number == numbers[-1] else 1)
-                evaluation = fleet.evaluate(number, server, alphas)
+                evaluation = pool.evaluate(number, server, alphas)
                 if evaluation is not None:
-                    evaluation = without_standing_path(evaluation, course.tests)
+                    evaluation = without_standing_path(evaluation, spec.tests)
                     state.keep_evaluation(evaluation)
                     record |= {**summary(evaluation.clients), "shared": evaluation.shared, **evaluation.diagnostics}
                 elif number == numbers[-1]:
@@ -133,13 +133,13 @@ def run_rounds(
             if updates:
                 taken_part.update(record["participants"])
                 epochs = settings.local_epochs * (max(taken_part.values()) - finetunes)
-                record |= _mean_losses(updates) | method.spent(epochs + method.finetune_epochs * finetunes)
-                record |= aggregator.spent(max(taken_part.values()) - finetunes)
+                record |= _mean_losses(updates) | method.privacy_spent(epochs + method.finetune_epochs * finetunes)
+                record |= aggregator.privacy_spent(max(taken_part.values()) - finetunes)
             if updates and not pools:
                 record["bytes_down"] = round(fmean(download.size for download in downloads.values()))
             if updates and not pools and not finetunes:
                 record["bytes_up"] = round(fmean(update.upload.size for update in updates))
-            record |= fleet.told(number)
+            record |= pool.round_notes(number)
             record |= {"seconds_training": trained - started, "seconds_evaluation": time.perf_counter() - trained}
             state.keep_record(number, record)
         yield record
@@ -160,41 +160,41 @@ class LocalClients:
         return list(chain.from_iterable(self.workers.map(train_clients, in_groups(self.workers.towers, jobs))))
 
     def kept(self, number: int, updates: Sequence[ClientUpdate]) -> Mapping[int, ClientState]:
-        course = self.federation.course
-        if course.method.pooled and not course.finetunes(number):
+        spec = self.federation.spec
+        if spec.method.pooled and not spec.finetunes(number):
             # Client 0 stood for all of them: what it trained is no private part of its own.
             (update,) = updates
             return {0: replace(self.clients[0], optimizer=update.own.optimizer)} if update.own.optimizer else {}
-        return {update.upload.client: own_after(course, number, update) for update in updates}
+        return {update.upload.client: own_after(spec, number, update) for update in updates}
 
     def evaluate(self, number: int, server: Server, alphas: Sequence[float]) -> Evaluation:
         def sent(client: int) -> Download:
-            return self.federation.course.aggregator.download(server, client)
+            return self.federation.spec.aggregator.download(server, client)
 
         return self.federation.evaluate(number, server.shared, sent, self.clients.__getitem__, self.workers, alphas)
 
-    def told(self, number: int) -> Mapping[str, Any]:
+    def round_notes(self, number: int) -> Mapping[str, Any]:
         return {}
 
 
-def own_after(course: RunSpec, number: int, update: ClientUpdate) -> ClientState:
+def own_after(spec: RunSpec, number: int, update: ClientUpdate) -> ClientState:
     """What a client keeps of a round; after fine-tuning the shared part, too, as it trained it."""
-    return replace(update.own, kept=update.upload.shared) if course.finetunes(number) else update.own
+    return replace(update.own, kept=update.upload.shared) if spec.finetunes(number) else update.own
 
 
-def joining(course: RunSpec, data: Data, backbone: Backbone, workers: Workers[Towers]) -> Joining | None:
+def joining(spec: RunSpec, data: Data, backbone: Backbone, workers: Workers[Towers]) -> Joining | None:
     """New clients fit their private part to their images, the shared part stays; how they do, each and on the mean.
 
     A newcomer is sent what all clients share, also where the server has a shared part for every client that it knows.
     None where a task has no new clients.
     """
-    settings = course.settings
+    settings = spec.settings
     if not data.task.new_clients:
         return None
     newcomers = replace(data, task=replace(data.task, clients=data.task.new_clients, new_clients=()))
-    theirs = RunSpec(course.method, newcomers.task, backbone, settings, course.seed, FedAvg())
+    theirs = RunSpec(spec.method, newcomers.task, backbone, settings, spec.seed, FedAvg())
     federation = ClientRunner(theirs, newcomers, backbone)
-    training = LocalTraining.of(course.method, settings, settings.join_epochs, private_alone=True)
+    training = LocalTraining.of(spec.method, settings, settings.join_epochs, private_alone=True)
 
     def join(number: int, server: Server) -> dict[str, Any]:
         with State.create() as state:

@@ -111,7 +111,7 @@ class Node:
         """
         after, own = self._own(run, counted)
         (update,) = train_clients(self.towers, [self.federation.job(number, self.client, download, own)])
-        self._states(run).keep(number, after, own_after(self.federation.course, number, update))
+        self._states(run).keep(number, after, own_after(self.federation.spec, number, update))
         return update, after
 
     def evaluate(
@@ -123,13 +123,13 @@ class Node:
         """
         _, own = self._own(run, counted)
         with Workers(self.towers, 1) as workers:
-            shared = {**{name: download.shared[name] for name in self.federation.course.shared}, **alone}
+            shared = {**{name: download.shared[name] for name in self.federation.spec.shared}, **alone}
             return self.federation.evaluate(number, shared, lambda _: download, lambda _: own, workers, alphas)
 
     def _own(self, run: str, counted: int) -> tuple[int, ClientState]:
         after, kept = self._states(run).after(counted)
-        course = self.federation.course
-        return after, course.first(self.client) if kept is None else on_device(kept, course.device)
+        spec = self.federation.spec
+        return after, spec.first(self.client) if kept is None else on_device(kept, spec.device)
 
     def _states(self, run: str) -> OwnStates:
         return own_states(self.directory, run, self.client)

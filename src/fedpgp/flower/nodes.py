@@ -99,7 +99,7 @@ class Nodes:
     """
 
     grid: Grid
-    course: RunSpec
+    spec: RunSpec
     run: str
     terms: Terms
     counted: dict[int, int]
@@ -143,7 +143,7 @@ class Nodes:
             client: Request(self.run, number, self.counted.get(client, 0), download)
             for client, download in downloads.items()
         }
-        expected = {} if self.course.finetunes(number) else self.course.shared
+        expected = {} if self.spec.finetunes(number) else self.spec.shared
         self.refused = 0
 
         def read(client: int, content: RecordDict) -> ClientUpdate:
@@ -152,11 +152,11 @@ class Nodes:
                 round=number,
                 run=self.run,
                 shared=expected,
-                control=self.course.sent_control if expected else {},
+                control=self.spec.sent_control if expected else {},
                 received=downloads[client].shared,
                 most_examples=self.held[client].examples if client in self.held else MOST_EXAMPLES,
-                largest_change=self.course.settings.largest_change,
-                figures=self.course.aggregator.answered,
+                largest_change=self.spec.settings.largest_change,
+                figures=self.spec.aggregator.answered,
             )
             update = check(content, asked)
             after = content.config_records[ABOUT]["after"]
@@ -245,19 +245,19 @@ class Nodes:
 
     def evaluate(self, number: int, server: Server, alphas: Sequence[float]) -> Evaluation | None:
         requests = {}
-        for client in range(self.course.clients):
-            sent = self.course.aggregator.download(server, client)
+        for client in range(self.spec.clients):
+            sent = self.spec.aggregator.download(server, client)
             alone = {name: value for name, value in server.shared.items() if value is not sent.shared.get(name)}
             requests[client] = Request(
                 self.run, number, self.counted.get(client, 0), replace(sent, control={}), alone, tuple(alphas)
             )
-        figures = ("local", *self.course.tests, "validation_local", "validation_base")
+        figures = ("local", *self.spec.tests, "validation_local", "validation_base")
         found = self._ask(EVALUATE, requests, lambda client, content: evaluation(content, requests[client], figures))
         if len(found) < len(requests):
             self._told["evaluated"] = list(found)
         return together(list(found.values())) if found else None
 
-    def told(self, number: int) -> Mapping[str, Any]:
+    def round_notes(self, number: int) -> Mapping[str, Any]:
         told = dict(self._told)
         self._told.clear()
         return {name: fmean(found) if name.startswith("wire_") else found for name, found in told.items()}
@@ -328,13 +328,11 @@ class Nodes:
             raise Refused(line(content.config_records[FAULT].get("reason")))
         about: Mapping[str, Any] = content.config_records.get(ABOUT, {})
         client, examples = about.get("client"), about.get("examples")
-        if type(client) is not int or not 0 <= client < self.course.clients:
-            raise Refused(
-                f"it says that it is client {excerpt(client)}: client= must be 0 to {self.course.clients - 1}"
-            )
+        if type(client) is not int or not 0 <= client < self.spec.clients:
+            raise Refused(f"it says that it is client {excerpt(client)}: client= must be 0 to {self.spec.clients - 1}")
         if self._places.get(client, node) != node and self._places[client] in here:
             raise Refused(f"it says that it is client {client}, which another node is: give each a number of its own")
-        tests = {name: about.get(f"tests_{name}", 0) for name in self.course.tests}
+        tests = {name: about.get(f"tests_{name}", 0) for name in self.spec.tests}
         plausible = all(type(count) is int and 0 <= count <= MOST_EXAMPLES for count in tests.values())
         if type(examples) is not int or not 1 <= examples <= MOST_EXAMPLES or not plausible:
             raise Refused(f"it says that it has {excerpt(examples)} images")
@@ -377,14 +375,14 @@ def _greeted(guest: NodeClient, content: RecordDict, trusted: bool) -> RecordDic
 
 
 def _trained(guest: NodeClient, content: RecordDict, trusted: bool) -> RecordDict:
-    course = guest.node.federation.course
-    request = Request.of(content, course.device)
+    spec = guest.node.federation.spec
+    request = Request.of(content, spec.device)
     update, after = guest.node.train(request.run, request.number, request.counted, request.download)
-    return trained(request, update, after, not course.finetunes(request.number))
+    return trained(request, update, after, not spec.finetunes(request.number))
 
 
 def _evaluated(guest: NodeClient, content: RecordDict, trusted: bool) -> RecordDict:
-    request = Request.of(content, guest.node.federation.course.device)
+    request = Request.of(content, guest.node.federation.spec.device)
     found = guest.node.evaluate(
         request.run, request.number, request.counted, request.download, request.alone, request.alphas
     )

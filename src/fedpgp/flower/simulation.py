@@ -30,7 +30,7 @@ from fedpgp.flower.client_app import client_app
 from fedpgp.flower.mods import mods
 from fedpgp.flower.node import Node, own_states
 from fedpgp.flower.nodes import NodeClient, Nodes, answer, terms_of
-from fedpgp.runs.setup import RunSetup, aggregator_of, laboratory
+from fedpgp.runs.setup import RunSetup, aggregator_of, open_setup
 from fedpgp.runtime.code_files import load_file, loaded_files
 
 OPEN = 64  # clients that an actor holds ready
@@ -38,7 +38,7 @@ DIRECTORY = "clients"  # in a run directory: what each client keeps, until the r
 
 
 def simulate(
-    lab: RunSetup, method: str, seed: int, course: RunSpec, directory: Path | None, state: State
+    setup: RunSetup, method: str, seed: int, spec: RunSpec, directory: Path | None, state: State
 ) -> Iterator[dict[str, Any]]:
     """Runs the rounds that a state has not finished yet and yields the record of each, as `federate` does.
 
@@ -47,24 +47,24 @@ def simulate(
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its next default, of which it warns
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    task, run = lab.tasks[seed], state.origin()["run"]
+    task, run = setup.tasks[seed], state.origin()["run"]
     with ExitStack() as stack:
         place = Path(stack.enter_context(TemporaryDirectory())) if directory is None else directory / DIRECTORY
-        packed = pickle.dumps((lab.config, method, seed, lab.cache, lab.skip_bad_images))
+        packed = pickle.dumps((setup.config, method, seed, setup.cache, setup.skip_bad_images))
         opener = _Opener(run, place.absolute(), tuple(loaded_files()), packed)
         nodes = Nodes(
-            grid=stack.enter_context(_grid(opener, course.clients, lab)),
-            course=course,
+            grid=stack.enter_context(_grid(opener, spec.clients, setup)),
+            spec=spec,
             run=run,
-            terms=terms_of(lab.backbone, task),
+            terms=terms_of(setup.backbone, task),
             counted={client: record["round"] for record in state.records() for client in record["participants"]},
-            deadline=lab.config.federation.deadline,
+            deadline=setup.config.federation.deadline,
             forgiving=False,
-            privacy=lab.config.privacy,
+            privacy=setup.config.privacy,
         )
-        nodes.gather(course.clients)
+        nodes.gather(spec.clients)
         yield from run_rounds(
-            course, nodes, state, joining(course, lab.data(course.method, seed), lab.backbone, lab.workers)
+            spec, nodes, state, joining(spec, setup.data(spec.method, seed), setup.backbone, setup.workers)
         )
         kept = {client: own_states(place, run, client).after(number)[1] for client, number in nodes.counted.items()}
         server = state.server()
@@ -75,7 +75,7 @@ def simulate(
 
 
 @contextmanager
-def _grid(opener: "_Opener", clients: int, lab: RunSetup) -> Iterator[Grid]:
+def _grid(opener: "_Opener", clients: int, setup: RunSetup) -> Iterator[Grid]:
     """Flower's side of a simulation, in a thread: its loop ends when the block does."""
     server, opened, over = ServerApp(), Queue[Grid | BaseException](), threading.Event()
 
@@ -84,14 +84,14 @@ def _grid(opener: "_Opener", clients: int, lab: RunSetup) -> Iterator[Grid]:
         opened.put(grid)
         over.wait()
 
-    cuda = lab.config.backbone.device.startswith("cuda")
-    own = {"num_cpus": lab.workers.count, "include_dashboard": False}  # of a Ray that this process starts
+    cuda = setup.config.backbone.device.startswith("cuda")
+    own = {"num_cpus": setup.workers.count, "include_dashboard": False}  # of a Ray that this process starts
 
     def simulate() -> None:
         try:
             run_simulation(
                 server,
-                client_app(opener, mods(asdict(lab.config.privacy))),
+                client_app(opener, mods(asdict(setup.config.privacy))),
                 clients,
                 backend_config={
                     "client_resources": {"num_cpus": 1, "num_gpus": 1.0 if cuda else 0.0},
@@ -137,23 +137,23 @@ class _Opener:
 
 
 @lru_cache(maxsize=1)
-def _laboratory(opener: _Opener) -> tuple[RunSetup, ExitStack]:
+def _setup_of(opener: _Opener) -> tuple[RunSetup, ExitStack]:
     """Of this process, for as long as it lives."""
     torch.set_num_threads(1)
     config, method, seed, cache, skip_bad_images = opener.unpack()
     stack = ExitStack()
-    lab = stack.enter_context(laboratory(config, [method], [seed], 1, cache, skip_bad_images, None))
-    return lab, stack
+    setup = stack.enter_context(open_setup(config, [method], [seed], 1, cache, skip_bad_images, None))
+    return setup, stack
 
 
 @lru_cache(maxsize=OPEN)
 def _guest(opener: _Opener, client: int) -> NodeClient:
-    lab, _ = _laboratory(opener)
+    setup, _ = _setup_of(opener)
     config, name, seed, *_ = opener.unpack()
     method = config.methods[name]
-    data = lab.data(method, seed)
-    course = RunSpec(method, data.task, lab.backbone, config.federation, seed, aggregator_of(config, name))
+    data = setup.data(method, seed)
+    spec = RunSpec(method, data.task, setup.backbone, config.federation, seed, aggregator_of(config, name))
     alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))
-    federation = ClientRunner(course, alone, lab.backbone)
-    node = Node(federation, lab.backbone.towers(method.reads), client, opener.directory)
-    return NodeClient(node, terms_of(lab.backbone, data.task), counts_of(alone.task))
+    federation = ClientRunner(spec, alone, setup.backbone)
+    node = Node(federation, setup.backbone.towers(method.reads), client, opener.directory)
+    return NodeClient(node, terms_of(setup.backbone, data.task), counts_of(alone.task))

@@ -1,4 +1,8 @@
-"""The methods by the names that the command line and the config use, and what a method is made of."""
+"""The contract of a method, one file for each method, plug-ins of others, and the published settings.
+
+It may import aggregators, data and the backbone, and it knows no files of runs, processes or Flower. Start with `base`,
+then `promptfl`.
+"""
 
 from fedpgp.methods.base import (
     STRICT,

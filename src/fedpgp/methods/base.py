@@ -53,10 +53,10 @@ class Params:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """images: features [B, D] of unit length, or [B, 1 + P, D] or [B, 1 + V, D] as `Method.reads` has it; labels: [B]
-    columns of the softmax."""
+    """features: of images, [B, D] of unit length, or [B, 1 + P, D] or [B, 1 + V, D] as `Method.reads` has it; labels:
+    [B] columns of the softmax."""
 
-    images: Tensor
+    features: Tensor
     labels: Tensor
 
 
@@ -92,15 +92,15 @@ class Method(ABC):
     venue: ClassVar[str]
     pooled: ClassVar[bool] = False
     """One training on the images of all clients together, which no federation has."""
-    keeps_shared: ClassVar[bool] = False
+    personalizes_shared: ClassVar[bool] = False
     """A client predicts with the shared part as it trained it last, not as it receives it."""
-    resumes_shared: ClassVar[bool] = False
+    continues_shared: ClassVar[bool] = False
     """Its training goes on from there, too; what it receives is only `Params.received`."""
     own_classes: ClassVar[bool] = False
     """A client's softmax in training has its own classes alone, not all base classes."""
     batchable: ClassVar[bool] = True
     """Clients may be trained together. Not where their softmax or the text that they read differs."""
-    turns_gradient: ClassVar[bool] = False
+    custom_gradient: ClassVar[bool] = False
     """`direction` is called, with the gradient of every term of the loss by itself."""
     per_example: ClassVar[bool] = False
     """... and of every example by itself; the loss of a batch must be the mean of its examples'."""
@@ -202,7 +202,7 @@ class Method(ABC):
 
         gradients: by term of the loss, then by parameter, with `per_example` [B, …] of every example.
         """
-        raise NotImplementedError(f"{type(self).__name__} declares turns_gradient and has no direction")
+        raise NotImplementedError(f"{type(self).__name__} declares custom_gradient and has no direction")
 
     def after_training(self, params: Params, rng: torch.Generator) -> Params:
         """The shared part that a client sends, and the private one that it keeps, after its epochs of a round.
@@ -234,13 +234,13 @@ class Method(ABC):
 
     def without_private(self, params: Params) -> Params | None:
         """The parameters of somebody who has the shared part only; None where that predicts nothing."""
-        return None if params.private or self.keeps_shared else params
+        return None if params.private or self.personalizes_shared else params
 
     def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
         """Figures of one client to record beside its accuracies. text: [K, C, D] over the base classes."""
         return {}
 
-    def spent(self, epochs: int) -> dict[str, float]:
+    def privacy_spent(self, epochs: int) -> dict[str, float]:
         """What so many passes over a client's images have cost it beside time, such as its privacy."""
         return {}
 

@@ -45,7 +45,7 @@ class DeepPhraseMethod(PhraseMethod, ABC):
         return [prompt_of(params.shared, "text")]
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}
+        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
 
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         return logits(text[0], images[:, 1] if images.dim() == 3 else images, frozen)

@@ -43,11 +43,11 @@ class DPFPL(PromptMethod):
     The noise is drawn from the run's seed, as everything here: ε holds against those who do not know the seed, and a
     simulation's server does.
 
-    `spent` counts the released prompts alone: what a run records, losses and accuracies, is not protected, nor is an
-    upload's number of images.
+    `privacy_spent` counts the released prompts alone: what a run records, losses and accuracies, is not protected, nor
+    is an upload's number of images.
 
     How z relates to ε: the public code takes ε and computes z = √(R ln(1/δ)) / ε for R rounds of one batch, so the
-    authors' ε = 0.4 is z = 85 for 100 rounds and δ = 1e-5. `spent` counts two mechanisms in each epoch, and has
+    authors' ε = 0.4 is z = 85 for 100 rounds and δ = 1e-5. `privacy_spent` counts two mechanisms in each epoch, and has
     ε = 0.59 for z = 85 and 100 epochs. Our default z = 1 has ε = 92 after 50 epochs (25 rounds of 2), which protects
     nobody; ε = 8 needs z = 6.0 there. If ε is above 10, a run says so before it starts.
     """
@@ -56,7 +56,7 @@ class DPFPL(PromptMethod):
     source: ClassVar[str] = "Tran et al., ICLR 2025, arXiv 2501.13904"
     year: ClassVar[int] = 2025
     venue: ClassVar[str] = "ICLR"
-    turns_gradient: ClassVar[bool] = True
+    custom_gradient: ClassVar[bool] = True
     per_example: ClassVar[bool] = True
 
     rank: int = Field(default=8, ge=1, le=1024, description="k, of the personal part's gradient (public code)")
@@ -78,7 +78,7 @@ class DPFPL(PromptMethod):
         return {"shared": self.learning_rate, "private": self.private_learning_rate or self.learning_rate}
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
-        self.spent(1)  # a missing package is found before training rather than after its first round
+        self.privacy_spent(1)  # a missing package is found before training rather than after its first round
         return {"p_G": self.new_context(backbone, rng)}
 
     def init_private(self, task: Task, backbone: Backbone, rng: torch.Generator, client: int) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ class DPFPL(PromptMethod):
         return [params.shared["p_G"] + params.private["p_L"]]
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}
+        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
 
     def direction(
         self, gradients: Mapping[str, Mapping[str, Tensor]], params: Params, rng: torch.Generator
@@ -127,7 +127,7 @@ class DPFPL(PromptMethod):
     def without_private(self, params: Params) -> Params:
         return self.path(params, 0)
 
-    def spent(self, epochs: int) -> dict[str, float]:
+    def privacy_spent(self, epochs: int) -> dict[str, float]:
         """ε at `delta`, of one client's image against an empty place in its batches; exact, and without subsampling.
 
         In each epoch an image is in one batch, whatever the order: two Gaussian mechanisms of sensitivity C/B and noise
@@ -146,7 +146,7 @@ class DPFPL(PromptMethod):
 
     def assumptions(self, epochs: int) -> list[str]:
         """What a person should know before a run of so many local epochs: a warning if its ε is large."""
-        epsilon = self.spent(epochs).get("epsilon", 0)
+        epsilon = self.privacy_spent(epochs).get("epsilon", 0)
         if epsilon <= LARGE:
             return []
         from dp_accounting import get_sigma_gaussian

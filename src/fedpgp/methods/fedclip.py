@@ -85,7 +85,7 @@ class FedCLIP(TrainedMethod):
         return []
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        every = self.predict(params, text, batch.images, frozen)
+        every = self.predict(params, text, batch.features, frozen)
         if self.objective == "cross-entropy":
             return {"task": F.cross_entropy(every, batch.labels)}
         S, own = every[:, batch.labels], torch.arange(len(batch.labels), device=batch.labels.device)

@@ -70,7 +70,7 @@ class FedCoCoOp(PromptMethod):
         return list(theta["p"] + shift[:, None])
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}
+        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
 
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         return frozen.logit_scale.exp() * torch.einsum("bd,bcd->bc", images, text)  # image b meets its own text

@@ -88,7 +88,7 @@ class FedProDA(PromptMethod):
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         w, nameless = text[:, :-1], text[:, -1]
         bound = 0.5 * frozen.logit_scale.exp().square() * _variance(w, batch)
-        task = F.cross_entropy(logits(w.mean(0), batch.images, frozen) + bound, batch.labels)
+        task = F.cross_entropy(logits(w.mean(0), batch.features, frozen) + bound, batch.labels)
         pairs = len(w) * (len(w) - 1) / 2
         likeness = (nameless @ nameless.T).triu(1).abs().sum() / max(pairs, 1)
         return {"task": task, "orthogonality": self.orthogonality * likeness}
@@ -105,7 +105,7 @@ def _variance(w: Tensor, batch: Batch) -> Tensor:
 
     Its parts are products over D, so that no [n, C, D] or [C, C, D] is made.
     """
-    a, squares, labels = w - w.mean(0), batch.images.square(), batch.labels
+    a, squares, labels = w - w.mean(0), batch.features.square(), batch.labels
     alone = squares @ a.square().sum(0).T
     both = torch.einsum("knd,kcd->nc", squares * a[:, labels], a)
     return (alone + alone.gather(1, labels[:, None]) - 2 * both) / (len(w) + 1)

@@ -52,7 +52,7 @@ class FedProGrad(PromptFL):
     source: ClassVar[str] = "ProGrad, Zhu et al., ICCV 2023, arXiv 2205.14865, on each client, averaged as in PromptFL"
     year: ClassVar[int] = 2023
     venue: ClassVar[str] = "ICCV"
-    turns_gradient: ClassVar[bool] = True
+    custom_gradient: ClassVar[bool] = True
 
     strength: float = Field(
         default=1.0,
@@ -91,7 +91,7 @@ class FedProGrad(PromptFL):
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         teacher, student = (
-            F.log_softmax(logits(features, batch.images, frozen) / self.temperature, dim=-1)
+            F.log_softmax(logits(features, batch.features, frozen) / self.temperature, dim=-1)
             for features in (frozen.guidance, text[0])
         )
         divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)

@@ -119,7 +119,7 @@ class FedPromptSRC(FedIVLP):
         return templates_of(self.guidance, task)
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        z, seen = text[0], batch.images
+        z, seen = text[0], batch.features
         f_0, f = (seen[:, 0], seen[:, 1]) if seen.dim() == 3 else (seen, seen)
         prompted, taught = logits(z, f, frozen), logits(frozen.guidance, f_0, frozen)
         of_entries = F.kl_div(prompted.log_softmax(-1), taught.log_softmax(-1), reduction="none", log_target=True)

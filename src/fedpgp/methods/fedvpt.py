@@ -88,7 +88,7 @@ class FedVPT(TrainedMethod):
         return [prompt_of(params.shared, "visual")]
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}
+        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
 
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         return logits(frozen.guidance, images[:, 1], frozen)

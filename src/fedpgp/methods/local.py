@@ -33,7 +33,7 @@ class Local(SinglePromptMethod):
         return [self.contexts(params.private["p"], frozen)]
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}
+        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
 
     def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
         return {"cosine_guidance_personal": mean_cosine(frozen.guidance, text[0])}

@@ -53,7 +53,7 @@ class PFedMMA(TrainedMethod):
     source: ClassVar[str] = "Ghiasvand et al., ICLR 2026, arXiv 2507.05394"
     year: ClassVar[int] = 2026
     venue: ClassVar[str] = "ICLR"
-    turns_gradient: ClassVar[bool] = True
+    custom_gradient: ClassVar[bool] = True
 
     start_layer: int = Field(
         default=5, ge=1, le=1024, description="l, the first layer with adapters, from 1; the last is the tower's (MMA)"
@@ -129,7 +129,7 @@ class PFedMMA(TrainedMethod):
         return self._prompts(params, "image")
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}
+        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
 
     def direction(
         self, gradients: Mapping[str, Mapping[str, Tensor]], params: Params, rng: torch.Generator

@@ -81,7 +81,7 @@ class PFedMoAP(PromptMethod):
     source: ClassVar[str] = "Luo et al., ICLR 2025, arXiv 2410.10114"
     year: ClassVar[int] = 2025
     venue: ClassVar[str] = "ICLR"
-    keeps_shared: ClassVar[bool] = True
+    personalizes_shared: ClassVar[bool] = True
 
     experts: int = Field(
         default=10, ge=1, le=10_000, description="1 + E at most, the client's own included (public code)"
@@ -122,7 +122,7 @@ class PFedMoAP(PromptMethod):
         return list(params.received["experts"]) if "experts" in params.received else []
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}
+        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
 
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         own = logits(text[0], images, frozen)

@@ -90,8 +90,8 @@ class PromptAMP(SinglePromptMethod):
     source: ClassVar[str] = "FedAMP, Huang et al. 2021, arXiv 2007.03797, on CoOp's prompt"
     year: ClassVar[int] = 2021
     venue: ClassVar[str] = "AAAI"
-    keeps_shared: ClassVar[bool] = True
-    resumes_shared: ClassVar[bool] = True
+    personalizes_shared: ClassVar[bool] = True
+    continues_shared: ClassVar[bool] = True
 
     attraction: float = Field(
         default=1.0, ge=0, le=1e6, description="λ, weight of the attraction (a third party's code)"
@@ -129,7 +129,7 @@ class PromptAMP(SinglePromptMethod):
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         away = params.shared["p"] - params.received["p"]
         return {
-            "task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels),
+            "task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels),
             "attraction": self.attraction / (2 * self.alpha) * away.square().sum(),
         }
 

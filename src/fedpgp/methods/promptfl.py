@@ -44,7 +44,7 @@ class PromptFL(SinglePromptMethod):
         return [self.contexts(params.shared["p_G"], frozen)]
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}
+        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
 
     def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
         return {"cosine_guidance_global": mean_cosine(frozen.guidance, text[0])}

@@ -122,4 +122,4 @@ class TransportMethod(PromptMethod, ABC):
         return frozen.logit_scale.exp() * (plan * similarity).sum((-2, -1))
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.images, frozen), batch.labels)}
+        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}

@@ -16,7 +16,7 @@ from fedpgp.results.run import Run, spread
 from fedpgp.studies.axes import is_numeric, slug
 
 if TYPE_CHECKING:
-    from fedpgp.studies.plan import Found, Key
+    from fedpgp.studies.plan import Found, GridPart, Key
 
 SHOWN = ("local", "base", "novel", "cm")
 CROWDED = 24  # letters that the labels below one panel have room for

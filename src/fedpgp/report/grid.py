@@ -11,7 +11,7 @@ from fedpgp.results.run import columns
 from fedpgp.runtime.files import write
 
 if TYPE_CHECKING:
-    from fedpgp.studies.plan import Found
+    from fedpgp.studies.plan import Found, GridPart
 
 
 def write_sweep(found: "Found", directory: Path) -> None:

@@ -18,7 +18,7 @@ from fedpgp.studies.recipe import Recipe, Reported, read_recipe
 from fedpgp.studies.reported_settings import Agreement
 
 if TYPE_CHECKING:
-    from fedpgp.studies.plan import Found, Key
+    from fedpgp.studies.plan import Found, GridPart, Key
 
 PARTS = {"final": "last round", "last_five": "mean of the last five rounds"}
 REPORTED = "reported.csv"

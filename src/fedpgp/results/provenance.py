@@ -35,7 +35,7 @@ def begin(directory: Path, begun: Mapping[str, Any]) -> None:
     State.create(directory / FILE, begun).close()
 
 
-def begun_config(directories: Sequence[Path], methods: Sequence[Method] = ()) -> ExperimentConfig:
+def started_config(directories: Sequence[Path], methods: Sequence[Method] = ()) -> ExperimentConfig:
     """The config of unfinished runs. methods: somebody's own, as they were given when the runs were begun.
 
     Raises OutputError where a config.toml is not what its run was begun with, or where two runs have different ones.

@@ -126,12 +126,12 @@ def _describe(task: Task) -> dict[str, Any]:
     }
 
 
-def predicting(course: RunSpec, server: Server | None) -> Server | None:
+def predicting(spec: RunSpec, server: Server | None) -> Server | None:
     """The server with the shared part that models predict with, where that is another than is trained on."""
     if server is None:
         return None
-    received = course.aggregator.download(server, 0).shared
-    return replace(server, shared=dict(course.method.for_prediction(Params(server.shared, {}, received)).shared))
+    received = spec.aggregator.download(server, 0).shared
+    return replace(server, shared=dict(spec.method.for_prediction(Params(server.shared, {}, received)).shared))
 
 
 class Prompts(Mapping[str, Tensor]):
@@ -173,11 +173,11 @@ class Prompts(Mapping[str, Tensor]):
         return sum(1 for _ in self)
 
 
-def sent_to(course: RunSpec, server: Server | None) -> Callable[[int], Mapping[str, Tensor]]:
+def sent_to(spec: RunSpec, server: Server | None) -> Callable[[int], Mapping[str, Tensor]]:
     """What each client is sent, where that depends on who it is."""
-    if server is None or not course.aggregator.personal:
+    if server is None or not spec.aggregator.personal:
         return lambda client: {}
-    return lambda client: course.aggregator.download(server, client).shared
+    return lambda client: spec.aggregator.download(server, client).shared
 
 
 def outcomes(task: Task, last: Evaluation) -> Outcomes:

@@ -20,7 +20,7 @@ from fedpgp.results.provenance import origin
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run, run_directory, write_run
 from fedpgp.results.summary import Prompts, figures
-from fedpgp.runs.setup import RunSetup, laboratory
+from fedpgp.runs.setup import RunSetup, open_setup
 from fedpgp.runtime.files import write
 
 
@@ -54,8 +54,8 @@ def join(
         raise ConfigError(f"{name} is neither built in nor of an installed package: a run of it cannot be joined")
     config = _config(found, data, shots, device)
     reporter = reporter or Silent()
-    with laboratory(config, [name], [seed], 1, cache, False, reporter) as lab:
-        joined = _fitted(lab, found, name, seed, epochs or found.config.federation.join_epochs, reporter)
+    with open_setup(config, [name], [seed], 1, cache, False, reporter) as setup:
+        joined = _fitted(setup, found, name, seed, epochs or found.config.federation.join_epochs, reporter)
     if output is not None:
         with run_directory(Path(output), force) as scratch:
             write(scratch / "config.toml", joined.config.to_toml().encode())
@@ -75,26 +75,26 @@ def _config(run: Run, data: str, shots: int, device: str | None) -> ExperimentCo
     return replace(config, task=task, federation=replace(config.federation, engine="deployment"))
 
 
-def _fitted(lab: RunSetup, run: Run, name: str, seed: int, epochs: int, reporter: Reporter) -> Run:
-    config, settings, began = lab.config, lab.config.federation, time.perf_counter()
-    method, task = config.methods[name], lab.tasks[seed]
-    course = RunSpec(method, task, lab.backbone, settings, seed, FedAvg())
-    first = course.first(0)
+def _fitted(setup: RunSetup, run: Run, name: str, seed: int, epochs: int, reporter: Reporter) -> Run:
+    config, settings, began = setup.config, setup.config.federation, time.perf_counter()
+    method, task = config.methods[name], setup.tasks[seed]
+    spec = RunSpec(method, task, setup.backbone, settings, seed, FedAvg())
+    first = spec.first(0)
     if not first.private:
         raise ConfigError(f"{name} has no private part to fit: a new client takes the shared part as it is")
-    server = Server(_shared(run, course))
-    federation = ClientRunner(course, lab.data(method, seed), lab.backbone)
+    server = Server(_shared(run, spec))
+    federation = ClientRunner(spec, setup.data(method, seed), setup.backbone)
     training = LocalTraining.of(method, settings, epochs, private_alone=True)
     number = int(run.results["rounds"]) + 1
     reporter.progress("fitting the private part", 0, epochs)
-    (job,) = federation.fitting(number, server, course.states(lambda client: None), training)
-    (update,) = train_clients(lab.workers.towers, [job])
+    (job,) = federation.fitting(number, server, spec.states(lambda client: None), training)
+    (update,) = train_clients(setup.workers.towers, [job])
     reporter.progress("fitting the private part", epochs, epochs)
     own = replace(update.own, kept={})
     trained = time.perf_counter()
     sent, alphas = Download(server.shared), path_alphas(settings.path_points)
-    last = federation.evaluate(number, server.shared, lambda _: sent, lambda _: own, lab.workers, alphas)
-    last = without_standing_path(last, course.tests)
+    last = federation.evaluate(number, server.shared, lambda _: sent, lambda _: own, setup.workers, alphas)
+    last = without_standing_path(last, spec.tests)
     record: dict[str, Any] = {
         "round": number,
         "participants": [0],
@@ -113,17 +113,17 @@ def _fitted(lab: RunSetup, run: Run, name: str, seed: int, epochs: int, reporter
         rounds=[record],
         prompts=dict(Prompts(server, [own])),
         outcomes=None,
-        provenance={**origin(config, name, seed, lab.backbone, lab.source)["provenance"], "joined": run.provenance},
+        provenance={**origin(config, name, seed, setup.backbone, setup.source)["provenance"], "joined": run.provenance},
     )
 
 
-def _shared(run: Run, course: RunSpec) -> Tensors:
+def _shared(run: Run, spec: RunSpec) -> Tensors:
     """The shared part of a run, as this checkpoint needs it; raises ConfigError where it is of another."""
-    found = {name: run.prompts[f"shared/{name}"] for name in course.shared if f"shared/{name}" in run.prompts}
-    for name, like in course.shared.items():
+    found = {name: run.prompts[f"shared/{name}"] for name in spec.shared if f"shared/{name}" in run.prompts}
+    for name, like in spec.shared.items():
         if name not in found or found[name].shape != like.shape:
             raise ConfigError(
-                f"the run's shared part {name} does not fit {course.method.name} on this checkpoint: take that with"
+                f"the run's shared part {name} does not fit {spec.method.name} on this checkpoint: take that with"
                 " which it was trained (backbone.checkpoint)"
             )
-    return {name: value.to(course.shared[name]) for name, value in found.items()}
+    return {name: value.to(spec.shared[name]) for name, value in found.items()}

@@ -21,7 +21,7 @@ from fedpgp.methods.published import PUBLISHED, published_settings
 from fedpgp.methods.reserved import ALL
 from fedpgp.report.comparison import write_comparison
 from fedpgp.reporting import Reporter, Silent, hears_notices
-from fedpgp.results.provenance import begin, begun_config, check_origin, origin
+from fedpgp.results.provenance import begin, check_origin, origin, started_config
 from fedpgp.results.run import Comparison, Run, headline
 from fedpgp.results.run_store import (
     PLAN,
@@ -43,7 +43,7 @@ from fedpgp.runs.comparison_plan import Cell, ComparisonPlan
 from fedpgp.runs.published import descriptions, with_unused
 from fedpgp.runs.run_iterator import Records, Rounds, exhausted
 from fedpgp.runs.runtime_estimate import seconds_of_run
-from fedpgp.runs.setup import RunSetup, aggregator_of, laboratory
+from fedpgp.runs.setup import RunSetup, aggregator_of, open_setup
 from fedpgp.runtime.files import write_json
 
 HEADLINE = ("zero-shot", "local", "promptfl", "fedpgp")  # what is compared unless methods are named
@@ -126,11 +126,11 @@ def rounds(
 
     def work() -> Records[Run]:
         _describe(settings, experiment, [name], reporter)
-        with laboratory(experiment, [name], [seed], workers, cache, skip_bad_images, reporter) as lab:
+        with open_setup(experiment, [name], [seed], workers, cache, skip_bad_images, reporter) as setup:
             if directory is not None:
                 with run_directory(directory, force) as scratch:
-                    begin(scratch, _origin(lab, name, seed))
-            (result,) = yield from _work(lab, {(name, seed): directory})
+                    begin(scratch, _origin(setup, name, seed))
+            (result,) = yield from _work(setup, {(name, seed): directory})
         return result
 
     return Rounds(work())
@@ -166,17 +166,17 @@ def compare(
     if directory is not None:
         check_output(directory, force)
     _describe(settings, experiment, list(chosen), reporter)
-    with laboratory(experiment, list(chosen), every, workers, cache, skip_bad_images, reporter) as lab:
+    with open_setup(experiment, list(chosen), every, workers, cache, skip_bad_images, reporter) as setup:
         if directory is not None:
             with run_directory(directory, force) as scratch:
                 write_json(scratch / PLAN, {"seeds": chosen})
                 for (name, seed), cell in planned(scratch, chosen).items():
                     cell.mkdir(parents=True)
-                    begin(cell, _origin(lab, name, seed))
+                    begin(cell, _origin(setup, name, seed))
             planned_cells: Cells = planned(directory, chosen)
         else:
             planned_cells = dict.fromkeys(planned(Path(), chosen))
-        runs = exhausted(_work(lab, planned_cells))
+        runs = exhausted(_work(setup, planned_cells))
     return _compared(runs, directory)
 
 
@@ -199,8 +199,8 @@ def planned_comparison(
     """
     experiment, chosen, every = _compared_with(methods, seeds, costly_seeds, config, changes, settings)
     _describe(settings, experiment, list(chosen), reporter)
-    with laboratory(experiment, list(chosen), every, workers, cache, skip_bad_images, reporter) as lab:
-        return _timed(lab, dict.fromkeys(planned(Path(), chosen), 0)).describe(lab.workers.count)
+    with open_setup(experiment, list(chosen), every, workers, cache, skip_bad_images, reporter) as setup:
+        return _timed(setup, dict.fromkeys(planned(Path(), chosen), 0)).describe(setup.workers.count)
 
 
 def _compared_with(
@@ -254,14 +254,14 @@ def resume(
                 f"{directory} was begun with the method {name!r}, which is neither ours nor of an installed package:"
                 " name it as it was then, with --method path/to/file.py:Name"
             )
-    config = begun_config(list(todo.values()), given)
+    config = started_config(list(todo.values()), given)
     names, seeds = (list(dict.fromkeys(keys)) for keys in zip(*todo, strict=True))
     config = replace(
         config,
         methods={**{name: find_method(name)() for name in names if name not in config.methods}, **config.methods},
     )
-    with laboratory(config, names, seeds, workers, cache, skip_bad_images, reporter) as lab:
-        runs = exhausted(_work(lab, found))
+    with open_setup(config, names, seeds, workers, cache, skip_bad_images, reporter) as setup:
+        runs = exhausted(_work(setup, found))
     return _compared(runs, directory)
 
 
@@ -362,74 +362,74 @@ def _check_engine(engine: str) -> None:
         )
 
 
-def _origin(lab: RunSetup, name: str, seed: int) -> dict[str, Any]:
-    return origin(lab.config, name, seed, lab.backbone, lab.source)
+def _origin(setup: RunSetup, name: str, seed: int) -> dict[str, Any]:
+    return origin(setup.config, name, seed, setup.backbone, setup.source)
 
 
-def _work(lab: RunSetup, cells: Cells) -> Records[list[Run]]:
+def _work(setup: RunSetup, cells: Cells) -> Records[list[Run]]:
     """Runs what is not finished and loads what is; the states are open, and so locked, from the beginning."""
     with ExitStack() as stack:
         states = {}
         for cell, path in cells.items():
             if path is None:
-                states[cell] = stack.enter_context(State.create(origin=_origin(lab, *cell)))
+                states[cell] = stack.enter_context(State.create(origin=_origin(setup, *cell)))
             elif is_unfinished(path):
                 states[cell] = stack.enter_context(State.open(path / FILE))
-                check_origin(path, states[cell], _origin(lab, *cell), lab.reporter.notice)
-        plan = _plan(lab, {cell: state.rounds() for cell, state in states.items()})
+                check_origin(path, states[cell], _origin(setup, *cell), setup.reporter.notice)
+        plan = _plan(setup, {cell: state.rounds() for cell, state in states.items()})
         runs = []
         for cell, path in cells.items():
             if path is not None and cell not in states:
                 runs.append(load_run(path))
                 continue
             started = time.perf_counter()
-            runs.append((yield from _run(lab, *cell, path, states[cell])))
+            runs.append((yield from _run(setup, *cell, path, states[cell])))
             plan.done(cell, time.perf_counter() - started)
             if plan.runs > 1:
-                lab.reporter.progress("all runs", plan.finished, plan.runs, plan.in_words)
+                setup.reporter.progress("all runs", plan.finished, plan.runs, plan.in_words)
         return runs
 
 
-def _plan(lab: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
+def _plan(setup: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
     """The runs to do, which are told; nothing is timed where there is one at most, or nobody hears of it.
 
     done: how many rounds of each are finished.
     """
-    if len(done) <= 1 or not hears_notices(lab.reporter):
+    if len(done) <= 1 or not hears_notices(setup.reporter):
         return ComparisonPlan(dict.fromkeys(done, 0.0))
-    plan = _timed(lab, done)
-    lab.reporter.notice(plan.describe(lab.workers.count))
+    plan = _timed(setup, done)
+    setup.reporter.notice(plan.describe(setup.workers.count))
     return plan
 
 
-def _timed(lab: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
-    lab.workers.start()  # once, which is no part of what a round takes
+def _timed(setup: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
+    setup.workers.start()  # once, which is no part of what a round takes
     rates: dict[str, float] = {}
     names = list(dict.fromkeys(name for name, _ in done))
     for i, name in enumerate(names):
-        lab.reporter.progress("timing a round of each method", i, len(names), name)
+        setup.reporter.progress("timing a round of each method", i, len(names), name)
         seed = next(seed for of, seed in done if of == name)
-        rates[name] = _seconds(lab, name, seed)
-    lab.reporter.progress("timing a round of each method", len(names), len(names))
+        rates[name] = _seconds(setup, name, seed)
+    setup.reporter.progress("timing a round of each method", len(names), len(names))
     left = {
-        (name, seed): rates[name] * (1 - finished / rounds_of(lab.config.methods[name], lab.config.federation))
+        (name, seed): rates[name] * (1 - finished / rounds_of(setup.config.methods[name], setup.config.federation))
         for (name, seed), finished in done.items()
     }
     return ComparisonPlan(left)
 
 
-def _seconds(lab: RunSetup, name: str, seed: int) -> float:
-    method = lab.config.methods[name]
+def _seconds(setup: RunSetup, name: str, seed: int) -> float:
+    method = setup.config.methods[name]
     try:
         with own_errors(method, training=True):
             return seconds_of_run(
                 method,
-                lab.data(method, seed),
-                lab.backbone,
-                lab.config.federation,
+                setup.data(method, seed),
+                setup.backbone,
+                setup.config.federation,
                 seed,
-                lab.workers,
-                lab.config.aggregator,
+                setup.workers,
+                setup.config.aggregator,
             )
     except TrainingError:
         return 0.0  # the run itself will say so, in its place
@@ -441,24 +441,24 @@ def _with_own_errors(method: Method, records: Iterator[dict[str, Any]]) -> Itera
         yield from records
 
 
-def _run(lab: RunSetup, name: str, seed: int, directory: Path | None, state: State) -> Records[Run]:
+def _run(setup: RunSetup, name: str, seed: int, directory: Path | None, state: State) -> Records[Run]:
     """Runs what is left of one run, and writes its files where it has a directory."""
-    config, reporter, backbone = lab.config, lab.reporter, lab.backbone
-    method, task, settings = config.methods[name], lab.tasks[seed], config.federation
-    data = lab.data(method, seed)
-    course = RunSpec(method, task, backbone, settings, seed, aggregator_of(config, name))
+    config, reporter, backbone = setup.config, setup.reporter, setup.backbone
+    method, task, settings = config.methods[name], setup.tasks[seed], config.federation
+    data = setup.data(method, seed)
+    spec = RunSpec(method, task, backbone, settings, seed, aggregator_of(config, name))
     label = f"{name}, seed {seed}"
     total = rounds_of(method, settings)
     reporter.begin(name, seed, config)
-    for sentence in assumptions(config.privacy, config.federation, method, course.clients, course.most_rounds):
+    for sentence in assumptions(config.privacy, config.federation, method, spec.clients, spec.most_rounds):
         reporter.notice(sentence)
     reporter.progress(label, state.rounds(), total)
     if settings.engine == "simulation":
         from fedpgp.flower.simulation import simulate
 
-        finished = simulate(lab, name, seed, course, directory, state)
+        finished = simulate(setup, name, seed, spec, directory, state)
     else:
-        finished = federate(method, data, backbone, settings, seed, lab.workers, state, config.aggregator)
+        finished = federate(method, data, backbone, settings, seed, setup.workers, state, config.aggregator)
     remedy = f"free space, then go on with --resume {directory}"
     if directory is not None:
         with writing(directory, remedy):
@@ -474,9 +474,9 @@ def _run(lab: RunSetup, name: str, seed: int, directory: Path | None, state: Sta
     records, last, server = state.records(), state.evaluation(), state.server()
     result = Run(
         config=config,
-        results=figures(task, name, seed, records, last, course.first(0).private),
+        results=figures(task, name, seed, records, last, spec.first(0).private),
         rounds=records,
-        prompts=Prompts(predicting(course, server), course.states(state.client), sent_to(course, server)),
+        prompts=Prompts(predicting(spec, server), spec.states(state.client), sent_to(spec, server)),
         outcomes=outcomes(task, last),
         provenance=state.origin()["provenance"],
         answers=answers(task, last),

@@ -52,7 +52,7 @@ def seconds_of_run(
         record, own = first_round(few)
     epochs = settings.rounds * settings.local_epochs * settings.participation + method.finetune_epochs
     training = record["seconds_training"] * epochs * _examples(task.clients) / _examples(few)
-    personal = method.keeps_shared or (own is not None and bool(own.private))
+    personal = method.personalizes_shared or (own is not None and bool(own.private))
     models = 1 + len(task.clients) if personal else 1
     once = record["seconds_evaluation"] / (1 + len(few) if personal else 1)
     evaluations = math.ceil(settings.rounds / settings.eval_every) if record["round"] else 1

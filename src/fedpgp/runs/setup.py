@@ -77,7 +77,7 @@ class RunSetup:
 
 
 @contextmanager
-def laboratory(
+def open_setup(
     config: ExperimentConfig,
     methods: Sequence[str],
     seeds: Sequence[int],

@@ -17,7 +17,7 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.methods import Method
 from fedpgp.reporting import Reporter
 from fedpgp.results.run import Run
-from fedpgp.runs.setup import RunSetup, laboratory
+from fedpgp.runs.setup import RunSetup, open_setup
 from fedpgp.serving.classifier import Classifier, calibrated
 
 
@@ -31,17 +31,17 @@ def images_of(run: Run, cache: Path | str | None, reporter: Reporter | None) -> 
     """The run's images, features from the cache; raises FedPGPError where they are not here."""
     if run.config.federation.engine == "deployment":
         raise ConfigError(f"the images of {run.method}'s clients are on their own machines: none of them is here")
-    with laboratory(run.config, [run.method], [run.seed], 1, cache, True, reporter) as lab:
-        yield lab
+    with open_setup(run.config, [run.method], [run.seed], 1, cache, True, reporter) as setup:
+        yield setup
 
 
 def with_memory(classifier: Classifier, run: Run, cache: Path | str | None, reporter: Reporter | None) -> Classifier:
     """The same with what its client remembers of its training images."""
     assert classifier.client is not None, "the shared part remembers nothing"
     method = classifier.method
-    with images_of(run, cache, reporter) as lab:
-        course = RunSpec(method, lab.tasks[run.seed], lab.backbone, run.config.federation, run.seed, FedAvg())
-        memory = ClientRunner(course, lab.data(method, run.seed), lab.backbone).memory(classifier.client)
+    with images_of(run, cache, reporter) as setup:
+        spec = RunSpec(method, setup.tasks[run.seed], setup.backbone, run.config.federation, run.seed, FedAvg())
+        memory = ClientRunner(spec, setup.data(method, run.seed), setup.backbone).memory(classifier.client)
     return replace(classifier, params=replace(classifier.params, memory=memory))
 
 
@@ -49,9 +49,9 @@ def with_temperature(
     classifier: Classifier, run: Run, cache: Path | str | None, reporter: Reporter | None
 ) -> Classifier:
     """The same with the temperature that suits validation images best: a client's own, or all of the base classes."""
-    with images_of(run, cache, reporter) as lab:
-        task = lab.tasks[run.seed]
-        images: ImageFeatures = lab.data(classifier.method, run.seed).tests["validation"]
+    with images_of(run, cache, reporter) as setup:
+        task = setup.tasks[run.seed]
+        images: ImageFeatures = setup.data(classifier.method, run.seed).tests["validation"]
         chosen = np.ones(len(images), dtype=np.bool_)
         if classifier.client is not None:
             (chosen,) = own_images(task, [task.clients[classifier.client]], "validation")

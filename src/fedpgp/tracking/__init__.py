@@ -1,4 +1,7 @@
-"""Trackers: reporters that pass figures on to TensorBoard, MLflow or Weights & Biases."""
+"""Trackers: reporters that pass figures on to TensorBoard, MLflow or Weights & Biases.
+
+It may import reporting and what is below it. Start with `base`.
+"""
 
 from typing import Any
 

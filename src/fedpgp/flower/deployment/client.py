@@ -19,7 +19,7 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.flower.node import Node
 from fedpgp.flower.nodes import NodeClient, answer, terms_of
 from fedpgp.methods.plugins import find_method
-from fedpgp.runs.setup import aggregator_of, laboratory
+from fedpgp.runs.setup import aggregator_of, open_setup
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,18 @@ def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSet
     """A client with its data, read from the feature cache or encoded, for as long as the process lives."""
     config = configured(experiment, {"method": method_name}, settings)
     method = config.methods[method_name]
-    lab = ExitStack().enter_context(laboratory(config, [method_name], [seed], 1, settings.cache or None, False, None))
-    data = lab.data(method, seed)
+    setup = ExitStack().enter_context(open_setup(config, [method_name], [seed], 1, settings.cache or None, False, None))
+    data = setup.data(method, seed)
     task = data.task
     if config.task.partition == OWN:
         (client,) = task.clients
         task = replace(task, clients=(replace(client, id=settings.client),))
     else:
         task = replace(task, clients=(task.clients[settings.client],))
-    course = RunSpec(method, task, lab.backbone, config.federation, seed, aggregator_of(config, method_name))
-    federation = ClientRunner(course, replace(data, task=task), lab.backbone)
-    node = Node(federation, lab.backbone.towers(method.reads), settings.client, settings.states)
-    return NodeClient(node, terms_of(lab.backbone, task), counts_of(task))
+    spec = RunSpec(method, task, setup.backbone, config.federation, seed, aggregator_of(config, method_name))
+    federation = ClientRunner(spec, replace(data, task=task), setup.backbone)
+    node = Node(federation, setup.backbone.towers(method.reads), settings.client, settings.states)
+    return NodeClient(node, terms_of(setup.backbone, task), counts_of(task))
 
 
 def answer_as(kind: str, content: RecordDict, about: Mapping[str, Any]) -> RecordDict:

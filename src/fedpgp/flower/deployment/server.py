@@ -70,12 +70,12 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
             begin(scratch, begun)
     with State.open(directory / FILE) as state:
         check_origin(directory, state, begun, log.warning)
-        course = RunSpec(method, task, backbone, settings, seed, aggregator_of(config, name))
-        for sentence in assumptions(config.privacy, config.federation, method, course.clients, course.most_rounds):
+        spec = RunSpec(method, task, backbone, settings, seed, aggregator_of(config, name))
+        for sentence in assumptions(config.privacy, config.federation, method, spec.clients, spec.most_rounds):
             log.info("%s", sentence)
         nodes = Nodes(
             grid=grid,
-            course=course,
+            spec=spec,
             run=state.origin()["run"],
             terms=terms_of(backbone, task),
             counted={client: record["round"] for record in state.records() for client in record["participants"]},
@@ -83,17 +83,17 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
             forgiving=True,
             privacy=config.privacy,
         )
-        done, total = state.rounds(), len(course.rounds)
+        done, total = state.rounds(), len(spec.rounds)
         log.info(
             "%s: %d of %d rounds are done; waiting for %d clients, for %g seconds at most (federation.deadline)",
-            *(name, done, total, course.clients, settings.deadline),
+            *(name, done, total, spec.clients, settings.deadline),
         )
         remedy = "free space, then start the run again"
         with writing(directory, remedy):
             write_records(state.records(), directory)
-        nodes.gather(course.clients)
+        nodes.gather(spec.clients)
         with exporter(settings.metrics_port, nodes.run) as hear:
-            for record in run_rounds(course, nodes, state):
+            for record in run_rounds(spec, nodes, state):
                 with writing(directory, remedy):
                     add_record(record, directory)
                 hear(record)
@@ -103,7 +103,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
             task = task_elsewhere(config.data, config.task, nodes.held)
         run = Run(
             config=config,
-            results=figures(task, name, seed, records, last, course.first(0).private),
+            results=figures(task, name, seed, records, last, spec.first(0).private),
             rounds=records,
             prompts=Prompts(state.server(), []),
             outcomes=None,

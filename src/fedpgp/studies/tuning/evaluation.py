@@ -18,7 +18,7 @@ from fedpgp.errors import ConfigError, TrainingError
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
 from fedpgp.methods import Method
-from fedpgp.runs.setup import RunSetup, laboratory
+from fedpgp.runs.setup import RunSetup, open_setup
 from fedpgp.runtime.code_files import loaded_files
 from fedpgp.runtime.processes import ENDED, context
 from fedpgp.runtime.workers import end_pool, start_process
@@ -46,8 +46,8 @@ def evaluate(job: Job) -> Trial:
     try:
         method = replace(job.config.methods[job.method], **job.settings)
         config = replace(job.config, methods={**job.config.methods, job.method: method})
-        with laboratory(config, [job.method], job.seeds, 1, job.cache, job.skip_bad_images, None) as lab:
-            last = [_last_round(lab, method, seed) for seed in job.seeds]
+        with open_setup(config, [job.method], job.seeds, 1, job.cache, job.skip_bad_images, None) as setup:
+            last = [_last_round(setup, method, seed) for seed in job.seeds]
         figures = {name: fmean(record[name] for record in last) for name in FIGURES}
     except (TrainingError, ConfigError, ValidationError) as error:
         reason = " ".join(str(error).split())
@@ -55,17 +55,17 @@ def evaluate(job: Job) -> Trial:
     return Trial(job.method, job.number, job.settings, value, figures, round(time.perf_counter() - started, 3), reason)
 
 
-def _last_round(lab: RunSetup, method: Method, seed: int) -> Mapping[str, Any]:
+def _last_round(setup: RunSetup, method: Method, seed: int) -> Mapping[str, Any]:
     with State.create() as state:
         *_, last = federate(
             method,
-            lab.data(method, seed),
-            lab.backbone,
-            lab.config.federation,
+            setup.data(method, seed),
+            setup.backbone,
+            setup.config.federation,
             seed,
-            lab.workers,
+            setup.workers,
             state,
-            lab.config.aggregator,
+            setup.config.aggregator,
         )
     return last
 

@@ -15,7 +15,7 @@ from fedpgp.evaluation.metrics import own_images
 from fedpgp.methods.plugins import fingerprint
 from fedpgp.reporting import Reporter
 from fedpgp.results.run_store import TUNING
-from fedpgp.runs.setup import RunSetup, laboratory
+from fedpgp.runs.setup import RunSetup, open_setup
 from fedpgp.runtime.files import write
 from fedpgp.runtime.version import __version__
 from fedpgp.studies.tuning.space import Space, describe
@@ -62,8 +62,8 @@ def prepared(
             f"task.protocol must be base-to-novel to choose settings, got {plan.config.task.protocol}: tune there, and"
             " take the settings"
         )
-    with laboratory(plan.validation, plan.methods, plan.seeds, workers, cache, skip_bad_images, reporter) as lab:
-        for seed, task in lab.tasks.items():
+    with open_setup(plan.validation, plan.methods, plan.seeds, workers, cache, skip_bad_images, reporter) as setup:
+        for seed, task in setup.tasks.items():
             for client, own in zip(task.clients, own_images(task, task.clients, "base"), strict=True):
                 if own.sum() < MINIMUM:
                     names = ", ".join(task.class_names[label] for label in client.classes)
@@ -71,10 +71,10 @@ def prepared(
                         f"client {client.id} (seed {seed}; {names}) has {own.sum()} validation images, and a choice"
                         f" needs at least {MINIMUM}: give the data set a larger validation split, or have fewer clients"
                     )
-        yield lab
+        yield setup
 
 
-def recorded(plan: SearchPlan, lab: RunSetup) -> dict[str, Any]:
+def recorded(plan: SearchPlan, setup: RunSetup) -> dict[str, Any]:
     """What must be the same when a search goes on, in JSON's types."""
     return {
         "fedpgp": __version__,
@@ -84,8 +84,8 @@ def recorded(plan: SearchPlan, lab: RunSetup) -> dict[str, Any]:
         "spaces": {name: describe(space) for name, space in plan.spaces.items()},
         "code": {name: fingerprint(plan.config.methods[name]) for name in plan.methods},
         "config": tomllib.loads(plan.config.to_toml()),
-        "checkpoint": lab.backbone.fingerprint,
-        "images": {"train": lab.source.train.fingerprint, "validation": lab.source.validation.fingerprint},
+        "checkpoint": setup.backbone.fingerprint,
+        "images": {"train": setup.source.train.fingerprint, "validation": setup.source.validation.fingerprint},
     }
 
 

@@ -80,12 +80,12 @@ def tune(
         )
     plan = SearchPlan(settings, spaces, trials, chosen_seeds(seeds, "seeds"), objective)
     directory = Path(output)
-    with prepared(plan, workers, cache, skip_bad_images, reporter) as lab:
+    with prepared(plan, workers, cache, skip_bad_images, reporter) as setup:
         with run_directory(directory, force) as scratch:
             write(scratch / CONFIG, settings.to_toml().encode())
-            write_json(scratch / TUNING, recorded(plan, lab))
+            write_json(scratch / TUNING, recorded(plan, setup))
             write(scratch / TRIALS, b"")
-        heard = lab.reporter
+        heard = setup.reporter
     return _search(plan, directory, [], workers, cache, skip_bad_images, heard)
 
 
@@ -128,11 +128,11 @@ def resume_tuning(
     )
     if wanted < record["trials"]:
         raise ConfigError(f"trials must be at least {record['trials']}, as many as were planned, got {wanted}")
-    with prepared(plan, workers, cache, skip_bad_images, reporter) as lab:
-        now = recorded(plan, lab)
+    with prepared(plan, workers, cache, skip_bad_images, reporter) as setup:
+        now = recorded(plan, setup)
         check_same(directory, record, now)
         write_json(directory / TUNING, now)
-        heard = lab.reporter
+        heard = setup.reporter
     return _search(plan, directory, known_trials(directory), workers, cache, skip_bad_images, heard)
 
 
