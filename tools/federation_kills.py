@@ -32,6 +32,7 @@ from fedpgp.flower.deployment.processes import kill_group
 from fedpgp.flower.node import OwnStates
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run
+from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import open_setup
 from fedpgp.runtime.files import write_json
 
@@ -109,7 +110,7 @@ def processes_of(layout: FederationLayout, program: str) -> list[int]:
 def undisturbed(config: ExperimentConfig, method: str, run: Run, cache: Path | None) -> State:
     """A run in one process in which those take part in a round whose updates counted in another run."""
     participants = {record["round"]: record["participants"] for record in run.rounds}
-    with open_setup(config, [method], [0], 1, cache, False, None) as setup:
+    with open_setup(config, [method], [0], Execution(cache=cache)) as setup:
         one = config.methods[method]
         settings = config.federation
         aggregator = aggregator_for(one, settings.rounds, config.aggregator)

@@ -27,6 +27,7 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import State
 from fedpgp.flower.messages import Request, trained
 from fedpgp.flower.update_validation import SHARED, Asked, Refused, check
+from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import open_setup
 from flwr.app import Array, RecordDict
 
@@ -165,7 +166,7 @@ def main() -> None:
     cases: list[tuple[str, float, str]] = [("none", 0.0, name) for name in AGGREGATOR_NAMES]
     cases += [(a, s, n) for a, s, n in itertools.product(ATTACKS, SHARES, AGGREGATOR_NAMES)]
     rows = []
-    with open_setup(config, [options.method], list(range(options.seeds)), 1, None, False, None) as setup:
+    with open_setup(config, [options.method], list(range(options.seeds)), Execution()) as setup:
         method = config.methods[options.method]
         for attack, share, name in cases:
             found: dict[str, list[float]] = {"local": [], "base": [], "novel": []}

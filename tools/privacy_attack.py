@@ -26,6 +26,7 @@ from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import LocalClients, run_rounds
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import ClientState, State
+from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import open_setup
 from flwr.supercore.differential_privacy import add_gaussian_noise_inplace, compute_clip_model_update
 from scipy.stats import rankdata
@@ -100,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     names, seeds, config = options.methods.split(","), list(range(options.seeds)), load_config(None, SETTINGS)
     rows = []
-    with open_setup(config, names, seeds, 1, None, False, None) as setup:
+    with open_setup(config, names, seeds, Execution()) as setup:
         for name in names:
             found: dict[tuple[str, str], list[float]] = defaultdict(list)
             for seed in seeds:

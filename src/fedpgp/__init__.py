@@ -5,6 +5,7 @@
 >>> comparison.mean("fedpgp")["local"]  # doctest: +SKIP
 """
 
+from functools import partial, wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,20 @@ _HOMES = {
 }
 
 
+_WITH_FILES = {
+    *("compare", "resume", "run", "rounds", "sweep", "resume_sweep", "ablate", "resume_ablation", "reproduce"),
+    "resume_reproduction",
+}  # what they run may write tables and figures, or need another engine: packages that they do not import
+
+
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used: PyTorch takes a second that `fedpgp --help` need not wait for."""
     if name not in _HOMES:
         raise AttributeError(f"module 'fedpgp' has no attribute {name!r}")
-    return getattr(import_module(f"fedpgp.{_HOMES[name]}"), name)
+    found = getattr(import_module(f"fedpgp.{_HOMES[name]}"), name)
+    if name not in _WITH_FILES:
+        return found
+    from fedpgp.flower.engines import ENGINES
+    from fedpgp.report import writers
+
+    return wraps(found)(partial(found, writers=writers, engines=ENGINES))

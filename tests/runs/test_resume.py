@@ -242,7 +242,7 @@ def test_an_unfinished_run_is_not_loaded(stopped: Path) -> None:
         fedpgp.load_run(stopped)
 
 
-class Listening(run_setup.Silent):
+class Listening(fedpgp.Silent):
     def __init__(self) -> None:
         self.notices: list[str] = []
 

@@ -18,6 +18,7 @@ from PIL import Image
 import fedpgp
 from fedpgp.errors import CheckpointError, ConfigError, DataError, OutputError
 from fedpgp.evaluation.metrics import calibration_error
+from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import open_setup
 from fedpgp.serving.classifier import calibrated, load
 from fedpgp.serving.export import export
@@ -72,7 +73,7 @@ def run(runs):
 @pytest.mark.parametrize("name", KINDS)
 def test_a_loaded_model_answers_as_it_did_in_the_run(runs, cache, name):
     run = fedpgp.load_run(runs[name])
-    with open_setup(run.config, [name], [0], 1, cache, False, None) as setup:
+    with open_setup(run.config, [name], [0], Execution(cache=cache)) as setup:
         task, tests = setup.tasks[0], setup.data(run.config.methods[name], 0).tests
     for client in (0, len(task.clients) - 1):
         model = load(run, client)
@@ -272,7 +273,7 @@ def test_a_checkpoint_that_the_hub_has_is_named_and_not_copied(run, tmp_path):
 def test_what_clients_answered_is_kept_and_agrees_with_what_they_got_right(run, cache):
     run = fedpgp.load_run(run)
     model = load(run, 2)
-    with open_setup(run.config, ["fedpgp"], [0], 1, cache, False, None) as setup:
+    with open_setup(run.config, ["fedpgp"], [0], Execution(cache=cache)) as setup:
         task, tests = setup.tasks[0], setup.data(run.config.methods["fedpgp"], 0).tests
     errors = []
     for name in ("base", "novel"):

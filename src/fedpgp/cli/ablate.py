@@ -66,9 +66,10 @@ def ablate(
     Everything else is as the config has it. Writes a comparison for each setting, ablation.md, .tex and .csv, and a
     figure for each study. The studies of FedPGP stand in studies/ablations.toml of the package.
     """
+    from fedpgp import ablate as run_studies
+    from fedpgp import resume_ablation
     from fedpgp.report.ablation import table
-    from fedpgp.studies.ablation import ablate as run_studies
-    from fedpgp.studies.ablation import planned, resume_ablation
+    from fedpgp.studies.ablation import planned
 
     given = (studies, file, method, seeds, config, change or None, output, force or None, dry_run or None)
     if resume is not None and any(setting is not None for setting in given):

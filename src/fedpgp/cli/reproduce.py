@@ -65,10 +65,11 @@ def reproduce(
     Everything is checked before any work, and what is missing is named. Writes a comparison for each cell, and
     reproduction.md, .tex and .csv.
     """
+    from fedpgp import reproduce as run_recipe
+    from fedpgp import resume_reproduction
     from fedpgp.report.reproduction import tables
     from fedpgp.studies.recipe import names, read_recipe
-    from fedpgp.studies.reproduction import planned, resume_reproduction
-    from fedpgp.studies.reproduction import reproduce as run_recipe
+    from fedpgp.studies.reproduction import planned
 
     if listing:
         for known in names():

@@ -63,9 +63,10 @@ def sweep(
     Every combination is checked before any work. Writes a comparison for each, sweep.md, .tex and .csv (a row for every
     run), and a figure for each axis of numbers.
     """
+    from fedpgp import resume_sweep
+    from fedpgp import sweep as run_grid
     from fedpgp.report.grid import table
-    from fedpgp.studies.sweep import planned, resume_sweep
-    from fedpgp.studies.sweep import sweep as run_grid
+    from fedpgp.studies.sweep import planned
 
     given = (file, grid or None, methods, seeds, config, change or None, output, force or None, dry_run or None)
     if resume is not None and any(setting is not None for setting in given):

@@ -30,6 +30,7 @@ from fedpgp.flower.client_app import client_app
 from fedpgp.flower.mods import mods
 from fedpgp.flower.node import Node, own_states
 from fedpgp.flower.nodes import NodeClient, Nodes, answer, terms_of
+from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import RunSetup, aggregator_of, open_setup
 from fedpgp.runtime.code_files import load_file, loaded_files
 
@@ -50,7 +51,7 @@ def simulate(
     task, run = setup.tasks[seed], state.origin()["run"]
     with ExitStack() as stack:
         place = Path(stack.enter_context(TemporaryDirectory())) if directory is None else directory / DIRECTORY
-        packed = pickle.dumps((setup.config, method, seed, setup.cache, setup.skip_bad_images))
+        packed = pickle.dumps((setup.config, method, seed, setup.execution.cache, setup.execution.skip_bad_images))
         opener = _Opener(run, place.absolute(), tuple(loaded_files()), packed)
         nodes = Nodes(
             grid=stack.enter_context(_grid(opener, spec.clients, setup)),
@@ -142,7 +143,9 @@ def _setup_of(opener: _Opener) -> tuple[RunSetup, ExitStack]:
     torch.set_num_threads(1)
     config, method, seed, cache, skip_bad_images = opener.unpack()
     stack = ExitStack()
-    setup = stack.enter_context(open_setup(config, [method], [seed], 1, cache, skip_bad_images, None))
+    setup = stack.enter_context(
+        open_setup(config, [method], [seed], Execution(cache=cache, skip_bad_images=skip_bad_images))
+    )
     return setup, stack
 
 

@@ -20,6 +20,7 @@ from fedpgp.results.provenance import origin
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run, run_directory, write_run
 from fedpgp.results.summary import Prompts, figures
+from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import RunSetup, open_setup
 from fedpgp.runtime.files import write
 
@@ -54,7 +55,7 @@ def join(
         raise ConfigError(f"{name} is neither built in nor of an installed package: a run of it cannot be joined")
     config = _config(found, data, shots, device)
     reporter = reporter or Silent()
-    with open_setup(config, [name], [seed], 1, cache, False, reporter) as setup:
+    with open_setup(config, [name], [seed], Execution(cache=cache, reporter=reporter)) as setup:
         joined = _fitted(setup, found, name, seed, epochs or found.config.federation.join_epochs, reporter)
     if output is not None:
         with run_directory(Path(output), force) as scratch:

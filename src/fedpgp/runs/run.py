@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Unpack
+
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, OutputError, TrainingError
 from fedpgp.federation.privacy import assumptions
@@ -19,8 +21,7 @@ from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import check_instance, find_method, installed, own_errors
 from fedpgp.methods.published import PUBLISHED, published_settings
 from fedpgp.methods.reserved import ALL
-from fedpgp.report.comparison import write_comparison
-from fedpgp.reporting import Reporter, Silent, hears_notices
+from fedpgp.reporting import Reporter, hears_notices
 from fedpgp.results.provenance import begin, check_origin, origin, started_config
 from fedpgp.results.run import Comparison, Run, headline
 from fedpgp.results.run_store import (
@@ -40,6 +41,7 @@ from fedpgp.results.run_store import (
 )
 from fedpgp.results.summary import Prompts, answers, figures, outcomes, predicting, sent_to
 from fedpgp.runs.comparison_plan import Cell, ComparisonPlan
+from fedpgp.runs.execution import Execution, ExecutionOptions
 from fedpgp.runs.published import descriptions, with_unused
 from fedpgp.runs.run_iterator import Records, Rounds, exhausted
 from fedpgp.runs.runtime_estimate import seconds_of_run
@@ -60,10 +62,7 @@ def run(
     settings: str | None = None,
     output: Path | str | None = None,
     force: bool = False,
-    workers: int = 1,
-    cache: Path | str | None = None,
-    skip_bad_images: bool = False,
-    reporter: Reporter | None = None,
+    **options: Unpack[ExecutionOptions],
 ) -> Run:
     """Runs one method with one seed. After Ctrl-C, a kill or an error, `resume(output)` goes on.
 
@@ -74,10 +73,9 @@ def run(
         settings: "published" takes the values that the method was published with, on top of the file's; those that it
             takes are told to the reporter, with their source. None takes the file's.
         output: the run directory, written from the first round on; None writes nothing. force: replace it.
-        workers: processes; any number gives the same result. More than one needs `if __name__ == "__main__":`.
-        cache: directory of image features; None takes the user's cache directory.
-        skip_bad_images: go on without the images that do not decode, which are told to the reporter.
-        reporter: hears of progress and of every round, such as a `Silent` of your own with another `round`.
+        options: the fields of `fedpgp.runs.execution.Execution`: workers, processes, of which any number gives the same
+            result; cache, the directory of image features; skip_bad_images; reporter, which hears of progress and of
+            every round, such as a `Silent` of your own with another `round`.
 
     Raises:
         FedPGPError: before any work where the method, the config, the data or the output do not fit.
@@ -92,10 +90,7 @@ def run(
         settings=settings,
         output=output,
         force=force,
-        workers=workers,
-        cache=cache,
-        skip_bad_images=skip_bad_images,
-        reporter=reporter,
+        **options,
     ).run
 
 
@@ -108,10 +103,7 @@ def rounds(
     settings: str | None = None,
     output: Path | str | None = None,
     force: bool = False,
-    workers: int = 1,
-    cache: Path | str | None = None,
-    skip_bad_images: bool = False,
-    reporter: Reporter | None = None,
+    **options: Unpack[ExecutionOptions],
 ) -> Rounds:
     """The same as an iterator: yields the record of every round when it is finished, and `.run` is the run.
 
@@ -124,9 +116,11 @@ def rounds(
     if directory is not None:
         check_output(directory, force)
 
+    execution = Execution(**options)
+
     def work() -> Records[Run]:
-        _describe(settings, experiment, [name], reporter)
-        with open_setup(experiment, [name], [seed], workers, cache, skip_bad_images, reporter) as setup:
+        _describe(settings, experiment, [name], execution.told)
+        with open_setup(experiment, [name], [seed], execution) as setup:
             if directory is not None:
                 with run_directory(directory, force) as scratch:
                     begin(scratch, _origin(setup, name, seed))
@@ -146,10 +140,7 @@ def compare(
     settings: str | None = None,
     output: Path | str | None = None,
     force: bool = False,
-    workers: int = 1,
-    cache: Path | str | None = None,
-    skip_bad_images: bool = False,
-    reporter: Reporter | None = None,
+    **options: Unpack[ExecutionOptions],
 ) -> Comparison:
     """Runs several methods on the same tasks: the same clients, shots and order of the images for equal seeds.
 
@@ -165,8 +156,9 @@ def compare(
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
-    _describe(settings, experiment, list(chosen), reporter)
-    with open_setup(experiment, list(chosen), every, workers, cache, skip_bad_images, reporter) as setup:
+    execution = Execution(**options)
+    _describe(settings, experiment, list(chosen), execution.told)
+    with open_setup(experiment, list(chosen), every, execution) as setup:
         if directory is not None:
             with run_directory(directory, force) as scratch:
                 write_json(scratch / PLAN, {"seeds": chosen})
@@ -177,7 +169,7 @@ def compare(
         else:
             planned_cells = dict.fromkeys(planned(Path(), chosen))
         runs = exhausted(_work(setup, planned_cells))
-    return _compared(runs, directory)
+    return _compared(runs, directory, execution)
 
 
 def planned_comparison(
@@ -188,18 +180,16 @@ def planned_comparison(
     config: ExperimentConfig | Path | str | None = None,
     changes: Sequence[str] = (),
     settings: str | None = None,
-    workers: int = 1,
-    cache: Path | str | None = None,
-    skip_bad_images: bool = False,
-    reporter: Reporter | None = None,
+    **options: Unpack[ExecutionOptions],
 ) -> str:
     """What `compare` would do, and about how long it would take, in a line, after its checks.
 
     A round of each method is timed, for which images are encoded: their features are kept, and nothing else is written.
     """
     experiment, chosen, every = _compared_with(methods, seeds, costly_seeds, config, changes, settings)
-    _describe(settings, experiment, list(chosen), reporter)
-    with open_setup(experiment, list(chosen), every, workers, cache, skip_bad_images, reporter) as setup:
+    execution = Execution(**options)
+    _describe(settings, experiment, list(chosen), execution.told)
+    with open_setup(experiment, list(chosen), every, execution) as setup:
         return _timed(setup, dict.fromkeys(planned(Path(), chosen), 0)).describe(setup.workers.count)
 
 
@@ -223,10 +213,7 @@ def resume(
     directory: Path | str,
     *,
     methods: Sequence[str | Method] = (),
-    workers: int = 1,
-    cache: Path | str | None = None,
-    skip_bad_images: bool = False,
-    reporter: Reporter | None = None,
+    **options: Unpack[ExecutionOptions],
 ) -> Comparison:
     """Goes on with what `run` or `compare` left unfinished in a directory, to the same bytes as if never stopped.
 
@@ -236,7 +223,7 @@ def resume(
     one. Raises OutputError where the directory holds no run, where its config, checkpoint, images or state are not
     those that it was begun with, and where another process works on it.
     """
-    directory = Path(directory)
+    directory, execution = Path(directory), Execution(**options)
     found = cells(directory)
     todo = {cell: path for cell, path in found.items() if is_unfinished(path)}
     for path in found.values():
@@ -244,9 +231,9 @@ def resume(
             remove(path / FILE)  # a kill may have come between the last file and this
     if not todo:
         if is_compared(directory):
-            (reporter or Silent()).notice(f"{directory} is finished: nothing to resume")
+            execution.told.notice(f"{directory} is finished: nothing to resume")
             return load_comparison(directory)
-        return _compared([load_run(path) for path in found.values()], directory)
+        return _compared([load_run(path) for path in found.values()], directory, execution)
     given = [method if isinstance(method, Method) else find_method(method)() for method in methods]
     for name, _ in todo:
         if name not in {*METHODS, *installed(), *(method.name for method in given)}:
@@ -260,17 +247,17 @@ def resume(
         config,
         methods={**{name: find_method(name)() for name in names if name not in config.methods}, **config.methods},
     )
-    with open_setup(config, names, seeds, workers, cache, skip_bad_images, reporter) as setup:
+    with open_setup(config, names, seeds, execution) as setup:
         runs = exhausted(_work(setup, found))
-    return _compared(runs, directory)
+    return _compared(runs, directory, execution)
 
 
-def _compared(runs: Sequence[Run], directory: Path | None) -> Comparison:
+def _compared(runs: Sequence[Run], directory: Path | None, execution: Execution) -> Comparison:
     """The comparison of some runs, written where it has a directory of its own."""
     comparison = Comparison(runs)
-    if directory is not None and (directory / PLAN).exists():
+    if execution.writers is not None and directory is not None and (directory / PLAN).exists():
         with writing(directory, f"free space, then go on with --resume {directory}"):
-            write_comparison(comparison, directory)
+            execution.writers.comparison(comparison, directory)
     return comparison
 
 
@@ -341,11 +328,9 @@ def chosen_methods(
     return names, replace(experiment, methods={**sections, **experiment.methods, **given})
 
 
-def _describe(
-    settings: str | None, experiment: ExperimentConfig, methods: Sequence[str], reporter: Reporter | None
-) -> None:
+def _describe(settings: str | None, experiment: ExperimentConfig, methods: Sequence[str], reporter: Reporter) -> None:
     """Tells the reporter which published settings an experiment has."""
-    if settings is not None and reporter is not None:
+    if settings is not None:
         for text in descriptions(experiment, methods):
             reporter.notice(text)
 
@@ -375,7 +360,7 @@ def _work(setup: RunSetup, cells: Cells) -> Records[list[Run]]:
                 states[cell] = stack.enter_context(State.create(origin=_origin(setup, *cell)))
             elif is_unfinished(path):
                 states[cell] = stack.enter_context(State.open(path / FILE))
-                check_origin(path, states[cell], _origin(setup, *cell), setup.reporter.notice)
+                check_origin(path, states[cell], _origin(setup, *cell), setup.execution.told.notice)
         plan = _plan(setup, {cell: state.rounds() for cell, state in states.items()})
         runs = []
         for cell, path in cells.items():
@@ -386,7 +371,7 @@ def _work(setup: RunSetup, cells: Cells) -> Records[list[Run]]:
             runs.append((yield from _run(setup, *cell, path, states[cell])))
             plan.done(cell, time.perf_counter() - started)
             if plan.runs > 1:
-                setup.reporter.progress("all runs", plan.finished, plan.runs, plan.in_words)
+                setup.execution.told.progress("all runs", plan.finished, plan.runs, plan.in_words)
         return runs
 
 
@@ -395,10 +380,10 @@ def _plan(setup: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
 
     done: how many rounds of each are finished.
     """
-    if len(done) <= 1 or not hears_notices(setup.reporter):
+    if len(done) <= 1 or not hears_notices(setup.execution.told):
         return ComparisonPlan(dict.fromkeys(done, 0.0))
     plan = _timed(setup, done)
-    setup.reporter.notice(plan.describe(setup.workers.count))
+    setup.execution.told.notice(plan.describe(setup.workers.count))
     return plan
 
 
@@ -407,10 +392,10 @@ def _timed(setup: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
     rates: dict[str, float] = {}
     names = list(dict.fromkeys(name for name, _ in done))
     for i, name in enumerate(names):
-        setup.reporter.progress("timing a round of each method", i, len(names), name)
+        setup.execution.told.progress("timing a round of each method", i, len(names), name)
         seed = next(seed for of, seed in done if of == name)
         rates[name] = _seconds(setup, name, seed)
-    setup.reporter.progress("timing a round of each method", len(names), len(names))
+    setup.execution.told.progress("timing a round of each method", len(names), len(names))
     left = {
         (name, seed): rates[name] * (1 - finished / rounds_of(setup.config.methods[name], setup.config.federation))
         for (name, seed), finished in done.items()
@@ -443,7 +428,7 @@ def _with_own_errors(method: Method, records: Iterator[dict[str, Any]]) -> Itera
 
 def _run(setup: RunSetup, name: str, seed: int, directory: Path | None, state: State) -> Records[Run]:
     """Runs what is left of one run, and writes its files where it has a directory."""
-    config, reporter, backbone = setup.config, setup.reporter, setup.backbone
+    config, reporter, backbone = setup.config, setup.execution.told, setup.backbone
     method, task, settings = config.methods[name], setup.tasks[seed], config.federation
     data = setup.data(method, seed)
     spec = RunSpec(method, task, backbone, settings, seed, aggregator_of(config, name))
@@ -453,12 +438,10 @@ def _run(setup: RunSetup, name: str, seed: int, directory: Path | None, state: S
     for sentence in assumptions(config.privacy, config.federation, method, spec.clients, spec.most_rounds):
         reporter.notice(sentence)
     reporter.progress(label, state.rounds(), total)
-    if settings.engine == "simulation":
-        from fedpgp.flower.simulation import simulate
-
-        finished = simulate(setup, name, seed, spec, directory, state)
-    else:
+    if settings.engine == "local":
         finished = federate(method, data, backbone, settings, seed, setup.workers, state, config.aggregator)
+    else:
+        finished = setup.execution.engines[settings.engine](setup, name, seed, spec, directory, state)
     remedy = f"free space, then go on with --resume {directory}"
     if directory is not None:
         with writing(directory, remedy):

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from inspect import signature
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ from fedpgp.federation.run_spec import aggregator_for
 from fedpgp.federation.settings import DEFAULT_AGGREGATOR
 from fedpgp.methods import Method, Params
 from fedpgp.methods.plugins import own_errors
-from fedpgp.reporting import Reporter, Silent
+from fedpgp.runs.execution import Execution
 from fedpgp.runs.published import fitted
 from fedpgp.runtime.processes import warm_up
 from fedpgp.runtime.workers import Workers
@@ -56,9 +55,7 @@ class RunSetup:
     features: dict[str, Tensor]
     tokens: Mapping[tuple[str, int, str], Tokens]
     workers: Workers[Towers]
-    reporter: Reporter
-    cache: Path | str | None
-    skip_bad_images: bool
+    execution: Execution
 
     def data(self, method: Method, seed: int) -> Data:
         """A task with what a method reads of its images."""
@@ -81,22 +78,19 @@ def open_setup(
     config: ExperimentConfig,
     methods: Sequence[str],
     seeds: Sequence[int],
-    workers: int,
-    cache: Path | str | None,
-    skip_bad_images: bool,
-    reporter: Reporter | None,
+    execution: Execution,
 ) -> Iterator[RunSetup]:
     """Prepares what all runs share, after checking everything that can be checked without work."""
+    workers, reporter = execution.workers, execution.told
     if workers < 1:
         raise ConfigError(f"workers must be 1 or more, got {workers}; without --workers every core has one")
-    directory = cache_directory(cache)
+    directory = cache_directory(execution.cache)
     check_cache(directory)
     if workers > 1:
         warm_up()
     source, whole, backbone = _loaded(config, seeds)
     config, reduced = fitted(config, methods, backbone)
     _check_methods(config, methods, backbone, whole[seeds[0]])
-    reporter = reporter or Silent()
     for text in reduced:
         reporter.notice(text)
     if config.data.source != pictograms.NAME and config.origins.get("backbone.checkpoint") == EMBEDDED_ORIGIN:
@@ -128,7 +122,7 @@ def open_setup(
             [dataset for key, dataset in splits.items() if key not in known],
             directory,
             augmented_views=config.data.augmented_views,
-            skip_bad_images=skip_bad_images,
+            skip_bad_images=execution.skip_bad_images,
             workers=workers,
             progress=reporter.progress,
             notice=reporter.notice,
@@ -162,7 +156,7 @@ def open_setup(
     # Processes share the cores of a machine; one process keeps an accelerator busy.
     count = min(workers, config.task.clients) if config.backbone.device == "cpu" else 1
     with Workers(backbone.towers([what for method in chosen for what in method.reads]), count) as pool:
-        yield RunSetup(config, backbone, source, tasks, features, tokens, pool, reporter, cache, skip_bad_images)
+        yield RunSetup(config, backbone, source, tasks, features, tokens, pool, execution)
 
 
 def checked(

@@ -17,6 +17,7 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.methods import Method
 from fedpgp.reporting import Reporter
 from fedpgp.results.run import Run
+from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import RunSetup, open_setup
 from fedpgp.serving.classifier import Classifier, calibrated
 
@@ -31,7 +32,8 @@ def images_of(run: Run, cache: Path | str | None, reporter: Reporter | None) -> 
     """The run's images, features from the cache; raises FedPGPError where they are not here."""
     if run.config.federation.engine == "deployment":
         raise ConfigError(f"the images of {run.method}'s clients are on their own machines: none of them is here")
-    with open_setup(run.config, [run.method], [run.seed], 1, cache, True, reporter) as setup:
+    execution = Execution(cache=cache, skip_bad_images=True, reporter=reporter)
+    with open_setup(run.config, [run.method], [run.seed], execution) as setup:
         yield setup
 
 

@@ -7,15 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Unpack
+
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.evaluation.bootstrap import Difference, differences
 from fedpgp.methods import METHODS
 from fedpgp.methods.plugins import installed
-from fedpgp.report.ablation import write_ablation
-from fedpgp.reporting import Reporter, Silent
 from fedpgp.results.run import Comparison, Run
 from fedpgp.results.run_store import ABLATION, check_output, locked, run_directory, writing
+from fedpgp.runs.execution import Execution, ExecutionOptions
 from fedpgp.runs.run import HEADLINE, chosen_methods, chosen_seeds
 from fedpgp.runtime.files import write, write_json
 from fedpgp.runtime.version import __version__
@@ -74,10 +75,7 @@ def ablate(
     changes: Sequence[str] = (),
     output: Path | str,
     force: bool = False,
-    workers: int = 1,
-    cache: Path | str | None = None,
-    skip_bad_images: bool = False,
-    reporter: Reporter | None = None,
+    **options: Unpack[ExecutionOptions],
 ) -> Ablation:
     """Runs every setting of the studies with the same seeds, and writes a table and a figure for each study.
 
@@ -98,7 +96,7 @@ def ablate(
     with run_directory(directory, force) as scratch:
         write(scratch / CONFIG, settings.to_toml().encode())
         write_json(scratch / ABLATION, record)
-    return resume_ablation(directory, workers=workers, cache=cache, skip_bad_images=skip_bad_images, reporter=reporter)
+    return resume_ablation(directory, **options)
 
 
 def planned(
@@ -119,14 +117,10 @@ def planned(
 
 def resume_ablation(
     directory: Path | str,
-    *,
-    workers: int = 1,
-    cache: Path | str | None = None,
-    skip_bad_images: bool = False,
-    reporter: Reporter | None = None,
+    **options: Unpack[ExecutionOptions],
 ) -> Ablation:
     """Goes on with ablations that were stopped; where all are finished, writes tables and figures again."""
-    directory, told = Path(directory), reporter or Silent()
+    directory, execution = Path(directory), Execution(**options)
     record = _read(directory)
     if record["fedpgp"] != __version__:
         raise OutputError(
@@ -135,20 +129,18 @@ def resume_ablation(
         )
     method, seeds = record["method"], record["seeds"]
     cells = distinct(_cells(directory / CONFIG, (), method, record["studies"]))
-    told.notice(_in_words(cells, method, seeds))
+    execution.told.notice(_in_words(cells, method, seeds))
     with locked(directory):
         run_cells(
             cells,
             seeds,
             directory,
-            workers=workers,
-            cache=cache,
-            skip_bad_images=skip_bad_images,
-            reporter=told,
+            execution,
         )
         found = load_ablation(directory)
-        with writing(directory, f"free space, then go on with: fedpgp ablate --resume {directory}"):
-            write_ablation(found, directory)
+        if execution.writers is not None:
+            with writing(directory, f"free space, then go on with: fedpgp ablate --resume {directory}"):
+                execution.writers.ablation(found, directory)
     return found
 
 

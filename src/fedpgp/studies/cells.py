@@ -16,6 +16,7 @@ from fedpgp.reporting import Reporter, hears_notices
 from fedpgp.results.run import Comparison, Run
 from fedpgp.results.run_store import load_comparison
 from fedpgp.runs.comparison_plan import duration
+from fedpgp.runs.execution import Execution
 from fedpgp.runs.run import compare, resume
 from fedpgp.runs.setup import checked
 
@@ -92,18 +93,14 @@ def run_cells(
     cells: Sequence[StudyCell],
     seeds: Sequence[int],
     directory: Path,
-    *,
-    workers: int,
-    cache: Path | str | None,
-    skip_bad_images: bool,
-    reporter: Reporter,
+    execution: Execution,
 ) -> None:
     """Does what is not finished, cell by cell, and tells after each about how long the others take.
 
     What is left is estimated by the work of `check_cells` and the time of the cells that this call began.
     """
     left = check_cells([cell for cell in cells if not cell.is_finished(directory)], seeds)
-    seconds = done = 0.0
+    reporter, seconds, done = execution.told, 0.0, 0.0
     for cell in cells:
         if cell.is_finished(directory):
             continue
@@ -111,17 +108,14 @@ def run_cells(
         place, begun, started = directory / cell.place, (directory / cell.place).exists(), time.perf_counter()
         told = _Within(cell.name, reporter) if hears_notices(reporter) else reporter
         if begun:
-            resume(place, workers=workers, cache=cache, skip_bad_images=skip_bad_images, reporter=told)
+            resume(place, **execution.heard_by(told))
         else:
             compare(
                 cell.methods,
                 seeds,
                 config=cell.config,
                 output=place,
-                workers=workers,
-                cache=cache,
-                skip_bad_images=skip_bad_images,
-                reporter=told,
+                **execution.heard_by(told),
             )
         of_cell = left.pop(cell.place)
         if not begun:

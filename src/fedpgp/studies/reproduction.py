@@ -4,10 +4,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from typing_extensions import Unpack
+
 from fedpgp.errors import ConfigError
-from fedpgp.report.reproduction import write_reproduction
-from fedpgp.reporting import Reporter
 from fedpgp.results.run_store import REPRODUCTION
+from fedpgp.runs.execution import Execution, ExecutionOptions
 from fedpgp.runs.run import chosen_seeds
 from fedpgp.studies.cells import StudyCell
 from fedpgp.studies.plan import Found, Grid, check_methods
@@ -26,10 +27,7 @@ def reproduce(
     changes: Sequence[str] = (),
     output: Path | str,
     force: bool = False,
-    workers: int = 1,
-    cache: Path | str | None = None,
-    skip_bad_images: bool = False,
-    reporter: Reporter | None = None,
+    **options: Unpack[ExecutionOptions],
 ) -> Found:
     """Runs an experiment of the paper, and writes its table as reproduction.md, .tex and .csv.
 
@@ -48,26 +46,18 @@ def reproduce(
     recipe = read_recipe(name)
     grid, file, of_all = asked(recipe, data, backbone, embedded, methods, seeds, changes)
     begin_grid(grid, REPRODUCTION, file, of_all, Path(output), force)
-    return resume_reproduction(output, workers=workers, cache=cache, skip_bad_images=skip_bad_images, reporter=reporter)
+    return resume_reproduction(output, **options)
 
 
 def resume_reproduction(
     directory: Path | str,
-    *,
-    workers: int = 1,
-    cache: Path | str | None = None,
-    skip_bad_images: bool = False,
-    reporter: Reporter | None = None,
+    **options: Unpack[ExecutionOptions],
 ) -> Found:
     """Goes on with what was stopped; where all cells are finished, writes the tables again."""
     return finish_grid(
         Path(directory),
         REPRODUCTION,
-        write_reproduction,
-        workers=workers,
-        cache=cache,
-        skip_bad_images=skip_bad_images,
-        reporter=reporter,
+        Execution(**options),
     )
 
 

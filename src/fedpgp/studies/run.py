@@ -1,12 +1,12 @@
 """What is the same for every command that runs a grid: its directory, its cells, and what is written in the end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedpgp.config import load_config
 from fedpgp.methods.plugins import find_method
-from fedpgp.reporting import Reporter, Silent
-from fedpgp.results.run_store import FINISHED, check_output, locked, run_directory, writing
+from fedpgp.results.run_store import FINISHED, SWEEP, check_output, locked, run_directory, writing
+from fedpgp.runs.execution import Execution
 from fedpgp.runtime.files import write, write_json
 from fedpgp.studies.cells import StudyCell, check_cells, distinct, load_cells, run_cells
 from fedpgp.studies.plan import CONFIG, Found, Grid, digest_of, read_grid
@@ -49,32 +49,25 @@ def begin_grid(
 def finish_grid(
     directory: Path,
     record: str,
-    report: Callable[[Found, Path], None],
-    *,
-    workers: int,
-    cache: Path | str | None,
-    skip_bad_images: bool,
-    reporter: Reporter | None,
+    execution: Execution,
 ) -> Found:
     """Does what is left of a grid, and writes its report, of which the last file is the one named in `FINISHED`."""
-    told = reporter or Silent()
     name, _ = FINISHED[record]
     grid = read_grid(directory / record, name)
     cells = distinct(grid.cells(directory / CONFIG))
-    told.notice(plan_in_words(grid, len(cells)))
+    execution.told.notice(plan_in_words(grid, len(cells)))
     with locked(directory):
         run_cells(
             cells,
             grid.seeds,
             directory,
-            workers=workers,
-            cache=cache,
-            skip_bad_images=skip_bad_images,
-            reporter=told,
+            execution,
         )
         found = load_grid(directory, record)
-        with writing(directory, f"free space, then go on with: fedpgp {name} --resume {directory}"):
-            report(found, directory)
+        if execution.writers is not None:
+            write_report = execution.writers.sweep if record == SWEEP else execution.writers.reproduction
+            with writing(directory, f"free space, then go on with: fedpgp {name} --resume {directory}"):
+                write_report(found, directory)
     return found
 
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Unpack
+
 from fedpgp.errors import ConfigError, nearest
-from fedpgp.report.grid import write_sweep
-from fedpgp.reporting import Reporter
 from fedpgp.results.run_store import SWEEP
+from fedpgp.runs.execution import Execution, ExecutionOptions
 from fedpgp.runs.run import HEADLINE, chosen_seeds
 from fedpgp.studies.axes import axis_of_text, axis_of_values, read_axes
 from fedpgp.studies.cells import StudyCell
@@ -29,10 +30,7 @@ def sweep(
     changes: Sequence[str] = (),
     output: Path | str,
     force: bool = False,
-    workers: int = 1,
-    cache: Path | str | None = None,
-    skip_bad_images: bool = False,
-    reporter: Reporter | None = None,
+    **options: Unpack[ExecutionOptions],
 ) -> Found:
     """Runs methods on every combination of values, a comparison for each, and writes tables, a CSV file and figures.
 
@@ -47,7 +45,7 @@ def sweep(
     """
     grid, file = _asked(axes, methods, seeds, config)
     begin_grid(grid, SWEEP, file, changes, Path(output), force)
-    return resume_sweep(output, workers=workers, cache=cache, skip_bad_images=skip_bad_images, reporter=reporter)
+    return resume_sweep(output, **options)
 
 
 def planned(
@@ -65,21 +63,13 @@ def planned(
 
 def resume_sweep(
     directory: Path | str,
-    *,
-    workers: int = 1,
-    cache: Path | str | None = None,
-    skip_bad_images: bool = False,
-    reporter: Reporter | None = None,
+    **options: Unpack[ExecutionOptions],
 ) -> Found:
     """Goes on with a grid that was stopped; where all cells are finished, writes tables and figures again."""
     return finish_grid(
         Path(directory),
         SWEEP,
-        write_sweep,
-        workers=workers,
-        cache=cache,
-        skip_bad_images=skip_bad_images,
-        reporter=reporter,
+        Execution(**options),
     )
 
 

@@ -19,6 +19,7 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.flower.node import Node
 from fedpgp.flower.nodes import NodeClient, answer, terms_of
 from fedpgp.methods.plugins import find_method
+from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import aggregator_of, open_setup
 
 
@@ -88,7 +89,9 @@ def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSet
     """A client with its data, read from the feature cache or encoded, for as long as the process lives."""
     config = configured(experiment, {"method": method_name}, settings)
     method = config.methods[method_name]
-    setup = ExitStack().enter_context(open_setup(config, [method_name], [seed], 1, settings.cache or None, False, None))
+    setup = ExitStack().enter_context(
+        open_setup(config, [method_name], [seed], Execution(cache=settings.cache or None))
+    )
     data = setup.data(method, seed)
     task = data.task
     if config.task.partition == OWN:

@@ -7,7 +7,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -18,6 +17,7 @@ from fedpgp.errors import ConfigError, TrainingError
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
 from fedpgp.methods import Method
+from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import RunSetup, open_setup
 from fedpgp.runtime.code_files import loaded_files
 from fedpgp.runtime.processes import ENDED, context
@@ -36,8 +36,7 @@ class Job:
     settings: Mapping[str, Value]
     seeds: Sequence[int]
     objective: Objective
-    cache: Path | str | None
-    skip_bad_images: bool
+    execution: Execution
 
 
 def evaluate(job: Job) -> Trial:
@@ -46,7 +45,7 @@ def evaluate(job: Job) -> Trial:
     try:
         method = replace(job.config.methods[job.method], **job.settings)
         config = replace(job.config, methods={**job.config.methods, job.method: method})
-        with open_setup(config, [job.method], job.seeds, 1, job.cache, job.skip_bad_images, None) as setup:
+        with open_setup(config, [job.method], job.seeds, job.execution) as setup:
             last = [_last_round(setup, method, seed) for seed in job.seeds]
         figures = {name: fmean(record[name] for record in last) for name in FIGURES}
     except (TrainingError, ConfigError, ValidationError) as error:

@@ -13,8 +13,8 @@ from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, DataError, OutputError
 from fedpgp.evaluation.metrics import own_images
 from fedpgp.methods.plugins import fingerprint
-from fedpgp.reporting import Reporter
 from fedpgp.results.run_store import TUNING
+from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import RunSetup, open_setup
 from fedpgp.runtime.files import write
 from fedpgp.runtime.version import __version__
@@ -53,16 +53,14 @@ class SearchPlan:
 
 
 @contextmanager
-def prepared(
-    plan: SearchPlan, workers: int, cache: Path | str | None, skip_bad_images: bool, reporter: Reporter | None
-) -> Iterator[RunSetup]:
+def prepared(plan: SearchPlan, execution: Execution) -> Iterator[RunSetup]:
     """Everything is checked, and all images are encoded, before the first trial."""
     if plan.config.task.protocol != "base-to-novel":
         raise ConfigError(
             f"task.protocol must be base-to-novel to choose settings, got {plan.config.task.protocol}: tune there, and"
             " take the settings"
         )
-    with open_setup(plan.validation, plan.methods, plan.seeds, workers, cache, skip_bad_images, reporter) as setup:
+    with open_setup(plan.validation, plan.methods, plan.seeds, execution) as setup:
         for seed, task in setup.tasks.items():
             for client, own in zip(task.clients, own_images(task, task.clients, "base"), strict=True):
                 if own.sum() < MINIMUM:

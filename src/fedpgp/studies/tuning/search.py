@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from typing_extensions import Unpack
+
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import installed
-from fedpgp.reporting import Reporter
 from fedpgp.results.run_store import TUNING, locked, run_directory, writing
+from fedpgp.runs.execution import Execution, ExecutionOptions
 from fedpgp.runs.run import chosen_methods, chosen_seeds
 from fedpgp.runtime.files import write, write_json
 from fedpgp.studies.tuning.evaluation import Job, pool_of
@@ -42,10 +44,7 @@ def tune(
     search: Sequence[str] = (),
     output: Path | str,
     force: bool = False,
-    workers: int = 1,
-    cache: Path | str | None = None,
-    skip_bad_images: bool = False,
-    reporter: Reporter | None = None,
+    **options: Unpack[ExecutionOptions],
 ) -> Tuning:
     """Searches for the settings of each method with as many trials as of every other, and writes them as a config file.
 
@@ -59,7 +58,6 @@ def tune(
         space, search: what is searched, see `fedpgp.studies.tuning.space.search_spaces`.
         output: a directory for tuning.json, trials.jsonl, trials.csv and tuned.toml. After Ctrl-C, a kill or an error,
             `resume_tuning(output)` goes on.
-        workers: processes; any number gives the same result.
         The rest as in `fedpgp.run`.
 
     Raises:
@@ -80,13 +78,11 @@ def tune(
         )
     plan = SearchPlan(settings, spaces, trials, chosen_seeds(seeds, "seeds"), objective)
     directory = Path(output)
-    with prepared(plan, workers, cache, skip_bad_images, reporter) as setup:
-        with run_directory(directory, force) as scratch:
-            write(scratch / CONFIG, settings.to_toml().encode())
-            write_json(scratch / TUNING, recorded(plan, setup))
-            write(scratch / TRIALS, b"")
-        heard = setup.reporter
-    return _search(plan, directory, [], workers, cache, skip_bad_images, heard)
+    with prepared(plan, Execution(**options)) as setup, run_directory(directory, force) as scratch:
+        write(scratch / CONFIG, settings.to_toml().encode())
+        write_json(scratch / TUNING, recorded(plan, setup))
+        write(scratch / TRIALS, b"")
+    return _search(plan, directory, [], Execution(**options))
 
 
 def resume_tuning(
@@ -94,10 +90,7 @@ def resume_tuning(
     *,
     trials: int | None = None,
     methods: Sequence[str | Method] = (),
-    workers: int = 1,
-    cache: Path | str | None = None,
-    skip_bad_images: bool = False,
-    reporter: Reporter | None = None,
+    **options: Unpack[ExecutionOptions],
 ) -> Tuning:
     """Goes on with a search that was stopped, to the same result as if it never was, or adds trials to a finished one.
 
@@ -128,24 +121,21 @@ def resume_tuning(
     )
     if wanted < record["trials"]:
         raise ConfigError(f"trials must be at least {record['trials']}, as many as were planned, got {wanted}")
-    with prepared(plan, workers, cache, skip_bad_images, reporter) as setup:
+    with prepared(plan, Execution(**options)) as setup:
         now = recorded(plan, setup)
         check_same(directory, record, now)
         write_json(directory / TUNING, now)
-        heard = setup.reporter
-    return _search(plan, directory, known_trials(directory), workers, cache, skip_bad_images, heard)
+    return _search(plan, directory, known_trials(directory), Execution(**options))
 
 
 def _search(
     plan: SearchPlan,
     directory: Path,
     known: Sequence[Trial],
-    workers: int,
-    cache: Path | str | None,
-    skip_bad_images: bool,
-    reporter: Reporter,
+    execution: Execution,
 ) -> Tuning:
     """Proposes and evaluates what is not known, and writes what came of it."""
+    alone = Execution(cache=execution.cache, skip_bad_images=execution.skip_bad_images)
     total, advice = plan.trials * len(plan.methods), f"free space, then go on with: fedpgp tune --resume {directory}"
     searches = {
         name: Proposals(plan, name, [trial for trial in known if trial.method == name]) for name in plan.methods
@@ -153,12 +143,14 @@ def _search(
 
     def hand_out(search: Proposals) -> None:
         for number, settings in search.open():
-            pool.submit(
-                Job(plan.validation, search.name, number, settings, plan.seeds, plan.objective, cache, skip_bad_images)
-            )
+            pool.submit(Job(plan.validation, search.name, number, settings, plan.seeds, plan.objective, alone))
             search.out += 1
 
-    with locked(directory), pool_of(workers) as pool, (directory / TRIALS).open("a", encoding="utf-8") as file:
+    with (
+        locked(directory),
+        pool_of(execution.workers) as pool,
+        (directory / TRIALS).open("a", encoding="utf-8") as file,
+    ):
         for search in searches.values():
             hand_out(search)
         count = sum(len(search.done) for search in searches.values())
@@ -169,7 +161,7 @@ def _search(
                 file.flush()
                 os.fsync(file.fileno())
             count += 1
-            reporter.progress("trials", count, total, in_words(trial, plan.objective))
+            execution.told.progress("trials", count, total, in_words(trial, plan.objective))
             search = searches[trial.method]
             search.done[trial.number] = trial
             search.out -= 1
