@@ -228,16 +228,6 @@ def test_who_is_refused_already_is_one_hostile_client_less_and_loses_no_round(na
     assert kind(malicious=1).without(2).malicious == 0
 
 
-@pytest.mark.parametrize("name", sorted(SELECTING))
-def test_a_missing_flower_is_said_before_the_first_round(name, monkeypatch):
-    kind, _ = SELECTING[name]
-    monkeypatch.setitem(sys.modules, "flwr.serverapp.strategy", None)
-    with pytest.raises(
-        ConfigError, match=rf'aggregator={name} calls Flower, which is missing: pip install "fedpgp\[flower\]"'
-    ):
-        kind().begin(START, 7)
-
-
 @pytest.mark.slow
 def test_fedpgp_alone_does_not_import_flower():
     code = "import sys, fedpgp, fedpgp.aggregators; assert not any(name.startswith('flwr') for name in sys.modules)"

@@ -1,27 +1,22 @@
-"""Krum and what is built on it: updates that lie near many others, as Flower's own functions find them.
+"""Krum and what is built on it: updates that lie near many others.
 
-Flower measures ‖x − y‖² as ‖x‖² + ‖y‖² − 2xy, in the precision and with the origin of what it is given: of prompts that
-have hardly moved it would compare rounding errors. So it is given the round's changes θ_i − θ, in float64, and of every
-client in one order of names. The number of examples, which a client may make up, is not used.
+Distances are those of the round's changes θ_i − θ, in float64: of prompts that have hardly moved, others would compare
+rounding errors. The number of examples, which a client may make up, is not used.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
 from fedpgp.aggregators.base import Aggregator, Server, Tensors, Upload, mean
 from fedpgp.errors import ConfigError, TooFewError
 from fedpgp.runtime.validation import STRICT
-
-if TYPE_CHECKING:
-    from flwr.app import RecordDict
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -37,7 +32,7 @@ class _Selecting(Aggregator, ABC):
         """The shared part after a round. uploads: enough of them, ascending by client."""
 
     def begin(self, shared: Tensors, clients: int) -> Server:
-        """Raises ConfigError where Flower is missing, or where not even all clients are enough."""
+        """Raises ConfigError where not even all clients are enough."""
         if not shared:
             return Server(shared)
         if clients < self._needed:
@@ -46,12 +41,6 @@ class _Selecting(Aggregator, ABC):
                 f"{self.name}.malicious must be {remedy} with task.clients = {clients}, got {self.malicious}:"
                 f" {self._rule}"
             )
-        try:
-            import flwr.serverapp.strategy  # noqa: F401
-        except ImportError as error:
-            raise ConfigError(
-                f'federation.aggregator={self.name} calls Flower, which is missing: pip install "fedpgp[flower]"'
-            ) from error
         return Server(shared)
 
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
@@ -83,13 +72,10 @@ class Krum(_Selecting):
     """The one update whose n − f − 2 nearest others are nearest, by the sum of squares (Blanchard et al. 2017)."""
 
     name: ClassVar[str] = "krum"
-    source: ClassVar[str] = "Blanchard et al. 2017, NeurIPS, arXiv 1703.02757, section 4; through Flower"
+    source: ClassVar[str] = "Blanchard et al. 2017, NeurIPS, arXiv 1703.02757, section 4"
 
     def combine(self, shared: Tensors, uploads: Sequence[Upload]) -> Tensors:
-        from flwr.serverapp.strategy.multikrum import select_multikrum
-
-        contents = _contents(shared, uploads)
-        (best,) = _places(contents, select_multikrum(contents, self.malicious, 1))
+        best = _ranked(_changes(shared, uploads), self.malicious)[0]
         return {name: uploads[best].shared[name] for name in shared}
 
 
@@ -98,62 +84,56 @@ class MultiKrum(_Selecting):
     """The mean of the n − f updates that Krum ranks first, all alike (Blanchard et al. 2017)."""
 
     name: ClassVar[str] = "multi-krum"
-    source: ClassVar[str] = "Blanchard et al. 2017, NeurIPS, arXiv 1703.02757, with m = n − f; through Flower"
+    source: ClassVar[str] = "Blanchard et al. 2017, NeurIPS, arXiv 1703.02757, with m = n − f"
 
     def combine(self, shared: Tensors, uploads: Sequence[Upload]) -> Tensors:
-        from flwr.serverapp.strategy.multikrum import select_multikrum
-
-        contents, count = _contents(shared, uploads), len(uploads) - self.malicious
-        chosen = _places(contents, select_multikrum(contents, self.malicious, count))
-        return mean([uploads[place] for place in chosen], [1] * count)
+        count = len(uploads) - self.malicious
+        chosen = _ranked(_changes(shared, uploads), self.malicious)[:count]
+        return mean([uploads[place] for place in sorted(chosen)], [1] * count)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Bulyan(_Selecting):
     """Of each coordinate the mean of the θ − 2f values nearest to the median, of the θ = n − 2f that Krum ranks first.
 
-    The paper takes the θ one by one, as Flower does not: the last would be chosen by their f − 1 nearest others, with
-    f = 1 by rounding. That no more than f of the θ are hostile, on which the paper's bound rests, holds either way.
+    The paper takes the θ one by one; here, as in Flower, they are ranked once: the last would be chosen by their f − 1
+    nearest others, with f = 1 by rounding. That no more than f of the θ are hostile, on which the paper's bound rests,
+    holds either way.
     """
 
     name: ClassVar[str] = "bulyan"
-    source: ClassVar[str] = "El Mhamdi et al. 2018, ICML, arXiv 1802.07927, section 4; through Flower"
+    source: ClassVar[str] = "El Mhamdi et al. 2018, ICML, arXiv 1802.07927, section 4"
     multiple: ClassVar[int] = 4
 
     def combine(self, shared: Tensors, uploads: Sequence[Upload]) -> Tensors:
-        from flwr.serverapp.strategy.bulyan import aggregate_n_closest_weights
-        from flwr.serverapp.strategy.multikrum import select_multikrum
-
-        count = len(uploads) - 2 * self.malicious
-        chosen = select_multikrum(_contents(shared, uploads), self.malicious, count)
-        changes = [content.array_records["change"].to_numpy_ndarrays() for content in chosen]
-        medians = [np.median([change for (change,) in changes], axis=0)]
-        (found,) = aggregate_n_closest_weights(medians, changes, count - 2 * self.malicious)
-        return _moved(shared, found)
+        changes, count = _changes(shared, uploads), len(uploads) - 2 * self.malicious
+        chosen = changes[_ranked(changes, self.malicious)[:count]].sort(0).values
+        median = (chosen[(count - 1) // 2] + chosen[count // 2]) / 2
+        nearest = (chosen - median).abs().argsort(dim=0, stable=True)[: count - 2 * self.malicious]
+        return _moved(shared, chosen.gather(0, nearest).mean(0))
 
 
-def _contents(shared: Tensors, uploads: Sequence[Upload]) -> list["RecordDict"]:
-    """Every upload's change θ_i − θ as one vector, in the form that Flower's rules choose from."""
-    from flwr.app import ArrayRecord, RecordDict
-
+def _changes(shared: Tensors, uploads: Sequence[Upload]) -> Tensor:
+    """Every upload's change θ_i − θ as one vector [n, P], in float64, of all names in order."""
     names = sorted(shared)
     vectors = [
-        torch.cat([(upload.shared[name].double() - shared[name].double()).flatten() for name in names]).cpu().numpy()
+        torch.cat([(upload.shared[name].double() - shared[name].double()).flatten() for name in names]).cpu()
         for upload in uploads
     ]
-    return [RecordDict({"change": ArrayRecord([vector])}) for vector in vectors]
+    return torch.stack(vectors)
 
 
-def _places(contents: Sequence["RecordDict"], chosen: Sequence["RecordDict"]) -> list[int]:
-    """Where the chosen are, ascending."""
-    wanted = {id(one) for one in chosen}
-    return [place for place, content in enumerate(contents) if id(content) in wanted]
+def _ranked(changes: Tensor, malicious: int) -> list[int]:
+    """Places of changes [n, P] by Krum's score, the sum of squared distances to the n − f − 2 nearest others."""
+    squares = torch.cdist(changes, changes, compute_mode="donot_use_mm_for_euclid_dist").square()
+    nearest = squares.fill_diagonal_(torch.inf).sort(1).values[:, : len(changes) - malicious - 2]
+    return nearest.sum(1).argsort(stable=True).tolist()
 
 
-def _moved(shared: Tensors, change: NDArray[np.float64]) -> Tensors:
-    """The shared part after a change, the reverse of `_contents`."""
+def _moved(shared: Tensors, change: Tensor) -> Tensors:
+    """The shared part after a change [P], the reverse of `_changes`."""
     names = sorted(shared)
-    parts = torch.from_numpy(change).split([shared[name].numel() for name in names])
+    parts = change.split([shared[name].numel() for name in names])
     return {
         name: (shared[name].cpu().double() + part.view_as(shared[name])).to(shared[name])
         for name, part in zip(names, parts, strict=True)
