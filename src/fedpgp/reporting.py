@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from tqdm.auto import tqdm
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from fedpgp.config import ExperimentConfig
 from fedpgp.results.run import Run
@@ -58,23 +59,33 @@ def hears_notices(reporter: Reporter) -> bool:
 
 
 class ProgressBars(Silent):
-    """A reporter that draws a bar on standard error for whatever lasts, and prints notices.
+    """A reporter that draws bars on standard error, in a terminal or a notebook, and prints notices.
 
     >>> fedpgp.compare(["promptfl", "fedpgp"], reporter=fedpgp.ProgressBars())  # doctest: +SKIP
     """
 
     def __init__(self) -> None:
-        self._bars: dict[str, tqdm[Any]] = {}
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=Console(stderr=True),
+        )
+        self._tasks: dict[str, TaskID] = {}
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
-        if what not in self._bars:
-            self._bars[what] = tqdm(total=total, desc=what, initial=done, bar_format="{l_bar}{bar}{n}/{total}{postfix}")
-        bar = self._bars[what]
-        bar.total = total
-        bar.set_postfix_str(detail, refresh=False)
-        bar.update(done - bar.n)
+        if not self._tasks:
+            self._bars.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total, detail=detail)
+        self._bars.update(self._tasks[what], completed=done, total=total, detail=detail)
         if done >= total:
-            self._bars.pop(what).close()
+            del self._tasks[what]
+        if not self._tasks:
+            self._bars.stop()
+            for task in self._bars.task_ids:
+                self._bars.remove_task(task)
 
     def notice(self, text: str) -> None:
-        tqdm.write(text)
+        self._bars.console.print(text, markup=False, highlight=False)
