@@ -20,7 +20,7 @@ from fedpgp.methods import METHODS, FedPGP
 from fedpgp.published import PUBLISHED, files, fitted, published_settings
 
 OF_TASK = {
-    "federation": {"rounds", "local_epochs", "batch_size", "everyone_first"},
+    "federation": {"rounds", "local_epochs", "batch_size", "everyone_first", "optimizer_state"},
     "data": {"augmented_views"},
     "fedavg": {"weighting"},
 }

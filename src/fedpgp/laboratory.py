@@ -28,6 +28,7 @@ from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source, load_
 from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
 from fedpgp.federation.jobs import Data, frozen_of
+from fedpgp.federation.optimization import remarks
 from fedpgp.federation.privacy import check_privacy
 from fedpgp.methods import Method, Params
 from fedpgp.metrics import evaluation_sets
@@ -143,7 +144,7 @@ def laboratory(
     config, reduced = fitted(config, methods, backbone)
     _check_methods(config, methods, backbone, whole[seeds[0]])
     reporter = reporter or Silent()
-    for text in reduced:
+    for text in [*reduced, *(text for name in methods for text in remarks(config, name))]:
         reporter.notice(text)
     if config.data.source != pictograms.NAME and config.origins.get("backbone.checkpoint") == EMBEDDED_ORIGIN:
         reporter.notice(
@@ -308,6 +309,11 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
             f" ({own.name}), got {aggregator}: leave out {name}, or the aggregator"
         )
     check_privacy(config.privacy, config.federation.engine, name, aggregator, own is not None)
+    if method.swaps and config.federation.optimizer_state == "keep":
+        raise ConfigError(
+            f"federation.optimizer_state must be reset for {name}, whose prompts change places after training, got"
+            f" keep: leave it out, or leave out {name}"
+        )
     if method.pooled and config.federation.engine != "local":
         raise ConfigError(
             f"federation.engine must be local for {name}, which trains on the images of all clients together, got"
