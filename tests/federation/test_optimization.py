@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 from oracle import fedclip, fedpgp, promptfl
 from pydantic import ValidationError
 
+from fedpgp import run
+from fedpgp.config import load_config
+from fedpgp.errors import ConfigError
 from fedpgp.federation.client import LocalTraining, train_clients
+from fedpgp.federation.optimization import remarks
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.methods import METHODS, FedPGP, Method, PromptFL
@@ -200,6 +204,30 @@ def test_what_is_kept_of_an_optimizer_survives_a_stop(name, backbone, tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------------------- faults
+
+
+def test_what_has_no_effect_and_a_long_warm_up_are_told_before_a_run():
+    general = ["federation.schedule=cosine", "federation.optimizer=adamw", "federation.rounds=10"]
+
+    def told(name, *changes):
+        config = load_config(changes=changes)
+        asked = {key for key, origin in config.origins.items() if origin == "--set"}
+        return remarks(config.methods[name], config.federation, asked)
+
+    assert told("fedclip", *general, "fedclip.optimizer=adam") == [
+        "federation.optimizer = 'adamw' has no effect on fedclip, which has fedclip.optimizer = 'adam': set"
+        " fedclip.optimizer"
+    ]
+    assert told("promptfl", *general) == told("zero-shot", *general) == []
+    assert told("promptfl", *general, "promptfl.warmup=30") == [
+        "the warm-up of promptfl takes 10 of 10 rounds: lower promptfl.warmup, or raise federation.rounds"
+    ]
+    assert told("promptfl", "federation.warmup=2") == []
+
+
+def test_an_optimizer_is_not_kept_for_prompts_that_change_places(small, cache):
+    with pytest.raises(ConfigError, match=r"federation.optimizer_state must be reset for fedmgp"):
+        run("fedmgp", changes=["federation.optimizer_state=keep", "task.clients=2"], cache=cache)
 
 
 @pytest.mark.parametrize(

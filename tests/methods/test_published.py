@@ -21,7 +21,7 @@ from fedpgp.runs.published import fitted
 from fedpgp.runs.run import chosen_methods
 
 OF_TASK = {
-    "federation": {"rounds", "local_epochs", "batch_size", "everyone_first"},
+    "federation": {"rounds", "local_epochs", "batch_size", "everyone_first", "optimizer_state"},
     "data": {"augmented_views"},
     "fedavg": {"weighting"},
 }

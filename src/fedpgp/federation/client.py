@@ -34,8 +34,8 @@ ROWS = 1280  # of text in a step of a group: measured, see docs/benchmark.md
 class LocalTraining:
     """How every client trains in a round.
 
-    rounds: of the whole federation. What is trained after them, as in fine-tuning, has an optimizer without a memory,
-    no warm-up, and the full learning rate where the schedule goes over rounds.
+    rounds: of the whole federation. What is trained after them, as in fine-tuning, has a new optimizer, no warm-up, and
+    the full learning rate where the schedule goes over rounds.
     private_alone: the shared part stays as it is.
     """
 
@@ -49,7 +49,7 @@ class LocalTraining:
     def of(
         cls, method: Method, settings: FederationConfig, epochs: int | None = None, private_alone: bool = False
     ) -> LocalTraining:
-        """That of a method under the settings; epochs: None takes federation.local_epochs."""
+        """Return the training of a method under the settings; epochs: None takes federation.local_epochs."""
         return cls(
             local_epochs=settings.local_epochs if epochs is None else epochs,
             batch_size=settings.batch_size,

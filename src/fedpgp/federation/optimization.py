@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,9 @@ from fedpgp.methods.base import Optimizer, Period, Schedule, TrainedMethod
 
 if TYPE_CHECKING:
     from fedpgp.federation.settings import FederationConfig
+
+
+LONG = 1 / 5  # of the run: a warm-up that is longer is told
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Optimization:
 
     @classmethod
     def of(cls, method: Method, settings: FederationConfig) -> Optimization:
-        """What a method trains with: its own values, and for those that it leaves unset those of [federation]."""
+        """Return what a method trains with: its own values, and those of [federation] that it leaves unset."""
 
         own = vars(method) if isinstance(method, TrainedMethod) else {}
 
@@ -109,7 +112,7 @@ class Optimization:
 
 
 def state_of(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> Tensors:
-    """What an optimizer remembers of some tensors, as "KEY/NAME", such as "momentum_buffer/U"."""
+    """Return what an optimizer remembers of some tensors, as "KEY/NAME", such as "momentum_buffer/U"."""
     return {
         f"{key}/{name}": value
         for name, tensor in tensors.items()
@@ -119,9 +122,32 @@ def state_of(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) ->
 
 
 def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], state: Tensors) -> None:
-    """The reverse of `state_of`."""
+    """Put back what `state_of` returned."""
     for entry, value in state.items():
         key, _, name = entry.partition("/")
         if name in tensors:
             # PyTorch counts steps on the CPU
             optimizer.state[tensors[name]][key] = value.clone().cpu() if key == "step" else value.clone()
+
+
+def remarks(method: Method, settings: FederationConfig, asked: Collection[str]) -> list[str]:
+    """Return what a person should know before a run: settings of [federation] without effect, and a long warm-up.
+
+    asked: "section.key" of what was set for this run.
+    """
+    own = {field.name for field in fields(TrainedMethod)} if isinstance(method, TrainedMethod) else set()
+    found = [
+        f"federation.{key} = {getattr(settings, key)!r} has no effect on {method.name}, which has"
+        f" {method.name}.{key} = {getattr(method, key)!r}: set {method.name}.{key}"
+        for key in sorted(own)
+        if f"federation.{key}" in asked and getattr(method, key) not in (None, getattr(settings, key))
+    ]
+    optimization = Optimization.of(method, settings)
+    periods = {"rounds": settings.rounds, "epochs": settings.rounds * settings.local_epochs}
+    whole = periods.get(optimization.schedule_over)
+    if own and whole is not None and optimization.warmup > whole * LONG:
+        found.append(
+            f"the warm-up of {method.name} takes {min(optimization.warmup, whole)} of {whole} {optimization.schedule_over}:"
+            f" lower {method.name}.warmup, or raise federation.rounds"
+        )
+    return found

@@ -52,14 +52,17 @@ class FederationConfig:
         description="added to the gradient, but with adamw apart from it (default of Dassl, which the authors use)",
     )
     schedule: Schedule = Field(
-        default="constant", description='"constant" (FedPGP), "cosine" down to 0, or "step": of the learning rates'
+        default="constant", description='"constant" (FedPGP), "cosine" towards 0, or "step": of the learning rates'
     )
     schedule_over: Period = Field(
         default="rounds",
         description="the schedule goes once over all rounds, or over the local epochs or steps of each round",
     )
     warmup: int = Field(
-        default=0, ge=0, le=1_000_000, description="rounds, epochs or steps at the beginning of the run, before it"
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="length of the warm-up before the schedule, in rounds, epochs or steps",
     )
     warmup_rate: float | None = Field(
         default=None, gt=0, le=1e3, description="learning rate in the warm-up (CoOp: 1e-5); unset: rises linearly"

@@ -256,32 +256,54 @@ class TrainedMethod(Method, ABC):
     What is None is that of [federation], where each field is described.
     """
 
-    optimizer: Optimizer | None = Field(default=None, description="of this method; unset: federation.optimizer")
-    momentum: float | None = Field(default=None, ge=0, lt=1, description="of this method; unset: federation.momentum")
-    betas: tuple[Beta, Beta] | None = Field(
-        default=None, strict=False, description="of this method; unset: federation.betas"
+    optimizer: Optimizer | None = Field(
+        default=None, description="Optimizer of this method; if unset, federation.optimizer"
     )
-    eps: float | None = Field(default=None, gt=0, le=1, description="of this method; unset: federation.eps")
+    momentum: float | None = Field(
+        default=None, ge=0, lt=1, description="Momentum of this method; if unset, federation.momentum"
+    )
+    betas: tuple[Beta, Beta] | None = Field(
+        default=None, strict=False, description="Betas of this method; if unset, federation.betas"
+    )
+    eps: float | None = Field(default=None, gt=0, le=1, description="Epsilon of this method; if unset, federation.eps")
     weight_decay: float | None = Field(
-        default=None, ge=0, le=1e3, description="of this method; unset: federation.weight_decay"
+        default=None, ge=0, le=1e3, description="Weight decay of this method; if unset, federation.weight_decay"
     )
     private_weight_decay: float | None = Field(
         default=None, ge=0, le=1e3, description="of the private part; unset: as the shared part"
     )
-    schedule: Schedule | None = Field(default=None, description="of this method; unset: federation.schedule")
+    schedule: Schedule | None = Field(
+        default=None, description="Schedule of this method; if unset, federation.schedule"
+    )
     private_schedule: Schedule | None = Field(
         default=None, description="of the private part; unset: as the shared part"
     )
-    schedule_over: Period | None = Field(default=None, description="of this method; unset: federation.schedule_over")
-    warmup: int | None = Field(default=None, ge=0, le=1_000_000, description="of this method; unset: federation.warmup")
+    schedule_over: Period | None = Field(
+        default=None, description="Period of the schedule of this method; if unset, federation.schedule_over"
+    )
+    warmup: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="Length of the warm-up of this method; if unset, federation.warmup",
+    )
     warmup_rate: float | None = Field(
-        default=None, gt=0, le=1e3, description="of this method; unset: federation.warmup_rate"
+        default=None,
+        gt=0,
+        le=1e3,
+        description="Learning rate in the warm-up of this method; if unset, federation.warmup_rate",
     )
     step_every: int | None = Field(
-        default=None, ge=1, le=1_000_000, description="of this method; unset: federation.step_every"
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Length of a step of the schedule of this method; if unset, federation.step_every",
     )
     step_factor: float | None = Field(
-        default=None, gt=0, le=1, description="of this method; unset: federation.step_factor"
+        default=None,
+        gt=0,
+        le=1,
+        description="Factor of a step of the schedule of this method; if unset, federation.step_factor",
     )
 
 
@@ -303,7 +325,7 @@ class PromptMethod(TrainedMethod, ABC):
     class_token_position: Position = Field(
         default="end", description='of the class name in the context: "end", "middle" or "front" (CoOp)'
     )
-    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="(FedPGP's authors' script)")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="Learning rate (FedPGP's authors' script)")
 
     @property
     def position(self) -> Position:

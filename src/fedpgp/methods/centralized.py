@@ -10,7 +10,7 @@ from fedpgp.methods.promptfl import PromptFL
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Centralized(PromptFL):
-    """CoOp on the images of all clients pooled: in a round as many epochs over them as a client trains, one SGD."""
+    """CoOp on the images of all clients pooled: in a round as many epochs over them as a client trains."""
 
     name: ClassVar[str] = "centralized"
     source: ClassVar[str] = "CoOp, Zhou et al. 2021, arXiv 2109.01134, on all clients' data"

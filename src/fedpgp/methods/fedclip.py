@@ -40,7 +40,8 @@ class FedCLIP(TrainedMethod):
 
     In training each image of a batch is to find its own class's text among those of the batch, and each text its own
     image: S_ij = s v_i·z_(y_j), and the loss is the mean of the cross-entropies of S and of Sᵀ with the diagonal.
-    Images of one class count as wrong for each other, and a batch of one image has loss 0.
+    Images of one class count as wrong for each other, and a batch of one image has loss 0. The public code makes no
+    step with it; here the optimizer makes one, of its momentum and weight decay.
 
     Here f has unit length, in the public code it has not. The prompt of the public code is "a picture of a {}", and its
     average does not weight clients, which is the aggregator's `weighting` here. Its optimizer is new in every round, as

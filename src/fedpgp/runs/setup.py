@@ -29,6 +29,7 @@ from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import kind_of
 from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client_runner import Data, frozen_of
+from fedpgp.federation.optimization import remarks
 from fedpgp.federation.privacy import check_privacy, protected
 from fedpgp.federation.run_spec import aggregator_for
 from fedpgp.federation.settings import DEFAULT_AGGREGATOR
@@ -91,7 +92,9 @@ def open_setup(
     source, whole, backbone = _loaded(config, seeds)
     config, reduced = fitted(config, methods, backbone)
     _check_methods(config, methods, backbone, whole[seeds[0]])
-    for text in reduced:
+    asked = {key for key, origin in config.origins.items() if origin == "--set"}
+    told = [text for name in methods for text in remarks(config.methods[name], config.federation, asked)]
+    for text in [*reduced, *told]:
         reporter.notice(text)
     if config.data.source != pictograms.NAME and config.origins.get("backbone.checkpoint") == EMBEDDED_ORIGIN:
         reporter.notice(
@@ -256,6 +259,11 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
             f" ({own.name}), got {aggregator}: leave out {name}, or the aggregator"
         )
     check_privacy(config.privacy, config.federation.engine, name, aggregator, own is not None)
+    if method.swaps and config.federation.optimizer_state == "keep":
+        raise ConfigError(
+            f"federation.optimizer_state must be reset for {name}, whose prompts change places after training, got"
+            f" keep: leave it out, or leave out {name}"
+        )
     if method.pooled and config.federation.engine != "local":
         raise ConfigError(
             f"federation.engine must be local for {name}, which trains on the images of all clients together, got"

@@ -23,7 +23,7 @@ WITHOUT_EFFECT = frozenset(
         "federation.eval_every",
         "federation.path_points",
     }
-)  # keys that say where and how a run executes, or what it reports besides the figures of its last round
+)  # where and how a run executes, and what it reports besides its last round; a missed deadline changes figures, too
 NAMED = frozenset({"data.source", "backbone.checkpoint"})  # the last part of a path or hub id is the identity
 INEXPRESSIBLE = "not_expressible"
 
@@ -124,6 +124,9 @@ def _effective(values: Mapping[str, Any], method: str) -> dict[str, Any]:
         own = found.pop(f"{method}.{field.name}", None)
         if own is not None:
             found[f"federation.{field.name}"] = own
+    for key in [key for key in found if key.startswith(f"{method}.private_") and found[key] is None]:
+        shared = key.partition(".private_")[2]
+        found[key] = found.get(f"{method}.{shared}", found.get(f"federation.{shared}"))
     return found
 
 
