@@ -146,8 +146,8 @@ def remarks(method: Method, settings: FederationConfig, asked: Collection[str]) 
     periods = {"rounds": settings.rounds, "epochs": settings.rounds * settings.local_epochs}
     whole = periods.get(optimization.schedule_over)
     if own and whole is not None and optimization.warmup > whole * LONG:
+        taken = f"{min(optimization.warmup, whole)} of {whole} {optimization.schedule_over}"
         found.append(
-            f"the warm-up of {method.name} takes {min(optimization.warmup, whole)} of {whole} {optimization.schedule_over}:"
-            f" lower {method.name}.warmup, or raise federation.rounds"
+            f"the warm-up of {method.name} takes {taken}: lower {method.name}.warmup, or raise federation.rounds"
         )
     return found
