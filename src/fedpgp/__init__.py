@@ -14,6 +14,7 @@ from fedpgp.runtime.version import __version__
 if TYPE_CHECKING:
     from fedpgp.config import ExperimentConfig, load_config
     from fedpgp.errors import FedPGPError
+    from fedpgp.report.plots import Plots
     from fedpgp.reporting import ProgressBars, Reporter, Silent
     from fedpgp.results.run import Comparison, Run
     from fedpgp.results.run_store import load_comparison, load_run
@@ -30,6 +31,7 @@ __all__ = [
     "Comparison",
     "ExperimentConfig",
     "FedPGPError",
+    "Plots",
     "ProgressBars",
     "Reporter",
     "Run",
@@ -72,6 +74,7 @@ _HOMES = {
     "FedPGPError": "errors",
     "Reporter": "reporting",
     "Silent": "reporting",
+    "Plots": "report.plots",
     "ProgressBars": "reporting",
     "join": "runs.join",
     "compare": "runs.run",

@@ -11,6 +11,7 @@ from test_comparison import FAIR, GOOD, run
 
 from fedpgp.errors import OutputError
 from fedpgp.report import curves, tables, tradeoff
+from fedpgp.report.plots import Plots
 from fedpgp.report.style import house_style, rendered
 from fedpgp.results.run import Comparison, Run
 
@@ -68,11 +69,11 @@ def test_a_runs_frame_has_a_row_for_each_part(both: Comparison) -> None:
 def test_nothing_has_an_empty_frame_and_no_figure() -> None:
     assert Comparison([]).table().empty
     with pytest.raises(OutputError, match="no finished run: there is nothing to draw"):
-        _ = Comparison([]).plot
+        Plots(Comparison([]))
 
 
 def test_the_trade_off_is_the_one_that_is_written(both: Comparison) -> None:
-    figure = both.plot.tradeoff()
+    figure = Plots(both).tradeoff()
     assert isinstance(figure, Figure)
     assert figure.axes[0].get_legend_handles_labels()[1] == ["a", "b"]
     with house_style():
@@ -80,21 +81,21 @@ def test_the_trade_off_is_the_one_that_is_written(both: Comparison) -> None:
 
 
 def test_the_curves_are_means_over_the_seeds(both: Comparison) -> None:
-    figure = both.plot.curves()
+    figure = Plots(both).curves()
     assert [axes.get_title() for axes in figure.axes] == ["Local", "Base", "Novel", "CM"]
     line, level = figure.axes[0].lines
     assert [*line.get_xdata()] == [1, 2] and [*line.get_ydata()] == [40.5, 60.0]
     assert [*level.get_ydata()] == [55.0, 55.0]
     with house_style():
         lines = {method: both.of(method) for method in both.methods}
-        assert rendered(both.plot.curves(), "svg") == curves.over_rounds(lines, tables.titles(both), "", "svg")
+        assert rendered(Plots(both).curves(), "svg") == curves.over_rounds(lines, tables.titles(both), "", "svg")
 
 
 def test_a_figure_is_the_callers_own(both: Comparison, tmp_path) -> None:
     """It is saved as others are, and pyplot does not hold it."""
     import matplotlib.pyplot
 
-    both.plot.tradeoff().savefig(tmp_path / "mine.pdf")
+    Plots(both).tradeoff().savefig(tmp_path / "mine.pdf")
     assert (tmp_path / "mine.pdf").read_bytes().startswith(b"%PDF")
     assert matplotlib.pyplot.get_fignums() == []
 

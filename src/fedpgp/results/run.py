@@ -17,8 +17,6 @@ from fedpgp.evaluation.bootstrap import Difference, Figures, Outcomes, differenc
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from fedpgp.report.plots import Plots
-
 SUMMARIES = ("hm", "cm", "area")  # the last columns of every table
 RANKED = ("local", "base", "novel")  # where the task has them
 PARTS = {"final": "client", "shared": "shared"}  # of results -> what frames and CSV files call it
@@ -232,15 +230,6 @@ class Comparison:
         waiting = f", {len(self.unfinished)} runs unfinished" if self.unfinished else ""
         seeds = ", ".join(map(str, self.seeds)) or "none"
         return f"fedpgp.Comparison: {len(self.methods)} methods, seeds {seeds}{waiting}; percent"
-
-    @property
-    def plot(self) -> "Plots":
-        """Its figures, as matplotlib's: `plot.tradeoff()` and `plot.curves()`. Raises OutputError without a run."""
-        if not self.runs:
-            raise OutputError("the comparison has no finished run: there is nothing to draw; finish one, with resume")
-        from fedpgp.report.plots import Plots
-
-        return Plots(self)
 
     def as_json(self) -> dict[str, Any]:
         """The one object that `--json` prints."""

@@ -13,7 +13,6 @@ from fedpgp.results.run import Comparison
 if TYPE_CHECKING:
     from fedpgp.federation.run_spec import RunSpec
     from fedpgp.federation.state import State
-    from fedpgp.runs.setup import RunSetup
 
 
 class Writers(Protocol):
@@ -26,10 +25,13 @@ class Writers(Protocol):
 
 
 class Engine(Protocol):
-    """What trains and evaluates the clients of a run elsewhere than in this process: `federation.engine`."""
+    """What trains and evaluates the clients of a run elsewhere than in this process: `federation.engine`.
+
+    setup: a RunSetup, which has an `Execution` itself.
+    """
 
     def __call__(
-        self, setup: RunSetup, name: str, seed: int, spec: RunSpec, directory: Path | None, state: State
+        self, setup: Any, name: str, seed: int, spec: RunSpec, directory: Path | None, state: State
     ) -> Iterator[dict[str, Any]]: ...
 
 
