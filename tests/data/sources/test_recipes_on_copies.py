@@ -22,6 +22,7 @@ COOP = {
 }
 OFFICE = "back_pack bike calculator headphones keyboard laptop_computer monitor mouse mug projector".split()  # noqa: SIM905
 NET = ["clipart", "infograph", "painting", "quickdraw", "real", "sketch"]
+TEN = "bird feather headphones ice_cream teapot tiger whale windmill wine_glass zebra".split()  # noqa: SIM905
 VERSIONS = {
     "imagenetv2/imagenetv2-matched-frequency-format-val": range(40),
     "imagenet-sketch/images": [f"n{i:08d}" for i in range(40)],
@@ -56,7 +57,7 @@ def copies(tmp_path_factory):
                 link(f"office_caltech10/{domain}/{name}/{i}.jpg")
     for domain in NET:
         for split, count in (("train", 4), ("test", 2)):
-            paths = [(f"{domain}/class_{c:03d}/{split}{i}.jpg", c) for c in range(345) for i in range(count)]
+            paths = [(f"{domain}/{name}/{split}{i}.jpg", c) for c, name in enumerate(TEN) for i in range(count)]
             for path, _ in paths:
                 link(f"domainnet/{path}")
             (root / f"domainnet/{domain}_{split}.txt").write_text("".join(f"{path} {c}\n" for path, c in paths))
