@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import replace
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 
 import numpy as np
@@ -402,3 +402,10 @@ def test_a_kept_state_of_a_trial_is_gone(small, cache, tmp_path, monkeypatch):
         "tuned.toml",
         "tuning.json",
     ]
+
+
+def test_a_missing_optuna_is_said_with_the_extra_that_has_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "fedpgp.studies.tuning")
+    with pytest.raises(ConfigError, match=r'needs Optuna, which is missing: pip install "fedpgp\[tune\]"'):
+        import_module("fedpgp.studies.tuning")
