@@ -5,7 +5,7 @@
 >>> comparison.mean("fedpgp")["local"]  # doctest: +SKIP
 """
 
-from functools import partial, wraps
+from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -108,4 +108,8 @@ def __getattr__(name: str) -> Any:
     from fedpgp.flower.engines import ENGINES
     from fedpgp.report import writers
 
-    return wraps(found)(partial(found, writers=writers, engines=ENGINES))
+    @wraps(found)
+    def complete(*given: Any, **options: Any) -> Any:
+        return found(*given, **{"writers": writers, "engines": ENGINES, **options})
+
+    return complete

@@ -68,6 +68,6 @@ class Execution:
         return cast(ExecutionOptions, {**vars(self), "reporter": reporter})
 
     @property
-    def told(self) -> Reporter:
+    def listener(self) -> Reporter:
         """The reporter, or one that says nothing."""
         return self.reporter or Silent()

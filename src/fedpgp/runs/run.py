@@ -119,7 +119,7 @@ def rounds(
     execution = Execution(**options)
 
     def work() -> Records[Run]:
-        _describe(settings, experiment, [name], execution.told)
+        _describe(settings, experiment, [name], execution.listener)
         with open_setup(experiment, [name], [seed], execution) as setup:
             if directory is not None:
                 with run_directory(directory, force) as scratch:
@@ -157,7 +157,7 @@ def compare(
     if directory is not None:
         check_output(directory, force)
     execution = Execution(**options)
-    _describe(settings, experiment, list(chosen), execution.told)
+    _describe(settings, experiment, list(chosen), execution.listener)
     with open_setup(experiment, list(chosen), every, execution) as setup:
         if directory is not None:
             with run_directory(directory, force) as scratch:
@@ -188,7 +188,7 @@ def planned_comparison(
     """
     experiment, chosen, every = _compared_with(methods, seeds, costly_seeds, config, changes, settings)
     execution = Execution(**options)
-    _describe(settings, experiment, list(chosen), execution.told)
+    _describe(settings, experiment, list(chosen), execution.listener)
     with open_setup(experiment, list(chosen), every, execution) as setup:
         return _timed(setup, dict.fromkeys(planned(Path(), chosen), 0)).describe(setup.workers.count)
 
@@ -231,7 +231,7 @@ def resume(
             remove(path / FILE)  # a kill may have come between the last file and this
     if not todo:
         if is_compared(directory):
-            execution.told.notice(f"{directory} is finished: nothing to resume")
+            execution.listener.notice(f"{directory} is finished: nothing to resume")
             return load_comparison(directory)
         return _compared([load_run(path) for path in found.values()], directory, execution)
     given = [method if isinstance(method, Method) else find_method(method)() for method in methods]
@@ -360,7 +360,7 @@ def _work(setup: RunSetup, cells: Cells) -> Records[list[Run]]:
                 states[cell] = stack.enter_context(State.create(origin=_origin(setup, *cell)))
             elif is_unfinished(path):
                 states[cell] = stack.enter_context(State.open(path / FILE))
-                check_origin(path, states[cell], _origin(setup, *cell), setup.execution.told.notice)
+                check_origin(path, states[cell], _origin(setup, *cell), setup.execution.listener.notice)
         plan = _plan(setup, {cell: state.rounds() for cell, state in states.items()})
         runs = []
         for cell, path in cells.items():
@@ -371,7 +371,7 @@ def _work(setup: RunSetup, cells: Cells) -> Records[list[Run]]:
             runs.append((yield from _run(setup, *cell, path, states[cell])))
             plan.done(cell, time.perf_counter() - started)
             if plan.runs > 1:
-                setup.execution.told.progress("all runs", plan.finished, plan.runs, plan.in_words)
+                setup.execution.listener.progress("all runs", plan.finished, plan.runs, plan.in_words)
         return runs
 
 
@@ -380,10 +380,10 @@ def _plan(setup: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
 
     done: how many rounds of each are finished.
     """
-    if len(done) <= 1 or not hears_notices(setup.execution.told):
+    if len(done) <= 1 or not hears_notices(setup.execution.listener):
         return ComparisonPlan(dict.fromkeys(done, 0.0))
     plan = _timed(setup, done)
-    setup.execution.told.notice(plan.describe(setup.workers.count))
+    setup.execution.listener.notice(plan.describe(setup.workers.count))
     return plan
 
 
@@ -392,10 +392,10 @@ def _timed(setup: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
     rates: dict[str, float] = {}
     names = list(dict.fromkeys(name for name, _ in done))
     for i, name in enumerate(names):
-        setup.execution.told.progress("timing a round of each method", i, len(names), name)
+        setup.execution.listener.progress("timing a round of each method", i, len(names), name)
         seed = next(seed for of, seed in done if of == name)
         rates[name] = _seconds(setup, name, seed)
-    setup.execution.told.progress("timing a round of each method", len(names), len(names))
+    setup.execution.listener.progress("timing a round of each method", len(names), len(names))
     left = {
         (name, seed): rates[name] * (1 - finished / rounds_of(setup.config.methods[name], setup.config.federation))
         for (name, seed), finished in done.items()
@@ -428,7 +428,7 @@ def _with_own_errors(method: Method, records: Iterator[dict[str, Any]]) -> Itera
 
 def _run(setup: RunSetup, name: str, seed: int, directory: Path | None, state: State) -> Records[Run]:
     """Runs what is left of one run, and writes its files where it has a directory."""
-    config, reporter, backbone = setup.config, setup.execution.told, setup.backbone
+    config, reporter, backbone = setup.config, setup.execution.listener, setup.backbone
     method, task, settings = config.methods[name], setup.tasks[seed], config.federation
     data = setup.data(method, seed)
     spec = RunSpec(method, task, backbone, settings, seed, aggregator_of(config, name))

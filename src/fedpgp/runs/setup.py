@@ -82,7 +82,7 @@ def open_setup(
     execution: Execution,
 ) -> Iterator[RunSetup]:
     """Prepares what all runs share, after checking everything that can be checked without work."""
-    workers, reporter = execution.workers, execution.told
+    workers, reporter = execution.workers, execution.listener
     if workers < 1:
         raise ConfigError(f"workers must be 1 or more, got {workers}; without --workers every core has one")
     directory = cache_directory(execution.cache)

@@ -129,7 +129,7 @@ def resume_ablation(
         )
     method, seeds = record["method"], record["seeds"]
     cells = distinct(_cells(directory / CONFIG, (), method, record["studies"]))
-    execution.told.notice(_in_words(cells, method, seeds))
+    execution.listener.notice(_in_words(cells, method, seeds))
     with locked(directory):
         run_cells(
             cells,

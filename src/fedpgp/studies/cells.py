@@ -100,7 +100,7 @@ def run_cells(
     What is left is estimated by the work of `check_cells` and the time of the cells that this call began.
     """
     left = check_cells([cell for cell in cells if not cell.is_finished(directory)], seeds)
-    reporter, seconds, done = execution.told, 0.0, 0.0
+    reporter, seconds, done = execution.listener, 0.0, 0.0
     for cell in cells:
         if cell.is_finished(directory):
             continue

@@ -55,7 +55,7 @@ def finish_grid(
     name, _ = FINISHED[record]
     grid = read_grid(directory / record, name)
     cells = distinct(grid.cells(directory / CONFIG))
-    execution.told.notice(plan_in_words(grid, len(cells)))
+    execution.listener.notice(plan_in_words(grid, len(cells)))
     with locked(directory):
         run_cells(
             cells,

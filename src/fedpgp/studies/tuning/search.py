@@ -161,7 +161,7 @@ def _search(
                 file.flush()
                 os.fsync(file.fileno())
             count += 1
-            execution.told.progress("trials", count, total, in_words(trial, plan.objective))
+            execution.listener.progress("trials", count, total, in_words(trial, plan.objective))
             search = searches[trial.method]
             search.done[trial.number] = trial
             search.out -= 1
