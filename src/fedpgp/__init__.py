@@ -92,19 +92,14 @@ _HOMES = {
 }
 
 
-_WITH_FILES = {
-    *("compare", "resume", "run", "rounds", "sweep", "resume_sweep", "ablate", "resume_ablation", "reproduce"),
-    "resume_reproduction",
-}  # what they run may write tables and figures, or need another engine: packages that they do not import
-
-
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used: PyTorch takes a second that `fedpgp --help` need not wait for."""
     if name not in _HOMES:
         raise AttributeError(f"module 'fedpgp' has no attribute {name!r}")
     found = getattr(import_module(f"fedpgp.{_HOMES[name]}"), name)
-    if name not in _WITH_FILES:
+    if "options" not in getattr(found, "__annotations__", ()):
         return found
+    # It takes `fedpgp.runs.execution.Execution`, and may need packages above its own.
     from fedpgp.flower.engines import ENGINES
     from fedpgp.report import writers
 

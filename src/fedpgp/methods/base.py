@@ -256,6 +256,7 @@ class TrainedMethod(Method, ABC):
     What is None is that of [federation], where each field is described.
     """
 
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="Learning rate (FedPGP's authors' script)")
     optimizer: Optimizer | None = Field(
         default=None, description="Optimizer of this method; if unset, federation.optimizer"
     )
@@ -306,6 +307,10 @@ class TrainedMethod(Method, ABC):
         description="Factor of a step of the schedule of this method; if unset, federation.step_factor",
     )
 
+    @property
+    def learning_rates(self) -> Mapping[str, float]:
+        return {"shared": self.learning_rate, "private": self.learning_rate}
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PromptMethod(TrainedMethod, ABC):
@@ -325,15 +330,10 @@ class PromptMethod(TrainedMethod, ABC):
     class_token_position: Position = Field(
         default="end", description='of the class name in the context: "end", "middle" or "front" (CoOp)'
     )
-    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="Learning rate (FedPGP's authors' script)")
 
     @property
     def position(self) -> Position:
         return self.class_token_position
-
-    @property
-    def learning_rates(self) -> Mapping[str, float]:
-        return {"shared": self.learning_rate, "private": self.learning_rate}
 
     def vectors(self, backbone: Backbone) -> int:
         """M, of a random context or of the phrase."""

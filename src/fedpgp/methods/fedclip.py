@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -66,10 +66,6 @@ class FedCLIP(TrainedMethod):
     betas: tuple[Beta, Beta] | None = Field(default=(0.9, 0.98), strict=False, description="of adam (public code)")
     eps: float | None = Field(default=1e-6, gt=0, le=1, description="of adam (public code)")
     weight_decay: float | None = Field(default=0.2, ge=0, le=1e3, description="added to the gradient (public code)")
-
-    @property
-    def learning_rates(self) -> Mapping[str, float]:
-        return {"shared": self.learning_rate, "private": self.learning_rate}
 
     def templates(self, task: Task) -> Sequence[str]:
         return templates_of(self.guidance, task)

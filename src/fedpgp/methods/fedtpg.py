@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -48,10 +48,6 @@ class FedTPG(TrainedMethod):
     context_length: int = Field(default=4, ge=1, le=1024, description="M, context vectors (public code)")
     heads: int = Field(default=4, ge=1, le=1024, description="of the generator's attention (public code)")
     learning_rate: float = Field(default=0.003, gt=0, le=1e3, description="(public code, where it falls as a cosine)")
-
-    @property
-    def learning_rates(self) -> Mapping[str, float]:
-        return {"shared": self.learning_rate, "private": self.learning_rate}
 
     def templates(self, task: Task) -> Sequence[str]:
         return ("{}",)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -67,10 +67,6 @@ class FedVPT(TrainedMethod):
     @property
     def reads(self) -> tuple[Reads, ...]:
         return ("image tower",)
-
-    @property
-    def learning_rates(self) -> Mapping[str, float]:
-        return {"shared": self.learning_rate, "private": self.learning_rate}
 
     def templates(self, task: Task) -> Sequence[str]:
         return templates_of(self.guidance, task)

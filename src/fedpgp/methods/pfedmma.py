@@ -74,10 +74,6 @@ class PFedMMA(TrainedMethod):
     def first_layer(self) -> int:
         return self.start_layer - 1
 
-    @property
-    def learning_rates(self) -> Mapping[str, float]:
-        return {"shared": self.learning_rate, "private": self.learning_rate}
-
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         layers = backbone.image.layers
         if self.start_layer > layers:

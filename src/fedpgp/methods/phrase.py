@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +28,6 @@ class PhraseMethod(TrainedMethod, ABC):
         pattern=r"^[^{}]*$",
         description='the phrase whose first M words are learned, the others fixed; "random", or too few: N(0, 0.02²)',
     )
-    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="(FedPGP's authors' script)")
 
     @property
     def words(self) -> list[str]:
@@ -40,10 +38,6 @@ class PhraseMethod(TrainedMethod, ABC):
     @property
     def tail(self) -> str:
         return " ".join([*self.words[self.context_length :], "{}."])
-
-    @property
-    def learning_rates(self) -> Mapping[str, float]:
-        return {"shared": self.learning_rate, "private": self.learning_rate}
 
     def new_context(self, backbone: Backbone, rng: torch.Generator) -> Tensor:
         """The first context vectors [M, d]; raises ConfigError where a word is not one token."""

@@ -4,6 +4,7 @@ import json
 import re
 import tomllib
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def files() -> dict[str, Path]:
     return {path.stem: path for path in sorted(directory.glob("*.toml"))}
 
 
-def published_settings(method: str) -> list[Setting]:
+@cache
+def published_settings(method: str) -> tuple[Setting, ...]:
     """The published values of a method, none if none was found; raises ConfigError for a method without a file."""
     known = files()
     if method not in known:
@@ -62,11 +64,11 @@ def published_settings(method: str) -> list[Setting]:
             section = header[1]
         elif value := re.match(r"(\w+) = .+? # (.+)", line):
             sources[section, value[1]] = value[2]
-    return [
+    return tuple(
         Setting(method, section, key, value, sources[section, key])
         for section, keys in tomllib.loads(text).items()
         for key, value in keys.items()
-    ]
+    )
 
 
 def shown(value: Any) -> str:

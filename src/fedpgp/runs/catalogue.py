@@ -88,7 +88,7 @@ def about(name: str) -> str:
     if fields:
         lines += ["", f"Settings, in [{method.name}] of a config or as --set {method.name}.KEY=VALUE:"]
     recipe = load_config().methods.get(name)
-    settings = published_settings(name) if name in files() else []
+    settings = published_settings(name) if name in files() else ()
     published = {setting.key: setting for setting in settings if setting.of_method}
     for field in fields:
         info = method.__pydantic_fields__[field.name]  # type: ignore[attr-defined]
