@@ -20,9 +20,9 @@ from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.evaluation.evaluator import Evaluation
 from fedpgp.evaluation.inference import kind_of
-from fedpgp.federation.client_runner import Data
+from fedpgp.federation.client_runner import ClientRunner, Data
 from fedpgp.federation.rounds import federate
-from fedpgp.federation.run_spec import RunSpec, aggregator_for
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.report import comparison
@@ -183,11 +183,10 @@ def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregat
     """All rounds of a federation in this process: two of everybody, two epochs in batches of four, or as changed."""
     found, settings = data_ or data(backbone, kind=kind_of(method)), FederationConfig(**{**SETTINGS, **changes})
     workers = workers or Workers(backbone.towers(method.reads), 1)
-    chosen = aggregator_for(method, settings.rounds, aggregator)
-    spec, rounds = RunSpec(method, found.task, backbone, settings, seed, chosen), []
+    spec, rounds = RunSpec.of(method, found.task, backbone, settings, seed, aggregator), []
     with nullcontext(state) if state else State.create() as state:
         clients = spec.states(state.client)
-        for record in federate(method, found, backbone, settings, seed, workers, state, aggregator):
+        for record in federate(ClientRunner(spec, found), workers, state):
             server, own = state.server(), list(clients)
             private, kept = [client.private for client in own], [client.kept for client in own]
             rounds.append(Round(record["round"], server.shared, private, kept, server, state.evaluation(), record))

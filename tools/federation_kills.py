@@ -22,9 +22,7 @@ from pathlib import Path
 
 import torch
 from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import LocalClients, run_rounds
-from fedpgp.federation.run_spec import RunSpec, aggregator_for
 from fedpgp.federation.state import State
 from fedpgp.flower.deployment.layout import FederationLayout, FederationPlan, create
 from fedpgp.flower.deployment.local import LocalFederation, free_ports, local_federation
@@ -33,7 +31,7 @@ from fedpgp.flower.node import OwnStates
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run
 from fedpgp.runs.execution import Execution
-from fedpgp.runs.setup import open_setup
+from fedpgp.runs.setup import open_run
 from fedpgp.runtime.files import write_json
 
 CLIENTS, ROUNDS, METHOD = 3, 8, "fedpgp"
@@ -110,11 +108,8 @@ def processes_of(layout: FederationLayout, program: str) -> list[int]:
 def undisturbed(config: ExperimentConfig, method: str, run: Run, cache: Path | None) -> State:
     """A run in one process in which those take part in a round whose updates counted in another run."""
     participants = {record["round"]: record["participants"] for record in run.rounds}
-    with open_setup(config, [method], [0], Execution(cache=cache)) as setup:
-        one = config.methods[method]
-        settings = config.federation
-        aggregator = aggregator_for(one, settings.rounds, config.aggregator)
-        spec = RunSpec(one, setup.tasks[0], setup.backbone, settings, 0, aggregator)
+    with open_run(config, method, 0, Execution(cache=cache)) as opened:
+        spec = opened.spec
         everybody = spec.downloads
 
         def downloads(number, server):  # type: ignore[no-untyped-def]
@@ -123,9 +118,7 @@ def undisturbed(config: ExperimentConfig, method: str, run: Run, cache: Path | N
 
         spec.downloads = downloads  # type: ignore[method-assign]
         state = State.create()
-        pool = LocalClients(
-            ClientRunner(spec, setup.data(one, 0), setup.backbone), spec.states(state.client), setup.workers
-        )
+        pool = LocalClients(opened.runner, spec.states(state.client), opened.workers)
         for _ in run_rounds(spec, pool, state):
             pass
         return state

@@ -167,22 +167,17 @@ def main() -> None:
     cases += [(a, s, n) for a, s, n in itertools.product(ATTACKS, SHARES, AGGREGATOR_NAMES)]
     rows = []
     with open_setup(config, [options.method], list(range(options.seeds)), Execution()) as setup:
-        method = config.methods[options.method]
         for attack, share, name in cases:
             found: dict[str, list[float]] = {"local": [], "base": [], "novel": []}
             refused, lost = 0, 0
             for seed in range(options.seeds):
                 rng = np.random.default_rng(seed)
                 hostile = frozenset(rng.permutation(CLIENTS)[: round(share * CLIENTS)].tolist())
-                spec = RunSpec(
-                    method, setup.tasks[seed], setup.backbone, config.federation, seed, aggregator(name, len(hostile))
-                )
+                opened = setup.open(options.method, seed)
+                rule = aggregator(name, len(hostile))
+                spec = RunSpec.of(opened.method, opened.task, opened.backbone, config.federation, seed, rule)
                 with State.create() as state:
-                    here = LocalClients(
-                        ClientRunner(spec, setup.data(method, seed), setup.backbone),
-                        spec.states(state.client),
-                        setup.workers,
-                    )
+                    here = LocalClients(ClientRunner(spec, opened.data), spec.states(state.client), opened.workers)
                     pool = Hostile(here, spec, hostile, attack, rng)
                     records = list(run_rounds(spec, pool, state))
                     last = state.evaluation()

@@ -18,7 +18,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 import torch
-from fedpgp.aggregators import Download, FedAvg, Tensors
+from fedpgp.aggregators import Download, Tensors
 from fedpgp.config import load_config
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.federation.client import ClientUpdate, train_clients
@@ -57,10 +57,10 @@ def auc(scores: np.ndarray, members: np.ndarray) -> float:
     return float((ranks[members].sum() - count * (count + 1) / 2) / (count * (~members).sum()))
 
 
-def directions(federation: ClientRunner, spec: RunSpec, download: Download, number: int, towers) -> np.ndarray:  # type: ignore[no-untyped-def]
+def directions(runner: ClientRunner, spec: RunSpec, download: Download, number: int, towers) -> np.ndarray:  # type: ignore[no-untyped-def]
     """[C, n] what a step on each base class' text feature changes."""
     own = spec.first(0)
-    job = federation.job(number, next(iter(federation._clients)), download, ClientState(own.private, {}, own.control))
+    job = runner.job(number, next(iter(runner._clients)), download, ClientState(own.private, {}, own.control))
     guidance, found = job.frozen.guidance, []
     for label in range(len(guidance)):
         one = replace(
@@ -106,11 +106,10 @@ def main() -> None:
             found: dict[tuple[str, str], list[float]] = defaultdict(list)
             for seed in seeds:
                 np.random.seed(seed)  # of Flower's noise, so that the table can be made again
-                method, task = config.methods[name], setup.tasks[seed]
-                spec = RunSpec(method, task, setup.backbone, config.federation, seed, FedAvg())
-                federation = ClientRunner(spec, setup.data(method, seed), setup.backbone)
+                opened = setup.open(name, seed)
+                task, spec, runner = opened.task, opened.spec, opened.runner
                 with State.create() as state:
-                    watching = Watching(federation, spec.states(state.client), setup.workers)
+                    watching = Watching(runner, spec.states(state.client), setup.workers)
                     object.__setattr__(watching, "seen", [])
                     for _ in run_rounds(spec, watching, state):
                         pass
@@ -119,7 +118,7 @@ def main() -> None:
                 for number in range(1, ROUNDS + 1):
                     batch = watching.seen[(number - 1) * len(members) : number * len(members)]
                     download = batch[0][0]
-                    guesses = directions(federation, spec, download, number, setup.workers.towers)
+                    guesses = directions(runner, spec, download, number, setup.workers.towers)
                     guesses /= np.linalg.norm(guesses, axis=1, keepdims=True)
                     changes = [flat(update.upload.shared) - flat(sent.shared) for sent, update in batch]
                     for protection in PROTECTIONS:

@@ -31,9 +31,9 @@ from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.evaluation.inference import Question, answer, image_features, kind_of
 from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client import ClientJob, ClientUpdate, train_clients
-from fedpgp.federation.client_runner import Data, frozen_of
+from fedpgp.federation.client_runner import ClientRunner, Data, frozen_of
 from fedpgp.federation.rounds import federate
-from fedpgp.federation.run_spec import RunSpec, aggregator_for
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State, grouped
 from fedpgp.methods import Batch, Frozen, Method, Params
@@ -153,7 +153,7 @@ class _Trial:
         method, task, backbone = self.method, self.task, self.backbone
         shared = method.init_shared(task, backbone, generator(0, "shared"))
         private = method.init_private(task, backbone, generator(0, "private"), client)
-        aggregator = aggregator_for(method, SETTINGS.rounds)
+        aggregator = RunSpec.of(method, task, backbone, SETTINGS, 0).aggregator
         server = aggregator.begin(shared, len(task.clients))
         return Params(shared, private, aggregator.download(server, client).shared)
 
@@ -175,15 +175,14 @@ class _Trial:
             State.create(path).close()
             while True:
                 with State.open(path) as state:
-                    for _ in federate(method, self.data, self.backbone, SETTINGS, seed, workers, state):
+                    spec = RunSpec.of(method, self.task, self.backbone, SETTINGS, seed)
+                    for _ in federate(ClientRunner(spec, self.data), workers, state):
                         if interrupted:
                             break
                     else:
                         break
                 method = pickle.loads(pickle.dumps(method))
             with State.open(path) as state:
-                aggregator = aggregator_for(self.method, SETTINGS.rounds)
-                spec = RunSpec(self.method, self.task, self.backbone, SETTINGS, seed, aggregator)
                 server = state.server() or Server({})
                 bits = {f"server/{k}": _bits(t) for k, t in grouped(server).items()}
                 for i, own in enumerate(spec.states(state.client)):
@@ -470,7 +469,8 @@ def _controls(trial: _Trial) -> None:
     if not own_server and not method.pooled and not method.swaps and trial.trains:
         workers = Recording(trial.towers)
         with State.create() as state:
-            rounds = federate(method, trial.data, trial.backbone, SETTINGS, 0, workers, state, Scaffold())
+            spec = RunSpec.of(method, trial.task, trial.backbone, SETTINGS, 0, Scaffold())
+            rounds = federate(ClientRunner(spec, trial.data), workers, state)
             for record, _ in zip(rounds, range(2), strict=False):
                 _ask(record["participants"] == [0, 1, 2], trial, "must train every client under scaffold")
 
@@ -481,7 +481,7 @@ def _order(trial: _Trial) -> None:
     shared = trial.first().shared
     if not shared or method.pooled:
         return
-    rule = aggregator_for(method, SETTINGS.rounds)
+    rule = RunSpec.of(method, trial.task, trial.backbone, SETTINGS, 0).aggregator
     server = rule.begin(shared, len(CLIENTS))
     rng = generator(0, "updates")
 

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from fedpgp.aggregators import Server
 from fedpgp.errors import OutputError
 from fedpgp.evaluation.evaluator import Evaluation, Evaluator
+from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import federate
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import PATIENCE, ClientState, State, grouped
 from fedpgp.methods import FedPGP, Local, PromptFL, ZeroShot
@@ -215,7 +217,8 @@ def test_a_run_that_was_stopped_anywhere_ends_as_one_that_was_not(name, changes,
     settings = FederationConfig(**{**tiny.SETTINGS, "rounds": 4, "local_epochs": 1, **changes})
 
     def rounds(state, workers=None):
-        return federate(method, data, backbone, settings, 0, workers or Workers(backbone.towers(), 1), state)
+        runner = ClientRunner(RunSpec.of(method, data.task, backbone, settings, 0), data)
+        return federate(runner, workers or Workers(backbone.towers(), 1), state)
 
     with State.create() as state:
         list(rounds(state))
@@ -268,7 +271,8 @@ def test_in_a_round_only_the_participants_are_read_and_kept(backbone, monkeypatc
         reads.clear(), kept.clear()
         settings = FederationConfig(rounds=3, participation=10 / clients, local_epochs=1, eval_every=3)
         with State.create() as state:
-            found = list(federate(METHODS["fedpgp"], data, backbone, settings, 0, Workers(backbone.towers(), 1), state))
+            spec = RunSpec.of(METHODS["fedpgp"], data.task, backbone, settings, 0)
+            found = list(federate(ClientRunner(spec, data), Workers(backbone.towers(), 1), state))
         expected = Counter(client for record in found for client in record["participants"])
         assert kept == expected and expected.total() == 30
         assert reads == expected + Counter([0])  # in the evaluation, whose shared part alone has its shapes

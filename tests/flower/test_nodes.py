@@ -23,7 +23,7 @@ from fedpgp.evaluation.inference import kind_of
 from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.privacy import protected
 from fedpgp.federation.rounds import run_rounds
-from fedpgp.federation.run_spec import RunSpec, aggregator_for
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 from fedpgp.federation.state import ClientState, State
 from fedpgp.flower.client_app import EVALUATE, TRAIN, client_app
@@ -71,13 +71,12 @@ def open_world(
     privacy = more.pop("privacy", PrivacyConfig())
     data = more.pop("data", None) or tiny.data(backbone, kind=kind_of(method))
     settings = FederationConfig(**{**tiny.SETTINGS, **SMALL, **more})
-    chosen = protected(privacy, aggregator_for(method, settings.rounds, aggregator))
-    spec = RunSpec(method, data.task, backbone, settings, 0, chosen)
+    spec = RunSpec.of(method, data.task, backbone, settings, 0, protected(privacy, aggregator or FedAvg()))
     terms = terms_of(backbone, data.task)
 
     def opened(client: int) -> NodeClient:
         alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))
-        node = Node(ClientRunner(spec, alone, backbone), backbone.towers(method.reads), client, directory)
+        node = Node(ClientRunner(spec, alone), backbone.towers(method.reads), client, directory)
         return NodeClient(node, terms, counts_of(alone.task))
 
     def app(opener):

@@ -5,7 +5,9 @@ from oracle import class_specific, promptfl
 from oracle.training import cross_entropy, train
 
 import fedpgp
+from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import federate
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.methods import PromptFL
@@ -54,7 +56,8 @@ def test_a_finetuned_run_that_is_stopped_goes_on(exact, tmp_path):
     State.create(tmp_path / "s").close()
     for _ in range(3):
         with State.open(tmp_path / "s") as state:
-            next(federate(method, data, exact, settings, 0, Workers(exact.towers(), 1), state))
+            runner = ClientRunner(RunSpec.of(method, data.task, exact, settings, 0), data)
+            next(federate(runner, Workers(exact.towers(), 1), state))
     with State.open(tmp_path / "s") as state:
         assert state.rounds() == 3
         kept = [state.client(client).kept for client in range(3)]

@@ -6,8 +6,8 @@ import pytest
 import tiny
 
 import fedpgp
-from fedpgp.aggregators import FedAvg
-from fedpgp.federation.client_runner import Data
+from fedpgp.federation.client_runner import ClientRunner
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.methods import FedPGP, Local, PromptFL
 from fedpgp.reporting import Silent
@@ -25,6 +25,12 @@ class Listening(Silent):
 
     def notice(self, text: str) -> None:
         self.said.append(text)
+
+
+def runner_of(method, backbone, settings) -> ClientRunner:
+    """All clients of the tiny task."""
+    data = tiny.data(backbone)
+    return ClientRunner(RunSpec.of(method, data.task, backbone, settings, 0), data)
 
 
 def test_plan_in_a_line() -> None:
@@ -55,52 +61,52 @@ def test_plan_without_estimates() -> None:
 @pytest.mark.parametrize(
     ("method", "models", "points"), [(FedPGP(), 4, 11), (Local(), 4, 1), (PromptFL(), 1, 1)], ids=lambda m: str(m)[:8]
 )
-def test_a_round_of_two_clients_is_multiplied(method, models, points, monkeypatch) -> None:
+def test_a_round_of_two_clients_is_multiplied(method, models, points, backbone, monkeypatch) -> None:
     """Two of the three clients hold 11 of the 18 images; models: read in an evaluation, the shared part's included."""
-    data = Data(tiny.task(), None, {})
     seen = {}
 
-    def federate(method, data, backbone, settings, seed, workers, state, aggregator):
-        seen.update(clients=len(data.task.clients), rounds=settings.rounds, epochs=settings.local_epochs)
+    def federate(runner, workers, state):
+        short = runner.spec.settings
+        seen.update(clients=len(runner.data.task.clients), rounds=short.rounds, epochs=short.local_epochs)
         state.client = lambda client: SimpleNamespace(private={} if models == 1 else {"U": 1})
         yield {"round": 1, "seconds_training": 11.0, "seconds_evaluation": 3.0}
 
     monkeypatch.setattr(pilot, "federate", federate)
     settings = FederationConfig(rounds=7, local_epochs=3, participation=0.5, eval_every=2)
-    found = pilot.seconds_of_run(method, data, None, settings, 0, Workers(None, 1), FedAvg())
+    found = pilot.seconds_of_run(runner_of(method, backbone, settings), Workers(None, 1))
     one_model = 3.0 / 3 if models > 1 else 3.0
     assert found == pytest.approx(11 * 7 * 3 * 0.5 * 18 / 11 + one_model * models * (4 + points - 1))
     assert seen == {"clients": 2, "rounds": 1, "epochs": 1}
 
 
 @pytest.mark.parametrize(("first", "clients"), [(0.3, [2, 3]), (0.7, [2, 2]), (5.0, [2])])
-def test_a_short_round_warms_up_and_a_second_counts(first, clients, monkeypatch) -> None:
+def test_a_short_round_warms_up_and_a_second_counts(first, clients, backbone, monkeypatch) -> None:
     """The second has as many clients as fit into the time, and a long one is not done again."""
-    data, seen = Data(tiny.task(), None, {}), []
+    seen = []
 
-    def federate(method, data, backbone, settings, seed, workers, state, aggregator):
-        seen.append(len(data.task.clients))
+    def federate(runner, workers, state):
+        seen.append(len(runner.data.task.clients))
         state.client = lambda client: None
         yield {"round": 1, "seconds_training": first if len(seen) == 1 else 0.1, "seconds_evaluation": 0.0}
 
     monkeypatch.setattr(pilot, "federate", federate)
     settings = FederationConfig(rounds=1, local_epochs=1)
-    found = pilot.seconds_of_run(PromptFL(), data, None, settings, 0, Workers(None, 1), FedAvg())
+    found = pilot.seconds_of_run(runner_of(PromptFL(), backbone, settings), Workers(None, 1))
     assert seen == clients
     examples = {2: 11, 3: 18}[clients[-1]]
     assert found == pytest.approx((first if len(clients) == 1 else 0.1) * 18 / examples)
 
 
-def test_every_process_has_something_to_do_while_it_is_timed(monkeypatch) -> None:
-    data, seen = Data(tiny.task(), None, {}), []
+def test_every_process_has_something_to_do_while_it_is_timed(backbone, monkeypatch) -> None:
+    seen = []
 
-    def federate(method, data, backbone, settings, seed, workers, state, aggregator):
-        seen.append(len(data.task.clients))
+    def federate(runner, workers, state):
+        seen.append(len(runner.data.task.clients))
         state.client = lambda client: None
         yield {"round": 1, "seconds_training": 9.0, "seconds_evaluation": 0.0}
 
     monkeypatch.setattr(pilot, "federate", federate)
-    pilot.seconds_of_run(PromptFL(), data, None, FederationConfig(), 0, SimpleNamespace(count=3), FedAvg())
+    pilot.seconds_of_run(runner_of(PromptFL(), backbone, FederationConfig()), SimpleNamespace(count=3))
     assert seen == [3]
 
 

@@ -22,8 +22,9 @@ from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import kind_of
 from fedpgp.federation.client import ClientJob, train_clients
-from fedpgp.federation.client_runner import Data
+from fedpgp.federation.client_runner import ClientRunner, Data
 from fedpgp.federation.rounds import federate
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.methods import Method, PromptFL
@@ -102,7 +103,8 @@ def measure_costs(
                 train,
                 made_up_data(task, backbone, None, seed).tests,  # on which nothing is tested
             )
-            return federate(method, data, backbone, settings, seed, pool, stack.enter_context(State.create()))
+            runner = ClientRunner(RunSpec.of(method, data.task, backbone, settings, seed), data)
+            return federate(runner, pool, stack.enter_context(State.create()))
 
         def cost(method: Method) -> MethodCost:
             say(f"methods: {method.name}")

@@ -25,8 +25,9 @@ from fedpgp.bench.stages import TOLERANCE, DifferentWorkError, Step
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluation.metrics import evaluation_sets
-from fedpgp.federation.client_runner import Data
+from fedpgp.federation.client_runner import ClientRunner, Data
 from fedpgp.federation.rounds import federate
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.methods import FedPGP
@@ -203,7 +204,8 @@ class _Ours:
 def _ours(scene: Scene, data: Data, seed: int, workers: int) -> _Ours:
     started = time.perf_counter()
     with State.create() as state, Workers(scene.backbone.towers(), workers) as pool:
-        (record,) = federate(FedPGP(), data, scene.backbone, SETTINGS, seed, pool, state)
+        runner = ClientRunner(RunSpec.of(FedPGP(), data.task, scene.backbone, SETTINGS, seed), data)
+        (record,) = federate(runner, pool, state)
         elapsed = time.perf_counter() - started
         server = state.server()
         assert server is not None

@@ -22,7 +22,9 @@ from fedpgp.bench.names import BASE_NAMES, NOVEL_NAMES
 from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, SHOTS, made_up_split
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.errors import TrainingError
+from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import federate
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import FILE, State
 from fedpgp.methods import FedPGP
@@ -79,7 +81,7 @@ def measure(clients: int, seed: int) -> Scale:
         State.create(Path(directory) / FILE) as state,
         Workers(backbone.towers(), 1) as pool,
     ):
-        rounds = federate(FedPGP(), data, backbone, settings, seed, pool, state)
+        rounds = federate(ClientRunner(RunSpec.of(FedPGP(), task, backbone, settings, seed), data), pool, state)
         next(rounds)
         taken = []
         for _ in range(MEASURED_ROUNDS):

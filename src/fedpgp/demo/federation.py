@@ -15,9 +15,9 @@ from fedpgp.backbone import Backbone
 from fedpgp.data.tasks import Task
 from fedpgp.demo.prompts import Plane, Words, contexts, cosines, offsets
 from fedpgp.demo.stage import MIXTURES, Choices, DemoSetup
-from fedpgp.federation.client_runner import frozen_of
+from fedpgp.federation.client_runner import ClientRunner, frozen_of
 from fedpgp.federation.rounds import federate
-from fedpgp.federation.run_spec import RunSpec, aggregator_for
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import State
 from fedpgp.methods import Params
 from fedpgp.methods.fedpgp import FedPGP
@@ -71,7 +71,8 @@ def untrained(stage: DemoSetup, choices: Choices) -> dict[str, Any]:
     config, method = choices.config(), ZeroShot()
     data = stage.data(stage.task(choices))
     with Workers(stage.backbone.towers(method.reads), 1) as workers, State.create() as state:
-        (record,) = federate(method, data, stage.backbone, config.federation, choices.seed, workers, state)
+        spec = RunSpec.of(method, data.task, stage.backbone, config.federation, choices.seed)
+        (record,) = federate(ClientRunner(spec, data), workers, state)
         return _figures(record) | {"clients": state.evaluation().clients["local"].tolist()}
 
 
@@ -85,12 +86,9 @@ def rounds(stage: DemoSetup, choices: Choices, stop: threading.Event) -> Iterato
     assert isinstance(method, FedPGP)
     look = _Look(stage, method, task)
     with Workers(stage.backbone.towers(method.reads), 1) as workers, State.create() as state:
-        settings = config.federation
-        aggregator = aggregator_for(method, settings.rounds)
-        spec = RunSpec(method, task, stage.backbone, settings, choices.seed, aggregator)
+        spec = RunSpec.of(method, task, stage.backbone, config.federation, choices.seed)
         yield look({"round": 0}, [], spec, state)
-        data = stage.data(task)
-        for record in federate(method, data, stage.backbone, settings, choices.seed, workers, state):
+        for record in federate(ClientRunner(spec, stage.data(task)), workers, state):
             figures = _figures(record) | {
                 "round": record["round"],
                 "shared": _figures(record["shared"]),

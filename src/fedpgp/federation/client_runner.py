@@ -48,9 +48,9 @@ class ClientRunner:
     Clients go by their numbers in the run, whatever their places in the task.
     """
 
-    def __init__(self, spec: RunSpec, data: Data, backbone: Backbone):
-        method, task = spec.method, data.task
-        self.spec, self._data, self._task = spec, data, task
+    def __init__(self, spec: RunSpec, data: Data):
+        method, task, backbone = spec.method, data.task, spec.backbone
+        self.spec, self.data, self._task = spec, data, task
         self._clients = {client.id: client for client in task.clients}
         self._frozen = frozen_of(method, task, backbone)
         self._names = backbone.class_tokens([*task.class_names, *method.extra_names], method.tail)
@@ -145,7 +145,7 @@ class ClientRunner:
         """A client's training images, their columns [n], and the softmax that these are of."""
         softmax = self._softmax(client.classes) if self.spec.method.own_classes else self._base
         labels = torch.from_numpy(self._task.train.labels[client.train])
-        return self._data.train[torch.from_numpy(client.train)], softmax.columns[labels], softmax
+        return self.data.train[torch.from_numpy(client.train)], softmax.columns[labels], softmax
 
     def _softmax(self, classes: Sequence[int]) -> _TrainingSoftmax:
         count = len(self._task.class_names)

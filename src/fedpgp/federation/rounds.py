@@ -8,17 +8,15 @@ from itertools import chain
 from statistics import fmean
 from typing import Any, Protocol
 
-from fedpgp.aggregators import Aggregator, Download, FedAvg, Server
-from fedpgp.backbone import Backbone, Towers
+from fedpgp.aggregators import Download, Server
+from fedpgp.backbone import Towers
 from fedpgp.errors import TooFewError, TrainingError
 from fedpgp.evaluation.evaluator import Evaluation, path_alphas, without_standing_path
 from fedpgp.evaluation.metrics import summary
 from fedpgp.federation.client import ClientUpdate, LocalTraining, in_groups, train_clients
-from fedpgp.federation.client_runner import ClientRunner, Data
-from fedpgp.federation.run_spec import RunSpec, aggregator_for
-from fedpgp.federation.settings import FederationConfig
+from fedpgp.federation.client_runner import ClientRunner
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import Clients, ClientState, State, on_device
-from fedpgp.methods import Method
 from fedpgp.runtime.workers import Workers
 
 Joining = Callable[[int, Server], dict[str, Any]]  # a round's number, the server -> what its record gets
@@ -58,25 +56,15 @@ class ClientPool(Protocol):
         ...
 
 
-def federate(
-    method: Method,
-    data: Data,
-    backbone: Backbone,
-    settings: FederationConfig,
-    seed: int,
-    workers: Workers[Towers],
-    state: State,
-    aggregator: Aggregator | None = None,
-) -> Iterator[dict[str, Any]]:
+def federate(runner: ClientRunner, workers: Workers[Towers], state: State) -> Iterator[dict[str, Any]]:
     """Runs the rounds that `state` has not finished yet and yields the record of each when it is safe in the state.
 
     What server and clients keep, and the last evaluation, are in the state, and only there: memory and the time of a
     round depend on those who take part, but for rounds that are evaluated. A method that trains nothing has one
-    round, with number 0. aggregator: None takes FedAvg; a method's own goes before.
+    round, with number 0.
     """
-    spec = RunSpec(method, data.task, backbone, settings, seed, aggregator_for(method, settings.rounds, aggregator))
-    pool = LocalClients(ClientRunner(spec, data, backbone), spec.states(state.client), workers)
-    return run_rounds(spec, pool, state, joining(spec, data, backbone, workers))
+    pool = LocalClients(runner, runner.spec.states(state.client), workers)
+    return run_rounds(runner.spec, pool, state, joining(runner, workers))
 
 
 def run_rounds(
@@ -149,18 +137,18 @@ def run_rounds(
 class LocalClients:
     """All clients in this process and its workers; what they keep is in the state."""
 
-    federation: ClientRunner
+    runner: ClientRunner
     clients: Clients
     workers: Workers[Towers]
     forgiving: bool = False
     refused: int = 0
 
     def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
-        jobs = [self.federation.job(number, client, sent, self.clients[client]) for client, sent in downloads.items()]
+        jobs = [self.runner.job(number, client, sent, self.clients[client]) for client, sent in downloads.items()]
         return list(chain.from_iterable(self.workers.map(train_clients, in_groups(self.workers.towers, jobs))))
 
     def kept(self, number: int, updates: Sequence[ClientUpdate]) -> Mapping[int, ClientState]:
-        spec = self.federation.spec
+        spec = self.runner.spec
         if spec.method.pooled and not spec.finetunes(number):
             # Client 0 stood for all of them: what it trained is no private part of its own.
             (update,) = updates
@@ -169,9 +157,9 @@ class LocalClients:
 
     def evaluate(self, number: int, server: Server, alphas: Sequence[float]) -> Evaluation:
         def sent(client: int) -> Download:
-            return self.federation.spec.aggregator.download(server, client)
+            return self.runner.spec.aggregator.download(server, client)
 
-        return self.federation.evaluate(number, server.shared, sent, self.clients.__getitem__, self.workers, alphas)
+        return self.runner.evaluate(number, server.shared, sent, self.clients.__getitem__, self.workers, alphas)
 
     def round_notes(self, number: int) -> Mapping[str, Any]:
         return {}
@@ -182,32 +170,30 @@ def own_after(spec: RunSpec, number: int, update: ClientUpdate) -> ClientState:
     return replace(update.own, kept=update.upload.shared) if spec.finetunes(number) else update.own
 
 
-def joining(spec: RunSpec, data: Data, backbone: Backbone, workers: Workers[Towers]) -> Joining | None:
+def joining(runner: ClientRunner, workers: Workers[Towers]) -> Joining | None:
     """New clients fit their private part to their images, the shared part stays; how they do, each and on the mean.
 
-    A newcomer is sent what all clients share, also where the server has a shared part for every client that it knows.
     None where a task has no new clients.
     """
-    settings = spec.settings
+    data, settings = runner.data, runner.spec.settings
     if not data.task.new_clients:
         return None
-    newcomers = replace(data, task=replace(data.task, clients=data.task.new_clients, new_clients=()))
-    theirs = RunSpec(spec.method, newcomers.task, backbone, settings, spec.seed, FedAvg())
-    federation = ClientRunner(theirs, newcomers, backbone)
-    training = LocalTraining.of(spec.method, settings, settings.join_epochs, private_alone=True)
+    task = replace(data.task, clients=data.task.new_clients, new_clients=())
+    newcomers = ClientRunner(runner.spec.for_newcomers(task), replace(data, task=task))
+    training = LocalTraining.of(runner.spec.method, settings, settings.join_epochs, private_alone=True)
 
     def join(number: int, server: Server) -> dict[str, Any]:
         with State.create() as state:
-            here = LocalClients(federation, theirs.states(state.client), workers)
-            jobs = federation.fitting(number + 1, server, here.clients, training)
-            if here.clients[0].private:
+            pool = LocalClients(newcomers, newcomers.spec.states(state.client), workers)
+            jobs = newcomers.fitting(number + 1, server, pool.clients, training)
+            if pool.clients[0].private:
                 updates = chain.from_iterable(workers.map(train_clients, in_groups(workers.towers, jobs)))
                 state.keep(server, {update.upload.client: replace(update.own, kept={}) for update in updates})
-            found = here.evaluate(number, server, path_alphas(1)).clients
-        names = ("local", *data.task.tests)
+            accuracies = pool.evaluate(number, server, path_alphas(1)).clients
+        names = ("local", *task.tests)
         return {
-            "new": fmean(found["local"]),
-            "new_clients": [{name: float(found[name][new.id]) for name in names} for new in newcomers.task.clients],
+            "new": fmean(accuracies["local"]),
+            "new_clients": [{name: float(accuracies[name][new.id]) for name in names} for new in task.clients],
         }
 
     return join

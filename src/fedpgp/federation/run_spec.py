@@ -36,9 +36,30 @@ class RunSpec:
         self.method, self.settings, self.seed, self.aggregator = method, settings, seed, aggregator
         self.clients, self.tests = len(task.clients), tuple(task.tests)
         self.device: torch.device = backbone.logit_scale.device
-        self._task, self._backbone = task, backbone
+        self._task, self.backbone = task, backbone
         self.shared = method.init_shared(task, backbone, generator(seed, "shared"))
         self.trains = bool(self.shared or self.first(0).private)
+
+    @classmethod
+    def of(
+        cls,
+        method: Method,
+        task: Task,
+        backbone: Backbone,
+        settings: FederationConfig,
+        seed: int,
+        aggregator: Aggregator | None = None,
+    ) -> "RunSpec":
+        """Return the specification with the method's own aggregator, or else with the given one; None takes FedAvg."""
+        own = method.own_aggregator(settings.rounds)
+        return cls(method, task, backbone, settings, seed, own or aggregator or FedAvg())
+
+    def for_newcomers(self, task: Task) -> "RunSpec":
+        """Return the specification for clients that join after the last round.
+
+        A newcomer is sent what all clients share, also where the server has a shared part for every client it knows.
+        """
+        return RunSpec(self.method, task, self.backbone, self.settings, self.seed, FedAvg())
 
     @property
     def rounds(self) -> range:
@@ -68,7 +89,7 @@ class RunSpec:
         All start from the same draw, or with `settings.independent_private` each from one of its own.
         """
         own = (client,) if self.settings.independent_private else ()
-        private = self.method.init_private(self._task, self._backbone, generator(self.seed, "private", *own), client)
+        private = self.method.init_private(self._task, self.backbone, generator(self.seed, "private", *own), client)
         return ClientState(private, {}, self.aggregator.begin_client(self.shared))
 
     def states(self, kept: Callable[[int], ClientState | None]) -> Clients:
@@ -106,11 +127,6 @@ class RunSpec:
         """How every client trains in a round."""
         epochs = self.method.finetune_epochs if self.finetunes(number) else None
         return LocalTraining.of(self.method, self.settings, epochs)
-
-
-def aggregator_for(method: Method, rounds: int, chosen: Aggregator | None = None) -> Aggregator:
-    """The method's own aggregator for so many rounds, or else the one that is chosen; None takes FedAvg."""
-    return method.own_aggregator(rounds) or chosen or FedAvg()
 
 
 def rounds_of(method: Method, settings: FederationConfig) -> int:

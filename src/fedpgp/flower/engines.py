@@ -4,19 +4,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import State
 from fedpgp.runs.execution import Engine
-from fedpgp.runs.setup import RunSetup
+from fedpgp.runs.setup import OpenRun
 
 
-def simulation(
-    setup: RunSetup, name: str, seed: int, spec: RunSpec, directory: Path | None, state: State
-) -> Iterator[dict[str, Any]]:
+def simulation(opened: OpenRun, directory: Path | None, state: State) -> Iterator[dict[str, Any]]:
     """Flower's simulation, which is imported when a run needs it."""
     from fedpgp.flower.simulation import simulate
 
-    return simulate(setup, name, seed, spec, directory, state)
+    return simulate(opened, directory, state)
 
 
 ENGINES: Mapping[str, Engine] = {"simulation": simulation}

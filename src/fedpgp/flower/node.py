@@ -94,12 +94,12 @@ def check_owner(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Node:
-    """federation: of the run, with the images of this client alone; client: its number in the run.
+    """runner: of the run, with the images of this client alone; client: its number in the run.
 
     directory: where what it keeps of each of its runs lies, by the run's id.
     """
 
-    federation: ClientRunner
+    runner: ClientRunner
     towers: Towers
     client: int
     directory: Path
@@ -110,8 +110,8 @@ class Node:
         What it keeps is kept. Gives what comes of it, and the round from which it went on, 0 from the beginning.
         """
         after, own = self._own(run, counted)
-        (update,) = train_clients(self.towers, [self.federation.job(number, self.client, download, own)])
-        self._states(run).keep(number, after, own_after(self.federation.spec, number, update))
+        (update,) = train_clients(self.towers, [self.runner.job(number, self.client, download, own)])
+        self._states(run).keep(number, after, own_after(self.runner.spec, number, update))
         return update, after
 
     def evaluate(
@@ -123,12 +123,12 @@ class Node:
         """
         _, own = self._own(run, counted)
         with Workers(self.towers, 1) as workers:
-            shared = {**{name: download.shared[name] for name in self.federation.spec.shared}, **alone}
-            return self.federation.evaluate(number, shared, lambda _: download, lambda _: own, workers, alphas)
+            shared = {**{name: download.shared[name] for name in self.runner.spec.shared}, **alone}
+            return self.runner.evaluate(number, shared, lambda _: download, lambda _: own, workers, alphas)
 
     def _own(self, run: str, counted: int) -> tuple[int, ClientState]:
         after, kept = self._states(run).after(counted)
-        spec = self.federation.spec
+        spec = self.runner.spec
         return after, spec.first(self.client) if kept is None else on_device(kept, spec.device)
 
     def _states(self, run: str) -> OwnStates:

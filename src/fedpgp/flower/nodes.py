@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -15,8 +16,8 @@ from flwr.serverapp import Grid
 
 from fedpgp.aggregators import Download, Server
 from fedpgp.backbone import Backbone
-from fedpgp.data.client_task import Counts
-from fedpgp.data.tasks import Task
+from fedpgp.data.client_task import Counts, counts_of
+from fedpgp.data.tasks import Client, Task
 from fedpgp.errors import FedPGPError, NamesError, TooFewError, TrainingError
 from fedpgp.evaluation.evaluator import Evaluation
 from fedpgp.federation.client import ClientUpdate
@@ -28,6 +29,7 @@ from fedpgp.flower.messages import Request, evaluated, evaluation, together, tra
 from fedpgp.flower.node import Node
 from fedpgp.flower.secure_aggregation import secure_sum
 from fedpgp.flower.update_validation import ABOUT, Asked, Refused, check, excerpt, facts, line, unlike_others
+from fedpgp.runs.setup import OpenRun
 from fedpgp.runtime.version import __version__
 
 FAULT = "fault"  # in the place of a reply: why there is none, for a person to read
@@ -86,6 +88,13 @@ class NodeClient:
     node: Node
     terms: Terms
     counts: Counts
+
+
+def node_client(opened: OpenRun, client: Client, directory: Path) -> NodeClient:
+    """One client of a run, by itself. directory: of what clients keep of their runs."""
+    runner = opened.runner_of(client)
+    node = Node(runner, opened.backbone.towers(opened.method.reads), client.id, directory)
+    return NodeClient(node, terms_of(opened.backbone, opened.task), counts_of(runner.data.task))
 
 
 @dataclass
@@ -375,14 +384,14 @@ def _greeted(guest: NodeClient, content: RecordDict, trusted: bool) -> RecordDic
 
 
 def _trained(guest: NodeClient, content: RecordDict, trusted: bool) -> RecordDict:
-    spec = guest.node.federation.spec
+    spec = guest.node.runner.spec
     request = Request.of(content, spec.device)
     update, after = guest.node.train(request.run, request.number, request.counted, request.download)
     return trained(request, update, after, not spec.finetunes(request.number))
 
 
 def _evaluated(guest: NodeClient, content: RecordDict, trusted: bool) -> RecordDict:
-    request = Request.of(content, guest.node.federation.spec.device)
+    request = Request.of(content, guest.node.runner.spec.device)
     found = guest.node.evaluate(
         request.run, request.number, request.counted, request.download, request.alone, request.alphas
     )

@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from queue import Queue
@@ -20,27 +20,22 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
 from fedpgp.config import ExperimentConfig
-from fedpgp.data.client_task import counts_of
 from fedpgp.errors import TrainingError
-from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import joining, run_rounds
-from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import State
 from fedpgp.flower.client_app import client_app
 from fedpgp.flower.mods import mods
-from fedpgp.flower.node import Node, own_states
-from fedpgp.flower.nodes import NodeClient, Nodes, answer, terms_of
+from fedpgp.flower.node import own_states
+from fedpgp.flower.nodes import NodeClient, Nodes, answer, node_client, terms_of
 from fedpgp.runs.execution import Execution
-from fedpgp.runs.setup import RunSetup, aggregator_of, open_setup
+from fedpgp.runs.setup import OpenRun, RunSetup, open_run
 from fedpgp.runtime.code_files import load_file, loaded_files
 
 OPEN = 64  # clients that an actor holds ready
 DIRECTORY = "clients"  # in a run directory: what each client keeps, until the run is finished
 
 
-def simulate(
-    setup: RunSetup, method: str, seed: int, spec: RunSpec, directory: Path | None, state: State
-) -> Iterator[dict[str, Any]]:
+def simulate(opened: OpenRun, directory: Path | None, state: State) -> Iterator[dict[str, Any]]:
     """Runs the rounds that a state has not finished yet and yields the record of each, as `federate` does.
 
     When the last is over, what clients keep is in the state. directory: of the run, on a disk that all actors reach;
@@ -48,25 +43,24 @@ def simulate(
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its next default, of which it warns
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    task, run = setup.tasks[seed], state.origin()["run"]
+    setup, spec, run = opened.setup, opened.spec, state.origin()["run"]
     with ExitStack() as stack:
         place = Path(stack.enter_context(TemporaryDirectory())) if directory is None else directory / DIRECTORY
-        packed = pickle.dumps((setup.config, method, seed, setup.execution.cache, setup.execution.skip_bad_images))
+        cached = (setup.execution.cache, setup.execution.skip_bad_images)
+        packed = pickle.dumps((setup.config, opened.name, opened.seed, *cached))
         opener = _Opener(run, place.absolute(), tuple(loaded_files()), packed)
         nodes = Nodes(
             grid=stack.enter_context(_grid(opener, spec.clients, setup)),
             spec=spec,
             run=run,
-            terms=terms_of(setup.backbone, task),
+            terms=terms_of(setup.backbone, opened.task),
             counted={client: record["round"] for record in state.records() for client in record["participants"]},
             deadline=setup.config.federation.deadline,
             forgiving=False,
             privacy=setup.config.privacy,
         )
         nodes.gather(spec.clients)
-        yield from run_rounds(
-            spec, nodes, state, joining(spec, setup.data(spec.method, seed), setup.backbone, setup.workers)
-        )
+        yield from run_rounds(spec, nodes, state, joining(opened.runner, opened.workers))
         kept = {client: own_states(place, run, client).after(number)[1] for client, number in nodes.counted.items()}
         server = state.server()
         if server is not None:
@@ -138,25 +132,16 @@ class _Opener:
 
 
 @lru_cache(maxsize=1)
-def _setup_of(opener: _Opener) -> tuple[RunSetup, ExitStack]:
+def _opened(opener: _Opener) -> tuple[OpenRun, ExitStack]:
     """Of this process, for as long as it lives."""
     torch.set_num_threads(1)
     config, method, seed, cache, skip_bad_images = opener.unpack()
     stack = ExitStack()
-    setup = stack.enter_context(
-        open_setup(config, [method], [seed], Execution(cache=cache, skip_bad_images=skip_bad_images))
-    )
-    return setup, stack
+    execution = Execution(cache=cache, skip_bad_images=skip_bad_images)
+    return stack.enter_context(open_run(config, method, seed, execution)), stack
 
 
 @lru_cache(maxsize=OPEN)
 def _guest(opener: _Opener, client: int) -> NodeClient:
-    setup, _ = _setup_of(opener)
-    config, name, seed, *_ = opener.unpack()
-    method = config.methods[name]
-    data = setup.data(method, seed)
-    spec = RunSpec(method, data.task, setup.backbone, config.federation, seed, aggregator_of(config, name))
-    alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))
-    federation = ClientRunner(spec, alone, setup.backbone)
-    node = Node(federation, setup.backbone.towers(method.reads), client, opener.directory)
-    return NodeClient(node, terms_of(setup.backbone, data.task), counts_of(alone.task))
+    opened, _ = _opened(opener)
+    return node_client(opened, opened.task.clients[client], opener.directory)

@@ -11,7 +11,6 @@ from fedpgp.reporting import Reporter, Silent
 from fedpgp.results.run import Comparison
 
 if TYPE_CHECKING:
-    from fedpgp.federation.run_spec import RunSpec
     from fedpgp.federation.state import State
 
 
@@ -27,12 +26,10 @@ class Writers(Protocol):
 class Engine(Protocol):
     """What trains and evaluates the clients of a run elsewhere than in this process: `federation.engine`.
 
-    setup: a RunSetup, which has an `Execution` itself.
+    opened: an OpenRun, which has an `Execution` itself.
     """
 
-    def __call__(
-        self, setup: Any, name: str, seed: int, spec: RunSpec, directory: Path | None, state: State
-    ) -> Iterator[dict[str, Any]]: ...
+    def __call__(self, opened: Any, directory: Path | None, state: State) -> Iterator[dict[str, Any]]: ...
 
 
 class ExecutionOptions(TypedDict, total=False):

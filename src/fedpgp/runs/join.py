@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedpgp.aggregators import Download, FedAvg, Server, Tensors
+from fedpgp.aggregators import Download, Server, Tensors
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.client_task import OWN
 from fedpgp.data.sources import load_source
@@ -16,12 +16,11 @@ from fedpgp.federation.client import LocalTraining, train_clients
 from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.reporting import Reporter, Silent
-from fedpgp.results.provenance import origin
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run, run_directory, write_run
 from fedpgp.results.summary import Prompts, figures
 from fedpgp.runs.execution import Execution
-from fedpgp.runs.setup import RunSetup, open_setup
+from fedpgp.runs.setup import OpenRun, open_run
 from fedpgp.runtime.files import write
 
 
@@ -55,8 +54,8 @@ def join(
         raise ConfigError(f"{name} is neither built in nor of an installed package: a run of it cannot be joined")
     config = _config(found, data, shots, device)
     reporter = reporter or Silent()
-    with open_setup(config, [name], [seed], Execution(cache=cache, reporter=reporter)) as setup:
-        joined = _fitted(setup, found, name, seed, epochs or found.config.federation.join_epochs, reporter)
+    with open_run(config, name, seed, Execution(cache=cache, reporter=reporter)) as opened:
+        joined = _fitted(opened, found, epochs or found.config.federation.join_epochs)
     if output is not None:
         with run_directory(Path(output), force) as scratch:
             write(scratch / "config.toml", joined.config.to_toml().encode())
@@ -76,25 +75,23 @@ def _config(run: Run, data: str, shots: int, device: str | None) -> ExperimentCo
     return replace(config, task=task, federation=replace(config.federation, engine="deployment"))
 
 
-def _fitted(setup: RunSetup, run: Run, name: str, seed: int, epochs: int, reporter: Reporter) -> Run:
-    config, settings, began = setup.config, setup.config.federation, time.perf_counter()
-    method, task = config.methods[name], setup.tasks[seed]
-    spec = RunSpec(method, task, setup.backbone, settings, seed, FedAvg())
-    first = spec.first(0)
-    if not first.private:
-        raise ConfigError(f"{name} has no private part to fit: a new client takes the shared part as it is")
+def _fitted(opened: OpenRun, run: Run, epochs: int) -> Run:
+    config, settings, began = opened.config, opened.config.federation, time.perf_counter()
+    runner = ClientRunner(opened.spec.for_newcomers(opened.task), opened.data)
+    spec, reporter = runner.spec, opened.setup.execution.listener
+    if not spec.first(0).private:
+        raise ConfigError(f"{opened.name} has no private part to fit: a new client takes the shared part as it is")
     server = Server(_shared(run, spec))
-    federation = ClientRunner(spec, setup.data(method, seed), setup.backbone)
-    training = LocalTraining.of(method, settings, epochs, private_alone=True)
+    training = LocalTraining.of(opened.method, settings, epochs, private_alone=True)
     number = int(run.results["rounds"]) + 1
     reporter.progress("fitting the private part", 0, epochs)
-    (job,) = federation.fitting(number, server, spec.states(lambda client: None), training)
-    (update,) = train_clients(setup.workers.towers, [job])
+    (job,) = runner.fitting(number, server, spec.states(lambda client: None), training)
+    (update,) = train_clients(opened.workers.towers, [job])
     reporter.progress("fitting the private part", epochs, epochs)
     own = replace(update.own, kept={})
     trained = time.perf_counter()
     sent, alphas = Download(server.shared), path_alphas(settings.path_points)
-    last = federation.evaluate(number, server.shared, lambda _: sent, lambda _: own, setup.workers, alphas)
+    last = runner.evaluate(number, server.shared, lambda _: sent, lambda _: own, opened.workers, alphas)
     last = without_standing_path(last, spec.tests)
     record: dict[str, Any] = {
         "round": number,
@@ -110,11 +107,11 @@ def _fitted(setup: RunSetup, run: Run, name: str, seed: int, epochs: int, report
     }
     return Run(
         config=config,
-        results=figures(task, name, seed, [record], last, own.private),
+        results=figures(opened.task, opened.name, opened.seed, [record], last, own.private),
         rounds=[record],
         prompts=dict(Prompts(server, [own])),
         outcomes=None,
-        provenance={**origin(config, name, seed, setup.backbone, setup.source)["provenance"], "joined": run.provenance},
+        provenance={**opened.origin()["provenance"], "joined": run.provenance},
     )
 
 

@@ -15,14 +15,14 @@ from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, OutputError, TrainingError
 from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import federate
-from fedpgp.federation.run_spec import RunSpec, rounds_of
+from fedpgp.federation.run_spec import rounds_of
 from fedpgp.federation.state import FILE, State, remove
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import check_instance, find_method, installed, own_errors
 from fedpgp.methods.published import PUBLISHED, published_settings
 from fedpgp.methods.reserved import ALL
 from fedpgp.reporting import Reporter, hears_notices
-from fedpgp.results.provenance import begin, check_origin, origin, started_config
+from fedpgp.results.provenance import begin, check_origin, started_config
 from fedpgp.results.run import Comparison, Run, headline
 from fedpgp.results.run_store import (
     PLAN,
@@ -45,7 +45,7 @@ from fedpgp.runs.execution import Execution, ExecutionOptions
 from fedpgp.runs.published import descriptions, with_unused
 from fedpgp.runs.run_iterator import Records, Rounds, exhausted
 from fedpgp.runs.runtime_estimate import seconds_of_run
-from fedpgp.runs.setup import RunSetup, aggregator_of, open_setup
+from fedpgp.runs.setup import OpenRun, RunSetup, open_setup
 from fedpgp.runtime.files import write_json
 
 HEADLINE = ("zero-shot", "local", "promptfl", "fedpgp")  # what is compared unless methods are named
@@ -123,7 +123,7 @@ def rounds(
         with open_setup(experiment, [name], [seed], execution) as setup:
             if directory is not None:
                 with run_directory(directory, force) as scratch:
-                    begin(scratch, _origin(setup, name, seed))
+                    begin(scratch, setup.open(name, seed).origin())
             (result,) = yield from _work(setup, {(name, seed): directory})
         return result
 
@@ -164,7 +164,7 @@ def compare(
                 write_json(scratch / PLAN, {"seeds": chosen})
                 for (name, seed), cell in planned(scratch, chosen).items():
                     cell.mkdir(parents=True)
-                    begin(cell, _origin(setup, name, seed))
+                    begin(cell, setup.open(name, seed).origin())
             planned_cells: Cells = planned(directory, chosen)
         else:
             planned_cells = dict.fromkeys(planned(Path(), chosen))
@@ -347,20 +347,16 @@ def _check_engine(engine: str) -> None:
         )
 
 
-def _origin(setup: RunSetup, name: str, seed: int) -> dict[str, Any]:
-    return origin(setup.config, name, seed, setup.backbone, setup.source)
-
-
 def _work(setup: RunSetup, cells: Cells) -> Records[list[Run]]:
     """Runs what is not finished and loads what is; the states are open, and so locked, from the beginning."""
     with ExitStack() as stack:
         states = {}
         for cell, path in cells.items():
             if path is None:
-                states[cell] = stack.enter_context(State.create(origin=_origin(setup, *cell)))
+                states[cell] = stack.enter_context(State.create(origin=setup.open(*cell).origin()))
             elif is_unfinished(path):
                 states[cell] = stack.enter_context(State.open(path / FILE))
-                check_origin(path, states[cell], _origin(setup, *cell), setup.execution.listener.notice)
+                check_origin(path, states[cell], setup.open(*cell).origin(), setup.execution.listener.notice)
         plan = _plan(setup, {cell: state.rounds() for cell, state in states.items()})
         runs = []
         for cell, path in cells.items():
@@ -368,7 +364,7 @@ def _work(setup: RunSetup, cells: Cells) -> Records[list[Run]]:
                 runs.append(load_run(path))
                 continue
             started = time.perf_counter()
-            runs.append((yield from _run(setup, *cell, path, states[cell])))
+            runs.append((yield from _run(setup.open(*cell), path, states[cell])))
             plan.done(cell, time.perf_counter() - started)
             if plan.runs > 1:
                 setup.execution.listener.progress("all runs", plan.finished, plan.runs, plan.in_words)
@@ -394,7 +390,7 @@ def _timed(setup: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
     for i, name in enumerate(names):
         setup.execution.listener.progress("timing a round of each method", i, len(names), name)
         seed = next(seed for of, seed in done if of == name)
-        rates[name] = _seconds(setup, name, seed)
+        rates[name] = _seconds(setup.open(name, seed))
     setup.execution.listener.progress("timing a round of each method", len(names), len(names))
     left = {
         (name, seed): rates[name] * (1 - finished / rounds_of(setup.config.methods[name], setup.config.federation))
@@ -403,19 +399,10 @@ def _timed(setup: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
     return ComparisonPlan(left)
 
 
-def _seconds(setup: RunSetup, name: str, seed: int) -> float:
-    method = setup.config.methods[name]
+def _seconds(opened: OpenRun) -> float:
     try:
-        with own_errors(method, training=True):
-            return seconds_of_run(
-                method,
-                setup.data(method, seed),
-                setup.backbone,
-                setup.config.federation,
-                seed,
-                setup.workers,
-                setup.config.aggregator,
-            )
+        with own_errors(opened.method, training=True):
+            return seconds_of_run(opened.runner, opened.workers)
     except TrainingError:
         return 0.0  # the run itself will say so, in its place
 
@@ -426,12 +413,11 @@ def _with_own_errors(method: Method, records: Iterator[dict[str, Any]]) -> Itera
         yield from records
 
 
-def _run(setup: RunSetup, name: str, seed: int, directory: Path | None, state: State) -> Records[Run]:
+def _run(opened: OpenRun, directory: Path | None, state: State) -> Records[Run]:
     """Runs what is left of one run, and writes its files where it has a directory."""
-    config, reporter, backbone = setup.config, setup.execution.listener, setup.backbone
-    method, task, settings = config.methods[name], setup.tasks[seed], config.federation
-    data = setup.data(method, seed)
-    spec = RunSpec(method, task, backbone, settings, seed, aggregator_of(config, name))
+    name, seed, config, task, spec = opened.name, opened.seed, opened.config, opened.task, opened.spec
+    method, settings, execution = opened.method, config.federation, opened.setup.execution
+    reporter = execution.listener
     label = f"{name}, seed {seed}"
     total = rounds_of(method, settings)
     reporter.begin(name, seed, config)
@@ -439,9 +425,9 @@ def _run(setup: RunSetup, name: str, seed: int, directory: Path | None, state: S
         reporter.notice(sentence)
     reporter.progress(label, state.rounds(), total)
     if settings.engine == "local":
-        finished = federate(method, data, backbone, settings, seed, setup.workers, state, config.aggregator)
+        finished = federate(opened.runner, opened.workers, state)
     else:
-        finished = setup.execution.engines[settings.engine](setup, name, seed, spec, directory, state)
+        finished = execution.engines[settings.engine](opened, directory, state)
     remedy = f"free space, then go on with --resume {directory}"
     if directory is not None:
         with writing(directory, remedy):

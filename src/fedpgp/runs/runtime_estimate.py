@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedpgp.aggregators import Aggregator
-from fedpgp.backbone import Backbone, Towers
+from fedpgp.backbone import Towers
 from fedpgp.data.tasks import Client
-from fedpgp.federation.client_runner import Data
+from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import federate
-from fedpgp.federation.settings import FederationConfig
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import ClientState, State
 from fedpgp.methods import Method
 from fedpgp.runtime.workers import Workers
@@ -19,29 +18,23 @@ CLIENTS = 2  # or as many as there are processes
 ENOUGH = 0.8  # seconds of a round in which what is done for the first time weighs little
 
 
-def seconds_of_run(
-    method: Method,
-    data: Data,
-    backbone: Backbone,
-    settings: FederationConfig,
-    seed: int,
-    workers: Workers[Towers],
-    aggregator: Aggregator,
-) -> float:
+def seconds_of_run(runner: ClientRunner, workers: Workers[Towers]) -> float:
     """Trains some of the clients for one epoch, evaluates them, and multiplies.
 
     They are two, or with more processes as many as those, or some would have nothing to do. Where that is soon over it
     only warms up, and what counts is a second round, of as many clients as that time has room for: a longer look, and
     of groups as they will be. The processes must have been started. Other jobs on the machine slow down what they meet.
     """
-    task = data.task
-    cut = replace(settings, rounds=1, local_epochs=1, participation=1.0, path_points=1, eval_every=1)
+    spec, data = runner.spec, runner.data
+    method, settings, task = spec.method, spec.settings, data.task
+    short = replace(settings, rounds=1, local_epochs=1, participation=1.0, path_points=1, eval_every=1)
 
     def first_round(clients: tuple[Client, ...]) -> tuple[dict[str, Any], ClientState | None]:
-        some = replace(data, task=replace(task, clients=clients, new_clients=()))
+        part = replace(task, clients=clients, new_clients=())
+        timed = RunSpec(method, part, spec.backbone, short, spec.seed, spec.aggregator)
         with State.create() as state:
             # Where the method fine-tunes, that would be a second one.
-            record = next(federate(method, some, backbone, cut, seed, workers, state, aggregator))
+            record = next(federate(ClientRunner(timed, replace(data, task=part)), workers, state))
             return record, state.client(clients[0].id)
 
     few = task.clients[: max(CLIENTS, workers.count)]

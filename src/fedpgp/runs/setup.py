@@ -4,14 +4,16 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from inspect import signature
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpgp.aggregators import Aggregator, FedAvg
+from fedpgp.aggregators import FedAvg
 from fedpgp.backbone import Backbone, Towers, bfloat16_speed, load_backbone
 from fedpgp.backbone.layers import Prompt
 from fedpgp.config import EMBEDDED_ORIGIN, ExperimentConfig
@@ -24,21 +26,82 @@ from fedpgp.data.protocols import CLASSES, PROTOCOLS, Holdings
 from fedpgp.data.settings import TaskConfig
 from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source, load_target, pictograms
 from fedpgp.data.subset import narrowed, part_of, without
-from fedpgp.data.tasks import Task
+from fedpgp.data.tasks import Client, Task
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import kind_of
 from fedpgp.evaluation.metrics import evaluation_sets
-from fedpgp.federation.client_runner import Data, frozen_of
+from fedpgp.federation.client_runner import ClientRunner, Data, frozen_of
 from fedpgp.federation.optimization import remarks
 from fedpgp.federation.privacy import check_privacy, protected
-from fedpgp.federation.run_spec import aggregator_for
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import DEFAULT_AGGREGATOR
 from fedpgp.methods import Method, Params
 from fedpgp.methods.plugins import own_errors
+from fedpgp.results.provenance import origin
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.published import fitted
 from fedpgp.runtime.processes import warm_up
 from fedpgp.runtime.workers import Workers
+
+
+def run_spec(config: ExperimentConfig, method: str, seed: int, task: Task, backbone: Backbone) -> RunSpec:
+    """What server and clients of a run agree on; the aggregator is the method's own, the private mean, or the config's.
+
+    Of the task, class names and templates are read: a server in another place than the images has these, too.
+    """
+    aggregator = protected(config.privacy, config.aggregator)
+    return RunSpec.of(config.methods[method], task, backbone, config.federation, seed, aggregator)
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """The parts of one run, from which every engine, joining and serving start: see `open_run` and `RunSetup.open`."""
+
+    setup: "RunSetup"
+    name: str
+    seed: int
+
+    @property
+    def config(self) -> ExperimentConfig:
+        return self.setup.config
+
+    @property
+    def task(self) -> Task:
+        return self.setup.tasks[self.seed]
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.setup.backbone
+
+    @property
+    def workers(self) -> Workers[Towers]:
+        return self.setup.workers
+
+    @cached_property
+    def method(self) -> Method:
+        return self.config.methods[self.name]
+
+    @cached_property
+    def data(self) -> Data:
+        """The task with what the method reads of its images."""
+        return self.setup.data(self.method, self.seed)
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        return run_spec(self.config, self.name, self.seed, self.task, self.backbone)
+
+    @cached_property
+    def runner(self) -> ClientRunner:
+        """All clients of the run."""
+        return ClientRunner(self.spec, self.data)
+
+    def runner_of(self, client: Client) -> ClientRunner:
+        """One client of the run alone, which goes by its number there."""
+        return ClientRunner(self.spec, replace(self.data, task=replace(self.task, clients=(client,))))
+
+    def origin(self) -> dict[str, Any]:
+        """What the run is, see `fedpgp.results.provenance.origin`."""
+        return origin(self.config, self.name, self.seed, self.backbone, self.setup.source)
 
 
 @dataclass(frozen=True)
@@ -58,6 +121,9 @@ class RunSetup:
     workers: Workers[Towers]
     execution: Execution
 
+    def open(self, method: str, seed: int) -> OpenRun:
+        return OpenRun(self, method, seed)
+
     def data(self, method: Method, seed: int) -> Data:
         """A task with what a method reads of its images."""
         task, kind = self.tasks[seed], kind_of(method)
@@ -72,6 +138,13 @@ class RunSetup:
             name: images(test.dataset)[torch.from_numpy(test.images)] for name, test in evaluation_sets(task).items()
         }
         return Data(task, images(task.train), tests)
+
+
+@contextmanager
+def open_run(config: ExperimentConfig, method: str, seed: int, execution: Execution) -> Iterator[OpenRun]:
+    """The parts of one run, after everything is checked that can be checked without work."""
+    with open_setup(config, [method], [seed], execution) as setup:
+        yield setup.open(method, seed)
 
 
 @contextmanager
@@ -318,9 +391,3 @@ def _too_deep(name: str, layers: int, tower: str, has: int) -> ConfigError:
         f"the prompts of {name} must reach into at most {has} layers, which is what the checkpoint's {tower} tower has,"
         f" got {layers}: change the settings of [{name}], such as depth"
     )
-
-
-def aggregator_of(config: ExperimentConfig, name: str) -> Aggregator:
-    """That of a run: the method's own, the config's, or the private mean."""
-    chosen = aggregator_for(config.methods[name], config.federation.rounds, config.aggregator)
-    return protected(config.privacy, chosen)

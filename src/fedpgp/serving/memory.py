@@ -8,17 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedpgp.aggregators import FedAvg
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.metrics import own_images
-from fedpgp.federation.client_runner import ClientRunner
-from fedpgp.federation.run_spec import RunSpec
 from fedpgp.methods import Method
 from fedpgp.reporting import Reporter
 from fedpgp.results.run import Run
 from fedpgp.runs.execution import Execution
-from fedpgp.runs.setup import RunSetup, open_setup
+from fedpgp.runs.setup import OpenRun, open_run
 from fedpgp.serving.classifier import Classifier, calibrated
 
 
@@ -28,22 +25,20 @@ def remembers(method: Method) -> bool:
 
 
 @contextmanager
-def images_of(run: Run, cache: Path | str | None, reporter: Reporter | None) -> Iterator[RunSetup]:
+def images_of(run: Run, cache: Path | str | None, reporter: Reporter | None) -> Iterator[OpenRun]:
     """The run's images, features from the cache; raises FedPGPError where they are not here."""
     if run.config.federation.engine == "deployment":
         raise ConfigError(f"the images of {run.method}'s clients are on their own machines: none of them is here")
     execution = Execution(cache=cache, skip_bad_images=True, reporter=reporter)
-    with open_setup(run.config, [run.method], [run.seed], execution) as setup:
-        yield setup
+    with open_run(run.config, run.method, run.seed, execution) as opened:
+        yield opened
 
 
 def with_memory(classifier: Classifier, run: Run, cache: Path | str | None, reporter: Reporter | None) -> Classifier:
     """The same with what its client remembers of its training images."""
     assert classifier.client is not None, "the shared part remembers nothing"
-    method = classifier.method
-    with images_of(run, cache, reporter) as setup:
-        spec = RunSpec(method, setup.tasks[run.seed], setup.backbone, run.config.federation, run.seed, FedAvg())
-        memory = ClientRunner(spec, setup.data(method, run.seed), setup.backbone).memory(classifier.client)
+    with images_of(run, cache, reporter) as opened:
+        memory = opened.runner.memory(classifier.client)
     return replace(classifier, params=replace(classifier.params, memory=memory))
 
 
@@ -51,9 +46,9 @@ def with_temperature(
     classifier: Classifier, run: Run, cache: Path | str | None, reporter: Reporter | None
 ) -> Classifier:
     """The same with the temperature that suits validation images best: a client's own, or all of the base classes."""
-    with images_of(run, cache, reporter) as setup:
-        task = setup.tasks[run.seed]
-        images: ImageFeatures = setup.data(classifier.method, run.seed).tests["validation"]
+    with images_of(run, cache, reporter) as opened:
+        task = opened.task
+        images: ImageFeatures = opened.data.tests["validation"]
         chosen = np.ones(len(images), dtype=np.bool_)
         if classifier.client is not None:
             (chosen,) = own_images(task, [task.clients[classifier.client]], "validation")

@@ -12,15 +12,12 @@ from flwr.app import RecordDict
 from platformdirs import user_state_path
 
 from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.data.client_task import OWN, counts_of
+from fedpgp.data.client_task import OWN
 from fedpgp.errors import ConfigError, nearest
-from fedpgp.federation.client_runner import ClientRunner
-from fedpgp.federation.run_spec import RunSpec
-from fedpgp.flower.node import Node
-from fedpgp.flower.nodes import NodeClient, answer, terms_of
+from fedpgp.flower.nodes import NodeClient, answer, node_client
 from fedpgp.methods.plugins import find_method
 from fedpgp.runs.execution import Execution
-from fedpgp.runs.setup import aggregator_of, open_setup
+from fedpgp.runs.setup import open_run
 
 
 @dataclass(frozen=True)
@@ -88,21 +85,11 @@ def configured(experiment: Path, run_config: Mapping[str, Any], node: NodeSettin
 def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSettings) -> NodeClient:
     """A client with its data, read from the feature cache or encoded, for as long as the process lives."""
     config = configured(experiment, {"method": method_name}, settings)
-    method = config.methods[method_name]
-    setup = ExitStack().enter_context(
-        open_setup(config, [method_name], [seed], Execution(cache=settings.cache or None))
-    )
-    data = setup.data(method, seed)
-    task = data.task
-    if config.task.partition == OWN:
-        (client,) = task.clients
-        task = replace(task, clients=(replace(client, id=settings.client),))
-    else:
-        task = replace(task, clients=(task.clients[settings.client],))
-    spec = RunSpec(method, task, setup.backbone, config.federation, seed, aggregator_of(config, method_name))
-    federation = ClientRunner(spec, replace(data, task=task), setup.backbone)
-    node = Node(federation, setup.backbone.towers(method.reads), settings.client, settings.states)
-    return NodeClient(node, terms_of(setup.backbone, task), counts_of(task))
+    execution = Execution(cache=settings.cache or None)
+    opened = ExitStack().enter_context(open_run(config, method_name, seed, execution))
+    of_own = config.task.partition == OWN
+    client = opened.task.clients[0 if of_own else settings.client]
+    return node_client(opened, replace(client, id=settings.client), settings.states)
 
 
 def answer_as(kind: str, content: RecordDict, about: Mapping[str, Any]) -> RecordDict:

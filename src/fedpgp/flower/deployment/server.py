@@ -16,7 +16,6 @@ from fedpgp.data.tasks import Task
 from fedpgp.errors import FedPGPError, OutputError
 from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import run_rounds
-from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import FILE, State
 from fedpgp.flower.deployment.client import configured
 from fedpgp.flower.deployment.metrics import exporter
@@ -25,7 +24,7 @@ from fedpgp.results.provenance import begin, check_origin, origin
 from fedpgp.results.run import Run, headline
 from fedpgp.results.run_store import add_record, is_unfinished, run_directory, write_records, write_run, writing
 from fedpgp.results.summary import Prompts, figures
-from fedpgp.runs.setup import aggregator_of, checked
+from fedpgp.runs.setup import checked, run_spec
 
 log = logging.getLogger("fedpgp")
 
@@ -70,7 +69,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
             begin(scratch, begun)
     with State.open(directory / FILE) as state:
         check_origin(directory, state, begun, log.warning)
-        spec = RunSpec(method, task, backbone, settings, seed, aggregator_of(config, name))
+        spec = run_spec(config, name, seed, task, backbone)
         for sentence in assumptions(config.privacy, config.federation, method, spec.clients, spec.most_rounds):
             log.info("%s", sentence)
         nodes = Nodes(

@@ -16,9 +16,8 @@ from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, TrainingError
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
-from fedpgp.methods import Method
 from fedpgp.runs.execution import Execution
-from fedpgp.runs.setup import RunSetup, open_setup
+from fedpgp.runs.setup import OpenRun, open_setup
 from fedpgp.runtime.code_files import loaded_files
 from fedpgp.runtime.processes import ENDED, context
 from fedpgp.runtime.workers import end_pool, start_process
@@ -46,7 +45,7 @@ def evaluate(job: Job) -> Trial:
         method = replace(job.config.methods[job.method], **job.settings)
         config = replace(job.config, methods={**job.config.methods, job.method: method})
         with open_setup(config, [job.method], job.seeds, job.execution) as setup:
-            last = [_last_round(setup, method, seed) for seed in job.seeds]
+            last = [_last_round(setup.open(job.method, seed)) for seed in job.seeds]
         figures = {name: fmean(record[name] for record in last) for name in FIGURES}
     except (TrainingError, ConfigError, ValidationError) as error:
         reason = " ".join(str(error).split())
@@ -54,18 +53,9 @@ def evaluate(job: Job) -> Trial:
     return Trial(job.method, job.number, job.settings, value, figures, round(time.perf_counter() - started, 3), reason)
 
 
-def _last_round(setup: RunSetup, method: Method, seed: int) -> Mapping[str, Any]:
+def _last_round(opened: OpenRun) -> Mapping[str, Any]:
     with State.create() as state:
-        *_, last = federate(
-            method,
-            setup.data(method, seed),
-            setup.backbone,
-            setup.config.federation,
-            seed,
-            setup.workers,
-            state,
-            setup.config.aggregator,
-        )
+        *_, last = federate(opened.runner, opened.workers, state)
     return last
 
 
