@@ -1,4 +1,4 @@
-"""Differential privacy of clients through Flower's own strategies and mods, and what it costs.
+"""Differential privacy of clients at the server, and what it costs; what a client does itself is `fedpgp.flower.mods`.
 
 Neighbours are two federations that differ in one client, whose changes of the shared part are zero in the other.
 """
@@ -6,38 +6,33 @@ Neighbours are two federations that differ in one client, whose changes of the s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
 from pydantic.dataclasses import dataclass
 
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors, Upload
-from fedpgp.errors import ConfigError
+from fedpgp.errors import ConfigError, TooFewError
 from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 from fedpgp.methods import Method
 from fedpgp.runtime.validation import STRICT
 
-if TYPE_CHECKING:
-    from flwr.app import ArrayRecord
-    from flwr.serverapp.strategy import Strategy
-
 NORM, BIT = "clipping_norm", "norm_bit"  # Flower's names, of what a client is sent and of what it answers
-NUDGE = 1e-18  # of one number of an update that changes nothing: Flower divides by the norm of a change
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Private(Aggregator):
-    """The mean of clients' changes, each cut to a norm of at most C, with noise of z C / m for m clients.
+    """The mean of clients' changes, each cut to a norm of at most C, with noise of z C / m for m averaged clients.
 
-    Flower plans with the number of clients that were asked; here m is how many were averaged, since the mean of fewer
-    depends more on each. All clients have the same weight. Noise is NumPy's, from the operating system's entropy unless
-    somebody seeds NumPy; the run's seed does not decide it.
+    All clients have the same weight. Adaptive: after a round C becomes C exp(−η (b − γ)), where b is the noisy share of
+    the changes that were not cut, γ the target quantile and η the clipping rate. Noise is NumPy's, from the operating
+    system's entropy unless somebody seeds NumPy; the run's seed does not decide it.
     """
 
     name: ClassVar[str] = "differential-privacy"
-    source: ClassVar[str] = "McMahan et al. 2018, arXiv 1710.06963; Andrew et al. 2021, arXiv 1905.03871; Flower"
+    source: ClassVar[str] = "McMahan et al. 2018, arXiv 1710.06963; Andrew et al. 2021, arXiv 1905.03871"
 
     privacy: PrivacyConfig
 
@@ -56,20 +51,52 @@ class Private(Aggregator):
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
         if self.privacy.differential_privacy == "local":
             return FedAvg().aggregate(server, [Upload(one.client, 1, one.shared) for one in uploads])
-        strategy = _strategy(self.privacy, len(uploads), float(server.memory[NORM]))
-        names = sorted(server.shared)
-        list(strategy.configure_train(1, _arrays(names, server.shared), _config(), None))  # type: ignore[arg-type]
-        replies = [_reply(names, server.shared, upload) for upload in uploads]
-        found, _ = strategy.aggregate_train(1, replies)
-        assert found is not None, "no reply is an error"
-        shared = {name: torch.from_numpy(found[name].numpy().copy()).to(server.shared[name]) for name in names}
-        norm = getattr(strategy, NORM)
-        return Server(shared, {NORM: torch.tensor(float(norm), dtype=torch.float64)})
+        bound, clients = float(server.memory[NORM]), len(uploads)
+        total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in server.shared.items()}
+        cut = 0.0
+        for upload in uploads:
+            change = {name: upload.shared[name].double() - value.double() for name, value in server.shared.items()}
+            scale = 1.0
+            if self.privacy.clipped_by == "server":
+                norm = math.sqrt(sum(float(value.square().sum()) for value in change.values()))
+                scale = bound / norm if norm > bound else 1.0
+                cut += norm > bound
+            else:
+                cut += upload.figures.get(BIT, 0)
+            for name, value in change.items():
+                total[name] += scale * value
+        multiplier, following = self.privacy.noise_multiplier, bound
+        if self.privacy.clipping == "adaptive":
+            deviation = self.privacy.count_noise or clients / 20
+            multiplier = _multiplier(multiplier, deviation)
+            within = 1 - np.random.normal(cut, deviation if multiplier else 0.0) / clients
+            following = bound * math.exp(-self.privacy.clipping_rate * (within - self.privacy.target_quantile))
+        shared = {}
+        for name, value in sorted(server.shared.items()):
+            noise = torch.from_numpy(np.random.normal(0, multiplier * bound / clients, value.shape))
+            shared[name] = (value.double() + total[name] / clients + noise.to(value.device)).to(value)
+        return Server(shared, {NORM: torch.tensor(following, dtype=torch.float64)})
 
     def privacy_spent(self, rounds: int) -> dict[str, float]:
         """ε at δ of a client that has taken part in so many rounds, see `epsilon`; nothing where it is infinite."""
         found = epsilon(self.privacy, rounds)
         return {"epsilon": found, "delta": self.privacy.delta} if math.isfinite(found) else {}
+
+
+def _multiplier(wanted: float, count_noise: float) -> float:
+    """The noise multiplier of the mean that, with the noise of the count of cut updates, is `wanted` (Andrew et al.).
+
+    Raises TooFewError where the noise of the count alone shows too much.
+    """
+    if not wanted:
+        return 0.0
+    if wanted >= 2 * count_noise:
+        raise TooFewError(
+            f"privacy.count_noise must be above {wanted / 2:g} for a noise_multiplier of {wanted:g} with adaptive"
+            f" clipping, got {count_noise:g} (unset it is a 20th of the clients in the round): set it higher, or take"
+            " more clients"
+        )
+    return float((wanted**-2 - (2 * count_noise) ** -2) ** -0.5)
 
 
 def epsilon(privacy: PrivacyConfig, rounds: int) -> float:
@@ -144,103 +171,6 @@ def check_privacy(privacy: PrivacyConfig, engine: str, method: str, aggregator: 
         )
     if differs == "local" and privacy.clipping == "adaptive":
         raise ConfigError("privacy.clipping must be fixed where differential_privacy is local, got adaptive")
-
-
-def _strategy(privacy: PrivacyConfig, clients: int, norm: float) -> Strategy:
-    """Flower's, around a mean in which all weigh the same."""
-    from flwr.serverapp import strategy as flower
-
-    inner = _mean()
-    if privacy.clipping == "fixed":
-        fixed = {
-            "server": flower.DifferentialPrivacyServerSideFixedClipping,
-            "client": flower.DifferentialPrivacyClientSideFixedClipping,
-        }
-        return fixed[privacy.clipped_by](inner, privacy.noise_multiplier, norm, clients)
-    adaptive = {
-        "server": flower.DifferentialPrivacyServerSideAdaptiveClipping,
-        "client": flower.DifferentialPrivacyClientSideAdaptiveClipping,
-    }[privacy.clipped_by]
-
-    class OfThisRound(adaptive):  # type: ignore[misc,valid-type]
-        """Flower's noise is for the norm of the next round, which may be smaller than that of the updates."""
-
-        clipping_norm: float
-
-        def _add_noise_to_aggregated_arrays(self, aggregated: ArrayRecord) -> ArrayRecord:
-            following: float = self.clipping_norm
-            self.clipping_norm = norm
-            noised = super()._add_noise_to_aggregated_arrays(aggregated)
-            self.clipping_norm = following
-            return noised
-
-    return OfThisRound(
-        inner,
-        privacy.noise_multiplier,
-        clients,
-        norm,
-        privacy.target_quantile,
-        privacy.clipping_rate,
-        privacy.count_noise,
-    )
-
-
-def _mean() -> Strategy:
-    from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
-    from flwr.serverapp import Grid
-    from flwr.serverapp.strategy import Strategy
-
-    class Mean(Strategy):
-        def configure_train(
-            self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-        ) -> Iterable[Message]:
-            return []
-
-        def aggregate_train(
-            self, server_round: int, replies: Iterable[Message]
-        ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-            every = [next(iter(reply.content.array_records.values())) for reply in replies]
-            mean = {name: np.mean([record[name].numpy() for record in every], axis=0) for name in every[0]}
-            like = {name: array.numpy().dtype for name, array in every[0].items()}
-            return ArrayRecord({name: Array(value.astype(like[name])) for name, value in mean.items()}), None
-
-        def configure_evaluate(
-            self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-        ) -> Iterable[Message]:
-            return []
-
-        def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-            return None
-
-        def summary(self) -> None:
-            return None
-
-    return Mean()
-
-
-def _reply(names: Sequence[str], received: Tensors, upload: Upload) -> Any:
-    from flwr.app import Message, MetricRecord, RecordDict
-
-    shared = {name: upload.shared[name] for name in names}
-    if all(torch.equal(value, received[name]) for name, value in shared.items()):
-        first = shared[names[0]].double().clone()
-        first.view(-1)[0] += max(NUDGE, 1e-6 * abs(float(first.view(-1)[0])))
-        shared[names[0]] = first.to(shared[names[0]])
-    figures = {BIT: int(upload.figures.get(BIT, 0))}
-    content = RecordDict({"arrays": _arrays(names, shared), "metrics": MetricRecord({**figures})})
-    return Message(content, dst_node_id=1 + upload.client, message_type="train")
-
-
-def _arrays(names: Sequence[str], shared: Tensors) -> ArrayRecord:
-    from flwr.app import Array, ArrayRecord
-
-    return ArrayRecord({name: Array(shared[name].detach().cpu().numpy()) for name in names})
-
-
-def _config() -> Any:
-    from flwr.app import ConfigRecord
-
-    return ConfigRecord()
 
 
 def protected(privacy: PrivacyConfig, aggregator: Aggregator) -> Aggregator:

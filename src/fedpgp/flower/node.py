@@ -18,7 +18,7 @@ from fedpgp.federation.client import ClientUpdate, train_clients
 from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import own_after
 from fedpgp.federation.state import ClientState, grouped, on_device, ungrouped
-from fedpgp.runtime.files import OWNER_ALONE, make_directory, safetensors, write
+from fedpgp.runtime.files import OWNER_ALONE, make_directory, tensor_bytes, write
 from fedpgp.runtime.workers import Workers
 
 RUN = re.compile(r"[0-9a-f]{32}")
@@ -55,7 +55,7 @@ class OwnStates:
         try:
             make_directory(self.directory, OWNER_ALONE)
             check_owner(self.directory)
-            write(self._file(number), safetensors(grouped(state)), mode=0o600)
+            write(self._file(number), tensor_bytes(grouped(state)), mode=0o600)
             for gone in self._rounds():
                 if gone not in (number, counted):
                     with suppress(FileNotFoundError):

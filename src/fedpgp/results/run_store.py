@@ -19,7 +19,7 @@ from fedpgp.federation.state import FILE, State
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import NAME, installed
 from fedpgp.results.run import Comparison, Run, Unfinished
-from fedpgp.runtime.files import TensorFile, flush_directory, new_directory, safetensors, write, write_json
+from fedpgp.runtime.files import TensorFile, flush_directory, new_directory, tensor_bytes, write, write_json
 
 PLAN = "plan.json"  # of a comparison: its methods, each with its seeds
 ANSWERS, RECORDS = "answers.safetensors", "rounds.jsonl"
@@ -37,12 +37,12 @@ SHOWN = 4  # of several directories, in a message
 def write_run(run: Run, directory: Path) -> None:
     """Writes a run into a directory that has its config.toml; results.json is the last: with it the run is finished."""
     write_records(run.rounds, directory)
-    write(directory / "prompts.safetensors", safetensors(run.prompts))
+    write(directory / "prompts.safetensors", tensor_bytes(run.prompts))
     if run.outcomes is not None:
         outcomes = {name: torch.from_numpy(getattr(run.outcomes, name)) for name in ("alphas", "base", "novel", "own")}
         write(directory / "outcomes.safetensors", save(outcomes))
     if run.answers:
-        write(directory / ANSWERS, safetensors(run.answers))
+        write(directory / ANSWERS, tensor_bytes(run.answers))
     write_json(directory / "provenance.json", run.provenance)
     write_json(directory / "results.json", run.results)
     flush_directory(directory)
@@ -50,7 +50,7 @@ def write_run(run: Run, directory: Path) -> None:
 
 def write_records(records: Sequence[Mapping[str, Any]], directory: Path) -> None:
     """Writes the records of all rounds."""
-    write(directory / RECORDS, map(_line, records))
+    write(directory / RECORDS, b"".join(map(_line, records)))
 
 
 def add_record(record: Mapping[str, Any], directory: Path) -> None:

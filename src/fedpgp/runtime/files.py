@@ -1,26 +1,23 @@
-"""Files that are written whole or not at all, and tensors that pass through memory one at a time."""
+"""Files that are written whole or not at all, and tensors that are read one at a time."""
 
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 OWNER_ALONE = 0o700  # mode of a directory into which nobody else looks
 
-# The names of the safetensors format.
-DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8"}
-DTYPES |= {torch.int16: "I16", torch.int32: "I32", torch.int64: "I64"}
 
-
-def write(path: Path, content: bytes | Iterable[bytes], mode: int = 0o666) -> None:
+def write(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Writes a file beside its place, then gives it its name, in which something may have been before.
 
     What a kill leaves of the first is written over by the next try. mode: who may read and write it, from its first
@@ -31,7 +28,7 @@ def write(path: Path, content: bytes | Iterable[bytes], mode: int = 0o666) -> No
         if mode != 0o666:
             partial.unlink(missing_ok=True)  # what lies there may be open to others
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -62,17 +59,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def safetensors(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
-    """A safetensors file, piece by piece. The mapping may read its tensors from a disk: it is asked for each twice."""
-    header, end = {}, 0
-    for name, tensor in tensors.items():
-        start, end = end, end + tensor.nbytes
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
-    for tensor in tensors.values():
-        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file. The mapping may read its tensors from a disk; several may be one tensor."""
+    # A copy of each, since the library refuses tensors that share memory or are not contiguous.
+    form = torch.contiguous_format
+    return save({name: tensor.detach().cpu().clone(memory_format=form) for name, tensor in tensors.items()})
 
 
 class TensorFile(Mapping[str, Tensor]):
