@@ -10,9 +10,8 @@ import torch
 from tiny import SHORT_RUN
 
 import fedpgp
-from fedpgp.aggregators import Server
 from fedpgp.federation.state import ClientState
-from fedpgp.results.summary import Prompts
+from fedpgp.results.summary import named
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -132,9 +131,7 @@ def test_prompts_are_on_the_cpu() -> None:
 
     part: Any = {"p": Elsewhere()}
     clients = [ClientState(part), ClientState({}, part, part)]  # what the aggregator keeps is no prompt
-    assert dict(Prompts(Server(part, part), clients)) == dict.fromkeys(
-        ("shared/p", "private/0/p", "kept/1/p"), "on the CPU"
-    )
+    assert named(part, clients) == dict.fromkeys(("shared/p", "private/0/p", "kept/1/p"), "on the CPU")
 
 
 def test_comparison_holds_every_method_and_seed_on_the_same_tasks(cache: Path) -> None:

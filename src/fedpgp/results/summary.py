@@ -3,8 +3,8 @@
 import platform
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from statistics import fmean, harmonic_mean
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedpgp.aggregators import Server
+from fedpgp.aggregators import Server, Tensors
 from fedpgp.backbone import Backbone
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.sources import SPLITS, Source
@@ -126,58 +126,31 @@ def _describe(task: Task) -> dict[str, Any]:
     }
 
 
-def predicting(spec: RunSpec, server: Server | None) -> Server | None:
-    """The server with the shared part that models predict with, where that is another than is trained on."""
-    if server is None:
-        return None
-    received = spec.aggregator.download(server, 0).shared
-    return replace(server, shared=dict(spec.method.for_prediction(Params(server.shared, {}, received)).shared))
+def prompts_of(spec: RunSpec, server: Server, clients: Iterable[ClientState] = ()) -> dict[str, Tensor]:
+    """The trained tensors of a run, on the CPU, see `named`; clients: all, in order, or none where they keep theirs.
 
-
-class Prompts(Mapping[str, Tensor]):
-    """The trained tensors, on the CPU, read when they are asked for.
-
-    "shared/NAME" of the server, as models predict with it, and for every client "private/CLIENT/NAME", where its model
-    is made of a shared part of its own "kept/CLIENT/NAME", and where it is sent what nobody else is
-    "received/CLIENT/NAME". sent: what each client is sent, where that depends on who it is.
+    The shared part is the one that models predict with, where that is another than is trained on.
     """
-
-    def __init__(
-        self,
-        server: Server | None,
-        clients: Sequence[ClientState],
-        sent: Callable[[int], Mapping[str, Tensor]] = lambda client: {},
-    ):
-        self._shared = {} if server is None else server.shared
-        self._clients, self._sent = clients, sent
-
-    def __getitem__(self, name: str) -> Tensor:
-        kind, _, rest = name.partition("/")
-        if kind == "shared":
-            return self._shared[rest].cpu()
-        client, _, key = rest.partition("/")
-        if kind not in ("private", "kept", "received") or not client.isdecimal() or int(client) >= len(self._clients):
-            raise KeyError(name)
-        if kind == "received":
-            return self._sent(int(client))[key].cpu()
-        return getattr(self._clients[int(client)], kind)[key].cpu()
-
-    def __iter__(self) -> Iterator[str]:
-        yield from (f"shared/{name}" for name in sorted(self._shared))
-        for number, client in enumerate(self._clients):
-            yield from (f"private/{number}/{name}" for name in sorted(client.private))
-            yield from (f"kept/{number}/{name}" for name in sorted(client.kept))
-            yield from (f"received/{number}/{name}" for name in sorted(self._sent(number)))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+    received = spec.aggregator.download(server, 0).shared
+    shared = spec.method.for_prediction(Params(server.shared, {}, received)).shared
+    if not spec.aggregator.personal:
+        return named(shared, clients)
+    return named(shared, clients, lambda client: spec.aggregator.download(server, client).shared)
 
 
-def sent_to(spec: RunSpec, server: Server | None) -> Callable[[int], Mapping[str, Tensor]]:
-    """What each client is sent, where that depends on who it is."""
-    if server is None or not spec.aggregator.personal:
-        return lambda client: {}
-    return lambda client: spec.aggregator.download(server, client).shared
+def named(
+    shared: Tensors, clients: Iterable[ClientState], received: Callable[[int], Tensors] = lambda client: {}
+) -> dict[str, Tensor]:
+    """Name the tensors of a run "shared/NAME", and those of each client "private/CLIENT/NAME".
+
+    Where a client's model is made of a shared part of its own, that is "kept/CLIENT/NAME", and what it alone is sent
+    is "received/CLIENT/NAME".
+    """
+    groups = {"shared": shared}
+    for number, client in enumerate(clients):
+        groups[f"private/{number}"], groups[f"kept/{number}"] = client.private, client.kept
+        groups[f"received/{number}"] = received(number)
+    return {f"{group}/{name}": tensors[name].cpu() for group, tensors in groups.items() for name in sorted(tensors)}
 
 
 def outcomes(task: Task, last: Evaluation) -> Outcomes:

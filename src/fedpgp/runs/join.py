@@ -18,7 +18,7 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.reporting import Reporter, Silent
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run, run_directory, write_run
-from fedpgp.results.summary import Prompts, figures
+from fedpgp.results.summary import figures, named
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import OpenRun, open_run
 from fedpgp.runtime.files import write
@@ -109,7 +109,7 @@ def _fitted(opened: OpenRun, run: Run, epochs: int) -> Run:
         config=config,
         results=figures(opened.task, opened.name, opened.seed, [record], last, own.private),
         rounds=[record],
-        prompts=dict(Prompts(server, [own])),
+        prompts=named(server.shared, [own]),
         outcomes=None,
         provenance={**opened.origin()["provenance"], "joined": run.provenance},
     )

@@ -39,7 +39,7 @@ from fedpgp.results.run_store import (
     write_run,
     writing,
 )
-from fedpgp.results.summary import Prompts, answers, figures, outcomes, predicting, sent_to
+from fedpgp.results.summary import answers, figures, outcomes, prompts_of
 from fedpgp.runs.comparison_plan import Cell, ComparisonPlan
 from fedpgp.runs.execution import Execution, ExecutionOptions
 from fedpgp.runs.published import descriptions, with_unused
@@ -441,18 +441,17 @@ def _run(opened: OpenRun, directory: Path | None, state: State) -> Records[Run]:
         reporter.round(name, seed, record)
         yield record
     records, last, server = state.records(), state.evaluation(), state.server()
+    assert server is not None, "a finished round has a server"
     result = Run(
         config=config,
         results=figures(task, name, seed, records, last, spec.first(0).private),
         rounds=records,
-        prompts=Prompts(predicting(spec, server), spec.states(state.client), sent_to(spec, server)),
+        prompts=prompts_of(spec, server, spec.states(state.client)),
         outcomes=outcomes(task, last),
         provenance=state.origin()["provenance"],
         answers=answers(task, last),
     )
-    if directory is None:
-        result = replace(result, prompts=dict(result.prompts))
-    else:
+    if directory is not None:
         with writing(directory, remedy):
             write_run(result, directory)
         state.remove()

@@ -23,7 +23,7 @@ from fedpgp.flower.nodes import Nodes, terms_of
 from fedpgp.results.provenance import begin, check_origin, origin
 from fedpgp.results.run import Run, headline
 from fedpgp.results.run_store import add_record, is_unfinished, run_directory, write_records, write_run, writing
-from fedpgp.results.summary import Prompts, figures
+from fedpgp.results.summary import figures, prompts_of
 from fedpgp.runs.setup import checked, run_spec
 
 log = logging.getLogger("fedpgp")
@@ -97,14 +97,15 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
                     add_record(record, directory)
                 hear(record)
                 log.info("round %d of %d: %s%s", record["round"], total, headline(record), _losses(record))
-        records, last = state.records(), state.evaluation()
+        records, last, server = state.records(), state.evaluation(), state.server()
+        assert server is not None, "a finished round has a server"
         if config.task.partition == OWN:
             task = task_elsewhere(config.data, config.task, nodes.held)
         run = Run(
             config=config,
             results=figures(task, name, seed, records, last, spec.first(0).private),
             rounds=records,
-            prompts=Prompts(state.server(), []),
+            prompts=prompts_of(spec, server),
             outcomes=None,
             provenance=state.origin()["provenance"],
         )
