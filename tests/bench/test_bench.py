@@ -24,7 +24,7 @@ from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config
 from fedpgp.config import load_config
 from fedpgp.errors import TrainingError
 from fedpgp.methods.plugins import find_method
-from fedpgp.runs.run import HEADLINE
+from fedpgp.runs.choices import HEADLINE
 
 SIDE = 8
 

@@ -16,7 +16,7 @@ from fedpgp.evaluation.inference import Question, answer, image_features, kind_o
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import METHODS, Batch, FedPGP, Frozen, Local, Params, PromptFL, ZeroShot
 from fedpgp.methods.plugins import find_method
-from fedpgp.runs.run import HEADLINE
+from fedpgp.runs.choices import HEADLINE
 from fedpgp.runtime.randomness import generator
 
 SMALL = {"context_length": 3, "learning_rate": 0.05}

@@ -75,9 +75,9 @@ def test_a_method_of_a_file_runs_and_its_results_are_read_also_without_its_code(
 
 
 def test_a_comparison_with_it_is_resumed_only_when_it_is_named(mine, small, tmp_path, cache, monkeypatch):
-    import fedpgp.runs.run as experiment
+    import fedpgp.runs.work as work
 
-    out, plain, done = tmp_path / "out", experiment.federate, []
+    out, plain, done = tmp_path / "out", work.federate, []
 
     def stopping(*args, **kwargs):
         for record in plain(*args, **kwargs):
@@ -86,7 +86,7 @@ def test_a_comparison_with_it_is_resumed_only_when_it_is_named(mine, small, tmp_
             if len(done) == 1:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "federate", stopping)
+    monkeypatch.setattr(work, "federate", stopping)
     with pytest.raises(KeyboardInterrupt):
         fedpgp.compare([str(mine), "promptfl"], changes=SHORT, output=out, cache=cache)
     with pytest.raises(OutputError, match=r"begun with the method 'mine'.*--method path/to/file.py:Name"):
@@ -223,16 +223,16 @@ def test_two_methods_of_one_name_are_refused(mine):
 
 
 def test_a_run_is_not_resumed_with_other_code(mine, small, tmp_path, cache, monkeypatch):
-    import fedpgp.runs.run as experiment
+    import fedpgp.runs.work as work
 
-    plain = experiment.federate
+    plain = work.federate
 
     def stopping(*args, **kwargs):
         yield next(plain(*args, **kwargs))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(experiment, "federate", stopping)
+        patch.setattr(work, "federate", stopping)
         fedpgp.run(str(mine), changes=SHORT, output=tmp_path / "out", cache=cache)
     assert resume_command(tmp_path / "out").endswith("out --method path/to/file.py:Name")
     mine.write_text(MINE + "\n# changed\n", encoding="utf-8")

@@ -17,8 +17,8 @@ from fedpgp.errors import ConfigError
 from fedpgp.methods import METHODS, FedPGP
 from fedpgp.methods.published import PUBLISHED, files, published_settings
 from fedpgp.reporting import Silent
+from fedpgp.runs.choices import chosen_methods
 from fedpgp.runs.published import fitted
-from fedpgp.runs.run import chosen_methods
 
 OF_TASK = {
     "federation": {"rounds", "local_epochs", "batch_size", "everyone_first", "optimizer_state"},

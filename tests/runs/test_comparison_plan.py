@@ -11,8 +11,8 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.methods import FedPGP, Local, PromptFL
 from fedpgp.reporting import Silent
-from fedpgp.runs import run as experiment
 from fedpgp.runs import runtime_estimate as pilot
+from fedpgp.runs import work
 from fedpgp.runs.comparison_plan import ComparisonPlan
 from fedpgp.runtime.workers import Workers
 
@@ -133,7 +133,7 @@ def test_of_a_stopped_run_only_the_rounds_that_are_left_count(tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         fedpgp.compare(["promptfl", "local"], changes=changes, output=out, cache=cache, reporter=Stopping())
     monkeypatch.setattr(Workers, "start", lambda workers: calls.append("start"))
-    monkeypatch.setattr(experiment, "seconds_of_run", lambda *arguments: calls.append("timed") or 400.0)
+    monkeypatch.setattr(work, "seconds_of_run", lambda *arguments: calls.append("timed") or 400.0)
     listening = Listening()
     fedpgp.resume(out, cache=cache, reporter=listening)
     assert calls == ["start", "timed", "timed"]

@@ -23,8 +23,8 @@ from fedpgp.federation.state import State
 from fedpgp.results import provenance as origin
 from fedpgp.results import run as results
 from fedpgp.results import run_store as directory
-from fedpgp.runs import run as experiment
 from fedpgp.runs import setup as run_setup
+from fedpgp.runs import work
 from fedpgp.runtime import files
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -90,7 +90,7 @@ def made(
         begin(places["whole"], cache)
         with stopping(rounds, "train_clients", 5):
             begin(places["stopped"], cache)
-        with stopping(experiment, "write_run", 1):
+        with stopping(work, "write_run", 1):
             begin(places["trained"], cache)
     return places
 

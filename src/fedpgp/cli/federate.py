@@ -196,7 +196,7 @@ def _experiment(
     from fedpgp.config import load_config
     from fedpgp.data.client_task import OWN, classes_of
     from fedpgp.data.sources.names import read_lines
-    from fedpgp.runs.run import chosen_methods
+    from fedpgp.runs.choices import chosen_methods
 
     if class_names is not None:
         changes = [*changes, f"task.partition={OWN}", f"task.class_names={json.dumps(read_lines(class_names))}"]

@@ -16,8 +16,8 @@ from fedpgp.methods import METHODS
 from fedpgp.methods.plugins import installed
 from fedpgp.results.run import Comparison, Run
 from fedpgp.results.run_store import ABLATION, check_output, locked, run_directory, writing
+from fedpgp.runs.choices import HEADLINE, chosen_methods, chosen_seeds
 from fedpgp.runs.execution import Execution, ExecutionOptions
-from fedpgp.runs.run import HEADLINE, chosen_methods, chosen_seeds
 from fedpgp.runtime.files import write, write_json
 from fedpgp.runtime.version import __version__
 from fedpgp.studies.axes import slug

@@ -8,8 +8,8 @@ from typing_extensions import Unpack
 
 from fedpgp.errors import ConfigError
 from fedpgp.results.run_store import REPRODUCTION
+from fedpgp.runs.choices import chosen_seeds
 from fedpgp.runs.execution import Execution, ExecutionOptions
-from fedpgp.runs.run import chosen_seeds
 from fedpgp.studies.cells import StudyCell
 from fedpgp.studies.plan import Found, Grid, check_methods
 from fedpgp.studies.recipe import Recipe, read_recipe

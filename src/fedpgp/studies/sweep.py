@@ -9,8 +9,8 @@ from typing_extensions import Unpack
 
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.results.run_store import SWEEP
+from fedpgp.runs.choices import HEADLINE, chosen_seeds
 from fedpgp.runs.execution import Execution, ExecutionOptions
-from fedpgp.runs.run import HEADLINE, chosen_seeds
 from fedpgp.studies.axes import axis_of_text, axis_of_values, read_axes
 from fedpgp.studies.cells import StudyCell
 from fedpgp.studies.plan import Found, Grid, GridPart, check_methods

@@ -13,8 +13,8 @@ from fedpgp.errors import ConfigError, OutputError
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import installed
 from fedpgp.results.run_store import TUNING, locked, run_directory, writing
+from fedpgp.runs.choices import chosen_methods, chosen_seeds
 from fedpgp.runs.execution import Execution, ExecutionOptions
-from fedpgp.runs.run import chosen_methods, chosen_seeds
 from fedpgp.runtime.files import write, write_json
 from fedpgp.studies.tuning.evaluation import Job, pool_of
 from fedpgp.studies.tuning.plan import (
