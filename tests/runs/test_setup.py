@@ -11,7 +11,8 @@ from fedpgp.backbone.layers import Prompt
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, TrainingError
 from fedpgp.methods import METHODS, FedCoCoOp, FedIVLP, FedVPT, PromptFL
-from fedpgp.runs.setup import _check_method, make_task
+from fedpgp.runs.checks import _check_method
+from fedpgp.runs.setup import make_task
 
 
 class DeepText(PromptFL):

@@ -13,9 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpgp.aggregators import FedAvg
 from fedpgp.backbone import Backbone, Towers, bfloat16_speed, load_backbone
-from fedpgp.backbone.layers import Prompt
 from fedpgp.config import EMBEDDED_ORIGIN, ExperimentConfig
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.client_task import OWN, own_task
@@ -30,14 +28,13 @@ from fedpgp.data.tasks import Client, Task
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import kind_of
 from fedpgp.evaluation.metrics import evaluation_sets
-from fedpgp.federation.client_runner import ClientRunner, Data, frozen_of
+from fedpgp.federation.client_runner import ClientRunner, Data
 from fedpgp.federation.optimization import remarks
-from fedpgp.federation.privacy import check_privacy, protected
+from fedpgp.federation.privacy import protected
 from fedpgp.federation.run_spec import RunSpec
-from fedpgp.federation.settings import DEFAULT_AGGREGATOR
-from fedpgp.methods import Method, Params
-from fedpgp.methods.plugins import own_errors
+from fedpgp.methods import Method
 from fedpgp.results.provenance import origin
+from fedpgp.runs.checks import check_methods
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.published import fitted
 from fedpgp.runtime.processes import warm_up
@@ -164,7 +161,7 @@ def open_setup(
         warm_up()
     source, whole, backbone = _loaded(config, seeds)
     config, reduced = fitted(config, methods, backbone)
-    _check_methods(config, methods, backbone, whole[seeds[0]])
+    check_methods(config, methods, backbone, whole[seeds[0]])
     asked = {key for key, origin in config.origins.items() if origin == "--set"}
     told = [text for name in methods for text in remarks(config.methods[name], config.federation, asked)]
     for text in [*reduced, *told]:
@@ -240,7 +237,7 @@ def checked(
 ) -> tuple[Source, dict[int, Task], Backbone]:
     """The data, each seed's task and the frozen CLIP, where methods and config fit them; else a FedPGPError."""
     source, tasks, backbone = _loaded(config, seeds)
-    _check_methods(config, methods, backbone, tasks[seeds[0]])
+    check_methods(config, methods, backbone, tasks[seeds[0]])
     return source, tasks, backbone
 
 
@@ -252,12 +249,6 @@ def _loaded(config: ExperimentConfig, seeds: Sequence[int]) -> tuple[Source, dic
     tasks = {seed: make_task(config, source, seed) for seed in seeds}
     backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
     return source, tasks, backbone
-
-
-def _check_methods(config: ExperimentConfig, methods: Sequence[str], backbone: Backbone, task: Task) -> None:
-    for name in methods:
-        with own_errors(config.methods[name]):
-            _check_method(config, name, backbone, task)
 
 
 def _used(task: Task) -> list[tuple[ImageDataset, NDArray[np.int64]]]:
@@ -320,74 +311,3 @@ def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
         settings=settings,
     )
     return make(source, holdings, **{name: fields[name] for name in of_protocol})
-
-
-def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:
-    """Raises ConfigError where a method does not fit the aggregator, the checkpoint or the class names."""
-    method, aggregator = config.methods[name], config.aggregator
-    own = method.own_aggregator(config.federation.rounds)
-    if own is not None and aggregator != FedAvg():
-        raise ConfigError(
-            f"federation.aggregator must be {DEFAULT_AGGREGATOR} as it is for {name}, whose server is its own"
-            f" ({own.name}), got {aggregator}: leave out {name}, or the aggregator"
-        )
-    check_privacy(config.privacy, config.federation.engine, name, aggregator, own is not None)
-    if method.swaps and config.federation.optimizer_state == "keep":
-        raise ConfigError(
-            f"federation.optimizer_state must be reset for {name}, whose prompts change places after training, got"
-            f" keep: leave it out, or leave out {name}"
-        )
-    if method.pooled and config.federation.engine != "local":
-        raise ConfigError(
-            f"federation.engine must be local for {name}, which trains on the images of all clients together, got"
-            f" {config.federation.engine}: leave out {name}, or the engine"
-        )
-    if method.pooled and aggregator.controls:
-        raise ConfigError(
-            f"federation.aggregator must be one that clients need not know of for {name}, which has no clients in"
-            f" training, got {aggregator.name}: leave out {name}, or take fedavg"
-        )
-    if {"patches", "image tower"} & {*method.reads} and not backbone.image.patches:
-        raise ConfigError(
-            f"{name} reads patches of images, and the image tower of {config.backbone.checkpoint} has none: choose a"
-            " checkpoint with a vision transformer, such as openai/clip-vit-base-patch16, or leave the method out"
-        )
-    if aggregator.controls and method.swaps:
-        raise ConfigError(
-            f"federation.aggregator must be one that does not turn gradients for {name}, which sends others of its"
-            f" parameters than it received, got {aggregator.name}: leave out {name}, or take fedavg"
-        )
-    shared = method.init_shared(task, backbone, torch.Generator())
-    if "image tower" in method.reads and not 0 <= method.first_layer < backbone.image.layers:
-        raise ConfigError(
-            f"{name} must begin at a layer of the image tower, 0 to {backbone.image.layers - 1}, got first_layer"
-            f" {method.first_layer}: change the settings of [{name}]"
-        )
-    server = (own or aggregator).begin(shared, len(task.clients))
-    received = (own or aggregator).download(server, 0).shared
-    frozen = frozen_of(method, task, backbone)
-    longest = backbone.class_tokens([*task.class_names, *method.extra_names], method.tail).ids.shape[1]
-    room = backbone.text.longest - 1 - longest
-    for client in task.clients:
-        private = method.init_private(task, backbone, torch.Generator(), client.id)
-        params = Params(shared, private, received)
-        some = torch.zeros(1, backbone.image.width).to(backbone.logit_scale)
-        for context in [*method.prompts(params, frozen), *method.conditional_prompts(params, some, frozen)]:
-            prompt = Prompt.of(context)
-            if prompt.vectors.shape[-2] > room:
-                raise ConfigError(
-                    f"a context of {name} must have at most {room} vectors for this checkpoint and these class names,"
-                    f" got {prompt.vectors.shape[-2]}: change the settings of [{name}], such as context_length"
-                )
-            if prompt.layers > len(backbone.text.layers):
-                raise _too_deep(name, prompt.layers, "text", len(backbone.text.layers))
-        for prompt in method.visual_prompts(params):
-            if prompt.layers > backbone.image.layers:
-                raise _too_deep(name, prompt.layers, "image", backbone.image.layers)
-
-
-def _too_deep(name: str, layers: int, tower: str, has: int) -> ConfigError:
-    return ConfigError(
-        f"the prompts of {name} must reach into at most {has} layers, which is what the checkpoint's {tower} tower has,"
-        f" got {layers}: change the settings of [{name}], such as depth"
-    )

@@ -1,0 +1,94 @@
+"""Whether methods fit a config, a checkpoint and a task: checked before any work."""
+
+from collections.abc import Sequence
+
+import torch
+
+from fedpgp.aggregators import FedAvg
+from fedpgp.backbone import Backbone
+from fedpgp.backbone.layers import Prompt
+from fedpgp.config import ExperimentConfig
+from fedpgp.data.tasks import Task
+from fedpgp.errors import ConfigError
+from fedpgp.federation.client_runner import frozen_of
+from fedpgp.federation.privacy import check_privacy
+from fedpgp.federation.settings import DEFAULT_AGGREGATOR
+from fedpgp.methods import Params
+from fedpgp.methods.plugins import own_errors
+
+
+def check_methods(config: ExperimentConfig, methods: Sequence[str], backbone: Backbone, task: Task) -> None:
+    for name in methods:
+        with own_errors(config.methods[name]):
+            _check_method(config, name, backbone, task)
+
+
+def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:
+    """Raises ConfigError where a method does not fit the aggregator, the checkpoint or the class names."""
+    method, aggregator = config.methods[name], config.aggregator
+    own = method.own_aggregator(config.federation.rounds)
+    if own is not None and aggregator != FedAvg():
+        raise ConfigError(
+            f"federation.aggregator must be {DEFAULT_AGGREGATOR} as it is for {name}, whose server is its own"
+            f" ({own.name}), got {aggregator}: leave out {name}, or the aggregator"
+        )
+    check_privacy(config.privacy, config.federation.engine, name, aggregator, own is not None)
+    if method.swaps and config.federation.optimizer_state == "keep":
+        raise ConfigError(
+            f"federation.optimizer_state must be reset for {name}, whose prompts change places after training, got"
+            f" keep: leave it out, or leave out {name}"
+        )
+    if method.pooled and config.federation.engine != "local":
+        raise ConfigError(
+            f"federation.engine must be local for {name}, which trains on the images of all clients together, got"
+            f" {config.federation.engine}: leave out {name}, or the engine"
+        )
+    if method.pooled and aggregator.controls:
+        raise ConfigError(
+            f"federation.aggregator must be one that clients need not know of for {name}, which has no clients in"
+            f" training, got {aggregator.name}: leave out {name}, or take fedavg"
+        )
+    if {"patches", "image tower"} & {*method.reads} and not backbone.image.patches:
+        raise ConfigError(
+            f"{name} reads patches of images, and the image tower of {config.backbone.checkpoint} has none: choose a"
+            " checkpoint with a vision transformer, such as openai/clip-vit-base-patch16, or leave the method out"
+        )
+    if aggregator.controls and method.swaps:
+        raise ConfigError(
+            f"federation.aggregator must be one that does not turn gradients for {name}, which sends others of its"
+            f" parameters than it received, got {aggregator.name}: leave out {name}, or take fedavg"
+        )
+    shared = method.init_shared(task, backbone, torch.Generator())
+    if "image tower" in method.reads and not 0 <= method.first_layer < backbone.image.layers:
+        raise ConfigError(
+            f"{name} must begin at a layer of the image tower, 0 to {backbone.image.layers - 1}, got first_layer"
+            f" {method.first_layer}: change the settings of [{name}]"
+        )
+    server = (own or aggregator).begin(shared, len(task.clients))
+    received = (own or aggregator).download(server, 0).shared
+    frozen = frozen_of(method, task, backbone)
+    longest = backbone.class_tokens([*task.class_names, *method.extra_names], method.tail).ids.shape[1]
+    room = backbone.text.longest - 1 - longest
+    for client in task.clients:
+        private = method.init_private(task, backbone, torch.Generator(), client.id)
+        params = Params(shared, private, received)
+        some = torch.zeros(1, backbone.image.width).to(backbone.logit_scale)
+        for context in [*method.prompts(params, frozen), *method.conditional_prompts(params, some, frozen)]:
+            prompt = Prompt.of(context)
+            if prompt.vectors.shape[-2] > room:
+                raise ConfigError(
+                    f"a context of {name} must have at most {room} vectors for this checkpoint and these class names,"
+                    f" got {prompt.vectors.shape[-2]}: change the settings of [{name}], such as context_length"
+                )
+            if prompt.layers > len(backbone.text.layers):
+                raise _too_deep(name, prompt.layers, "text", len(backbone.text.layers))
+        for prompt in method.visual_prompts(params):
+            if prompt.layers > backbone.image.layers:
+                raise _too_deep(name, prompt.layers, "image", backbone.image.layers)
+
+
+def _too_deep(name: str, layers: int, tower: str, has: int) -> ConfigError:
+    return ConfigError(
+        f"the prompts of {name} must reach into at most {has} layers, which is what the checkpoint's {tower} tower has,"
+        f" got {layers}: change the settings of [{name}], such as depth"
+    )
