@@ -70,19 +70,19 @@ def resampled(run: Outcomes, alpha: float = 1.0) -> Figures:
     both = _harmonic(*tested.values())
     (chosen,) = np.flatnonzero(run.alphas == alpha)
     own = {"local": local[chosen], **{name: values[chosen] for name, values in tested.items()}}
-    found = {
+    metrics = {
         **own,
         "hm": _harmonic(*own.values()),
         "cm": (local[chosen] + both[chosen]) / 2,
         "area": area(100 * local, 100 * both) / 100,
     }
-    return {name: 100 * found[name] for name in METRICS if name in found}
+    return {name: 100 * metrics[name] for name in METRICS if name in metrics}
 
 
 def differences(first: Sequence[Figures], second: Sequence[Figures]) -> dict[str, Difference]:
     """First minus second in every metric that both have; one entry of each sequence per seed."""
     drawn = {
-        name: np.mean([one[name] for one in first], axis=0) - np.mean([other[name] for other in second], axis=0)
+        name: np.mean([run[name] for run in first], axis=0) - np.mean([other[name] for other in second], axis=0)
         for name in METRICS
         if name in first[0] and name in second[0]
     }

@@ -117,39 +117,39 @@ class Evaluator:
         round, where text features are not finite.
         """
         task, texts = self._task, Texts(self._tokens, self._method.position, workers)
-        sights = VisualFeatures(self._method, self._images, workers) if "image tower" in self._method.reads else None
+        visual = VisualFeatures(self._method, self._images, workers) if "image tower" in self._method.reads else None
         start: Logits | None = None
         of_shared, shared_correct = _Columns(), None
         if shared is not None:
             place = f"the shared part after round {round_number}"
             (read_of_shared,) = texts([self._prompts(shared)])
-            start = self._logits(place, shared, read_of_shared, sights, workers)
+            start = self._logits(place, shared, read_of_shared, visual, workers)
             shared_correct = {name: right[None] for name, right in self._right(start).items()}
         elif len(alphas) > 1:
             start = self._hand_written()
         points = {alpha: _Columns() for alpha in alphas}
-        said: dict[str, list[_Said]] = defaultdict(list)
+        predictions: dict[str, list[_Predictions]] = defaultdict(list)
         diagnostics: dict[str, list[float]] = defaultdict(list)
         for at in range(0, len(task.clients), CHUNK):
             chunk = task.clients[at : at + CHUNK]
             places = [f"client {client.id} after round {round_number}" for client in chunk]
-            ways = [self._way(model(client.id), alphas) for client in chunk]
-            read = iter(texts([self._prompts(params) for way in ways for params in way.values()]))
-            way_texts = [{alpha: next(read) for alpha in way} for way in ways]
-            found, of_chunk = self._classify(places, ways, way_texts, start, alphas, sights, workers)
+            paths = [self._path(model(client.id), alphas) for client in chunk]
+            read = iter(texts([self._prompts(params) for path in paths for params in path.values()]))
+            path_texts = [{alpha: next(read) for alpha in path} for path in paths]
+            correct_at, of_chunk = self._classify(places, paths, path_texts, start, alphas, visual, workers)
             for name, rows in of_chunk.items():
-                said[name] += rows
-            for alpha, correct in found.items():
+                predictions[name] += rows
+            for alpha, correct in correct_at.items():
                 points[alpha].add(task, chunk, correct)
             if shared_correct is not None:
                 of_shared.add(task, chunk, shared_correct)
-            for client, of_way in zip(chunk, way_texts, strict=True):
-                if not all(torch.isfinite(text).all() for text in of_way[1.0]):
+            for client, of_path in zip(chunk, path_texts, strict=True):
+                if not all(torch.isfinite(text).all() for text in of_path[1.0]):
                     raise TrainingError(
                         f"the text features of client {client.id} are not finite after round {round_number}:"
                         f" change the settings of [{self._method.name}], most often to a lower learning_rate"
                     )
-                of_base = of_way[1.0][self._base]
+                of_base = of_path[1.0][self._base]
                 for name, figure in self._method.diagnostics(of_base, self._softmaxes[self._base].frozen).items():
                     diagnostics[name].append(figure)
         path = {alpha: columns.point() for alpha, columns in points.items()}
@@ -160,8 +160,8 @@ class Evaluator:
             shared=None if shared is None else summary(of_shared.point().clients),
             diagnostics={name: fmean(figures) for name, figures in diagnostics.items()},
             path=path,
-            predicted={name: np.stack([row.predicted for row in rows]) for name, rows in said.items()},
-            confidence={name: np.stack([row.confidence for row in rows]) for name, rows in said.items()},
+            predicted={name: np.stack([row.predicted for row in rows]) for name, rows in predictions.items()},
+            confidence={name: np.stack([row.confidence for row in rows]) for name, rows in predictions.items()},
         )
 
     def _prompts(self, params: Params) -> list[Reading]:
@@ -172,10 +172,10 @@ class Evaluator:
             for softmax in self._softmaxes
         ]
 
-    def _way(self, params: Params, alphas: Sequence[float]) -> dict[float, Params]:
+    def _path(self, params: Params, alphas: Sequence[float]) -> dict[float, Params]:
         """The models of a client whose answers must be computed: its own, and those of a path that the method has."""
-        ways = {alpha: self._method.path(params, alpha) for alpha in alphas if alpha < 1}
-        return {**{alpha: found for alpha, found in ways.items() if found is not None}, 1.0: params}
+        paths = {alpha: self._method.path(params, alpha) for alpha in alphas if alpha < 1}
+        return {**{alpha: model for alpha, model in paths.items() if model is not None}, 1.0: params}
 
     def _hand_written(self) -> Logits:
         """Where the path begins for a method whose shared part predicts nothing by itself: the hand-written prompts."""
@@ -188,56 +188,58 @@ class Evaluator:
     def _classify(
         self,
         places: Sequence[str],
-        ways: Sequence[Mapping[float, Params]],
+        paths: Sequence[Mapping[float, Params]],
         texts: Sequence[Mapping[float, Sequence[Tensor]]],
         start: Logits | None,
         alphas: Sequence[float],
-        sights: VisualFeatures | None,
+        visual: VisualFeatures | None,
         workers: Workers[Towers],
-    ) -> tuple[dict[float, Correct], dict[str, list["_Said"]]]:
+    ) -> tuple[dict[float, Correct], dict[str, list["_Predictions"]]]:
         """By α, which images some clients get right, and by test set, what their own models say.
 
         places: what a message calls each of them.
         """
-        found: dict[float, dict[str, list[NDArray[np.bool_]]]] = {alpha: defaultdict(list) for alpha in alphas}
+        correct: dict[float, dict[str, list[NDArray[np.bool_]]]] = {alpha: defaultdict(list) for alpha in alphas}
         same: dict[tuple[int, ...], dict[float, Mapping[str, NDArray[np.bool_]]]] = {}
-        answers: dict[tuple[int, ...], dict[str, _Said]] = {}
-        said: dict[str, list[_Said]] = defaultdict(list)
-        for place, way, of_way in zip(places, ways, texts, strict=True):
-            own = way[1.0]
+        answers: dict[tuple[int, ...], dict[str, _Predictions]] = {}
+        predictions: dict[str, list[_Predictions]] = defaultdict(list)
+        for place, path, of_path in zip(places, paths, texts, strict=True):
+            own = path[1.0]
             tensors = (own.shared, own.private, own.received, own.memory)
             model = tuple(id(tensor) for group in tensors for tensor in group.values())  # many may share all they have
             if model not in same:
-                answer_of_own = self._logits(place, own, of_way[1.0], sights, workers)
-                answers[model] = {name: _said(answer_of_own[name]) for name in self._task.tests}
+                own_logits = self._logits(place, own, of_path[1.0], visual, workers)
+                answers[model] = {name: _predictions(own_logits[name]) for name in self._task.tests}
                 same[model] = {
                     alpha: self._right(
-                        self._logits(place, way[alpha], of_way[alpha], sights, workers)
-                        if alpha in way and alpha < 1
-                        else _mixed(start, answer_of_own, alpha)
+                        self._logits(place, path[alpha], of_path[alpha], visual, workers)
+                        if alpha in path and alpha < 1
+                        else _mixed(start, own_logits, alpha)
                     )
                     for alpha in alphas
                 }
-            for name, one in answers[model].items():
-                said[name].append(one)
+            for name, of_set in answers[model].items():
+                predictions[name].append(of_set)
             for alpha, of_point in same[model].items():
                 for name, right in of_point.items():
-                    found[alpha][name].append(right)
-        return {a: {name: np.stack(rows) for name, rows in of_point.items()} for a, of_point in found.items()}, said
+                    correct[alpha][name].append(right)
+        return {
+            a: {name: np.stack(rows) for name, rows in of_point.items()} for a, of_point in correct.items()
+        }, predictions
 
     def _logits(
         self,
         place: str,
         params: Params,
         texts: Sequence[Tensor],
-        sights: VisualFeatures | None,
+        visual: VisualFeatures | None,
         workers: Workers[Towers],
     ) -> Logits:
         """What a model answers to every test set. place: what a message calls it."""
-        method, found = self._method, {}
+        method, answers = self._method, {}
         in_pieces = {"patches", "text per image"} & {*method.reads}
         try:
-            seen = None if sights is None else sights(params)
+            seen = None if visual is None else visual(params)
             for softmax, text in zip(self._softmaxes, texts, strict=True):
                 for name, images in softmax.sets.items():
                     of_set = images.pooled if seen is None else seen[name]
@@ -254,35 +256,35 @@ class Evaluator:
                             )
                             for at in range(0, len(images), PIECE)
                         )
-                        found[name] = torch.cat(workers.map(answer, questions))
+                        answers[name] = torch.cat(workers.map(answer, questions))
                     else:
-                        found[name] = method.predict(params, text, of_set, softmax.frozen)
-                    if method.reads != ("text", "images") and not found[name].isfinite().all():
+                        answers[name] = method.predict(params, text, of_set, softmax.frozen)
+                    if method.reads != ("text", "images") and not answers[name].isfinite().all():
                         raise TrainingError(
                             f"logits are not finite: change the settings of [{method.name}], most often to a lower"
                             " learning_rate"
                         )
         except TrainingError as error:
             raise TrainingError(f"{place}, in evaluation: {error}") from error
-        return found
+        return answers
 
     def _right(self, answers: Logits) -> Mapping[str, NDArray[np.bool_]]:
         """[n] of each test set: which images are right."""
         targets = {name: target for softmax in self._softmaxes for name, target in softmax.targets.items()}
-        return {name: found.argmax(-1).cpu().numpy() == targets[name] for name, found in answers.items()}
+        return {name: of_set.argmax(-1).cpu().numpy() == targets[name] for name, of_set in answers.items()}
 
 
-class _Said(NamedTuple):
+class _Predictions(NamedTuple):
     """[n] of one client's model."""
 
     predicted: NDArray[np.int16]
     confidence: NDArray[np.float16]
 
 
-def _said(answers: Tensor) -> _Said:
+def _predictions(answers: Tensor) -> _Predictions:
     """The likeliest columns of logits [n, C], and their probabilities."""
     confidence = answers.softmax(-1).amax(-1)
-    return _Said(answers.argmax(-1).to(torch.int16).cpu().numpy(), confidence.to(torch.float16).cpu().numpy())
+    return _Predictions(answers.argmax(-1).to(torch.int16).cpu().numpy(), confidence.to(torch.float16).cpu().numpy())
 
 
 def _mixed(start: Logits | None, own: Logits, alpha: float) -> Logits:
@@ -290,18 +292,18 @@ def _mixed(start: Logits | None, own: Logits, alpha: float) -> Logits:
     if alpha == 1:
         return own
     assert start is not None, "a path of more than one point has a start"
-    return {name: (1 - alpha) * start[name] + alpha * found for name, found in own.items()}
+    return {name: (1 - alpha) * start[name] + alpha * of_set for name, of_set in own.items()}
 
 
-def without_standing_path(found: Evaluation, tests: Collection[str]) -> Evaluation:
+def without_standing_path(evaluation: Evaluation, tests: Collection[str]) -> Evaluation:
     """The same without a path, where all of it is one point: on the test sets, whatever validation images say."""
 
     def stands(point: Point) -> bool:
-        if found.correct:
-            return all(np.array_equal(rows, found.correct[name]) for name, rows in point.correct.items())
-        return all(np.array_equal(point.clients[name], found.clients[name]) for name in ("local", *tests))
+        if evaluation.correct:
+            return all(np.array_equal(rows, evaluation.correct[name]) for name, rows in point.correct.items())
+        return all(np.array_equal(point.clients[name], evaluation.clients[name]) for name in ("local", *tests))
 
-    return replace(found, path={}) if all(stands(point) for point in found.path.values()) else found
+    return replace(evaluation, path={}) if all(stands(point) for point in evaluation.path.values()) else evaluation
 
 
 class _Columns:

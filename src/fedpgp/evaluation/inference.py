@@ -138,24 +138,26 @@ class Texts:
         """Text features [K, C, D] for every softmax of every model."""
         everything = tuple(range(len(self._tokens)))
         wanted: dict[_Key, Tensor | Prompt] = {}
-        keys = [[[_key(context, one.classes) for context in one.contexts] for one in model] for model in models]
+        keys = [
+            [[_key(context, reading.classes) for context in reading.contexts] for reading in model] for model in models
+        ]
         for of_model, model in zip(keys, models, strict=True):
-            for of_one, one in zip(of_model, model, strict=True):
-                wanted |= zip(of_one, one.contexts, strict=True)
+            for of_reading, reading in zip(of_model, model, strict=True):
+                wanted |= zip(of_reading, reading.contexts, strict=True)
         known = {key: self._known[key] for key in wanted if key in self._known}
         new = [key for key in wanted if key not in known]
         jobs = [(wanted[key], self._tokens.select(key[1] or everything), self._position) for key in new]
         known |= zip(new, self._workers.map(_encode, jobs), strict=True)
         self._known = known
         return [
-            [self._text(of_one, one) for of_one, one in zip(of_model, model, strict=True)]
+            [self._text(of_reading, reading) for of_reading, reading in zip(of_model, model, strict=True)]
             for of_model, model in zip(keys, models, strict=True)
         ]
 
-    def _text(self, keys: Sequence[_Key], one: Reading) -> Tensor:
+    def _text(self, keys: Sequence[_Key], reading: Reading) -> Tensor:
         if not keys:
-            return torch.empty(0, len(one.classes), 0)
-        return torch.stack([self._known[k] if k[1] else self._known[k][list(one.classes)] for k in keys])
+            return torch.empty(0, len(reading.classes), 0)
+        return torch.stack([self._known[k] if k[1] else self._known[k][list(reading.classes)] for k in keys])
 
 
 def _key(context: Tensor | Prompt, classes: tuple[int, ...]) -> _Key:

@@ -192,8 +192,8 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
                 raise _diverged(job, client.steps + 1, "prompt") from error
             given.append((client, Batch(seen, chosen.labels)))
             prompts.append((own, of_images))
-        every = [context for own, of_images in prompts for context in (*own, *of_images)]
-        features = iter(towers.text.each(every, first.classes, method.position))
+        contexts = [context for own, of_images in prompts for context in (*own, *of_images)]
+        features = iter(towers.text.each(contexts, first.classes, method.position))
         terms: dict[_Term, list[Tensor]] = defaultdict(list)
         for part, (own, of_images), (client, batch) in zip(parts, prompts, given, strict=True):
             z = [next(features) for _ in own]
@@ -265,12 +265,12 @@ class _Optimizer:
 
 def _constant(towers: Towers, clients: Sequence[_Training]) -> dict[int, list[Tensor]]:
     """The text features, by client, of contexts that no step changes."""
-    found: dict[int, list[Tensor]] = {}
+    features: dict[int, list[Tensor]] = {}
     with torch.no_grad():
         for client in clients:
             contexts = client.job.method.constant_prompts(client.params)
-            found[client.job.client] = towers.text.each(contexts, client.job.classes, client.job.method.position)
-    return found
+            features[client.job.client] = towers.text.each(contexts, client.job.classes, client.job.method.position)
+    return features
 
 
 def _stack(features: Sequence[Tensor], frozen: Frozen) -> Tensor:
@@ -285,21 +285,21 @@ def _losses(method: Method, params: Params, text: Tensor, batch: Batch, client: 
         for name, value in terms.items():
             client.terms[name].append(value.detach())
         return {(name, 0): value for name, value in terms.items()}
-    found: dict[_Term, Tensor] = {}
+    losses: dict[_Term, Tensor] = {}
     for e in range(len(batch.labels)):
-        one = Batch(batch.features[e : e + 1], batch.labels[e : e + 1])
-        found |= {(name, e): value for name, value in method.loss(params, text, one, frozen).items()}
-    for name in dict.fromkeys(name for name, _ in found):
-        values = [value.detach() for (of, _), value in found.items() if of == name]
+        example = Batch(batch.features[e : e + 1], batch.labels[e : e + 1])
+        losses |= {(name, e): value for name, value in method.loss(params, text, example, frozen).items()}
+    for name in dict.fromkeys(name for name, _ in losses):
+        values = [value.detach() for (of, _), value in losses.items() if of == name]
         client.terms[name].append(torch.stack(values).mean())
-    return found
+    return losses
 
 
 def _turn(method: Method, terms: Mapping[_Term, Sequence[Tensor]], working: Sequence[tuple[_Training, Batch]]) -> None:
     """Sets the gradient that the method makes of those of its terms, each of which has a backward pass of its own."""
     places = [(i, name) for i, (client, _) in enumerate(working) for name in client.tensors]
     tensors = [working[i][0].tensors[name] for i, name in places]
-    found: list[dict[str, dict[str, list[Tensor]]]] = [defaultdict(lambda: defaultdict(list)) for _ in working]
+    gradients_of: list[dict[str, dict[str, list[Tensor]]]] = [defaultdict(lambda: defaultdict(list)) for _ in working]
     for number, ((term, example), values) in enumerate(terms.items(), 1):
         last = number == len(terms)
         gradients = torch.autograd.grad(
@@ -307,12 +307,12 @@ def _turn(method: Method, terms: Mapping[_Term, Sequence[Tensor]], working: Sequ
         )
         for (i, name), gradient in zip(places, gradients, strict=True):
             if example < len(working[i][1].labels):
-                found[i][term][name].append(gradient)
+                gradients_of[i][term][name].append(gradient)
     with torch.no_grad():
-        for (client, _), of_terms in zip(working, found, strict=True):
+        for (client, _), of_terms in zip(working, gradients_of, strict=True):
             parts = {
-                term: {name: torch.stack(some) if method.per_example else some[0] for name, some in of.items()}
-                for term, of in of_terms.items()
+                term: {name: torch.stack(rows) if method.per_example else rows[0] for name, rows in by_name.items()}
+                for term, by_name in of_terms.items()
             }
             for name, gradient in method.direction(parts, client.params, client.rng).items():
                 client.tensors[name].grad = gradient

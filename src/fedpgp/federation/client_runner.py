@@ -63,7 +63,7 @@ class ClientRunner:
         spec = self.spec
         holder = self._clients[client]
         if spec.method.pooled and not spec.finetunes(number):
-            holder = Client(0, self._task.base, np.concatenate([one.train for one in self._task.clients]))
+            holder = Client(0, self._task.base, np.concatenate([each.train for each in self._task.clients]))
         return self._job(holder, number, download, own, spec.training(number), spec.aggregator_of(number))
 
     def fitting(self, number: int, server: Server, clients: Clients, training: LocalTraining) -> list[ClientJob]:
@@ -128,8 +128,8 @@ class ClientRunner:
                 Params(kept.kept or received, kept.private, download.shared, self.memory(client))
             )
 
-        some = self._task.clients[0].id
-        alone = method.without_private(method.for_prediction(Params(shared, own(some).private, sent(some).shared)))
+        first = self._task.clients[0].id
+        alone = method.without_private(method.for_prediction(Params(shared, own(first).private, sent(first).shared)))
         return self._evaluator(number, alone, model, workers, alphas)
 
     def memory(self, client: int) -> Tensors:

@@ -136,7 +136,7 @@ def remarks(method: Method, settings: FederationConfig, asked: Collection[str]) 
     asked: "section.key" of what was set for this run.
     """
     own = {field.name for field in fields(TrainedMethod)} if isinstance(method, TrainedMethod) else set()
-    found = [
+    sentences = [
         f"federation.{key} = {getattr(settings, key)!r} has no effect on {method.name}, which has"
         f" {method.name}.{key} = {getattr(method, key)!r}: set {method.name}.{key}"
         for key in sorted(own)
@@ -147,7 +147,7 @@ def remarks(method: Method, settings: FederationConfig, asked: Collection[str]) 
     whole = periods.get(optimization.schedule_over)
     if own and whole is not None and optimization.warmup > whole * LONG:
         taken = f"{min(optimization.warmup, whole)} of {whole} {optimization.schedule_over}"
-        found.append(
+        sentences.append(
             f"the warm-up of {method.name} takes {taken}: lower {method.name}.warmup, or raise federation.rounds"
         )
-    return found
+    return sentences

@@ -50,7 +50,7 @@ class Private(Aggregator):
 
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
         if self.privacy.differential_privacy == "local":
-            return FedAvg().aggregate(server, [Upload(one.client, 1, one.shared) for one in uploads])
+            return FedAvg().aggregate(server, [Upload(upload.client, 1, upload.shared) for upload in uploads])
         bound, clients = float(server.memory[NORM]), len(uploads)
         total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in server.shared.items()}
         cut = 0.0
@@ -79,8 +79,8 @@ class Private(Aggregator):
 
     def privacy_spent(self, rounds: int) -> dict[str, float]:
         """ε at δ of a client that has taken part in so many rounds, see `epsilon`; nothing where it is infinite."""
-        found = epsilon(self.privacy, rounds)
-        return {"epsilon": found, "delta": self.privacy.delta} if math.isfinite(found) else {}
+        spent = epsilon(self.privacy, rounds)
+        return {"epsilon": spent, "delta": self.privacy.delta} if math.isfinite(spent) else {}
 
 
 def _multiplier(wanted: float, count_noise: float) -> float:

@@ -99,8 +99,8 @@ class RunSpec:
     def downloads(self, number: int, server: Server) -> dict[int, Download]:
         """What those are sent who take part in a round, by client, ascending."""
         controls = self.aggregator_of(number).controls
-        found = {client: self.aggregator.download(server, client) for client in self.taking_part(number)}
-        return {client: one if controls else replace(one, control={}) for client, one in found.items()}
+        downloads = {client: self.aggregator.download(server, client) for client in self.taking_part(number)}
+        return downloads if controls else {i: replace(download, control={}) for i, download in downloads.items()}
 
     @property
     def most_rounds(self) -> int:

@@ -91,9 +91,9 @@ class State:
         try:
             state._execute("BEGIN EXCLUSIVE")  # and, as the locking mode says, for as long as the state is open
             state._execute("COMMIT")
-            ((found,),) = state._execute("PRAGMA quick_check(1)")
-            if found != "ok":
-                raise state._damaged(found)
+            ((verdict,),) = state._execute("PRAGMA quick_check(1)")
+            if verdict != "ok":
+                raise state._damaged(verdict)
             ((schema,),) = state._execute("PRAGMA user_version")
             if schema == 0:
                 raise state._damaged("it holds nothing")
@@ -195,15 +195,15 @@ class State:
         for client, state in clients.items():
             self._execute("REPLACE INTO clients VALUES (?, ?)", client, _bytes(state))
 
-    def keep_evaluation(self, found: Evaluation) -> None:
+    def keep_evaluation(self, evaluation: Evaluation) -> None:
         """Keeps an evaluation in the place of the one before."""
         arrays: dict[str, NDArray[Any]] = {}
-        for alpha, point in {**found.path, 1.0: found}.items():
+        for alpha, point in {**evaluation.path, 1.0: evaluation}.items():
             arrays |= {f"{alpha!r}/clients/{name}": values for name, values in point.clients.items()}
             arrays |= {f"{alpha!r}/correct/{name}": values for name, values in point.correct.items()}
-        arrays |= {f"{1.0!r}/predicted/{name}": values for name, values in found.predicted.items()}
-        arrays |= {f"{1.0!r}/confidence/{name}": values for name, values in found.confidence.items()}
-        means = json.dumps({"shared": found.shared, "diagnostics": found.diagnostics}, allow_nan=False)
+        arrays |= {f"{1.0!r}/predicted/{name}": values for name, values in evaluation.predicted.items()}
+        arrays |= {f"{1.0!r}/confidence/{name}": values for name, values in evaluation.confidence.items()}
+        means = json.dumps({"shared": evaluation.shared, "diagnostics": evaluation.diagnostics}, allow_nan=False)
         self._execute("DELETE FROM evaluation")
         self._execute("INSERT INTO evaluation VALUES (?, ?)", save_arrays(arrays), means)
 
@@ -236,8 +236,8 @@ class State:
             )
         return self._damaged(error)
 
-    def _damaged(self, found: object) -> OutputError:
-        reason = " ".join(str(found).split())  # SQLite's own may have several lines
+    def _damaged(self, cause: object) -> OutputError:
+        reason = " ".join(str(cause).split())  # SQLite's own may have several lines
         return OutputError(f"{self._path} is damaged: {reason}; start the run again, with another -o or --force")
 
     def _tensors(self, content: bytes) -> dict[str, Tensor]:

@@ -33,35 +33,35 @@ class Table:
     notes: Sequence[str] = ()
 
 
-def markdown(one: Table) -> str:
+def markdown(table: Table) -> str:
     lines = [
         [f"**{cell.plain}**" if cell.mark == "best" else cell.plain.replace("\n", "<br>") for cell in row]
-        for row in one.rows
+        for row in table.rows
     ]
-    body = "".join("| " + " | ".join(row) + " |\n" for row in [one.header, ["---"] * len(one.header), *lines])
-    below = [text for text in (one.legend, *one.notes) if text]
+    body = "".join("| " + " | ".join(row) + " |\n" for row in [table.header, ["---"] * len(table.header), *lines])
+    below = [text for text in (table.legend, *table.notes) if text]
     return "\n".join([body, *(f"{text}\n" for text in below)])
 
 
-def latex(one: Table) -> str:
+def latex(table: Table) -> str:
     """A tabular for the package booktabs, in a table with its caption."""
     lines = []
-    for row in one.rows:
+    for row in table.rows:
         texts = [_latex(cell.text.replace("\n", " ")) for cell in row]
         marks = {"best": r"\textbf{%s}", "same": r"%s$^{=}$", "above": r"%s$^{+}$", None: "%s"}
         lines.append(" & ".join(marks[cell.mark] % text for text, cell in zip(texts, row, strict=True)))
     return "\n".join(
         [
             r"\begin{table}",
-            rf"  \caption{{{_latex(one.heading)}. {_latex(one.legend)}}}",
-            rf"  \begin{{tabular}}{{l{'r' * (len(one.header) - 1)}}}",
+            rf"  \caption{{{_latex(table.heading)}. {_latex(table.legend)}}}",
+            rf"  \begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
             r"    \toprule",
-            "    " + " & ".join(map(_latex, one.header)) + r" \\",
+            "    " + " & ".join(map(_latex, table.header)) + r" \\",
             r"    \midrule",
             *(f"    {line} \\\\" for line in lines),
             r"    \bottomrule",
             r"  \end{tabular}",
-            *(rf"  \par {{\footnotesize {_latex(note)}\par}}" for note in one.notes),
+            *(rf"  \par {{\footnotesize {_latex(note)}\par}}" for note in table.notes),
             r"\end{table}",
             "",
         ]

@@ -62,15 +62,15 @@ class Run:
         chosen: float = self.results["alpha_on_validation"] if alpha == VALIDATION else alpha
         if len(path) == 1:
             return self
-        found = next((point for point in path if math.isclose(point["alpha"], chosen, abs_tol=1e-9)), None)
-        if found is None:
+        point = next((point for point in path if math.isclose(point["alpha"], chosen, abs_tol=1e-9)), None)
+        if point is None:
             known = ", ".join(f"{point['alpha']:g}" for point in path)
             raise OutputError(
                 f"alpha must be {VALIDATION!r} or one of {known}, where {self.method} was evaluated, got {alpha}: run"
                 " it with another federation.path_points for more of them"
             )
-        final = {name: found.get(name, value) for name, value in self.results["final"].items()}
-        return replace(self, results={**self.results, "final": final}, alpha=found["alpha"])
+        final = {name: point.get(name, value) for name, value in self.results["final"].items()}
+        return replace(self, results={**self.results, "final": final}, alpha=point["alpha"])
 
     @cached_property
     def resampled(self) -> Figures:

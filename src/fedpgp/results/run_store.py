@@ -79,7 +79,7 @@ def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run
         outcomes = {} if across else load((directory / "outcomes.safetensors").read_bytes())
         results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
         images = results["task"]["images"]
-        found = Run(
+        run = Run(
             config=config,
             results=results,
             rounds=[json.loads(line) for line in (directory / RECORDS).read_text(encoding="utf-8").splitlines()],
@@ -94,8 +94,8 @@ def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run
             provenance=json.loads((directory / "provenance.json").read_text(encoding="utf-8")),
             answers=TensorFile(directory / ANSWERS) if (directory / ANSWERS).exists() else {},
         )
-        found.row, results["path"], results["private"], results["task"]["partition"]  # or KeyError
-        return found
+        run.row, results["path"], results["private"], results["task"]["partition"]  # or KeyError
+        return run
     except FileNotFoundError as error:
         instead = _instead_of_a_run(directory)
         raise OutputError(
@@ -127,8 +127,8 @@ def cells(directory: Path) -> dict[tuple[str, int], Path]:
         if plan.exists():
             return planned(directory, _read_plan(plan))
         if is_unfinished(directory):
-            found = _look(directory)
-            return {(found.method, found.seed): directory}
+            unfinished = _look(directory)
+            return {(unfinished.method, unfinished.seed): directory}
         if (directory / "results.json").exists():
             run = load_run(directory)
             return {(run.method, run.seed): directory}
@@ -151,24 +151,24 @@ def _instead_of_a_run(directory: Path) -> str | None:
             return f"{directory} is a comparison; its runs: {_some(runs)}"
         command = resume_command(directory)
         return f"{directory} is a comparison without a finished run" + (f"; go on with: {command}" if command else "")
-    if inside := [run for found in _inside(directory) for run in _finished(found)]:
+    if inside := [run for result in _inside(directory) for run in _finished(result)]:
         return f"{directory} is not a run; those in it, the newest first: {_some(inside)}"
     return None
 
 
 def _inside(directory: Path) -> list[Path]:
     """The runs and comparisons in a directory and in the directories there, the newest first."""
-    found: list[Path] = []
+    results: list[Path] = []
     for level in ("*", "*/*"):
         for path in sorted(directory.glob(level)):
             if any(part.startswith(".") for part in path.relative_to(directory).parts):
                 continue  # is being written
-            if any(above in found for above in path.parents):
+            if any(above in results for above in path.parents):
                 continue
             with suppress(OSError):  # what may not be looked into
                 if any((path / name).exists() for name in (PLAN, "results.json", FILE)):
-                    found.append(path)
-    return sorted(found, key=lambda path: -path.stat().st_mtime)
+                    results.append(path)
+    return sorted(results, key=lambda path: -path.stat().st_mtime)
 
 
 def _finished(directory: Path) -> list[Path]:

@@ -62,8 +62,8 @@ def figures(
             for place, client in enumerate(_evaluated(task, final))
         ],
         "new_clients": [
-            {**_about(task, client), **found}
-            for client, found in zip(task.new_clients, final.get("new_clients", []), strict=True)
+            {**_about(task, client), **accuracies}
+            for client, accuracies in zip(task.new_clients, final.get("new_clients", []), strict=True)
         ],
         "domains": _by_domain(task, _evaluated(task, final), last),
         "calibration_error": _calibration(task, _evaluated(task, final), last),
@@ -86,11 +86,11 @@ def _on_validation(figures: Mapping[str, Any]) -> float:
 def _by_domain(task: Task, clients: Sequence[Client], last: Evaluation) -> dict[str, float]:
     """The mean Local of the clients of every domain, where each client has one."""
     names = task.train.domain_names
-    found: dict[str, list[float]] = {}
+    accuracies: dict[str, list[float]] = {}
     for place, client in enumerate(clients):
         if client.domains is not None and len(client.domains) == 1:
-            found.setdefault(names[client.domains[0]], []).append(float(last.clients["local"][place]))
-    return {name: fmean(found[name]) for name in names if name in found}
+            accuracies.setdefault(names[client.domains[0]], []).append(float(last.clients["local"][place]))
+    return {name: fmean(accuracies[name]) for name in names if name in accuracies}
 
 
 def _about(task: Task, client: Client) -> dict[str, Any]:
@@ -174,33 +174,33 @@ def answers(task: Task, last: Evaluation) -> dict[str, Tensor]:
     "SET/confidence": [N, n] float16, the probability of that; "SET/labels": [n] the right column; "SET/images": [n]
     the image's number in its split.
     """
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name in ("base", "novel"):
         if name in task.tests and name in last.predicted:
             test = task.tests[name]
-            found[f"{name}/predicted"] = torch.from_numpy(last.predicted[name])
-            found[f"{name}/confidence"] = torch.from_numpy(last.confidence[name])
-            found[f"{name}/labels"] = torch.from_numpy(test.targets.astype(np.int16))
-            found[f"{name}/images"] = torch.from_numpy(test.dataset.numbers_of(test.images).astype(np.int32))
-    return found
+            tensors[f"{name}/predicted"] = torch.from_numpy(last.predicted[name])
+            tensors[f"{name}/confidence"] = torch.from_numpy(last.confidence[name])
+            tensors[f"{name}/labels"] = torch.from_numpy(test.targets.astype(np.int16))
+            tensors[f"{name}/images"] = torch.from_numpy(test.dataset.numbers_of(test.images).astype(np.int32))
+    return tensors
 
 
 def _calibration(task: Task, clients: Sequence[Client], last: Evaluation) -> dict[str, float]:
     """The mean over the clients of the expected calibration error on their own images, on Base and on Novel, in
     percentage points; nothing where what they answer stays with them."""
-    found: dict[str, list[float]] = {}
+    errors: dict[str, list[float]] = {}
     for name in ("base", "novel"):
         if name not in last.predicted:
             continue
         right = last.predicted[name] == task.tests[name].targets
         for place, client in enumerate(clients):
-            found.setdefault(name, []).append(calibration_error(last.confidence[name][place], right[place]))
+            errors.setdefault(name, []).append(calibration_error(last.confidence[name][place], right[place]))
             if name == "base":
                 (own,) = own_images(task, [client], name)
-                found.setdefault("local", []).append(
+                errors.setdefault("local", []).append(
                     calibration_error(last.confidence[name][place][own], right[place][own])
                 )
-    return {name: fmean(values) for name, values in sorted(found.items())}
+    return {name: fmean(values) for name, values in sorted(errors.items())}
 
 
 def provenance(

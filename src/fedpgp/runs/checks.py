@@ -72,8 +72,8 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
     for client in task.clients:
         private = method.init_private(task, backbone, torch.Generator(), client.id)
         params = Params(shared, private, received)
-        some = torch.zeros(1, backbone.image.width).to(backbone.logit_scale)
-        for context in [*method.prompts(params, frozen), *method.conditional_prompts(params, some, frozen)]:
+        image = torch.zeros(1, backbone.image.width).to(backbone.logit_scale)
+        for context in [*method.prompts(params, frozen), *method.conditional_prompts(params, image, frozen)]:
             prompt = Prompt.of(context)
             if prompt.vectors.shape[-2] > room:
                 raise ConfigError(

@@ -49,38 +49,38 @@ def chosen_methods(
     if settings not in (None, PUBLISHED):
         raise ConfigError(f'settings must be "{PUBLISHED}" or left out, got {settings!r}')
     methods = [methods] if isinstance(methods, str | Method) else methods
-    wanted = [one for method in methods for one in (METHODS if method == ALL else [method])]
+    wanted = [name for method in methods for name in (METHODS if method == ALL else [method])]
     if not wanted:
         raise ConfigError(f"methods must name at least one, got none; known: {', '.join(METHODS)}")
-    found = [method if isinstance(method, Method) else find_method(method) for method in wanted]
-    for method in found:
+    chosen = [method if isinstance(method, Method) else find_method(method) for method in wanted]
+    for method in chosen:
         if isinstance(method, Method):
             check_instance(method)
-    for name, count in Counter(method.name for method in dict.fromkeys(found)).items():
+    for name, count in Counter(method.name for method in dict.fromkeys(chosen)).items():
         if count > 1:
             raise ConfigError(
                 f"methods must have names of their own, got {count} called {name!r}: run them apart, or give a subclass"
                 " another name"
             )
-    names = list(dict.fromkeys(method.name for method in found))
-    given = {method.name: method for method in found if isinstance(method, Method)}
+    names = list(dict.fromkeys(method.name for method in chosen))
+    given = {method.name: method for method in chosen if isinstance(method, Method)}
     if settings and given:
         raise ConfigError(
             f'settings must be left out for methods that come with theirs, got "{settings}" for {", ".join(given)}:'
             " name the method instead"
         )
-    published = [one for name in names for one in published_settings(name)] if settings else []
+    published = [setting for name in names for setting in published_settings(name)] if settings else []
     if isinstance(config, ExperimentConfig):
         if changes or settings:
             raise ConfigError("changes and settings go with a config file; make another ExperimentConfig instead")
         experiment = config
     else:
-        classes = [method if isinstance(method, type) else type(method) for method in found]
-        taken = [one for one in published if of_task or one.of_method]
+        classes = [method if isinstance(method, type) else type(method) for method in chosen]
+        taken = [setting for setting in published if of_task or setting.of_method]
         experiment = load_config(config, [changes] if isinstance(changes, str) else changes, classes, published=taken)
     if settings:
         experiment = with_unused(experiment, names)
-    sections = {method.name: method() for method in found if isinstance(method, type)}
+    sections = {method.name: method() for method in chosen if isinstance(method, type)}
     _check_engine(experiment.federation.engine)
     return names, replace(experiment, methods={**sections, **experiment.methods, **given})
 

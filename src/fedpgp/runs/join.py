@@ -48,14 +48,14 @@ def join(
 
     Raises FedPGPError: before any work where run, data or output do not fit.
     """
-    found = run if isinstance(run, Run) else load_run(run)
-    name = found.method
-    if name not in found.config.methods:
+    finished = run if isinstance(run, Run) else load_run(run)
+    name = finished.method
+    if name not in finished.config.methods:
         raise ConfigError(f"{name} is neither built in nor of an installed package: a run of it cannot be joined")
-    config = _config(found, data, shots, device)
+    config = _config(finished, data, shots, device)
     reporter = reporter or Silent()
     with open_run(config, name, seed, Execution(cache=cache, reporter=reporter)) as opened:
-        joined = _fitted(opened, found, epochs or found.config.federation.join_epochs)
+        joined = _fitted(opened, finished, epochs or finished.config.federation.join_epochs)
     if output is not None:
         with run_directory(Path(output), force) as scratch:
             write(scratch / "config.toml", joined.config.to_toml().encode())
@@ -117,11 +117,11 @@ def _fitted(opened: OpenRun, run: Run, epochs: int) -> Run:
 
 def _shared(run: Run, spec: RunSpec) -> Tensors:
     """The shared part of a run, as this checkpoint needs it; raises ConfigError where it is of another."""
-    found = {name: run.prompts[f"shared/{name}"] for name in spec.shared if f"shared/{name}" in run.prompts}
+    tensors = {name: run.prompts[f"shared/{name}"] for name in spec.shared if f"shared/{name}" in run.prompts}
     for name, like in spec.shared.items():
-        if name not in found or found[name].shape != like.shape:
+        if name not in tensors or tensors[name].shape != like.shape:
             raise ConfigError(
                 f"the run's shared part {name} does not fit {spec.method.name} on this checkpoint: take that with"
                 " which it was trained (backbone.checkpoint)"
             )
-    return {name: value.to(spec.shared[name]) for name, value in found.items()}
+    return {name: value.to(spec.shared[name]) for name, value in tensors.items()}

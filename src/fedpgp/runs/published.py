@@ -35,7 +35,7 @@ def descriptions(config: ExperimentConfig, methods: Sequence[str]) -> list[str]:
     """For each method, in several lines, the published values that a config has, and those that it does not have."""
     texts = []
     for method in methods:
-        used = [one for one in published_settings(method) if config.origins.get(one.name) == PUBLISHED]
+        used = [setting for setting in published_settings(method) if config.origins.get(setting.name) == PUBLISHED]
         others = [f"{setting} (here {shown(here)})" for setting, here in unused(config, [method])]
         text = f"published settings of {method}: " + ("" if used else "none")
         lines = [f"  {setting}  # {setting.source}" for setting in used]
@@ -53,15 +53,15 @@ def fitted(config: ExperimentConfig, methods: Sequence[str], backbone: Backbone)
         "deep text": ("text", len(backbone.text.layers)),
         "image tower": ("image", backbone.image.layers),
     }
-    changed, origins, told = dict(config.methods), dict(config.origins), []
+    changed, origins, notices = dict(config.methods), dict(config.origins), []
     for name in methods:
         if origins.get(where := f"{name}.depth") != PUBLISHED:
             continue
         method: Any = config.methods[name]
-        tower, layers = min((towers[what] for what in method.reads if what in towers), key=lambda one: one[1])
+        tower, layers = min((towers[what] for what in method.reads if what in towers), key=lambda tower: tower[1])
         if method.depth > layers:
             reason = f"the checkpoint's {tower} tower has {layers} layers"
             changed[name] = replace(method, depth=layers)
             origins[where] = f"{PUBLISHED}: {method.depth}; {reason}"
-            told.append(f"{where} is {layers} and not {method.depth}, the published value: {reason}")
-    return replace(config, methods=changed, origins=origins), told
+            notices.append(f"{where} is {layers} and not {method.depth}, the published value: {reason}")
+    return replace(config, methods=changed, origins=origins), notices

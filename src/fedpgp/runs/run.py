@@ -132,13 +132,13 @@ def compare(
     kill or an error is in `output`, and `resume(output)` goes on from there. The reporter hears the plan, and about how
     long it takes.
     """
-    experiment, chosen, every = _compared_with(methods, seeds, costly_seeds, config, changes, settings)
+    experiment, chosen, all_seeds = _compared_with(methods, seeds, costly_seeds, config, changes, settings)
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
     execution = Execution(**options)
     describe(settings, experiment, list(chosen), execution.listener)
-    with open_setup(experiment, list(chosen), every, execution) as setup:
+    with open_setup(experiment, list(chosen), all_seeds, execution) as setup:
         if directory is not None:
             with run_directory(directory, force) as scratch:
                 write_json(scratch / PLAN, {"seeds": chosen})
@@ -166,10 +166,10 @@ def planned_comparison(
 
     A round of each method is timed, for which images are encoded: their features are kept, and nothing else is written.
     """
-    experiment, chosen, every = _compared_with(methods, seeds, costly_seeds, config, changes, settings)
+    experiment, chosen, all_seeds = _compared_with(methods, seeds, costly_seeds, config, changes, settings)
     execution = Execution(**options)
     describe(settings, experiment, list(chosen), execution.listener)
-    with open_setup(experiment, list(chosen), every, execution) as setup:
+    with open_setup(experiment, list(chosen), all_seeds, execution) as setup:
         return timed(setup, dict.fromkeys(planned(Path(), chosen), 0)).describe(setup.workers.count)
 
 
@@ -204,16 +204,16 @@ def resume(
     those that it was begun with, and where another process works on it.
     """
     directory, execution = Path(directory), Execution(**options)
-    found = cells(directory)
-    todo = {cell: path for cell, path in found.items() if is_unfinished(path)}
-    for path in found.values():
+    directories = cells(directory)
+    todo = {cell: path for cell, path in directories.items() if is_unfinished(path)}
+    for path in directories.values():
         if path not in todo.values():
             remove(path / FILE)  # a kill may have come between the last file and this
     if not todo:
         if is_compared(directory):
             execution.listener.notice(f"{directory} is finished: nothing to resume")
             return load_comparison(directory)
-        return _compared([load_run(path) for path in found.values()], directory, execution)
+        return _compared([load_run(path) for path in directories.values()], directory, execution)
     given = [method if isinstance(method, Method) else find_method(method)() for method in methods]
     for name, _ in todo:
         if name not in {*METHODS, *installed(), *(method.name for method in given)}:
@@ -228,7 +228,7 @@ def resume(
         methods={**{name: find_method(name)() for name in names if name not in config.methods}, **config.methods},
     )
     with open_setup(config, names, seeds, execution) as setup:
-        runs = exhausted(work(setup, found))
+        runs = exhausted(work(setup, directories))
     return _compared(runs, directory, execution)
 
 

@@ -163,8 +163,8 @@ def open_setup(
     config, reduced = fitted(config, methods, backbone)
     check_methods(config, methods, backbone, whole[seeds[0]])
     asked = {key for key, origin in config.origins.items() if origin == "--set"}
-    told = [text for name in methods for text in remarks(config.methods[name], config.federation, asked)]
-    for text in [*reduced, *told]:
+    notices = [text for name in methods for text in remarks(config.methods[name], config.federation, asked)]
+    for text in [*reduced, *notices]:
         reporter.notice(text)
     if config.data.source != pictograms.NAME and config.origins.get("backbone.checkpoint") == EMBEDDED_ORIGIN:
         reporter.notice(
@@ -216,7 +216,7 @@ def open_setup(
         for seed, task in tasks.items()
         for dataset, images in _used(task)
     }
-    found = token_features(
+    encoded = token_features(
         backbone.image,
         list(parts.values()),
         directory,
@@ -225,7 +225,7 @@ def open_setup(
         progress=reporter.progress,
         notice=reporter.notice,
     )
-    tokens = dict(zip(parts, found, strict=True))
+    tokens = dict(zip(parts, encoded, strict=True))
     # Processes share the cores of a machine; one process keeps an accelerator busy.
     count = min(workers, config.task.clients) if config.backbone.device == "cpu" else 1
     with Workers(backbone.towers([what for method in chosen for what in method.reads]), count) as pool:
@@ -264,11 +264,11 @@ def _used(task: Task) -> list[tuple[ImageDataset, NDArray[np.int64]]]:
 
 def with_targets(config: ExperimentConfig, source: Source) -> Source:
     """The source with the test splits of what a task is tested on beside it, where its test split was read."""
-    found: dict[str, ImageDataset] = {}
+    targets: dict[str, ImageDataset] = {}
     for name in config.task.targets if source.test is not None else ():
         target = load_target(replace(config.data, source=name, layout="auto", names=""))
-        found[target.name if target.name not in found else f"{target.name} ({name})"] = target
-    return replace(source, targets=found)
+        targets[target.name if target.name not in targets else f"{target.name} ({name})"] = target
+    return replace(source, targets=targets)
 
 
 def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
