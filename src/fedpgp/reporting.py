@@ -75,7 +75,8 @@ class ProgressBars(Silent):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self._bars.stop()
+        if self._tasks:
+            self._bars.stop()
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
         finished = done >= total
