@@ -66,7 +66,6 @@ class ProgressBars(Silent):
             TimeRemainingColumn(),
             TextColumn("{task.fields[detail]}"),
             console=self._console,
-            transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}  # when the last line about something was printed

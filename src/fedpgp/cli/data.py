@@ -42,7 +42,7 @@ def check(
     import fedpgp
     from fedpgp.data.check import DataFinding, names_file
     from fedpgp.data.check import check as look
-    from fedpgp.errors import OutputError
+    from fedpgp.results.run_store import writing
     from fedpgp.runs.setup import make_task, with_targets
 
     settings = fedpgp.load_config(config, options.all_changes(change, path))
@@ -60,11 +60,8 @@ def check(
         hint = "the column of clients has no use: --set task.partition=natural gives everybody their own images"
         report = replace(report, findings=(*report.findings, DataFinding(False, hint)))
     if write_names is not None and report.images:
-        try:
-            with write_names.open("x", encoding="utf-8") as file:
-                file.write(names_file(report))
-        except OSError as error:
-            raise OutputError(f"{write_names} cannot be written: {error.strerror}; name a new file") from error
+        with writing(write_names, "name a new file"), write_names.open("x", encoding="utf-8") as file:
+            file.write(names_file(report))
     if as_json:
         findings = [finding._asdict() for finding in report.findings]
         print_json({**asdict(report), "findings": findings, "usable": report.usable})

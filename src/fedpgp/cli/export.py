@@ -49,9 +49,8 @@ def export(
         raise ConfigError("--public goes with --upload")
     if upload is not None:
         hub.check_name(upload)
-    names = None if classes is None else class_names(classes)
     directory = output or new_name(f"export-{form}")
-    write(run, directory, form, client=client, classes=names, force=force)
+    write(run, directory, form, client=client, classes=class_names(classes), force=force)
     say(f"written to {directory}; how to use it: {directory / 'README.md'}")
     if upload is not None:
         say(f"uploaded to {hub.upload(directory, upload, private=not public)}")

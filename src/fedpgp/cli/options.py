@@ -149,10 +149,12 @@ def method_names(methods: str) -> list[str]:
     return [name.strip() for name in methods.split(",") if name.strip()]
 
 
-def class_names(text: str) -> list[str]:
-    """Names with commas between, or those of a file that has one in each line."""
+def class_names(text: str | None) -> list[str] | None:
+    """What --classes names: names with commas between, or those of a file that has one in each line."""
     from fedpgp.data.sources.names import read_lines
 
+    if text is None:
+        return None
     if text.endswith(".txt") or ("," not in text and Path(text).is_file()):
         return read_lines(Path(text))
     return [name.strip() for name in text.split(",") if name.strip()]

@@ -60,7 +60,6 @@ def predict(
     from fedpgp.serving.memory import remembers, with_memory, with_temperature
 
     files = image_files(images)
-    names = None if classes is None else class_names(classes)
     finished = fedpgp.load_run(run)
     model = load(finished, client, device=device)
     if client is not None and remembers(model.method):
@@ -68,7 +67,7 @@ def predict(
     if calibrate:
         model = with_temperature(model, finished, cache, None)
         say(f"temperature {model.temperature:.3g}, from the run's validation images")
-    read = model.read(names)
+    read = model.read(class_names(classes))
     stream = model.stream(files, read)
     answers = list(track(stream, "images", total=len(files), console=err, disable=quiet or not err.is_terminal))
     if form == "table" and output is None:
