@@ -59,7 +59,7 @@ def predict(
     from fedpgp.serving.classifier import load
     from fedpgp.serving.memory import remembers, with_memory, with_temperature
 
-    files = image_files(images)
+    files, names = image_files(images), class_names(classes)
     finished = fedpgp.load_run(run)
     model = load(finished, client, device=device)
     if client is not None and remembers(model.method):
@@ -67,7 +67,7 @@ def predict(
     if calibrate:
         model = with_temperature(model, finished, cache, None)
         say(f"temperature {model.temperature:.3g}, from the run's validation images")
-    read = model.read(class_names(classes))
+    read = model.read(names)
     stream = model.stream(files, read)
     answers = list(track(stream, "images", total=len(files), console=err, disable=quiet or not err.is_terminal))
     if form == "table" and output is None:
