@@ -1,9 +1,14 @@
-"""Bars on standard error."""
+"""Bars on standard error, and lines where there is no terminal."""
+
+import io
+
+import pytest
+from rich.console import Console
 
 import fedpgp
 
 
-def test_a_bar_for_each_thing_and_notices_between_them(small, cache, capfd):
+def test_a_line_for_what_is_finished_and_for_each_notice(small, cache, capfd):
     bars = fedpgp.ProgressBars()
     bars.notice("a sentence")
     fedpgp.run("promptfl", changes=["federation.rounds=2", "task.clients=2"], cache=cache, reporter=bars)
@@ -17,3 +22,15 @@ def test_a_bar_whose_total_changes_ends_full(capfd):
     bars.progress("zero-shot, seed 0", 0, 25)
     bars.progress("zero-shot, seed 0", 1, 1)
     assert "1/1" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_in_a_terminal_what_is_finished_leaves_a_line_and_an_error_ends_the_bars():
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=100, soft_wrap=True, highlight=False)
+    with pytest.raises(RuntimeError), fedpgp.ProgressBars(console) as bars:
+        bars.progress("all runs", 0, 2)
+        bars.progress("promptfl, seed 0", 1, 1, "Local 80.0")
+        bars.progress("all runs", 1, 2, "1 s left")
+        raise RuntimeError
+    assert "promptfl, seed 0: done  Local 80.0" in text.getvalue()
+    assert "1/2" in text.getvalue() and text.getvalue().endswith("\x1b[?25h"), "the cursor is back"

@@ -59,52 +59,37 @@ __all__ = [
     "tune",
 ]
 
-_HOMES = {
-    "ablate": "studies.ablation",
-    "load_ablation": "studies.ablation",
-    "resume_ablation": "studies.ablation",
-    "load_reproduction": "studies.reproduction",
-    "reproduce": "studies.reproduction",
-    "resume_reproduction": "studies.reproduction",
-    "load_sweep": "studies.sweep",
-    "resume_sweep": "studies.sweep",
-    "sweep": "studies.sweep",
-    "ExperimentConfig": "config",
-    "load_config": "config",
-    "FedPGPError": "errors",
-    "Reporter": "reporting",
-    "Silent": "reporting",
-    "Plots": "report.plots",
-    "ProgressBars": "reporting",
-    "join": "runs.join",
-    "compare": "runs.run",
-    "resume": "runs.run",
-    "rounds": "runs.run",
-    "run": "runs.run",
-    "resume_tuning": "studies.tuning",
-    "tune": "studies.tuning",
-    "Classifier": "serving.classifier",
-    "load": "serving.classifier",
-    "Comparison": "results.run",
-    "Run": "results.run",
-    "load_comparison": "results.run_store",
-    "load_run": "results.run_store",
+_HOMES = {  # module -> the public names that are imported from it when they are first used
+    "config": ["ExperimentConfig", "load_config"],
+    "errors": ["FedPGPError"],
+    "report.plots": ["Plots"],
+    "reporting": ["ProgressBars", "Reporter", "Silent"],
+    "results.run": ["Comparison", "Run"],
+    "results.run_store": ["load_comparison", "load_run"],
+    "runs.join": ["join"],
+    "runs.run": ["compare", "resume", "rounds", "run"],
+    "serving.classifier": ["Classifier", "load"],
+    "studies.ablation": ["ablate", "load_ablation", "resume_ablation"],
+    "studies.reproduction": ["load_reproduction", "reproduce", "resume_reproduction"],
+    "studies.sweep": ["load_sweep", "resume_sweep", "sweep"],
+    "studies.tuning": ["resume_tuning", "tune"],
 }
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used: PyTorch takes a second that `fedpgp --help` need not wait for."""
-    if name not in _HOMES:
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module 'fedpgp' has no attribute {name!r}")
-    found = getattr(import_module(f"fedpgp.{_HOMES[name]}"), name)
-    if "options" not in getattr(found, "__annotations__", ()):
-        return found
+    public = getattr(import_module(f"fedpgp.{home}"), name)
+    if "options" not in getattr(public, "__annotations__", ()):
+        return public
     # It takes `fedpgp.runs.execution.Execution`, and may need packages above its own.
     from fedpgp.flower.engines import ENGINES
     from fedpgp.report import writers
 
-    @wraps(found)
+    @wraps(public)
     def complete(*given: Any, **options: Any) -> Any:
-        return found(*given, **{"writers": writers, "engines": ENGINES, **options})
+        return public(*given, **{"writers": writers, "engines": ENGINES, **options})
 
     return complete

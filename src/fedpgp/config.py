@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,6 @@ from fedpgp.methods.published import PUBLISHED, Setting
 
 EMBEDDED = "pictograms"
 SUGGESTED = 3  # of the sections that have a key, in a message
-
-
 EMBEDDED_ORIGIN = "the embedded recipe"  # of a value that is neither a default nor asked for
 SECTIONS: dict[str, type] = dict(
     zip(reserved.SECTIONS, (DataConfig, TaskConfig, BackboneConfig, FederationConfig, PrivacyConfig), strict=True)
@@ -44,12 +42,8 @@ class ExperimentConfig:
     backbone: BackboneConfig = dataclasses.field(default_factory=BackboneConfig)
     federation: FederationConfig = dataclasses.field(default_factory=FederationConfig)
     privacy: PrivacyConfig = dataclasses.field(default_factory=PrivacyConfig)
-    methods: Mapping[str, Method] = dataclasses.field(
-        default_factory=lambda: {name: cls() for name, cls in METHODS.items()}
-    )
-    aggregators: Mapping[str, Aggregator] = dataclasses.field(
-        default_factory=lambda: {name: cls() for name, cls in AGGREGATORS.items()}
-    )
+    methods: Mapping[str, Method] = dataclasses.field(default_factory=lambda: _with_defaults({}, METHODS))
+    aggregators: Mapping[str, Aggregator] = dataclasses.field(default_factory=lambda: _with_defaults({}, AGGREGATORS))
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def to_toml(self) -> str:
@@ -109,17 +103,16 @@ def load_config(
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
     places: dict[str, str] = {}
-    for one in _chain(path):
-        origin = EMBEDDED_ORIGIN if one.path == embedded_recipe() else one.path.name
-        for name, keys in one.values.items():
-            values[name] = {**values.get(name, {}), **keys}
+    for layer in _chain(path):
+        origin = EMBEDDED_ORIGIN if layer.path == embedded_recipe() else layer.path.name
+        for name, keys in layer.values.items():
+            values.setdefault(name, {}).update(keys)
             origins |= {f"{name}.{key}": origin for key in keys}
-        places |= {name: f"{one.path}:{line}" for name, line in one.lines.items()}
+        places |= layer.places
     on_top = [(setting.section, setting.key, setting.value, PUBLISHED) for setting in published]
     for name, key, value, origin in [*on_top, *((*parse_change(change), "--set") for change in changes)]:
         values.setdefault(name, {})[key] = value
-        origins[f"{name}.{key}"] = origin
-        places[f"{name}.{key}"] = origin
+        origins[f"{name}.{key}"] = places[f"{name}.{key}"] = origin
         places.setdefault(name, origin)
 
     faults: list[str] = []
@@ -130,33 +123,36 @@ def load_config(
         model = sections.get(name)
         if model is None and not foreign and name in installed():
             model = ours[name] = find_method(name)
-        if model is None:
-            if foreign:
-                continue
+        if model is not None:
+            try:
+                built[name] = model(**keys)
+            except ValidationError as error:
+                faults += [_fault(name, model, detail, places, path) for detail in error.errors()]
+        elif not foreign:
             known = nearest(name, [*sections, *installed()])
             faults.append(f"{places.get(name, path)}: [{name}] must be a known section; {known}")
-            continue
-        try:
-            built[name] = model(**keys)
-        except ValidationError as error:
-            faults += [_fault(name, model, detail, places, path) for detail in error.errors()]
     if faults:
         raise ConfigError("\n".join(faults))
     return ExperimentConfig(
         **{name: built[name] for name in SECTIONS if name in built},
-        methods={name: built.get(name) or cls() for name, cls in ours.items()},
-        aggregators={name: built.get(name) or cls() for name, cls in AGGREGATORS.items()},
+        methods=_with_defaults(built, ours),
+        aggregators=_with_defaults(built, AGGREGATORS),
         origins=origins,
     )
 
 
+def _with_defaults(built: Mapping[str, Any], classes: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """Name -> section: what a config has, or the defaults."""
+    return {name: built.get(name) or cls() for name, cls in classes.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """values: its sections; lines: the line of every section and "section.key"; extends: another recipe's name."""
+    """values: its sections; places: "file:line" of every section and "section.key"; extends: another recipe's name."""
 
     path: Path
     values: Mapping[str, Mapping[str, Any]]
-    lines: Mapping[str, int]
+    places: Mapping[str, str]
     extends: str | None
 
 
@@ -169,8 +165,8 @@ def _chain(path: Path) -> list[_File]:
     """A file after all that it extends, so that its values come last."""
     chain = [_read(path)]
     while (name := chain[0].extends) is not None:
-        first, known = chain[0], recipes()
-        place = f"{first.path}:{first.lines[reserved.EXTENDS]}: {reserved.EXTENDS}"
+        known = recipes()
+        place = f"{chain[0].places[reserved.EXTENDS]}: {reserved.EXTENDS}"
         if name not in known:
             raise ConfigError(f"{place} must be the name of a recipe, got {name!r}; {nearest(str(name), known)}")
         if any(known[name] == file.path for file in chain):
@@ -188,20 +184,21 @@ def _read(path: Path) -> _File:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}; {remedy}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from error
-    lines: dict[str, int] = {}
+    places: dict[str, str] = {}
     name = ""
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[\s*([\w-]+)\s*\]", line):
             name = header[1]
-            lines[name] = number
+            places[name] = f"{path}:{number}"
         elif key := re.match(r"\s*([\w-]+(?:\.[\w-]+)*)\s*=", line):
-            lines[f"{name}.{key[1]}" if name else key[1]] = number
+            places[f"{name}.{key[1]}" if name else key[1]] = f"{path}:{number}"
     extends = tables.pop(reserved.EXTENDS, None)
     tables.pop(reserved.RECIPE, None)
     loose = [key for key, value in tables.items() if not isinstance(value, dict)]
     if loose:
-        raise ConfigError(f"{path}:{lines.get(loose[0], 1)}: {loose[0]} must stand in a section such as [federation]")
-    return _File(path, tables, lines, extends)
+        place = places.get(loose[0], f"{path}:1")
+        raise ConfigError(f"{place}: {loose[0]} must stand in a section such as [federation]")
+    return _File(path, tables, places, extends)
 
 
 def parse_change(change: str) -> tuple[str, str, Any]:
@@ -239,24 +236,18 @@ def _fault(name: str, model: type, detail: Any, places: Mapping[str, str], path:
 
 def reason(detail: Any) -> str:
     """One of pydantic's findings in our words: what a value must be, and what it is."""
-    message = (
-        re.sub(r"^(Input|String) should", "must", detail["msg"])
-        .replace("a valid ", "a ")
-        .replace("a integer", "an integer")
-    )
-    return f"{message}, got {detail['input']!r}"
+    message = re.sub(r"^(Input|String) should", "must", detail["msg"]).replace("a valid ", "a ")
+    return f"{message.replace('a integer', 'an integer')}, got {detail['input']!r}"
 
 
 def _section_toml(name: str, section: Any, origins: Mapping[str, str]) -> str:
     summary = (type(section).__doc__ or "").strip().splitlines()[0]
     lines = [f"# {summary}", f"[{name}]"]
-    left = {item.name for item in dataclasses.fields(TrainedMethod)} if isinstance(section, TrainedMethod) else set()
-    for item in dataclasses.fields(section):
-        value = getattr(section, item.name)
-        if value is None and item.name in left:
+    for key, field in section.__pydantic_fields__.items():
+        value = getattr(section, key)
+        if value is None and isinstance(section, TrainedMethod) and key in TrainedMethod.__dataclass_fields__:
             continue  # that of [federation]
-        about = section.__pydantic_fields__[item.name].description
-        origin = origins.get(f"{name}.{item.name}", "default")
-        shown = tomli_w.dumps({item.name: value}).strip() if value is not None else f"# {item.name} ="
-        lines.append(f"{shown}  # {about} [{origin}]")
+        origin = origins.get(f"{name}.{key}", "default")
+        shown = tomli_w.dumps({key: value}).strip() if value is not None else f"# {key} ="
+        lines.append(f"{shown}  # {field.description} [{origin}]")
     return "\n".join(lines) + "\n"

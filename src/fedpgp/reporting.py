@@ -1,13 +1,19 @@
 """Who hears how a run goes: the contract of a reporter, one that says nothing, and one with bars."""
 
+from __future__ import annotations
+
+import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from fedpgp.config import ExperimentConfig
-from fedpgp.results.run import Run
+if TYPE_CHECKING:  # `fedpgp --help` draws no bar, and imports nothing that takes a second
+    from fedpgp.config import ExperimentConfig
+    from fedpgp.results.run import Run
+
+INTERVAL = 2.0  # seconds between two lines about the same thing
 
 
 class Reporter(Protocol):
@@ -15,42 +21,27 @@ class Reporter(Protocol):
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
         """So many of `total` are done of something, with a few words on the last."""
-        ...
+        return
 
     def notice(self, text: str) -> None:
         """A sentence for whoever runs this."""
-        ...
+        return
 
     def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:
         """A run begins, or goes on after a stop."""
-        ...
+        return
 
     def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
         """A round is finished and safe; those before a stop are not told again. record: its line of rounds.jsonl."""
-        ...
+        return
 
     def finish(self, run: Run) -> None:
         """A run is finished, and written where it has a directory."""
-        ...
+        return
 
 
-class Silent:
-    """A reporter that says nothing: the base of those that hear some calls alone."""
-
-    def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
-        pass
-
-    def notice(self, text: str) -> None:
-        pass
-
-    def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:
-        pass
-
-    def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
-        pass
-
-    def finish(self, run: Run) -> None:
-        pass
+class Silent(Reporter):
+    """A reporter that says nothing: the base of those that hear only some calls."""
 
 
 def hears_notices(reporter: Reporter) -> bool:
@@ -59,33 +50,50 @@ def hears_notices(reporter: Reporter) -> bool:
 
 
 class ProgressBars(Silent):
-    """A reporter that draws bars on standard error, in a terminal or a notebook, and prints notices.
+    """A reporter on standard error: bars in a terminal or a notebook, plain lines elsewhere, and notices.
+
+    As a context manager it also stops the bars when an error leaves the block.
 
     >>> fedpgp.compare(["promptfl", "fedpgp"], reporter=fedpgp.ProgressBars())  # doctest: +SKIP
     """
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, soft_wrap=True, highlight=False)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[detail]}"),
-            console=Console(stderr=True),
+            console=self._console,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._printed: dict[str, float] = {}  # when the last line about something was printed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if self._tasks:
+            self._bars.stop()
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
-        if not self._tasks:
-            self._bars.start()
+        finished = done >= total
+        if not (self._console.is_terminal or self._console.is_jupyter):
+            now = time.monotonic()
+            if done > 0 and (finished or now - self._printed.get(what, 0.0) >= INTERVAL):
+                self._printed[what] = now
+                self._console.print(f"{what}: {done}/{total}  {detail}".rstrip(), markup=False)
+            return
         if what not in self._tasks:
+            self._bars.start()
             self._tasks[what] = self._bars.add_task(what, total=total, detail=detail)
         self._bars.update(self._tasks[what], completed=done, total=total, detail=detail)
-        if done >= total:
-            del self._tasks[what]
+        if finished:  # the bars of many runs would fill the screen
+            self._bars.remove_task(self._tasks.pop(what))
+            self._console.print(f"{what}: done  {detail}", markup=False)
         if not self._tasks:
             self._bars.stop()
-            for task in self._bars.task_ids:
-                self._bars.remove_task(task)
 
     def notice(self, text: str) -> None:
-        self._bars.console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False)

@@ -3,15 +3,18 @@
 import json
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from commands import Command, refused, sets
+from typer.main import get_command
 
 import fedpgp
-from fedpgp import assets
+from fedpgp import assets, cli
 from fedpgp.data.sources import Source
 from fedpgp.federation import rounds
 from fedpgp.federation.client import ClientJob
@@ -170,6 +173,21 @@ def test_help_and_version(command: Command) -> None:
     for name in ([], ["compare"], ["run"], ["config"]):
         assert "fedpgp" in command(*name, "--help").out
     assert command("--version").out == f"fedpgp {fedpgp.__version__}\n"
+
+
+def test_every_command_has_examples_that_can_be_typed() -> None:
+    group = get_command(cli.app)
+    assert isinstance(group, click.Group)
+    commands = [command for name, command in group.commands.items() if name != "federate"]
+    commands += [inner for command in commands for inner in getattr(command, "commands", {}).values()]
+    commands = [command for command in commands if not isinstance(command, click.Group)]
+    assert len(commands) == 22
+    for command in commands:
+        lines = re.findall(r"\[bold\](?:.*\| )?fedpgp (.*?)(?: > .*)?\[/\]", command.epilog or "")
+        assert lines, command.name
+        for line in lines:
+            words = shlex.split(line.replace("\\[", "["))
+            command.make_context(command.name, words[words.index(command.name) + 1 :])
 
 
 def test_methods_are_listed_with_their_source_and_what_they_send(command: Command) -> None:

@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 from collections import Counter
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,8 @@ def test_a_hub_is_left_alone_offline(ask, hub, monkeypatch):
 
 
 def test_extras_are_those_of_the_package_with_what_they_bring_themselves():
+    provided = set(metadata("fedpgp").get_all("Provides-Extra"))
+    assert set(doctor.EXTRAS) == provided - {"dev", "docs", "tools"}  # those are for who works on fedpgp
     found = {extra: set(doctor._packages("fedpgp", extra)) for extra in doctor.EXTRAS}
     assert {"alembic", "mlflow-skinny", "wandb"} <= found["tracking"]
     assert {"flwr", "ray"} <= found["flower"]

@@ -65,6 +65,11 @@ def ablate(
 
     Everything else is as the config has it. Writes a comparison for each setting, ablation.md, .tex and .csv, and a
     figure for each study. The studies of FedPGP stand in studies/ablations.toml of the package.
+
+    Examples:
+        fedpgp ablate --studies mu,bottleneck
+        fedpgp ablate --file my-studies.toml --method promptfl
+        fedpgp ablate --resume out
     """
     from fedpgp import ablate as run_studies
     from fedpgp import resume_ablation

@@ -1,11 +1,11 @@
-"""The command `fedpgp bench`."""
+"""`fedpgp bench`: the library beside public code, on the same work."""
 
-import json
 from typing import Annotated
 
 import typer
 
-from fedpgp.cli.printing import err, out
+from fedpgp.cli.options import Json, Quiet, method_names
+from fedpgp.cli.printing import out, print_json, say
 
 
 def bench(
@@ -23,29 +23,31 @@ def bench(
         str | None,
         typer.Option("--methods", help="What each of these methods costs, or of all, beside promptfl; no other part."),
     ] = None,
-    repeat: Annotated[int, typer.Option("--repeat", help="How often each time is taken; the median counts.")] = 2,
+    repeat: Annotated[int, typer.Option("--repeat", help="Number of timed repetitions; the median is reported.")] = 2,
     threads: Annotated[int, typer.Option("--threads", help="Of both sides.")] = 1,
     seed: Annotated[int, typer.Option("--seed", help="Of weights, images and clients.")] = 0,
     precision: Annotated[str, typer.Option("--precision", help="float32 or float64.")] = "float32",
     classes: Annotated[int, typer.Option("--classes", help="Class names in the part of that name.")] = 1000,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on standard output, and no table.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure the library against what public code does, on the same work; nothing is downloaded.
 
     Every comparison also checks that both sides computed the same numbers. The ratios carry over to other machines,
     the seconds do not.
+
+    Examples:
+        fedpgp bench --shape pictoclip
+        fedpgp bench --shape vit-b-16 --parts step,profile --json
     """
     from fedpgp.bench.report import tables
     from fedpgp.bench.suite import Options, run_suite
 
-    chosen = ("methods",) if methods is not None else tuple(part.strip() for part in parts.split(","))
-    named = () if methods in (None, "all") else tuple(name.strip() for name in methods.split(","))
-    options = Options(shape, chosen, repeat, threads, seed, precision, classes, named)
-    result = run_suite(options, lambda text: None if quiet else err.print(f"bench: {text}", markup=False))
+    chosen = ["methods"] if methods is not None else method_names(parts)
+    named = [] if methods in (None, "all") else method_names(methods)
+    options = Options(shape, tuple(chosen), repeat, threads, seed, precision, classes, tuple(named))
+    result = run_suite(options, lambda text: None if quiet else say(f"bench: {text}"))
     if as_json:
-        print(json.dumps(result))
+        print_json(result)
     else:
         out.print(tables(result))

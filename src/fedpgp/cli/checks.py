@@ -4,7 +4,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
@@ -26,64 +26,74 @@ EXTRAS = {  # what the packages of an extra enable
     "tracking": "MLflow, TensorBoard, Weights & Biases",
     "onnx": "fedpgp export --format onnx",
     "demo": "fedpgp demo",
+    "tune": "fedpgp tune",
 }
 TIMEOUT = 3.0  # seconds
-ROOM = 1_000_000_000  # bytes of free disk below which it is told
+ROOM = 1_000_000_000  # bytes of free disk below which there is a note
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found. state: "ok"; "note", nothing that a run needs; "wrong", a run would fail. advice: what to do."""
+    """What a check says. state: "ok"; "note", nothing that a run needs; "wrong", a run would fail. advice: what to do.
 
-    group: str
+    group: which check it is.
+    """
+
     name: str
     state: Literal["ok", "note", "wrong"]
     value: str
     advice: str = ""
+    group: str = ""
 
 
-def examine(cache: Path | None = None, network: bool = False) -> Iterator[CheckResult]:
-    """Looks at one thing after the other. A fault of one is a finding, and the next is looked at all the same."""
-    checks: list[tuple[str, Callable[[], Iterator[CheckResult]]]] = [
-        ("versions", _versions),
-        ("extras", _extras),
-        ("devices", _devices),
-        ("files", _files),
-        ("disk", lambda: _disk(cache)),
-        ("self-test", _self_test),
-    ]
+Results = Iterator[CheckResult]
+
+
+def examine(cache: Path | None = None, network: bool = False) -> Results:
+    """Make one check after the other. A fault of one is a result, and the next is made all the same."""
+    checks: dict[str, Callable[[], Results]] = {
+        "versions": _versions,
+        "extras": _extras,
+        "devices": _devices,
+        "files": _files,
+        "disk": lambda: _disk(cache),
+        "self-test": _self_test,
+    }
     if network:
-        checks.append(("network", _network))
-    for group, check in checks:
+        checks["network"] = _network
+    for group, check in checks.items():
         try:
-            yield from check()
+            for result in check():
+                yield replace(result, group=group)
         except FedPGPError as error:
-            yield CheckResult(group, "fault", "wrong", str(error), "do what the message says")
+            yield CheckResult("fault", "wrong", str(error), "do what the message says", group)
         except Exception as error:  # whatever a broken installation raises is what is asked for
             text = f"{type(error).__name__}: {error}"
-            yield CheckResult(group, "fault", "wrong", text, "install fedpgp again, with -c constraints.txt")
+            yield CheckResult("fault", "wrong", text, "install fedpgp again, with -c constraints.txt", group)
 
 
-def _versions() -> Iterator[CheckResult]:
-    yield CheckResult("versions", "fedpgp", "ok", fedpgp.__version__)
-    yield CheckResult("versions", "python", "ok", f"{platform.python_version()}, {platform.platform()}")
+def _result(
+    name: str, good: bool, value: str, advice: str, otherwise: Literal["note", "wrong"] = "wrong"
+) -> CheckResult:
+    """The result "ok", or `otherwise` with advice."""
+    return CheckResult(name, "ok", value) if good else CheckResult(name, otherwise, value, advice)
+
+
+def _versions() -> Results:
+    yield CheckResult("fedpgp", "ok", fedpgp.__version__)
+    yield CheckResult("python", "ok", f"{platform.python_version()}, {platform.platform()}")
     for name in PACKAGES:
-        try:
-            yield CheckResult("versions", name, "ok", version(name))
-        except PackageNotFoundError:
-            yield CheckResult("versions", name, "wrong", "not installed", "pip install -c constraints.txt .")
+        installed = _version(name)
+        yield _result(name, bool(installed), installed or "not installed", "pip install -c constraints.txt .")
 
 
-def _extras() -> Iterator[CheckResult]:
+def _extras() -> Results:
     for extra, enables in EXTRAS.items():
-        packages = list(_packages("fedpgp", extra))
-        missing = [name for name in packages if not _installed(name)]
-        if missing:
-            advice = f'pip install -c constraints.txt ".[{extra}]" for {enables}'
-            yield CheckResult("extras", extra, "note", f"without {', '.join(missing)}", advice)
-        else:
-            versions = ", ".join(f"{name} {version(name)}" for name in packages)
-            yield CheckResult("extras", extra, "ok", f"{enables} ({versions})")
+        versions = {name: _version(name) for name in _packages("fedpgp", extra)}
+        missing = [name for name, installed in versions.items() if installed is None]
+        value = f"{enables} ({', '.join(f'{name} {installed}' for name, installed in versions.items())})"
+        advice = f'pip install -c constraints.txt ".[{extra}]" for {enables}'
+        yield _result(extra, not missing, f"without {', '.join(missing)}" if missing else value, advice, "note")
 
 
 def _packages(distribution: str, extra: str) -> Iterator[str]:
@@ -94,81 +104,76 @@ def _packages(distribution: str, extra: str) -> Iterator[str]:
             continue
         if requirement.marker.evaluate({"extra": extra}):
             yield requirement.name
-            for inner in requirement.extras if _installed(requirement.name) else ():
+            for inner in requirement.extras if _version(requirement.name) else ():
                 yield from _packages(requirement.name, inner)
 
 
-def _installed(name: str) -> bool:
+def _version(name: str) -> str | None:
+    """The version of an installed distribution."""
     try:
-        version(name)
+        return version(name)
     except PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
-def _devices() -> Iterator[CheckResult]:
+def _devices() -> Results:
     import torch
 
     from fedpgp.backbone.load import bfloat16_speed
 
     instructions = torch.backends.cpu.get_cpu_capability()
-    yield CheckResult("devices", "cpu", "ok", f"{cores()} cores, {torch.get_num_threads()} threads, {instructions}")
-    found = ["cpu"]
+    yield CheckResult("cpu", "ok", f"{cores()} cores, {torch.get_num_threads()} threads, {instructions}")
+    devices = ["cpu"]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
-            yield CheckResult(
-                "devices", f"cuda:{index}", "ok", f"{properties.name}, {decimal(properties.total_memory)}"
-            )
-            found.append(f"cuda:{index}")
+            devices.append(f"cuda:{index}")
+            yield CheckResult(devices[-1], "ok", f"{properties.name}, {decimal(properties.total_memory)}")
     else:
         built = torch.version.cuda
         why = f"no GPU that PyTorch's CUDA {built} can use" if built else "PyTorch's build without CUDA"
-        yield CheckResult("devices", "cuda", "note", why)
+        yield CheckResult("cuda", "note", why)
     if torch.backends.mps.is_available():
-        yield CheckResult("devices", "mps", "note", "there", "no run was tried on it")
+        yield CheckResult("mps", "note", "there", "no run was tried on it")
     else:
-        yield CheckResult("devices", "mps", "note", "none")
-    for device in found:
+        yield CheckResult("mps", "note", "none")
+    for device in devices:
         speed = bfloat16_speed(device)
-        advice = "" if speed > 1 else f"leave --precision at float32 on {device}"
-        yield CheckResult(
-            "devices", f"bf16 on {device}", "ok" if speed > 1 else "note", f"{speed:.2g} × float32", advice
-        )
+        advice = f"leave --precision at float32 on {device}"
+        yield _result(f"bf16 on {device}", speed > 1, f"{speed:.2g} × float32", advice, "note")
 
 
-def _files() -> Iterator[CheckResult]:
+def _files() -> Results:
     from fedpgp import assets
 
     for name in ("pictoclip", "pictograms", "clip-tokenizer"):
         try:
             size = sum(file.stat().st_size for file in assets.verified(name).rglob("*") if file.is_file())
         except FedPGPError as error:
-            yield CheckResult("files", name, "wrong", str(error), "install fedpgp again")
+            yield CheckResult(name, "wrong", str(error), "install fedpgp again")
         else:
-            yield CheckResult("files", name, "ok", f"as shipped, {decimal(size)}")
+            yield CheckResult(name, "ok", f"as shipped, {decimal(size)}")
 
 
-def _disk(cache: Path | None) -> Iterator[CheckResult]:
+def _disk(cache: Path | None) -> Results:
     from fedpgp.data.cache import cache_directory, check_cache, entries
 
     place = cache_directory(cache)
     try:
         check_cache(place)
     except FedPGPError as error:
-        yield CheckResult("disk", "feature cache", "wrong", str(error), "--cache-dir elsewhere, or make it writable")
+        yield CheckResult("feature cache", "wrong", str(error), "--cache-dir elsewhere, or make it writable")
     else:
         kept = entries(place)
         size = decimal(sum(entry.bytes for entry in kept))
-        yield CheckResult("disk", "feature cache", "ok", f"{place}, {len(kept)} entries, {size}")
+        yield CheckResult("feature cache", "ok", f"{place}, {len(kept)} entries, {size}")
     for name, directory in (("free for features", place), ("free for runs", Path.cwd())):
         there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
         free = shutil.disk_usage(there).free
-        advice = "" if free >= ROOM else "fedpgp cache clear --stale, or another disk"
-        yield CheckResult("disk", name, "ok" if free >= ROOM else "note", decimal(free), advice)
+        yield _result(name, free >= ROOM, decimal(free), "fedpgp cache clear --stale, or another disk", "note")
 
 
-def _self_test() -> Iterator[CheckResult]:
+def _self_test() -> Results:
     from fedpgp.backbone import load_backbone
     from fedpgp.data.sources import pictograms
 
@@ -177,31 +182,28 @@ def _self_test() -> Iterator[CheckResult]:
     data = source.validation
     assert data is not None
     names = data.class_names[:20]
-    chosen = next(index for index in range(len(data)) if data.labels[index] == 0)
-    backbone.image([data.image(chosen)])  # the first call of all loads what the library needs
+    image = data.image(next(index for index in range(len(data)) if data.labels[index] == 0))
+    backbone.image([image])  # the first call of all loads what the library needs
     started = time.perf_counter()
     text = backbone.template_features(source.templates[0], names)
-    likeness = (backbone.image([data.image(chosen)]) @ text.T)[0]
+    likeness = (backbone.image([image]) @ text.T)[0]
     elapsed = 1000 * (time.perf_counter() - started)
     place = int((likeness > likeness[0]).sum()) + 1
     value = f"zero-shot has {names[0]!r} in place {place} of {len(names)}, {elapsed:.0f} ms"
-    right = place <= 3 and bool(likeness.isfinite().all())
-    yield CheckResult(
-        "self-test", "classify", "ok" if right else "wrong", value, "" if right else "install PyTorch again"
-    )
+    yield _result("classify", place <= 3 and bool(likeness.isfinite().all()), value, "install PyTorch again")
 
 
-def _network() -> Iterator[CheckResult]:
+def _network() -> Results:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        yield CheckResult("network", "model hub", "note", "not asked: HF_HUB_OFFLINE is set", "unset it for --network")
+        yield CheckResult("model hub", "note", "not asked: HF_HUB_OFFLINE is set", "unset it for --network")
         return
     advice = "download elsewhere and name a directory as backbone.checkpoint, or set HF_ENDPOINT to a mirror"
     try:
         with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=TIMEOUT) as answer:
-            yield CheckResult("network", "model hub", "ok", f"answers {answer.status}")
+            yield CheckResult("model hub", "ok", f"answers {answer.status}")
     except HTTPError as error:
-        yield CheckResult("network", "model hub", "wrong", f"answers {error.code}", advice)
+        yield CheckResult("model hub", "wrong", f"answers {error.code}", advice)
     except (OSError, ValueError) as error:
-        yield CheckResult("network", "model hub", "wrong", f"{constants.ENDPOINT} does not answer: {error}", advice)
+        yield CheckResult("model hub", "wrong", f"{constants.ENDPOINT} does not answer: {error}", advice)

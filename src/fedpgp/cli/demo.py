@@ -1,4 +1,4 @@
-"""`fedpgp demo`."""
+"""`fedpgp demo`: a small federation in a browser."""
 
 from importlib.util import find_spec
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 import fedpgp
 from fedpgp.cli.options import Cache
-from fedpgp.cli.printing import err, out
+from fedpgp.cli.printing import out, say
 
 NEEDS = ("starlette", "uvicorn", "python_multipart")
 
@@ -23,6 +23,10 @@ def demo(
     """Watch a small federation live in a browser, on the embedded data, and classify pictures with its prompts.
 
     The page is served to this machine alone. Ctrl-C ends it.
+
+    Examples:
+        fedpgp demo
+        fedpgp demo --port 0 --open
     """
     if missing := [package for package in NEEDS if find_spec(package) is None]:
         raise fedpgp.FedPGPError(f'fedpgp demo needs {", ".join(missing)}: pip install "fedpgp[demo]"')
@@ -33,10 +37,9 @@ def demo(
         port = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         if not is_loopback(host):
-            err.print(
+            say(
                 f"fedpgp: warning: --host {host} lets every machine that reaches this one start and stop federations;"
-                " there is no password",
-                markup=False,
+                " there is no password"
             )
         address = f"http://{shown}:{port}/"
         out.print(f"fedpgp demo is at {address}  (Ctrl-C ends it)", markup=False)
@@ -45,4 +48,4 @@ def demo(
 
             webbrowser.open(address)
         serve(listening, host, cache)
-    err.print("fedpgp demo has ended")
+    say("fedpgp demo has ended")

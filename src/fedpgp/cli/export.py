@@ -1,43 +1,27 @@
-"""`fedpgp export`."""
+"""`fedpgp export`: a prompt as files for other programs."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from fedpgp.cli.options import Force, new_name
-from fedpgp.cli.predict import Client, class_names
-from fedpgp.cli.printing import err
+from fedpgp.cli.options import ClassNames, Client, FinishedRun, Force, class_names, new_name
+from fedpgp.cli.printing import say
 from fedpgp.errors import ConfigError
 
 
-class ExportForm(StrEnum):
-    safetensors = "safetensors"
-    clip_head = "clip-head"
-    onnx = "onnx"
-    hf = "hf"
-
-
 def export(
-    run: Annotated[Path, typer.Argument(help="A finished run's directory.")],
+    run: FinishedRun,
     client: Client = None,
     form: Annotated[
-        ExportForm,
+        Literal["safetensors", "clip-head", "onnx", "hf"],
         typer.Option(
             "--format",
             help="safetensors: the prompt; clip-head: text features of some classes; onnx: image encoder and head; hf:"
             " a CLIP of transformers with the prompt as tokens.",
         ),
-    ] = ExportForm.safetensors,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            "--classes",
-            help="Of a head: any class names with commas between, or a file with a name in each line.",
-            show_default="those that were trained on",
-        ),
-    ] = None,
+    ] = "safetensors",
+    classes: ClassNames = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory to write.")] = None,
     force: Force = False,
     upload: Annotated[
@@ -53,6 +37,10 @@ def export(
     """Write a run's prompt as files that others use without fedpgp, with a model card that shows how.
 
     --upload takes the token of `hf auth login`, and a private repository unless --public is given.
+
+    Examples:
+        fedpgp export out/fedpgp/seed-0 --client 3 -o prompt
+        fedpgp export out/fedpgp/seed-0 --format onnx --classes 'zebra,red panda' -o served
     """
     from fedpgp.serving import hub
     from fedpgp.serving.export import export as write
@@ -61,9 +49,8 @@ def export(
         raise ConfigError("--public goes with --upload")
     if upload is not None:
         hub.check_name(upload)
-    names = None if classes is None else class_names(classes)
-    directory = output or new_name(f"export-{form.value}")
-    write(run, directory, form.value, client=client, classes=names, force=force)
-    err.print(f"written to {directory}; how to use it: {directory / 'README.md'}", markup=False)
+    directory = output or new_name(f"export-{form}")
+    write(run, directory, form, client=client, classes=class_names(classes), force=force)
+    say(f"written to {directory}; how to use it: {directory / 'README.md'}")
     if upload is not None:
-        err.print(f"uploaded to {hub.upload(directory, upload, private=not public)}", markup=False)
+        say(f"uploaded to {hub.upload(directory, upload, private=not public)}")

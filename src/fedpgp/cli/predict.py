@@ -1,22 +1,22 @@
-"""`fedpgp predict`."""
+"""`fedpgp predict`: images classified with the prompts of a run."""
 
 import csv
 import io
+import json
 import sys
-from collections.abc import Sequence
-from enum import StrEnum
+from collections.abc import Mapping, Sequence
+from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
 import typer
-from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
+from rich.text import Text
 
 import fedpgp
-from fedpgp.cli.options import Cache, Device, Quiet
-from fedpgp.cli.printing import err, out, print_json
+from fedpgp.cli.options import Cache, ClassNames, Client, Device, FinishedRun, Quiet, class_names
+from fedpgp.cli.printing import err, print_listing, say
 
 if TYPE_CHECKING:
     from fedpgp.serving.classifier import Answer
@@ -24,36 +24,18 @@ if TYPE_CHECKING:
 STDIN = "-"
 
 
-class AnswerForm(StrEnum):
-    table = "table"
-    csv = "csv"
-    json = "json"
-
-
-Client = Annotated[
-    int | None,
-    typer.Option("--client", help="Whose model, from 0.", show_default="the shared part, as a newcomer has it"),
-]
-
-
 def predict(
-    run: Annotated[Path, typer.Argument(help="A finished run's directory.")],
+    run: FinishedRun,
     images: Annotated[
         list[str], typer.Argument(help="Files, directories, patterns in quotes; - reads names from standard input.")
     ],
     client: Client = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            "--classes",
-            help="Any class names with commas between, or a file with a name in each line.",
-            show_default="those that were trained on",
-        ),
-    ] = None,
+    classes: ClassNames = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Likeliest classes to tell of each image.")] = 1,
-    form: Annotated[AnswerForm, typer.Option("--format", help="csv and json have the probability of every class.")] = (
-        AnswerForm.table
-    ),
+    form: Annotated[
+        Literal["table", "csv", "json"],
+        typer.Option("--format", help="csv and json have the probability of every class."),
+    ] = "table",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of printing.")] = None,
     calibrate: Annotated[
         bool,
@@ -66,103 +48,101 @@ def predict(
     """Classify images with the prompts of a finished run, among any class names.
 
     What cannot be read is named at the end, and the exit code is 2; all other images are answered.
+
+    Examples:
+        fedpgp predict out/fedpgp/seed-0 photos --client 3
+        fedpgp predict out/fedpgp/seed-0 'photos/*.png' --classes 'zebra,red panda' --top 2
+        find . -name '*.jpg' | fedpgp predict out/fedpgp/seed-0 - --format csv
     """
     from fedpgp.results.run_store import writing
-    from fedpgp.runtime.files import write, write_json
+    from fedpgp.runtime.files import write
     from fedpgp.serving.classifier import load
     from fedpgp.serving.memory import remembers, with_memory, with_temperature
 
-    files = found_images(images)
-    names = None if classes is None else class_names(classes)
-    found = fedpgp.load_run(run)
-    model = load(found, client, device=device)
+    files, names = image_files(images), class_names(classes)
+    finished = fedpgp.load_run(run)
+    model = load(finished, client, device=device)
     if client is not None and remembers(model.method):
-        model = with_memory(model, found, cache, None)
+        model = with_memory(model, finished, cache, None)
     if calibrate:
-        model = with_temperature(model, found, cache, None)
-        err.print(f"temperature {model.temperature:.3g}, from the run's validation images", markup=False)
+        model = with_temperature(model, finished, cache, None)
+        say(f"temperature {model.temperature:.3g}, from the run's validation images")
     read = model.read(names)
     stream = model.stream(files, read)
     answers = list(track(stream, "images", total=len(files), console=err, disable=quiet or not err.is_terminal))
-    whose = "the shared part" if client is None else f"client {client}"
-    if form is AnswerForm.table and output is None:
+    if form == "table" and output is None:
+        whose = "the shared part" if client is None else f"client {client}"
         _print(answers, top, f"{model.method.name}, {whose}; {len(read.names)} classes")
-    elif form is AnswerForm.json:
-        rows = [
-            {"image": one.image, **({"error": one.fault} if one.fault else {"probabilities": one.probabilities})}
-            for one in answers
-        ]
-        content = {"method": model.method.name, "client": client, "temperature": model.temperature, "images": rows}
-        if output is None:
-            print_json(content)
-        else:
-            with writing(output, "name another with -o"):
-                write_json(output, content)
     else:
-        text = _csv(answers, read.names)
+        about = {"method": model.method.name, "client": client, "temperature": model.temperature}
+        text = _json(answers, about) if form == "json" else _csv(answers, read.names)
         if output is None:
             print(text, end="")
         else:
             with writing(output, "name another with -o"):
                 write(output, text.encode())
-    faults = [one for one in answers if one.fault]
+    faults = [f"{answer.image} cannot be read: {answer.fault}" for answer in answers if answer.fault]
     if faults:
-        lines = [f"{one.image} cannot be read: {one.fault}" for one in faults]
-        raise fedpgp.FedPGPError("\n".join([*lines, f"{len(faults)} of {len(answers)} images were left out"]))
+        raise fedpgp.FedPGPError("\n".join([*faults, f"{len(faults)} of {len(answers)} images were left out"]))
 
 
-def class_names(text: str) -> list[str]:
-    """Names with commas between, or those of a file that has one in each line."""
-    from fedpgp.data.sources.names import read_lines
+def image_files(given: Sequence[str]) -> list[Path]:
+    """The image files that are meant, in the order of the arguments, those of a directory by name.
 
-    if text.endswith(".txt") or ("," not in text and Path(text).is_file()):
-        return read_lines(Path(text))
-    return [name.strip() for name in text.split(",") if name.strip()]
+    Raises UsageError where there are none.
+    """
+    names = [line for text in given for line in (sys.stdin.read().splitlines() if text == STDIN else [text])]
+    files = [file for name in names for file in _files_of(name)]
+    if not files:
+        raise click.UsageError("no image was named: name files, directories or patterns, or - for standard input")
+    return files
 
 
-def found_images(given: Sequence[str]) -> list[Path]:
-    """The image files that are meant, in the order of the arguments, those of a directory by name; raises UsageError
-    where there are none."""
-    from glob import glob
-
+def _files_of(name: str) -> list[Path]:
     from fedpgp.data.decode import SUFFIXES
 
-    found: list[Path] = []
-    for one in (line for text in given for line in (sys.stdin.read().splitlines() if text == STDIN else [text])):
-        path = Path(one)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-            if not inside:
-                raise click.UsageError(f"{path} holds no image: name a directory that does")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
-            matched = sorted(Path(p) for p in glob(one, recursive=True))  # noqa: PTH207 — also absolute patterns
-            if not matched:
-                raise click.UsageError(f"{one} is no file, no directory, and matches none: name images that exist")
-            found += [p for p in matched if p.is_file()]
-    if not found:
-        raise click.UsageError("no image was named: name files, directories or patterns, or - for standard input")
-    return found
+    path = Path(name)
+    if path.is_dir():
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not inside:
+            raise click.UsageError(f"{path} holds no image: name a directory that does")
+        return inside
+    if path.exists():
+        return [path]
+    matched = sorted(Path(p) for p in glob(name, recursive=True))  # noqa: PTH207 — also absolute patterns
+    if not matched:
+        raise click.UsageError(f"{name} is no file, no directory, and matches none: name images that exist")
+    return [p for p in matched if p.is_file()]
 
 
 def _print(answers: Sequence["Answer"], top: int, title: str) -> None:
-    listing = Table("image", title=escape(title), title_justify="left", header_style="bold", box=None)
+    header = ["image"]
     for place in range(1, top + 1):
-        listing.add_column("class" if top == 1 else f"class {place}", overflow="fold")
-        listing.add_column("probability", justify="right")
-    for one in answers:
-        cells = [cell for name, share in one.best(top) for cell in (escape(name), f"{share:.3f}")]
-        listing.add_row(escape(one.image), *(cells or ["[red]not readable[/]"]))
-    out.print(listing)
+        header += ["class" if top == 1 else f"class {place}", "probability"]
+    rows: list[list[str | Text]] = []
+    for answer in answers:
+        row: list[str | Text] = [answer.image]
+        for name, probability in answer.best(top):
+            row += [name, f"{probability:.3f}"]
+        rows.append(row if not answer.fault else [*row, Text("not readable", "red")])
+    print_listing(header, rows, right=["probability"], title=title)
+
+
+def _json(answers: Sequence["Answer"], about: Mapping[str, object]) -> str:
+    images = [
+        {"image": answer.image, "error": answer.fault}
+        if answer.fault
+        else {"image": answer.image, "probabilities": answer.probabilities}
+        for answer in answers
+    ]
+    return json.dumps({**about, "images": images}, indent=2, allow_nan=False) + "\n"
 
 
 def _csv(answers: Sequence["Answer"], names: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "class", "probability", "error", *names])
-    for one in answers:
-        best = [""] * 2 if one.fault else list(one.best(1)[0])
-        writer.writerow([one.image, *best, one.fault, *one.probabilities.values()])
+    for answer in answers:
+        best = ["", ""] if answer.fault else answer.best(1)[0]
+        writer.writerow([answer.image, *best, answer.fault, *answer.probabilities.values()])
     return text.getvalue()

@@ -1,13 +1,13 @@
-"""`fedpgp report`."""
+"""`fedpgp report`: one page about runs."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
 from fedpgp.cli.options import Force, Quiet
-from fedpgp.cli.printing import err
+from fedpgp.cli.printing import err, say
+from fedpgp.reporting import ProgressBars, Silent
 
 
 def report(
@@ -29,22 +29,23 @@ def report(
     """Write one page about runs: tables, curves, clients, confusions, what moved, costs and provenance.
 
     The page needs no network. What is damaged or not finished is named, and the rest is shown.
+
+    Examples:
+        fedpgp report out -o report.html
+        fedpgp report out --focus fedpgp --figures figures
+        fedpgp report out --live
     """
     if live and figures is not None:
         raise typer.BadParameter("--figures goes with finished runs; leave out --live", param_hint="--figures")
     from fedpgp.report.page import follow, write_report
 
     if live:
-        err.print(f"open {output}; it follows the runs until they are finished, or until Ctrl-C", markup=False)
+        say(f"open {output}; it follows the runs until they are finished, or until Ctrl-C")
         follow(runs, output, focus=focus, force=force)
     else:
-        with Progress(console=err, disable=quiet or not err.is_terminal, transient=True) as bars:
-            tasks = {name: bars.add_task(name, total=None) for name in ("figures", "files")}
-
-            def progress(what: str, done: int, total: int, detail: str) -> None:
-                bars.update(tasks[what], completed=done, total=total)
-
-            found = write_report(runs, output, focus=focus, figures=figures, force=force, progress=progress)
-        for fault in found.faults:
-            err.print(f"fedpgp: not shown: {fault}", markup=False)
-    err.print(f"written to {output}" + (f" and {figures}" if figures else ""), markup=False)
+        with ProgressBars(err) as bars:
+            progress = Silent().progress if quiet else bars.progress
+            gathered = write_report(runs, output, focus=focus, figures=figures, force=force, progress=progress)
+        for fault in gathered.faults:
+            say(f"fedpgp: not shown: {fault}")
+    say(f"written to {output}" + (f" and {figures}" if figures else ""))

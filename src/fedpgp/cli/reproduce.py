@@ -64,6 +64,11 @@ def reproduce(
 
     Everything is checked before any work, and what is missing is named. Writes a comparison for each cell, and
     reproduction.md, .tex and .csv.
+
+    Examples:
+        fedpgp reproduce --list
+        fedpgp reproduce base-to-novel --embedded
+        fedpgp reproduce base-to-novel --data DIR --backbone openai/clip-vit-base-patch16 --seeds 3 -o out
     """
     from fedpgp import reproduce as run_recipe
     from fedpgp import resume_reproduction

@@ -62,6 +62,11 @@ def sweep(
 
     Every combination is checked before any work. Writes a comparison for each, sweep.md, .tex and .csv (a row for every
     run), and a figure for each axis of numbers.
+
+    Examples:
+        fedpgp sweep --grid fedpgp.mu=0.1,1 --grid task.shots=2,8 --seeds 3
+        fedpgp sweep my-grid.toml -o out
+        fedpgp sweep --resume out
     """
     from fedpgp import resume_sweep
     from fedpgp import sweep as run_grid

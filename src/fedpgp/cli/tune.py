@@ -76,6 +76,11 @@ def tune(
     takes.
 
     What is searched of each method stands in studies/tuning/spaces.toml of the package.
+
+    Examples:
+        fedpgp tune --methods promptfl,fedpgp --trials 8
+        fedpgp tune --methods fedpgp --search fedpgp.mu=0.1..5:log -o tuned
+        fedpgp tune --resume tuned
     """
     from fedpgp.studies.tuning import resume_tuning
     from fedpgp.studies.tuning import tune as search_settings

@@ -1,0 +1,53 @@
+"""`fedpgp join`: a new client of a finished federation."""
+
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+import fedpgp
+from fedpgp.cli.options import Cache, DataSource, Device, Force, Json, Output, Quiet, new_name
+from fedpgp.cli.printing import Session, print_result
+
+
+def join(
+    run: Annotated[Path, typer.Option("--from", help="A finished run's directory.")],
+    data: DataSource = None,
+    shots: Annotated[int, typer.Option("--shots", min=0, help="Training images of each class; 0: all.")] = 0,
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", min=1, help="Epochs used to fit the private part.", show_default="as the run says"),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
+    output: Output = None,
+    force: Force = False,
+    as_json: Json = False,
+    cache: Cache = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Join a finished federation: fit the private part to some images of your own, on this machine alone.
+
+    The shared part stays as it is, and nothing is sent anywhere. Writes a run directory with one client.
+
+    Examples:
+        fedpgp join --from fedpgp-runs/fedpgp-seed-0 --data /srv/photos --shots 8 -o mine
+    """
+    if data is None:
+        raise click.UsageError("Missing option '--data', where the images are")
+    directory = output or new_name(f"join-{run.name}")
+    with Session(directory, quiet) as progress:
+        joined = fedpgp.join(
+            run,
+            data,
+            shots=shots,
+            epochs=epochs,
+            seed=seed,
+            output=directory,
+            force=force,
+            cache=cache,
+            device=device,
+            reporter=progress,
+        )
+    print_result(fedpgp.Comparison([joined]), directory, as_json)

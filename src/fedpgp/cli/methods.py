@@ -1,0 +1,50 @@
+"""`fedpgp methods`: what there is to choose from."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from fedpgp.cli.options import ConfigFile, Json
+from fedpgp.cli.printing import out, print_json, print_listing
+
+HEADER = ("name", "year", "venue", "shared", "private", "reads", "what it is")
+
+
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="Describe one method: a built-in one, or yours as path/to/file.py:Name.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """List the methods, with what they share and keep private in numbers of parameters on the embedded checkpoint.
+
+    With --config, or for another checkpoint in it, on that one.
+
+    Examples:
+        fedpgp methods
+        fedpgp methods fedpgp
+    """
+    from fedpgp.runs.catalogue import about, catalogue
+
+    if name is not None:
+        out.print(about(name), markup=False)
+        return
+    entries = catalogue(config)
+    if as_json:
+        print_json([asdict(entry) for entry in entries])
+        return
+    rows = [
+        (
+            entry.name,
+            str(entry.year or ""),
+            entry.venue,
+            "" if entry.shared is None else f"{entry.shared:,}",
+            "" if entry.private is None else f"{entry.private:,}",
+            ", ".join(entry.reads),
+            entry.summary,
+        )
+        for entry in entries
+    ]
+    print_listing(HEADER, rows, right=("year", "shared", "private"))

@@ -1,0 +1,89 @@
+"""`fedpgp show`: the table of what was run earlier."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import click
+import typer
+
+import fedpgp
+from fedpgp.cli.options import Json
+from fedpgp.cli.printing import print_comparison, print_json, say
+
+
+def show(
+    directory: Annotated[Path, typer.Argument(help="What fedpgp run or fedpgp compare wrote.")],
+    alpha: Annotated[
+        str | None,
+        typer.Option(
+            "--alpha",
+            help="Interpolation between the shared model (0) and the personal model (1); or validation, for what each"
+            " run's validation images of base classes choose.",
+            show_default="1",
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", help="The method that all others are compared with.", show_default="the last"),
+    ] = None,
+    form: Annotated[
+        Literal["table", "markdown", "latex", "csv"],
+        typer.Option("--format", help="markdown has all tables, latex and csv have the first."),
+    ] = "table",
+    as_json: Json = False,
+) -> None:
+    """Print the table of an earlier run or comparison, and how far what was stopped has come.
+
+    Examples:
+        fedpgp show fedpgp-runs/compare-20261124-101500
+        fedpgp show out --alpha 0.5
+        fedpgp show out --format latex > table.tex
+    """
+    from fedpgp.report import tables
+    from fedpgp.results import formats
+
+    comparison = fedpgp.load_comparison(directory)
+    if alpha is not None:
+        comparison = comparison.at(_alpha(alpha))
+    _say_unfinished(comparison, directory)
+    if as_json:
+        print_json(comparison.as_json())
+    elif not comparison.methods:
+        return
+    elif form == "table":
+        print_comparison(comparison, reference)
+    elif form == "markdown":
+        from fedpgp.report import comparison as report
+
+        print(report.markdown(comparison, reference), end="")
+    elif form == "latex":
+        print(formats.latex(tables.table(comparison)), end="")
+    else:
+        print(tables.comparison_csv(comparison), end="")
+
+
+def _alpha(text: str) -> float | Literal["validation"]:
+    if text == "validation":
+        return "validation"
+    try:
+        return float(text)
+    except ValueError as error:
+        raise click.UsageError(f"--alpha must be a number from 0 to 1, or validation, got {text!r}") from error
+
+
+def _say_unfinished(comparison: "fedpgp.Comparison", directory: Path) -> None:
+    """Print how far each unfinished run has come, and the command that goes on."""
+    from fedpgp.results.run import headline
+    from fedpgp.results.run_store import resume_command
+
+    for stopped in comparison.unfinished:
+        if stopped.running:
+            state = f"of {stopped.rounds} rounds is in the hands of another process"
+        elif stopped.record is None:
+            state = "was stopped before its first round was finished"
+        else:
+            state = f"was stopped after round {stopped.record['round']} of {stopped.rounds}: {headline(stopped.record)}"
+        say(f"{stopped.method}, seed {stopped.seed} {state}")
+    command = resume_command(directory)
+    if command and not any(stopped.running for stopped in comparison.unfinished):
+        say(f"go on with: {command}")
