@@ -86,7 +86,7 @@ def test_what_it_writes(finished, told, small, cache):
     alone = fedpgp.run("fedpgp", 1, changes=changes, cache=cache)
     assert float(read[10]["local"]) == alone.results["final"]["local"]
     assert float(read[10]["last_five_local"]) == alone.results["last_five"]["local"]
-    one = table(found, found.grid.parts[0])
+    one = table(found, found.parts[0])
     locals_ = [float(row["local"]) for row in (read[8], read[10])]
     assert [cell.text for cell in one.rows[4][:3]] == ["1", "true", "fedpgp"]
     assert one.rows[4][3].text == f"{np.mean(locals_):.1f} ± {np.std(locals_, ddof=1):.1f}"
@@ -99,7 +99,7 @@ def test_what_it_writes(finished, told, small, cache):
 
 def test_figures_hold_the_means_and_join_numbers_alone(finished, tmp_path, monkeypatch):
     found, drawn = fedpgp.load_sweep(finished), []
-    (part,) = found.grid.parts
+    (part,) = found.parts
     monkeypatch.setattr(curves, "rendered", lambda figure, suffix: drawn.append(figure))
     monkeypatch.setattr(curves, "write_figure", lambda directory, name, draw: draw("svg"))
     names = list(curves.write_figures(found, part, tmp_path))
@@ -122,13 +122,13 @@ def test_figures_hold_the_means_and_join_numbers_alone(finished, tmp_path, monke
     assert list(local.lines[0].get_ydata()) == pytest.approx(wanted)
     assert local.lines[1].get_linestyle() != "-", "zero-shot has no rounds"
 
-    alone = replace(found, grid=replace(found.grid, methods=["fedpgp"]))
+    alone = replace(found, methods=["fedpgp"])
     assert list(curves.write_figures(alone, part, tmp_path)) == [*names[:4], "rounds"], "one method: all cells together"
 
 
 def test_figures_are_drawn(finished):
     found = fedpgp.load_sweep(finished)
-    _, axis, keys = next(curves.axes_of(found.grid.parts[0]))
+    _, axis, keys = next(curves.axes_of(found.parts[0]))
     svg = curves.along(found, axis, keys, "svg").decode()
     for text in ("Local", "Novel", "federation.rounds", "fedpgp.full_rank true", "zero-shot"):
         assert text in svg
@@ -191,5 +191,5 @@ def test_the_command_prints_the_table_and_goes_on(command: Command, small, monke
     assert command("sweep", "--resume", "out").out == printed
     assert len(json.loads(command("sweep", "--resume", "out", "--json").out)["rows"]) == 2
     refused(command("sweep"), "name a grid")
-    refused(command("sweep", *grid, "--resume", "out"), "goes on with the settings of that grid")
+    refused(command("sweep", *grid, "--resume", "out"), "goes on with the settings of that study: leave out '--grid'")
     refused(command("sweep", *grid, "-o", "out"), "exists")

@@ -1,7 +1,8 @@
 """What a search found, as a table."""
 
 from fedpgp.results.formats import Table, TableCell
-from fedpgp.studies.tuning.trials import FIGURES, Trial, Tuning, value_in_words
+from fedpgp.studies.tuning.trials import FIGURES, Trial, value_text
+from fedpgp.studies.tuning.tuning import Tuning
 
 
 def table(found: Tuning) -> Table:
@@ -40,7 +41,7 @@ def _others(objective: str) -> list[str]:
 
 
 def _settings(trial: Trial) -> str:
-    return ", ".join(f"{field} = {value_in_words(value)}" for field, value in trial.settings.items())
+    return ", ".join(f"{field} = {value_text(value)}" for field, value in trial.settings.items())
 
 
 def _figure(value: float | None) -> str:

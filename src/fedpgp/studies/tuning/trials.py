@@ -1,19 +1,27 @@
-"""What a search finds."""
+"""Trials, which are evaluated one by one in this process, or several at once in others."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from typing import Any, Literal
+import time
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from pydantic import ValidationError
 
 from fedpgp.config import ExperimentConfig
-from fedpgp.errors import ConfigError
-from fedpgp.results.formats import to_csv
+from fedpgp.errors import ConfigError, TrainingError
+from fedpgp.federation.settings import PrivacyConfig
+from fedpgp.runs.execution import ExecutionOptions
+from fedpgp.runs.run import compare
+from fedpgp.runtime.code_files import loaded_files
+from fedpgp.runtime.processes import ENDED, context
+from fedpgp.runtime.workers import end_pool, start_process
 from fedpgp.studies.tuning.space import Value
 
-Objective = Literal["cm", "hm", "local", "base", "novel"]
-OBJECTIVES: tuple[Objective, ...] = ("cm", "hm", "local", "base", "novel")
-FIGURES = ("local", "base", "novel", "hm", "cm")
+Objective = Literal["local", "base", "novel", "hm", "cm"]
+FIGURES: tuple[Objective, ...] = get_args(Objective)
 
 
 @dataclass(frozen=True)
@@ -32,81 +40,68 @@ class Trial:
     seconds: float
     reason: str = ""
 
+    def describe(self, objective: Objective) -> str:
+        """Return the trial in a line."""
+        settings = ", ".join(f"{field} {value_text(value)}" for field, value in self.settings.items())
+        result = "failed" if self.value is None else f"{objective.upper()} {self.value:.1f}"
+        return f"{self.method} {self.number}: {result} with {settings}"
+
 
 @dataclass(frozen=True)
-class Tuning:
-    """What a search found. before: the config that was given."""
+class Job:
+    """A trial to be evaluated, in any process. config: with the task on validation images."""
 
-    trials: Sequence[Trial]
-    before: ExperimentConfig
+    config: ExperimentConfig
+    method: str
+    number: int
+    settings: Mapping[str, Value]
+    seeds: Sequence[int]
     objective: Objective
-
-    @cached_property
-    def methods(self) -> list[str]:
-        return list(dict.fromkeys(trial.method for trial in self.trials))
-
-    def of(self, method: str) -> list[Trial]:
-        return [trial for trial in self.trials if trial.method == method]
-
-    def best(self, method: str) -> Trial | None:
-        """The trial with the highest value, the first of equal ones; None where all of them failed."""
-        values = {trial.number: trial.value for trial in self.of(method) if trial.value is not None}
-        return None if not values else self.of(method)[max(values, key=values.__getitem__)]
-
-    @cached_property
-    def config(self) -> ExperimentConfig:
-        """The one that was given with the best setting of each method; one that failed throughout keeps its own."""
-        methods, origins = dict(self.before.methods), dict(self.before.origins)
-        for name in self.methods:
-            if best := self.best(name):
-                methods[name] = replace(methods[name], **best.settings)
-                which = f"trial {best.number} of {len(self.of(name))}"
-                why = f"{which}: {self.objective.upper()} {best.value:.1f} on validation"
-                origins |= {f"{name}.{field}": why for field in best.settings}
-        return replace(self.before, methods=methods, origins=origins)
-
-    def as_json(self) -> dict[str, Any]:
-        """The one object that `--json` prints."""
-        best = {method: self.best(method) for method in self.methods}
-        return {
-            "objective": self.objective,
-            "best": {method: None if trial is None else asdict(trial) for method, trial in best.items()},
-            "trials": [asdict(trial) for trial in self.trials],
-        }
+    options: ExecutionOptions
 
 
-def in_words(trial: Trial, objective: str) -> str:
-    """A trial in a line."""
-    settings = ", ".join(f"{field} {value_in_words(value)}" for field, value in trial.settings.items())
-    found = "failed" if trial.value is None else f"{objective.upper()} {trial.value:.1f}"
-    return f"{trial.method} {trial.number}: {found} with {settings}"
+def evaluate(job: Job) -> Trial:
+    """Train with every seed in this process; a setting with which that cannot be done has failed, and says why."""
+    started, reason = time.perf_counter(), ""
+    figures: dict[str, float] = {}
+    try:
+        method = replace(job.config.methods[job.method], **job.settings)
+        federation = replace(job.config.federation, engine="local")
+        config = replace(job.config, federation=federation, privacy=PrivacyConfig())
+        means = compare(method, job.seeds, config=config, **job.options).mean(job.method)
+        figures = {name: means[name][0] for name in FIGURES}
+    except (TrainingError, ConfigError, ValidationError) as error:
+        reason = " ".join(str(error).split())
+    value = figures.get(job.objective)
+    return Trial(job.method, job.number, job.settings, value, figures, round(time.perf_counter() - started, 3), reason)
 
 
-def value_in_words(value: Value) -> str:
+def evaluated(queue: deque[Job], workers: int) -> Generator[Trial]:
+    """Yield the trial of each job of a queue as it is done, until the queue is empty; it may be filled meanwhile.
+
+    workers: processes with one thread each; 1 works in this process.
+    """
+    if workers == 1:
+        while queue:
+            yield evaluate(queue.popleft())
+        return
+    pool = ProcessPoolExecutor(workers, context(), initializer=start_process, initargs=(loaded_files(),))
+    waiting: set[Future[Trial]] = set()
+    failed = True
+    try:
+        while queue or waiting:
+            while queue:
+                waiting.add(pool.submit(evaluate, queue.popleft()))
+            finished = next(iter(wait(waiting, return_when=FIRST_COMPLETED).done))
+            waiting.remove(finished)
+            yield finished.result()
+        failed = False
+    except BrokenProcessPool as error:
+        raise TrainingError(f"a worker process {ENDED}") from error
+    finally:
+        end_pool(pool, failed)
+
+
+def value_text(value: Value) -> str:
+    """Return the value of a setting in few digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def csv_of(trials: Sequence[Trial]) -> str:
-    return to_csv(
-        [
-            {
-                "method": trial.method,
-                "trial": trial.number,
-                "state": "failed" if trial.value is None else "complete",
-                "value": trial.value,
-                **{name: trial.figures.get(name) for name in FIGURES},
-                "settings": json.dumps(trial.settings),
-                "seconds": trial.seconds,
-                "reason": trial.reason,
-            }
-            for trial in trials
-        ]
-    )
-
-
-def checked_objective(name: str) -> Objective:
-    """Raises ConfigError for one that is unknown."""
-    for known in OBJECTIVES:
-        if name == known:
-            return known
-    raise ConfigError(f"objective must be one of {', '.join(OBJECTIVES)}, got {name!r}")
