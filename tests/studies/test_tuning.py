@@ -27,7 +27,7 @@ from fedpgp.federation.state import State
 from fedpgp.methods import METHODS
 from fedpgp.results.run_store import locked
 from fedpgp.runs import setup as run_setup
-from fedpgp.studies.tuning import trials as trials_module
+from fedpgp.studies.tuning import Trial, search
 from fedpgp.studies.tuning.space import describe, described_space, search_spaces
 
 CHANGES = SHORT_RUN
@@ -59,14 +59,14 @@ class StoppedError(Exception):
 
 
 def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluated, left = trials_module.evaluate, iter(range(count))
+    evaluated, left = search.evaluate, iter(range(count))
 
-    def evaluate(job):
+    def evaluate(*job):
         if next(left, None) is None:
             raise StoppedError
-        return evaluated(job)
+        return evaluated(*job)
 
-    monkeypatch.setattr(trials_module, "evaluate", evaluate)
+    monkeypatch.setattr(search, "evaluate", evaluate)
 
 
 @pytest.fixture(scope="module")
@@ -228,11 +228,11 @@ class TestSearch:
     def test_proposals_learn_from_what_was_found(self, cache, tmp_path, monkeypatch):
         """Where the value grows with the rate, later trials lie higher than those that are drawn."""
 
-        def evaluate(job):
-            value = 50 + 10 * np.log10(job.settings["learning_rate"])
-            return trials_module.Trial(job.method, job.number, job.settings, value, {"cm": value}, 0.0)
+        def evaluate(tuning, name, number, settings, options):
+            value = 50 + 10 * np.log10(settings["learning_rate"])
+            return Trial(name, number, settings, value, {"cm": value}, 0.0)
 
-        monkeypatch.setattr(trials_module, "evaluate", evaluate)
+        monkeypatch.setattr(search, "evaluate", evaluate)
         rates = [trial.settings["learning_rate"] for trial in tune(cache, tmp_path / "out", trials=40).trials]
         assert np.median(np.log(rates[20:])) > np.median(np.log(rates[1:9])) + 0.5
         assert all(0.001 <= rate <= 0.5 for rate in rates)

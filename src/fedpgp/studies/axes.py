@@ -21,7 +21,12 @@ FORMS = (
 
 
 def axis_of_values(key: str, values: Sequence[Any]) -> Axis:
-    """Return a point for each value of one "section.key", labelled by it; raises ConfigError where two are the same."""
+    """Return a point for each value of one "section.key", labelled by it.
+
+    Raises ConfigError where two are the same, or there is none.
+    """
+    if not len(values):
+        raise ConfigError(f"axis {key} must have a value or more, got none")
     labels = [_label(value) for value in values]
     if len(set(labels)) < len(labels):  # two paths with one last part
         labels = [_toml(value) for value in values]

@@ -33,7 +33,7 @@ class Reported:
 
     def is_of(self, part: StudyPart, key: Sequence[str]) -> bool:
         """Whether they belong to a cell: all their labels are its labels."""
-        labels = dict(zip(part.axes, key[1:], strict=True))
+        labels = part.point(tuple(key))
         return all(labels.get(axis) == label for axis, label in self.point.items())
 
     def compare(self, config: ExperimentConfig) -> Agreement:

@@ -1,7 +1,7 @@
 """The settings that a source states for a published figure, and how those of a cell compare with them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +87,13 @@ def compare_settings(
 
     stated: of `stated_settings`; sections of other methods are left out.
     """
-    sections = {
+    sections: dict[str, Any] = {
         **{name: getattr(config, name) for name in SECTIONS},
         config.federation.aggregator: config.aggregator,
         method: config.methods[method],
     }
     ours = _effective(
-        {
-            f"{name}.{field.name}": getattr(section, field.name)
-            for name, section in sections.items()
-            for field in fields(section)
-        },
-        method,
+        {f"{name}.{key}": value for name, section in sections.items() for key, value in asdict(section).items()}, method
     )
     theirs = _effective(
         {key: value for key, value in stated.items() if key.partition(".")[0] not in METHODS.keys() - {method}}, method

@@ -21,6 +21,7 @@ from fedpgp.methods.plugins import find_method, installed
 from fedpgp.results.run import Comparison, Run
 from fedpgp.results.run_store import FINISHED, check_output, load_comparison, locked, run_directory, writing
 from fedpgp.runs.execution import Execution
+from fedpgp.runs.run import chosen_methods
 from fedpgp.runtime.files import write, write_json
 from fedpgp.runtime.version import __version__
 from fedpgp.studies.axes import Axis, slug
@@ -47,23 +48,28 @@ class StudyPart:
     def cell_keys(self) -> Iterator[Key]:
         yield from ((self.name, *labels) for labels in product(*self.axes.values()))
 
+    def point(self, key: Key) -> dict[str, str]:
+        """Return axis -> label of a cell."""
+        return dict(zip(self.axes, key[1:], strict=True))
+
     def changes_of(self, key: Key) -> list[str]:
         """Return what a cell changes of the study's config."""
-        points = zip(self.axes.values(), key[1:], strict=True)
-        return [*self.changes, *(change for axis, label in points for change in axis[label])]
+        changes = list(self.changes)
+        for axis, label in self.point(key).items():
+            changes += self.axes[axis][label]
+        return changes
 
     def describe(self, key: Key) -> str:
         """Return a cell in words."""
-        labels = [f"{axis} {label}" for axis, label in zip(self.axes, key[1:], strict=True)]
+        labels = [f"{axis} {label}" for axis, label in self.point(key).items()]
         return ", ".join([self.name] * bool(self.name) + labels) or "the config"
 
     def place(self, key: Key) -> str:
         """Return the directory of a cell. Numbers tell apart labels that differ in what a path cannot have."""
-        steps = [
-            f"{axis}-{list(points).index(label)}-{slug(label)}"
-            for (axis, points), label in zip(self.axes.items(), key[1:], strict=True)
-        ]
-        return "/".join([slug(self.name)] * bool(self.name) + steps) or "cell"
+        steps = [slug(self.name)] * bool(self.name)
+        for axis, label in self.point(key).items():
+            steps.append(f"{axis}-{list(self.axes[axis]).index(label)}-{slug(label)}")
+        return "/".join(steps) or "cell"
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ class Study:
         return [
             {
                 **({"part": part.name} if part.name else {}),
-                **dict(zip(part.axes, key[1:], strict=True)),
+                **part.point(key),
                 **{name: value for name, value in run.row.items() if name != "seconds"},
                 **{f"last_five_{name}": value for name, value in run.results["last_five"].items()},
             }
@@ -204,13 +210,11 @@ class Study:
 
 def check_methods(methods: Sequence[str]) -> list[str]:
     """Return the names of methods that a study can have, each once; raises ConfigError for others."""
-    for name in methods:
+    names, _ = chosen_methods(methods, None, ())
+    for name in names:
         if name not in {*METHODS, *installed()}:
-            find_method(name)  # an unknown name has a message of its own
             raise ConfigError(f"methods must be ours or of an installed package, got {name!r}: install it")
-    if not methods:
-        raise ConfigError(f"methods must name at least one, got none; known: {', '.join(METHODS)}")
-    return list(dict.fromkeys(methods))
+    return names
 
 
 def resume_command(directory: Path, kind: str) -> str:

@@ -72,10 +72,7 @@ def sweep_study(
         methods = of_file if methods is None else methods
         config = in_file if config is None else config
     elif isinstance(axes, Mapping):
-        for key, values in axes.items():
-            if not len(values):
-                raise ConfigError(f"axis {key} must have a value or more, got none")
-            named[key] = axis_of_values(key, values)
+        named = {key: axis_of_values(key, values) for key, values in axes.items()}
     else:
         for key, axis in map(axis_of_text, axes):
             if key in named:

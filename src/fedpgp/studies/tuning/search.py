@@ -3,9 +3,10 @@
 import json
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from typing_extensions import Unpack
@@ -19,10 +20,10 @@ from fedpgp.runs.execution import Execution, ExecutionOptions
 from fedpgp.runs.run import chosen_methods, chosen_seeds
 from fedpgp.runtime.files import write, write_json
 from fedpgp.studies.study import CONFIG, reading_record, resume_command
+from fedpgp.studies.tuning.evaluation import evaluate, evaluated
 from fedpgp.studies.tuning.proposals import Proposals
 from fedpgp.studies.tuning.space import described_space, search_spaces
-from fedpgp.studies.tuning.trials import FIGURES, Job, Objective, Trial, evaluated
-from fedpgp.studies.tuning.tuning import Tuning
+from fedpgp.studies.tuning.tuning import FIGURES, Objective, Trial, Tuning
 
 TRIALS = "trials.jsonl"
 
@@ -141,12 +142,11 @@ def _search(tuning: Tuning, directory: Path, execution: Execution) -> Tuning:
     """Propose and evaluate the trials that are not known, and write the files."""
     options: ExecutionOptions = {"cache": execution.cache, "skip_bad_images": execution.skip_bad_images}
     remedy = f"free space, then go on with: {resume_command(directory, 'tuning')}"
-    queue = deque[Job]()
+    queue = deque[Callable[[], Trial]]()
 
     def hand_out(proposals: Proposals) -> None:
         for number, settings in proposals.open():
-            job = Job(tuning.validation, proposals.name, number, settings, tuning.seeds, tuning.objective, options)
-            queue.append(job)
+            queue.append(partial(evaluate, tuning, proposals.name, number, settings, options))
 
     searches = {name: Proposals(tuning, name) for name in tuning.methods}
     with (

@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,7 +15,7 @@ from optuna.distributions import (
 )
 from pydantic import ValidationError
 
-from fedpgp.config import reason
+from fedpgp.config import parse_change, reason
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import installed
@@ -102,17 +101,10 @@ def _parse(change: str) -> tuple[str, str, Any]:
             f"--search must have the form method.field=low..high, with :log behind it or not, or method.field=one,two,"
             f" got {change!r}"
         )
-    if span := RANGE.match(text.strip()):
-        return method, field, {"low": _value(span["low"]), "high": _value(span["high"]), "log": bool(span["log"])}
-    return method, field, [_value(word) for word in text.split(",")]
-
-
-def _value(text: str) -> Any:
-    try:
-        (parsed,) = tomllib.loads(f"value = {text.strip()}").values()
-        return parsed
-    except ValueError:
-        return text.strip()  # a word needs no quotes
+    span = RANGE.match(text.strip())
+    words = [span["low"], span["high"]] if span else text.split(",")
+    values = [parse_change(f"{key}={word.strip()}")[2] for word in words]
+    return method, field, {"low": values[0], "high": values[1], "log": bool(span["log"])} if span else values
 
 
 def _distribution(method: Method, field: str, content: Any, place: str) -> BaseDistribution:

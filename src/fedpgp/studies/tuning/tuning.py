@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, DataError
@@ -16,10 +16,35 @@ from fedpgp.results.formats import to_csv
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import RunSetup, open_setup
 from fedpgp.runtime.version import __version__
-from fedpgp.studies.tuning.space import Space, describe
-from fedpgp.studies.tuning.trials import FIGURES, Objective, Trial
+from fedpgp.studies.tuning.space import Space, Value, describe
 
 MINIMUM = 10  # validation images of every client's own classes, below which a choice would be luck
+
+
+Objective = Literal["local", "base", "novel", "hm", "cm"]
+FIGURES: tuple[Objective, ...] = get_args(Objective)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting of a method, and what it gave.
+
+    number: 0 is the config as it stands. figures: means over the seeds, of the last round on validation images; value:
+    the objective among them, None where the trial failed, with its reason.
+    """
+
+    method: str
+    number: int
+    settings: Mapping[str, Value]
+    value: float | None
+    figures: Mapping[str, float]
+    seconds: float
+    reason: str = ""
+
+    def describe(self, objective: Objective) -> str:
+        """Return the trial in a line."""
+        result = "failed" if self.value is None else f"{objective.upper()} {self.value:.1f}"
+        return f"{self.method} {self.number}: {result} with {settings_text(self.settings, ' ')}"
 
 
 @dataclass(frozen=True)
@@ -134,3 +159,9 @@ class Tuning:
                 for trial in self.trials
             ]
         )
+
+
+def settings_text(settings: Mapping[str, Value], separator: str) -> str:
+    """Return settings in few digits."""
+    values = {field: f"{value:.3g}" if isinstance(value, float) else value for field, value in settings.items()}
+    return ", ".join(f"{field}{separator}{value}" for field, value in values.items())
