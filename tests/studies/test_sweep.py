@@ -19,6 +19,7 @@ from fedpgp.errors import ConfigError, OutputError
 from fedpgp.report import curves
 from fedpgp.report.grid import table
 from fedpgp.studies import cells
+from fedpgp.studies.sweep import read_sweep
 
 CHANGES = [*SHORT_RUN, "federation.path_points=2"]
 AXES = {"federation.rounds": [2, 1], "fedpgp.full_rank": [True, False]}
@@ -173,6 +174,7 @@ def test_a_file_and_equal_cells(small, cache, tmp_path, monkeypatch):
         (["fedpgp.mu=1", "fedpgp.mu=2"], "must be given once, with all its values"),
         (["fedpgp.nu=1,2"], r"fedpgp.nu 1: .*fedpgp.nu is not a key"),
         (["task.shots=2,99"], r"task.shots 99: .*99"),
+        (["federation.engine=deployment"], "federation.engine deployment: .*needs machines"),
         ("missing.toml", "missing.toml cannot be read"),
     ],
 )
@@ -181,6 +183,27 @@ def test_bad_input_is_refused_before_any_work(axes, message, small, tmp_path, ca
         sweep(axes, tmp_path / "out", cache)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ('{key = "fedpgp.mu", value = [1.0]}', "axes.a must be a table of the form"),
+        ('{key = "mu", values = [1.0]}', "axes.a must be a table of the form"),
+        ('{key = "fedpgp.mu", values = []}', "axes.a must be a table of the form"),
+        ('{key = "fedpgp.mu", values = [1.0], study = "mu"}', "axes.a must be a table of the form"),
+        ("3", "axes.a must be a table of the form .*, got 3"),
+        ("{settings = {}}", "axes.a.settings must be a table with a list of changes for each label, got {}"),
+        ('{settings = {x = "fedpgp.mu=1"}}', "axes.a.settings.'x' must be a list of changes"),
+        ('{study = "muu"}', "has no study 'muu'; did you mean 'mu'"),
+        ('{study = "mu", settings = ["7"]}', "axes.a.settings must be labels of the study, got '7'"),
+        ('{study = "mu", settings = []}', "axes.a must be a table of the form"),
+    ],
+)
+def test_an_axis_of_another_form_is_refused(axis, message, tmp_path):
+    (tmp_path / "grid.toml").write_text(f"[axes]\na = {axis}\n")
+    with pytest.raises(ConfigError, match=message):
+        read_sweep(tmp_path / "grid.toml")
 
 
 def test_the_command_prints_the_table_and_goes_on(command: Command, small, monkeypatch):

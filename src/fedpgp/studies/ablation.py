@@ -1,7 +1,6 @@
 """Ablations: one thing of a method is varied at a time, in each of several studies."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -29,25 +28,10 @@ class _AblationPart(StudyPart):
         return f"{self.name}/{list(self.axes[SETTING]).index(key[1])}-{slug(key[1])}"
 
 
-@dataclass(frozen=True)
 class Ablation(Study):
     """The ablations of one method. The first part is the config as it stands, and each other part is a study."""
 
     kind = "ablation"
-
-    @classmethod
-    def of_studies(
-        cls,
-        method: str,
-        studies: Mapping[str, Axis],
-        seeds: Sequence[int],
-        config: Path | str | None,
-        changes: Sequence[str] = (),
-    ) -> Self:
-        """Return the ablations of a method, which has its runs in every cell."""
-        standing = StudyPart(STANDS, {}, methods=list(dict.fromkeys([*HEADLINE, method])))
-        parts = [_AblationPart(study, {SETTING: axis}) for study, axis in studies.items()]
-        return cls([standing, *parts], check_methods([method]), seeds, config=config, changes=changes)
 
     @property
     def method(self) -> str:
@@ -99,7 +83,8 @@ class Ablation(Study):
     @classmethod
     def from_record(cls, record: Mapping[str, Any], directory: Path) -> Self:
         check_studies(record["studies"], directory / f"{cls.kind}.json")
-        return cls.of_studies(record["method"], record["studies"], record["seeds"], directory / CONFIG)
+        methods = check_methods([record["method"]])
+        return cls(_parts(record["method"], record["studies"]), methods, record["seeds"], config=directory / CONFIG)
 
 
 def ablate(
@@ -148,4 +133,11 @@ def ablation_study(
     changes: Sequence[str] = (),
 ) -> Ablation:
     """Return the study that `ablate` runs."""
-    return Ablation.of_studies(method, read_studies(file, studies), chosen_seeds(seeds, "seeds"), config, changes)
+    methods = check_methods([method])
+    parts = _parts(method, read_studies(file, studies))
+    return Ablation(parts, methods, chosen_seeds(seeds, "seeds"), config=config, changes=changes)
+
+
+def _parts(method: str, studies: Mapping[str, Axis]) -> list[StudyPart]:
+    standing = StudyPart(STANDS, {}, methods=list(dict.fromkeys([*HEADLINE, method])))
+    return [standing, *(_AblationPart(study, {SETTING: axis}) for study, axis in studies.items())]

@@ -97,7 +97,8 @@ def resume_tuning(
     """
     directory, execution = Path(directory), Execution(**options)
     with reading_record(directory, "tuning", to_resume=True) as record:
-        described, planned, seeds, objective = (record[key] for key in ("spaces", "trials", "seeds", "objective"))
+        planned, seeds, objective = record["trials"], record["seeds"], record["objective"]
+        described = dict(record["spaces"])
         ours = [name for name in described if name in {*METHODS, *installed()}]
     _, settings = chosen_methods([*ours, *methods], directory / CONFIG, ())
     if unknown := described.keys() - settings.methods.keys():
