@@ -92,7 +92,8 @@ def run_study(
     """
     command = str(click.get_current_context().info_name)
     directory = options.resume or options.output or new_name(name or command)
-    with Session(directory, options.quiet, f"fedpgp {command} --resume {directory}") as progress:
+    again = None if options.resume is None else f"fedpgp {command} --resume {directory}"
+    with Session(directory, options.quiet, again) as progress:
         execution = {
             "workers": worker_count(options.workers),
             "cache": options.cache,
