@@ -147,14 +147,20 @@ def test_tune_and_ablate_print_tables_and_go_on(command: Command, small: None, t
     assert "fedpgp compare --config t/tuned.toml" in ended.err and "trials: 2/2" in ended.err
     printed = json.loads(command("tune", "--resume", "t", "--trials", "2", "--json").out)
     assert [len(printed["trials"]), printed["objective"], set(printed["best"])] == [4, "cm", {"promptfl", "fedpgp"}]
-    refused(command("tune", "--resume", "t", "--seeds", "1"), "--resume t goes on with the settings of that search")
+    refused(
+        command("tune", "--resume", "t", "--seeds", "1"),
+        "--resume t goes on with the settings of that study: leave out '--seeds'",
+    )
     (tmp_path / "s.toml").write_text('[mu]\n"0" = ["fedpgp.mu=0"]\n"0.5" = []\n')
     ended = command("ablate", "--file", "s.toml", "--seeds", "1", "-o", "a", *short)
     assert ended.code == 0, ended.err
     assert "mu of fedpgp: base-to-novel" in ended.out and "as it stands" in ended.out
     assert "2 settings of fedpgp" in ended.err and "written to a" in ended.err
     assert len(json.loads(command("ablate", "--resume", "a", "--json").out)["rows"]) == 2
-    refused(command("ablate", "--resume", "a", "--seeds", "1"), "goes on with the settings of those ablations")
+    refused(
+        command("ablate", "--resume", "a", "--seeds", "1"),
+        "goes on with the settings of that study: leave out '--seeds'",
+    )
 
 
 def test_resuming_a_finished_run_says_so_and_prints_its_table(command: Command, small: None, tmp_path: Path) -> None:

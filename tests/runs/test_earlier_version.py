@@ -28,9 +28,7 @@ def test_a_finished_run_is_loaded_and_shown(written: Path, command: Command) -> 
 
 
 @pytest.mark.slow
-def test_an_unfinished_run_ends_as_the_finished_one(
-    written: Path, cache: Path, command: Command
-) -> None:
+def test_an_unfinished_run_ends_as_the_finished_one(written: Path, cache: Path, command: Command) -> None:
     records = (written / "unfinished" / "rounds.jsonl").read_text().splitlines()
     assert "fedpgp run --resume" in command("show", str(written / "unfinished")).err
     (run,) = fedpgp.resume(written / "unfinished", cache=cache).runs

@@ -19,7 +19,7 @@ from fedpgp.report.ablation import picture, table
 from fedpgp.results.run_store import locked
 from fedpgp.studies import cells
 from fedpgp.studies.ablation import Ablation
-from fedpgp.studies.search import read_studies
+from fedpgp.studies.axes import read_studies
 
 CHANGES = [*SHORT_RUN, "federation.path_points=2"]
 STUDIES = """
@@ -146,16 +146,16 @@ def test_it_replaces_only_when_asked_and_what_is_stopped_goes_on(file, finished,
     assert files_of(own) == files_of(finished)
 
     monkeypatch.setattr(cells, "compare", None)  # finished ones are kept
-    assert fedpgp.resume_ablation(own, cache=cache).rows == fedpgp.load_ablation(own).rows
+    assert fedpgp.resume_ablation(own, cache=cache).rows() == fedpgp.load_ablation(own).rows()
 
 
 def test_records_of_something_else_are_refused(own, cache, tmp_path):
-    with pytest.raises(OutputError, match="holds no ablations"):
+    with pytest.raises(OutputError, match="holds no ablation; name a directory that fedpgp ablate wrote"):
         fedpgp.resume_ablation(tmp_path, cache=cache)
     path = own / "ablation.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "fedpgp": "0.0.9"}))
-    with pytest.raises(OutputError, match=r"holds ablations of fedpgp 0.0.9"):
+    with pytest.raises(OutputError, match=r"was begun with fedpgp 0\.0\.9"):
         fedpgp.resume_ablation(own, cache=cache)
     for damaged in ("[]", "{", json.dumps({**record, "studies": {"../up": {"0": []}}})):
         path.write_text(damaged)
@@ -174,8 +174,8 @@ def test_an_unknown_shipped_study_is_told_of_the_nearest_and_no_path_inside_the_
     [
         ("", {}, "holds no study"),
         ("[mu\n", {}, "studies.toml: is not TOML"),
-        ("mu = 1\n", {}, r"\[mu\] must be a section"),
-        ("[mu]\n", {}, r"\[mu\] must be a section with a setting in each line"),
+        ("mu = 1\n", {}, r"studies.toml: mu must be a table with a list of changes for each label, got 1"),
+        ("[mu]\n", {}, r"studies.toml: mu must be a table with a list of changes for each label, got {}"),
         ("[Mu]\n0 = []\n", {}, "small letters, digits and hyphens, got 'Mu'"),
         ('["../up"]\n0 = []\n', {}, "small letters, digits and hyphens"),
         ("[mu]\n0 = 3\n", {}, "mu.'0' must be a list of changes"),

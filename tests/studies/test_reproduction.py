@@ -18,10 +18,10 @@ from fedpgp.report.tables import TITLES
 from fedpgp.results.formats import latex, markdown
 from fedpgp.results.run import Comparison
 from fedpgp.studies import cells
-from fedpgp.studies.cells import check_cells, distinct
+from fedpgp.studies.cells import check_cells
 from fedpgp.studies.recipe import Reported, names, read_recipe
 from fedpgp.studies.reported_settings import Inexpressible
-from fedpgp.studies.reproduction import asked
+from fedpgp.studies.reproduction import reproduction_study
 
 EXPECTED = {
     "base-to-novel",
@@ -54,21 +54,18 @@ def test_all_experiments_have_a_recipe():
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_every_recipe_on_the_papers_data_has_valid_configs(name):
     recipe = read_recipe(name)
-    grid, file, changes = asked(recipe, "data", None, False, None, 1, ())
-    found = grid.cells(file, changes)
+    study = reproduction_study(name, data="data")
     config = load_config(recipe.file)
     assert config.backbone.checkpoint == "openai/clip-vit-base-patch16"
-    assert all(cell.config.data.source != "pictograms" for cell in found.values())
+    assert all(cell.config.data.source != "pictograms" for cell in study.distinct_cells)
     for part in recipe.parts:
         assert part.mean is None or part.mean in part.axes
-    assert len(distinct(found)) == len(found), "no two cells of the paper are one"
+    assert len(study.distinct_cells) == len(study.cells), "no two cells of the paper are one"
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_the_papers_recipes_augment_where_the_authors_do(name):
-    recipe = read_recipe(name)
-    grid, file, changes = asked(recipe, "data", None, False, None, 1, ())
-    for cell in grid.cells(file, changes).values():
+    for cell in reproduction_study(name, data="data").distinct_cells:
         data, federation = cell.config.data, cell.config.federation
         epochs = federation.rounds * federation.local_epochs
         assert data.augmented_views == (1 if data.source.startswith("cifar") else epochs), cell.name
@@ -80,9 +77,9 @@ def test_the_papers_recipes_augment_where_the_authors_do(name):
 def test_every_embedded_cell_can_be_run(name, seeds, monkeypatch, pictograms, backbone):
     monkeypatch.setattr("fedpgp.runs.setup.load_source", lambda *_: pictograms)
     monkeypatch.setattr("fedpgp.runs.setup.load_backbone", lambda *_: backbone)
-    grid, file, changes = asked(read_recipe(name), None, None, True, None, seeds, ())
-    found = distinct(grid.cells(file, changes))
-    work = check_cells(found, grid.seeds)
+    study = reproduction_study(name, embedded=True, seeds=seeds)
+    found = study.distinct_cells
+    work = check_cells(found, study.seeds)
     assert set(work) == {cell.place for cell in found}
     assert all(cell.config.backbone.checkpoint == "pictoclip" for cell in found)
     assert all(cell.config.methods["fedpgp"].learning_rate == 0.059 for cell in found), "the tuned settings"
@@ -99,7 +96,7 @@ class TestReproduction:
     def test_tables_hold_what_the_cells_gave(self, tmp_path, cache, monkeypatch):
         settings = {"embedded": True, "methods": ["zero-shot", "fedpgp"], "seeds": 2, "changes": TINY, "cache": cache}
         found = fedpgp.reproduce("base-to-novel", output=tmp_path / "out", **settings)
-        recipe, (part,) = read_recipe("base-to-novel"), found.grid.parts
+        recipe, (part,) = read_recipe("base-to-novel"), found.parts
         last, five = table(found, recipe, part, "final"), table(found, recipe, part, "last_five")
         assert [row[0].text for row in last.rows] == ["zero-shot", "fedpgp", "fedpgp, shared part"]
         assert [row[0].text for row in five.rows] == ["zero-shot", "fedpgp"]
@@ -137,7 +134,7 @@ class TestReproduction:
         axes = {"data-set": {"caltech101": []}, "shots": {"4": [], "16": []}}
         here = replace(part, axes=axes)
         keys = dict(zip(here.cell_keys(), found.comparisons.values(), strict=True))
-        moved = replace(found, grid=replace(found.grid, parts=[here]), comparisons=keys)
+        moved = replace(found, parts=[here], comparisons=keys)
         reported = reported_table(moved, recipe)
         assert [(row[0].text, row[1].text, row[3].text) for row in reported.rows] == [
             ("caltech101, 16", "fedpgp", figure) for figure in ("96.91", "97.35", "94.37")
@@ -191,7 +188,7 @@ class TestReproduction:
         assert code == 0 and "mean of the last five rounds" in printed
         assert command("reproduce", "--resume", "out").out == printed
         found = fedpgp.load_reproduction(tmp_path / "out")
-        one = table(found, read_recipe("bottleneck"), found.grid.parts[0], "last_five")
+        one = table(found, read_recipe("bottleneck"), found.parts[0], "last_five")
         assert [row[0].text for row in one.rows] == ["1", "2", "4", "8"]
         assert list(one.header)[:3] == ["bottleneck", "method", "Local"]
         assert {path.stem for path in (tmp_path / "out").glob("*.svg")} == {"bottleneck", "rounds"}
@@ -225,9 +222,8 @@ def known_settings(one: Reported) -> list[str]:
 @pytest.mark.parametrize(("name", "one"), REPORTED)
 def test_reported_figures_stand_beside_a_cell_of_their_data_and_checkpoint(name, one):
     recipe = read_recipe(name)
-    grid, file, changes = asked(recipe, "data", None, False, None, 1, ())
-    found = grid.cells(file, [*changes, *known_settings(one)])
-    beside = [found[key] for part in recipe.parts for key in part.cell_keys() if one.is_of(part, key)]
+    study = reproduction_study(name, data="data", changes=known_settings(one))
+    beside = [study.cells[key] for part in recipe.parts for key in part.cell_keys() if one.is_of(part, key)]
     assert beside and one.method in METHODS and set(one.figures) <= set(TITLES)
     for cell in beside:
         differs = one.compare(cell.config).differs
@@ -254,8 +250,7 @@ def test_one_other_setting_of_any_name_is_named_and_prevents_a_difference():
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_figures_of_a_larger_checkpoint_are_never_compared_with_embedded_ones(name):
-    grid, file, changes = asked(read_recipe(name), None, None, True, None, 1, ())
-    for cell in distinct(grid.cells(file, changes)):
+    for cell in reproduction_study(name, embedded=True).distinct_cells:
         for _, one in REPORTED:
             differs = one.compare(cell.config).differs
             assert differs["backbone.checkpoint"] == ("pictoclip", "clip-vit-base-patch16")
@@ -295,6 +290,6 @@ def test_the_command_lists_and_plans(command: Command, small, tmp_path):
 def test_the_command_refuses_in_lines(command: Command, tmp_path):
     refused(command("reproduce"))
     together = command("reproduce", "bottleneck", "--embedded", "--resume", "out")
-    refused(together, "goes on with the settings of that reproduction")
+    refused(together, "goes on with the settings of that study: leave out")
     refused(command("reproduce", "nothing"), "got 'nothing'")
     assert not list(tmp_path.iterdir())

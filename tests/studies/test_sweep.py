@@ -19,6 +19,7 @@ from fedpgp.errors import ConfigError, OutputError
 from fedpgp.report import curves
 from fedpgp.report.grid import table
 from fedpgp.studies import cells
+from fedpgp.studies.sweep import read_sweep
 
 CHANGES = [*SHORT_RUN, "federation.path_points=2"]
 AXES = {"federation.rounds": [2, 1], "fedpgp.full_rank": [True, False]}
@@ -86,7 +87,7 @@ def test_what_it_writes(finished, told, small, cache):
     alone = fedpgp.run("fedpgp", 1, changes=changes, cache=cache)
     assert float(read[10]["local"]) == alone.results["final"]["local"]
     assert float(read[10]["last_five_local"]) == alone.results["last_five"]["local"]
-    one = table(found, found.grid.parts[0])
+    one = table(found, found.parts[0])
     locals_ = [float(row["local"]) for row in (read[8], read[10])]
     assert [cell.text for cell in one.rows[4][:3]] == ["1", "true", "fedpgp"]
     assert one.rows[4][3].text == f"{np.mean(locals_):.1f} ± {np.std(locals_, ddof=1):.1f}"
@@ -99,7 +100,7 @@ def test_what_it_writes(finished, told, small, cache):
 
 def test_figures_hold_the_means_and_join_numbers_alone(finished, tmp_path, monkeypatch):
     found, drawn = fedpgp.load_sweep(finished), []
-    (part,) = found.grid.parts
+    (part,) = found.parts
     monkeypatch.setattr(curves, "rendered", lambda figure, suffix: drawn.append(figure))
     monkeypatch.setattr(curves, "write_figure", lambda directory, name, draw: draw("svg"))
     names = list(curves.write_figures(found, part, tmp_path))
@@ -122,13 +123,13 @@ def test_figures_hold_the_means_and_join_numbers_alone(finished, tmp_path, monke
     assert list(local.lines[0].get_ydata()) == pytest.approx(wanted)
     assert local.lines[1].get_linestyle() != "-", "zero-shot has no rounds"
 
-    alone = replace(found, grid=replace(found.grid, methods=["fedpgp"]))
+    alone = replace(found, methods=["fedpgp"])
     assert list(curves.write_figures(alone, part, tmp_path)) == [*names[:4], "rounds"], "one method: all cells together"
 
 
 def test_figures_are_drawn(finished):
     found = fedpgp.load_sweep(finished)
-    _, axis, keys = next(curves.axes_of(found.grid.parts[0]))
+    _, axis, keys = next(curves.axes_of(found.parts[0]))
     svg = curves.along(found, axis, keys, "svg").decode()
     for text in ("Local", "Novel", "federation.rounds", "fedpgp.full_rank true", "zero-shot"):
         assert text in svg
@@ -173,6 +174,7 @@ def test_a_file_and_equal_cells(small, cache, tmp_path, monkeypatch):
         (["fedpgp.mu=1", "fedpgp.mu=2"], "must be given once, with all its values"),
         (["fedpgp.nu=1,2"], r"fedpgp.nu 1: .*fedpgp.nu is not a key"),
         (["task.shots=2,99"], r"task.shots 99: .*99"),
+        (["federation.engine=deployment"], "federation.engine deployment: .*needs machines"),
         ("missing.toml", "missing.toml cannot be read"),
     ],
 )
@@ -183,6 +185,27 @@ def test_bad_input_is_refused_before_any_work(axes, message, small, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ('{key = "fedpgp.mu", value = [1.0]}', "axes.a must be a table of the form"),
+        ('{key = "mu", values = [1.0]}', "axes.a must be a table of the form"),
+        ('{key = "fedpgp.mu", values = []}', "axes.a must be a table of the form"),
+        ('{key = "fedpgp.mu", values = [1.0], study = "mu"}', "axes.a must be a table of the form"),
+        ("3", "axes.a must be a table of the form .*, got 3"),
+        ("{settings = {}}", "axes.a.settings must be a table with a list of changes for each label, got {}"),
+        ('{settings = {x = "fedpgp.mu=1"}}', "axes.a.settings.'x' must be a list of changes"),
+        ('{study = "muu"}', "has no study 'muu'; did you mean 'mu'"),
+        ('{study = "mu", settings = ["7"]}', "axes.a.settings must be labels of the study, got '7'"),
+        ('{study = "mu", settings = []}', "axes.a must be a table of the form"),
+    ],
+)
+def test_an_axis_of_another_form_is_refused(axis, message, tmp_path):
+    (tmp_path / "grid.toml").write_text(f"[axes]\na = {axis}\n")
+    with pytest.raises(ConfigError, match=message):
+        read_sweep(tmp_path / "grid.toml")
+
+
 def test_the_command_prints_the_table_and_goes_on(command: Command, small, monkeypatch):
     draw_nothing(monkeypatch)
     grid = ["--grid", "task.shots=2,4", "--methods", "zero-shot", *sets()]
@@ -191,5 +214,5 @@ def test_the_command_prints_the_table_and_goes_on(command: Command, small, monke
     assert command("sweep", "--resume", "out").out == printed
     assert len(json.loads(command("sweep", "--resume", "out", "--json").out)["rows"]) == 2
     refused(command("sweep"), "name a grid")
-    refused(command("sweep", *grid, "--resume", "out"), "goes on with the settings of that grid")
+    refused(command("sweep", *grid, "--resume", "out"), "goes on with the settings of that study: leave out '--grid'")
     refused(command("sweep", *grid, "-o", "out"), "exists")

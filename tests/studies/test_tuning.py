@@ -27,7 +27,7 @@ from fedpgp.federation.state import State
 from fedpgp.methods import METHODS
 from fedpgp.results.run_store import locked
 from fedpgp.runs import setup as run_setup
-from fedpgp.studies.tuning import evaluation, search
+from fedpgp.studies.tuning import Trial, search
 from fedpgp.studies.tuning.space import describe, described_space, search_spaces
 
 CHANGES = SHORT_RUN
@@ -59,14 +59,14 @@ class StoppedError(Exception):
 
 
 def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluated, left = evaluation.evaluate, iter(range(count))
+    evaluated, left = search.evaluate, iter(range(count))
 
-    def evaluate(job):
+    def evaluate(*job):
         if next(left, None) is None:
             raise StoppedError
-        return evaluated(job)
+        return evaluated(*job)
 
-    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(search, "evaluate", evaluate)
 
 
 @pytest.fixture(scope="module")
@@ -228,11 +228,11 @@ class TestSearch:
     def test_proposals_learn_from_what_was_found(self, cache, tmp_path, monkeypatch):
         """Where the value grows with the rate, later trials lie higher than those that are drawn."""
 
-        def evaluate(job):
-            value = 50 + 10 * np.log10(job.settings["learning_rate"])
-            return search.Trial(job.method, job.number, job.settings, value, {"cm": value}, 0.0)
+        def evaluate(tuning, name, number, settings, options):
+            value = 50 + 10 * np.log10(settings["learning_rate"])
+            return Trial(name, number, settings, value, {"cm": value}, 0.0)
 
-        monkeypatch.setattr(evaluation, "evaluate", evaluate)
+        monkeypatch.setattr(search, "evaluate", evaluate)
         rates = [trial.settings["learning_rate"] for trial in tune(cache, tmp_path / "out", trials=40).trials]
         assert np.median(np.log(rates[20:])) > np.median(np.log(rates[1:9])) + 0.5
         assert all(0.001 <= rate <= 0.5 for rate in rates)
@@ -269,7 +269,7 @@ class TestSearch:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"fedpgp": "0.0.9"}, "holds a search of fedpgp 0.0.9"),
+            ({"fedpgp": "0.0.9"}, r"was begun with fedpgp 0\.0\.9"),
             ({"checkpoint": "other"}, "with checkpoint other"),
             ({"images": {"train": "a", "validation": "b"}}, "with images"),
             ({"code": {"promptfl": "another"}}, "with code"),
@@ -299,10 +299,10 @@ class TestSearch:
             fedpgp.resume_tuning(own, cache=cache)
 
     def test_a_directory_without_a_search_is_refused(self, cache, tmp_path):
-        with pytest.raises(OutputError, match="holds no search"):
+        with pytest.raises(OutputError, match="holds no tuning; name a directory that fedpgp tune wrote"):
             fedpgp.resume_tuning(tmp_path, cache=cache)
         (tmp_path / "tuning.json").write_text('{"seeds": {}}')
-        with pytest.raises(OutputError, match="is no plan of a search"):
+        with pytest.raises(OutputError, match=r"tuning\.json is damaged"):
             fedpgp.resume_tuning(tmp_path, cache=cache)
 
     def test_a_search_is_replaced_only_when_asked(self, cache, tmp_path, monkeypatch):
@@ -334,7 +334,7 @@ class TestSearch:
         ("settings", "message"),
         [
             ({"trials": 0}, "trials must be 1 or more, got 0"),
-            ({"objective": "acc"}, "objective must be one of cm, hm, local, base, novel, got 'acc'"),
+            ({"objective": "acc"}, "objective must be one of local, base, novel, hm, cm, got 'acc'"),
             ({"changes": ["task.protocol=leave-one-domain-out"]}, "must be base-to-novel to choose settings"),
             ({"seeds": 0}, "seeds"),
         ],

@@ -1,28 +1,18 @@
 """`fedpgp reproduce`: the experiments of the paper."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import typer
 
-from fedpgp.cli.options import (
-    Cache,
-    Changes,
-    DryRun,
-    Force,
-    Json,
-    Output,
-    Quiet,
-    SkipBadImages,
-    Workers,
-    method_names,
-    new_name,
-    worker_count,
-)
-from fedpgp.cli.printing import Session, err, out, print_json, print_plan, print_table
+from fedpgp.cli.options import Changes, DryRun, method_names
+from fedpgp.cli.printing import out
+from fedpgp.cli.studies import StudyOptions, print_study, run_study, with_study_options
 
 
+@with_study_options
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="Of a recipe: see --list.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="Print the recipes, and do nothing else.")] = False,
@@ -41,24 +31,10 @@ def reproduce(
     methods: Annotated[
         str | None, typer.Option("--methods", help="Names with commas between.", show_default="those of the recipe")
     ] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", help="Of every cell.", show_default="3")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Of every cell.")] = 3,
     change: Changes = None,
-    output: Output = None,
-    force: Force = False,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            "--resume",
-            metavar="DIR",
-            help="Go on with what was stopped in DIR; of the other options only --workers, --cache-dir,"
-            " --skip-bad-images, --json and --quiet go with it.",
-        ),
-    ] = None,
-    as_json: Json = False,
-    workers: Workers = None,
-    cache: Cache = None,
-    skip_bad_images: SkipBadImages = False,
-    quiet: Quiet = False,
+    *,
+    options: StudyOptions,
 ) -> None:
     """Run an experiment of the paper and print its table.
 
@@ -70,11 +46,10 @@ def reproduce(
         fedpgp reproduce base-to-novel --embedded
         fedpgp reproduce base-to-novel --data DIR --backbone openai/clip-vit-base-patch16 --seeds 3 -o out
     """
-    from fedpgp import reproduce as run_recipe
-    from fedpgp import resume_reproduction
+    import fedpgp
     from fedpgp.report.reproduction import tables
     from fedpgp.studies.recipe import names, read_recipe
-    from fedpgp.studies.reproduction import planned
+    from fedpgp.studies.reproduction import reproduction_study
 
     if listing:
         for known in names():
@@ -82,57 +57,20 @@ def reproduce(
             where = "" if recipe.embedded else f" Not with --embedded: {recipe.embedded_note}."
             out.print(f"{known}: {recipe.about}{where}", markup=False)
         return
-    given = (name, data, backbone, embedded or None, methods, seeds, change or None, output, force or None)
-    if resume is not None and any(setting is not None for setting in (*given, dry_run or None)):
-        raise click.UsageError(f"--resume {resume} goes on with the settings of that reproduction")
-    if resume is None and name is None:
+    options.check()
+    if options.resume is None and name is None:
         raise click.UsageError("name a recipe: fedpgp reproduce --list has them")
-    names_of = None if methods is None else method_names(methods)
-    count = 3 if seeds is None else seeds
+    asked: dict[str, Any] = {
+        "data": data,
+        "backbone": backbone,
+        "embedded": embedded,
+        "methods": None if methods is None else method_names(methods),
+        "seeds": seeds,
+        "changes": change or (),
+    }
     if dry_run:
-        assert name is not None, "there is no --resume beside it"
-        print_plan(
-            *planned(
-                name,
-                data=data,
-                backbone=backbone,
-                embedded=embedded,
-                methods=names_of,
-                seeds=count,
-                changes=change or (),
-            ),
-            as_json,
-        )
+        print_study(reproduction_study(name or "", **asked), options)
         return
-    directory = resume or output or new_name(f"reproduce-{name}")
-    with Session(directory, quiet) as progress:
-        if name is None:
-            found = resume_reproduction(
-                directory,
-                workers=worker_count(workers),
-                cache=cache,
-                skip_bad_images=skip_bad_images,
-                reporter=progress,
-            )
-        else:
-            found = run_recipe(
-                name,
-                data=data,
-                backbone=backbone,
-                embedded=embedded,
-                methods=names_of,
-                seeds=count,
-                changes=change or (),
-                output=directory,
-                force=force,
-                workers=worker_count(workers),
-                cache=cache,
-                skip_bad_images=skip_bad_images,
-                reporter=progress,
-            )
-    if as_json:
-        print_json(found.as_json())
-        return
-    for one in tables(found):
-        print_table(one)
-    err.print(f"written to {directory}", markup=False)
+    run_study(
+        options, partial(fedpgp.reproduce, name or "", **asked), fedpgp.resume_reproduction, tables, f"reproduce-{name}"
+    )

@@ -1,29 +1,17 @@
 """`fedpgp sweep`: methods on every combination of values."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import typer
 
-from fedpgp.cli.options import (
-    Cache,
-    Changes,
-    ConfigFile,
-    DryRun,
-    Force,
-    Json,
-    Output,
-    Quiet,
-    SkipBadImages,
-    Workers,
-    method_names,
-    new_name,
-    worker_count,
-)
-from fedpgp.cli.printing import Session, err, print_json, print_plan, print_table
+from fedpgp.cli.options import Changes, ConfigFile, DryRun, method_names
+from fedpgp.cli.studies import StudyOptions, print_study, run_study, with_study_options
 
 
+@with_study_options
 def sweep(
     file: Annotated[
         Path | None,
@@ -37,26 +25,12 @@ def sweep(
         str | None,
         typer.Option("--methods", help="Names with commas between.", show_default="zero-shot,local,promptfl,fedpgp"),
     ] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", help="Of every cell.", show_default="1")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="Of every cell.")] = 1,
     dry_run: DryRun = False,
     config: ConfigFile = None,
     change: Changes = None,
-    output: Output = None,
-    force: Force = False,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            "--resume",
-            metavar="DIR",
-            help="Go on with what was stopped in DIR; of the other options only --workers, --cache-dir,"
-            " --skip-bad-images, --json and --quiet go with it.",
-        ),
-    ] = None,
-    as_json: Json = False,
-    workers: Workers = None,
-    cache: Cache = None,
-    skip_bad_images: SkipBadImages = False,
-    quiet: Quiet = False,
+    *,
+    options: StudyOptions,
 ) -> None:
     """Run methods on every combination of values, and print the table.
 
@@ -68,50 +42,22 @@ def sweep(
         fedpgp sweep my-grid.toml -o out
         fedpgp sweep --resume out
     """
-    from fedpgp import resume_sweep
-    from fedpgp import sweep as run_grid
+    import fedpgp
     from fedpgp.report.grid import table
-    from fedpgp.studies.sweep import planned
+    from fedpgp.studies.sweep import sweep_study
 
-    given = (file, grid or None, methods, seeds, config, change or None, output, force or None, dry_run or None)
-    if resume is not None and any(setting is not None for setting in given):
-        raise click.UsageError(f"--resume {resume} goes on with the settings of that grid")
-    if resume is None and (file is None) == (not grid):
+    options.check()
+    if options.resume is None and (file is None) == (not grid):
         raise click.UsageError("name a grid: either a file, or --grid section.key=a,b,c once or more")
     names = None if methods is None else method_names(methods)
-    count = 1 if seeds is None else seeds
+    asked: dict[str, Any] = {"methods": names, "seeds": seeds, "config": config, "changes": change or ()}
+    axes = file or grid or ()
     if dry_run:
-        print_plan(
-            *planned(file or grid or (), methods=names, seeds=count, config=config, changes=change or ()), as_json
-        )
+        print_study(sweep_study(axes, **asked), options)
         return
-    directory = resume or output or new_name("sweep")
-    with Session(directory, quiet) as progress:
-        if resume is not None:
-            found = resume_sweep(
-                resume,
-                workers=worker_count(workers),
-                cache=cache,
-                skip_bad_images=skip_bad_images,
-                reporter=progress,
-            )
-        else:
-            found = run_grid(
-                file or grid or (),
-                methods=names,
-                seeds=count,
-                config=config,
-                changes=change or (),
-                output=directory,
-                force=force,
-                workers=worker_count(workers),
-                cache=cache,
-                skip_bad_images=skip_bad_images,
-                reporter=progress,
-            )
-    if as_json:
-        print_json(found.as_json())
-        return
-    for part in found.grid.parts:
-        print_table(table(found, part))
-    err.print(f"written to {directory}", markup=False)
+    run_study(
+        options,
+        partial(fedpgp.sweep, axes, **asked),
+        fedpgp.resume_sweep,
+        lambda study: [table(study, part) for part in study.parts],
+    )

@@ -45,28 +45,20 @@ class Optimization:
     @classmethod
     def of(cls, method: Method, settings: FederationConfig) -> Optimization:
         """Return what a method trains with: its own values, and those of [federation] that it leaves unset."""
-
-        own = vars(method) if isinstance(method, TrainedMethod) else {}
-
-        def chosen(key: str) -> Any:
-            value = own.get(key)
-            return getattr(settings, key) if value is None else value
-
-        decay, private_decay = chosen("weight_decay"), own.get("private_weight_decay")
-        schedule, private_schedule = chosen("schedule"), own.get("private_schedule")
+        values = effective(vars(method) if isinstance(method, TrainedMethod) else {}, vars(settings))
         return cls(
-            optimizer=chosen("optimizer"),
-            momentum=chosen("momentum"),
-            betas=chosen("betas"),
-            eps=chosen("eps"),
+            optimizer=values["optimizer"],
+            momentum=values["momentum"],
+            betas=values["betas"],
+            eps=values["eps"],
             learning_rates=method.learning_rates,
-            weight_decays={"shared": decay, "private": decay if private_decay is None else private_decay},
-            schedules={"shared": schedule, "private": private_schedule or schedule},
-            schedule_over=chosen("schedule_over"),
-            warmup=chosen("warmup"),
-            warmup_rate=chosen("warmup_rate"),
-            step_every=chosen("step_every"),
-            step_factor=chosen("step_factor"),
+            weight_decays=_of_groups(values, "weight_decay"),
+            schedules=_of_groups(values, "schedule"),
+            schedule_over=values["schedule_over"],
+            warmup=values["warmup"],
+            warmup_rate=values["warmup_rate"],
+            step_every=values["step_every"],
+            step_factor=values["step_factor"],
             keeps_state=settings.optimizer_state == "keep",
         )
 
@@ -109,6 +101,22 @@ class Optimization:
                 return full * self.step_factor ** (after // self.step_every)
             case _:
                 return full
+
+
+def effective(own: Mapping[str, Any], federation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that count of a method's section and of [federation], by their keys.
+
+    The method's value overrides that of [federation], unless it is None. A value private_KEY that is None is that of
+    KEY.
+    """
+    own_values = {key: value for key, value in own.items() if value is not None or key not in federation}
+    values = {**federation, **own_values}
+    unset = [key for key in own if key.startswith("private_") and own[key] is None]
+    return values | {key: values.get(key.removeprefix("private_")) for key in unset}
+
+
+def _of_groups(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {"shared": values[key], "private": values.get(f"private_{key}", values[key])}
 
 
 def state_of(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> Tensors:

@@ -26,7 +26,7 @@ def write_ablation(found: "Ablation", directory: Path) -> None:
     tables = [table(found, study) for study in found.settings]
     write(directory / "ablation.md", "\n".join(f"{one.heading}\n\n{markdown(one)}" for one in tables).encode())
     write(directory / "ablation.tex", "\n".join(map(latex, tables)).encode())
-    write(directory / "ablation.csv", to_csv(found.rows).encode())
+    write(directory / "ablation.csv", to_csv(found.rows()).encode())
 
 
 def table(found: "Ablation", study: str) -> Table:

@@ -16,19 +16,19 @@ from fedpgp.results.run import Run, spread
 from fedpgp.studies.axes import is_numeric, slug
 
 if TYPE_CHECKING:
-    from fedpgp.studies.plan import Found, GridPart, Key
+    from fedpgp.studies.study import Key, Study, StudyPart
 
 SHOWN = ("local", "base", "novel", "cm")
 CROWDED = 24  # letters that the labels below one panel have room for
 
 
-def write_figures(found: "Found", part: "GridPart", directory: Path, prefix: str = "") -> dict[str, str]:
+def write_figures(found: "Study", part: "StudyPart", directory: Path, prefix: str = "") -> dict[str, str]:
     """Writes those of a part as .svg and .png: what each shows, by its name, in which `prefix` comes first.
 
     One for each axis at each combination of the points of the others; learning curves of each cell, or, with one
     method, of all cells together.
     """
-    methods, drawn = found.grid.methods, {}
+    methods, drawn = found.methods, {}
     for name, axis, keys in axes_of(part):
         write_figure(directory, prefix + name, partial(along, found, axis, keys))
         drawn[prefix + name] = f"along {axis}{_rest(part, axis, keys[0])}; bars: standard deviation over the seeds"
@@ -50,7 +50,7 @@ def write_figures(found: "Found", part: "GridPart", directory: Path, prefix: str
     return drawn
 
 
-def axes_of(part: "GridPart") -> Iterator[tuple[str, str, list["Key"]]]:
+def axes_of(part: "StudyPart") -> Iterator[tuple[str, str, list["Key"]]]:
     """Every axis with more than one point, at each combination of the points of the others.
 
     Gives the name of a figure, the axis, and the keys along it, those of numbers by their size.
@@ -67,9 +67,9 @@ def axes_of(part: "GridPart") -> Iterator[tuple[str, str, list["Key"]]]:
             yield "-".join(steps), axis, [(part.name, *fixed[:place], label, *fixed[place:]) for label in labels]
 
 
-def along(found: "Found", axis: str, keys: Sequence["Key"], suffix: str) -> bytes:
+def along(found: "Study", axis: str, keys: Sequence["Key"], suffix: str) -> bytes:
     """A panel for each of Local, Base, Novel and CM, marks for each method, joined where the axis is of numbers."""
-    part = next(part for part in found.grid.parts if part.name == keys[0][0])
+    part = next(part for part in found.parts if part.name == keys[0][0])
     labels = [key[1 + list(part.axes).index(axis)] for key in keys]
     crowded = sum(map(len, labels)) > CROWDED
     joined = "-" if is_numeric(part.axes[axis]) else "none"
@@ -79,7 +79,7 @@ def along(found: "Found", axis: str, keys: Sequence["Key"], suffix: str) -> byte
     with house_style():
         figure, panels = _panels([named[name] for name in shown], max(map(len, labels)) if crowded else 0)
         for panel, name in zip(panels, shown, strict=True):
-            for i, method in enumerate(found.grid.methods):
+            for i, method in enumerate(found.methods):
                 spreads = [
                     spread([r.results["final"][name] for r in found.comparisons[key].of(method)]) for key in keys
                 ]
@@ -101,7 +101,7 @@ def along(found: "Found", axis: str, keys: Sequence["Key"], suffix: str) -> byte
                 turn_labels(panel, 40)
         if rest := _rest(part, axis, keys[0]):
             figure.suptitle(rest.removeprefix(", "), fontsize=8)
-        _legend(figure, len(found.grid.methods), "")
+        _legend(figure, len(found.methods), "")
         return rendered(figure, suffix)
 
 
@@ -155,6 +155,6 @@ def _legend(figure: Figure, count: int, title: str) -> None:
     figure.legend(frameon=False, ncols=min(6, count), loc="outside lower center", title=title or None)
 
 
-def _rest(part: "GridPart", axis: str, key: "Key") -> str:
+def _rest(part: "StudyPart", axis: str, key: "Key") -> str:
     """The points of the other axes in words, each after a comma."""
     return "".join(f", {name} {label}" for name, label in zip(part.axes, key[1:], strict=True) if name != axis)

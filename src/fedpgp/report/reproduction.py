@@ -18,26 +18,26 @@ from fedpgp.studies.recipe import Recipe, Reported, read_recipe
 from fedpgp.studies.reported_settings import Agreement
 
 if TYPE_CHECKING:
-    from fedpgp.studies.plan import Found, GridPart, Key
+    from fedpgp.studies.study import Key, Study, StudyPart
 
 PARTS = {"final": "last round", "last_five": "mean of the last five rounds"}
 REPORTED = "reported.csv"
 WIDEST = 12  # columns that a page or a terminal has room for
 
 
-def write_reproduction(found: "Found", directory: Path) -> None:
+def write_reproduction(found: "Study", directory: Path) -> None:
     """Writes figures as .svg and .png, reproduction.md, reproduction.tex and, last of all, reproduction.csv.
 
     If others reported figures for some cells, they are also in reported.csv.
     """
-    recipe = read_recipe(found.grid.asked["recipe"])
+    recipe = read_recipe(found.asked["recipe"])
     shown = tables(found)
     text = [f"# {recipe.title}", recipe.about]
-    if found.grid.asked["embedded"]:
+    if found.asked["embedded"]:
         text.append(f"Embedded: {recipe.embedded_note}. No figure of the paper is to be compared with these.")
     text += [f"## {one.heading}\n\n{markdown(one)}" for one in shown]
-    for part in found.grid.parts:
-        prefix = f"{slug(part.name)}-" if len(found.grid.parts) > 1 else ""
+    for part in found.parts:
+        prefix = f"{slug(part.name)}-" if len(found.parts) > 1 else ""
         drawn = write_figures(found, part, directory, prefix)
         text += [f"![{part.name}: {what}]({name}.svg)\n\n{part.name}: {what}" for name, what in drawn.items()]
     text.append("## Provenance\n\n" + "\n".join(f"- {what}: {value}" for what, value in provenance(found).items()))
@@ -49,17 +49,17 @@ def write_reproduction(found: "Found", directory: Path) -> None:
     write(directory / "reproduction.csv", to_csv(found.rows()).encode())
 
 
-def tables(found: "Found") -> list[Table]:
+def tables(found: "Study") -> list[Table]:
     """For each part the table of the last round and that of the last five, where clients have one domain each a table
     by domain, and one of what others reported."""
-    recipe = read_recipe(found.grid.asked["recipe"])
-    shown = [table(found, recipe, part, kind) for part in found.grid.parts for kind in PARTS]
-    shown += [domain_table(found, part) for part in found.grid.parts if _domains(found, part)]
+    recipe = read_recipe(found.asked["recipe"])
+    shown = [table(found, recipe, part, kind) for part in found.parts for kind in PARTS]
+    shown += [domain_table(found, part) for part in found.parts if _domains(found, part)]
     reported = reported_table(found, recipe)
     return [*shown, reported] if reported.rows else shown
 
 
-def table(found: "Found", recipe: Recipe, part: "GridPart", kind: str) -> Table:
+def table(found: "Study", recipe: Recipe, part: "StudyPart", kind: str) -> Table:
     """Mean ± std over the seeds: a row for each method, columns for each cell and figure.
 
     With one method, or more than `WIDEST` columns, a row for each cell and method. A method whose clients hold a
@@ -67,11 +67,11 @@ def table(found: "Found", recipe: Recipe, part: "GridPart", kind: str) -> Table:
     """
     groups = dict(_groups(part))
     figures = {title: _figures(found, recipe, keys) for title, keys in groups.items()}
-    heading = f"{part.name}: {PARTS[kind]}, percent, {seeds_text(found.grid.seeds)}"
-    lines = [(method, kind) for method in found.grid.methods]
+    heading = f"{part.name}: {PARTS[kind]}, percent, {seeds_text(found.seeds)}"
+    lines = [(method, kind) for method in found.methods]
     if kind == "final":
         first = found.comparisons[next(part.cell_keys())]
-        lines = [line for method in found.grid.methods for line in _with_shared(first.of(method), method)]
+        lines = [line for method in found.methods for line in _with_shared(first.of(method), method)]
 
     def texts(title: str, method: str, where: str) -> list[TableCell]:
         runs = [found.comparisons[key].of(method) for key in groups[title]]
@@ -82,7 +82,7 @@ def table(found: "Found", recipe: Recipe, part: "GridPart", kind: str) -> Table:
 
     across = [f"{title} {name}" for title in groups for name in figures[title].values()]
     same = len({tuple(names) for names in figures.values()}) == 1
-    if same and (len(found.grid.methods) == 1 or len(across) > WIDEST):
+    if same and (len(found.methods) == 1 or len(across) > WIDEST):
         rows = [
             [TableCell(title), TableCell(named(*line)), *texts(title, *line)] for title, line in product(groups, lines)
         ]
@@ -91,15 +91,15 @@ def table(found: "Found", recipe: Recipe, part: "GridPart", kind: str) -> Table:
     return Table(heading, ["method", *across], rows)
 
 
-def domain_table(found: "Found", part: "GridPart") -> Table:
+def domain_table(found: "Study", part: "StudyPart") -> Table:
     """Local in the last round, the mean over the clients of each domain: mean ± std over the seeds."""
     names = _domains(found, part)
     rows = []
-    for key, method in product(part.cell_keys(), found.grid.methods):
+    for key, method in product(part.cell_keys(), found.methods):
         each = [run.results["domains"] for run in found.comparisons[key].of(method)]
         texts = [figure_text(*spread([of[name] for of in each])) if name in each[0] else "" for name in names]
         rows.append([TableCell(text) for text in (", ".join(key[1:]), method, *texts)])
-    heading = f"{part.name}: Local by domain, last round, percent, {seeds_text(found.grid.seeds)}"
+    heading = f"{part.name}: Local by domain, last round, percent, {seeds_text(found.seeds)}"
     return Table(heading, [", ".join(part.axes), "method", *names], rows)
 
 
@@ -107,7 +107,7 @@ def domain_table(found: "Found", part: "GridPart") -> Table:
 class _ReportedFigure:
     """A reported figure beside that of a cell. deviation: over the seeds; None with one seed."""
 
-    part: "GridPart"
+    part: "StudyPart"
     key: "Key"
     reported: Reported
     name: str
@@ -126,10 +126,10 @@ class _ReportedFigure:
         return self.mean - self.figure if self.agreement.is_same else None
 
 
-def _entries(found: "Found", recipe: Recipe) -> Iterator[_ReportedFigure]:
-    for part in found.grid.parts:
+def _entries(found: "Study", recipe: Recipe) -> Iterator[_ReportedFigure]:
+    for part in found.parts:
         for key, one in product(part.cell_keys(), recipe.reported):
-            if one.method not in found.grid.methods or not one.is_of(part, key):
+            if one.method not in found.methods or not one.is_of(part, key):
                 continue
             comparison = found.comparisons[key]
             runs = comparison.of(one.method)
@@ -139,7 +139,7 @@ def _entries(found: "Found", recipe: Recipe) -> Iterator[_ReportedFigure]:
                 yield _ReportedFigure(part, key, one, name, titles(comparison)[name], mean, deviation, agreement)
 
 
-def reported_table(found: "Found", recipe: Recipe) -> Table:
+def reported_table(found: "Study", recipe: Recipe) -> Table:
     """What others published beside what was found, with the difference if all settings that the source states agree.
 
     The notes say which settings differ, or which the source does not state.
@@ -182,7 +182,7 @@ def _differing(agreement: Agreement) -> str:
     return "; ".join(f"{key}: {ours} / {theirs}" for key, (ours, theirs) in agreement.differs.items())
 
 
-def reported_rows(found: "Found", recipe: Recipe) -> list[dict[str, Any]]:
+def reported_rows(found: "Study", recipe: Recipe) -> list[dict[str, Any]]:
     """A row for every reported figure, with the settings that differ and those that its source does not state."""
     return [
         {
@@ -203,30 +203,30 @@ def reported_rows(found: "Found", recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def provenance(found: "Found") -> dict[str, str]:
+def provenance(found: "Study") -> dict[str, str]:
     """What made the figures: versions, weights, seeds, config and command."""
     runs = found.runs()
     checkpoints = sorted({run.config.backbone.checkpoint for run in runs})
     packages: Mapping[str, Any] = runs[0].provenance["packages"]
     return {
-        "command": str(found.grid.asked["command"]),
+        "command": str(found.asked["command"]),
         "fedpgp": str(runs[0].provenance["fedpgp"]),
         "packages": ", ".join(f"{name} {number}" for name, number in packages.items()),
         "python": str(runs[0].provenance["python"]),
         "checkpoint": ", ".join(Path(name).name for name in checkpoints),
         "fingerprint of the checkpoint": ", ".join(sorted({str(run.provenance["checkpoint"]) for run in runs})),
-        "seeds": ", ".join(map(str, found.grid.seeds)),
+        "seeds": ", ".join(map(str, found.seeds)),
         "SHA-256 of config.toml": found.digest,
     }
 
 
-def _domains(found: "Found", part: "GridPart") -> list[str]:
+def _domains(found: "Study", part: "StudyPart") -> list[str]:
     """Of the clients of a part's cells; none where clients have images of several."""
     each = [run.results["domains"] for key in part.cell_keys() for run in found.comparisons[key].runs]
     return list(dict.fromkeys(name for of in each for name in of))
 
 
-def _groups(part: "GridPart") -> Iterator[tuple[str, list["Key"]]]:
+def _groups(part: "StudyPart") -> Iterator[tuple[str, list["Key"]]]:
     """The cells of a table by title, each by itself, and then those that a mean is taken over."""
     over: dict[str, list[Key]] = {}
     names = list(part.axes)
@@ -238,7 +238,7 @@ def _groups(part: "GridPart") -> Iterator[tuple[str, list["Key"]]]:
     yield from ((title, keys) for title, keys in over.items() if len(keys) > 1)
 
 
-def _figures(found: "Found", recipe: Recipe, keys: Sequence["Key"]) -> dict[str, str]:
+def _figures(found: "Study", recipe: Recipe, keys: Sequence["Key"]) -> dict[str, str]:
     """Name -> title of what a group of cells shows: what the recipe asks for; where it asks for nothing, all."""
     first = found.comparisons[keys[0]]
     named = titles(first)

@@ -1,9 +1,8 @@
-"""The cells of a grid: all checked before any work, then run one after another, and gone on with after a stop."""
+"""The cells of a study: all checked before any work, then run one after another, and gone on with after a stop."""
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 from fedpgp.backbone import load_backbone
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.tasks import Task
-from fedpgp.errors import CheckpointError, ConfigError, DataError, OutputError
+from fedpgp.errors import CheckpointError, ConfigError, DataError
 from fedpgp.reporting import Reporter, hears_notices
-from fedpgp.results.run import Comparison, Run
-from fedpgp.results.run_store import load_comparison
+from fedpgp.results.run import Run
+from fedpgp.runs.choices import chosen_methods
 from fedpgp.runs.comparison_plan import duration
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.run import compare, resume
@@ -23,7 +22,7 @@ from fedpgp.runs.setup import checked
 
 @dataclass(frozen=True)
 class StudyCell:
-    """Methods on one config. place: its directory below that of the grid; name: what it is, for messages."""
+    """Methods on one config. place: its directory below that of the study; name: what it is, for messages."""
 
     place: str
     name: str
@@ -31,26 +30,19 @@ class StudyCell:
     methods: tuple[str, ...]
 
     def is_finished(self, directory: Path) -> bool:
-        """directory: of the grid."""
+        """Return whether it has all its results. directory: of the study."""
         return (directory / self.place / "comparison.json").exists()
 
-
-def distinct(cells: Mapping[Any, StudyCell]) -> list[StudyCell]:
-    """Each cell once, in order."""
-    return list({cell.place: cell for cell in cells.values()}.values())
-
-
-@contextmanager
-def naming(cell: str) -> Iterator[None]:
-    """Says of which cell a config or a task cannot be."""
-    try:
-        yield
-    except (ConfigError, DataError, CheckpointError) as error:
-        raise ConfigError(f"{cell}: {error}") from error
+    def work(self, task: Task) -> float:
+        """Return class names times steps and evaluations of clients: what takes the time of prompt learning."""
+        settings = self.config.federation
+        steps = sum(math.ceil(len(client.train) / settings.batch_size) for client in task.clients)
+        a_round = settings.participation * settings.local_epochs * steps + len(task.clients) / settings.eval_every
+        return settings.rounds * a_round * len(task.base) * len(self.methods)
 
 
 def check_cells(cells: Sequence[StudyCell], seeds: Sequence[int]) -> dict[str, float]:
-    """By place, how much work a cell is: the texts that its text encoder reads. Nothing is encoded or trained.
+    """Return the work of each cell by its place. Nothing is encoded or trained.
 
     Raises ConfigError with a line for each thing that stands in the way, and how many cells it concerns.
     """
@@ -58,8 +50,9 @@ def check_cells(cells: Sequence[StudyCell], seeds: Sequence[int]) -> dict[str, f
     faults: dict[str, list[str]] = {}
     for cell in cells:
         try:
+            chosen_methods(cell.methods, cell.config, ())
             _, tasks, _ = checked(cell.config, cell.methods, seeds)
-            work[cell.place] = _texts(cell, tasks[seeds[0]])
+            work[cell.place] = cell.work(tasks[seeds[0]])
         except (ConfigError, DataError, CheckpointError) as error:
             for fault in dict.fromkeys([str(error), *_checkpoint_faults(cell.config)]):
                 faults.setdefault(fault, []).append(cell.name)
@@ -69,7 +62,7 @@ def check_cells(cells: Sequence[StudyCell], seeds: Sequence[int]) -> dict[str, f
 
 
 def _checkpoint_faults(config: ExperimentConfig) -> list[str]:
-    """What is wrong with the checkpoint of a cell that fails anyway, so that it is told beside what else is missing."""
+    """Return what is wrong with the checkpoint of a cell that fails anyway, to tell it beside what else is missing."""
     try:
         load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
     except CheckpointError as error:
@@ -81,59 +74,32 @@ def _first_of(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def _texts(cell: StudyCell, task: Task) -> float:
-    """Class names times steps and evaluations of clients: what the time of prompt learning goes into."""
-    settings = cell.config.federation
-    steps = sum(math.ceil(len(client.train) / settings.batch_size) for client in task.clients)
-    a_round = settings.participation * settings.local_epochs * steps + len(task.clients) / settings.eval_every
-    return settings.rounds * a_round * len(task.base) * len(cell.methods)
-
-
-def run_cells(
-    cells: Sequence[StudyCell],
-    seeds: Sequence[int],
-    directory: Path,
-    execution: Execution,
-) -> None:
-    """Does what is not finished, cell by cell, and tells after each about how long the others take.
+def run_cells(cells: Sequence[StudyCell], seeds: Sequence[int], directory: Path, execution: Execution) -> None:
+    """Run what is not finished, cell by cell, and tell after each about how long the others take.
 
     What is left is estimated by the work of `check_cells` and the time of the cells that this call began.
     """
     left = check_cells([cell for cell in cells if not cell.is_finished(directory)], seeds)
     reporter, seconds, done = execution.listener, 0.0, 0.0
     for cell in cells:
-        if cell.is_finished(directory):
+        if cell.place not in left:
             continue
         reporter.progress("cells", len(cells) - len(left), len(cells), cell.name)
         place, begun, started = directory / cell.place, (directory / cell.place).exists(), time.perf_counter()
-        told = _Within(cell.name, reporter) if hears_notices(reporter) else reporter
+        options = execution.heard_by(_CellReporter(cell.name, reporter) if hears_notices(reporter) else reporter)
         if begun:
-            resume(place, **execution.heard_by(told))
+            resume(place, **options)
         else:
-            compare(
-                cell.methods,
-                seeds,
-                config=cell.config,
-                output=place,
-                **execution.heard_by(told),
-            )
-        of_cell = left.pop(cell.place)
+            compare(cell.methods, seeds, config=cell.config, output=place, **options)
+        work = left.pop(cell.place)
         if not begun:
-            seconds, done = seconds + time.perf_counter() - started, done + of_cell
-        known = f"about {duration(seconds * sum(left.values()) / done)} left" if left and done else ""
-        reporter.progress("cells", len(cells) - len(left), len(cells), known)
+            seconds, done = seconds + time.perf_counter() - started, done + work
+        remaining = f"about {duration(seconds * sum(left.values()) / done)} left" if left and done else ""
+        reporter.progress("cells", len(cells) - len(left), len(cells), remaining)
 
 
-def load_cells(cells: Sequence[StudyCell], directory: Path, command: str) -> dict[str, Comparison]:
-    """Place -> comparison; raises OutputError where one is missing. command: what goes on with them."""
-    for cell in cells:
-        if not cell.is_finished(directory):
-            raise OutputError(f"{directory} is not finished: {cell.place} is missing; go on with: {command}")
-    return {cell.place: load_comparison(directory / cell.place) for cell in cells}
-
-
-class _Within:
-    """Tells what goes on inside of a cell."""
+class _CellReporter:
+    """Tells a reporter what goes on inside of a cell."""
 
     def __init__(self, cell: str, reporter: Reporter):
         self._cell, self._reporter = cell, reporter

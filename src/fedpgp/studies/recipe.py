@@ -11,8 +11,8 @@ from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods.reserved import RECIPE
 from fedpgp.studies.axes import read_axes
-from fedpgp.studies.plan import GridPart
 from fedpgp.studies.reported_settings import Agreement, compare_settings, stated_settings
+from fedpgp.studies.study import StudyPart
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Reported:
     point: Mapping[str, str]
     figures: Mapping[str, float]
 
-    def is_of(self, part: GridPart, key: Sequence[str]) -> bool:
+    def is_of(self, part: StudyPart, key: Sequence[str]) -> bool:
         """Whether they belong to a cell: all their labels are its labels."""
-        labels = dict(zip(part.axes, key[1:], strict=True))
+        labels = part.point(tuple(key))
         return all(labels.get(axis) == label for axis, label in self.point.items())
 
     def compare(self, config: ExperimentConfig) -> Agreement:
@@ -55,8 +55,8 @@ class Recipe:
     about: str
     methods: Sequence[str]
     figures: Sequence[str]
-    parts: Sequence[GridPart]
-    embedded: Sequence[GridPart]
+    parts: Sequence[StudyPart]
+    embedded: Sequence[StudyPart]
     embedded_methods: Sequence[str]
     embedded_note: str
     reported: Sequence[Reported]
@@ -73,21 +73,15 @@ def read_recipe(name: str) -> Recipe:
         raise ConfigError(f"a recipe must be one that ships with the package, got {name!r}; {nearest(name, names())}")
     file = _directory() / f"{name}.toml"
     table: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))[RECIPE]
-    return Recipe(
-        name=name,
-        file=file,
-        title=table["title"],
-        about=table["about"],
-        methods=table["methods"],
-        figures=table["figures"],
-        parts=_parts(table["parts"], file),
-        embedded=_parts(table["embedded"], file),
-        embedded_methods=table.get("embedded_methods", table["methods"]),
-        embedded_note=table["embedded_note"],
-        reported=[
-            _reported(f"{file.name}: {RECIPE}.sources", table["sources"], **one) for one in table.get("reported", [])
-        ],
-    )
+    sources, reported = table.pop("sources", {}), table.pop("reported", [])
+    of_recipe = {
+        "embedded_methods": table["methods"],
+        **table,
+        "parts": _parts(table["parts"], file),
+        "embedded": _parts(table["embedded"], file),
+        "reported": [_reported(f"{file.name}: {RECIPE}.sources", sources, **figures) for figures in reported],
+    }
+    return Recipe(name=name, file=file, **of_recipe)
 
 
 def _reported(
@@ -113,16 +107,8 @@ def _reported(
     )
 
 
-def _parts(tables: Sequence[Mapping[str, Any]], file: Path) -> list[GridPart]:
-    return [
-        GridPart(
-            one["name"],
-            read_axes(one["axes"], f"{file.name}: {one['name']}"),
-            one.get("changes", []),
-            one.get("mean"),
-        )
-        for one in tables
-    ]
+def _parts(tables: Sequence[Mapping[str, Any]], file: Path) -> list[StudyPart]:
+    return [StudyPart(**{**part, "axes": read_axes(part["axes"], f"{file.name}: {part['name']}")}) for part in tables]
 
 
 def _directory() -> Path:

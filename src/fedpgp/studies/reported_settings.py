@@ -1,7 +1,7 @@
 """The settings that a source states for a published figure, and how those of a cell compare with them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from fedpgp.aggregators import AGGREGATORS
 from fedpgp.config import SECTIONS, ExperimentConfig, reason
 from fedpgp.errors import ConfigError, nearest
+from fedpgp.federation.optimization import effective
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.methods import METHODS
 
@@ -86,18 +87,13 @@ def compare_settings(
 
     stated: of `stated_settings`; sections of other methods are left out.
     """
-    sections = {
+    sections: dict[str, Any] = {
         **{name: getattr(config, name) for name in SECTIONS},
         config.federation.aggregator: config.aggregator,
         method: config.methods[method],
     }
     ours = _effective(
-        {
-            f"{name}.{field.name}": getattr(section, field.name)
-            for name, section in sections.items()
-            for field in fields(section)
-        },
-        method,
+        {f"{name}.{key}": value for name, section in sections.items() for key, value in asdict(section).items()}, method
     )
     theirs = _effective(
         {key: value for key, value in stated.items() if key.partition(".")[0] not in METHODS.keys() - {method}}, method
@@ -115,19 +111,17 @@ def compare_settings(
 
 def _effective(values: Mapping[str, Any], method: str) -> dict[str, Any]:
     """The values that can change a figure, where the method's section has overridden those of [federation]."""
-    found = {
-        key: Path(value).name if key in NAMED and isinstance(value, str) else value
-        for key, value in values.items()
-        if key not in WITHOUT_EFFECT
-    }
-    for field in fields(FederationConfig):
-        own = found.pop(f"{method}.{field.name}", None)
-        if own is not None:
-            found[f"federation.{field.name}"] = own
-    for key in [key for key in found if key.startswith(f"{method}.private_") and found[key] is None]:
-        shared = key.partition(".private_")[2]
-        found[key] = found.get(f"{method}.{shared}", found.get(f"federation.{shared}"))
-    return found
+    sections: dict[str, dict[str, Any]] = {}
+    for place, value in values.items():
+        if place not in WITHOUT_EFFECT:
+            section, _, key = place.partition(".")
+            is_named = place in NAMED and isinstance(value, str)
+            sections.setdefault(section, {})[key] = Path(value).name if is_named else value
+    counting = effective(sections.get(method, {}), sections.get("federation", {}))
+    of_federation = {field.name for field in fields(FederationConfig)}
+    sections["federation"] = {key: value for key, value in counting.items() if key in of_federation}
+    sections[method] = {key: value for key, value in counting.items() if key not in of_federation}
+    return {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Runs a recipe of the paper's experiments as a grid."""
+"""Studies of the paper: a recipe's cells, on the paper's data or on the embedded data."""
 
 import json
 from collections.abc import Sequence
@@ -7,13 +7,16 @@ from pathlib import Path
 from typing_extensions import Unpack
 
 from fedpgp.errors import ConfigError
-from fedpgp.results.run_store import REPRODUCTION
 from fedpgp.runs.choices import chosen_seeds
 from fedpgp.runs.execution import Execution, ExecutionOptions
-from fedpgp.studies.cells import StudyCell
-from fedpgp.studies.plan import Found, Grid, check_methods
-from fedpgp.studies.recipe import Recipe, read_recipe
-from fedpgp.studies.run import begin_grid, finish_grid, load_grid, planned_grid
+from fedpgp.studies.recipe import read_recipe
+from fedpgp.studies.study import Study, check_methods
+
+
+class Reproduction(Study):
+    """A study whose parts are those of a recipe; `asked` has the recipe, whether it is embedded, and the command."""
+
+    kind = "reproduction"
 
 
 def reproduce(
@@ -28,8 +31,8 @@ def reproduce(
     output: Path | str,
     force: bool = False,
     **options: Unpack[ExecutionOptions],
-) -> Found:
-    """Runs an experiment of the paper, and writes its table as reproduction.md, .tex and .csv.
+) -> Reproduction:
+    """Run an experiment of the paper, and write its table as reproduction.md, .tex and .csv.
 
     Args:
         name: of a recipe, see `fedpgp reproduce --list`.
@@ -43,77 +46,55 @@ def reproduce(
     Raises:
         FedPGPError: before any work, with a line for everything that is missing and what to do about it.
     """
-    recipe = read_recipe(name)
-    grid, file, of_all = asked(recipe, data, backbone, embedded, methods, seeds, changes)
-    begin_grid(grid, REPRODUCTION, file, of_all, Path(output), force)
+    reproduction_study(name, data, backbone, embedded, methods, seeds, changes).begin(Path(output), force)
     return resume_reproduction(output, **options)
 
 
-def resume_reproduction(
-    directory: Path | str,
-    **options: Unpack[ExecutionOptions],
-) -> Found:
-    """Goes on with what was stopped; where all cells are finished, writes the tables again."""
-    return finish_grid(
-        Path(directory),
-        REPRODUCTION,
-        Execution(**options),
-    )
+def resume_reproduction(directory: Path | str, **options: Unpack[ExecutionOptions]) -> Reproduction:
+    """Go on with a reproduction that was stopped; where all cells are finished, write the tables again."""
+    return Reproduction.resume(Path(directory), Execution(**options))
 
 
-def load_reproduction(directory: Path | str) -> Found:
-    """What a directory of `fedpgp reproduce` holds; raises OutputError where it is not finished."""
-    return load_grid(Path(directory), REPRODUCTION)
+def load_reproduction(directory: Path | str) -> Reproduction:
+    """Return what a directory of `fedpgp reproduce` holds; raises OutputError where it is not finished."""
+    return Reproduction.load(Path(directory))
 
 
-def planned(
+def reproduction_study(
     name: str,
-    *,
     data: Path | str | None = None,
     backbone: str | None = None,
     embedded: bool = False,
     methods: Sequence[str] | None = None,
     seeds: int | Sequence[int] = 3,
     changes: Sequence[str] = (),
-) -> tuple[str, list[StudyCell]]:
-    """What would be done, in a line and as cells, after the checks of `reproduce`; nothing is written."""
-    grid, file, of_all = asked(read_recipe(name), data, backbone, embedded, methods, seeds, changes)
-    return planned_grid(grid, file, of_all)
-
-
-def asked(
-    recipe: Recipe,
-    data: Path | str | None,
-    backbone: str | None,
-    embedded: bool,
-    methods: Sequence[str] | None,
-    seeds: int | Sequence[int],
-    changes: Sequence[str],
-) -> tuple[Grid, Path | None, list[str]]:
-    """The grid of a recipe, the config that it changes, and how; raises ConfigError for what does not go together."""
+) -> Reproduction:
+    """Return the study that `reproduce` runs; raises ConfigError for what does not go together."""
+    recipe, chosen = read_recipe(name), chosen_seeds(seeds, "seeds")
     if embedded and (data is not None or backbone is not None):
         raise ConfigError("--embedded has data and a checkpoint of its own: leave out --data and --backbone, or it")
     if embedded and not recipe.embedded:
         raise ConfigError(f"{recipe.name} cannot be run with --embedded: {recipe.embedded_note}")
-    places = [] if data is None else [f"data.root={json.dumps(str(data), ensure_ascii=False)}"]
-    places += [] if backbone is None else [f"backbone.checkpoint={json.dumps(backbone, ensure_ascii=False)}"]
-    of_recipe = recipe.embedded_methods if embedded else recipe.methods
-    chosen = chosen_seeds(seeds, "seeds")
-    command = " ".join(
-        [
-            f"fedpgp reproduce {recipe.name}",
-            *(["--embedded"] if embedded else []),
-            *([f"--data {data}"] if data is not None else []),
-            *([f"--backbone {backbone}"] if backbone is not None else []),
-            f"--seeds {len(chosen)}",
-            *([f"--methods {','.join(methods)}"] if methods is not None else []),
-            *(f"--set {change!r}" for change in changes),
-        ]
-    )
-    grid = Grid(
+    command, places = [f"fedpgp reproduce {recipe.name}"], []
+    if embedded:
+        command.append("--embedded")
+    if data is not None:
+        command.append(f"--data {data}")
+        places.append(f"data.root={json.dumps(str(data), ensure_ascii=False)}")
+    if backbone is not None:
+        command.append(f"--backbone {backbone}")
+        places.append(f"backbone.checkpoint={json.dumps(backbone, ensure_ascii=False)}")
+    command.append(f"--seeds {len(chosen)}")
+    if methods is None:
+        methods = recipe.embedded_methods if embedded else recipe.methods
+    else:
+        command.append(f"--methods {','.join(methods)}")
+    command += [f"--set {change!r}" for change in changes]
+    return Reproduction(
         recipe.embedded if embedded else recipe.parts,
-        check_methods(of_recipe if methods is None else methods),
+        check_methods(methods),
         chosen,
-        {"recipe": recipe.name, "embedded": embedded, "command": command},
+        {"recipe": recipe.name, "embedded": embedded, "command": " ".join(command)},
+        None if embedded else recipe.file,
+        [*places, *changes],
     )
-    return grid, None if embedded else recipe.file, [*places, *changes]

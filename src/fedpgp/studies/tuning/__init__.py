@@ -8,6 +8,6 @@ if find_spec("optuna") is None:
     raise ConfigError('a search for settings needs Optuna, which is missing: pip install "fedpgp[tune]"')
 
 from fedpgp.studies.tuning.search import resume_tuning, tune
-from fedpgp.studies.tuning.trials import Trial, Tuning
+from fedpgp.studies.tuning.tuning import Trial, Tuning
 
 __all__ = ["Trial", "Tuning", "resume_tuning", "tune"]

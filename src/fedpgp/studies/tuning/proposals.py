@@ -1,49 +1,46 @@
 """Which settings are tried next."""
 
-from collections.abc import Sequence
-
 import optuna
 import torch
 from optuna.trial import TrialState
 
 from fedpgp.errors import OutputError
 from fedpgp.runtime.randomness import generator
-from fedpgp.studies.tuning.plan import TRIALS, SearchPlan
 from fedpgp.studies.tuning.space import Value
-from fedpgp.studies.tuning.trials import Trial
+from fedpgp.studies.tuning.tuning import Tuning
 
 BATCH = 4  # trials of a method that are proposed together, whatever the number of processes
 DRAWN = 8  # trials of a method before proposals learn from those that are done
 
 
 class Proposals:
-    """One method: what is proposed next depends on the trials before the batch alone.
+    """One method: what is proposed next depends only on the trials before the batch.
 
     So it is the same after a kill, and for any number of processes. done: by number; out: how many are evaluated now.
     """
 
-    def __init__(self, plan: SearchPlan, name: str, known: Sequence[Trial]):
+    def __init__(self, tuning: Tuning, name: str):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.name, self.out = name, 0
-        self.done = {trial.number: trial for trial in known}
-        self._method, self._space, self._count = plan.config.methods[name], dict(plan.spaces[name]), plan.trials
+        self.done = {trial.number: trial for trial in tuning.of(name)}
+        self._method, self._space, self._count = tuning.before.methods[name], dict(tuning.spaces[name]), tuning.count
         self._study = optuna.create_study(direction="maximize")
         self._asked: dict[int, optuna.Trial] = {}
         self._start = 0
 
     def open(self) -> list[tuple[int, dict[str, Value]]]:
-        """Numbers and settings of the next batch that has trials to evaluate; none at the end."""
+        """Return numbers and settings of the next batch that has trials to evaluate; none at the end."""
         while self._start < self._count:
             numbers = range(self._start, min(self._start + BATCH, self._count))
             batch = [(number, self._propose(number)) for number in numbers]
             for number, settings in batch:
                 if number in self.done and self.done[number].settings != settings:
                     raise OutputError(
-                        f"{TRIALS}: trial {number} of {self.name} has other settings than this search proposes: it was"
-                        " changed, or made with another version of optuna; search again into another directory"
+                        f"trials.jsonl: trial {number} of {self.name} has other settings than this search proposes: it"
+                        " was changed, or made with another version of optuna; search again into another directory"
                     )
-            missing = [(number, settings) for number, settings in batch if number not in self.done]
-            if missing:
+            if missing := [(number, settings) for number, settings in batch if number not in self.done]:
+                self.out = len(missing)
                 return missing
             for number in numbers:
                 self._tell(number)

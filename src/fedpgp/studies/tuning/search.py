@@ -2,8 +2,11 @@
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from typing_extensions import Unpack
@@ -16,20 +19,13 @@ from fedpgp.results.run_store import TUNING, locked, run_directory, writing
 from fedpgp.runs.choices import chosen_methods, chosen_seeds
 from fedpgp.runs.execution import Execution, ExecutionOptions
 from fedpgp.runtime.files import write, write_json
-from fedpgp.studies.tuning.evaluation import Job, pool_of
-from fedpgp.studies.tuning.plan import (
-    CONFIG,
-    TRIALS,
-    SearchPlan,
-    check_same,
-    known_trials,
-    prepared,
-    read_plan,
-    recorded,
-)
+from fedpgp.studies.study import CONFIG, reading_record, resume_command
+from fedpgp.studies.tuning.evaluation import evaluate, evaluated
 from fedpgp.studies.tuning.proposals import Proposals
 from fedpgp.studies.tuning.space import described_space, search_spaces
-from fedpgp.studies.tuning.trials import Objective, Trial, Tuning, checked_objective, csv_of, in_words
+from fedpgp.studies.tuning.tuning import FIGURES, Objective, Trial, Tuning
+
+TRIALS = "trials.jsonl"
 
 
 def tune(
@@ -46,7 +42,7 @@ def tune(
     force: bool = False,
     **options: Unpack[ExecutionOptions],
 ) -> Tuning:
-    """Searches for the settings of each method with as many trials as of every other, and writes them as a config file.
+    """Search for the settings of each method with as many trials as of every other, and write them as a config file.
 
     A trial trains a method within the base classes and is judged on validation images of base classes: the test split
     is not even read. The first is the config as it stands, so that the search never ends below it on validation.
@@ -65,7 +61,8 @@ def tune(
     """
     if trials < 1:
         raise ConfigError(f"trials must be 1 or more, got {trials}")
-    checked_objective(objective)
+    if objective not in FIGURES:
+        raise ConfigError(f"objective must be one of {', '.join(FIGURES)}, got {objective!r}")
     names, settings = chosen_methods(methods, config, changes)
     spaces = search_spaces({name: settings.methods[name] for name in names}, space, search)
     empty = [name for name in names if not spaces[name]]
@@ -76,13 +73,13 @@ def tune(
             f"nothing is searched of {', '.join(empty)}: name a field with --search {empty[0]}.field=low..high, or"
             " leave it out"
         )
-    plan = SearchPlan(settings, spaces, trials, chosen_seeds(seeds, "seeds"), objective)
-    directory = Path(output)
-    with prepared(plan, Execution(**options)) as setup, run_directory(directory, force) as scratch:
+    tuning = Tuning(settings, spaces, trials, chosen_seeds(seeds, "seeds"), objective)
+    directory, execution = Path(output), Execution(**options)
+    with tuning.prepared(execution) as setup, run_directory(directory, force) as scratch:
         write(scratch / CONFIG, settings.to_toml().encode())
-        write_json(scratch / TUNING, recorded(plan, setup))
+        write_json(scratch / TUNING, tuning.record(setup))
         write(scratch / TRIALS, b"")
-    return _search(plan, directory, [], Execution(**options))
+    return _search(tuning, directory, execution)
 
 
 def resume_tuning(
@@ -92,84 +89,90 @@ def resume_tuning(
     methods: Sequence[str | Method] = (),
     **options: Unpack[ExecutionOptions],
 ) -> Tuning:
-    """Goes on with a search that was stopped, to the same result as if it never was, or adds trials to a finished one.
+    """Go on with a search that was stopped, to the same result as if it never was, or add trials to a finished one.
 
     trials: of each method; None takes what was planned. methods: those that are neither ours nor of an installed
     package, as they were given before. Raises OutputError where the directory holds no search, or one of another
     version of fedpgp or on another task.
     """
-    directory = Path(directory)
-    record = read_plan(directory)
-    ours = [name for name in record["spaces"] if name in {*METHODS, *installed()}]
+    directory, execution = Path(directory), Execution(**options)
+    with reading_record(directory, "tuning", to_resume=True) as record:
+        planned, seeds, objective = record["trials"], record["seeds"], record["objective"]
+        described = dict(record["spaces"])
+        ours = [name for name in described if name in {*METHODS, *installed()}]
     _, settings = chosen_methods([*ours, *methods], directory / CONFIG, ())
-    unknown = record["spaces"].keys() - settings.methods.keys()
-    if unknown:
+    if unknown := described.keys() - settings.methods.keys():
         raise OutputError(
             f"{directory} was begun with {', '.join(sorted(unknown))}, neither ours nor of an installed package: name"
             " it as it was then, with --methods path/to/file.py:Name"
         )
-    wanted = record["trials"] if trials is None else trials
-    plan = SearchPlan(
-        settings,
-        {
-            name: described_space(settings.methods[name], fields, str(directory / TUNING))
-            for name, fields in record["spaces"].items()
-        },
-        wanted,
-        record["seeds"],
-        record["objective"],
-    )
-    if wanted < record["trials"]:
-        raise ConfigError(f"trials must be at least {record['trials']}, as many as were planned, got {wanted}")
-    with prepared(plan, Execution(**options)) as setup:
-        now = recorded(plan, setup)
-        check_same(directory, record, now)
-        write_json(directory / TUNING, now)
-    return _search(plan, directory, known_trials(directory), Execution(**options))
-
-
-def _search(
-    plan: SearchPlan,
-    directory: Path,
-    known: Sequence[Trial],
-    execution: Execution,
-) -> Tuning:
-    """Proposes and evaluates what is not known, and writes what came of it."""
-    alone = Execution(cache=execution.cache, skip_bad_images=execution.skip_bad_images)
-    total, advice = plan.trials * len(plan.methods), f"free space, then go on with: fedpgp tune --resume {directory}"
-    searches = {
-        name: Proposals(plan, name, [trial for trial in known if trial.method == name]) for name in plan.methods
+    count = planned if trials is None else trials
+    if count < planned:
+        raise ConfigError(f"trials must be at least {planned}, as many as were planned, got {count}")
+    spaces = {
+        name: described_space(settings.methods[name], fields, str(directory / TUNING))
+        for name, fields in described.items()
     }
+    tuning = Tuning(settings, spaces, count, seeds, objective)
+    with tuning.prepared(execution) as setup:
+        now = tuning.record(setup)
+        for what, before in record.items():
+            if what != "trials" and now.get(what) != before:
+                raise OutputError(
+                    f"{directory} holds a search with {what} {before!s:.60}, here it is {now.get(what)!s:.60}: go on"
+                    " with what it was begun with, or search again into another directory"
+                )
+        write_json(directory / TUNING, now)
+    return _search(replace(tuning, trials=_known_trials(directory)), directory, execution)
 
-    def hand_out(search: Proposals) -> None:
-        for number, settings in search.open():
-            pool.submit(Job(plan.validation, search.name, number, settings, plan.seeds, plan.objective, alone))
-            search.out += 1
 
+def _known_trials(directory: Path) -> list[Trial]:
+    """The trials that are done. What a kill left of a last line is cut off, so that the next begins one of its own."""
+    path = directory / TRIALS
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        write(path, whole)
+    try:
+        return [Trial(**json.loads(line)) for line in whole.splitlines()]
+    except (ValueError, TypeError) as error:
+        raise OutputError(f"{path} is damaged: {error}; search again into another directory") from error
+
+
+def _search(tuning: Tuning, directory: Path, execution: Execution) -> Tuning:
+    """Propose and evaluate the trials that are not known, and write the files."""
+    options: ExecutionOptions = {"cache": execution.cache, "skip_bad_images": execution.skip_bad_images}
+    remedy = f"free space, then go on with: {resume_command(directory, 'tuning')}"
+    queue = deque[Callable[[], Trial]]()
+
+    def hand_out(proposals: Proposals) -> None:
+        for number, settings in proposals.open():
+            queue.append(partial(evaluate, tuning, proposals.name, number, settings, options))
+
+    searches = {name: Proposals(tuning, name) for name in tuning.methods}
     with (
         locked(directory),
-        pool_of(execution.workers) as pool,
+        closing(evaluated(queue, execution.workers)) as trials,
         (directory / TRIALS).open("a", encoding="utf-8") as file,
     ):
         for search in searches.values():
             hand_out(search)
-        count = sum(len(search.done) for search in searches.values())
-        while any(search.out for search in searches.values()):
-            trial = pool.next()
-            with writing(directory, advice):
+        for trial in trials:
+            with writing(directory, remedy):
                 file.write(json.dumps(asdict(trial), allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            count += 1
-            execution.listener.progress("trials", count, total, in_words(trial, plan.objective))
             search = searches[trial.method]
             search.done[trial.number] = trial
             search.out -= 1
+            count = sum(len(search.done) for search in searches.values())
+            total = tuning.count * len(tuning.methods)
+            execution.listener.progress("trials", count, total, trial.describe(tuning.objective))
             if not search.out:
                 hand_out(search)
-    trials = [search.done[number] for search in searches.values() for number in range(plan.trials)]
-    found = Tuning(trials, plan.config, plan.objective)
-    with writing(directory, advice):
-        write(directory / "trials.csv", csv_of(trials).encode())
-        write(directory / "tuned.toml", found.config.to_toml().encode())
-    return found
+    done = [search.done[number] for search in searches.values() for number in range(tuning.count)]
+    tuning = replace(tuning, trials=done)
+    with writing(directory, remedy):
+        write(directory / "trials.csv", tuning.as_csv().encode())
+        write(directory / "tuned.toml", tuning.config.to_toml().encode())
+    return tuning

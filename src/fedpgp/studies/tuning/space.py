@@ -2,9 +2,7 @@
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,11 @@ from optuna.distributions import (
 )
 from pydantic import ValidationError
 
-from fedpgp.config import reason
+from fedpgp.config import parse_change, reason
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import installed
+from fedpgp.studies.axes import read_toml
 
 Value = str | float | int | bool | None
 Space = Mapping[str, BaseDistribution]  # field -> where its values come from
@@ -31,12 +30,7 @@ NUMBER = r"[+-]?[\d.]+(?:[eE][+-]?\d+)?"
 SEEMS_A_RANGE = re.compile(rf"(?P<low>{NUMBER})\s*(?:-|–|—|:|to)\s*(?P<high>{NUMBER})")  # as people write one
 
 
-@dataclass(frozen=True)
-class _Range:
-    """A field's range or choices, and where it stands, for a message."""
-
-    content: Any
-    place: str
+_Described = tuple[Any, str]  # a field's range or choices, and where it stands, for a message
 
 
 def search_spaces(
@@ -48,29 +42,27 @@ def search_spaces(
     place of those of the same methods; changes: "method.field=low..high", "method.field=low..high:log" or
     "method.field=one,two,three", each in the place of one field. Raises ConfigError with a line per fault.
     """
-    shipped = Path(str(resources.files("fedpgp") / "studies" / "tuning" / "spaces.toml"))
-    described = _read(shipped)
+    described = _read(Path(str(resources.files("fedpgp") / "studies" / "tuning" / "spaces.toml")))
     faults = []
     if file is not None:
-        own, known = _read(Path(file)), [*methods, *METHODS, *installed()]
-        faults += [f"{file}: {name} is no method; {nearest(name, known)}" for name in own if name not in known]
+        own, names = _read(Path(file)), [*methods, *METHODS, *installed()]
+        faults += [f"{file}: {name} is no method; {nearest(name, names)}" for name in own if name not in names]
         described |= own
     for change in changes:
         try:
             method, field, content = _parse(change)
-            described[method] = {**described.get(method, {}), field: _Range(content, "--search")}
+            if method not in methods:
+                raise ConfigError(
+                    f"--search: {method} is none of the methods that are tuned; {nearest(method, methods)}"
+                )
+            described[method] = {**described.get(method, {}), field: (content, "--search")}
         except ConfigError as error:
             faults.append(str(error))
-    spaces: dict[str, dict[str, BaseDistribution]] = {}
-    asked = {change.partition(".")[0].strip() for change in changes}
-    for name in sorted(asked - methods.keys()):
-        if name in described:  # else it had no form at all
-            faults.append(f"--search: {name} is none of the methods that are tuned; {nearest(name, methods)}")
+    spaces: dict[str, dict[str, BaseDistribution]] = {name: {} for name in methods}
     for name, settings in methods.items():
-        spaces[name] = {}
-        for field, found in described.get(name, {}).items():
+        for field, (content, place) in described.get(name, {}).items():
             try:
-                spaces[name][field] = _distribution(settings, field, found)
+                spaces[name][field] = _distribution(settings, field, content, place)
             except ConfigError as error:
                 faults.append(str(error))
     if faults:
@@ -80,7 +72,7 @@ def search_spaces(
 
 def described_space(method: Method, content: Mapping[str, Any], place: str) -> Space:
     """The reverse of `describe`; raises ConfigError, naming the place, where a field does not fit."""
-    return {field: _distribution(method, field, _Range(of_field, place)) for field, of_field in content.items()}
+    return {field: _distribution(method, field, of_field, place) for field, of_field in content.items()}
 
 
 def describe(space: Space) -> dict[str, Any]:
@@ -93,20 +85,12 @@ def describe(space: Space) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> dict[str, dict[str, _Range]]:
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"search space {path} cannot be read: {error.strerror}; name a file that exists") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from error
+def _read(file: Path) -> dict[str, dict[str, _Described]]:
+    tables = read_toml(file, "search space")
     for name, fields in tables.items():
         if not isinstance(fields, dict):
-            raise ConfigError(f"{path}: {name} must stand in the section of a method, such as [fedpgp]")
-    return {
-        name: {field: _Range(content, str(path)) for field, content in fields.items()}
-        for name, fields in tables.items()
-    }
+            raise ConfigError(f"{file}: {name} must stand in the section of a method, such as [fedpgp]")
+    return {name: {field: (content, str(file)) for field, content in fields.items()} for name, fields in tables.items()}
 
 
 def _parse(change: str) -> tuple[str, str, Any]:
@@ -117,48 +101,35 @@ def _parse(change: str) -> tuple[str, str, Any]:
             f"--search must have the form method.field=low..high, with :log behind it or not, or method.field=one,two,"
             f" got {change!r}"
         )
-    if found := RANGE.match(text.strip()):
-        low, high = (_value(found[end]) for end in ("low", "high"))
-        return method, field, {"low": low, "high": high, "log": found["log"] is not None}
-    return method, field, [_value(word) for word in text.split(",")]
+    span = RANGE.match(text.strip())
+    words = [span["low"], span["high"]] if span else text.split(",")
+    values = [parse_change(f"{key}={word.strip()}")[2] for word in words]
+    return method, field, {"low": values[0], "high": values[1], "log": bool(span["log"])} if span else values
 
 
-def _value(text: str) -> Any:
-    try:
-        (parsed,) = tomllib.loads(f"value = {text.strip()}").values()
-        return parsed
-    except ValueError:
-        return text.strip()  # a word needs no quotes
-
-
-def _distribution(method: Method, field: str, found: _Range) -> BaseDistribution:
-    where = f"{found.place}: {method.name}.{field}"
+def _distribution(method: Method, field: str, content: Any, place: str) -> BaseDistribution:
+    where = f"{place}: {method.name}.{field}"
     known = [f.name for f in dataclasses.fields(method) if f.init]
     if field not in known:
         remedy = nearest(field, known) if known else "it has no settings"
         raise ConfigError(f"{where} is not a setting of {method.name}; {remedy}")
-    if isinstance(found.content, list):
-        if len(found.content) < 2:
-            raise ConfigError(f"{where} must {_more_than(found.content)}, got {found.content}")
-        for choice in found.content:
-            _check(method, field, choice, where)
-        return CategoricalDistribution(found.content)
-    if not isinstance(found.content, dict) or not {"low", "high"} <= found.content.keys() <= {"low", "high", "log"}:
-        raise ConfigError(f"{where} must be a list of choices or {{ low, high, log }}, got {found.content!r}")
-    low, high, log = found.content["low"], found.content["high"], found.content.get("log", False)
-    for end in (low, high):
-        if isinstance(end, bool) or not isinstance(end, int | float):
-            raise ConfigError(f"{where} must go from a number to a number, got {low!r} to {high!r}")
+    if isinstance(content, list):
+        if len(content) < 2:
+            raise ConfigError(f"{where} must {_more_than(content)}, got {content}")
+        _check(method, field, content, where)
+        return CategoricalDistribution(content)
+    if not isinstance(content, dict) or not {"low", "high"} <= content.keys() <= {"low", "high", "log"}:
+        raise ConfigError(f"{where} must be a list of choices or {{ low, high, log }}, got {content!r}")
+    low, high, log = content["low"], content["high"], content.get("log", False)
+    if any(isinstance(end, bool) or not isinstance(end, int | float) for end in (low, high)):
+        raise ConfigError(f"{where} must go from a number to a number, got {low!r} to {high!r}")
     if low >= high:
         raise ConfigError(f"{where} must have low below high, got {low} to {high}: the range is empty")
     if log and low <= 0:
         raise ConfigError(f"{where} must begin above 0 to be searched by its logarithm, got {low}")
-    whole = type(getattr(method, field)) is int
-    for end in (low, high):
-        _check(method, field, end, where)
-    if whole:
-        return IntDistribution(low, high, log=log)
-    return FloatDistribution(low, high, log=log)
+    _check(method, field, (low, high), where)
+    kind = IntDistribution if type(getattr(method, field)) is int else FloatDistribution
+    return kind(low, high, log=log)
 
 
 def _more_than(choices: Sequence[Any]) -> str:
@@ -168,8 +139,9 @@ def _more_than(choices: Sequence[Any]) -> str:
     return f"have at least two choices, one,two, or a range, {low}..{high}"
 
 
-def _check(method: Method, field: str, value: Any, where: str) -> None:
-    try:
-        dataclasses.replace(method, **{field: value})
-    except ValidationError as error:
-        raise ConfigError(f"{where} {reason(error.errors()[0])}") from error
+def _check(method: Method, field: str, values: Sequence[Any], where: str) -> None:
+    for value in values:
+        try:
+            dataclasses.replace(method, **{field: value})
+        except ValidationError as error:
+            raise ConfigError(f"{where} {reason(error.errors()[0])}") from error

@@ -1,47 +1,23 @@
 """What a search found, as a table."""
 
 from fedpgp.results.formats import Table, TableCell
-from fedpgp.studies.tuning.trials import FIGURES, Trial, Tuning, value_in_words
+from fedpgp.studies.tuning.tuning import FIGURES, Tuning, settings_text
 
 
-def table(found: Tuning) -> Table:
-    """A row for each method: its best trial, and what its config gave before."""
-    objective, rows = found.objective, []
-    for method in found.methods:
-        trials, best = found.of(method), found.best(method)
-        failed = sum(trial.value is None for trial in trials)
-        settings = "all failed: the config stays" if best is None else _settings(best)
-        cells = [
-            method,
-            "" if best is None else str(best.number),
-            _figure(trials[0].value),
-            *("" if best is None else _figure(best.figures[name]) for name in (objective, *_others(objective))),
-            str(failed or ""),
-            settings,
-        ]
-        rows.append([TableCell(text) for text in cells])
+def table(tuning: Tuning) -> Table:
+    """Return a row for each method: its best trial, and what its config gave before."""
+    objective, rows = tuning.objective, []
+    shown = [objective, *(name for name in FIGURES if name != objective)]
+    for method in tuning.methods:
+        trials, best = tuning.of(method), tuning.best(method)
+        before, failed = trials[0].value, sum(trial.value is None for trial in trials)
+        texts = [method, "" if best is None else str(best.number), "failed" if before is None else f"{before:.1f}"]
+        texts += ["" if best is None else f"{best.figures[name]:.1f}" for name in shown]
+        settings = "all failed: the config stays" if best is None else settings_text(best.settings, " = ")
+        rows.append([TableCell(text) for text in [*texts, str(failed or ""), settings]])
     return Table(
-        f"best of {len(found.trials) // len(found.methods)} trials of each method on validation images, percent",
-        [
-            "method",
-            "trial",
-            "before",
-            *(name.upper() for name in (objective, *_others(objective))),
-            "failed",
-            "settings",
-        ],
+        f"best of {tuning.count} trials of each method on validation images, percent",
+        ["method", "trial", "before", *(name.upper() for name in shown), "failed", "settings"],
         rows,
         f"before: {objective.upper()} of the config as it stood, trial 0.",
     )
-
-
-def _others(objective: str) -> list[str]:
-    return [name for name in FIGURES if name != objective]
-
-
-def _settings(trial: Trial) -> str:
-    return ", ".join(f"{field} = {value_in_words(value)}" for field, value in trial.settings.items())
-
-
-def _figure(value: float | None) -> str:
-    return "failed" if value is None else f"{value:.1f}"

@@ -1,0 +1,246 @@
+"""A study: methods on many configs, its cells, each a comparison in a directory of its own.
+
+`Study` begins, resumes and loads every kind of study. `sweep`, `ablation` and `reproduction` say which cells theirs
+have.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from fedpgp.config import load_config
+from fedpgp.errors import ConfigError, OutputError
+from fedpgp.methods import METHODS
+from fedpgp.methods.plugins import find_method, installed
+from fedpgp.results.run import Comparison, Run
+from fedpgp.results.run_store import FINISHED, check_output, load_comparison, locked, run_directory, writing
+from fedpgp.runs.choices import chosen_methods
+from fedpgp.runs.execution import Execution
+from fedpgp.runtime.files import write, write_json
+from fedpgp.runtime.version import __version__
+from fedpgp.studies.axes import Axis, slug
+from fedpgp.studies.cells import StudyCell, check_cells, run_cells
+
+CONFIG = "config.toml"  # in the directory of a study: what its cells change
+Key = tuple[str, ...]  # the name of a part, and the label of a point of each of its axes
+
+
+@dataclass(frozen=True)
+class StudyPart:
+    """All combinations of the points of its axes.
+
+    changes: of the study's config, for all of its cells; mean: the axis over which tables have a mean, too;
+    methods: those of its cells, unless they are the study's.
+    """
+
+    name: str
+    axes: Mapping[str, Axis]
+    changes: Sequence[str] = ()
+    mean: str | None = None
+    methods: Sequence[str] = ()
+
+    def cell_keys(self) -> Iterator[Key]:
+        yield from ((self.name, *labels) for labels in product(*self.axes.values()))
+
+    def point(self, key: Key) -> dict[str, str]:
+        """Return axis -> label of a cell."""
+        return dict(zip(self.axes, key[1:], strict=True))
+
+    def changes_of(self, key: Key) -> list[str]:
+        """Return what a cell changes of the study's config."""
+        changes = list(self.changes)
+        for axis, label in self.point(key).items():
+            changes += self.axes[axis][label]
+        return changes
+
+    def describe(self, key: Key) -> str:
+        """Return a cell in words."""
+        labels = [f"{axis} {label}" for axis, label in self.point(key).items()]
+        return ", ".join([self.name] * bool(self.name) + labels) or "the config"
+
+    def place(self, key: Key) -> str:
+        """Return the directory of a cell. Numbers tell apart labels that differ in what a path cannot have."""
+        steps = [slug(self.name)] * bool(self.name)
+        for axis, label in self.point(key).items():
+            steps.append(f"{axis}-{list(self.axes[axis]).index(label)}-{slug(label)}")
+        return "/".join(steps) or "cell"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Methods on the cells of some parts, with every seed.
+
+    asked: what else its command was asked, which its record keeps; config, changes: what its cells change;
+    comparisons: of the cells of a finished study; digest: the SHA-256 of the config file of a finished study.
+    """
+
+    kind: ClassVar[str]  # its record is the file KIND.json
+
+    parts: Sequence[StudyPart]
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    config: Path | str | None = None
+    changes: Sequence[str] = ()
+    comparisons: Mapping[Key, Comparison] = field(default_factory=dict)
+    digest: str = ""
+
+    @cached_property
+    def cells(self) -> dict[Key, StudyCell]:
+        """The cell of every key; keys with equal configs share one. Raises ConfigError for a config that is none."""
+        classes = [find_method(name) for name in self.methods]
+        cells: dict[Key, StudyCell] = {}
+        for part in self.parts:
+            for key in part.cell_keys():
+                name = part.describe(key)
+                try:
+                    config = load_config(self.config, [*self.changes, *part.changes_of(key)], classes)
+                except ConfigError as error:
+                    raise ConfigError(f"{name}: {error}") from error
+                equal = (cell for cell in cells.values() if cell.config == config)
+                new = StudyCell(part.place(key), name, config, tuple(part.methods or self.methods))
+                cells[key] = next(equal, new)
+        return cells
+
+    @cached_property
+    def distinct_cells(self) -> list[StudyCell]:
+        """Each cell once, in order."""
+        return list({cell.place: cell for cell in self.cells.values()}.values())
+
+    def plan(self) -> str:
+        """Return what is run, in a line."""
+        cells, methods, seeds = len(self.distinct_cells), len(self.methods), len(self.seeds)
+        return (
+            f"{cells} cell{'s' * (cells != 1)} × {methods} method{'s' * (methods != 1)} ({', '.join(self.methods)}) ×"
+            f" {seeds} (seed{'s' * (seeds > 1)} {', '.join(map(str, self.seeds))}): {cells * methods * seeds} runs"
+        )
+
+    def check(self) -> None:
+        """Raise ConfigError, with a line for each thing that stands in the way, where some cell cannot be run."""
+        check_cells(self.distinct_cells, self.seeds)
+
+    def begin(self, directory: Path, force: bool) -> None:
+        """Check every cell, and make the directory, which `resume` fills. force: replace it."""
+        check_output(directory, force)
+        self.check()
+        settings = load_config(self.config, self.changes, [find_method(name) for name in self.methods])
+        with run_directory(directory, force) as scratch:
+            write(scratch / CONFIG, settings.to_toml().encode())
+            write_json(scratch / f"{self.kind}.json", {"fedpgp": __version__, **self.record()})
+
+    @classmethod
+    def resume(cls, directory: Path, execution: Execution) -> Self:
+        """Run the cells that are left, and write tables and figures, of which the last is the one in `FINISHED`."""
+        study = cls._read(directory, to_resume=True)
+        execution.listener.notice(study.plan())
+        with locked(directory):
+            run_cells(study.distinct_cells, study.seeds, directory, execution)
+            study = study._finished(directory)
+            if execution.writers is not None:
+                with writing(directory, f"free space, then go on with: {resume_command(directory, cls.kind)}"):
+                    getattr(execution.writers, cls.kind)(study, directory)
+        return study
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Return the study that a directory holds; raises OutputError where it is not finished."""
+        return cls._read(directory)._finished(directory)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for every run of every cell, with the labels of its point; times are left out."""
+        return [
+            {
+                **({"part": part.name} if part.name else {}),
+                **part.point(key),
+                **{name: value for name, value in run.row.items() if name != "seconds"},
+                **{f"last_five_{name}": value for name, value in run.results["last_five"].items()},
+            }
+            for part in self.parts
+            for key in part.cell_keys()
+            for run in self.comparisons[key].runs
+        ]
+
+    def runs(self) -> list[Run]:
+        """Return each run once, whatever keys share it."""
+        return list({id(run): run for comparison in self.comparisons.values() for run in comparison.runs}.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the one object that `--json` prints."""
+        return {**self.asked, "methods": list(self.methods), "rows": self.rows()}
+
+    def record(self) -> dict[str, Any]:
+        """Return what is written down of it, besides its config and the version of fedpgp."""
+        parts = [
+            {"name": part.name, "axes": part.axes, "changes": list(part.changes), "mean": part.mean}
+            for part in self.parts
+        ]
+        return {"parts": parts, "methods": list(self.methods), "seeds": list(self.seeds), "asked": dict(self.asked)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], directory: Path) -> Self:
+        """Return the study of a record and of the config in a directory; a record may be another program's."""
+        parts = [StudyPart(part["name"], dict(part["axes"]), part["changes"], part["mean"]) for part in record["parts"]]
+        return cls(parts, check_methods(record["methods"]), record["seeds"], record["asked"], directory / CONFIG)
+
+    @classmethod
+    def _read(cls, directory: Path, to_resume: bool = False) -> Self:
+        with reading_record(directory, cls.kind, to_resume) as record:
+            return cls.from_record(record, directory)
+
+    def _finished(self, directory: Path) -> Self:
+        for cell in self.distinct_cells:
+            if not cell.is_finished(directory):
+                raise OutputError(
+                    f"{directory} is not finished: {cell.place} is missing; go on with:"
+                    f" {resume_command(directory, self.kind)}"
+                )
+        comparisons = {cell.place: load_comparison(directory / cell.place) for cell in self.distinct_cells}
+        return replace(
+            self,
+            comparisons={key: comparisons[cell.place] for key, cell in self.cells.items()},
+            digest=hashlib.sha256((directory / CONFIG).read_bytes()).hexdigest(),
+        )
+
+
+def check_methods(methods: Sequence[str]) -> list[str]:
+    """Return the names of methods that a study can have, each once; raises ConfigError for others."""
+    names, _ = chosen_methods(methods, None, ())
+    for name in names:
+        if name not in {*METHODS, *installed()}:
+            raise ConfigError(f"methods must be ours or of an installed package, got {name!r}: install it")
+    return names
+
+
+def resume_command(directory: Path, kind: str) -> str:
+    """Return the command that goes on with a study."""
+    command, _ = FINISHED[f"{kind}.json"]
+    return f"fedpgp {command} --resume {directory}"
+
+
+@contextmanager
+def reading_record(directory: Path, kind: str, to_resume: bool) -> Iterator[dict[str, Any]]:
+    """Yield what a command wrote down of a study; the block reads it.
+
+    Raises OutputError where there is no record, where the block fails on it, and, to resume it, where it is of another
+    version of fedpgp.
+    """
+    file = directory / f"{kind}.json"
+    command, _ = FINISHED[file.name]
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if to_resume and record["fedpgp"] != __version__:
+            raise OutputError(
+                f"{directory} was begun with fedpgp {record['fedpgp']}, here is {__version__}: go on with that version,"
+                " or begin again in another directory"
+            )
+        yield record
+    except FileNotFoundError as error:
+        raise OutputError(f"{directory} holds no {kind}; name a directory that fedpgp {command} wrote") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise OutputError(f"{file} is damaged: {error}; begin again in another directory") from error
