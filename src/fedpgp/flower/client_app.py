@@ -15,16 +15,10 @@ def client_app(answer: Answer, mods: Sequence[Mod] = ()) -> ClientApp:
     """What Flower runs for a client. mods: what becomes of its answer to training."""
     app = ClientApp()
 
-    @app.query()
-    def query(message: Message, context: Context) -> Message:
-        return Message(answer(QUERY, message.content, context), reply_to=message)
+    def handler(kind: str) -> Callable[[Message, Context], Message]:
+        return lambda message, context: Message(answer(kind, message.content, context), reply_to=message)
 
-    @app.train(mods=list(mods))
-    def train(message: Message, context: Context) -> Message:
-        return Message(answer(TRAIN, message.content, context), reply_to=message)
-
-    @app.evaluate()
-    def evaluate(message: Message, context: Context) -> Message:
-        return Message(answer(EVALUATE, message.content, context), reply_to=message)
-
+    app.query()(handler(QUERY))
+    app.train(mods=list(mods))(handler(TRAIN))
+    app.evaluate()(handler(EVALUATE))
     return app

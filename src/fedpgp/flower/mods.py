@@ -8,7 +8,8 @@ from flwr.app import Context, Message
 from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
-FACTS = ("run", "round", "after", "examples")
+SHARED, CONTROL, LOSSES, ABOUT = "shared", "control", "losses", "about"  # the records of a message
+FACTS = ("run", "round", "after", "examples")  # in the last
 LOSS = "loss/"  # before the name of a loss among the facts
 
 
@@ -39,14 +40,14 @@ def _as_older(message: Message, context: Context, call_next: ClientAppCallable, 
     from flwr.compat.common.recorddict_compat import fitres_to_recorddict
 
     del message.content[RECORD_KEY_CONFIGS]
-    received = {name: array.numpy() for name, array in message.content.array_records["shared"].items()}
+    received = {name: array.numpy() for name, array in message.content.array_records[SHARED].items()}
     reply = call_next(message, context)
-    if reply.has_error() or "about" not in reply.content:
+    if reply.has_error() or ABOUT not in reply.content:
         raise RuntimeError("the client could not train: the log of its node says why")
     content = reply.content
-    shared, about = content.array_records["shared"], content.config_records["about"]
+    shared, about = content.array_records[SHARED], content.config_records[ABOUT]
     facts: dict[str, Any] = {name: about[name] for name in FACTS}
-    facts |= {f"{LOSS}{name}": figure for name, figure in content.metric_records["losses"].items()}
+    facts |= {f"{LOSS}{name}": figure for name, figure in content.metric_records[LOSSES].items()}
     changes = [shared[name].numpy().astype("float64") - received[name] for name in sorted(shared)]
     weight = int(facts["examples"]) if weighted else 1
     older = FitRes(Status(Code.OK, ""), ndarrays_to_parameters(changes), weight, facts)

@@ -20,16 +20,16 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
 from fedpgp.config import ExperimentConfig
-from fedpgp.data.client_task import counts_of
 from fedpgp.errors import TrainingError
 from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import joining, run_rounds
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import State
 from fedpgp.flower.client_app import client_app
+from fedpgp.flower.messages import terms_of
 from fedpgp.flower.mods import mods
-from fedpgp.flower.node import Node, own_states
-from fedpgp.flower.nodes import NodeClient, Nodes, answer, terms_of
+from fedpgp.flower.node import Node, answer, own_states
+from fedpgp.flower.nodes import Nodes
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import RunSetup, aggregator_of, open_setup
 from fedpgp.runtime.code_files import load_file, loaded_files
@@ -53,17 +53,9 @@ def simulate(
         place = Path(stack.enter_context(TemporaryDirectory())) if directory is None else directory / DIRECTORY
         packed = pickle.dumps((setup.config, method, seed, setup.execution.cache, setup.execution.skip_bad_images))
         opener = _Opener(run, place.absolute(), tuple(loaded_files()), packed)
-        nodes = Nodes(
-            grid=stack.enter_context(_grid(opener, spec.clients, setup)),
-            spec=spec,
-            run=run,
-            terms=terms_of(setup.backbone, task),
-            counted={client: record["round"] for record in state.records() for client in record["participants"]},
-            deadline=setup.config.federation.deadline,
-            forgiving=False,
-            privacy=setup.config.privacy,
-        )
-        nodes.gather(spec.clients)
+        grid = stack.enter_context(_grid(opener, spec.clients, setup))
+        nodes = Nodes(grid, spec, state, terms_of(setup.backbone, task), setup.config.privacy, forgiving=False)
+        nodes.gather()
         yield from run_rounds(
             spec, nodes, state, joining(spec, setup.data(spec.method, seed), setup.backbone, setup.workers)
         )
@@ -85,34 +77,28 @@ def _grid(opener: "_Opener", clients: int, setup: RunSetup) -> Iterator[Grid]:
         opened.put(grid)
         over.wait()
 
-    cuda = setup.config.backbone.device.startswith("cuda")
-    own = {"num_cpus": setup.workers.count, "include_dashboard": False}  # of a Ray that this process starts
+    ray: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if "RAY_ADDRESS" not in os.environ:  # this process starts one
+        ray |= {"num_cpus": setup.workers.count, "include_dashboard": False}
+    resources: dict[str, Any] = {
+        "num_cpus": 1,
+        "num_gpus": 1.0 if setup.config.backbone.device.startswith("cuda") else 0.0,
+    }
+    client = client_app(opener, mods(asdict(setup.config.privacy)))
 
     def simulate() -> None:
         try:
-            run_simulation(
-                server,
-                client_app(opener, mods(asdict(setup.config.privacy))),
-                clients,
-                backend_config={
-                    "client_resources": {"num_cpus": 1, "num_gpus": 1.0 if cuda else 0.0},
-                    "init_args": {
-                        **({} if "RAY_ADDRESS" in os.environ else own),
-                        "log_to_driver": False,
-                        "logging_level": logging.ERROR,
-                    },
-                },
-            )
+            run_simulation(server, client, clients, backend_config={"client_resources": resources, "init_args": ray})
         except BaseException as error:
             opened.put(error)
 
     thread = threading.Thread(target=simulate, name="simulation")
     thread.start()
     try:
-        found = opened.get()
-        if isinstance(found, BaseException):
-            raise TrainingError(f"Flower's simulation cannot be started: {found}") from found
-        yield found
+        grid = opened.get()
+        if isinstance(grid, BaseException):
+            raise TrainingError(f"Flower's simulation cannot be started: {grid}") from grid
+        yield grid
     finally:
         over.set()
         thread.join()
@@ -129,34 +115,26 @@ class _Opener:
 
     def __call__(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
         client = int(context.node_config["partition-id"])
-        return answer(kind, content, lambda: _guest(self, client), trusted=True)
-
-    def unpack(self) -> tuple[ExperimentConfig, str, int, Path | None, bool]:
-        for path in self.method_files:
-            load_file(path)
-        return pickle.loads(self.packed)
+        return answer(kind, content, lambda: _node(self, client), trusted=True)
 
 
 @lru_cache(maxsize=1)
-def _setup_of(opener: _Opener) -> tuple[RunSetup, ExitStack]:
-    """Of this process, for as long as it lives."""
+def _opened(opener: _Opener) -> tuple[ExperimentConfig, str, int, RunSetup]:
+    """Config, method, seed and what all clients share, of this process, for as long as it lives."""
     torch.set_num_threads(1)
-    config, method, seed, cache, skip_bad_images = opener.unpack()
-    stack = ExitStack()
-    setup = stack.enter_context(
-        open_setup(config, [method], [seed], Execution(cache=cache, skip_bad_images=skip_bad_images))
-    )
-    return setup, stack
+    for path in opener.method_files:
+        load_file(path)
+    config, method, seed, cache, skip_bad_images = pickle.loads(opener.packed)
+    with open_setup(config, [method], [seed], Execution(cache=cache, skip_bad_images=skip_bad_images)) as setup:
+        return config, method, seed, setup  # of which the workers alone end here
 
 
 @lru_cache(maxsize=OPEN)
-def _guest(opener: _Opener, client: int) -> NodeClient:
-    setup, _ = _setup_of(opener)
-    config, name, seed, *_ = opener.unpack()
+def _node(opener: _Opener, client: int) -> Node:
+    config, name, seed, setup = _opened(opener)
     method = config.methods[name]
     data = setup.data(method, seed)
     spec = RunSpec(method, data.task, setup.backbone, config.federation, seed, aggregator_of(config, name))
     alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))
     federation = ClientRunner(spec, alone, setup.backbone)
-    node = Node(federation, setup.backbone.towers(method.reads), client, opener.directory)
-    return NodeClient(node, terms_of(setup.backbone, data.task), counts_of(alone.task))
+    return Node.of(federation, alone.task, setup.backbone, opener.directory)

@@ -22,16 +22,18 @@ from fedpgp.aggregators import Tensors, Upload
 from fedpgp.errors import FedPGPError
 from fedpgp.federation.client import ClientUpdate
 from fedpgp.federation.state import ClientState
-from fedpgp.flower.mods import LOSS
+from fedpgp.flower.mods import ABOUT, CONTROL, FACTS, LOSS, LOSSES, SHARED
 
-SHARED, CONTROL, LOSSES, ABOUT = "shared", "control", "losses", "about"
-RECORDS = {SHARED: ArrayRecord, CONTROL: ArrayRecord, LOSSES: MetricRecord, ABOUT: ConfigRecord}
+RECORDS = (SHARED, CONTROL, LOSSES, ABOUT)
 FORM = "numpy.ndarray"  # Flower's word for the bytes of an .npy file
 MOST_LOSSES = 64
 LARGEST_LOSS = 1e12  # above it sums over clients and rounds may not be finite
 LOSS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", re.ASCII)
 QUOTED = 60  # characters of what was found
 LINE = 300  # of a message
+# What prompts, accuracies and outcomes have.
+TYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64, "uint8": torch.uint8}
+TYPES |= {"int16": torch.int16, "int64": torch.int64}
 MASKED = np.dtype(np.int64)  # numbers of secure aggregation
 
 
@@ -79,27 +81,46 @@ def check(reply: RecordDict, asked: Asked) -> ClientUpdate:
     The reply: ArrayRecord "shared", ArrayRecord "control" where the aggregator asks for one, MetricRecord "losses",
     ConfigRecord "about" with examples, round, run, and after, the round from whose end the client went on.
     """
-    unknown = reply.keys() - RECORDS.keys()
+    unknown = reply.keys() - {*RECORDS}
     if unknown:
         raise Refused(f"it sent a record {excerpt(min(unknown))}, known: {', '.join(RECORDS)}")
-    examples = _about(_record(reply, ABOUT), asked)
-    losses = _losses(_record(reply, LOSSES), asked.figures)
+    examples = _examples(_record(reply, ABOUT, ConfigRecord), asked)
+    losses = _losses(_record(reply, LOSSES, MetricRecord), asked.figures)
     beside = {name: losses.pop(name) for name in asked.figures}
-    shared = read(_record(reply, SHARED), asked.shared)
-    control = read(_record(reply, CONTROL) if CONTROL in reply else ArrayRecord(), asked.control)
+    shared = read(_record(reply, SHARED, ArrayRecord), asked.shared)
+    control = read(_record(reply, CONTROL, ArrayRecord) if CONTROL in reply else ArrayRecord(), asked.control)
     change = math.hypot(*(_distance(value, asked.received[name]) for name, value in shared.items()))
     if not change <= asked.largest_change:
         raise Refused(f"its shared part has moved by {change:.3g}, allowed: {asked.largest_change:.3g}")
     return ClientUpdate(Upload(asked.client, examples, shared, control, beside), ClientState(), losses)
 
 
-def figures(record: object, names: Collection[str] | None = None) -> dict[str, float]:
+def figures(content: RecordDict, name: str, names: Collection[str] | None = None) -> dict[str, float]:
     """The numbers of a MetricRecord; raises Refused where they are none, too many, or not those that are named."""
-    if not isinstance(record, MetricRecord):
-        raise Refused(f"it sent {type(record).__name__} where figures are asked for")
+    record = _record(content, name, MetricRecord)
     if names is not None:
-        _same_names("figures", record, tuple(names))
+        _same_names("figures", record, names)
     return _losses(record)
+
+
+def facts(content: RecordDict, **kinds: type) -> list[Any]:
+    """The facts of these names in a message; raises Refused where one is missing or of another type."""
+    record: Mapping[str, Any] = content.config_records.get(ABOUT, {})
+    for name, kind in kinds.items():
+        if type(record.get(name)) is not kind:  # a bool is an int, too
+            raise Refused(
+                f"the message has {excerpt(record.get(name))} as {name}, not {kind.__name__}: take the same version of"
+                " fedpgp on the server and on its nodes"
+            )
+    return [record[name] for name in kinds]
+
+
+def check_round(record: Mapping[str, Any], run: str, number: int) -> None:
+    """Raises Refused where what a client says of its reply is not of this round of this run."""
+    for name, expected in (("run", run), ("round", number)):
+        value = record.get(name)
+        if type(value) is not type(expected) or value != expected:
+            raise Refused(f"it answers {name} {excerpt(value)}, not {name} {excerpt(expected)}")
 
 
 def read_any(record: ArrayRecord) -> dict[str, Tensor]:
@@ -107,15 +128,12 @@ def read_any(record: ArrayRecord) -> dict[str, Tensor]:
 
     Raises Refused where the bytes are not those of what they declare, in a type that prompts and outcomes have.
     """
-    known = (torch.float16, torch.float32, torch.float64, torch.int16, torch.int64, torch.uint8)
-    types = {str(one).removeprefix("torch."): one for one in known}
+    expected = {}
     for name, array in record.items():
-        if array.dtype not in types or not all(type(size) is int and size >= 0 for size in array.shape):
+        if array.dtype not in TYPES or not all(type(size) is int and size >= 0 for size in array.shape):
             raise Refused(f"{excerpt(name)} has type {excerpt(array.dtype)} and shape {excerpt(array.shape)}")
-    return read(
-        record,
-        {name: torch.empty(one.shape, dtype=types[one.dtype], device="meta") for name, one in record.items()},
-    )
+        expected[name] = torch.empty(array.shape, dtype=TYPES[array.dtype], device="meta")
+    return read(record, expected)
 
 
 def unlike_others(updates: Sequence[ClientUpdate]) -> dict[int, str]:
@@ -129,20 +147,17 @@ def unlike_others(updates: Sequence[ClientUpdate]) -> dict[int, str]:
     }
 
 
-def _record(reply: RecordDict, name: str) -> Any:
-    kind = RECORDS[name]
-    if not isinstance(reply.get(name), kind):
-        found = type(reply[name]).__name__ if name in reply else "nothing"
-        raise Refused(f"it sent {found} as {name}, not a {kind.__name__}")
-    return reply[name]
+def _record(content: RecordDict, name: str, kind: type) -> Any:
+    if not isinstance(content.get(name), kind):
+        sent = type(content[name]).__name__ if name in content else "nothing"
+        raise Refused(f"it sent {sent} as {name}, not a {kind.__name__}")
+    return content[name]
 
 
-def _about(record: ConfigRecord, asked: Asked) -> int:
+def _examples(record: Mapping[str, Any], asked: Asked) -> int:
     """How many examples a client says that it trained on, in the round and run that were asked for."""
-    _same_names("facts", record, ("examples", "round", "run", "after"))
-    for name, wanted in (("run", asked.run), ("round", asked.round)):
-        if type(record[name]) is not type(wanted) or record[name] != wanted:
-            raise Refused(f"it answers {name} {excerpt(record[name])}, not {name} {excerpt(wanted)}")
+    _same_names("facts", record, FACTS)
+    check_round(record, asked.run, asked.round)
     examples = record["examples"]
     if type(examples) is not int or not 1 <= examples <= asked.most_examples:  # a bool is an int, too
         raise Refused(f"it says that it has {excerpt(examples)} examples, allowed: 1 to {asked.most_examples}")
@@ -151,7 +166,7 @@ def _about(record: ConfigRecord, asked: Asked) -> int:
     return examples
 
 
-def _losses(record: MetricRecord, bits: Sequence[str] = ()) -> dict[str, float]:
+def _losses(record: Mapping[str, Any], bits: Sequence[str] = ()) -> dict[str, float]:
     """bits: the names of those that must be there and be 0 or 1."""
     for name in bits:
         if type(record.get(name)) is not int or record[name] not in (0, 1):
@@ -169,9 +184,9 @@ def _losses(record: MetricRecord, bits: Sequence[str] = ()) -> dict[str, float]:
     return found
 
 
-def _same_names(what: str, found: Mapping[str, Any], expected: Mapping[str, Any] | Sequence[str]) -> None:
-    if found.keys() != {*expected}:
-        raise Refused(f"it sent {len(found)} {what} {excerpt(list(found))}, not {excerpt(list(expected))}")
+def _same_names(what: str, sent: Mapping[str, Any], expected: Collection[str]) -> None:
+    if sent.keys() != {*expected}:
+        raise Refused(f"it sent {len(sent)} {what} {excerpt(list(sent))}, not {excerpt(list(expected))}")
 
 
 def _read(name: str, array: Array, like: Tensor) -> Tensor:
@@ -194,21 +209,21 @@ def _read(name: str, array: Array, like: Tensor) -> Tensor:
     return tensor if like.is_meta else tensor.to(like.device)
 
 
-def is_array(found: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
-    """Whether bytes are those of an .npy file of this type and shape, no more and no less."""
+def is_array(data: object, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+    """Whether something is the bytes of an .npy file of this type and shape, no more and no less."""
     header = _header(dtype, shape)
-    return len(found) == len(header) + dtype.itemsize * math.prod(shape) and found.startswith(header)
+    length = len(header) + dtype.itemsize * math.prod(shape)
+    return isinstance(data, bytes) and len(data) == length and data.startswith(header)
 
 
-def facts(found: Mapping[str, Any], asked: Asked) -> ClientUpdate:
+def check_facts(said: Mapping[str, Any], asked: Asked) -> ClientUpdate:
     """What a client says beside an update that nobody sees alone, see `fedpgp.flower.secure_aggregation`.
 
     Raises Refused, as `check` does.
     """
-    losses = {name.removeprefix(LOSS): figure for name, figure in found.items() if name.startswith(LOSS)}
-    about = {name: value for name, value in found.items() if not name.startswith(LOSS)}
-    examples = _about(ConfigRecord(about), asked)
-    return ClientUpdate(Upload(asked.client, examples, {}), ClientState(), _losses(MetricRecord(losses)))
+    losses = {name.removeprefix(LOSS): figure for name, figure in said.items() if name.startswith(LOSS)}
+    about = {name: value for name, value in said.items() if not name.startswith(LOSS)}
+    return ClientUpdate(Upload(asked.client, _examples(about, asked), {}), ClientState(), _losses(losses))
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:

@@ -7,8 +7,7 @@ from fedpgp.aggregators import Download
 from fedpgp.config import load_config
 from fedpgp.flower.client_app import EVALUATE, QUERY
 from fedpgp.flower.deployment.client import answer_as, open_client
-from fedpgp.flower.messages import Request
-from fedpgp.flower.nodes import FAULT, Terms
+from fedpgp.flower.messages import FAULT, Request, Terms
 from fedpgp.runtime.version import __version__
 
 

@@ -1,7 +1,6 @@
 """A client on a SuperNode, with the data that its node says."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,12 +11,11 @@ from flwr.app import RecordDict
 from platformdirs import user_state_path
 
 from fedpgp.config import ExperimentConfig, load_config
-from fedpgp.data.client_task import OWN, counts_of
+from fedpgp.data.client_task import OWN
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.run_spec import RunSpec
-from fedpgp.flower.node import Node
-from fedpgp.flower.nodes import NodeClient, answer, terms_of
+from fedpgp.flower.node import Node, answer
 from fedpgp.methods.plugins import find_method
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import aggregator_of, open_setup
@@ -85,24 +83,18 @@ def configured(experiment: Path, run_config: Mapping[str, Any], node: NodeSettin
 
 
 @lru_cache(maxsize=1)
-def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSettings) -> NodeClient:
+def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSettings) -> Node:
     """A client with its data, read from the feature cache or encoded, for as long as the process lives."""
     config = configured(experiment, {"method": method_name}, settings)
     method = config.methods[method_name]
-    setup = ExitStack().enter_context(
-        open_setup(config, [method_name], [seed], Execution(cache=settings.cache or None))
-    )
-    data = setup.data(method, seed)
+    with open_setup(config, [method_name], [seed], Execution(cache=settings.cache or None)) as setup:
+        data = setup.data(method, seed)
     task = data.task
-    if config.task.partition == OWN:
-        (client,) = task.clients
-        task = replace(task, clients=(replace(client, id=settings.client),))
-    else:
-        task = replace(task, clients=(task.clients[settings.client],))
+    client = task.clients[0 if config.task.partition == OWN else settings.client]
+    task = replace(task, clients=(replace(client, id=settings.client),))
     spec = RunSpec(method, task, setup.backbone, config.federation, seed, aggregator_of(config, method_name))
     federation = ClientRunner(spec, replace(data, task=task), setup.backbone)
-    node = Node(federation, setup.backbone.towers(method.reads), settings.client, settings.states)
-    return NodeClient(node, terms_of(setup.backbone, task), counts_of(task))
+    return Node.of(federation, task, setup.backbone, settings.states)
 
 
 def answer_as(kind: str, content: RecordDict, about: Mapping[str, Any]) -> RecordDict:

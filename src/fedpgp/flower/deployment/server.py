@@ -20,7 +20,8 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import FILE, State
 from fedpgp.flower.deployment.client import configured
 from fedpgp.flower.deployment.metrics import exporter
-from fedpgp.flower.nodes import Nodes, terms_of
+from fedpgp.flower.messages import terms_of
+from fedpgp.flower.nodes import Nodes
 from fedpgp.results.provenance import begin, check_origin, origin
 from fedpgp.results.run import Run, headline
 from fedpgp.results.run_store import add_record, is_unfinished, run_directory, write_records, write_run, writing
@@ -73,16 +74,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
         spec = RunSpec(method, task, backbone, settings, seed, aggregator_of(config, name))
         for sentence in assumptions(config.privacy, config.federation, method, spec.clients, spec.most_rounds):
             log.info("%s", sentence)
-        nodes = Nodes(
-            grid=grid,
-            spec=spec,
-            run=state.origin()["run"],
-            terms=terms_of(backbone, task),
-            counted={client: record["round"] for record in state.records() for client in record["participants"]},
-            deadline=settings.deadline,
-            forgiving=True,
-            privacy=config.privacy,
-        )
+        nodes = Nodes(grid, spec, state, terms_of(backbone, task), config.privacy, forgiving=True)
         done, total = state.rounds(), len(spec.rounds)
         log.info(
             "%s: %d of %d rounds are done; waiting for %d clients, for %g seconds at most (federation.deadline)",
@@ -91,7 +83,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
         remedy = "free space, then start the run again"
         with writing(directory, remedy):
             write_records(state.records(), directory)
-        nodes.gather(spec.clients)
+        nodes.gather()
         with exporter(settings.metrics_port, nodes.run) as hear:
             for record in run_rounds(spec, nodes, state):
                 with writing(directory, remedy):
