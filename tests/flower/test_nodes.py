@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from flwr.app import Array, RecordDict
+from flwr.app import Array, ConfigRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from in_process_grid import InProcessGrid
@@ -27,10 +27,10 @@ from fedpgp.federation.run_spec import RunSpec, aggregator_for
 from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 from fedpgp.federation.state import ClientState, State
 from fedpgp.flower.client_app import EVALUATE, TRAIN, client_app
-from fedpgp.flower.messages import terms_of
-from fedpgp.flower.mods import mods
+from fedpgp.flower.messages import check_terms, terms_of
 from fedpgp.flower.node import Node, OwnStates, answer, own_states
 from fedpgp.flower.nodes import Nodes
+from fedpgp.flower.update_validation import Refused
 from fedpgp.methods import METHODS
 
 RUN = "0123456789abcdef" * 2
@@ -80,9 +80,7 @@ def open_world(
         return Node.of(ClientRunner(spec, alone, backbone), alone.task, backbone, directory)
 
     def app(opener):
-        return client_app(
-            lambda kind, content, context: answer(kind, content, opener, trusted=trusted), mods(vars(privacy))
-        )
+        return client_app(lambda kind, content, _: answer(kind, content, opener, trusted=trusted), vars(privacy))
 
     held = {100 + i: opened(i) for i in range(len(data.task.clients))}
     openers = {node: (lambda guest=guest: guest) for node, guest in held.items()} | (guests or {})
@@ -388,15 +386,16 @@ def test_a_node_that_does_not_fit_or_is_another_client_is_refused_by_name_and_th
     [
         ({"fedpgp": "0.0.1"}, r"the node has fedpgp 0\.0\.1, the server"),
         ({"checkpoint": "other"}, "the node's checkpoint is another than the server's"),
-        ({"classes": ("ant", "zebra")}, r"it has 'zebra'; it lacks 'alarm clock', 'bus'"),
-        ({"classes": tiny.NAMES[::-1]}, "they stand in another order"),
+        ({"classes": ["ant", "zebra"]}, r"it has 'zebra'; it lacks 'alarm clock', 'bus'"),
+        ({"classes": [*tiny.NAMES[::-1]]}, "they stand in another order"),
     ],
 )
 def test_terms_that_differ_are_named(change, says, backbone):
     terms = terms_of(backbone, tiny.task())
-    with pytest.raises(Exception, match=says):
-        terms.check(replace(terms, **change))
-    terms.check(terms)
+    greeting = RecordDict({"about": ConfigRecord(terms)})
+    with pytest.raises(Refused, match=says):
+        check_terms(greeting, terms | change)
+    check_terms(greeting, terms)
 
 
 def test_replies_may_come_twice_late_and_in_any_order(world, undisturbed):

@@ -104,15 +104,15 @@ def node(
     """Start a client's node, a SuperNode, after a look at its data, names, checkpoint, certificate and ports."""
     from fedpgp.flower.deployment import processes
 
-    directory = directory.absolute()
     processes.end_on_sigterm()
-    settings, about = processes.node_settings(directory, data=data, state=state, cache=cache, device=device)
-    processes.check_node(directory, settings, about, insecure)
-    err.print(f"client {settings.client}: data, checkpoint and keys fit", markup=False)
-    err.print(processes.reach(directory, about, insecure), markup=False)
+    given = {"data": data, "state": state, "cache": cache, "device": device}
+    node = processes.NodeDirectory.read(directory.absolute(), insecure, **given)
+    node.check()
+    err.print(f"client {node.client}: data, checkpoint and keys fit", markup=False)
+    err.print(node.reach(), markup=False)
     if check:
         return
-    with processes.node(directory, settings, about, insecure) as process:
+    with node.supernode() as process:
         code = process.wait()
     raise typer.Exit(code)
 
@@ -142,7 +142,7 @@ def up(
     from fedpgp.federation.run_spec import rounds_of
     from fedpgp.flower.deployment.layout import FederationPlan, create
     from fedpgp.flower.deployment.local import free_ports, local_federation
-    from fedpgp.flower.deployment.processes import check_node, node_settings
+    from fedpgp.flower.deployment.processes import NodeDirectory
     from fedpgp.methods.plugins import find_method
 
     if not local:
@@ -158,8 +158,7 @@ def up(
     total = rounds_of(settings.methods.get(name_of_method) or find_method(name_of_method)(), settings.federation)
     with Session(directory, quiet) as progress:
         progress.progress("reading the data set", 0, 1)  # once, for all nodes
-        found, about = node_settings(layout.node(0), cache=where)
-        check_node(layout.node(0), found, about, insecure)
+        NodeDirectory.read(layout.node(0), insecure, cache=where).check()
         progress.progress("reading the data set", 1, 1)
         with local_federation(layout, nodes, where) as federation:
             progress.notice(

@@ -5,7 +5,7 @@ trained on, losses and accuracies. Private parts, features, images and labels ne
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -21,8 +21,8 @@ from fedpgp.data.tasks import Task
 from fedpgp.evaluation.evaluator import Evaluation, Point
 from fedpgp.evaluation.metrics import summary
 from fedpgp.federation.client import ClientUpdate
-from fedpgp.flower.mods import ABOUT, CONTROL, LOSSES, SHARED
-from fedpgp.flower.update_validation import Refused, arrays, check_round, facts, figures, read_any
+from fedpgp.flower.client_app import ABOUT, CONTROL, LOSSES, SHARED
+from fedpgp.flower.update_validation import Refused, arrays, check_round, facts, figures, line, read_any
 from fedpgp.runtime.version import __version__
 
 FIGURES, CORRECT, DIAGNOSTICS, ALONE = "figures", "correct", "diagnostics", "alone"
@@ -32,41 +32,26 @@ FAULT = "fault"  # in the place of a reply: why there is none, for a person to r
 Rows = Mapping[str, NDArray[Any]]  # test set -> a row for each client
 
 
-@dataclass(frozen=True)
-class Terms:
+def terms_of(backbone: Backbone, task: Task) -> dict[str, Any]:
     """What server and clients must have in common. checkpoint: the fingerprint of the frozen CLIP."""
-
-    fedpgp: str
-    checkpoint: str
-    classes: tuple[str, ...]
-
-    def content(self) -> RecordDict:
-        return RecordDict({ABOUT: ConfigRecord({**asdict(self), "classes": list(self.classes)})})
-
-    @classmethod
-    def of(cls, content: RecordDict) -> "Terms":
-        """Read the server's terms; raise Refused for a message that has none."""
-        fedpgp, checkpoint, classes = facts(content, fedpgp=str, checkpoint=str, classes=list)
-        return cls(fedpgp, checkpoint, tuple(map(str, classes)))
-
-    def check(self, node: "Terms") -> None:
-        """Raise Refused, saying how a node's terms differ from these of the server."""
-        if self.fedpgp != node.fedpgp:
-            raise Refused(f"the node has fedpgp {node.fedpgp}, the server {self.fedpgp}: install the same on both")
-        if self.checkpoint != node.checkpoint:
-            raise Refused(
-                "the node's checkpoint is another than the server's (their fingerprints differ): give both the same"
-                " files as backbone.checkpoint"
-            )
-        if self.classes != node.classes:
-            more, fewer = sorted({*node.classes} - {*self.classes}), sorted({*self.classes} - {*node.classes})
-            lists = (("it has", more), ("it lacks", fewer))
-            parts = [f"{verb} {', '.join(map(repr, names[:5]))}" for verb, names in lists if names]
-            raise Refused(f"the node's class names differ: {'; '.join(parts) or 'they stand in another order'}")
+    return {"fedpgp": __version__, "checkpoint": backbone.fingerprint, "classes": list(task.class_names)}
 
 
-def terms_of(backbone: Backbone, task: Task) -> Terms:
-    return Terms(__version__, backbone.fingerprint, task.class_names)
+def check_terms(content: RecordDict, node: Mapping[str, Any]) -> None:
+    """Raise Refused, saying how a node's terms differ from those in the server's message."""
+    fedpgp, checkpoint, classes = facts(content, fedpgp=str, checkpoint=str, classes=list)
+    if fedpgp != node["fedpgp"]:
+        raise Refused(f"the node has fedpgp {node['fedpgp']}, the server {line(fedpgp)}: install the same on both")
+    if checkpoint != node["checkpoint"]:
+        raise Refused(
+            "the node's checkpoint is another than the server's (their fingerprints differ): give both the same"
+            " files as backbone.checkpoint"
+        )
+    if classes != node["classes"]:
+        here, there = {*node["classes"]}, {*map(str, classes)}
+        lists = (("it has", sorted(here - there)), ("it lacks", sorted(there - here)))
+        parts = [f"{verb} {', '.join(map(repr, names[:5]))}" for verb, names in lists if names]
+        raise Refused(f"the node's class names differ: {'; '.join(parts) or 'they stand in another order'}")
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 from safetensors import SafetensorError
@@ -21,9 +22,8 @@ from fedpgp.federation.client import ClientUpdate, train_clients
 from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import own_after
 from fedpgp.federation.state import ClientState, grouped, on_device, ungrouped
-from fedpgp.flower.client_app import EVALUATE, QUERY
-from fedpgp.flower.messages import FAULT, Request, Terms, evaluated, terms_of, trained
-from fedpgp.flower.mods import ABOUT
+from fedpgp.flower.client_app import ABOUT, EVALUATE, QUERY
+from fedpgp.flower.messages import FAULT, Request, check_terms, evaluated, terms_of, trained
 from fedpgp.flower.update_validation import Refused
 from fedpgp.runtime.files import OWNER_ALONE, make_directory, safetensors, write
 from fedpgp.runtime.workers import Workers
@@ -111,14 +111,14 @@ class Node:
     """A client by itself. federation: of the run, with the images of this client alone; client: its number in the run.
 
     directory: where what it keeps of each of its runs lies, by the run's id; counts: of its images, all that the server
-    gets to know.
+    gets to know; terms: see `terms_of`.
     """
 
     federation: ClientRunner
     towers: Towers
     client: int
     directory: Path
-    terms: Terms
+    terms: Mapping[str, Any]
     counts: Counts
 
     @classmethod
@@ -158,7 +158,7 @@ class Node:
     def reply(self, kind: str, content: RecordDict, trusted: bool) -> RecordDict:
         """What the client answers; raises FedPGPError where it cannot. trusted: see `answer`."""
         if kind == QUERY:
-            Terms.of(content).check(self.terms)
+            check_terms(content, self.terms)
             tests = {f"tests_{name}": count for name, count in self.counts.tests.items()}
             return RecordDict({ABOUT: ConfigRecord({"client": self.client, "examples": self.counts.examples, **tests})})
         spec = self.federation.spec

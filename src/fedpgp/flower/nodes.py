@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any, TypeVar
 
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
@@ -21,9 +21,8 @@ from fedpgp.federation.client import ClientUpdate
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import PrivacyConfig
 from fedpgp.federation.state import ClientState, State
-from fedpgp.flower.client_app import EVALUATE, QUERY, TRAIN
-from fedpgp.flower.messages import FAULT, Request, Terms, evaluation, together
-from fedpgp.flower.mods import ABOUT
+from fedpgp.flower.client_app import ABOUT, EVALUATE, QUERY, TRAIN
+from fedpgp.flower.messages import FAULT, Request, evaluation, together
 from fedpgp.flower.secure_aggregation import secure_sum
 from fedpgp.flower.update_validation import Asked, Refused, check, check_facts, excerpt, facts, line, unlike_others
 
@@ -45,13 +44,14 @@ class Nodes:
     """
 
     def __init__(
-        self, grid: Grid, spec: RunSpec, state: State, terms: Terms, privacy: PrivacyConfig, *, forgiving: bool
+        self, grid: Grid, spec: RunSpec, state: State, terms: Mapping[str, Any], privacy: PrivacyConfig, forgiving: bool
     ):
         self.grid, self.forgiving, self.refused = grid, forgiving, 0
         self.run: str = state.origin()["run"]
         self.counted = {client: record["round"] for record in state.records() for client in record["participants"]}
         self.held: dict[int, Counts] = {}
-        self._spec, self._terms, self._privacy = spec, terms, privacy
+        self._spec, self._privacy = spec, privacy
+        self._greeting = RecordDict({ABOUT: ConfigRecord({**terms})})
         self._deadline = spec.settings.deadline
         self._places: dict[int, int] = {}  # client -> node
         self._greeted: set[int] = set()
@@ -76,10 +76,7 @@ class Nodes:
             )
 
     def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
-        requests = {
-            client: Request(self.run, number, self.counted.get(client, 0), download)
-            for client, download in downloads.items()
-        }
+        requests = {client: self._request(client, number, download) for client, download in downloads.items()}
         expected = {} if self._spec.finetunes(number) else self._spec.shared
         self.refused = 0
         if self._privacy.secure_aggregation and expected:
@@ -154,9 +151,7 @@ class Nodes:
         for client in range(self._spec.clients):
             sent = self._spec.aggregator.download(server, client)
             alone = {name: value for name, value in server.shared.items() if value is not sent.shared.get(name)}
-            requests[client] = Request(
-                self.run, number, self.counted.get(client, 0), replace(sent, control={}), alone, tuple(alphas)
-            )
+            requests[client] = self._request(client, number, replace(sent, control={}), alone, tuple(alphas))
         figures = ("local", *self._spec.tests, "validation_local", "validation_base")
         answers = self._ask(EVALUATE, requests, lambda client, content: evaluation(content, requests[client], figures))
         if len(answers) < len(requests):
@@ -167,6 +162,9 @@ class Nodes:
         notes = {name: fmean(note) if name.startswith("wire_") else note for name, note in self._notes.items()}
         self._notes.clear()
         return notes
+
+    def _request(self, client: int, number: int, *asked: Any) -> Request:
+        return Request(self.run, number, self.counted.get(client, 0), *asked)
 
     def _ask(
         self, kind: str, requests: Mapping[int, Request], read: Callable[[int, RecordDict], Read]
@@ -244,7 +242,7 @@ class Nodes:
         """Asks nodes that are new which client they are, and whether they fit; a node is greeted once."""
         here = set(self.grid.get_node_ids())
         self._greeted &= here  # who comes back says again who it is
-        new = {node: self._terms.content() for node in sorted(here - self._greeted)}
+        new = dict.fromkeys(sorted(here - self._greeted), self._greeting)
         for node, reply in sorted(self._exchange(QUERY, 0, new).items()):
             if reply.has_error():
                 continue  # it is asked again

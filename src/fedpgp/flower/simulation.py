@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from queue import Queue
@@ -27,7 +27,6 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import State
 from fedpgp.flower.client_app import client_app
 from fedpgp.flower.messages import terms_of
-from fedpgp.flower.mods import mods
 from fedpgp.flower.node import Node, answer, own_states
 from fedpgp.flower.nodes import Nodes
 from fedpgp.runs.execution import Execution
@@ -80,11 +79,9 @@ def _grid(opener: "_Opener", clients: int, setup: RunSetup) -> Iterator[Grid]:
     ray: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if "RAY_ADDRESS" not in os.environ:  # this process starts one
         ray |= {"num_cpus": setup.workers.count, "include_dashboard": False}
-    resources: dict[str, Any] = {
-        "num_cpus": 1,
-        "num_gpus": 1.0 if setup.config.backbone.device.startswith("cuda") else 0.0,
-    }
-    client = client_app(opener, mods(asdict(setup.config.privacy)))
+    cuda = setup.config.backbone.device.startswith("cuda")
+    resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": float(cuda)}
+    client = client_app(opener, vars(setup.config.privacy))
 
     def simulate() -> None:
         try:

@@ -22,7 +22,7 @@ from fedpgp.aggregators import Tensors, Upload
 from fedpgp.errors import FedPGPError
 from fedpgp.federation.client import ClientUpdate
 from fedpgp.federation.state import ClientState
-from fedpgp.flower.mods import ABOUT, CONTROL, FACTS, LOSS, LOSSES, SHARED
+from fedpgp.flower.client_app import ABOUT, CONTROL, FACTS, LOSS, LOSSES, SHARED
 
 RECORDS = (SHARED, CONTROL, LOSSES, ABOUT)
 FORM = "numpy.ndarray"  # Flower's word for the bytes of an .npy file

@@ -1,16 +1,18 @@
 """A client on a SuperNode, with the data that its node says."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from flwr.app import RecordDict
 from platformdirs import user_state_path
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
 
-from fedpgp.config import ExperimentConfig, load_config
+from fedpgp.config import ExperimentConfig, load_config, reason
 from fedpgp.data.client_task import OWN
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.federation.client_runner import ClientRunner
@@ -19,9 +21,10 @@ from fedpgp.flower.node import Node, answer
 from fedpgp.methods.plugins import find_method
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import aggregator_of, open_setup
+from fedpgp.runtime.validation import STRICT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class NodeSettings:
     """What a node says of itself, with `--node-config` or to `fedpgp federate node`.
 
@@ -36,23 +39,17 @@ class NodeSettings:
     device: str = ""
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> "NodeSettings":
-        """Raises ConfigError for an unknown key, a value of another type, and where the client's number is missing."""
-        known = cls.__dataclass_fields__
-        for key, value in given.items():
-            if key not in known:
-                raise ConfigError(
-                    f"the node's settings (node.toml, or --node-config) have the unknown key {key!r};"
-                    f" {nearest(key, known)}"
-                )
-            if type(value) is not (int if key == "client" else str):
-                kind = "a number" if key == "client" else "a text in double quotes"
-                raise ConfigError(f"{key} of the node's settings must be {kind}, got {value!r}")
-            if isinstance(value, str) and '"' in value:
-                raise ConfigError(f"{key} of the node's settings must have no double quote in it, got {value!r}")
-        if "client" not in given:
-            raise ConfigError("the node's settings must say which client it is: client = 0 in node.toml, and so on")
-        return cls(**given)
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Raises ConfigError for an unknown key, a value of another type, and where something is missing."""
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            detail = error.errors()[0]
+            key, known = str(detail["loc"][0]), [field.name for field in fields(cls)]
+            fault = reason(detail) if key in known else f"is not known; {nearest(key, known)}"
+            if detail["type"] == "missing":
+                fault = "is missing: every node has a number of its own, such as client = 0"
+            raise ConfigError(f"the node's settings (node.toml, or --node-config): {key} {fault}") from error
 
     @property
     def states(self) -> Path:
