@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from flwr.app import Array, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from in_process_grid import InProcessGrid
@@ -251,18 +251,45 @@ def test_an_update_that_may_not_be_used_is_dropped_with_its_reason_and_counts_fo
     assert there.trained() == other.trained()
 
 
+def other_diagnostics(content):
+    content.metric_records["diagnostics"]["made-up"] = 1.0
+    return written(content)
+
+
+def few_figures(content):
+    del content.metric_records["shared"]["local"]
+    return written(content)
+
+
 @pytest.mark.parametrize(
-    ("change", "says"), [(first_round, "round 1, not round 2"), (other_run, "run 'ff.+', not run '0123")]
+    ("change", "says"),
+    [
+        (first_round, "it answers round 1, not round 2"),
+        (other_run, "it answers run 'ff.+', not run '0123"),
+        (other_diagnostics, "its figures are .*, those of most"),
+        (few_figures, "it sent . figures"),
+    ],
 )
-def test_an_evaluation_of_another_round_or_run_is_dropped(change, says, world):
-    there = world(forgiving=True)
-    there.grid.meddle = meddling({101: change}, EVALUATE)
+def test_an_evaluation_of_another_round_run_or_form_is_dropped(change, says, world):
+    there = world(forgiving=True, trusted=False)
+    there.grid.meddle = meddling({100: change}, EVALUATE)
     first, second = there.rounds()
     assert "dropped" not in first
     (dropped,) = second["dropped"]
-    assert (dropped["client"], dropped["in"]) == (1, "evaluate")
-    assert re.match(f"it answers {says}", dropped["reason"])
-    assert second["evaluated"] == [0, 2]
+    assert (dropped["client"], dropped["in"]) == (0, "evaluate")
+    assert re.match(says, dropped["reason"])
+    assert second["evaluated"] == [1, 2]
+
+
+def test_outcomes_that_a_client_of_another_party_sends_are_not_read(world):
+    def made_up(content):
+        content["correct/1.0"] = content["predicted"] = ArrayRecord({"made-up": Array(np.zeros(3, np.uint8))})
+        return written(content)
+
+    there = world(forgiving=True, trusted=False)
+    there.grid.meddle = meddling({100: made_up}, EVALUATE)
+    assert [record.get("dropped") for record in there.rounds()] == [None, None]
+    assert there.state.evaluation().correct == {}
 
 
 def test_where_all_are_one_party_a_client_that_fails_ends_the_run(world):

@@ -121,8 +121,11 @@ def evaluated(request: Request, evaluation: Evaluation, outcomes: bool) -> Recor
     return content
 
 
-def evaluation(content: RecordDict, request: Request, names: Sequence[str]) -> Evaluation:
-    """The reverse of `evaluated`; raises Refused for what is no evaluation of this round with these figures."""
+def evaluation(content: RecordDict, request: Request, names: Sequence[str], outcomes: bool) -> Evaluation:
+    """The reverse of `evaluated`; raises Refused for what is no evaluation of this round with these figures.
+
+    outcomes: whether which images it got right is read, as the server does where all are one party.
+    """
     check_round(content.config_records.get(ABOUT, {}), request.run, request.number)
     points = {}
     for alpha in request.alphas:
@@ -131,17 +134,17 @@ def evaluation(content: RecordDict, request: Request, names: Sequence[str]) -> E
             raise Refused(f"its accuracies at {alpha} are not percentages")
         points[alpha] = Point(
             {name: np.array([accuracy]) for name, accuracy in accuracies.items()},
-            _rows(content, f"{CORRECT}/{alpha!r}"),
+            _rows(content, f"{CORRECT}/{alpha!r}") if outcomes else {},
         )
     own = points.pop(1.0)
     return Evaluation(
         clients=own.clients,
         correct=own.correct,
-        shared=figures(content, SHARED) if SHARED in content else None,
+        shared=figures(content, SHARED, summary(own.clients)) if SHARED in content else None,
         diagnostics=figures(content, DIAGNOSTICS),
         path=points,
-        predicted=_rows(content, PREDICTED),
-        confidence=_rows(content, CONFIDENCE),
+        predicted=_rows(content, PREDICTED) if outcomes else {},
+        confidence=_rows(content, CONFIDENCE) if outcomes else {},
     )
 
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Any, TypeVar
@@ -100,11 +100,7 @@ class Nodes:
                 self._notes["older_state"].append({"client": client, "after": after, "instead": counted})
             return update
 
-        updates = self._ask(TRAIN, requests, read)
-        for client, reason in unlike_others(list(updates.values())).items():
-            self._refuse(client, TRAIN, reason)
-            del updates[client]
-        return list(updates.values())
+        return list(self._ask(TRAIN, requests, read, lambda update: update.losses).values())
 
     def _summed(self, number: int, requests: Mapping[int, Request]) -> Sequence[ClientUpdate]:
         """The round by secure aggregation: each update is the mean, which is all that there is to see.
@@ -133,8 +129,7 @@ class Nodes:
                 self._drop(client, TRAIN, f"its part was not there within {self._deadline:g} seconds")
                 continue
             try:
-                asked = Asked(client, number, self.run, {}, {}, {}, most_examples=MOST_EXAMPLES)
-                update = check_facts(said[node], asked)
+                update = check_facts(said[node], client, self.run, number, MOST_EXAMPLES)
             except Refused as error:  # in the sum it is, all the same: nobody can take it out
                 self._notes["implausible"].append({"client": client, "reason": str(error)})
             else:
@@ -153,7 +148,11 @@ class Nodes:
             alone = {name: value for name, value in server.shared.items() if value is not sent.shared.get(name)}
             requests[client] = self._request(client, number, replace(sent, control={}), alone, tuple(alphas))
         figures = ("local", *self._spec.tests, "validation_local", "validation_base")
-        answers = self._ask(EVALUATE, requests, lambda client, content: evaluation(content, requests[client], figures))
+
+        def read(client: int, content: RecordDict) -> Evaluation:
+            return evaluation(content, requests[client], figures, outcomes=not self.forgiving)
+
+        answers = self._ask(EVALUATE, requests, read, lambda answer: answer.diagnostics)
         if len(answers) < len(requests):
             self._notes["evaluated"] = list(answers)
         return together(list(answers.values())) if answers else None
@@ -167,11 +166,16 @@ class Nodes:
         return Request(self.run, number, self.counted.get(client, 0), *asked)
 
     def _ask(
-        self, kind: str, requests: Mapping[int, Request], read: Callable[[int, RecordDict], Read]
+        self,
+        kind: str,
+        requests: Mapping[int, Request],
+        read: Callable[[int, RecordDict], Read],
+        figures: Callable[[Read], Collection[str]],
     ) -> dict[int, Read]:
         """What clients answer, ascending; of those that do not, or not as they must, the reason is told.
 
-        Raises TrainingError where nobody has answered in training.
+        figures: the names of those in an answer that all clients must have alike. Raises TrainingError where nobody has
+        answered in training.
         """
         self._greet()
         answers: dict[int, Read] = {}
@@ -190,6 +194,9 @@ class Nodes:
                 sent = contents[self._places[client]]
                 self._notes[f"wire_up_{kind}"].append(recorddict_to_proto(content).ByteSize())
                 self._notes[f"wire_down_{kind}"].append(recorddict_to_proto(sent).ByteSize())
+        for client, reason in unlike_others({client: figures(answer) for client, answer in answers.items()}).items():
+            self._refuse(client, kind, reason)
+            del answers[client]
         if kind == TRAIN and not replies:
             raise TrainingError(
                 f"no client answered in round {number} within {self._deadline:g} seconds: the rounds before it are"
@@ -254,9 +261,7 @@ class Nodes:
                 self._notes["refused"].append({"node": str(node), "reason": str(error)})
             else:
                 self._places[client], self.held[client] = node, counts
-                log.info(
-                    "%d of %d clients have a node: %s", len(self._places), self._spec.clients, sorted(self._places)
-                )
+                log.info("%d of %d clients are there: %s", len(self.held), self._spec.clients, sorted(self.held))
 
     def _client_of(self, node: int, here: Container[int], content: RecordDict) -> tuple[int, Counts]:
         """Which client a node is, and how many images it has; raises Refused for one that cannot take part."""

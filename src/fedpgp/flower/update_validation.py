@@ -1,4 +1,4 @@
-"""The server's border: what a client sent is an update of the round that was asked for, or is refused with the reason.
+"""What a client sent is an update of the round that was asked for, or is refused with the reason.
 
 No parser runs on bytes from the network and nothing is allocated by a size that they declare: an array must have the
 header that numpy writes for what is expected, byte for byte, and the length that follows from it. What a reason quotes
@@ -34,6 +34,7 @@ LINE = 300  # of a message
 # What prompts, accuracies and outcomes have.
 TYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64, "uint8": torch.uint8}
 TYPES |= {"int16": torch.int16, "int64": torch.int64}
+MOST_NUMBERS = 1 << 40  # of an array; with more PyTorch cannot count its bytes
 MASKED = np.dtype(np.int64)  # numbers of secure aggregation
 
 
@@ -61,9 +62,9 @@ class Asked:
     figures: tuple[str, ...] = ()
 
 
-def arrays(found: Tensors) -> ArrayRecord:
+def arrays(tensors: Tensors) -> ArrayRecord:
     """Tensors as they are sent: in C order, in the form of .npy files."""
-    return ArrayRecord({name: Array(tensor.detach().cpu().contiguous().numpy()) for name, tensor in found.items()})
+    return ArrayRecord({name: Array(tensor.detach().cpu().contiguous().numpy()) for name, tensor in tensors.items()})
 
 
 def read(record: ArrayRecord, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -84,7 +85,7 @@ def check(reply: RecordDict, asked: Asked) -> ClientUpdate:
     unknown = reply.keys() - {*RECORDS}
     if unknown:
         raise Refused(f"it sent a record {excerpt(min(unknown))}, known: {', '.join(RECORDS)}")
-    examples = _examples(_record(reply, ABOUT, ConfigRecord), asked)
+    examples = _examples(_record(reply, ABOUT, ConfigRecord), asked.run, asked.round, asked.most_examples)
     losses = _losses(_record(reply, LOSSES, MetricRecord), asked.figures)
     beside = {name: losses.pop(name) for name in asked.figures}
     shared = read(_record(reply, SHARED, ArrayRecord), asked.shared)
@@ -130,20 +131,22 @@ def read_any(record: ArrayRecord) -> dict[str, Tensor]:
     """
     expected = {}
     for name, array in record.items():
-        if array.dtype not in TYPES or not all(type(size) is int and size >= 0 for size in array.shape):
+        sizes = [size for size in array.shape if type(size) is int and size >= 0]
+        largest = math.prod(max(size, 1) for size in sizes)
+        if array.dtype not in TYPES or len(sizes) < len(array.shape) or largest > MOST_NUMBERS:
             raise Refused(f"{excerpt(name)} has type {excerpt(array.dtype)} and shape {excerpt(array.shape)}")
         expected[name] = torch.empty(array.shape, dtype=TYPES[array.dtype], device="meta")
     return read(record, expected)
 
 
-def unlike_others(updates: Sequence[ClientUpdate]) -> dict[int, str]:
-    """Whose losses are not those that most clients of the round have, by client, and the reason."""
-    counts = Counter(tuple(sorted(update.losses)) for update in updates)
-    usual = max(counts, key=lambda names: counts[names], default=())
+def unlike_others(figures: Mapping[int, Collection[str]]) -> dict[int, str]:
+    """Whose figures are not those that most clients of the round have, by client, and the reason."""
+    names_of = {client: tuple(sorted(names)) for client, names in figures.items()}
+    usual = Counter(names_of.values()).most_common(1)
     return {
-        update.upload.client: f"its losses are {excerpt(sorted(update.losses))}, those of most {excerpt(list(usual))}"
-        for update in updates
-        if tuple(sorted(update.losses)) != usual
+        client: f"its figures are {excerpt(list(names))}, those of most {excerpt(list(usual[0][0]))}"
+        for client, names in names_of.items()
+        if names != usual[0][0]
     }
 
 
@@ -154,15 +157,15 @@ def _record(content: RecordDict, name: str, kind: type) -> Any:
     return content[name]
 
 
-def _examples(record: Mapping[str, Any], asked: Asked) -> int:
+def _examples(record: Mapping[str, Any], run: str, number: int, most: int) -> int:
     """How many examples a client says that it trained on, in the round and run that were asked for."""
     _same_names("facts", record, FACTS)
-    check_round(record, asked.run, asked.round)
-    examples = record["examples"]
-    if type(examples) is not int or not 1 <= examples <= asked.most_examples:  # a bool is an int, too
-        raise Refused(f"it says that it has {excerpt(examples)} examples, allowed: 1 to {asked.most_examples}")
-    if type(record["after"]) is not int or not 0 <= record["after"] < asked.round:
-        raise Refused(f"it says that it goes on from round {excerpt(record['after'])}, before round {asked.round}")
+    check_round(record, run, number)
+    examples, after = record["examples"], record["after"]
+    if type(examples) is not int or not 1 <= examples <= most:  # a bool is an int, too
+        raise Refused(f"it says that it has {excerpt(examples)} examples, allowed: 1 to {most}")
+    if type(after) is not int or not 0 <= after < number:
+        raise Refused(f"it says that it goes on from round {excerpt(after)}, before round {number}")
     return examples
 
 
@@ -173,15 +176,15 @@ def _losses(record: Mapping[str, Any], bits: Sequence[str] = ()) -> dict[str, fl
             raise Refused(f"it sent {excerpt(record.get(name))} as {name}, not 0 or 1")
     if len(record) > MOST_LOSSES:
         raise Refused(f"it sent {len(record)} losses, allowed: {MOST_LOSSES}")
-    found = {}
+    losses = {}
     for name, value in record.items():
         if not LOSS_NAME.fullmatch(name):
             raise Refused(f"it sent a loss {excerpt(name)}, which is not a short name")
         number = float(value) if name in bits and isinstance(value, int) else value
         if type(number) is not float or not abs(number) <= LARGEST_LOSS:  # which NaN is not, either
             raise Refused(f"loss {excerpt(name)} is {excerpt(value)}, not a number of at most {LARGEST_LOSS:g}")
-        found[name] = number
-    return found
+        losses[name] = number
+    return losses
 
 
 def _same_names(what: str, sent: Mapping[str, Any], expected: Collection[str]) -> None:
@@ -192,14 +195,14 @@ def _same_names(what: str, sent: Mapping[str, Any], expected: Collection[str]) -
 def _read(name: str, array: Array, like: Tensor) -> Tensor:
     dtype = torch.empty(0, dtype=like.dtype).numpy().dtype
     header = _header(dtype, tuple(like.shape))
-    for what, found, wanted in (
+    for what, sent, wanted in (
         ("form", array.stype, FORM),
         ("type", array.dtype, str(dtype)),
         ("shape", array.shape, tuple(like.shape)),
         ("length", len(array.data), len(header) + like.nbytes),
     ):
-        if found != wanted:
-            raise Refused(f"{name} has {what} {excerpt(found)}, not {excerpt(wanted)}")
+        if sent != wanted:
+            raise Refused(f"{name} has {what} {excerpt(sent)}, not {excerpt(wanted)}")
     if not array.data.startswith(header):
         raise Refused(f"{name} has header {excerpt(array.data[10 : len(header)])}, not {excerpt(header[10:])}")
     values = np.frombuffer(array.data, dtype, offset=len(header)).reshape(like.shape)
@@ -216,14 +219,14 @@ def is_array(data: object, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool
     return isinstance(data, bytes) and len(data) == length and data.startswith(header)
 
 
-def check_facts(said: Mapping[str, Any], asked: Asked) -> ClientUpdate:
+def check_facts(said: Mapping[str, Any], client: int, run: str, number: int, most: int) -> ClientUpdate:
     """What a client says beside an update that nobody sees alone, see `fedpgp.flower.secure_aggregation`.
 
-    Raises Refused, as `check` does.
+    most: examples that it may have. Raises Refused, as `check` does.
     """
     losses = {name.removeprefix(LOSS): figure for name, figure in said.items() if name.startswith(LOSS)}
     about = {name: value for name, value in said.items() if not name.startswith(LOSS)}
-    return ClientUpdate(Upload(asked.client, _examples(about, asked), {}), ClientState(), _losses(losses))
+    return ClientUpdate(Upload(client, _examples(about, run, number, most), {}), ClientState(), _losses(losses))
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
@@ -238,19 +241,19 @@ def _distance(one: Tensor, other: Tensor) -> float:
     return float(torch.linalg.vector_norm(one.double() - other.double()))
 
 
-def excerpt(found: object) -> str:
-    """What was found, cut and in ASCII."""
-    shown = ascii(_cut(found))
+def excerpt(value: object) -> str:
+    """What was sent, cut and in ASCII."""
+    shown = ascii(_cut(value))
     return shown if len(shown) <= QUOTED else f"{shown[:QUOTED]}..."
 
 
-def line(found: object) -> str:
+def line(text: object) -> str:
     """What somebody else has written for a person to read, as one line in ASCII."""
-    text = ascii(found[:LINE])[1:-1] if isinstance(found, str) else excerpt(found)
-    return text.replace("\\'", "'")
+    shown = ascii(text[:LINE])[1:-1] if isinstance(text, str) else excerpt(text)
+    return shown.replace("\\'", "'")
 
 
-def _cut(found: Any) -> Any:
-    if isinstance(found, list | tuple):
-        return type(found)(_cut(one) for one in found[:QUOTED])
-    return found[:QUOTED] if isinstance(found, str | bytes) else found
+def _cut(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_cut(item) for item in value[:QUOTED])
+    return value[:QUOTED] if isinstance(value, str | bytes) else value

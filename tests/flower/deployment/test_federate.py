@@ -123,7 +123,7 @@ def test_bad_input_is_said_where_the_person_sits_with_exit_code_2(layout, comman
     ):
         refused(command("federate", *arguments), says)
     check("client of the node's settings must be 0 to 1, got 7", client=7)
-    check("folder is not known; known: client, data", client='0\nfolder = "x"')
+    check("folder is not known; known: experiment, method, seed, client", client='0\nfolder = "x"')
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         check(f"port {port} of 127.0.0.1 cannot be taken", port=port)

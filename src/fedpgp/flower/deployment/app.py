@@ -33,7 +33,7 @@ def make_client_app(experiment: Path) -> ClientApp:
 
     def answer(kind: str, content: RecordDict, context: Context) -> RecordDict:
         about: dict[str, Any] = {"experiment": str(experiment.absolute()), **context.node_config}
-        about |= {name: context.run_config[name] for name in ("method", "seed")}
+        about |= {"method": str(context.run_config["method"]), "seed": int(context.run_config["seed"])}
         address = about.pop(RESIDENT, "")
         with suppress(OSError, EOFError):  # it was ended: what it kept is on the disk
             if address:

@@ -26,12 +26,16 @@ from fedpgp.runtime.validation import STRICT
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class NodeSettings:
-    """What a node says of itself, with `--node-config` or to `fedpgp federate node`.
+    """What a client is asked to run, and what its node says of itself: --node-config, or fedpgp federate node.
 
-    client: its number; data: where its images lie, as data.source; state: the directory of its private parts; cache: of
-    image features; device: as backbone.device. "" takes the experiment's, or the user's directories.
+    experiment: the file of the config; method, seed: of the run. client: its number; data: where its images lie, as
+    data.source; state: the directory of its private parts; cache: of image features; device: as backbone.device. ""
+    takes the experiment's, or the user's directories.
     """
 
+    experiment: str
+    method: str
+    seed: int
     client: int
     data: str = ""
     state: str = ""
@@ -56,15 +60,14 @@ class NodeSettings:
         return Path(self.state) if self.state else user_state_path("fedpgp") / "clients"
 
 
-def configured(experiment: Path, run_config: Mapping[str, Any], node: NodeSettings | None = None) -> ExperimentConfig:
+def configured(experiment: Path, method: str, node: NodeSettings | None = None) -> ExperimentConfig:
     """The experiment of a run. node: whose data source and device go before the experiment's.
 
     Raises ConfigError where it does not fit a deployment.
     """
     config = load_config(experiment, foreign=True)
-    name = str(run_config["method"])
-    if name not in config.methods:
-        config = replace(config, methods={**config.methods, name: find_method(name)()})
+    if method not in config.methods:
+        config = replace(config, methods={**config.methods, method: find_method(method)()})
     config = replace(config, federation=replace(config.federation, engine="deployment"))
     if node is None:
         return config
@@ -80,23 +83,21 @@ def configured(experiment: Path, run_config: Mapping[str, Any], node: NodeSettin
 
 
 @lru_cache(maxsize=1)
-def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSettings) -> Node:
+def open_client(settings: NodeSettings) -> Node:
     """A client with its data, read from the feature cache or encoded, for as long as the process lives."""
-    config = configured(experiment, {"method": method_name}, settings)
-    method = config.methods[method_name]
-    with open_setup(config, [method_name], [seed], Execution(cache=settings.cache or None)) as setup:
+    name, seed = settings.method, settings.seed
+    config = configured(Path(settings.experiment), name, settings)
+    method = config.methods[name]
+    with open_setup(config, [name], [seed], Execution(cache=settings.cache or None)) as setup:
         data = setup.data(method, seed)
-    task = data.task
-    client = task.clients[0 if config.task.partition == OWN else settings.client]
-    task = replace(task, clients=(replace(client, id=settings.client),))
-    spec = RunSpec(method, task, setup.backbone, config.federation, seed, aggregator_of(config, method_name))
+    client = data.task.clients[0 if config.task.partition == OWN else settings.client]
+    task = replace(data.task, clients=(replace(client, id=settings.client),))
+    spec = RunSpec(method, task, setup.backbone, config.federation, seed, aggregator_of(config, name))
     federation = ClientRunner(spec, replace(data, task=task), setup.backbone)
     return Node.of(federation, task, setup.backbone, settings.states)
 
 
 def answer_as(kind: str, content: RecordDict, about: Mapping[str, Any]) -> RecordDict:
-    """What a client answers. about: the experiment's file, the method, the seed, and what the node says of itself."""
+    """What a client answers. about: its `NodeSettings`, from Flower."""
     torch.set_num_threads(1)  # of this thread: as `Workers` has it, so that figures have the same bits
-    given = dict(about)
-    experiment, method, seed = Path(given.pop("experiment")), str(given.pop("method")), int(given.pop("seed"))
-    return answer(kind, content, lambda: open_client(experiment, method, seed, NodeSettings.of(given)), trusted=False)
+    return answer(kind, content, lambda: open_client(NodeSettings.of(about)), trusted=False)

@@ -10,7 +10,6 @@ import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import fields
 from pathlib import Path
 
 import httpx
@@ -131,13 +130,11 @@ def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
 class NodeDirectory(NodeSettings):
     """A node's directory as `fedpgp federate init` wrote it, with what its node.toml says, and how its node is started.
 
-    superlink: the server's address; method, seed: what is run; port: of the loopback address, for its own processes.
+    superlink: the server's address; port: of the loopback address, for its own processes.
     """
 
     directory: Path
     superlink: str
-    method: str
-    seed: int
     port: int
     insecure: bool
 
@@ -154,7 +151,8 @@ class NodeDirectory(NodeSettings):
             ) from error
         content |= {name: value for name, value in given.items() if value is not None}
         content |= {"state": content.get("state") or str(directory / "state")}
-        return cls.of({**content, "directory": directory, "insecure": insecure})
+        content |= {"directory": directory, "experiment": str(directory / "experiment.toml"), "insecure": insecure}
+        return cls.of(content)
 
     def check(self) -> None:
         """Opens the client as its node will, so that what is missing is said here, and its features are in the cache.
@@ -174,7 +172,7 @@ class NodeDirectory(NodeSettings):
             if private.exists():
                 check_owner(private)
         check_port("127.0.0.1", self.port)
-        open_client(self.directory / "experiment.toml", self.method, self.seed, self)
+        open_client(self)
 
     def reach(self) -> str:
         """Whether the server answers now, in words; raises ConfigError where it is the server of another federation.
@@ -201,7 +199,7 @@ class NodeDirectory(NodeSettings):
         """The SuperNode of a client, which stays loaded in this process; it is ended with the block."""
         with resident(answer_as) as address:
             config = Path(address).with_name("node.toml")
-            settings = {field.name: getattr(self, field.name) for field in fields(NodeSettings)}
+            settings = {name: getattr(self, name) for name in ("client", "data", "state", "cache", "device")}
             config.write_text(tomli_w.dumps({**settings, RESIDENT: address}), encoding="utf-8")
             with started(self.command(config), environment(self.directory / "flwr", **FAST)) as process:
                 yield process

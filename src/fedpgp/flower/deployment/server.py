@@ -53,8 +53,8 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
     run_config: method, seed, and output, the run directory; one that holds an unfinished run of the same experiment is
     gone on with. Raises FedPGPError where something does not fit.
     """
-    config = configured(experiment, run_config)
     name, seed, directory = str(run_config["method"]), int(run_config["seed"]), Path(str(run_config["output"]))
+    config = configured(experiment, name)
     method, settings = config.methods[name], config.federation
     source: Source | None = None
     if config.task.partition == OWN:  # of the clients' images a server needs none
