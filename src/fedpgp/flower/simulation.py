@@ -5,9 +5,9 @@ import os
 import pickle
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from queue import Queue
@@ -106,9 +106,9 @@ class _Opener:
     """Opens a client in an actor. packed: config, method, seed and how features are cached, pickled by this process."""
 
     run: str
-    directory: Path = field(compare=False)
-    method_files: Sequence[Path] = field(compare=False)
-    packed: bytes = field(compare=False)
+    directory: Path
+    method_files: tuple[Path, ...]
+    packed: bytes
 
     def __call__(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
         client = int(context.node_config["partition-id"])

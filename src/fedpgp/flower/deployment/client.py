@@ -52,7 +52,7 @@ class NodeSettings:
             key, known = str(detail["loc"][0]), [field.name for field in fields(cls)]
             fault = reason(detail) if key in known else f"is not known; {nearest(key, known)}"
             if detail["type"] == "missing":
-                fault = "is missing: every node has a number of its own, such as client = 0"
+                fault = "is missing: a line such as client = 0 is in the node.toml that fedpgp federate init writes"
             raise ConfigError(f"the node's settings (node.toml, or --node-config): {key} {fault}") from error
 
     @property
