@@ -77,7 +77,7 @@ def open_world(
 
     def opened(client: int) -> Node:
         alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))
-        return Node.of(ClientRunner(spec, alone, backbone), alone.task, backbone, directory)
+        return Node(ClientRunner(spec, alone, backbone), alone.task, backbone, directory)
 
     def app(opener):
         return client_app(lambda kind, content, _: answer(kind, content, opener, trusted=trusted), vars(privacy))

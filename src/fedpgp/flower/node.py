@@ -3,18 +3,17 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fedpgp.backbone import Backbone, Towers
-from fedpgp.data.client_task import Counts, counts_of
+from fedpgp.backbone import Backbone
+from fedpgp.data.client_task import counts_of
 from fedpgp.data.tasks import Task
 from fedpgp.errors import FedPGPError, NamesError, OutputError, TrainingError
 from fedpgp.evaluation.evaluator import Evaluation
@@ -106,27 +105,18 @@ def own_states(directory: Path, run: str, client: int) -> OwnStates:
     return OwnStates(directory / run / f"client-{client}")
 
 
-@dataclass(frozen=True)
 class Node:
-    """A client by itself. federation: of the run, with the images of this client alone; client: its number in the run.
+    """A client by itself. federation: of the run, with the images of this client alone; task: the one of that client.
 
-    directory: where what it keeps of each of its runs lies, by the run's id; counts: of its images, all that the server
-    gets to know; terms: see `terms_of`.
+    client: its number in the run; directory: where what it keeps of each of its runs lies, by the id of the run. Of its
+    images the server gets to know how many there are.
     """
 
-    federation: ClientRunner
-    towers: Towers
-    client: int
-    directory: Path
-    terms: Mapping[str, Any]
-    counts: Counts
-
-    @classmethod
-    def of(cls, federation: ClientRunner, task: Task, backbone: Backbone, directory: Path) -> "Node":
-        """Return the node of a task with one client."""
+    def __init__(self, federation: ClientRunner, task: Task, backbone: Backbone, directory: Path):
         (client,) = task.clients
-        towers = backbone.towers(federation.spec.method.reads)
-        return cls(federation, towers, client.id, directory, terms_of(backbone, task), counts_of(task))
+        self.federation, self.client, self.directory = federation, client.id, directory
+        self._towers = backbone.towers(federation.spec.method.reads)
+        self._terms, self._counts = terms_of(backbone, task), counts_of(task)
 
     def train(self, request: Request) -> tuple[ClientUpdate, int]:
         """A round's local training, from what the client kept of the last round that counts, or of one before it.
@@ -135,7 +125,7 @@ class Node:
         """
         after, own = self._own(request)
         job = self.federation.job(request.number, self.client, request.download, own)
-        (update,) = train_clients(self.towers, [job])
+        (update,) = train_clients(self._towers, [job])
         kept = own_after(self.federation.spec, request.number, update)
         own_states(self.directory, request.run, self.client).keep(request.number, after, kept)
         return update, after
@@ -145,7 +135,7 @@ class Node:
         _, own = self._own(request)
         sent = request.download
         shared = {**{name: sent.shared[name] for name in self.federation.spec.shared}, **request.alone}
-        with Workers(self.towers, 1) as workers:
+        with Workers(self._towers, 1) as workers:
             return self.federation.evaluate(
                 request.number, shared, lambda _: sent, lambda _: own, workers, request.alphas
             )
@@ -158,9 +148,11 @@ class Node:
     def reply(self, kind: str, content: RecordDict, trusted: bool) -> RecordDict:
         """What the client answers; raises FedPGPError where it cannot. trusted: see `answer`."""
         if kind == QUERY:
-            check_terms(content, self.terms)
-            tests = {f"tests_{name}": count for name, count in self.counts.tests.items()}
-            return RecordDict({ABOUT: ConfigRecord({"client": self.client, "examples": self.counts.examples, **tests})})
+            check_terms(content, self._terms)
+            tests = {f"tests_{name}": count for name, count in self._counts.tests.items()}
+            return RecordDict(
+                {ABOUT: ConfigRecord({"client": self.client, "examples": self._counts.examples, **tests})}
+            )
         spec = self.federation.spec
         request = Request.of(content, spec.device)
         if kind == EVALUATE:

@@ -134,4 +134,4 @@ def _node(opener: _Opener, client: int) -> Node:
     spec = RunSpec(method, data.task, setup.backbone, config.federation, seed, aggregator_of(config, name))
     alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))
     federation = ClientRunner(spec, alone, setup.backbone)
-    return Node.of(federation, alone.task, setup.backbone, opener.directory)
+    return Node(federation, alone.task, setup.backbone, opener.directory)

@@ -9,7 +9,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +86,9 @@ def check(reply: RecordDict, asked: Asked) -> ClientUpdate:
     if unknown:
         raise Refused(f"it sent a record {excerpt(min(unknown))}, known: {', '.join(RECORDS)}")
     examples = _examples(_record(reply, ABOUT, ConfigRecord), asked.run, asked.round, asked.most_examples)
-    losses = _losses(_record(reply, LOSSES, MetricRecord), asked.figures)
-    beside = {name: losses.pop(name) for name in asked.figures}
+    record = _record(reply, LOSSES, MetricRecord)
+    beside = {name: _bit(name, record.get(name)) for name in asked.figures}
+    losses = _losses({name: value for name, value in record.items() if name not in beside})
     shared = read(_record(reply, SHARED, ArrayRecord), asked.shared)
     control = read(_record(reply, CONTROL, ArrayRecord) if CONTROL in reply else ArrayRecord(), asked.control)
     change = math.hypot(*(_distance(value, asked.received[name]) for name, value in shared.items()))
@@ -169,22 +170,21 @@ def _examples(record: Mapping[str, Any], run: str, number: int, most: int) -> in
     return examples
 
 
-def _losses(record: Mapping[str, Any], bits: Sequence[str] = ()) -> dict[str, float]:
-    """bits: the names of those that must be there and be 0 or 1."""
-    for name in bits:
-        if type(record.get(name)) is not int or record[name] not in (0, 1):
-            raise Refused(f"it sent {excerpt(record.get(name))} as {name}, not 0 or 1")
+def _bit(name: str, value: object) -> float:
+    if type(value) is not int or value not in (0, 1):
+        raise Refused(f"it sent {excerpt(value)} as {name}, not 0 or 1")
+    return float(value)
+
+
+def _losses(record: Mapping[str, Any]) -> dict[str, float]:
     if len(record) > MOST_LOSSES:
         raise Refused(f"it sent {len(record)} losses, allowed: {MOST_LOSSES}")
-    losses = {}
     for name, value in record.items():
         if not LOSS_NAME.fullmatch(name):
             raise Refused(f"it sent a loss {excerpt(name)}, which is not a short name")
-        number = float(value) if name in bits and isinstance(value, int) else value
-        if type(number) is not float or not abs(number) <= LARGEST_LOSS:  # which NaN is not, either
+        if type(value) is not float or not abs(value) <= LARGEST_LOSS:  # which NaN is not, either
             raise Refused(f"loss {excerpt(name)} is {excerpt(value)}, not a number of at most {LARGEST_LOSS:g}")
-        losses[name] = number
-    return losses
+    return dict(record)
 
 
 def _same_names(what: str, sent: Mapping[str, Any], expected: Collection[str]) -> None:

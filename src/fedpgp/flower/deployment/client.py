@@ -60,33 +60,32 @@ class NodeSettings:
         return Path(self.state) if self.state else user_state_path("fedpgp") / "clients"
 
 
-def configured(experiment: Path, method: str, node: NodeSettings | None = None) -> ExperimentConfig:
-    """The experiment of a run. node: whose data source and device go before the experiment's.
-
-    Raises ConfigError where it does not fit a deployment.
-    """
+def configured(experiment: Path, method: str) -> ExperimentConfig:
+    """The experiment of a run; raises ConfigError where it cannot be read, or the method is unknown."""
     config = load_config(experiment, foreign=True)
     if method not in config.methods:
         config = replace(config, methods={**config.methods, method: find_method(method)()})
-    config = replace(config, federation=replace(config.federation, engine="deployment"))
-    if node is None:
-        return config
-    if not 0 <= node.client < config.task.clients:
-        raise ConfigError(f"client of the node's settings must be 0 to {config.task.clients - 1}, got {node.client}")
-    if config.task.partition == OWN and not node.data:
-        raise ConfigError("the node must say where the client's images lie: --data DIRECTORY, or data in node.toml")
-    if node.data:
-        config = replace(config, data=replace(config.data, source=node.data))
-    if node.device:
-        config = replace(config, backbone=replace(config.backbone, device=node.device))
-    return config
+    return replace(config, federation=replace(config.federation, engine="deployment"))
 
 
 @lru_cache(maxsize=1)
 def open_client(settings: NodeSettings) -> Node:
-    """A client with its data, read from the feature cache or encoded, for as long as the process lives."""
+    """A client with its data, read from the feature cache or encoded, for as long as the process lives.
+
+    Raises FedPGPError where the node's settings or its data do not fit the experiment.
+    """
     name, seed = settings.method, settings.seed
-    config = configured(Path(settings.experiment), name, settings)
+    config = configured(Path(settings.experiment), name)
+    if not 0 <= settings.client < config.task.clients:
+        raise ConfigError(
+            f"client of the node's settings must be 0 to {config.task.clients - 1}, got {settings.client}"
+        )
+    if config.task.partition == OWN and not settings.data:
+        raise ConfigError("the node must say where the client's images lie: --data DIRECTORY, or data in node.toml")
+    if settings.data:
+        config = replace(config, data=replace(config.data, source=settings.data))
+    if settings.device:
+        config = replace(config, backbone=replace(config.backbone, device=settings.device))
     method = config.methods[name]
     with open_setup(config, [name], [seed], Execution(cache=settings.cache or None)) as setup:
         data = setup.data(method, seed)
@@ -94,7 +93,7 @@ def open_client(settings: NodeSettings) -> Node:
     task = replace(data.task, clients=(replace(client, id=settings.client),))
     spec = RunSpec(method, task, setup.backbone, config.federation, seed, aggregator_of(config, name))
     federation = ClientRunner(spec, replace(data, task=task), setup.backbone)
-    return Node.of(federation, task, setup.backbone, settings.states)
+    return Node(federation, task, setup.backbone, settings.states)
 
 
 def answer_as(kind: str, content: RecordDict, about: Mapping[str, Any]) -> RecordDict:
