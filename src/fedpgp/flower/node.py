@@ -4,7 +4,6 @@ import logging
 import os
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,10 +61,8 @@ class OwnStates:
             make_directory(self.directory, OWNER_ALONE)
             check_owner(self.directory)
             write(self._file(number), safetensors(grouped(state)), mode=0o600)
-            for gone in self._rounds():
-                if gone not in (number, counted):
-                    with suppress(FileNotFoundError):
-                        self._file(gone).unlink()
+            for other in {*self._rounds()} - {number, counted}:
+                self._file(other).unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(
                 f"{self.directory} cannot be written: {error.strerror or error}; the private part of the round before"
@@ -77,7 +74,7 @@ class OwnStates:
             return []
         check_owner(self.directory)
         names = (file.stem.removeprefix("round-") for file in self.directory.glob("round-*.safetensors"))
-        return sorted(int(name) for name in names if name.isdecimal())
+        return [int(name) for name in names if name.isdecimal()]
 
     def _file(self, number: int) -> Path:
         return self.directory / f"round-{number:06d}.safetensors"
