@@ -1,4 +1,4 @@
-"""The server's border: what is right passes to the bit, and nothing else passes or raises anything but a refusal."""
+"""Validation of updates: what is right passes to the bit, and nothing else passes or raises anything but a refusal."""
 
 import ast
 import io
