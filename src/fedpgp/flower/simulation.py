@@ -6,6 +6,7 @@ import pickle
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -69,7 +70,7 @@ def simulate(
 @contextmanager
 def _grid(opener: "_Opener", clients: int, setup: RunSetup) -> Iterator[Grid]:
     """Flower's side of a simulation, in a thread: its loop ends when the block does."""
-    server, opened, over = ServerApp(), Queue[Grid | BaseException](), threading.Event()
+    server, opened, over = ServerApp(), Queue[Grid | None](), threading.Event()
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
@@ -82,23 +83,18 @@ def _grid(opener: "_Opener", clients: int, setup: RunSetup) -> Iterator[Grid]:
     cuda = setup.config.backbone.device.startswith("cuda")
     resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": float(cuda)}
     client = client_app(opener, vars(setup.config.privacy))
-
-    def simulate() -> None:
+    backend = {"client_resources": resources, "init_args": ray}
+    with ThreadPoolExecutor(1, "simulation") as pool:
+        running = pool.submit(run_simulation, server, client, clients, backend_config=backend)
+        running.add_done_callback(lambda _: opened.put(None))
         try:
-            run_simulation(server, client, clients, backend_config={"client_resources": resources, "init_args": ray})
-        except BaseException as error:
-            opened.put(error)
-
-    thread = threading.Thread(target=simulate, name="simulation")
-    thread.start()
-    try:
-        grid = opened.get()
-        if isinstance(grid, BaseException):
-            raise TrainingError(f"Flower's simulation cannot be started: {grid}") from grid
-        yield grid
-    finally:
-        over.set()
-        thread.join()
+            grid = opened.get()
+            if grid is None:
+                error = running.exception()
+                raise TrainingError(f"Flower's simulation cannot be started: {error}") from error
+            yield grid
+        finally:
+            over.set()
 
 
 @dataclass(frozen=True)
