@@ -25,8 +25,9 @@ from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import LocalClients, run_rounds
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import State
+from fedpgp.flower.client_app import SHARED
 from fedpgp.flower.messages import Request, trained
-from fedpgp.flower.update_validation import SHARED, Asked, Refused, check
+from fedpgp.flower.update_validation import Asked, Refused, check
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import open_setup
 from flwr.app import Array, RecordDict

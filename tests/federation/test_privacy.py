@@ -17,9 +17,9 @@ from fedpgp.aggregators import FedAvg, Median, Server, Upload
 from fedpgp.errors import ConfigError
 from fedpgp.federation.privacy import BIT, NORM, Private, assumptions, check_privacy, epsilon
 from fedpgp.federation.settings import FederationConfig, PrivacyConfig
+from fedpgp.flower.client_app import ABOUT, LOSSES, SHARED, mods
 from fedpgp.flower.messages import _figures
-from fedpgp.flower.mods import mods
-from fedpgp.flower.update_validation import ABOUT, LOSSES, SHARED, arrays, read_any
+from fedpgp.flower.update_validation import arrays, read_any
 from fedpgp.methods import PromptFL
 from fedpgp.methods.dp_fpl import DPFPL
 

@@ -1,5 +1,6 @@
 """Clients on Flower: the local engine's figures, what crosses the network, and what happens to those that fail."""
 
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -11,13 +12,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from flwr.app import Array, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from in_process_grid import InProcessGrid
 
 from fedpgp.aggregators import FedAvg, Scaffold
-from fedpgp.data.client_task import counts_of
 from fedpgp.errors import DataError, OutputError, TrainingError
 from fedpgp.evaluation.inference import kind_of
 from fedpgp.federation.client_runner import ClientRunner
@@ -27,13 +27,14 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 from fedpgp.federation.state import ClientState, State
 from fedpgp.flower.client_app import EVALUATE, TRAIN, client_app
-from fedpgp.flower.mods import mods
-from fedpgp.flower.node import Node, OwnStates, own_states
-from fedpgp.flower.nodes import NodeClient, Nodes, answer, terms_of
+from fedpgp.flower.messages import check_terms, terms_of
+from fedpgp.flower.node import Node, OwnStates, answer, own_states
+from fedpgp.flower.nodes import Nodes
+from fedpgp.flower.update_validation import Refused
 from fedpgp.methods import METHODS
 
 RUN = "0123456789abcdef" * 2
-SMALL = {"rounds": 2, "local_epochs": 1, "batch_size": 8, "path_points": 3}
+SMALL = {"rounds": 2, "local_epochs": 1, "batch_size": 8, "path_points": 3, "deadline": 0.3}
 FEDPGP = tiny.small(METHODS["fedpgp"])
 
 
@@ -72,23 +73,19 @@ def open_world(
     data = more.pop("data", None) or tiny.data(backbone, kind=kind_of(method))
     settings = FederationConfig(**{**tiny.SETTINGS, **SMALL, **more})
     spec = RunSpec.of(method, data.task, backbone, settings, 0, protected(privacy, aggregator or FedAvg()))
-    terms = terms_of(backbone, data.task)
 
-    def opened(client: int) -> NodeClient:
+    def opened(client: int) -> Node:
         alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))
-        node = Node(ClientRunner(spec, alone), backbone.towers(method.reads), client, directory)
-        return NodeClient(node, terms, counts_of(alone.task))
+        return Node(ClientRunner(spec, alone), directory)
 
     def app(opener):
-        return client_app(
-            lambda kind, content, context: answer(kind, content, opener, trusted=trusted), mods(vars(privacy))
-        )
+        return client_app(lambda kind, content, _: answer(kind, content, opener, trusted=trusted), vars(privacy))
 
     held = {100 + i: opened(i) for i in range(len(data.task.clients))}
     openers = {node: (lambda guest=guest: guest) for node, guest in held.items()} | (guests or {})
     grid = InProcessGrid({node: app(opener) for node, opener in openers.items()})
-    counted = {client: record["round"] for record in state.records() for client in record["participants"]}
-    nodes = Nodes(grid, spec, RUN, terms, counted, 0.3, forgiving, privacy)
+    state.keep_origin({"run": RUN})
+    nodes = Nodes(grid, spec, state, terms_of(backbone, data.task), privacy, forgiving=forgiving)
     return World(grid, nodes, state, spec, data, directory)
 
 
@@ -253,16 +250,45 @@ def test_an_update_that_may_not_be_used_is_dropped_with_its_reason_and_counts_fo
     assert there.trained() == other.trained()
 
 
-@pytest.mark.parametrize(("change", "says"), [(first_round, "round 1 of run '0123"), (other_run, "round 2 of run 'ff")])
-def test_an_evaluation_of_another_round_or_run_is_dropped(change, says, world):
-    there = world(forgiving=True)
-    there.grid.meddle = meddling({101: change}, EVALUATE)
+def other_diagnostics(content):
+    content.metric_records["diagnostics"]["made-up"] = 1.0
+    return written(content)
+
+
+def few_figures(content):
+    del content.metric_records["shared"]["local"]
+    return written(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (first_round, "it answers round 1, not round 2"),
+        (other_run, "it answers run 'ff.+', not run '0123"),
+        (other_diagnostics, "its figures are .*, those of most"),
+        (few_figures, "it sent . figures"),
+    ],
+)
+def test_an_evaluation_of_another_round_run_or_form_is_dropped(change, says, world):
+    there = world(forgiving=True, trusted=False)
+    there.grid.meddle = meddling({100: change}, EVALUATE)
     first, second = there.rounds()
     assert "dropped" not in first
     (dropped,) = second["dropped"]
-    assert (dropped["client"], dropped["in"]) == (1, "evaluate")
-    assert f"it answers {says}" in dropped["reason"]
-    assert second["evaluated"] == [0, 2]
+    assert (dropped["client"], dropped["in"]) == (0, "evaluate")
+    assert re.match(says, dropped["reason"])
+    assert second["evaluated"] == [1, 2]
+
+
+def test_outcomes_that_a_client_of_another_party_sends_are_not_read(world):
+    def made_up(content):
+        content["correct/1.0"] = content["predicted"] = ArrayRecord({"made-up": Array(np.zeros(3, np.uint8))})
+        return written(content)
+
+    there = world(forgiving=True, trusted=False)
+    there.grid.meddle = meddling({100: made_up}, EVALUATE)
+    assert [record.get("dropped") for record in there.rounds()] == [None, None]
+    assert there.state.evaluation().correct == {}
 
 
 def test_where_all_are_one_party_a_client_that_fails_ends_the_run(world):
@@ -372,7 +398,7 @@ def test_a_node_that_does_not_fit_or_is_another_client_is_refused_by_name_and_th
 
     there = world(trusted=False, forgiving=True, rounds=1, guests={101: no_data})
     there.grid.apps[200], there.grid.contexts[200] = there.grid.apps[102], there.grid.contexts[102]
-    there.nodes.gather(3)
+    there.nodes.gather()
     (record,) = there.rounds()
     assert record["participants"] == [0, 2]
     first, second = record["refused"]
@@ -386,15 +412,16 @@ def test_a_node_that_does_not_fit_or_is_another_client_is_refused_by_name_and_th
     [
         ({"fedpgp": "0.0.1"}, r"the node has fedpgp 0\.0\.1, the server"),
         ({"checkpoint": "other"}, "the node's checkpoint is another than the server's"),
-        ({"classes": ("ant", "zebra")}, r"it has 'zebra'; it lacks 'alarm clock', 'bus'"),
-        ({"classes": tiny.NAMES[::-1]}, "they stand in another order"),
+        ({"classes": ["ant", "zebra"]}, r"it has 'zebra'; it lacks 'alarm clock', 'bus'"),
+        ({"classes": [*tiny.NAMES[::-1]]}, "they stand in another order"),
     ],
 )
 def test_terms_that_differ_are_named(change, says, backbone):
     terms = terms_of(backbone, tiny.task())
-    with pytest.raises(Exception, match=says):
-        terms.check(replace(terms, **change))
-    terms.check(terms)
+    greeting = RecordDict({"about": ConfigRecord(terms)})
+    with pytest.raises(Refused, match=says):
+        check_terms(greeting, terms | change)
+    check_terms(greeting, terms)
 
 
 def test_replies_may_come_twice_late_and_in_any_order(world, undisturbed):

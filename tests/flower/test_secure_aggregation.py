@@ -13,7 +13,7 @@ from test_nodes import open_world, read, windows, written
 from fedpgp.errors import TooFewError
 from fedpgp.federation.settings import PrivacyConfig
 from fedpgp.flower.node import Node
-from fedpgp.flower.secure_aggregation import quantisation_bound
+from fedpgp.flower.secure_aggregation import STEPS
 
 SECURE = PrivacyConfig(secure_aggregation=True, threshold=0.5)
 CLASSES = ((1, 5), (2, 7), (3, 6), (1, 2), (5, 6))
@@ -61,7 +61,7 @@ def test_the_mean_is_that_of_plain_aggregation_but_for_the_quantisation(private,
     (record,), _ = found.rounds(), expected.rounds()
     assert record["participants"] == [0, 1, 2, 3, 4]
     weights = [1.0] * 5 if private else [n / max(EXAMPLES) for n in EXAMPLES]
-    bound = quantisation_bound(5, secure.value_range, weights)
+    bound = 2 * 5 * 2 * secure.value_range / STEPS / sum(weights)
     mine, its = found.state.server().shared, expected.state.server().shared
     for name, value in its.items():
         off = (mine[name] - value).abs().max().item()

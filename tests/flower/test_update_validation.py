@@ -1,4 +1,4 @@
-"""The server's border: what is right passes to the bit, and nothing else passes or raises anything but a refusal."""
+"""Validation of updates: what is right passes to the bit, and nothing else passes or raises anything but a refusal."""
 
 import ast
 import io
@@ -17,11 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from fedpgp.aggregators import Upload
 from fedpgp.errors import FedPGPError
-from fedpgp.federation.client import ClientUpdate
 from fedpgp.federation.state import ClientState
-from fedpgp.flower.update_validation import LARGEST_LOSS, Asked, Refused, arrays, check, read, unlike_others
+from fedpgp.flower.update_validation import LARGEST_LOSS, Asked, Refused, arrays, check, read, read_any, unlike_others
 
 ROUND, RUN, MOST = 7, "3f2a", 100
 RECEIVED = {"p_G": torch.zeros(3, 4), "gate": torch.ones(2, dtype=torch.float64)}
@@ -225,17 +223,20 @@ def test_reasons_are_short_lines_of_ascii(name, text, data, shape):
     assert issubclass(Refused, FedPGPError)
 
 
-def test_losses_that_others_do_not_have_are_told():
-    def of(client, *names):
-        return ClientUpdate(Upload(client, 1, {}), ClientState(), dict.fromkeys(names, 1.0))
-
-    assert unlike_others([]) == {}
-    assert unlike_others([of(0, "a", "b"), of(1, "b", "a")]) == {}
-    odd = unlike_others([of(0), of(3, "a", "b"), of(4, "b", "a"), of(5, "a", "b", "c")])
-    assert odd == {
-        0: "its losses are [], those of most ['a', 'b']",
-        5: "its losses are ['a', 'b', 'c'], those of most ['a', 'b']",
+def test_figures_that_others_do_not_have_are_told():
+    assert unlike_others({}) == {}
+    assert unlike_others({0: {"a": 1.0, "b": 1.0}, 1: ["b", "a"]}) == {}
+    assert unlike_others({0: [], 3: ["a", "b"], 4: ["b", "a"], 5: ["a", "b", "c"]}) == {
+        0: "its figures are [], those of most ['a', 'b']",
+        5: "its figures are ['a', 'b', 'c'], those of most ['a', 'b']",
     }
+
+
+@pytest.mark.parametrize("shape", [(2**31 - 1,) * 3, (0, 2**62, 2**62), (-1,), (2**63,), (True,), (3, 5)])
+def test_of_any_array_the_shape_must_be_that_of_its_bytes(shape):
+    assert read_any(arrays(update())).keys() == RECEIVED.keys()
+    with pytest.raises(Refused, match=r"has type 'float32' and shape|has length 176, not 188"):
+        read_any(with_array(shape=shape)["shared"])
 
 
 # ------------------------------------------------------------------------------------------------------------- fuzz

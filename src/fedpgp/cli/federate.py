@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Federations across machines, on Flower: docs/deploy.md.", no_args_is_help=True)
 
+Directory = Annotated[Path, typer.Argument(help="What fedpgp federate init wrote.")]
+Nodes = Annotated[
+    int, typer.Option("--nodes", min=1, max=1000, help="How many clients take part, each on a node of its own.")
+]
+MethodName = Annotated[str, typer.Option("--method", "-m", help="The method that is run: see fedpgp methods.")]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Without TLS and keys; refused but for a loopback address.")]
 
 
@@ -27,14 +33,14 @@ Insecure = Annotated[bool, typer.Option("--insecure", help="Without TLS and keys
 )
 def init(
     directory: Annotated[Path, typer.Argument(help="Directory to write.")],
-    nodes: Annotated[int, typer.Option("--nodes", help="How many clients take part, each on a node of its own.")] = 3,
+    nodes: Nodes = 3,
     host: Annotated[str, typer.Option("--host", help="Name or address by which nodes reach the server.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="On which the server listens.")] = 8000,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="On which the server listens.")] = 8000,
     name: Annotated[
         str | None, typer.Option("--name", help="Of the federation.", show_default="the directory's")
     ] = None,
-    method: Annotated[str, typer.Option("--method", "-m", help="What flwr run runs: see fedpgp methods.")] = "fedpgp",
-    seed: Annotated[int, typer.Option("--seed", help="Of every random draw.")] = 0,
+    method: MethodName = "fedpgp",
+    seed: Seed = 0,
     class_names: Annotated[
         Path | None,
         typer.Option(
@@ -53,10 +59,9 @@ def init(
     from fedpgp.flower.deployment.layout import FederationPlan, create
 
     changes = [f"task.clients={nodes}", *(change or ()), *([] if data is None else [data_change(data)])]
-    settings, name_of_method = _experiment(method, nodes, config, changes, class_names)
-    plan = FederationPlan(
-        name or directory.absolute().name, host, port, nodes, settings, name_of_method, seed, insecure=insecure
-    )
+    experiment, method = _experiment(method, nodes, config, changes, class_names)
+    name = name or directory.absolute().name
+    plan = FederationPlan(name, host, port, nodes, experiment, method, seed, insecure=insecure)
     layout = create(directory, plan, force)
     out.print(f"{layout.directory} is written; README.md in it says what goes where", markup=False)
     err.print(f"next: fedpgp federate server {directory}", markup=False)
@@ -64,7 +69,7 @@ def init(
 
 @app.command(epilog="Example: [bold]fedpgp federate renew ours --authority /media/safe/authority[/]")
 def renew(
-    directory: Annotated[Path, typer.Argument(help="What fedpgp federate init wrote.")],
+    directory: Directory,
     authority: Annotated[
         Path | None, typer.Option("--authority", help="Where authority/ is now.", show_default="DIRECTORY/authority")
     ] = None,
@@ -78,7 +83,7 @@ def renew(
 
 @app.command(epilog="Example: [bold]fedpgp federate server ours[/]")
 def server(
-    directory: Annotated[Path, typer.Argument(help="What fedpgp federate init wrote.")],
+    directory: Directory,
     insecure: Insecure = False,
 ) -> None:
     """Start the server of a federation, a SuperLink that knows its nodes; Ctrl-C ends it."""
@@ -104,25 +109,25 @@ def node(
     """Start a client's node, a SuperNode, after a look at its data, names, checkpoint, certificate and ports."""
     from fedpgp.flower.deployment import processes
 
-    directory = directory.absolute()
     processes.end_on_sigterm()
-    settings, about = processes.node_settings(directory, data=data, state=state, cache=cache, device=device)
-    processes.check_node(directory, settings, about, insecure)
-    err.print(f"client {settings.client}: data, checkpoint and keys fit", markup=False)
-    err.print(processes.reach(directory, about, insecure), markup=False)
+    given = {"data": data, "state": state, "cache": cache, "device": device}
+    node = processes.NodeDirectory.read(directory.absolute(), insecure, **given)
+    node.check()
+    err.print(f"client {node.client}: data, checkpoint and keys fit", markup=False)
+    err.print(node.reach(), markup=False)
     if check:
         return
-    with processes.node(directory, settings, about, insecure) as process:
+    with node.supernode() as process:
         code = process.wait()
     raise typer.Exit(code)
 
 
 @app.command(epilog="Example: [bold]fedpgp federate up --nodes 4 --local -o out[/]")
 def up(
-    nodes: Annotated[int, typer.Option("--nodes", help="How many clients, each in a SuperNode of its own.")] = 4,
+    nodes: Nodes = 4,
     local: Annotated[bool, typer.Option("--local", help="On this machine; for several see init.")] = False,
-    method: Annotated[str, typer.Option("--method", "-m", help="See fedpgp methods.")] = "fedpgp",
-    seed: Annotated[int, typer.Option("--seed", help="Of every random draw.")] = 0,
+    method: MethodName = "fedpgp",
+    seed: Seed = 0,
     config: ConfigFile = None,
     data: DataSource = None,
     change: Changes = None,
@@ -142,40 +147,38 @@ def up(
     from fedpgp.federation.run_spec import rounds_of
     from fedpgp.flower.deployment.layout import FederationPlan, create
     from fedpgp.flower.deployment.local import free_ports, local_federation
-    from fedpgp.flower.deployment.processes import check_node, node_settings
+    from fedpgp.flower.deployment.processes import NodeDirectory
     from fedpgp.methods.plugins import find_method
 
     if not local:
         raise click.UsageError("--local must be typed: all processes are on this machine; for several see init")
     directory = output or new_name("federation")
     changes = [f"task.clients={nodes}", *(change or ()), *([] if data is None else [data_change(data)])]
-    settings, name_of_method = _experiment(method, nodes, config, changes, None)
+    experiment, method = _experiment(method, nodes, config, changes)
     port, *ports = free_ports(nodes + 1)
-    plan = FederationPlan("local", "127.0.0.1", port, nodes, settings, name_of_method, seed, ports, insecure)
+    plan = FederationPlan("local", "127.0.0.1", port, nodes, experiment, method, seed, ports, insecure)
     layout = create(directory, plan, force)
-    where = None if cache is None else str(cache.absolute())
-    label = f"{name_of_method}, seed {seed}"
-    total = rounds_of(settings.methods.get(name_of_method) or find_method(name_of_method)(), settings.federation)
+    features = None if cache is None else str(cache.absolute())
+    total = rounds_of(experiment.methods.get(method) or find_method(method)(), experiment.federation)
     with Session(directory, quiet) as progress:
         progress.progress("reading the data set", 0, 1)  # once, for all nodes
-        found, about = node_settings(layout.node(0), cache=where)
-        check_node(layout.node(0), found, about, insecure)
+        NodeDirectory.read(layout.node(0), insecure, cache=features).check()
         progress.progress("reading the data set", 1, 1)
-        with local_federation(layout, nodes, where) as federation:
+        with local_federation(layout, nodes, features) as federation:
             progress.notice(
-                f"a server and {nodes} nodes are started; {layout.directory}/logs has what they say; Flower starts"
-                " a process for every message: on two cores the first round begins in about 40 s, and each node adds 2"
-                " to 3 s to a round"
+                f"a server and {nodes} nodes are started, what they say is in {layout.logs}; Flower starts a process"
+                " for each message: on two cores round 1 begins in about 40 s, and a node adds 2 to 3 s to each"
             )
             run = layout.runs / "local"
 
             def rounds(records: "Sequence[Mapping[str, Any]]") -> None:
-                number = records[-1]["round"]
+                number, label = records[-1]["round"], f"{method}, seed {seed}"
                 progress.progress(label, number or 1, total if number else 1, _so_far(records, total))
 
-            federation.complete(
-                run, progress.notice, lambda count: progress.progress("nodes that are there", count, nodes), rounds
-            )
+            def there(count: int) -> None:
+                progress.progress("nodes that are there", count, nodes)
+
+            federation.complete(run, progress.notice, there, rounds)
     print_result(fedpgp.Comparison([fedpgp.load_run(run)]), run, as_json)
 
 
@@ -190,7 +193,7 @@ def _so_far(records: "Sequence[Mapping[str, Any]]", total: int) -> str:
 
 
 def _experiment(
-    method: str, nodes: int, config: Path | None, changes: list[str], class_names: Path | None
+    method: str, nodes: int, config: Path | None, changes: list[str], class_names: Path | None = None
 ) -> "tuple[ExperimentConfig, str]":
     """The config of a deployment, and the method's name; raises ConfigError for what cannot be run."""
     from fedpgp.config import load_config
@@ -199,7 +202,7 @@ def _experiment(
     from fedpgp.runs.choices import chosen_methods
 
     if class_names is not None:
-        changes = [*changes, f"task.partition={OWN}", f"task.class_names={json.dumps(read_lines(class_names))}"]
+        changes += [f"task.partition={OWN}", f"task.class_names={json.dumps(read_lines(class_names))}"]
     (name,), _ = chosen_methods(method, config, changes)
     settings = load_config(config, [*changes, "federation.engine=deployment"], foreign=True)
     if settings.task.clients != nodes:

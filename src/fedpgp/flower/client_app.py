@@ -1,30 +1,74 @@
-"""The ClientApp. Flower starts a process for every message: nothing is imported here that takes long."""
+"""The ClientApp, and what it does to an update before it is sent.
 
-from collections.abc import Callable, Sequence
+Flower starts a process for every message: nothing is imported here that takes long.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.clientapp.typing import Mod
+from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
+from flwr.clientapp.typing import ClientAppCallable, Mod
 
 QUERY, TRAIN, EVALUATE = "query", "train", "evaluate"
+SHARED, CONTROL, LOSSES, ABOUT = "shared", "control", "losses", "about"  # the records of a message
+FACTS = ("run", "round", "after", "examples")  # in the last
+LOSS = "loss/"  # before the name of a loss among the facts
 
 Answer = Callable[[str, RecordDict, Context], RecordDict]  # to one of these kinds of message
 
 
-def client_app(answer: Answer, mods: Sequence[Mod] = ()) -> ClientApp:
-    """What Flower runs for a client. mods: what becomes of its answer to training."""
+def client_app(answer: Answer, privacy: Mapping[str, Any]) -> ClientApp:
+    """What Flower runs for a client. privacy: the experiment's section [privacy]."""
     app = ClientApp()
 
-    @app.query()
-    def query(message: Message, context: Context) -> Message:
-        return Message(answer(QUERY, message.content, context), reply_to=message)
+    def handler(kind: str) -> Callable[[Message, Context], Message]:
+        return lambda message, context: Message(answer(kind, message.content, context), reply_to=message)
 
-    @app.train(mods=list(mods))
-    def train(message: Message, context: Context) -> Message:
-        return Message(answer(TRAIN, message.content, context), reply_to=message)
-
-    @app.evaluate()
-    def evaluate(message: Message, context: Context) -> Message:
-        return Message(answer(EVALUATE, message.content, context), reply_to=message)
-
+    app.query()(handler(QUERY))
+    app.train(mods=mods(privacy))(handler(TRAIN))
+    app.evaluate()(handler(EVALUATE))
     return app
+
+
+def mods(privacy: Mapping[str, Any]) -> list[Mod]:
+    """What is done to an update before it is sent, the outermost first. privacy: the experiment's section [privacy]."""
+    chosen: list[Mod] = []
+    kind = privacy["differential_privacy"]
+    if privacy["secure_aggregation"]:
+        from flwr.client.mod import secaggplus_mod
+
+        chosen += [secaggplus_mod, partial(_as_older, weighted=kind == "none")]
+    if kind == "local":
+        norm = float(privacy["clipping_norm"])
+        # Any two updates that are cut to this norm are at most twice as far apart.
+        chosen.append(LocalDpMod(norm, 2 * norm, float(privacy["local_epsilon"]), float(privacy["delta"])))
+    elif kind == "central" and privacy["clipped_by"] == "client":
+        chosen.append(adaptiveclipping_mod if privacy["clipping"] == "adaptive" else fixedclipping_mod)
+    return chosen
+
+
+def _as_older(message: Message, context: Context, call_next: ClientAppCallable, *, weighted: bool) -> Message:
+    """A reply in the form of Flower's older API, which SecAgg+ reads: the change of the shared part, and facts.
+
+    weighted: by the number of examples, or all alike, as differential privacy asks.
+    """
+    from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
+    from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
+    from flwr.compat.common.recorddict_compat import fitres_to_recorddict
+
+    del message.content[RECORD_KEY_CONFIGS]
+    received = {name: array.numpy() for name, array in message.content.array_records[SHARED].items()}
+    reply = call_next(message, context)
+    if reply.has_error() or ABOUT not in reply.content:
+        raise RuntimeError("the client could not train: the log of its node says why")
+    content = reply.content
+    shared, about = content.array_records[SHARED], content.config_records[ABOUT]
+    facts: dict[str, Any] = {name: about[name] for name in FACTS}
+    facts |= {f"{LOSS}{name}": figure for name, figure in content.metric_records[LOSSES].items()}
+    changes = [shared[name].numpy().astype("float64") - received[name] for name in sorted(shared)]
+    weight = int(facts["examples"]) if weighted else 1
+    older = FitRes(Status(Code.OK, ""), ndarrays_to_parameters(changes), weight, facts)
+    return Message(fitres_to_recorddict(older, False), reply_to=message)

@@ -13,15 +13,45 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedpgp.aggregators import Download, Tensors
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
 from fedpgp.evaluation.evaluator import Evaluation, Point
 from fedpgp.evaluation.metrics import summary
 from fedpgp.federation.client import ClientUpdate
-from fedpgp.flower.update_validation import ABOUT, CONTROL, LOSSES, SHARED, Refused, arrays, excerpt, figures, read_any
+from fedpgp.flower.client_app import ABOUT, CONTROL, LOSSES, SHARED
+from fedpgp.flower.update_validation import Refused, arrays, check_round, facts, figures, line, read_any
+from fedpgp.runtime.version import __version__
 
 FIGURES, CORRECT, DIAGNOSTICS, ALONE = "figures", "correct", "diagnostics", "alone"
 PREDICTED, CONFIDENCE = "predicted", "confidence"
+FAULT = "fault"  # in the place of a reply: why there is none, for a person to read
+
+Rows = Mapping[str, NDArray[Any]]  # test set -> a row for each client
+
+
+def terms_of(backbone: Backbone, task: Task) -> dict[str, Any]:
+    """What server and clients must have in common. checkpoint: the fingerprint of the frozen CLIP."""
+    return {"fedpgp": __version__, "checkpoint": backbone.fingerprint, "classes": list(task.class_names)}
+
+
+def check_terms(content: RecordDict, node: Mapping[str, Any]) -> None:
+    """Raise Refused, saying how a node's terms differ from those in the server's message."""
+    fedpgp, checkpoint, classes = facts(content, fedpgp=str, checkpoint=str, classes=list)
+    if fedpgp != node["fedpgp"]:
+        raise Refused(f"the node has fedpgp {node['fedpgp']}, the server {line(fedpgp)}: install the same on both")
+    if checkpoint != node["checkpoint"]:
+        raise Refused(
+            "the node's checkpoint is another than the server's (their fingerprints differ): give both the same"
+            " files as backbone.checkpoint"
+        )
+    if classes != node["classes"]:
+        here, there = {*node["classes"]}, {*map(str, classes)}
+        lists = (("it has", sorted(here - there)), ("it lacks", sorted(there - here)))
+        parts = [f"{verb} {', '.join(map(repr, names[:5]))}" for verb, names in lists if names]
+        raise Refused(f"the node's class names differ: {'; '.join(parts) or 'they stand in another order'}")
 
 
 @dataclass(frozen=True)
@@ -44,129 +74,112 @@ class Request:
         about |= self.download.figures
         if self.alphas:
             about["alphas"] = list(self.alphas)
-        records: dict[str, Any] = {SHARED: arrays(self.download.shared), ABOUT: ConfigRecord(about)}
-        records |= {
-            name: arrays(tensors)
-            for name, tensors in ((CONTROL, self.download.control), (ALONE, self.alone))
-            if tensors
-        }
-        return RecordDict(records)
+        content = RecordDict({SHARED: arrays(self.download.shared), ABOUT: ConfigRecord(about)})
+        for name, tensors in ((CONTROL, self.download.control), (ALONE, self.alone)):
+            if tensors:
+                content[name] = arrays(tensors)
+        return content
 
     @classmethod
     def of(cls, content: RecordDict, device: torch.device) -> "Request":
-        """What a message asks; raises Refused where it is no request of ours."""
-        try:
-            about = content.config_records[ABOUT]
-            run, number, counted, alphas = about["run"], about["round"], about["counted"], about.get("alphas", [])
-        except KeyError as error:
-            raise Refused(
-                f"the server's message has no {excerpt(error.args[0])}: is its fedpgp of this version?"
-            ) from error
-        if not isinstance(run, str) or type(number) is not int or type(counted) is not int:
-            raise Refused("the server's message is none of this version of fedpgp")
+        """Read what a message asks; raise Refused where it is no request of ours."""
+        run, number, counted = facts(content, run=str, round=int, counted=int)
+        alphas = content.config_records[ABOUT].get("alphas", [])
         if not isinstance(alphas, list) or not all(isinstance(alpha, float) for alpha in alphas):
-            raise Refused("the server's message is none of this version of fedpgp")
+            raise Refused("the server's message has alphas that are no numbers: is its fedpgp of this version?")
         shared, control, alone = (
-            {name: tensor.to(device) for name, tensor in read_any(content.array_records[record]).items()}
-            if record in content.array_records
-            else {}
+            {name: tensor.to(device) for name, tensor in _tensors(content, record).items()}
             for record in (SHARED, CONTROL, ALONE)
         )
-        return cls(run, number, counted, Download(shared, control), alone, tuple(float(alpha) for alpha in alphas))
+        return cls(run, number, counted, Download(shared, control), alone, tuple(map(float, alphas)))
 
 
 def trained(request: Request, update: ClientUpdate, after: int, sends: bool) -> RecordDict:
     """A client's reply to training. after: the round that it went on from; sends: whether its shared part is sent."""
     upload = update.upload
-    about: dict[str, Any] = {"run": request.run, "round": request.number}
-    about |= {"examples": upload.examples, "after": after}
-    records: dict[str, Any] = {
-        SHARED: arrays(upload.shared if sends else {}),
-        LOSSES: _figures(update.losses),
-        ABOUT: ConfigRecord(about),
-    }
+    about: dict[str, Any] = {"run": request.run, "round": request.number, "examples": upload.examples, "after": after}
+    content = RecordDict({ABOUT: ConfigRecord(about), LOSSES: _figures(update.losses)})
+    content[SHARED] = arrays(upload.shared if sends else {})
     if sends and upload.control:
-        records[CONTROL] = arrays(upload.control)
-    return RecordDict(records)
-
-
-def evaluated(request: Request, found: Evaluation, outcomes: bool) -> RecordDict:
-    """A client's reply to evaluation. outcomes: with which images it got right, as no other machine is to know."""
-    content = RecordDict({ABOUT: ConfigRecord({"run": request.run, "round": request.number})})
-    for alpha, point in {**found.path, 1.0: found}.items():
-        content[f"{FIGURES}/{alpha!r}"] = _figures({name: values[0] for name, values in point.clients.items()})
-        if outcomes:
-            content[f"{CORRECT}/{alpha!r}"] = ArrayRecord({n: Array(values) for n, values in point.correct.items()})
-    if outcomes:
-        for kind, arrays_of in ((PREDICTED, found.predicted), (CONFIDENCE, found.confidence)):
-            content[kind] = ArrayRecord({name: Array(values) for name, values in arrays_of.items()})
-    content[DIAGNOSTICS] = _figures(found.diagnostics)
-    if found.shared is not None:
-        content[SHARED] = _figures(found.shared)
+        content[CONTROL] = arrays(upload.control)
     return content
 
 
-def evaluation(content: RecordDict, request: Request, names: Sequence[str]) -> Evaluation:
-    """The reverse of `evaluated`; raises Refused for what is no evaluation of this round with these figures."""
-    about: Mapping[str, Any] = content.config_records.get(ABOUT, {})
-    if about.get("run") != request.run or about.get("round") != request.number:
-        raise Refused(f"it answers round {excerpt(about.get('round'))} of run {excerpt(about.get('run'))}")
+def evaluated(request: Request, evaluation: Evaluation, outcomes: bool) -> RecordDict:
+    """A client's reply to evaluation. outcomes: with which images it got right, as no other machine is to know."""
+    content = RecordDict({ABOUT: ConfigRecord({"run": request.run, "round": request.number})})
+    content[DIAGNOSTICS] = _figures(evaluation.diagnostics)
+    if evaluation.shared is not None:
+        content[SHARED] = _figures(evaluation.shared)
+    by_image: dict[str, Rows] = {PREDICTED: evaluation.predicted, CONFIDENCE: evaluation.confidence}
+    for alpha, point in {**evaluation.path, 1.0: evaluation}.items():
+        content[f"{FIGURES}/{alpha!r}"] = _figures({name: values[0] for name, values in point.clients.items()})
+        by_image[f"{CORRECT}/{alpha!r}"] = point.correct
+    if outcomes:
+        for record, rows in by_image.items():
+            content[record] = ArrayRecord({name: Array(values) for name, values in rows.items()})
+    return content
+
+
+def evaluation(content: RecordDict, request: Request, names: Sequence[str], outcomes: bool) -> Evaluation:
+    """The reverse of `evaluated`; raises Refused for what is no evaluation of this round with these figures.
+
+    outcomes: whether which images it got right is read, as the server does where all are one party.
+    """
+    check_round(content.config_records.get(ABOUT, {}), request.run, request.number)
     points = {}
     for alpha in request.alphas:
-        if f"{FIGURES}/{alpha!r}" not in content:
-            raise Refused(f"it sent no accuracies at {alpha}")
-        accuracies = figures(content[f"{FIGURES}/{alpha!r}"], names)
+        accuracies = figures(content, f"{FIGURES}/{alpha!r}", names)
         if not all(0 <= accuracy <= 100 for accuracy in accuracies.values()):
-            raise Refused(f"its accuracies are not percentages: {excerpt(accuracies)}")
-        correct = content.array_records.get(f"{CORRECT}/{alpha!r}")
+            raise Refused(f"its accuracies at {alpha} are not percentages")
         points[alpha] = Point(
             {name: np.array([accuracy]) for name, accuracy in accuracies.items()},
-            {} if correct is None else {name: tensor.numpy() for name, tensor in read_any(correct).items()},
+            _rows(content, f"{CORRECT}/{alpha!r}") if outcomes else {},
         )
     own = points.pop(1.0)
-    shared = figures(content[SHARED]) if SHARED in content else None
-    said = {kind: content.array_records[kind] for kind in (PREDICTED, CONFIDENCE) if kind in content.array_records}
-    return Evaluation(
-        own.clients,
-        own.correct,
-        shared,
-        figures(content.get(DIAGNOSTICS)),
-        points,
-        **{kind: {name: tensor.numpy() for name, tensor in read_any(found).items()} for kind, found in said.items()},
-    )
-
-
-def together(found: Sequence[Evaluation]) -> Evaluation:
-    """Evaluations of one client each -> one of all of them, with the means that one of all at once has."""
-
-    def joined(points: Sequence[Point]) -> Point:
-        return Point(
-            {name: np.concatenate([one.clients[name] for one in points]) for name in points[0].clients},
-            {name: np.concatenate([one.correct[name] for one in points]) for name in points[0].correct},
-        )
-
-    own = joined(found)
-    shared = [one.shared for one in found if one.shared is not None]
-    # A client whose way is one point is at its own model all along it.
-    alphas = sorted({alpha for one in found for alpha in one.path})
     return Evaluation(
         clients=own.clients,
         correct=own.correct,
-        shared=summary({name: [one[name] for one in shared] for name in own.clients}) if shared else None,
-        diagnostics=_means([one.diagnostics for one in found]),
-        path={alpha: joined([one.path.get(alpha, one) for one in found]) for alpha in alphas},
-        predicted=_rows([one.predicted for one in found]),
-        confidence=_rows([one.confidence for one in found]),
+        shared=figures(content, SHARED, summary(own.clients)) if SHARED in content else None,
+        diagnostics=figures(content, DIAGNOSTICS),
+        path=points,
+        predicted=_rows(content, PREDICTED) if outcomes else {},
+        confidence=_rows(content, CONFIDENCE) if outcomes else {},
     )
 
 
-def _rows(found: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+def together(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Evaluations of one client each -> one of all of them, with the means that one of all at once has."""
+
+    def joined(parts: Sequence[Rows]) -> Rows:
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def point(points: Sequence[Point]) -> Point:
+        return Point(joined([point.clients for point in points]), joined([point.correct for point in points]))
+
+    own = point(evaluations)
+    shared = [evaluation.shared for evaluation in evaluations if evaluation.shared is not None]
+    # A client whose way is one point is at its own model all along it.
+    alphas = sorted({alpha for evaluation in evaluations for alpha in evaluation.path})
+    diagnostics = [evaluation.diagnostics for evaluation in evaluations]
+    return Evaluation(
+        clients=own.clients,
+        correct=own.correct,
+        shared=summary({name: [means[name] for means in shared] for name in own.clients}) if shared else None,
+        diagnostics={name: fmean(each[name] for each in diagnostics) for name in diagnostics[0]},
+        path={alpha: point([each.path.get(alpha, each) for each in evaluations]) for alpha in alphas},
+        predicted=joined([each.predicted for each in evaluations]),
+        confidence=joined([each.confidence for each in evaluations]),
+    )
 
 
-def _figures(found: Mapping[str, float]) -> MetricRecord:
-    return MetricRecord({name: float(figure) for name, figure in found.items()})
+def _tensors(content: RecordDict, record: str) -> dict[str, Tensor]:
+    return read_any(content.array_records.get(record, ArrayRecord()))
 
 
-def _means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: fmean(one[name] for one in found) for name in found[0]}
+def _rows(content: RecordDict, record: str) -> Rows:
+    return {name: tensor.numpy() for name, tensor in _tensors(content, record).items()}
+
+
+def _figures(values: Mapping[str, float]) -> MetricRecord:
+    return MetricRecord({name: float(value) for name, value in values.items()})

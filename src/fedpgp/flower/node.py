@@ -1,23 +1,26 @@
 """One client where it works by itself: it holds its own data, and its private part never leaves its directory."""
 
+import logging
 import os
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flwr.app import ConfigRecord, RecordDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fedpgp.aggregators import Download, Tensors
-from fedpgp.backbone import Towers
-from fedpgp.errors import OutputError
+from fedpgp.data.client_task import counts_of
+from fedpgp.errors import FedPGPError, NamesError, OutputError, TrainingError
 from fedpgp.evaluation.evaluator import Evaluation
 from fedpgp.federation.client import ClientUpdate, train_clients
 from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import own_after
 from fedpgp.federation.state import ClientState, grouped, on_device, ungrouped
+from fedpgp.flower.client_app import ABOUT, EVALUATE, QUERY
+from fedpgp.flower.messages import FAULT, Request, check_terms, evaluated, terms_of, trained
+from fedpgp.flower.update_validation import Refused
 from fedpgp.runtime.files import OWNER_ALONE, make_directory, tensor_bytes, write
 from fedpgp.runtime.workers import Workers
 
@@ -39,12 +42,12 @@ class OwnStates:
 
         Raises OutputError for a file that is damaged, or of a directory that belongs to somebody else.
         """
-        found = max((number for number in self._rounds() if number <= counted), default=0)
-        if not found:
+        number = max((number for number in self._rounds() if number <= counted), default=0)
+        if not number:
             return 0, None
-        file = self._file(found)
+        file = self._file(number)
         try:
-            return found, ClientState(**ungrouped(load_file(file), ClientState))
+            return number, ClientState(**ungrouped(load_file(file), ClientState))
         except (SafetensorError, OSError, KeyError) as error:
             raise OutputError(
                 f"{file} cannot be read: {error}; restore it, or remove it and the client begins again"
@@ -56,10 +59,8 @@ class OwnStates:
             make_directory(self.directory, OWNER_ALONE)
             check_owner(self.directory)
             write(self._file(number), tensor_bytes(grouped(state)), mode=0o600)
-            for gone in self._rounds():
-                if gone not in (number, counted):
-                    with suppress(FileNotFoundError):
-                        self._file(gone).unlink()
+            for other in {*self._rounds()} - {number, counted}:
+                self._file(other).unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(
                 f"{self.directory} cannot be written: {error.strerror or error}; the private part of the round before"
@@ -71,7 +72,7 @@ class OwnStates:
             return []
         check_owner(self.directory)
         names = (file.stem.removeprefix("round-") for file in self.directory.glob("round-*.safetensors"))
-        return sorted(int(name) for name in names if name.isdecimal())
+        return [int(name) for name in names if name.isdecimal()]
 
     def _file(self, number: int) -> Path:
         return self.directory / f"round-{number:06d}.safetensors"
@@ -81,58 +82,15 @@ def check_owner(path: Path) -> None:
     """Raises OutputError for a file or directory in which somebody else may have put, or may read, what is private."""
     if os.name != "posix":
         return
-    found = path.stat()
-    if found.st_uid != os.geteuid():
+    status = path.stat()
+    if status.st_uid != os.geteuid():
         raise OutputError(
-            f"{path} belongs to another user (id {found.st_uid}): run the node as that user, or name"
+            f"{path} belongs to another user (id {status.st_uid}): run the node as that user, or name"
             " another directory with state="
         )
-    if found.st_mode & 0o077:
+    if status.st_mode & 0o077:
         mode = "700" if path.is_dir() else "600"
         raise OutputError(f"{path} is open to other users: close it with chmod {mode} {path}")
-
-
-@dataclass(frozen=True)
-class Node:
-    """runner: of the run, with the images of this client alone; client: its number in the run.
-
-    directory: where what it keeps of each of its runs lies, by the run's id.
-    """
-
-    runner: ClientRunner
-    towers: Towers
-    client: int
-    directory: Path
-
-    def train(self, run: str, number: int, counted: int, download: Download) -> tuple[ClientUpdate, int]:
-        """A round's local training, from what the client kept of the last round that counts, or of one before it.
-
-        What it keeps is kept. Gives what comes of it, and the round from which it went on, 0 from the beginning.
-        """
-        after, own = self._own(run, counted)
-        (update,) = train_clients(self.towers, [self.runner.job(number, self.client, download, own)])
-        self._states(run).keep(number, after, own_after(self.runner.spec, number, update))
-        return update, after
-
-    def evaluate(
-        self, run: str, number: int, counted: int, download: Download, alone: Tensors, alphas: Sequence[float]
-    ) -> Evaluation:
-        """How the client's model, and the shared part alone, do after a round; means are over this client alone.
-
-        alone: what of the server's shared part is another than this client is sent.
-        """
-        _, own = self._own(run, counted)
-        with Workers(self.towers, 1) as workers:
-            shared = {**{name: download.shared[name] for name in self.runner.spec.shared}, **alone}
-            return self.runner.evaluate(number, shared, lambda _: download, lambda _: own, workers, alphas)
-
-    def _own(self, run: str, counted: int) -> tuple[int, ClientState]:
-        after, kept = self._states(run).after(counted)
-        spec = self.runner.spec
-        return after, spec.first(self.client) if kept is None else on_device(kept, spec.device)
-
-    def _states(self, run: str) -> OwnStates:
-        return own_states(self.directory, run, self.client)
 
 
 def own_states(directory: Path, run: str, client: int) -> OwnStates:
@@ -140,3 +98,73 @@ def own_states(directory: Path, run: str, client: int) -> OwnStates:
     if not RUN.fullmatch(run):
         raise OutputError(f"the id of a run must be 32 hexadecimal digits, got {run[:40]!r}")
     return OwnStates(directory / run / f"client-{client}")
+
+
+class Node:
+    """A client by itself. runner: of the run, with this client alone; client: its number in the run.
+
+    directory: where what it keeps of each of its runs lies, by the id of the run. Of its
+    images the server gets to know how many there are.
+    """
+
+    def __init__(self, runner: ClientRunner, directory: Path):
+        spec, task = runner.spec, runner.data.task
+        (client,) = task.clients
+        self.runner, self.client, self.directory = runner, client.id, directory
+        self._towers = spec.backbone.towers(spec.method.reads)
+        self._terms, self._counts = terms_of(spec.backbone, task), counts_of(task)
+
+    def train(self, request: Request) -> tuple[ClientUpdate, int]:
+        """A round's local training, from what the client kept of the last round that counts, or of one before it.
+
+        What it keeps is kept. Gives what comes of it, and the round from which it went on, 0 from the beginning.
+        """
+        after, own = self._own(request)
+        job = self.runner.job(request.number, self.client, request.download, own)
+        (update,) = train_clients(self._towers, [job])
+        kept = own_after(self.runner.spec, request.number, update)
+        own_states(self.directory, request.run, self.client).keep(request.number, after, kept)
+        return update, after
+
+    def evaluate(self, request: Request) -> Evaluation:
+        """How the client's model, and the shared part alone, do after a round; means are over this client alone."""
+        _, own = self._own(request)
+        sent = request.download
+        shared = {**{name: sent.shared[name] for name in self.runner.spec.shared}, **request.alone}
+        with Workers(self._towers, 1) as workers:
+            return self.runner.evaluate(request.number, shared, lambda _: sent, lambda _: own, workers, request.alphas)
+
+    def _own(self, request: Request) -> tuple[int, ClientState]:
+        after, kept = own_states(self.directory, request.run, self.client).after(request.counted)
+        spec = self.runner.spec
+        return after, spec.first(self.client) if kept is None else on_device(kept, spec.device)
+
+    def reply(self, kind: str, content: RecordDict, trusted: bool) -> RecordDict:
+        """What the client answers; raises FedPGPError where it cannot. trusted: see `answer`."""
+        if kind == QUERY:
+            check_terms(content, self._terms)
+            tests = {f"tests_{name}": count for name, count in self._counts.tests.items()}
+            return RecordDict(
+                {ABOUT: ConfigRecord({"client": self.client, "examples": self._counts.examples, **tests})}
+            )
+        spec = self.runner.spec
+        request = Request.of(content, spec.device)
+        if kind == EVALUATE:
+            return evaluated(request, self.evaluate(request), outcomes=trusted)
+        update, after = self.train(request)
+        return trained(request, update, after, sends=not spec.finetunes(request.number))
+
+
+def answer(kind: str, content: RecordDict, open_node: Callable[[], Node], *, trusted: bool) -> RecordDict:
+    """What a client answers to a message of the server.
+
+    open_node: gives the client, and raises a FedPGPError where it cannot; trusted: the server is of the same party,
+    and gets to know which test images a client got right, and the text of every error, which may name files.
+    """
+    try:
+        return open_node().reply(kind, content, trusted)
+    except FedPGPError as error:
+        logging.getLogger(__name__).error("%s", error)
+        tells = trusted or isinstance(error, TrainingError | NamesError | Refused)
+        reason = str(error) if tells else f"{type(error).__name__}: the log of its node says more"
+        return RecordDict({FAULT: ConfigRecord({"reason": reason})})

@@ -5,9 +5,7 @@ cut to ± `value_range` and quantised in 2²² steps, each weighted by w ≤ 1: 
 is off by at most 2 m · 2 `value_range` / 2²² / Σ w_i.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +16,6 @@ from flwr.common import FitIns, ndarrays_to_parameters, parameters_to_ndarrays
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
 from flwr.compat.common.recorddict_compat import parameters_to_arrayrecord
 from flwr.server.compat.legacy_context import LegacyContext
-from flwr.server.strategy import Strategy
 from flwr.server.workflow import SecAggPlusWorkflow
 from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECORD
 from flwr.server.workflow.constant import Key as WorkflowKey
@@ -26,23 +23,14 @@ from flwr.server.workflow.secure_aggregation.secaggplus_workflow import Workflow
 
 from fedpgp.aggregators import Tensors
 from fedpgp.errors import TooFewError
+from fedpgp.federation.settings import PrivacyConfig
 from fedpgp.flower.update_validation import MASKED, is_array
 
 FEWEST, MOST = 3, 1000  # clients of a round: with two each knows the other's update; more may overflow 32 bits
 STEPS = 1 << 22
 
 Send = Callable[[Sequence[Message]], Sequence[Message]]
-
-
-@dataclass(frozen=True)
-class SecureSum:
-    """What the server gets to know.
-
-    change: the weighted mean; facts: by node that is in it, what it says beside, in the clear.
-    """
-
-    change: Tensors
-    facts: Mapping[int, Mapping[str, Any]]
+Facts = Mapping[int, Mapping[str, Any]]  # node -> what it says beside its update, in the clear
 
 
 def secure_sum(
@@ -50,12 +38,10 @@ def secure_sum(
     number: int,
     contents: Mapping[int, RecordDict],
     received: Tensors,
-    shares: float,
-    threshold: float,
-    value_range: float,
+    privacy: PrivacyConfig,
     most_examples: float,
-) -> SecureSum:
-    """One round with the nodes that are sent something.
+) -> tuple[Tensors, Facts]:
+    """One round with the nodes that are sent something: the weighted mean of the changes, and facts of who is in it.
 
     send: sends messages and gives the replies that came in time. most_examples: what has the weight 1. Raises
     TooFewError where so few answer, or answer so wrongly, that nothing can be summed.
@@ -65,36 +51,54 @@ def secure_sum(
             f"secure aggregation needs {FEWEST} to {MOST} clients in a round, got {len(contents)}: change"
             " task.clients or federation.participation, or take privacy.secure_aggregation=false"
         )
-    names = sorted(received)
     workflow = SecAggPlusWorkflow(
-        num_shares=float(shares),
-        reconstruction_threshold=float(threshold),
+        num_shares=float(privacy.shares),
+        reconstruction_threshold=float(privacy.threshold),
         max_weight=most_examples,
-        clipping_range=value_range,
+        clipping_range=privacy.value_range,
         quantization_range=STEPS,
     )
-    strategy = _Strategy(list(contents))
+    nothing = ndarrays_to_parameters([])
+    taking_part = [(SimpleNamespace(node_id=node), FitIns(nothing, {})) for node in contents]
+    # All that is asked of a strategy: who takes part, and what to make of the sum, which is read from the state.
+    strategy: Any = SimpleNamespace(configure_fit=lambda *_: taking_part, aggregate_fit=lambda *_: (None, {}))
     context = LegacyContext(Context(0, 0, {}, RecordDict(), {}), strategy=strategy)
     context.state.config_records[MAIN_CONFIGS_RECORD] = ConfigRecord({WorkflowKey.CURRENT_ROUND: number})
-    context.state.array_records[MAIN_PARAMS_RECORD] = parameters_to_arrayrecord(ndarrays_to_parameters([]), True)
-    grid: Any = _Grid(send, [tuple(received[name].shape) for name in names])
+    context.state.array_records[MAIN_PARAMS_RECORD] = parameters_to_arrayrecord(nothing, True)
+    names = sorted(received)
+    shapes = [(1,), *(tuple(received[name].shape) for name in names)]
+
+    def exchange(messages: Sequence[Message], timeout: float | None) -> Sequence[Message]:
+        """A reply whose masked numbers have another form is as if it had never come."""
+        return [reply for reply in send(list(messages)) if reply.has_error() or _fits(reply.content, shapes)]
+
+    grid: Any = SimpleNamespace(send_and_receive=exchange)
     state = WorkflowState()
+    before_keys = workflow.setup_stage, workflow.share_keys_stage
     try:
-        if not workflow.setup_stage(grid, context, state):
-            raise _too_few("setup")
-        _forget_absent(state)
-        state.nid_to_fitins = dict(contents)  # our own message in the place of the older API's
-        if not workflow.share_keys_stage(grid, context, state):
-            raise _too_few("share keys")
-        _forget_absent(state)
-        for stage in (workflow.collect_masked_vectors_stage, workflow.unmask_stage):
+        for stage in (*before_keys, workflow.collect_masked_vectors_stage, workflow.unmask_stage):
             if not stage(grid, context, state):
                 raise _too_few(stage.__name__.removesuffix("_stage").replace("_", " "))
+            if stage in before_keys:
+                _forget_absent(state)
+                state.nid_to_fitins = dict(contents)  # our own message in the place of the older API's
     except TooFewError:
         raise
     except Exception as error:  # whatever a client's reply makes of Flower's code
         raise TooFewError(f"a client's reply broke off secure aggregation: {type(error).__name__}") from error
-    return _summed(strategy, names, received, value_range)
+    if not state.legacy_results:
+        raise _too_few("unmask")
+    means = parameters_to_ndarrays(state.legacy_results[0][1].parameters)
+    change = {
+        name: torch.from_numpy(np.asarray(mean, dtype=np.float64)).reshape(received[name].shape).to(received[name])
+        for name, mean in zip(names, means, strict=True)
+    }
+    # A masked vector or a share that is not what it should be makes noise of the sum, which is seen by its size.
+    if not all(value.isfinite().all() and value.abs().max() <= privacy.value_range * 1.01 for value in change.values()):
+        raise TooFewError(
+            f"the sum of secure aggregation is not within ± {privacy.value_range:g}: a client sent what is no update"
+        )
+    return change, {proxy.node_id: dict(result.metrics) for proxy, result in state.legacy_results}
 
 
 def _forget_absent(state: WorkflowState) -> None:
@@ -108,70 +112,10 @@ def _too_few(stage: str) -> TooFewError:
     return TooFewError(f"too few clients were left for secure aggregation in its stage {stage!r}")
 
 
-def _summed(strategy: "_Strategy", names: Sequence[str], received: Tensors, value_range: float) -> SecureSum:
-    facts = {proxy.node_id: dict(result.metrics) for proxy, result in strategy.results}
-    if not strategy.results:
-        raise _too_few("unmask")
-    arrays = parameters_to_ndarrays(strategy.results[0][1].parameters)
-    change = {
-        name: torch.from_numpy(np.asarray(array, dtype=np.float64)).reshape(received[name].shape).to(received[name])
-        for name, array in zip(names, arrays, strict=True)
-    }
-    # A masked vector or a share that is not what it should be makes noise of the sum, which is seen by its size.
-    if not all(value.isfinite().all() and value.abs().max() <= value_range * 1.01 for value in change.values()):
-        raise TooFewError(
-            f"the sum of secure aggregation is not within ± {value_range:g}: a client sent what is no update"
-        )
-    return SecureSum(change, facts)
-
-
-class _Strategy(Strategy):
-    """Says to the workflow who takes part, and hears what comes of it."""
-
-    def __init__(self, nodes: Sequence[int]):
-        self._nodes = nodes
-        self.results: list[tuple[Any, Any]] = []
-
-    def configure_fit(self, server_round: int, parameters: Any, client_manager: Any) -> Any:
-        empty = FitIns(ndarrays_to_parameters([]), {})
-        return [(SimpleNamespace(node_id=node), empty) for node in self._nodes]
-
-    def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
-        self.results = results
-        return None, {}
-
-    def initialize_parameters(self, client_manager: Any) -> Any:
-        return None
-
-    def configure_evaluate(self, server_round: int, parameters: Any, client_manager: Any) -> Any:
-        return []
-
-    def aggregate_evaluate(self, server_round: int, results: Any, failures: Any) -> Any:
-        return None, {}
-
-    def evaluate(self, server_round: int, parameters: Any) -> Any:
-        return None
-
-
-class _Grid:
-    """What the workflow sends with; a reply whose masked numbers have another form is as if it had never come."""
-
-    def __init__(self, send: Send, shapes: Sequence[tuple[int, ...]]):
-        self._send, self._shapes = send, [(1,), *shapes]
-
-    def send_and_receive(self, messages: Sequence[Message], *, timeout: float | None = None) -> Sequence[Message]:
-        return [reply for reply in self._send(list(messages)) if reply.has_error() or self._fits(reply.content)]
-
-    def _fits(self, content: RecordDict) -> bool:
-        found = content.config_records.get(RECORD_KEY_CONFIGS, ConfigRecord()).get(Key.MASKED_PARAMETERS)
-        if found is None:
-            return True
-        if not isinstance(found, list) or len(found) != len(self._shapes):
-            return False
-        pairs = zip(found, self._shapes, strict=True)
-        return all(isinstance(one, bytes) and is_array(one, MASKED, shape) for one, shape in pairs)
-
-
-def quantisation_bound(clients: int, value_range: float, weights: Sequence[float]) -> float:
-    """By how much a number of the mean may be off. weights: w_i, at most 1."""
-    return 2 * clients * 2 * value_range / STEPS / math.fsum(weights)
+def _fits(content: RecordDict, shapes: Sequence[tuple[int, ...]]) -> bool:
+    masked = content.config_records.get(RECORD_KEY_CONFIGS, ConfigRecord()).get(Key.MASKED_PARAMETERS)
+    if masked is None:
+        return True
+    if not isinstance(masked, list) or len(masked) != len(shapes):
+        return False
+    return all(is_array(array, MASKED, shape) for array, shape in zip(masked, shapes, strict=True))

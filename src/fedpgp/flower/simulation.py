@@ -5,9 +5,10 @@ import os
 import pickle
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from queue import Queue
@@ -19,14 +20,13 @@ from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
-from fedpgp.config import ExperimentConfig
 from fedpgp.errors import TrainingError
 from fedpgp.federation.rounds import joining, run_rounds
 from fedpgp.federation.state import State
 from fedpgp.flower.client_app import client_app
-from fedpgp.flower.mods import mods
-from fedpgp.flower.node import own_states
-from fedpgp.flower.nodes import NodeClient, Nodes, answer, node_client, terms_of
+from fedpgp.flower.messages import terms_of
+from fedpgp.flower.node import Node, answer, own_states
+from fedpgp.flower.nodes import Nodes
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import OpenRun, RunSetup, open_run
 from fedpgp.runtime.code_files import load_file, loaded_files
@@ -49,17 +49,9 @@ def simulate(opened: OpenRun, directory: Path | None, state: State) -> Iterator[
         cached = (setup.execution.cache, setup.execution.skip_bad_images)
         packed = pickle.dumps((setup.config, opened.name, opened.seed, *cached))
         opener = _Opener(run, place.absolute(), tuple(loaded_files()), packed)
-        nodes = Nodes(
-            grid=stack.enter_context(_grid(opener, spec.clients, setup)),
-            spec=spec,
-            run=run,
-            terms=terms_of(setup.backbone, opened.task),
-            counted={client: record["round"] for record in state.records() for client in record["participants"]},
-            deadline=setup.config.federation.deadline,
-            forgiving=False,
-            privacy=setup.config.privacy,
-        )
-        nodes.gather(spec.clients)
+        grid = stack.enter_context(_grid(opener, spec.clients, setup))
+        nodes = Nodes(grid, spec, state, terms_of(setup.backbone, opened.task), setup.config.privacy, forgiving=False)
+        nodes.gather()
         yield from run_rounds(spec, nodes, state, joining(opened.runner, opened.workers))
         kept = {client: own_states(place, run, client).after(number)[1] for client, number in nodes.counted.items()}
         server = state.server()
@@ -72,44 +64,31 @@ def simulate(opened: OpenRun, directory: Path | None, state: State) -> Iterator[
 @contextmanager
 def _grid(opener: "_Opener", clients: int, setup: RunSetup) -> Iterator[Grid]:
     """Flower's side of a simulation, in a thread: its loop ends when the block does."""
-    server, opened, over = ServerApp(), Queue[Grid | BaseException](), threading.Event()
+    server, opened, over = ServerApp(), Queue[Grid | None](), threading.Event()
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         opened.put(grid)
         over.wait()
 
+    ray: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if "RAY_ADDRESS" not in os.environ:  # this process starts one
+        ray |= {"num_cpus": setup.workers.count, "include_dashboard": False}
     cuda = setup.config.backbone.device.startswith("cuda")
-    own = {"num_cpus": setup.workers.count, "include_dashboard": False}  # of a Ray that this process starts
-
-    def simulate() -> None:
+    resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": float(cuda)}
+    client = client_app(opener, vars(setup.config.privacy))
+    backend = {"client_resources": resources, "init_args": ray}
+    with ThreadPoolExecutor(1, "simulation") as pool:
+        running = pool.submit(run_simulation, server, client, clients, backend_config=backend)
+        running.add_done_callback(lambda _: opened.put(None))
         try:
-            run_simulation(
-                server,
-                client_app(opener, mods(asdict(setup.config.privacy))),
-                clients,
-                backend_config={
-                    "client_resources": {"num_cpus": 1, "num_gpus": 1.0 if cuda else 0.0},
-                    "init_args": {
-                        **({} if "RAY_ADDRESS" in os.environ else own),
-                        "log_to_driver": False,
-                        "logging_level": logging.ERROR,
-                    },
-                },
-            )
-        except BaseException as error:
-            opened.put(error)
-
-    thread = threading.Thread(target=simulate, name="simulation")
-    thread.start()
-    try:
-        found = opened.get()
-        if isinstance(found, BaseException):
-            raise TrainingError(f"Flower's simulation cannot be started: {found}") from found
-        yield found
-    finally:
-        over.set()
-        thread.join()
+            grid = opened.get()
+            if grid is None:
+                error = running.exception()
+                raise TrainingError(f"Flower's simulation cannot be started: {error}") from error
+            yield grid
+        finally:
+            over.set()
 
 
 @dataclass(frozen=True)
@@ -117,31 +96,27 @@ class _Opener:
     """Opens a client in an actor. packed: config, method, seed and how features are cached, pickled by this process."""
 
     run: str
-    directory: Path = field(compare=False)
-    method_files: Sequence[Path] = field(compare=False)
-    packed: bytes = field(compare=False)
+    directory: Path
+    method_files: tuple[Path, ...]
+    packed: bytes
 
     def __call__(self, kind: str, content: RecordDict, context: Context) -> RecordDict:
         client = int(context.node_config["partition-id"])
-        return answer(kind, content, lambda: _guest(self, client), trusted=True)
-
-    def unpack(self) -> tuple[ExperimentConfig, str, int, Path | None, bool]:
-        for path in self.method_files:
-            load_file(path)
-        return pickle.loads(self.packed)
+        return answer(kind, content, lambda: _node(self, client), trusted=True)
 
 
 @lru_cache(maxsize=1)
-def _opened(opener: _Opener) -> tuple[OpenRun, ExitStack]:
-    """Of this process, for as long as it lives."""
+def _opened(opener: _Opener) -> OpenRun:
+    """The run in this process, for as long as it lives."""
     torch.set_num_threads(1)
-    config, method, seed, cache, skip_bad_images = opener.unpack()
-    stack = ExitStack()
-    execution = Execution(cache=cache, skip_bad_images=skip_bad_images)
-    return stack.enter_context(open_run(config, method, seed, execution)), stack
+    for path in opener.method_files:
+        load_file(path)
+    config, method, seed, cache, skip_bad_images = pickle.loads(opener.packed)
+    with open_run(config, method, seed, Execution(cache=cache, skip_bad_images=skip_bad_images)) as opened:
+        return opened  # of which the workers alone end here
 
 
 @lru_cache(maxsize=OPEN)
-def _guest(opener: _Opener, client: int) -> NodeClient:
-    opened, _ = _opened(opener)
-    return node_client(opened, opened.task.clients[client], opener.directory)
+def _node(opener: _Opener, client: int) -> Node:
+    opened = _opened(opener)
+    return Node(opened.runner_of(opened.task.clients[client]), opener.directory)

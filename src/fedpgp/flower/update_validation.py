@@ -1,4 +1,4 @@
-"""The server's border: what a client sent is an update of the round that was asked for, or is refused with the reason.
+"""What a client sent is an update of the round that was asked for, or is refused with the reason.
 
 No parser runs on bytes from the network and nothing is allocated by a size that they declare: an array must have the
 header that numpy writes for what is expected, byte for byte, and the length that follows from it. What a reason quotes
@@ -9,7 +9,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,16 +22,19 @@ from fedpgp.aggregators import Tensors, Upload
 from fedpgp.errors import FedPGPError
 from fedpgp.federation.client import ClientUpdate
 from fedpgp.federation.state import ClientState
-from fedpgp.flower.mods import LOSS
+from fedpgp.flower.client_app import ABOUT, CONTROL, FACTS, LOSS, LOSSES, SHARED
 
-SHARED, CONTROL, LOSSES, ABOUT = "shared", "control", "losses", "about"
-RECORDS = {SHARED: ArrayRecord, CONTROL: ArrayRecord, LOSSES: MetricRecord, ABOUT: ConfigRecord}
+RECORDS = (SHARED, CONTROL, LOSSES, ABOUT)
 FORM = "numpy.ndarray"  # Flower's word for the bytes of an .npy file
 MOST_LOSSES = 64
 LARGEST_LOSS = 1e12  # above it sums over clients and rounds may not be finite
 LOSS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", re.ASCII)
 QUOTED = 60  # characters of what was found
 LINE = 300  # of a message
+# What prompts, accuracies and outcomes have.
+TYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64, "uint8": torch.uint8}
+TYPES |= {"int16": torch.int16, "int64": torch.int64}
+MOST_NUMBERS = 1 << 40  # of an array; with more PyTorch cannot count its bytes
 MASKED = np.dtype(np.int64)  # numbers of secure aggregation
 
 
@@ -59,9 +62,9 @@ class Asked:
     figures: tuple[str, ...] = ()
 
 
-def arrays(found: Tensors) -> ArrayRecord:
+def arrays(tensors: Tensors) -> ArrayRecord:
     """Tensors as they are sent: in C order, in the form of .npy files."""
-    return ArrayRecord({name: Array(tensor.detach().cpu().contiguous().numpy()) for name, tensor in found.items()})
+    return ArrayRecord({name: Array(tensor.detach().cpu().contiguous().numpy()) for name, tensor in tensors.items()})
 
 
 def read(record: ArrayRecord, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -79,27 +82,47 @@ def check(reply: RecordDict, asked: Asked) -> ClientUpdate:
     The reply: ArrayRecord "shared", ArrayRecord "control" where the aggregator asks for one, MetricRecord "losses",
     ConfigRecord "about" with examples, round, run, and after, the round from whose end the client went on.
     """
-    unknown = reply.keys() - RECORDS.keys()
+    unknown = reply.keys() - {*RECORDS}
     if unknown:
         raise Refused(f"it sent a record {excerpt(min(unknown))}, known: {', '.join(RECORDS)}")
-    examples = _about(_record(reply, ABOUT), asked)
-    losses = _losses(_record(reply, LOSSES), asked.figures)
-    beside = {name: losses.pop(name) for name in asked.figures}
-    shared = read(_record(reply, SHARED), asked.shared)
-    control = read(_record(reply, CONTROL) if CONTROL in reply else ArrayRecord(), asked.control)
+    examples = _examples(_record(reply, ABOUT, ConfigRecord), asked.run, asked.round, asked.most_examples)
+    record = _record(reply, LOSSES, MetricRecord)
+    beside = {name: _bit(name, record.get(name)) for name in asked.figures}
+    losses = _losses({name: value for name, value in record.items() if name not in beside})
+    shared = read(_record(reply, SHARED, ArrayRecord), asked.shared)
+    control = read(_record(reply, CONTROL, ArrayRecord) if CONTROL in reply else ArrayRecord(), asked.control)
     change = math.hypot(*(_distance(value, asked.received[name]) for name, value in shared.items()))
     if not change <= asked.largest_change:
         raise Refused(f"its shared part has moved by {change:.3g}, allowed: {asked.largest_change:.3g}")
     return ClientUpdate(Upload(asked.client, examples, shared, control, beside), ClientState(), losses)
 
 
-def figures(record: object, names: Collection[str] | None = None) -> dict[str, float]:
+def figures(content: RecordDict, name: str, names: Collection[str] | None = None) -> dict[str, float]:
     """The numbers of a MetricRecord; raises Refused where they are none, too many, or not those that are named."""
-    if not isinstance(record, MetricRecord):
-        raise Refused(f"it sent {type(record).__name__} where figures are asked for")
+    record = _record(content, name, MetricRecord)
     if names is not None:
-        _same_names("figures", record, tuple(names))
+        _same_names("figures", record, names)
     return _losses(record)
+
+
+def facts(content: RecordDict, **kinds: type) -> list[Any]:
+    """The facts of these names in a message; raises Refused where one is missing or of another type."""
+    record: Mapping[str, Any] = content.config_records.get(ABOUT, {})
+    for name, kind in kinds.items():
+        if type(record.get(name)) is not kind:  # a bool is an int, too
+            raise Refused(
+                f"the message has {excerpt(record.get(name))} as {name}, not {kind.__name__}: take the same version of"
+                " fedpgp on the server and on its nodes"
+            )
+    return [record[name] for name in kinds]
+
+
+def check_round(record: Mapping[str, Any], run: str, number: int) -> None:
+    """Raises Refused where what a client says of its reply is not of this round of this run."""
+    for name, expected in (("run", run), ("round", number)):
+        value = record.get(name)
+        if type(value) is not type(expected) or value != expected:
+            raise Refused(f"it answers {name} {excerpt(value)}, not {name} {excerpt(expected)}")
 
 
 def read_any(record: ArrayRecord) -> dict[str, Tensor]:
@@ -107,84 +130,79 @@ def read_any(record: ArrayRecord) -> dict[str, Tensor]:
 
     Raises Refused where the bytes are not those of what they declare, in a type that prompts and outcomes have.
     """
-    known = (torch.float16, torch.float32, torch.float64, torch.int16, torch.int64, torch.uint8)
-    types = {str(one).removeprefix("torch."): one for one in known}
+    expected = {}
     for name, array in record.items():
-        if array.dtype not in types or not all(type(size) is int and size >= 0 for size in array.shape):
+        sizes = [size for size in array.shape if type(size) is int and size >= 0]
+        largest = math.prod(max(size, 1) for size in sizes)
+        if array.dtype not in TYPES or len(sizes) < len(array.shape) or largest > MOST_NUMBERS:
             raise Refused(f"{excerpt(name)} has type {excerpt(array.dtype)} and shape {excerpt(array.shape)}")
-    return read(
-        record,
-        {name: torch.empty(one.shape, dtype=types[one.dtype], device="meta") for name, one in record.items()},
-    )
+        expected[name] = torch.empty(array.shape, dtype=TYPES[array.dtype], device="meta")
+    return read(record, expected)
 
 
-def unlike_others(updates: Sequence[ClientUpdate]) -> dict[int, str]:
-    """Whose losses are not those that most clients of the round have, by client, and the reason."""
-    counts = Counter(tuple(sorted(update.losses)) for update in updates)
-    usual = max(counts, key=lambda names: counts[names], default=())
+def unlike_others(figures: Mapping[int, Collection[str]]) -> dict[int, str]:
+    """Whose figures are not those that most clients of the round have, by client, and the reason."""
+    names_of = {client: tuple(sorted(names)) for client, names in figures.items()}
+    usual = Counter(names_of.values()).most_common(1)
     return {
-        update.upload.client: f"its losses are {excerpt(sorted(update.losses))}, those of most {excerpt(list(usual))}"
-        for update in updates
-        if tuple(sorted(update.losses)) != usual
+        client: f"its figures are {excerpt(list(names))}, those of most {excerpt(list(usual[0][0]))}"
+        for client, names in names_of.items()
+        if names != usual[0][0]
     }
 
 
-def _record(reply: RecordDict, name: str) -> Any:
-    kind = RECORDS[name]
-    if not isinstance(reply.get(name), kind):
-        found = type(reply[name]).__name__ if name in reply else "nothing"
-        raise Refused(f"it sent {found} as {name}, not a {kind.__name__}")
-    return reply[name]
+def _record(content: RecordDict, name: str, kind: type) -> Any:
+    if not isinstance(content.get(name), kind):
+        sent = type(content[name]).__name__ if name in content else "nothing"
+        raise Refused(f"it sent {sent} as {name}, not a {kind.__name__}")
+    return content[name]
 
 
-def _about(record: ConfigRecord, asked: Asked) -> int:
+def _examples(record: Mapping[str, Any], run: str, number: int, most: int) -> int:
     """How many examples a client says that it trained on, in the round and run that were asked for."""
-    _same_names("facts", record, ("examples", "round", "run", "after"))
-    for name, wanted in (("run", asked.run), ("round", asked.round)):
-        if type(record[name]) is not type(wanted) or record[name] != wanted:
-            raise Refused(f"it answers {name} {excerpt(record[name])}, not {name} {excerpt(wanted)}")
-    examples = record["examples"]
-    if type(examples) is not int or not 1 <= examples <= asked.most_examples:  # a bool is an int, too
-        raise Refused(f"it says that it has {excerpt(examples)} examples, allowed: 1 to {asked.most_examples}")
-    if type(record["after"]) is not int or not 0 <= record["after"] < asked.round:
-        raise Refused(f"it says that it goes on from round {excerpt(record['after'])}, before round {asked.round}")
+    _same_names("facts", record, FACTS)
+    check_round(record, run, number)
+    examples, after = record["examples"], record["after"]
+    if type(examples) is not int or not 1 <= examples <= most:  # a bool is an int, too
+        raise Refused(f"it says that it has {excerpt(examples)} examples, allowed: 1 to {most}")
+    if type(after) is not int or not 0 <= after < number:
+        raise Refused(f"it says that it goes on from round {excerpt(after)}, before round {number}")
     return examples
 
 
-def _losses(record: MetricRecord, bits: Sequence[str] = ()) -> dict[str, float]:
-    """bits: the names of those that must be there and be 0 or 1."""
-    for name in bits:
-        if type(record.get(name)) is not int or record[name] not in (0, 1):
-            raise Refused(f"it sent {excerpt(record.get(name))} as {name}, not 0 or 1")
+def _bit(name: str, value: object) -> float:
+    if type(value) is not int or value not in (0, 1):
+        raise Refused(f"it sent {excerpt(value)} as {name}, not 0 or 1")
+    return float(value)
+
+
+def _losses(record: Mapping[str, Any]) -> dict[str, float]:
     if len(record) > MOST_LOSSES:
         raise Refused(f"it sent {len(record)} losses, allowed: {MOST_LOSSES}")
-    found = {}
     for name, value in record.items():
         if not LOSS_NAME.fullmatch(name):
             raise Refused(f"it sent a loss {excerpt(name)}, which is not a short name")
-        number = float(value) if name in bits and isinstance(value, int) else value
-        if type(number) is not float or not abs(number) <= LARGEST_LOSS:  # which NaN is not, either
+        if type(value) is not float or not abs(value) <= LARGEST_LOSS:  # which NaN is not, either
             raise Refused(f"loss {excerpt(name)} is {excerpt(value)}, not a number of at most {LARGEST_LOSS:g}")
-        found[name] = number
-    return found
+    return dict(record)
 
 
-def _same_names(what: str, found: Mapping[str, Any], expected: Mapping[str, Any] | Sequence[str]) -> None:
-    if found.keys() != {*expected}:
-        raise Refused(f"it sent {len(found)} {what} {excerpt(list(found))}, not {excerpt(list(expected))}")
+def _same_names(what: str, sent: Mapping[str, Any], expected: Collection[str]) -> None:
+    if sent.keys() != {*expected}:
+        raise Refused(f"it sent {len(sent)} {what} {excerpt(list(sent))}, not {excerpt(list(expected))}")
 
 
 def _read(name: str, array: Array, like: Tensor) -> Tensor:
     dtype = torch.empty(0, dtype=like.dtype).numpy().dtype
     header = _header(dtype, tuple(like.shape))
-    for what, found, wanted in (
+    for what, sent, wanted in (
         ("form", array.stype, FORM),
         ("type", array.dtype, str(dtype)),
         ("shape", array.shape, tuple(like.shape)),
         ("length", len(array.data), len(header) + like.nbytes),
     ):
-        if found != wanted:
-            raise Refused(f"{name} has {what} {excerpt(found)}, not {excerpt(wanted)}")
+        if sent != wanted:
+            raise Refused(f"{name} has {what} {excerpt(sent)}, not {excerpt(wanted)}")
     if not array.data.startswith(header):
         raise Refused(f"{name} has header {excerpt(array.data[10 : len(header)])}, not {excerpt(header[10:])}")
     values = np.frombuffer(array.data, dtype, offset=len(header)).reshape(like.shape)
@@ -194,21 +212,21 @@ def _read(name: str, array: Array, like: Tensor) -> Tensor:
     return tensor if like.is_meta else tensor.to(like.device)
 
 
-def is_array(found: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
-    """Whether bytes are those of an .npy file of this type and shape, no more and no less."""
+def is_array(data: object, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+    """Whether something is the bytes of an .npy file of this type and shape, no more and no less."""
     header = _header(dtype, shape)
-    return len(found) == len(header) + dtype.itemsize * math.prod(shape) and found.startswith(header)
+    length = len(header) + dtype.itemsize * math.prod(shape)
+    return isinstance(data, bytes) and len(data) == length and data.startswith(header)
 
 
-def facts(found: Mapping[str, Any], asked: Asked) -> ClientUpdate:
+def check_facts(said: Mapping[str, Any], client: int, run: str, number: int, most: int) -> ClientUpdate:
     """What a client says beside an update that nobody sees alone, see `fedpgp.flower.secure_aggregation`.
 
-    Raises Refused, as `check` does.
+    most: examples that it may have. Raises Refused, as `check` does.
     """
-    losses = {name.removeprefix(LOSS): figure for name, figure in found.items() if name.startswith(LOSS)}
-    about = {name: value for name, value in found.items() if not name.startswith(LOSS)}
-    examples = _about(ConfigRecord(about), asked)
-    return ClientUpdate(Upload(asked.client, examples, {}), ClientState(), _losses(MetricRecord(losses)))
+    losses = {name.removeprefix(LOSS): figure for name, figure in said.items() if name.startswith(LOSS)}
+    about = {name: value for name, value in said.items() if not name.startswith(LOSS)}
+    return ClientUpdate(Upload(client, _examples(about, run, number, most), {}), ClientState(), _losses(losses))
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
@@ -223,19 +241,19 @@ def _distance(one: Tensor, other: Tensor) -> float:
     return float(torch.linalg.vector_norm(one.double() - other.double()))
 
 
-def excerpt(found: object) -> str:
-    """What was found, cut and in ASCII."""
-    shown = ascii(_cut(found))
+def excerpt(value: object) -> str:
+    """What was sent, cut and in ASCII."""
+    shown = ascii(_cut(value))
     return shown if len(shown) <= QUOTED else f"{shown[:QUOTED]}..."
 
 
-def line(found: object) -> str:
+def line(text: object) -> str:
     """What somebody else has written for a person to read, as one line in ASCII."""
-    text = ascii(found[:LINE])[1:-1] if isinstance(found, str) else excerpt(found)
-    return text.replace("\\'", "'")
+    shown = ascii(text[:LINE])[1:-1] if isinstance(text, str) else excerpt(text)
+    return shown.replace("\\'", "'")
 
 
-def _cut(found: Any) -> Any:
-    if isinstance(found, list | tuple):
-        return type(found)(_cut(one) for one in found[:QUOTED])
-    return found[:QUOTED] if isinstance(found, str | bytes) else found
+def _cut(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_cut(item) for item in value[:QUOTED])
+    return value[:QUOTED] if isinstance(value, str | bytes) else value

@@ -1,14 +1,14 @@
 """What a node answers to its server, in this process."""
 
 import pytest
+from flwr.app import ConfigRecord, RecordDict
 from tiny import SHORT_RUN
 
 from fedpgp.aggregators import Download
 from fedpgp.config import load_config
 from fedpgp.flower.client_app import EVALUATE, QUERY
 from fedpgp.flower.deployment.client import answer_as, open_client
-from fedpgp.flower.messages import Request
-from fedpgp.flower.nodes import FAULT, Terms
+from fedpgp.flower.messages import FAULT, Request
 from fedpgp.runtime.version import __version__
 
 
@@ -24,8 +24,8 @@ def about(small, tmp_path, cache):
 
 
 def test_a_node_tells_its_server_counts_and_accuracies_and_not_which_images_it_got_right(about, backbone, small_source):
-    classes = small_source.class_names
-    greeted = answer_as(QUERY, Terms(__version__, backbone.fingerprint, classes).content(), about)
+    terms = {"fedpgp": __version__, "checkpoint": backbone.fingerprint, "classes": list(small_source.class_names)}
+    greeted = answer_as(QUERY, RecordDict({"about": ConfigRecord(terms)}), about)
     assert {*greeted.config_records["about"]} == {"client", "examples", "tests_base", "tests_novel", "tests_unseen"}
     evaluated = answer_as(EVALUATE, Request("0" * 32, 0, 0, Download({}), alphas=(1.0,)).content(), about)
     assert {*evaluated} == {"about", "figures/1.0", "diagnostics", "shared"}
@@ -33,5 +33,5 @@ def test_a_node_tells_its_server_counts_and_accuracies_and_not_which_images_it_g
 
 
 def test_what_fails_at_a_node_is_told_without_its_text_which_may_name_files(about):
-    answered = answer_as(QUERY, Terms("", "", ()).content(), {**about, "client": 7})
+    answered = answer_as(QUERY, RecordDict(), {**about, "client": 7})
     assert answered.config_records[FAULT]["reason"] == "ConfigError: the log of its node says more"

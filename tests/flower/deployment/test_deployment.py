@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from fedpgp.data.sources import pictograms
 from fedpgp.errors import ConfigError
 from fedpgp.flower.deployment.layout import FederationLayout
 from fedpgp.flower.deployment.local import LocalFederation, finished_rounds, free_ports, local_federation
-from fedpgp.flower.deployment.processes import SCRIPTS, environment, reach, server
+from fedpgp.flower.deployment.processes import SCRIPTS, NodeDirectory, environment, server
 from fedpgp.report import tables
 
 sys.path.append(str(Path(__file__).parents[3] / "tools"))
@@ -102,7 +103,7 @@ def test_no_byte_on_the_wire_is_of_a_private_part_or_a_feature(tmp_path, cache):
     """Without TLS, so that the bytes can be read; what passes is the same."""
     settings = ["task.clients=2", "federation.eval_every=2", *SHORT]
     layout = new_federation(tmp_path / "federation", "fedpgp", 2, settings, insecure=True)
-    _, address = layout.connection
+    address = layout.connection.address
     with Proxy(int(address.rpartition(":")[2])) as proxy:
         for client in range(2):
             file = layout.node(client) / "node.toml"
@@ -126,7 +127,7 @@ def test_killed_cut_off_stalled_and_started_again_it_ends_with_the_parts_of_an_u
     settings = ["task.clients=3", "task.shots=4", "federation.rounds=7", "federation.eval_every=7"]
     settings += ["federation.path_points=1", "federation.deadline=15"]
     layout = new_federation(tmp_path / "federation", "fedpgp", 3, settings)
-    _, address = layout.connection
+    address = layout.connection.address
     said: list[str] = []
     faults: list[Exception] = []
     ended = threading.Event()
@@ -268,9 +269,10 @@ def test_a_run_that_cannot_begin_says_why_to_who_started_it(tmp_path, cache):
 @pytest.mark.slow
 def test_a_look_from_a_node_tells_a_silent_server_from_that_of_others(tmp_path, cache):
     layouts = [new_federation(tmp_path / name, "fedpgp", 2, ["task.clients=2", *SHORT]) for name in ("one", "two")]
-    about = {"superlink": layouts[0].connection[1]}
-    assert "does not answer now" in reach(layouts[0].node(0), about, insecure=False)
+    node = NodeDirectory.read(layouts[0].node(0))
+    stranger = replace(NodeDirectory.read(layouts[1].node(0)), superlink=node.superlink)
+    assert "does not answer now" in node.reach()
     with server(layouts[0].directory, log=tmp_path / "server.log"):
-        assert reach(layouts[0].node(0), about, insecure=False).endswith("answers")
+        assert node.reach().endswith("answers")
         with pytest.raises(ConfigError, match="no certificate of this federation"):
-            reach(layouts[1].node(0), about, insecure=False)
+            stranger.reach()

@@ -31,7 +31,7 @@ def layout():
 
 def tried(layout: FederationLayout, *options: str) -> str:
     """What a SuperNode says that is not let in; it must end by itself with an error."""
-    _, address = layout.connection
+    address = layout.connection.address
     (port,) = free_ports(1)
     command = [str(SCRIPTS / "flower-supernode"), "--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--max-retries", "1", "--max-wait-time", "3", "--node-config", "client=0", *options]
@@ -52,7 +52,7 @@ def with_key(layout: FederationLayout, client: int = 0) -> list[str]:
 
 
 def test_a_node_that_fits_is_let_in(layout):
-    _, address = layout.connection
+    address = layout.connection.address
     (port,) = free_ports(1)
     command = [str(SCRIPTS / "flower-supernode"), "--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--root-certificates", str(layout.node(0) / "ca.crt"), *with_key(layout), "--node-config", "client=0"]
@@ -69,7 +69,7 @@ def test_without_the_authoritys_certificate_the_server_is_not_trusted(layout):
 
 
 def test_with_another_authority_the_server_is_not_trusted(layout, tmp_path):
-    write_authority(tmp_path / "ca.crt", tmp_path / "ca.key")
+    write_authority(tmp_path)
     tried(layout, "--root-certificates", str(tmp_path / "ca.crt"), *with_key(layout))
 
 
@@ -90,15 +90,7 @@ def test_a_client_without_tls_is_refused(layout):
 def test_a_certificate_that_is_over_starts_no_server_and_is_trusted_by_no_node(tmp_path, monkeypatch):
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
     layout = new_federation(tmp_path / "federation", "fedpgp", 2, ["task.clients=2"])
-    authority = layout.directory / "authority"
-    write_server(
-        layout.server / "server.crt",
-        layout.server / "server.key",
-        authority / "ca.crt",
-        authority / "ca.key",
-        [],
-        days=0,
-    )
+    write_server(layout.server, layout.directory / "authority", "localhost", days=0)
     with pytest.raises(OutputError, match=r"server\.crt has been over since"), server(layout.directory):
         pass
     with pytest.MonkeyPatch.context() as patch:  # a server that does not look
@@ -112,7 +104,7 @@ def test_a_certificate_of_another_authority_or_of_tomorrow_is_told(tmp_path):
     import datetime
 
     layout = new_federation(tmp_path / "federation", "fedpgp", 1, ["task.clients=1"])
-    write_authority(tmp_path / "ca.crt", tmp_path / "ca.key")
+    write_authority(tmp_path)
     with pytest.raises(OutputError, match="is not signed by"):
         check_certificate(layout.server / "server.crt", tmp_path / "ca.crt")
     yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)

@@ -16,7 +16,7 @@ from fedpgp.errors import OutputError
 from fedpgp.flower.deployment.credentials import check_certificate, write_authority, write_server
 from fedpgp.flower.deployment.layout import FederationLayout, renew
 from fedpgp.flower.deployment.local import finished_rounds
-from fedpgp.flower.deployment.processes import _node_command, node_settings
+from fedpgp.flower.deployment.processes import NodeDirectory
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_keys_are_readable_by_their_owner_alone(layout):
 def test_a_renewed_certificate_is_trusted_by_the_nodes_as_the_old_one_was(layout, tmp_path, command):
     safe = shutil.move(layout.directory / "authority", tmp_path / "safe")
     server, trusted = layout.server / "server.crt", layout.node(0) / "ca.crt"
-    write_server(server, layout.server / "server.key", safe / "ca.crt", safe / "ca.key", [], days=0)
+    write_server(layout.server, safe, "localhost", days=0)
     with pytest.raises(OutputError, match="fedpgp federate renew makes a new one of the server"):
         check_certificate(server, trusted)
     assert command("federate", "renew", "ours", "--authority", str(safe)).code == 0
@@ -44,9 +44,9 @@ def test_a_renewed_certificate_is_trusted_by_the_nodes_as_the_old_one_was(layout
 
 def test_only_the_authority_that_nodes_trust_renews(layout, tmp_path):
     before = (layout.server / "server.crt").read_bytes()
-    with pytest.raises(OutputError, match=r"ca\.crt cannot be read .* --authority is the directory"):
+    with pytest.raises(OutputError, match=r"cannot be read .*ca\.crt.* --authority is the directory"):
         renew(layout, tmp_path)
-    write_authority(tmp_path / "ca.crt", tmp_path / "ca.key")
+    write_authority(tmp_path)
     with pytest.raises(OutputError, match="is another authority than"):
         renew(layout, tmp_path)
     with pytest.raises(OutputError, match="is no directory of fedpgp federate init"):
@@ -95,8 +95,7 @@ supernode.main()
 
 @pytest.mark.slow
 def test_a_node_imports_nothing_from_where_it_is_started(layout, tmp_path):
-    settings, about = node_settings(layout.node(0))
-    command = _node_command(layout.node(0), settings, about, False, "")
+    command = NodeDirectory.read(layout.node(0)).command(tmp_path / "node.toml")
     start = command[: command.index("fedpgp.flower.deployment.supernode") + 1]
     (tmp_path / "yaml.py").write_text("raise SystemExit('planted')")
     done = subprocess.run([*start, "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -124,7 +123,7 @@ def test_bad_input_is_said_where_the_person_sits_with_exit_code_2(layout, comman
     ):
         refused(command("federate", *arguments), says)
     check("client of the node's settings must be 0 to 1, got 7", client=7)
-    check("unknown key 'folder'", client='0\nfolder = "x"')
+    check("folder is not known; known: experiment, method, seed, client", client='0\nfolder = "x"')
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         check(f"port {port} of 127.0.0.1 cannot be taken", port=port)

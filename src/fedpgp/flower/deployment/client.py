@@ -1,33 +1,39 @@
 """A client on a SuperNode, with the data that its node says."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from flwr.app import RecordDict
 from platformdirs import user_state_path
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
 
-from fedpgp.config import ExperimentConfig, load_config
+from fedpgp.config import ExperimentConfig, load_config, reason
 from fedpgp.data.client_task import OWN
 from fedpgp.errors import ConfigError, nearest
-from fedpgp.flower.nodes import NodeClient, answer, node_client
+from fedpgp.flower.node import Node, answer
 from fedpgp.methods.plugins import find_method
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import open_run
+from fedpgp.runtime.validation import STRICT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class NodeSettings:
-    """What a node says of itself, with `--node-config` or to `fedpgp federate node`.
+    """What a client is asked to run, and what its node says of itself: --node-config, or fedpgp federate node.
 
-    client: its number; data: where its images lie, as data.source; state: the directory of its private parts; cache: of
-    image features; device: as backbone.device. "" takes the experiment's, or the user's directories.
+    experiment: the file of the config; method, seed: of the run. client: its number; data: where its images lie, as
+    data.source; state: the directory of its private parts; cache: of image features; device: as backbone.device. ""
+    takes the experiment's, or the user's directories.
     """
 
+    experiment: str
+    method: str
+    seed: int
     client: int
     data: str = ""
     state: str = ""
@@ -35,66 +41,55 @@ class NodeSettings:
     device: str = ""
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> "NodeSettings":
-        """Raises ConfigError for an unknown key, a value of another type, and where the client's number is missing."""
-        known = cls.__dataclass_fields__
-        for key, value in given.items():
-            if key not in known:
-                raise ConfigError(
-                    f"the node's settings (node.toml, or --node-config) have the unknown key {key!r};"
-                    f" {nearest(key, known)}"
-                )
-            if type(value) is not (int if key == "client" else str):
-                kind = "a number" if key == "client" else "a text in double quotes"
-                raise ConfigError(f"{key} of the node's settings must be {kind}, got {value!r}")
-            if isinstance(value, str) and '"' in value:
-                raise ConfigError(f"{key} of the node's settings must have no double quote in it, got {value!r}")
-        if "client" not in given:
-            raise ConfigError("the node's settings must say which client it is: client = 0 in node.toml, and so on")
-        return cls(**given)
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Raises ConfigError for an unknown key, a value of another type, and where something is missing."""
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            detail = error.errors()[0]
+            key, known = str(detail["loc"][0]), [field.name for field in fields(cls)]
+            fault = reason(detail) if key in known else f"is not known; {nearest(key, known)}"
+            if detail["type"] == "missing":
+                fault = "is missing: a line such as client = 0 is in the node.toml that fedpgp federate init writes"
+            raise ConfigError(f"the node's settings (node.toml, or --node-config): {key} {fault}") from error
 
     @property
     def states(self) -> Path:
         return Path(self.state) if self.state else user_state_path("fedpgp") / "clients"
 
 
-def configured(experiment: Path, run_config: Mapping[str, Any], node: NodeSettings | None = None) -> ExperimentConfig:
-    """The experiment of a run. node: whose data source and device go before the experiment's.
-
-    Raises ConfigError where it does not fit a deployment.
-    """
+def configured(experiment: Path, method: str) -> ExperimentConfig:
+    """The experiment of a run; raises ConfigError where it cannot be read, or the method is unknown."""
     config = load_config(experiment, foreign=True)
-    name = str(run_config["method"])
-    if name not in config.methods:
-        config = replace(config, methods={**config.methods, name: find_method(name)()})
-    config = replace(config, federation=replace(config.federation, engine="deployment"))
-    if node is None:
-        return config
-    if not 0 <= node.client < config.task.clients:
-        raise ConfigError(f"client of the node's settings must be 0 to {config.task.clients - 1}, got {node.client}")
-    if config.task.partition == OWN and not node.data:
-        raise ConfigError("the node must say where the client's images lie: --data DIRECTORY, or data in node.toml")
-    if node.data:
-        config = replace(config, data=replace(config.data, source=node.data))
-    if node.device:
-        config = replace(config, backbone=replace(config.backbone, device=node.device))
-    return config
+    if method not in config.methods:
+        config = replace(config, methods={**config.methods, method: find_method(method)()})
+    return replace(config, federation=replace(config.federation, engine="deployment"))
 
 
 @lru_cache(maxsize=1)
-def open_client(experiment: Path, method_name: str, seed: int, settings: NodeSettings) -> NodeClient:
-    """A client with its data, read from the feature cache or encoded, for as long as the process lives."""
-    config = configured(experiment, {"method": method_name}, settings)
-    execution = Execution(cache=settings.cache or None)
-    opened = ExitStack().enter_context(open_run(config, method_name, seed, execution))
-    of_own = config.task.partition == OWN
-    client = opened.task.clients[0 if of_own else settings.client]
-    return node_client(opened, replace(client, id=settings.client), settings.states)
+def open_client(settings: NodeSettings) -> Node:
+    """A client with its data, read from the feature cache or encoded, for as long as the process lives.
+
+    Raises FedPGPError where the node's settings or its data do not fit the experiment.
+    """
+    name = settings.method
+    config = configured(Path(settings.experiment), name)
+    if not 0 <= settings.client < config.task.clients:
+        raise ConfigError(
+            f"client of the node's settings must be 0 to {config.task.clients - 1}, got {settings.client}"
+        )
+    if config.task.partition == OWN and not settings.data:
+        raise ConfigError("the node must say where the client's images lie: --data DIRECTORY, or data in node.toml")
+    if settings.data:
+        config = replace(config, data=replace(config.data, source=settings.data))
+    if settings.device:
+        config = replace(config, backbone=replace(config.backbone, device=settings.device))
+    with open_run(config, name, settings.seed, Execution(cache=settings.cache or None)) as opened:
+        client = opened.task.clients[0 if config.task.partition == OWN else settings.client]
+        return Node(opened.runner_of(replace(client, id=settings.client)), settings.states)
 
 
 def answer_as(kind: str, content: RecordDict, about: Mapping[str, Any]) -> RecordDict:
-    """What a client answers. about: the experiment's file, the method, the seed, and what the node says of itself."""
+    """What a client answers. about: its `NodeSettings`, from Flower."""
     torch.set_num_threads(1)  # of this thread: as `Workers` has it, so that figures have the same bits
-    given = dict(about)
-    experiment, method, seed = Path(given.pop("experiment")), str(given.pop("method")), int(given.pop("seed"))
-    return answer(kind, content, lambda: open_client(experiment, method, seed, NodeSettings.of(given)), trusted=False)
+    return answer(kind, content, lambda: open_client(NodeSettings.of(about)), trusted=False)

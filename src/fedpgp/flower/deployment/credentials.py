@@ -3,6 +3,7 @@
 import datetime
 import ipaddress
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 
 from cryptography import x509
@@ -18,43 +19,49 @@ PRIVATE = 0o600
 YEARS_OF_AUTHORITY, DAYS_OF_SERVER = 10, 825  # the longest that common clients accept of a server
 SKEW = datetime.timedelta(minutes=5)  # by which the clocks of two machines may differ when a certificate is new
 
-
-def write_authority(certificate: Path, key: Path) -> None:
-    """A new certificate authority: its certificate, which everybody gets, and its key, which signs servers."""
-    secret, name = ec.generate_private_key(ec.SECP256R1()), _name("fedpgp federation")
-    identifier = x509.SubjectKeyIdentifier.from_public_key(secret.public_key())
-    made = (
-        _builder(name, name, secret.public_key(), 365 * YEARS_OF_AUTHORITY)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
-        .add_extension(identifier, critical=False)
-        .sign(secret, hashes.SHA256())
-    )
-    write(key, _pem(secret), PRIVATE)
-    write(certificate, made.public_bytes(serialization.Encoding.PEM))
+Key = ec.EllipticCurvePrivateKey
+Extensions = Sequence[tuple[x509.ExtensionType, bool]]  # each with whether it is critical
 
 
-def write_server(
-    certificate: Path, key: Path, authority: Path, authority_key: Path, hosts: Sequence[str], days: int = DAYS_OF_SERVER
-) -> None:
-    """A server's certificate for some host names and IP addresses, localhost always, signed by an authority."""
-    ca = _read(authority)
-    signer = serialization.load_pem_private_key(authority_key.read_bytes(), None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    secret = ec.generate_private_key(ec.SECP256R1())
-    names = [_alternative(host) for host in dict.fromkeys(["localhost", "127.0.0.1", *hosts])]
+def write_authority(directory: Path) -> None:
+    """A new certificate authority: its certificate ca.crt, which everybody gets, and ca.key, which signs servers."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), "fedpgp federation"
+    extensions: Extensions = [
+        (x509.BasicConstraints(ca=True, path_length=0), True),
+        (_usage(key_cert_sign=True, crl_sign=True), True),
+        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+    ]
+    _write(directory / "ca", name, key, 365 * YEARS_OF_AUTHORITY, extensions, _name(name), key)
+
+
+def write_server(directory: Path, authority: Path, host: str, days: int = DAYS_OF_SERVER) -> None:
+    """A server's certificate server.crt and its key, for a host name or IP address and for localhost.
+
+    directory: with the certificate of the authority that the nodes trust; authority: the directory of that authority.
+    Raises OutputError where it is another, or cannot be read.
+    """
+    try:
+        ca = x509.load_pem_x509_certificate((authority / "ca.crt").read_bytes())
+        signer = serialization.load_pem_private_key((authority / "ca.key").read_bytes(), None)
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"{authority} cannot be read ({error}): --authority is the directory authority/ that fedpgp federate init"
+            " wrote"
+        ) from error
+    assert isinstance(signer, Key)
+    if ca != _read(directory / "ca.crt"):
+        raise OutputError(f"{authority / 'ca.crt'} is another authority than {directory / 'ca.crt'}, which nodes trust")
     identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    made = (
-        _builder(_name("fedpgp server"), ca.subject, secret.public_key(), days)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
-        .sign(signer, hashes.SHA256())
-    )
-    write(key, _pem(secret), PRIVATE)
-    write(certificate, made.public_bytes(serialization.Encoding.PEM))
+    names = [_alternative(name) for name in dict.fromkeys(["localhost", "127.0.0.1", host])]
+    extensions: Extensions = [
+        (x509.SubjectAlternativeName(names), False),
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (_usage(digital_signature=True), True),
+        (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), False),
+    ]
+    key = ec.generate_private_key(ec.SECP256R1())
+    _write(directory / "server", "fedpgp server", key, days, extensions, ca.subject, signer)
 
 
 def write_node_key(key: Path, public: Path) -> None:
@@ -69,18 +76,18 @@ def write_node_key(key: Path, public: Path) -> None:
 def check_certificate(certificate: Path, authority: Path, now: datetime.datetime | None = None) -> None:
     """Raises OutputError for one that is unreadable, not the authority's, over, or not valid yet on this clock."""
     now = now or datetime.datetime.now(datetime.UTC)
-    found, ca = _read(certificate), _read(authority)
+    certificates = {certificate: _read(certificate), authority: _read(authority)}
     remedy = "fedpgp federate renew makes a new one of the server; of the authority, fedpgp federate init"
     try:
-        found.verify_directly_issued_by(ca)
+        certificates[certificate].verify_directly_issued_by(certificates[authority])
     except (ValueError, TypeError, InvalidSignature) as error:
         raise OutputError(f"{certificate} is not signed by {authority}: {remedy}") from error
-    for path, one in ((certificate, found), (authority, ca)):
-        if now > one.not_valid_after_utc:
-            raise OutputError(f"{path} has been over since {one.not_valid_after_utc:%Y-%m-%d}: {remedy}")
-        if now < one.not_valid_before_utc:
+    for path, content in certificates.items():
+        if now > content.not_valid_after_utc:
+            raise OutputError(f"{path} has been over since {content.not_valid_after_utc:%Y-%m-%d}: {remedy}")
+        if now < content.not_valid_before_utc:
             raise OutputError(
-                f"{path} is valid from {one.not_valid_before_utc:%Y-%m-%d %H:%M} UTC and this machine's clock says"
+                f"{path} is valid from {content.not_valid_before_utc:%Y-%m-%d %H:%M} UTC and this machine's clock says"
                 f" {now:%Y-%m-%d %H:%M}: set the clock"
             )
 
@@ -92,18 +99,18 @@ def _read(path: Path) -> x509.Certificate:
         raise OutputError(f"{path} is no certificate: {error}; copy it again from where it was made") from error
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
-) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return x509.CertificateBuilder(
-        issuer_name=issuer,
-        subject_name=subject,
-        public_key=key,
-        serial_number=x509.random_serial_number(),
-        not_valid_before=now - SKEW,
-        not_valid_after=now + datetime.timedelta(days=days),
-    )
+def _write(
+    path: Path, subject: str, key: Key, days: int, extensions: Extensions, issuer: x509.Name, signer: Key
+) -> None:
+    """A certificate and its key, in files of one name with the suffixes .crt and .key."""
+    now, serial = datetime.datetime.now(datetime.UTC), x509.random_serial_number()
+    until = now + datetime.timedelta(days=days)
+    builder = x509.CertificateBuilder(issuer, _name(subject), key.public_key(), serial, now - SKEW, until)
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    pem, form, plain = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    write(path.with_suffix(".key"), key.private_bytes(pem, form, plain), PRIVATE)
+    write(path.with_suffix(".crt"), builder.sign(signer, hashes.SHA256()).public_bytes(pem))
 
 
 def _name(name: str) -> x509.Name:
@@ -118,21 +125,5 @@ def _alternative(host: str) -> x509.GeneralName:
 
 
 def _usage(**used: bool) -> x509.KeyUsage:
-    every = (
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    )
-    return x509.KeyUsage(**{name: used.get(name, False) for name in every})
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    """What a key is for, and nothing else."""
+    return x509.KeyUsage(**{**dict.fromkeys(signature(x509.KeyUsage).parameters, False), **used})

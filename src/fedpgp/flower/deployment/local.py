@@ -14,7 +14,7 @@ from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest
 
 from fedpgp.errors import FedPGPError, TrainingError
 from fedpgp.flower.deployment.layout import FederationLayout
-from fedpgp.flower.deployment.processes import SCRIPTS, control, environment, server, started
+from fedpgp.flower.deployment.processes import PATIENCE, SCRIPTS, control, environment, server, started
 from fedpgp.results.run_store import RECORDS
 
 POLL = 1.0
@@ -27,37 +27,31 @@ class LocalFederation:
 
     layout: FederationLayout
     stack: ExitStack
-    logs: Path
     cache: str | None = None
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
-    def start_server(self) -> None:
-        found = self.stack.enter_context(server(self.layout.directory, self.layout.insecure, self.logs / "server.log"))
-        self.processes["server"] = found
-
-    def start_node(self, client: int) -> None:
-        name, command = f"node-{client}", [str(SCRIPTS / "fedpgp"), "federate", "node", str(self.layout.node(client))]
-        command += ["--insecure"] if self.layout.insecure else []
-        command += [] if self.cache is None else ["--cache-dir", self.cache]
-        env = environment(self.layout.flwr)
-        self.processes[name] = self.stack.enter_context(started(command, env, self.logs / f"{name}.log"))
+    def start(self, name: str) -> None:
+        log, (_, _, insecure) = self.layout.logs / f"{name}.log", self.layout.connection
+        if name == "server":
+            process = server(self.layout.directory, insecure, log)
+        else:
+            command = [str(SCRIPTS / "fedpgp"), "federate", "node", str(self.layout.nodes / name)]
+            command += ["--insecure"] if insecure else []
+            command += [] if self.cache is None else ["--cache-dir", self.cache]
+            process = started(command, environment(self.layout.flwr), log)
+        self.processes[name] = self.stack.enter_context(process)
 
     def tend(self) -> list[str]:
         """Starts again what has ended, as a service manager does; their names."""
         ended = [name for name, process in self.processes.items() if process.poll() is not None]
         for name in ended:
-            if name == "server":
-                self.start_server()
-            else:
-                self.start_node(int(name.removeprefix("node-")))
+            self.start(name)
         return ended
 
-    def submit(self, **run_config: str | int) -> int:
-        """`flwr run`; the run's id at the server."""
-        changes = " ".join(f"{name}={json.dumps(value)}" for name, value in run_config.items())
-        options = ["--run-config", changes] if changes else []
-        name, _ = self.layout.connection
-        command = [str(SCRIPTS / "flwr"), "run", str(self.layout.app), name, "--format", "json", *options]
+    def submit(self, output: Path) -> int:
+        """`flwr run` into a run directory; the run's id at the server."""
+        command = [str(SCRIPTS / "flwr"), "run", str(self.layout.app), self.layout.connection.name]
+        command += ["--format", "json", "--run-config", f"output={json.dumps(str(output))}"]
         done = subprocess.run(
             command, env=environment(self.layout.flwr), capture_output=True, text=True, stdin=subprocess.DEVNULL
         )
@@ -69,8 +63,8 @@ class LocalFederation:
     def status(self, run: int) -> tuple[str, str]:
         """Of a run, as `flwr ls` has it: such as "finished" and "completed"."""
         with control(self.layout) as client:
-            (found,) = client.ListRuns(ListRunsRequest(run_id=run)).run_dict.values()
-            return found.status.status, found.status.sub_status
+            (listed,) = client.ListRuns(ListRunsRequest(run_id=run)).run_dict.values()
+            return listed.status.status, listed.status.sub_status
 
     def online(self) -> int:
         """How many nodes the server knows to be there."""
@@ -90,33 +84,31 @@ class LocalFederation:
         round is over; rounds: the records of all rounds that are over, whenever there are more of them.
         Raises TrainingError where it ends again and again.
         """
-        told: Sequence[dict[str, Any]] = ()
+        records: Sequence[dict[str, Any]] = ()
         nodes = 0
         for _ in range(TRIES):
-            run, answered = self.submit(output=str(output)), time.monotonic()
-            while True:
+            run, answered, status = self.submit(output), time.monotonic(), ""
+            while status != "finished":
+                time.sleep(POLL)
                 for name in self.tend():
-                    hear(f"{name} had ended and was started again: {self.logs / f'{name}.log'} says why")
+                    hear(f"{name} had ended and was started again: {self.layout.logs / name}.log says why")
                 try:
                     status, ended = self.status(run)
-                    if not told and (count := self.online()) != nodes:
+                    if not records and (count := self.online()) != nodes:
                         there(nodes := count)
                     answered = time.monotonic()
                 except Exception as error:  # the server is being started again
-                    if time.monotonic() - answered > 60:
+                    if time.monotonic() - answered > PATIENCE:
                         raise FedPGPError(f"the server does not answer: {error}") from error
-                    status = ""
-                found = finished_rounds(output)
-                if len(found) > len(told):
-                    rounds(found)
-                    told = found
-                if status == "finished":
-                    break
-                time.sleep(POLL)
+                finished = finished_rounds(output)
+                if len(finished) > len(records):
+                    rounds(records := finished)
             if (output / "results.json").exists():
                 return
             hear(f"the run ended ({ended}) before it was finished: it is gone on with")
-        raise TrainingError(f"the run ended {TRIES} times before it was finished: {self.logs / 'server.log'} says why")
+        raise TrainingError(
+            f"the run ended {TRIES} times before it was finished: {self.layout.logs / 'server.log'} says why"
+        )
 
 
 def finished_rounds(output: Path) -> list[dict[str, Any]]:
@@ -134,26 +126,20 @@ def local_federation(layout: FederationLayout, nodes: int, cache: str | None = N
 
     cache: directory of image features; None takes the user's.
     """
-    logs = layout.directory / "logs"
-    logs.mkdir(exist_ok=True)
+    layout.logs.mkdir(exist_ok=True)
     with ExitStack() as stack:
-        local = LocalFederation(layout, stack, logs, cache)
-        local.start_server()
-        for client in range(nodes):
-            local.start_node(client)
+        federation = LocalFederation(layout, stack, cache)
+        for name in ("server", *(layout.node(client).name for client in range(nodes))):
+            federation.start(name)
         try:
-            yield local
+            yield federation
         finally:
-            for process in local.processes.values():
+            for process in federation.processes.values():
                 process.terminate()  # all at once: each is waited for as the block ends
 
 
 def free_ports(count: int) -> list[int]:
     """So many ports of the loopback address that nobody listens on, one after the other where that is possible."""
     with ExitStack() as stack:
-        ports = []
-        for _ in range(count):
-            probe = stack.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            ports.append(probe.getsockname()[1])
-        return ports
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [probe.getsockname()[1] for probe in probes]

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
 from fedpgp.errors import ConfigError
 
 Hear = Callable[[Mapping[str, Any]], None]
@@ -13,17 +15,11 @@ Hear = Callable[[Mapping[str, Any]], None]
 def exporter(port: int | None, run: str) -> Iterator[Hear]:
     """Serves the last round's record until the block ends. port: None serves nothing.
 
-    Gives what is to hear each record. Raises ConfigError where the port is taken, or the package is missing.
+    Gives what is to hear each record. Raises ConfigError where the port is taken.
     """
     if port is None:
         yield lambda record: None
         return
-    try:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
-    except ImportError as error:
-        raise ConfigError(
-            'federation.metrics_port needs prometheus-client: pip install "fedpgp[flower]", or leave it out'
-        ) from error
     registry = CollectorRegistry()
     figures = Gauge("fedpgp_figure", "Of the last round's record", ["run", "name"], registry=registry)
     rounds = Gauge("fedpgp_round", "The last round that is finished", ["run"], registry=registry)
@@ -39,8 +35,8 @@ def exporter(port: int | None, run: str) -> Iterator[Hear]:
     def hear(record: Mapping[str, Any]) -> None:
         rounds.labels(run).set(record["round"])
         taking_part.labels(run).set(len(record["participants"]))
-        for one in record.get("dropped", ()):
-            dropped.labels(run, one["in"]).inc()
+        for drop in record.get("dropped", ()):
+            dropped.labels(run, drop["in"]).inc()
         for name, figure in record.items():
             if isinstance(figure, int | float) and name != "round":
                 figures.labels(run, name).set(figure)

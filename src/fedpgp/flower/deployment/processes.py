@@ -9,11 +9,11 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
+import tomli_w
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.control_pb2 import RegisterNodeRequest
@@ -21,14 +21,15 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from pydantic.dataclasses import dataclass
 
 from fedpgp.errors import ConfigError, FedPGPError, OutputError
-from fedpgp.flower.deployment.app import RESIDENT
+from fedpgp.flower.deployment.app import RESIDENT, resident
 from fedpgp.flower.deployment.client import NodeSettings, answer_as, open_client
 from fedpgp.flower.deployment.credentials import check_certificate
-from fedpgp.flower.deployment.layout import FederationLayout, check_insecure, is_loopback
-from fedpgp.flower.deployment.resident import resident
+from fedpgp.flower.deployment.layout import FederationLayout, check_insecure, host_and_port, is_loopback
 from fedpgp.flower.node import check_owner
+from fedpgp.runtime.validation import STRICT
 
 REACH = 5.0  # seconds for a server to answer a look
 PATIENCE = 60.0  # seconds for a server to listen
@@ -46,15 +47,13 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 def check_port(host: str, port: int) -> None:
     """Raises ConfigError where another process listens."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"port {port} of {host} cannot be taken: {error.strerror}; end the process that has it, which may be"
-                " this one started before, or choose another: of a node in node.toml, of a server with init --port"
-            ) from error
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise ConfigError(
+            f"port {port} of {host} cannot be taken: {error.strerror}; end the process that has it, which may be"
+            " this one started before, or choose another: of a node in node.toml, of a server with init --port"
+        ) from error
 
 
 # ---------------------------------------------------------------------------------------------------------- the server
@@ -67,13 +66,11 @@ def server(directory: Path, insecure: bool = False, log: Path | None = None) -> 
     log: a file for what it prints; None takes this process' own. Raises FedPGPError where it cannot be started.
     """
     layout = FederationLayout(directory.absolute())
-    _, address = layout.connection
-    host, _, port = address.rpartition(":")
+    _, address, _ = layout.connection
+    host, port = host_and_port(address)
     bind = "127.0.0.1" if is_loopback(host) else "0.0.0.0"
-    command = [
-        *(str(SCRIPTS / "flower-superlink"), "--host", bind, "--port", port),
-        *("--database", str(layout.flwr / "superlink.sqlite"), "--disable-runtime-dependency-installation"),
-    ]
+    command = [str(SCRIPTS / "flower-superlink"), "--host", bind, "--port", str(port)]
+    command += ["--database", str(layout.flwr / "superlink.sqlite"), "--disable-runtime-dependency-installation"]
     if insecure:
         check_insecure(address)
         command.append("--insecure")
@@ -82,27 +79,22 @@ def server(directory: Path, insecure: bool = False, log: Path | None = None) -> 
         check_certificate(certificate, authority)
         command += ["--ssl-ca-certfile", str(authority), "--ssl-certfile", str(certificate)]
         command += ["--ssl-keyfile", str(layout.server / "server.key"), "--enable-supernode-auth"]
-    check_port(bind, int(port))
+    check_port(bind, port)
     with started(command, environment(layout.flwr), log, layout.directory) as process:
-        _wait_for(process, "127.0.0.1", int(port))
+        _wait_for(process, port)
         if not insecure:
             _register(layout)
         yield process
 
 
-@contextmanager
-def control(layout: FederationLayout) -> Iterator[ControlHttpClient]:
-    """What `flwr` asks a server with."""
-    _, address = layout.connection
-    authority = None if layout.insecure else (layout.server / "ca.crt").read_bytes()
+def control(layout: FederationLayout) -> ControlHttpClient:
+    """What `flwr` asks a server with, as a context manager."""
+    _, address, insecure = layout.connection
+    authority = None if insecure else (layout.server / "ca.crt").read_bytes()
     version = RuntimeVersionHttpInterceptor(component_name="flwr CLI")
-    client = ControlHttpClient.from_server_address(
-        server_address=address, insecure=layout.insecure, root_certificates=authority, interceptors=[version]
+    return ControlHttpClient.from_server_address(
+        server_address=address, insecure=insecure, root_certificates=authority, interceptors=[version]
     )
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 def _register(layout: FederationLayout) -> None:
@@ -115,20 +107,18 @@ def _register(layout: FederationLayout) -> None:
             try:
                 client.RegisterNode(request=RegisterNodeRequest(public_key=public_key_to_bytes(key), name=file.stem))
             except httpx.HTTPStatusError as error:
-                found = FlowerError.from_json(error.response.text)
-                if found is None or found.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
+                reason = FlowerError.from_json(error.response.text)
+                if reason is None or reason.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
                     raise OutputError(f"the server does not take {file}: {error.response.text[:200]}") from error
 
 
-def _wait_for(process: subprocess.Popen[bytes], host: str, port: int) -> None:
+def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         if process.poll() is not None:
             raise FedPGPError(f"the SuperLink ended with code {process.returncode}: what it printed says why")
-        with socket.socket() as probe:
-            probe.settimeout(POLL)
-            if probe.connect_ex((host, port)) == 0:
-                return
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=POLL):
+            return
         time.sleep(POLL)
     raise FedPGPError(f"the SuperLink does not listen on port {port} after {PATIENCE:g} seconds")
 
@@ -136,92 +126,94 @@ def _wait_for(process: subprocess.Popen[bytes], host: str, port: int) -> None:
 # -------------------------------------------------------------------------------------------------------------- a node
 
 
-def node_settings(directory: Path, **given: Any) -> tuple[NodeSettings, Mapping[str, Any]]:
-    """What a node's directory says, with what is given in its place; raises OutputError where it is none of ours."""
-    file = directory / "node.toml"
-    try:
-        found = tomllib.loads(file.read_text(encoding="utf-8"))
-        about = {name: found.pop(name) for name in ("superlink", "method", "seed", "port")}
-    except (OSError, ValueError, KeyError) as error:
-        raise OutputError(
-            f"{directory} is no node's directory: {file} cannot be read ({error}); name one below nodes/ of what fedpgp"
-            " federate init wrote"
-        ) from error
-    beside = {"state": str(directory / "state")} if not found.get("state") else {}
-    settings = NodeSettings.of({**found, **beside, **{name: one for name, one in given.items() if one is not None}})
-    return settings, about
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class NodeDirectory(NodeSettings):
+    """A node's directory as `fedpgp federate init` wrote it, with what its node.toml says, and how its node is started.
 
-
-def check_node(directory: Path, settings: NodeSettings, about: Mapping[str, Any], insecure: bool) -> None:
-    """Opens the client as its node will, so that what is missing is said here, and its features are in the cache.
-
-    Raises FedPGPError for what would stop it.
+    superlink: the server's address; port: of the loopback address, for its own processes.
     """
-    if insecure:
-        check_insecure(about["superlink"])
-    elif not (directory / "ca.crt").exists() or not (directory / "key").exists():
-        raise OutputError(f"{directory} has no ca.crt or no key: copy both from where fedpgp federate init was called")
-    else:
-        check_certificate(directory / "ca.crt", directory / "ca.crt")
-    if (directory / "key").exists():
-        check_owner(directory / "key")
-    if settings.states.exists():
-        check_owner(settings.states)
-    check_port("127.0.0.1", about["port"])
-    open_client(directory / "experiment.toml", about["method"], about["seed"], settings)
 
+    directory: Path
+    superlink: str
+    port: int
+    insecure: bool
 
-def reach(directory: Path, about: Mapping[str, Any], insecure: bool) -> str:
-    """Whether the server answers a node now, in words; raises ConfigError where it is the server of another federation.
+    @classmethod
+    def read(cls, directory: Path, insecure: bool = False, **given: str | None) -> "NodeDirectory":
+        """Read node.toml; raise OutputError where it is none of ours. given: settings in the place of those in it."""
+        file = directory / "node.toml"
+        try:
+            content = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"{directory} is no node's directory: {file} cannot be read ({error}); name one below nodes/ of what"
+                " fedpgp federate init wrote"
+            ) from error
+        content |= {name: value for name, value in given.items() if value is not None}
+        content |= {"state": content.get("state") or str(directory / "state")}
+        content |= {"directory": directory, "experiment": str(directory / "experiment.toml"), "insecure": insecure}
+        return cls.of(content)
 
-    It may not be there yet, and a node waits for it: that is no fault.
-    """
-    host, _, port = str(about["superlink"]).rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH) as connection:
-            if not insecure:
-                secure = ssl.create_default_context(cafile=str(directory / "ca.crt"))
-                with secure.wrap_socket(connection, server_hostname=host.strip("[]")):
-                    pass
-    except ssl.SSLCertVerificationError as error:
-        raise ConfigError(
-            f"the server at {about['superlink']} has no certificate of this federation ({error.verify_message}): ask"
-            " its operator for ca.crt, and for the name that init was given as --host"
-        ) from error
-    except OSError as error:
-        return f"the server at {about['superlink']} does not answer now ({error}): the node will wait for it"
-    return f"the server at {about['superlink']} answers"
+    def check(self) -> None:
+        """Opens the client as its node will, so that what is missing is said here, and its features are in the cache.
 
+        Raises FedPGPError for what would stop it.
+        """
+        authority, key = self.directory / "ca.crt", self.directory / "key"
+        if self.insecure:
+            check_insecure(self.superlink)
+        elif not authority.exists() or not key.exists():
+            raise OutputError(
+                f"{self.directory} has no ca.crt or no key: copy both from where fedpgp federate init was called"
+            )
+        else:
+            check_certificate(authority, authority)
+        for private in (key, self.states):
+            if private.exists():
+                check_owner(private)
+        check_port("127.0.0.1", self.port)
+        open_client(self)
 
-@contextmanager
-def node(
-    directory: Path, settings: NodeSettings, about: Mapping[str, Any], insecure: bool
-) -> Iterator[subprocess.Popen[bytes]]:
-    """The SuperNode of a client, which stays loaded in this process; it is ended with the block."""
-    with resident(answer_as) as address:
-        command = _node_command(directory, settings, about, insecure, address)
-        with started(command, environment(directory / "flwr", **FAST)) as process:
-            yield process
+    def reach(self) -> str:
+        """Whether the server answers now, in words; raises ConfigError where it is the server of another federation.
 
+        It may not be there yet, and a node waits for it: that is no fault.
+        """
+        host, port = host_and_port(self.superlink)
+        try:
+            with socket.create_connection((host, port), timeout=REACH) as connection:
+                if not self.insecure:
+                    secure = ssl.create_default_context(cafile=str(self.directory / "ca.crt"))
+                    secure.wrap_socket(connection, server_hostname=host).close()
+        except ssl.SSLCertVerificationError as error:
+            raise ConfigError(
+                f"the server at {self.superlink} has no certificate of this federation ({error.verify_message}): ask"
+                " its operator for ca.crt, and for the name that init was given as --host"
+            ) from error
+        except OSError as error:
+            return f"the server at {self.superlink} does not answer now ({error}): the node will wait for it"
+        return f"the server at {self.superlink} answers"
 
-def _node_command(
-    directory: Path, settings: NodeSettings, about: Mapping[str, Any], insecure: bool, address: str
-) -> list[str]:
-    texts = {name: value for name, value in vars(settings).items() if isinstance(value, str) and value}
-    texts[RESIDENT] = address
-    config = " ".join([f"client={settings.client}", *(f'{name}="{value}"' for name, value in texts.items())])
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "fedpgp.flower.deployment.supernode",
-    ]  # nothing is imported from where we are
-    command += ["--superlink", about["superlink"], "--node-config", config]
-    command += ["--host", "127.0.0.1", "--port", str(about["port"])]
-    if insecure:
-        return [*command, "--insecure"]
-    credentials = ["--root-certificates", str(directory / "ca.crt")]
-    return [*command, *credentials, "--auth-supernode-private-key", str(directory / "key")]
+    @contextmanager
+    def supernode(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The SuperNode of a client, which stays loaded in this process; it is ended with the block."""
+        with resident(answer_as) as address:
+            config = Path(address).with_name("node.toml")
+            settings = {name: getattr(self, name) for name in ("client", "data", "state", "cache", "device")}
+            config.write_text(tomli_w.dumps({**settings, RESIDENT: address}), encoding="utf-8")
+            with started(self.command(config), environment(self.directory / "flwr", **FAST)) as process:
+                yield process
+
+    def command(self, config: Path) -> list[str]:
+        """The command of the SuperNode. config: the file with the settings that every message comes with."""
+        module = "fedpgp.flower.deployment.supernode"
+        command = [sys.executable, "-P", "-m", module]  # nothing is imported from where we are
+        command += ["--superlink", self.superlink, "--node-config", str(config)]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        if self.insecure:
+            return [*command, "--insecure"]
+        command += ["--root-certificates", str(self.directory / "ca.crt")]
+        return [*command, "--auth-supernode-private-key", str(self.directory / "key")]
 
 
 # ---------------------------------------------------------------------------------------------------------------- both
@@ -237,23 +229,22 @@ def started(
     together; None leaves it in the group and with the streams of this one. directory: that it works in; None takes that
     of this process.
     """
-    with open(os.devnull if log is None else log, "ab") as file:  # noqa: PTH123
-        streams: dict[str, Any] = {} if log is None else {"stdout": file, "stderr": subprocess.STDOUT}
+    with nullcontext() if log is None else log.open("ab") as file:
         process = subprocess.Popen(
             command,
             env=dict(env),
             cwd=directory,
             stdin=subprocess.DEVNULL,
-            start_new_session=log is not None,
-            **streams,
+            stdout=file,
+            stderr=None if file is None else subprocess.STDOUT,
+            start_new_session=file is not None,
         )
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(ENDING)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(ENDING)
         if log is not None:
             kill_group(process)
         process.kill()

@@ -9,17 +9,16 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedpgp.backbone import load_backbone
-from fedpgp.config import ExperimentConfig
 from fedpgp.data.client_task import OWN, task_elsewhere
 from fedpgp.data.sources import Source
-from fedpgp.data.tasks import Task
 from fedpgp.errors import FedPGPError, OutputError
 from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import run_rounds
 from fedpgp.federation.state import FILE, State
 from fedpgp.flower.deployment.client import configured
 from fedpgp.flower.deployment.metrics import exporter
-from fedpgp.flower.nodes import Nodes, terms_of
+from fedpgp.flower.messages import terms_of
+from fedpgp.flower.nodes import Nodes
 from fedpgp.results.provenance import begin, check_origin, origin
 from fedpgp.results.run import Run, headline
 from fedpgp.results.run_store import add_record, is_unfinished, run_directory, write_records, write_run, writing
@@ -47,17 +46,22 @@ def make_server_app(experiment: Path) -> ServerApp:
     return app
 
 
-def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
+def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
     """Runs what is left of a run, and writes its directory.
 
     run_config: method, seed, and output, the run directory; one that holds an unfinished run of the same experiment is
     gone on with. Raises FedPGPError where something does not fit.
     """
-    config = configured(experiment, run_config)
     name, seed, directory = str(run_config["method"]), int(run_config["seed"]), Path(str(run_config["output"]))
+    config = configured(experiment, name)
     method, settings = config.methods[name], config.federation
-    task, source = _task(config, name, seed)
-    backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
+    source: Source | None = None
+    if config.task.partition == OWN:  # of the clients' images a server needs none
+        task = task_elsewhere(config.data, config.task, {})
+        backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
+    else:
+        source, tasks, backbone = checked(config, [name], [seed])
+        task = tasks[seed]
     begun = origin(config, name, seed, backbone, source)
     if directory.exists() and not is_unfinished(directory):
         raise OutputError(
@@ -72,16 +76,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
         spec = run_spec(config, name, seed, task, backbone)
         for sentence in assumptions(config.privacy, config.federation, method, spec.clients, spec.most_rounds):
             log.info("%s", sentence)
-        nodes = Nodes(
-            grid=grid,
-            spec=spec,
-            run=state.origin()["run"],
-            terms=terms_of(backbone, task),
-            counted={client: record["round"] for record in state.records() for client in record["participants"]},
-            deadline=settings.deadline,
-            forgiving=True,
-            privacy=config.privacy,
-        )
+        nodes = Nodes(grid, spec, state, terms_of(backbone, task), config.privacy, forgiving=True)
         done, total = state.rounds(), len(spec.rounds)
         log.info(
             "%s: %d of %d rounds are done; waiting for %d clients, for %g seconds at most (federation.deadline)",
@@ -90,7 +85,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
         remedy = "free space, then start the run again"
         with writing(directory, remedy):
             write_records(state.records(), directory)
-        nodes.gather(spec.clients)
+        nodes.gather()
         with exporter(settings.metrics_port, nodes.run) as hear:
             for record in run_rounds(spec, nodes, state):
                 with writing(directory, remedy):
@@ -113,19 +108,10 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> Run:
             write_run(run, directory)
         state.remove()
     log.info("%s is finished: fedpgp show %s", name, directory.absolute())
-    return run
-
-
-def _task(config: ExperimentConfig, name: str, seed: int) -> tuple[Task, Source | None]:
-    """The task, of which a server needs no image, and the data set where all share one."""
-    if config.task.partition == OWN:
-        return task_elsewhere(config.data, config.task, {}), None
-    source, tasks, _ = checked(config, [name], [seed])
-    return tasks[seed], source
 
 
 def _losses(record: Mapping[str, Any]) -> str:
     """Who is missing from a round, and why."""
-    told = [f"client {one['client']}: {one['reason']}" for one in record.get("dropped", ())]
-    told += [f"node {one['node']} is refused: {one['reason']}" for one in record.get("refused", ())]
-    return f" ({'; '.join(told)})" if told else ""
+    missing = [f"client {drop['client']}: {drop['reason']}" for drop in record.get("dropped", ())]
+    missing += [f"node {node['node']} is refused: {node['reason']}" for node in record.get("refused", ())]
+    return f" ({'; '.join(missing)})" if missing else ""
