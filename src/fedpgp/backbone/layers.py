@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fedpgp.errors import CheckpointError
 
@@ -153,6 +154,13 @@ class Layers:
         """d"""
         return len(self.weights[0].norm1.weight)
 
+    def check_depth(self, prompt: Prompt, tower: str) -> None:
+        """Raises CheckpointError for a prompt that is deeper than this tower, called "text" or "image"."""
+        if prompt.layers > len(self):
+            raise CheckpointError(
+                f"a prompt for {prompt.layers} layers is too deep: the checkpoint's {tower} tower has {len(self)}"
+            )
+
     def normalise(self, x: Tensor, affine: Affine) -> Tensor:
         return F.layer_norm(x, affine.weight.shape, affine.weight, affine.bias, self.epsilon)
 
@@ -177,6 +185,15 @@ class Layers:
         up = linear(self.normalise(middle, layer.norm2), layer.up)
         after = middle + linear(self.activation(up), layer.down)
         return after if adapter is None else after + adapter(self.normalise(x, layer.norm1))
+
+
+def recomputed(encode: Callable[..., Tensor], prompt: Prompt, *arguments: Any) -> Tensor:
+    """What `encode` returns; it keeps nothing for the backward pass of a prompt, and is called once more there."""
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in prompt.tensors)):
+        return encode(*arguments)
+    encoded = checkpoint(encode, *arguments, use_reentrant=False, preserve_rng_state=False)
+    assert isinstance(encoded, Tensor)
+    return encoded
 
 
 def linear(x: Tensor, affine: Affine) -> Tensor:
