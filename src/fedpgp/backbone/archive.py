@@ -3,8 +3,9 @@
 import io
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -61,7 +62,7 @@ def _script_weights(archive: zipfile.ZipFile) -> dict[str, Tensor]:
             if not entry.filename.endswith("/constants.pkl") and "/code/" not in entry.filename:
                 data.writestr(entry, archive.read(entry))
     content.seek(0)
-    stand_ins = [
+    stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         (_Module if name.startswith("__torch__.") else _value, name)
         for name in torch.serialization.get_unsafe_globals_in_checkpoint(content)
         if name.startswith(("__torch__.", "torch.jit._pickle."))

@@ -162,8 +162,6 @@ def standard_processor(size: int, settings: Mapping[str, Any] | None = None) -> 
     """
     from transformers import CLIPImageProcessorPil
 
-    given = settings or {}
-    own = {name: given[key] for name, key in (("image_mean", "mean"), ("image_std", "std")) if key in given}
-    return CLIPImageProcessorPil(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size}, resample=3, **own
-    )
+    names = {"mean": "image_mean", "std": "image_std"}
+    own = {names[key]: value for key, value in (settings or {}).items() if key in names}
+    return CLIPImageProcessorPil(size=size, crop_size=size, **own)

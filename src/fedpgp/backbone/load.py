@@ -99,10 +99,7 @@ class Backbone:
 
     def phrase(self, text: str) -> Tensor:
         """The token embeddings [M, d] of a phrase such as "a photo of a"."""
-        ids = torch.tensor(
-            text_ids(self.tokenizer, text.replace("_", " ")), dtype=torch.long, device=self.logit_scale.device
-        )
-        return self.text.embed(ids)
+        return self.text.embed(torch.tensor(text_ids(self.tokenizer, text.replace("_", " ")), dtype=torch.long))
 
     @torch.no_grad()
     def template_features(self, template: str, class_names: Sequence[str]) -> Tensor:
