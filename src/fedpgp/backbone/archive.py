@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedpgp.errors import CheckpointError
+from fedpgp.errors import CheckpointError, first_line
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -82,8 +82,3 @@ def _tensors(module: _Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
             yield f"{prefix}{name}", value
         elif isinstance(value, _Module):
             yield from _tensors(value, f"{prefix}{name}.")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its kind."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -150,14 +150,10 @@ class ImageTower:
     def of(cls, model: "CLIPModel") -> "ImageTower":
         """The image tower of a transformers CLIPModel; raises CheckpointError for one that is not CLIP-shaped."""
         state = {name: weight.detach() for name, weight in model.state_dict().items()}
-
-        def norm(name: str) -> Affine:
-            return Affine(state[f"vision_model.{name}.weight"], state[f"vision_model.{name}.bias"])
-
         return cls(
             layers=Layers.of(state, "vision_model", model.config.vision_config, model.dtype),
-            first_norm=norm("pre_layrnorm"),
-            final_norm=norm("post_layernorm"),
+            first_norm=Affine.of(state, "vision_model.pre_layrnorm"),
+            final_norm=Affine.of(state, "vision_model.post_layernorm"),
             projection=state["visual_projection.weight"],
         )
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from fedpgp import assets
-from fedpgp.backbone.archive import first_line, read_weights
+from fedpgp.backbone.archive import read_weights
 from fedpgp.backbone.convert import HEAD, standard_processor, to_clip_model
 from fedpgp.backbone.image import ImageEncoder, ImageTower
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens, Tokenizer, class_tokens, split_template, text_ids
-from fedpgp.errors import CheckpointError
+from fedpgp.errors import CheckpointError, first_line
 
 EMBEDDED = "pictoclip"
 TOKENIZER = "clip-tokenizer"  # OpenAI's, for checkpoints that come without one

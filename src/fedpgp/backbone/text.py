@@ -76,7 +76,7 @@ class TextEncoder:
             tokens=tokens,
             positions=state["text_model.embeddings.position_embedding.weight"],
             layers=Layers.of(state, "text_model", model.config.text_config, products),
-            final_norm=Affine(*(state[f"text_model.final_layer_norm.{part}"] for part in ("weight", "bias"))),
+            final_norm=Affine.of(state, "text_model.final_layer_norm"),
             projection=state["text_projection.weight"].to(products),
             start_token=start_token,
         )

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,8 +27,7 @@ def write(path: Path, content: bytes | Iterable[bytes], mode: int = 0o666) -> No
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        if mode != 0o666:
-            partial.unlink(missing_ok=True)  # what lies there may be open to others
+        partial.unlink(missing_ok=True)  # what lies there may be open to others
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
@@ -97,12 +95,13 @@ class TensorFile(Mapping[str, Tensor]):
 @contextmanager
 def new_directory(directory: Path) -> Iterator[Path]:
     """A directory to fill, which takes its name only when all of it is written; what was there before is replaced."""
-    scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        filled = scratch / "new"
+    temporary = tempfile.TemporaryDirectory(
+        prefix=f".{directory.name}-", dir=directory.parent, ignore_cleanup_errors=True
+    )
+    with temporary as scratch:
+        filled, old = Path(scratch, "new"), Path(scratch, "old")
         filled.mkdir()
         yield filled
-        old = scratch / "old"
         if directory.exists():
             os.replace(directory, old)
         try:
@@ -111,5 +110,3 @@ def new_directory(directory: Path) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, directory)
             raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -206,16 +206,15 @@ def params_of(run: Run, method: Method, backbone: Backbone, client: int | None) 
     A memory of a client's own images is not part of a run: it is left empty.
     """
     like = backbone.logit_scale
-    groups: dict[str, dict[str, Tensor]] = {"shared": {}, "private": {}, "kept": {}, "received": {}}
-    for name in run.prompts:
-        kind, _, rest = name.partition("/")
-        of, _, key = ("", "", rest) if kind == "shared" else rest.partition("/")
-        if of in ("", str(client or 0)):
-            tensor = run.prompts[name]
-            groups[kind][key] = tensor.to(like) if tensor.is_floating_point() else tensor.to(like.device)
-    shared = groups["shared"]
+
+    def tensors(prefix: str) -> dict[str, Tensor]:
+        """Those under a prefix, on the backbone's device and in its precision."""
+        chosen = {name.removeprefix(prefix): run.prompts[name] for name in run.prompts if name.startswith(prefix)}
+        return {name: x.to(like) if x.is_floating_point() else x.to(like.device) for name, x in chosen.items()}
+
+    shared = tensors("shared/")
+    private, kept, received = (tensors(f"{group}/{client or 0}/") for group in ("private", "kept", "received"))
     if client is None:
-        private = groups["private"]
         if not private and run.results["private"]:  # across machines it stays with the clients; of it nothing is used
             task = named_task(run.results["task"]["base_names"], run.results["task"]["templates"])
             private = method.init_private(task, backbone, torch.Generator().manual_seed(0), 0)
@@ -226,16 +225,15 @@ def params_of(run: Run, method: Method, backbone: Backbone, client: int | None) 
     clients = run.results["task"]["clients"]
     if not 0 <= client < clients:
         raise ConfigError(f"client must be 0 to {clients - 1}, as this run has {clients} clients, got {client}")
-    if run.results["private"] and not groups["private"]:
+    if run.results["private"] and not private:
         raise ConfigError(
             f"the private part of client {client} is not here: it stayed on the client's machine; leave --client out"
             " for the shared part, or fit one of your own with fedpgp join"
         )
-    received = groups["received"] or shared
-    own = groups["kept"] or {name: received[name] for name in shared}
-    params = Params(own, groups["private"], received)
+    received = received or shared
+    params = Params(kept or {name: received[name] for name in shared}, private, received)
     # What is kept of the server is already what models predict with; what a client kept itself is not.
-    return method.for_prediction(params) if groups["kept"] else params
+    return method.for_prediction(params) if kept else params
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -19,17 +19,16 @@ from torch import Tensor, nn
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import check_output, load_run, writing
-from fedpgp.runtime.files import new_directory, write
+from fedpgp.runtime.files import new_directory, write, write_json
 from fedpgp.runtime.version import __version__
 from fedpgp.serving.classifier import Classes, Classifier, load
 from fedpgp.serving.memory import remembers
-from fedpgp.serving.reduce import context_of, head_of
+from fedpgp.serving.reduce import SAME, context_of, difference, head_of
 
 Format = Literal["safetensors", "clip-head", "onnx", "hf"]
 CARD, MARK = "README.md", "library_name: fedpgp"  # what is written last, and a line of it by which it is known
 CLIP = "clip"  # where the checkpoint lies in an export, if nobody else could fetch it
 SHOWN = 3  # class names in a card's example
-SAME = 1e-4  # of the largest logit, by which an exported model may differ from the one here
 
 
 def export(
@@ -142,7 +141,7 @@ def _onnx(run: Run, classifier: Classifier, classes: Classes, directory: Path) -
     program.model.metadata_props.update({**_metadata(run, classifier), "classes": json.dumps(classes.names)})
     program.save(path, external_data=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    _same(torch.from_numpy(session.run(["logits"], {"pixels": pixels.numpy()})[0]), expected, path)
+    _check_same(torch.from_numpy(session.run(["logits"], {"pixels": pixels.numpy()})[0]), expected, path)
     write(directory / "classes.json", (json.dumps(classes.names, ensure_ascii=False, indent=1) + "\n").encode())
     classifier.backbone.image.processor.save_pretrained(directory)
     return {"count": len(classes.names), "height": height, "width": width}
@@ -174,16 +173,13 @@ def _hugging_face(run: Run, classifier: Classifier, classes: Classes, directory:
     tokenizer.save_pretrained(directory)
     classifier.backbone.image.processor.save_pretrained(directory)
     template = {"hypothesis_template": facts["template"], **_metadata(run, classifier)}
-    write(directory / "prompt.json", (json.dumps(template, indent=1) + "\n").encode())
+    write_json(directory / "prompt.json", template)
     again = CLIPModel.from_pretrained(directory, local_files_only=True).eval()
-    texts = tokenizer(
-        [facts["template"].format(name.replace("_", " ")) for name in classifier.base],
-        padding=True,
-        return_tensors="pt",
-    )
+    sentences = [facts["template"].format(name.replace("_", " ")) for name in classifier.base]
+    texts = tokenizer(sentences, padding=True, return_tensors="pt")
     with torch.no_grad():
-        found = nn.functional.normalize(again.text_projection(again.text_model(**texts).pooler_output), dim=-1)
-    _same(found, head_of(classifier, classes).float(), directory)
+        features = again.text_projection(again.text_model(**texts).pooler_output)
+    _check_same(nn.functional.normalize(features, dim=-1), head_of(classifier, classes).float(), directory)
     return facts
 
 
@@ -205,8 +201,9 @@ def _template(classifier: Classifier, context: Tensor) -> dict[str, Any]:
     return {"tokens": tokens, "vectors": len(tokens), "template": template}
 
 
-def _same(found: Tensor, expected: Tensor, where: Path) -> None:
-    worst = float((found - expected).abs().max() / expected.abs().max())
+def _check_same(values: Tensor, expected: Tensor, where: Path) -> None:
+    """Raises OutputError where an exported model computes other numbers than the one here."""
+    worst = difference(values, expected)
     if not worst <= SAME:
         raise OutputError(f"{where.name} does not compute what the run does: it differs by {worst:.2g}; report this")
 
