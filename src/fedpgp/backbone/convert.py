@@ -38,14 +38,14 @@ RENAMED_OF_TRANSFORMER = RENAMED | {
 }
 RENAMED_OF_RESNET = RENAMED | {r"^visual\.attnpool\.c_proj\.": "visual_projection.", r"^visual\.": "vision_model."}
 TRANSPOSED = {"text_projection": "text_projection.weight", "visual.proj": "visual_projection.weight"}
-NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask", "visual.attn_mask"}  # of the archives
-ELSEWHERE = {
-    "visual.trunk": "a tower of timm",
-    "visual.head": "a tower of timm",
-    "logit_bias": "SigLIP",
-    "text_decoder": "CoCa",
-    "visual.attn_pool": "a tower with attention pooling",
-}
+NO_WEIGHTS = {
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+    "attn_mask",
+    "visual.attn_mask",
+}  # in OpenAI's archives
+PREFIXES = ("text_model.", "vision_model.", "text_projection.", "visual_projection.", "logit_scale")
 READABLE = "only CLIPs of a vision transformer or a ResNet and a text transformer can be read"
 
 
@@ -122,24 +122,22 @@ def _renamed(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     given = {re.sub(r"^(module\.)?(text\.)?", "", name): tensor for name, tensor in weights.items()}
     patterns = RENAMED_OF_RESNET if any(name.startswith("visual.layer1.") for name in given) else RENAMED_OF_TRANSFORMER
     named = {}
-    for name, tensor in given.items():
-        if kind := next((kind for start, kind in ELSEWHERE.items() if name.startswith(start)), None):
-            raise CheckpointError(
-                f"checkpoint {where} has {name!r}, which is of {kind}: {READABLE}, such as ViT-B-32, ViT-B-16, ViT-L-14"
-                " and RN50"
-            )
-        if name in NO_WEIGHTS or name.endswith(COUNT):
+    for given_name, tensor in given.items():
+        if given_name in NO_WEIGHTS or given_name.endswith(COUNT):
             continue
-        if name in TRANSPOSED:
-            named[TRANSPOSED[name]] = tensor.T.contiguous()
-            continue
+        name = TRANSPOSED.get(given_name, given_name)
         for pattern, replacement in patterns.items():
             name = re.sub(pattern, replacement, name)
+        if not name.startswith(PREFIXES):
+            raise CheckpointError(
+                f"checkpoint {where} has {given_name!r}, which CLIP's code has no place for: {READABLE}, such as"
+                " ViT-B-32, ViT-B-16, ViT-L-14 and RN50"
+            )
         if ".in_proj_" in name:
             for part, rows in zip("qkv", tensor.chunk(3), strict=True):
                 named[name.replace("in_proj_", f"{part}_proj.")] = rows
         else:
-            named[name] = tensor
+            named[name] = tensor.T.contiguous() if given_name in TRANSPOSED else tensor
     return named
 
 

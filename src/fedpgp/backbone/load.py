@@ -28,11 +28,6 @@ CARD = "README.md"
 FILES = ["*.json", "*.safetensors", "*.txt"]
 OLDER = "pytorch_model*.bin"  # transformers' weights where there are no others
 FAMILIES = {"clip": "CLIPModel"}  # model_type in transformers' config.json -> the class there
-UNSUPPORTED = dict.fromkeys(
-    ("siglip", "siglip2"),
-    "a SigLIP, whose text tower is not causal: what fedpgp shares between classes is not the same there; choose a CLIP,"
-    " such as openai/clip-vit-base-patch16",
-)
 OPEN_CLIP = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 OF_TOWER = {"final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None}
@@ -177,8 +172,10 @@ def _read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkp
     try:
         kind = transformers.AutoConfig.from_pretrained(directory, **local).model_type
         if kind not in FAMILIES:
-            reason = UNSUPPORTED.get(kind, f"no CLIP: its config.json has the model_type {kind!r}; choose a CLIP")
-            raise CheckpointError(f"checkpoint {name!r} is {reason}")
+            raise CheckpointError(
+                f"checkpoint {name!r} must be of a model_type {' or '.join(map(repr, FAMILIES))}, its config.json has"
+                f" {kind!r}: choose a CLIP, such as openai/clip-vit-base-patch16"
+            )
         # Of the older files it reads tensors alone, too (weights_only).
         model, report = getattr(transformers, FAMILIES[kind]).from_pretrained(
             directory, dtype=dtype, use_safetensors=not older, output_loading_info=True, **local

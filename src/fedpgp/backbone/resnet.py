@@ -18,7 +18,7 @@ STRIDE = 32  # pixels of a place of the last stage
 EXPANSION = 4  # of a block's channels, by its last convolution
 STAGES = 4
 COUNT = "num_batches_tracked"  # of batch normalisation, which nobody reads
-RESNET = "vision_model.layer1."  # begins names of weights that only these towers have
+RESNET = "vision_model.layer1."  # prefix of weights that only these towers have
 
 
 class Pooled(NamedTuple):

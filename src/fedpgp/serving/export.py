@@ -242,7 +242,7 @@ def _card(run: Run, classifier: Classifier, format: str, facts: Mapping[str, Any
     task, figures = run.results["task"], run.results["final"]
     checkpoint, licence = run.config.backbone.checkpoint, classifier.backbone.licence
     header = {"license": licence, "base_model": checkpoint}
-    some = json.dumps(list(classifier.base[:SHOWN]), ensure_ascii=False)
+    examples = json.dumps(list(classifier.base[:SHOWN]), ensure_ascii=False)
     return _card_template("card").substitute(
         {key: task[key] for key in ("clients", "protocol", "data", "base_classes")},
         header="".join(f"{key}: {json.dumps(value)}\n" for key, value in header.items() if value != "not stated"),
@@ -252,7 +252,7 @@ def _card(run: Run, classifier: Classifier, format: str, facts: Mapping[str, Any
         seed=run.seed,
         version=__version__,
         accuracies=", ".join(f"{name} {figures[name]:.1f}" for name in ("local", "base", "novel") if name in figures),
-        usage=_card_template(format).substitute(facts, some=some),
+        usage=_card_template(format).substitute(facts, examples=examples),
         licence=licence,
     )
 
