@@ -27,7 +27,8 @@ def write(path: Path, content: bytes | Iterable[bytes], mode: int = 0o666) -> No
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.unlink(missing_ok=True)  # what lies there may be open to others
+        if mode != 0o666:
+            partial.unlink(missing_ok=True)  # what lies there may be open to others
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
