@@ -38,13 +38,8 @@ RENAMED_OF_TRANSFORMER = RENAMED | {
 }
 RENAMED_OF_RESNET = RENAMED | {r"^visual\.attnpool\.c_proj\.": "visual_projection.", r"^visual\.": "vision_model."}
 TRANSPOSED = {"text_projection": "text_projection.weight", "visual.proj": "visual_projection.weight"}
-NO_WEIGHTS = {
-    "input_resolution",
-    "context_length",
-    "vocab_size",
-    "attn_mask",
-    "visual.attn_mask",
-}  # in OpenAI's archives
+# Entries of OpenAI's archives that are not weights.
+NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask", "visual.attn_mask"}
 PREFIXES = ("text_model.", "vision_model.", "text_projection.", "visual_projection.", "logit_scale")
 READABLE = "only CLIPs of a vision transformer or a ResNet and a text transformer can be read"
 
