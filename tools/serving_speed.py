@@ -82,7 +82,7 @@ def main() -> None:
         )  # fmt: skip
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began = time.perf_counter()
-        _onnx(run, replace(model, client=None), None, directory)
+        _onnx(run, replace(model, client=None), model.read(), directory)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         size = (directory / "model.onnx").stat().st_size
         seconds = time.perf_counter() - began

@@ -47,3 +47,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = begun or difflib.get_close_matches(word.lower(), names, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return f"{meant}known: {', '.join(names)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -12,9 +12,8 @@ from oracle.clip_image import tower_features
 from test_text_encoder import on
 from transformers import CLIPConfig, CLIPVisionModelWithProjection
 
-from fedpgp.backbone.image import PATCHES, ImageEncoder, state_below
+from fedpgp.backbone.image import PATCHES, ImageEncoder, ImageTower, state_below
 from fedpgp.backbone.layers import KEPT, Adapter, Affine, Prompt
-from fedpgp.backbone.tower import ImageTower
 from fedpgp.errors import CheckpointError
 
 LAYERS, WIDTH, TOKENS = 5, 160, 37  # of pictoclip's image tower

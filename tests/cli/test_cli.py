@@ -300,9 +300,10 @@ def test_all_faults_of_a_config_are_told_at_once(command: Command) -> None:
         ),
         (
             "backbone.checkpoint=~/clip",
-            "checkpoint '~/clip' does not exist: name a directory or file that does, with ~",
+            "checkpoint '~/clip' does not exist: name a directory or file that does, a hub id like openai/"
+            "clip-vit-base-patch16, or 'pictoclip'; write ~ out",
         ),
-        ("backbone.checkpoint=nowhere", "checkpoint must be 'pictoclip', an existing directory or a hub id"),
+        ("backbone.checkpoint=nowhere", "checkpoint 'nowhere' does not exist: name a directory or file that does, a"),
         ("fedpgp.ctx_init=' '", "fedpgp.ctx_init must be \"random\" or a phrase, got ' '"),
         ("fedpgp.context_length=60", "a context of fedpgp must have at most"),
         ("backbone.device=cuda:7", "device must be one that PyTorch has here, got 'cuda:7'"),

@@ -16,6 +16,7 @@ from PIL import Image
 
 import fedpgp
 from fedpgp.assets import DIRECTORY
+from fedpgp.backbone.layers import Prompt
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.errors import ConfigError
@@ -38,7 +39,8 @@ class Reading:
         self._encoder, self.layers, self.rows, self.shapes = encoder, encoder.layers, encoder.rows, []
 
     def __call__(self, contexts, tokens, *rest):
-        self.shapes.append((len(contexts), tuple(tokens.ids.shape), contexts.requires_grad))
+        vectors = Prompt.of(contexts).vectors
+        self.shapes.append((len(vectors), tuple(tokens.ids.shape), vectors.requires_grad))
         return self._encoder(contexts, tokens, *rest)
 
 

@@ -207,7 +207,7 @@ def test_nothing_but_an_export_goes_up(server: Hub, exported: Path, compared: Pa
         ("me/zebras", None, "an upload to http://127.0.0.1:.* needs a token that may write: pass token$"),
         ("me/zebras", "hf_wrong", "refuses me/zebras: Invalid username.*; take a token that is valid there"),
         ("you/zebras", TOKEN, "refuses you/zebras: You don't have the rights.*; take a token that may write there"),
-        ("zebras", TOKEN, "repo_id must be OWNER/NAME, got 'zebras'"),
+        ("zebras", TOKEN, "repo_id must be OWNER/NAME in letters, digits, - _ and ., got 'zebras'"),
         ("me/zeb ras", TOKEN, "repo_id must be OWNER/NAME in letters, digits, - _ and ., got 'me/zeb ras'"),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_loaded_model_answers_as_it_did_in_the_run(runs, cache, name):
         assert 100 * right.mean() == pytest.approx(run.results["shared"]["base"])
 
 
-def test_any_class_names_will_do(run, pictures):
+def test_any_class_names_will_do(run, pictures, tmp_path):
     model = load(run, 1)
     (known,) = model.classify(pictures / "0.png")
     assert set(known) == set(model.base)
@@ -104,14 +104,16 @@ def test_any_class_names_will_do(run, pictures):
     for names, message in (
         ([], "at least two, got none"),
         (["zebra"], "at least two, as one cannot be told from nothing, got 'zebra'"),
-        (["cat", "Cat"], "must differ, got twice: 'Cat'"),
+        (["cat", "Cat"], "must differ, got twice: 'cat', 'Cat'"),
         (["!"], "letter"),
     ):
         with pytest.raises(ConfigError, match=message):
             model.classify(pictures / "0.png", names)
-    with pytest.raises(DataError, match=r"no\.png does not exist") as missing:
+    with pytest.raises(DataError, match=r"no\.png does not exist"):
         model.classify(pictures / "no.png")
-    assert missing.value.__suppress_context__
+    (tmp_path / "cut.png").write_bytes((pictures / "0.png").read_bytes()[:80])
+    with pytest.raises(DataError, match=r"cut\.png cannot be read: .*; leave it out"):
+        model.classify([pictures / "0.png", str(tmp_path / "cut.png")])
 
 
 @pytest.mark.slow

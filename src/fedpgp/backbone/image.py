@@ -1,6 +1,10 @@
-"""Images -> what is kept of them, with the frozen image tower.
+"""Images -> what is kept of them, with the frozen image tower, and the tower with a method's prompts in it.
 
-Letters: B images, P patches, T = 1 + P tokens, w width of the tower, D feature width.
+What does not depend on what is trained is computed once and kept (`ImageEncoder.encode`): the work of `ImageTower`
+begins at the lowest layer that a method changes. In the first of its layers the patches' queries, keys and values need
+no gradient, and in the last one everything but keys and values is computed for the class token alone.
+
+Letters: B images, P patches, T = 1 + P tokens, m vectors of a visual prompt, w width of the tower, D feature width.
 """
 
 import hashlib
@@ -14,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedpgp.backbone.tower import ImageTower
+from fedpgp.backbone.attention import attend
+from fedpgp.backbone.layers import KEPT, Affine, Layers, Prompt, recomputed
+from fedpgp.errors import CheckpointError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -64,31 +70,31 @@ class ImageEncoder:
 
     def shape(self, kind: str) -> tuple[int, ...]:
         """Of what `encode` keeps of one picture."""
-        config: Any = self.model.config.vision_config
         if kind == POOLED:
             return (self.width,)
-        return (self.patches, self.width) if kind == PATCHES else (1 + self.patches, config.hidden_size)
+        return (self.patches, self.width) if kind == PATCHES else (1 + self.patches, self.token_width)
+
+    @property
+    def _config(self) -> Any:
+        return self.model.config.vision_config
 
     @property
     def patches(self) -> int:
         """P, 0 for a tower that does not read patches, a ResNet."""
-        config: Any = self.model.config.vision_config
-        return (config.image_size // config.patch_size) ** 2 if self.layers else 0
+        return (self._config.image_size // self._config.patch_size) ** 2 if self.layers else 0
 
     @property
     def layers(self) -> int:
         """Of the tower."""
-        config: Any = self.model.config.vision_config
-        return config.num_hidden_layers
+        return self._config.num_hidden_layers
 
     @property
     def token_width(self) -> int:
         """w, the width of the tower's tokens and of a visual prompt's vectors."""
-        config: Any = self.model.config.vision_config
-        return config.hidden_size
+        return self._config.hidden_size
 
     @cached_property
-    def tower(self) -> ImageTower:
+    def tower(self) -> "ImageTower":
         """The tower for what a method trains in it, from weights of its own."""
         return ImageTower.of(self.model)
 
@@ -108,13 +114,12 @@ class ImageEncoder:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the pictures that the tower reads, in pixels."""
-        config: Any = self.model.config.vision_config
-        return config.image_size, config.image_size
+        return self._config.image_size, self._config.image_size
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the tower's weights, architecture, preprocessing and precision; not over text or tokenizer."""
-        parts: list[Any] = [self.model.config.vision_config, self.processor]
+        parts: list[Any] = [self._config, self.processor]
         settings = [
             {k: v for k, v in part.to_dict().items() if k not in ("transformers_version", "_name_or_path")}
             for part in parts
@@ -125,3 +130,86 @@ class ImageEncoder:
                 digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
                 digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class ImageTower:
+    """The frozen image tower of a CLIP: plain tensors and a forward pass.
+
+    memory: bytes that a call keeps for its backward pass; what needs more is read piece by piece, and each piece once
+    more when gradients are asked for.
+    """
+
+    layers: Layers
+    first_norm: Affine
+    final_norm: Affine
+    projection: Tensor  # [D, w]
+    memory: int = 2 * 2**30
+
+    @classmethod
+    def of(cls, model: "CLIPModel") -> "ImageTower":
+        """The image tower of a transformers CLIPModel; raises CheckpointError for one that is not CLIP-shaped."""
+        state = {name: weight.detach() for name, weight in model.state_dict().items()}
+        return cls(
+            layers=Layers.of(state, "vision_model", model.config.vision_config, model.dtype),
+            first_norm=Affine.of(state, "vision_model.pre_layrnorm"),
+            final_norm=Affine.of(state, "vision_model.post_layernorm"),
+            projection=state["visual_projection.weight"],
+        )
+
+    def each(self, states: Tensor, prompts: Sequence[Prompt], first: int) -> list[Tensor]:
+        """The features [B, D], of unit length, of the same images as the tower sees them with each of some prompts.
+
+        states: [B, T, w], what goes into layer `first`. A prompt's vectors stand behind the patches, without places and
+        through the normalisation before the first layer (MaPLe's code); where `first` is not 0 it has none.
+        Gradients flow to the prompts. Raises CheckpointError for a prompt or a layer that is deeper than the tower.
+        """
+        for prompt in prompts:
+            lowest = 0 if len(prompt.vectors) or prompt.deeper is not None else min(prompt.adapters, default=first)
+            if lowest < first:
+                raise CheckpointError(
+                    f"a prompt that changes what is below layer {first} of the image tower, from 0, needs first_layer"
+                    " to be lower: vectors stand at layer 0"
+                )
+            self.layers.check_depth(prompt, "image")
+        if not 0 <= first < len(self.layers):
+            raise CheckpointError(
+                f"the image tower has {len(self.layers)} layers, from 0, there is none with number {first}"
+            )
+        rows = states.shape[1] + max((len(prompt.vectors) for prompt in prompts), default=0)
+        # Beside its numbers of width w, each row keeps what it sees of all others, by heads: long sequences tell.
+        numbers = (KEPT * self.layers.width + self.layers.heads * rows) * (len(self.layers) - first)
+        allowed = max(1, self.memory // (numbers * rows * states.element_size()))  # images at once
+        if len(prompts) * len(states) <= allowed:
+            return [self._see(states, prompt, first) for prompt in prompts]
+        pieces = states.split(min(allowed, len(states)))
+        return [
+            torch.cat([recomputed(self._see, prompt, piece, prompt, first) for piece in pieces]) for prompt in prompts
+        ]
+
+    def _see(self, states: Tensor, prompt: Prompt, first: int) -> Tensor:
+        """[B, T, w] -> [B, D]"""
+        layers, last = self.layers, len(self.layers) - 1
+        vectors = layers.normalise(prompt.vectors, self.first_norm).expand(len(states), -1, -1)
+        x = torch.cat([states, vectors], dim=1)
+        for number in range(first, last):
+            if number == first:
+                rows = torch.cat([layers.rows(states, first), layers.rows(vectors, first)], dim=1)
+            else:
+                x = _replaced(x, states.shape[1], prompt, number)
+                rows = layers.rows(x, number)
+            seen = attend(None, rows[:, None], 0, None, layers.heads)[:, 0]
+            x = layers.after_attention(x, seen, number, prompt.adapters.get(number))
+        x = _replaced(x, states.shape[1], prompt, last)
+        queries, rows = layers.asked(x, last, lambda normal: normal[:, :1])
+        seen = attend(queries[:, None], rows[:, None], 0, None, layers.heads)[:, 0]
+        x = layers.after_attention(x[:, :1], seen, last, prompt.adapters.get(last))[:, 0]
+        return F.normalize(F.linear(layers.normalise(x, self.final_norm), self.projection), dim=-1)
+
+
+def _replaced(x: Tensor, tokens: int, prompt: Prompt, number: int) -> Tensor:
+    """What goes into a layer: with the prompt's vectors of that layer behind the image's tokens."""
+    if prompt.deeper is None or not 0 < number <= len(prompt.deeper):
+        return x
+    own = prompt.deeper[number - 1].expand(len(x), -1, -1)
+    return torch.cat([x[:, :tokens], own, x[:, tokens + own.shape[1] :]], dim=1)

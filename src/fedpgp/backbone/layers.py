@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fedpgp.errors import CheckpointError
 
@@ -27,6 +28,14 @@ class Affine(NamedTuple):
 
     weight: Tensor
     bias: Tensor
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], name: str) -> "Affine":
+        """The part of a model's state with that name."""
+        return cls(state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def to(self, dtype: torch.dtype) -> "Affine":
+        return Affine(self.weight.to(dtype), self.bias.to(dtype))
 
 
 class Layer(NamedTuple):
@@ -123,7 +132,7 @@ class Layers:
         scale = 1 / math.sqrt(config.hidden_size // config.num_attention_heads)
 
         def affine(name: str, factor: float = 1.0, of_bias: float | None = None) -> Affine:
-            weight, bias = state[f"{tower}.encoder.layers.{name}.weight"], state[f"{tower}.encoder.layers.{name}.bias"]
+            weight, bias = Affine.of(state, f"{tower}.encoder.layers.{name}")
             return Affine(weight * factor, bias * (factor if of_bias is None else of_bias))
 
         def layer(n: int) -> Layer:
@@ -131,11 +140,11 @@ class Layers:
             rows = Affine(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
             return Layer(
                 norm1=affine(f"{n}.layer_norm1"),
-                rows=_to(rows, products),
-                out=_to(affine(f"{n}.self_attn.out_proj"), products),
+                rows=rows.to(products),
+                out=affine(f"{n}.self_attn.out_proj").to(products),
                 norm2=affine(f"{n}.layer_norm2"),
-                up=_to(affine(f"{n}.mlp.fc1", factor), products),
-                down=_to(affine(f"{n}.mlp.fc2", 1 / factor, of_bias=1.0), products),
+                up=affine(f"{n}.mlp.fc1", factor).to(products),
+                down=affine(f"{n}.mlp.fc2", 1 / factor, of_bias=1.0).to(products),
             )
 
         return cls(
@@ -153,6 +162,13 @@ class Layers:
         """d"""
         return len(self.weights[0].norm1.weight)
 
+    def check_depth(self, prompt: Prompt, tower: str) -> None:
+        """Raises CheckpointError for a prompt that is deeper than this tower, called "text" or "image"."""
+        if prompt.layers > len(self):
+            raise CheckpointError(
+                f"a prompt for {prompt.layers} layers is too deep: the checkpoint's {tower} tower has {len(self)}"
+            )
+
     def normalise(self, x: Tensor, affine: Affine) -> Tensor:
         return F.layer_norm(x, affine.weight.shape, affine.weight, affine.bias, self.epsilon)
 
@@ -165,9 +181,8 @@ class Layers:
         """Queries of the rows that `asking` picks, and keys and values [..., 2d] of all."""
         layer, d = self.weights[number], self.width
         normal = self.normalise(x, layer.norm1)
-        of_query, of_rows = (
-            Affine(*parts) for parts in zip(*(part.split([d, 2 * d]) for part in layer.rows), strict=True)
-        )
+        of_query = Affine(layer.rows.weight[:d], layer.rows.bias[:d])
+        of_rows = Affine(layer.rows.weight[d:], layer.rows.bias[d:])
         return linear(asking(normal), of_query), linear(normal, of_rows)
 
     def after_attention(self, x: Tensor, seen: Tensor, number: int, adapter: Adapter | None = None) -> Tensor:
@@ -179,10 +194,15 @@ class Layers:
         return after if adapter is None else after + adapter(self.normalise(x, layer.norm1))
 
 
+def recomputed(encode: Callable[..., Tensor], prompt: Prompt, *arguments: Any) -> Tensor:
+    """What `encode` returns; it keeps nothing for the backward pass of a prompt, and is called once more there."""
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in prompt.tensors)):
+        return encode(*arguments)
+    encoded = checkpoint(encode, *arguments, use_reentrant=False, preserve_rng_state=False)
+    assert isinstance(encoded, Tensor)
+    return encoded
+
+
 def linear(x: Tensor, affine: Affine) -> Tensor:
     """A product in the precision of its weight."""
     return F.linear(x.to(affine.weight.dtype), affine.weight, affine.bias)
-
-
-def _to(affine: Affine, dtype: torch.dtype) -> Affine:
-    return Affine(affine.weight.to(dtype), affine.bias.to(dtype))

@@ -4,11 +4,11 @@ import hashlib
 import json
 import re
 import timeit
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,28 +16,46 @@ from torch import Tensor
 from fedpgp import assets
 from fedpgp.backbone.archive import read_weights
 from fedpgp.backbone.convert import HEAD, standard_processor, to_clip_model
-from fedpgp.backbone.image import ImageEncoder
+from fedpgp.backbone.image import ImageEncoder, ImageTower
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens, Tokenizer, class_tokens, split_template, text_ids
-from fedpgp.backbone.towers import Towers
-from fedpgp.errors import CheckpointError
+from fedpgp.errors import CheckpointError, first_line
 
 EMBEDDED = "pictoclip"
-PATH = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")  # begins what is no name on the hub
 TOKENIZER = "clip-tokenizer"  # OpenAI's, for checkpoints that come without one
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+CARD = "README.md"
 FILES = ["*.json", "*.safetensors", "*.txt"]
 OLDER = "pytorch_model*.bin"  # transformers' weights where there are no others
+FAMILIES = {"clip": "CLIPModel"}  # model_type in transformers' config.json -> the class there
 OPEN_CLIP = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-USUAL = {  # of OpenCLIP's config, where it is not that a key is missing or false
-    ("text_cfg", "no_causal_mask"): False,
-    ("text_cfg", "pool_type"): "argmax",
-    ("text_cfg", "final_ln_after_pool"): False,
-    ("vision_cfg", "pool_type"): "tok",
-    ("vision_cfg", "final_ln_after_pool"): False,
+OF_TOWER = {"final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None}
+OPEN_CLIP_VALUES: Mapping[str, Mapping[str, Any]] = {  # that can be read, and what a key has that is missing
+    "text_cfg": OF_TOWER
+    | {"no_causal_mask": False, "pool_type": "argmax", "hf_model_name": None, "hf_tokenizer_name": None},
+    "vision_cfg": OF_TOWER | {"pool_type": "tok", "timm_model_name": None},
+    "preprocess_cfg": {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"},
 }
-PREPROCESSING = {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"}
-CARD = "README.md"
+
+
+class Towers(NamedTuple):
+    """What a worker process needs of a CLIP: what computes, without what loads and preprocesses.
+
+    image: None where no method changes the image tower.
+    """
+
+    text: TextEncoder
+    image: ImageTower | None = None
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint consists of, in the types of transformers. files: what it was read from."""
+
+    model: Any
+    processor: Any
+    tokenizer: Any
+    files: list[Path]
 
 
 @dataclass(frozen=True)
@@ -76,10 +94,7 @@ class Backbone:
 
     def phrase(self, text: str) -> Tensor:
         """The token embeddings [M, d] of a phrase such as "a photo of a"."""
-        ids = torch.tensor(
-            text_ids(self.tokenizer, text.replace("_", " ")), dtype=torch.long, device=self.logit_scale.device
-        )
-        return self.text.embed(ids)
+        return self.text.embed(torch.tensor(text_ids(self.tokenizer, text.replace("_", " ")), dtype=torch.long))
 
     @torch.no_grad()
     def template_features(self, template: str, class_names: Sequence[str]) -> Tensor:
@@ -111,19 +126,19 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
     path = _path(name)
     dtype = torch.float64 if precision == "float64" else torch.float32
     products = torch.bfloat16 if precision == "bf16" else dtype
-    model, processor, tokenizer, files = _read(name, path, dtype)
+    checkpoint = _read(name, path, dtype)
     try:
-        model = model.to(device).eval().requires_grad_(False)
+        model = checkpoint.model.to(device).eval().requires_grad_(False)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise CheckpointError(
-            f"device must be one that PyTorch has here, got {device!r}: {_first_line(error)};"
+            f"device must be one that PyTorch has here, got {device!r}: {first_line(error)};"
             " --device cpu works everywhere"
         ) from error
     return Backbone(
-        files=files,
-        image=ImageEncoder(model, processor),
-        text=TextEncoder.of(model, tokenizer.bos_token_id, products),
-        tokenizer=tokenizer,
+        files=checkpoint.files,
+        image=ImageEncoder(model, checkpoint.processor),
+        text=TextEncoder.of(model, checkpoint.tokenizer.bos_token_id, products),
+        tokenizer=checkpoint.tokenizer,
         logit_scale=model.logit_scale.detach(),
         licence=licence_of(path if path.is_dir() else path.parent),
     )
@@ -131,44 +146,47 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
 
 def licence_of(directory: Path) -> str:
     """The licence that a model card's header states, or "not stated"."""
+    from huggingface_hub import metadata_load
+
     try:
-        text = (directory / CARD).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return "not stated"
-    header = text.removeprefix("---\n").partition("\n---")[0] if text.startswith("---\n") else ""
-    match = re.search(r"^license:[ \t]*(\S.*)$", header, flags=re.MULTILINE)
-    return match[1].strip().strip("\"'") if match else "not stated"
+        header = metadata_load(directory / CARD) or {}
+    except Exception:  # it may be any text: nothing is read from it but this
+        header = {}
+    return str(header.get("license", "not stated"))
 
 
-def _read(name: str, path: Path, dtype: torch.dtype) -> tuple[Any, Any, Any, list[Path]]:
-    """The model, the preprocessing and the tokenizer of a checkpoint, and the files that they were read from."""
+def _read(name: str, path: Path, dtype: torch.dtype) -> Checkpoint:
+    """The checkpoint in a file or directory, in the format that its files show."""
     if path.is_file():
-        converted: Any = to_clip_model(read_weights(path), str(path))
-        size = converted.config.vision_config.image_size
-        return converted.to(dtype), standard_processor(size), _tokenizer(), [path]
+        return _converted([path], dtype)
     if (path / OPEN_CLIP).is_file() and not (path / "config.json").is_file():
         return _read_open_clip(path, dtype)
-    patterns = FILES if any(path.glob("*.safetensors")) else [*FILES, OLDER]
-    files = sorted({file for pattern in patterns for file in path.glob(pattern)})
-    return (*_read_transformers(name, path, dtype), files)
+    return _read_transformers(name, path, dtype)
 
 
-def _read_transformers(name: str, directory: Path, dtype: torch.dtype) -> tuple[Any, Any, Any]:
-    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+def _read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpoint:
+    import transformers
 
-    _check_kind(name, directory)
-    # Of the older files it reads tensors alone, too (weights_only).
-    safe = any(directory.glob("*.safetensors")) or not any(directory.glob(OLDER))
+    older = any(directory.glob(OLDER)) and not any(directory.glob("*.safetensors"))
+    local = {"local_files_only": True, "trust_remote_code": False}
     try:
-        loaded: Any = CLIPModel.from_pretrained(
-            directory, dtype=dtype, use_safetensors=safe, local_files_only=True, output_loading_info=True
+        kind = transformers.AutoConfig.from_pretrained(directory, **local).model_type
+        if kind not in FAMILIES:
+            raise CheckpointError(
+                f"checkpoint {name!r} must be of a model_type {' or '.join(map(repr, FAMILIES))}, its config.json has"
+                f" {kind!r}: choose a CLIP, such as openai/clip-vit-base-patch16"
+            )
+        # Of the older files it reads tensors alone, too (weights_only).
+        model, report = getattr(transformers, FAMILIES[kind]).from_pretrained(
+            directory, dtype=dtype, use_safetensors=not older, output_loading_info=True, **local
         )
-        model, report = loaded
-        processor = AutoImageProcessor.from_pretrained(directory, local_files_only=True, backend="pil")
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        processor = transformers.AutoImageProcessor.from_pretrained(directory, backend="pil", **local)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **local)
+    except CheckpointError:
+        raise
     except Exception as error:  # whatever the files make the loaders raise, the user needs one line
         raise CheckpointError(
-            f"checkpoint {name!r} cannot be read from {directory}: {_first_line(error)};"
+            f"checkpoint {name!r} cannot be read from {directory}: {first_line(error)};"
             " it must hold config.json, model.safetensors, tokenizer and preprocessor files of a transformers CLIPModel"
         ) from error
     if report["missing_keys"]:
@@ -176,65 +194,47 @@ def _read_transformers(name: str, directory: Path, dtype: torch.dtype) -> tuple[
             f"checkpoint {name!r} in {directory} lacks {len(report['missing_keys'])} weights of a CLIPModel,"
             f" the first is {min(report['missing_keys'])}: fetch it again, or name a complete one"
         )
-    return model, processor, tokenizer
+    files = {file for pattern in [*FILES, *([OLDER] if older else [])] for file in directory.glob(pattern)}
+    return Checkpoint(model, processor, tokenizer, sorted(files))
 
 
-def _check_kind(name: str, directory: Path) -> None:
-    """Raises CheckpointError for a model of transformers that is no CLIP; what is damaged is for the loader to say."""
+def _read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint:
+    file = directory / OPEN_CLIP
     try:
-        kind = json.loads((directory / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    if kind in ("siglip", "siglip2"):
-        raise CheckpointError(
-            f"checkpoint {name!r} is a SigLIP, whose text tower is not causal: what fedpgp shares between classes is"
-            " not the same there; choose a CLIP, such as openai/clip-vit-base-patch16"
-        )
-    if kind != "clip":
-        raise CheckpointError(
-            f"checkpoint {name!r} must be a CLIPModel of transformers, model_type 'clip': its config.json says {kind!r}"
-        )
-
-
-def _read_open_clip(directory: Path, dtype: torch.dtype) -> tuple[Any, Any, Any, list[Path]]:
-    config = directory / OPEN_CLIP
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-        model_cfg, preprocess = content["model_cfg"], content.get("preprocess_cfg", {})
-        vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
-        of_vision, of_text = int(vision.get("head_width", HEAD)), int(text["heads"])
-        quick = bool(model_cfg.get("quick_gelu", False))
+        content = json.loads(file.read_text(encoding="utf-8"))
+        config, preprocessing = content["model_cfg"], content.get("preprocess_cfg", {})
+        sections = {**config, "preprocess_cfg": preprocessing}
+        others = [
+            f"{section}.{key}"
+            for section, values in OPEN_CLIP_VALUES.items()
+            for key, value in values.items()
+            if sections[section].get(key, value) != value
+        ]
+        shape = {
+            "quick_gelu": bool(config.get("quick_gelu", False)),
+            "vision_head": int(config["vision_cfg"].get("head_width", HEAD)),
+            "text_heads": int(config["text_cfg"]["heads"]),
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{config} is not OpenCLIP's: {_first_line(error)}; fetch it again") from error
-    if "hf_tokenizer_name" in text or "hf_model_name" in text:
-        raise CheckpointError(f"{config}: text_cfg names a text tower or tokenizer of another kind than CLIP's own")
-    others = [
-        f"{place}.{key}"
-        for place, section, keys in (
-            ("text_cfg", text, ("no_causal_mask", "pool_type", "final_ln_after_pool", "act_kwargs", "norm_kwargs")),
-            (
-                "vision_cfg",
-                vision,
-                ("pool_type", "final_ln_after_pool", "act_kwargs", "norm_kwargs", "timm_model_name"),
-            ),
-        )
-        for key in keys
-        if section.get(key, USUAL.get((place, key))) != USUAL.get((place, key))
-    ]
-    others += [f"preprocess_cfg.{key}" for key, usual in PREPROCESSING.items() if preprocess.get(key, usual) != usual]
+        raise CheckpointError(f"{file} is not OpenCLIP's: {first_line(error)}; fetch it again") from error
     if others:
         raise CheckpointError(
-            f"{config}: {others[0]} is not CLIP's own, and no other is read: convert the checkpoint to a CLIPModel of"
+            f"{file}: {others[0]} is not CLIP's own, and no other is read: convert the checkpoint to a CLIPModel of"
             " transformers, or choose another"
         )
-    weights = next((directory / file for file in OPEN_CLIP_WEIGHTS if (directory / file).is_file()), None)
+    weights = next((directory / name for name in OPEN_CLIP_WEIGHTS if (directory / name).is_file()), None)
     if weights is None:
         raise CheckpointError(f"checkpoint {directory} lacks {' or '.join(OPEN_CLIP_WEIGHTS)}: fetch it again")
-    model: Any = to_clip_model(
-        read_weights(weights), str(weights), quick_gelu=quick, vision_head=of_vision, text_heads=of_text
-    )
-    processor = standard_processor(model.config.vision_config.image_size, preprocess)
-    return model.to(dtype), processor, _tokenizer(), [config, weights]
+    return _converted([file, weights], dtype, preprocessing, **shape)
+
+
+def _converted(
+    files: list[Path], dtype: torch.dtype, preprocessing: Mapping[str, Any] | None = None, **shape: Any
+) -> Checkpoint:
+    """A checkpoint with OpenAI's names of weights, in the last of its files; shape: as `to_clip_model` takes it."""
+    model: Any = to_clip_model(read_weights(files[-1]), str(files[-1]), **shape)
+    processor = standard_processor(model.config.vision_config.image_size, preprocessing)
+    return Checkpoint(model.to(dtype), processor, _tokenizer(), files)
 
 
 def _tokenizer() -> Any:
@@ -258,16 +258,10 @@ def _path(name: str) -> Path:
         return assets.verified(EMBEDDED)
     if Path(name).exists():
         return Path(name)
-    if PATH.match(name):  # the hub's client would tell of the form of its names
+    if not HUB_ID.fullmatch(name):
         raise CheckpointError(
-            f"checkpoint {name!r} does not exist: name a directory or file that does,"
-            + (" with ~ written out," if name.startswith("~") else "")
-            + f" a hub id like openai/clip-vit-base-patch16, or {EMBEDDED!r}"
-        )
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise CheckpointError(
-            f"checkpoint must be {EMBEDDED!r}, an existing directory or a hub id like openai/clip-vit-base-patch16,"
-            f" got {name!r}"
+            f"checkpoint {name!r} does not exist: name a directory or file that does, a hub id like"
+            f" openai/clip-vit-base-patch16, or {EMBEDDED!r}; write ~ out"
         )
     from huggingface_hub import snapshot_download
 
@@ -275,10 +269,6 @@ def _path(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=[*FILES, CARD]))
     except Exception as error:  # network, authorisation and name errors of several libraries
         raise CheckpointError(
-            f"checkpoint {name!r} is neither a directory nor to be had from the hub: {_first_line(error)};"
+            f"checkpoint {name!r} is neither a directory nor to be had from the hub: {first_line(error)};"
             ' download it elsewhere and name its directory as backbone.checkpoint, or take the embedded "pictoclip"'
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

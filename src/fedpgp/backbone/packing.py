@@ -7,7 +7,6 @@ and a block is what attention works on. Blocks are chosen so that hardly a row i
 Letters: C classes, M context vectors, P rows of the prefix, N blocks, B rows of a block, E most classes in a block.
 """
 
-import dataclasses
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,9 +56,8 @@ class Packing:
 
     def to(self, like: Tensor) -> "Packing":
         """The same on the device, and with the mask in the precision, of a tensor."""
-        moved = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moved = {name: x.to(like.device) if isinstance(x, Tensor) else x for name, x in moved.items()}
-        return Packing(**moved | {"mask": moved["mask"].to(like.dtype)})
+        tensors = {name: x.to(like.device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return Packing(**vars(self) | tensors | {"mask": self.mask.to(like)})
 
 
 def pack(

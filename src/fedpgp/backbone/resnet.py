@@ -6,21 +6,19 @@ them, by attention. Module names are those of OpenAI's weights.
 Letters: B images, c channels of the last stage, S places of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedpgp.backbone.archive import check_shapes
-from fedpgp.errors import CheckpointError
-
 HEAD = 64  # width of an attention head
 STRIDE = 32  # pixels of a place of the last stage
 EXPANSION = 4  # of a block's channels, by its last convolution
 STAGES = 4
 COUNT = "num_batches_tracked"  # of batch normalisation, which nobody reads
+RESNET = "vision_model.layer1."  # prefix of weights that only these towers have
 
 
 class Pooled(NamedTuple):
@@ -30,8 +28,9 @@ class Pooled(NamedTuple):
 class ResNetTower(nn.Module):
     """blocks: of each of the four stages; width: channels of the first; side: places of the last, in each direction."""
 
-    def __init__(self, blocks: tuple[int, ...], width: int, side: int):
+    def __init__(self, blocks: Sequence[int], width: int, side: int):
         super().__init__()
+        self.side = side
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width // 2)
         self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
@@ -47,6 +46,17 @@ class ResNetTower(nn.Module):
                 channels = inner * EXPANSION
             setattr(self, f"layer{stage + 1}", nn.Sequential(*made))
         self.attnpool = AttentionPool(channels, side)
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor]) -> "ResNetTower":
+        """The tower that has weights of these names, "vision_model.conv1.weight" …, and shapes, with other values.
+
+        Raises KeyError with the name of a weight that is missing.
+        """
+        stages = [name.split(".")[1:3] for name in weights if name.startswith("vision_model.layer")]
+        blocks = [len({block for stage, block in stages if stage == f"layer{n + 1}"}) for n in range(STAGES)]
+        places = len(weights["vision_model.attnpool.positional_embedding"]) - 1
+        return cls(blocks, len(weights["vision_model.conv3.weight"]), round(places**0.5))
 
     def forward(self, pixel_values: Tensor) -> Pooled:
         """[B, 3, height, width] -> [B, c], before the projection."""
@@ -102,34 +112,3 @@ class AttentionPool(nn.Module):
             for projection, of in ((self.q_proj, rows[:, :1]), (self.k_proj, rows), (self.v_proj, rows))
         )
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(1)
-
-
-def resnet_of(weights: Mapping[str, Tensor], where: str) -> tuple[ResNetTower, nn.Linear]:
-    """The tower and the projection [D, c] behind it, in float32, of weights under the names "layer1.0.conv1.weight" ….
-
-    where: what a message calls them. Raises CheckpointError for weights that are not those of such a tower.
-    """
-    given = {name: tensor.float() for name, tensor in weights.items() if not name.endswith(COUNT)}
-    blocks = tuple(
-        len({name.split(".")[1] for name in given if name.startswith(f"layer{stage + 1}.")}) for stage in range(STAGES)
-    )
-    try:
-        width, places = len(given["conv3.weight"]), len(given["attnpool.positional_embedding"])
-        shape = given["attnpool.c_proj.weight"].shape
-        projection = {kind: given.pop(f"attnpool.c_proj.{kind}") for kind in ("weight", "bias")}
-    except KeyError as error:
-        raise CheckpointError(
-            f"checkpoint {where} lacks visual.{error.args[0]}: fetch it again, or name a complete one"
-        ) from error
-    with torch.device("meta"):
-        tower = ResNetTower(blocks, width, round((places - 1) ** 0.5))
-        linear = nn.Linear(shape[-1], shape[0])
-    parts = ((tower, given, "visual."), (linear, projection, "visual.attnpool.c_proj."))
-    for module, state, prefix in parts:
-        expected = {
-            f"{prefix}{name}": tensor for name, tensor in module.state_dict().items() if not name.endswith(COUNT)
-        }
-        check_shapes(expected, {f"{prefix}{name}": tensor for name, tensor in state.items()}, where, "CLIP's ResNets")
-        module.to_empty(device="cpu")
-        module.load_state_dict(state, strict=False)
-    return tower, linear

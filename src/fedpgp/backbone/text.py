@@ -10,17 +10,17 @@ Letters: K prompts, C classes, M context vectors, L rows of a packing (packing.p
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from fedpgp.backbone.attention import attend
-from fedpgp.backbone.layers import KEPT, Adapter, Affine, Layers, Prompt
+from fedpgp.backbone.layers import KEPT, Affine, Layers, Prompt, recomputed
 from fedpgp.backbone.packing import Packing, pack
 from fedpgp.backbone.tokens import ClassTokens, Position
 from fedpgp.errors import CheckpointError
@@ -76,7 +76,7 @@ class TextEncoder:
             tokens=tokens,
             positions=state["text_model.embeddings.position_embedding.weight"],
             layers=Layers.of(state, "text_model", model.config.text_config, products),
-            final_norm=Affine(*(state[f"text_model.final_layer_norm.{part}"] for part in ("weight", "bias"))),
+            final_norm=Affine.of(state, "text_model.final_layer_norm"),
             projection=state["text_projection.weight"].to(products),
             start_token=start_token,
         )
@@ -107,57 +107,40 @@ class TextEncoder:
         """How many rows of all prompts together keep no more than so many bytes for the backward pass."""
         return max(1, memory // (KEPT * len(self.layers) * self.token_width * self.projection.element_size()))
 
-    def __call__(
-        self,
-        contexts: Tensor,
-        classes: ClassTokens,
-        position: Position = "end",
-        deeper: Tensor | None = None,
-        adapters: Mapping[int, Adapter] | None = None,
-    ) -> Tensor:
+    def __call__(self, contexts: Tensor | Prompt, classes: ClassTokens, position: Position = "end") -> Tensor:
         """Contexts [K, M, d] and the tokens of C classes -> text features [K, C, D] of unit length.
 
-        contexts: or [K, C, M, d], one for each class. position: of the class name in the context. "middle", "front" and
+        contexts: or [K, C, M, d], one for each class, or K prompts with the same adapters as one `Prompt`, whose
+        tensors have K as their first dimension. position: of the class name in the context. "middle", "front" and
         contexts of their own are slower: the classes share less of a prompt.
-        deeper: [K, J − 1, M', d], as in `Prompt`; adapters: by layer, of all prompts.
         Gradients flow to the contexts and what else is given; the encoder's own weights are frozen. Raises
-        CheckpointError if the sequence is longer, or the prompt deeper, than the encoder reads.
+        CheckpointError if the sequence is longer than the encoder reads.
         """
-        K, M, C = len(contexts), contexts.shape[-2], len(classes)
+        prompt = Prompt.of(contexts)
+        vectors = prompt.vectors
+        K, M, C = len(vectors), vectors.shape[-2], len(classes)
         if not K:
-            return contexts.new_empty(0, C, len(self.projection))
+            return vectors.new_empty(0, C, len(self.projection))
         length = 1 + M + classes.ids.shape[1]
         if length > self.longest:
             raise CheckpointError(
                 f"a context of {M} vectors and the longest class name need {length} positions,"
                 f" the checkpoint has {self.longest}: shorten the context or the class names"
             )
-        adapters = adapters or {}
-        specific = contexts.dim() == 4
+        specific = vectors.dim() == 4
         prepared = self._prepare(classes, M, position, specific)
         rows, allowed = len(prepared.embeddings), self.rows_within(self.memory)
         if K * rows <= allowed:
-            return self._encode(contexts.flatten(1, -2), deeper, prepared, M, adapters)
-        given = [
-            contexts,
-            deeper,
-            *(tensor for adapter in adapters.values() for part in adapter[:3] for tensor in part),
-        ]
-        again = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
+            return self._encode(prompt, prepared)
         features = []
         together = max(1, allowed // rows)
         for start in range(0, K, together):
             here, parts = slice(start, start + together), []
+            deeper = None if prompt.deeper is None else prompt.deeper[here]
             for piece in _pieces(C, math.ceil(C * min(1.0, allowed / rows))):
                 part = self._prepare(classes.select(piece), M, position, specific)
-                vectors = (contexts[here, piece.start : piece.stop] if specific else contexts[here]).flatten(1, -2)
-                arguments = vectors, None if deeper is None else deeper[here], part, M, adapters
-                encoded = (
-                    checkpoint(self._encode, *arguments, use_reentrant=False, preserve_rng_state=False)
-                    if again
-                    else self._encode(*arguments)
-                )
-                parts.append(encoded)
+                own = vectors[here, piece.start : piece.stop] if specific else vectors[here]
+                parts.append(recomputed(self._encode, prompt, replace(prompt, vectors=own, deeper=deeper), part))
             features.append(torch.cat(parts, dim=1))
         return torch.cat(features)
 
@@ -166,26 +149,25 @@ class TextEncoder:
     ) -> list[Tensor]:
         """The features [C, D] of each of some contexts: [M, d], [C, M, d], or prompts of several layers.
 
-        Those of one shape are read together, but for prompts with adapters, each of which is read alone.
+        Those of one shape are read together, but for prompts with adapters, each of which is read alone. Raises
+        CheckpointError for a prompt that is deeper than the tower.
         """
         prompts = [Prompt.of(context) for context in contexts]
-        groups: dict[Any, list[int]] = {}
-        for i, one in enumerate(prompts):
-            shapes = one.vectors.shape, None if one.deeper is None else one.deeper.shape
-            groups.setdefault((*shapes, i if one.adapters else None), []).append(i)
-            if one.layers > len(self.layers):
-                raise CheckpointError(
-                    f"a prompt for {one.layers} layers is too deep: the checkpoint's text tower has {len(self.layers)}"
-                )
-        found: dict[int, Tensor] = {}
-        for alike in groups.values():
-            first = prompts[alike[0]]
-            deeper = None
-            if first.deeper is not None:
-                deeper = torch.stack([part for i in alike if (part := prompts[i].deeper) is not None])
-            vectors = torch.stack([prompts[i].vectors for i in alike])
-            found |= zip(alike, self(vectors, classes, position, deeper, first.adapters), strict=True)
-        return [found[i] for i in range(len(prompts))]
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for i, prompt in enumerate(prompts):
+            self.layers.check_depth(prompt, "text")
+            deeper_shape = None if prompt.deeper is None else prompt.deeper.shape
+            groups[prompt.vectors.shape, deeper_shape, i if prompt.adapters else None].append(i)
+        features: dict[int, Tensor] = {}
+        for group in groups.values():
+            deeper = [part for i in group if (part := prompts[i].deeper) is not None]
+            together = Prompt(
+                torch.stack([prompts[i].vectors for i in group]),
+                torch.stack(deeper) if deeper else None,
+                prompts[group[0]].adapters,
+            )
+            features |= zip(group, self(together, classes, position), strict=True)
+        return [features[i] for i in range(len(prompts))]
 
     @torch.no_grad()
     def _prepare(self, classes: ClassTokens, context_length: int, position: Position, specific: bool) -> PackedNames:
@@ -205,57 +187,40 @@ class TextEncoder:
             )
         return self._prepared[key]
 
-    def _encode(
-        self,
-        contexts: Tensor,
-        deeper: Tensor | None,
-        prepared: PackedNames,
-        context_length: int,
-        adapters: Mapping[int, Adapter],
-    ) -> Tensor:
-        """Context vectors, [K, M, d] or [K, C·M, d], -> [K, C, D]"""
-        packing, layers = prepared.packing, self.layers
-        vectors = contexts[:, packing.vectors] + prepared.places
+    def _encode(self, prompt: Prompt, prepared: PackedNames) -> Tensor:
+        """K prompts with vectors [K, M, d] or [K, C, M, d] -> [K, C, D]"""
+        packing, layers, deeper = prepared.packing, self.layers, prompt.deeper
+        vectors = prompt.vectors.flatten(1, -2)[:, packing.vectors] + prepared.places
         x = _put(vectors, packing.context_rows, prepared.embeddings)
-        replaced = None if deeper is None else _Replaced.of(packing, context_length, deeper)
+        if deeper is not None:
+            numbers = packing.vectors % prompt.vectors.shape[-2]
+            replaced = numbers < deeper.shape[-2]
+            replaced_rows, numbers = packing.context_rows[replaced], numbers[replaced]
+
+        def entering(x: Tensor, layer: int) -> Tensor:
+            """What goes into a layer: with the vectors of that layer in the place of the context's first."""
+            if deeper is None or not 0 < layer <= deeper.shape[1]:
+                return x
+            return x.index_copy(1, replaced_rows, deeper[:, layer - 1, numbers].to(x))
+
         last = len(layers) - 1
         for number in range(last):
             if number == 0:
                 rows = _put(layers.rows(vectors, 0), packing.context_rows, prepared.rows)
             else:
-                x = x if replaced is None else replaced(x, number)
+                x = entering(x, number)
                 rows = layers.rows(x, number)
             seen = attend(None, packing.in_blocks(rows), packing.prefix, packing.mask, layers.heads)
-            x = layers.after_attention(x, seen.flatten(1, 2), number, adapters.get(number))
+            x = layers.after_attention(x, seen.flatten(1, 2), number, prompt.adapters.get(number))
 
-        x = x if replaced is None else replaced(x, last)
+        x = entering(x, last)
         queries, rows = layers.asked(x, last, lambda normal: normal[:, packing.ends])
         queries, rows = packing.in_blocks(queries[:, packing.asking]), packing.in_blocks(rows)
         seen = attend(queries, rows, packing.prefix, packing.end_mask, layers.heads).flatten(1, 2)
-        x = layers.after_attention(x[:, packing.ends], seen[:, packing.asked], last, adapters.get(last))
+        x = layers.after_attention(x[:, packing.ends], seen[:, packing.asked], last, prompt.adapters.get(last))
         normal = layers.normalise(x, self.final_norm)
         features = F.linear(normal.to(self.projection.dtype), self.projection)
-        return F.normalize(features.to(contexts.dtype), dim=-1)
-
-
-class _Replaced(NamedTuple):
-    """Puts the vectors of deeper layers in the place of the context. rows, which: of those that are replaced."""
-
-    rows: Tensor
-    which: Tensor
-    deeper: Tensor
-
-    @classmethod
-    def of(cls, packing: Packing, context_length: int, deeper: Tensor) -> "_Replaced":
-        which = packing.vectors % context_length
-        first = which < deeper.shape[-2]
-        return cls(packing.context_rows[first], which[first], deeper)
-
-    def __call__(self, x: Tensor, number: int) -> Tensor:
-        """The numbers that go into a layer."""
-        if not 0 < number <= self.deeper.shape[1]:
-            return x
-        return x.index_copy(1, self.rows, self.deeper[:, number - 1, self.which].to(x))
+        return F.normalize(features.to(prompt.vectors.dtype), dim=-1)
 
 
 def _put(values: Tensor, rows: Tensor, into: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -88,12 +87,13 @@ class TensorFile(Mapping[str, Tensor]):
 @contextmanager
 def new_directory(directory: Path) -> Iterator[Path]:
     """A directory to fill, which takes its name only when all of it is written; what was there before is replaced."""
-    scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        filled = scratch / "new"
+    temporary = tempfile.TemporaryDirectory(
+        prefix=f".{directory.name}-", dir=directory.parent, ignore_cleanup_errors=True
+    )
+    with temporary as scratch:
+        filled, old = Path(scratch, "new"), Path(scratch, "old")
         filled.mkdir()
         yield filled
-        old = scratch / "old"
         if directory.exists():
             os.replace(directory, old)
         try:
@@ -102,5 +102,3 @@ def new_directory(directory: Path) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, directory)
             raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -3,6 +3,7 @@
 Letters: B images, C classes, D feature width.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from torch import Tensor
 from fedpgp.backbone import Backbone, Towers, load_backbone
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.client_task import named_task
-from fedpgp.data.decode import decode, reason
+from fedpgp.data.decode import decode
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.preprocess import CENTRE, Preparation, PreparedImages, each
 from fedpgp.data.sources import ImageDataset
@@ -52,8 +53,8 @@ class Answer(NamedTuple):
     probabilities: dict[str, float]
     fault: str = ""
 
-    def best(self, count: int) -> list[tuple[str, float]]:
-        """The likeliest classes, the likeliest first."""
+    def best(self, count: int | None = None) -> list[tuple[str, float]]:
+        """So many classes, or all, the likeliest first."""
         return sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:count]
 
 
@@ -76,9 +77,13 @@ class Classifier:
     client: int | None = None
     temperature: float = 1.0
 
+    @property
+    def owner(self) -> str:
+        """Whose model it is, in words."""
+        return "the shared part" if self.client is None else f"client {self.client}"
+
     def __repr__(self) -> str:
-        whose = "the shared part" if self.client is None else f"client {self.client}"
-        return f"fedpgp.Classifier: {self.method.name}, {whose}, trained on {len(self.base)} classes"
+        return f"fedpgp.Classifier: {self.method.name}, {self.owner}, trained on {len(self.base)} classes"
 
     @cached_property
     def towers(self) -> Towers:
@@ -111,11 +116,8 @@ class Classifier:
         """Logits [B, C] of preprocessed pictures [B, 3, H, W]."""
         encoder, kind = self.backbone.image, kind_of(self.method)
         pooled = encoder.encode(pixels).clone()  # out of inference mode, which methods need not know of
-        if kind is None:
-            images = ImageFeatures(pooled)
-        else:
-            images = ImageFeatures(pooled, [encoder.encode(pixels, kind).clone()], torch.arange(len(pooled)))
-        return self.answer(images, classes)
+        kept = None if kind is None else [encoder.encode(pixels, kind).clone()]
+        return self.answer(ImageFeatures(pooled, kept, torch.arange(len(pooled))), classes)
 
     @torch.no_grad()
     def answer(self, images: ImageFeatures, classes: Classes) -> Tensor:
@@ -128,20 +130,27 @@ class Classifier:
         """[B, C] that sum to 1."""
         return (logits.double() / self.temperature).softmax(-1)
 
-    def stream(self, files: Sequence[Path], classes: Classes, workers: int = 1) -> Iterator[Answer]:
-        """Answers to image files, in their order, as they come; one that does not decode has a fault instead."""
-        dataset = _files(files)
-        preparation = Preparation(dataset, self.backbone.image.processor, self.backbone.image.size, CENTRE)
+    def stream(self, images: "Sequence[Image | Path | str]", classes: Classes, workers: int = 1) -> Iterator[Answer]:
+        """Answers to images, in their order, as they come; one that does not decode has a fault instead.
+
+        images: Pillow images, or paths. workers: as `each` of data/preprocess takes them; 0 finishes one batch after
+        the other in this thread, which is the fastest way for a few images.
+        """
+        preparation = Preparation(_dataset(images), self.backbone.image.processor, self.backbone.image.size, CENTRE)
 
         def finish(prepared: PreparedImages) -> tuple[list[list[float]], dict[int, str]]:
-            found = self.probabilities(self.logits(torch.from_numpy(prepared.pixels), classes))
-            return found.tolist(), {**prepared.faults, **prepared.unreadable}
+            probabilities = self.probabilities(self.logits(torch.from_numpy(prepared.pixels), classes))
+            return probabilities.tolist(), {**prepared.faults, **prepared.unreadable}
 
-        batches = [range(at, min(at + BATCH, len(files))) for at in range(0, len(files), BATCH)]
-        for batch, (rows, faults) in zip(batches, each(preparation, finish, batches, workers), strict=True):
+        batches = [range(at, min(at + BATCH, len(images))) for at in range(0, len(images), BATCH)]
+        if workers:
+            finished = each(preparation, finish, batches, workers)
+        else:
+            finished = (finish(preparation[batch]) for batch in batches)
+        for batch, (rows, faults) in zip(batches, finished, strict=True):
             for index, row in zip(batch, rows, strict=True):
                 fault = faults.get(index, "")
-                yield Answer(str(files[index]), {} if fault else dict(zip(classes.names, row, strict=True)), fault)
+                yield Answer(str(images[index]), {} if fault else dict(zip(classes.names, row, strict=True)), fault)
 
     def classify(
         self, images: "Sequence[Image | Path | str] | Image | Path | str", classes: Sequence[str] | None = None
@@ -152,13 +161,16 @@ class Classifier:
         Raises DataError for a file that is missing or no image, ConfigError for class names that cannot be told apart.
         """
         given = [images] if isinstance(images, str | Path) or not isinstance(images, Sequence) else list(images)
-        read, found = self.read(classes), []
-        for at in range(0, len(given), BATCH):
-            pictures = [_picture(one) for one in given[at : at + BATCH]]
-            pixels = self.backbone.image.processor(images=pictures, return_tensors="pt")["pixel_values"]
-            for row in self.probabilities(self.logits(pixels, read)).tolist():
-                found.append(dict(sorted(zip(read.names, row, strict=True), key=lambda pair: -pair[1])))
-        return found
+        read = self.read(classes)
+        for image in given:
+            if isinstance(image, str | Path) and not Path(image).exists():
+                raise DataError(f"{image} does not exist: name a file that does")
+        probabilities = []
+        for result in self.stream(given, read, workers=0):
+            if result.fault:
+                raise DataError(f"{result.image} cannot be read: {result.fault}; leave it out")
+            probabilities.append(dict(result.best()))
+        return probabilities
 
 
 def load(run: Run | Path | str, client: int | None = None, *, device: str | None = None) -> Classifier:
@@ -167,9 +179,9 @@ def load(run: Run | Path | str, client: int | None = None, *, device: str | None
     client: its number, from 0. device: None takes the run's. Raises FedPGPError where the run has no such model, where
     its checkpoint is not to be had, or is not the one that it was trained with.
     """
-    found = run if isinstance(run, Run) else load_run(run)
-    name, task = found.method, found.results["task"]
-    if name not in found.config.methods:
+    run = run if isinstance(run, Run) else load_run(run)
+    name, task = run.method, run.results["task"]
+    if name not in run.config.methods:
         raise ConfigError(
             f"{name} is neither built in nor of an installed package: install it, or use the run from Python"
         )
@@ -177,15 +189,15 @@ def load(run: Run | Path | str, client: int | None = None, *, device: str | None
         raise OutputError(
             f"the run of {name} was written by an earlier fedpgp, which did not keep class names: run it again"
         )
-    settings = found.config.backbone
+    settings = run.config.backbone
     backbone = load_backbone(settings.checkpoint, settings.precision, device or settings.device)
-    if backbone.fingerprint != found.provenance["checkpoint"]:
+    if backbone.fingerprint != run.provenance["checkpoint"]:
         raise CheckpointError(
             f"checkpoint {settings.checkpoint!r} is not the one that {name} was trained with (its SHA-256 differs):"
             " fetch that one again, or name its directory as backbone.checkpoint in the run's config.toml"
         )
-    method, base, templates = found.config.methods[name], tuple(task["base_names"]), tuple(task["templates"])
-    return Classifier(method, params_of(found, method, backbone, client), backbone, base, templates, client)
+    method, base, templates = run.config.methods[name], tuple(task["base_names"]), tuple(task["templates"])
+    return Classifier(method, params_of(run, method, backbone, client), backbone, base, templates, client)
 
 
 def params_of(run: Run, method: Method, backbone: Backbone, client: int | None) -> Params:
@@ -194,16 +206,15 @@ def params_of(run: Run, method: Method, backbone: Backbone, client: int | None) 
     A memory of a client's own images is not part of a run: it is left empty.
     """
     like = backbone.logit_scale
-    groups: dict[str, dict[str, Tensor]] = {"shared": {}, "private": {}, "kept": {}, "received": {}}
-    for name in run.prompts:
-        kind, _, rest = name.partition("/")
-        of, _, key = ("", "", rest) if kind == "shared" else rest.partition("/")
-        if of in ("", str(client or 0)):
-            tensor = run.prompts[name]
-            groups[kind][key] = tensor.to(like) if tensor.is_floating_point() else tensor.to(like.device)
-    shared = groups["shared"]
+
+    def tensors(prefix: str) -> dict[str, Tensor]:
+        """Those under a prefix, on the backbone's device and in its precision."""
+        chosen = {name.removeprefix(prefix): run.prompts[name] for name in run.prompts if name.startswith(prefix)}
+        return {name: x.to(like) if x.is_floating_point() else x.to(like.device) for name, x in chosen.items()}
+
+    shared = tensors("shared/")
+    private, kept, received = (tensors(f"{group}/{client or 0}/") for group in ("private", "kept", "received"))
     if client is None:
-        private = groups["private"]
         if not private and run.results["private"]:  # across machines it stays with the clients; of it nothing is used
             task = named_task(run.results["task"]["base_names"], run.results["task"]["templates"])
             private = method.init_private(task, backbone, torch.Generator().manual_seed(0), 0)
@@ -214,30 +225,26 @@ def params_of(run: Run, method: Method, backbone: Backbone, client: int | None) 
     clients = run.results["task"]["clients"]
     if not 0 <= client < clients:
         raise ConfigError(f"client must be 0 to {clients - 1}, as this run has {clients} clients, got {client}")
-    if run.results["private"] and not groups["private"]:
+    if run.results["private"] and not private:
         raise ConfigError(
             f"the private part of client {client} is not here: it stayed on the client's machine; leave --client out"
             " for the shared part, or fit one of your own with fedpgp join"
         )
-    received = groups["received"] or shared
-    own = groups["kept"] or {name: received[name] for name in shared}
-    params = Params(own, groups["private"], received)
+    received = received or shared
+    params = Params(kept or {name: received[name] for name in shared}, private, received)
     # What is kept of the server is already what models predict with; what a client kept itself is not.
-    return method.for_prediction(params) if groups["kept"] else params
+    return method.for_prediction(params) if kept else params
 
 
 def check_names(names: Sequence[str]) -> None:
     """Raises ConfigError for no class names, an empty one, or two that read the same."""
     if not names:
         raise ConfigError("classes must name at least two, got none: such as --classes 'zebra,red panda'")
-    known: dict[str, str] = {}
-    twice = []
     for name in names:
         if not any(letter.isalnum() for letter in name):
             raise ConfigError(f"classes must have a letter or a digit each, got {name!r}")
-        if plain(name) in known:
-            twice.append(name)
-        known.setdefault(plain(name), name)
+    counts = Counter(map(plain, names))
+    twice = [name for name in names if counts[plain(name)] > 1]
     if twice:
         more = f" and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
         raise ConfigError(f"classes must differ, got twice: {', '.join(map(repr, twice[:SHOWN]))}{more}")
@@ -260,30 +267,17 @@ def calibrated(classifier: Classifier, logits: Tensor, targets: Tensor) -> Class
     return replace(classifier, temperature=float(logarithm.detach().clamp(-7, 7).exp()))
 
 
-def _picture(image: "Image | Path | str") -> "Image":
-    if not isinstance(image, str | Path):
-        return image.convert("RGB")
-    try:
-        return decode(Path(image))
-    except MemoryError:
-        raise
-    except FileNotFoundError:
-        raise DataError(f"{image} does not exist: name a file that does") from None
-    except Exception as error:  # decoders raise whatever a damaged file leads them to
-        raise DataError(f"{image} cannot be read: {reason(error)}; leave it out") from error
-
-
 @dataclass(frozen=True)
-class _ImageFiles:
-    paths: Sequence[Path]
+class _Pictures:
+    """Decodes images by their number, wherever they are; it can be pickled, for other processes."""
+
+    images: "Sequence[Image | Path | str]"
 
     def __call__(self, index: int) -> "Image":
-        return decode(self.paths[index])
-
-    def place(self, index: int) -> str:
-        return str(self.paths[index])
+        image = self.images[index]
+        return decode(Path(image)) if isinstance(image, str | Path) else image.convert("RGB")
 
 
-def _files(paths: Sequence[Path]) -> ImageDataset:
-    nothing = np.zeros(len(paths), dtype=np.int64)
-    return ImageDataset("files", "test", ("",), ("",), nothing, nothing, _ImageFiles(list(paths)), "files")
+def _dataset(images: "Sequence[Image | Path | str]") -> ImageDataset:
+    nothing = np.zeros(len(images), dtype=np.int64)
+    return ImageDataset("files", "test", ("",), ("",), nothing, nothing, _Pictures(list(images)), "files")

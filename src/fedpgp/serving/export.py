@@ -19,17 +19,16 @@ from torch import Tensor, nn
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import check_output, load_run, writing
-from fedpgp.runtime.files import new_directory, write
+from fedpgp.runtime.files import new_directory, write, write_json
 from fedpgp.runtime.version import __version__
-from fedpgp.serving.classifier import Classifier, load
+from fedpgp.serving.classifier import Classes, Classifier, load
 from fedpgp.serving.memory import remembers
-from fedpgp.serving.reduce import context_of, head_of
+from fedpgp.serving.reduce import SAME, context_of, difference, head_of
 
 Format = Literal["safetensors", "clip-head", "onnx", "hf"]
 CARD, MARK = "README.md", "library_name: fedpgp"  # what is written last, and a line of it by which it is known
 CLIP = "clip"  # where the checkpoint lies in an export, if nobody else could fetch it
 SHOWN = 3  # class names in a card's example
-SAME = 1e-4  # of the largest logit, by which an exported model may differ from the one here
 
 
 def export(
@@ -53,35 +52,35 @@ def export(
         raise ConfigError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
     if classes is not None and format in ("safetensors", "hf"):
         raise ConfigError(f"classes must be left out for {format}, which takes any class names when it is used")
-    found = run if isinstance(run, Run) else load_run(run)
-    classifier = load(found, client, device="cpu")
+    run = run if isinstance(run, Run) else load_run(run)
+    classifier = load(run, client, device="cpu")
     if client is not None and remembers(classifier.method):
         raise ConfigError(
-            f"a client of {found.method} predicts with features of its own images, which must not leave it: leave"
+            f"a client of {run.method} predicts with features of its own images, which must not leave it: leave"
             " client out, for the shared part"
         )
     directory = Path(output)
-    check_output(directory, force, _is_export)
+    check_output(directory, force, _is_replaceable)
     with writing(directory, "free space, or name another with -o"), new_directory(directory) as scratch:
-        facts = _WRITERS[format](found, classifier, None if classes is None else list(classes), scratch)
-        write(scratch / CARD, _card(found, classifier, format, facts).encode())
+        facts = _WRITERS[format](run, classifier, classifier.read(classes), scratch)
+        write(scratch / CARD, _card(run, classifier, format, facts).encode())
     return directory
 
 
-def _is_export(directory: Path) -> bool:
-    """Whether it is empty, or has the card of an export."""
-    if not directory.is_dir():
-        return False
+def is_export(directory: Path) -> bool:
+    """Whether a directory has the card of an export."""
     try:
-        card = (directory / CARD).read_text(encoding="utf-8")
+        return MARK in (directory / CARD).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        return not any(directory.iterdir())
-    return MARK in card
+        return False
 
 
-def _prompt(run: Run, classifier: Classifier, classes: Sequence[str] | None, directory: Path) -> dict[str, Any]:
-    context = context_of(classifier, classifier.read())
-    params = classifier.params
+def _is_replaceable(directory: Path) -> bool:
+    return is_export(directory) or (directory.is_dir() and not any(directory.iterdir()))
+
+
+def _prompt(run: Run, classifier: Classifier, classes: Classes, directory: Path) -> dict[str, Any]:
+    context, params = context_of(classifier, classes), classifier.params
     tensors = {f"shared/{name}": tensor for name, tensor in params.shared.items()}
     tensors |= {f"private/{name}": tensor for name, tensor in params.private.items()}
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in {**tensors, "context": context}.items()}
@@ -89,13 +88,12 @@ def _prompt(run: Run, classifier: Classifier, classes: Sequence[str] | None, dir
     return {**_template(classifier, context), "clip": _clip(classifier, run, directory)}
 
 
-def _head(run: Run, classifier: Classifier, classes: Sequence[str] | None, directory: Path) -> dict[str, Any]:
-    read = classifier.read(classes)
-    weight = head_of(classifier, read)
+def _head(run: Run, classifier: Classifier, classes: Classes, directory: Path) -> dict[str, Any]:
+    weight = head_of(classifier, classes)
     scale = classifier.backbone.logit_scale.exp() / classifier.temperature
-    metadata = {**_metadata(run, classifier), "classes": json.dumps(read.names)}
+    metadata = {**_metadata(run, classifier), "classes": json.dumps(classes.names)}
     write(directory / "head.safetensors", save({"weight": weight.contiguous(), "scale": scale.reshape(1)}, metadata))
-    return {"count": len(read.names), "clip": _clip(classifier, run, directory)}
+    return {"count": len(classes.names), "clip": _clip(classifier, run, directory)}
 
 
 class _Served(nn.Module):
@@ -114,13 +112,12 @@ class _Served(nn.Module):
         return logits, logits.softmax(-1)
 
 
-def _onnx(run: Run, classifier: Classifier, classes: Sequence[str] | None, directory: Path) -> dict[str, Any]:
+def _onnx(run: Run, classifier: Classifier, classes: Classes, directory: Path) -> dict[str, Any]:
     if missing := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
         raise ConfigError(f'format onnx needs {", ".join(missing)}: pip install "fedpgp[onnx]"')
     import onnxruntime
 
-    read = classifier.read(classes)
-    served = _Served(classifier, head_of(classifier, read)).float().eval()
+    served = _Served(classifier, head_of(classifier, classes)).float().eval()
     width, height = classifier.backbone.image.size
     pixels = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     path = directory / "model.onnx"
@@ -129,38 +126,28 @@ def _onnx(run: Run, classifier: Classifier, classes: Sequence[str] | None, direc
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter, on what it was written with
         log.setLevel(logging.ERROR)  # and on packages that it would also export
-        torch.onnx.export(
+        program = torch.onnx.export(
             served,
             (pixels,),
-            path,
             input_names=["pixels"],
             output_names=["logits", "probabilities"],
             dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}},
-            external_data=False,
             dynamo=True,
             verbose=False,
         )
         log.setLevel(level)
         expected = served(pixels)[0]
-    _add_metadata(path, {**_metadata(run, classifier), "classes": json.dumps(read.names)})
+    assert program is not None, "without dynamo it would be"
+    program.model.metadata_props.update({**_metadata(run, classifier), "classes": json.dumps(classes.names)})
+    program.save(path, external_data=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    _same(torch.from_numpy(session.run(["logits"], {"pixels": pixels.numpy()})[0]), expected, path)
-    write(directory / "classes.json", (json.dumps(read.names, ensure_ascii=False, indent=1) + "\n").encode())
+    _check_same(torch.from_numpy(session.run(["logits"], {"pixels": pixels.numpy()})[0]), expected, path)
+    write(directory / "classes.json", (json.dumps(classes.names, ensure_ascii=False, indent=1) + "\n").encode())
     classifier.backbone.image.processor.save_pretrained(directory)
-    return {"count": len(read.names), "height": height, "width": width}
+    return {"count": len(classes.names), "height": height, "width": width}
 
 
-def _add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
-    import onnx
-
-    model = onnx.load(path)
-    for key, value in metadata.items():
-        model.metadata_props.add(key=key, value=value)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-
-
-def _hugging_face(run: Run, classifier: Classifier, classes: Sequence[str] | None, directory: Path) -> dict[str, Any]:
+def _hugging_face(run: Run, classifier: Classifier, classes: Classes, directory: Path) -> dict[str, Any]:
     from transformers import CLIPModel
 
     if type(classifier.backbone.image.model) is not CLIPModel:
@@ -168,10 +155,10 @@ def _hugging_face(run: Run, classifier: Classifier, classes: Sequence[str] | Non
             f"format hf must be of a CLIP that transformers has, and {run.config.backbone.checkpoint} is none: take"
             " clip-head or onnx"
         )
-    read = classifier.read()
-    context = context_of(classifier, read)
-    facts, tokenizer = _template(classifier, context), copy.deepcopy(_tokenizer(classifier))
-    model: Any = copy.deepcopy(classifier.backbone.image.model)
+    context = context_of(classifier, classes)
+    facts = _template(classifier, context)
+    parts: tuple[Any, Any] = (classifier.backbone.image.model, classifier.backbone.tokenizer)
+    model, tokenizer = copy.deepcopy(parts)
     tokenizer.add_tokens(facts["tokens"])
     places = tokenizer.convert_tokens_to_ids(facts["tokens"])
     embeddings = model.text_model.embeddings
@@ -186,20 +173,17 @@ def _hugging_face(run: Run, classifier: Classifier, classes: Sequence[str] | Non
     tokenizer.save_pretrained(directory)
     classifier.backbone.image.processor.save_pretrained(directory)
     template = {"hypothesis_template": facts["template"], **_metadata(run, classifier)}
-    write(directory / "prompt.json", (json.dumps(template, indent=1) + "\n").encode())
+    write_json(directory / "prompt.json", template)
     again = CLIPModel.from_pretrained(directory, local_files_only=True).eval()
-    texts = tokenizer(
-        [facts["template"].format(name.replace("_", " ")) for name in classifier.base],
-        padding=True,
-        return_tensors="pt",
-    )
+    sentences = [facts["template"].format(name.replace("_", " ")) for name in classifier.base]
+    texts = tokenizer(sentences, padding=True, return_tensors="pt")
     with torch.no_grad():
-        found = nn.functional.normalize(again.text_projection(again.text_model(**texts).pooler_output), dim=-1)
-    _same(found, head_of(classifier, read).float(), directory)
+        features = again.text_projection(again.text_model(**texts).pooler_output)
+    _check_same(nn.functional.normalize(features, dim=-1), head_of(classifier, classes).float(), directory)
     return facts
 
 
-_WRITERS: Mapping[Format, Callable[[Run, Classifier, Sequence[str] | None, Path], dict[str, Any]]] = {
+_WRITERS: Mapping[Format, Callable[[Run, Classifier, Classes, Path], dict[str, Any]]] = {
     "safetensors": _prompt,
     "clip-head": _head,
     "onnx": _onnx,
@@ -217,8 +201,9 @@ def _template(classifier: Classifier, context: Tensor) -> dict[str, Any]:
     return {"tokens": tokens, "vectors": len(tokens), "template": template}
 
 
-def _same(found: Tensor, expected: Tensor, where: Path) -> None:
-    worst = float((found - expected).abs().max() / expected.abs().max())
+def _check_same(values: Tensor, expected: Tensor, where: Path) -> None:
+    """Raises OutputError where an exported model computes other numbers than the one here."""
+    worst = difference(values, expected)
     if not worst <= SAME:
         raise OutputError(f"{where.name} does not compute what the run does: it differs by {worst:.2g}; report this")
 
@@ -228,14 +213,11 @@ def _clip(classifier: Classifier, run: Run, directory: Path) -> str:
     name = run.config.backbone.checkpoint
     if "/" in name and not Path(name).exists():
         return name
-    classifier.backbone.image.model.save_pretrained(directory / CLIP)
-    classifier.backbone.image.processor.save_pretrained(directory / CLIP)
-    _tokenizer(classifier).save_pretrained(directory / CLIP)
+    backbone = classifier.backbone
+    parts: list[Any] = [backbone.image.model, backbone.image.processor, backbone.tokenizer]
+    for part in parts:
+        part.save_pretrained(directory / CLIP)
     return CLIP
-
-
-def _tokenizer(classifier: Classifier) -> Any:
-    return classifier.backbone.tokenizer
 
 
 def _metadata(run: Run, classifier: Classifier) -> dict[str, str]:
@@ -258,35 +240,22 @@ def _metadata(run: Run, classifier: Classifier) -> dict[str, str]:
 
 def _card(run: Run, classifier: Classifier, format: str, facts: Mapping[str, Any]) -> str:
     task, figures = run.results["task"], run.results["final"]
-    whose = "the shared part" if classifier.client is None else f"client {classifier.client}"
-    some = json.dumps(list(classifier.base[:SHOWN]), ensure_ascii=False)
-    usage = Template((resources.files("fedpgp.serving") / "cards" / f"{format}.md").read_text(encoding="utf-8"))
-    accuracies = ", ".join(f"{name} {figures[name]:.1f}" for name in ("local", "base", "novel") if name in figures)
-    header = {"license": classifier.backbone.licence, "base_model": run.config.backbone.checkpoint}
-    lines = [f"{key}: {json.dumps(value)}" for key, value in header.items() if value != "not stated"]
-    return "\n".join(
-        [
-            "---",
-            *lines,
-            MARK,
-            "pipeline_tag: zero-shot-image-classification",
-            "tags: [federated-learning, prompt-learning, clip]",
-            "---",
-            "",
-            f"# {run.method}, {whose}",
-            "",
-            f"A prompt for {run.config.backbone.checkpoint}, learned by {task['clients']} clients without pooling"
-            f" images ({run.method}, {task['protocol']} on {task['data']}, {task['base_classes']} base classes, seed"
-            f" {run.seed}; fedpgp {__version__}).",
-            f"Mean accuracies of the clients' models on test images after the last round, in percent: {accuracies}.",
-            "",
-            "## Use it",
-            "",
-            usage.substitute(some=some, **facts),
-            "## Licence",
-            "",
-            f"The checkpoint's: {classifier.backbone.licence}. Whether the images allow the prompt to be passed on is"
-            " for those to say who hold them: a client's own part was made from its images.",
-            "",
-        ]
+    checkpoint, licence = run.config.backbone.checkpoint, classifier.backbone.licence
+    header = {"license": licence, "base_model": checkpoint}
+    examples = json.dumps(list(classifier.base[:SHOWN]), ensure_ascii=False)
+    return _card_template("card").substitute(
+        {key: task[key] for key in ("clients", "protocol", "data", "base_classes")},
+        header="".join(f"{key}: {json.dumps(value)}\n" for key, value in header.items() if value != "not stated"),
+        method=run.method,
+        whose=classifier.owner,
+        checkpoint=checkpoint,
+        seed=run.seed,
+        version=__version__,
+        accuracies=", ".join(f"{name} {figures[name]:.1f}" for name in ("local", "base", "novel") if name in figures),
+        usage=_card_template(format).substitute(facts, examples=examples),
+        licence=licence,
     )
+
+
+def _card_template(name: str) -> Template:
+    return Template((resources.files("fedpgp.serving") / "cards" / f"{name}.md").read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from fedpgp.errors import OutputError
-from fedpgp.serving.export import CARD, CLIP, MARK
+from fedpgp.serving.export import CARD, CLIP, is_export
 
 WRITTEN = (
     CARD, "prompt.safetensors", "prompt.json", "head.safetensors", "classes.json", "model.onnx", "config.json",
@@ -16,14 +16,12 @@ WRITTEN = (
 
 def check_name(repo_id: str) -> None:
     """Raises OutputError for what is no "OWNER/NAME"."""
-    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    if repo_id.count("/") != 1:
-        raise OutputError(f"repo_id must be OWNER/NAME, got {repo_id!r}")
     try:
         validate_repo_id(repo_id)
-    except HFValidationError as error:
+        _owner, _name = repo_id.split("/")  # the hub's own check does not ask for an owner
+    except ValueError as error:
         raise OutputError(f"repo_id must be OWNER/NAME in letters, digits, - _ and ., got {repo_id!r}") from error
 
 
@@ -94,17 +92,13 @@ def _files(directory: Path) -> list[str]:
 
     A run's own directory keeps private parts of clients: nothing may go up because it lies in the same place.
     """
-    try:
-        mark = MARK in (directory / CARD).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        mark = False
-    if not mark:
+    if not is_export(directory):
         raise OutputError(f"{directory} must be a directory that fedpgp export wrote: export the run, and upload that")
-    found = sorted(path.relative_to(directory) for path in directory.rglob("*") if not path.is_dir())
-    shown = [path for path in found if not path.name.startswith(".")]
+    inside = sorted(path.relative_to(directory) for path in directory.rglob("*") if not path.is_dir())
+    files = [path for path in inside if not path.name.startswith(".")]
     others = [
         str(path)
-        for path in shown
+        for path in files
         if not any(fnmatch(path.name, name) for name in WRITTEN)
         or path.parent not in (Path(), Path(CLIP))
         or (directory / path).is_symlink()
@@ -114,4 +108,4 @@ def _files(directory: Path) -> list[str]:
             f"{directory} must hold what fedpgp export writes and nothing else, found {', '.join(others[:3])}: take it"
             " away, or export again"
         )
-    return [path.as_posix() for path in shown]
+    return [path.as_posix() for path in files]

@@ -11,7 +11,7 @@ from fedpgp.errors import ConfigError
 from fedpgp.serving.classifier import Classes, Classifier
 
 TRIES = 8  # images and class names that a model is asked about
-SAME = 1e-4  # of the largest logit
+SAME = 1e-4  # of the largest logit, the most by which an exported or reduced model may differ
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def head_of(classifier: Classifier, classes: Classes) -> Tensor:
     weight = logits(torch.eye(width)).T
     tried = torch.nn.functional.normalize(torch.randn(TRIES, width, generator=torch.Generator().manual_seed(0)), dim=1)
     expected = logits(tried)
-    if not _near(tried.to(like) @ weight.T, expected):
+    if not difference(tried.to(like) @ weight.T, expected) <= SAME:
         raise _nonlinear(classifier)
     return weight / like.exp()
 
@@ -53,7 +53,7 @@ def context_of(classifier: Classifier, classes: Classes) -> Tensor:
     logits = method.predict(classifier.params, text, images, classes.frozen)
     for context, features in zip(contexts, text, strict=False):
         plain = context.vectors.dim() == 2 and context.layers == 1 and not context.adapters
-        if plain and _near(like.exp() * images @ features.T, logits):
+        if plain and difference(like.exp() * images @ features.T, logits) <= SAME:
             return context.vectors
     raise ConfigError(
         f"the model of {method.name} is not one prompt that stands before every class name: export a head for a list of"
@@ -61,8 +61,9 @@ def context_of(classifier: Classifier, classes: Classes) -> Tensor:
     )
 
 
-def _near(found: Tensor, expected: Tensor) -> bool:
-    return bool((found - expected).abs().max() <= SAME * expected.abs().max().clamp(min=1e-6))
+def difference(values: Tensor, expected: Tensor) -> float:
+    """The largest difference, as a share of the largest number that is expected."""
+    return float((values - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
 
 
 def _nonlinear(classifier: Classifier) -> ConfigError:
