@@ -137,13 +137,12 @@ class _Look:
         return Moment(view, self._models(shared, privates))
 
     def _models(self, shared: Mapping[str, Any], privates: Sequence[dict[str, Any]]) -> Models:
-        def model(private: dict[str, Any], client: int | None) -> Classifier:
-            params = Params(shared, private, shared)
+        def model(params: Params, client: int | None = None) -> Classifier:
             return Classifier(self._method, params, self._reading, self._base, self._templates, client)
 
-        alone = model(privates[0], None)
-        alone = replace(alone, params=self._method.without_private(alone.params))
-        return {"global": alone, **{f"client {i + 1}": model(private, i) for i, private in enumerate(privates)}}
+        clients = [Params(shared, private, shared) for private in privates]
+        models = {f"client {i + 1}": model(params, i) for i, params in enumerate(clients)}
+        return {"global": model(self._method.without_private(clients[0])), **models}
 
 
 def _figures(record: Mapping[str, float]) -> dict[str, Any]:
