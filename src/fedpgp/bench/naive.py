@@ -34,16 +34,7 @@ if TYPE_CHECKING:
 TEST_BATCH = 100  # of the public configurations
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """Whole sequences of token ids [C, L] with placeholders where the context goes, and where to read them [C]."""
-
-    ids: Tensor
-    end: Tensor
-
-    def cut(self) -> "Sequences":
-        """Without what stands behind the last EOS of all."""
-        return Sequences(self.ids[:, : int(self.end.max()) + 1], self.end)
+Sequences = ClassTokens  # with whole sequences as ids [C, L], and placeholders where the context goes
 
 
 def sequences(backbone: Backbone, context: Sequence[int], tokens: ClassTokens, length: int) -> Sequences:

@@ -18,7 +18,7 @@ from torch import Tensor
 from fedpgp.aggregators import Download, FedAvg
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.bench.machine import Measurement, gemm_speed, ratio, take_turns
-from fedpgp.bench.naive import Naive, make_naive, read, see
+from fedpgp.bench.naive import Naive, Sequences, make_naive, read, see
 from fedpgp.bench.options import TOLERANCE, Bench
 from fedpgp.bench.shapes import BATCH, CLIENTS, Scene
 from fedpgp.data.image_features import ImageFeatures
@@ -132,12 +132,16 @@ def cached_features(step: Step) -> Outcome:
 
 
 def fewer_passes(step: Step) -> Outcome:
-    return step.outcome(lambda contexts: torch.stack([read(step.scene.model, step.naive.prompt, c) for c in contexts]))
+    return _each_context(step, step.naive.prompt)
 
 
 def cut_at_eos(step: Step) -> Outcome:
-    short = step.naive.prompt.cut()
-    return step.outcome(lambda contexts: torch.stack([read(step.scene.model, short, c) for c in contexts]))
+    whole = step.naive.prompt
+    return _each_context(step, whole.select(range(len(whole))))
+
+
+def _each_context(step: Step, sequences: Sequences) -> Outcome:
+    return step.outcome(lambda contexts: torch.stack([read(step.scene.model, sequences, c) for c in contexts]))
 
 
 def shared_prefix(step: Step) -> Outcome:

@@ -13,7 +13,7 @@ import torch
 
 from fedpgp.backbone import Backbone
 from fedpgp.data.tasks import Task
-from fedpgp.demo.prompts import Plane, Words, contexts, cosines, offsets
+from fedpgp.demo.prompts import Plane, Words, cosines, offsets
 from fedpgp.demo.stage import MIXTURES, Choices, DemoSetup
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.federation.rounds import federate
@@ -121,7 +121,8 @@ class _Look:
         server, clients = state.server(), spec.states(state.client)
         shared = spec.begin().shared if server is None else server.shared
         privates = [dict(client.private) for client in clients]
-        prompts = contexts(shared["p_G"], [(own["U"], own["V"]) for own in privates])
+        p_G = shared["p_G"]
+        prompts = torch.stack([p_G, *(p_G + own["U"] @ own["V"] for own in privates)])
         text = self._backbone.text(prompts, self._tokens, self._method.position)
         away = offsets(text, self._guidance)
         self._plane = Plane.of(away, self._plane)
