@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -217,7 +218,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address, family=family, backlog=CONNECTIONS, dualstack_ipv6=both)
     except OSError as error:
         raise ConfigError(
-            f"--port {port} on {host} cannot be had: {error.strerror}; is another demo open there? Take another port,"
+            f"--port {port} on {host} cannot be had: {os.strerror(error.errno or 0)}; is another demo open there? Take another port,"
             " or --port 0 for any that is free"
         ) from error
 
