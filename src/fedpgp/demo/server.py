@@ -218,8 +218,8 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address, family=family, backlog=CONNECTIONS, dualstack_ipv6=both)
     except OSError as error:
         raise ConfigError(
-            f"--port {port} on {host} cannot be had: {os.strerror(error.errno or 0)}; is another demo open there? Take another port,"
-            " or --port 0 for any that is free"
+            f"--port {port} on {host} cannot be had: {os.strerror(error.errno or 0)}; is another demo open there?"
+            " Take another port, or --port 0 for any that is free"
         ) from error
 
 
