@@ -1,20 +1,24 @@
-"""What this machine is, how fast it multiplies matrices, and how much memory a piece of work takes."""
+"""What this machine is; and how work is measured: seconds, memory and operations, several ways to do it in turn."""
 
 import ctypes
+import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from statistics import median
+from typing import Any, Generic, TypeVar
 
 import torch
 import transformers
-
-from fedpgp.bench.flops import Product
+from torch.utils.benchmark import set_torch_threads
+from torch.utils.flop_counter import FlopCounterMode
 
 Result = TypeVar("Result")
+Shape = tuple[int, int, int]  # rows, inputs and outputs of a matrix product
 
 STATUS = Path("/proc/self/status")
 LONG = 2.0  # seconds after which a first call is as good as any
@@ -42,15 +46,66 @@ def _cpu() -> str:
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """PyTorch works on so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+@dataclass(frozen=True)
+class Operations:
+    """Floating-point operations; a multiplication and an addition are two.
+
+    products: how many matrix products have a shape; these are the products with weights. total: with the operations of
+    attention and of convolutions.
+    """
+
+    products: Mapping[Shape, int]
+    total: int
+
+    @property
+    def linear(self) -> int:
+        """Operations of the products with weights."""
+        return sum(2 * math.prod(shape) * times for shape, times in self.products.items())
+
+
+@dataclass(frozen=True)
+class Measurement(Generic[Result]):
+    """result, operations: of the first call; memory: bytes that the process grew by at most in it, None if unknown;
+    seconds: of one call, by repetition.
+    """
+
+    result: Result
+    operations: Operations
+    memory: int | None
+    seconds: list[float]
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Seconds, memory and operations in JSON's types."""
+        return {"seconds": self.seconds, "memory": self.memory, "flops": self.operations.total}
+
+
+def take_turns(
+    works: Mapping[str, Callable[[], Result]],
+    repeat: int,
+    say: Callable[[str], None] = lambda text: None,
+    check: Callable[[str, Result], None] = lambda name, result: None,
+) -> dict[str, Measurement[Result]]:
+    """Measure several ways to do the same work, all of them in each repetition, so that a slower spell of the machine
+    meets all.
+
+    check: gets the first result of each way, and raises an error if the result is not that of the same work.
+    """
+    measured: dict[str, Measurement[Result]] = {}
+    for turn in range(repeat):
+        for name, work in works.items():
+            say(f"{name}, {turn + 1} of {repeat}")
+            if turn == 0:
+                measured[name] = _first_call(work)
+                check(name, measured[name].result)
+            else:
+                measured[name].seconds.append(seconds(work))
+    return measured
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """The median over the repetitions of the ratio within one repetition."""
+    return median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def seconds(work: Callable[[], object], at_least: float = 0.3) -> float:
@@ -64,48 +119,74 @@ def seconds(work: Callable[[], object], at_least: float = 0.3) -> float:
             return elapsed / calls
 
 
-def gemm_speed(products: Sequence[Product], dtype: torch.dtype, count: int) -> float:
-    """Floating-point operations per second of torch.mm at the shapes of these products, on so many threads.
-
-    Every shape counts with the share of the operations that it has among `products`.
-    """
-    with threads(count):
-        busy = {shape: _product_seconds(*shape, dtype) for shape in {product[:3] for product in products}}
-    return sum(product.flops for product in products) / sum(product.times * busy[product[:3]] for product in products)
-
-
-def _product_seconds(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> float:
-    x, weight = torch.randn(rows, inputs, dtype=dtype), torch.randn(outputs, inputs, dtype=dtype)
-    torch.mm(x, weight.T)
-    return min(seconds(lambda: torch.mm(x, weight.T), 0.02) for _ in range(5))
+def _first_call(work: Callable[[], Result]) -> Measurement[Result]:
+    """Measure a call: its memory and operations, and its seconds, or those of later calls if it is short."""
+    started = time.perf_counter()
+    (result, operations), memory = peak_memory(lambda: count_operations(work))
+    elapsed = time.perf_counter() - started
+    return Measurement(result, operations, memory, [elapsed if elapsed > LONG else seconds(work)])
 
 
 def peak_memory(work: Callable[[], Result]) -> tuple[Result, int | None]:
-    """Calls it, and says by how many bytes the process grew at most meanwhile; None where the system does not tell."""
-    before = _rewind()
-    result = work()
-    return result, None if before is None else max(0, status("VmHWM") - before)
+    """Call it; return its result and by how many bytes the process grew at most, None where the system does not tell.
 
-
-def first_call(work: Callable[[], Result]) -> tuple[Result, int | None, float]:
-    """The result, the bytes as in `peak_memory`, and the seconds of a call: of this one, or of more if it is short."""
-    started = time.perf_counter()
-    result, memory = peak_memory(work)
-    elapsed = time.perf_counter() - started
-    return result, memory, elapsed if elapsed > LONG else seconds(work)
-
-
-def _rewind() -> int | None:
-    """Gives freed memory back to the system, forgets the peak, and returns the bytes in use."""
+    Memory that is free already is given back to the system before.
+    """
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak
     except (OSError, AttributeError):
-        return None
-    return status("VmRSS")
+        return work(), None
+    before = status("VmRSS")
+    result = work()
+    return result, max(0, status("VmHWM") - before)
 
 
 def status(field: str) -> int:
     """Bytes in a field of /proc/self/status: VmRSS, in use, or VmHWM, the most that was in use."""
     lines = STATUS.read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def count_operations(work: Callable[[], Result]) -> tuple[Result, Operations]:
+    """Call it and count what PyTorch computes meanwhile, forward and backward.
+
+    Not counted are normalization, softmax and activation.
+    """
+    products: Counter[Shape] = Counter()
+
+    def product(x: torch.Size, weight: torch.Size) -> int:
+        shape = (*x, weight[1])
+        products[shape] += 1
+        return 2 * math.prod(shape)
+
+    def attention(queries: torch.Size, keys: torch.Size) -> int:
+        return 4 * math.prod(queries) * keys[-2]  # scores, and weighted sums
+
+    aten = torch.ops.aten
+    formulas = {
+        aten.mm: lambda x, weight, **_: product(x, weight),
+        aten.addmm: lambda bias, x, weight, **_: product(x, weight),
+        # PyTorch's counter knows fused attention of accelerators only.
+        aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, *_, **__: attention(q, k),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda gradient, q, k, *_, **__: 2 * attention(q, k),
+    }
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        result = work()
+    return result, Operations(products, counter.get_total_flops())
+
+
+def gemm_speed(products: Mapping[Shape, int], dtype: torch.dtype, threads: int) -> float:
+    """Floating-point operations per second of torch.mm at the shapes of these products, on so many threads.
+
+    Every shape counts with the share of the operations that it has among `products`.
+    """
+    with set_torch_threads(threads):
+        busy = sum(times * _product_seconds(*shape, dtype) for shape, times in products.items())
+    return Operations(products, 0).linear / busy
+
+
+def _product_seconds(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> float:
+    x, weight = torch.randn(rows, inputs, dtype=dtype), torch.randn(outputs, inputs, dtype=dtype)
+    torch.mm(x, weight.T)
+    return min(seconds(lambda: torch.mm(x, weight.T), 0.02) for _ in range(5))

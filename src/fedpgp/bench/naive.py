@@ -8,16 +8,25 @@ that of "a photo of a {class}.", so that both sides compute the same numbers.
 Letters: C classes, L sequence length, M context vectors, b bottleneck, B images, d token width, D feature width.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from fedpgp.aggregators import FedAvg, Server, Upload
 from fedpgp.backbone import Backbone
 from fedpgp.backbone.tokens import ClassTokens, text_ids
+from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, Scene
+from fedpgp.data.tasks import Client, EvaluationSet, Task
+from fedpgp.federation.settings import FederationConfig
+from fedpgp.methods import FedPGP
+from fedpgp.runtime.randomness import generator
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -25,16 +34,7 @@ if TYPE_CHECKING:
 TEST_BATCH = 100  # of the public configurations
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """Whole sequences of token ids [C, L] with placeholders where the context goes, and where to read them [C]."""
-
-    ids: Tensor
-    end: Tensor
-
-    def cut(self) -> "Sequences":
-        """Without what stands behind the last EOS of all."""
-        return Sequences(self.ids[:, : int(self.end.max()) + 1], self.end)
+Sequences = ClassTokens  # with whole sequences as ids [C, L], and placeholders where the context goes
 
 
 def sequences(backbone: Backbone, context: Sequence[int], tokens: ClassTokens, length: int) -> Sequences:
@@ -53,8 +53,7 @@ class Naive:
     model: "CLIPModel"
     prompt: Sequences
     template: Sequences
-    mu: float
-    tau: float
+    method: FedPGP
 
     def texts(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """z_C, z_G and z_i, [C, D] each; values: p_G [M, d], U [M, b], V [b, d]."""
@@ -69,9 +68,9 @@ class Naive:
         """The client loss. images: features [B, D]; labels: [B] columns of the softmax."""
         z_C, z_G, z_i = self.texts(values)
         logits = self.model.logit_scale.exp() * images @ z_i.T
-        cosines = torch.stack([F.cosine_similarity(z_C, z_G), F.cosine_similarity(z_G, z_i)], dim=1) / self.tau
+        cosines = torch.stack([F.cosine_similarity(z_C, z_G), F.cosine_similarity(z_G, z_i)], dim=1) / self.method.tau
         first = torch.zeros(len(cosines), dtype=torch.long)
-        return F.cross_entropy(logits, labels) + self.mu * F.cross_entropy(cosines, first)
+        return F.cross_entropy(logits, labels) + self.method.mu * F.cross_entropy(cosines, first)
 
     @torch.no_grad()
     def predict(self, values: Mapping[str, Tensor], pixels: Tensor) -> Tensor:
@@ -83,20 +82,18 @@ class Naive:
         return torch.cat(columns)
 
 
-def make_naive(
-    backbone: Backbone, model: "CLIPModel", class_names: Sequence[str], M: int, mu: float, tau: float
-) -> Naive:
-    """The model over these classes, with sequences of the full length that the checkpoint reads."""
-    text_config: Any = model.config.text_config
-    tokens, length = backbone.class_tokens(class_names), text_config.max_position_embeddings
+def make_naive(scene: Scene, method: FedPGP, classes: Sequence[int]) -> Naive:
+    """The model over some of the task's classes, with sequences of the full length that the checkpoint reads."""
+    backbone, names = scene.backbone, scene.task.class_names
+    tokens = backbone.class_tokens([names[label] for label in classes])
+    length = scene.config.text_config.max_position_embeddings
+    placeholders = [backbone.tokenizer.eos_token_id] * method.context_length
     phrase = text_ids(backbone.tokenizer, "a photo of a")
-    placeholders = [backbone.tokenizer.eos_token_id] * M
     return Naive(
-        model=model,
+        model=scene.model,
         prompt=sequences(backbone, placeholders, tokens, length),
         template=sequences(backbone, phrase, tokens, length),
-        mu=mu,
-        tau=tau,
+        method=method,
     )
 
 
@@ -122,20 +119,52 @@ def see(model: "CLIPModel", pixels: Tensor) -> Tensor:
     return F.normalize(model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output), dim=-1)
 
 
-def train(
-    naive: Naive,
-    start: Mapping[str, Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
-    *,
-    rate: float,
-    momentum: float,
-    weight_decay: float,
+def naive_round(scene: Scene, settings: FederationConfig, seed: int) -> tuple[Tensor, dict[str, NDArray[np.bool_]]]:
+    """A round of all clients: p_G after it, and which test images [N, n] each client gets right, by test set."""
+    task, method, backbone = scene.task, FedPGP(), scene.backbone
+    shared = method.init_shared(task, backbone, generator(seed, "shared"))
+    private = method.init_private(task, backbone, generator(seed, "private"), 0)  # the same for all
+    naive = make_naive(scene, method, task.base)
+    trained = [_train(naive, {**shared, **private}, scene, client, settings, seed) for client in task.clients]
+    uploads = [Upload(c.id, len(c.train), {"p_G": t["p_G"]}) for c, t in zip(task.clients, trained, strict=True)]
+    p_G = FedAvg().aggregate(Server(shared), uploads).shared["p_G"]
+    correct = {}
+    for name, test in task.tests.items():
+        naive, pixels = make_naive(scene, method, test.classes), scene.pixels[test.dataset.split][test.images]
+        predicted = [naive.predict({**values, "p_G": p_G}, pixels).numpy() for values in trained]
+        correct[name] = np.stack(predicted) == test.targets
+    return p_G, correct
+
+
+def _train(
+    naive: Naive, start: Mapping[str, Tensor], scene: Scene, client: Client, settings: FederationConfig, seed: int
 ) -> dict[str, Tensor]:
-    """One client's local training over batches of pixels and labels: the values after it."""
+    """One client's local training, on the batches of round 1 in the library's order: the values after it."""
+    pixels = scene.pixels["train"][torch.from_numpy(client.train)]
+    labels = torch.from_numpy(EvaluationSet(scene.task.train, scene.task.base, client.train).targets)
     values = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
-    optimizer = torch.optim.SGD(list(values.values()), lr=rate, momentum=momentum, weight_decay=weight_decay)
-    for pixels, labels in batches:
-        optimizer.zero_grad()
-        naive.loss(values, see(naive.model, pixels), labels).backward()
-        optimizer.step()
+    optimizer = torch.optim.SGD(
+        list(values.values()),
+        lr=naive.method.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    rng = generator(seed, "order", 1, client.id)
+    for _ in range(settings.local_epochs):
+        for chosen in torch.randperm(len(labels), generator=rng).split(settings.batch_size):
+            optimizer.zero_grad()
+            naive.loss(values, see(naive.model, pixels[chosen]), labels[chosen]).backward()
+            optimizer.step()
     return {name: value.detach() for name, value in values.items()}
+
+
+def count_calls(task: Task) -> dict[str, int]:
+    """What a naive round of all clients calls: local steps, and in evaluation every image anew and four text passes
+    over C classes for each test batch.
+    """
+    clients, tests = len(task.clients), [len(test.images) for test in task.tests.values()]
+    return {
+        "steps": LOCAL_EPOCHS * sum(math.ceil(len(client.train) / BATCH) for client in task.clients),
+        "images": clients * sum(tests),
+        "text_passes": 4 * clients * sum(math.ceil(count / TEST_BATCH) for count in tests),
+    }

@@ -36,11 +36,10 @@ NOVEL_NAMES = _words(
 # The words of these names that are more than one token; all others, and every punctuation mark, are one.
 PIECES = {
     **dict.fromkeys(
-        ("binocular", "crayfish", "dalmatian", "ewer", "gramophone", "hawksbill", "mandolin", "mayfly", "menorah"), 2
+        _words("binocular crayfish dalmatian ewer gramophone hawksbill mandolin mayfly menorah minaret"), 2
     ),
-    **dict.fromkeys(("minaret", "okapi", "schooner", "stapler"), 2),
-    **dict.fromkeys(("brontosaurus", "euphonium", "gerenuk", "metronome", "nautilus", "platypus"), 3),
-    **dict.fromkeys(("stegosaurus", "trilobite"), 3),
+    **dict.fromkeys(_words("okapi schooner stapler"), 2),
+    **dict.fromkeys(_words("brontosaurus euphonium gerenuk metronome nautilus platypus stegosaurus trilobite"), 3),
 }
 
 # How many of OpenAI's 1,000 ImageNet names have so many tokens.

@@ -5,10 +5,8 @@ with the same parameters and right answers; where it takes hours it is computed 
 counted calls.
 """
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
@@ -17,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpgp.aggregators import FedAvg, Server, Upload
-from fedpgp.bench.machine import peak_memory, seconds
-from fedpgp.bench.naive import TEST_BATCH, Naive, make_naive, read, see, train
-from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, ROUNDS, Scene, random_features
-from fedpgp.bench.stages import TOLERANCE, DifferentWorkError, Step
+from fedpgp.bench import stages
+from fedpgp.bench.machine import peak_memory, take_turns
+from fedpgp.bench.naive import count_calls, naive_round, read, see
+from fedpgp.bench.options import TOLERANCE, Bench
+from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, ROUNDS, Scene
+from fedpgp.bench.stages import DifferentWorkError
 from fedpgp.data.image_features import ImageFeatures
-from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client_runner import ClientRunner, Data
 from fedpgp.federation.rounds import federate
@@ -31,232 +29,123 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.methods import FedPGP
-from fedpgp.runtime.randomness import generator
 from fedpgp.runtime.workers import Workers
+from fedpgp.testing import made_up_data
 
 SETTINGS = FederationConfig(rounds=1, local_epochs=LOCAL_EPOCHS, batch_size=BATCH, path_points=1)
 ENCODED_AT_ONCE = 64
 
 
-@dataclass(frozen=True)
-class Calls:
-    """What one naive round calls: local steps, images in evaluation, and text passes over C classes in evaluation."""
+def measure_round(bench: Bench) -> dict[str, Any]:
+    """Run a round, and the naive one where it does not take hours.
 
-    steps: int
-    images: int
-    text_passes: int
-
-
-@dataclass(frozen=True)
-class RoundFigures:
-    """Seconds but for the bytes, which are of all participants.
-
-    naive_measured: whether the naive round was run; otherwise it is computed from units and calls.
-    ours_once: what ours does before its first round, but for encoding images.
-    units: seconds of a naive step, of an image, of a text pass without gradient.
-    memory: bytes that the process grew by in the library's round at most.
-    parameters_differ: relative, of p_G after the round.
-    answers_differ: how many test images, of all clients together, only one side gets right.
+    Returns, in seconds but for the bytes, which are of all participants:
+        naive, naive_measured: the naive round, and whether it was run; otherwise it is computed from units and calls.
+        calls, units: how often a naive round takes a step, an image and a text pass without gradient, and how long.
+        ours_training, ours_evaluation, ours: a round of the library, image features cached.
+        ours_once: what the library does before its first round, but for encoding images; encoding: of those.
+        ratios: naive over ours, of a round, of a first round that encodes the images, and of 25 rounds with that.
+        memory: bytes that the process grew by in the library's round at most.
+        parameters_differ: relative, of p_G after the round, None if the naive round was not run.
+        answers_differ: how many test images, of all clients together, only one side gets right, or None.
+    Raises DifferentWorkError if both rounds were run and do not agree.
     """
-
-    naive: float
-    naive_measured: bool
-    calls: Calls
-    units: Mapping[str, float]
-    ours_training: float
-    ours_evaluation: float
-    ours_once: float
-    encoding: float
-    images_encoded: int
-    memory: int | None
-    bytes_up: int
-    bytes_down: int
-    parameters_differ: float | None
-    answers_differ: int | None
-
-    @property
-    def ours(self) -> float:
-        """A round with evaluation, features cached."""
-        return self.ours_training + self.ours_evaluation
-
-    @property
-    def ratios(self) -> dict[str, float]:
-        """Naive over ours: a round with features cached, a first round that encodes them, and 25 rounds with that."""
-        once = self.encoding + self.ours_once
-        return {
-            "round": self.naive / self.ours,
-            "cold first round": self.naive / (once + self.ours),
-            f"{ROUNDS} rounds": ROUNDS * self.naive / (once + ROUNDS * self.ours),
-        }
-
-
-def measure_round(
-    step: Step,
-    naive_step: float | None,
-    precision: str,
-    seed: int,
-    workers: int,
-    repeat: int,
-    say: Callable[[str], None],
-) -> RoundFigures:
-    """Runs a round; naive_step: seconds of a naive step if they are known already.
-
-    Raises DifferentWorkError where both rounds were run and do not agree.
-    """
-    scene = step.scene
-    units = _units(step, naive_step, repeat, say)
-    say(f"round: {scene.images} images to encode" if not scene.made_up else "round: the library's")
-    features, encoding = _features(scene, units["image"], seed)
-    data = _data(scene.task, features)
-    ours, memory = peak_memory(lambda: _ours(scene, data, seed, workers))
-    calls = count_calls(scene.task)
-    naive, parameters, answers = _computed(calls, units), None, None
+    scene, calls = bench.step.scene, count_calls(bench.step.scene.task)
+    units = _units(bench)
+    bench.say(f"round: {scene.images} images to encode" if not scene.made_up else "round: the library's")
+    data, encoding = _data(scene, units["image"], bench.options.seed)
+    (record, elapsed, p_G, correct), memory = peak_memory(lambda: _library_round(bench, data))
+    naive = (
+        calls["steps"] * units["step"] + calls["images"] * units["image"] + calls["text_passes"] * units["text pass"]
+    )
+    differences: dict[str, Any] = {"parameters_differ": None, "answers_differ": None}
     if not scene.made_up:
-        say("round: naive")
+        bench.say("round: naive")
         started = time.perf_counter()
-        p_G, correct = naive_round(scene, seed)
+        naive_p_G, naive_correct = naive_round(scene, SETTINGS, bench.options.seed)
         naive = time.perf_counter() - started
-        parameters = ((ours.context - p_G).abs().max() / p_G.abs().max()).item()
-        answers = sum(int((ours.correct[name] != correct[name]).sum()) for name in correct)
-        _check(parameters, answers, sum(found.size for found in correct.values()), precision)
-    participants = len(ours.record["participants"])
-    return RoundFigures(
-        naive=naive,
-        naive_measured=not scene.made_up,
-        calls=calls,
-        units=units,
-        ours_training=ours.record["seconds_training"],
-        ours_evaluation=ours.record["seconds_evaluation"],
-        ours_once=ours.seconds - ours.record["seconds_training"] - ours.record["seconds_evaluation"],
-        encoding=encoding,
-        images_encoded=scene.images,
-        memory=memory,
-        bytes_up=participants * ours.record["bytes_up"],
-        bytes_down=participants * ours.record["bytes_down"],
-        parameters_differ=parameters,
-        answers_differ=answers,
-    )
+        parameters = ((p_G - naive_p_G).abs().max() / naive_p_G.abs().max()).item()
+        answers = sum(int((correct[name] != right).sum()) for name, right in naive_correct.items())
+        _check(parameters, answers, sum(right.size for right in correct.values()), bench.options.precision)
+        differences = {"parameters_differ": parameters, "answers_differ": answers}
+    training, evaluation = record["seconds_training"], record["seconds_evaluation"]
+    ours, participants = training + evaluation, len(record["participants"])
+    once = elapsed - ours
+    return {
+        "naive": naive,
+        "naive_measured": not scene.made_up,
+        "calls": calls,
+        "units": units,
+        "ours_training": training,
+        "ours_evaluation": evaluation,
+        "ours_once": once,
+        "encoding": encoding,
+        "images_encoded": scene.images,
+        "memory": memory,
+        "bytes_up": participants * record["bytes_up"],
+        "bytes_down": participants * record["bytes_down"],
+        "ours": ours,
+        "ratios": {
+            "round": naive / ours,
+            "cold first round": naive / (encoding + once + ours),
+            f"{ROUNDS} rounds": ROUNDS * naive / (encoding + once + ROUNDS * ours),
+        },
+        **differences,
+    }
 
 
-def count_calls(task: Task) -> Calls:
-    """Of the naive code, in one round of all clients: four text passes for each test batch, every image anew."""
-    clients, tests = len(task.clients), [len(test.images) for test in task.tests.values()]
-    return Calls(
-        steps=LOCAL_EPOCHS * sum(math.ceil(len(client.train) / BATCH) for client in task.clients),
-        images=clients * sum(tests),
-        text_passes=4 * clients * sum(math.ceil(count / TEST_BATCH) for count in tests),
-    )
+def _units(bench: Bench) -> dict[str, float]:
+    """Seconds of what the naive code does again and again, medians; a step is not measured twice."""
+    step, model, known = bench.step, bench.step.scene.model, {}
+    if "step" in bench.result:
+        known["step"] = median(bench.result["step"]["stages"][0]["seconds"])
+    works: dict[str, Callable[[], Tensor]] = {
+        "step": lambda: stages.naive(step).loss,
+        "image": torch.no_grad()(lambda: see(model, step.pixels)),
+        "text pass": torch.no_grad()(lambda: read(model, step.naive.prompt, step.job.start["p_G"])),
+    }
+    new = {name: work for name, work in works.items() if name not in known}
+    measured = take_turns(new, bench.options.repeat, lambda text: bench.say(f"round: naive {text}"))
+    units = {name: median(unit.seconds) for name, unit in measured.items()}
+    return {**known, **units, "image": units["image"] / len(step.pixels)}
 
 
-def _computed(calls: Calls, units: Mapping[str, float]) -> float:
-    return calls.steps * units["step"] + calls.images * units["image"] + calls.text_passes * units["text pass"]
-
-
-def _units(step: Step, naive_step: float | None, repeat: int, say: Callable[[str], None]) -> dict[str, float]:
-    """Seconds of what the naive code does again and again, medians."""
-    model, naive, p_G = step.scene.model, step.naive, step.params.shared["p_G"]
-
-    def naive_loss() -> None:
-        naive.loss(step.values, see(model, step.pixels), step.labels).backward()
-
-    say("round: naive units")
-    with torch.no_grad():
-        image = median(seconds(lambda: see(model, step.pixels)) for _ in range(repeat)) / len(step.pixels)
-        text = median(seconds(lambda: read(model, naive.prompt, p_G)) for _ in range(repeat))
-    return {"step": naive_step or median(seconds(naive_loss) for _ in range(repeat)), "image": image, "text pass": text}
-
-
-def _features(scene: Scene, image: float, seed: int) -> tuple[dict[str, Tensor], float]:
-    """Image features [n, D] by split, and the seconds that encoding all images takes: computed for made-up ones.
+def _data(scene: Scene, image: float, seed: int) -> tuple[Data, float]:
+    """The task with image features, and the seconds that encoding all images takes: computed for made-up ones.
 
     Reading and decoding the files is left out on both sides, though public code does it in every epoch.
     """
     if scene.made_up:
-        splits = {test.dataset.split: test.dataset for test in evaluation_sets(scene.task).values()}
-        width, like = scene.config.projection_dim, scene.backbone.logit_scale
-        sizes = {split: len(dataset) for split, dataset in splits.items()} | {"train": len(scene.task.train)}
-        return {split: random_features(n, like, width, seed) for split, n in sizes.items()}, scene.images * image
+        return made_up_data(scene.task, scene.backbone, None, seed), scene.images * image
     started = time.perf_counter()
     with torch.no_grad():
         features = {
             split: torch.cat([see(scene.model, batch) for batch in pixels.split(ENCODED_AT_ONCE)])
             for split, pixels in scene.pixels.items()
         }
-    return features, time.perf_counter() - started
-
-
-def _data(task: Task, features: Mapping[str, Tensor]) -> Data:
+    elapsed = time.perf_counter() - started
     tests = {
         name: ImageFeatures(features[test.dataset.split][torch.from_numpy(test.images)])
-        for name, test in evaluation_sets(task).items()
+        for name, test in evaluation_sets(scene.task).items()
     }
-    return Data(task, ImageFeatures(features["train"]), tests)
+    return Data(scene.task, ImageFeatures(features["train"]), tests), elapsed
 
 
-@dataclass(frozen=True)
-class _Ours:
-    seconds: float
-    record: Mapping[str, Any]
-    context: Tensor
-    correct: Mapping[str, NDArray[np.bool_]]
-
-
-def _ours(scene: Scene, data: Data, seed: int, workers: int) -> _Ours:
+def _library_round(bench: Bench, data: Data) -> tuple[Mapping[str, Any], float, Tensor, dict[str, NDArray[np.bool_]]]:
+    """The record of a round, the seconds of everything, p_G, and which test images [N, n] each client gets right."""
+    backbone, options = bench.step.scene.backbone, bench.options
     started = time.perf_counter()
-    with State.create() as state, Workers(scene.backbone.towers(), workers) as pool:
-        runner = ClientRunner(RunSpec.of(FedPGP(), data.task, scene.backbone, SETTINGS, seed), data)
-        (record,) = federate(runner, pool, state)
+    with State.create() as state, Workers(backbone.towers(), options.threads) as pool:
+        spec = RunSpec.of(FedPGP(), data.task, backbone, SETTINGS, options.seed)
+        (record,) = federate(ClientRunner(spec, data), pool, state)
         elapsed = time.perf_counter() - started
         server = state.server()
         assert server is not None
         correct = {
-            name: np.unpackbits(packed, axis=1, count=len(scene.task.tests[name].images)).astype(bool)
+            name: np.unpackbits(packed, axis=1, count=len(data.task.tests[name].images)).astype(bool)
             for name, packed in state.evaluation().correct.items()
         }
-        return _Ours(elapsed, record, server.shared["p_G"], correct)
-
-
-def naive_round(scene: Scene, seed: int) -> tuple[Tensor, dict[str, NDArray[np.bool_]]]:
-    """A round of all clients: p_G after it, and which test images [N, n] each client gets right."""
-    task, method, backbone = scene.task, FedPGP(), scene.backbone
-    shared = method.init_shared(task, backbone, generator(seed, "shared"))
-    private = method.init_private(task, backbone, generator(seed, "private"), 0)  # the same for all
-    model = _naive(scene, method, task.base)
-    trained = [
-        train(
-            model,
-            {**shared, **private},
-            _batches(scene, client, seed),
-            rate=method.learning_rate,
-            momentum=SETTINGS.momentum,
-            weight_decay=SETTINGS.weight_decay,
-        )
-        for client in task.clients
-    ]
-    uploads = [Upload(c.id, len(c.train), {"p_G": t["p_G"]}) for c, t in zip(task.clients, trained, strict=True)]
-    p_G = FedAvg().aggregate(Server(shared), uploads).shared["p_G"]
-    correct = {}
-    for name, test in task.tests.items():
-        model, pixels = _naive(scene, method, test.classes), scene.pixels[test.dataset.split][test.images]
-        predicted = [model.predict({**values, "p_G": p_G}, pixels).numpy() for values in trained]
-        correct[name] = np.stack(predicted) == test.targets
-    return p_G, correct
-
-
-def _naive(scene: Scene, method: FedPGP, classes: Sequence[int]) -> Naive:
-    names = [scene.task.class_names[label] for label in classes]
-    return make_naive(scene.backbone, scene.model, names, method.context_length, method.mu, method.tau)
-
-
-def _batches(scene: Scene, client: Client, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The client's batches of round 1 in the library's order."""
-    pixels = scene.pixels["train"][torch.from_numpy(client.train)]
-    columns = {label: column for column, label in enumerate(scene.task.base)}
-    labels = torch.tensor([columns[label] for label in scene.task.train.labels[client.train].tolist()])
-    rng = generator(seed, "order", 1, client.id)
-    for _ in range(LOCAL_EPOCHS):
-        for chosen in torch.randperm(len(labels), generator=rng).split(BATCH):
-            yield pixels[chosen], labels[chosen]
+        return record, elapsed, server.shared["p_G"], correct
 
 
 def _check(parameters: float, answers: int, of: int, precision: str) -> None:

@@ -10,17 +10,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-import numpy as np
+from torch.utils.benchmark import set_torch_threads
 
 from fedpgp.backbone import load_backbone
-from fedpgp.bench.machine import status, threads
-from fedpgp.bench.names import BASE_NAMES, NOVEL_NAMES
-from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, SHOTS, made_up_split
-from fedpgp.data.tasks import Client, EvaluationSet, Task
+from fedpgp.bench.machine import status
+from fedpgp.bench.options import Bench
+from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, caltech_like
+from fedpgp.data.tasks import Client, Task
 from fedpgp.errors import TrainingError
 from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.rounds import federate
@@ -37,36 +39,31 @@ MEASURED_ROUNDS = 4
 OWN_CLASSES = 5
 
 
-@dataclass(frozen=True)
-class Scale:
-    """seconds: of a round without evaluation, the median; evaluation: of all clients after the last round, in seconds;
-    peak: bytes that the process held at most, None where that is not known.
+def measure_scaling(bench: Bench) -> list[dict[str, Any]]:
+    """Measure every number of clients, each in a new process."""
+    return in_new_processes(CLIENTS, bench.options.seed, bench.options.threads)
+
+
+def in_new_processes(numbers: Sequence[int], seed: int, threads: int) -> list[dict[str, Any]]:
+    """Call `measure_clients` with each number in a new process on so many threads; raises TrainingError if it fails."""
+    rows = []
+    for clients in numbers:
+        command = [sys.executable, "-m", "fedpgp.bench.scaling", str(clients), str(seed), str(threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise TrainingError(f"the scaling sweep with {clients} clients failed: {last}")
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    return rows
+
+
+def measure_clients(clients: int, seed: int) -> dict[str, Any]:
+    """Run some rounds of so many clients, with a state on the disk; all clients are evaluated after the last.
+
+    Returns seconds: of a round without evaluation, the median; evaluation: seconds of the evaluation of all clients;
+    peak: bytes that the process held at most, None if that is not known.
     """
-
-    clients: int
-    seconds: float
-    evaluation: float
-    peak: int | None
-
-
-def sweep(numbers: Sequence[int], seed: int, count: int) -> list[Scale]:
-    """Measures every number of clients, each in a new process on so many threads."""
-    return [_in_new_process(clients, seed, count) for clients in numbers]
-
-
-def _in_new_process(clients: int, seed: int, count: int) -> Scale:
-    command = [sys.executable, "-m", "fedpgp.bench.scaling", str(clients), str(seed), str(count)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise TrainingError(f"the scaling sweep with {clients} clients failed: {last}")
-    return Scale(**json.loads(done.stdout.splitlines()[-1]))
-
-
-def measure(clients: int, seed: int) -> Scale:
-    """Some rounds of so many clients in this process, with a state on the disk; all are evaluated after the last."""
-    backbone = load_backbone("pictoclip")
-    task = shared_classes(clients)
+    backbone, task = load_backbone("pictoclip"), shared_classes(clients)
     data = made_up_data(task, backbone, None, seed)
     settings = FederationConfig(
         rounds=MEASURED_ROUNDS + 2,  # the first does what a run does once, the last is evaluated
@@ -83,39 +80,35 @@ def measure(clients: int, seed: int) -> Scale:
     ):
         rounds = federate(ClientRunner(RunSpec.of(FedPGP(), task, backbone, settings, seed), data), pool, state)
         next(rounds)
-        taken = []
+        ends = [time.perf_counter()]
         for _ in range(MEASURED_ROUNDS):
-            started = time.perf_counter()
             next(rounds)
-            taken.append(time.perf_counter() - started)
-        last = next(rounds)
+            ends.append(time.perf_counter())
+        evaluation = next(rounds)["seconds_evaluation"]
     try:
         peak = status("VmHWM")
     except OSError:
         peak = None
-    return Scale(clients, median(taken), last["seconds_evaluation"], peak)
+    elapsed = median(end - start for start, end in pairwise(ends))
+    return {"clients": clients, "seconds": elapsed, "evaluation": evaluation, "peak": peak}
 
 
 def shared_classes(clients: int) -> Task:
-    """Clients with five of the base classes each, which neighbours share, and eight images of each class."""
-    base, novel = tuple(range(len(BASE_NAMES))), tuple(range(len(BASE_NAMES), len(BASE_NAMES) + len(NOVEL_NAMES)))
-    train, test = made_up_split("train", np.repeat(base, SHOTS)), made_up_split("test", [*base, *novel])
-    own = [tuple(sorted((client + k) % len(base) for k in range(OWN_CLASSES))) for client in range(clients)]
-    images = {classes: train.of_classes(classes) for classes in set(own)}
-    return Task(
-        name="clients that share classes",
-        class_names=(*BASE_NAMES, *NOVEL_NAMES),
-        base=base,
-        train=train,
-        clients=tuple(Client(i, classes, images[classes]) for i, classes in enumerate(own)),
-        tests={
-            name: EvaluationSet(test, own, test.of_classes(own)) for name, own in (("base", base), ("novel", novel))
-        },
-        validation=EvaluationSet(test, base, test.of_classes(base)),
+    """The Caltech-like task with other clients: each has five of the base classes, which neighbours share, and eight
+    images of each class. One image of each class is tested.
+    """
+    task = caltech_like(0)
+    classes = [tuple(sorted((client + k) % len(task.base) for k in range(OWN_CLASSES))) for client in range(clients)]
+    images = {own: task.train.of_classes(own) for own in set(classes)}
+    return replace(
+        task,
+        clients=tuple(Client(i, own, images[own]) for i, own in enumerate(classes)),
+        tests={name: replace(test, images=test.images[: len(test.classes)]) for name, test in task.tests.items()},
+        validation=replace(task.validation, images=task.validation.images[: len(task.base)]),
     )
 
 
 if __name__ == "__main__":
     clients, seed, count = map(int, sys.argv[1:])
-    with threads(count):
-        print(json.dumps(asdict(measure(clients, seed))))
+    with set_torch_threads(count):
+        print(json.dumps(measure_clients(clients, seed)))

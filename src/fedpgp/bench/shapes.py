@@ -5,23 +5,21 @@ does not depend on what the numbers are. "pictoclip" is the embedded checkpoint 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.backbone.image import ImageEncoder
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.bench.names import BASE_NAMES, NOVEL_NAMES, CountingTokenizer
-from fedpgp.data.partition import deal_classes
 from fedpgp.data.protocols import Holdings, base_to_novel
-from fedpgp.data.sources import ImageDataset, pictograms
-from fedpgp.data.tasks import Client, EvaluationSet, Task
-from fedpgp.errors import ConfigError, nearest
+from fedpgp.data.sources import ImageDataset, Source, pictograms
+from fedpgp.data.tasks import Task
 from fedpgp.runtime.randomness import generator
 
 if TYPE_CHECKING:
@@ -32,11 +30,20 @@ CLIENTS, SHOTS, BATCH, LOCAL_EPOCHS, ROUNDS = 10, 8, 8, 2, 25
 # CoOp's split of Caltech101.
 IMAGES = {"train": 4128, "validation": 1649, "base": 1549, "novel": 916}
 
-# Radford et al. 2021, tables 19 and 20: width, layers and heads of the text tower, then of the image tower; patch.
-PUBLISHED = {
-    "vit-b-16": ((512, 12, 8), (768, 12, 12), 16),
-    "vit-b-32": ((512, 12, 8), (768, 12, 12), 32),
-    "vit-l-14": ((768, 12, 12), (1024, 24, 16), 14),
+# Radford et al. 2021, tables 19 and 20: what each shape has beside transformers' defaults, which are ViT-B/32's.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "vit-b-16": {"vision_config": {"patch_size": 16}},
+    "vit-b-32": {},
+    "vit-l-14": {
+        "text_config": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+        "vision_config": {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "patch_size": 14,
+        },
+    },
 }
 EMBEDDED = "pictoclip"
 SHAPES = (*PUBLISHED, EMBEDDED)
@@ -72,11 +79,9 @@ class Scene:
 
 
 def scene(shape: str, precision: str, seed: int) -> Scene:
-    """The model and the task of a shape; raises ConfigError for one that is unknown."""
+    """The model and the task of one of `SHAPES`."""
     if shape == EMBEDDED:
         return _embedded(precision, seed)
-    if shape not in PUBLISHED:
-        raise ConfigError(f"shape must be a known one, got {shape!r}; {nearest(shape, SHAPES)}")
     config = published_config(shape)
     model = random_clip(config, precision, seed)
     side = config.vision_config.image_size
@@ -95,31 +100,9 @@ def published_config(shape: str) -> Any:
     """The CLIPConfig of a published shape."""
     from transformers import CLIPConfig
 
-    (width, layers, heads), (image_width, image_layers, image_heads), patch = PUBLISHED[shape]
-    return CLIPConfig(
-        text_config={
-            "hidden_size": width,
-            "intermediate_size": 4 * width,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "projection_dim": width,
-            "vocab_size": 49408,
-            "max_position_embeddings": 77,
-            "hidden_act": "quick_gelu",
-        },
-        vision_config={
-            "hidden_size": image_width,
-            "intermediate_size": 4 * image_width,
-            "num_hidden_layers": image_layers,
-            "num_attention_heads": image_heads,
-            "projection_dim": width,
-            "patch_size": patch,
-            "image_size": 224,
-            "hidden_act": "quick_gelu",
-        },
-        projection_dim=width,
-        logit_scale_init_value=math.log(100),
-    )
+    towers = PUBLISHED[shape]
+    width = towers.get("text_config", {}).get("hidden_size", 512)
+    return CLIPConfig(**towers, projection_dim=width, logit_scale_init_value=math.log(100))
 
 
 def random_clip(config: Any, precision: str, seed: int) -> "CLIPModel":
@@ -153,36 +136,30 @@ def random_backbone(model: "CLIPModel") -> Backbone:
 
 def caltech_like(seed: int) -> Task:
     """10 clients with 5 of the 50 base classes each and 8 images of each class; test sets of Caltech101's sizes."""
-    base, novel = tuple(range(len(BASE_NAMES))), tuple(range(len(BASE_NAMES), len(BASE_NAMES) + len(NOVEL_NAMES)))
-    train = made_up_split("train", np.repeat(base, SHOTS))
-    test = made_up_split("test", np.concatenate([np.resize(base, IMAGES["base"]), np.resize(novel, IMAGES["novel"])]))
-    validation = made_up_split("validation", np.resize(base, IMAGES["validation"] // 2))
-    return Task(
-        name="Caltech-like base-to-novel",
-        class_names=(*BASE_NAMES, *NOVEL_NAMES),
-        base=base,
-        train=train,
-        clients=tuple(
-            Client(i, dealt, train.of_classes(dealt)) for i, dealt in enumerate(deal_classes(base, CLIENTS, None, seed))
+    base, novel = np.arange(len(BASE_NAMES)), len(BASE_NAMES) + np.arange(len(NOVEL_NAMES))
+    source = Source(
+        "Caltech-like",
+        train=_made_up_split("train", np.repeat(base, SHOTS)),
+        validation=_made_up_split("validation", np.resize(base, IMAGES["validation"] // 2)),
+        test=_made_up_split(
+            "test", np.concatenate([np.resize(base, IMAGES["base"]), np.resize(novel, IMAGES["novel"])])
         ),
-        tests={
-            name: EvaluationSet(test, own, test.of_classes(own)) for name, own in (("base", base), ("novel", novel))
-        },
-        validation=EvaluationSet(validation, base, validation.of_classes(base)),
     )
+    task = base_to_novel(source, Holdings(clients=CLIENTS, shots=SHOTS, seed=seed))
+    return replace(task, name=f"{source.name} {task.name}")
 
 
-def made_up_split(name: str, labels: Any, class_names: tuple[str, ...] = (*BASE_NAMES, *NOVEL_NAMES)) -> ImageDataset:
+def _made_up_split(name: str, labels: NDArray[np.int64]) -> ImageDataset:
     """A split of which only the labels exist."""
     return ImageDataset(
-        name="made-up",
+        name="Caltech-like",
         split=name,
-        class_names=class_names,
+        class_names=(*BASE_NAMES, *NOVEL_NAMES),
         domain_names=("none",),
-        labels=np.asarray(labels, dtype=np.int64),
-        domains=np.zeros(len(labels), dtype=np.int64),
+        labels=labels,
+        domains=np.zeros_like(labels),
         image=_no_picture,
-        fingerprint="made-up",
+        fingerprint=name,
     )
 
 
@@ -190,20 +167,22 @@ def _no_picture(index: int) -> Any:
     raise NotImplementedError("a made-up image has no picture")
 
 
-def random_features(count: int, like: Tensor, width: int, seed: int) -> Tensor:
-    """Features [n, D] of unit length."""
-    return F.normalize(torch.randn(count, width, generator=generator(seed, "features")), dim=-1).to(like)
-
-
 def _embedded(precision: str, seed: int) -> Scene:
     backbone = load_backbone(EMBEDDED, precision)
     source = pictograms.read()
     task = base_to_novel(source, Holdings(clients=CLIENTS, shots=SHOTS, seed=seed))
-    splits = {"train": source.train, "validation": source.validation, "test": task.tests["base"].dataset}
-    pixels = {}
-    for name, split in splits.items():
+
+    def pixels(split: ImageDataset) -> Tensor:
         pictures = [split.image(i) for i in range(len(split))]
-        pixels[name] = backbone.image.processor(images=pictures, return_tensors="pt")["pixel_values"].to(
-            backbone.logit_scale.dtype
-        )
-    return Scene(EMBEDDED, backbone, task, sum(map(len, splits.values())), pixels, made_up=False)
+        preprocessed: Tensor = backbone.image.processor(images=pictures, return_tensors="pt")["pixel_values"]
+        return preprocessed.to(backbone.logit_scale.dtype)
+
+    splits = {"train": source.train, "validation": source.validation, "test": task.tests["base"].dataset}
+    return Scene(
+        name=EMBEDDED,
+        backbone=backbone,
+        task=task,
+        images=sum(map(len, splits.values())),
+        pixels={name: pixels(split) for name, split in splits.items()},
+        made_up=False,
+    )

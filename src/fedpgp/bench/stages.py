@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,49 +17,28 @@ from torch import Tensor
 
 from fedpgp.aggregators import Download, FedAvg
 from fedpgp.backbone.tokens import ClassTokens
-from fedpgp.bench.machine import first_call, seconds
-from fedpgp.bench.naive import Naive, make_naive, read, see
+from fedpgp.bench.machine import Measurement, gemm_speed, ratio, take_turns
+from fedpgp.bench.naive import Naive, Sequences, make_naive, read, see
+from fedpgp.bench.options import TOLERANCE, Bench
 from fedpgp.bench.shapes import BATCH, CLIENTS, Scene
 from fedpgp.data.image_features import ImageFeatures
+from fedpgp.data.tasks import EvaluationSet
 from fedpgp.errors import FedPGPError
 from fedpgp.federation.client import ClientJob, LocalTraining, in_groups, train_clients
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import ClientState
-from fedpgp.methods import Batch, FedPGP, Frozen, Params
+from fedpgp.methods import Batch, FedPGP, Params
 from fedpgp.runtime.randomness import generator
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
 
-# Of loss and gradients, relative. In float32 transformers differs from itself, cut at EOS, by 1.0e-5 (AVX512).
-TOLERANCE = {"float32": 2e-5, "float64": 1e-9}
 RATE = 512.0  # a power of two: parameters before and after one step of SGD give its gradient without rounding
 
 
 class DifferentWorkError(FedPGPError):
     """Two sides of the benchmark did not compute the same."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a step needs; images: features [B, D] of the pixels [B, 3, side, side]; tokens and frozen: of C classes."""
-
-    scene: Scene
-    method: FedPGP
-    params: Params
-    pixels: Tensor
-    images: Tensor
-    labels: Tensor
-    tokens: ClassTokens
-    frozen: Frozen
-    naive: Naive
-
-    @property
-    def values(self) -> dict[str, Tensor]:
-        """p_G, U and V as new leaves."""
-        together = {**self.params.shared, **self.params.private}
-        return {name: value.detach().clone().requires_grad_() for name, value in together.items()}
 
 
 @dataclass(frozen=True)
@@ -69,59 +49,108 @@ class Outcome:
     gradients: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Step:
+    """The first local step of a client.
+
+    job: the client's work in the library, one epoch of one batch of plain SGD; pixels: [B, 3, side, side], of which the
+    job has the features; naive: the client's model in public code.
+    """
+
+    scene: Scene
+    job: ClientJob
+    pixels: Tensor
+    naive: Naive
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """The parameters, such as p_G, U and V, as new leaves."""
+        together = {**self.job.start, **self.job.own.private}
+        return {name: value.detach().clone().requires_grad_() for name, value in together.items()}
+
+    def contexts(self, values: Mapping[str, Tensor]) -> tuple[Params, Tensor]:
+        """The method's parameters, and the contexts [K, M, d] that the text encoder reads in the step."""
+        job = self.job
+        shared, private = ({name: values[name] for name in part} for part in (job.start, job.own.private))
+        params = Params(shared, private)
+        prompts = job.method.prompts(params, job.frozen)
+        return params, torch.stack(
+            [*prompts, *job.method.conditional_prompts(params, job.images.pooled, job.frozen)]  # type: ignore[list-item]
+        )
+
+    def outcome(self, text: Callable[[Tensor], Tensor]) -> Outcome:
+        """The loss and its gradients; text: contexts [K, M, d] -> text features [K, C, D]."""
+        job, values = self.job, self.values
+        params, contexts = self.contexts(values)
+        terms = job.method.loss(params, text(contexts), Batch(job.images.pooled, job.labels), job.frozen)
+        return _backward(torch.stack(list(terms.values())).sum(), values)
+
+
 def first_step(scene: Scene, seed: int) -> Step:
-    """Client 0's first batch with the method's first parameters and all base classes."""
-    backbone, task, method = scene.backbone, scene.task, FedPGP()
-    names = [task.class_names[label] for label in task.base]
-    chosen = torch.from_numpy(task.clients[0].train)[:BATCH]
-    columns = {label: column for column, label in enumerate(task.base)}
+    """Client 0's first batch with the first parameters of FedPGP and all base classes."""
+    backbone, task = scene.backbone, scene.task
+    method = FedPGP(learning_rate=RATE, private_learning_rate=None)
+    settings = FederationConfig(local_epochs=1, batch_size=BATCH, momentum=0.0, weight_decay=0.0)
+    chosen = task.clients[0].train[:BATCH]
     pixels = scene.pixels["train"] if scene.made_up else scene.pixels["train"][chosen]
     with torch.no_grad():
-        images = see(scene.model, pixels)
-    return Step(
-        scene=scene,
+        features = see(scene.model, pixels)
+    shared = method.init_shared(task, backbone, generator(seed, "shared"))
+    job = ClientJob(
         method=method,
-        params=Params(
-            method.init_shared(task, backbone, generator(seed, "shared")),
-            method.init_private(task, backbone, generator(seed, "private"), 0),
-        ),
-        pixels=pixels,
-        images=images,
-        labels=torch.tensor([columns[label] for label in task.train.labels[chosen].tolist()]),
-        tokens=backbone.class_tokens(names),
+        aggregator=FedAvg(),
+        start=shared,
+        download=Download(shared),
+        own=ClientState(method.init_private(task, backbone, generator(seed, "private"), 0)),
+        images=ImageFeatures(features),
+        labels=torch.from_numpy(EvaluationSet(task.train, task.base, chosen).targets),
+        classes=backbone.class_tokens([task.class_names[label] for label in task.base]),
         frozen=frozen_of(method, task, backbone).select(task.base),
-        naive=make_naive(backbone, scene.model, names, method.context_length, method.mu, method.tau),
+        training=LocalTraining.of(method, settings),
+        seed=0,
+        round=1,
+        client=0,
     )
+    return prepared(Step(scene, job, pixels, make_naive(scene, method, task.base)))
+
+
+def prepared(step: Step) -> Step:
+    """The same, when the text encoder has computed what it computes only once for the class names."""
+    _, contexts = step.contexts(step.values)
+    step.scene.backbone.text.rows(contexts[0], step.job.classes)
+    return step
 
 
 def naive(step: Step) -> Outcome:
     values = step.values
-    return _backward(step.naive.loss(values, see(step.scene.model, step.pixels), step.labels), values)
+    return _backward(step.naive.loss(values, see(step.scene.model, step.pixels), step.job.labels), values)
 
 
 def cached_features(step: Step) -> Outcome:
     values = step.values
-    return _backward(step.naive.loss(values, step.images, step.labels), values)
+    return _backward(step.naive.loss(values, step.job.images.pooled, step.job.labels), values)
 
 
 def fewer_passes(step: Step) -> Outcome:
-    return _with_text(
-        step, lambda contexts: torch.stack([read(step.scene.model, step.naive.prompt, c) for c in contexts])
-    )
+    return _each_context(step, step.naive.prompt)
 
 
 def cut_at_eos(step: Step) -> Outcome:
-    short = step.naive.prompt.cut()
-    return _with_text(step, lambda contexts: torch.stack([read(step.scene.model, short, c) for c in contexts]))
+    whole = step.naive.prompt
+    return _each_context(step, whole.select(range(len(whole))))
+
+
+def _each_context(step: Step, sequences: Sequences) -> Outcome:
+    return step.outcome(lambda contexts: torch.stack([read(step.scene.model, sequences, c) for c in contexts]))
 
 
 def shared_prefix(step: Step) -> Outcome:
     start = step.scene.backbone.tokenizer.bos_token_id
-    return _with_text(step, lambda contexts: read_shared(step.scene.model, contexts, step.tokens, start))
+    return step.outcome(lambda contexts: read_shared(step.scene.model, contexts, step.job.classes, start))
 
 
 def packed(step: Step) -> Outcome:
-    return _with_text(step, lambda contexts: step.scene.backbone.text(contexts, step.tokens))
+    return step.outcome(lambda contexts: step.scene.backbone.text(contexts, step.job.classes))
 
 
 def batched_clients(step: Step) -> Outcome:
@@ -136,23 +165,13 @@ def batched_clients(step: Step) -> Outcome:
 
 
 def client_groups(step: Step) -> list[Sequence[ClientJob]]:
-    """Those clients in the groups in which the library trains them; plain SGD, so that a step shows its gradient."""
-    method = replace(step.method, learning_rate=RATE, private_learning_rate=None)
-    settings = FederationConfig(local_epochs=1, batch_size=BATCH, momentum=0.0, weight_decay=0.0)
+    """Those clients in the groups in which the library trains them."""
+    job = step.job
     jobs = [
-        ClientJob(
-            method=method,
-            aggregator=FedAvg(),
-            start=step.params.shared,
-            download=Download(step.params.shared),
-            own=ClientState({name: value * (1 + client / 8) for name, value in step.params.private.items()}),
-            images=ImageFeatures(step.images.roll(client, dims=1)),
-            labels=step.labels,
-            classes=step.tokens,
-            frozen=step.frozen,
-            training=LocalTraining.of(method, settings),
-            seed=0,
-            round=1,
+        replace(
+            job,
+            own=ClientState({name: value * (1 + client / 8) for name, value in job.own.private.items()}),
+            images=ImageFeatures(job.images.pooled.roll(client, dims=1)),
             client=client,
         )
         for client in range(CLIENTS)
@@ -160,105 +179,104 @@ def client_groups(step: Step) -> list[Sequence[ClientJob]]:
     return in_groups(step.scene.backbone.towers(), jobs)
 
 
-@dataclass(frozen=True)
-class BenchStage:
+class Stage(NamedTuple):
     """steps: client steps in one call."""
 
-    name: str
     what: str
     call: Callable[[Step], Outcome]
     steps: int = 1
 
 
-STAGES = (
-    BenchStage("naive", "four text passes of whole sequences, image encoder in the step", naive),
-    BenchStage("cached features", "each image encoded once, before the first round", cached_features),
-    BenchStage("fewer passes", "z_C once per task, no pass for U V alone", fewer_passes),
-    BenchStage("cut at EOS", "sequences as long as the longest, not as long as the checkpoint reads", cut_at_eos),
-    BenchStage("shared prefix", "[SOS] and the context once per prompt, not once per class", shared_prefix),
-    BenchStage("packed", "the library's encoder: no padding, last layer at EOS only, what never changes once", packed),
-    BenchStage(
-        "batched clients",
-        "the library's local training: several clients as one batch, SGD included",
-        batched_clients,
-        CLIENTS,
+STAGES = {
+    "naive": Stage("four text passes of whole sequences, image encoder in the step", naive),
+    "cached features": Stage("each image encoded once, before the first round", cached_features),
+    "fewer passes": Stage("z_C once per task, no pass for U V alone", fewer_passes),
+    "cut at EOS": Stage("sequences as long as the longest, not as long as the checkpoint reads", cut_at_eos),
+    "shared prefix": Stage("[SOS] and the context once per prompt, not once per class", shared_prefix),
+    "packed": Stage("the library's encoder: no padding, last layer at EOS only, what never changes once", packed),
+    "batched clients": Stage(
+        "the library's local training: several clients as one batch, SGD included", batched_clients, CLIENTS
     ),
-)
+}
 
 
-@dataclass(frozen=True)
-class Measured:
-    """seconds: of one client step, by repetition; memory: bytes that the process grew by in the first call at most.
+def measure_stages(bench: Bench) -> dict[str, Any]:
+    """Measure all stages in turn and check that each computes what naive does.
 
-    Differences are relative to naive's: of the loss, and of the gradients to the largest entry of each.
+    Returns stages: of each its name, what is new in it, the seconds of one client's step, the memory of the first call,
+    the `differences` to naive's outcome, and the ratios of naive's time and that of the stage before to its own; and
+    the speed, see `_speed`.
+    Raises DifferentWorkError if a stage's loss or gradients are not naive's.
     """
-
-    name: str
-    what: str
-    seconds: Sequence[float]
-    memory: int | None
-    loss_difference: float
-    gradient_difference: float
-
-
-def measure(step: Step, precision: str, repeat: int, say: Callable[[str], None]) -> list[Measured]:
-    """Times all stages one after the other, `repeat` times over, so that a slower spell of the machine meets all.
-
-    Raises DifferentWorkError where a stage's loss or gradients are not naive's.
-    """
-    times: dict[str, list[float]] = {stage.name: [] for stage in STAGES}
-    memory: dict[str, int | None] = {}
+    step, tolerance = bench.step, TOLERANCE[bench.options.precision]
     outcomes: dict[str, Outcome] = {}
-    for turn in range(repeat):
-        for stage in STAGES:
-            say(f"step: {stage.name}, {turn + 1} of {repeat}")
-            call = partial(stage.call, step)
-            if turn == 0:
-                outcomes[stage.name], memory[stage.name], elapsed = first_call(call)
-                check(stage.name, outcomes[stage.name], outcomes["naive"], TOLERANCE[precision])
-            else:
-                elapsed = seconds(call)
-            times[stage.name].append(elapsed / stage.steps)
-    return [
-        Measured(
-            stage.name,
-            stage.what,
-            times[stage.name],
-            memory[stage.name],
-            *differences(outcomes[stage.name], outcomes["naive"]),
-        )
-        for stage in STAGES
+
+    def check_outcome(name: str, outcome: Outcome) -> None:
+        outcomes[name] = outcome
+        check(name, outcome, outcomes["naive"], tolerance)
+
+    works = {name: partial(stage.call, step) for name, stage in STAGES.items()}
+    measured = take_turns(works, bench.options.repeat, lambda text: bench.say(f"step: {text}"), check_outcome)
+    seconds = {name: [taken / stage.steps for taken in measured[name].seconds] for name, stage in STAGES.items()}
+    before = dict(zip(STAGES, ["naive", *STAGES], strict=False))
+    rows = [
+        {
+            "name": name,
+            "what": stage.what,
+            "seconds": seconds[name],
+            "memory": measured[name].memory,
+            **differences(outcomes[name], outcomes["naive"]),
+            "to_naive": ratio(seconds["naive"], seconds[name]),
+            "to_previous": ratio(seconds[before[name]], seconds[name]),
+        }
+        for name, stage in STAGES.items()
     ]
+    return {"stages": rows, "speed": _speed(step, measured, bench.options.threads)}
 
 
-def differences(mine: Outcome, reference: Outcome) -> tuple[float, float]:
+def _speed(step: Step, measured: Mapping[str, Measurement[Outcome]], threads: int) -> dict[str, Any]:
+    """The operations of a packed step and of a naive one, and how fast the machine multiplies at their shapes.
+
+    gemm, gemm_one_thread, gemm_batched: operations per second of torch.mm at the shapes of the products with weights;
+    share, share_batched: the part of that speed that these products reach over the whole time of the step; batched:
+    clients in the largest group.
+    """
+    single, batched = measured["packed"], measured["batched clients"]
+    one, many, dtype = single.operations, batched.operations, step.pixels.dtype
+    at_shapes, wide = (gemm_speed(operations.products, dtype, threads) for operations in (one, many))
+    return {
+        "flops": one.total,
+        "flops_linear": one.linear,
+        "flops_attention": one.total - one.linear,
+        "naive_flops": measured["naive"].operations.total,
+        "gemm": at_shapes,
+        "gemm_one_thread": at_shapes if threads == 1 else gemm_speed(one.products, dtype, 1),
+        "gemm_batched": wide,
+        "share": one.linear / median(single.seconds) / at_shapes,
+        "share_batched": many.linear / median(batched.seconds) / wide,
+        "batched": max(len(jobs) for jobs in client_groups(step)),
+    }
+
+
+def differences(mine: Outcome, reference: Outcome) -> dict[str, float]:
     """The relative difference of the losses, and the largest of the gradients' over the largest entry of each."""
     loss = abs(mine.loss - reference.loss) / abs(reference.loss)
     gradients = [
         (mine.gradients[name] - gradient).abs().max() / gradient.abs().max()
         for name, gradient in reference.gradients.items()
     ]
-    return loss.item(), torch.stack(gradients).max().item()
+    return {"loss_difference": loss.item(), "gradient_difference": torch.stack(gradients).max().item()}
 
 
 def check(name: str, mine: Outcome, reference: Outcome, tolerance: float) -> None:
     """Raises DifferentWorkError where they differ by more, or are not numbers."""
-    loss, gradient = differences(mine, reference)
+    loss, gradient = differences(mine, reference).values()
     if not (loss <= tolerance and gradient <= tolerance):
         raise DifferentWorkError(
             f"{name!r} must compute what 'naive' does to {tolerance:g}, its loss differs by {loss:.1e} and its"
             f" gradients by {gradient:.1e}: the times would compare different work;"
             " please report this with your machine's name"
         )
-
-
-def _with_text(step: Step, text: Callable[[Tensor], Tensor]) -> Outcome:
-    values = step.values
-    params = Params({"p_G": values["p_G"]}, {"U": values["U"], "V": values["V"]})
-    batch = Batch(step.images, step.labels)
-    contexts = torch.stack(list(step.method.prompts(params, step.frozen)))
-    terms = step.method.loss(params, text(contexts), batch, step.frozen)
-    return _backward(torch.stack(list(terms.values())).sum(), values)
 
 
 def _backward(loss: Tensor, values: Mapping[str, Tensor]) -> Outcome:

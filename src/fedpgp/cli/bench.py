@@ -40,8 +40,9 @@ def bench(
         fedpgp bench --shape pictoclip
         fedpgp bench --shape vit-b-16 --parts step,profile --json
     """
+    from fedpgp.bench.options import Options
     from fedpgp.bench.report import tables
-    from fedpgp.bench.suite import Options, run_suite
+    from fedpgp.bench.suite import run_suite
 
     chosen = ["methods"] if methods is not None else method_names(parts)
     named = [] if methods in (None, "all") else method_names(methods)

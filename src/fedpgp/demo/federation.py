@@ -13,7 +13,7 @@ import torch
 
 from fedpgp.backbone import Backbone
 from fedpgp.data.tasks import Task
-from fedpgp.demo.prompts import Plane, Words, contexts, cosines, offsets
+from fedpgp.demo.prompts import Plane, Words, cosines, offsets
 from fedpgp.demo.stage import MIXTURES, Choices, DemoSetup
 from fedpgp.federation.client_runner import ClientRunner, frozen_of
 from fedpgp.federation.rounds import federate
@@ -119,7 +119,8 @@ class _Look:
         server, clients = state.server(), spec.states(state.client)
         shared = spec.begin().shared if server is None else server.shared
         privates = [dict(client.private) for client in clients]
-        prompts = contexts(shared["p_G"], [(own["U"], own["V"]) for own in privates])
+        p_G = shared["p_G"]
+        prompts = torch.stack([p_G, *(p_G + own["U"] @ own["V"] for own in privates)])
         text = self._backbone.text(prompts, self._tokens, self._method.position)
         away = offsets(text, self._guidance)
         self._plane = Plane.of(away, self._plane)
@@ -135,13 +136,12 @@ class _Look:
         return Moment(view, self._models(shared, privates))
 
     def _models(self, shared: Mapping[str, Any], privates: Sequence[dict[str, Any]]) -> Models:
-        def model(private: dict[str, Any], client: int | None) -> Classifier:
-            params = Params(shared, private, shared)
+        def model(params: Params, client: int | None = None) -> Classifier:
             return Classifier(self._method, params, self._reading, self._base, self._templates, client)
 
-        alone = model(privates[0], None)
-        alone = replace(alone, params=self._method.without_private(alone.params))
-        return {"global": alone, **{f"client {i + 1}": model(private, i) for i, private in enumerate(privates)}}
+        clients = [Params(shared, private, shared) for private in privates]
+        models = {f"client {i + 1}": model(params, i) for i, params in enumerate(clients)}
+        return {"global": model(self._method.without_private(clients[0])), **models}
 
 
 def _figures(record: Mapping[str, float]) -> dict[str, Any]:

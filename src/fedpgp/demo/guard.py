@@ -5,11 +5,12 @@ machine (DNS rebinding) is refused by the Host header, a form of another site by
 """
 
 import ipaddress
-import json
 import socket
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST = 8 * 2**20  # bytes of a request
@@ -25,8 +26,8 @@ HEADERS = {
 }
 
 
-class _TooLargeError(Exception):
-    pass
+TOO_LARGE = f"an upload must have at most {LARGEST // 2**20} MB: make the picture smaller"
+CLOSE = {"connection": "close"}
 
 
 class Guard:
@@ -42,8 +43,6 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        started = False
         read = 0
 
         async def counted() -> Message:
@@ -51,61 +50,41 @@ class Guard:
             message = await receive()
             read += len(message.get("body", b""))
             if read > LARGEST:  # without a length in its head
-                raise _TooLargeError
+                raise HTTPException(413, TOO_LARGE, CLOSE)
             return message
 
         async def dressed(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
-                found = MutableHeaders(scope=message)
+                headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
-                    found.setdefault(name, value)
+                    headers.setdefault(name, value)
             await send(message)
 
-        refused = self._refused(scope["method"], headers)
-        try:
-            if refused is None:
-                await self._app(scope, counted, dressed)
-        except _TooLargeError:
-            refused = None if started else _too_large()
-        if refused is not None:
-            status, text = refused
-            body = json.dumps({"error": text}).encode()
-            length = str(len(body)).encode()
-            head = [(b"content-type", b"application/json"), (b"content-length", length), (b"connection", b"close")]
-            await dressed({"type": "http.response.start", "status": status, "headers": head})
-            await dressed({"type": "http.response.body", "body": body})
+        refusal = self._refusal(scope["method"], Headers(scope=scope))
+        await (refusal or self._app)(scope, counted, dressed)
 
-    def _refused(self, method: str, headers: Headers) -> tuple[int, str] | None:
-        """Status and words of a refusal."""
-        host = headers.get("host", "")
+    def _refusal(self, method: str, headers: Headers) -> JSONResponse | None:
+        host, length = headers.get("host", ""), headers.get("content-length", "0")
         if not answers_to(host, self._host):
-            return 403, "this server answers to its own address alone: open the one that fedpgp demo printed"
+            return _refused(403, "this server answers to its own address alone: open the one that fedpgp demo printed")
         if method not in ("GET", "HEAD"):
             origin = headers.get("origin")
-            if origin is not None and urlsplit(origin).netloc != host:
-                return 403, "this server takes nothing from pages of other sites"
-            if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-                return 403, "this server takes nothing from pages of other sites"
-        length = headers.get("content-length", "0")
+            other_origin = origin is not None and urlsplit(origin).netloc != host
+            if other_origin or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+                return _refused(403, "this server takes nothing from pages of other sites")
         if not length.isdecimal():
-            return 400, "Content-Length must be a number"
-        return _too_large() if int(length) > LARGEST else None
+            return _refused(400, "Content-Length must be a number")
+        return _refused(413, TOO_LARGE) if int(length) > LARGEST else None
 
 
-def _too_large() -> tuple[int, str]:
-    return 413, f"an upload must have at most {LARGEST // 2**20} MB: make the picture smaller"
+def _refused(status: int, text: str) -> JSONResponse:
+    return JSONResponse({"error": text}, status, CLOSE)
 
 
 def is_loopback(host: str) -> bool:
     """Whether a host's name or address is this machine's own, that no other reaches."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
 
 
 def answers_to(header: str, host: str) -> bool:
@@ -122,12 +101,14 @@ def answers_to(header: str, host: str) -> bool:
         return False
     if is_loopback(name) or name == host.lower():
         return True
-    try:
-        if not ipaddress.ip_address(host).is_unspecified:
-            return False
-    except ValueError:
+    listens_on = _address(host)
+    if listens_on is None or not listens_on.is_unspecified:
         return False
+    return _address(name) is not None or name in (socket.gethostname().lower(), socket.getfqdn().lower())
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return bool(ipaddress.ip_address(name))
+        return ipaddress.ip_address(text)
     except ValueError:
-        return name in (socket.gethostname().lower(), socket.getfqdn().lower())
+        return None

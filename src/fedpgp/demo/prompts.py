@@ -4,7 +4,6 @@ Letters: P prompts, M context vectors, d token width, C classes, D feature width
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +24,12 @@ class Words:
     def __init__(self, backbone: Backbone):
         tokenizer: Any = backbone.tokenizer
         tokens = tokenizer.convert_ids_to_tokens(range(len(backbone.text.tokens)))
-        found = {
+        words = {
             number: token.removesuffix(WORD_END)
             for number, token in enumerate(tokens)
             if token is not None and token.endswith(WORD_END) and token.removesuffix(WORD_END).isalpha()
         }
-        kept = {number: word for number, word in found.items() if len(word) >= SHORTEST}
+        kept = {number: word for number, word in words.items() if len(word) >= SHORTEST}
         self._words = list(kept.values())
         self._vectors = F.normalize(backbone.text.tokens[list(kept)], dim=-1)
 
@@ -80,8 +79,3 @@ def offsets(text: Tensor, guidance: Tensor) -> Tensor:
 def cosines(text: Tensor, other: Tensor) -> list[float]:
     """The mean over classes of the cosine of each prompt's text features [P, C, D] and others' [C, D]."""
     return (text * other).sum(-1).mean(-1).tolist()
-
-
-def contexts(shared: Tensor, privates: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """p_G [M, d] and every client's (U, V) -> p_G, p_1, … p_N: [1 + N, M, d]."""
-    return torch.stack([shared, *(shared + U @ V for U, V in privates)])

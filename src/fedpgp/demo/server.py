@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -55,15 +56,14 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
     def setting(request: Request) -> Response:
         """What does not change: the stops of the slider and pictures to classify."""
         stage = show.stage()
-        names, test = stage.source.class_names, stage.source.test
-        assert test is not None, "all splits are read"
+        names, labels = stage.source.class_names, stage.test.labels
         half = len(names) // 2
         return JSONResponse(
             {
-                "mixtures": [{"title": one.title, "about": one.about} for one in MIXTURES],
+                "mixtures": [{"title": mixture.title, "about": mixture.about} for mixture in MIXTURES],
                 "base": names[:half],
                 "novel": names[half:],
-                "samples": [[index, names[test.labels[index]]] for index in stage.samples],
+                "samples": [[index, names[labels[index]]] for index in stage.samples],
             }
         )
 
@@ -96,7 +96,7 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
             if content is not None:
                 picture = picture_of(content)
             elif isinstance(sample, str):
-                picture = _sample(show.stage(), _number("sample", sample))
+                picture = show.stage().sample(_number("sample", sample))
             else:
                 raise DataError("a picture must come with the class names: draw one, or choose a file")
             return show.classify(picture, names)
@@ -174,8 +174,8 @@ def class_names(text: str) -> list[str]:
 def picture_of(content: bytes) -> Image.Image:
     """An uploaded file's picture, in RGB; its name is never looked at. Raises DataError for what is none."""
     try:
-        with unheard(), Image.open(BytesIO(content), formats=FORMATS) as found:
-            pixels = found.width * found.height
+        with unheard(), Image.open(BytesIO(content), formats=FORMATS) as picture:
+            pixels = picture.width * picture.height
         if pixels > MOST_PIXELS:
             raise DataError(f"it has {pixels:,} pixels, and at most {MOST_PIXELS:,} are read: make it smaller")
         return decode(content)
@@ -183,14 +183,6 @@ def picture_of(content: bytes) -> Image.Image:
         raise
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise DataError(f"the picture cannot be read: {reason(error)}; send another, such as PNG or JPEG") from error
-
-
-def _sample(stage: DemoSetup, index: int) -> Image.Image:
-    test = stage.source.test
-    assert test is not None, "all splits are read"
-    if index not in stage.samples:
-        raise DataError(f"sample must be one that the page shows, got {index}")
-    return test.image(index)
 
 
 def _number(name: str, value: str) -> int:
@@ -218,21 +210,17 @@ class _Server(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; port: 0 takes any that is free. Raises ConfigError where it cannot be had."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:
         raise ConfigError(f"--host must be a name or address of this machine, got {host!r}: {error}") from error
-    found = socket.socket(family, kind, protocol)
     try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-        found.listen(CONNECTIONS)
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # "::" is every address, those of IPv4 too
+        return socket.create_server(address, family=family, backlog=CONNECTIONS, dualstack_ipv6=both)
     except OSError as error:
-        found.close()
         raise ConfigError(
-            f"--port {port} on {host} cannot be had: {error.strerror}; is another demo open there? Take another port,"
-            " or --port 0 for any that is free"
+            f"--port {port} on {host} cannot be had: {os.strerror(error.errno or 0)}; is another demo open there?"
+            " Take another port, or --port 0 for any that is free"
         ) from error
-    return found
 
 
 def serve(listening: socket.socket, host: str, cache: Path | None = None) -> None:

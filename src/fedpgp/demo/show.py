@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from fedpgp.data.features import Progress
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.demo.federation import Models, holdings, rounds, untrained, zero_shot
-from fedpgp.demo.stage import Choices, DemoSetup, Progress
+from fedpgp.demo.stage import Choices, DemoSetup
 from fedpgp.errors import ConfigError, FedPGPError
 from fedpgp.serving.classifier import Classes
 

@@ -3,7 +3,6 @@
 Letters: N clients, C classes, D feature width.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
@@ -19,11 +19,11 @@ from torch import Tensor
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.config import ExperimentConfig, load_config, reason
 from fedpgp.data.cache import cache_directory, check_cache
-from fedpgp.data.features import split_features
+from fedpgp.data.features import Progress, split_features
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.sources import ImageDataset, Source, pictograms
 from fedpgp.data.tasks import Client, Task
-from fedpgp.errors import ConfigError
+from fedpgp.errors import ConfigError, DataError
 from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client_runner import Data
 from fedpgp.runs.setup import make_task
@@ -46,8 +46,6 @@ NOVEL = (
 # fmt: on
 SAMPLES = 16  # test pictures to classify, half of them of base classes
 
-Progress = Callable[[str, int, int, str], None]
-
 
 @dataclass(frozen=True)
 class Mixture:
@@ -58,20 +56,19 @@ class Mixture:
     changes: tuple[str, ...]
 
 
+def _dirichlet(title: str, about: str, concentration: float) -> Mixture:
+    return Mixture(
+        title,
+        f"{about}: each class is shared out by a draw from Dirichlet({concentration:g}).",
+        ("task.partition=dirichlet", f"task.concentration={concentration}"),
+    )
+
+
 MIXTURES = (
     Mixture("none", "Images are dealt out at random: everybody has a bit of every class.", ("task.partition=iid",)),
-    *(
-        Mixture(
-            title,
-            f"{about}: each class is shared out by a draw from Dirichlet({value:g}).",
-            ("task.partition=dirichlet", f"task.concentration={value}"),
-        )
-        for title, about, value in (
-            ("mild", "Everybody has most classes, in proportions of their own", 1.0),
-            ("medium", "More than half of each class is with one client", 0.3),
-            ("strong", "Four fifths of each class are with one client", 0.1),
-        )
-    ),
+    _dirichlet("mild", "Everybody has most classes, in proportions of their own", 1.0),
+    _dirichlet("medium", "More than half of each class is with one client", 0.3),
+    _dirichlet("strong", "Four fifths of each class are with one client", 0.1),
     Mixture(
         "complete",
         f"Nothing in common: {len(BASE)} classes, {len(BASE) // CLIENTS} for each client, as in the paper.",
@@ -135,8 +132,7 @@ class DemoSetup:
         directory = cache_directory(cache)
         check_cache(directory)
         progress("reading CLIP and pictures", 0, 1, "")
-        source = part_of(pictograms.read())
-        backbone = load_backbone("pictoclip")
+        source, backbone = part_of(pictograms.read()), load_backbone("pictoclip")
         splits = [split for split in (source.train, source.validation, source.test) if split is not None]
         features, _ = split_features(backbone.image, splits, directory, augmented_views=1, progress=progress)
         return cls(source, backbone, features)
@@ -153,27 +149,37 @@ class DemoSetup:
         }
         return Data(task, ImageFeatures(self.features[task.train.fingerprint]), tests)
 
+    @property
+    def test(self) -> ImageDataset:
+        """The test split."""
+        assert self.source.test is not None, "all splits are read"
+        return self.source.test
+
     @cached_property
     def samples(self) -> tuple[int, ...]:
         """Test pictures that nobody trained on, as indices into the test split: base and novel classes in turn."""
-        assert self.source.test is not None, "all splits are read"
-        labels, classes = self.source.test.labels, len(self.source.class_names)
-        step = classes // SAMPLES
-        order = [label for i in range(SAMPLES // 2) for label in (i * step, classes // 2 + i * step + 1)]
-        of_class = [np.flatnonzero(labels == label) for label in order]
+        step = len(self.source.class_names) // SAMPLES
+        order = [label for i in range(SAMPLES // 2) for label in (i * step, len(BASE) + i * step + 1)]
+        of_class = [np.flatnonzero(self.test.labels == label) for label in order]
         return tuple(int(images[7 * i % len(images)]) for i, images in enumerate(of_class))
+
+    def sample(self, index: int) -> Image:
+        """One of the samples; raises DataError for another picture."""
+        if index not in self.samples:
+            raise DataError(f"sample must be one that the page shows, got {index}")
+        return self.test.image(index)
 
     def pictures(self, task: Task, client: Client, count: int) -> list[int]:
         """Some of a client's training images, of as many classes as it has, most frequent first."""
         labels = task.train.labels[client.train]
         classes = sorted(set(labels.tolist()), key=lambda label: (-int((labels == label).sum()), label))
         of_class = [client.train[labels == label] for label in classes]
-        found = [int(images[turn]) for turn in range(len(labels)) for images in of_class if turn < len(images)]
-        return found[:count]
+        in_turn = [int(images[turn]) for turn in range(len(labels)) for images in of_class if turn < len(images)]
+        return in_turn[:count]
 
     def picture(self, split: str, index: int) -> bytes | None:
         """A training or test image as PNG; None where there is no such image."""
-        dataset = {"train": self.source.train, "test": self.source.test}.get(split)
+        dataset = {"train": self.source.train, "test": self.test}.get(split)
         if dataset is None or not 0 <= index < len(dataset):
             return None
         content = BytesIO()
@@ -181,17 +187,17 @@ class DemoSetup:
         return content.getvalue()
 
 
-def part_of(source: Source, base: Sequence[str] = BASE, novel: Sequence[str] = NOVEL) -> Source:
-    """A source with some of its classes alone, so that the first half of them is base."""
-    old = [source.class_names.index(name) for name in (*base, *novel)]
+def part_of(source: Source) -> Source:
+    """A source with the demo's classes only, so that the first half of them is base."""
+    names = (*BASE, *NOVEL)
+    place = {source.class_names.index(name): i for i, name in enumerate(names)}
 
-    def part(dataset: ImageDataset, classes: Sequence[int] = old) -> ImageDataset:
-        chosen = dataset.select(dataset.of_classes(classes))
-        labels = np.array([old.index(label) for label in chosen.labels.tolist()], dtype=np.int64)
-        return replace(chosen, class_names=(*base, *novel), labels=labels)
+    def part(dataset: ImageDataset, count: int) -> ImageDataset:
+        chosen = dataset.select(dataset.of_classes([*place][:count]))
+        labels = np.array([place[label] for label in chosen.labels.tolist()], dtype=np.int64)
+        return replace(chosen, class_names=names, labels=labels)
 
-    known = old[: len(base)]  # no novel image is trained on or validated with: so none need be encoded
-    test = None if source.test is None else part(source.test)
-    return replace(
-        source, train=part(source.train, known), validation=part(source.validation, known), test=test, probe=()
-    )
+    # No novel image is trained on or validated with: so none need be encoded.
+    train, validation = part(source.train, len(BASE)), part(source.validation, len(BASE))
+    test = None if source.test is None else part(source.test, len(names))
+    return replace(source, train=train, validation=validation, test=test, probe=())

@@ -1,0 +1,63 @@
+"""What is asked of a benchmark, and what its parts work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fedpgp.bench.shapes import SHAPES
+from fedpgp.errors import ConfigError, nearest
+from fedpgp.methods.plugins import find_method
+
+if TYPE_CHECKING:
+    from fedpgp.bench.stages import Step
+
+PARTS = ("step", "round", "scaling", "classes", "bf16", "profile", "recipe", "methods", "depth", "conditional")
+# Of loss and gradients, relative. In float32 transformers differs from itself, cut at EOS, by 1.0e-5 (AVX512).
+TOLERANCE = {"float32": 2e-5, "float64": 1e-9}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure. repeat: of every timing; classes: names in the part of that name; methods: none means all."""
+
+    shape: str
+    parts: Sequence[str]
+    repeat: int
+    threads: int
+    seed: int
+    precision: str
+    classes: int
+    methods: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise ConfigError(f"shape must be a known one, got {self.shape!r}; {nearest(self.shape, SHAPES)}")
+        for part in self.parts:
+            if part not in PARTS:
+                raise ConfigError(f"parts must be known ones, got {part!r}; {nearest(part, PARTS)}")
+        if self.precision not in TOLERANCE:
+            raise ConfigError(f"precision must be one of {', '.join(TOLERANCE)}, got {self.precision!r}")
+        if "bf16" in self.parts and self.precision != "float32":
+            raise ConfigError(
+                f"precision must be float32 for the part bf16, which is held against it, got {self.precision!r}"
+            )
+        for name, least in {"repeat": 1, "threads": 1, "classes": 1, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        for method in self.methods:
+            find_method(method)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the parts work on. say: hears what is going on; result: of the parts before, by name.
+
+    A part is a function of a Bench, and returns what `fedpgp bench --json` prints of it.
+    """
+
+    options: Options
+    step: Step
+    say: Callable[[str], None] = lambda text: None
+    result: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,183 @@
+"""The library's step in other circumstances, and where its time goes; and steps through a part of the image tower."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from fedpgp.backbone.image import ImageEncoder, state_below
+from fedpgp.backbone.layers import Adapter, Affine, Prompt
+from fedpgp.backbone.text import TextEncoder
+from fedpgp.backbone.tokens import ClassTokens
+from fedpgp.bench.machine import take_turns
+from fedpgp.bench.names import imagenet_like
+from fedpgp.bench.options import Bench
+from fedpgp.bench.shapes import Scene
+from fedpgp.bench.stages import Step, differences, packed, prepared
+from fedpgp.federation.state import ClientState
+from fedpgp.methods import Frozen, normal
+from fedpgp.methods.fedcocoop import FedCoCoOp
+from fedpgp.runtime.randomness import generator
+from fedpgp.testing import made_up_images
+
+CLASSES, BATCHES = (10, 25, 50), (1, 4, 8)  # of a step of FedCoCoOp
+
+VECTORS, WIDTH = 4, 32  # of a visual prompt; of an adapter
+
+# Kinds of operations, by words in their names; the first kind with such a word counts.
+KINDS = {
+    "attention products": ("bmm", "scaled_dot_product"),
+    "matrix multiplies": ("aten::mm", "addmm"),
+    "softmax": ("softmax",),
+    "norm": ("layer_norm",),
+    "activation": ("gelu", "sigmoid", "aten::mul", "silu"),
+    "copies": ("copy_", "aten::cat", "contiguous", "clone", "aten::index", "fill_", "zero_", "gather", "scatter"),
+}
+PROFILED = 3  # steps
+
+
+def measure_classes(bench: Bench) -> dict[str, Any]:
+    """A step with many class names of ImageNet's lengths. tokens: of all names together, with EOS."""
+    options = bench.options
+    tokens = imagenet_like(options.classes, bench.step.scene.config.text_config.vocab_size, options.seed)
+    step = _with_classes(bench.step, tokens, options.seed)
+    return {"classes": options.classes, "tokens": int((tokens.end + 1).sum()), **_figures(step, options.repeat)}
+
+
+def measure_conditional(bench: Bench) -> list[dict[str, Any]]:
+    """A local step of FedCoCoOp, in which each image has a context of its own, by classes of the softmax and images of
+    the batch.
+    """
+    scene, method, rows = bench.step.scene, FedCoCoOp(), []
+    start = method.init_shared(scene.task, scene.backbone, generator(0, "shared"))
+    for classes in CLASSES:
+        names = [scene.task.class_names[label] for label in scene.task.base[:classes]]
+        step = _with_classes(bench.step, scene.backbone.class_tokens(names, method.tail), 0)
+        for size in BATCHES:
+            images, labels = made_up_images(size, scene.backbone, None, 1), torch.arange(size) % classes
+            job = replace(step.job, method=method, start=start, own=ClientState(), images=images, labels=labels)
+            figures = _figures(replace(step, job=job), bench.options.repeat)
+            rows.append({"classes": classes, "batch": size, **figures})
+    return rows
+
+
+def _with_classes(step: Step, tokens: ClassTokens, seed: int) -> Step:
+    """The same step with other class names in the softmax, and random guidance."""
+    count, backbone = len(tokens), step.scene.backbone
+    guidance = made_up_images(count, backbone, None, seed).pooled
+    frozen = Frozen(guidance, backbone.logit_scale, torch.arange(count))
+    return replace(step, job=replace(step.job, classes=tokens, frozen=frozen, labels=step.job.labels % count))
+
+
+def _figures(step: Step, repeat: int) -> Mapping[str, Any]:
+    return take_turns({"step": partial(packed, prepared(step))}, repeat)["step"].figures
+
+
+def measure_bf16(bench: Bench) -> dict[str, Any]:
+    """A step with matrix products in bfloat16 beside the same step in float32: how much faster, and how different.
+
+    Returns single, coarse: seconds of the step in float32 and with products in bfloat16, by repetition; and the
+    `differences`, which are not held to any tolerance.
+    """
+    step, backbone = bench.step, bench.step.scene.backbone
+    text = TextEncoder.of(step.scene.model, backbone.tokenizer.bos_token_id, torch.bfloat16)
+    coarse = prepared(replace(step, scene=replace(step.scene, backbone=replace(backbone, text=text))))
+    works = {"single": partial(packed, step), "coarse": partial(packed, coarse)}
+    measured = take_turns(works, bench.options.repeat)
+    seconds = {name: side.seconds for name, side in measured.items()}
+    return {**seconds, **differences(measured["coarse"].result, measured["single"].result)}
+
+
+def profile_step(bench: Bench) -> dict[str, Any]:
+    """Where the time of a step goes, by kind of operation. seconds: of one step; shares: of that time.
+
+    What is not inside an operation is Python's and the dispatcher's, profiler included.
+    """
+    step = bench.step
+    packed(step)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        started = time.perf_counter()
+        for _ in range(PROFILED):
+            packed(step)
+        wall = time.perf_counter() - started
+    busy: dict[str, float] = defaultdict(float)
+    for event in profiler.key_averages():
+        name = str(event.key)
+        if name.startswith("aten::"):
+            busy[_kind(name)] += event.self_cpu_time_total / 1e6
+    shares = {kind: busy[kind] / wall for kind in (*KINDS, "other")}
+    return {"seconds": wall / PROFILED, "shares": {**shares, "Python and dispatch": 1 - sum(shares.values())}}
+
+
+def _kind(name: str) -> str:
+    return next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "other")
+
+
+def measure_depths(bench: Bench) -> list[dict[str, Any]]:
+    """A batch forward and backward through the image tower with something trained from a layer on: from the first layer
+    on a visual prompt in every layer, from other layers on adapters.
+
+    Returns for each layer pixels, state: seconds from the pictures and from what is kept below the layer, by
+    repetition; frozen: those of the frozen tower's whole forward pass; saved: the part of that pass's seconds that is
+    saved, to be held against below: the part of its operations that is below the layer; flops: of the work from the
+    state.
+    """
+    scene, rng, rows = bench.step.scene, generator(0, "depth"), []
+    encoder, pixels = scene.backbone.image, bench.step.pixels
+    for layer in sorted({encoder.layers * quarter // 4 for quarter in range(4)}):
+        prompt = _prompt(scene, layer, rng)
+        state = encoder.encode(pixels, state_below(layer)).clone()
+        works: dict[str, Callable[[], object]] = {
+            "pixels": partial(_train_from_pixels, encoder, pixels, prompt, layer),
+            "state": partial(_train_from_state, encoder, state, prompt, layer),
+            "frozen": partial(encoder.encode, pixels),
+        }
+        measured = take_turns(works, bench.options.repeat)
+        seconds = {name: side.seconds for name, side in measured.items()}
+        operations = {name: side.operations.total for name, side in measured.items()}
+        times = zip(*seconds.values(), strict=True)
+        rows.append(
+            {
+                "layer": layer,
+                **seconds,
+                "below": (operations["pixels"] - operations["state"]) / operations["frozen"],
+                "flops": operations["state"],
+                "saved": median((from_pixels - from_state) / frozen for from_pixels, from_state, frozen in times),
+            }
+        )
+    return rows
+
+
+def _train_from_pixels(encoder: ImageEncoder, pixels: Tensor, prompt: Prompt, layer: int) -> None:
+    _train_from_state(encoder, encoder.encode(pixels, state_below(layer)).clone(), prompt, layer)
+
+
+def _train_from_state(encoder: ImageEncoder, state: Tensor, prompt: Prompt, layer: int) -> None:
+    (features,) = encoder.tower.each(state, [prompt], layer)
+    features.sum().backward()
+
+
+def _prompt(scene: Scene, layer: int, rng: torch.Generator) -> Prompt:
+    encoder = scene.backbone.image
+    w = encoder.token_width
+
+    def drawn(*shape: int) -> Tensor:
+        return normal(rng, *shape).to(scene.backbone.logit_scale).requires_grad_()
+
+    def affine(outputs: int, inputs: int) -> Affine:
+        return Affine(drawn(outputs, inputs), drawn(outputs))
+
+    if layer == 0:
+        return Prompt(drawn(VECTORS, w), drawn(encoder.layers - 1, VECTORS, w))
+    adapters = {
+        number: Adapter(affine(WIDTH, w), affine(WIDTH, WIDTH), affine(w, WIDTH), 0.1)
+        for number in range(layer, encoder.layers)
+    }
+    return Prompt(drawn(0, w), None, adapters)
