@@ -22,8 +22,9 @@ from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
 from fedpgp.methods import FedPGP
 from fedpgp.reporting import Silent
+from fedpgp.runs.choices import HEADLINE
 from fedpgp.runs.execution import Execution
-from fedpgp.runs.run import HEADLINE, compare
+from fedpgp.runs.run import compare
 from fedpgp.runs.setup import open_run
 from fedpgp.runtime.workers import Workers
 
