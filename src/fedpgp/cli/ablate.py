@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from fedpgp.cli.options import Changes, ConfigFile, DryRun, method_names
-from fedpgp.cli.studies import StudyOptions, print_study, run_study, with_study_options
+from fedpgp.cli.options import Changes, ConfigFile, DryRun, WorkOptions, method_names, with_options
+from fedpgp.cli.studies import print_study, run_study
 
 
-@with_study_options
+@with_options(WorkOptions)
 def ablate(
     studies: Annotated[
         str | None,
@@ -30,7 +30,7 @@ def ablate(
     config: ConfigFile = None,
     change: Changes = None,
     *,
-    options: StudyOptions,
+    options: WorkOptions,
 ) -> None:
     """Vary one thing of a method at a time, and print what each setting gives.
 
@@ -46,7 +46,7 @@ def ablate(
     from fedpgp.report.ablation import table
     from fedpgp.studies.ablation import ablation_study
 
-    options.check()
+    options.check_resumed()
     names = None if studies is None else method_names(studies)
     asked: dict[str, Any] = {"studies": names, "file": file, "seeds": seeds, "config": config, "changes": change or ()}
     if dry_run:

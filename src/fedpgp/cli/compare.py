@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 import fedpgp
-from fedpgp.cli import options
+from fedpgp.cli.options import DryRun, RunOptions, method_names, new_name, with_options
 from fedpgp.cli.printing import Session, print_plan, print_result, tracked
 
 
+@with_options(RunOptions)
 def compare(
     methods: Annotated[
         str | None,
@@ -20,9 +21,7 @@ def compare(
             show_default="zero-shot,local,promptfl,fedpgp",
         ),
     ] = None,
-    seeds: Annotated[
-        int | None, typer.Option("--seeds", help="How many: 3 means seeds 0, 1 and 2.", show_default="1")
-    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", help="How many: 3 means seeds 0, 1 and 2.")] = 1,
     costly_seeds: Annotated[
         int | None,
         typer.Option(
@@ -31,22 +30,9 @@ def compare(
             show_default="as --seeds",
         ),
     ] = None,
-    dry_run: options.DryRun = False,
-    config: options.ConfigFile = None,
-    data: options.DataSource = None,
-    change: options.Changes = None,
-    settings: options.Settings = None,
-    output: options.Output = None,
-    force: options.Force = False,
-    resume: options.Resume = None,
-    as_json: options.Json = False,
-    workers: options.Workers = None,
-    cache: options.Cache = None,
-    skip_bad_images: options.SkipBadImages = False,
-    device: options.Device = None,
-    precision: options.Precision = None,
-    track: options.Track = None,
-    quiet: options.Quiet = False,
+    dry_run: DryRun = False,
+    *,
+    options: RunOptions,
 ) -> None:
     """Run several methods on the same task and print the table.
 
@@ -61,33 +47,27 @@ def compare(
         fedpgp compare --methods promptfl,fedpgp --set fedpgp.mu=1 -o out
         fedpgp compare --resume out
     """
-    from fedpgp.runs.execution import ExecutionOptions
     from fedpgp.runs.run import planned_comparison
 
-    if resume is not None:
-        options.check_resumed(resume)
-    directory = resume or output or options.new_name("compare")
-    with Session(directory, quiet) as session, tracked(session, None if dry_run else track) as reporter:
-        execution = ExecutionOptions(
-            workers=options.worker_count(workers), cache=cache, skip_bad_images=skip_bad_images, reporter=reporter
-        )
+    options.check_resumed()
+    directory = options.resume or options.output or new_name("compare")
+    with Session(directory, options.quiet) as session, tracked(session, None if dry_run else options.track) as reporter:
+        execution = options.execution(reporter)
         result: fedpgp.Comparison | str
-        if resume is not None:
-            result = fedpgp.resume(resume, methods=options.method_names(methods or ""), **execution)
+        if options.resume is not None:
+            result = fedpgp.resume(options.resume, methods=method_names(methods or ""), **execution)
         else:
             begin: Callable[..., fedpgp.Comparison | str] = (
-                planned_comparison if dry_run else partial(fedpgp.compare, output=directory, force=force)
+                planned_comparison if dry_run else partial(fedpgp.compare, output=directory, force=options.force)
             )
             result = begin(
-                None if methods is None else options.method_names(methods),
-                1 if seeds is None else seeds,
+                None if methods is None else method_names(methods),
+                seeds,
                 costly_seeds=costly_seeds,
-                config=config,
-                changes=options.all_changes(change, data, device, precision),
-                settings=settings,
+                **options.experiment,
                 **execution,
             )
     if isinstance(result, str):
-        print_plan(result, as_json=as_json)
+        print_plan(result, as_json=options.as_json)
     else:
-        print_result(result, directory, as_json)
+        print_result(result, directory, options.as_json)

@@ -9,8 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import Cache, Changes, ConfigFile, DataSource, Force, Json, Output, Quiet, data_change, new_name
-from fedpgp.cli.printing import Session, err, out, print_result
+from fedpgp.cli.options import (
+    Cache,
+    Changes,
+    ConfigFile,
+    DataSource,
+    Force,
+    Json,
+    Output,
+    Quiet,
+    all_changes,
+    command,
+    new_name,
+)
+from fedpgp.cli.printing import Session, out, print_result, say
 from fedpgp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,10 +39,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Without TLS and keys; refused but for a loopback address.")]
 
 
-@app.command(
-    epilog="Examples: [bold]fedpgp federate init ours --nodes 3 --host server.example.org --class-names names.txt[/]   "
-    "[bold]fedpgp federate init try --nodes 4[/]"
-)
+@command(app)
 def init(
     directory: Annotated[Path, typer.Argument(help="Directory to write.")],
     nodes: Nodes = 3,
@@ -55,48 +64,61 @@ def init(
     insecure: Insecure = False,
     force: Force = False,
 ) -> None:
-    """Write what each machine is to have: a Flower app, certificates, keys, a compose file, units for systemd."""
+    """Write what each machine is to have: a Flower app, certificates, keys, a compose file, units for systemd.
+
+    Examples:
+        fedpgp federate init ours --nodes 3 --host server.example.org --class-names names.txt
+        fedpgp federate init try --nodes 4
+    """
     from fedpgp.flower.deployment.layout import FederationPlan, create
 
-    changes = [f"task.clients={nodes}", *(change or ()), *([] if data is None else [data_change(data)])]
+    changes = [f"task.clients={nodes}", *all_changes(change, data)]
     experiment, method = _experiment(method, nodes, config, changes, class_names)
     name = name or directory.absolute().name
     plan = FederationPlan(name, host, port, nodes, experiment, method, seed, insecure=insecure)
     layout = create(directory, plan, force)
     out.print(f"{layout.directory} is written; README.md in it says what goes where", markup=False)
-    err.print(f"next: fedpgp federate server {directory}", markup=False)
+    say(f"next: fedpgp federate server {directory}")
 
 
-@app.command(epilog="Example: [bold]fedpgp federate renew ours --authority /media/safe/authority[/]")
+@command(app)
 def renew(
     directory: Directory,
     authority: Annotated[
         Path | None, typer.Option("--authority", help="Where authority/ is now.", show_default="DIRECTORY/authority")
     ] = None,
 ) -> None:
-    """Make a new certificate of the server, before the old one is over; nodes trust it as they did the old one."""
+    """Make a new certificate of the server, before the old one is over; nodes trust it as they did the old one.
+
+    Examples:
+        fedpgp federate renew ours --authority /media/safe/authority
+    """
     from fedpgp.flower.deployment import layout
 
     layout.renew(layout.FederationLayout(directory), authority or directory / "authority")
-    err.print("the server has a new certificate: restart it with fedpgp federate server", markup=False)
+    say("the server has a new certificate: restart it with fedpgp federate server")
 
 
-@app.command(epilog="Example: [bold]fedpgp federate server ours[/]")
+@command(app)
 def server(
     directory: Directory,
     insecure: Insecure = False,
 ) -> None:
-    """Start the server of a federation, a SuperLink that knows its nodes; Ctrl-C ends it."""
+    """Start the server of a federation, a SuperLink that knows its nodes; Ctrl-C ends it.
+
+    Examples:
+        fedpgp federate server ours
+    """
     from fedpgp.flower.deployment import processes
 
     processes.end_on_sigterm()
     with processes.server(directory, insecure) as process:
-        err.print("the server listens; nodes may come", markup=False)
+        say("the server listens; nodes may come")
         code = process.wait()
     raise typer.Exit(code)
 
 
-@app.command(epilog="Example: [bold]fedpgp federate node node-0 --data /srv/photos[/]")
+@command(app)
 def node(
     directory: Annotated[Path, typer.Argument(help="A node's directory, below nodes/ of what init wrote.")],
     data: Annotated[str | None, typer.Option("--data", help="Where the client's images are, as data.source.")] = None,
@@ -106,15 +128,19 @@ def node(
     check: Annotated[bool, typer.Option("--check", help="Look whether all fits, encode the images, and end.")] = False,
     insecure: Insecure = False,
 ) -> None:
-    """Start a client's node, a SuperNode, after a look at its data, names, checkpoint, certificate and ports."""
+    """Start a client's node, a SuperNode, after a look at its data, names, checkpoint, certificate and ports.
+
+    Examples:
+        fedpgp federate node node-0 --data /srv/photos
+    """
     from fedpgp.flower.deployment import processes
 
     processes.end_on_sigterm()
     given = {"data": data, "state": state, "cache": cache, "device": device}
     node = processes.NodeDirectory.read(directory.absolute(), insecure, **given)
     node.check()
-    err.print(f"client {node.client}: data, checkpoint and keys fit", markup=False)
-    err.print(node.reach(), markup=False)
+    say(f"client {node.client}: data, checkpoint and keys fit")
+    say(node.reach())
     if check:
         return
     with node.supernode() as process:
@@ -122,7 +148,7 @@ def node(
     raise typer.Exit(code)
 
 
-@app.command(epilog="Example: [bold]fedpgp federate up --nodes 4 --local -o out[/]")
+@command(app)
 def up(
     nodes: Nodes = 4,
     local: Annotated[bool, typer.Option("--local", help="On this machine; for several see init.")] = False,
@@ -142,6 +168,9 @@ def up(
 
     All nodes share out one data set. What ends by itself is started again, and the run goes on. The directory holds the
     whole federation: the run is in runs/, what the processes say in logs/. Tells of every round when it is over.
+
+    Examples:
+        fedpgp federate up --nodes 4 --local -o out
     """
     import fedpgp
     from fedpgp.federation.run_spec import rounds_of
@@ -153,7 +182,7 @@ def up(
     if not local:
         raise click.UsageError("--local must be typed: all processes are on this machine; for several see init")
     directory = output or new_name("federation")
-    changes = [f"task.clients={nodes}", *(change or ()), *([] if data is None else [data_change(data)])]
+    changes = [f"task.clients={nodes}", *all_changes(change, data)]
     experiment, method = _experiment(method, nodes, config, changes)
     port, *ports = free_ports(nodes + 1)
     plan = FederationPlan("local", "127.0.0.1", port, nodes, experiment, method, seed, ports, insecure)

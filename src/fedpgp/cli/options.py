@@ -4,16 +4,22 @@ import inspect
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import click
 import typer
 from click.core import ParameterSource
 from rich.markup import escape
 
+from fedpgp.reporting import Reporter
 from fedpgp.runtime.processes import cores
+
+if TYPE_CHECKING:
+    from fedpgp.runs.execution import ExecutionOptions
 
 ConfigFile = Annotated[
     Path | None,
@@ -69,7 +75,8 @@ Resume = Annotated[
         "--resume",
         metavar="DIR",
         help="Go on with what was stopped in DIR; its settings are there, so only --workers, --cache-dir,"
-        " --skip-bad-images, --track, --json and --quiet go with it, and the file of a method of your own.",
+        " --skip-bad-images, --json and --quiet go with it, and the file of a method of your own and --track where the"
+        " command has them.",
     ),
 ]
 Track = Annotated[
@@ -97,9 +104,6 @@ ClassNames = Annotated[
 
 Command = Callable[..., None]
 
-# Names of the parameters that go with --resume; a method's name says where the file of one of your own is.
-WITH_RESUME = {"resume", "method", "methods", "workers", "cache", "skip_bad_images", "track", "as_json", "quiet"}
-
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Command], Command]:
     """Add a function to a group of commands; the examples at the end of its docstring stand below its options.
@@ -115,27 +119,98 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Command], Co
     return add
 
 
-def check_resumed(directory: Path) -> None:
-    """Raise UsageError where a setting was typed beside --resume."""
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if name not in WITH_RESUME and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(
-                f"--resume {directory} goes on with the settings of that run: leave out {parameter.opts[0]}"
-            )
+@dataclass(frozen=True)
+class WorkOptions:
+    """The options of every command that trains: where results go, how they are made, and how to go on."""
+
+    what: ClassVar[str] = "study"  # that --resume goes on with
+    beside_resume: ClassVar[Set[str]] = {"resume", "workers", "cache", "skip_bad_images", "as_json", "quiet"}
+
+    output: Output = None
+    force: Force = False
+    resume: Resume = None
+    as_json: Json = False
+    workers: Workers = None
+    cache: Cache = None
+    skip_bad_images: SkipBadImages = False
+    quiet: Quiet = False
+
+    def check_resumed(self, *allowed: str) -> None:
+        """Raise UsageError where a setting was typed beside --resume. allowed: names of parameters that may be."""
+        context = click.get_current_context()
+        for parameter in context.command.params if self.resume is not None else ():
+            name = parameter.name or ""
+            typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            if typed and name not in {*self.beside_resume, *allowed}:
+                raise click.UsageError(
+                    f"--resume {self.resume} goes on with the settings of that {self.what}: leave out"
+                    f" {parameter.opts[0]}"
+                )
+
+    def execution(self, reporter: Reporter) -> "ExecutionOptions":
+        """Return what functions of the library take."""
+        return {
+            "workers": worker_count(self.workers),
+            "cache": self.cache,
+            "skip_bad_images": self.skip_bad_images,
+            "reporter": reporter,
+        }
 
 
-def data_change(source: str) -> str:
-    """The change that --data is short for, quoted: a path may look like a number."""
-    return f"data.source={json.dumps(source, ensure_ascii=False)}"
+@dataclass(frozen=True)
+class RunOptions(WorkOptions):
+    """The options of `fedpgp run` and `fedpgp compare`."""
+
+    what: ClassVar[str] = "run"
+    beside_resume: ClassVar[Set[str]] = WorkOptions.beside_resume | {"method", "methods", "track"}
+
+    config: ConfigFile = None
+    data: DataSource = None
+    change: Changes = None
+    settings: Settings = None
+    device: Device = None
+    precision: Precision = None
+    track: Track = None
+
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """The arguments of `fedpgp.run` and `fedpgp.compare` that say what is run."""
+        changes = all_changes(self.change, self.data, self.device, self.precision)
+        return {"config": self.config, "changes": changes, "settings": self.settings}
+
+
+def with_options(kind: type[WorkOptions]) -> Callable[[Command], Command]:
+    """Give a command an option for each field of a kind of options, in the place of its last parameter `options`."""
+    inherited = {field.name for field in fields(WorkOptions)} if kind is not WorkOptions else set()
+    ordered = sorted(fields(kind), key=lambda field: field.name in inherited)  # --output follows what is run
+    shared = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in ordered
+    ]
+
+    def wrap(function: Command) -> Command:
+        *own, _ = inspect.signature(function).parameters.values()
+
+        @wraps(function)
+        def complete(**values: Any) -> None:
+            options = kind(**{parameter.name: values.pop(parameter.name) for parameter in shared})
+            function(**values, options=options)
+
+        complete.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        complete.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *shared]}
+        return complete
+
+    return wrap
 
 
 def all_changes(
     change: list[str] | None, data: str | None, device: str | None = None, precision: str | None = None
 ) -> list[str]:
-    """The changes of --set, and those that --data, --device and --precision are short for."""
-    changes = [*(change or []), *([] if data is None else [data_change(data)])]
+    """The changes of --set, and those that --data, --device and --precision are short for.
+
+    The path of --data is quoted: it may look like a number.
+    """
+    changes = [*(change or []), *([] if data is None else [f"data.source={json.dumps(data, ensure_ascii=False)}"])]
     short = {"device": device, "precision": precision}
     return changes + [f"backbone.{key}={value}" for key, value in short.items() if value is not None]
 

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import Changes, DryRun, method_names
+from fedpgp.cli.options import Changes, DryRun, WorkOptions, method_names, with_options
 from fedpgp.cli.printing import out
-from fedpgp.cli.studies import StudyOptions, print_study, run_study, with_study_options
+from fedpgp.cli.studies import print_study, run_study
 
 
-@with_study_options
+@with_options(WorkOptions)
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="Of a recipe: see --list.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="Print the recipes, and do nothing else.")] = False,
@@ -34,7 +34,7 @@ def reproduce(
     seeds: Annotated[int, typer.Option("--seeds", help="Of every cell.")] = 3,
     change: Changes = None,
     *,
-    options: StudyOptions,
+    options: WorkOptions,
 ) -> None:
     """Run an experiment of the paper and print its table.
 
@@ -57,7 +57,7 @@ def reproduce(
             where = "" if recipe.embedded else f" Not with --embedded: {recipe.embedded_note}."
             out.print(f"{known}: {recipe.about}{where}", markup=False)
         return
-    options.check()
+    options.check_resumed()
     if options.resume is None and name is None:
         raise click.UsageError("name a recipe: fedpgp reproduce --list has them")
     asked: dict[str, Any] = {

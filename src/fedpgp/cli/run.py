@@ -7,10 +7,11 @@ import click
 import typer
 
 import fedpgp
-from fedpgp.cli import options
+from fedpgp.cli.options import RunOptions, new_name, with_options
 from fedpgp.cli.printing import Session, print_result, tracked
 
 
+@with_options(RunOptions)
 def run(
     method: Annotated[
         str | None,
@@ -18,22 +19,9 @@ def run(
             "--method", "-m", help="A name that fedpgp methods lists, or one of your own as path/to/file.py:Name."
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Random seed.", show_default="0")] = None,
-    config: options.ConfigFile = None,
-    data: options.DataSource = None,
-    change: options.Changes = None,
-    settings: options.Settings = None,
-    output: options.Output = None,
-    force: options.Force = False,
-    resume: options.Resume = None,
-    as_json: options.Json = False,
-    workers: options.Workers = None,
-    cache: options.Cache = None,
-    skip_bad_images: options.SkipBadImages = False,
-    device: options.Device = None,
-    precision: options.Precision = None,
-    track: options.Track = None,
-    quiet: options.Quiet = False,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
+    *,
+    options: RunOptions,
 ) -> None:
     """Run one method with one seed and write its run directory.
 
@@ -44,29 +32,25 @@ def run(
         fedpgp run --method fedpgp --seed 1 --set fedpgp.bottleneck=4 -o out
         fedpgp run --resume out
     """
-    from fedpgp.runs.execution import ExecutionOptions
 
-    if resume is not None:
-        options.check_resumed(resume)
-    directory = resume or output or options.new_name(f"{Path(method or '').name.replace(':', '-')}-seed-{seed or 0}")
-    with Session(directory, quiet) as session, tracked(session, track) as reporter:
-        execution = ExecutionOptions(
-            workers=options.worker_count(workers), cache=cache, skip_bad_images=skip_bad_images, reporter=reporter
-        )
-        if resume is not None:
-            comparison = fedpgp.resume(resume, methods=[] if method is None else [method], **execution)
+    options.check_resumed()
+    directory = (
+        options.resume or options.output or new_name(f"{Path(method or '').name.replace(':', '-')}-seed-{seed or 0}")
+    )
+    with Session(directory, options.quiet) as session, tracked(session, options.track) as reporter:
+        execution = options.execution(reporter)
+        if options.resume is not None:
+            comparison = fedpgp.resume(options.resume, methods=[] if method is None else [method], **execution)
         elif method is None:
             raise click.UsageError("Missing option '--method', or '--resume' with the directory of a stopped run")
         else:
             finished = fedpgp.run(
                 method,
-                seed or 0,
-                config=config,
-                changes=options.all_changes(change, data, device, precision),
-                settings=settings,
+                seed,
+                **options.experiment,
                 output=directory,
-                force=force,
+                force=options.force,
                 **execution,
             )
             comparison = fedpgp.Comparison([finished])
-    print_result(comparison, directory, as_json)
+    print_result(comparison, directory, options.as_json)

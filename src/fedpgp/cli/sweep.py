@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import Changes, ConfigFile, DryRun, method_names
-from fedpgp.cli.studies import StudyOptions, print_study, run_study, with_study_options
+from fedpgp.cli.options import Changes, ConfigFile, DryRun, WorkOptions, method_names, with_options
+from fedpgp.cli.studies import print_study, run_study
 
 
-@with_study_options
+@with_options(WorkOptions)
 def sweep(
     file: Annotated[
         Path | None,
@@ -30,7 +30,7 @@ def sweep(
     config: ConfigFile = None,
     change: Changes = None,
     *,
-    options: StudyOptions,
+    options: WorkOptions,
 ) -> None:
     """Run methods on every combination of values, and print the table.
 
@@ -46,7 +46,7 @@ def sweep(
     from fedpgp.report.grid import table
     from fedpgp.studies.sweep import sweep_study
 
-    options.check()
+    options.check_resumed()
     if options.resume is None and (file is None) == (not grid):
         raise click.UsageError("name a grid: either a file, or --grid section.key=a,b,c once or more")
     names = None if methods is None else method_names(methods)

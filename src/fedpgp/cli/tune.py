@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from fedpgp.cli.options import Changes, ConfigFile, method_names
+from fedpgp.cli.options import Changes, ConfigFile, WorkOptions, method_names, with_options
 from fedpgp.cli.printing import err
-from fedpgp.cli.studies import StudyOptions, run_study, with_study_options
+from fedpgp.cli.studies import run_study
 
 
-@with_study_options
+@with_options(WorkOptions)
 def tune(
     methods: Annotated[
         str | None,
@@ -48,7 +48,7 @@ def tune(
     config: ConfigFile = None,
     change: Changes = None,
     *,
-    options: StudyOptions,
+    options: WorkOptions,
 ) -> None:
     """Search for the settings of methods, with as many trials for each, and write them as a config file.
 
@@ -67,7 +67,7 @@ def tune(
     from fedpgp import tune as search_settings
     from fedpgp.studies.tuning.table import table
 
-    options.check("methods", "trials")
+    options.check_resumed("methods", "trials")
     asked: dict[str, Any] = {
         "trials": 16 if trials is None else trials,
         "seeds": seeds,
