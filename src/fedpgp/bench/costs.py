@@ -26,7 +26,8 @@ from fedpgp.federation.client_runner import Data
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
-from fedpgp.methods import Method, PromptFL
+from fedpgp.methods import Method
+from fedpgp.methods.promptfl import PromptFL
 from fedpgp.runtime.randomness import generator
 from fedpgp.testing import Recording, made_up_data, made_up_images
 

@@ -19,7 +19,8 @@ from fedpgp.bench.flops import Count, Product, packed
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.sources import Source, load_source
 from fedpgp.federation.client import ROWS
-from fedpgp.methods import FedPGP, Frozen, Params
+from fedpgp.methods import Frozen, Params
+from fedpgp.methods.fedpgp import FedPGP
 from fedpgp.reporting import Silent
 from fedpgp.results.run import Run
 from fedpgp.runs.run import compare

@@ -29,7 +29,7 @@ from fedpgp.federation.client_runner import Data
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
-from fedpgp.methods import FedPGP
+from fedpgp.methods.fedpgp import FedPGP
 from fedpgp.runtime.randomness import generator
 from fedpgp.runtime.workers import Workers
 

@@ -142,7 +142,7 @@ class _Look:
             return Classifier(self._method, params, self._reading, self._base, self._templates, client)
 
         alone = model(privates[0], None)
-        alone = replace(alone, params=self._method.without_private(alone.params))
+        alone = replace(alone, params=self._method.path(alone.params, 0))
         return {"global": alone, **{f"client {i + 1}": model(private, i) for i, private in enumerate(privates)}}
 
 

@@ -1,22 +1,15 @@
 """One averaged prompt whose text features are held near those of a hand-written one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import STRICT, AuthorsGuidance, Batch, Frozen, Params, templates_of
+from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Batch, Factor, Frozen, Params
 from fedpgp.methods.promptfl import PromptFL
-
-if TYPE_CHECKING:
-    from fedpgp.data.tasks import Task
-
-
-AUTHORS_TEMPLATES = {"dtd": "a photo of a {}, a type of texture."}  # where they are not CoOp's: trainers/kgcoop.py
+from fedpgp.methods.templates import AuthorsGuidance, templates_of
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -32,24 +25,16 @@ class FedKgCoOp(PromptFL):
     and CoOp has "{} texture.".
     """
 
-    name: ClassVar[str] = "fedkgcoop"
-    source: ClassVar[str] = "KgCoOp, Yao et al., CVPR 2023, arXiv 2303.13283, on each client, averaged as in PromptFL"
-    year: ClassVar[int] = 2023
-    venue: ClassVar[str] = "CVPR"
+    name = "fedkgcoop"
+    source = "KgCoOp, Yao et al., CVPR 2023, arXiv 2303.13283, on each client, averaged as in PromptFL"
+    year = 2023
+    venue = "CVPR"
 
-    weight: float = Field(
-        default=4.0,
-        ge=0,
-        le=1e6,
-        description="w, weight of the squared distance (authors' script: 8 on 1 − cos)",
-    )
-    guidance: AuthorsGuidance = Field(
-        default="template",
-        description='z_C: "template" (ours), "authors" (their code), or as in zero-shot',
-    )
+    weight: Factor = Field(default=4.0, description="w, weight of the squared distance (authors' script: 8 on 1 − cos)")
+    guidance: AuthorsGuidance = "template"
 
     def templates(self, task: Task) -> Sequence[str]:
-        return templates_of(self.guidance, task, AUTHORS_TEMPLATES)
+        return templates_of(self.guidance, task, self.name)
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         distance = (text[0] - frozen.guidance).square().sum(-1).mean()
