@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from fedpgp.aggregators import Scaffold, Server, Upload
+from fedpgp.aggregators import Server, Upload
+from fedpgp.aggregators.controlled import Scaffold
 from fedpgp.backbone import Backbone, Towers, load_backbone
 from fedpgp.backbone.image import PATCHES
 from fedpgp.backbone.layers import Prompt

@@ -119,13 +119,14 @@ def size(*groups: Tensors) -> int:
     return sum(tensor.nbytes for tensors in groups for tensor in tensors.values())
 
 
-def mean(uploads: Sequence[Upload], weights: Sequence[float]) -> dict[str, Tensor]:
-    """Σ (w_i / Σw) θ_i of the shared parts."""
-    return weighted([upload.shared for upload in uploads], weights)
+def zeros(tensors: Tensors, prefix: str = "") -> dict[str, Tensor]:
+    """Zeros of the same shapes, by name behind a prefix."""
+    return {f"{prefix}{name}": torch.zeros_like(value) for name, value in tensors.items()}
 
 
-def weighted(tensors: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
-    """Σ (w_i / Σw) θ_i by name."""
+def mean(tensors: Sequence[Tensors], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
+    """Σ (w_i / Σw) θ_i by name; without weights all count alike."""
+    weights = weights or [1] * len(tensors)
     total = sum(weights)
     return {
         name: torch.stack([weight / total * own[name] for own, weight in zip(tensors, weights, strict=True)]).sum(0)
@@ -133,11 +134,7 @@ def weighted(tensors: Sequence[Tensors], weights: Sequence[float]) -> dict[str, 
     }
 
 
-def examples(uploads: Sequence[Upload]) -> list[int]:
-    return [upload.examples for upload in uploads]
-
-
 def change(server: Server, uploads: Sequence[Upload]) -> dict[str, Tensor]:
     """Δ = Σ (n_i / Σn) θ_i − θ: what a server optimizer takes for the negative gradient."""
-    averaged = mean(uploads, examples(uploads))
+    averaged = mean([upload.shared for upload in uploads], [upload.examples for upload in uploads])
     return {name: averaged[name] - value for name, value in server.shared.items()}
