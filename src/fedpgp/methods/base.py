@@ -88,8 +88,8 @@ class Frozen:
 class Method(ABC):
     """A method is a frozen dataclass of hyperparameters, which are its section of the config, and pure functions.
 
-    It is written for a single client, as its paper writes it. A minimal one is `fedpgp/methods/promptfl.py`; what is
-    declared below has the value that a simple one needs.
+    It is written for a single client, as its paper writes it. A minimal one, `fedpgp/methods/promptfl.py`, defines its
+    first parameters and its `prompts`; every other member below has the value that most methods need.
     """
 
     name: ClassVar[str]
@@ -208,7 +208,7 @@ class Method(ABC):
 
         gradients: by term of the loss, then by parameter, with `per_example` [B, …] of every example.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no direction")
 
     @property
     def custom_gradient(self) -> bool:
@@ -244,15 +244,18 @@ class Method(ABC):
         return None
 
     def without_private(self, params: Params) -> Params | None:
-        """The parameters of a client that has the shared part only: the begin of `path`, if the method has one and the
-        model a private part. None where the shared part predicts nothing by itself."""
+        """The parameters of a client that has only the shared part, or None if that predicts nothing by itself.
+
+        By default these are the parameters as they are, if nothing in them is personal, and otherwise the begin of
+        `path`.
+        """
         return self.path(params, 0) if params.private or self.personalizes_shared else params
 
     def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
-        """Figures of one client to record beside its accuracies: the mean cosine of hand-written and global features,
-        and of global and personal ones, or of hand-written and personal ones if no context is global.
+        """Figures of one client to record beside its accuracies. text: [K, C, D] over the base classes.
 
-        text: [K, C, D] over the base classes.
+        By default these are mean cosines of text features: of the hand-written prompts and the first of
+        `context_names`, and of that one and the second.
         """
         features = [("guidance", frozen.guidance), *zip(self.context_names, text, strict=False)]
         return {f"cosine_{one}_{other}": mean_cosine(z, z_other) for (one, z), (other, z_other) in pairwise(features)}

@@ -12,11 +12,11 @@ from torch import Tensor
 from fedpgp.backbone import Backbone
 from fedpgp.data.tasks import Task
 from fedpgp.methods.base import STRICT, Batch, Beta, Frozen, Optimizer, Params, TrainedMethod, logits, uniform
-from fedpgp.methods.templates import Guidance, templates_of
+from fedpgp.methods.templates import Guidance, Guided
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FedCLIP(TrainedMethod):
+class FedCLIP(Guided, TrainedMethod):
     """No prompt is learned, but a weight for each number of an image's features (Lu et al. 2023).
 
     With f [D] an image's features, z_c the text feature of a hand-written prompt, and s = exp(logit scale),
@@ -48,9 +48,6 @@ class FedCLIP(TrainedMethod):
     betas: tuple[Beta, Beta] | None = Field(default=(0.9, 0.98), strict=False, description="of adam (public code)")
     eps: float | None = Field(default=1e-6, gt=0, le=1, description="of adam (public code)")
     weight_decay: float | None = Field(default=0.2, ge=0, le=1e3, description="added to the gradient (public code)")
-
-    def templates(self, task: Task) -> Sequence[str]:
-        return templates_of(self.guidance, task)
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         D = backbone.image.width

@@ -1,19 +1,16 @@
 """One averaged prompt whose text features are held near those of a hand-written one."""
 
-from collections.abc import Sequence
-
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.data.tasks import Task
 from fedpgp.methods.base import STRICT, Batch, Factor, Frozen, Params
 from fedpgp.methods.promptfl import PromptFL
-from fedpgp.methods.templates import AuthorsGuidance, templates_of
+from fedpgp.methods.templates import AuthorsGuidance, Guided
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FedKgCoOp(PromptFL):
+class FedKgCoOp(Guided, PromptFL):
     """PromptFL with KgCoOp's loss, which keeps the text features near CLIP's (Yao et al. 2023).
 
     L = CE + w · 1/C Σ_c ‖z_c − z_C,c‖², over all base classes, with z_c [D] the learned prompt's feature of a class and
@@ -32,9 +29,6 @@ class FedKgCoOp(PromptFL):
 
     weight: Factor = Field(default=4.0, description="w, weight of the squared distance (authors' script: 8 on 1 − cos)")
     guidance: AuthorsGuidance = "template"
-
-    def templates(self, task: Task) -> Sequence[str]:
-        return templates_of(self.guidance, task, self.name)
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         distance = (text[0] - frozen.guidance).square().sum(-1).mean()

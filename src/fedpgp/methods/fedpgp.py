@@ -72,8 +72,7 @@ class FedPGP(PromptMethod):
         pull, push = (frozen.guidance * z_G).sum(-1), (z_G * z_i).sum(-1)  # cosines [C]
         # −log(exp(pull/τ) / (exp(pull/τ) + exp(push/τ))) is softplus((push − pull)/τ)
         contrast = F.softplus((self.negative * push - self.positive * pull) / self.tau).mean()
-        task = F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)
-        return {"task": task, "contrastive": self.mu * contrast}
+        return {**super().loss(params, text, batch, frozen), "contrastive": self.mu * contrast}
 
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         return logits(text[1], images, frozen)

@@ -104,7 +104,7 @@ class FedPHA(PromptMethod):
         z_i, z_o, z_G = text
         distance = torch.linalg.vector_norm(z_i - z_G, dim=-1)
         return {
-            "task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels),
+            **super().loss(params, text, batch, frozen),
             "global": F.cross_entropy(logits(z_G, batch.features, frozen), batch.labels),
             "pull": self.pull * F.mse_loss(z_i, z_o),
             "push": self.push * F.relu(self.margin - distance).mean(),

@@ -1,6 +1,6 @@
 """One averaged prompt whose gradient never works against zero-shot CLIP."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,11 @@ from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
 from fedpgp.methods.base import STRICT, Batch, Frozen, Params, logits
 from fedpgp.methods.promptfl import PromptFL
-from fedpgp.methods.templates import AuthorsGuidance, templates_of
+from fedpgp.methods.templates import AuthorsGuidance, Guided
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FedProGrad(PromptFL):
+class FedProGrad(Guided, PromptFL):
     """PromptFL with ProGrad's gradient, in which nothing contradicts zero-shot CLIP (Zhu et al. 2023).
 
     Two gradients of the prompt are taken: a = ∇CE, and that of T² · KL(q ‖ r), of unit length b, where q and r are the
@@ -56,9 +56,6 @@ class FedProGrad(PromptFL):
         description='first: "random", N(0, 0.02²), a phrase, or "authors": zeros, with the words of guidance last',
     )
 
-    def templates(self, task: Task) -> Sequence[str]:
-        return templates_of(self.guidance, task, self.name)
-
     def new_contexts(self, task: Task, backbone: Backbone, rng: torch.Generator) -> Tensor:
         if self.ctx_init != "authors":
             return super().new_contexts(task, backbone, rng)
@@ -83,8 +80,8 @@ class FedProGrad(PromptFL):
     def direction(
         self, gradients: Mapping[str, Mapping[str, Tensor]], params: Params, rng: torch.Generator
     ) -> dict[str, Tensor]:
-        found = {}
+        turned = {}
         for name, a in gradients["task"].items():
             b = F.normalize(gradients["distillation"][name].flatten(), dim=0)  # zeros stay zeros
-            found[name] = a - self.strength * (a.flatten() @ b).clamp(max=0) * b.view_as(a)
-        return found
+            turned[name] = a - self.strength * (a.flatten() @ b).clamp(max=0) * b.view_as(a)
+        return turned

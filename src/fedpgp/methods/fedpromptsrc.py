@@ -11,10 +11,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors, Upload
-from fedpgp.data.tasks import Task
 from fedpgp.methods.base import STRICT, Batch, Factor, Frozen, Params, logits
 from fedpgp.methods.fedivlp import FedIVLP
-from fedpgp.methods.templates import Guidance, templates_of
+from fedpgp.methods.templates import Guidance, Guided
 
 MEAN = "mean."  # ahead of a name: the mean over rounds
 
@@ -55,7 +54,7 @@ class GaussianMean(FedAvg):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FedPromptSRC(FedIVLP):
+class FedPromptSRC(Guided, FedIVLP):
     """FedIVLP's prompts, held near to the frozen CLIP, and their mean over rounds (PromptSRC, Khattak et al. 2023).
 
     With z [C, D] and f [B, D] the features behind the prompts, f_0 those of the frozen image tower, z_C text features
@@ -110,9 +109,6 @@ class FedPromptSRC(FedIVLP):
         if not self.gaussian:
             return None
         return GaussianMean(mean=self.gaussian_mean * rounds, std=self.gaussian_std * rounds)
-
-    def templates(self, task: Task) -> Sequence[str]:
-        return templates_of(self.guidance, task)
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         z, seen = text[0], batch.features

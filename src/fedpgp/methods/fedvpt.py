@@ -12,11 +12,11 @@ from fedpgp.backbone.layers import Prompt
 from fedpgp.data.tasks import Task
 from fedpgp.methods.base import STRICT, Count, Frozen, LearningRate, Params, TrainedMethod, logits
 from fedpgp.methods.deep import first_visual, prompt_of
-from fedpgp.methods.templates import Guidance, templates_of
+from fedpgp.methods.templates import Guidance, Guided
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FedVPT(TrainedMethod):
+class FedVPT(Guided, TrainedMethod):
     """Visual prompts alone are learned, in the first J layers of the image tower (VPT, Jia et al. 2022).
 
     V_1 [m, w] stands behind the patches, without places and through the normalisation before the first layer. At layer
@@ -43,9 +43,6 @@ class FedVPT(TrainedMethod):
     learning_rate: LearningRate = Field(
         default=1e-3, description="(FedMGP's code; MaPLe's repository: 2.5e-3, as a cosine)"
     )
-
-    def templates(self, task: Task) -> Sequence[str]:
-        return templates_of(self.guidance, task)
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         depth = backbone.image.layers if self.depth is None else self.depth

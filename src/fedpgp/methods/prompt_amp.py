@@ -55,12 +55,12 @@ class AttentiveMessages(Aggregator):
         if self.heuristic:
             cosine = F.cosine_similarity(w, w[i], dim=-1)
             scores = torch.exp(self.sharpness * (cosine - cosine[others].max())) * others
-            found = (1 - self.self_weight) * scores / _sum(scores)
+            weights = (1 - self.self_weight) * scores / _sum(scores)
         else:
-            found = self.alpha / self.sigma * torch.exp(-(w - w[i]).square().sum(-1) / self.sigma) * others
-            found = found / _sum(found).clamp(min=1)
-        found[i] = (1 - _sum(found)).clamp(min=0)
-        return found
+            weights = self.alpha / self.sigma * torch.exp(-(w - w[i]).square().sum(-1) / self.sigma) * others
+            weights = weights / _sum(weights).clamp(min=1)
+        weights[i] = (1 - _sum(weights)).clamp(min=0)
+        return weights
 
 
 def _sum(values: Tensor) -> Tensor:
@@ -122,7 +122,5 @@ class PromptAMP(SinglePromptMethod):
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         away = params.shared["p"] - params.received["p"]
-        return {
-            "task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels),
-            "attraction": self.attraction / (2 * self.alpha) * away.square().sum(),
-        }
+        attraction = self.attraction / (2 * self.alpha) * away.square().sum()
+        return {**super().loss(params, text, batch, frozen), "attraction": attraction}

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -42,3 +42,13 @@ def templates_of(guidance: str, task: Task, method: str = "") -> Sequence[str]:
         return tuple(_tables()[guidance])
     of_authors = _tables()["authors"].get(method, {}) if guidance == "authors" else {}
     return (of_authors[task.train.name],) if task.train.name in of_authors else task.templates
+
+
+class Guided:
+    """A part of a method whose field `guidance` chooses the hand-written prompts behind z_C."""
+
+    name: ClassVar[str]
+    guidance: str
+
+    def templates(self, task: Task) -> Sequence[str]:
+        return templates_of(self.guidance, task, self.name)

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.data.tasks import Task
 from fedpgp.methods.base import STRICT, Frozen, Method, Params, logits
-from fedpgp.methods.templates import Guidance, templates_of
+from fedpgp.methods.templates import Guidance, Guided
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class ZeroShot(Method):
+class ZeroShot(Guided, Method):
     """Nothing is trained and nothing is sent: the class is that of the nearest "a photo of a {class}.".
 
     An ensemble's text feature is the mean of its templates', of unit length (Radford et al., section 3.1.4).
@@ -23,9 +22,6 @@ class ZeroShot(Method):
     venue = "ICML"
 
     guidance: Guidance = "template"
-
-    def templates(self, task: Task) -> Sequence[str]:
-        return templates_of(self.guidance, task)
 
     def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
         return []
