@@ -29,8 +29,18 @@ class Server:
     memory: Tensors = field(default_factory=dict)
 
 
+class _Message:
+    shared: Tensors
+    control: Tensors
+
+    @property
+    def size(self) -> int:
+        """Bytes of its numbers."""
+        return sum(tensor.nbytes for tensors in (self.shared, self.control) for tensor in tensors.values())
+
+
 @plain_dataclass(frozen=True)
-class Download:
+class Download(_Message):
     """What a client is sent. shared: what the method receives; control: what the aggregator's client side does.
 
     figures: numbers beside, which training does not read.
@@ -40,14 +50,9 @@ class Download:
     control: Tensors = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def size(self) -> int:
-        """Bytes of its numbers."""
-        return size(self.shared, self.control)
-
 
 @plain_dataclass(frozen=True)
-class Upload:
+class Upload(_Message):
     """What a client sends: its number, how many examples it trained on, the trained shared part, the aggregator's.
 
     figures: numbers beside, which were made of it on its way.
@@ -58,11 +63,6 @@ class Upload:
     shared: Tensors
     control: Tensors = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """Bytes of its numbers."""
-        return size(self.shared, self.control)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -112,11 +112,6 @@ class Aggregator(ABC):
     def privacy_spent(self, rounds: int) -> dict[str, float]:
         """What is to be recorded of privacy for a client that has taken part in so many rounds."""
         return {}
-
-
-def size(*groups: Tensors) -> int:
-    """Bytes of the tensors' numbers."""
-    return sum(tensor.nbytes for tensors in groups for tensor in tensors.values())
 
 
 def zeros(tensors: Tensors, prefix: str = "") -> dict[str, Tensor]:

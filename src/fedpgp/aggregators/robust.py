@@ -46,15 +46,9 @@ class TrimmedMean(Aggregator):
 
 def _middle(server: Server, uploads: Sequence[Upload], left_out: int) -> Server:
     """The mean of every coordinate without so many at each end."""
-    return Server(
-        {
-            name: torch.stack([upload.shared[name] for upload in uploads])
-            .sort(dim=0)
-            .values[left_out : len(uploads) - left_out]
-            .mean(0)
-            for name in server.shared
-        }
-    )
+    kept = slice(left_out, len(uploads) - left_out)
+    stacked = {name: torch.stack([upload.shared[name] for upload in uploads]) for name in server.shared}
+    return Server({name: values.sort(dim=0).values[kept].mean(0) for name, values in stacked.items()})
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -84,18 +84,12 @@ class Frozen:
         return Frozen(self.guidance[chosen], self.logit_scale, self.base[chosen])
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Method(ABC):
-    """A method is a frozen dataclass of hyperparameters, which are its section of the config, and pure functions.
+class Hooks:
+    """What only few methods need: a part of the contract in which every member has the value that all others have.
 
-    It is written for a single client, as its paper writes it. A minimal one, `fedpgp/methods/promptfl.py`, defines its
-    first parameters and its `prompts`; every other member below has the value that most methods need.
+    docs/methods.md names a method for each.
     """
 
-    name: ClassVar[str]
-    source: ClassVar[str]  # the paper
-    year: ClassVar[int]
-    venue: ClassVar[str]
     pooled: ClassVar[bool] = False
     """One training on the images of all clients together, which no federation has."""
     personalizes_shared: ClassVar[bool] = False
@@ -110,6 +104,102 @@ class Method(ABC):
     """`direction` is given the gradient of every example; the loss of a batch must be the mean of its examples'."""
     extra_names: ClassVar[tuple[str, ...]] = ()
     """Class names whose text features stand behind those of the classes in training."""
+
+    @property
+    def position(self) -> Position:
+        """Where the class name stands in the context."""
+        return "end"
+
+    @property
+    def tail(self) -> str:
+        """What stands behind the context, with {} for the class name."""
+        return "{}."
+
+    @property
+    def first_layer(self) -> int:
+        """The lowest layer of the image tower that its visual prompts change, counted from 0."""
+        return 0
+
+    def own_aggregator(self, rounds: int) -> Aggregator | None:
+        """The method's own server in a run of so many rounds; None takes the aggregator that the config chooses."""
+        return None
+
+    @property
+    def finetune_epochs(self) -> int:
+        """Epochs that every client trains for itself after the last round, on all of its parameters."""
+        return 0
+
+    def memory(self, images: Tensor, labels: Tensor, frozen: Frozen) -> dict[str, Tensor]:
+        """What a client keeps of its training images: features [n, D], columns [n] of the softmax in training."""
+        return {}
+
+    def for_step(self, params: Params, rng: torch.Generator) -> Params:
+        """What a local step works on, where it is not everything; gradients flow through it to `params`."""
+        return params
+
+    def constant_prompts(self, params: Params) -> Sequence[Tensor | Prompt]:
+        """Contexts that no step changes: read once in a round, their features stand behind those of `prompts`."""
+        return []
+
+    def conditional_prompts(self, params: Params, images: Tensor, frozen: Frozen) -> Sequence[Tensor]:
+        """A context [M, d] for each of the images, features [B, D]; K grows by B, and they stand behind all others."""
+        return []
+
+    def visual_prompts(self, params: Params) -> Sequence[Prompt]:
+        """With what the image tower must read every image, V times."""
+        return []
+
+    def direction(
+        self, gradients: Mapping[str, Mapping[str, Tensor]], params: Params, rng: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The gradient that the optimizer follows, by parameter; called where a method has one of its own.
+
+        gradients: by term of the loss, then by parameter, with `per_example` [B, …] of every example.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no direction")
+
+    @property
+    def custom_gradient(self) -> bool:
+        """Whether the optimizer follows `direction`, for which every term of the loss has a backward pass."""
+        return type(self).direction is not Hooks.direction
+
+    def after_training(self, params: Params, rng: torch.Generator) -> Params:
+        """The shared part that a client sends, and the private one that it keeps, after its epochs of a round.
+
+        A private tensor that no loss depends on keeps its value in training, and may be set here.
+        """
+        return params
+
+    @property
+    def swaps(self) -> bool:
+        """What it sends after training may not be what it trained as such: no aggregator can turn its gradients."""
+        return type(self).after_training is not Hooks.after_training
+
+    def for_prediction(self, params: Params) -> Params:
+        """What a model predicts with, where that is not what it trains."""
+        return params
+
+    def privacy_spent(self, epochs: int) -> dict[str, float]:
+        """What so many passes over a client's images have cost it beside time, such as its privacy."""
+        return {}
+
+    def assumptions(self, epochs: int) -> list[str]:
+        """What a person should know before a run of so many local epochs, in sentences."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Method(Hooks, ABC):
+    """A method is a frozen dataclass of hyperparameters, which are its section of the config, and pure functions.
+
+    It is written for a single client, as its paper writes it. A minimal one, `fedpgp/methods/promptfl.py`, defines its
+    first parameters and its `prompts`; every other member has the value that most methods need.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]  # the paper
+    year: ClassVar[int]
+    venue: ClassVar[str]
     context_names: ClassVar[tuple[Literal["global", "personal"], ...]] = ()
     """What the first of `prompts` are, so that `diagnostics` compares them."""
 
@@ -130,33 +220,9 @@ class Method(ABC):
         return bool({"image tower", "text per image"} & {*self.reads})
 
     @property
-    def position(self) -> Position:
-        """Where the class name stands in the context."""
-        return "end"
-
-    @property
-    def tail(self) -> str:
-        """What stands behind the context, with {} for the class name."""
-        return "{}."
-
-    @property
-    def first_layer(self) -> int:
-        """The lowest layer of the image tower that its visual prompts change, counted from 0."""
-        return 0
-
-    @property
     def learning_rates(self) -> Mapping[str, float]:
         """The learning rate of each group of parameters that it has, "shared" and "private"."""
         return {}
-
-    def own_aggregator(self, rounds: int) -> Aggregator | None:
-        """The method's own server in a run of so many rounds; None takes the aggregator that the config chooses."""
-        return None
-
-    @property
-    def finetune_epochs(self) -> int:
-        """Epochs that every client trains for itself after the last round, on all of its parameters."""
-        return 0
 
     def templates(self, task: Task) -> Sequence[str]:
         """The hand-written prompts whose mean text features are the guidance z_C."""
@@ -170,29 +236,9 @@ class Method(ABC):
         """A client's own parameters before its first round."""
         return {}
 
-    def memory(self, images: Tensor, labels: Tensor, frozen: Frozen) -> dict[str, Tensor]:
-        """What a client keeps of its training images: features [n, D], columns [n] of the softmax in training."""
-        return {}
-
-    def for_step(self, params: Params, rng: torch.Generator) -> Params:
-        """What a local step works on, where it is not everything; gradients flow through it to `params`."""
-        return params
-
     @abstractmethod
     def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor | Prompt]:
         """The K contexts that the text encoder must read for some classes: [M, d], or [C, M, d] one for each class."""
-
-    def constant_prompts(self, params: Params) -> Sequence[Tensor | Prompt]:
-        """Contexts that no step changes: read once in a round, their features stand behind those of `prompts`."""
-        return []
-
-    def conditional_prompts(self, params: Params, images: Tensor, frozen: Frozen) -> Sequence[Tensor]:
-        """A context [M, d] for each of the images, features [B, D]; K grows by B, and they stand behind all others."""
-        return []
-
-    def visual_prompts(self, params: Params) -> Sequence[Prompt]:
-        """With what the image tower must read every image, V times."""
-        return []
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         """The terms of the client's loss, by name; their sum is minimised. By default the cross-entropy of `predict`.
@@ -201,39 +247,9 @@ class Method(ABC):
         """
         return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
 
-    def direction(
-        self, gradients: Mapping[str, Mapping[str, Tensor]], params: Params, rng: torch.Generator
-    ) -> dict[str, Tensor]:
-        """The gradient that the optimizer follows, by parameter; called where a method has one of its own.
-
-        gradients: by term of the loss, then by parameter, with `per_example` [B, …] of every example.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no direction")
-
-    @property
-    def custom_gradient(self) -> bool:
-        """Whether the optimizer follows `direction`, for which every term of the loss has a backward pass."""
-        return type(self).direction is not Method.direction
-
-    def after_training(self, params: Params, rng: torch.Generator) -> Params:
-        """The shared part that a client sends, and the private one that it keeps, after its epochs of a round.
-
-        A private tensor that no loss depends on keeps its value in training, and may be set here.
-        """
-        return params
-
-    @property
-    def swaps(self) -> bool:
-        """What it sends after training may not be what it trained as such: no aggregator can turn its gradients."""
-        return type(self).after_training is not Method.after_training
-
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         """Logits [B, C] of image features [B, D], or what `reads` makes of them. By default the first context's."""
         return logits(text[0], images, frozen)
-
-    def for_prediction(self, params: Params) -> Params:
-        """What a model predicts with, where that is not what it trains."""
-        return params
 
     def path(self, params: Params, alpha: float) -> Params | None:
         """The model at α of the way from the shared part alone (0) to this one (1), 0 ≤ α < 1.
@@ -259,14 +275,6 @@ class Method(ABC):
         """
         features = [("guidance", frozen.guidance), *zip(self.context_names, text, strict=False)]
         return {f"cosine_{one}_{other}": mean_cosine(z, z_other) for (one, z), (other, z_other) in pairwise(features)}
-
-    def privacy_spent(self, epochs: int) -> dict[str, float]:
-        """What so many passes over a client's images have cost it beside time, such as its privacy."""
-        return {}
-
-    def assumptions(self, epochs: int) -> list[str]:
-        """What a person should know before a run of so many local epochs, in sentences."""
-        return []
 
 
 def _of_federation(what: str, key: str, **limits: Any) -> Any:

@@ -47,13 +47,13 @@ def find_method(name: str) -> type[Method]:
     point = points[name]
     where = f"method {name!r} of {point.dist.name if point.dist else 'an installed package'} ({point.value})"
     try:
-        found = point.load()
+        method = point.load()
     except Exception as error:  # whatever somebody else's code raises
         raise ConfigError(f"{where} cannot be imported: {raised(error)}; mend or uninstall the package") from error
-    _check(found, where)
-    if found.name != name:
-        raise ConfigError(f"{where} must have the name of its entry point, its class has {found.name!r}")
-    return found
+    _check(method, where)
+    if method.name != name:
+        raise ConfigError(f"{where} must have the name of its entry point, its class has {method.name!r}")
+    return method
 
 
 def _of_file(reference: str) -> type[Method]:
@@ -157,32 +157,32 @@ def check_instance(method: Method) -> None:
     _check(type(method), f"method {type(method).__name__}")
 
 
-def _check(found: Any, where: str) -> None:
+def _check(method: Any, where: str) -> None:
     """Raises ConfigError for what is no complete method."""
-    if fault := fault_of(found):
+    if fault := fault_of(method):
         raise ConfigError(f"{where} {fault}")
 
 
-def fault_of(found: Any) -> str | None:
+def fault_of(method: Any) -> str | None:
     """What is wrong with what should be the class of a method."""
-    if not _is_method(found):
-        return f"must be a class derived from fedpgp.methods.Method, got {found!r}"
-    if inspect.isabstract(found):
-        return f"lacks {', '.join(sorted(found.__abstractmethods__))}: write them"
+    if not _is_method(method):
+        return f"must be a class derived from fedpgp.methods.Method, got {method!r}"
+    if inspect.isabstract(method):
+        return f"lacks {', '.join(sorted(method.__abstractmethods__))}: write them"
     for attribute in ("name", "source", "year", "venue"):
-        if not hasattr(found, attribute):
+        if not hasattr(method, attribute):
             return f"lacks the class attribute {attribute!r}: add it"
-    if not NAME.fullmatch(found.name):
-        return f"must have a name of small letters, digits, - and _, got {found.name!r}"
-    if METHODS.get(found.name, found) is not found:
-        return f"has the name {found.name!r} of a built-in method: choose another"
-    if found.name in RESERVED:
-        return f"has the name {found.name!r}, which means something else in a config: choose another"
+    if not NAME.fullmatch(method.name):
+        return f"must have a name of small letters, digits, - and _, got {method.name!r}"
+    if METHODS.get(method.name, method) is not method:
+        return f"has the name {method.name!r} of a built-in method: choose another"
+    if method.name in RESERVED:
+        return f"has the name {method.name!r}, which means something else in a config: choose another"
     try:
-        method = found()
+        default = method()
     except Exception as error:
         return f"must have a default for every field: {raised(error)}"
-    return misread(method)
+    return misread(default)
 
 
 def misread(method: Method) -> str | None:
