@@ -93,15 +93,11 @@ class Recording(Workers[Towers]):
 
 def made_up_data(task: Task, backbone: Backbone, kind: str | None, seed: int = 0) -> Data:
     """A task with random images; kind: what is kept of them beside a feature of each, as `kind_of` a method."""
-    sets = evaluation_sets(task)
-    return Data(
-        task,
-        made_up_images(len(task.train), backbone, kind, seed),
-        {
-            name: made_up_images(len(test.images), backbone, kind, seed + i)
-            for i, (name, test) in enumerate(sets.items(), 1)
-        },
-    )
+    tests = {
+        name: made_up_images(len(test.images), backbone, kind, seed + i)
+        for i, (name, test) in enumerate(evaluation_sets(task).items(), 1)
+    }
+    return Data(task, made_up_images(len(task.train), backbone, kind, seed), tests)
 
 
 def made_up_images(count: int, backbone: Backbone, kind: str | None = None, seed: int = 0) -> ImageFeatures:
@@ -225,9 +221,9 @@ def _declares(trial: _Trial) -> None:
     method = trial.method
     fault = fault_of(type(method)) or misread(method)
     _ask(fault is None, str(fault))
-    _ask(bool((type(method).__doc__ or "").strip()), "must have a docstring: fedpgp methods prints it")
+    _ask((type(method).__doc__ or "").strip(), "must have a docstring: fedpgp methods prints it")
     for name, info in type(method).__pydantic_fields__.items():  # type: ignore[attr-defined]
-        _ask(bool(info.description), f"must describe {name}: Field(default=…, description='what (source)')")
+        _ask(info.description, f"must describe {name}: Field(default=…, description='what (source)')")
     first = trial.first()
     for group, tensors in (("shared", first.shared), ("private", first.private)):
         rated = not tensors or group in method.learning_rates
@@ -261,7 +257,7 @@ def _parameters(trial: _Trial) -> None:
                 tensor.dtype == like.dtype and tensor.device == like.device,
                 f"must make {name} {like.dtype} on {like.device}, like backbone.logit_scale: .to(backbone.logit_scale)",
             )
-            _ask(bool(tensor.isfinite().all()), f"must start {name} with finite numbers")
+            _ask(tensor.isfinite().all(), f"must start {name} with finite numbers")
             _ask(not tensor.requires_grad, f"must not track gradients of {name}: the engine does")
             same = name in twice and torch.equal(twice[name], tensor)
             _ask(same, f"must draw {name} from rng alone: two draws from equal ones differ")
@@ -288,7 +284,7 @@ def _functions(trial: _Trial) -> None:
             question = trial.question(params, images, classes)
             logits = answer(trial.towers, question)
             _ask(
-                logits.shape == (5, len(classes)) and bool(logits.isfinite().all()),
+                logits.shape == (5, len(classes)) and logits.isfinite().all(),
                 f"must predict finite logits [images, classes] [5, {len(classes)}]: got {list(logits.shape)}",
             )
         by_one = torch.cat([answer(trial.towers, question._replace(images=images[i : i + 1])) for i in range(5)])
@@ -317,9 +313,9 @@ def _losses(trial: _Trial) -> None:
         batch = Batch(image_features(trial.towers, method, job.images[:4], part), job.labels[:4])
         with _unchanged("in place, in loss", part, job.frozen, batch.features):
             terms = method.loss(part, text, batch, job.frozen)
-        _ask(bool(terms), "must have a loss of one term or more, because it has parameters")
+        _ask(terms, "must have a loss of one term or more, because it has parameters")
         for name, value in terms.items():
-            number = value.shape == () and bool(value.isfinite())
+            number = value.shape == () and value.isfinite()
             _ask(number, f"must give the term {name!r} of its loss as one finite number: got {list(value.shape)}")
             if method.per_example:
                 ones = [Batch(batch.features[e : e + 1], batch.labels[e : e + 1]) for e in range(len(batch.labels))]
@@ -459,7 +455,7 @@ CHECKS: Sequence[Callable[[_Trial], None]] = (
 )
 
 
-def _ask(holds: bool, message: str) -> None:
+def _ask(holds: object, message: str) -> None:
     if not holds:
         raise ConformanceError(message)
 
