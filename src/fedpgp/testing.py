@@ -4,26 +4,26 @@
 >>> check_method(MyMethod(learning_rate=0.05))  # doctest: +SKIP
 """
 
-import dataclasses
 import pickle
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from torch import Tensor
 
-from fedpgp.aggregators import Scaffold, Server, Upload
+from fedpgp.aggregators import Server, Tensors, Upload
+from fedpgp.aggregators.controlled import Scaffold
 from fedpgp.backbone import Backbone, Towers, load_backbone
 from fedpgp.backbone.image import PATCHES
 from fedpgp.backbone.layers import Prompt
-from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.sources import ImageDataset
@@ -37,7 +37,7 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State, grouped
 from fedpgp.methods import Batch, Frozen, Method, Params
-from fedpgp.methods.plugins import NAME, misread
+from fedpgp.methods.plugins import fault_of, misread
 from fedpgp.runtime.randomness import generator
 from fedpgp.runtime.workers import Workers
 
@@ -64,14 +64,11 @@ def check_method(method: Method, backbone: Backbone | None = None) -> list[str]:
     for check in CHECKS:
         try:
             check(trial)
-        except ConformanceError:
-            raise
         except Exception as error:
-            what = (check.__doc__ or "").strip()
-            raise ConformanceError(
-                f"{_name(trial.method)} failed in the check “{what}”: {type(error).__name__}: {error}"
-            ) from error
-    return [(check.__doc__ or "").strip() for check in CHECKS]
+            place = f"failed in the check “{check.__doc__}”: {type(error).__name__}: "
+            reason = f"{'' if isinstance(error, ConformanceError) else place}{error}"
+            raise ConformanceError(f"{getattr(method, 'name', type(method).__name__)} {reason}") from error
+    return [str(check.__doc__) for check in CHECKS]
 
 
 class Recording(Workers[Towers]):
@@ -94,26 +91,13 @@ class Recording(Workers[Towers]):
         return [pair for group in self.groups for pair in zip(*group, strict=True)]
 
 
-@dataclass(frozen=True)
-class _CheckedRun:
-    """What is left of a federation: its last state, and every local training, also by groups that train together."""
-
-    bits: Mapping[str, bytes]
-    trained: Sequence[tuple[ClientJob, ClientUpdate]]
-    groups: Sequence[tuple[Sequence[ClientJob], Sequence[ClientUpdate]]]
-
-
 def made_up_data(task: Task, backbone: Backbone, kind: str | None, seed: int = 0) -> Data:
     """A task with random images; kind: what is kept of them beside a feature of each, as `kind_of` a method."""
-    sets = evaluation_sets(task)
-    return Data(
-        task,
-        made_up_images(len(task.train), backbone, kind, seed),
-        {
-            name: made_up_images(len(test.images), backbone, kind, seed + i)
-            for i, (name, test) in enumerate(sets.items(), 1)
-        },
-    )
+    tests = {
+        name: made_up_images(len(test.images), backbone, kind, seed + i)
+        for i, (name, test) in enumerate(evaluation_sets(task).items(), 1)
+    }
+    return Data(task, made_up_images(len(task.train), backbone, kind, seed), tests)
 
 
 def made_up_images(count: int, backbone: Backbone, kind: str | None = None, seed: int = 0) -> ImageFeatures:
@@ -138,15 +122,7 @@ class _Trial:
         self.frozen = frozen_of(method, self.task, backbone)
         self.towers = backbone.towers(method.reads)
         self.data = made_up_data(self.task, backbone, kind_of(method))
-
-    def answer(self, params: Params, images: ImageFeatures) -> Tensor:
-        """The logits [B, 6] of a model over the base classes."""
-        frozen = self.frozen.select(BASE)
-        text = self.text(params, frozen, BASE)
-        return answer(self.towers, Question(self.method, params, text, images, self.tokens(BASE), frozen))
-
-    def images(self, count: int, seed: int) -> ImageFeatures:
-        return made_up_images(count, self.backbone, kind_of(self.method), seed)
+        self.images = made_up_images(5, backbone, kind_of(method), seed=9)
 
     def first(self, client: int = 0) -> Params:
         """A client's parameters before the first round."""
@@ -157,18 +133,22 @@ class _Trial:
         server = aggregator.begin(shared, len(task.clients))
         return Params(shared, private, aggregator.download(server, client).shared)
 
-    def text(self, params: Params, frozen: Frozen, classes: Sequence[int], extra: Sequence[str] = ()) -> Tensor:
-        """The features [K, C, D] of a model's contexts with some classes, and extra names behind them."""
-        method = self.method
+    def question(
+        self, params: Params, images: ImageFeatures, classes: Sequence[int] = BASE, extra_names: Sequence[str] = ()
+    ) -> Question:
+        """Some images for a model, with the text features of some classes, and of extra names behind them."""
+        method, frozen = self.method, self.frozen.select(classes)
+        tokens = self.backbone.class_tokens([*(CLASS_NAMES[label] for label in classes), *extra_names], method.tail)
         contexts = [*method.prompts(params, frozen), *method.constant_prompts(params)]
-        read = self.backbone.text.each(contexts, self.tokens(classes, extra), method.position)
-        return torch.stack(read) if read else frozen.guidance[None][:0]
+        read = self.backbone.text.each(contexts, tokens, method.position)
+        text = torch.stack(read) if read else frozen.guidance[None][:0]
+        return Question(method, params, text, images, tokens, frozen)
 
-    def tokens(self, classes: Sequence[int], extra: Sequence[str] = ()) -> ClassTokens:
-        return self.backbone.class_tokens([*(CLASS_NAMES[label] for label in classes), *extra], self.method.tail)
+    def run(self, seed: int = 0, interrupted: bool = False) -> tuple[dict[str, bytes], Recording]:
+        """The state after three rounds, and every local training.
 
-    def run(self, seed: int = 0, interrupted: bool = False) -> _CheckedRun:
-        """Three rounds; interrupted: after each, everything is closed, and a copy of the method goes on."""
+        interrupted: after each round, everything is closed, and a copy of the method goes on.
+        """
         workers = Recording(self.towers)
         with tempfile.TemporaryDirectory() as directory:
             path, method = Path(directory) / "state", self.method
@@ -187,16 +167,21 @@ class _Trial:
                 bits = {f"server/{k}": _bits(t) for k, t in grouped(server).items()}
                 for i, own in enumerate(spec.states(state.client)):
                     bits |= {f"client {i}/{k}": _bits(t) for k, t in grouped(own).items()}
-        return _CheckedRun(bits, workers.trained, workers.groups)
+        return bits, workers
 
     @cached_property
-    def once(self) -> _CheckedRun:
+    def once(self) -> tuple[dict[str, bytes], Recording]:
         return self.run()
 
     @property
-    def trains(self) -> bool:
-        first = self.first()
-        return bool(first.shared or first.private)
+    def trained(self) -> list[tuple[ClientJob, ClientUpdate]]:
+        """Every local training of a run."""
+        return self.once[1].trained
+
+    def models(self) -> Iterator[Params]:
+        """A client's parameters before the first round, and then, if it trains, before its last."""
+        yield self.first()
+        yield from (job.params for job, _ in self.trained[-1:])
 
 
 def _task() -> Task:
@@ -233,27 +218,16 @@ def _no_picture(index: int) -> Any:
 def _declares(trial: _Trial) -> None:
     """it declares name, paper, year and venue, and describes its settings"""
     method = trial.method
-    for attribute in ("name", "source", "year", "venue"):
-        _ask(hasattr(type(method), attribute), trial, f"must have the class attribute {attribute!r}")
-    _ask(bool(NAME.fullmatch(method.name)), trial, f"must have a name of small letters, digits, - and _: {method.name}")
-    _ask(bool((type(method).__doc__ or "").strip()), trial, "must have a docstring: fedpgp methods prints it")
-    fault = misread(method)
-    _ask(fault is None, trial, str(fault))
-    for field in dataclasses.fields(method):
-        info = type(method).__pydantic_fields__[field.name]  # type: ignore[attr-defined]
-        _ask(
-            bool(info.description), trial, f"must describe {field.name}: Field(default=…, description='what (source)')"
-        )
-        _ask(not info.is_required(), trial, f"must have a default for {field.name}")
+    fault = fault_of(type(method)) or misread(method)
+    _ask(fault is None, str(fault))
+    _ask((type(method).__doc__ or "").strip(), "must have a docstring: fedpgp methods prints it")
+    for name, info in type(method).__pydantic_fields__.items():  # type: ignore[attr-defined]
+        _ask(info.description, f"must describe {name}: Field(default=…, description='what (source)')")
     first = trial.first()
-    groups = {"shared": first.shared, "private": first.private}
-    for group, tensors in groups.items():
-        _ask(
-            not tensors or group in method.learning_rates,
-            trial,
-            f"must give a learning rate for {group!r}, which it trains: learning_rates",
-        )
-    _ask(not (method.pooled and first.private), trial, "must keep nothing private, because it pools all images")
+    for group, tensors in (("shared", first.shared), ("private", first.private)):
+        rated = not tensors or group in method.learning_rates
+        _ask(rated, f"must give a learning rate for {group!r}, which it trains: learning_rates")
+    _ask(not (method.pooled and first.private), "must keep nothing private, because it pools all images")
 
 
 def _survives_files(trial: _Trial) -> None:
@@ -264,8 +238,8 @@ def _survives_files(trial: _Trial) -> None:
         path = Path(directory) / "config.toml"
         path.write_text(config.to_toml(), encoding="utf-8")
         read = load_config(path, methods=[type(method)]).methods[method.name]
-    _ask(read == method, trial, f"must be the same when its section is read again: {read} is not {method}")
-    _ask(pickle.loads(pickle.dumps(method)) == method, trial, "must be the same after pickling: define it in a module")
+    _ask(read == method, f"must be the same when its section is read again: {read} is not {method}")
+    _ask(pickle.loads(pickle.dumps(method)) == method, "must be the same after pickling: define it in a module")
 
 
 def _parameters(trial: _Trial) -> None:
@@ -274,205 +248,166 @@ def _parameters(trial: _Trial) -> None:
     for client in range(len(CLIENTS)):
         first, again = trial.first(client), trial.first(client)
         both = {*first.shared} & {*first.private}
-        _ask(not both, trial, f"must not use a name twice, in shared and private: {both}")
+        _ask(not both, f"must not use a name twice, in shared and private: {both}")
+        twice = {**again.shared, **again.private}
         for name, tensor in {**first.shared, **first.private}.items():
-            _ask("/" not in name, trial, f"must not have / in a parameter's name: {name}")
+            _ask("/" not in name, f"must not have / in a parameter's name: {name}")
             _ask(
                 tensor.dtype == like.dtype and tensor.device == like.device,
-                trial,
                 f"must make {name} {like.dtype} on {like.device}, like backbone.logit_scale: .to(backbone.logit_scale)",
             )
-            _ask(bool(tensor.isfinite().all()), trial, f"must start {name} with finite numbers")
-            _ask(not tensor.requires_grad, trial, f"must not track gradients of {name}: the engine does")
-        for name, tensor in {**again.shared, **again.private}.items():
-            same = {**first.shared, **first.private}[name]
-            _ask(torch.equal(same, tensor), trial, f"must draw {name} from rng alone: two draws from equal ones differ")
+            _ask(tensor.isfinite().all(), f"must start {name} with finite numbers")
+            _ask(not tensor.requires_grad, f"must not track gradients of {name}: the engine does")
+            same = name in twice and torch.equal(twice[name], tensor)
+            _ask(same, f"must draw {name} from rng alone: two draws from equal ones differ")
 
 
 def _functions(trial: _Trial) -> None:
     """its functions give what the contract says for any classes, and change none of their arguments"""
     method, width = trial.method, trial.backbone.token_width
-
-    def models() -> Iterator[Params]:
-        first = trial.first()
-        yield first
-        alone = method.without_private(method.for_prediction(first))
-        if alone is not None:
-            yield alone
-        yield from (job.params for job, _ in trial.once.trained[-1:])
-
-    for params, classes in ((params, some) for params in models() for some in (BASE, NOVEL, (3,), (4, 6, 1))):
-        frozen, images = trial.frozen.select(classes), trial.images(5, 9)
-        given, before = params, _content(params, frozen, images)
-        params = method.for_prediction(given)
-        contexts = [*method.prompts(params, frozen), *method.constant_prompts(params)]
-        of_images = method.conditional_prompts(params, images.pooled, frozen)
-        for context in [*contexts, *of_images]:
-            deep, vectors = isinstance(context, Prompt), Prompt.of(context).vectors
-            fits = vectors.shape[-1] == width and (vectors.dim() == 2 or vectors.shape[:-2] == (len(classes),))
+    alone = method.without_private(method.for_prediction(trial.first()))
+    models = chain(trial.models(), () if alone is None else (alone,))
+    for model, classes in ((model, some) for model in models for some in (BASE, NOVEL, (3,), (4, 6, 1))):
+        frozen, images = trial.frozen.select(classes), trial.images
+        with _unchanged("in place", model, frozen, images.pooled):
+            params = method.for_prediction(model)
+            of_images = method.conditional_prompts(params, images.pooled, frozen)
+            for context in [*method.prompts(params, frozen), *method.constant_prompts(params), *of_images]:
+                deep, shape = isinstance(context, Prompt), Prompt.of(context).vectors.shape
+                fits = shape[-1] == width and (len(shape) == 2 or shape[:-2] == (len(classes),))
+                _ask(fits, f"must make contexts [M, {width}], or [{len(classes)}, M, {width}]: {list(shape)}")
+                _ask(not deep or "deep text" in method.reads, 'must declare that it reads "deep text"')
+            for what, prompts in (("text per image", of_images), ("image tower", method.visual_prompts(params))):
+                _ask(not prompts or what in method.reads, f'must declare that it reads "{what}"')
+            _ask(len(of_images) in (0, 5), f"must make a conditional prompt for each image: {len(of_images)} of 5")
+            question = trial.question(params, images, classes)
+            logits = answer(trial.towers, question)
             _ask(
-                fits, trial, f"must make contexts [M, {width}], or [{len(classes)}, M, {width}]: {list(vectors.shape)}"
+                logits.shape == (5, len(classes)) and logits.isfinite().all(),
+                f"must predict finite logits [images, classes] [5, {len(classes)}]: got {list(logits.shape)}",
             )
-            _ask(not deep or "deep text" in method.reads, trial, 'must declare that it reads "deep text"')
-        for what, asked in (("text per image", of_images), ("image tower", method.visual_prompts(params))):
-            _ask(not asked or what in method.reads, trial, f'must declare that it reads "{what}"')
-        _ask(len(of_images) in (0, 5), trial, f"must make a conditional prompt for each image: {len(of_images)} of 5")
-        text = trial.text(params, frozen, classes)
-
-        question = Question(method, params, text, images, trial.tokens(classes), frozen)
-        logits = answer(trial.towers, question)
-        _ask(
-            logits.shape == (5, len(classes)) and bool(logits.isfinite().all()),
-            trial,
-            f"must predict finite logits [images, classes] [5, {len(classes)}]: got {list(logits.shape)}",
-        )
-        _ask(_content(given, frozen, images) == before, trial, "must not change its arguments in place")
         by_one = torch.cat([answer(trial.towers, question._replace(images=images[i : i + 1])) for i in range(5)])
-        _ask(_near(by_one, logits), trial, "must predict every image for itself, whatever else is in the batch")
+        _ask(_near(by_one, logits), "must predict every image for itself, whatever else is in the batch")
 
 
 def _path(trial: _Trial) -> None:
     """its path, where it has one, goes from what the shared part predicts alone to what the whole model predicts"""
-    method, images = trial.method, trial.images(5, 9)
-    for params in [trial.first(), *(job.params for job, _ in trial.once.trained[-1:])]:
-        whole = method.for_prediction(params)
+    method = trial.method
+    for whole in map(method.for_prediction, trial.models()):
         ends = method.path(whole, 0.0), method.path(whole, 1.0)
-        _ask((ends[0] is None) == (ends[1] is None), trial, "must have a path for every α or for none")
-        for found, expected, where in zip(ends, (method.without_private(whole), whole), ("begin", "end"), strict=True):
-            if found is not None and expected is not None:
-                one, other = (trial.answer(model, images) for model in (found, expected))
-                _ask(
-                    _near(one, other), trial, f"must {where} its path with the model that is there, in what it predicts"
-                )
+        _ask((ends[0] is None) == (ends[1] is None), "must have a path for every α or for none")
+        for end, expected, where in zip(ends, (method.without_private(whole), whole), ("begin", "end"), strict=True):
+            if end is not None and expected is not None:
+                logits = [answer(trial.towers, trial.question(model, trial.images)) for model in (end, expected)]
+                _ask(_near(*logits), f"must {where} its path with the model that is there, in what it predicts")
 
 
 def _losses(trial: _Trial) -> None:
     """its loss has finite terms of no dimension, by name"""
-    if not trial.trains:
-        return
-    for job, _ in trial.once.trained:
-        frozen, params = job.frozen, job.params
-        classes = CLIENTS[job.client] if trial.method.own_classes else BASE
-        part = trial.method.for_step(params, generator(0, "step"))
-        text = trial.text(part, frozen, classes, trial.method.extra_names)
-        seen = image_features(trial.towers, trial.method, job.images[:4], part)
-        text = Question(trial.method, part, text, job.images[:4], job.classes, frozen).whole_text(trial.towers)
-        batch = Batch(seen, job.labels[:4])
-        before = _content(part, frozen, batch.features)
-        terms = trial.method.loss(part, text, batch, frozen)
-        _ask(_content(part, frozen, batch.features) == before, trial, "must not change its arguments in place, in loss")
-        _ask(bool(terms), trial, "must have a loss of one term or more, because it has parameters")
-        for name, value in terms.items() if trial.method.per_example else ():
-            ones = [Batch(batch.features[e : e + 1], batch.labels[e : e + 1]) for e in range(len(batch.labels))]
-            alone = torch.stack([trial.method.loss(part, text, one, frozen)[name] for one in ones])
-            _ask(
-                _near(alone.mean(), value),
-                trial,
-                f"must have a loss whose term {name!r} is the mean of its examples', because it is per_example",
-            )
+    method = trial.method
+    for job, _ in trial.trained:
+        classes = CLIENTS[job.client] if method.own_classes else BASE
+        part = method.for_step(job.params, generator(0, "step"))
+        text = trial.question(part, job.images[:4], classes, method.extra_names).whole_text(trial.towers)
+        batch = Batch(image_features(trial.towers, method, job.images[:4], part), job.labels[:4])
+        with _unchanged("in place, in loss", part, job.frozen, batch.features):
+            terms = method.loss(part, text, batch, job.frozen)
+        _ask(terms, "must have a loss of one term or more, because it has parameters")
         for name, value in terms.items():
-            _ask(
-                value.shape == () and bool(value.isfinite()),
-                trial,
-                f"must give the term {name!r} of its loss as one finite number: got {list(value.shape)}",
-            )
+            number = value.shape == () and value.isfinite()
+            _ask(number, f"must give the term {name!r} of its loss as one finite number: got {list(value.shape)}")
+            if method.per_example:
+                ones = [Batch(batch.features[e : e + 1], batch.labels[e : e + 1]) for e in range(len(batch.labels))]
+                mean = torch.stack([method.loss(part, text, one, job.frozen)[name] for one in ones]).mean()
+                what = f"a loss whose term {name!r} is the mean of its examples'"
+                _ask(_near(mean, value), f"must have {what}, because it is per_example")
 
 
 def _learns(trial: _Trial) -> None:
     """everything that it declares as trained is changed by training, and nothing becomes infinite"""
+    trained: set[str] = set()
     moved: set[str] = set()
-    everything: set[str] = set()
-    for job, update in trial.once.trained:
+    for job, update in trial.trained:
         before = {**job.start, **job.own.private}
-        for name, tensor in {**update.upload.shared, **update.own.private}.items():
+        for name, tensor in _parts(update).items():
             if tensor.numel():
-                everything.add(name)
+                trained.add(name)
                 if not torch.equal(tensor, before[name]):
                     moved.add(name)
-    still = everything - moved
-    _ask(not still, trial, f"must train {still}, which no local training has changed: a gradient does not reach it")
+    still = trained - moved
+    _ask(not still, f"must train {still}, which no local training has changed: a gradient does not reach it")
 
 
 def _ends(trial: _Trial) -> None:
     """what it makes of its parameters after training has their names and shapes, and changes none of its arguments"""
-    for job, _ in trial.once.trained:
+    for job, _ in trial.trained:
         params = job.params
-        before = _content(params, job.frozen, job.images)
-        after = trial.method.after_training(params, generator(0, "after"))
-        _ask(
-            _content(params, job.frozen, job.images) == before, trial, "must not change its arguments in after_training"
-        )
+        with _unchanged("in after_training", params, job.frozen, job.images.pooled):
+            after = trial.method.after_training(params, generator(0, "after"))
         for group in ("shared", "private"):
             forms = [{k: (t.shape, t.dtype) for k, t in getattr(some, group).items()} for some in (params, after)]
-            _ask(forms[0] == forms[1], trial, f"must keep names and shapes of its {group} part in after_training")
+            _ask(forms[0] == forms[1], f"must keep names and shapes of its {group} part in after_training")
 
 
 def _private(trial: _Trial) -> None:
     """nothing private is in what leaves a client: no row of a private tensor, of a memory or of an image's features"""
-    for job, update in trial.once.trained:
-        sent = save({**_apart("shared", update.upload.shared), **_apart("control", update.upload.control)})
+    for job, update in trial.trained:
+        sent = b"".join(map(_bits, [*update.upload.shared.values(), *update.upload.control.values()]))
         own = {**job.own.private, **update.own.private, **job.params.memory, "the images": job.images.pooled}
         own |= {} if job.images.kept is None else {"the images' tokens": job.images.tokens}
         for name, tensor in own.items():
             rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() and tensor.is_floating_point() else ()
             for row in rows:
-                found = len(row) > 1 and bool(row.count_nonzero()) and _bits(row) in sent
-                _ask(not found, trial, f"must not send {name}, which is private: its bytes are in the upload")
+                leaks = len(row) > 1 and bool(row.count_nonzero()) and _bits(row) in sent
+                _ask(not leaks, f"must not send {name}, which is private: its bytes are in the upload")
 
 
 def _batched(trial: _Trial) -> None:
     """clients that are trained together end as if each were alone"""
-    by_round: dict[int, list[tuple[ClientJob, ClientUpdate]]] = {}
-    for job, update in trial.once.trained:
-        by_round.setdefault(job.round, []).append((job, update))
-    for pairs in by_round.values() if trial.method.batchable else ():
+    by_round: dict[int, list[tuple[ClientJob, ClientUpdate]]] = defaultdict(list)
+    for job, update in trial.trained:
+        by_round[job.round].append((job, update))
+    alone = not trial.method.batchable or trial.method.own_classes
+    for pairs in () if alone else by_round.values():
         together = train_clients(trial.towers, [job for job, _ in pairs])
-        for (job, alone), one in zip(pairs, together, strict=True):
-            for name, tensor in {**alone.upload.shared, **alone.own.private}.items():
-                found = {**one.upload.shared, **one.own.private}[name]
-                _ask(
-                    _near(found, tensor),
-                    trial,
-                    f"must train {name} of client {job.client} alike alone and with others: declare batchable = False",
-                )
+        for (job, update), other in zip(pairs, together, strict=True):
+            for name, tensor in _parts(update).items():
+                what = f"{name} of client {job.client} alike alone and with others"
+                _ask(_near(_parts(other)[name], tensor), f"must train {what}: declare batchable = False")
 
 
 def _repeats(trial: _Trial) -> None:
     """the same seed gives the same bytes, another one others, and what was interrupted goes on to the same"""
-    first = trial.once
+    bits, _ = trial.once
+    _ask(trial.run()[0] == bits, "must give the same numbers for the same seed: it has a state of its own")
+    _ask(not trial.trained or trial.run(seed=1)[0] != bits, "must depend on the seed")
     _ask(
-        trial.run().bits == first.bits, trial, "must give the same numbers for the same seed: it has a state of its own"
-    )
-    if trial.trains:
-        _ask(trial.run(seed=1).bits != first.bits, trial, "must depend on the seed")
-    _ask(
-        trial.run(interrupted=True).bits == first.bits,
-        trial,
+        trial.run(interrupted=True)[0] == bits,
         "must go on to the same numbers in a copy of itself: what it remembers belongs into parameters or the server",
     )
 
 
 def _travels(trial: _Trial) -> None:
     """a local training gives the same bytes in another process"""
-    for jobs, updates in trial.once.groups:
+    for jobs, updates in trial.once[1].groups:
         again = train_clients(trial.towers, pickle.loads(pickle.dumps(jobs)))
-        for one, other in zip(updates, again, strict=True):
-            for name, tensor in {**one.upload.shared, **one.own.private}.items():
-                same = torch.equal({**other.upload.shared, **other.own.private}[name], tensor)
-                _ask(same, trial, f"must train {name} to the same numbers in another process")
+        for update, other in zip(updates, again, strict=True):
+            for name, tensor in _parts(update).items():
+                same = torch.equal(_parts(other)[name], tensor)
+                _ask(same, f"must train {name} to the same numbers in another process")
 
 
 def _controls(trial: _Trial) -> None:
     """it trains under an aggregator that turns gradients"""
     method = trial.method
     own_server = method.own_aggregator(SETTINGS.rounds) is not None
-    if not own_server and not method.pooled and not method.swaps and trial.trains:
-        workers = Recording(trial.towers)
+    if not own_server and not method.pooled and not method.swaps and trial.trained:
         with State.create() as state:
+            workers = Recording(trial.towers)
             spec = RunSpec.of(method, trial.task, trial.backbone, SETTINGS, 0, Scaffold())
             rounds = federate(ClientRunner(spec, trial.data), workers, state)
             for record, _ in zip(rounds, range(2), strict=False):
-                _ask(record["participants"] == [0, 1, 2], trial, "must train every client under scaffold")
+                _ask(record["participants"] == [0, 1, 2], "must train every client under scaffold")
 
 
 def _order(trial: _Trial) -> None:
@@ -485,22 +420,21 @@ def _order(trial: _Trial) -> None:
     server = rule.begin(shared, len(CLIENTS))
     rng = generator(0, "updates")
 
-    def update(client: int, same: bool) -> Upload:
-        own = {k: t + 0.01 * torch.randn(t.shape, generator=rng).to(t) for k, t in shared.items()}
-        return Upload(client, EXAMPLES[client], equal if same else own)
+    def moved() -> dict[str, Tensor]:
+        return {k: t + 0.01 * torch.randn(t.shape, generator=rng).to(t) for k, t in shared.items()}
 
-    equal = {k: t + 0.01 * torch.randn(t.shape, generator=rng).to(t) for k, t in shared.items()}
-    uploads = [update(client, same=False) for client in range(len(CLIENTS))]
-    one, other = (rule.aggregate(server, order) for order in (uploads, uploads[::-1]))
-    for client in range(len(CLIENTS)):
-        mine, yours = rule.download(one, client).shared, rule.download(other, client).shared
+    def received(uploads: Sequence[Upload]) -> list[Tensors]:
+        after = rule.aggregate(server, uploads)
+        return [rule.download(after, client).shared for client in range(len(CLIENTS))]
+
+    uploads = [Upload(client, count, moved()) for client, count in enumerate(EXAMPLES)]
+    for mine, yours in zip(received(uploads), received(uploads[::-1]), strict=True):
         for name in mine:
-            _ask(_near(mine[name], yours[name]), trial, f"must aggregate {name} alike in any order of the clients")
-    after = rule.aggregate(server, [update(client, same=True) for client in range(len(CLIENTS))])
-    for client in range(len(CLIENTS)):
+            _ask(_near(mine[name], yours[name]), f"must aggregate {name} alike in any order of the clients")
+    equal = moved()
+    for sent in received([Upload(client, count, equal) for client, count in enumerate(EXAMPLES)]):
         for name, tensor in equal.items():
-            received = rule.download(after, client).shared[name]
-            _ask(_near(received, tensor), trial, f"must aggregate equal updates of {name} to that update")
+            _ask(_near(sent[name], tensor), f"must aggregate equal updates of {name} to that update")
 
 
 CHECKS: Sequence[Callable[[_Trial], None]] = (
@@ -521,13 +455,24 @@ CHECKS: Sequence[Callable[[_Trial], None]] = (
 )
 
 
-def _ask(holds: bool, trial: _Trial, message: str) -> None:
+def _ask(holds: object, message: str) -> None:
     if not holds:
-        raise ConformanceError(f"{_name(trial.method)} {message}")
+        raise ConformanceError(message)
 
 
-def _name(method: Method) -> str:
-    return str(getattr(type(method), "name", type(method).__name__))
+@contextmanager
+def _unchanged(where: str, params: Params, frozen: Frozen, features: Tensor) -> Iterator[None]:
+    """Asks that what is done here changes no number of a model, of what is frozen or of an image."""
+    groups = (params.shared, params.private, params.received, params.memory)
+    tensors = [*(t for group in groups for t in group.values()), frozen.guidance, frozen.base, features]
+    before = list(map(_bits, tensors))
+    yield
+    _ask(list(map(_bits, tensors)) == before, f"must not change its arguments {where}")
+
+
+def _parts(update: ClientUpdate) -> dict[str, Tensor]:
+    """All that a client trained."""
+    return {**update.upload.shared, **update.own.private}
 
 
 def _near(one: Tensor, other: Tensor) -> bool:
@@ -538,14 +483,3 @@ def _near(one: Tensor, other: Tensor) -> bool:
 
 def _bits(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _content(params: Params, frozen: Frozen, images: Tensor | ImageFeatures) -> list[bytes]:
-    groups = (params.shared, params.private, params.received, params.memory)
-    tensors = [tensor for group in groups for tensor in group.values()]
-    pooled = images.pooled if isinstance(images, ImageFeatures) else images
-    return [_bits(tensor) for tensor in [*tensors, frozen.guidance, frozen.base, pooled]]
-
-
-def _apart(group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{group}/{name}": tensor.contiguous() for name, tensor in tensors.items()}

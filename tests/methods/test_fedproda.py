@@ -125,12 +125,12 @@ def test_a_wrong_hyperparameter_is_refused(values):
 
 
 def test_more_prompts_in_a_step_than_there_are_are_refused(backbone):
-    with pytest.raises(ConfigError, match=r"prompts_per_step must be at most prompts_learned, 2, got 3"):
+    with pytest.raises(ConfigError, match=r"prompts_per_step must be 2 to prompts_learned = 2, got 3"):
         first(FedProDA(prompts_learned=2, prompts_per_step=3), backbone)
     assert len(first(FedProDA(prompts_learned=2, prompts_per_step=2), backbone)) == 2
 
 
 def test_one_of_several_prompts_in_a_step_is_refused(backbone):
     """It would have neither a variance nor an orthogonality."""
-    with pytest.raises(ConfigError, match=r"prompts_per_step must be at least 2 with prompts_learned = 4, got 1"):
+    with pytest.raises(ConfigError, match=r"prompts_per_step must be 2 to prompts_learned = 4, got 1"):
         first(FedProDA(prompts_learned=4, prompts_per_step=1), backbone)

@@ -125,7 +125,7 @@ def test_a_method_with_its_hyperparameters_is_run_as_it_is_and_stands_in_the_con
         (
             "from fedpgp.methods import Method\nclass Half(Method):\n    name = 'half'\n",
             ":Half",
-            "lacks loss, predict, prompts: write them",
+            "lacks prompts: write them",
         ),
     ],
 )

@@ -3,22 +3,23 @@ import torch
 from oracle import clip_text
 
 from fedpgp.federation.client_runner import frozen_of
-from fedpgp.methods import ZeroShot
-from fedpgp.methods.templates import ENSEMBLE, ENSEMBLE_60
+from fedpgp.methods import ZeroShot, templates_of
 
 
 def test_an_ensemble_is_the_mean_of_its_templates_of_unit_length(exact):
     """Against transformers' reading of every whole sentence."""
     names = [name.replace("_", " ") for name in tiny.NAMES]
-    of_guidance = {"template": ("a photo of a {}.",), "ensemble": ENSEMBLE, "ensemble-60": ENSEMBLE_60}
+    of_guidance = {
+        guidance: templates_of(guidance, tiny.task()) for guidance in ("template", "ensemble", "ensemble-60")
+    }
     for guidance, templates in of_guidance.items():
         read = [clip_text.template_features(exact.image.model, exact.tokenizer, t, names) for t in templates]
         mean = sum(read) / len(read)
         expected = mean / mean.norm(dim=-1, keepdim=True)
         found = frozen_of(ZeroShot(guidance=guidance), tiny.task(), exact).guidance
         assert torch.allclose(found, expected, rtol=0, atol=1e-12)
-    assert (len(ENSEMBLE), len(set(ENSEMBLE_60))) == (7, 60)
-    assert all(template.count("{}") == 1 for template in ENSEMBLE_60)
+    assert [len(set(templates)) for templates in of_guidance.values()] == [1, 7, 60]
+    assert all(template.count("{}") == 1 for templates in of_guidance.values() for template in templates)
 
 
 def test_a_data_set_brings_templates_of_its_own(exact, pictograms):

@@ -1,13 +1,15 @@
-"""Averages, plain and with the server's momentum."""
+"""The average, and server optimizers that take its change for a negative gradient."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
-from fedpgp.aggregators.base import Aggregator, Server, Tensors, Upload, change, examples, mean
+from fedpgp.aggregators.base import Aggregator, Server, Tensors, Upload, change, mean, zeros
 from fedpgp.runtime.validation import STRICT
 
 
@@ -15,33 +17,81 @@ from fedpgp.runtime.validation import STRICT
 class FedAvg(Aggregator):
     """θ ← Σ (n_i / Σn) θ_i over the clients that took part (McMahan et al. 2017, algorithm 1)."""
 
-    name: ClassVar[str] = "fedavg"
-    source: ClassVar[str] = "McMahan et al. 2017, AISTATS, arXiv 1602.05629, algorithm 1"
+    name = "fedavg"
+    source = "McMahan et al. 2017, AISTATS, arXiv 1602.05629, algorithm 1"
 
     weighting: Literal["examples", "uniform"] = Field(
         default="examples", description='"examples": by the number of training images; "uniform": all alike'
     )
 
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
-        weights = examples(uploads) if self.weighting == "examples" else [1] * len(uploads)
-        return Server(mean(uploads, weights))
+        weights = [upload.examples if self.weighting == "examples" else 1 for upload in uploads]
+        return Server(mean([upload.shared for upload in uploads], weights))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedAvgM(Aggregator):
     """v ← β v + Δ, θ ← θ + η v, with Δ the mean change of the clients (Hsu et al. 2019, section 4.3)."""
 
-    name: ClassVar[str] = "fedavgm"
-    source: ClassVar[str] = "Hsu et al. 2019, arXiv 1909.06335"
+    name = "fedavgm"
+    source = "Hsu et al. 2019, arXiv 1909.06335"
 
     server_learning_rate: float = Field(default=1.0, gt=0, le=1e3, description="η (paper)")
     server_momentum: float = Field(default=0.9, ge=0, lt=1, description="β (paper, figure 7)")
 
     def begin(self, shared: Tensors, clients: int) -> Server:
-        return Server(shared, {name: torch.zeros_like(value) for name, value in shared.items()})
+        return Server(shared, zeros(shared))
 
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
         delta = change(server, uploads)
         velocity = {name: self.server_momentum * v + delta[name] for name, v in server.memory.items()}
         shared = {name: value + self.server_learning_rate * velocity[name] for name, value in server.shared.items()}
         return Server(shared, velocity)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class _Adaptive(Aggregator, ABC):
+    """m ← β1 m + (1 − β1) Δ, v from v and Δ², θ ← θ + η m / (√v + τ), v first τ²; no bias is corrected."""
+
+    source = "Reddi et al. 2021, ICLR, arXiv 2003.00295, algorithm 2"
+
+    server_learning_rate: float = Field(default=0.01, gt=0, le=1e3, description="η (10^-2, within the paper's grid)")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="of the change (paper, section 5)")
+    beta2: float = Field(default=0.99, ge=0, lt=1, description="of its square (paper, section 5)")
+    tau: float = Field(default=1e-3, gt=0, le=1e3, description="degree of adaptivity (paper, section 5)")
+
+    @abstractmethod
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        """The next v. square: Δ²."""
+
+    def begin(self, shared: Tensors, clients: int) -> Server:
+        second = {f"v/{name}": torch.full_like(value, self.tau**2) for name, value in shared.items()}
+        return Server(shared, {**zeros(shared, "m/"), **second})
+
+    def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
+        shared, memory = {}, {}
+        for name, delta in change(server, uploads).items():
+            m = memory[f"m/{name}"] = self.beta1 * server.memory[f"m/{name}"] + (1 - self.beta1) * delta
+            v = memory[f"v/{name}"] = self.second(server.memory[f"v/{name}"], delta.square())
+            shared[name] = server.shared[name] + self.server_learning_rate * m / (v.sqrt() + self.tau)
+        return Server(shared, memory)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FedAdam(_Adaptive):
+    """Adam on the server: v ← β2 v + (1 − β2) Δ² (Reddi et al. 2021)."""
+
+    name = "fedadam"
+
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        return self.beta2 * v + (1 - self.beta2) * square
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FedYogi(_Adaptive):
+    """Yogi on the server: v ← v − (1 − β2) Δ² sign(v − Δ²) (Reddi et al. 2021)."""
+
+    name = "fedyogi"
+
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        return v - (1 - self.beta2) * square * torch.sign(v - square)

@@ -29,8 +29,18 @@ class Server:
     memory: Tensors = field(default_factory=dict)
 
 
+class _Message:
+    shared: Tensors
+    control: Tensors
+
+    @property
+    def size(self) -> int:
+        """Bytes of its numbers."""
+        return sum(tensor.nbytes for tensors in (self.shared, self.control) for tensor in tensors.values())
+
+
 @plain_dataclass(frozen=True)
-class Download:
+class Download(_Message):
     """What a client is sent. shared: what the method receives; control: what the aggregator's client side does.
 
     figures: numbers beside, which training does not read.
@@ -40,14 +50,9 @@ class Download:
     control: Tensors = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
 
-    @property
-    def size(self) -> int:
-        """Bytes of its numbers."""
-        return size(self.shared, self.control)
-
 
 @plain_dataclass(frozen=True)
-class Upload:
+class Upload(_Message):
     """What a client sends: its number, how many examples it trained on, the trained shared part, the aggregator's.
 
     figures: numbers beside, which were made of it on its way.
@@ -58,11 +63,6 @@ class Upload:
     shared: Tensors
     control: Tensors = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """Bytes of its numbers."""
-        return size(self.shared, self.control)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -114,18 +114,14 @@ class Aggregator(ABC):
         return {}
 
 
-def size(*groups: Tensors) -> int:
-    """Bytes of the tensors' numbers."""
-    return sum(tensor.nbytes for tensors in groups for tensor in tensors.values())
+def zeros(tensors: Tensors, prefix: str = "") -> dict[str, Tensor]:
+    """Zeros of the same shapes, by name behind a prefix."""
+    return {f"{prefix}{name}": torch.zeros_like(value) for name, value in tensors.items()}
 
 
-def mean(uploads: Sequence[Upload], weights: Sequence[float]) -> dict[str, Tensor]:
-    """Σ (w_i / Σw) θ_i of the shared parts."""
-    return weighted([upload.shared for upload in uploads], weights)
-
-
-def weighted(tensors: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
-    """Σ (w_i / Σw) θ_i by name."""
+def mean(tensors: Sequence[Tensors], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
+    """Σ (w_i / Σw) θ_i by name; without weights all count alike."""
+    weights = weights or [1] * len(tensors)
     total = sum(weights)
     return {
         name: torch.stack([weight / total * own[name] for own, weight in zip(tensors, weights, strict=True)]).sum(0)
@@ -133,11 +129,7 @@ def weighted(tensors: Sequence[Tensors], weights: Sequence[float]) -> dict[str, 
     }
 
 
-def examples(uploads: Sequence[Upload]) -> list[int]:
-    return [upload.examples for upload in uploads]
-
-
 def change(server: Server, uploads: Sequence[Upload]) -> dict[str, Tensor]:
     """Δ = Σ (n_i / Σn) θ_i − θ: what a server optimizer takes for the negative gradient."""
-    averaged = mean(uploads, examples(uploads))
+    averaged = mean([upload.shared for upload in uploads], [upload.examples for upload in uploads])
     return {name: averaged[name] - value for name, value in server.shared.items()}

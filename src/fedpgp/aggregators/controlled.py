@@ -1,14 +1,13 @@
 """Aggregators that turn the clients' gradients against the drift of unequal data."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.aggregators.base import Aggregator, Download, Server, Tensors, Upload, mean, weighted
+from fedpgp.aggregators.base import Aggregator, Download, Server, Tensors, Upload, mean, zeros
 from fedpgp.runtime.validation import STRICT
 
 
@@ -20,22 +19,20 @@ class Scaffold(Aggregator):
     c_i − c + (x − y_i) / (K η); with momentum, which the paper does not have, the quotient would be too large.
     """
 
-    name: ClassVar[str] = "scaffold"
-    source: ClassVar[str] = "Karimireddy et al. 2020, ICML, arXiv 1910.06378, algorithm 1"
-    controls: ClassVar[bool] = True
+    name = "scaffold"
+    source = "Karimireddy et al. 2020, ICML, arXiv 1910.06378, algorithm 1"
+    controls = True
 
     server_learning_rate: float = Field(default=1.0, gt=0, le=1e3, description="η_g (paper, section 7)")
 
     def begin(self, shared: Tensors, clients: int) -> Server:
-        c = {name: torch.zeros_like(value) for name, value in shared.items()}
-        count = {"clients": torch.tensor(clients)}
-        return Server(shared, {**{f"c/{name}": value for name, value in c.items()}, **count})
+        return Server(shared, {**zeros(shared, "c/"), "clients": torch.tensor(clients)})
 
     def download(self, server: Server, client: int) -> Download:
         return Download(server.shared, {name: server.memory[f"c/{name}"] for name in server.shared})
 
     def begin_client(self, shared: Tensors) -> Tensors:
-        return {name: torch.zeros_like(value) for name, value in shared.items()}
+        return zeros(shared)
 
     def correct(self, name: str, gradient: Tensor, value: Tensor, download: Download, own: Tensors) -> Tensor:
         return gradient - own[name] + download.control[name]
@@ -44,8 +41,7 @@ class Scaffold(Aggregator):
         return gradient, {name: gradient[name] - own[name] for name in own}
 
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
-        everybody = [1.0] * len(uploads)
-        averaged, moved = mean(uploads, everybody), weighted([upload.control for upload in uploads], everybody)
+        averaged, moved = mean([upload.shared for upload in uploads]), mean([upload.control for upload in uploads])
         share = len(uploads) / server.memory["clients"].item()
         shared = {
             name: value + self.server_learning_rate * (averaged[name] - value) for name, value in server.shared.items()
@@ -58,20 +54,19 @@ class Scaffold(Aggregator):
 class FedDyn(Aggregator):
     """Clients follow g − h_i + α (θ − θ_G); the server corrects its mean by −h / α (Acar et al. 2021, algorithm 1)."""
 
-    name: ClassVar[str] = "feddyn"
-    source: ClassVar[str] = "Acar et al. 2021, ICLR, arXiv 2111.04263, algorithm 1"
-    controls: ClassVar[bool] = True
+    name = "feddyn"
+    source = "Acar et al. 2021, ICLR, arXiv 2111.04263, algorithm 1"
+    controls = True
 
     alpha: float = Field(
         default=0.01, gt=0, le=1e3, description="α, weight of the dynamic regulariser (paper, table 3)"
     )
 
     def begin(self, shared: Tensors, clients: int) -> Server:
-        h = {f"h/{name}": torch.zeros_like(value) for name, value in shared.items()}
-        return Server(shared, {**h, "clients": torch.tensor(clients)})
+        return Server(shared, {**zeros(shared, "h/"), "clients": torch.tensor(clients)})
 
     def begin_client(self, shared: Tensors) -> Tensors:
-        return {name: torch.zeros_like(value) for name, value in shared.items()}
+        return zeros(shared)
 
     def correct(self, name: str, gradient: Tensor, value: Tensor, download: Download, own: Tensors) -> Tensor:
         return gradient - own[name] + self.alpha * (value - download.shared[name])
@@ -80,7 +75,7 @@ class FedDyn(Aggregator):
         return {name: own[name] - self.alpha * (trained[name] - download.shared[name]) for name in own}, {}
 
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
-        averaged = mean(uploads, [1.0] * len(uploads))
+        averaged = mean([upload.shared for upload in uploads])
         share = len(uploads) / server.memory["clients"].item()
         h = {
             name: server.memory[f"h/{name}"] - self.alpha * share * (averaged[name] - value)

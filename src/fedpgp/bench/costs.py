@@ -23,8 +23,9 @@ from fedpgp.federation.rounds import federate
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
-from fedpgp.methods import METHODS, Method, PromptFL
+from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import find_method
+from fedpgp.methods.promptfl import PromptFL
 from fedpgp.runtime.randomness import generator
 from fedpgp.testing import Recording, made_up_data, made_up_images
 

@@ -25,7 +25,7 @@ from fedpgp.backbone.tokens import ClassTokens, text_ids
 from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, Scene
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.federation.settings import FederationConfig
-from fedpgp.methods import FedPGP
+from fedpgp.methods.fedpgp import FedPGP
 from fedpgp.runtime.randomness import generator
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.federation.client import train_clients
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.state import State
-from fedpgp.methods import FedPGP
+from fedpgp.methods.fedpgp import FedPGP
 from fedpgp.reporting import Silent
 from fedpgp.runs.choices import HEADLINE
 from fedpgp.runs.execution import Execution

@@ -29,7 +29,7 @@ from fedpgp.federation.rounds import federate
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import FILE, State
-from fedpgp.methods import FedPGP
+from fedpgp.methods.fedpgp import FedPGP
 from fedpgp.runtime.workers import Workers
 from fedpgp.testing import made_up_data
 

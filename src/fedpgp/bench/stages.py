@@ -28,7 +28,8 @@ from fedpgp.federation.client import ClientJob, LocalTraining, in_groups, train_
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import ClientState
-from fedpgp.methods import Batch, FedPGP, Params
+from fedpgp.methods import Batch, Params
+from fedpgp.methods.fedpgp import FedPGP
 from fedpgp.runtime.randomness import generator
 
 if TYPE_CHECKING:

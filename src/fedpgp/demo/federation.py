@@ -141,7 +141,7 @@ class _Look:
 
         clients = [Params(shared, private, shared) for private in privates]
         models = {f"client {i + 1}": model(params, i) for i, params in enumerate(clients)}
-        return {"global": model(self._method.without_private(clients[0])), **models}
+        return {"global": model(self._method.path(clients[0], 0)), **models}
 
 
 def _figures(record: Mapping[str, float]) -> dict[str, Any]:

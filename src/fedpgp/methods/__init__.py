@@ -15,7 +15,6 @@ from fedpgp.methods.base import (
     logits,
     mean_cosine,
     normal,
-    templates_of,
 )
 from fedpgp.methods.centralized import Centralized
 from fedpgp.methods.dp_fpl import DPFPL
@@ -43,6 +42,7 @@ from fedpgp.methods.prompt_per import PromptPer
 from fedpgp.methods.promptfl import PromptFL
 from fedpgp.methods.promptfolio import PromptFolio
 from fedpgp.methods.promptprox import PromptProx
+from fedpgp.methods.templates import templates_of
 from fedpgp.methods.zero_shot import ZeroShot
 
 METHODS: dict[str, type[Method]] = {
@@ -78,42 +78,15 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
-__all__ = [
-    "DPFPL",
+__all__ = [  # what a method of one's own is made of; each of ours is in METHODS and in its module
     "METHODS",
     "STRICT",
     "Batch",
-    "Centralized",
-    "FedCLIP",
-    "FedCoCoOp",
-    "FedIVLP",
-    "FedKgCoOp",
-    "FedMGP",
-    "FedMaPLe",
-    "FedOTP",
-    "FedPGP",
-    "FedPHA",
-    "FedPLOT",
-    "FedProDA",
-    "FedProGrad",
-    "FedPromptSRC",
-    "FedTPG",
-    "FedVPT",
     "Frozen",
-    "Local",
     "Method",
-    "PFedMMA",
-    "PFedMoAP",
-    "PFedPrompt",
     "Params",
-    "PromptAMP",
-    "PromptFL",
-    "PromptFolio",
     "PromptMethod",
-    "PromptPer",
-    "PromptProx",
     "SinglePromptMethod",
-    "ZeroShot",
     "logits",
     "mean_cosine",
     "normal",

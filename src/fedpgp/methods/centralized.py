@@ -1,7 +1,5 @@
 """One prompt trained on everybody's images, which no federation may do: the upper reference."""
 
-from typing import ClassVar
-
 from pydantic.dataclasses import dataclass
 
 from fedpgp.methods.base import STRICT
@@ -12,8 +10,8 @@ from fedpgp.methods.promptfl import PromptFL
 class Centralized(PromptFL):
     """CoOp on the images of all clients pooled: in a round as many epochs over them as a client trains."""
 
-    name: ClassVar[str] = "centralized"
-    source: ClassVar[str] = "CoOp, Zhou et al. 2021, arXiv 2109.01134, on all clients' data"
-    year: ClassVar[int] = 2022
-    venue: ClassVar[str] = "IJCV"
-    pooled: ClassVar[bool] = True
+    name = "centralized"
+    source = "CoOp, Zhou et al. 2021, arXiv 2109.01134, on all clients' data"
+    year = 2022
+    venue = "IJCV"
+    pooled = True

@@ -1,24 +1,53 @@
-"""What methods share that learn prompts for several layers."""
-
-from __future__ import annotations
+"""What methods share that learn the first words of a phrase, as in MaPLe's code, or prompts for several layers."""
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.backbone import Backbone
 from fedpgp.backbone.layers import Prompt
 from fedpgp.errors import ConfigError
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, logits, mean_cosine, normal
-from fedpgp.methods.phrase import PhraseMethod
+from fedpgp.methods.base import STRICT, Count, Frozen, Params, TrainedMethod, logits, normal
 
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PhraseMethod(TrainedMethod, ABC):
+    """A method that learns the first words of a phrase; the others stay what they are, in front of the class name."""
+
+    context_length: Count = Field(default=4, description="M, context vectors (public code)")
+    ctx_init: str = Field(
+        default="a photo of a",
+        min_length=1,
+        pattern=r"^[^{}]*$",
+        description='the phrase whose first M words are learned, the others fixed; "random", or too few: N(0, 0.02²)',
+    )
+
+    @property
+    def words(self) -> list[str]:
+        """Of the phrase; none where the context is drawn."""
+        words = self.ctx_init.replace("_", " ").split()
+        return words if self.ctx_init != "random" and self.context_length <= len(words) else []
+
+    @property
+    def tail(self) -> str:
+        return " ".join([*self.words[self.context_length :], "{}."])
+
+    def new_context(self, backbone: Backbone, rng: torch.Generator) -> Tensor:
+        """The first context vectors [M, d]; raises ConfigError where a word is not one token."""
+        if not self.words:
+            return normal(rng, self.context_length, backbone.token_width).to(backbone.logit_scale)
+        first = " ".join(self.words[: self.context_length])
+        phrase = backbone.phrase(first)
+        if len(phrase) != self.context_length:
+            raise ConfigError(
+                f"{self.name}.ctx_init must begin with {self.context_length} words of one token each, {first!r} has"
+                f' {len(phrase)} tokens: choose other words, another context_length, or "random"'
+            )
+        return phrase
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -29,11 +58,10 @@ class DeepPhraseMethod(PhraseMethod, ABC):
     that came of the one before, without places. One visual prompt or none stands beside it.
     """
 
-    depth: int = Field(
-        default=9,
-        ge=1,
-        le=1024,
-        description="J, layers with prompts in each tower (PromptSRC's and MaPLe's papers, of 12)",
+    context_names = ("global",)
+
+    depth: Count = Field(
+        default=9, description="J, layers with prompts in each tower (PromptSRC's and MaPLe's papers, of 12)"
     )
 
     def new_text(self, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
@@ -44,14 +72,8 @@ class DeepPhraseMethod(PhraseMethod, ABC):
     def prompts(self, params: Params, frozen: Frozen) -> Sequence[Prompt]:
         return [prompt_of(params.shared, "text")]
 
-    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
-
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         return logits(text[0], images[:, 1] if images.dim() == 3 else images, frozen)
-
-    def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
-        return {"cosine_guidance_global": mean_cosine(frozen.guidance, text[0])}
 
 
 def check_depth(method: str, depth: int, tower: str, layers: int) -> None:
@@ -68,6 +90,12 @@ def first_prompt(name: str, vectors: Tensor, depth: int, rng: torch.Generator) -
     if depth == 1:
         return {name: vectors}
     return {name: vectors, f"{name}_deeper": normal(rng, depth - 1, *vectors.shape).to(vectors)}
+
+
+def first_visual(method: str, length: int, depth: int, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
+    """A visual prompt for J layers before it is trained; raises ConfigError where the image tower has fewer layers."""
+    check_depth(method, depth, "image", backbone.image.layers)
+    return first_prompt("visual", normal(rng, length, backbone.image.token_width).to(backbone.logit_scale), depth, rng)
 
 
 def prompt_of(tensors: Mapping[str, Tensor], name: str) -> Prompt:

@@ -1,24 +1,18 @@
 """A global and a low-rank personal prompt, trained under differential privacy."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, logits, normal
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Count, Factor, Frozen, LearningRate, Params, PromptMethod, normal
 
 LARGE, TARGET = 10.0, 8.0  # before a run with a larger ε than the first, a warning names the noise for the second
 
@@ -52,26 +46,21 @@ class DPFPL(PromptMethod):
     nobody; ε = 8 needs z = 6.0 there. If ε is above 10, a run says so before it starts.
     """
 
-    name: ClassVar[str] = "dp-fpl"
-    source: ClassVar[str] = "Tran et al., ICLR 2025, arXiv 2501.13904"
-    year: ClassVar[int] = 2025
-    venue: ClassVar[str] = "ICLR"
-    custom_gradient: ClassVar[bool] = True
-    per_example: ClassVar[bool] = True
+    name = "dp-fpl"
+    source = "Tran et al., ICLR 2025, arXiv 2501.13904"
+    year = 2025
+    venue = "ICLR"
+    per_example = True
 
-    rank: int = Field(default=8, ge=1, le=1024, description="k, of the personal part's gradient (public code)")
+    rank: Count = Field(default=8, description="k, of the personal part's gradient (public code)")
     clip: float = Field(default=10.0, gt=0, le=1e9, description="C, largest norm of an image's gradient (public code)")
-    noise_multiplier: float = Field(
+    noise_multiplier: Factor = Field(
         default=1.0,
-        ge=0,
-        le=1e6,
         description="z, standard deviation of the noise over C; 0: no privacy. After 50 epochs 1 has ε = 92, which"
         " protects nobody, and 6 has ε = 8 (ours; the authors' ε = 0.4 in 100 rounds: 85)",
     )
     delta: float = Field(default=1e-5, gt=0, lt=1, description="δ at which ε is recorded (public code)")
-    private_learning_rate: float | None = Field(
-        default=None, gt=0, le=1e3, description="of p_L; unset: learning_rate (paper)"
-    )
+    private_learning_rate: LearningRate | None = Field(default=None, description="of p_L; unset: learning_rate (paper)")
 
     @property
     def learning_rates(self) -> Mapping[str, float]:
@@ -82,19 +71,11 @@ class DPFPL(PromptMethod):
         return {"p_G": self.new_context(backbone, rng)}
 
     def init_private(self, task: Task, backbone: Backbone, rng: torch.Generator, client: int) -> dict[str, Tensor]:
-        M, d = self.vectors(backbone), backbone.token_width
-        if self.rank > min(M, d):
-            raise ConfigError(
-                f"{self.name}.rank must be at most {min(M, d)}, the smaller of context length {M} and token width {d},"
-                f" got {self.rank}"
-            )
-        return {"p_L": normal(rng, M, d).to(backbone.logit_scale)}
+        self.check_rank("rank", self.rank, backbone)
+        return {"p_L": normal(rng, self.vectors(backbone), backbone.token_width).to(backbone.logit_scale)}
 
     def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
         return [params.shared["p_G"] + params.private["p_L"]]
-
-    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
 
     def direction(
         self, gradients: Mapping[str, Mapping[str, Tensor]], params: Params, rng: torch.Generator
@@ -117,15 +98,9 @@ class DPFPL(PromptMethod):
             for part in parts
         ]
 
-    def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
-        return logits(text[0], images, frozen)
-
     def path(self, params: Params, alpha: float) -> Params:
         """p_G + α p_L"""
         return replace(params, private={"p_L": alpha * params.private["p_L"]})
-
-    def without_private(self, params: Params) -> Params:
-        return self.path(params, 0)
 
     def privacy_spent(self, epochs: int) -> dict[str, float]:
         """ε at `delta`, of one client's image against an empty place in its batches; exact, and without subsampling.

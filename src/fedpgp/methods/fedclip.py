@@ -1,10 +1,7 @@
 """An adapter of image features, averaged; the prompts stay hand-written."""
 
-from __future__ import annotations
-
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,26 +9,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import (
-    STRICT,
-    Batch,
-    Beta,
-    Frozen,
-    Guidance,
-    Optimizer,
-    Params,
-    TrainedMethod,
-    logits,
-    templates_of,
-)
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Batch, Beta, Frozen, Optimizer, Params, TrainedMethod, logits, uniform
+from fedpgp.methods.templates import Guidance, Guided
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FedCLIP(TrainedMethod):
+class FedCLIP(Guided, TrainedMethod):
     """No prompt is learned, but a weight for each number of an image's features (Lu et al. 2023).
 
     With f [D] an image's features, z_c the text feature of a hand-written prompt, and s = exp(logit scale),
@@ -48,15 +33,12 @@ class FedCLIP(TrainedMethod):
     here. With SGD at the learning rate of prompts, 1e-3, the adapter hardly leaves its start.
     """
 
-    name: ClassVar[str] = "fedclip"
-    source: ClassVar[str] = "Lu et al. 2023, arXiv 2302.13485"
-    year: ClassVar[int] = 2023
-    venue: ClassVar[str] = "IEEE Data Engineering Bulletin"
+    name = "fedclip"
+    source = "Lu et al. 2023, arXiv 2302.13485"
+    year = 2023
+    venue = "IEEE Data Engineering Bulletin"
 
-    guidance: Guidance = Field(
-        default="template",
-        description='"template": "a photo of a {}."; "dataset": the dataset\'s own; "ensemble", "ensemble-60": CLIP\'s',
-    )
+    guidance: Guidance = "template"
     objective: Literal["contrastive", "cross-entropy"] = Field(
         default="contrastive",
         description='"contrastive": within the batch (public code); "cross-entropy": over all base classes',
@@ -67,16 +49,10 @@ class FedCLIP(TrainedMethod):
     eps: float | None = Field(default=1e-6, gt=0, le=1, description="of adam (public code)")
     weight_decay: float | None = Field(default=0.2, ge=0, le=1e3, description="added to the gradient (public code)")
 
-    def templates(self, task: Task) -> Sequence[str]:
-        return templates_of(self.guidance, task)
-
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         D = backbone.image.width
         shapes = {"W_1": (D, D), "b_1": (D,), "W_2": (D, D), "b_2": (D,)}
-        return {  # as PyTorch's linear layers start
-            name: ((2 * torch.rand(*shape, generator=rng) - 1) / math.sqrt(D)).to(backbone.logit_scale)
-            for name, shape in shapes.items()
-        }
+        return {name: uniform(rng, D, *shape).to(backbone.logit_scale) for name, shape in shapes.items()}
 
     def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
         return []

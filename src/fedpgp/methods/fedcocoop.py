@@ -1,10 +1,6 @@
 """A context that every image shifts, averaged together with the network that does so."""
 
-from __future__ import annotations
-
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +8,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, Reads
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Frozen, Params, PromptMethod, uniform
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -37,28 +31,24 @@ class FedCoCoOp(PromptMethod):
     We know of no paper on CoCoOp in a federation: that all of it is averaged is what public implementations do.
     """
 
-    name: ClassVar[str] = "fedcocoop"
-    source: ClassVar[str] = "CoCoOp, Zhou et al., CVPR 2022, arXiv 2203.05557, on each client, averaged as in PromptFL"
-    year: ClassVar[int] = 2022
-    venue: ClassVar[str] = "CVPR"
+    name = "fedcocoop"
+    source = "CoCoOp, Zhou et al., CVPR 2022, arXiv 2203.05557, on each client, averaged as in PromptFL"
+    year = 2022
+    venue = "CVPR"
+    reads = ("text per image", "images")
 
     ctx_init: str = Field(
         default="a photo of a", min_length=1, description='first: a phrase (public code), or "random", N(0, 0.02²)'
     )
 
-    @property
-    def reads(self) -> tuple[Reads, ...]:
-        return ("text per image", "images")
-
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         D, d = backbone.image.width, backbone.token_width
         h = max(1, D // 16)
         p = self.new_context(backbone, rng)
-
-        def uniform(fan_in: int, *shape: int) -> Tensor:  # as PyTorch's linear layers start
-            return ((2 * torch.rand(*shape, generator=rng) - 1) / math.sqrt(fan_in)).to(backbone.logit_scale)
-
-        return {"p": p, "W_1": uniform(D, h, D), "b_1": uniform(D, h), "W_2": uniform(h, d, h), "b_2": uniform(h, d)}
+        W_1, b_1 = uniform(rng, D, h, D), uniform(rng, D, h)
+        W_2, b_2 = uniform(rng, h, d, h), uniform(rng, h, d)
+        first = {"p": p, "W_1": W_1, "b_1": b_1, "W_2": W_2, "b_2": b_2}
+        return {name: tensor.to(backbone.logit_scale) for name, tensor in first.items()}
 
     def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
         return []
@@ -68,9 +58,6 @@ class FedCoCoOp(PromptMethod):
         hidden = F.linear(images, theta["W_1"], theta["b_1"]).relu()
         shift = F.linear(hidden, theta["W_2"], theta["b_2"])
         return list(theta["p"] + shift[:, None])
-
-    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
 
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         return frozen.logit_scale.exp() * torch.einsum("bd,bcd->bc", images, text)  # image b meets its own text

@@ -1,22 +1,17 @@
 """Prompts in several layers of both towers, which do not depend on each other, averaged."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.backbone import Backbone
 from fedpgp.backbone.layers import Prompt
-from fedpgp.methods.base import STRICT, Params, Reads, normal
-from fedpgp.methods.deep import DeepPhraseMethod, check_depth, first_prompt, prompt_of
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
+from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Params, Reads
+from fedpgp.methods.deep import DeepPhraseMethod, first_visual, prompt_of
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -34,12 +29,10 @@ class FedIVLP(DeepPhraseMethod):
     tower only. With visual_length = 0 and depth = 1 this is PromptFL.
     """
 
-    name: ClassVar[str] = "fedivlp"
-    source: ClassVar[str] = (
-        "baseline of MaPLe and PromptSRC, Khattak et al. 2023, arXiv 2210.03117 and 2307.06948, averaged"
-    )
-    year: ClassVar[int] = 2023
-    venue: ClassVar[str] = "CVPR"
+    name = "fedivlp"
+    source = "baseline of MaPLe and PromptSRC, Khattak et al. 2023, arXiv 2210.03117 and 2307.06948, averaged"
+    year = 2023
+    venue = "CVPR"
 
     visual_length: int = Field(
         default=4, ge=0, le=1024, description="m, vectors of a layer's visual prompt; 0: none (PromptSRC's repository)"
@@ -52,9 +45,7 @@ class FedIVLP(DeepPhraseMethod):
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         first = self.new_text(backbone, rng)
         if self.visual_length:
-            check_depth(self.name, self.depth, "image", backbone.image.layers)
-            vectors = normal(rng, self.visual_length, backbone.image.token_width).to(backbone.logit_scale)
-            first |= first_prompt("visual", vectors, self.depth, rng)
+            first |= first_visual(self.name, self.visual_length, self.depth, backbone, rng)
         return first
 
     def visual_prompts(self, params: Params) -> Sequence[Prompt]:

@@ -1,26 +1,16 @@
 """One averaged prompt whose text features are held near those of a hand-written one."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
-
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import STRICT, AuthorsGuidance, Batch, Frozen, Params, templates_of
+from fedpgp.methods.base import STRICT, Batch, Factor, Frozen, Params
 from fedpgp.methods.promptfl import PromptFL
-
-if TYPE_CHECKING:
-    from fedpgp.data.tasks import Task
-
-
-AUTHORS_TEMPLATES = {"dtd": "a photo of a {}, a type of texture."}  # where they are not CoOp's: trainers/kgcoop.py
+from fedpgp.methods.templates import AuthorsGuidance, Guided
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FedKgCoOp(PromptFL):
+class FedKgCoOp(Guided, PromptFL):
     """PromptFL with KgCoOp's loss, which keeps the text features near CLIP's (Yao et al. 2023).
 
     L = CE + w · 1/C Σ_c ‖z_c − z_C,c‖², over all base classes, with z_c [D] the learned prompt's feature of a class and
@@ -32,24 +22,13 @@ class FedKgCoOp(PromptFL):
     and CoOp has "{} texture.".
     """
 
-    name: ClassVar[str] = "fedkgcoop"
-    source: ClassVar[str] = "KgCoOp, Yao et al., CVPR 2023, arXiv 2303.13283, on each client, averaged as in PromptFL"
-    year: ClassVar[int] = 2023
-    venue: ClassVar[str] = "CVPR"
+    name = "fedkgcoop"
+    source = "KgCoOp, Yao et al., CVPR 2023, arXiv 2303.13283, on each client, averaged as in PromptFL"
+    year = 2023
+    venue = "CVPR"
 
-    weight: float = Field(
-        default=4.0,
-        ge=0,
-        le=1e6,
-        description="w, weight of the squared distance (authors' script: 8 on 1 − cos)",
-    )
-    guidance: AuthorsGuidance = Field(
-        default="template",
-        description='z_C: "template" (ours), "authors" (their code), or as in zero-shot',
-    )
-
-    def templates(self, task: Task) -> Sequence[str]:
-        return templates_of(self.guidance, task, AUTHORS_TEMPLATES)
+    weight: Factor = Field(default=4.0, description="w, weight of the squared distance (authors' script: 8 on 1 − cos)")
+    guidance: AuthorsGuidance = "template"
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         distance = (text[0] - frozen.guidance).square().sum(-1).mean()

@@ -1,10 +1,6 @@
 """Prompts in several layers of the text tower, of which those of the image tower are linear functions, averaged."""
 
-from __future__ import annotations
-
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +8,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.backbone import Backbone
 from fedpgp.backbone.layers import Prompt
-from fedpgp.methods.base import STRICT, Params, Reads
+from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Count, Params, Reads, uniform
 from fedpgp.methods.deep import DeepPhraseMethod, check_depth, prompt_of
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -38,14 +32,12 @@ class FedMaPLe(DeepPhraseMethod):
     3,555,072 numbers.
     """
 
-    name: ClassVar[str] = "fedmaple"
-    source: ClassVar[str] = "MaPLe, Khattak et al. 2023, arXiv 2210.03117, averaged"
-    year: ClassVar[int] = 2023
-    venue: ClassVar[str] = "CVPR"
+    name = "fedmaple"
+    source = "MaPLe, Khattak et al. 2023, arXiv 2210.03117, averaged"
+    year = 2023
+    venue = "CVPR"
 
-    context_length: int = Field(
-        default=2, ge=1, le=1024, description="M, vectors of a layer's prompt in each tower (paper)"
-    )
+    context_length: Count = Field(default=2, description="M, vectors of a layer's prompt in each tower (paper)")
     visual: bool = Field(default=True, description="false: the text prompts alone (an ablation)")
 
     @property
@@ -58,15 +50,10 @@ class FedMaPLe(DeepPhraseMethod):
             return text
         check_depth(self.name, self.depth, "image", backbone.image.layers)
         w, d = backbone.image.token_width, backbone.token_width
-
-        def linear() -> tuple[Tensor, Tensor]:
-            drawn = ((2 * torch.rand(*shape, generator=rng) - 1) / math.sqrt(d) for shape in ((w, d), (w,)))
-            weight, bias = (tensor.to(backbone.logit_scale) for tensor in drawn)
-            return weight, bias
-
-        first, others = linear(), linear()
-        W, b = (torch.stack([one, *[other] * (self.depth - 1)]) for one, other in zip(first, others, strict=True))
-        return {**text, "W": W, "b": b}
+        # of the first layer, and of all others
+        W_1, b_1, W, b = (uniform(rng, d, *shape).to(backbone.logit_scale) for shape in ((w, d), (w,)) * 2)
+        deeper = self.depth - 1
+        return {**text, "W": torch.stack([W_1, *[W] * deeper]), "b": torch.stack([b_1, *[b] * deeper])}
 
     def visual_prompts(self, params: Params) -> Sequence[Prompt]:
         if not self.visual:

@@ -1,10 +1,7 @@
 """Several groups of a text and a visual prompt on each client, of which some are drawn, sent and averaged."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +9,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.backbone import Backbone
 from fedpgp.backbone.layers import Prompt
+from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, Reads, normal
-from fedpgp.methods.phrase import PhraseMethod
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Batch, Count, Factor, Frozen, Params, Reads, normal
+from fedpgp.methods.deep import PhraseMethod
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -59,25 +54,21 @@ class FedMGP(PhraseMethod):
     as they were. A client's first draw is uniform in whatever round it is (ours).
     """
 
-    name: ClassVar[str] = "fedmgp"
-    source: ClassVar[str] = "Bo et al. 2025, NeurIPS, arXiv 2511.00480"
-    year: ClassVar[int] = 2025
-    venue: ClassVar[str] = "NeurIPS"
+    name = "fedmgp"
+    source = "Bo et al. 2025, NeurIPS, arXiv 2511.00480"
+    year = 2025
+    venue = "NeurIPS"
 
-    groups: int = Field(default=5, ge=1, le=1024, description="G, groups of each client (paper, public code)")
-    selected: int = Field(default=2, ge=1, le=1024, description="s, groups that a client sends (paper, public code)")
-    context_length: int = Field(
-        default=2, ge=1, le=1024, description="M, vectors of a text prompt (paper, public code)"
-    )
+    groups: Count = Field(default=5, description="G, groups of each client (paper, public code)")
+    selected: Count = Field(default=2, description="s, groups that a client sends (paper, public code)")
+    context_length: Count = Field(default=2, description="M, vectors of a text prompt (paper, public code)")
     visual_length: int = Field(
         default=2,
         ge=0,
         le=1024,
         description="m, vectors of a visual prompt (paper, public code); 0: text alone",
     )
-    diversity: float = Field(
-        default=1.0, ge=0, le=1e6, description="λ, weight of the likeness of groups (paper, public code)"
-    )
+    diversity: Factor = Field(default=1.0, description="λ, weight of the likeness of groups (paper, public code)")
     temperature: float = Field(
         default=1.0, ge=0.01, le=1e6, description="τ, of the draw; high: uniform, low: the most similar (paper)"
     )

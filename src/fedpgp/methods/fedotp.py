@@ -1,21 +1,16 @@
 """A global and a personal prompt, between which optimal transport shares out a part of the patches of an image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import STRICT, Frozen, Params, mean_cosine
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Fraction, Frozen, Params
 from fedpgp.methods.transport import TransportMethod
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -39,15 +34,14 @@ class FedOTP(TransportMethod):
     Each prompt has a draw of its own, a phrase starts both.
     """
 
-    name: ClassVar[str] = "fedotp"
-    source: ClassVar[str] = "Li et al., CVPR 2024, arXiv 2403.00041"
-    year: ClassVar[int] = 2024
-    venue: ClassVar[str] = "CVPR"
+    name = "fedotp"
+    source = "Li et al., CVPR 2024, arXiv 2403.00041"
+    year = 2024
+    venue = "CVPR"
+    context_names = ("global", "personal")
 
-    mass: float = Field(
+    mass: Fraction = Field(
         default=0.8,
-        gt=0,
-        le=1,
         description="γ, part of the patches that is compared (both scripts of the public code; without them 1)",
     )
 
@@ -65,9 +59,3 @@ class FedOTP(TransportMethod):
 
     def without_private(self, params: Params) -> Params:
         return Params(params.shared, {"p_i": params.shared["p_G"]})
-
-    def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
-        return {
-            "cosine_guidance_global": mean_cosine(frozen.guidance, text[0]),
-            "cosine_global_personal": mean_cosine(text[0], text[1]),
-        }

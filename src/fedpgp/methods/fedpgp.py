@@ -1,10 +1,8 @@
 """FedPGP: a global prompt held close to CLIP, and a low-rank personal part."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +10,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.errors import ConfigError
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, logits, mean_cosine, normal
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Batch, Factor, Frozen, LearningRate, Params, PromptMethod, logits, normal
 from fedpgp.methods.templates import TEMPLATE
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -30,21 +25,22 @@ class FedPGP(PromptMethod):
     negative pair its cosine counts as 0 in the contrastive term. No public source gives a formula: it is our reading.
     """
 
-    name: ClassVar[str] = "fedpgp"
-    source: ClassVar[str] = "Cui et al., ICML 2024, arXiv 2405.09771"
-    year: ClassVar[int] = 2024
-    venue: ClassVar[str] = "ICML"
+    name = "fedpgp"
+    source = "Cui et al., ICML 2024, arXiv 2405.09771"
+    year = 2024
+    venue = "ICML"
+    context_names = ("global", "personal")
 
     bottleneck: int = Field(
         default=8, ge=0, le=1024, description="b, the rank of the personal part U V; 0 has none (authors' script)"
     )
-    mu: float = Field(default=0.5, ge=0, le=1e6, description="weight of the contrastive term (authors' script)")
+    mu: Factor = Field(default=0.5, description="weight of the contrastive term (authors' script)")
     tau: float = Field(default=0.5, ge=1e-6, description="temperature of the contrastive term (authors' script)")
     guidance: Literal["template", "placeholder"] = Field(
         default="template", description='z_C from "a photo of a {}." (paper) or from "X X … X {}." (authors\' code)'
     )
-    private_learning_rate: float | None = Field(
-        default=None, gt=0, le=1e3, description="of U and V; unset: learning_rate (paper)"
+    private_learning_rate: LearningRate | None = Field(
+        default=None, description="of U and V; unset: learning_rate (paper)"
     )
     full_rank: bool = Field(default=False, description="a personal part of full rank in the place of U V (ablation)")
     positive: bool = Field(default=True, description="the contrastive term has its positive pair (ablation: false)")
@@ -64,11 +60,7 @@ class FedPGP(PromptMethod):
         M, b, d = self.vectors(backbone), self.bottleneck, backbone.token_width
         if self.full_rank:
             return {"W": normal(rng, M, d).to(backbone.logit_scale)}
-        if b > min(M, d):
-            raise ConfigError(
-                f"{self.name}.bottleneck must be at most {min(M, d)}, the smaller of context length {M} and token width"
-                f" {d}, got {b}: a higher rank adds nothing; full_rank = true has no factors"
-            )
+        self.check_rank("bottleneck", b, backbone)
         return {"U": normal(rng, M, b).to(backbone.logit_scale), "V": normal(rng, b, d).to(backbone.logit_scale)}
 
     def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
@@ -80,8 +72,7 @@ class FedPGP(PromptMethod):
         pull, push = (frozen.guidance * z_G).sum(-1), (z_G * z_i).sum(-1)  # cosines [C]
         # −log(exp(pull/τ) / (exp(pull/τ) + exp(push/τ))) is softplus((push − pull)/τ)
         contrast = F.softplus((self.negative * push - self.positive * pull) / self.tau).mean()
-        task = F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)
-        return {"task": task, "contrastive": self.mu * contrast}
+        return {**super().loss(params, text, batch, frozen), "contrastive": self.mu * contrast}
 
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         return logits(text[1], images, frozen)
@@ -90,12 +81,3 @@ class FedPGP(PromptMethod):
         """p_G + α U V"""
         scaled = "W" if self.full_rank else "U"
         return replace(params, private={**params.private, scaled: alpha * params.private[scaled]})
-
-    def without_private(self, params: Params) -> Params:
-        return self.path(params, 0)
-
-    def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
-        return {
-            "cosine_guidance_global": mean_cosine(frozen.guidance, text[0]),
-            "cosine_global_personal": mean_cosine(text[0], text[1]),
-        }

@@ -1,10 +1,8 @@
 """Personal prompts of different lengths beside one shared prompt."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +10,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, logits, mean_cosine, normal
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Batch, Factor, Frozen, Params, PromptMethod, logits, normal
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -43,10 +39,11 @@ class FedPHA(PromptMethod):
     p_i has its last M_i tokens, behind N(0, 0.02²) where p_i is longer (ours).
     """
 
-    name: ClassVar[str] = "fedpha"
-    source: ClassVar[str] = "Fang et al., ICML 2025, PMLR 267:15960-15975"
-    year: ClassVar[int] = 2025
-    venue: ClassVar[str] = "ICML"
+    name = "fedpha"
+    source = "Fang et al., ICML 2025, PMLR 267:15960-15975"
+    year = 2025
+    venue = "ICML"
+    context_names = ("global", "personal")
 
     lengths: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
         default=(4, 8, 16),
@@ -64,8 +61,8 @@ class FedPHA(PromptMethod):
         default="complement", description='leaves "complement" (paper, as we read it) or "code" (public code)'
     )
     margin: float = Field(default=1.0, ge=0, le=2, description="α, distance to be kept from z_G (authors' code)")
-    pull: float = Field(default=1.0, ge=0, le=1e6, description="w, weight of the pull to z_o (public code)")
-    push: float = Field(default=1.0, ge=0, le=1e6, description="w', weight of the push from z_G (public code)")
+    pull: Factor = Field(default=1.0, description="w, weight of the pull to z_o (public code)")
+    push: Factor = Field(default=1.0, description="w', weight of the push from z_G (public code)")
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         p_G = self.new_context(backbone, rng)
@@ -107,20 +104,15 @@ class FedPHA(PromptMethod):
         z_i, z_o, z_G = text
         distance = torch.linalg.vector_norm(z_i - z_G, dim=-1)
         return {
-            "task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels),
+            **super().loss(params, text, batch, frozen),
             "global": F.cross_entropy(logits(z_G, batch.features, frozen), batch.labels),
             "pull": self.pull * F.mse_loss(z_i, z_o),
             "push": self.push * F.relu(self.margin - distance).mean(),
         }
 
-    def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
-        return logits(text[0], images, frozen)
-
     def without_private(self, params: Params) -> Params:
         return Params(params.shared, {"p": params.shared["p_G"]})
 
     def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
-        return {
-            "cosine_guidance_global": mean_cosine(frozen.guidance, text[2]),
-            "cosine_global_personal": mean_cosine(text[2], text[0]),
-        }
+        z_i, _, z_G = text
+        return super().diagnostics(torch.stack([z_G, z_i]), frozen)

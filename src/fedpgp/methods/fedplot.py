@@ -1,9 +1,6 @@
 """Several averaged prompts, between which optimal transport shares out the patches of an image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +8,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import STRICT, Frozen, Params, mean_cosine, normal
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Count, Frozen, Params
 from fedpgp.methods.transport import TransportMethod
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -40,18 +35,16 @@ class FedPLOT(TransportMethod):
     (ours).
     """
 
-    name: ClassVar[str] = "fedplot"
-    source: ClassVar[str] = "PLOT, Chen et al., ICLR 2023, arXiv 2210.01253, on each client, averaged as in PromptFL"
-    year: ClassVar[int] = 2023
-    venue: ClassVar[str] = "ICLR"
+    name = "fedplot"
+    source = "PLOT, Chen et al., ICLR 2023, arXiv 2210.01253, on each client, averaged as in PromptFL"
+    year = 2023
+    venue = "ICLR"
+    context_names = ("global",)
 
-    prompts_learned: int = Field(default=4, ge=1, le=1024, description="N, prompts (public code's example)")
+    prompts_learned: Count = Field(default=4, description="N, prompts (public code's example)")
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
-        P = torch.stack([self.new_context(backbone, rng) for _ in range(self.prompts_learned)])
-        if self.ctx_init != "random":
-            P[1:] += normal(rng, *P[1:].shape).to(P)
-        return {"P": P}
+        return {"P": self.new_prompts(self.prompts_learned, backbone, rng)}
 
     def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
         return list(params.shared["P"])
@@ -60,4 +53,4 @@ class FedPLOT(TransportMethod):
         return self.carried(text, images, frozen, mass=1)
 
     def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
-        return {"cosine_guidance_global": mean_cosine(frozen.guidance, F.normalize(text.mean(0), dim=-1))}
+        return super().diagnostics(F.normalize(text.mean(0), dim=-1)[None], frozen)

@@ -1,10 +1,7 @@
 """Many averaged prompts, whose text features are taken for a normal distribution of each class."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +9,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, logits, mean_cosine, normal
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Batch, Count, Factor, Frozen, Params, PromptMethod, logits
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -42,41 +37,31 @@ class FedProDA(PromptMethod):
     starts from its tokens and the others from these plus N(0, 0.02²), without which all would stay equal (ours).
     """
 
-    name: ClassVar[str] = "fedproda"
-    source: ClassVar[str] = "ProDA, Lu et al., CVPR 2022, arXiv 2205.03340, on each client, averaged as in PromptFL"
-    year: ClassVar[int] = 2022
-    venue: ClassVar[str] = "CVPR"
-    extra_names: ClassVar[tuple[str, ...]] = ("",)
+    name = "fedproda"
+    source = "ProDA, Lu et al., CVPR 2022, arXiv 2205.03340, on each client, averaged as in PromptFL"
+    year = 2022
+    venue = "CVPR"
+    context_names = ("global",)
+    extra_names = ("",)
 
-    prompts_learned: int = Field(
-        default=32, ge=1, le=1024, description="K, prompts in the distribution (third parties' code)"
+    prompts_learned: Count = Field(default=32, description="K, prompts in the distribution (third parties' code)")
+    prompts_per_step: Count = Field(
+        default=4, description="B, prompts drawn for a step; a variance needs two (third parties' code)"
     )
-    prompts_per_step: int = Field(
-        default=4, ge=1, le=1024, description="B, prompts drawn for a step; a variance needs two (third parties' code)"
-    )
-    orthogonality: float = Field(
+    orthogonality: Factor = Field(
         default=0.1,
-        ge=0,
-        le=1e6,
         description="weight of the likeness of prompts without a class name (a third party's code; FLiP: 1.0)",
     )
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
-        if self.prompts_per_step > self.prompts_learned:
+        fewest = min(2, self.prompts_learned)
+        if not fewest <= self.prompts_per_step <= self.prompts_learned:
             raise ConfigError(
-                f"{self.name}.prompts_per_step must be at most prompts_learned, {self.prompts_learned},"
-                f" got {self.prompts_per_step}: they are drawn without replacement"
+                f"{self.name}.prompts_per_step must be {fewest} to prompts_learned = {self.prompts_learned}, got"
+                f" {self.prompts_per_step}: prompts are drawn without replacement, and one of several has no variance"
+                " and no orthogonality"
             )
-        if self.prompts_per_step == 1 < self.prompts_learned:
-            raise ConfigError(
-                f"{self.name}.prompts_per_step must be at least 2 with prompts_learned = {self.prompts_learned}, got 1:"
-                " one prompt has no variance and no orthogonality, so both would be 0 in every step. Set"
-                f" {self.name}.prompts_per_step=2 or more"
-            )
-        P = torch.stack([self.new_context(backbone, rng) for _ in range(self.prompts_learned)])
-        if self.ctx_init != "random":
-            P[1:] += normal(rng, *P[1:].shape).to(P)
-        return {"P": P}
+        return {"P": self.new_prompts(self.prompts_learned, backbone, rng)}
 
     def for_step(self, params: Params, rng: torch.Generator) -> Params:
         drawn = torch.randperm(self.prompts_learned, generator=rng)[: self.prompts_per_step]
@@ -97,7 +82,7 @@ class FedProDA(PromptMethod):
         return logits(text.mean(0), images, frozen)
 
     def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
-        return {"cosine_guidance_global": mean_cosine(frozen.guidance, F.normalize(text.mean(0), dim=-1))}
+        return super().diagnostics(F.normalize(text.mean(0), dim=-1)[None], frozen)
 
 
 def _variance(w: Tensor, batch: Batch) -> Tensor:

@@ -1,9 +1,6 @@
 """One averaged prompt whose gradient never works against zero-shot CLIP."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -11,26 +8,16 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
-from fedpgp.methods.base import STRICT, AuthorsGuidance, Batch, Frozen, Params, logits, templates_of
+from fedpgp.methods.base import STRICT, Batch, Frozen, Params, logits
 from fedpgp.methods.promptfl import PromptFL
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
-
-
-AUTHORS_TEMPLATES = {  # where they are not CoOp's: CUSTOM_TEMPLATES of the authors' trainers/prograd.py, 27ddd3b
-    "oxford_pets": "a type of pet, a photo of a {}.",
-    "oxford_flowers": "a type of flower, a photo of a {}.",
-    "fgvc_aircraft": "a type of aircraft, a photo of a {}.",
-    "food101": "a type of food, a photo of {}.",
-    "dtd": "a texture of {}.",
-}
+from fedpgp.methods.templates import AuthorsGuidance, Guided
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FedProGrad(PromptFL):
+class FedProGrad(Guided, PromptFL):
     """PromptFL with ProGrad's gradient, in which nothing contradicts zero-shot CLIP (Zhu et al. 2023).
 
     Two gradients of the prompt are taken: a = ∇CE, and that of T² · KL(q ‖ r), of unit length b, where q and r are the
@@ -48,11 +35,10 @@ class FedProGrad(PromptFL):
     the prompt has words, so that one with a comma loses its last word.
     """
 
-    name: ClassVar[str] = "fedprograd"
-    source: ClassVar[str] = "ProGrad, Zhu et al., ICCV 2023, arXiv 2205.14865, on each client, averaged as in PromptFL"
-    year: ClassVar[int] = 2023
-    venue: ClassVar[str] = "ICCV"
-    custom_gradient: ClassVar[bool] = True
+    name = "fedprograd"
+    source = "ProGrad, Zhu et al., ICCV 2023, arXiv 2205.14865, on each client, averaged as in PromptFL"
+    year = 2023
+    venue = "ICCV"
 
     strength: float = Field(
         default=1.0,
@@ -63,18 +49,12 @@ class FedProGrad(PromptFL):
     temperature: float = Field(
         default=1.0, ge=1e-6, le=1e6, description="T of zero-shot CLIP's and the prompt's softmax (authors' code)"
     )
-    guidance: AuthorsGuidance = Field(
-        default="template",
-        description='z_C: "template" (ours), "authors" (their code), or as in zero-shot',
-    )
+    guidance: AuthorsGuidance = "template"
     ctx_init: str = Field(
         default="random",
         min_length=1,
         description='first: "random", N(0, 0.02²), a phrase, or "authors": zeros, with the words of guidance last',
     )
-
-    def templates(self, task: Task) -> Sequence[str]:
-        return templates_of(self.guidance, task, AUTHORS_TEMPLATES)
 
     def new_contexts(self, task: Task, backbone: Backbone, rng: torch.Generator) -> Tensor:
         if self.ctx_init != "authors":
@@ -100,8 +80,8 @@ class FedProGrad(PromptFL):
     def direction(
         self, gradients: Mapping[str, Mapping[str, Tensor]], params: Params, rng: torch.Generator
     ) -> dict[str, Tensor]:
-        found = {}
+        turned = {}
         for name, a in gradients["task"].items():
             b = F.normalize(gradients["distillation"][name].flatten(), dim=0)  # zeros stay zeros
-            found[name] = a - self.strength * (a.flatten() @ b).clamp(max=0) * b.view_as(a)
-        return found
+            turned[name] = a - self.strength * (a.flatten() @ b).clamp(max=0) * b.view_as(a)
+        return turned

@@ -1,11 +1,8 @@
 """Prompts in several layers of both towers, held near to what CLIP says without them; averaged over rounds, too."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +11,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors, Upload
-from fedpgp.methods.base import STRICT, Batch, Frozen, Guidance, Params, logits, templates_of
+from fedpgp.methods.base import STRICT, Batch, Factor, Frozen, Params, logits
 from fedpgp.methods.fedivlp import FedIVLP
-
-if TYPE_CHECKING:
-    from fedpgp.data.tasks import Task
+from fedpgp.methods.templates import Guidance, Guided
 
 MEAN = "mean."  # ahead of a name: the mean over rounds
 
@@ -31,8 +26,8 @@ class GaussianMean(FedAvg):
     mean, std: in rounds. The server keeps the means, and the number of the last round.
     """
 
-    name: ClassVar[str] = "gaussian-mean"
-    source: ClassVar[str] = "PromptSRC, Khattak et al. 2023, ICCV, arXiv 2307.06948, section 3.2.2"
+    name = "gaussian-mean"
+    source = "PromptSRC, Khattak et al. 2023, ICCV, arXiv 2307.06948, section 3.2.2"
 
     mean: float
     std: float
@@ -59,7 +54,7 @@ class GaussianMean(FedAvg):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FedPromptSRC(FedIVLP):
+class FedPromptSRC(Guided, FedIVLP):
     """FedIVLP's prompts, held near to the frozen CLIP, and their mean over rounds (PromptSRC, Khattak et al. 2023).
 
     With z [C, D] and f [B, D] the features behind the prompts, f_0 those of the frozen image tower, z_C text features
@@ -83,14 +78,14 @@ class FedPromptSRC(FedIVLP):
     nearly all weight: of T = 5 with the defaults, round 4 has 98 %.
     """
 
-    name: ClassVar[str] = "fedpromptsrc"
-    source: ClassVar[str] = "PromptSRC, Khattak et al. 2023, arXiv 2307.06948, averaged"
-    year: ClassVar[int] = 2023
-    venue: ClassVar[str] = "ICCV"
+    name = "fedpromptsrc"
+    source = "PromptSRC, Khattak et al. 2023, arXiv 2307.06948, averaged"
+    year = 2023
+    venue = "ICCV"
 
-    text_weight: float = Field(default=25.0, ge=0, le=1e6, description="λ_text (public code)")
-    image_weight: float = Field(default=10.0, ge=0, le=1e6, description="λ_image (public code)")
-    logits_weight: float = Field(default=1.0, ge=0, le=1e6, description="λ_logits (public code)")
+    text_weight: Factor = Field(default=25.0, description="λ_text (public code)")
+    image_weight: Factor = Field(default=10.0, description="λ_image (public code)")
+    logits_weight: Factor = Field(default=1.0, description="λ_logits (public code)")
     guidance: Guidance = Field(
         default="ensemble",
         description='z_C, "template": "a photo of a {}."; "dataset": the data set\'s own;'
@@ -114,9 +109,6 @@ class FedPromptSRC(FedIVLP):
         if not self.gaussian:
             return None
         return GaussianMean(mean=self.gaussian_mean * rounds, std=self.gaussian_std * rounds)
-
-    def templates(self, task: Task) -> Sequence[str]:
-        return templates_of(self.guidance, task)
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         z, seen = text[0], batch.features

@@ -1,10 +1,7 @@
 """A generator that makes the prompt from the names of the classes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +9,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, TrainedMethod, logits, normal
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Count, Frozen, LearningRate, Params, TrainedMethod, normal
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -38,16 +33,15 @@ class FedTPG(TrainedMethod):
     Its weight decay is 1e-5, its learning rate follows a cosine over the rounds, and its images are not augmented.
     """
 
-    name: ClassVar[str] = "fedtpg"
-    source: ClassVar[str] = "Qiu et al., ICLR 2024, arXiv 2310.06123"
-    year: ClassVar[int] = 2024
-    venue: ClassVar[str] = "ICLR"
-    own_classes: ClassVar[bool] = True
-    batchable: ClassVar[bool] = False
+    name = "fedtpg"
+    source = "Qiu et al., ICLR 2024, arXiv 2310.06123"
+    year = 2024
+    venue = "ICLR"
+    own_classes = True
 
-    context_length: int = Field(default=4, ge=1, le=1024, description="M, context vectors (public code)")
-    heads: int = Field(default=4, ge=1, le=1024, description="of the generator's attention (public code)")
-    learning_rate: float = Field(default=0.003, gt=0, le=1e3, description="(public code, where it falls as a cosine)")
+    context_length: Count = Field(default=4, description="M, context vectors (public code)")
+    heads: Count = Field(default=4, description="of the generator's attention (public code)")
+    learning_rate: LearningRate = Field(default=0.003, description="(public code, where it falls as a cosine)")
 
     def templates(self, task: Task) -> Sequence[str]:
         return ("{}",)
@@ -99,9 +93,3 @@ class FedTPG(TrainedMethod):
         X = linear((attention @ value).transpose(0, 1).flatten(1), "out")
         a, b = linear(norm(X, "norm_up"), "up").chunk(2, dim=-1)
         return [X + linear(a * F.gelu(b), "down")]
-
-    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
-
-    def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
-        return logits(text[0], images, frozen)

@@ -1,38 +1,22 @@
 """Prompts of the image tower, averaged; those of the classes stay hand-written."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.backbone import Backbone
 from fedpgp.backbone.layers import Prompt
-from fedpgp.methods.base import (
-    STRICT,
-    Batch,
-    Frozen,
-    Guidance,
-    Params,
-    Reads,
-    TrainedMethod,
-    logits,
-    normal,
-    templates_of,
-)
-from fedpgp.methods.deep import check_depth, first_prompt, prompt_of
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
+from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Count, Frozen, LearningRate, Params, TrainedMethod, logits
+from fedpgp.methods.deep import first_visual, prompt_of
+from fedpgp.methods.templates import Guidance, Guided
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class FedVPT(TrainedMethod):
+class FedVPT(Guided, TrainedMethod):
     """Visual prompts alone are learned, in the first J layers of the image tower (VPT, Jia et al. 2022).
 
     V_1 [m, w] stands behind the patches, without places and through the normalisation before the first layer. At layer
@@ -45,46 +29,30 @@ class FedVPT(TrainedMethod):
     with them. All vectors are averaged, as in FedMGP's code, which has m = 4 and J = 1.
     """
 
-    name: ClassVar[str] = "fedvpt"
-    source: ClassVar[str] = "VPT, Jia et al. 2022, arXiv 2203.12119, in CLIP as in MaPLe's repository, averaged"
-    year: ClassVar[int] = 2022
-    venue: ClassVar[str] = "ECCV"
+    name = "fedvpt"
+    source = "VPT, Jia et al. 2022, arXiv 2203.12119, in CLIP as in MaPLe's repository, averaged"
+    year = 2022
+    venue = "ECCV"
+    reads = ("image tower",)
 
-    visual_length: int = Field(
-        default=8, ge=1, le=1024, description="m, vectors of a layer's visual prompt (public code)"
+    visual_length: Count = Field(default=8, description="m, vectors of a layer's visual prompt (public code)")
+    depth: Count | None = Field(
+        default=None, description="J, layers with prompts; unset: all, as public code has 12 of 12"
     )
-    depth: int | None = Field(
-        default=None, ge=1, le=1024, description="J, layers with prompts; unset: all, as public code has 12 of 12"
+    guidance: Guidance = "template"
+    learning_rate: LearningRate = Field(
+        default=1e-3, description="(FedMGP's code; MaPLe's repository: 2.5e-3, as a cosine)"
     )
-    guidance: Guidance = Field(
-        default="template",
-        description='"template": "a photo of a {}."; "dataset": the dataset\'s own; "ensemble", "ensemble-60": CLIP\'s',
-    )
-    learning_rate: float = Field(
-        default=1e-3, gt=0, le=1e3, description="(FedMGP's code; MaPLe's repository: 2.5e-3, as a cosine)"
-    )
-
-    @property
-    def reads(self) -> tuple[Reads, ...]:
-        return ("image tower",)
-
-    def templates(self, task: Task) -> Sequence[str]:
-        return templates_of(self.guidance, task)
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         depth = backbone.image.layers if self.depth is None else self.depth
-        check_depth(self.name, depth, "image", backbone.image.layers)
-        vectors = normal(rng, self.visual_length, backbone.image.token_width).to(backbone.logit_scale)
-        return first_prompt("visual", vectors, depth, rng)
+        return first_visual(self.name, self.visual_length, depth, backbone, rng)
 
     def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
         return []
 
     def visual_prompts(self, params: Params) -> Sequence[Prompt]:
         return [prompt_of(params.shared, "visual")]
-
-    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
 
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         return logits(frozen.guidance, images[:, 1], frozen)

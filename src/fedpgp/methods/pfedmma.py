@@ -1,26 +1,21 @@
 """Adapters in the deeper layers of both towers, joined by a small product that clients share."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from itertools import count, takewhile
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.backbone import Backbone
 from fedpgp.backbone.layers import Adapter, Affine, Prompt
+from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, Reads, TrainedMethod, logits
+from fedpgp.methods.base import STRICT, Count, Frozen, LearningRate, Params, TrainedMethod, logits
 from fedpgp.methods.templates import TEMPLATE
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -49,26 +44,19 @@ class PFedMMA(TrainedMethod):
     checked: the paper names GELU as an example of δ and writes no biases.
     """
 
-    name: ClassVar[str] = "pfedmma"
-    source: ClassVar[str] = "Ghiasvand et al., ICLR 2026, arXiv 2507.05394"
-    year: ClassVar[int] = 2026
-    venue: ClassVar[str] = "ICLR"
-    custom_gradient: ClassVar[bool] = True
+    name = "pfedmma"
+    source = "Ghiasvand et al., ICLR 2026, arXiv 2507.05394"
+    year = 2026
+    venue = "ICLR"
+    reads = ("deep text", "image tower")
+    tail = TEMPLATE
 
-    start_layer: int = Field(
-        default=5, ge=1, le=1024, description="l, the first layer with adapters, from 1; the last is the tower's (MMA)"
+    start_layer: Count = Field(
+        default=5, description="l, the first layer with adapters, from 1; the last is the tower's (MMA)"
     )
     rank: int = Field(default=32, ge=1, le=4096, description="r, width of the shared projection (paper, MMA)")
     scale: float = Field(default=1e-3, gt=0, le=1e3, description="α, weight of the adapters (public code, MMA)")
-    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="(public code)")
-
-    @property
-    def reads(self) -> tuple[Reads, ...]:
-        return ("deep text", "image tower")
-
-    @property
-    def tail(self) -> str:
-        return TEMPLATE
+    learning_rate: LearningRate = Field(default=1e-3, description="(public code)")
 
     @property
     def first_layer(self) -> int:
@@ -123,9 +111,6 @@ class PFedMMA(TrainedMethod):
 
     def visual_prompts(self, params: Params) -> Sequence[Prompt]:
         return self._prompts(params, "image")
-
-    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
 
     def direction(
         self, gradients: Mapping[str, Mapping[str, Tensor]], params: Params, rng: torch.Generator

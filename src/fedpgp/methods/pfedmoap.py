@@ -1,10 +1,6 @@
 """A prompt per client beside frozen ones of other clients, weighed by a gate for every image."""
 
-from __future__ import annotations
-
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +9,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors, Upload
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, logits
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Count, Factor, Frozen, LearningRate, Params, PromptMethod, logits, uniform
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -29,9 +23,9 @@ class NearestExperts(FedAvg):
     [E, M, d], at most `others` of them by their Frobenius distance to i's last prompt; none before i has taken part.
     """
 
-    name: ClassVar[str] = "nearest-experts"
-    source: ClassVar[str] = "Luo et al., ICLR 2025, arXiv 2410.10114"
-    personal: ClassVar[bool] = True
+    name = "nearest-experts"
+    source = "Luo et al., ICLR 2025, arXiv 2410.10114"
+    personal = True
 
     others: int = Field(default=9, ge=0, description="most experts that a client is sent (public code)")
 
@@ -77,21 +71,21 @@ class PFedMoAP(PromptMethod):
     dropout of 0.1, which it never applies.
     """
 
-    name: ClassVar[str] = "pfedmoap"
-    source: ClassVar[str] = "Luo et al., ICLR 2025, arXiv 2410.10114"
-    year: ClassVar[int] = 2025
-    venue: ClassVar[str] = "ICLR"
-    personalizes_shared: ClassVar[bool] = True
+    name = "pfedmoap"
+    source = "Luo et al., ICLR 2025, arXiv 2410.10114"
+    year = 2025
+    venue = "ICLR"
+    personalizes_shared = True
 
     experts: int = Field(
         default=10, ge=1, le=10_000, description="1 + E at most, the client's own included (public code)"
     )
-    mixing: float = Field(default=0.5, ge=0, le=1e6, description="λ, weight of the client's own logits (public code)")
+    mixing: Factor = Field(default=0.5, description="λ, weight of the client's own logits (public code)")
     gate_width: int = Field(default=128, ge=1, le=65_536, description="g, of queries, keys and values (public code)")
-    heads: int = Field(default=8, ge=1, le=1024, description="of the gate's attention (public code)")
-    scaling: float = Field(default=10.0, ge=0, le=1e6, description="of the attention's products (public code)")
-    gate_learning_rate: float = Field(
-        default=3e-3, gt=0, le=1e3, description="of the gate (a third party's code; paper and its configuration: 0.01)"
+    heads: Count = Field(default=8, description="of the gate's attention (public code)")
+    scaling: Factor = Field(default=10.0, description="of the attention's products (public code)")
+    gate_learning_rate: LearningRate = Field(
+        default=3e-3, description="of the gate (a third party's code; paper and its configuration: 0.01)"
     )
 
     @property
@@ -112,17 +106,13 @@ class PFedMoAP(PromptMethod):
             )
         if g % self.heads:
             raise ConfigError(f"{self.name}.heads must divide gate_width, {g}, got {self.heads}")
-        uniform = 2 * torch.rand(4, g, g + 1, generator=rng) - 1
-        return {"gate": (uniform / math.sqrt(g)).to(backbone.logit_scale)}  # as PyTorch's linear layers start
+        return {"gate": uniform(rng, g, 4, g, g + 1).to(backbone.logit_scale)}
 
     def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
         return [params.shared["p"]]
 
     def constant_prompts(self, params: Params) -> Sequence[Tensor]:
         return list(params.received["experts"]) if "experts" in params.received else []
-
-    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
 
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         own = logits(text[0], images, frozen)

@@ -1,15 +1,11 @@
 """One averaged prompt, and every client's own images as a memory at prediction."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, logits
+from fedpgp.methods.base import STRICT, Batch, Factor, Frozen, Params, logits
 from fedpgp.methods.promptfl import PromptFL
 
 
@@ -30,25 +26,20 @@ class PFedPrompt(PromptFL):
     and β: the configurations of Tip-Adapter that we read start from other values and search for better ones.
     """
 
-    name: ClassVar[str] = "pfedprompt"
-    source: ClassVar[str] = (
+    name = "pfedprompt"
+    source = (
         "Guo et al., WWW 2023, doi 10.1145/3543507.3583518; the memory is Tip-Adapter's, Zhang et al., ECCV 2022,"
         " arXiv 2207.09519"
     )
-    year: ClassVar[int] = 2023
-    venue: ClassVar[str] = "WWW"
+    year = 2023
+    venue = "WWW"
 
-    alpha: float = Field(
+    alpha: Factor = Field(
         default=1.0,
-        ge=0,
-        le=1e6,
         description="α, weight of the memory (source not found; Tip-Adapter starts at 1.17 on ImageNet, 2 on DTD)",
     )
-    beta: float = Field(
-        default=5.5,
-        ge=0,
-        le=1e6,
-        description="β, how fast a remembered image fades (source not found; Tip-Adapter starts at 1)",
+    beta: Factor = Field(
+        default=5.5, description="β, how fast a remembered image fades (source not found; Tip-Adapter starts at 1)"
     )
 
     def memory(self, images: Tensor, labels: Tensor, frozen: Frozen) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any, get_args
 
 from fedpgp.aggregators import AGGREGATORS
@@ -47,13 +47,13 @@ def find_method(name: str) -> type[Method]:
     point = points[name]
     where = f"method {name!r} of {point.dist.name if point.dist else 'an installed package'} ({point.value})"
     try:
-        found = point.load()
+        method = point.load()
     except Exception as error:  # whatever somebody else's code raises
         raise ConfigError(f"{where} cannot be imported: {raised(error)}; mend or uninstall the package") from error
-    _check(found, where)
-    if found.name != name:
-        raise ConfigError(f"{where} must have the name of its entry point, its class has {found.name!r}")
-    return found
+    _check(method, where)
+    if method.name != name:
+        raise ConfigError(f"{where} must have the name of its entry point, its class has {method.name!r}")
+    return method
 
 
 def _of_file(reference: str) -> type[Method]:
@@ -62,25 +62,23 @@ def _of_file(reference: str) -> type[Method]:
     if not path.is_file():
         raise ConfigError(f"method {reference!r} names the file {file}, which is not there; give path/to/file.py:Name")
     content = vars(load_file(path))
-    if not name:
-        module = content["__name__"]
-        names = [key for key, value in content.items() if _is_method(value) and value.__module__ == module]
-        if len(names) != 1:
-            raise ConfigError(
-                f"method file {path} must have one Method, or be named with one as {file}:Name;"
-                f" it has {', '.join(names) or 'none'}"
-            )
-        name = names[0]
+    written = [key for key, value in content.items() if getattr(value, "__module__", None) == content["__name__"]]
+    methods = [key for key in written if _is_method(content[key]) and not inspect.isabstract(content[key])]
+    if not name and len(methods) != 1:
+        raise ConfigError(
+            f"method file {path} must have one Method, or be named with one as {file}:Name;"
+            f" it has {', '.join(methods) or 'none'}"
+        )
+    name = name or methods[0]
     if name not in content:
-        known = [key for key, value in content.items() if _is_method(value) and value.__module__ == content["__name__"]]
-        remedy = nearest(name, known) if known else "it has no Method at all"
+        remedy = nearest(name, methods) if methods else "it has no Method at all"
         raise ConfigError(f"method file {path} has no {name!r}; {remedy}")
     _check(content[name], f"method {reference!r}")
     return content[name]
 
 
 def _is_method(value: Any) -> bool:
-    return inspect.isclass(value) and issubclass(value, Method) and not inspect.isabstract(value)
+    return inspect.isclass(value) and issubclass(value, Method)
 
 
 @contextmanager
@@ -113,19 +111,15 @@ def fingerprint(method: Method) -> str | None:
     file = _file(method)
     if file.exists():
         return hashlib.sha256(file.read_bytes()).hexdigest()
-    said = sorted((name, *_said(function.__code__)) for name, function in _functions(method))
-    values = sorted((name, _constant(value)) for name, value in _written(method) if isinstance(value, PLAIN))
-    return hashlib.sha256(repr((said, values)).encode()).hexdigest()
+    functions = sorted((name, *_content(function.__code__)) for name, function in _functions(method))
+    values = sorted((name, _content(value)) for name, value in _written(method) if isinstance(value, PLAIN))
+    return hashlib.sha256(repr((functions, values)).encode()).hexdigest()
 
 
-def _said(code: CodeType) -> tuple[str, tuple[str, ...], list[Any]]:
-    """What a function does, without the place where it is written."""
-    within = [_said(one) if inspect.iscode(one) else _constant(one) for one in code.co_consts]
-    return code.co_code.hex(), code.co_names, within
-
-
-def _constant(value: Any) -> str:
-    """The same in every process: a set has another order in each."""
+def _content(value: Any) -> Any:
+    """What a function does or a constant is, without the place where it is written, and the same in every process."""
+    if inspect.iscode(value):
+        return value.co_code.hex(), value.co_names, [_content(constant) for constant in value.co_consts]
     return repr(sorted(map(repr, value))) if isinstance(value, frozenset | set) else repr(value)
 
 
@@ -163,29 +157,32 @@ def check_instance(method: Method) -> None:
     _check(type(method), f"method {type(method).__name__}")
 
 
-def _check(found: Any, where: str) -> None:
+def _check(method: Any, where: str) -> None:
     """Raises ConfigError for what is no complete method."""
-    if not (inspect.isclass(found) and issubclass(found, Method)):
-        raise ConfigError(f"{where} must be a class derived from fedpgp.methods.Method, got {found!r}")
-    if inspect.isabstract(found):
-        raise ConfigError(f"{where} lacks {', '.join(sorted(found.__abstractmethods__))}: write them")
-    for attribute in ("name", "source", "year", "venue"):
-        if not hasattr(found, attribute):
-            raise ConfigError(f"{where} lacks the class attribute {attribute!r}: add it")
-    if not NAME.fullmatch(found.name):
-        raise ConfigError(f"{where} must have a name of small letters, digits, - and _, got {found.name!r}")
-    if found.name in METHODS and METHODS[found.name] is not found:
-        raise ConfigError(f"{where} has the name {found.name!r} of a built-in method: choose another")
-    if found.name in RESERVED:
-        raise ConfigError(
-            f"{where} has the name {found.name!r}, which means something else in a config: choose another"
-        )
-    try:
-        method = found()
-    except Exception as error:
-        raise ConfigError(f"{where} must have a default for every field: {raised(error)}") from error
-    if fault := misread(method):
+    if fault := fault_of(method):
         raise ConfigError(f"{where} {fault}")
+
+
+def fault_of(method: Any) -> str | None:
+    """What is wrong with what should be the class of a method."""
+    if not _is_method(method):
+        return f"must be a class derived from fedpgp.methods.Method, got {method!r}"
+    if inspect.isabstract(method):
+        return f"lacks {', '.join(sorted(method.__abstractmethods__))}: write them"
+    for attribute in ("name", "source", "year", "venue"):
+        if not hasattr(method, attribute):
+            return f"lacks the class attribute {attribute!r}: add it"
+    if not NAME.fullmatch(method.name):
+        return f"must have a name of small letters, digits, - and _, got {method.name!r}"
+    if METHODS.get(method.name, method) is not method:
+        return f"has the name {method.name!r} of a built-in method: choose another"
+    if method.name in RESERVED:
+        return f"has the name {method.name!r}, which means something else in a config: choose another"
+    try:
+        default = method()
+    except Exception as error:
+        return f"must have a default for every field: {raised(error)}"
+    return misread(default)
 
 
 def misread(method: Method) -> str | None:

@@ -1,9 +1,6 @@
 """FedAMP on prompts: every client has its own, and is drawn to those of the clients that are most like it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +9,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedpgp.aggregators.base import Aggregator, Download, Server, Tensors, Upload
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, SinglePromptMethod, mean_cosine
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Batch, Factor, Frozen, Params, SinglePromptMethod
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -27,9 +22,9 @@ class AttentiveMessages(Aggregator):
     clients changes no bit: sums run over sorted numbers.
     """
 
-    name: ClassVar[str] = "fedamp"
-    source: ClassVar[str] = "Huang et al. 2021, AAAI, arXiv 2007.03797"
-    personal: ClassVar[bool] = True
+    name = "fedamp"
+    source = "Huang et al. 2021, AAAI, arXiv 2007.03797"
+    personal = True
 
     alpha: float
     sigma: float
@@ -60,12 +55,12 @@ class AttentiveMessages(Aggregator):
         if self.heuristic:
             cosine = F.cosine_similarity(w, w[i], dim=-1)
             scores = torch.exp(self.sharpness * (cosine - cosine[others].max())) * others
-            found = (1 - self.self_weight) * scores / _sum(scores)
+            weights = (1 - self.self_weight) * scores / _sum(scores)
         else:
-            found = self.alpha / self.sigma * torch.exp(-(w - w[i]).square().sum(-1) / self.sigma) * others
-            found = found / _sum(found).clamp(min=1)
-        found[i] = (1 - _sum(found)).clamp(min=0)
-        return found
+            weights = self.alpha / self.sigma * torch.exp(-(w - w[i]).square().sum(-1) / self.sigma) * others
+            weights = weights / _sum(weights).clamp(min=1)
+        weights[i] = (1 - _sum(weights)).clamp(min=0)
+        return weights
 
 
 def _sum(values: Tensor) -> Tensor:
@@ -86,16 +81,15 @@ class PromptAMP(SinglePromptMethod):
     of 0.3 to 0.7, but 9 to 29 from a phrase with a rate of 0.07 and λ = 0.1, where σ = 1 leaves every client alone.
     """
 
-    name: ClassVar[str] = "prompt-amp"
-    source: ClassVar[str] = "FedAMP, Huang et al. 2021, arXiv 2007.03797, on CoOp's prompt"
-    year: ClassVar[int] = 2021
-    venue: ClassVar[str] = "AAAI"
-    personalizes_shared: ClassVar[bool] = True
-    continues_shared: ClassVar[bool] = True
+    name = "prompt-amp"
+    source = "FedAMP, Huang et al. 2021, arXiv 2007.03797, on CoOp's prompt"
+    year = 2021
+    venue = "AAAI"
+    personalizes_shared = True
+    continues_shared = True
+    context_names = ("personal",)
 
-    attraction: float = Field(
-        default=1.0, ge=0, le=1e6, description="λ, weight of the attraction (a third party's code)"
-    )
+    attraction: Factor = Field(default=1.0, description="λ, weight of the attraction (a third party's code)")
     alpha: float = Field(default=1.0, gt=0, le=1e9, description="α, step towards the others (public code: PFLlib)")
     sigma: float = Field(
         default=1.0,
@@ -104,8 +98,8 @@ class PromptAMP(SinglePromptMethod):
         description="σ, squared distance over which attention falls to 1/e (public code: PFLlib)",
     )
     heuristic: bool = Field(default=False, description="HeurFedAMP's weights in the place of FedAMP's")
-    sharpness: float = Field(
-        default=25.0, ge=0, le=1e6, description="σ of HeurFedAMP, by which cosines are multiplied (source not found)"
+    sharpness: Factor = Field(
+        default=25.0, description="σ of HeurFedAMP, by which cosines are multiplied (source not found)"
     )
     self_weight: float = Field(
         default=0.1, ge=0, lt=1, description="ξ_ii of HeurFedAMP (source not found; older versions of PFLlib: 1.0)"
@@ -128,10 +122,5 @@ class PromptAMP(SinglePromptMethod):
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         away = params.shared["p"] - params.received["p"]
-        return {
-            "task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels),
-            "attraction": self.attraction / (2 * self.alpha) * away.square().sum(),
-        }
-
-    def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
-        return {"cosine_guidance_personal": mean_cosine(frozen.guidance, text[0])}
+        attraction = self.attraction / (2 * self.alpha) * away.square().sum()
+        return {**super().loss(params, text, batch, frozen), "attraction": attraction}

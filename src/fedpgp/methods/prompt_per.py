@@ -1,22 +1,16 @@
 """One prompt, whose first vectors are everybody's and whose last are the client's own."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, logits, mean_cosine
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Frozen, Params, PromptMethod
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -27,10 +21,11 @@ class PromptPer(PromptMethod):
     we know of no paper that compares with it and says how it split. The shared vectors alone predict nothing.
     """
 
-    name: ClassVar[str] = "prompt-per"
-    source: ClassVar[str] = "FedPer, Arivazhagan et al. 2019, arXiv 1912.00818, on CoOp's prompt"
-    year: ClassVar[int] = 2019
-    venue: ClassVar[str] = "arXiv"
+    name = "prompt-per"
+    source = "FedPer, Arivazhagan et al. 2019, arXiv 1912.00818, on CoOp's prompt"
+    year = 2019
+    venue = "arXiv"
+    context_names = ("personal",)
 
     shared_length: int | None = Field(
         default=None, ge=0, le=1024, description="L, shared vectors; unset: half of them, rounded down (public code)"
@@ -62,12 +57,3 @@ class PromptPer(PromptMethod):
 
     def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
         return [torch.cat([*params.shared.values(), *params.private.values()])]
-
-    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
-
-    def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
-        return logits(text[0], images, frozen)
-
-    def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
-        return {"cosine_guidance_personal": mean_cosine(frozen.guidance, text[0])}

@@ -1,21 +1,15 @@
 """PromptFolio: a mixture of what a global and a personal prompt say."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, logits, mean_cosine
-
-if TYPE_CHECKING:
-    from fedpgp.backbone import Backbone
-    from fedpgp.data.tasks import Task
+from fedpgp.backbone import Backbone
+from fedpgp.data.tasks import Task
+from fedpgp.methods.base import STRICT, Frozen, Params, PromptMethod, logits
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -26,10 +20,11 @@ class PromptFolio(PromptMethod):
     can measure; its code has a constant. Each prompt has a draw of its own, a phrase starts both.
     """
 
-    name: ClassVar[str] = "promptfolio"
-    source: ClassVar[str] = "Pan et al. 2024, NeurIPS, arXiv 2409.19610"
-    year: ClassVar[int] = 2024
-    venue: ClassVar[str] = "NeurIPS"
+    name = "promptfolio"
+    source = "Pan et al. 2024, NeurIPS, arXiv 2409.19610"
+    year = 2024
+    venue = "NeurIPS"
+    context_names = ("global", "personal")
 
     mixing: float = Field(
         default=0.4, ge=0, le=1, description="θ, weight of the personal prompt (authors' README, in its example)"
@@ -44,18 +39,9 @@ class PromptFolio(PromptMethod):
     def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
         return [params.shared["p_G"], params.private["p"]]
 
-    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
-
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
         z_G, z_L = text
         return logits((1 - self.mixing) * z_G + self.mixing * z_L, images, frozen)
 
     def without_private(self, params: Params) -> Params:
         return Params(params.shared, {"p": params.shared["p_G"]})
-
-    def diagnostics(self, text: Tensor, frozen: Frozen) -> dict[str, float]:
-        return {
-            "cosine_guidance_global": mean_cosine(frozen.guidance, text[0]),
-            "cosine_global_personal": mean_cosine(text[0], text[1]),
-        }

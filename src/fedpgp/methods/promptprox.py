@@ -1,14 +1,10 @@
 """PromptFL with FedProx's pull towards the server's prompt."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params
+from fedpgp.methods.base import STRICT, Batch, Factor, Frozen, Params
 from fedpgp.methods.promptfl import PromptFL
 
 
@@ -19,12 +15,12 @@ class PromptProx(PromptFL):
     Some public code takes the distance of detached tensors, which has no gradient; here it has.
     """
 
-    name: ClassVar[str] = "promptprox"
-    source: ClassVar[str] = "FedProx, Li et al. 2020, arXiv 1812.06127, on PromptFL"
-    year: ClassVar[int] = 2020
-    venue: ClassVar[str] = "MLSys"
+    name = "promptprox"
+    source = "FedProx, Li et al. 2020, arXiv 1812.06127, on PromptFL"
+    year = 2020
+    venue = "MLSys"
 
-    mu: float = Field(default=0.5, ge=0, le=1e6, description="weight of the proximal term (public code: FedOTP's)")
+    mu: Factor = Field(default=0.5, description="weight of the proximal term (public code: FedOTP's)")
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         moved = params.shared["p_G"] - params.received["p_G"]

@@ -1,79 +1,54 @@
-"""Hand-written prompts, each with {} for the class name.
+"""Hand-written prompts, each with {} for the class name: what a method's `guidance` chooses."""
 
-The two ensembles are of the notebook on prompt engineering for ImageNet in OpenAI's CLIP (MIT, see NOTICE).
-"""
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from fedpgp.data.tasks import Task
 
 TEMPLATE = "a photo of a {}."
-# The seven that the notebook selects.
-ENSEMBLE = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
-# Those sixty of its eighty that PromptSRC uses (trainers/imagenet_templates.py, 8be7dcf).
-ENSEMBLE_60 = (
-    "a photo of a {}.",
-    "a bad photo of a {}.",
-    "a photo of many {}.",
-    "a sculpture of a {}.",
-    "a photo of the hard to see {}.",
-    "a low resolution photo of the {}.",
-    "a rendering of a {}.",
-    "graffiti of a {}.",
-    "a bad photo of the {}.",
-    "a cropped photo of the {}.",
-    "a tattoo of a {}.",
-    "the embroidered {}.",
-    "a photo of a hard to see {}.",
-    "a bright photo of a {}.",
-    "a photo of a clean {}.",
-    "a photo of a dirty {}.",
-    "a dark photo of the {}.",
-    "a drawing of a {}.",
-    "a photo of my {}.",
-    "the plastic {}.",
-    "a photo of the cool {}.",
-    "a close-up photo of a {}.",
-    "a black and white photo of the {}.",
-    "a painting of the {}.",
-    "a painting of a {}.",
-    "a pixelated photo of the {}.",
-    "a sculpture of the {}.",
-    "a bright photo of the {}.",
-    "a cropped photo of a {}.",
-    "a plastic {}.",
-    "a photo of the dirty {}.",
-    "a jpeg corrupted photo of a {}.",
-    "a blurry photo of the {}.",
-    "a photo of the {}.",
-    "a good photo of the {}.",
-    "a rendering of the {}.",
-    "a {} in a video game.",
-    "a photo of one {}.",
-    "a doodle of a {}.",
-    "a close-up photo of the {}.",
-    "the origami {}.",
-    "the {} in a video game.",
-    "a sketch of a {}.",
-    "a doodle of the {}.",
-    "a origami {}.",
-    "a low resolution photo of a {}.",
-    "the toy {}.",
-    "a rendition of the {}.",
-    "a photo of the clean {}.",
-    "a photo of a large {}.",
-    "a rendition of a {}.",
-    "a photo of a nice {}.",
-    "a photo of a weird {}.",
-    "a blurry photo of a {}.",
-    "a cartoon {}.",
-    "art of a {}.",
-    "a sketch of the {}.",
-    "a embroidered {}.",
-    "a pixelated photo of a {}.",
-    "itap of the {}.",
-)
+
+GuidanceKind = Literal["template", "dataset", "ensemble", "ensemble-60"]
+Guidance = Annotated[
+    GuidanceKind,
+    Field(
+        description='"template": "a photo of a {}."; "dataset": the dataset\'s own; "ensemble", "ensemble-60": CLIP\'s'
+    ),
+]
+AuthorsGuidance = Annotated[
+    GuidanceKind | Literal["authors"],
+    Field(description='z_C: "template" (ours), "authors" (their code), or as in zero-shot'),
+]
+
+
+@cache
+def _tables() -> Mapping[str, Any]:
+    """What stands in templates.toml."""
+    return tomllib.loads((resources.files("fedpgp.methods") / "templates.toml").read_text(encoding="utf-8"))
+
+
+def templates_of(guidance: str, task: Task, method: str = "") -> Sequence[str]:
+    """The hand-written prompts: "a photo of a {}.", those of the dataset, or CLIP's ensemble of seven or of sixty.
+
+    "authors" are those of the authors of a method for this dataset, where they differ from the dataset's.
+    """
+    if guidance == "template":
+        return (TEMPLATE,)
+    if guidance.startswith("ensemble"):
+        return tuple(_tables()[guidance])
+    of_authors = _tables()["authors"].get(method, {}) if guidance == "authors" else {}
+    return (of_authors[task.train.name],) if task.train.name in of_authors else task.templates
+
+
+class Guided:
+    """A part of a method whose field `guidance` chooses the hand-written prompts behind z_C."""
+
+    name: ClassVar[str]
+    guidance: str
+
+    def templates(self, task: Task) -> Sequence[str]:
+        return templates_of(self.guidance, task, self.name)

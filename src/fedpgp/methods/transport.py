@@ -3,19 +3,16 @@
 Letters: P patches, N prompts, B images, C classes, D feature width.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from fedpgp.errors import TrainingError
-from fedpgp.methods.base import STRICT, Batch, Frozen, Params, PromptMethod, Reads
+from fedpgp.methods.base import STRICT, Frozen, PromptMethod, Steps
 
 
 def transport(similarity: Tensor, *, epsilon: float, mass: float, iterations: int, tolerance: float) -> Tensor:
@@ -84,16 +81,16 @@ class TransportMethod(PromptMethod, ABC):
     and training takes it for a constant. The feature of the whole image is not used.
     """
 
+    reads = ("text", "patches")
+
     epsilon: float = Field(
         default=0.1,
         gt=0,
         le=1e3,
         description="ε, weight of the plan's entropy (public code; FedOTP's few-shot script: 0.01)",
     )
-    iterations: int = Field(
+    iterations: Steps = Field(
         default=1000,
-        ge=1,
-        le=1_000_000,
         description="after which a plan that has not converged is an error (ours; public code: 100, which ends it)",
     )
     tolerance: float = Field(
@@ -102,10 +99,6 @@ class TransportMethod(PromptMethod, ABC):
         lt=1,
         description="relative error of a patch's mass at which a plan ends (ours; public code: a mean over the batch)",
     )
-
-    @property
-    def reads(self) -> tuple[Reads, ...]:
-        return ("text", "patches")
 
     def carried(self, text: Tensor, images: Tensor, frozen: Frozen, mass: float) -> Tensor:
         """The logits [B, C]. text: [N, C, D]; images: [B, 1 + P, D]; mass: of every plan."""
@@ -120,6 +113,3 @@ class TransportMethod(PromptMethod, ABC):
             tolerance=self.tolerance,
         )
         return frozen.logit_scale.exp() * (plan * similarity).sum((-2, -1))
-
-    def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        return {"task": F.cross_entropy(self.predict(params, text, batch.features, frozen), batch.labels)}
