@@ -132,13 +132,11 @@ def get(
 ) -> None:
     """Download a known data set from a mirror on the Hugging Face hub, or say where it is to be had.
 
-    It is written as it is distributed, so that --data NAME reads it. HF_ENDPOINT and HF_HUB_OFFLINE are heeded.
+    It is saved as a Hugging Face dataset, and --data NAME reads it. HF_ENDPOINT and HF_HUB_OFFLINE are heeded.
     """
     from fedpgp.data.mirrors import fetch
 
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as bars:
-        bar = bars.add_task(f"writing {name}", total=None)
-        place = fetch(name, to, lambda done, total: bars.update(bar, completed=done, total=total))
+    place = fetch(name, to)
     root = "" if to == Path("data") else f" --set data.root={to}"
     out.print(f"{name} is at {place}; fedpgp data check {place}, then fedpgp run --data {name}{root}", markup=False)
 

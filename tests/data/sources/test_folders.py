@@ -43,7 +43,7 @@ def test_layouts_are_recognised_and_read(tree, paths, layout):
         (["train/1.png", "test/1.png"], "are splits and hold images without a class"),
         (["a/x/1.png", "b/y/1.png"], "do not hold the same classes.*data.layout"),
         (["train/x/1.png", "extra/x/1.png"], "'train' is a split and 'extra' is none"),
-        (["images/x/1.png", "images/y/1.png"], r"one folder alone, 'images': give data\.source as .*images"),
+        (["images/x/1.png", "images/y/1.png"], r"one folder only, 'images': give data\.source as .*images"),
         (["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"], "holds the splits"),
         (["a/1.png", "b/c/1.png"], "at the same depth"),
         (["a/b/c/d/1.png"], "at most 3 are read"),
@@ -88,7 +88,7 @@ def test_a_file_that_is_no_table_is_told_what_to_name(tree, tmp_path):
 def test_a_choice_is_taken(tree):
     found = listing(tree("a/x/1.png", "b/y/1.png"), layout="domain-class-folders")
     assert (found.class_names, found.domain_names) == (("x", "y"), ("a", "b"))
-    with pytest.raises(DataError, match="'a' must be train, validation or test"):
+    with pytest.raises(DataError, match=r"the split folder of a/x/1\.png must be train, validation or test, got 'a'"):
         listing(tree("a/x/1.png"), layout="split-class-folders")
 
 

@@ -132,14 +132,18 @@ def ended(content):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("train-images-idx3-ubyte", ended, "ends before the 40 images"),
-        ("t10k-images-idx3-ubyte", lambda content: content + b"\0", "goes on after the 30 images"),
+        ("train-images-idx3-ubyte", ended, "for the 40 images that its header says, and has 31,375"),
+        (
+            "t10k-images-idx3-ubyte",
+            lambda content: content + b"\0",
+            "for the 30 images .*, and has more",
+        ),
         ("t10k-images-idx3-ubyte", lambda content: b"\0\0\x0d" + content[3:], "does not begin like an idx file"),
         ("t10k-images-idx3-ubyte", lambda content: content[:7], "does not begin like an idx file"),
-        ("train-labels-idx1-ubyte", ended, "header says 40 labels, and it holds 39"),
+        ("train-labels-idx1-ubyte", ended, "must have 48 bytes for the 40 labels .* and has 47"),
         ("train-labels-idx1-ubyte", lambda _: idx(np.zeros(39, np.uint8)), "has 39 labels, and .* 40 images"),
         ("train-labels-idx1-ubyte", lambda content: content[:-1] + b"\x0b", "must be 0 to 9, got 11"),
-        ("t10k-images-idx3-ubyte", lambda _: idx(np.zeros((30, 5, 5), np.uint8)), r"size \(5, 5\), and those of"),
+        ("t10k-images-idx3-ubyte", lambda _: idx(np.zeros((30, 5, 5), np.uint8)), r"size \[5, 5\], and those of"),
         ("t10k-labels-idx1-ubyte", None, "lacks t10k-labels-idx1-ubyte"),
     ],
 )

@@ -1,9 +1,8 @@
 """What a reader finds -> a source: names checked, every image in a split, one `ImageDataset` for each."""
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 SEED = 0  # of a division into splits: it belongs to the data, and is the same for every run
 TRAIN, VALIDATION, TEST = range(3)
+OUTSIDE = re.compile(r"^\s*$|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\x00")  # a path that may lead out of a directory
 
 
 class Pictures(Protocol):
@@ -60,18 +60,6 @@ class Listing:
     probe: tuple[int, ...] = ()
     superclasses: tuple[int, ...] | None = None
     ignored: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A way in which files lie on a disk. about: in a line, what it looks like.
-
-    recognises: a path, without reading more than names and first lines; read: all images that lie there, or DataError.
-    """
-
-    about: str
-    recognises: Callable[[Path], bool]
-    read: "Callable[[Path, DataConfig], Listing]"
 
 
 def to_source(found: Listing, data: "DataConfig", splits: Sequence[str] = SPLITS) -> Source:
@@ -200,11 +188,3 @@ def _share(found: Listing, among: NDArray[np.bool_], share: float, purpose: int)
             left[label] -= 1
             more.append(image)
     return np.concatenate([taken, np.array(more, dtype=np.int64)])
-
-
-def digest(parts: Sequence[str]) -> str:
-    """SHA-256 of some texts in their order."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part.encode("utf-8", "surrogateescape") + b"\0")
-    return found.hexdigest()

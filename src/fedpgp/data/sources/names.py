@@ -2,7 +2,8 @@
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,23 +82,41 @@ def names_file(directory: Path, data: "DataConfig") -> Path | None:
     return next((directory / name for name in BESIDE if (directory / name).is_file()), None)
 
 
-def read_lines(file: Path) -> list[str]:
-    """The lines of a file of names that are not empty; raises DataError if it is no text, or has none."""
+def read_lines(file: Path, remedy: str = "data.names must name a file with a class name in each line") -> list[str]:
+    """The lines of a file that are not empty, stripped; raises DataError, with the remedy, if it has no text."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}; data.names must name a file of names") from error
+        raise DataError(f"{file} cannot be read: {error.strerror}; {remedy}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is no text in UTF-8: write a class name in each line") from error
-    lines = [line for line in lines if line]
-    if not lines:
-        raise DataError(f"{file}: is empty: write a class name in each line")
-    return lines
+        raise DataError(f"{file}: is no text in UTF-8: {remedy}") from error
+    if not any(lines):
+        raise DataError(f"{file}: is empty: {remedy}")
+    return [line for line in lines if line]
+
+
+def told_apart(names: Mapping[str, str], longer: Mapping[str, str]) -> dict[str, str]:
+    """Identifier -> name, or where several have the same name, its longer one, if it has one."""
+    shared = Counter(map(plain, names.values()))
+    return {key: longer.get(key, name) if shared[plain(name)] > 1 else name for key, name in names.items()}
 
 
 def plain(name: str) -> str:
     """A name without what makes no difference to CLIP: case, underscores, spaces."""
     return " ".join(name.replace("_", " ").casefold().split())
+
+
+def superclasses_of(
+    labels: NDArray[np.int64], superclasses: NDArray[np.int64], names: Sequence[str], where: str
+) -> tuple[int, ...]:
+    """The superclass of each class, from [n] those of the images; raises DataError for a class that is in several."""
+    pairs = np.unique(np.stack([labels, superclasses]), axis=1)
+    classes, counts = np.unique(pairs[0], return_counts=True)
+    if (counts > 1).any():
+        name = names[classes[counts > 1][0]]
+        raise DataError(f"{where}: the images of {name!r} are in more than one superclass: get it again")
+    of = dict(pairs.T.tolist())
+    return tuple(of.get(label, 0) for label in range(len(names)))
 
 
 def _matched(lines: Sequence[str], found: Sequence[str], integers: bool, file: Path) -> tuple[list[str], list[str]]:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -55,12 +55,11 @@ def _mapped(file: Path) -> NDArray[np.uint8]:
     return pixels
 
 
-def unpack(files: Sequence[Path], shape: tuple[int, ...], blocks: Iterable[NDArray[np.uint8]]) -> MappedPictures:
-    """The pictures of some files; `blocks` is read only where the cache does not have them.
+def unpack(files: Sequence[Path], shape: tuple[int, ...], pixels: Callable[[], NDArray[np.uint8]]) -> MappedPictures:
+    """The pictures of some files; `pixels` is called only if the cache does not have them.
 
-    files: on whose paths, sizes and times of change it depends what is in the cache; shape: [N, height, width] or
-    [N, height, width, 3], of which the blocks give a part each, in order. Raises DataError where the cache cannot be
-    written.
+    files: on whose paths, sizes and times of change it depends what is in the cache; shape: of the pixels, [N, height,
+    width] or [N, height, width, 3]. Raises DataError if the cache cannot be written.
     """
     directory = platformdirs.user_cache_path("fedpgp") / "unpacked"
     key = hashlib.sha256(f"{FORMAT} {shape}".encode())
@@ -69,8 +68,9 @@ def unpack(files: Sequence[Path], shape: tuple[int, ...], blocks: Iterable[NDArr
         key.update(f"{file.resolve()}\0{state.st_size} {state.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     unpacked = directory / f"{key.hexdigest()[:32]}.npy"
     if not _is_whole(unpacked, shape):
+        content = pixels()
         try:
-            _write(unpacked, shape, blocks)
+            _write(unpacked, content)
         except OSError as error:
             raise DataError(
                 f"{directory}: cannot be written: {error.strerror or error}; {files[0]} is unpacked there, so make"
@@ -88,19 +88,15 @@ def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:
     return bool(pixels.shape == shape and pixels.dtype == np.uint8)
 
 
-def _write(file: Path, shape: tuple[int, ...], blocks: Iterable[NDArray[np.uint8]]) -> None:
-    """Beside its place first, under a name that no other process has."""
+def _write(file: Path, pixels: NDArray[np.uint8]) -> None:
+    """Writes them beside their place first, under a name that no other process has."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(suffix=".writing", dir=file.parent)
-    try:
-        with os.fdopen(number, "wb") as opened:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(opened, header)
-            for block in blocks:
-                opened.write(np.ascontiguousarray(block).data)
+    with tempfile.NamedTemporaryFile(suffix=".writing", dir=file.parent, delete=False) as opened:
+        try:
+            np.save(opened, pixels, allow_pickle=False)
             opened.flush()
             os.fsync(opened.fileno())
-        os.replace(name, file)
-    finally:
-        Path(name).unlink(missing_ok=True)
+            os.replace(opened.name, file)
+        finally:
+            Path(opened.name).unlink(missing_ok=True)
     _mapped.cache_clear()
