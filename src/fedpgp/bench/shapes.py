@@ -18,7 +18,8 @@ from fedpgp.backbone.image import ImageEncoder
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.bench.names import BASE_NAMES, NOVEL_NAMES, CountingTokenizer
 from fedpgp.data.partition import deal_classes
-from fedpgp.data.protocols import Holdings, base_to_novel
+from fedpgp.data.protocols import base_to_novel
+from fedpgp.data.settings import TaskConfig
 from fedpgp.data.sources import ImageDataset, pictograms
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.errors import ConfigError, nearest
@@ -198,7 +199,7 @@ def random_features(count: int, like: Tensor, width: int, seed: int) -> Tensor:
 def _embedded(precision: str, seed: int) -> Scene:
     backbone = load_backbone(EMBEDDED, precision)
     source = pictograms.read()
-    task = base_to_novel(source, Holdings(clients=CLIENTS, shots=SHOTS, seed=seed))
+    task = base_to_novel(source, TaskConfig(clients=CLIENTS, shots=SHOTS), seed)
     splits = {"train": source.train, "validation": source.validation, "test": task.tests["base"].dataset}
     pixels = {}
     for name, split in splits.items():

@@ -9,7 +9,7 @@ import numpy as np
 from fedpgp.data.partition import draw_shots
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.sources.names import plain
-from fedpgp.data.tasks import Client, EvaluationSet, Task
+from fedpgp.data.tasks import Client, EvaluationSet, Task, halves
 from fedpgp.errors import ConfigError, DataError, NamesError, nearest
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def classes_of(task: "TaskConfig") -> tuple[tuple[int, ...], tuple[int, ...]]:
             " classes of all clients, in the order that all of them shall have"
         )
     if protocol == "base-to-novel":
-        half = (len(names) + 1) // 2
-        return tuple(range(half)), tuple(range(half, len(names)))
+        return halves(range(len(names)))
     if protocol == "personalization":
         return tuple(range(len(names))), ()
     raise ConfigError(
@@ -44,7 +43,7 @@ def own_task(data: "DataConfig", task: "TaskConfig", source: Source, seed: int) 
     """
     base, novel = classes_of(task)
     source = _renamed(source, task.class_names)
-    held = [label for label in base if len(source.train.of_classes([label]))]
+    held = sorted({*base} & {*source.train.labels.tolist()})
     if len(held) < 2:
         raise DataError(
             f"{source.name} has training images of {len(held)} of the {len(base)} classes that are trained on, and a"
@@ -52,9 +51,7 @@ def own_task(data: "DataConfig", task: "TaskConfig", source: Source, seed: int) 
         )
     images = np.concatenate([draw_shots(source.train, label, task.shots, seed) for label in held])
     assert source.test is not None, "a node reads the test split"
-    tests = {"base": _tested(source.test, base)}
-    if novel:
-        tests["novel"] = _tested(source.test, novel)
+    tests = {name: _tested(source.test, classes) for name, classes in _tests(base, novel).items()}
     validation = _tested(source.validation, base)
     own = {name: test.dataset.of_classes(held) for name, test in (("base", tests["base"]), ("validation", validation))}
     for name, mine in own.items():
@@ -93,11 +90,10 @@ def task_elsewhere(data: "DataConfig", task: "TaskConfig", held: Mapping[int, Co
     held: of those clients that have said so.
     """
     base, novel = classes_of(task)
-    names = ("base", "novel") if novel else ("base",)
     ends = np.cumsum([0, *(held[i].examples if i in held else 0 for i in range(task.clients))])
     tests = {
         name: _somewhere(task.class_names, "test", sum(counts.tests.get(name, 0) for counts in held.values()), classes)
-        for name, classes in zip(names, (base, novel), strict=False)
+        for name, classes in _tests(base, novel).items()
     }
     return Task(
         name=task.protocol,
@@ -144,13 +140,12 @@ def _renamed(source: Source, names: Sequence[str]) -> Source:
     def renamed(dataset: ImageDataset) -> ImageDataset:
         return replace(dataset, labels=labels[dataset.labels], class_names=tuple(names))
 
-    return replace(
-        source,
-        train=renamed(source.train),
-        validation=renamed(source.validation),
-        test=None if source.test is None else renamed(source.test),
-        probe=(),
-    )
+    return replace(source.changed(renamed), probe=())
+
+
+def _tests(base: tuple[int, ...], novel: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """The classes of each test set by its name."""
+    return {"base": base, "novel": novel} if novel else {"base": base}
 
 
 def _tested(dataset: ImageDataset, classes: Sequence[int]) -> EvaluationSet:

@@ -44,13 +44,6 @@ class Placed(Protocol):
     def place(self, index: int) -> str: ...
 
 
-@runtime_checkable
-class Stored(Protocol):
-    """Pictures of which the bytes of each one's file can be read."""
-
-    def content(self, index: int) -> bytes: ...
-
-
 @contextmanager
 def unheard() -> Iterator[None]:
     """Without Pillow's warnings.
@@ -143,9 +136,6 @@ class FilePictures:
 
     def file(self, index: int) -> Path:
         return self.root / os.fsdecode(self.paths[index].as_py())
-
-    def content(self, index: int) -> bytes:
-        return self.file(index).read_bytes()
 
     def place(self, index: int) -> str:
         """The file, and the row of the table that names it."""

@@ -1,6 +1,6 @@
 """A task: who holds which images, and what is tested."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpgp.data.sources import ImageDataset
+
+
+def halves(classes: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The base and the novel classes; the middle class of an odd number is base, as in CoOp's split."""
+    base = (len(classes) + 1) // 2
+    return tuple(classes[:base]), tuple(classes[base:])
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from fedpgp.data.client_task import OWN, own_task
 from fedpgp.data.features import SplitPart, Tokens, split_features, token_features, views_of
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.partition import PARTITIONS
-from fedpgp.data.protocols import CLASSES, PROTOCOLS, Holdings
+from fedpgp.data.protocols import CLASSES, PROTOCOLS
 from fedpgp.data.settings import TaskConfig
 from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source, load_target, pictograms
 from fedpgp.data.subset import narrowed, part_of, without
@@ -218,7 +218,7 @@ def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
             )
         return own_task(config.data, task, source, seed)
     make = PROTOCOLS[task.protocol]
-    of_protocol = set(signature(make).parameters) - {"source", "holdings"}
+    of_protocol = set(signature(make).parameters) - {"source", "config", "seed"}
     of_partition = {"classes_per_client", "class_division"}
     if task.partition != CLASSES:
         of_partition = set(signature(PARTITIONS[task.partition]).parameters) - {"pool"}
@@ -234,19 +234,7 @@ def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
                 f"task.{name} must be left out with the protocol {task.protocol} and the partition {task.partition},"
                 f" which have no use for it, got {value!r}"
             )
-    settings = {name: fields[name] for name in of_partition}
-    holdings = Holdings(
-        clients=task.clients,
-        shots=task.shots,
-        seed=seed,
-        partition=task.partition,
-        new_clients=task.new_clients,
-        domain_per_client=task.domain_per_client,
-        classes_per_client=settings.get("classes_per_client"),
-        class_division=task.class_division,
-        settings=settings,
-    )
-    return make(source, holdings, **{name: fields[name] for name in of_protocol})
+    return make(source, task, seed, **{name: fields[name] for name in of_protocol})
 
 
 def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:

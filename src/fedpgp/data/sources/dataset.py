@@ -117,3 +117,8 @@ class Source:
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.train.class_names
+
+    def changed(self, change: Callable[[ImageDataset], ImageDataset]) -> "Source":
+        """The source after a change of each of its splits; targets stay as they are."""
+        test = None if self.test is None else change(self.test)
+        return replace(self, train=change(self.train), validation=change(self.validation), test=test)

@@ -28,6 +28,10 @@ class Pictures(Protocol):
 
     def __call__(self, index: int) -> Image.Image: ...
 
+    def place(self, index: int) -> str:
+        """Where one of them lies, for a message."""
+        ...
+
     def fingerprint(self, images: NDArray[np.int64]) -> str:
         """Changes when one of these pictures, or their order, does."""
         ...
