@@ -7,7 +7,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -113,13 +113,13 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 class FilePictures:
     """Files below a directory. paths: pyarrow array of n relative paths as bytes, which takes little more than these.
 
-    listed: the table that names them, if one does; rows: [n] there, counted from 1.
+    listed: the file that names them, if one does; in_rows: it is a table with a row for each.
     """
 
     root: Path
     paths: Any
     listed: str = ""
-    rows: NDArray[np.int64] | None = None
+    in_rows: bool = False
 
     @staticmethod
     def of(root: Path, paths: list[str], listed: str = "") -> "FilePictures":
@@ -140,11 +140,7 @@ class FilePictures:
     def place(self, index: int) -> str:
         """The file, and the row of the table that names it."""
         shown = str(self.file(index)).encode("utf-8", "backslashreplace").decode()
-        return shown if self.rows is None else f"{shown}, row {self.rows[index]} of {self.listed}"
-
-    def select(self, images: NDArray[np.int64]) -> "FilePictures":
-        rows = None if self.rows is None else self.rows[images]
-        return replace(self, paths=self.paths.take(images), rows=rows)
+        return f"{shown}, row {index + 1} of {self.listed}" if self.in_rows else shown
 
     def fingerprint(self, images: NDArray[np.int64]) -> str:
         """SHA-256 of relative path, size and time of change of these files, of which none is read.

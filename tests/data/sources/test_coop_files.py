@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from disk import file_of
 
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import layout_of, load_source, read_listing
@@ -53,7 +54,7 @@ def test_every_name_is_read_from_where_coop_has_it(laid, tmp_path, name):
     for dataset, split in ((source.train, "train"), (source.validation, "val"), (source.test, "test")):
         assert dataset.labels.tolist() == [label for _, label, _ in ENTRIES[split]]
         for index, (path, _, _) in enumerate(ENTRIES[split]):
-            assert dataset.image.file(index).resolve() == (file.parent / PLACES[name][1] / path).resolve()
+            assert file_of(dataset, index).resolve() == (file.parent / PLACES[name][1] / path).resolve()
     assert pickle.loads(pickle.dumps(source.test.image))(4).size == (32, 32)
 
 

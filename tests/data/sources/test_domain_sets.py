@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from disk import file_of
 
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import layout_of, load_source, read_listing
@@ -58,7 +59,7 @@ def test_domains_in_folders(folders, name):
     assert list(source.train.domain_names) == DOMAINS[name]
     for dataset in (source.train, source.test):
         for index in range(0, len(dataset), 7):
-            file = dataset.image.file(index)
+            file = file_of(dataset, index)
             assert file.parent.name == source.class_names[dataset.labels[index]]
             assert file.parent.parent.name == dataset.domain_names[dataset.domains[index]]
 

@@ -70,7 +70,7 @@ class ImageDataset:
             self,
             labels=self.labels[images],
             domains=self.domains[images],
-            image=_Selected(self.image, images),
+            image=SelectedPictures(self.image, images),
             fingerprint=hashlib.sha256(f"{self.fingerprint} {images.tolist()}".encode()).hexdigest(),
             numbers=self.numbers_of(images),
             whole=self.origin,
@@ -83,7 +83,9 @@ class ImageDataset:
 
 
 @dataclass(frozen=True)
-class _Selected:
+class SelectedPictures:
+    """Some of other pictures, in the order of the indices."""
+
     image: Callable[[int], Image.Image]
     indices: NDArray[np.int64]
 

@@ -76,62 +76,49 @@ def recognised(root: Path) -> str | None:
         raise DataError(
             f"{root}: the images lie {depth + 1} folders deep, and at most 3 are read: split, domain, class"
         )
-    if depth:
-        below = {top: folders(root / top) for top in depths}
-        return _of_two_levels(root, below) if depth == 1 else _of_three_levels(root, below)
-    if _are_splits(depths):
+    below = {top: folders(root / top) for top in depths} if depth else {}
+    if depth == 1:
+        layout = _of_two_levels(root, below)
+    elif depth == 2:
+        layout = _of_three_levels(root, below)
+    elif _are_splits(depths):
         raise DataError(
             f"{root}: the folders {', '.join(depths)} are splits and hold images without a class: put these into a"
             f" folder for each class, {TABLE}"
         )
-    return "class-folders"
+    else:
+        layout = "class-folders"
+    if layout is None:
+        raise DataError(
+            f"{root}: the images lie {depth + 1} folders deep, and {_shown(depths)} and the folders in them are neither"
+            " all train, validation or test, nor domains that hold the same classes: rename or move those that do not"
+            f" fit, set data.layout to {' or '.join(name for name in ABOUT if name.count('-') == depth + 1)}, {TABLE}"
+        )
+    return layout
 
 
-def _of_two_levels(root: Path, below: Mapping[str, Sequence[str]]) -> str:
+def _of_two_levels(root: Path, below: Mapping[str, Sequence[str]]) -> str | None:
     if _are_splits(below):
         return "split-class-folders"
-    split = next((top for top in below if split_number(top) is not None), None)
-    if split is not None:
-        other = next(top for top in below if split_number(top) is None)
-        raise DataError(
-            f"{root}: folder {split!r} is a split and {other!r} is none: move it away, or set data.layout to"
-            " domain-class-folders"
-        )
     if len(below) == 1:
         (only,) = below
         raise DataError(f"{root}: holds one folder only, {only!r}: give data.source as {root / only}")
-    for top, names in below.items():
-        if names and _are_splits(names):
-            raise DataError(
-                f"{root}: folder {top!r} holds the splits {', '.join(names)}: put splits above classes, as"
-                f" {names[0]}/{top}, or write a CSV file with the columns path, label and split"
-            )
-    _check_same_classes(root, below, "domain-class-folders")
-    return "domain-class-folders"
+    splits = any(split_number(top) is not None or _are_splits(names) for top, names in below.items())
+    return None if splits or not _are_same(below.values()) else "domain-class-folders"
 
 
-def _of_three_levels(root: Path, below: Mapping[str, Sequence[str]]) -> str:
+def _of_three_levels(root: Path, below: Mapping[str, Sequence[str]]) -> str | None:
     if all(map(_are_splits, below.values())):
         return "domain-split-class-folders"
-    if not _are_splits(below):
-        raise DataError(
-            f"{root}: the images lie three folders deep, and neither {_shown(below)} nor the folders in them are train,"
-            f" validation and test: set data.layout to one of three levels, {TABLE}"
-        )
     classes: dict[str, set[str]] = {}
     for top, domains in below.items():
         for domain in domains:
             classes.setdefault(domain, set()).update(folders(root / top / domain))
-    _check_same_classes(root, classes, "split-domain-class-folders")
-    return "split-domain-class-folders"
+    return "split-domain-class-folders" if _are_splits(below) and _are_same(classes.values()) else None
 
 
-def _check_same_classes(root: Path, classes: Mapping[str, Collection[str]], layout: str) -> None:
-    if len(set(map(frozenset, classes.values()))) > 1:
-        raise DataError(
-            f"{root}: the folders {_shown(classes)} do not hold the same classes, so they need not be domains: set"
-            f" data.layout to {layout}, which reads them as such, or to another one, {TABLE}"
-        )
+def _are_same(classes: Iterable[Collection[str]]) -> bool:
+    return len(set(map(frozenset, classes))) == 1
 
 
 def _are_splits(names: Iterable[str]) -> bool:

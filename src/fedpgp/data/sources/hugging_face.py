@@ -27,21 +27,18 @@ SAVED = ("dataset_dict.json", "state.json")
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Images of `datasets`' tables, mapped from a disk. parts: with the one column of images, not decoded.
+    """Images of a table of `datasets`, mapped from a disk. rows: its one column, of images that are not decoded.
 
-    starts: of each part, the number of its first image; images: [n] which these are; where: for messages.
+    origin: what tells other images apart from these; where: for messages.
     """
 
-    parts: tuple[Any, ...]
-    starts: NDArray[np.int64]
+    rows: Any
     column: str
     where: str
-    images: NDArray[np.int64]
+    origin: tuple[str, ...]
 
     def __call__(self, index: int) -> Image.Image:
-        number = int(self.images[index])
-        part = int(np.searchsorted(self.starts, number, side="right")) - 1
-        cell = self.parts[part][number - int(self.starts[part])][self.column]
+        cell = self.rows[index][self.column]
         if cell is None:
             raise DataError("the row has no image")
         if isinstance(cell, bytes):
@@ -49,17 +46,10 @@ class _Pictures:
         return decode(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]))
 
     def place(self, index: int) -> str:
-        return f"row {self.images[index] + 1} of {self.where}"
-
-    def select(self, images: NDArray[np.int64]) -> "_Pictures":
-        return replace(self, images=self.images[images])
+        return f"row {index + 1} of {self.where}"
 
     def fingerprint(self, images: NDArray[np.int64]) -> str:
-        """Of name, size and time of change of the files that hold the images, and of the images' numbers."""
-        files = [Path(file["filename"]) for part in self.parts for file in part.cache_files]
-        states = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-        kinds = [part._fingerprint for part in self.parts]
-        text = "\0".join([*states, *kinds, self.column, self.images[images].tobytes().hex(), ""])
+        text = "\0".join([*self.origin, self.column, images.astype(np.int64).tobytes().hex(), ""])
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -143,8 +133,11 @@ def _listing(splits: Any, where: str, name: str, directory: Path, data: "DataCon
     images = [part.select_columns([image]) for part in parts]
     if isinstance(features[image], datasets.Image):
         images = [part.cast_column(image, datasets.Image(decode=False)) for part in images]
-    sizes = [len(part) for part in parts]
-    pictures = _Pictures(tuple(images), np.cumsum([0, *sizes[:-1]]), image, where, np.arange(sum(sizes)))
+    files = [Path(file["filename"]) for part in images for file in part.cache_files]
+    states = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    origin = (*states, *(part._fingerprint for part in images))
+    with reading(where):
+        pictures = _Pictures(datasets.concatenate_datasets(images), image, where, origin)
     listing = described(
         table,
         columns,
@@ -152,7 +145,7 @@ def _listing(splits: Any, where: str, name: str, directory: Path, data: "DataCon
         directory,
         data,
         pictures,
-        np.repeat([numbered[word] for word in ordered], sizes) if len(ordered) > 1 else None,
+        np.repeat([numbered[word] for word in ordered], list(map(len, parts))) if len(ordered) > 1 else None,
         label.names if isinstance(label, datasets.ClassLabel) else None,
     )
     ignored = {f"split {word}": len(part) for word, part in by_split.items() if word not in numbered}

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
+from fedpgp.data.sources.dataset import SPLITS, ImageDataset, SelectedPictures, Source
 from fedpgp.data.sources.names import plain as plain_name
 from fedpgp.errors import DataError
 from fedpgp.runtime.randomness import generator
@@ -34,10 +34,6 @@ class Pictures(Protocol):
 
     def fingerprint(self, images: NDArray[np.int64]) -> str:
         """Changes when one of these pictures, or their order, does."""
-        ...
-
-    def select(self, images: NDArray[np.int64]) -> "Pictures":
-        """These alone, in the order of the indices."""
         ...
 
 
@@ -117,7 +113,7 @@ def _dataset(found: Listing, split: str, images: NDArray[np.int64]) -> ImageData
         domain_names=found.domain_names,
         labels=found.labels[images],
         domains=np.zeros(len(images), dtype=np.int64) if found.domains is None else found.domains[images],
-        image=found.pictures.select(images),
+        image=SelectedPictures(found.pictures, images),
         fingerprint=found.pictures.fingerprint(images),
         clients=None if found.clients is None else found.clients[images],
         client_names=found.client_names,
@@ -166,18 +162,15 @@ def _share(found: Listing, among: NDArray[np.bool_], share: float, purpose: int)
 
     A client that would have none, since each of its images is of another class, gets one, if its class keeps others.
     """
+    import pandas
+
     images = np.flatnonzero(among)
     shuffled = images[torch.randperm(len(images), generator=generator(SEED, "split", purpose)).numpy()]
-    keys = [found.labels, *(one for one in (found.domains, found.clients) if one is not None)]
-    order = np.lexsort([key[shuffled] for key in keys])
-    ordered = shuffled[order]
-    together = np.stack([key[ordered] for key in keys])
-    begins = np.r_[True, (together[:, 1:] != together[:, :-1]).any(0)]
-    starts = np.flatnonzero(begins)
-    sizes = np.diff(np.r_[starts, len(ordered)])
-    wanted = np.minimum(np.maximum(1, np.rint(share * sizes)), sizes - 1).astype(np.int64)
-    place = np.arange(len(ordered)) - np.repeat(starts, sizes)
-    taken = ordered[place < np.repeat(wanted, sizes)]
+    keys = [key[shuffled] for key in (found.labels, found.domains, found.clients) if key is not None]
+    groups = pandas.Series(shuffled).groupby(keys)
+    sizes = groups.transform("size").to_numpy()
+    wanted = np.minimum(np.maximum(1, np.rint(share * sizes)), sizes - 1)
+    taken = shuffled[groups.cumcount().to_numpy() < wanted]
     if found.clients is None:
         return taken
     have, given = (np.bincount(found.clients[which], minlength=len(found.client_names)) for which in (images, taken))

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fedpgp.data.decode import FilePictures
 from fedpgp.data.sources import hugging_face
 from fedpgp.data.sources.columns import IMAGE, described, find_columns
@@ -58,7 +56,7 @@ def read(file: Path, data: "DataConfig") -> Listing:
     paths = table[columns[IMAGE]].combine_chunks()
     _check_paths(paths, where)
     contents = paths.cast(pyarrow.large_string()).cast(pyarrow.large_binary())
-    pictures = FilePictures(file.parent, contents, where, np.arange(1, len(paths) + 1))
+    pictures = FilePictures(file.parent, contents, where, in_rows=True)
     listing = described(table, columns, where, file.parent, data, pictures)
     return replace(listing, ignored={f"column {name}": len(paths) for name in names if name not in columns.values()})
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,29 +23,25 @@ AT_ONCE = 4096  # pictures that are hashed together
 class MappedPictures:
     """Pictures of one size, of which only those that are asked for are read.
 
-    file: a .npy of [N, height, width] grey or [N, height, width, 3] RGB bytes; images: [n] which of the N; packed: what
-    a message names as the file of a picture.
+    file: a .npy of [n, height, width] grey or [n, height, width, 3] RGB bytes; packed: what a message names as the
+    file of a picture.
     """
 
     file: Path
-    images: NDArray[np.int64]
     packed: str
 
     def __call__(self, index: int) -> Image.Image:
-        return Image.fromarray(np.array(_mapped(self.file)[self.images[index]])).convert("RGB")
+        return Image.fromarray(np.array(_mapped(self.file)[index])).convert("RGB")
 
     def place(self, index: int) -> str:
-        return f"number {self.images[index]} in {self.packed}"
-
-    def select(self, images: NDArray[np.int64]) -> "MappedPictures":
-        return replace(self, images=self.images[images])
+        return f"number {index} in {self.packed}"
 
     def fingerprint(self, images: NDArray[np.int64]) -> str:
         """SHA-256 of the pixels."""
         pixels = _mapped(self.file)
         found = hashlib.sha256(str((len(images), *pixels.shape[1:])).encode())
         for start in range(0, len(images), AT_ONCE):
-            found.update(np.ascontiguousarray(pixels[self.images[images[start : start + AT_ONCE]]]).data)
+            found.update(np.ascontiguousarray(pixels[images[start : start + AT_ONCE]]).data)
         return found.hexdigest()
 
 
@@ -77,7 +73,7 @@ def unpack(files: Sequence[Path], shape: tuple[int, ...], pixels: Callable[[], N
                 " room, or set XDG_CACHE_HOME to another directory"
             ) from error
     packed = str(files[0]) if len(files) == 1 else f"{files[0]} and the {len(files) - 1} after it"
-    return MappedPictures(unpacked, np.arange(shape[0], dtype=np.int64), packed)
+    return MappedPictures(unpacked, packed)
 
 
 def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:
