@@ -5,20 +5,18 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpgp.data.decode import reason
 from fedpgp.data.preprocess import in_threads
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import SPLITS, Source, located, read_listing
 from fedpgp.data.sources.hugging_face import HUB, LAYOUT
 from fedpgp.data.sources.listing import Listing, divided, to_source
 from fedpgp.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
 
 IDENTIFIER = re.compile(r"n\d{6,}|-?\d+|(class|label|cat|category|id)[ _-]?\d+|[0-9a-f]{8,}", re.IGNORECASE)
 SHOWN = 5  # of many places
@@ -51,7 +49,7 @@ class Report:
 
 
 def check(
-    data: "DataConfig",
+    data: DataConfig,
     shots: int = 0,
     *,
     use: Callable[[Source], object] = lambda _: None,

@@ -3,21 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import hugging_face, known, known_folders, pictograms
 from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
 from fedpgp.data.sources.layouts import AUTO, LAYOUTS, layout_of
 from fedpgp.data.sources.listing import Listing, to_source, to_target
 from fedpgp.errors import DataError, nearest
 
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
-
 __all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "load_source", "load_target"]
 
 
-def load_source(data: "DataConfig", splits: Sequence[str] = SPLITS) -> Source:
+def load_source(data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
     """The dataset that a config names; raises DataError for one that is unknown, incomplete or damaged.
 
     splits: those to read; the others may be missing, and of them only "test" may be left out.
@@ -27,7 +24,7 @@ def load_source(data: "DataConfig", splits: Sequence[str] = SPLITS) -> Source:
     return to_source(read_listing(data), data, splits)
 
 
-def load_target(data: "DataConfig") -> ImageDataset:
+def load_target(data: DataConfig) -> ImageDataset:
     """What is tested of a dataset that nobody trains on: its test split, or all of it if it has no splits."""
     if data.source == pictograms.NAME:
         embedded = pictograms.read().test
@@ -36,7 +33,7 @@ def load_target(data: "DataConfig") -> ImageDataset:
     return to_target(read_listing(data))
 
 
-def read_listing(data: "DataConfig") -> Listing:
+def read_listing(data: DataConfig) -> Listing:
     """All images of a source that is not embedded, before they are divided into splits; errors as in `load_source`."""
     if data.source.startswith(hugging_face.HUB):
         return hugging_face.read_hub(data.source, data)
@@ -47,7 +44,7 @@ def read_listing(data: "DataConfig") -> Listing:
     return listing
 
 
-def as_known(listing: Listing, name: str, data: "DataConfig") -> Listing:
+def as_known(listing: Listing, name: str, data: DataConfig) -> Listing:
     """What a mirror has of a known dataset, with its name, template and class names; raises DataError for another."""
     of = known.KNOWN[name]
     if of.classes and len(of.classes) != len(listing.class_names):
@@ -60,7 +57,7 @@ def as_known(listing: Listing, name: str, data: "DataConfig") -> Listing:
     return replace(listing, name=name, class_names=class_names, templates=(of.template,))
 
 
-def located(data: "DataConfig") -> tuple[Path, str]:
+def located(data: DataConfig) -> tuple[Path, str]:
     """Where a source lies on the disk, and the name of its layout; errors as in `load_source`."""
     if data.source in known.NAMES:
         path = known.find(data.source, Path(data.root))

@@ -4,20 +4,18 @@ import tarfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import unpickle
 from fedpgp.data.sources.known import KNOWN
 from fedpgp.data.sources.listing import TEST, TRAIN, Listing
 from fedpgp.data.sources.names import renamed, superclasses_of
 from fedpgp.data.sources.unpacked import unpack
 from fedpgp.errors import DataError
-
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
 
 SIZE = 32  # pixels, in height and in width
 LARGEST = 1 << 28  # bytes of a file in an archive; CIFAR-100's training images have 155 million
@@ -54,7 +52,7 @@ def recognises(path: Path) -> bool:
     return _located(path) is not None
 
 
-def read(path: Path, data: "DataConfig") -> Listing:
+def read(path: Path, data: DataConfig) -> Listing:
     """Training and test images; raises DataError for files that are missing, damaged, or name code."""
     located = _located(path)
     if located is None:

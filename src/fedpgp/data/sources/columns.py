@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.folder import split_numbers
 from fedpgp.data.sources.listing import Listing
 from fedpgp.data.sources.names import INTEGER, named, superclasses_of
 from fedpgp.errors import DataError
-
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
 
 IMAGE, LABEL, DOMAIN, CLIENT, SPLIT, SUPERCLASS = "image", "label", "domain", "client", "split", "superclass"
 USUAL: Mapping[str, str] = {
@@ -27,7 +25,7 @@ USUAL: Mapping[str, str] = {
 NEEDED = (IMAGE, LABEL)
 
 
-def find_columns(names: Sequence[str], data: "DataConfig", where: str) -> dict[str, str]:
+def find_columns(names: Sequence[str], data: DataConfig, where: str) -> dict[str, str]:
     """Role -> column: those that a config names, else those with a usual name; only image and label must exist.
 
     Raises DataError for a column that is named and missing, needed and not found, or one of several that could be it.
@@ -43,11 +41,11 @@ def find_columns(names: Sequence[str], data: "DataConfig", where: str) -> dict[s
                 raise DataError(f"{where}: has no column {wanted!r}, which {key} names; {has}")
             chosen[role] = wanted
             continue
-        found = [name for name in names if name.strip().casefold() in usual]
-        if len(found) > 1:
-            raise DataError(f"{where}: {' and '.join(map(repr, found))} could both be the {role}: set {key} to one")
-        if found:
-            chosen[role] = found[0]
+        fitting = [name for name in names if name.strip().casefold() in usual]
+        if len(fitting) > 1:
+            raise DataError(f"{where}: {' and '.join(map(repr, fitting))} could both be the {role}: set {key} to one")
+        if fitting:
+            chosen[role] = fitting[0]
         elif role in NEEDED:
             raise DataError(f"{where}: has no column that is the {role}, such as {usual[0]}: set {key}; {has}")
     return chosen
@@ -58,7 +56,7 @@ def described(
     columns: Mapping[str, str],
     where: str,
     directory: Path,
-    data: "DataConfig",
+    data: DataConfig,
     pictures: Any,
     splits: NDArray[np.int64] | None = None,
     class_names: Sequence[str] | None = None,

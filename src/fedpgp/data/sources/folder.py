@@ -5,18 +5,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpgp.data.decode import SUFFIXES, FilePictures
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.listing import Listing
 from fedpgp.data.sources.names import named
 from fedpgp.errors import DataError
-
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
 
 SPLIT, DOMAIN, CLASS = "split", "domain", "class"
 ABOUT: Mapping[str, str] = {  # layout, whose name says what the folders of each level are -> what it looks like
@@ -163,7 +160,7 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a Path for each of a million names is slow
 
 
-def read(root: Path, data: "DataConfig", layout: str) -> Listing:
+def read(root: Path, data: DataConfig, layout: str) -> Listing:
     """All images of a directory of folders; raises DataError for an image at another depth, and links that lead out."""
     levels = layout.removesuffix("-folders").split("-")
     if not root.is_dir():

@@ -6,20 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from fedpgp.data.decode import decode
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.columns import IMAGE, LABEL, described, find_columns
 from fedpgp.data.sources.folder import split_number
 from fedpgp.data.sources.listing import Listing
 from fedpgp.errors import DataError
-
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
 
 HUB, LAYOUT = "hf:", "hugging-face"
 SAVED = ("dataset_dict.json", "state.json")
@@ -66,7 +64,7 @@ def is_tars(path: Path) -> bool:
     return path.suffix == ".tar" if path.is_file() else any(True for _ in path.glob("*.tar"))
 
 
-def read_hub(source: str, data: "DataConfig") -> Listing:
+def read_hub(source: str, data: DataConfig) -> Listing:
     """ "hf:ORG/NAME" or "hf:ORG/NAME/CONFIG" from the hub, or from what was downloaded before."""
     import datasets
 
@@ -78,7 +76,7 @@ def read_hub(source: str, data: "DataConfig") -> Listing:
     return _listing(splits, source, parts[1], Path(), data)
 
 
-def read_saved(path: Path, data: "DataConfig") -> Listing:
+def read_saved(path: Path, data: DataConfig) -> Listing:
     """What `is_saved` recognises."""
     import datasets
 
@@ -88,7 +86,7 @@ def read_saved(path: Path, data: "DataConfig") -> Listing:
     return _listing(splits, str(path), path.resolve().name, path, data)
 
 
-def read_tars(path: Path, data: "DataConfig") -> Listing:
+def read_tars(path: Path, data: DataConfig) -> Listing:
     """Tars in the WebDataset format; the first word of a tar's name is its split, if it is one."""
     files: dict[str, list[str]] = {}
     for file in [path] if path.is_file() else sorted(path.glob("*.tar")):
@@ -97,7 +95,7 @@ def read_tars(path: Path, data: "DataConfig") -> Listing:
     return read_files(files, "webdataset", path, data)
 
 
-def read_files(files: Mapping[str, Sequence[str]], builder: str, path: Path, data: "DataConfig") -> Listing:
+def read_files(files: Mapping[str, Sequence[str]], builder: str, path: Path, data: DataConfig) -> Listing:
     """Split -> files, in a format that `datasets` has a builder for."""
     import datasets
 
@@ -106,7 +104,7 @@ def read_files(files: Mapping[str, Sequence[str]], builder: str, path: Path, dat
     return _listing(splits, str(path), path.resolve().stem, path if path.is_dir() else path.parent, data)
 
 
-def _listing(splits: Any, where: str, name: str, directory: Path, data: "DataConfig") -> Listing:
+def _listing(splits: Any, where: str, name: str, directory: Path, data: DataConfig) -> Listing:
     """All images of a dataset, or of its splits by name. directory: of a file with the names of its classes."""
     import datasets
     import pyarrow
@@ -152,7 +150,7 @@ def _listing(splits: Any, where: str, name: str, directory: Path, data: "DataCon
     return replace(listing, name=name, ignored=ignored)
 
 
-def _columns(features: Any, data: "DataConfig", where: str) -> dict[str, str]:
+def _columns(features: Any, data: DataConfig, where: str) -> dict[str, str]:
     """As `find_columns`; the only column of images, and of class labels, need not have a usual name."""
     import datasets
 

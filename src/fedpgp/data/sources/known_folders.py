@@ -4,18 +4,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import folder
 from fedpgp.data.sources.known import KNOWN
 from fedpgp.data.sources.listing import Listing
 from fedpgp.data.sources.names import HEADERS, read_lines, renamed, told_apart
 from fedpgp.errors import DataError
-
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
 
 NAMES = "classnames.txt"
 # CoOp's file gives some pairs of classes one name; where it does, one of the two has WordNet's instead.
@@ -24,7 +21,7 @@ VERSIONS = ("imagenetv2", "imagenet-sketch", "imagenet-a", "imagenet-r")  # othe
 DOMAIN_SETS = ("office_caltech10", "pacs", "office_home", "vlcs")  # with a folder for each domain
 
 
-def read_imagenet(path: Path, data: "DataConfig") -> Listing:
+def read_imagenet(path: Path, data: DataConfig) -> Listing:
     """Training images, and those of val, on which is tested; raises DataError for classes that have no name."""
     file = Path(data.names) if data.names else path / NAMES
     listing = folder.read(path / "images", replace(data, names=str(file)), "split-class-folders")
@@ -32,7 +29,7 @@ def read_imagenet(path: Path, data: "DataConfig") -> Listing:
     return replace(listing, name="imagenet", class_names=class_names)
 
 
-def read_version(path: Path, data: "DataConfig", name: str) -> Listing:
+def read_version(path: Path, data: DataConfig, name: str) -> Listing:
     """All images of a version, without splits, under the names and in the order of ImageNet's classes.
 
     A folder is a class's identifier or, as in V2, its place in the file of names. Raises DataError for another.
@@ -68,7 +65,7 @@ def has_domains(path: Path, name: str) -> bool:
     return path.is_dir() and _are_domains(folder.folders(path), name)
 
 
-def read_domains(path: Path, data: "DataConfig", name: str) -> Listing:
+def read_domains(path: Path, data: DataConfig, name: str) -> Listing:
     """All images; raises DataError for other domains than those of the dataset, and domains that lack a class."""
     listing = replace(folder.read(path, data, "domain-class-folders"), name=name)
     check_domains(listing, name)

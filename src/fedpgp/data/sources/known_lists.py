@@ -2,24 +2,23 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, TypeAlias
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fedpgp.data.decode import FilePictures
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.known import KNOWN, TEMPLATE
 from fedpgp.data.sources.listing import OUTSIDE, TEST, TRAIN, VALIDATION, Listing
 from fedpgp.data.sources.names import read_lines, renamed, told_apart
 from fedpgp.errors import DataError
 from fedpgp.runtime.validation import STRICT
 
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
-
+CoOpEntry: TypeAlias = tuple[str, Annotated[int, Field(ge=0)], str]
 COOP_FILES = "split_zhou_*.json"
 PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}  # in the names of CoOp's and FGVC-Aircraft's lists
 VARIANTS = "variants.txt"
@@ -55,7 +54,15 @@ class ImageList:
         self.paths.append(path)
         self.rows.append((label, split, domain))
 
-    def listing(self, name: str, root: Path, listed: Path, data: "DataConfig", only: Sequence[str] = ()) -> Listing:
+    def lines(self, file: Path) -> Iterator[tuple[str, str]]:
+        """The lines of a list, each behind where it stands; errors as in `read_lines`."""
+        for row, line in enumerate(read_lines(file, self.remedy), 1):
+            yield f"{file}: line {row}", line
+
+    def wrong(self, where: str, expected: str, line: str) -> DataError:
+        return DataError(f"{where}: must be {expected}, got {line[:80]!r}: {self.remedy}")
+
+    def listing(self, name: str, root: Path, listed: Path, data: DataConfig, only: Sequence[str] = ()) -> Listing:
         """The images below `root`, with the template and domains of a known name; only: the classes to read."""
         known = KNOWN.get(name)
         domain_names = known.domains if known else ()
@@ -79,9 +86,9 @@ class ImageList:
 class _SplitFile:
     """What CoOp's JSON files hold: lists of path, label and class name."""
 
-    train: list[tuple[str, Annotated[int, Field(ge=0)], str]]
-    val: list[tuple[str, Annotated[int, Field(ge=0)], str]]
-    test: list[tuple[str, Annotated[int, Field(ge=0)], str]]
+    train: list[CoOpEntry]
+    val: list[CoOpEntry]
+    test: list[CoOpEntry]
 
 
 def is_coop(path: Path) -> bool:
@@ -89,7 +96,7 @@ def is_coop(path: Path) -> bool:
     return any(path.glob(COOP_FILES)) if path.is_dir() else path.is_file() and path.match(COOP_FILES)
 
 
-def read_coop(path: Path, data: "DataConfig") -> Listing:
+def read_coop(path: Path, data: DataConfig) -> Listing:
     """All images that a split file of CoOp (Zhou et al. 2022) names; raises DataError for one that is damaged."""
     files = sorted(path.glob(COOP_FILES)) if path.is_dir() else [path]
     if len(files) != 1:
@@ -135,27 +142,21 @@ def _split_file(file: Path) -> _SplitFile:
         ) from error
 
 
-def read_aircraft(path: Path, data: "DataConfig") -> Listing:
+def read_aircraft(path: Path, data: DataConfig) -> Listing:
     """FGVC-Aircraft, in the splits of its lists; raises DataError for lists that are damaged or name no variant."""
-    remedy = "get the list again"
-    variants = read_lines(path / VARIANTS, remedy)
-    label_of = {variant: label for label, variant in enumerate(variants)}
-    images = ImageList(remedy)
-    images.names = dict(enumerate(variants))
+    images = ImageList("get the list again")
+    images.names = dict(enumerate(read_lines(path / VARIANTS, images.remedy)))
+    label_of = {variant: label for label, variant in images.names.items()}
     for part, split in PARTS.items():
-        file = path / f"images_variant_{part}.txt"
-        for row, line in enumerate(read_lines(file, remedy), 1):
+        for where, line in images.lines(path / f"images_variant_{part}.txt"):
             image, _, variant = line.partition(" ")
             if variant not in label_of:
-                raise DataError(
-                    f"{file}: line {row}: must be the number of an image and a variant of {VARIANTS}, got"
-                    f" {line[:80]!r}: {remedy}"
-                )
-            images.add(f"{file}: line {row}", f"{image}.jpg", label_of[variant], split)
+                raise images.wrong(where, f"the number of an image and a variant of {VARIANTS}", line)
+            images.add(where, f"{image}.jpg", label_of[variant], split)
     return images.listing("fgvc_aircraft", path / "images", path, data)
 
 
-def read_tiny_imagenet(path: Path, data: "DataConfig") -> Listing:
+def read_tiny_imagenet(path: Path, data: DataConfig) -> Listing:
     """Tiny ImageNet (Stanford CS231n): training images, and those of val, on which is tested; test has no labels.
 
     Classes have the order of wnids.txt and the first of their words, or all where two share the first. Raises DataError
@@ -174,14 +175,11 @@ def read_tiny_imagenet(path: Path, data: "DataConfig") -> Listing:
             raise DataError(f"{path / WORDS}: has no words for class {identifier!r}: {remedy}")
         for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_file()):
             images.add(str(folder), f"train/{identifier}/images/{name}", label, TRAIN)
-    for row, line in enumerate(read_lines(path / ANNOTATIONS, remedy), 1):
+    for where, line in images.lines(path / ANNOTATIONS):
         image, identifier, *_ = [*line.split("\t"), "", ""]
         if identifier not in label_of:
-            raise DataError(
-                f"{path / ANNOTATIONS}: line {row}: must be an image and a class of {WORDNET_IDS}, apart by tabs, got"
-                f" {line[:80]!r}: {remedy}"
-            )
-        images.add(f"{path / ANNOTATIONS}: line {row}", f"val/images/{image}", label_of[identifier], VALIDATION)
+            raise images.wrong(where, f"an image and a class of {WORDNET_IDS}, apart by tabs", line)
+        images.add(where, f"val/images/{image}", label_of[identifier], VALIDATION)
     firsts = {identifier: words[identifier].split(",")[0].strip() for identifier in identifiers}
     images.names = dict(enumerate(told_apart(firsts, words).values()))
     return images.listing("tiny_imagenet", path, path, data)
@@ -196,7 +194,7 @@ def _domainnet_lists(path: Path) -> Path | None:
     return next((place for place in (path, path / "splits") if (place / f"{DOMAINS[0]}_train.txt").is_file()), None)
 
 
-def read_domainnet(path: Path, data: "DataConfig", name: str) -> Listing:
+def read_domainnet(path: Path, data: DataConfig, name: str) -> Listing:
     """DomainNet, in the training and test splits of its lists.
 
     name: "domainnet10" reads the ten classes that FedBN (Li et al. 2021) took. Raises DataError for lists that are
@@ -208,14 +206,10 @@ def read_domainnet(path: Path, data: "DataConfig", name: str) -> Listing:
     images = ImageList("get the six domains' lists train and test again")
     for number, domain in enumerate(DOMAINS):
         for part in ("train", "test"):
-            file = lists / f"{domain}_{part}.txt"
-            for row, line in enumerate(read_lines(file, images.remedy), 1):
-                where = f"{file}: line {row}"
+            for where, line in images.lines(lists / f"{domain}_{part}.txt"):
                 match = DOMAINNET_LINE.fullmatch(line)
                 if match is None or match["domain"] != domain:
-                    raise DataError(
-                        f"{where}: must be {domain}/CLASS/FILE and a label, got {line[:80]!r}: {images.remedy}"
-                    )
+                    raise images.wrong(where, f"{domain}/CLASS/FILE and a label", line)
                 images.add(where, match["path"], int(match["label"]), PARTS[part], match["name"], number)
     only = KNOWN[name].classes
     lacking = [class_name for class_name in only if class_name not in images.label_of]

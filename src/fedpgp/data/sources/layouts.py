@@ -4,15 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import cifar, folder, hugging_face, known_folders, known_lists, mnist, table
 from fedpgp.data.sources.known import KNOWN
 from fedpgp.data.sources.listing import Listing
 from fedpgp.errors import DataError, nearest
-
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
 
 AUTO = "auto"
 DOCUMENTED = "(docs/data.md; fedpgp data layouts lists what else is read)"
@@ -27,7 +24,7 @@ class Layout:
 
     about: str
     recognises: Callable[[Path], bool]
-    read: "Callable[[Path, DataConfig], Listing]"
+    read: Callable[[Path, DataConfig], Listing]
 
 
 def _holds(*names: str) -> Callable[[Path], bool]:

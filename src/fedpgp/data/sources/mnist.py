@@ -4,19 +4,16 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.known import KNOWN, TEMPLATE
 from fedpgp.data.sources.listing import TEST, TRAIN, Listing
 from fedpgp.data.sources.names import named, renamed
 from fedpgp.data.sources.unpacked import unpack
 from fedpgp.errors import DataError
-
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
 
 PARTS = ("train", "t10k")  # training and test images
 DIMENSIONS = {"images": 3, "labels": 1}
@@ -29,7 +26,7 @@ def recognises(path: Path) -> bool:
     return path.is_dir() and _file(path, PARTS[0], "images") is not None
 
 
-def read(path: Path, data: "DataConfig") -> Listing:
+def read(path: Path, data: DataConfig) -> Listing:
     """Training and test images; raises DataError for files that are missing or damaged, and labels without a name."""
     files: dict[tuple[str, str], Path] = {}
     for part in PARTS:
@@ -68,7 +65,7 @@ def read(path: Path, data: "DataConfig") -> Listing:
 
 
 def _classes(
-    name: str, labels: NDArray[np.int64], path: Path, data: "DataConfig"
+    name: str, labels: NDArray[np.int64], path: Path, data: DataConfig
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     classes = KNOWN[name].classes if name in KNOWN else ()
     if not classes:

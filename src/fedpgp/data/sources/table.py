@@ -5,22 +5,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedpgp.data.decode import FilePictures
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import hugging_face
 from fedpgp.data.sources.columns import IMAGE, described, find_columns
 from fedpgp.data.sources.listing import OUTSIDE, Listing
 from fedpgp.errors import DataError
 
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
-
 TABS = (".tsv", ".tab")
 SUFFIXES = (".csv", *TABS, ".parquet")
 
 
-def read(file: Path, data: "DataConfig") -> Listing:
+def read(file: Path, data: DataConfig) -> Listing:
     """All images that a table names; raises DataError for a file that is no such table, and for rows that are wrong."""
     import pyarrow
     import pyarrow.csv

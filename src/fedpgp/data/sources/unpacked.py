@@ -39,10 +39,10 @@ class MappedPictures:
     def fingerprint(self, images: NDArray[np.int64]) -> str:
         """SHA-256 of the pixels."""
         pixels = _mapped(self.file)
-        found = hashlib.sha256(str((len(images), *pixels.shape[1:])).encode())
+        digest = hashlib.sha256(str((len(images), *pixels.shape[1:])).encode())
         for start in range(0, len(images), AT_ONCE):
-            found.update(np.ascontiguousarray(pixels[images[start : start + AT_ONCE]]).data)
-        return found.hexdigest()
+            digest.update(np.ascontiguousarray(pixels[images[start : start + AT_ONCE]]).data)
+        return digest.hexdigest()
 
 
 @lru_cache(maxsize=8)
