@@ -92,12 +92,12 @@ def picture_bytes(dataset, images) -> set[bytes]:
     return {dataset.image(int(i)).tobytes() for i in images}
 
 
-def base_to_novel(source: Source, *, seed, evaluate_on="test", **task) -> Task:
-    return protocols.base_to_novel(source, TaskConfig(**task), seed, evaluate_on=evaluate_on)
+def base_to_novel(source: Source, *, seed, **task) -> Task:
+    return protocols.base_to_novel(source, TaskConfig(**task), seed)
 
 
-def leave_one_domain_out(source: Source, *, seed, held_out, evaluate_on="test", **task) -> Task:
-    return protocols.leave_one_domain_out(source, TaskConfig(**task), seed, held_out=held_out, evaluate_on=evaluate_on)
+def leave_one_domain_out(source: Source, *, seed, **task) -> Task:
+    return protocols.leave_one_domain_out(source, TaskConfig(**task), seed)
 
 
 def random_features(count: int, like: torch.Tensor, width: int = 128, seed: int = 0) -> torch.Tensor:

@@ -305,7 +305,7 @@ def test_a_target_has_its_own_classes_and_shares_those_of_the_same_name(on_disk)
     bare = load_source(config.data)
     with pytest.raises(DataError, match=r"task\.targets must name what is tested beside folder"):
         cross_data_set(bare, TaskConfig(clients=2, shots=1), 0)
-    on_validation = cross_data_set(bare, TaskConfig(clients=2, shots=1), 0, evaluate_on="validation")
+    on_validation = cross_data_set(bare, TaskConfig(clients=2, shots=1, evaluate_on="validation"), 0)
     assert "novel" not in on_validation.tests
 
 

@@ -369,7 +369,7 @@ from fedpgp.data.sources import pictograms
 from fedpgp.data.protocols import base_to_novel, leave_one_domain_out
 from fedpgp.data.settings import TaskConfig
 source = pictograms.read()
-other = leave_one_domain_out(source, TaskConfig(clients=8, shots=2), 3, held_out=["noto", "fxemoji"])
+other = leave_one_domain_out(source, TaskConfig(clients=8, shots=2, held_out=("noto", "fxemoji")), 3)
 task = base_to_novel(source, TaskConfig(clients=7, shots=5), 3)
 print(json.dumps([task.class_names, task.base, [c.classes for c in task.clients],
                   [c.train.tolist() for c in task.clients],

@@ -18,7 +18,7 @@ ATTEMPTS = 10
 
 
 def random_view(picture: Image.Image, size: tuple[int, int], index: int, view: int) -> Image.Image:
-    """View number `view` of a data set's picture number `index`, as width x height `size`; bicubic.
+    """View number `view` of a dataset's picture number `index`, as width x height `size`; bicubic.
 
     The draw depends on index and view alone.
     """

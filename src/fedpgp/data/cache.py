@@ -138,7 +138,7 @@ def versions() -> str:
 class Listed:
     """What is known of an entry. state: "current", "unfinished", "stale" (of other versions) or "damaged".
 
-    fingerprint: of the images, which tells apart two data sets of one name.
+    fingerprint: of the images, which tells apart two datasets of one name.
     """
 
     name: str

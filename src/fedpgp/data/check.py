@@ -1,4 +1,4 @@
-"""What a run would find in a data set: counts, and what is wrong with it."""
+"""What a run would find in a dataset: counts, and what is wrong with it."""
 
 import hashlib
 import re
@@ -58,7 +58,7 @@ def check(
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Report:
-    """Reads a data set as a run would, and every one of its images if `decoded`.
+    """Reads a dataset as a run would, and every one of its images if `decoded`.
 
     shots: training images that every class should have. use: what would be done with it, which is tried where nothing
     else stops a run, and raises DataError or ConfigError where it cannot be done. skip_bad_images: a run would go on

@@ -27,22 +27,22 @@ from fedpgp.errors import DataError, nearest
 CLASSES, NATURAL = "classes", "natural"
 
 
-def base_to_novel(source: Source, config: TaskConfig, seed: int, *, evaluate_on: str = "test") -> Task:
+def base_to_novel(source: Source, config: TaskConfig, seed: int) -> Task:
     """The paper's base-to-novel protocol: the first half of the classes is base, the second half novel.
 
     Only images of base classes are held by clients. Base is tested on all base classes; Novel on the novel classes with
     only their names in the softmax; Unseen, where the source has probe classes, on those, likewise. Local is tested on
     the test images of a client's own classes, or those shared out to it as the training images are.
 
-    evaluate_on: "test", or "validation" for choosing settings: the same protocol within the base classes (their first
-    half is base, their second half novel) on validation images, so that neither a novel class nor a test image is used.
-    Raises DataError if the data do not suffice.
+    With config.evaluate_on = "validation", for choosing settings, it is the same protocol within the base classes (their
+    first half is base, their second half novel) on validation images, so that neither a novel class nor a test image is
+    used. Raises DataError if the data do not suffice.
     """
     classes = _known(source)
-    probe = source.probe if evaluate_on == "test" else ()
-    if evaluate_on == "validation":
+    probe = source.probe if config.evaluate_on == "test" else ()
+    if config.evaluate_on == "validation":
         classes, _ = halves(classes)
-    dataset = _evaluated(source, evaluate_on)
+    dataset = _evaluated(source, config)
     base, novel = halves(classes)
     if not novel:
         raise DataError(f"base-to-novel needs at least 2 classes, half of them novel; {source.name} has {len(classes)}")
@@ -52,7 +52,7 @@ def base_to_novel(source: Source, config: TaskConfig, seed: int, *, evaluate_on:
     return _task("base-to-novel", source, config, seed, base, tests, "classes")
 
 
-def personalization(source: Source, config: TaskConfig, seed: int, *, evaluate_on: str = "test") -> Task:
+def personalization(source: Source, config: TaskConfig, seed: int) -> Task:
     """All classes are trained on and nothing is novel: few-shot personalization and every kind of label shift.
 
     Local is tested on a client's own test images: those of its classes where each class is one client's (the paper's
@@ -60,16 +60,16 @@ def personalization(source: Source, config: TaskConfig, seed: int, *, evaluate_o
     tested on the test images of all classes. Probe classes are left out. Raises DataError if the data do not suffice.
     """
     classes = _known(source)
-    tests = {"base": _test_set(_evaluated(source, evaluate_on), classes)}
+    tests = {"base": _test_set(_evaluated(source, config), classes)}
     return _task("personalization", source, config, seed, classes, tests, "nothing")
 
 
-def one_test_set(source: Source, config: TaskConfig, seed: int, *, evaluate_on: str = "test") -> Task:
+def one_test_set(source: Source, config: TaskConfig, seed: int) -> Task:
     """The global protocol: as personalization, but everybody is tested on all test images, so that Local equals Base.
 
     What it is for is the shared part alone, which all evaluations report beside the clients' models.
     """
-    task = personalization(source, config, seed, evaluate_on=evaluate_on)
+    task = personalization(source, config, seed)
     everything = {"base": task.tests["base"].images, "validation": task.validation.images}
     return replace(
         task,
@@ -79,21 +79,21 @@ def one_test_set(source: Source, config: TaskConfig, seed: int, *, evaluate_on: 
     )
 
 
-def cross_data_set(source: Source, config: TaskConfig, seed: int, *, evaluate_on: str = "test") -> Task:
-    """Trained on one data set and tested on others, each with its own classes in the softmax.
+def cross_data_set(source: Source, config: TaskConfig, seed: int) -> Task:
+    """Trained on one dataset and tested on others, each with its own classes in the softmax.
 
     Local and Base are those of personalization; Novel is tested on the first of the source's targets, and a column of
     its own has every other one. A class of a target that has the name of one of the source's is that class: so a target
     may be of other images of the same classes (ImageNet → V2, Sketch, A, R).
 
-    evaluate_on: on validation images there are no targets. Raises DataError where the source has none.
+    On validation images (config.evaluate_on) there are no targets. Raises DataError if the source has none.
     """
-    if evaluate_on == "test" and not source.targets:
+    if config.evaluate_on == "test" and not source.targets:
         raise DataError(f"task.targets must name what is tested beside {source.name}: one or more data sets")
     classes = _known(source)
-    tests = {"base": _test_set(_evaluated(source, evaluate_on), classes)}
+    tests = {"base": _test_set(_evaluated(source, config), classes)}
     names = list(source.class_names)
-    if evaluate_on == "test":
+    if config.evaluate_on == "test":
         place = {plain(name): label for label, name in enumerate(names)}
         for number, (title, dataset) in enumerate(source.targets.items()):
             for name in dataset.class_names:
@@ -107,14 +107,12 @@ def cross_data_set(source: Source, config: TaskConfig, seed: int, *, evaluate_on
         tests = {
             name: replace(test, dataset=replace(test.dataset, class_names=tuple(names))) for name, test in tests.items()
         }
-    novel: Any = "data sets" if evaluate_on == "test" else "nothing"
+    novel: Any = "data sets" if config.evaluate_on == "test" else "nothing"
     task = _task("cross-data-set", source, config, seed, classes, tests, novel)
     return replace(task, class_names=tuple(names))
 
 
-def leave_one_domain_out(
-    source: Source, config: TaskConfig, seed: int, *, held_out: Sequence[str], evaluate_on: str = "test"
-) -> Task:
+def leave_one_domain_out(source: Source, config: TaskConfig, seed: int) -> Task:
     """The paper's leave-one-domain-out protocol: a client for each domain but one, which nobody trains on.
 
     Every client has images of its own domain; where several clients share a domain, it is shared out to them by itself.
@@ -122,19 +120,19 @@ def leave_one_domain_out(
     classes in all domains that are trained on; Novel on those of the same classes in the held-out domain. No image of
     that domain is trained on or in the validation set.
 
-    config.everybody: a multiple of the number of domains that are trained on. held_out: by name; several are held out
-    together, as two drawings of one kind should be; none takes the last.
-    evaluate_on: "test", or "validation" for choosing settings: the last of the domains that are trained on plays the
+    The number of clients, with new ones, is a multiple of the number of domains that are trained on. config.held_out:
+    names; several domains are held out together, as two drawings of one kind should be; none takes the last.
+    With config.evaluate_on = "validation", for choosing settings, the last of the domains that are trained on plays the
     held-out one, on validation images, so that neither a held-out domain nor a test image is used.
     Raises DataError if the data do not suffice.
     """
     names = source.train.domain_names
-    unknown = next((name for name in held_out if name not in names), None)
+    unknown = next((name for name in config.held_out if name not in names), None)
     if unknown is not None:
         raise DataError(f"task.held_out must name domains of the data set, got {unknown!r}; {nearest(unknown, names)}")
-    out = {names.index(name) for name in held_out} or {len(names) - 1}
+    out = {names.index(name) for name in config.held_out} or {len(names) - 1}
     kept, novel = [i for i in range(len(names)) if i not in out], sorted(out)
-    if evaluate_on == "validation":
+    if config.evaluate_on == "validation":
         kept, novel = kept[:-1], kept[-1:]
     if not kept:
         raise DataError(
@@ -146,13 +144,13 @@ def leave_one_domain_out(
             f"task.clients must be a multiple of {len(kept)}, got {config.everybody}: the domains that are trained on"
             f" are {', '.join(names[i] for i in kept)}"
         )
-    dataset = _evaluated(source, evaluate_on)
+    dataset = _evaluated(source, config)
     classes = _known(source)
     tests = {"base": _test_set(dataset, classes, kept), "novel": _test_set(dataset, classes, novel)}
     return _task("leave-one-domain-out", source, config, seed, classes, tests, "domains", kept)
 
 
-PROTOCOLS: Mapping[str, Callable[..., Task]] = {
+PROTOCOLS: Mapping[str, Callable[[Source, TaskConfig, int], Task]] = {
     "base-to-novel": base_to_novel,
     "personalization": personalization,
     "leave-one-domain-out": leave_one_domain_out,
@@ -306,9 +304,9 @@ def _known(source: Source) -> tuple[int, ...]:
     return tuple(label for label in range(len(source.class_names)) if label not in source.probe)
 
 
-def _evaluated(source: Source, split: str) -> ImageDataset:
+def _evaluated(source: Source, config: TaskConfig) -> ImageDataset:
     """The split that is tested on."""
-    if split == "validation":
+    if config.evaluate_on == "validation":
         return source.validation
     if source.test is None:
         raise DataError(

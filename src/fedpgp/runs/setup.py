@@ -217,24 +217,21 @@ def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
                 " takes a column that says whose an image is"
             )
         return own_task(config.data, task, source, seed)
-    make = PROTOCOLS[task.protocol]
-    of_protocol = set(signature(make).parameters) - {"source", "config", "seed"}
     of_partition = {"classes_per_client", "class_division"}
     if task.partition != CLASSES:
         of_partition = set(signature(PARTITIONS[task.partition]).parameters) - {"pool"}
-    of_all = {"protocol", "partition", "clients", "new_clients", "shots"}
-    if task.protocol != "leave-one-domain-out":
-        of_all.add("domain_per_client")
+    of_all = {"protocol", "partition", "clients", "new_clients", "shots", "evaluate_on"}
+    of_all.add("held_out" if task.protocol == "leave-one-domain-out" else "domain_per_client")
     if task.protocol == "cross-data-set":
         of_all.add("targets")
     fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
     for name, value in fields.items():
-        if name not in of_protocol | of_partition | of_all and value != getattr(TaskConfig(), name):
+        if name not in of_partition | of_all and value != getattr(TaskConfig(), name):
             raise ConfigError(
                 f"task.{name} must be left out with the protocol {task.protocol} and the partition {task.partition},"
                 f" which have no use for it, got {value!r}"
             )
-    return make(source, task, seed, **{name: fields[name] for name in of_protocol})
+    return PROTOCOLS[task.protocol](source, task, seed)
 
 
 def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:

@@ -98,13 +98,13 @@ class SelectedPictures:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set with its fixed splits.
+    """A dataset with its fixed splits.
 
     test: None where it was not read, so that nothing can touch a test image while settings are chosen.
     probe: classes that the checkpoint never saw by name; they are reported apart and are neither base nor novel.
     templates: hand-written prompts that suit its images, each with {} for the class name.
     superclasses: of each class, a number, where the source has a hierarchy (CIFAR-100's coarse labels).
-    targets: test splits of other data sets, by name, for tasks that are tested on those.
+    targets: test splits of other datasets, by name, for tasks that are tested on those.
     """
 
     name: str

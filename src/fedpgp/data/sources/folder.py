@@ -127,7 +127,7 @@ def _shown(names: Collection[str]) -> str:
 
 
 def folders(directory: Path) -> list[str]:
-    """The names of the folders in a directory, without those that are none of the data set's."""
+    """The names of the folders in a directory, without those that are none of the dataset's."""
     with os.scandir(directory) as entries:
         return sorted(entry.name for entry in entries if not hidden(entry.name) and entry.is_dir())
 
@@ -151,7 +151,7 @@ def _depth(folder: Path, left: int = 4) -> int | None:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is none of the data set's, by its name."""
+    """Whether a file or folder is none of the dataset's, by its name."""
     return name.startswith((".", "__"))
 
 

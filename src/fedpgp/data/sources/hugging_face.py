@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, or as `datasets` saves them; and tars in the WebDataset format."""
+"""Datasets of the Hugging Face hub, or as `datasets` saves them; and tars in the WebDataset format."""
 
 import hashlib
 import logging

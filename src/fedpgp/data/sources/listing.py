@@ -39,7 +39,7 @@ class Pictures(Protocol):
 class Listing:
     """All n images that a reader found, in a fixed order.
 
-    name: of the data set, for tables and messages; where: what a message names as the place of a fault.
+    name: of the dataset, for tables and messages; where: what a message names as the place of a fault.
     splits: [n] 0 train, 1 validation, 2 test; None where the source has none. ignored: what else lies there -> how
     much. The rest as in `ImageDataset` and `Source`.
     """
@@ -88,7 +88,7 @@ def to_source(listing: Listing, data: DataConfig, splits: Sequence[str] = SPLITS
 
 
 def to_target(listing: Listing) -> ImageDataset:
-    """What is tested of a data set that nobody trains on: its test split, else its validation, else all of it.
+    """What is tested of a dataset that nobody trains on: its test split, else its validation, else all of it.
 
     Raises DataError for class names that cannot be told apart.
     """

@@ -1,4 +1,4 @@
-"""Pixels of data sets that are packed into a few files: written once to the user's cache, and mapped from there."""
+"""Pixels of datasets that are packed into a few files: written once to the user's cache, and mapped from there."""
 
 import hashlib
 import os
