@@ -34,9 +34,9 @@ def base_to_novel(source: Source, config: TaskConfig, seed: int) -> Task:
     only their names in the softmax; Unseen, where the source has probe classes, on those, likewise. Local is tested on
     the test images of a client's own classes, or those shared out to it as the training images are.
 
-    With config.evaluate_on = "validation", for choosing settings, it is the same protocol within the base classes (their
-    first half is base, their second half novel) on validation images, so that neither a novel class nor a test image is
-    used. Raises DataError if the data do not suffice.
+    With config.evaluate_on = "validation", for choosing settings, it is the same protocol within the base classes
+    (their first half is base, their second half novel) on validation images, so that neither a novel class nor a test
+    image is used. Raises DataError if the data do not suffice.
     """
     classes = _known(source)
     probe = source.probe if config.evaluate_on == "test" else ()

@@ -1,4 +1,8 @@
-"""Where images come from -> `Source`."""
+"""Where images come from -> `Source`.
+
+A reader makes a `Listing` of all images of a path, which `listing` checks and divides into splits. To add a known
+dataset, add a section to known.toml; if it lies on a disk in a new way, write a reader and an entry of `LAYOUTS`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -73,6 +73,7 @@ def read(path: Path, data: DataConfig) -> Listing:
         if form.name == "cifar100":
             superclasses.append(_numbers(content, SUPERCLASSES, len(pixels[-1]), SUPERCLASS_COUNT, where))
     all_labels = np.concatenate(labels)
+    above = superclasses_of(all_labels, np.concatenate(superclasses), names, str(place)) if superclasses else None
     return Listing(
         name=form.name,
         where=str(place),
@@ -84,9 +85,7 @@ def read(path: Path, data: DataConfig) -> Listing:
         class_names=renamed(names, str(place), data),
         labels=all_labels,
         splits=np.repeat([*(TRAIN for _ in form.train), TEST], list(map(len, labels))),
-        superclasses=superclasses_of(all_labels, np.concatenate(superclasses), names, str(place))
-        if superclasses
-        else None,
+        superclasses=above,
     )
 
 

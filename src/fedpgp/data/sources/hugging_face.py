@@ -128,9 +128,12 @@ def _listing(splits: Any, where: str, name: str, directory: Path, data: DataConf
         table = pyarrow.Table.from_struct_array(table[columns[LABEL]])
         data = replace(data, image_column=IMAGE, label_column="")
         columns = find_columns([IMAGE, *table.column_names], data, where)
-    images = [part.select_columns([image]) for part in parts]
-    if isinstance(features[image], datasets.Image):
-        images = [part.cast_column(image, datasets.Image(decode=False)) for part in images]
+    images = []
+    for part in parts:
+        encoded = part.select_columns([image])
+        if isinstance(part.features[image], datasets.Image):
+            encoded = encoded.cast_column(image, datasets.Image(decode=False))
+        images.append(encoded)
     files = [Path(file["filename"]) for part in images for file in part.cache_files]
     states = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     origin = (*states, *(part._fingerprint for part in images))
