@@ -158,15 +158,16 @@ def _share(listing: Listing, among: NDArray[np.bool_], share: float, purpose: in
 
     A client that would have none, since each of its images is of another class, gets one, if its class keeps others.
     """
-    import pandas
-
     images = np.flatnonzero(among)
     shuffled = images[torch.randperm(len(images), generator=generator(SEED, "split", purpose)).numpy()]
     keys = [key[shuffled] for key in (listing.labels, listing.domains, listing.clients) if key is not None]
-    groups = pandas.Series(shuffled).groupby(keys)
-    sizes = groups.transform("size").to_numpy()
+    order = np.lexsort(keys)
+    together = np.stack(keys)[:, order]
+    starts = np.flatnonzero(np.r_[True, (together[:, 1:] != together[:, :-1]).any(0)])
+    sizes = np.diff(np.r_[starts, len(order)])
     wanted = np.minimum(np.maximum(1, np.rint(share * sizes)), sizes - 1)
-    taken = shuffled[groups.cumcount().to_numpy() < wanted]
+    place = np.arange(len(order)) - np.repeat(starts, sizes)
+    taken = shuffled[order][place < np.repeat(wanted, sizes)]
     if listing.clients is None:
         return taken
     clients, labels = listing.clients, listing.labels
