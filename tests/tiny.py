@@ -16,6 +16,7 @@ from transformers import CLIPModel
 from fedpgp.aggregators import FedAdam, FedAvg, FedAvgM, FedDyn, FedYogi, Median, Scaffold, Server, TrimmedMean
 from fedpgp.data import protocols
 from fedpgp.data.image_features import ImageFeatures
+from fedpgp.data.settings import TaskConfig
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 from fedpgp.evaluation.evaluator import Evaluation
@@ -91,13 +92,12 @@ def picture_bytes(dataset, images) -> set[bytes]:
     return {dataset.image(int(i)).tobytes() for i in images}
 
 
-def base_to_novel(source: Source, *, evaluate_on="test", **holdings) -> Task:
-    return protocols.base_to_novel(source, protocols.Holdings(**holdings), evaluate_on=evaluate_on)
+def base_to_novel(source: Source, *, seed, **task) -> Task:
+    return protocols.base_to_novel(source, TaskConfig(**task), seed)
 
 
-def leave_one_domain_out(source: Source, *, held_out, evaluate_on="test", **holdings) -> Task:
-    held = protocols.Holdings(**holdings)
-    return protocols.leave_one_domain_out(source, held, held_out=held_out, evaluate_on=evaluate_on)
+def leave_one_domain_out(source: Source, *, seed, **task) -> Task:
+    return protocols.leave_one_domain_out(source, TaskConfig(**task), seed)
 
 
 def random_features(count: int, like: torch.Tensor, width: int = 128, seed: int = 0) -> torch.Tensor:

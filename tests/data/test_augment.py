@@ -18,9 +18,9 @@ def drawn(seed: int) -> torch.Generator:
 
 @given(width=sides, height=sides, seed=st.integers(0, 2**32))
 def test_box_lies_inside_the_picture(width: int, height: int, seed: int) -> None:
-    box = random_box(width, height, drawn(seed))
-    assert 0 <= box.left < box.right <= width
-    assert 0 <= box.top < box.bottom <= height
+    left, top, right, bottom = random_box(width, height, drawn(seed))
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
 
 
 @given(width=st.integers(50, 600), height=st.integers(50, 600), seed=st.integers(0, 2**32))

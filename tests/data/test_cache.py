@@ -42,7 +42,7 @@ def four(tmp_path: Path) -> dict[str, CacheEntry]:
     }
     for state in ("current", "stale"):
         made[state].save(kept(3))
-    made["unfinished"].save_shard(range(0, 2), kept(2))
+    made["unfinished"].save(kept(2), range(0, 2))
     made["damaged"].file.write_bytes(b"nothing")
     save_file({"features": torch.rand(2, 2)}, tmp_path / "mine.safetensors")
     (tmp_path / "notes").mkdir()

@@ -16,7 +16,8 @@ from fedpgp import cli
 from fedpgp.config import load_config
 from fedpgp.data import subset as narrow
 from fedpgp.data.partition import PARTITIONS, Pool, share_out
-from fedpgp.data.protocols import PROTOCOLS, Holdings, cross_data_set, one_test_set, personalization
+from fedpgp.data.protocols import PROTOCOLS, cross_data_set, one_test_set, personalization
+from fedpgp.data.settings import TaskConfig
 from fedpgp.data.sources import load_source
 from fedpgp.errors import ConfigError, DataError
 from fedpgp.evaluation.metrics import own_images
@@ -303,20 +304,20 @@ def test_a_target_has_its_own_classes_and_shares_those_of_the_same_name(on_disk)
     assert len(novel.images) == 8, "all of a target that has no splits"
     bare = load_source(config.data)
     with pytest.raises(DataError, match=r"task\.targets must name what is tested beside folder"):
-        cross_data_set(bare, Holdings(clients=2, shots=1, seed=0))
-    on_validation = cross_data_set(bare, Holdings(clients=2, shots=1, seed=0), evaluate_on="validation")
+        cross_data_set(bare, TaskConfig(clients=2, shots=1), 0)
+    on_validation = cross_data_set(bare, TaskConfig(clients=2, shots=1, evaluate_on="validation"), 0)
     assert "novel" not in on_validation.tests
 
 
 def test_in_the_global_protocol_everybody_has_every_test_image():
-    made = one_test_set(tiny.source(6), Holdings(clients=3, shots=2, seed=0, partition="iid"))
+    made = one_test_set(tiny.source(6), TaskConfig(clients=3, shots=2, partition="iid"), 0)
     assert own_images(made, made.clients, "base").all() and own_images(made, made.clients, "validation").all()
     assert made.name == "global" and made.novel == "nothing"
 
 
 def test_new_clients_get_a_share_that_nobody_else_has():
-    holdings = Holdings(clients=3, new_clients=2, shots=0, seed=0, partition="iid")
-    made = personalization(tiny.source(6, per_domain=(10, 2, 2)), holdings)
+    config = TaskConfig(clients=3, new_clients=2, shots=0, partition="iid")
+    made = personalization(tiny.source(6, per_domain=(10, 2, 2)), config, 0)
     assert [client.id for client in made.clients] == [0, 1, 2] and [client.id for client in made.new_clients] == [0, 1]
     everything = np.concatenate([client.train for client in (*made.clients, *made.new_clients)])
     assert sorted(everything.tolist()) == list(range(len(made.train)))
@@ -348,7 +349,7 @@ def test_a_field_of_another_partition_is_refused(changes, field):
 
 def test_a_narrowed_task_is_the_same_task(monkeypatch):
     source = tiny.source(6, per_domain=(40, 2, 2))
-    task = personalization(source, Holdings(clients=2, new_clients=1, shots=3, seed=0, partition="iid"))
+    task = personalization(source, TaskConfig(clients=2, new_clients=1, shots=3, partition="iid"), 0)
     assert narrow.narrowed(task) is task, "few images are nobody's"
     monkeypatch.setattr(narrow, "WORTH", 100)
     less = narrow.narrowed(task)

@@ -366,10 +366,11 @@ def test_the_embedded_task_leaks_no_picture(pictograms):
 PRINT_TASK = """
 import hashlib, json
 from fedpgp.data.sources import pictograms
-from fedpgp.data.protocols import Holdings, base_to_novel, leave_one_domain_out
+from fedpgp.data.protocols import base_to_novel, leave_one_domain_out
+from fedpgp.data.settings import TaskConfig
 source = pictograms.read()
-other = leave_one_domain_out(source, Holdings(clients=8, shots=2, seed=3), held_out=["noto", "fxemoji"])
-task = base_to_novel(source, Holdings(clients=7, shots=5, seed=3))
+other = leave_one_domain_out(source, TaskConfig(clients=8, shots=2, held_out=("noto", "fxemoji")), 3)
+task = base_to_novel(source, TaskConfig(clients=7, shots=5), 3)
 print(json.dumps([task.class_names, task.base, [c.classes for c in task.clients],
                   [c.train.tolist() for c in task.clients],
                   {n: [t.classes, t.images.tolist()] for n, t in task.tests.items()},

@@ -17,7 +17,8 @@ from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.backbone.image import ImageEncoder
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.bench.names import BASE_NAMES, NOVEL_NAMES, CountingTokenizer
-from fedpgp.data.protocols import Holdings, base_to_novel
+from fedpgp.data.protocols import base_to_novel
+from fedpgp.data.settings import TaskConfig
 from fedpgp.data.sources import ImageDataset, Source, pictograms
 from fedpgp.data.tasks import Task
 from fedpgp.runtime.randomness import generator
@@ -145,7 +146,7 @@ def caltech_like(seed: int) -> Task:
             "test", np.concatenate([np.resize(base, IMAGES["base"]), np.resize(novel, IMAGES["novel"])])
         ),
     )
-    task = base_to_novel(source, Holdings(clients=CLIENTS, shots=SHOTS, seed=seed))
+    task = base_to_novel(source, TaskConfig(clients=CLIENTS, shots=SHOTS), seed)
     return replace(task, name=f"{source.name} {task.name}")
 
 
@@ -170,7 +171,7 @@ def _no_picture(index: int) -> Any:
 def _embedded(precision: str, seed: int) -> Scene:
     backbone = load_backbone(EMBEDDED, precision)
     source = pictograms.read()
-    task = base_to_novel(source, Holdings(clients=CLIENTS, shots=SHOTS, seed=seed))
+    task = base_to_novel(source, TaskConfig(clients=CLIENTS, shots=SHOTS), seed)
 
     def pixels(split: ImageDataset) -> Tensor:
         pictures = [split.image(i) for i in range(len(split))]

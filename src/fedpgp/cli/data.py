@@ -136,7 +136,7 @@ def get(
 ) -> None:
     """Download a known data set from a mirror on the Hugging Face hub, or say where it is to be had.
 
-    It is written as it is distributed, so that --data NAME reads it. HF_ENDPOINT and HF_HUB_OFFLINE are heeded.
+    It is saved as a Hugging Face dataset, and --data NAME reads it. HF_ENDPOINT and HF_HUB_OFFLINE are heeded.
 
     Examples:
         fedpgp data get cifar10
@@ -144,8 +144,7 @@ def get(
     """
     from fedpgp.data.mirrors import fetch
 
-    with ProgressBars(err) as bars:
-        place = fetch(name, to, partial(bars.progress, f"writing {name}"))
+    place = fetch(name, to)
     root = "" if to == Path("data") else f" --set data.root={to}"
     out.print(f"{name} is at {place}; fedpgp data check {place}, then fedpgp run --data {name}{root}", markup=False)
 

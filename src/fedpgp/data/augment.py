@@ -4,7 +4,6 @@ The authors' code neither crops nor flips images of CIFAR-10 and CIFAR-100, whic
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -18,17 +17,8 @@ SEED = 0  # fixed: the views are data, the same for every run
 ATTEMPTS = 10
 
 
-class Box(NamedTuple):
-    """A part of a picture, in pixels."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-
 def random_view(picture: Image.Image, size: tuple[int, int], index: int, view: int) -> Image.Image:
-    """View number `view` of a data set's picture number `index`, as width x height `size`; bicubic.
+    """View number `view` of a dataset's picture number `index`, as width x height `size`; bicubic.
 
     The draw depends on index and view alone.
     """
@@ -38,9 +28,10 @@ def random_view(picture: Image.Image, size: tuple[int, int], index: int, view: i
     return cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else cropped
 
 
-def random_box(width: int, height: int, rng: torch.Generator) -> Box:
-    """A box with a share of the area uniform in AREA and the logarithm of its ratio uniform in that of RATIO.
+def random_box(width: int, height: int, rng: torch.Generator) -> tuple[int, int, int, int]:
+    """Draw left, top, right and bottom of a box, in pixels.
 
+    Its share of the area is uniform in AREA, and the logarithm of its ratio in that of RATIO.
     A picture so oblong that ten draws do not fit gets its middle, with the nearest allowed ratio.
     """
     for _ in range(ATTEMPTS):
@@ -48,14 +39,12 @@ def random_box(width: int, height: int, rng: torch.Generator) -> Box:
         ratio = math.exp(_uniform(rng, *map(math.log, RATIO)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            return _box(_integer(rng, width - w), _integer(rng, height - h), w, h)
+            left, top = _integer(rng, width - w), _integer(rng, height - h)
+            return left, top, left + w, top + h
     w = max(1, min(width, round(height * RATIO[1])))
     h = max(1, min(height, round(width / RATIO[0])))
-    return _box((width - w) // 2, (height - h) // 2, w, h)
-
-
-def _box(left: int, top: int, width: int, height: int) -> Box:
-    return Box(left, top, left + width, top + height)
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
 
 
 def _uniform(rng: torch.Generator, low: float, high: float) -> float:

@@ -52,19 +52,27 @@ class CacheEntry:
         """The directory of what is encoded so far of an unfinished entry."""
         return self.file.with_suffix(".shards")
 
-    def load(self) -> Kept | None:
-        return _load(self.file, self.origin)
+    def load(self, rows: range | None = None) -> Kept | None:
+        """The whole, or the shard of these rows; None if it is absent or does not hold what it should."""
+        return _load(*self._place(rows))
 
-    def save(self, kept: Kept) -> None:
-        """Puts the whole in the place of the shards; raises OutputError where it cannot be written."""
-        self._save(self.file, self.origin, kept)
-        shutil.rmtree(self.shards, ignore_errors=True)
-
-    def load_shard(self, rows: range) -> Kept | None:
-        return _load(self._shard(rows), self._shard_origin(rows))
-
-    def save_shard(self, rows: range, kept: Kept) -> None:
-        self._save(self._shard(rows), self._shard_origin(rows), kept)
+    def save(self, kept: Kept, rows: range | None = None) -> None:
+        """Writes the shard of these rows, or the whole in the place of the shards; raises OutputError if it cannot."""
+        file, origin = self._place(rows)
+        metadata = {**origin, "undecodable": json.dumps(dict(kept.undecodable))}
+        features = kept.features.cpu().contiguous()
+        digest = _begin(metadata, features)
+        digest.update(features.numpy().data)
+        written = self.file.with_suffix(".writing")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"features": features}, written, {**metadata, "sha256": digest.hexdigest()})
+            os.replace(written, file)
+        except (OSError, SafetensorError) as error:
+            written.unlink(missing_ok=True)
+            raise _unwritable(self.directory, error) from error
+        if rows is None:
+            shutil.rmtree(self.shards, ignore_errors=True)
 
     @contextmanager
     def locked(self, notice: Callable[[str], None]) -> Iterator[None]:
@@ -83,25 +91,11 @@ class CacheEntry:
         finally:
             lock.release()
 
-    def _shard(self, rows: range) -> Path:
-        return self.shards / f"{rows.start:09}.safetensors"
-
-    def _shard_origin(self, rows: range) -> Mapping[str, str]:
-        return {**self.origin, "rows": f"{rows.start}:{rows.stop}"}
-
-    def _save(self, file: Path, origin: Mapping[str, str], kept: Kept) -> None:
-        metadata = {**origin, "undecodable": json.dumps(dict(kept.undecodable))}
-        features = kept.features.cpu().contiguous()
-        digest = _begin(metadata, features)
-        digest.update(features.numpy().data)
-        written = self.file.with_suffix(".writing")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"features": features}, written, {**metadata, "sha256": digest.hexdigest()})
-            os.replace(written, file)
-        except (OSError, SafetensorError) as error:
-            written.unlink(missing_ok=True)
-            raise _unwritable(self.directory, error) from error
+    def _place(self, rows: range | None) -> tuple[Path, Mapping[str, str]]:
+        if rows is None:
+            return self.file, self.origin
+        shard = self.shards / f"{rows.start:09}.safetensors"
+        return shard, {**self.origin, "rows": f"{rows.start}:{rows.stop}"}
 
 
 def cache_directory(given: Path | str | None) -> Path:
@@ -144,7 +138,7 @@ def versions() -> str:
 class Listed:
     """What is known of an entry. state: "current", "unfinished", "stale" (of other versions) or "damaged".
 
-    fingerprint: of the images, which tells apart two data sets of one name.
+    fingerprint: of the images, which tells apart two datasets of one name.
     """
 
     name: str
@@ -166,8 +160,14 @@ def entries(directory: Path) -> list[Listed]:
 
     Raises OutputError if the directory cannot be read.
     """
-    found = (_describe(directory, name) for name in _names(directory))
-    return sorted((entry for entry in found if entry.bytes), key=lambda entry: -entry.last_used)
+    try:
+        matches = [OURS.fullmatch(path.name) for path in directory.iterdir()] if directory.exists() else []
+    except OSError as error:
+        raise OutputError(
+            f"feature cache {directory} cannot be read: {error}; name another with --cache-dir"
+        ) from error
+    listed = [_describe(directory, name) for name in sorted({match[1] for match in matches if match})]
+    return sorted((entry for entry in listed if entry.bytes), key=lambda entry: -entry.last_used)
 
 
 def clear(directory: Path, names: list[str]) -> list[str]:
@@ -177,32 +177,17 @@ def clear(directory: Path, names: list[str]) -> list[str]:
     """
     busy = []
     for name in names:
-        lock = FileLock(directory / f"{name}.lock")
         try:
-            lock.acquire(timeout=0)
-            try:
-                (directory / f"{name}.safetensors").unlink(missing_ok=True)
-                (directory / f"{name}.writing").unlink(missing_ok=True)
+            with FileLock(directory / f"{name}.lock").acquire(timeout=0):
                 if (directory / f"{name}.shards").exists():
                     shutil.rmtree(directory / f"{name}.shards")
-                (directory / f"{name}.lock").unlink(missing_ok=True)
-            finally:
-                lock.release()
+                for suffix in ("safetensors", "writing", "lock"):
+                    (directory / f"{name}.{suffix}").unlink(missing_ok=True)
         except Timeout:
             busy.append(name)
         except OSError as error:
             raise OutputError(f"{directory / name}.* cannot be removed: {error}; remove it by hand") from error
     return busy
-
-
-def _names(directory: Path) -> list[str]:
-    try:
-        matches = [OURS.fullmatch(path.name) for path in directory.iterdir()] if directory.exists() else []
-    except OSError as error:
-        raise OutputError(
-            f"feature cache {directory} cannot be read: {error}; name another with --cache-dir"
-        ) from error
-    return sorted({match[1] for match in matches if match})
 
 
 def _describe(directory: Path, name: str) -> Listed:
@@ -243,7 +228,7 @@ def _header(file: Path) -> tuple[dict[str, str], int] | None:
 
 
 def _load(file: Path, origin: Mapping[str, str]) -> Kept | None:
-    """The features of a file, or None where it is absent or does not hold what it should."""
+    """The features of a file, as in `CacheEntry.load`."""
     try:
         with safe_open(file, framework="pt") as opened:
             metadata, features = opened.metadata() or {}, opened.get_tensor("features")

@@ -1,24 +1,22 @@
-"""What a run would find in a data set: counts, and what is wrong with it."""
+"""What a run would find in a dataset: counts, and what is wrong with it."""
 
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpgp.data.decode import Placed, Stored, decode, reason
+from fedpgp.data.decode import reason
 from fedpgp.data.preprocess import in_threads
-from fedpgp.data.sources import SPLITS, Source, known, located, read_listing
-from fedpgp.data.sources.hugging_face import HUB
+from fedpgp.data.settings import DataConfig
+from fedpgp.data.sources import SPLITS, Source, located, read_listing
+from fedpgp.data.sources.hugging_face import HUB, LAYOUT
 from fedpgp.data.sources.listing import Listing, divided, to_source
 from fedpgp.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
 
 IDENTIFIER = re.compile(r"n\d{6,}|-?\d+|(class|label|cat|category|id)[ _-]?\d+|[0-9a-f]{8,}", re.IGNORECASE)
 SHOWN = 5  # of many places
@@ -50,13 +48,8 @@ class Report:
         return not any(finding.stops for finding in self.findings)
 
 
-class _Seen(NamedTuple):
-    content: bytes
-    fault: str
-
-
 def check(
-    data: "DataConfig",
+    data: DataConfig,
     shots: int = 0,
     *,
     use: Callable[[Source], object] = lambda _: None,
@@ -65,39 +58,40 @@ def check(
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Report:
-    """Reads a data set as a run would, and every one of its images if `decoded`.
+    """Reads a dataset as a run would, and every one of its images if `decoded`.
 
     shots: training images that every class should have. use: what would be done with it, which is tried where nothing
     else stops a run, and raises DataError or ConfigError where it cannot be done. skip_bad_images: a run would go on
     without them. workers: threads that decode. progress: done, total.
     Raises DataError where there is nothing to read; what is wrong with what is there is a finding.
     """
-    layout = "hugging-face" if data.source.startswith(HUB) else ""
+    layout = LAYOUT if data.source.startswith(HUB) else ""
     try:
-        if Path(data.source).exists() or data.source in known.NAMES:
+        if not layout:
             _, layout = located(data)
-        found = read_listing(data)
+        listing = read_listing(data)
     except DataError as error:
         if not layout and not Path(data.source).exists():
             raise
         return Report(layout, 0, {}, (), {}, (DataFinding(True, str(error)),))
     findings: list[DataFinding] = []
-    source = None
+    source, splits = None, listing.splits
     try:
-        source = to_source(found, data)
+        splits = divided(listing, data)
+        source = to_source(listing, data)
     except DataError as error:
         findings.append(DataFinding(True, str(error)))
-    splits = _splits(found, data)
-    findings += _of_classes(found, splits, shots)
+    assert splits is not None, "what has no splits is divided"
+    findings += _of_classes(listing, splits, shots)
     if decoded and not any(finding.stops and "missing" in finding.text for finding in findings):
-        findings += _of_images(found, splits, skip_bad_images, workers, progress)
+        findings += _of_images(listing, splits, skip_bad_images, workers, progress)
     counts = {
         "splits": _counts(SPLITS, splits),
-        "classes": _counts(found.class_names, found.labels),
-        "domains": {} if found.domains is None else _counts(found.domain_names, found.domains),
-        "clients": {} if found.clients is None else _counts(found.client_names, found.clients),
+        "classes": _counts(listing.class_names, listing.labels),
+        "domains": _counts(listing.domain_names, listing.domains),
+        "clients": _counts(listing.client_names, listing.clients),
     }
-    identifiers = tuple(name for name in found.class_names if IDENTIFIER.fullmatch(name))
+    identifiers = tuple(name for name in listing.class_names if IDENTIFIER.fullmatch(name))
     if identifiers:
         findings.append(
             DataFinding(
@@ -111,7 +105,7 @@ def check(
             use(source)
         except (ConfigError, DataError) as error:
             findings.append(DataFinding(True, str(error)))
-    return Report(layout, len(found.labels), counts, identifiers, found.ignored, tuple(findings))
+    return Report(layout, len(listing.labels), counts, identifiers, listing.ignored, tuple(findings))
 
 
 def names_file(report: Report) -> str:
@@ -119,25 +113,21 @@ def names_file(report: Report) -> str:
     return "".join(f"{name}\t{name}\n" for name in report.counts["classes"])
 
 
-def _splits(found: Listing, data: "DataConfig") -> NDArray[np.int64]:
-    try:
-        return divided(found, data)
-    except DataError:  # which is a finding already
-        assert found.splits is not None
-        return found.splits
+def _counts(names: tuple[str, ...], which: NDArray[np.int64] | None) -> dict[str, int]:
+    if which is None:
+        return {}
+    counts = dict.fromkeys(names, 0)  # of a class that is there twice, which is a finding, the sum
+    for name, count in zip(names, np.bincount(which, minlength=len(names)).tolist(), strict=True):
+        counts[name] += count
+    return counts
 
 
-def _counts(names: tuple[str, ...], which: NDArray[np.int64]) -> dict[str, int]:
-    counts = np.bincount(which, minlength=len(names)).tolist()
-    return {name: sum(n for one, n in zip(names, counts, strict=True) if one == name) for name in dict.fromkeys(names)}
-
-
-def _of_classes(found: Listing, splits: NDArray[np.int64], shots: int) -> Iterator[DataFinding]:
+def _of_classes(listing: Listing, splits: NDArray[np.int64], shots: int) -> Iterator[DataFinding]:
     """Classes with too few images in a split."""
-    train, *others = (np.bincount(found.labels[splits == i], minlength=len(found.class_names)) for i in range(3))
+    train, *others = (np.bincount(listing.labels[splits == i], minlength=len(listing.class_names)) for i in range(3))
     few = np.flatnonzero(train < shots)
     if len(few):
-        name = found.class_names[few[0]]
+        name = listing.class_names[few[0]]
         yield DataFinding(
             True,
             f"{len(few)} of {len(train)} classes have fewer training images than task.shots = {shots}, such as {name!r}"
@@ -148,58 +138,42 @@ def _of_classes(found: Listing, splits: NDArray[np.int64], shots: int) -> Iterat
         if len(none):
             yield DataFinding(
                 True,
-                f"{len(none)} of {len(train)} classes have no {split} image, such as {found.class_names[none[0]]!r}:"
+                f"{len(none)} of {len(train)} classes have no {split} image, such as {listing.class_names[none[0]]!r}:"
                 " add images",
             )
 
 
 def _of_images(
-    found: Listing, splits: NDArray[np.int64], skipped: bool, workers: int, progress: Callable[[int, int], None]
+    listing: Listing, splits: NDArray[np.int64], skipped: bool, workers: int, progress: Callable[[int, int], None]
 ) -> Iterator[DataFinding]:
     """Images that do not decode, and those that are in several splits."""
+
+    def look(index: int) -> tuple[bytes, str]:
+        """The digest of a picture, and why it does not decode."""
+        try:
+            picture = listing.pictures(index)
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise whatever a damaged file leads them to
+            return b"", reason(error)
+        return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest(), ""
+
+    place = listing.pictures.place
     faults: list[str] = []
-    where: dict[bytes, int] = {}
+    firsts: dict[bytes, int] = {}
     twice: list[str] = []
-    for index, (content, fault) in enumerate(_seen(found, workers)):
+    for index, (digest, fault) in enumerate(in_threads(look, range(len(listing.labels)), workers)):
         if fault:
-            faults.append(f"{_place(found, index)} ({fault})")
-        elif splits[first := where.setdefault(content, index)] != splits[index]:
-            pair = (
-                f"{_place(found, first)} ({SPLITS[splits[first]]}) = {_place(found, index)} ({SPLITS[splits[index]]})"
-            )
-            twice.append(pair)
-        progress(index + 1, len(found.labels))
+            faults.append(f"{place(index)} ({fault})")
+        elif splits[first := firsts.setdefault(digest, index)] != splits[index]:
+            twice.append(" = ".join(f"{place(i)} ({SPLITS[splits[i]]})" for i in (first, index)))
+        progress(index + 1, len(listing.labels))
     if faults:
         remedy = "they are dropped" if skipped else "mend them, or drop them with --skip-bad-images"
         yield DataFinding(not skipped, f"{len(faults)} images do not decode: {_some(faults)}: {remedy}")
     if twice:
-        yield DataFinding(
-            False, f"{len(twice)} images are the same files in two splits: {_some(twice)}: take one of each out"
-        )
-
-
-def _seen(found: Listing, workers: int) -> Iterator[_Seen]:
-    """Every image in order; decoders let other threads go on while they work."""
-
-    def see(index: int) -> _Seen:
-        pictures = found.pictures
-        try:
-            if isinstance(pictures, Stored):
-                content = pictures.content(index)
-                decode(content)
-                return _Seen(hashlib.sha256(content).digest(), "")
-            picture = pictures(index)
-            return _Seen(hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest(), "")
-        except MemoryError:
-            raise
-        except Exception as error:  # decoders raise whatever a damaged file leads them to
-            return _Seen(b"", reason(error))
-
-    yield from in_threads(see, range(len(found.labels)), workers)
-
-
-def _place(found: Listing, index: int) -> str:
-    return found.pictures.place(index) if isinstance(found.pictures, Placed) else f"image {index}"
+        text = f"{len(twice)} images are the same pictures in two splits: {_some(twice)}: take one of each out"
+        yield DataFinding(False, text)
 
 
 def _some(texts: list[str]) -> str:

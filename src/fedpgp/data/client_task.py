@@ -2,23 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 import numpy as np
 
 from fedpgp.data.partition import draw_shots
+from fedpgp.data.settings import DataConfig, TaskConfig
 from fedpgp.data.sources import ImageDataset, Source
+from fedpgp.data.sources.known import TEMPLATE
 from fedpgp.data.sources.names import plain
-from fedpgp.data.tasks import Client, EvaluationSet, Task
+from fedpgp.data.tasks import Client, EvaluationSet, Task, halves
 from fedpgp.errors import ConfigError, DataError, NamesError, nearest
-
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig, TaskConfig
 
 OWN: Final = "own"  # the partition: every client's images are its own
 
 
-def classes_of(task: "TaskConfig") -> tuple[tuple[int, ...], tuple[int, ...]]:
+def classes_of(task: TaskConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The base and the novel classes of task.class_names; raises ConfigError where they cannot be told."""
     names, protocol = task.class_names, task.protocol
     if len(names) < 2 or len({plain(name) for name in names}) < len(names):
@@ -27,8 +26,7 @@ def classes_of(task: "TaskConfig") -> tuple[tuple[int, ...], tuple[int, ...]]:
             " classes of all clients, in the order that all of them shall have"
         )
     if protocol == "base-to-novel":
-        half = (len(names) + 1) // 2
-        return tuple(range(half)), tuple(range(half, len(names)))
+        return halves(range(len(names)))
     if protocol == "personalization":
         return tuple(range(len(names))), ()
     raise ConfigError(
@@ -36,7 +34,7 @@ def classes_of(task: "TaskConfig") -> tuple[tuple[int, ...], tuple[int, ...]]:
     )
 
 
-def own_task(data: "DataConfig", task: "TaskConfig", source: Source, seed: int) -> Task:
+def own_task(data: DataConfig, task: TaskConfig, source: Source, seed: int) -> Task:
     """The task of the one client that holds all images of a source; its labels go by the names of task.class_names.
 
     Base, and with base-to-novel Novel, are tested on those of the classes that it has test images of, with all of them
@@ -44,7 +42,7 @@ def own_task(data: "DataConfig", task: "TaskConfig", source: Source, seed: int) 
     """
     base, novel = classes_of(task)
     source = _renamed(source, task.class_names)
-    held = [label for label in base if len(source.train.of_classes([label]))]
+    held = sorted({*base} & {*source.train.labels.tolist()})
     if len(held) < 2:
         raise DataError(
             f"{source.name} has training images of {len(held)} of the {len(base)} classes that are trained on, and a"
@@ -52,26 +50,13 @@ def own_task(data: "DataConfig", task: "TaskConfig", source: Source, seed: int) 
         )
     images = np.concatenate([draw_shots(source.train, label, task.shots, seed) for label in held])
     assert source.test is not None, "a node reads the test split"
-    tests = {"base": _tested(source.test, base)}
-    if novel:
-        tests["novel"] = _tested(source.test, novel)
+    tests = {name: _tested(source.test, classes) for name, classes in _tests(base, novel).items()}
     validation = _tested(source.validation, base)
     own = {name: test.dataset.of_classes(held) for name, test in (("base", tests["base"]), ("validation", validation))}
     for name, mine in own.items():
         if not len(mine):
             raise DataError(f"{source.name} has no image of its classes to test Local on ({name}): add some")
-    return Task(
-        name=task.protocol,
-        class_names=source.class_names,
-        base=base,
-        train=source.train,
-        clients=(Client(0, tuple(held), images, own=own),),
-        tests=tests,
-        validation=validation,
-        templates=_templates(data),
-        novel="classes" if novel else "nothing",
-        partition=OWN,
-    )
+    return _task(data, task, source.train, [Client(0, tuple(held), images, own=own)], tests, validation)
 
 
 @dataclass(frozen=True)
@@ -87,27 +72,40 @@ def counts_of(task: Task) -> Counts:
     return Counts(len(task.clients[0].train), {name: len(test.images) for name, test in task.tests.items()})
 
 
-def task_elsewhere(data: "DataConfig", task: "TaskConfig", held: Mapping[int, Counts]) -> Task:
+def task_elsewhere(data: DataConfig, task: TaskConfig, held: Mapping[int, Counts]) -> Task:
     """The task as its server knows it: who takes part, and how many images are where; of no image even the label.
 
     held: of those clients that have said so.
     """
     base, novel = classes_of(task)
-    names = ("base", "novel") if novel else ("base",)
     ends = np.cumsum([0, *(held[i].examples if i in held else 0 for i in range(task.clients))])
     tests = {
         name: _somewhere(task.class_names, "test", sum(counts.tests.get(name, 0) for counts in held.values()), classes)
-        for name, classes in zip(names, (base, novel), strict=False)
+        for name, classes in _tests(base, novel).items()
     }
+    train = _somewhere(task.class_names, "train", int(ends[-1]), base).dataset
+    clients = [Client(i, (), np.arange(ends[i], ends[i + 1])) for i in range(task.clients)]
+    return _task(data, task, train, clients, tests, _somewhere(task.class_names, "validation", 0, base))
+
+
+def _task(
+    data: DataConfig,
+    task: TaskConfig,
+    train: ImageDataset,
+    clients: Sequence[Client],
+    tests: dict[str, EvaluationSet],
+    validation: EvaluationSet,
+) -> Task:
+    base, novel = classes_of(task)
     return Task(
         name=task.protocol,
         class_names=task.class_names,
         base=base,
-        train=_somewhere(task.class_names, "train", int(ends[-1]), base).dataset,
-        clients=tuple(Client(i, (), np.arange(ends[i], ends[i + 1])) for i in range(task.clients)),
+        train=train,
+        clients=tuple(clients),
         tests=tests,
-        validation=_somewhere(task.class_names, "validation", 0, base),
-        templates=_templates(data),
+        validation=validation,
+        templates=(data.template or TEMPLATE,),
         novel="classes" if novel else "nothing",
         partition=OWN,
     )
@@ -144,13 +142,12 @@ def _renamed(source: Source, names: Sequence[str]) -> Source:
     def renamed(dataset: ImageDataset) -> ImageDataset:
         return replace(dataset, labels=labels[dataset.labels], class_names=tuple(names))
 
-    return replace(
-        source,
-        train=renamed(source.train),
-        validation=renamed(source.validation),
-        test=None if source.test is None else renamed(source.test),
-        probe=(),
-    )
+    return replace(source.changed(renamed), probe=())
+
+
+def _tests(base: tuple[int, ...], novel: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """The classes of each test set by its name."""
+    return {"base": base, "novel": novel} if novel else {"base": base}
 
 
 def _tested(dataset: ImageDataset, classes: Sequence[int]) -> EvaluationSet:
@@ -162,10 +159,6 @@ def _tested(dataset: ImageDataset, classes: Sequence[int]) -> EvaluationSet:
             " nothing is novel"
         )
     return EvaluationSet(dataset, tuple(classes), images)
-
-
-def _templates(data: "DataConfig") -> tuple[str, ...]:
-    return (data.template or "a photo of a {}.",)
 
 
 def _somewhere(names: tuple[str, ...], split: str, count: int, classes: tuple[int, ...]) -> EvaluationSet:

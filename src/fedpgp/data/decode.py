@@ -7,7 +7,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -42,13 +42,6 @@ class Placed(Protocol):
     """Pictures that can say where each of them lies."""
 
     def place(self, index: int) -> str: ...
-
-
-@runtime_checkable
-class Stored(Protocol):
-    """Pictures of which the bytes of each one's file can be read."""
-
-    def content(self, index: int) -> bytes: ...
 
 
 @contextmanager
@@ -120,13 +113,13 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 class FilePictures:
     """Files below a directory. paths: pyarrow array of n relative paths as bytes, which takes little more than these.
 
-    listed: the table that names them, if one does; rows: [n] there, counted from 1.
+    listed: the file that names them, if one does; in_rows: it is a table with a row for each.
     """
 
     root: Path
     paths: Any
     listed: str = ""
-    rows: NDArray[np.int64] | None = None
+    in_rows: bool = False
 
     @staticmethod
     def of(root: Path, paths: list[str], listed: str = "") -> "FilePictures":
@@ -144,17 +137,10 @@ class FilePictures:
     def file(self, index: int) -> Path:
         return self.root / os.fsdecode(self.paths[index].as_py())
 
-    def content(self, index: int) -> bytes:
-        return self.file(index).read_bytes()
-
     def place(self, index: int) -> str:
         """The file, and the row of the table that names it."""
         shown = str(self.file(index)).encode("utf-8", "backslashreplace").decode()
-        return shown if self.rows is None else f"{shown}, row {self.rows[index]} of {self.listed}"
-
-    def select(self, images: NDArray[np.int64]) -> "FilePictures":
-        rows = None if self.rows is None else self.rows[images]
-        return replace(self, paths=self.paths.take(images), rows=rows)
+        return f"{shown}, row {index + 1} of {self.listed}" if self.in_rows else shown
 
     def fingerprint(self, images: NDArray[np.int64]) -> str:
         """SHA-256 of relative path, size and time of change of these files, of which none is read.

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -48,37 +49,25 @@ def split_features(
 
     Raises DataError for an image that does not decode, OutputError if the directory cannot be written.
     """
+    keep = partial(
+        image_features, encoder, skip_bad_images=skip_bad_images, workers=workers, progress=progress, notice=notice
+    )
     features: dict[str, Tensor] = {}
     bad: dict[str, NDArray[np.int64]] = {}
     wanted = encoded = 0
     for dataset in datasets:
-        found: list[Kept] = []
-        for view in views_of(dataset.split, augmented_views):
-            kept, new = image_features(
-                encoder,
-                dataset,
-                directory,
-                view=view,
-                skip_bad_images=skip_bad_images,
-                workers=workers,
-                progress=progress,
-                notice=notice,
-            )
-            found.append(kept)
-            wanted, encoded = wanted + len(dataset), encoded + new
-        values = found[0].features if len(found) == 1 else torch.stack([kept.features for kept in found], dim=1)
+        views = [keep(dataset, directory, view=view) for view in views_of(dataset.split, augmented_views)]
+        wanted, encoded = wanted + len(dataset) * len(views), encoded + sum(new for _, new in views)
+        values = views[0][0].features if len(views) == 1 else torch.stack([kept.features for kept, _ in views], dim=1)
         features[dataset.fingerprint] = values.to(encoder.device)
-        of_dataset = sorted(set().union(*(kept.undecodable for kept in found)))
-        if of_dataset:
-            bad[dataset.fingerprint] = np.array(of_dataset)
-            names = "; ".join(dataset.describe(index) for index in of_dataset)
-            notice(f"dropped {len(of_dataset)} of {len(dataset)} {dataset.split} images, which do not decode: {names}")
-    if not datasets:
-        return features, bad
-    came = (
-        f"{encoded} encoded, {wanted - encoded} from the cache" if encoded else "no image encoded: all from the cache"
-    )
-    progress("image features", wanted, wanted, came)
+        dropped = sorted(set().union(*(kept.undecodable for kept, _ in views)))
+        if dropped:
+            bad[dataset.fingerprint] = np.array(dropped)
+            names = "; ".join(dataset.describe(index) for index in dropped)
+            notice(f"dropped {len(dropped)} of {len(dataset)} {dataset.split} images, which do not decode: {names}")
+    if datasets:
+        from_cache = f"{encoded} encoded, {wanted - encoded} from the cache"
+        progress("image features", wanted, wanted, from_cache if encoded else "no image encoded: all from the cache")
     return features, bad
 
 
@@ -127,26 +116,14 @@ def token_features(
         check_room(sizes, directory)
         whats = {"patch features" if part.kind == PATCHES else "states of the image tower" for part in parts}
         notice(f"the feature cache will hold {decimal(sum(sizes.values()))} more: {' and '.join(sorted(whats))}")
-    found = []
+    keep = partial(image_features, encoder, half=half, workers=workers, progress=progress, notice=notice)
+    tokens = []
     for part, dataset in zip(parts, chosen, strict=True):
-        kept = [
-            image_features(
-                encoder,
-                dataset,
-                directory,
-                kind=part.kind,
-                half=half,
-                view=view,
-                workers=workers,
-                progress=progress,
-                notice=notice,
-            )
-            for view in part.views
-        ]
+        kept = [keep(dataset, directory, kind=part.kind, view=view)[0].features for view in part.views]
         places = torch.full((len(part.dataset),), -1)
         places[torch.from_numpy(part.used)] = torch.arange(len(part.used))
-        found.append(Tokens([one.features for one, _ in kept], places))
-    return found
+        tokens.append(Tokens(kept, places))
+    return tokens
 
 
 def views_of(split: str, augmented_views: int) -> Sequence[int]:
@@ -230,7 +207,7 @@ def _encode(
     batches: list[range] = []
     for start in range(0, total, SHARD):
         rows = range(start, min(start + SHARD, total))
-        shard = entry.load_shard(rows)
+        shard = entry.load(rows)
         if shard is None:
             batches += [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
         else:
@@ -271,7 +248,7 @@ def _encode(
         if batch.stop % SHARD == 0 or batch.stop == total:
             rows = range((batch.stop - 1) // SHARD * SHARD, batch.stop)
             inside = {index: why for index, why in undecodable.items() if index in rows}
-            entry.save_shard(rows, Kept(features[rows.start : rows.stop], inside))
+            entry.save(Kept(features[rows.start : rows.stop], inside), rows)
         done += len(batch)
         rate = (done - total + new) / (time.perf_counter() - started)
         progress(what, done, total, f"{rate:.0f} images/s")

@@ -168,7 +168,7 @@ def pachinko(pool: Pool, *, concentration: float, fine_concentration: float) -> 
 
     A client's shares of superclasses come from Dir(concentration), those of the classes of one from
     Dir(fine_concentration); what is used up is left out (pachinko allocation, Reddi et al., 2021, appendix C.1).
-    Raises DataError for a data set without superclasses.
+    Raises DataError for a dataset without superclasses.
     """
     if pool.superclasses is None:
         raise DataError(
@@ -248,9 +248,9 @@ def iid(pool: Pool) -> Shares:
 
 
 def natural(pool: Pool) -> Shares:
-    """Everybody keeps their own: the N clients of the data set that have the most images, in its order of clients.
+    """Everybody keeps their own: the N clients of the dataset that have the most images, in its order of clients.
 
-    Raises DataError where the data set does not say whose its images are, or knows fewer clients.
+    Raises DataError where the dataset does not say whose its images are, or knows fewer clients.
     """
     dataset = pool.dataset
     if dataset.clients is None:

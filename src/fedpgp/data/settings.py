@@ -49,7 +49,11 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TaskConfig:
-    """Who has what, and what is tested."""
+    """Who has what, and what is tested.
+
+    domain_per_client: a client's images, and its own test images, are of one domain; domains are dealt out in turn, and
+    a partition of images shares out each domain by itself. new_clients take part in nothing before training is over.
+    """
 
     protocol: Literal["base-to-novel", "personalization", "leave-one-domain-out", "cross-data-set", "global"] = Field(
         default="base-to-novel",
@@ -99,3 +103,7 @@ class TaskConfig:
         default="test",
         description='"validation": the protocol within the base classes on validation images, to choose settings',
     )
+
+    @property
+    def everybody(self) -> int:
+        return self.clients + self.new_clients

@@ -47,21 +47,16 @@ def part_of(dataset: ImageDataset, among: Mapping[str, ImageDataset]) -> tuple[s
 def without(source: Source, splits: Mapping[str, ImageDataset], bad: Mapping[str, NDArray[np.int64]]) -> Source:
     """A source without some images: of splits of it, or of narrowed ones, by fingerprint, the indices of the bad."""
 
-    def good(dataset: ImageDataset, of: str | None = None) -> ImageDataset:
+    def good(dataset: ImageDataset) -> ImageDataset:
         dropped = [
             splits[key].numbers_of(images)
             for key, images in bad.items()
-            if key == dataset.fingerprint or splits[key].split == of
+            if key == dataset.fingerprint or (dataset is source.train and splits[key].split == "train")
         ]
         if not dropped:
             return dataset
         every = dataset.numbers_of(np.arange(len(dataset)))
         return dataset.select(np.flatnonzero(~np.isin(every, np.concatenate(dropped))))
 
-    return replace(
-        source,
-        train=good(source.train, "train"),
-        validation=good(source.validation),
-        test=None if source.test is None else good(source.test),
-        targets={name: good(dataset) for name, dataset in source.targets.items()},
-    )
+    targets = {name: good(dataset) for name, dataset in source.targets.items()}
+    return replace(source.changed(good), targets=targets)

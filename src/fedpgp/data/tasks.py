@@ -1,6 +1,6 @@
 """A task: who holds which images, and what is tested."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,14 +10,20 @@ from numpy.typing import NDArray
 from fedpgp.data.sources import ImageDataset
 
 
+def halves(classes: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The base and the novel classes; the middle class of an odd number is base, as in CoOp's split."""
+    base = (len(classes) + 1) // 2
+    return tuple(classes[:base]), tuple(classes[base:])
+
+
 @dataclass(frozen=True)
 class Client:
     """What one client holds: its classes, and the indices of its images in the training split.
 
     domains: those of its images, where they are not of all.
-    own: its own test images, by the name of the test set: indices into the set's data set. None where they are all of
+    own: its own test images, by the name of the test set: indices into the set's dataset. None where they are all of
     its classes, in its domains.
-    name: of whom the images are, where the data set says so.
+    name: of whom the images are, where the dataset says so.
     """
 
     id: int
@@ -48,13 +54,13 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class Task:
-    """A protocol applied to a data set with a seed.
+    """A protocol applied to a dataset with a seed.
 
     clients: by id, which is the place in the tuple.
     tests: "base", where something is novel "novel", and others that are reported beside them.
     base: the classes that the clients train on, and the columns of the softmax in training, Local and Base.
     validation: images of the base classes that are neither trained on nor tested.
-    templates: hand-written prompts that suit the data set's images.
+    templates: hand-written prompts that suit the dataset's images.
     novel: what nobody trains on, and Novel tests; with "nothing" there is no such test set.
     partition: how the training images were shared out.
     new_clients: hold data like the others, and join after training; they are numbered from 0, too.

@@ -1,11 +1,9 @@
 """What all runs of an experiment share, after everything is checked that can be checked without work."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -19,9 +17,7 @@ from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.client_task import OWN, own_task
 from fedpgp.data.features import SplitPart, Tokens, split_features, token_features, views_of
 from fedpgp.data.image_features import ImageFeatures
-from fedpgp.data.partition import PARTITIONS
-from fedpgp.data.protocols import CLASSES, PROTOCOLS, Holdings
-from fedpgp.data.settings import TaskConfig
+from fedpgp.data.protocols import task_of
 from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source, load_target, pictograms
 from fedpgp.data.subset import narrowed, part_of, without
 from fedpgp.data.tasks import Client, Task
@@ -272,7 +268,7 @@ def with_targets(config: ExperimentConfig, source: Source) -> Source:
 
 
 def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
-    """The task that a config describes; raises ConfigError for a field that another protocol or partition has."""
+    """The task that a config describes; raises ConfigError where it describes none."""
     task = config.task
     if task.partition == OWN:
         if config.federation.engine != "deployment":
@@ -281,33 +277,4 @@ def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
                 " takes a column that says whose an image is"
             )
         return own_task(config.data, task, source, seed)
-    make = PROTOCOLS[task.protocol]
-    of_protocol = set(signature(make).parameters) - {"source", "holdings"}
-    of_partition = {"classes_per_client", "class_division"}
-    if task.partition != CLASSES:
-        of_partition = set(signature(PARTITIONS[task.partition]).parameters) - {"pool"}
-    of_all = {"protocol", "partition", "clients", "new_clients", "shots"}
-    if task.protocol != "leave-one-domain-out":
-        of_all.add("domain_per_client")
-    if task.protocol == "cross-data-set":
-        of_all.add("targets")
-    fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
-    for name, value in fields.items():
-        if name not in of_protocol | of_partition | of_all and value != getattr(TaskConfig(), name):
-            raise ConfigError(
-                f"task.{name} must be left out with the protocol {task.protocol} and the partition {task.partition},"
-                f" which have no use for it, got {value!r}"
-            )
-    settings = {name: fields[name] for name in of_partition}
-    holdings = Holdings(
-        clients=task.clients,
-        shots=task.shots,
-        seed=seed,
-        partition=task.partition,
-        new_clients=task.new_clients,
-        domain_per_client=task.domain_per_client,
-        classes_per_client=settings.get("classes_per_client"),
-        class_division=task.class_division,
-        settings=settings,
-    )
-    return make(source, holdings, **{name: fields[name] for name in of_protocol})
+    return task_of(task, source, seed)

@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from fedpgp.data.settings import DataConfig
-from fedpgp.data.sources import read_listing
+from fedpgp.data.sources import ImageDataset, read_listing
 from fedpgp.data.sources.listing import Listing
 
 
@@ -17,3 +17,8 @@ def save(file: Path, shade: int = 0) -> Path:
 
 def listing(source: Path | str, **changes: str) -> Listing:
     return read_listing(DataConfig(source=str(source), **changes))
+
+
+def file_of(dataset: ImageDataset, index: int) -> Path:
+    """The file of an image of a split."""
+    return dataset.image.image.file(dataset.image.indices[index])

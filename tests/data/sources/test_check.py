@@ -37,7 +37,7 @@ def test_findings(good):
     assert any("1 images do not decode" in text and "train/ant/1.png" in text for text in texts)
     assert any("3 of 3 classes have fewer training images" in text for text in texts)
     assert any("no test image, such as 'n01440764'" in text for text in texts)
-    assert any("same files in two splits" in text and "test/bee/copy.png (test)" in text for text in texts)
+    assert any("same pictures in two splits" in text and "test/bee/copy.png (test)" in text for text in texts)
     assert not any("do not decode" in f.text for f in check(DataConfig(source=str(good)), decoded=False).findings)
 
 

@@ -250,7 +250,7 @@ def test_damaged_archives(ten, tmp_path):
     folder = ten()
     (folder / "data_batch_4").unlink()
     archive = archived(folder, "cifar-10-python.tar.gz")
-    with pytest.raises(DataError, match=r"lacks some of .*data_batch_4"):
+    with pytest.raises(DataError, match=r"lacks data_batch_4 of less than"):
         read_listing(DataConfig(source=str(archive)))
     archive.write_bytes(archive.read_bytes()[:-500])
     with pytest.raises(DataError, match="cannot be read"):

@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-from fedpgp.data.sources import coop, domains, mnist
 from fedpgp.data.sources.known import KNOWN
 
 PAGE = (Path(__file__).parents[3] / "docs" / "data-sets.md").read_text(encoding="utf-8")
@@ -20,14 +19,10 @@ def test_every_name_has_a_row_with_its_place():
         assert known.page in PAGE
 
 
-def test_templates():
-    for form in coop.FORMS.values():
-        assert ROWS[form.name][3].strip() == form.template
-    for name, form in mnist.FORMS.items():
-        assert ROWS[name][2].strip() == form.template
-
-
-def test_domains():
-    for name, of in {**domains.FOLDERS, "domainnet": domains.DOMAINNET}.items():
-        assert ROWS[name][2].strip() == ", ".join(of)
-    assert ", ".join(domains.TEN) in " ".join(PAGE.split())
+def test_templates_domains_and_classes():
+    for name, known in KNOWN.items():
+        if known.layout in ("coop", "idx", "fgvc_aircraft"):
+            assert ROWS[name][2 if known.layout == "idx" else 3].strip() == known.template
+        if known.domains and ROWS[name][2].strip() != "the same":
+            assert ROWS[name][2].strip() == ", ".join(known.domains)
+    assert ", ".join(KNOWN["domainnet10"].classes) in " ".join(PAGE.split())

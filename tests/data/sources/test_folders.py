@@ -41,14 +41,17 @@ def test_layouts_are_recognised_and_read(tree, paths, layout):
     ("paths", "message"),
     [
         (["train/1.png", "test/1.png"], "are splits and hold images without a class"),
-        (["a/x/1.png", "b/y/1.png"], "do not hold the same classes.*data.layout"),
-        (["train/x/1.png", "extra/x/1.png"], "'train' is a split and 'extra' is none"),
-        (["images/x/1.png", "images/y/1.png"], r"one folder alone, 'images': give data\.source as .*images"),
-        (["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"], "holds the splits"),
+        (
+            ["a/x/1.png", "b/y/1.png"],
+            "nor domains that hold the same classes.*data.layout to split-class-folders or domain-",
+        ),
+        (["train/x/1.png", "extra/x/1.png"], "'extra', 'train' and the folders in them are neither all train"),
+        (["images/x/1.png", "images/y/1.png"], r"one folder only, 'images': give data\.source as .*images"),
+        (["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"], "'cat', 'dog' and .* nor domains"),
         (["a/1.png", "b/c/1.png"], "at the same depth"),
         (["a/b/c/d/1.png"], "at most 3 are read"),
-        (["a/b/c/1.png", "d/b/c/1.png"], "three folders deep.*data.layout"),
-        (["train/p/x/1.png", "train/q/y/1.png"], "do not hold the same classes"),
+        (["a/b/c/1.png", "d/b/c/1.png"], "3 folders deep.*data.layout to split-domain-class-folders or domain-split"),
+        (["train/p/x/1.png", "train/q/y/1.png"], "nor domains that hold the same classes"),
     ],
 )
 def test_what_could_mean_several_things_is_refused(tree, paths, message):
@@ -88,7 +91,7 @@ def test_a_file_that_is_no_table_is_told_what_to_name(tree, tmp_path):
 def test_a_choice_is_taken(tree):
     found = listing(tree("a/x/1.png", "b/y/1.png"), layout="domain-class-folders")
     assert (found.class_names, found.domain_names) == (("x", "y"), ("a", "b"))
-    with pytest.raises(DataError, match="'a' must be train, validation or test"):
+    with pytest.raises(DataError, match=r"the split folder of a/x/1\.png must be train, validation or test, got 'a'"):
         listing(tree("a/x/1.png"), layout="split-class-folders")
 
 

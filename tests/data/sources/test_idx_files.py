@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import pickle
 import struct
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +69,7 @@ def test_pixels_and_labels_are_those_of_the_files(laid, tmp_path, name, folder, 
         picture = pictures(index)
         assert picture.mode == "RGB"
         assert np.array_equal(np.asarray(picture), np.repeat(pixels[:, :, None], 3, axis=2))
-    chosen = np.array([41, 3])
-    assert pictures.select(chosen)(0).tobytes() == pictures(41).tobytes()
-    assert "number 41 in" in pictures.select(chosen).place(0)
+    assert "number 41 in" in pictures.place(41)
 
 
 def test_names_and_template(laid, tmp_path):
@@ -104,8 +101,6 @@ def test_files_are_unpacked_once_and_anew_when_they_change(laid, user_cache, gre
     images = np.arange(70)
     assert again.pictures.fingerprint(images) == first.pictures.fingerprint(images)
     assert again.pictures.fingerprint(images[::-1]) != first.pictures.fingerprint(images)
-    moved = replace(first.pictures, images=images[::-1].copy())
-    assert moved.fingerprint(images[::-1]) == first.pictures.fingerprint(images)
 
     file = directory / "t10k-images-idx3-ubyte.gz"
     file.write_bytes(gzip.compress(idx(grey[np.arange(30) % 5]), mtime=0))
@@ -132,14 +127,18 @@ def ended(content):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("train-images-idx3-ubyte", ended, "ends before the 40 images"),
-        ("t10k-images-idx3-ubyte", lambda content: content + b"\0", "goes on after the 30 images"),
+        ("train-images-idx3-ubyte", ended, "for the 40 images that its header says, and has 31,375"),
+        (
+            "t10k-images-idx3-ubyte",
+            lambda content: content + b"\0",
+            "for the 30 images .*, and has more",
+        ),
         ("t10k-images-idx3-ubyte", lambda content: b"\0\0\x0d" + content[3:], "does not begin like an idx file"),
         ("t10k-images-idx3-ubyte", lambda content: content[:7], "does not begin like an idx file"),
-        ("train-labels-idx1-ubyte", ended, "header says 40 labels, and it holds 39"),
+        ("train-labels-idx1-ubyte", ended, "must have 48 bytes for the 40 labels .* and has 47"),
         ("train-labels-idx1-ubyte", lambda _: idx(np.zeros(39, np.uint8)), "has 39 labels, and .* 40 images"),
         ("train-labels-idx1-ubyte", lambda content: content[:-1] + b"\x0b", "must be 0 to 9, got 11"),
-        ("t10k-images-idx3-ubyte", lambda _: idx(np.zeros((30, 5, 5), np.uint8)), r"size \(5, 5\), and those of"),
+        ("t10k-images-idx3-ubyte", lambda _: idx(np.zeros((30, 5, 5), np.uint8)), r"size \[5, 5\], and those of"),
         ("t10k-labels-idx1-ubyte", None, "lacks t10k-labels-idx1-ubyte"),
     ],
 )

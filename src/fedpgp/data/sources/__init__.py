@@ -1,26 +1,25 @@
-"""Where images come from -> `Source`."""
+"""Where images come from -> `Source`.
 
-from collections.abc import Mapping, Sequence
+A reader makes a `Listing` of all images of a path, which `listing` checks and divides into splits. To add a known
+dataset, add a section to known.toml; if it lies on a disk in a new way, write a reader and an entry of `LAYOUTS`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from fedpgp.data.sources import hugging_face, known, pictograms, plain
+from fedpgp.data.settings import DataConfig
+from fedpgp.data.sources import hugging_face, known, known_folders, pictograms
 from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
-from fedpgp.data.sources.listing import Layout, Listing, to_source, to_target
-from fedpgp.data.sources.unrecognised import why_none
+from fedpgp.data.sources.layouts import AUTO, LAYOUTS, layout_of
+from fedpgp.data.sources.listing import Listing, to_source, to_target
 from fedpgp.errors import DataError, nearest
-
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
 
 __all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "load_source", "load_target"]
 
-LAYOUTS: Mapping[str, Layout] = {**known.LAYOUTS, **plain.LAYOUTS}  # asked in this order
-AUTO = "auto"
 
-
-def load_source(data: "DataConfig", splits: Sequence[str] = SPLITS) -> Source:
-    """The data set that a config names; raises DataError for one that is unknown, incomplete or damaged.
+def load_source(data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
+    """The dataset that a config names; raises DataError for one that is unknown, incomplete or damaged.
 
     splits: those to read; the others may be missing, and of them only "test" may be left out.
     """
@@ -29,8 +28,8 @@ def load_source(data: "DataConfig", splits: Sequence[str] = SPLITS) -> Source:
     return to_source(read_listing(data), data, splits)
 
 
-def load_target(data: "DataConfig") -> ImageDataset:
-    """What is tested of a data set that nobody trains on: its test split, or all of it where it has no splits."""
+def load_target(data: DataConfig) -> ImageDataset:
+    """What is tested of a dataset that nobody trains on: its test split, or all of it if it has no splits."""
     if data.source == pictograms.NAME:
         embedded = pictograms.read().test
         assert embedded is not None, "the test split was read"
@@ -38,20 +37,36 @@ def load_target(data: "DataConfig") -> ImageDataset:
     return to_target(read_listing(data))
 
 
-def read_listing(data: "DataConfig") -> Listing:
+def read_listing(data: DataConfig) -> Listing:
     """All images of a source that is not embedded, before they are divided into splits; errors as in `load_source`."""
     if data.source.startswith(hugging_face.HUB):
         return hugging_face.read_hub(data.source, data)
     path, layout = located(data)
-    return LAYOUTS[layout].read(path, data)
+    listing = LAYOUTS[layout].read(path, data)
+    if layout == hugging_face.LAYOUT and data.source in known.NAMES:
+        return as_known(listing, data.source, data)
+    return listing
 
 
-def located(data: "DataConfig") -> tuple[Path, str]:
+def as_known(listing: Listing, name: str, data: DataConfig) -> Listing:
+    """What a mirror has of a known dataset, with its name, template and class names; raises DataError for another."""
+    of = known.KNOWN[name]
+    if of.classes and len(of.classes) != len(listing.class_names):
+        raise DataError(
+            f"{listing.where}: must have {len(of.classes)} classes, got {len(listing.class_names)}: get it again"
+        )
+    if of.domains:
+        known_folders.check_domains(listing, name)
+    class_names = listing.class_names if data.names or not of.classes else of.classes
+    return replace(listing, name=name, class_names=class_names, templates=(of.template,))
+
+
+def located(data: DataConfig) -> tuple[Path, str]:
     """Where a source lies on the disk, and the name of its layout; errors as in `load_source`."""
     if data.source in known.NAMES:
-        wanted = known.layout(data.source) if data.layout == AUTO else data.layout
         path = known.find(data.source, Path(data.root))
-        return path, layout_of(path, wanted)
+        usual = hugging_face.LAYOUT if hugging_face.is_saved(path) else known.KNOWN[data.source].layout
+        return path, layout_of(path, usual if data.layout == AUTO else data.layout)
     path = Path(data.source)
     if not path.exists():
         names = [pictograms.NAME, *known.NAMES]
@@ -60,15 +75,3 @@ def located(data: "DataConfig") -> tuple[Path, str]:
             f" {nearest(data.source, names)}"
         )
     return path, layout_of(path, data.layout)
-
-
-def layout_of(path: Path, wanted: str = AUTO) -> str:
-    """The name of the layout that is wanted, or that recognises a path; raises DataError where none does."""
-    if wanted != AUTO:
-        if wanted not in LAYOUTS:
-            raise DataError(f"data.layout must be a known one, got {wanted!r}; {nearest(wanted, [AUTO, *LAYOUTS])}")
-        return wanted
-    found = next((name for name, layout in LAYOUTS.items() if layout.recognises(path)), None)
-    if found is None:
-        raise DataError(why_none(path))
-    return found

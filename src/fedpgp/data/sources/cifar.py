@@ -2,68 +2,49 @@
 
 import tarfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import unpickle
-from fedpgp.data.sources.listing import Listing
-from fedpgp.data.sources.names import renamed
+from fedpgp.data.sources.known import KNOWN
+from fedpgp.data.sources.listing import TEST, TRAIN, Listing
+from fedpgp.data.sources.names import renamed, superclasses_of
 from fedpgp.data.sources.unpacked import unpack
 from fedpgp.errors import DataError
 
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
-
-PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 SIZE = 32  # pixels, in height and in width
 LARGEST = 1 << 28  # bytes of a file in an archive; CIFAR-100's training images have 155 million
+SUPERCLASSES, SUPERCLASS_COUNT = "coarse_labels", 20  # of CIFAR-100
 
 
 @dataclass(frozen=True)
 class CifarForm:
-    """How one of the two lies on a disk.
-
-    files: of images, with the number of their split; names: the file of class names, under `names_key`; labels_key and
-    above_key: of an image's class and of its superclass, of which there are above_count, if any.
-    """
+    """How one of the two lies on a disk. train, test: files of images; meta: the file of names; labels: their key."""
 
     name: str
-    archive: str
-    folder: str
-    files: tuple[tuple[str, int], ...]
-    names: str
-    names_key: str
-    labels_key: str
-    above_key: str = ""
-    above_count: int = 0
+    train: tuple[str, ...]
+    test: str
+    meta: str
+    labels: str
+
+    @property
+    def folder(self) -> str:
+        return KNOWN[self.name].places[0]
+
+    @property
+    def archive(self) -> str:
+        return KNOWN[self.name].places[1]
 
 
-CIFAR10 = CifarForm(
-    name="cifar10",
-    archive="cifar-10-python.tar.gz",
-    folder="cifar-10-batches-py",
-    files=(*((f"data_batch_{number}", 0) for number in range(1, 6)), ("test_batch", 2)),
-    names="batches.meta",
-    names_key="label_names",
-    labels_key="labels",
+FORMS = (
+    CifarForm("cifar10", tuple(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta", "labels"),
+    CifarForm("cifar100", ("train",), "test", "meta", "fine_labels"),
 )
-CIFAR100 = CifarForm(
-    name="cifar100",
-    archive="cifar-100-python.tar.gz",
-    folder="cifar-100-python",
-    files=(("train", 0), ("test", 2)),
-    names="meta",
-    names_key="fine_label_names",
-    labels_key="fine_labels",
-    above_key="coarse_labels",
-    above_count=20,
-)
-FORMS = (CIFAR10, CIFAR100)
 
 
 def recognises(path: Path) -> bool:
@@ -71,77 +52,73 @@ def recognises(path: Path) -> bool:
     return _located(path) is not None
 
 
-def read(path: Path, data: "DataConfig") -> Listing:
+def read(path: Path, data: DataConfig) -> Listing:
     """Training and test images; raises DataError for files that are missing, damaged, or name code."""
     located = _located(path)
     if located is None:
         wanted = " or ".join(f"{form.folder} or {form.archive}" for form in FORMS)
-        raise DataError(f"{path}: is not {wanted}, nor holds one: get it from {PAGE}")
+        raise DataError(f"{path}: is not {wanted}, nor holds one: get it from {KNOWN[FORMS[0].name].page}")
     place, form = located
-    contents = dict(_contents(place, form))
-    names = _names(contents[form.names], form, f"{place}: {form.names}")
+    contents = _contents(place, form)
+    names = _names(_loaded(contents.pop(form.meta), f"{place}: {form.meta}"), form, f"{place}: {form.meta}")
+    files = (*form.train, form.test)
     pixels: list[NDArray[np.uint8]] = []
     labels: list[NDArray[np.int64]] = []
-    above: list[NDArray[np.int64]] = []
-    splits: list[int] = []
-    for file, split in form.files:
-        where, content = f"{place}: {file}", contents.pop(file)
-        some = _pixels(content, where)
-        pixels.append(some)
-        labels.append(_numbers(content, form.labels_key, len(some), len(names), where))
-        if form.above_key:
-            above.append(_numbers(content, form.above_key, len(some), form.above_count, where))
-        splits += [split] * len(some)
+    superclasses: list[NDArray[np.int64]] = []
+    for file in files:
+        where = f"{place}: {file}"
+        content = _loaded(contents.pop(file), where)
+        pixels.append(_pixels(content, where))
+        labels.append(_numbers(content, form.labels, len(pixels[-1]), len(names), where))
+        if form.name == "cifar100":
+            superclasses.append(_numbers(content, SUPERCLASSES, len(pixels[-1]), SUPERCLASS_COUNT, where))
     all_labels = np.concatenate(labels)
-    files = [place] if place.is_file() else [place / file for file, _ in form.files]
+    above = superclasses_of(all_labels, np.concatenate(superclasses), names, str(place)) if superclasses else None
     return Listing(
         name=form.name,
         where=str(place),
-        pictures=unpack(files, (len(all_labels), SIZE, SIZE, 3), map(_upright, pixels)),
+        pictures=unpack(
+            [place] if place.is_file() else [place / file for file in files],
+            (len(all_labels), SIZE, SIZE, 3),
+            lambda: np.concatenate(pixels).reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1),
+        ),
         class_names=renamed(names, str(place), data),
         labels=all_labels,
-        splits=np.array(splits, dtype=np.int64),
-        superclasses=_above(all_labels, np.concatenate(above), names, str(place)) if above else None,
+        splits=np.repeat([*(TRAIN for _ in form.train), TEST], list(map(len, labels))),
+        superclasses=above,
     )
 
 
 def _located(path: Path) -> tuple[Path, CifarForm] | None:
     for form in FORMS:
-        if path.is_file() and path.name == form.archive:
-            return path, form
-        if not path.is_dir():
-            continue
-        for folder in (path, path / form.folder):
-            if (folder / form.names).is_file() and (folder / form.files[0][0]).is_file():
-                return folder, form
-        if (path / form.archive).is_file():
-            return path / form.archive, form
+        for place in (path, path / form.folder, path / form.archive):
+            if place.name == form.archive and place.is_file():
+                return place, form
+            if all((place / file).is_file() for file in (form.meta, form.train[0])):
+                return place, form
     return None
 
 
-def _contents(place: Path, form: CifarForm) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each file with what it holds."""
-    wanted = [form.names, *(file for file, _ in form.files)]
+def _contents(place: Path, form: CifarForm) -> dict[str, bytes]:
+    """The files that are read; those of an archive are never extracted to the disk."""
+    wanted = {form.meta, *form.train, form.test}
     try:
         if place.is_dir():
-            for file in wanted:
-                yield file, _loaded((place / file).read_bytes(), f"{place}: {file}")
-            return
-        found = set()
+            return {file: (place / file).read_bytes() for file in wanted}
+        contents = {}
         with tarfile.open(place, "r:gz") as archive:
             for member in archive:  # an archive that is packed is read once, from its beginning to its end
                 file = member.name.removeprefix(f"{form.folder}/")
-                if file not in wanted or not member.isreg():
-                    continue
-                opened = archive.extractfile(member)
-                if opened is None or member.size > LARGEST:
-                    raise DataError(f"{place}: {member.name} has {member.size:,} bytes: get the archive again")
-                found.add(file)
-                yield file, _loaded(opened.read(), f"{place}: {file}")
-        if len(found) < len(wanted):
-            raise DataError(f"{place}: lacks some of {', '.join(wanted)} in {form.folder}: get it again")
+                if file in wanted and member.isreg() and member.size <= LARGEST:
+                    opened = archive.extractfile(member)
+                    assert opened is not None, "it is a regular file"
+                    contents[file] = opened.read()
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise DataError(f"{place}: cannot be read: {error}; get it again") from error
+    if contents.keys() != wanted:
+        lacking = ", ".join(sorted(wanted - contents.keys()))
+        raise DataError(f"{place}: lacks {lacking} of less than {LARGEST:,} bytes in {form.folder}: get it again")
+    return contents
 
 
 def _loaded(content: bytes, where: str) -> dict[str, Any]:
@@ -155,9 +132,10 @@ def _loaded(content: bytes, where: str) -> dict[str, Any]:
 
 
 def _names(content: dict[str, Any], form: CifarForm, where: str) -> list[str]:
-    names = content.get(form.names_key)
+    key = form.labels.removesuffix("s") + "_names"
+    names = content.get(key)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{where}: {form.names_key} must be a list of names: get it again")
+        raise DataError(f"{where}: {key} must be a list of names: get it again")
     return names
 
 
@@ -169,11 +147,6 @@ def _pixels(content: dict[str, Any], where: str) -> NDArray[np.uint8]:
     return pixels
 
 
-def _upright(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[n, 3072] -> [n, height, width, 3]"""
-    return pixels.reshape(-1, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
-
-
 def _numbers(content: dict[str, Any], key: str, count: int, below: int, where: str) -> NDArray[np.int64]:
     numbers = content.get(key)
     if (
@@ -183,14 +156,3 @@ def _numbers(content: dict[str, Any], key: str, count: int, below: int, where: s
     ):
         raise DataError(f"{where}: {key} must be a list of {count} numbers from 0 to {below - 1}: get it again")
     return np.array(numbers, dtype=np.int64)
-
-
-def _above(labels: NDArray[np.int64], above: NDArray[np.int64], names: list[str], where: str) -> tuple[int, ...]:
-    """Of each class, its superclass; raises DataError for a class that is in several."""
-    pairs = np.unique(np.stack([labels, above]), axis=1)
-    classes, counts = np.unique(pairs[0], return_counts=True)
-    if (counts > 1).any():
-        name = names[classes[counts > 1][0]]
-        raise DataError(f"{where}: the images of {name!r} are in more than one superclass: get it again")
-    of = dict(zip(*pairs.tolist(), strict=True))
-    return tuple(of.get(label, 0) for label in range(len(names)))

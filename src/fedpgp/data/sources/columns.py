@@ -2,64 +2,50 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpgp.data.sources.folder import split_number
+from fedpgp.data.settings import DataConfig
+from fedpgp.data.sources.folder import split_numbers
 from fedpgp.data.sources.listing import Listing
-from fedpgp.data.sources.names import INTEGER, named
+from fedpgp.data.sources.names import INTEGER, named, superclasses_of
 from fedpgp.errors import DataError
 
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
-
-IMAGE, LABEL, DOMAIN, CLIENT, SPLIT = "image", "label", "domain", "client", "split"
-USUAL: Mapping[str, tuple[str, ...]] = {
-    IMAGE: (
-        "path",
-        "file",
-        "filename",
-        "file_name",
-        "filepath",
-        "file_path",
-        "image",
-        "image_path",
-        "img",
-        "img_path",
-        "jpg",
-        "png",
-        "webp",
-    ),
-    LABEL: ("label", "labels", "class", "category", "target", "class_name", "label_name", "fine_label", "cls"),
-    DOMAIN: ("domain", "style", "site", "source"),
-    CLIENT: ("client", "client_id", "user", "user_id", "writer", "writer_id", "hospital"),
-    SPLIT: ("split", "set", "partition", "fold"),
+IMAGE, LABEL, DOMAIN, CLIENT, SPLIT, SUPERCLASS = "image", "label", "domain", "client", "split", "superclass"
+USUAL: Mapping[str, str] = {
+    IMAGE: "path file filename file_name filepath file_path image image_path img img_path jpg png webp",
+    LABEL: "label labels class category target class_name label_name fine_label cls",
+    DOMAIN: "domain style site source",
+    CLIENT: "client client_id user user_id writer writer_id hospital",
+    SPLIT: "split set partition fold",
+    SUPERCLASS: "coarse_label",  # of CIFAR-100 on the hub
 }
 NEEDED = (IMAGE, LABEL)
 
 
-def find_columns(names: Sequence[str], data: "DataConfig", where: str) -> dict[str, str]:
+def find_columns(names: Sequence[str], data: DataConfig, where: str) -> dict[str, str]:
     """Role -> column: those that a config names, else those with a usual name; only image and label must exist.
 
     Raises DataError for a column that is named and missing, needed and not found, or one of several that could be it.
     """
     chosen: dict[str, str] = {}
     has = f"it has the columns {', '.join(names)}"
-    for role, usual in USUAL.items():
+    for role, words in USUAL.items():
+        usual = words.split()
         key = f"data.{role}_column"
-        wanted = getattr(data, f"{role}_column")
+        wanted = getattr(data, f"{role}_column", "")  # no setting names a column of superclasses
         if wanted:
             if wanted not in names:
                 raise DataError(f"{where}: has no column {wanted!r}, which {key} names; {has}")
             chosen[role] = wanted
             continue
-        found = [name for name in names if name.strip().casefold() in usual]
-        if len(found) > 1:
-            raise DataError(f"{where}: {' and '.join(map(repr, found))} could both be the {role}: set {key} to one")
-        if found:
-            chosen[role] = found[0]
+        fitting = [name for name in names if name.strip().casefold() in usual]
+        if len(fitting) > 1:
+            raise DataError(f"{where}: {' and '.join(map(repr, fitting))} could both be the {role}: set {key} to one")
+        if fitting:
+            chosen[role] = fitting[0]
         elif role in NEEDED:
             raise DataError(f"{where}: has no column that is the {role}, such as {usual[0]}: set {key}; {has}")
     return chosen
@@ -70,7 +56,7 @@ def described(
     columns: Mapping[str, str],
     where: str,
     directory: Path,
-    data: "DataConfig",
+    data: DataConfig,
     pictures: Any,
     splits: NDArray[np.int64] | None = None,
     class_names: Sequence[str] | None = None,
@@ -83,9 +69,20 @@ def described(
     def place(image: int) -> str:
         return f"row {image + 1}"
 
-    found, codes = _codes(table[columns[LABEL]], f"{where}: column {columns[LABEL]!r}")
+    def codes_of(role: str) -> tuple[list[str], NDArray[np.int64]]:
+        return _codes(table[columns[role]], f"{where}: column {columns[role]!r}")
+
+    def sorted_codes(role: str) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+        """Names of domains or clients in order, integers as numbers, and [n] each row's."""
+        if role not in columns:
+            return (), None
+        values, codes = codes_of(role)
+        names = sorted(values, key=int if all(map(INTEGER.fullmatch, values)) else None)
+        return tuple(names), np.array([names.index(value) for value in values], dtype=np.int64)[codes]
+
+    values, codes = codes_of(LABEL)
     if class_names is not None and not data.names:
-        labels = np.array([int(one) for one in found], dtype=np.int64)[codes]
+        labels = np.array(values, dtype=np.int64)[codes]
         names = tuple(class_names)
         wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
         if len(wrong):
@@ -94,20 +91,13 @@ def described(
                 f" to {len(names) - 1}: take the row out"
             )
     else:
-        names, labels = named(found, codes, where, directory, data, place, needed=True)
+        names, labels = named(values, codes, where, directory, data, place, needed=True)
     if SPLIT in columns:
-        words, which = _codes(table[columns[SPLIT]], f"{where}: column {columns[SPLIT]!r}")
-        numbers = [split_number(word) for word in words]
-        if None in numbers:
-            code = numbers.index(None)
-            row = int(np.flatnonzero(which == code)[0])
-            raise DataError(
-                f"{where}: {place(row)}: {columns[SPLIT]} must be train, validation or test, got {words[code]!r}: write"
-                " one of them, or set data.split_column to another column"
-            )
-        splits = np.array(numbers, dtype=np.int64)[which]
-    domain_names, domains = _sorted(table, columns, DOMAIN, where)
-    client_names, clients = _sorted(table, columns, CLIENT, where)
+        remedy = "write one of them, or set data.split_column to another column"
+        splits = split_numbers(*codes_of(SPLIT), lambda image: f"{where}: {place(image)}: {columns[SPLIT]}", remedy)
+    domain_names, domains = sorted_codes(DOMAIN)
+    client_names, clients = sorted_codes(CLIENT)
+    _, superclasses = sorted_codes(SUPERCLASS)
     return Listing(
         name=Path(where).stem,
         where=where,
@@ -119,35 +109,22 @@ def described(
         domains=domains,
         client_names=client_names,
         clients=clients,
+        superclasses=None if superclasses is None else superclasses_of(labels, superclasses, names, where),
     )
 
 
 def _codes(column: Any, where: str) -> tuple[list[str], NDArray[np.int64]]:
     """The distinct values of a column as texts, and [n] the place of each row's; raises DataError for an empty cell."""
     import pyarrow
+    import pyarrow.compute as compute
 
-    whole = column.unify_dictionaries().combine_chunks()
-    if isinstance(whole, pyarrow.ChunkedArray):
-        whole = pyarrow.concat_arrays(whole.chunks)
-    if not isinstance(whole, pyarrow.DictionaryArray):
-        whole = whole.dictionary_encode()
-    values = ["" if value is None else str(value).strip() for value in whole.dictionary.to_pylist()]
-    empty = np.isin(np.arange(len(values)), [i for i, value in enumerate(values) if not value])
-    codes = whole.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    rows = np.flatnonzero((codes < 0) | np.r_[empty, True][codes])
-    if len(rows):
-        raise DataError(f"{where} is empty in row {rows[0] + 1}: fill it in, or take the row out")
-    distinct = list(dict.fromkeys(values))  # two may be the same but for spaces
-    place = {value: i for i, value in enumerate(distinct)}
-    return distinct, np.array([place[value] for value in values], dtype=np.int64)[codes]
-
-
-def _sorted(
-    table: Any, columns: Mapping[str, str], role: str, where: str
-) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
-    """Names of domains or clients in order, integers as numbers, and [n] each row's."""
-    if role not in columns:
-        return (), None
-    found, codes = _codes(table[columns[role]], f"{where}: column {columns[role]!r}")
-    names = sorted(found, key=int) if all(INTEGER.fullmatch(one) for one in found) else sorted(found)
-    return tuple(names), np.array([names.index(one) for one in found], dtype=np.int64)[codes]
+    try:
+        texts = compute.utf8_trim_whitespace(column.cast(pyarrow.large_string())).fill_null("").combine_chunks()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{where} must hold texts or numbers, got {column.type}: name another column") from error
+    encoded = texts.dictionary_encode()
+    values, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
+    if "" in values:
+        row = int(np.argmax(codes == values.index("")))
+        raise DataError(f"{where} is empty in row {row + 1}: fill it in, or take the row out")
+    return values, codes

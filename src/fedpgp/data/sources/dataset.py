@@ -70,7 +70,7 @@ class ImageDataset:
             self,
             labels=self.labels[images],
             domains=self.domains[images],
-            image=_Selected(self.image, images),
+            image=SelectedPictures(self.image, images),
             fingerprint=hashlib.sha256(f"{self.fingerprint} {images.tolist()}".encode()).hexdigest(),
             numbers=self.numbers_of(images),
             whole=self.origin,
@@ -83,7 +83,9 @@ class ImageDataset:
 
 
 @dataclass(frozen=True)
-class _Selected:
+class SelectedPictures:
+    """Some of other pictures, in the order of the indices."""
+
     image: Callable[[int], Image.Image]
     indices: NDArray[np.int64]
 
@@ -96,13 +98,13 @@ class _Selected:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set with its fixed splits.
+    """A dataset with its fixed splits.
 
     test: None where it was not read, so that nothing can touch a test image while settings are chosen.
     probe: classes that the checkpoint never saw by name; they are reported apart and are neither base nor novel.
     templates: hand-written prompts that suit its images, each with {} for the class name.
     superclasses: of each class, a number, where the source has a hierarchy (CIFAR-100's coarse labels).
-    targets: test splits of other data sets, by name, for tasks that are tested on those.
+    targets: test splits of other datasets, by name, for tasks that are tested on those.
     """
 
     name: str
@@ -117,3 +119,8 @@ class Source:
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.train.class_names
+
+    def changed(self, change: Callable[[ImageDataset], ImageDataset]) -> "Source":
+        """The source after a change of each of its splits; targets stay as they are."""
+        test = None if self.test is None else change(self.test)
+        return replace(self, train=change(self.train), validation=change(self.validation), test=test)

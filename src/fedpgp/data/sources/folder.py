@@ -2,140 +2,132 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedpgp.data.decode import SUFFIXES, FilePictures
-from fedpgp.data.sources.dataset import SPLITS
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.listing import Listing
 from fedpgp.data.sources.names import named
 from fedpgp.errors import DataError
 
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
-
 SPLIT, DOMAIN, CLASS = "split", "domain", "class"
-LEVELS: Mapping[str, tuple[str, ...]] = {
-    "class-folders": (CLASS,),
-    "split-class-folders": (SPLIT, CLASS),
-    "domain-class-folders": (DOMAIN, CLASS),
-    "split-domain-class-folders": (SPLIT, DOMAIN, CLASS),
-    "domain-split-class-folders": (DOMAIN, SPLIT, CLASS),
+ABOUT: Mapping[str, str] = {  # layout, whose name says what the folders of each level are -> what it looks like
+    "class-folders": "CLASS/…: a folder of images for each class",
+    "split-class-folders": "SPLIT/CLASS/…: the same in train, validation (val) and test",
+    "domain-class-folders": "DOMAIN/CLASS/…: the same classes in a folder for each domain",
+    "split-domain-class-folders": "SPLIT/DOMAIN/CLASS/…: domains in train, validation and test",
+    "domain-split-class-folders": "DOMAIN/SPLIT/CLASS/…: train, validation and test in each domain",
 }
-SPLIT_OF = {
-    word: split
-    for split, words in zip(SPLITS, ("train training", "val valid validation dev", "test testing"), strict=True)
+SPLIT_WORDS = {
+    word: number
+    for number, words in enumerate(("train training", "val valid validation dev", "test testing"))
     for word in words.split()
 }
-CHOOSE = "set data.layout to one of them, or write a CSV file with the columns path and label"
+TABLE = "or write a CSV file with the columns path and label"
 
 
 def split_number(name: str) -> int | None:
     """0, 1 or 2 for a word that means train, validation or test."""
-    split = SPLIT_OF.get(name.strip().casefold())
-    return None if split is None else SPLITS.index(split)
+    return SPLIT_WORDS.get(name.strip().casefold())
+
+
+def split_numbers(
+    words: Sequence[str], codes: NDArray[np.int64], place: Callable[[int], str], remedy: str
+) -> NDArray[np.int64]:
+    """[n] the split of each image, from [n] indices into words; raises DataError for another word.
+
+    place: where an image lies, for that error.
+    """
+    numbers = np.array([-1 if (number := split_number(word)) is None else number for word in words], dtype=np.int64)
+    wrong = np.flatnonzero(numbers[codes] < 0)
+    if len(wrong):
+        raise DataError(
+            f"{place(int(wrong[0]))} must be train, validation or test, got {words[codes[wrong[0]]]!r}: {remedy}"
+        )
+    return numbers[codes]
 
 
 def recognised(root: Path) -> str | None:
-    """The name of the layout of a directory of folders, None for another one; reads names alone.
+    """The name of the layout of a directory of folders, None for another one; reads names only.
 
-    Raises DataError where folders could mean several things.
+    Raises DataError if folders could mean several things.
     """
     if not root.is_dir():
         return None
-    tops = folders(root)
-    depths = {top: depth for top in tops if (depth := _depth(root / top)) is not None}
+    depths = {top: depth for top in folders(root) if (depth := _depth(root / top)) is not None}
     if not depths:
         return None
-    if len(set(depths.values())) > 1:
-        shallow, deep = (pick(depths, key=lambda top: depths[top]) for pick in (min, max))
+    shallow, deep = (pick(depths, key=lambda top: depths[top]) for pick in (min, max))
+    depth = depths[deep]
+    if depths[shallow] != depth:
         raise DataError(
-            f"{root}: folder {shallow!r} holds images {depths[shallow]} folders down and {deep!r} {depths[deep]}: put"
-            " all at the same depth, or write a CSV file with the columns path and label"
+            f"{root}: folder {shallow!r} holds images {depths[shallow]} folders down and {deep!r} {depth}: put all at"
+            f" the same depth, {TABLE}"
         )
-    (depth,) = set(depths.values())
     if depth > 2:
         raise DataError(
             f"{root}: the images lie {depth + 1} folders deep, and at most 3 are read: split, domain, class"
         )
     below = {top: folders(root / top) for top in depths} if depth else {}
-    if depth == 0:
-        return _of_one_level(root, list(depths))
-    return _of_two_levels(root, below) if depth == 1 else _of_three_levels(root, below)
-
-
-def _of_one_level(root: Path, tops: Sequence[str]) -> str:
-    if all(split_number(top) is not None for top in tops):
+    if depth == 1:
+        layout = _of_two_levels(root, below)
+    elif depth == 2:
+        layout = _of_three_levels(root, below)
+    elif _are_splits(depths):
         raise DataError(
-            f"{root}: the folders {', '.join(tops)} are splits and hold images without a class: put these into a folder"
-            " for each class, or write a CSV file with the columns path and label"
+            f"{root}: the folders {', '.join(depths)} are splits and hold images without a class: put these into a"
+            f" folder for each class, {TABLE}"
         )
-    return "class-folders"
+    else:
+        layout = "class-folders"
+    if layout is None:
+        raise DataError(
+            f"{root}: the images lie {depth + 1} folders deep, and {_shown(depths)} and the folders in them are neither"
+            " all train, validation or test, nor domains that hold the same classes: rename or move those that do not"
+            f" fit, set data.layout to {' or '.join(name for name in ABOUT if name.count('-') == depth + 1)}, {TABLE}"
+        )
+    return layout
 
 
-def _of_two_levels(root: Path, below: Mapping[str, Sequence[str]]) -> str:
-    splits = [top for top in below if split_number(top) is not None]
-    if len(splits) == len(below):
+def _of_two_levels(root: Path, below: Mapping[str, Sequence[str]]) -> str | None:
+    if _are_splits(below):
         return "split-class-folders"
-    if splits:
-        other = next(top for top in below if top not in splits)
-        raise DataError(
-            f"{root}: folder {splits[0]!r} is a split and {other!r} is none: move it away, or set data.layout to"
-            " domain-class-folders"
-        )
     if len(below) == 1:
         (only,) = below
-        raise DataError(f"{root}: holds one folder alone, {only!r}: give data.source as {root / only}")
-    _check_no_splits(root, below)
-    if len({tuple(names) for names in below.values()}) > 1:
-        raise DataError(
-            f"{root}: the folders {_some(below)} do not hold the same classes, so they need not be domains:"
-            f" domain-class-folders reads them as such; {CHOOSE}"
-        )
-    return "domain-class-folders"
+        raise DataError(f"{root}: holds one folder only, {only!r}: give data.source as {root / only}")
+    splits = any(split_number(top) is not None or _are_splits(names) for top, names in below.items())
+    return None if splits or not _are_same(below.values()) else "domain-class-folders"
 
 
-def _of_three_levels(root: Path, below: Mapping[str, Sequence[str]]) -> str:
-    if all(split_number(name) is not None for names in below.values() for name in names):
+def _of_three_levels(root: Path, below: Mapping[str, Sequence[str]]) -> str | None:
+    if all(map(_are_splits, below.values())):
         return "domain-split-class-folders"
-    if not all(split_number(top) is not None for top in below):
-        raise DataError(
-            f"{root}: the images lie three folders deep, and neither {_some(below)} nor the folders in them are train,"
-            f" validation and test: {CHOOSE.replace('one of them', 'one of three levels')}"
-        )
     classes: dict[str, set[str]] = {}
     for top, domains in below.items():
         for domain in domains:
             classes.setdefault(domain, set()).update(folders(root / top / domain))
-    if len({frozenset(names) for names in classes.values()}) > 1:
-        raise DataError(
-            f"{root}: the folders {_some(classes)} do not hold the same classes, so they need not be domains:"
-            f" split-domain-class-folders reads them as such; {CHOOSE}"
-        )
-    return "split-domain-class-folders"
+    return "split-domain-class-folders" if _are_splits(below) and _are_same(classes.values()) else None
 
 
-def _check_no_splits(root: Path, below: Mapping[str, Sequence[str]]) -> None:
-    for top, names in below.items():
-        if names and all(split_number(name) is not None for name in names):
-            raise DataError(
-                f"{root}: folder {top!r} holds the splits {', '.join(names)}: put splits above classes, as"
-                f" {names[0]}/{top}, or write a CSV file with the columns path, label and split"
-            )
+def _are_same(classes: Iterable[Collection[str]]) -> bool:
+    return len(set(map(frozenset, classes))) == 1
 
 
-def _some(names: Mapping[str, object]) -> str:
-    shown = ", ".join(repr(name) for name in islice(names, 3))
-    return shown + (" …" if len(names) > 3 else "")
+def _are_splits(names: Iterable[str]) -> bool:
+    return all(split_number(name) is not None for name in names)
+
+
+def _shown(names: Collection[str]) -> str:
+    return ", ".join(map(repr, islice(names, 3))) + (" …" if len(names) > 3 else "")
 
 
 def folders(directory: Path) -> list[str]:
-    """The names of the folders in a directory, without those that are none of the data set's."""
+    """The names of the folders in a directory, without those that are none of the dataset's."""
     with os.scandir(directory) as entries:
         return sorted(entry.name for entry in entries if not hidden(entry.name) and entry.is_dir())
 
@@ -159,7 +151,7 @@ def _depth(folder: Path, left: int = 4) -> int | None:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is none of the data set's, by its name."""
+    """Whether a file or folder is none of the dataset's, by its name."""
     return name.startswith((".", "__"))
 
 
@@ -168,63 +160,40 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a Path for each of a million names is slow
 
 
-@dataclass
-class _Walk:
-    """What a walk has met so far; codes: of each image, the place of its folder in `names`, level by level."""
-
-    paths: list[str] = field(default_factory=list)
-    codes: list[tuple[int, ...]] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-    ignored: Counter[str] = field(default_factory=Counter)
-
-
-def read(root: Path, data: "DataConfig", layout: str) -> Listing:
+def read(root: Path, data: DataConfig, layout: str) -> Listing:
     """All images of a directory of folders; raises DataError for an image at another depth, and links that lead out."""
-    levels = LEVELS[layout]
+    levels = layout.removesuffix("-folders").split("-")
     if not root.is_dir():
         raise DataError(f"{root}: is no directory, and data.layout {layout} reads one")
-    found = _Walk()
-    names: list[dict[str, int]] = [{} for _ in levels]
-    for place in _walk(root, "", len(levels), (os.path.realpath(root),), found.ignored):
-        folder, files = place
-        parts = folder.split("/")
-        for level, part in enumerate(parts):
-            names[level].setdefault(part, len(names[level]))
-        found.paths += [f"{folder}/{name}" for name in files]
-        found.codes.append(tuple(names[level][part] for level, part in enumerate(parts)))
-        found.counts.append(len(files))
-    if not found.paths:
+    ignored: Counter[str] = Counter()
+    contents = list(_walk(root, "", len(levels), (os.path.realpath(root),), ignored))
+    paths = [f"{folder}/{name}" for folder, files in contents for name in files]
+    if not paths:
         raise DataError(f"{root}: holds no image in folders of the layout {layout}: add some, or set data.layout")
-    codes = np.repeat(np.array(found.codes, dtype=np.int64), found.counts, axis=0)
-    of = {level: (list(names[i]), codes[:, i]) for i, level in enumerate(levels)}
-    where = str(root)
-    class_names, labels = named(*of[CLASS], where, root, data, lambda image: found.paths[image])
-    splits = None
-    if SPLIT in of:
-        words, which = of[SPLIT]
-        numbers = [split_number(word) for word in words]
-        if None in numbers:
-            raise DataError(
-                f"{root}: {words[numbers.index(None)]!r} must be train, validation or test, which is what the layout"
-                f" {layout} has there: rename it, or set data.layout"
-            )
-        splits = np.array(numbers, dtype=np.int64)[which]
-    domains, domain_names = None, ["all"]
-    if DOMAIN in of:
-        domain_names, which = of[DOMAIN]
-        order = sorted(range(len(domain_names)), key=lambda i: domain_names[i])
-        domains = np.argsort(order)[which]
-        domain_names = [domain_names[i] for i in order]
+
+    def of(role: str) -> tuple[list[str], NDArray[np.int64]]:
+        """The names of the folders of a level, sorted, and [n] the one of each image."""
+        folders = np.array([folder.split("/")[levels.index(role)] for folder, _ in contents], dtype=object)
+        names, codes = np.unique(folders, return_inverse=True)
+        return names.tolist(), np.repeat(codes, [len(files) for _, files in contents])
+
+    class_names, labels = named(*of(CLASS), str(root), root, data, lambda image: paths[image])
+    splits, domain_names, domains = None, ["all"], None
+    if SPLIT in levels:
+        remedy = f"the layout {layout} has splits there, so rename it, or set data.layout"
+        splits = split_numbers(*of(SPLIT), lambda image: f"{root}: the {SPLIT} folder of {paths[image]}", remedy)
+    if DOMAIN in levels:
+        domain_names, domains = of(DOMAIN)
     return Listing(
         name=root.resolve().name,
-        where=where,
-        pictures=FilePictures.of(root, found.paths),
+        where=str(root),
+        pictures=FilePictures.of(root, paths),
         class_names=class_names,
         labels=labels,
         splits=splits,
         domain_names=tuple(domain_names),
         domains=domains,
-        ignored=found.ignored,
+        ignored=ignored,
     )
 
 
@@ -237,14 +206,15 @@ def _walk(
     """
     below: list[str] = []
     images: list[str] = []
+    above = f"{folder}/" if folder else ""
     with os.scandir(root / folder) as entries:
         for entry in entries:
-            inner = f"{folder}/{entry.name}" if folder else entry.name
             if hidden(entry.name):
                 ignored["hidden"] += 1
             elif entry.is_dir():
-                if not entry.is_symlink() or _leads_on(root, inner, chain):
-                    below.append(entry.name)
+                if entry.is_symlink():
+                    _check_link(root, above + entry.name, chain)
+                below.append(entry.name)
             elif is_image(entry.name):
                 images.append(entry.name)
             else:
@@ -262,12 +232,11 @@ def _walk(
         name = min(images)
         raise DataError(f"{root / folder / name}: lies outside the folder of a class: move it into one, or away")
     for name in sorted(below):
-        inner = f"{folder}/{name}" if folder else name
-        yield from _walk(root, inner, depth - 1, (*chain, os.path.realpath(root / inner)), ignored)
+        yield from _walk(root, above + name, depth - 1, (*chain, os.path.realpath(root / above / name)), ignored)
 
 
-def _leads_on(root: Path, link: str, chain: tuple[str, ...]) -> bool:
-    """Whether a link leads to a folder inside the root; raises DataError if it leads out, or back in a circle."""
+def _check_link(root: Path, link: str, chain: tuple[str, ...]) -> None:
+    """Raises DataError for a link that leads out of the root, or back in a circle."""
     target = os.path.realpath(root / link)
     if os.path.commonpath([chain[0], target]) != chain[0]:
         raise DataError(
@@ -276,4 +245,3 @@ def _leads_on(root: Path, link: str, chain: tuple[str, ...]) -> bool:
         )
     if target in chain:
         raise DataError(f"{root / link}: is a link that leads back to {target}, in a circle: remove it")
-    return True

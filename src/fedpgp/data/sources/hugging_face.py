@@ -1,67 +1,54 @@
-"""Data sets of the Hugging Face hub, or as `datasets` saves them; and tars in the WebDataset format."""
+"""Datasets of the Hugging Face hub, or as `datasets` saves them; and tars in the WebDataset format."""
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from fedpgp.data.decode import decode
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.columns import IMAGE, LABEL, described, find_columns
 from fedpgp.data.sources.folder import split_number
-from fedpgp.data.sources.listing import Listing, digest
+from fedpgp.data.sources.listing import Listing
 from fedpgp.errors import DataError
 
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
-
-HUB = "hf:"
+HUB, LAYOUT = "hf:", "hugging-face"
 SAVED = ("dataset_dict.json", "state.json")
 
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Images of `datasets`' tables, mapped from a disk. parts: with the one column of images, not decoded.
+    """Images of a table of `datasets`, mapped from a disk. rows: its one column, of images that are not decoded.
 
-    starts: of each part, the number of its first image; images: [n] which these are; where: for messages.
+    origin: what tells other images apart from these; where: for messages.
     """
 
-    parts: tuple[Any, ...]
-    starts: NDArray[np.int64]
+    rows: Any
     column: str
     where: str
-    images: NDArray[np.int64]
+    origin: tuple[str, ...]
 
     def __call__(self, index: int) -> Image.Image:
-        return decode(self.content(index))
-
-    def content(self, index: int) -> bytes:
-        number = int(self.images[index])
-        part = int(np.searchsorted(self.starts, number, side="right")) - 1
-        found = self.parts[part][number - int(self.starts[part])][self.column]
-        if found is None:
+        cell = self.rows[index][self.column]
+        if cell is None:
             raise DataError("the row has no image")
-        if isinstance(found, bytes):
-            return found
-        return found["bytes"] if found["bytes"] is not None else Path(found["path"]).read_bytes()
+        if isinstance(cell, bytes):
+            return decode(cell)
+        return decode(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]))
 
     def place(self, index: int) -> str:
-        return f"row {self.images[index] + 1} of {self.where}"
-
-    def select(self, images: NDArray[np.int64]) -> "_Pictures":
-        return replace(self, images=self.images[images])
+        return f"row {index + 1} of {self.where}"
 
     def fingerprint(self, images: NDArray[np.int64]) -> str:
-        """Of name, size and time of change of the files that hold the images, and of the images' numbers."""
-        files = [Path(file["filename"]) for part in self.parts for file in part.cache_files]
-        states = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-        kinds = [part._fingerprint for part in self.parts]
-        return digest([*states, *kinds, self.column, self.images[images].tobytes().hex()])
+        text = "\0".join([*self.origin, self.column, images.astype(np.int64).tobytes().hex(), ""])
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def is_saved(path: Path) -> bool:
@@ -77,40 +64,29 @@ def is_tars(path: Path) -> bool:
     return path.suffix == ".tar" if path.is_file() else any(True for _ in path.glob("*.tar"))
 
 
-def read_hub(source: str, data: "DataConfig") -> Listing:
+def read_hub(source: str, data: DataConfig) -> Listing:
     """ "hf:ORG/NAME" or "hf:ORG/NAME/CONFIG" from the hub, or from what was downloaded before."""
+    import datasets
+
     parts = source.removeprefix(HUB).split("/")
     if len(parts) not in (2, 3) or not all(parts):
         raise DataError(f"data.source must be hf:ORG/NAME or hf:ORG/NAME/CONFIG, got {source!r}")
-
-    def load(datasets: Any) -> Any:
-        return datasets.load_dataset("/".join(parts[:2]), *parts[2:])
-
-    return _read(load, source, parts[1], Path(), data)
+    with reading(source), _quiet():
+        splits = datasets.load_dataset("/".join(parts[:2]), *parts[2:])
+    return _listing(splits, source, parts[1], Path(), data)
 
 
-def from_hub(repository: str) -> Any:
-    """All splits of a data set of the hub, by name, downloaded with the client's own bars; raises DataError."""
+def read_saved(path: Path, data: DataConfig) -> Listing:
+    """What `is_saved` recognises."""
     import datasets
 
-    try:
-        return datasets.load_dataset(repository)
-    except Exception as error:  # of a dozen libraries below it
-        raise _failed(error, f"{HUB}{repository}") from error
+    with reading(str(path)), _quiet():
+        saved = any((path / name).is_file() for name in SAVED)
+        splits = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path))
+    return _listing(splits, str(path), path.resolve().name, path, data)
 
 
-def read_saved(path: Path, data: "DataConfig") -> Listing:
-    """What `is_saved` recognises."""
-
-    def load(datasets: Any) -> Any:
-        if any((path / name).is_file() for name in SAVED):
-            return datasets.load_from_disk(str(path))
-        return datasets.load_dataset(str(path))
-
-    return _read(load, str(path), path.resolve().name, path, data)
-
-
-def read_tars(path: Path, data: "DataConfig") -> Listing:
+def read_tars(path: Path, data: DataConfig) -> Listing:
     """Tars in the WebDataset format; the first word of a tar's name is its split, if it is one."""
     files: dict[str, list[str]] = {}
     for file in [path] if path.is_file() else sorted(path.glob("*.tar")):
@@ -119,63 +95,68 @@ def read_tars(path: Path, data: "DataConfig") -> Listing:
     return read_files(files, "webdataset", path, data)
 
 
-def read_files(files: Mapping[str, Sequence[str]], builder: str, path: Path, data: "DataConfig") -> Listing:
+def read_files(files: Mapping[str, Sequence[str]], builder: str, path: Path, data: DataConfig) -> Listing:
     """Split -> files, in a format that `datasets` has a builder for."""
+    import datasets
 
-    def load(datasets: Any) -> Any:
-        return datasets.load_dataset(builder, data_files={split: list(names) for split, names in files.items()})
-
-    directory = path if path.is_dir() else path.parent
-    return _read(load, str(path), path.resolve().stem, directory, data)
+    with reading(str(path)), _quiet():
+        splits = datasets.load_dataset(builder, data_files={split: list(names) for split, names in files.items()})
+    return _listing(splits, str(path), path.resolve().stem, path if path.is_dir() else path.parent, data)
 
 
-def _read(load: Callable[[Any], Any], where: str, name: str, directory: Path, data: "DataConfig") -> Listing:
+def _listing(splits: Any, where: str, name: str, directory: Path, data: DataConfig) -> Listing:
+    """All images of a dataset, or of its splits by name. directory: of a file with the names of its classes."""
     import datasets
     import pyarrow
 
-    with _quiet(datasets):
-        try:
-            loaded = load(datasets)
-        except Exception as error:  # of a dozen libraries below it
-            raise _failed(error, where) from error
-    by_split = loaded if isinstance(loaded, dict) else {"train": loaded}
+    by_split = splits if isinstance(splits, dict) else {"train": splits}
     numbered = {word: number for word in by_split if (number := split_number(str(word))) is not None}
     ordered = sorted(numbered, key=lambda word: numbered[word])
     if not ordered:
         raise DataError(
             f"{where}: its splits {', '.join(by_split)} must be named train, validation or test: rename them"
         )
-    features = by_split[ordered[0]].features
-    columns = _columns(features, data, where, datasets)
     parts = [by_split[word] for word in ordered]
-    label = features[columns[LABEL]]
+    features = parts[0].features
+    columns = _columns(features, data, where)
+    image, label = columns[IMAGE], features[columns[LABEL]]
     other = list(dict.fromkeys(column for role, column in columns.items() if role != IMAGE))
     table = pyarrow.concat_tables(
         [part.select_columns(other).with_format("arrow")[:] for part in parts], promote_options="permissive"
     )
-    if LABEL in columns and pyarrow.types.is_struct(table.schema.field(columns[LABEL]).type):
-        table, columns = _flattened(table, columns, data, where)
-    images = [undecoded(part.select_columns([columns[IMAGE]]), columns[IMAGE]) for part in parts]
-    sizes = [len(part) for part in parts]
-    pictures = _Pictures(
-        tuple(images), np.cumsum([0, *sizes[:-1]]), columns[IMAGE], where, np.arange(sum(sizes), dtype=np.int64)
-    )
-    found = described(
+    if pyarrow.types.is_struct(table.schema.field(columns[LABEL]).type):  # each row is described by a JSON object
+        table = pyarrow.Table.from_struct_array(table[columns[LABEL]])
+        data = replace(data, image_column=IMAGE, label_column="")
+        columns = find_columns([IMAGE, *table.column_names], data, where)
+    images = []
+    for part in parts:
+        encoded = part.select_columns([image])
+        if isinstance(part.features[image], datasets.Image):
+            encoded = encoded.cast_column(image, datasets.Image(decode=False))
+        images.append(encoded)
+    files = [Path(file["filename"]) for part in images for file in part.cache_files]
+    states = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    origin = (*states, *(part._fingerprint for part in images))
+    with reading(where):
+        pictures = _Pictures(datasets.concatenate_datasets(images), image, where, origin)
+    listing = described(
         table,
         columns,
         where,
         directory,
         data,
         pictures,
-        np.repeat([numbered[word] for word in ordered], sizes) if len(ordered) > 1 else None,
+        np.repeat([numbered[word] for word in ordered], list(map(len, parts))) if len(ordered) > 1 else None,
         label.names if isinstance(label, datasets.ClassLabel) else None,
     )
     ignored = {f"split {word}": len(part) for word, part in by_split.items() if word not in numbered}
-    return replace(found, name=name, ignored=ignored)
+    return replace(listing, name=name, ignored=ignored)
 
 
-def _columns(features: Any, data: "DataConfig", where: str, datasets: Any) -> dict[str, str]:
+def _columns(features: Any, data: DataConfig, where: str) -> dict[str, str]:
     """As `find_columns`; the only column of images, and of class labels, need not have a usual name."""
+    import datasets
+
     for role, kind in ((IMAGE, datasets.Image), (LABEL, datasets.ClassLabel)):
         of_kind = [name for name, feature in features.items() if isinstance(feature, kind)]
         if len(of_kind) == 1 and not getattr(data, f"{role}_column"):
@@ -185,30 +166,11 @@ def _columns(features: Any, data: "DataConfig", where: str, datasets: Any) -> di
     return find_columns(list(features), data, where)
 
 
-def _flattened(table: Any, columns: Mapping[str, str], data: "DataConfig", where: str) -> tuple[Any, dict[str, str]]:
-    """A table in place of one whose rows are described by JSON objects."""
-    import pyarrow
-
-    inner = columns[LABEL]
-    rows = table[inner].combine_chunks()
-    names = [rows.type.field(i).name for i in range(rows.type.num_fields)]
-    found = find_columns(["image", *names], replace(data, image_column="image", label_column=""), where)
-    flat = pyarrow.table({name: rows.field(name) for name in names})
-    return flat, {**found, IMAGE: columns[IMAGE]}
-
-
-def undecoded(part: Any, column: str) -> Any:
-    """A split whose images are given as the bytes of their files."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars and warnings of `datasets` and the hub's client."""
     import datasets
 
-    if isinstance(part.features[column], datasets.Image):
-        return part.cast_column(column, datasets.Image(decode=False))
-    return part
-
-
-@contextmanager
-def _quiet(datasets: Any) -> Iterator[None]:
-    """Without the bars and warnings of `datasets` and the hub's client."""
     shown = datasets.are_progress_bars_disabled()
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
@@ -222,15 +184,22 @@ def _quiet(datasets: Any) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _failed(error: Exception, where: str) -> DataError:
-    message = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    if "Config name is missing" in str(error) or "BuilderConfig" in str(error):
-        listed = " ".join(str(error).split())
-        return DataError(f"{where}: {listed[:300]}: choose one, as hf:ORG/NAME/CONFIG")
-    if where.startswith(HUB):
-        return DataError(
-            f"{where} cannot be read from the hub: {message}; check the name and the network, or download it where"
-            " there is one, write it with save_to_disk, and give that directory as data.source (HF_HUB_OFFLINE=1 takes"
-            " what was downloaded before)"
-        )
-    return DataError(f"{where} cannot be read: {message}; write it again, or as a CSV file with images in folders")
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Raises DataError for whatever the dozen libraries below `datasets` raise."""
+    try:
+        yield
+    except Exception as error:
+        message = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if "Config name is missing" in str(error) or "BuilderConfig" in str(error):
+            listed = " ".join(str(error).split())
+            reason = f": {listed[:300]}: choose one, as hf:ORG/NAME/CONFIG"
+        elif where.startswith(HUB):
+            reason = (
+                f" cannot be read from the hub: {message}; check the name and the network, or download it where there"
+                " is one, write it with save_to_disk, and give that directory as data.source (HF_HUB_OFFLINE=1 takes"
+                " what was downloaded before)"
+            )
+        else:
+            reason = f" cannot be read: {message}; write it again, or as a CSV file with images in folders"
+        raise DataError(where + reason) from error

@@ -1,26 +1,24 @@
 """What a reader finds -> a source: names checked, every image in a split, one `ImageDataset` for each."""
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
+from fedpgp.data.settings import DataConfig
+from fedpgp.data.sources.dataset import SPLITS, ImageDataset, SelectedPictures, Source
 from fedpgp.data.sources.names import plain as plain_name
 from fedpgp.errors import DataError
 from fedpgp.runtime.randomness import generator
 
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
-
 SEED = 0  # of a division into splits: it belongs to the data, and is the same for every run
 TRAIN, VALIDATION, TEST = range(3)
+OUTSIDE = re.compile(r"^\s*$|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\x00")  # a path that may lead out of a directory
 
 
 class Pictures(Protocol):
@@ -28,12 +26,12 @@ class Pictures(Protocol):
 
     def __call__(self, index: int) -> Image.Image: ...
 
-    def fingerprint(self, images: NDArray[np.int64]) -> str:
-        """Changes when one of these pictures, or their order, does."""
+    def place(self, index: int) -> str:
+        """Where one of them lies, for a message."""
         ...
 
-    def select(self, images: NDArray[np.int64]) -> "Pictures":
-        """These alone, in the order of the indices."""
+    def fingerprint(self, images: NDArray[np.int64]) -> str:
+        """Changes when one of these pictures, or their order, does."""
         ...
 
 
@@ -41,7 +39,7 @@ class Pictures(Protocol):
 class Listing:
     """All n images that a reader found, in a fixed order.
 
-    name: of the data set, for tables and messages; where: what a message names as the place of a fault.
+    name: of the dataset, for tables and messages; where: what a message names as the place of a fault.
     splits: [n] 0 train, 1 validation, 2 test; None where the source has none. ignored: what else lies there -> how
     much. The rest as in `ImageDataset` and `Source`.
     """
@@ -57,154 +55,130 @@ class Listing:
     client_names: tuple[str, ...] = ()
     clients: NDArray[np.int64] | None = None
     templates: tuple[str, ...] = ("a photo of a {}.",)
-    probe: tuple[int, ...] = ()
     superclasses: tuple[int, ...] | None = None
     ignored: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A way in which files lie on a disk. about: in a line, what it looks like.
-
-    recognises: a path, without reading more than names and first lines; read: all images that lie there, or DataError.
-    """
-
-    about: str
-    recognises: Callable[[Path], bool]
-    read: "Callable[[Path, DataConfig], Listing]"
-
-
-def to_source(found: Listing, data: "DataConfig", splits: Sequence[str] = SPLITS) -> Source:
+def to_source(listing: Listing, data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
     """The source that a listing describes; raises DataError for one that cannot be used.
 
     splits: those to read, as in `load_source`.
     """
-    check_names(found)
-    counts = np.bincount(found.labels, minlength=len(found.class_names))
+    check_names(listing)
+    counts = np.bincount(listing.labels, minlength=len(listing.class_names))
     if not counts.all():
-        empty = [found.class_names[label] for label in np.flatnonzero(counts == 0)]
+        empty = [listing.class_names[label] for label in np.flatnonzero(counts == 0)]
         raise DataError(
-            f"{found.where}: {len(empty)} of {len(found.class_names)} classes have no image, the first is {empty[0]!r}:"
-            " add images, or remove the class: its folder, or its line in the file of names"
+            f"{listing.where}: {len(empty)} of {len(listing.class_names)} classes have no image, the first is"
+            f" {empty[0]!r}: add images, or remove the class: its folder, or its line in the file of names"
         )
-    of_split = divided(found, data)
+    of_split = divided(listing, data)
 
     def split(name: str) -> ImageDataset:
-        return _dataset(found, name, np.flatnonzero(of_split == SPLITS.index(name)))
+        return _dataset(listing, name, np.flatnonzero(of_split == SPLITS.index(name)))
 
     return Source(
-        name=found.name,
+        name=listing.name,
         train=split("train"),
         validation=split("validation"),
         test=split("test") if "test" in splits else None,
-        probe=found.probe,
-        templates=(data.template,) if data.template else found.templates,
-        superclasses=found.superclasses,
+        templates=(data.template,) if data.template else listing.templates,
+        superclasses=listing.superclasses,
     )
 
 
-def to_target(found: Listing) -> ImageDataset:
-    """What is tested of a data set that nobody trains on: its test split, else its validation, else all of it.
+def to_target(listing: Listing) -> ImageDataset:
+    """What is tested of a dataset that nobody trains on: its test split, else its validation, else all of it.
 
     Raises DataError for class names that cannot be told apart.
     """
-    check_names(found)
-    images = np.arange(len(found.labels))
+    check_names(listing)
+    images = np.arange(len(listing.labels))
     for split in (TEST, VALIDATION):
-        if found.splits is not None and (found.splits == split).any():
-            images = np.flatnonzero(found.splits == split)
+        if listing.splits is not None and (listing.splits == split).any():
+            images = np.flatnonzero(listing.splits == split)
             break
-    return _dataset(found, "test", images)
+    return _dataset(listing, "test", images)
 
 
-def _dataset(found: Listing, split: str, images: NDArray[np.int64]) -> ImageDataset:
+def _dataset(listing: Listing, split: str, images: NDArray[np.int64]) -> ImageDataset:
     return ImageDataset(
-        name=found.name,
+        name=listing.name,
         split=split,
-        class_names=found.class_names,
-        domain_names=found.domain_names,
-        labels=found.labels[images],
-        domains=np.zeros(len(images), dtype=np.int64) if found.domains is None else found.domains[images],
-        image=found.pictures.select(images),
-        fingerprint=found.pictures.fingerprint(images),
-        clients=None if found.clients is None else found.clients[images],
-        client_names=found.client_names,
+        class_names=listing.class_names,
+        domain_names=listing.domain_names,
+        labels=listing.labels[images],
+        domains=np.zeros(len(images), dtype=np.int64) if listing.domains is None else listing.domains[images],
+        image=SelectedPictures(listing.pictures, images),
+        fingerprint=listing.pictures.fingerprint(images),
+        clients=None if listing.clients is None else listing.clients[images],
+        client_names=listing.client_names,
     )
 
 
-def check_names(found: Listing) -> None:
+def check_names(listing: Listing) -> None:
     """Raises DataError for class names that are missing, or the same but for case, spaces and underscores."""
     seen: dict[str, str] = {}
-    for label, name in enumerate(found.class_names):
+    for label, name in enumerate(listing.class_names):
         plain = plain_name(name)
         if not plain:
-            raise DataError(f"{found.where}: class {label} has no name: give each one with data.names")
+            raise DataError(f"{listing.where}: class {label} has no name: give each one with data.names")
         if plain in seen:
             raise DataError(
-                f"{found.where}: classes {seen[plain]!r} and {name!r} are the same name to CLIP: join them, or tell"
+                f"{listing.where}: classes {seen[plain]!r} and {name!r} are the same name to CLIP: join them, or tell"
                 " them apart with data.names"
             )
         seen[plain] = name
 
 
-def divided(found: Listing, data: "DataConfig") -> NDArray[np.int64]:
+def divided(listing: Listing, data: DataConfig) -> NDArray[np.int64]:
     """[n] the split of every image: the source's own, and what it lacks drawn from it.
 
     Without any split, shares of every class, in every domain and of every client, become test and validation. Without
     validation, that is drawn from train; a source with train and validation alone is tested on the latter, as CoOp does
     with ImageNet. The draw depends on the listing alone. Raises DataError where a source has splits and train is empty.
     """
-    n = len(found.labels)
-    of_split = np.full(n, TRAIN) if found.splits is None else found.splits.copy()
+    n = len(listing.labels)
+    of_split = np.full(n, TRAIN) if listing.splits is None else listing.splits.copy()
     have = set(np.unique(of_split).tolist())
     if TRAIN not in have:
-        raise DataError(f"{found.where}: no image is in the train split: name one, or none at all to have it divided")
+        raise DataError(f"{listing.where}: no image is in the train split: name one, or none at all to have it divided")
     if VALIDATION in have and TEST not in have:
         of_split[of_split == VALIDATION] = TEST
         have = {TRAIN, TEST}
     missing = [(split, share) for split, share in ((TEST, data.test_share), (VALIDATION, data.validation_share))]
     for split, share in missing:
         if split not in have:
-            of_split[_share(found, of_split == TRAIN, share, split)] = split
+            of_split[_share(listing, of_split == TRAIN, share, split)] = split
     return of_split
 
 
-def _share(found: Listing, among: NDArray[np.bool_], share: float, purpose: int) -> NDArray[np.int64]:
+def _share(listing: Listing, among: NDArray[np.bool_], share: float, purpose: int) -> NDArray[np.int64]:
     """A share of some images, of every class, domain and client: at least one of two or more, never all.
 
     A client that would have none, since each of its images is of another class, gets one, if its class keeps others.
     """
     images = np.flatnonzero(among)
     shuffled = images[torch.randperm(len(images), generator=generator(SEED, "split", purpose)).numpy()]
-    keys = [found.labels, *(one for one in (found.domains, found.clients) if one is not None)]
-    order = np.lexsort([key[shuffled] for key in keys])
-    ordered = shuffled[order]
-    together = np.stack([key[ordered] for key in keys])
-    begins = np.r_[True, (together[:, 1:] != together[:, :-1]).any(0)]
-    starts = np.flatnonzero(begins)
-    sizes = np.diff(np.r_[starts, len(ordered)])
-    wanted = np.minimum(np.maximum(1, np.rint(share * sizes)), sizes - 1).astype(np.int64)
-    place = np.arange(len(ordered)) - np.repeat(starts, sizes)
-    taken = ordered[place < np.repeat(wanted, sizes)]
-    if found.clients is None:
+    keys = [key[shuffled] for key in (listing.labels, listing.domains, listing.clients) if key is not None]
+    order = np.lexsort(keys)
+    together = np.stack(keys)[:, order]
+    starts = np.flatnonzero(np.r_[True, (together[:, 1:] != together[:, :-1]).any(0)])
+    sizes = np.diff(np.r_[starts, len(order)])
+    wanted = np.minimum(np.maximum(1, np.rint(share * sizes)), sizes - 1)
+    place = np.arange(len(order)) - np.repeat(starts, sizes)
+    taken = shuffled[order][place < np.repeat(wanted, sizes)]
+    if listing.clients is None:
         return taken
-    have, given = (np.bincount(found.clients[which], minlength=len(found.client_names)) for which in (images, taken))
+    clients, labels = listing.clients, listing.labels
+    have, given = (np.bincount(clients[which], minlength=len(listing.client_names)) for which in (images, taken))
     lacking = set(np.flatnonzero((have > 1) & (given == 0)).tolist())
-    of_class, gone = (np.bincount(found.labels[which], minlength=len(found.class_names)) for which in (images, taken))
-    left = of_class - gone
+    left = np.bincount(labels[np.setdiff1d(images, taken)], minlength=len(listing.class_names))
     more = []
-    for image in shuffled[np.isin(found.clients[shuffled], list(lacking))].tolist():
-        client, label = found.clients[image], found.labels[image]
+    for image in shuffled[np.isin(clients[shuffled], list(lacking))].tolist():
+        client, label = clients[image], labels[image]
         if client in lacking and left[label] > 1:
             lacking.remove(client)
             left[label] -= 1
             more.append(image)
     return np.concatenate([taken, np.array(more, dtype=np.int64)])
-
-
-def digest(parts: Sequence[str]) -> str:
-    """SHA-256 of some texts in their order."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part.encode("utf-8", "surrogateescape") + b"\0")
-    return found.hexdigest()

@@ -2,17 +2,15 @@
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpgp.data.settings import DataConfig
 from fedpgp.errors import DataError
-
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
 
 BESIDE = ("classes.txt", "classnames.txt")
 HEADERS = frozenset(("id", "identifier", "label", "class"))
@@ -20,79 +18,73 @@ INTEGER = re.compile(r"-?\d+")
 
 
 def named(
-    found: Sequence[str],
+    labels: Sequence[str],
     codes: NDArray[np.int64],
     where: str,
     directory: Path,
-    data: "DataConfig",
+    data: DataConfig,
     place: Callable[[int], str],
     needed: bool = False,
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """What images have as labels -> class names, and [n] the index of each image's.
 
-    found: distinct identifiers; codes: [n] index into them. The names and their order are those of the file data.names,
-    else of a file beside the images in `directory`, else `found` itself, sorted; integers are sorted as numbers.
+    labels: distinct; codes: [n] index into them. The names and their order are those of the file data.names, else of a
+    file beside the images in `directory`, else the labels themselves, sorted; integers are sorted as numbers.
     place: index of an image -> where a message says that it is; needed: integers must have names.
 
-    Raises DataError for identifiers without a name, and names without an identifier.
+    Raises DataError for labels without a name, and names without a label.
     """
-    file = names_file(directory, data)
-    integers = all(INTEGER.fullmatch(one) for one in found)
+    integers = all(map(INTEGER.fullmatch, labels))
+    beside = next((directory / name for name in BESIDE if (directory / name).is_file()), None)
+    file = Path(data.names) if data.names else beside
     if file is None:
         if integers and needed:
             raise DataError(
                 f"{where}: the labels are integers, and CLIP reads names: name a file with a class name in each line"
                 f" with data.names, or put it beside the images as {BESIDE[0]}"
             )
-        identifiers = sorted(found, key=int) if integers else sorted(found)
-        names = identifiers
+        names = {label: label for label in sorted(labels, key=int if integers else None)}
     else:
-        identifiers, names = _matched(read_lines(file), found, integers, file)
-        unnamed = [one for one in found if one not in set(identifiers)]
+        names = _matched(read_lines(file), labels, integers, file)
+        unnamed = [label for label in labels if label not in names]
         if unnamed:
-            code = found.index(unnamed[0])
-            images = np.flatnonzero(codes == code)
+            images = np.flatnonzero(codes == labels.index(unnamed[0]))
             at = f" ({place(int(images[0]))})" if len(images) else ""
             hint = f"; lines without a number count from 0 to {len(names) - 1}" if integers else ""
             raise DataError(
-                f"{file}: has no name for {len(unnamed)} of {len(found)} classes, the first is {unnamed[0]!r}{at}: add"
+                f"{file}: has no name for {len(unnamed)} of {len(labels)} classes, the first is {unnamed[0]!r}{at}: add"
                 f" a line for each{hint}"
             )
-    order = {one: label for label, one in enumerate(identifiers)}
-    labels = np.array([order[one] for one in found], dtype=np.int64)
-    return tuple(names), labels[codes] if len(codes) else codes
+    order = {label: number for number, label in enumerate(names)}
+    return tuple(names.values()), np.array([order[label] for label in labels], dtype=np.int64)[codes]
 
 
-def renamed(names: Sequence[str], where: str, data: "DataConfig") -> tuple[str, ...]:
-    """The names of labels 0, 1, … that a data set has itself, or those of the file data.names, for the same labels."""
+def renamed(names: Sequence[str], where: str, data: DataConfig) -> tuple[str, ...]:
+    """The names of labels 0, 1, … that a dataset has itself, or those of the file data.names, for the same labels."""
     if not data.names:
         return tuple(names)
     labels = [str(label) for label in range(len(names))]
-    found, places = named(
-        labels, np.arange(len(names)), where, Path(where).parent, data, lambda label: f"label {label}"
-    )
-    return tuple(found[place] for place in places)
+    given, places = named(labels, np.arange(len(names)), where, Path(where).parent, data, "label {}".format)
+    return tuple(given[place] for place in places)
 
 
-def names_file(directory: Path, data: "DataConfig") -> Path | None:
-    """That which a config names, else one that lies beside the images."""
-    if data.names:
-        return Path(data.names)
-    return next((directory / name for name in BESIDE if (directory / name).is_file()), None)
-
-
-def read_lines(file: Path) -> list[str]:
-    """The lines of a file of names that are not empty; raises DataError if it is no text, or has none."""
+def read_lines(file: Path, remedy: str = "data.names must name a file with a class name in each line") -> list[str]:
+    """The lines of a file that are not empty, stripped; raises DataError, with the remedy, if it has no text."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}; data.names must name a file of names") from error
+        raise DataError(f"{file} cannot be read: {error.strerror}; {remedy}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is no text in UTF-8: write a class name in each line") from error
-    lines = [line for line in lines if line]
-    if not lines:
-        raise DataError(f"{file}: is empty: write a class name in each line")
-    return lines
+        raise DataError(f"{file}: is no text in UTF-8: {remedy}") from error
+    if not any(lines):
+        raise DataError(f"{file}: is empty: {remedy}")
+    return [line for line in lines if line]
+
+
+def told_apart(names: Mapping[str, str], longer: Mapping[str, str]) -> dict[str, str]:
+    """Identifier -> name, or where several have the same name, its longer one, if it has one."""
+    shared = Counter(map(plain, names.values()))
+    return {key: longer.get(key, name) if shared[plain(name)] > 1 else name for key, name in names.items()}
 
 
 def plain(name: str) -> str:
@@ -100,35 +92,46 @@ def plain(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
 
 
-def _matched(lines: Sequence[str], found: Sequence[str], integers: bool, file: Path) -> tuple[list[str], list[str]]:
-    """Identifiers and names of lines, in their order."""
-    exact = {one: one for one in found}
-    near = {plain(one): one for one in found}
-    pairs: list[tuple[str, str]] = []
+def superclasses_of(
+    labels: NDArray[np.int64], superclasses: NDArray[np.int64], names: Sequence[str], where: str
+) -> tuple[int, ...]:
+    """The superclass of each class, from [n] those of the images; raises DataError for a class that is in several."""
+    pairs = np.unique(np.stack([labels, superclasses]), axis=1)
+    classes, counts = np.unique(pairs[0], return_counts=True)
+    if (counts > 1).any():
+        name = names[classes[counts > 1][0]]
+        raise DataError(f"{where}: the images of {name!r} are in more than one superclass: get it again")
+    of = dict(pairs.T.tolist())
+    return tuple(of.get(label, 0) for label in range(len(names)))
+
+
+def _matched(lines: Sequence[str], labels: Sequence[str], integers: bool, file: Path) -> dict[str, str]:
+    """Label -> name, in the order of the lines."""
+    exact = {label: label for label in labels}
+    near = {plain(label): label for label in labels}
+    names: dict[str, str] = {}
     strange: list[str] = []
     numbered = integers and any(_split(line)[0] in exact for line in lines)
     for number, line in enumerate(lines):
-        identifier, name = _split(line)
+        label, name = _split(line)
         if integers and not numbered:
-            pairs.append((str(number), line))
+            label, name = str(number), line
         elif (whole := exact.get(line) or near.get(plain(line))) is not None:
-            pairs.append((whole, line))
-        elif identifier in exact and name:
-            pairs.append((identifier, name))
-        elif numbered and INTEGER.fullmatch(identifier) and name:
-            pairs.append((identifier, name))  # a class that has no image, which is told as such
-        elif number > 0 or identifier.lower() not in HEADERS:
-            strange.append(line)
+            label, name = whole, line
+        # A number without an image is a class that has none, which is told as such.
+        elif not name or not (label in exact or (numbered and INTEGER.fullmatch(label))):
+            if number > 0 or label.lower() not in HEADERS:
+                strange.append(line)
+            continue
+        if label in names:
+            raise DataError(f"{file}: names class {label!r} more than once: leave one of the lines")
+        names[label] = name
     if strange:
         raise DataError(
             f"{file}: {len(strange)} of {len(lines)} lines begin with no class of the images, the first is"
             f" {strange[0]!r}: take them out, or add images"
         )
-    identifiers = [identifier for identifier, _ in pairs]
-    twice = next((one for one in identifiers if identifiers.count(one) > 1), None)
-    if twice is not None:
-        raise DataError(f"{file}: names class {twice!r} more than once: leave one of the lines")
-    return identifiers, [name for _, name in pairs]
+    return names
 
 
 def _split(line: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The embedded data set."""
+"""The embedded dataset."""
 
 import csv
 import hashlib

@@ -1,121 +1,98 @@
 """Tables: a CSV, TSV or Parquet file with a row for each image."""
 
-import os
-from collections.abc import Mapping, Sequence
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from fedpgp.data.decode import FilePictures
+from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import hugging_face
 from fedpgp.data.sources.columns import IMAGE, described, find_columns
-from fedpgp.data.sources.listing import Listing
+from fedpgp.data.sources.listing import OUTSIDE, Listing
 from fedpgp.errors import DataError
 
-if TYPE_CHECKING:
-    from fedpgp.data.settings import DataConfig
-
-TEXT = (".csv", ".tsv", ".tab")
-SUFFIXES = (*TEXT, ".parquet")
+TABS = (".tsv", ".tab")
+SUFFIXES = (".csv", *TABS, ".parquet")
 
 
-def read(file: Path, data: "DataConfig") -> Listing:
+def read(file: Path, data: DataConfig) -> Listing:
     """All images that a table names; raises DataError for a file that is no such table, and for rows that are wrong."""
-    if file.suffix.lower() == ".parquet":
-        columns, unused, table = _parquet(file, data)
-        if table is None:
-            return hugging_face.read_files({"train": [str(file)]}, "parquet", file, data)
-    else:
-        columns, unused, table = _text(file, data)
-    where = str(file)
-    paths = table[columns[IMAGE]].combine_chunks()
-    _check_paths(paths, where)
-    pictures = FilePictures(file.parent, _bytes(paths), where, _rows(len(paths)))
-    found = described(table, columns, where, file.parent, data, pictures)
-    return replace(found, ignored={f"column {name}": len(paths) for name in unused})
-
-
-def _text(file: Path, data: "DataConfig") -> tuple[dict[str, str], list[str], Any]:
     import pyarrow
     import pyarrow.csv
+    import pyarrow.parquet
 
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            header = lines.readline(1 << 16)
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}; make it readable") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is no table: it is no text in UTF-8; save it as CSV") from error
-    separator = "\t" if file.suffix.lower() in TEXT[1:] else max(",;\t", key=header.count)
-    names = [name.strip('" \r\n') for name in header.split(separator)]
+    where = str(file)
+    if file.suffix.lower() == ".parquet":
+        with _reading(where):
+            schema = pyarrow.parquet.read_schema(file)
+        if any(pyarrow.types.is_struct(kind) or pyarrow.types.is_binary(kind) for kind in schema.types):
+            return hugging_face.read_files({"train": [where]}, "parquet", file, data)
+        names = schema.names
+        columns = find_columns(names, data, where)
+        with _reading(where):
+            table = pyarrow.parquet.read_table(file, columns=list(dict.fromkeys(columns.values())))
+    else:
+        names, separator = _header(file)
+        columns = find_columns(names, data, where)
+        few = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())  # of many rows, few values
+        with _reading(where):
+            table = pyarrow.csv.read_csv(
+                file,
+                read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=1),
+                parse_options=pyarrow.csv.ParseOptions(delimiter=separator),
+                convert_options=pyarrow.csv.ConvertOptions(
+                    include_columns=list(dict.fromkeys(columns.values())),
+                    column_types={name: pyarrow.string() if role == IMAGE else few for role, name in columns.items()},
+                    strings_can_be_null=False,
+                ),
+            )
+    if not len(table):
+        raise DataError(f"{where}: has no row: write one for each image")
+    paths = table[columns[IMAGE]].combine_chunks()
+    _check_paths(paths, where)
+    contents = paths.cast(pyarrow.large_string()).cast(pyarrow.large_binary())
+    pictures = FilePictures(file.parent, contents, where, in_rows=True)
+    listing = described(table, columns, where, file.parent, data, pictures)
+    return replace(listing, ignored={f"column {name}": len(paths) for name in names if name not in columns.values()})
+
+
+def _header(file: Path) -> tuple[list[str], str]:
+    """The names of the columns of a text file, and the sign between them."""
+    with _reading(str(file)), file.open(encoding="utf-8-sig", newline="") as lines:
+        header = lines.readline(1 << 16)
+    separator = "\t" if file.suffix.lower() in TABS else max(",;\t", key=header.count)
+    names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise DataError(f"{file}: has more than one column {min(twice)!r}: give each a name in the first line")
-    columns = find_columns(names, data, str(file))
-    few = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())  # of many rows, few values
-    try:
-        table = pyarrow.csv.read_csv(
-            file,
-            read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=1),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=separator),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=list(dict.fromkeys(columns.values())),
-                column_types={name: pyarrow.string() if role == IMAGE else few for role, name in columns.items()},
-                strings_can_be_null=False,
-            ),
-        )
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowKeyError) as error:
-        message = next(iter(str(error).splitlines()))
-        raise DataError(f"{file}: is no table: {message}; mend that row, or save it as CSV again") from error
-    if not len(table):
-        raise DataError(f"{file}: has no row: write one for each image")
-    return columns, _unused(names, columns), table
+    return names, separator
 
 
-def _parquet(file: Path, data: "DataConfig") -> tuple[dict[str, str], list[str], Any]:
-    """The columns, those without a use, and the table if its images are paths."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        schema = pyarrow.parquet.read_schema(file)
-        if any(pyarrow.types.is_struct(kind) or pyarrow.types.is_binary(kind) for kind in schema.types):
-            return {}, [], None
-        columns = find_columns(schema.names, data, str(file))
-        table = pyarrow.parquet.read_table(file, columns=list(dict.fromkeys(columns.values())))
-        return columns, _unused(schema.names, columns), table
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        message = next(iter(str(error).splitlines()))
-        raise DataError(f"{file}: is no Parquet file that can be read: {message}; write it again") from error
-
-
-def _unused(names: Sequence[str], columns: Mapping[str, str]) -> list[str]:
-    return [name for name in names if name not in columns.values()]
-
-
-def _bytes(paths: Any) -> Any:
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Raises DataError for a file that cannot be read, or is no table."""
     import pyarrow
 
-    return paths.cast(pyarrow.large_string()).cast(pyarrow.large_binary())
-
-
-def _rows(count: int) -> NDArray[np.int64]:
-    return np.arange(1, count + 1)
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+        message = next(iter(str(error).splitlines()))
+        raise DataError(
+            f"{where}: cannot be read as a table: {message}; make it readable, mend that row, or save it again"
+        ) from error
 
 
 def _check_paths(paths: Any, where: str) -> None:
     """Raises DataError for the first path that is empty, absolute, or has `..` in it."""
     import pyarrow.compute as compute
 
-    bad = compute.match_substring_regex(paths, r"^\s*$|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)")
-    rows = np.flatnonzero(bad.fill_null(True).to_numpy(zero_copy_only=False))
-    if len(rows):
-        row = int(rows[0])
-        path = paths[row].as_py()
+    outside = compute.match_substring_regex(paths, OUTSIDE.pattern).fill_null(True)
+    row = compute.index(outside, True).as_py()
+    if row >= 0:
         raise DataError(
-            f"{where}: row {row + 1}: the path must be relative to {os.path.dirname(where) or '.'} and stay below it,"  # noqa: PTH120
-            f" got {path!r}: put the table above its images"
+            f"{where}: row {row + 1}: the path must be relative to {Path(where).parent} and stay below it, got"
+            f" {paths[row].as_py()!r}: put the table above its images"
         )

@@ -1,10 +1,10 @@
-"""Pixels of data sets that are packed into a few files: written once to the user's cache, and mapped from there."""
+"""Pixels of datasets that are packed into a few files: written once to the user's cache, and mapped from there."""
 
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,30 +23,26 @@ AT_ONCE = 4096  # pictures that are hashed together
 class MappedPictures:
     """Pictures of one size, of which only those that are asked for are read.
 
-    file: a .npy of [N, height, width] grey or [N, height, width, 3] RGB bytes; images: [n] which of the N; packed: what
-    a message names as the file of a picture.
+    file: a .npy of [n, height, width] grey or [n, height, width, 3] RGB bytes; packed: what a message names as the
+    file of a picture.
     """
 
     file: Path
-    images: NDArray[np.int64]
     packed: str
 
     def __call__(self, index: int) -> Image.Image:
-        return Image.fromarray(np.array(_mapped(self.file)[self.images[index]])).convert("RGB")
+        return Image.fromarray(np.array(_mapped(self.file)[index])).convert("RGB")
 
     def place(self, index: int) -> str:
-        return f"number {self.images[index]} in {self.packed}"
-
-    def select(self, images: NDArray[np.int64]) -> "MappedPictures":
-        return replace(self, images=self.images[images])
+        return f"number {index} in {self.packed}"
 
     def fingerprint(self, images: NDArray[np.int64]) -> str:
         """SHA-256 of the pixels."""
         pixels = _mapped(self.file)
-        found = hashlib.sha256(str((len(images), *pixels.shape[1:])).encode())
+        digest = hashlib.sha256(str((len(images), *pixels.shape[1:])).encode())
         for start in range(0, len(images), AT_ONCE):
-            found.update(np.ascontiguousarray(pixels[self.images[images[start : start + AT_ONCE]]]).data)
-        return found.hexdigest()
+            digest.update(np.ascontiguousarray(pixels[images[start : start + AT_ONCE]]).data)
+        return digest.hexdigest()
 
 
 @lru_cache(maxsize=8)
@@ -55,12 +51,11 @@ def _mapped(file: Path) -> NDArray[np.uint8]:
     return pixels
 
 
-def unpack(files: Sequence[Path], shape: tuple[int, ...], blocks: Iterable[NDArray[np.uint8]]) -> MappedPictures:
-    """The pictures of some files; `blocks` is read only where the cache does not have them.
+def unpack(files: Sequence[Path], shape: tuple[int, ...], pixels: Callable[[], NDArray[np.uint8]]) -> MappedPictures:
+    """The pictures of some files; `pixels` is called only if the cache does not have them.
 
-    files: on whose paths, sizes and times of change it depends what is in the cache; shape: [N, height, width] or
-    [N, height, width, 3], of which the blocks give a part each, in order. Raises DataError where the cache cannot be
-    written.
+    files: on whose paths, sizes and times of change it depends what is in the cache; shape: of the pixels, [N, height,
+    width] or [N, height, width, 3]. Raises DataError if the cache cannot be written.
     """
     directory = platformdirs.user_cache_path("fedpgp") / "unpacked"
     key = hashlib.sha256(f"{FORMAT} {shape}".encode())
@@ -69,15 +64,16 @@ def unpack(files: Sequence[Path], shape: tuple[int, ...], blocks: Iterable[NDArr
         key.update(f"{file.resolve()}\0{state.st_size} {state.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     unpacked = directory / f"{key.hexdigest()[:32]}.npy"
     if not _is_whole(unpacked, shape):
+        content = pixels()
         try:
-            _write(unpacked, shape, blocks)
+            _write(unpacked, content)
         except OSError as error:
             raise DataError(
                 f"{directory}: cannot be written: {error.strerror or error}; {files[0]} is unpacked there, so make"
                 " room, or set XDG_CACHE_HOME to another directory"
             ) from error
     packed = str(files[0]) if len(files) == 1 else f"{files[0]} and the {len(files) - 1} after it"
-    return MappedPictures(unpacked, np.arange(shape[0], dtype=np.int64), packed)
+    return MappedPictures(unpacked, packed)
 
 
 def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:
@@ -88,19 +84,15 @@ def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:
     return bool(pixels.shape == shape and pixels.dtype == np.uint8)
 
 
-def _write(file: Path, shape: tuple[int, ...], blocks: Iterable[NDArray[np.uint8]]) -> None:
-    """Beside its place first, under a name that no other process has."""
+def _write(file: Path, pixels: NDArray[np.uint8]) -> None:
+    """Writes them beside their place first, under a name that no other process has."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(suffix=".writing", dir=file.parent)
-    try:
-        with os.fdopen(number, "wb") as opened:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(opened, header)
-            for block in blocks:
-                opened.write(np.ascontiguousarray(block).data)
+    with tempfile.NamedTemporaryFile(suffix=".writing", dir=file.parent, delete=False) as opened:
+        try:
+            np.save(opened, pixels, allow_pickle=False)
             opened.flush()
             os.fsync(opened.fileno())
-        os.replace(name, file)
-    finally:
-        Path(name).unlink(missing_ok=True)
+            os.replace(opened.name, file)
+        finally:
+            Path(opened.name).unlink(missing_ok=True)
     _mapped.cache_clear()

@@ -1,0 +1,218 @@
+"""Known datasets whose images are named by lists: CoOp's split files, DomainNet, FGVC-Aircraft, Tiny ImageNet."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fedpgp.data.decode import FilePictures
+from fedpgp.data.settings import DataConfig
+from fedpgp.data.sources.known import KNOWN, TEMPLATE
+from fedpgp.data.sources.listing import OUTSIDE, TEST, TRAIN, VALIDATION, Listing
+from fedpgp.data.sources.names import read_lines, renamed, told_apart
+from fedpgp.errors import DataError
+from fedpgp.runtime.validation import STRICT
+
+CoOpEntry: TypeAlias = tuple[str, Annotated[int, Field(ge=0)], str]
+COOP_FILES = "split_zhou_*.json"
+PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}  # in the names of CoOp's and FGVC-Aircraft's lists
+VARIANTS = "variants.txt"
+DOMAINS = KNOWN["domainnet"].domains
+DOMAINNET_LINE = re.compile(r"(?P<path>(?P<domain>[^/]+)/(?P<name>[^/]+)/[^/]+) (?P<label>[0-9]{1,9})")
+WORDNET_IDS, WORDS, ANNOTATIONS = "wnids.txt", "words.txt", "val/val_annotations.txt"
+
+
+class ImageList:
+    """The images that lists name, one after another. remedy: what to do about a list that is wrong.
+
+    names: of each label its class, set beforehand or learned from the images.
+    """
+
+    def __init__(self, remedy: str) -> None:
+        self.remedy = remedy
+        self.names: dict[int, str] = {}
+        self.label_of: dict[str, int] = {}
+        self.paths: list[str] = []
+        self.rows: list[tuple[int, int, int]] = []  # label, split, domain
+
+    def add(self, where: str, path: str, label: int, split: int, name: str | None = None, domain: int = 0) -> None:
+        """Adds one image; raises DataError for a path that leads out, and for a label or name with two meanings."""
+        if OUTSIDE.search(path):
+            raise DataError(
+                f"{where}: the path must be relative and stay below the images, got {path!r}: {self.remedy}"
+            )
+        if name is not None:
+            if (known := self.names.setdefault(label, name)) != name:
+                raise DataError(f"{where}: label {label} is named {name!r}, and before {known!r}: {self.remedy}")
+            if (before := self.label_of.setdefault(name, label)) != label:
+                raise DataError(f"{where}: {name!r} has label {label}, and before {before}: {self.remedy}")
+        self.paths.append(path)
+        self.rows.append((label, split, domain))
+
+    def lines(self, file: Path) -> Iterator[tuple[str, str]]:
+        """The lines of a list, each behind where it stands; errors as in `read_lines`."""
+        for row, line in enumerate(read_lines(file, self.remedy), 1):
+            yield f"{file}: line {row}", line
+
+    def wrong(self, where: str, expected: str, line: str) -> DataError:
+        return DataError(f"{where}: must be {expected}, got {line[:80]!r}: {self.remedy}")
+
+    def listing(self, name: str, root: Path, listed: Path, data: DataConfig, only: Sequence[str] = ()) -> Listing:
+        """The images below `root`, with the template and domains of a known name; only: the classes to read."""
+        known = KNOWN.get(name)
+        domain_names = known.domains if known else ()
+        chosen = sorted(self.label_of[class_name] for class_name in only) if only else sorted(self.names)
+        labels, splits, domains = np.array(self.rows, dtype=np.int64).T
+        images = np.flatnonzero(np.isin(labels, chosen))
+        return Listing(
+            name=name,
+            where=str(listed),
+            pictures=FilePictures.of(root, [self.paths[image] for image in images], str(listed)),
+            class_names=renamed([self.names[label] for label in chosen], str(listed), data),
+            labels=np.searchsorted(chosen, labels[images]),
+            splits=splits[images],
+            domain_names=domain_names or ("all",),
+            domains=domains[images] if domain_names else None,
+            templates=(known.template if known else TEMPLATE,),
+        )
+
+
+@dataclass(config={**STRICT, "extra": "ignore"})
+class _SplitFile:
+    """What CoOp's JSON files hold: lists of path, label and class name."""
+
+    train: list[CoOpEntry]
+    val: list[CoOpEntry]
+    test: list[CoOpEntry]
+
+
+def is_coop(path: Path) -> bool:
+    """A split file of CoOp, or a directory that holds one."""
+    return any(path.glob(COOP_FILES)) if path.is_dir() else path.is_file() and path.match(COOP_FILES)
+
+
+def read_coop(path: Path, data: DataConfig) -> Listing:
+    """All images that a split file of CoOp (Zhou et al. 2022) names; raises DataError for one that is damaged."""
+    files = sorted(path.glob(COOP_FILES)) if path.is_dir() else [path]
+    if len(files) != 1:
+        raise DataError(
+            f"{path}: must hold one file {COOP_FILES}, and holds {len(files)} split files: get one from CoOp, or name"
+            " one of them as data.source"
+        )
+    (file,) = files
+    content = _split_file(file)
+    images = ImageList("get the file from CoOp again")
+    for part, split in PARTS.items():
+        for number, (image, label, class_name) in enumerate(getattr(content, part)):
+            images.add(f"{file}: entry {number} of {part}", image, label, split, class_name)
+    if not images.paths:
+        raise DataError(f"{file}: names no image: {images.remedy}")
+    lacking = next((label for label in range(max(images.names)) if label not in images.names), None)
+    if lacking is not None:
+        raise DataError(
+            f"{file}: its labels must be 0 to {len(images.names) - 1}, and {lacking} is missing: number them anew"
+        )
+    name = next((name for name, known in KNOWN.items() if known.list == file.name), "")
+    places = [file.parent / folder for folder in (KNOWN[name].images if name else ".", ".", "images")]
+    root = next((place for place in places if os.path.lexists(place / images.paths[0])), None)
+    if root is None:
+        raise DataError(
+            f"{file}: its first image {images.paths[0]} is missing in {', '.join(map(str, dict.fromkeys(places)))}: put"
+            " the images into the first of these"
+        )
+    return images.listing(name or file.stem.removeprefix("split_zhou_").lower(), root, file, data)
+
+
+def _split_file(file: Path) -> _SplitFile:
+    try:
+        return TypeAdapter(_SplitFile).validate_json(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}; make it readable") from error
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise DataError(
+            f"{file}: {'.'.join(map(str, fault['loc'])) or 'the file'}: must be JSON with the lists train, val and test"
+            f" of [path, label from 0, class name], got {str(fault['input'])[:80]} ({fault['msg']}): get the file from"
+            " CoOp again"
+        ) from error
+
+
+def read_aircraft(path: Path, data: DataConfig) -> Listing:
+    """FGVC-Aircraft, in the splits of its lists; raises DataError for lists that are damaged or name no variant."""
+    images = ImageList("get the list again")
+    images.names = dict(enumerate(read_lines(path / VARIANTS, images.remedy)))
+    label_of = {variant: label for label, variant in images.names.items()}
+    for part, split in PARTS.items():
+        for where, line in images.lines(path / f"images_variant_{part}.txt"):
+            image, _, variant = line.partition(" ")
+            if variant not in label_of:
+                raise images.wrong(where, f"the number of an image and a variant of {VARIANTS}", line)
+            images.add(where, f"{image}.jpg", label_of[variant], split)
+    return images.listing("fgvc_aircraft", path / "images", path, data)
+
+
+def read_tiny_imagenet(path: Path, data: DataConfig) -> Listing:
+    """Tiny ImageNet (Stanford CS231n): training images, and those of val, on which is tested; test has no labels.
+
+    Classes have the order of wnids.txt and the first of their words, or all where two share the first. Raises DataError
+    for files that are missing or damaged.
+    """
+    remedy = f"unpack {KNOWN['tiny_imagenet'].page} again"
+    identifiers = read_lines(path / WORDNET_IDS, remedy)
+    label_of = {identifier: label for label, identifier in enumerate(identifiers)}
+    words = dict(line.split("\t", 1) for line in read_lines(path / WORDS, remedy) if "\t" in line)
+    images = ImageList(remedy)
+    for identifier, label in label_of.items():
+        folder = path / "train" / identifier / "images"
+        if OUTSIDE.search(identifier) or not folder.is_dir():
+            raise DataError(f"{path / WORDNET_IDS}: {identifier!r} has no folder {folder}: {remedy}")
+        if identifier not in words:
+            raise DataError(f"{path / WORDS}: has no words for class {identifier!r}: {remedy}")
+        for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_file()):
+            images.add(str(folder), f"train/{identifier}/images/{name}", label, TRAIN)
+    for where, line in images.lines(path / ANNOTATIONS):
+        image, identifier, *_ = [*line.split("\t"), "", ""]
+        if identifier not in label_of:
+            raise images.wrong(where, f"an image and a class of {WORDNET_IDS}, apart by tabs", line)
+        images.add(where, f"val/images/{image}", label_of[identifier], VALIDATION)
+    firsts = {identifier: words[identifier].split(",")[0].strip() for identifier in identifiers}
+    images.names = dict(enumerate(told_apart(firsts, words).values()))
+    return images.listing("tiny_imagenet", path, path, data)
+
+
+def is_domainnet(path: Path) -> bool:
+    """A directory with DomainNet's lists, beside the domains or in `splits`."""
+    return _domainnet_lists(path) is not None
+
+
+def _domainnet_lists(path: Path) -> Path | None:
+    return next((place for place in (path, path / "splits") if (place / f"{DOMAINS[0]}_train.txt").is_file()), None)
+
+
+def read_domainnet(path: Path, data: DataConfig, name: str) -> Listing:
+    """DomainNet, in the training and test splits of its lists.
+
+    name: "domainnet10" reads the ten classes that FedBN (Li et al. 2021) took. Raises DataError for lists that are
+    missing, damaged, or give one label to two classes.
+    """
+    lists = _domainnet_lists(path)
+    if lists is None:
+        raise DataError(f"{path}: lacks {DOMAINS[0]}_train.txt and the other lists of DomainNet: get them")
+    images = ImageList("get the six domains' lists train and test again")
+    for number, domain in enumerate(DOMAINS):
+        for part in ("train", "test"):
+            for where, line in images.lines(lists / f"{domain}_{part}.txt"):
+                match = DOMAINNET_LINE.fullmatch(line)
+                if match is None or match["domain"] != domain:
+                    raise images.wrong(where, f"{domain}/CLASS/FILE and a label", line)
+                images.add(where, match["path"], int(match["label"]), PARTS[part], match["name"], number)
+    only = KNOWN[name].classes
+    lacking = [class_name for class_name in only if class_name not in images.label_of]
+    if lacking:
+        raise DataError(f"{lists}: the lists have no image of {', '.join(lacking)}: {images.remedy}")
+    return images.listing(name, path, lists, data, only)

@@ -1,0 +1,145 @@
+"""The ways in which images may lie on a disk: the values of data.layout."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from fedpgp.data.settings import DataConfig
+from fedpgp.data.sources import cifar, folder, hugging_face, known_folders, known_lists, mnist, table
+from fedpgp.data.sources.known import KNOWN
+from fedpgp.data.sources.listing import Listing
+from fedpgp.errors import DataError, nearest
+
+AUTO = "auto"
+DOCUMENTED = "(docs/data.md; fedpgp data layouts lists what else is read)"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way in which files lie on a disk. about: in a line, what it looks like.
+
+    recognises: a path, without reading more than names and first lines; read: all images that lie there, or DataError.
+    """
+
+    about: str
+    recognises: Callable[[Path], bool]
+    read: Callable[[Path, DataConfig], Listing]
+
+
+def _holds(*names: str) -> Callable[[Path], bool]:
+    """Whether all of these files and folders are in a directory."""
+    return lambda path: all((path / name).exists() for name in names)
+
+
+def _is_of_folders(path: Path, layout: str) -> bool:
+    return folder.recognised(path) == layout
+
+
+LAYOUTS: Mapping[str, Layout] = {  # asked in this order
+    "coop": Layout(
+        "split_zhou_….json of CoOp, with lists of path, label and class name, beside its images",
+        known_lists.is_coop,
+        known_lists.read_coop,
+    ),
+    "fgvc_aircraft": Layout(
+        "variants.txt, images_variant_train.txt, …val.txt, …test.txt, and images/NUMBER.jpg",
+        _holds("variants.txt", "images_variant_train.txt"),
+        known_lists.read_aircraft,
+    ),
+    "imagenet": Layout(
+        "images/train/IDENTIFIER/…, images/val/IDENTIFIER/…, and classnames.txt with identifiers and names",
+        _holds("classnames.txt", "images/train"),
+        known_folders.read_imagenet,
+    ),
+    **{
+        name: Layout(
+            f"{KNOWN[name].images}/CLASS/… and classnames.txt, a version of ImageNet to be tested on",
+            _holds("classnames.txt", KNOWN[name].images),
+            partial(known_folders.read_version, name=name),
+        )
+        for name in known_folders.VERSIONS
+    },
+    "tiny_imagenet": Layout(
+        "wnids.txt, words.txt, train/IDENTIFIER/images/…, val/images/… and val/val_annotations.txt",
+        _holds("wnids.txt", "words.txt", "val/val_annotations.txt"),
+        known_lists.read_tiny_imagenet,
+    ),
+    "idx": Layout(
+        "train-images-idx3-ubyte, train-labels-idx1-ubyte and t10k-…, gzipped or not, as of MNIST",
+        mnist.recognises,
+        mnist.read,
+    ),
+    "cifar": Layout(
+        "cifar-10-batches-py or cifar-100-python, the Python version of CIFAR, or its archive .tar.gz",
+        cifar.recognises,
+        cifar.read,
+    ),
+    "domainnet": Layout(
+        "clipart_train.txt, clipart_test.txt and the lists of the other five domains of DomainNet, and their images",
+        known_lists.is_domainnet,
+        partial(known_lists.read_domainnet, name="domainnet"),
+    ),
+    "domainnet10": Layout(
+        "the same, of which the ten classes of FedBN are read; by name only",
+        lambda _: False,
+        partial(known_lists.read_domainnet, name="domainnet10"),
+    ),
+    **{
+        name: Layout(
+            f"a folder for each of {', '.join(KNOWN[name].domains)}, in each one for each class",
+            partial(known_folders.has_domains, name=name),
+            partial(known_folders.read_domains, name=name),
+        )
+        for name in known_folders.DOMAIN_SETS
+    },
+    "table": Layout(
+        "a CSV, TSV or Parquet file with the columns path (or image) and label, perhaps domain, client and split",
+        lambda path: path.is_file() and path.suffix.lower() in table.SUFFIXES,
+        table.read,
+    ),
+    "hugging-face": Layout(
+        "a directory that datasets.save_to_disk wrote, or of Parquet files as on the hub",
+        hugging_face.is_saved,
+        hugging_face.read_saved,
+    ),
+    "webdataset": Layout(
+        "tars with an image and a cls, txt or json file of the same name for each example",
+        hugging_face.is_tars,
+        hugging_face.read_tars,
+    ),
+    **{
+        name: Layout(about, partial(_is_of_folders, layout=name), partial(folder.read, layout=name))
+        for name, about in folder.ABOUT.items()
+    },
+}
+
+
+def layout_of(path: Path, wanted: str = AUTO) -> str:
+    """The name of the layout that is wanted, or that recognises a path; raises DataError if none does."""
+    if wanted == AUTO:
+        name = next((name for name, layout in LAYOUTS.items() if layout.recognises(path)), None)
+        if name is None:
+            raise DataError(f"{_why_none(path)} {DOCUMENTED}")
+        return name
+    if wanted not in LAYOUTS:
+        raise DataError(f"data.layout must be a known one, got {wanted!r}; {nearest(wanted, [AUTO, *LAYOUTS])}")
+    return wanted
+
+
+def _why_none(path: Path) -> str:
+    """What is wrong with a path that no layout recognises, and what to do, in a line."""
+    if folder.is_image(path.name) and path.is_file():
+        return f"{path} is an image: name the directory with a folder for each class"
+    if not path.is_dir():
+        return f"{path} is no table ({', '.join(table.SUFFIXES)}): name one, or a directory of images"
+    names = sorted(entry.name for entry in path.iterdir() if not folder.hidden(entry.name) and entry.is_file())
+    tables = [name for name in names if Path(name).suffix.lower() in table.SUFFIXES]
+    images = sum(map(folder.is_image, names))
+    remedy = f"put {'them' if images else 'images'} in a folder for each class, {path}/CLASS/…"
+    if tables:
+        remedy += f", or name the table that says what they are, such as {path / tables[0]}"
+    if not images:
+        return f"{path} holds no image: {remedy}"
+    folders = "no folder with images" if folder.folders(path) else "no folders"
+    return f"{path} holds {images:,} image{'s' if images > 1 else ''} and {folders}: {remedy}"
