@@ -1,0 +1,206 @@
+"""The numbers behind each figure, as pandas frames: one row for each mark."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fedpgp.evaluation.bootstrap import Outcomes
+from fedpgp.report.tables import TITLES, titles
+from fedpgp.results.run import Comparison, Run
+
+SHOWN = ("local", "base", "novel", "cm")
+MOST_CONFUSED = 30  # pairs of classes
+SYMBOLS = {"guidance": "z_C", "global": "z_G", "personal": "z_i"}
+Records = Sequence[Mapping[str, Any]]  # of the rounds of one run
+
+
+def learning_curves(comparison: Comparison, running: Mapping[str, Records] = MappingProxyType({})) -> pd.DataFrame:
+    """method, metric, round, mean, low, high: see `rounds`. running: records of runs that are not finished, by name."""
+    named = titles(comparison) if comparison.runs else TITLES
+    return rounds(_records(comparison) | {name: [records] for name, records in running.items()}, panels(named))
+
+
+def cosines(comparison: Comparison) -> pd.DataFrame:
+    """As `learning_curves`, of how near text features are to each other, means over clients."""
+    names = {name: None for run in comparison.runs for record in run.rounds for name in record}
+    pairs = {name: name.removeprefix("cosine_").split("_") for name in names if name.startswith("cosine_")}
+    named = {name: f"cos({', '.join(SYMBOLS.get(one, one) for one in pair)})" for name, pair in pairs.items()}
+    return rounds(_records(comparison), named)
+
+
+def _records(comparison: Comparison) -> dict[str, list[Records]]:
+    return {method: [run.rounds for run in comparison.of(method)] for method in comparison.methods}
+
+
+def panels(named: Mapping[str, str], shown: Sequence[str] = SHOWN) -> dict[str, str]:
+    """Figure -> title of its panel, of those that are shown. named: the titles of all figures."""
+    return {name: named[name] for name in shown if name in named}
+
+
+def rounds(lines: Mapping[str, Iterable[Records]], named: Mapping[str, str]) -> pd.DataFrame:
+    """method, metric, round, mean, low, high: one standard deviation over the runs of each line.
+
+    lines: method, or another label -> the records of each run. named: figure of a record -> title of its panel.
+    """
+    return _spreads(
+        "round",
+        [
+            (label, title, record["round"], record[name])
+            for name, title in named.items()
+            for label, runs in lines.items()
+            for records in runs
+            for record in records
+            if name in record
+        ],
+    )
+
+
+def finals(runs: Mapping[tuple[str, Any], Iterable[Run]], named: Mapping[str, str]) -> pd.DataFrame:
+    """method, metric, label, mean, low, high: one standard deviation over the runs of each method and label.
+
+    runs: by method and label, None for a level. named: figure of a run -> title of its panel.
+    """
+    return _spreads(
+        "label",
+        [
+            (method, title, label, run.results["final"][name])
+            for name, title in named.items()
+            for (method, label), of_label in runs.items()
+            for run in of_label
+            if name in run.results["final"]
+        ],
+    )
+
+
+def _spreads(at: str, rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
+    keys = ["method", "metric", at]
+    values = pd.DataFrame(rows, columns=[*keys, "value"]).groupby(keys, sort=False, dropna=False)["value"]
+    mean, deviation = values.mean(), values.std().fillna(0)
+    return pd.DataFrame({"mean": mean, "low": mean - deviation, "high": mean + deviation}).reset_index()
+
+
+def tradeoff(comparison: Comparison) -> pd.DataFrame:
+    """method, seed, alpha, local, others: the path of every run from the shared part to the clients' own."""
+    rows = []
+    for method in comparison.methods:
+        runs = comparison.of(method)
+        longest = max((run.results["path"] for run in runs), key=len)
+        for run in runs:
+            # A run whose clients all stayed at the shared part is one point, wherever α is.
+            path = run.results["path"] * (len(longest) if len(run.results["path"]) == 1 else 1)
+            rows += [
+                [method, run.seed, at["alpha"], point["local"], point["others"]]
+                for at, point in zip(longest, path, strict=True)
+            ]
+    return pd.DataFrame(rows, columns=["method", "seed", "alpha", "local", "others"])
+
+
+def clients(comparison: Comparison) -> pd.DataFrame:
+    """method, seed, client, local, gain, over, classes: what a client's own model changes of its Local.
+
+    over: of which model: the shared part alone, or else zero-shot CLIP with the same seed.
+    """
+    rows = []
+    zero = {run.seed: run for run in comparison.runs if run.method == "zero-shot"}
+    for run in comparison.runs:
+        before, over = _local_of_shared(run), "shared part"
+        if before is None and run.seed in zero and run.method != "zero-shot":
+            before, over = [one["local"] for one in zero[run.seed].results["clients"]], "zero-shot"
+        for place, one in enumerate(run.results["clients"]):
+            if before is not None and place < len(before):
+                names = ", ".join(one["classes"][:8]) + (", …" if len(one["classes"]) > 8 else "")
+                gain = one["local"] - before[place]
+                rows.append([run.method, run.seed, one["client"], one["local"], gain, over, names])
+    return pd.DataFrame(rows, columns=["method", "seed", "client", "local", "gain", "over", "classes"])
+
+
+def _local_of_shared(run: Run) -> list[float] | None:
+    """Local of each client with the shared part alone, where clients have a part of their own; else None."""
+    outcomes: Outcomes | None = run.outcomes
+    if outcomes is None:
+        return None
+    if len(outcomes.alphas) < 2:  # the path was one point: own models answer as the shared part does
+        stands = run.results["private"] and run.results["shared"] is not None
+        return [one["local"] for one in run.results["clients"]] if stands else None
+    own, right = outcomes.unpack("own"), outcomes.unpack("base", point=0)
+    return list(100 * (own & right).sum(1) / np.maximum(own.sum(1), 1))
+
+
+def confusion(run: Run) -> pd.DataFrame:
+    """truth, predicted, share: of the images of a class, how many clients' answers are another class, in percent."""
+    answers = _answers(run)
+    shares = answers.groupby("truth")["predicted"].value_counts(normalize=True).mul(100).rename("share").reset_index()
+    return shares[shares["truth"] != shares["predicted"]].nlargest(MOST_CONFUSED, "share")
+
+
+def client_by_class(run: Run) -> pd.DataFrame:
+    """client, class, accuracy, own: percent of a class's test images that a client gets right; own: trained on."""
+    answers = _answers(run).rename(columns={"truth": "class"})
+    right = (answers["class"] == answers["predicted"]).groupby([answers["client"], answers["class"]])
+    frame = right.mean().mul(100).round(1).rename("accuracy").reset_index()
+    trained = {(one["client"], name) for one in run.results["clients"] for name in one["classes"]}
+    return frame.assign(own=[pair in trained for pair in zip(frame["client"], frame["class"], strict=True)])
+
+
+def _answers(run: Run) -> pd.DataFrame:
+    """client, truth, predicted: of each client and test image of base classes; none where clients keep the answers."""
+    if "base/predicted" not in run.answers:
+        return pd.DataFrame(columns=["client", "truth", "predicted"])
+    names = np.array(run.results["task"]["base_names"], dtype=object)
+    truth, predicted = run.answers["base/labels"].numpy(), run.answers["base/predicted"].numpy()
+    clients = [one["client"] for one in run.results["clients"]]
+    columns = {"client": np.repeat(clients, len(truth)), "truth": np.tile(names[truth], len(clients))}
+    return pd.DataFrame({**columns, "predicted": names[predicted].ravel()})
+
+
+def singular_values(run: Run) -> pd.DataFrame:
+    """client, index, value: of the change from the shared context to a client's own, U V where the method has these."""
+    rows = []
+    for one in run.results["clients"]:
+        change = personal_change(run, one["client"])
+        if change is not None:
+            values = torch.linalg.svdvals(change.double())
+            keep = values[values > 1e-6 * values.max().clamp(min=1e-12)]
+            rows += [[one["client"], i + 1, float(value)] for i, value in enumerate(keep)]
+    return pd.DataFrame(rows, columns=["client", "index", "value"])
+
+
+def personal_change(run: Run, client: int) -> Tensor | None:
+    """[M, d] by which a client's context differs from the shared one, for the methods whose tensors say so."""
+    own = {
+        name.rpartition("/")[2]: run.prompts[name]
+        for name in run.prompts
+        if name.startswith((f"private/{client}/", f"kept/{client}/"))
+    }
+    shared = {name.rpartition("/")[2]: run.prompts[name] for name in run.prompts if name.startswith("shared/")}
+    matrices = [tensor for tensor in own.values() if tensor.dim() == 2 and tensor.is_floating_point()]
+    if {"U", "V"} <= set(own) and own["U"].dim() == own["V"].dim() == 2:
+        return own["U"] @ own["V"]
+    contexts = [tensor for tensor in shared.values() if tensor.dim() == 2]
+    if len(matrices) == 1 and len(contexts) == 1 and matrices[0].shape == contexts[0].shape:
+        return matrices[0] if "W" in own else matrices[0] - contexts[0]
+    return None
+
+
+def costs(comparison: Comparison) -> pd.DataFrame:
+    """method, KiB up and down of a client in a round, seconds of training and of evaluation, calibration errors."""
+    rows = []
+    for method in comparison.methods:
+        runs = comparison.of(method)
+        row: dict[str, Any] = {"method": method}
+        for key, title in (("up", "KiB up"), ("down", "KiB down")):
+            row[title] = round(fmean(run.results[f"bytes_{key}_per_client_round"] for run in runs) / 1024, 2)
+        for key in ("training", "evaluation"):
+            row[f"seconds in {key}"] = round(fmean(sum(r[f"seconds_{key}"] for r in run.rounds) for run in runs), 2)
+        errors = [run.results.get("calibration_error", {}) for run in runs]
+        for name in ("local", "base", "novel"):
+            if all(name in one for one in errors):
+                row[f"calibration error, {name}"] = round(fmean(one[name] for one in errors), 1)
+        rows.append(row)
+    return pd.DataFrame(rows)
