@@ -8,9 +8,9 @@ from altair.typing import ChartType
 from fedpgp.evaluation.bootstrap import METRICS
 from fedpgp.report import charts, frames
 from fedpgp.report.style import write_chart
-from fedpgp.report.tables import caption, difference_text, figure_text, text_table, titles, write_tables
+from fedpgp.report.tables import caption, difference_text, figure_texts, text_table, titles, write_tables
 from fedpgp.results.formats import Table, to_csv
-from fedpgp.results.run import columns, spread
+from fedpgp.results.run import columns
 from fedpgp.runtime.files import write
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def table(found: "Ablation", study: str) -> Table:
     named, shown = titles(found.standing), [name for name in METRICS if name in columns(found.standing.runs[0])]
     rows = []
     for label in found.settings[study]:
-        runs = found.of(study, label)
-        texts = [figure_text(*spread([run.results["final"][name] for run in runs])) for name in shown]
+        texts = figure_texts([found.of(study, label)], shown)
         change = found.against_standing(study, label)
         changes = ["as it stands", ""] if change is None else [difference_text(change[name]) for name in ("cm", "area")]
         rows.append([label, *texts, *changes])
@@ -48,10 +47,9 @@ def table(found: "Ablation", study: str) -> Table:
 def chart(found: "Ablation", study: str) -> ChartType:
     """Local, Base, Novel and the area over the settings; bars are the std over seeds, dashes zero-shot CLIP."""
     settings = found.settings[study]
-    frame = frames.finals(
-        {(found.method, label): found.of(study, label) for label in settings}
-        | {("zero-shot CLIP", None): found.standing.of("zero-shot")},
-        frames.panels(titles(found.standing), SHOWN),
-    )
+    runs = [(found.method, label, run) for label in settings for run in found.of(study, label)]
+    points: list[frames.Point] = [(method, label, run.results["final"]) for method, label, run in runs]
+    points += [("zero-shot CLIP", None, run.results["final"]) for run in found.standing.of("zero-shot")]
+    frame = frames.spreads("label", points, frames.panels(titles(found.standing), SHOWN))
     standing = [label for label, comparison in settings.items() if comparison is found.standing]
-    return charts.along(frame, study, "dashed: zero-shot CLIP; grey: as it stands", joined=True, standing=standing)
+    return charts.curves(frame, study, title="dashed: zero-shot CLIP; grey: as it stands", standing=standing)

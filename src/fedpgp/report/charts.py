@@ -23,44 +23,34 @@ REVERSED = alt.Scale(scheme="viridis", reverse=True)
 STEPS = alt.Legend(type="symbol", symbolType="square")
 
 
-def rounds(frame: pd.DataFrame, title: str | None = None, unit: str = "%") -> ChartType:
-    """Curves over the rounds: bands are one standard deviation, a dashed level is what has no rounds.
-
-    title: of the legend. unit: of the figures.
-    """
-    at = alt.X("round:Q", axis=alt.Axis(tickMinStep=1, format="d"))
-    return _panels(frame, at, level="datum.round == 0", band=True, title=title, unit=unit)
-
-
-def along(frame: pd.DataFrame, axis: str, title: str, *, joined: bool, standing: Sequence[str] = ()) -> ChartType:
-    """The labels of an axis: bars are one standard deviation, a dashed level is what has no label.
-
-    title: of the chart. standing: labels on grey.
-    """
-    labels = list(frame["label"].dropna().unique())
-    angle = -40 if sum(map(len, labels)) > CROWDED else 0
-    at = alt.X("label:O", title=axis, scale=alt.Scale(domain=labels), axis=alt.Axis(labelAngle=angle))
-    panels = _panels(frame, at, level="datum.label == null", joined=joined, standing=standing)
-    return panels.properties(title=title)
-
-
-def _panels(
+def curves(
     frame: pd.DataFrame,
-    at: alt.X,
+    axis: str | None = None,
     *,
-    level: str,
-    joined: bool = True,
-    band: bool = False,
-    standing: Sequence[str] = (),
-    title: str | None = None,
     unit: str = "%",
+    title: str = "",
+    legend: str | None = None,
+    joined: bool = True,
+    standing: Sequence[str] = (),
 ) -> ChartType:
-    """A panel for each metric: means and spreads of each method, and levels for the rows where `level` holds."""
-    look, picked = series(list(frame["method"].unique()), title), _picked()
+    """A panel for each metric: the mean of each method over the rounds, or over the labels of an axis.
+
+    Bands and bars are one standard deviation. Round 0, or no label, is a dashed level.
+
+    frame: of `frames.spreads`. axis: what its labels are; None if it is of rounds. unit: of the figures. title, legend:
+    titles of the chart and of its legend. joined: whether lines join the labels. standing: labels on grey.
+    """
+    if axis is None:
+        at, level = alt.X("round:Q", axis=alt.Axis(tickMinStep=1, format="d")), "datum.round == 0"
+    else:
+        labels, level = list(frame["label"].dropna().unique()), "datum.label == null"
+        angle = -40 if sum(map(len, labels)) > CROWDED else 0
+        at = alt.X("label:O", title=axis, scale=alt.Scale(domain=labels), axis=alt.Axis(labelAngle=angle))
+    look, picked = series(list(frame["method"].unique()), legend), _picked()
     mean = alt.Y("mean:Q", title=unit, scale=FREE)
     base = alt.Chart().encode(color=look["color"])
     placed = base.transform_filter(f"!({level})").encode(at)
-    spread = placed.mark_area(opacity=0.12, aria=False) if band else placed.mark_rule(aria=False)
+    spread = placed.mark_area(opacity=0.12, aria=False) if axis is None else placed.mark_rule(aria=False)
     layers = [
         # A legend answers to its first layer.
         spread.encode(alt.Y("low:Q", title=unit, scale=FREE), y2="high:Q").add_params(picked).transform_filter(picked),
@@ -77,7 +67,11 @@ def _panels(
     return (
         alt.layer(*layers, data=frame)
         .properties(width=COLUMN, height=150)
-        .facet(alt.Facet("metric:N", sort=list(frame["metric"].unique()), title=None), columns=2)
+        .facet(
+            alt.Facet("metric:N", sort=list(frame["metric"].unique()), title=None),
+            columns=2,
+            title=title or alt.Undefined,
+        )
         .resolve_scale(y="independent")
     )
 

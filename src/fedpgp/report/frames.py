@@ -18,24 +18,28 @@ SHOWN = ("local", "base", "novel", "cm")
 MOST_CONFUSED = 30  # pairs of classes
 SYMBOLS = {"guidance": "z_C", "global": "z_G", "personal": "z_i"}
 Records = Sequence[Mapping[str, Any]]  # of the rounds of one run
+Point = tuple[str, Any, Mapping[str, Any]]
 
 
 def learning_curves(comparison: Comparison, running: Mapping[str, Records] = MappingProxyType({})) -> pd.DataFrame:
-    """method, metric, round, mean, low, high: see `rounds`. running: records of runs that are not finished, by name."""
+    """Figures over the rounds, see `spreads`. running: records of runs that are not finished, by name."""
+    points = [(name, record["round"], record) for name, records in running.items() for record in records]
     named = titles(comparison) if comparison.runs else TITLES
-    return rounds(_records(comparison) | {name: [records] for name, records in running.items()}, panels(named))
+    return spreads("round", [*points_of(comparison.runs), *points], panels(named))
 
 
 def cosines(comparison: Comparison) -> pd.DataFrame:
-    """As `learning_curves`, of how near text features are to each other, means over clients."""
-    names = {name: None for run in comparison.runs for record in run.rounds for name in record}
-    pairs = {name: name.removeprefix("cosine_").split("_") for name in names if name.startswith("cosine_")}
+    """How near text features are to each other over the rounds, means over clients, see `spreads`."""
+    points = points_of(comparison.runs)
+    names = dict.fromkeys(name for _, _, record in points for name in record if name.startswith("cosine_"))
+    pairs = {name: name.removeprefix("cosine_").split("_") for name in names}
     named = {name: f"cos({', '.join(SYMBOLS.get(one, one) for one in pair)})" for name, pair in pairs.items()}
-    return rounds(_records(comparison), named)
+    return spreads("round", points, named)
 
 
-def _records(comparison: Comparison) -> dict[str, list[Records]]:
-    return {method: [run.rounds for run in comparison.of(method)] for method in comparison.methods}
+def points_of(runs: Iterable[Run], label: str | None = None) -> list[Point]:
+    """The records of runs, for `spreads`. label: None takes each run's method."""
+    return [(label or run.method, record["round"], record) for run in runs for record in run.rounds]
 
 
 def panels(named: Mapping[str, str], shown: Sequence[str] = SHOWN) -> dict[str, str]:
@@ -43,43 +47,19 @@ def panels(named: Mapping[str, str], shown: Sequence[str] = SHOWN) -> dict[str, 
     return {name: named[name] for name in shown if name in named}
 
 
-def rounds(lines: Mapping[str, Iterable[Records]], named: Mapping[str, str]) -> pd.DataFrame:
-    """method, metric, round, mean, low, high: one standard deviation over the runs of each line.
+def spreads(at: str, points: Sequence[Point], named: Mapping[str, str]) -> pd.DataFrame:
+    """method, metric, `at`, mean, low, high: one standard deviation over the points of each method and place.
 
-    lines: method, or another label -> the records of each run. named: figure of a record -> title of its panel.
+    points: method, or another name of a line; its place, None for a level; and figures by name, one for each seed.
+    named: figure -> title of its panel.
     """
-    return _spreads(
-        "round",
-        [
-            (label, title, record["round"], record[name])
-            for name, title in named.items()
-            for label, runs in lines.items()
-            for records in runs
-            for record in records
-            if name in record
-        ],
-    )
-
-
-def finals(runs: Mapping[tuple[str, Any], Iterable[Run]], named: Mapping[str, str]) -> pd.DataFrame:
-    """method, metric, label, mean, low, high: one standard deviation over the runs of each method and label.
-
-    runs: by method and label, None for a level. named: figure of a run -> title of its panel.
-    """
-    return _spreads(
-        "label",
-        [
-            (method, title, label, run.results["final"][name])
-            for name, title in named.items()
-            for (method, label), of_label in runs.items()
-            for run in of_label
-            if name in run.results["final"]
-        ],
-    )
-
-
-def _spreads(at: str, rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
     keys = ["method", "metric", at]
+    rows = [
+        (method, title, place, figures[name])
+        for name, title in named.items()
+        for method, place, figures in points
+        if name in figures
+    ]
     values = pd.DataFrame(rows, columns=[*keys, "value"]).groupby(keys, sort=False, dropna=False)["value"]
     mean, deviation = values.mean(), values.std().fillna(0)
     return pd.DataFrame({"mean": mean, "low": mean - deviation, "high": mean + deviation}).reset_index()

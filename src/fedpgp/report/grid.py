@@ -9,7 +9,7 @@ from altair.typing import ChartType
 
 from fedpgp.report import charts, frames
 from fedpgp.report.style import write_chart
-from fedpgp.report.tables import figure_text, seeds_text, text_table, titles, write_tables
+from fedpgp.report.tables import figure_texts, seeds_text, text_table, titles, write_tables
 from fedpgp.results.formats import Table, to_csv
 from fedpgp.results.run import columns
 from fedpgp.runtime.files import write
@@ -34,8 +34,7 @@ def table(found: "Found", part: "GridPart") -> Table:
     shown = list(dict.fromkeys(name for one in comparisons for name in columns(one.runs[0])))
     rows = []
     for key, method in product(part.cell_keys(), found.grid.methods):
-        figures = found.comparisons[key].mean(method)
-        rows.append([*key[1:], method, *(figure_text(*figures[name]) if name in figures else "" for name in shown)])
+        rows.append([*key[1:], method, *figure_texts([found.comparisons[key].of(method)], shown)])
     return text_table(
         f"{', '.join(part.axes)}: last round, percent, {seeds_text(found.grid.seeds)}",
         [*part.axes, "method", *(named[name] for name in shown)],
@@ -57,13 +56,13 @@ def write_figures(found: "Found", part: "GridPart", directory: Path, prefix: str
     cells = {key: found.comparisons[key] for key in part.cell_keys()}
     if len(found.grid.methods) == 1:
         (method,), axes = found.grid.methods, ", ".join(part.axes)
-        lines = {", ".join(key[1:]): [run.rounds for run in one.of(method)] for key, one in cells.items()}
-        named = frames.panels(titles(next(iter(cells.values()))))
-        write_chart(directory, f"{prefix}rounds", charts.rounds(frames.rounds(lines, named), axes))
+        points = [point for key, one in cells.items() for point in frames.points_of(one.of(method), ", ".join(key[1:]))]
+        frame = frames.spreads("round", points, frames.panels(titles(next(iter(cells.values())))))
+        write_chart(directory, f"{prefix}rounds", charts.curves(frame, legend=axes))
         return {**drawn, f"{prefix}rounds": f"{method} over the rounds, by {axes}; bands: as the bars"}
     for number, (key, comparison) in enumerate(cells.items()):
         name = "-".join([f"{prefix}rounds", *([str(number), *map(slug, key[1:])] if len(cells) > 1 else [])])
-        write_chart(directory, name, charts.rounds(frames.learning_curves(comparison)))
+        write_chart(directory, name, charts.curves(frames.learning_curves(comparison)))
         drawn[name] = f"over the rounds, {part.describe(key)}; bands: standard deviation over the seeds"
     return drawn
 
@@ -88,9 +87,14 @@ def axes_of(part: "GridPart") -> Iterator[tuple[str, str, list["Key"]]]:
 def along(found: "Found", part: "GridPart", axis: str, keys: Sequence["Key"]) -> ChartType:
     """Local, Base, Novel and CM of each method along an axis, joined if it is of numbers."""
     place = 1 + list(part.axes).index(axis)
-    runs = {(method, key[place]): found.comparisons[key].of(method) for method in found.grid.methods for key in keys}
-    frame = frames.finals(runs, frames.panels(titles(found.comparisons[keys[0]])))
-    return charts.along(frame, axis, ", ".join(_others(part, axis, keys[0])), joined=is_numeric(part.axes[axis]))
+    points = [
+        (method, key[place], run.results["final"])
+        for method in found.grid.methods
+        for key in keys
+        for run in found.comparisons[key].of(method)
+    ]
+    frame = frames.spreads("label", points, frames.panels(titles(found.comparisons[keys[0]])))
+    return charts.curves(frame, axis, title=", ".join(_others(part, axis, keys[0])), joined=is_numeric(part.axes[axis]))
 
 
 def _others(part: "GridPart", axis: str, key: "Key") -> list[str]:

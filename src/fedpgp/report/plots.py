@@ -32,4 +32,4 @@ class Plots:
 
     def curves(self) -> ChartType:
         """Local, Base, Novel and CM over the rounds, mean of the seeds and a band of their standard deviation."""
-        return styled(charts.rounds(frames.learning_curves(self.comparison)))
+        return styled(charts.curves(frames.learning_curves(self.comparison)))

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from fedpgp.report.grid import write_figures
-from fedpgp.report.tables import figure_text, has_both, seeds_text, text_table, titles
+from fedpgp.report.tables import figure_text, figure_texts, has_both, seeds_text, text_table, titles
 from fedpgp.results.formats import Table, latex, markdown, to_csv
-from fedpgp.results.run import Run, columns, spread
+from fedpgp.results.run import columns, spread
 from fedpgp.runtime.files import write
 from fedpgp.studies.axes import slug
 from fedpgp.studies.recipe import Recipe, read_recipe
@@ -76,7 +75,7 @@ def table(found: "Found", recipe: Recipe, part: "GridPart", kind: str) -> Table:
     def texts(title: str, line: str) -> list[str]:
         method, where = lines[line]
         runs = [found.comparisons[key].of(method) for key in groups[title]]
-        return [_text(runs, where, name) for name in figures[title]]
+        return figure_texts(runs, figures[title], where)
 
     across = [f"{title} {name}" for title in groups for name in figures[title].values()]
     same = len({tuple(names) for names in figures.values()}) == 1
@@ -215,11 +214,3 @@ def _figures(found: "Found", recipe: Recipe, keys: Sequence["Key"]) -> dict[str,
     first = found.comparisons[keys[0]]
     named = titles(first)
     return {name: named[name] for name in recipe.figures or columns(first.runs[0])}
-
-
-def _text(cells: Sequence[Sequence[Run]], where: str, name: str) -> str:
-    """The mean over cells of each seed, and then over the seeds; "" for what a run does not have."""
-    if any(name not in run.results[where] for runs in cells for run in runs):
-        return ""
-    seeds = zip(*cells, strict=True)
-    return figure_text(*spread([fmean(run.results[where][name] for run in of_seed) for of_seed in seeds]))

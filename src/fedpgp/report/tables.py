@@ -68,8 +68,7 @@ def table(comparison: Comparison) -> Table:
         after = (f"{comparison.rank(method):.1f}", f"{kib:g}", f"{seconds:.0f}")
         rows.append([TableCell(method + fewer), *cells, *map(TableCell, after)])
         if has_both(runs[0]):
-            alone = comparison.mean(method, "shared")
-            texts = [figure_text(*alone[name]) if name in alone else "" for name in shown]
+            texts = figure_texts([runs], shown, "shared")
             rows.append([TableCell(f"{method}, shared part"), *map(TableCell, [*texts, "", "", ""])])
     *first, last = [named[name] for name in RANKED if name in shown]
     ranked = f"{', '.join(first)} and {last}"
@@ -187,9 +186,8 @@ def differences_csv(comparison: Comparison) -> str:
         with suppress(OutputError):
             for metric, difference in comparison.against(first, second).items():
                 rows.append([first, second, metric, difference.mean, difference.low, difference.high])
-    return pd.DataFrame(rows, columns=["first", "second", "metric", "first_minus_second", "low", "high"]).to_csv(
-        index=False
-    )
+    frame = pd.DataFrame(rows, columns=["first", "second", "metric", "first_minus_second", "low", "high"])
+    return frame.to_csv(index=False)
 
 
 def _marks(comparison: Comparison, metric: str) -> dict[str, Mark]:
@@ -239,6 +237,19 @@ def write_tables(directory: Path, name: str, tables: Sequence[Table]) -> None:
 def figure_text(mean: float, deviation: float | None) -> str:
     """Mean ± standard deviation, or the mean alone."""
     return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def figure_texts(cells: Sequence[Sequence[Run]], names: Iterable[str], part: str = "final") -> list[str]:
+    """Of each figure the mean over cells of each seed, and then over the seeds; "" for what a run does not have.
+
+    cells: of each cell its runs, by seed. part: of the results.
+    """
+    texts = []
+    for name in names:
+        seeds = [[run.results[part].get(name) for run in runs] for runs in zip(*cells, strict=True)]
+        known = all(figure is not None for figures in seeds for figure in figures)
+        texts.append(figure_text(*spread(list(map(fmean, seeds)))) if known else "")
+    return texts
 
 
 def difference_text(difference: Difference) -> str:

@@ -123,7 +123,7 @@ def _section(
         "clients": (lambda: frames.clients(comparison), charts.clients),
         "client-by-class": (lambda: frames.client_by_class(run), charts.client_by_class),
         "confusion": (lambda: frames.confusion(run), charts.confusion),
-        "cosines": (lambda: frames.cosines(comparison), partial(charts.rounds, unit="cosine")),
+        "cosines": (lambda: frames.cosines(comparison), partial(charts.curves, unit="cosine")),
         "singular-values": (lambda: frames.singular_values(run), charts.singular_values),
     }
     model = None
@@ -136,11 +136,9 @@ def _section(
     if model is not None:
         with _noting(notes, f"images that clients of {method} get wrong"):
             wrong = run_details.wrong(run, model)
-    try:
+    shown: list[formats.Table] = []
+    with _noting(notes, "tables"):  # across machines there is nothing to resample
         shown = all_tables(comparison, None if focus is None else method)
-    except OutputError as error:  # across machines there is nothing to resample
-        shown = [tables.table(comparison)] if len(comparison.methods) == 1 else []
-        notes.append(str(error))
     return Section(
         heading=tables.caption(comparison),
         tables=shown,
@@ -156,7 +154,7 @@ def _section(
 
 def _learning_curves(comparison: Comparison, going: Mapping[str, frames.Records]) -> Plan:
     running = {f"{name} (running)": records for name, records in going.items()}
-    return lambda: frames.learning_curves(comparison, running), charts.rounds
+    return lambda: frames.learning_curves(comparison, running), charts.curves
 
 
 def _figures(
