@@ -14,10 +14,8 @@ from fedpgp.tracking.wandb import WandB
 
 __all__ = ["KINDS", "MLflow", "Several", "TensorBoard", "Tracker", "WandB", "tracker"]
 
-KINDS: dict[str, tuple[type[TensorBoard] | type[MLflow] | type[WandB], str]] = {
-    "tensorboard": (TensorBoard, "DIR"),
-    "mlflow": (MLflow, "URI"),
-    "wandb": (WandB, "PROJECT"),
+KINDS: dict[str, type[TensorBoard] | type[MLflow] | type[WandB]] = {
+    made.kind: made for made in (TensorBoard, MLflow, WandB)
 }
 
 
@@ -31,7 +29,6 @@ def tracker(text: str) -> Tracker[Any]:
         raise ConfigError(
             f"--track must be tensorboard:DIR, mlflow:URI or wandb:PROJECT, got {text!r}; {nearest(kind, KINDS)}"
         )
-    make, needs = KINDS[kind]
     if not where:
-        raise ConfigError(f"--track must say where to: {kind}:{needs}, got {text!r}")
-    return make(where)
+        raise ConfigError(f"--track must say where to: {kind}:{KINDS[kind].target}, got {text!r}")
+    return KINDS[kind](where)

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from fedpgp.config import ExperimentConfig
 from fedpgp.reporting import Reporter
@@ -43,8 +42,8 @@ class Several:
                 if isinstance(reporter, Tracker):
                     stack.callback(reporter.close)
 
-    def __enter__(self) -> "Several":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

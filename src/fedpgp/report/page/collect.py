@@ -9,27 +9,19 @@ from typing import Any
 
 from fedpgp.errors import FedPGPError, OutputError
 from fedpgp.federation.state import FILE
-from fedpgp.results.run import Comparison, Run
+from fedpgp.results.run import Run
 from fedpgp.results.run_store import PLAN, RECORDS, cells, is_unfinished, load_run
-
-
-@dataclass(frozen=True)
-class ReportedTask:
-    """Runs on one task. directories: of each, by method and seed."""
-
-    comparison: Comparison
-    directories: Mapping[tuple[str, int], Path]
 
 
 @dataclass(frozen=True)
 class Gathered:
     """What a page can show, and what it cannot.
 
-    parts: one for each task. going: the records of runs that are not finished, by their names. faults: what could not
-    be read, each with why.
+    parts: for each task its runs, by directory. going: the records of runs that are not finished, by their names.
+    faults: what could not be read, each with why.
     """
 
-    parts: Sequence[ReportedTask]
+    parts: Sequence[Mapping[Path, Run]]
     going: Mapping[str, Sequence[Mapping[str, Any]]]
     faults: Sequence[str]
 
@@ -48,7 +40,7 @@ def gather(given: Sequence[Path]) -> Gathered:
         if not inside:
             faults.append(f"{directory} holds no run")
         paths |= dict.fromkeys(inside)
-    tasks: dict[str, dict[tuple[str, int], tuple[Run, Path]]] = {}
+    tasks: dict[str, dict[Path, Run]] = {}
     going = {}
     for path in paths:
         if is_unfinished(path):
@@ -60,17 +52,17 @@ def gather(given: Sequence[Path]) -> Gathered:
         except FedPGPError as error:
             faults.append(str(error))
             continue
-        first, place = tasks.setdefault(_signature(run), {}).setdefault((run.method, run.seed), (run, path))
-        if place != path:
-            same = f"{run.method} with seed {run.seed} is already there, {place}"
-            faults.append(f"{path} is left out: {same}{_otherwise(run, first)}")
+        runs = tasks.setdefault(_signature(run), {})
+        key = run.method, run.seed
+        first = next((known for known, other in runs.items() if (other.method, other.seed) == key), None)
+        if first is None:
+            runs[path] = run
+        else:
+            same = f"{run.method} with seed {run.seed} is already there, {first}"
+            faults.append(f"{path} is left out: {same}{_otherwise(run, runs[first])}")
     if not tasks and not going:
         raise OutputError("\n".join([*faults, "nothing to report on: name directories of fedpgp run or compare"]))
-    parts = [
-        ReportedTask(Comparison([run for run, _ in runs.values()]), {key: path for key, (_, path) in runs.items()})
-        for runs in tasks.values()
-    ]
-    return Gathered(parts, going, faults)
+    return Gathered(list(tasks.values()), going, faults)
 
 
 def _otherwise(run: Run, first: Run) -> str:

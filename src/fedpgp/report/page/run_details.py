@@ -2,7 +2,7 @@
 
 import base64
 import io
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,6 @@ CLIENTS = 5  # whose text features are drawn: more could not be told apart
 PICTURES = 12
 SIDE = 96  # pixels of a picture
 PERPLEXITY = 15
-
-
-@dataclass(frozen=True)
-class Wrong:
-    """A test image that a client gets wrong. picture: a data URL."""
-
-    picture: str
-    truth: str
-    client: int
-    answered: str
-    shared: str
 
 
 def text_features(run: Run, first: Classifier) -> pd.DataFrame:
@@ -55,16 +44,17 @@ def text_features(run: Run, first: Classifier) -> pd.DataFrame:
     points = pd.DataFrame(
         [(*head, name) for head in heads for name in classes.names], columns=["prompt", "kind", "class"]
     )
-    projections = {"t-SNE": similar.fit_transform(matrix), "PCA": components}
+    projections = {"t-SNE": similar.fit_transform(matrix).astype(float), "PCA": components}
     return pd.concat(
         [points.assign(projection=name, x=at[:, 0].round(4), y=at[:, 1].round(4)) for name, at in projections.items()]
     )
 
 
-def wrong(run: Run, first: Classifier) -> list[Wrong]:
+def wrong(run: Run, first: Classifier) -> list[dict[str, Any]]:
     """Test images of clients' own classes that they get wrong, a few, with what the shared part says of them.
 
-    Raises FedPGPError where images, checkpoint or answers are not here.
+    Each has picture, a data URL; truth; client; answered; and shared, the answer of the shared part. Raises FedPGPError
+    where images, checkpoint or answers are not here.
     """
     if "base/predicted" not in run.answers or run.outcomes is None:
         return []
@@ -83,10 +73,15 @@ def wrong(run: Run, first: Classifier) -> list[Wrong]:
     if first.client is None:
         shared = [next(iter(answer)) for answer in first.classify(pictures, names)]
     return [
-        Wrong(_url(picture), names[labels[image]], int(run.results["clients"][client]["client"]),
-              names[predicted[client, image]], said)
-        for picture, (client, image), said in zip(pictures, chosen, shared, strict=True)
-    ]  # fmt: skip
+        {
+            "picture": _url(picture),
+            "truth": names[labels[image]],
+            "client": run.results["clients"][client]["client"],
+            "answered": names[predicted[client, image]],
+            "shared": answer,
+        }
+        for picture, (client, image), answer in zip(pictures, chosen, shared, strict=True)
+    ]
 
 
 def first_model(run: Run) -> Classifier:

@@ -19,7 +19,7 @@ from fedpgp.errors import ConfigError, FedPGPError, OutputError
 from fedpgp.report import charts, frames, tables
 from fedpgp.report.comparison import all_tables
 from fedpgp.report.page import run_details
-from fedpgp.report.page.collect import Gathered, ReportedTask, gather
+from fedpgp.report.page.collect import Gathered, gather
 from fedpgp.report.style import spec_of, write_chart
 from fedpgp.results import formats
 from fedpgp.results.run import Comparison, Run
@@ -51,7 +51,7 @@ class Section:
     tables: Sequence[formats.Table]
     figures: Sequence[Figure]
     focus: str = ""
-    wrong: Sequence[run_details.Wrong] = ()
+    wrong: Sequence[dict[str, Any]] = ()
     costs: Sequence[dict[str, Any]] = ()
     provenance: Sequence[dict[str, Any]] = ()
     notes: Sequence[str] = ()
@@ -99,7 +99,7 @@ def follow(
 
 
 def _write(gathered: Gathered, output: Path, focus: str | None, live: bool, progress: Progress) -> list[Section]:
-    known = {method for part in gathered.parts for method in part.comparison.methods}
+    known = {run.method for part in gathered.parts for run in part.values()}
     if focus is not None and focus not in known:
         raise ConfigError(f"focus must be a method of the runs, got {focus!r}; there are {', '.join(sorted(known))}")
     sections = [_section(part, gathered.going, focus, not live, progress) for part in gathered.parts]
@@ -112,9 +112,9 @@ def _write(gathered: Gathered, output: Path, focus: str | None, live: bool, prog
 
 
 def _section(
-    part: ReportedTask, going: Mapping[str, frames.Records], focus: str | None, whole: bool, progress: Progress
+    part: Mapping[Path, Run], going: Mapping[str, frames.Records], focus: str | None, whole: bool, progress: Progress
 ) -> Section:
-    comparison, notes = part.comparison, list[str]()
+    comparison, notes = Comparison(list(part.values())), list[str]()
     method = focus if focus in comparison.methods else comparison.methods[-1]
     run, others = comparison.of(method)[0], tables.others_title(comparison)
     plans: dict[str, Plan] = {
@@ -130,9 +130,9 @@ def _section(
     if whole:
         with _noting(notes, f"text features and images of {method}"):
             model = run_details.first_model(run)
-            plans["text-features"] = partial(run_details.text_features, run, model), charts.text_features
+            plans["text-features"] = (partial(run_details.text_features, run, model), charts.text_features)
     figures = _figures(plans, {"method": method, "others": others}, notes, progress)
-    wrong: Sequence[run_details.Wrong] = []
+    wrong: list[dict[str, Any]] = []
     if model is not None:
         with _noting(notes, f"images that clients of {method} get wrong"):
             wrong = run_details.wrong(run, model)
@@ -146,7 +146,7 @@ def _section(
         focus=method,
         wrong=wrong,
         costs=frames.costs(comparison).to_dict("records"),
-        provenance=[_provenance(one, part.directories[one.method, one.seed]) for one in comparison.runs],
+        provenance=[_provenance(one, directory) for directory, one in part.items()],
         notes=notes,
         latex=formats.latex(shown[0]) if shown else "",
     )
