@@ -54,7 +54,7 @@ def curves(
     layers = [
         # A legend answers to its first layer.
         spread.encode(alt.Y("low:Q", title=unit, scale=FREE), y2="high:Q").add_params(picked).transform_filter(picked),
-        base.transform_filter(level).mark_rule(strokeDash=[4, 3]).encode(mean, opacity=_faded(picked)),
+        base.transform_filter(level).mark_rule(strokeDash=[4, 3], aria=False).encode(mean, opacity=_faded(picked)),
         placed.mark_point(filled=True, size=24).encode(
             mean, shape=look["shape"], opacity=_faded(picked), tooltip=["method", "metric", at.shorthand, "mean"]
         ),
@@ -63,7 +63,7 @@ def curves(
         layers.insert(1, placed.mark_line(strokeWidth=1.5).encode(mean, opacity=_faded(picked)))
     if standing:
         stands = alt.FieldOneOfPredicate("label", list(standing))
-        layers.append(alt.Chart().mark_rect(opacity=0.03).encode(at).transform_filter(stands))
+        layers.append(alt.Chart().mark_rect(color=COLOURS[0], opacity=0.12).encode(at).transform_filter(stands))
     return (
         alt.layer(*layers, data=frame)
         .properties(width=COLUMN, height=150)
