@@ -64,16 +64,9 @@ def curves(
     if standing:
         stands = alt.FieldOneOfPredicate("label", list(standing))
         layers.append(alt.Chart().mark_rect(color=COLOURS[0], opacity=0.12).encode(at).transform_filter(stands))
-    return (
-        alt.layer(*layers, data=frame)
-        .properties(width=COLUMN, height=150)
-        .facet(
-            alt.Facet("metric:N", sort=list(frame["metric"].unique()), title=None),
-            columns=2,
-            title=title or alt.Undefined,
-        )
-        .resolve_scale(y="independent")
-    )
+    metrics = alt.Facet("metric:N", sort=list(frame["metric"].unique()), title=None)
+    panel = alt.layer(*layers, data=frame, width=COLUMN, height=150)
+    return panel.facet(metrics, columns=2, title=title or alt.Undefined).resolve_scale(y="independent")
 
 
 def tradeoff(frame: pd.DataFrame, others: str) -> ChartType:
@@ -94,16 +87,15 @@ def tradeoff(frame: pd.DataFrame, others: str) -> ChartType:
         own.mark_point(size=70, filled=True).encode(**look, tooltip=["method", "mean(local)", "mean(others)"]),
     ]
     if single:
-        return alt.layer(*layers, data=frame).properties(width=1.6 * COLUMN, height=300)
-    behind = alt.Chart(frame.rename(columns={"method": "other"})).encode(
-        x, y, detail="other:N", color=alt.value("#BBB")
-    )
+        return alt.layer(*layers, data=frame, width=1.6 * COLUMN, height=300)
+    grey = frame.rename(columns={"method": "other"})
+    behind = alt.Chart(grey).encode(x, y, detail="other:N", color=alt.value("#BBB"))
     layers = [
         behind.mark_line(strokeWidth=0.7).encode(order="alpha:Q"),
         behind.mark_circle(size=12).transform_filter("datum.alpha == 1"),
         *layers,
     ]
-    panels = alt.layer(*layers, data=frame).properties(width=0.6 * COLUMN, height=0.5 * COLUMN)
+    panels = alt.layer(*layers, data=frame, width=0.6 * COLUMN, height=0.5 * COLUMN)
     return panels.facet(alt.Facet("method:N", sort=methods, title=None), columns=ACROSS)
 
 
@@ -117,9 +109,7 @@ def holdings(frame: pd.DataFrame, title: str) -> ChartType:
         .encode(
             alt.X("client:N", scale=alt.Scale(domain=clients), axis=_named(clients)),
             alt.Y("class:N", scale=alt.Scale(domain=classes), axis=_named(classes)),
-            color=alt.Color(
-                "images:Q", title="training images", scale=alt.Scale(scheme="cividis", reverse=True), legend=STEPS
-            ),
+            color=alt.Color("images:Q", title="training images", scale=REVERSED, legend=STEPS),
         )
     )
 
@@ -144,8 +134,7 @@ def clients(frame: pd.DataFrame) -> ChartType:
         .transform_calculate(jitter="sin(datum.client * 12.9898 + datum.seed * 78.233)")
     )
     zero = alt.Chart().mark_rule(strokeDash=[3, 3], color="#888888", aria=False).encode(x=alt.datum(0))
-    size = {"width": 1.8 * COLUMN, "height": alt.Step(26)}
-    return alt.layer(zero, dots, data=frame).properties(**size)
+    return alt.layer(zero, dots, data=frame, width=1.8 * COLUMN, height=alt.Step(26))
 
 
 def confusion(frame: pd.DataFrame) -> ChartType:

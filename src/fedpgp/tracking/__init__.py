@@ -6,9 +6,8 @@ It may import reporting and what is below it. Start with `base`.
 from typing import Any
 
 from fedpgp.errors import ConfigError, nearest
-from fedpgp.tracking.base import Tracker
+from fedpgp.tracking.base import Several, Tracker
 from fedpgp.tracking.mlflow import MLflow
-from fedpgp.tracking.several import Several
 from fedpgp.tracking.tensorboard import TensorBoard
 from fedpgp.tracking.wandb import WandB
 

@@ -1,15 +1,15 @@
-"""What all trackers do: one entry for each run, opened, filled round by round and closed."""
+"""What all trackers do: one entry for each run, opened, filled round by round and closed; and several at once."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, FedPGPError, OutputError
-from fedpgp.reporting import Silent
+from fedpgp.reporting import Reporter, Silent
 from fedpgp.results.run import Run
 from fedpgp.tracking.figures import scalars
 
@@ -82,6 +82,45 @@ class Tracker(Silent, Generic[Entry]):
             raise OutputError(
                 f"{self.kind} could not be written: {reason}; without --track {self.kind} the run itself can be resumed"
             ) from error
+
+
+class Several:
+    """Passes every call on to each, in their order; a context manager, which closes those that are trackers."""
+
+    def __init__(self, reporters: Sequence[Reporter]):
+        self._reporters = list(reporters)
+
+    def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
+        for reporter in self._reporters:
+            reporter.progress(what, done, total, detail)
+
+    def notice(self, text: str) -> None:
+        for reporter in self._reporters:
+            reporter.notice(text)
+
+    def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:
+        for reporter in self._reporters:
+            reporter.begin(method, seed, config)
+
+    def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
+        for reporter in self._reporters:
+            reporter.round(method, seed, record)
+
+    def finish(self, run: Run) -> None:
+        for reporter in self._reporters:
+            reporter.finish(run)
+
+    def close(self) -> None:
+        with ExitStack() as stack:  # all of them, also where one cannot be closed
+            for reporter in self._reporters:
+                if isinstance(reporter, Tracker):
+                    stack.callback(reporter.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def needed(module: str, package: str) -> ModuleType:
