@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "transformers", "numpy", "matplotlib", "pyarrow", "pydantic", "datasets", "optuna", "flwr", "ray"}
+HEAVY = {
+    *("torch", "transformers", "numpy", "pandas", "altair", "vl_convert"),
+    *("pyarrow", "pydantic", "datasets", "optuna", "flwr", "ray"),
+}
 COMMANDS = (["--help"], ["--version"], ["compare", "--help"], ["doctor", "--help"], ["federate", "--help"])
 CLI = f"""
 import sys

@@ -1,7 +1,6 @@
 """Small data and short runs that several test files share."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -9,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from PIL import Image
 from transformers import CLIPModel
 
@@ -26,7 +24,7 @@ from fedpgp.federation.rounds import federate
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
-from fedpgp.report import comparison
+from fedpgp.report import comparison, style
 from fedpgp.runs import setup as run_setup
 from fedpgp.runtime.randomness import generator
 from fedpgp.runtime.workers import Workers
@@ -233,10 +231,5 @@ def draw_nothing(patch) -> None:
 
     patch: a pytest.MonkeyPatch.
     """
-
-    def write_numbers(figure: Figure, file, format: str, **_) -> None:
-        lines = [line.get_xydata().tolist() for axes in figure.axes for line in axes.lines]
-        file.write(json.dumps([format, lines]).encode())
-
-    patch.setattr(comparison, "write_figure", lambda *_: None)
-    patch.setattr(Figure, "savefig", write_numbers)
+    patch.setattr(comparison, "write_chart", lambda *_: None)
+    patch.setattr(style, "rendered", lambda chart, suffix: f"{suffix}: {chart.data.to_csv()}".encode())

@@ -127,7 +127,7 @@ def test_the_page_on_tracking_does_what_it_says(small, cache, command, tmp_path,
     assert content["best"] in ("promptfl", "fedpgp")
     assert uploaded == [("prompt", "me/icons")]
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("one", "out", "logs", "runs.db", "runs.db.files", "wandb", "mine", "tradeoff.pdf")
+        *("one", "out", "logs", "runs.db", "runs.db.files", "wandb", "mine", "tradeoff.pdf", "curves.svg")
     }
 
 

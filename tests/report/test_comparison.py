@@ -13,8 +13,9 @@ from fedpgp.config import ExperimentConfig
 from fedpgp.errors import OutputError
 from fedpgp.evaluation.bootstrap import METRICS, Outcomes, differences, resampled
 from fedpgp.evaluation.metrics import area_of, summary
-from fedpgp.report import tables, tradeoff
+from fedpgp.report import charts, frames, tables
 from fedpgp.report.comparison import markdown
+from fedpgp.report.style import rendered
 from fedpgp.results import formats
 from fedpgp.results.run import Comparison, Run
 
@@ -223,17 +224,20 @@ def test_diagnosis_treats_every_method_alike() -> None:
 
 
 @pytest.mark.parametrize("together", [4, 5])
-def test_the_picture_is_the_same_bytes_each_time_and_names_every_method(
+def test_the_trade_off_is_the_same_bytes_each_time_and_names_every_method(
     together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Together in one pair of axes, or each in its own; also if some runs of a method are a point."""
-    monkeypatch.setattr(tradeoff, "TOGETHER", together)
+    """In one pair of axes, or each method in its own; also if some runs of a method are a point."""
+    monkeypatch.setattr(charts, "TOGETHER", together)
     runs = [run(f"method-{i}", seed, (0.5, 0.6, 0.6), (0.9, 0.3 + i / 50, 0.2)) for i in range(5) for seed in (0, 1)]
     runs[1] = run("method-0", 1, FAIR)
-    found = Comparison(runs)
-    assert len(tradeoff.figure(found).axes) == (1 if together == 5 else 8)
-    svg = tradeoff.picture(found, "svg")
-    assert svg == tradeoff.picture(found, "svg")
+    frame = frames.tradeoff(Comparison(runs))
+    first = frame[frame["method"] == "method-0"]
+    assert list(first["alpha"]) == [0, 1, 0, 1] and first[first["seed"] == 1]["local"].nunique() == 1
+    chart = charts.tradeoff(frame, "HM(Base, Novel)")
+    assert ("facet" in chart.to_dict()) == (together == 4)
+    svg = rendered(chart, "svg")
+    assert svg == rendered(chart, "svg")
     assert all(f"method-{i}<" in svg.decode() for i in range(5))
-    if together == 5:
-        assert tradeoff.picture(found, "png").startswith(b"\x89PNG")
+    png = rendered(chart, "png")
+    assert png == rendered(chart, "png") and png.startswith(b"\x89PNG")

@@ -1,18 +1,18 @@
-"""A comparison as a pandas frame and as matplotlib's figures."""
+"""A comparison as a pandas frame and as Altair charts."""
 
 import csv
 import io
 from dataclasses import replace
 
+import altair
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from test_comparison import FAIR, GOOD, run
 
 from fedpgp.errors import OutputError
-from fedpgp.report import curves, tables, tradeoff
+from fedpgp.report import comparison, tables
 from fedpgp.report.plots import Plots
-from fedpgp.report.style import house_style, rendered
+from fedpgp.report.style import spec_of
 from fedpgp.results.run import Comparison, Run
 
 SHARED = {"local": 50.0, "base": 40.0, "novel": 30.0, "hm": 38.0, "cm": 42.0}
@@ -72,32 +72,35 @@ def test_nothing_has_an_empty_frame_and_no_figure() -> None:
         Plots(Comparison([]))
 
 
-def test_the_trade_off_is_the_one_that_is_written(both: Comparison) -> None:
-    figure = Plots(both).tradeoff()
-    assert isinstance(figure, Figure)
-    assert figure.axes[0].get_legend_handles_labels()[1] == ["a", "b"]
-    with house_style():
-        assert rendered(figure, "svg") == tradeoff.picture(both, "svg")
+def test_the_trade_off_is_the_one_that_is_written(both: Comparison, tmp_path, monkeypatch) -> None:
+    drawn = []
+    monkeypatch.setattr(comparison, "write_chart", lambda directory, name, chart: drawn.append((name, chart)))
+    comparison.write_comparison(both, tmp_path)
+    ((name, written),) = drawn
+    assert name == "comparison" and spec_of(written) == Plots(both).tradeoff().to_dict()
+    frame = written.data
+    ends = frame[frame["alpha"] == 1].groupby("method")["local"].mean()
+    assert {method: pytest.approx(both.mean(method)["local"][0]) for method in both.methods} == dict(ends)
 
 
 def test_the_curves_are_means_over_the_seeds(both: Comparison) -> None:
-    figure = Plots(both).curves()
-    assert [axes.get_title() for axes in figure.axes] == ["Local", "Base", "Novel", "CM"]
-    line, level = figure.axes[0].lines
-    assert [*line.get_xdata()] == [1, 2] and [*line.get_ydata()] == [40.5, 60.0]
-    assert [*level.get_ydata()] == [55.0, 55.0]
-    with house_style():
-        lines = {method: both.of(method) for method in both.methods}
-        assert rendered(Plots(both).curves(), "svg") == curves.over_rounds(lines, tables.titles(both), "", "svg")
+    frame = Plots(both).curves().data
+    assert list(frame["metric"].unique()) == ["Local", "Base", "Novel", "CM"]
+    local = frame[frame["metric"] == "Local"].set_index(["method", "round"])
+    assert list(local.loc["a"].index) == [1, 2] and list(local.loc["a"]["mean"]) == [40.5, 60.0]
+    spread = local.loc[("a", 1)]["high"] - local.loc[("a", 1)]["mean"]
+    assert spread == pytest.approx(np.std([40.0, 41.0], ddof=1))
+    assert list(local.loc[("b", 1)][["mean", "low", "high"]]) == [55.0] * 3, "one seed has no deviation"
 
 
-def test_a_figure_is_the_callers_own(both: Comparison, tmp_path) -> None:
-    """It is saved as others are, and pyplot does not hold it."""
-    import matplotlib.pyplot
-
-    Plots(both).tradeoff().savefig(tmp_path / "mine.pdf")
+def test_a_chart_is_the_callers_own(both: Comparison, tmp_path) -> None:
+    """It can be changed and saved as others are, and notebooks show it."""
+    chart = Plots(both).curves().properties(title="mine")
+    chart.save(tmp_path / "mine.pdf")
     assert (tmp_path / "mine.pdf").read_bytes().startswith(b"%PDF")
-    assert matplotlib.pyplot.get_fignums() == []
+    assert "title" not in Plots(both).curves().to_dict()
+    with altair.renderers.enable("svg"):
+        assert ">mine</text>" in chart._repr_mimebundle_()["image/svg+xml"]
 
 
 def test_a_comparison_and_a_run_show_their_table_and_not_their_config(both: Comparison) -> None:

@@ -19,8 +19,8 @@ from fedpgp.backbone import Backbone
 from fedpgp.data.sources import Source
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.evaluation.bootstrap import _both_counts, _local
-from fedpgp.report.page import follow, frames, write, write_report
-from fedpgp.report.page import run_details as closer
+from fedpgp.report import frames
+from fedpgp.report.page import follow, run_details, write, write_report
 from fedpgp.runtime.files import write_json
 from fedpgp.serving import classifier
 
@@ -32,7 +32,7 @@ EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 def small_pages(small_source: Source, backbone: Backbone) -> Iterator[None]:
     """Pages show images of the small part of the data, and load the checkpoint once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(closer, "load_source", lambda *_: small_source)
+        patch.setattr(run_details, "load_source", lambda *_: small_source)
         patch.setattr(classifier, "load_backbone", lambda *_: backbone)
         yield
 

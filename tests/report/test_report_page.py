@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedpgp.data.sources import Source
-from fedpgp.report.page import run_details as closer
-from fedpgp.report.page import write_report
+from fedpgp.report.page import run_details, write_report
 
 pytestmark = [
     pytest.mark.slow,
@@ -19,7 +18,7 @@ pytestmark = [
 def page_file(compared: Path, small_source: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("report") / "report.html"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(closer, "load_source", lambda *_: small_source)
+        patch.setattr(run_details, "load_source", lambda *_: small_source)
         write_report([compared], file)
     return file
 

@@ -15,7 +15,8 @@ from fedpgp.backbone import Backbone
 from fedpgp.config import load_config
 from fedpgp.data.sources import Source
 from fedpgp.errors import ConfigError, InUseError, OutputError
-from fedpgp.report.ablation import picture, table
+from fedpgp.report.ablation import chart, table
+from fedpgp.report.style import rendered
 from fedpgp.results.run_store import locked
 from fedpgp.studies import cells
 from fedpgp.studies.ablation import Ablation
@@ -117,7 +118,7 @@ def test_tables_and_figures(finished):
     assert change.mean == pytest.approx(mean - before, abs=1e-9)
     assert change.low <= change.high
     assert found.against_standing("mu", "as it is") is None
-    drawn = picture(found, "mu", "svg").decode()
+    drawn = rendered(chart(found, "mu"), "svg").decode()
     for text in ("as it is", "Local", "Novel", "area", "zero-shot CLIP"):
         assert text in drawn
 

@@ -16,8 +16,9 @@ from fedpgp import Silent
 from fedpgp.backbone import Backbone
 from fedpgp.data.sources import Source
 from fedpgp.errors import ConfigError, OutputError
-from fedpgp.report import curves
+from fedpgp.report import grid
 from fedpgp.report.grid import table
+from fedpgp.report.style import rendered
 from fedpgp.studies import cells
 from fedpgp.studies.sweep import read_sweep
 
@@ -71,7 +72,7 @@ def finished(
     with pytest.MonkeyPatch.context() as patch:
         use_small_source(patch, small_source, backbone)
         draw_nothing(patch)
-        patch.setattr(curves, "write_figure", lambda *_: None)  # a test below makes them
+        patch.setattr(grid, "write_chart", lambda *_: None)  # a test below makes them
         sweep(AXES, directory, cache, methods=["fedpgp", "zero-shot"], seeds=2, reporter=told)
     return directory
 
@@ -101,36 +102,38 @@ def test_what_it_writes(finished, told, small, cache):
 def test_figures_hold_the_means_and_join_numbers_alone(finished, tmp_path, monkeypatch):
     found, drawn = fedpgp.load_sweep(finished), []
     (part,) = found.parts
-    monkeypatch.setattr(curves, "rendered", lambda figure, suffix: drawn.append(figure))
-    monkeypatch.setattr(curves, "write_figure", lambda directory, name, draw: draw("svg"))
-    names = list(curves.write_figures(found, part, tmp_path))
+    monkeypatch.setattr(grid, "write_chart", lambda directory, name, chart: drawn.append(chart))
+    names = list(grid.write_figures(found, part, tmp_path))
     assert len(names) == 8, "two axes, two points of the other each; learning curves of each cell"
-    axes = list(curves.axes_of(part))
+    axes = list(grid.axes_of(part))
     assert [(axis, [key[1:] for key in keys]) for _, axis, keys in axes] == [
         ("federation.rounds", [("1", "true"), ("2", "true")]),
         ("federation.rounds", [("1", "false"), ("2", "false")]),
         ("fedpgp.full_rank", [("2", "true"), ("2", "false")]),
         ("fedpgp.full_rank", [("1", "true"), ("1", "false")]),
     ]
-    for (_, axis, keys), figure in zip(axes, drawn[:4], strict=True):
-        lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 2 and line.get_marker() == "o"]
-        wanted = [found.comparisons[key].mean("fedpgp")["local"][0] for key in keys]
-        assert list(lines[0].get_ydata()) == pytest.approx(wanted)
-        assert (lines[0].get_linestyle() == "-") == (axis == "federation.rounds")
+    for (_, axis, keys), chart in zip(axes, drawn[:4], strict=True):
+        frame = chart.data[(chart.data["method"] == "fedpgp") & (chart.data["metric"] == "Local")]
+        wanted = [found.comparisons[key].mean("fedpgp")["local"] for key in keys]
+        assert list(frame["mean"]) == pytest.approx([mean for mean, _ in wanted])
+        assert list(frame["high"] - frame["low"]) == pytest.approx([2 * deviation for _, deviation in wanted])
+        joined = any(layer["mark"]["type"] == "line" for layer in chart.to_dict()["spec"]["layer"])
+        assert joined == (axis == "federation.rounds")
     key = next(part.cell_keys())
-    local = drawn[4].axes[0]
+    local = drawn[4].data[drawn[4].data["metric"] == "Local"].set_index("method")
     wanted = [np.mean([run.rounds[i]["local"] for run in found.comparisons[key].of("fedpgp")]) for i in range(2)]
-    assert list(local.lines[0].get_ydata()) == pytest.approx(wanted)
-    assert local.lines[1].get_linestyle() != "-", "zero-shot has no rounds"
+    assert list(local.loc["fedpgp"]["mean"]) == pytest.approx(wanted)
+    assert local.loc["zero-shot"]["round"] == 0, "zero-shot has no rounds: a dashed level"
 
     alone = replace(found, methods=["fedpgp"])
-    assert list(curves.write_figures(alone, part, tmp_path)) == [*names[:4], "rounds"], "one method: all cells together"
+    assert list(grid.write_figures(alone, part, tmp_path)) == [*names[:4], "rounds"], "one method: all cells together"
 
 
 def test_figures_are_drawn(finished):
     found = fedpgp.load_sweep(finished)
-    _, axis, keys = next(curves.axes_of(found.parts[0]))
-    svg = curves.along(found, axis, keys, "svg").decode()
+    (part,) = found.parts
+    _, axis, keys = next(grid.axes_of(part))
+    svg = rendered(grid.along(found, part, axis, keys), "svg").decode()
     for text in ("Local", "Novel", "federation.rounds", "fedpgp.full_rank true", "zero-shot"):
         assert text in svg
 

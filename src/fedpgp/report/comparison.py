@@ -1,18 +1,16 @@
 """The files of a comparison."""
 
-from functools import partial
 from pathlib import Path
 
-from fedpgp.report import tables
-from fedpgp.report.style import write_figure
-from fedpgp.report.tradeoff import picture
+from fedpgp.report import charts, frames, tables
+from fedpgp.report.style import write_chart
 from fedpgp.results import formats
 from fedpgp.results.run import Comparison
 from fedpgp.runtime.files import write, write_json
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> None:
-    """Writes the tables as .md, .tex and .csv, the picture as .svg and .png and, last of all, comparison.json."""
+    """Writes the tables as .md, .tex and .csv, the trade-off as .svg and .png and, last of all, comparison.json."""
     texts = {
         "comparison.md": markdown(comparison),
         "comparison.tex": formats.latex(tables.table(comparison)),
@@ -23,18 +21,18 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
     }
     for name, text in texts.items():
         write(directory / name, text.encode())
-    write_figure(directory, "comparison", partial(picture, comparison))
+    write_chart(directory, "comparison", charts.tradeoff(frames.tradeoff(comparison), tables.others_title(comparison)))
     write_json(directory / "comparison.json", comparison.as_json())
 
 
 def all_tables(comparison: Comparison, reference: str | None = None) -> list[formats.Table]:
     """Those that are printed: the figures and, of several methods, the differences and the diagnosis."""
-    found = [tables.table(comparison)]
+    shown = [tables.table(comparison)]
     if len(comparison.methods) > 1:
-        found += [tables.difference_table(comparison, reference), tables.diagnosis_table(comparison)]
-    return found
+        shown += [tables.difference_table(comparison, reference), tables.diagnosis_table(comparison)]
+    return shown
 
 
 def markdown(comparison: Comparison, reference: str | None = None) -> str:
     """All tables as Markdown."""
-    return "\n".join(f"{one.heading}\n\n{formats.markdown(one)}" for one in all_tables(comparison, reference))
+    return tables.markdown(all_tables(comparison, reference))

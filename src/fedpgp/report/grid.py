@@ -1,26 +1,29 @@
-"""The table of a grid, and its files."""
+"""The table of a grid, its figures, and their files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedpgp.report.curves import write_figures
-from fedpgp.report.tables import figure_text, titles
-from fedpgp.results.formats import Table, TableCell, latex, markdown, to_csv
+from altair.typing import ChartType
+
+from fedpgp.report import charts, frames
+from fedpgp.report.style import write_chart
+from fedpgp.report.tables import figure_texts, seeds_text, text_table, titles, write_tables
+from fedpgp.results.formats import Table, to_csv
 from fedpgp.results.run import columns
 from fedpgp.runtime.files import write
+from fedpgp.studies.axes import is_numeric, slug
 
 if TYPE_CHECKING:
-    from fedpgp.studies.study import Study, StudyPart
+    from fedpgp.studies.study import Key, Study, StudyPart
 
 
 def write_sweep(found: "Study", directory: Path) -> None:
     """Writes figures as .svg and .png, sweep.md, sweep.tex and, last of all, sweep.csv."""
     (part,) = found.parts
     write_figures(found, part, directory)
-    one = table(found, part)
-    write(directory / "sweep.md", f"{one.heading}\n\n{markdown(one)}".encode())
-    write(directory / "sweep.tex", latex(one).encode())
+    write_tables(directory, "sweep", [table(found, part)])
     write(directory / "sweep.csv", to_csv(found.rows()).encode())
 
 
@@ -30,18 +33,70 @@ def table(found: "Study", part: "StudyPart") -> Table:
     named = {name: title for one in comparisons for name, title in titles(one).items()}
     shown = list(dict.fromkeys(name for one in comparisons for name in columns(one.runs[0])))
     rows = []
-    for key in part.cell_keys():
-        for method in found.methods:
-            figures = found.comparisons[key].mean(method)
-            texts = [figure_text(*figures[name]) if name in figures else "" for name in shown]
-            rows.append([TableCell(text) for text in (*key[1:], method, *texts)])
-    return Table(
+    for key, method in product(part.cell_keys(), found.methods):
+        rows.append([*key[1:], method, *figure_texts([found.comparisons[key].of(method)], shown)])
+    return text_table(
         f"{', '.join(part.axes)}: last round, percent, {seeds_text(found.seeds)}",
         [*part.axes, "method", *(named[name] for name in shown)],
         rows,
     )
 
 
-def seeds_text(seeds: Sequence[int]) -> str:
-    """Which seeds, in words."""
-    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+def write_figures(found: "Study", part: "StudyPart", directory: Path, prefix: str = "") -> dict[str, str]:
+    """Writes those of a part as .svg and .png: what each shows, by its name, in which `prefix` comes first.
+
+    One for each axis at each combination of the points of the others; learning curves of each cell, or, with one
+    method, of all cells together.
+    """
+    drawn = {}
+    for name, axis, keys in axes_of(part):
+        write_chart(directory, prefix + name, along(found, part, axis, keys))
+        others = "".join(f", {other}" for other in _others(part, axis, keys[0]))
+        drawn[prefix + name] = f"along {axis}{others}; bars: standard deviation over the seeds"
+    cells = {key: found.comparisons[key] for key in part.cell_keys()}
+    if len(found.methods) == 1:
+        (method,), axes = found.methods, ", ".join(part.axes)
+        points = [point for key, one in cells.items() for point in frames.points_of(one.of(method), ", ".join(key[1:]))]
+        frame = frames.spreads("round", points, frames.panels(titles(next(iter(cells.values())))))
+        write_chart(directory, f"{prefix}rounds", charts.curves(frame, legend=axes))
+        return {**drawn, f"{prefix}rounds": f"{method} over the rounds, by {axes}; bands: as the bars"}
+    for number, (key, comparison) in enumerate(cells.items()):
+        name = "-".join([f"{prefix}rounds", *([str(number), *map(slug, key[1:])] if len(cells) > 1 else [])])
+        write_chart(directory, name, charts.curves(frames.learning_curves(comparison)))
+        drawn[name] = f"over the rounds, {part.describe(key)}; bands: standard deviation over the seeds"
+    return drawn
+
+
+def axes_of(part: "StudyPart") -> Iterator[tuple[str, str, list["Key"]]]:
+    """Every axis with more than one point, at each combination of the points of the others.
+
+    Gives the name of a figure, the axis, and the keys along it, those of numbers by their size.
+    """
+    for axis, points in part.axes.items():
+        if len(points) == 1:
+            continue
+        others = [list(labels) for name, labels in part.axes.items() if name != axis]
+        place = list(part.axes).index(axis)
+        for number, fixed in enumerate(product(*others)):
+            labels = sorted(points, key=float) if is_numeric(points) else list(points)
+            # The number tells apart labels that differ in what a path cannot have.
+            steps = [slug(axis), *([str(number), *map(slug, fixed)] if others else [])]
+            yield "-".join(steps), axis, [(part.name, *fixed[:place], label, *fixed[place:]) for label in labels]
+
+
+def along(found: "Study", part: "StudyPart", axis: str, keys: Sequence["Key"]) -> ChartType:
+    """Local, Base, Novel and CM of each method along an axis, joined if it is of numbers."""
+    place = 1 + list(part.axes).index(axis)
+    points = [
+        (method, key[place], run.results["final"])
+        for method in found.methods
+        for key in keys
+        for run in found.comparisons[key].of(method)
+    ]
+    frame = frames.spreads("label", points, frames.panels(titles(found.comparisons[keys[0]])))
+    return charts.curves(frame, axis, title=", ".join(_others(part, axis, keys[0])), joined=is_numeric(part.axes[axis]))
+
+
+def _others(part: "StudyPart", axis: str, key: "Key") -> list[str]:
+    """The points of the other axes, in words."""
+    return [f"{name} {label}" for name, label in zip(part.axes, key[1:], strict=True) if name != axis]

@@ -2,21 +2,22 @@
 
 from dataclasses import dataclass
 
-from matplotlib.figure import Figure
+from altair.typing import ChartType
 
 from fedpgp.errors import OutputError
-from fedpgp.report import curves, tradeoff
-from fedpgp.report.tables import titles
+from fedpgp.report import charts, frames
+from fedpgp.report.style import styled
+from fedpgp.report.tables import others_title
 from fedpgp.results.run import Comparison
 
 
 @dataclass(frozen=True)
 class Plots:
-    """The figures of a comparison as matplotlib's, outside of pyplot: each call draws a new one, the caller's own.
+    """The figures of a comparison as Altair charts, which notebooks show: each call makes a new one, the caller's own.
 
     Raises OutputError without a finished run.
 
-    >>> fedpgp.Plots(comparison).tradeoff().savefig("tradeoff.pdf")  # doctest: +SKIP
+    >>> fedpgp.Plots(comparison).tradeoff().save("tradeoff.pdf")  # doctest: +SKIP
     """
 
     comparison: Comparison
@@ -25,11 +26,10 @@ class Plots:
         if not self.comparison.runs:
             raise OutputError("the comparison has no finished run: there is nothing to draw; finish one, with resume")
 
-    def tradeoff(self) -> Figure:
+    def tradeoff(self) -> ChartType:
         """Local against HM(Base, Novel) along each method's path, as in comparison.svg."""
-        return tradeoff.figure(self.comparison)
+        return styled(charts.tradeoff(frames.tradeoff(self.comparison), others_title(self.comparison)))
 
-    def curves(self) -> Figure:
+    def curves(self) -> ChartType:
         """Local, Base, Novel and CM over the rounds, mean of the seeds and a band of their standard deviation."""
-        found = self.comparison
-        return curves.rounds_figure({method: found.of(method) for method in found.methods}, titles(found), "")
+        return styled(charts.curves(frames.learning_curves(self.comparison)))

@@ -1,20 +1,17 @@
 """The tables of a reproduction: the paper's, the same over the last five rounds, and what others reported."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from fedpgp.report.curves import write_figures
-from fedpgp.report.grid import seeds_text
-from fedpgp.report.tables import figure_text, titles
-from fedpgp.results.formats import Table, TableCell, latex, markdown, to_csv
-from fedpgp.results.run import Run, columns, spread
+from fedpgp.report.grid import write_figures
+from fedpgp.report.tables import figure_text, figure_texts, has_both, seeds_text, text_table, titles
+from fedpgp.results.formats import Table, latex, markdown, to_csv
+from fedpgp.results.run import columns, spread
 from fedpgp.runtime.files import write
 from fedpgp.studies.axes import slug
-from fedpgp.studies.recipe import Recipe, Reported, read_recipe
+from fedpgp.studies.recipe import Recipe, read_recipe
 from fedpgp.studies.reported_settings import Agreement
 
 if TYPE_CHECKING:
@@ -31,19 +28,20 @@ def write_reproduction(found: "Study", directory: Path) -> None:
     If others reported figures for some cells, they are also in reported.csv.
     """
     recipe = read_recipe(found.asked["recipe"])
-    shown = tables(found)
+    all_tables = tables(found)
+    made_by = provenance(found)
     text = [f"# {recipe.title}", recipe.about]
     if found.asked["embedded"]:
         text.append(f"Embedded: {recipe.embedded_note}. No figure of the paper is to be compared with these.")
-    text += [f"## {one.heading}\n\n{markdown(one)}" for one in shown]
+    text += [f"## {shown.heading}\n\n{markdown(shown)}" for shown in all_tables]
     for part in found.parts:
         prefix = f"{slug(part.name)}-" if len(found.parts) > 1 else ""
         drawn = write_figures(found, part, directory, prefix)
         text += [f"![{part.name}: {what}]({name}.svg)\n\n{part.name}: {what}" for name, what in drawn.items()]
-    text.append("## Provenance\n\n" + "\n".join(f"- {what}: {value}" for what, value in provenance(found).items()))
+    text.append("## Provenance\n\n" + "\n".join(f"- {what}: {value}" for what, value in made_by.items()))
     write(directory / "reproduction.md", ("\n\n".join(text) + "\n").encode())
-    comment = "".join(f"% {what}: {value}\n" for what, value in provenance(found).items())
-    write(directory / "reproduction.tex", (comment + "\n".join(map(latex, shown))).encode())
+    comment = "".join(f"% {what}: {value}\n" for what, value in made_by.items())
+    write(directory / "reproduction.tex", (comment + "\n".join(map(latex, all_tables))).encode())
     if reported := reported_rows(found, recipe):
         write(directory / REPORTED, to_csv(reported).encode())
     write(directory / "reproduction.csv", to_csv(found.rows()).encode())
@@ -68,27 +66,24 @@ def table(found: "Study", recipe: Recipe, part: "StudyPart", kind: str) -> Table
     groups = dict(_groups(part))
     figures = {title: _figures(found, recipe, keys) for title, keys in groups.items()}
     heading = f"{part.name}: {PARTS[kind]}, percent, {seeds_text(found.seeds)}"
-    lines = [(method, kind) for method in found.methods]
-    if kind == "final":
-        first = found.comparisons[next(part.cell_keys())]
-        lines = [line for method in found.methods for line in _with_shared(first.of(method), method)]
+    lines = {}  # what is in the first column -> method, and which of its results
+    for method in found.methods:
+        lines[method] = method, kind
+        if kind == "final" and has_both(found.comparisons[next(part.cell_keys())].of(method)[0]):
+            lines[f"{method}, shared part"] = method, "shared"
 
-    def texts(title: str, method: str, where: str) -> list[TableCell]:
+    def texts(title: str, line: str) -> list[str]:
+        method, where = lines[line]
         runs = [found.comparisons[key].of(method) for key in groups[title]]
-        return [TableCell(_text(runs, where, name)) for name in figures[title]]
-
-    def named(method: str, where: str) -> str:
-        return f"{method}, shared part" if where == "shared" else method
+        return figure_texts(runs, figures[title], where)
 
     across = [f"{title} {name}" for title in groups for name in figures[title].values()]
     same = len({tuple(names) for names in figures.values()}) == 1
     if same and (len(found.methods) == 1 or len(across) > WIDEST):
-        rows = [
-            [TableCell(title), TableCell(named(*line)), *texts(title, *line)] for title, line in product(groups, lines)
-        ]
-        return Table(heading, [", ".join(part.axes), "method", *next(iter(figures.values())).values()], rows)
-    rows = [[TableCell(named(*line)), *(cell for title in groups for cell in texts(title, *line))] for line in lines]
-    return Table(heading, ["method", *across], rows)
+        rows = [[title, line, *texts(title, line)] for title, line in product(groups, lines)]
+        return text_table(heading, [", ".join(part.axes), "method", *next(iter(figures.values())).values()], rows)
+    rows = [[line, *(text for title in groups for text in texts(title, line))] for line in lines]
+    return text_table(heading, ["method", *across], rows)
 
 
 def domain_table(found: "Study", part: "StudyPart") -> Table:
@@ -96,47 +91,48 @@ def domain_table(found: "Study", part: "StudyPart") -> Table:
     names = _domains(found, part)
     rows = []
     for key, method in product(part.cell_keys(), found.methods):
-        each = [run.results["domains"] for run in found.comparisons[key].of(method)]
-        texts = [figure_text(*spread([of[name] for of in each])) if name in each[0] else "" for name in names]
-        rows.append([TableCell(text) for text in (", ".join(key[1:]), method, *texts)])
+        figures = [run.results["domains"] for run in found.comparisons[key].of(method)]
+        texts = [figure_text(*spread([of[name] for of in figures])) if name in figures[0] else "" for name in names]
+        rows.append([", ".join(key[1:]), method, *texts])
     heading = f"{part.name}: Local by domain, last round, percent, {seeds_text(found.seeds)}"
-    return Table(heading, [", ".join(part.axes), "method", *names], rows)
+    return text_table(heading, [", ".join(part.axes), "method", *names], rows)
 
 
-@dataclass(frozen=True)
-class _ReportedFigure:
-    """A reported figure beside that of a cell. deviation: over the seeds; None with one seed."""
+def _reported(found: "Study", recipe: Recipe) -> Iterator[tuple[list[str], Agreement, dict[str, Any]]]:
+    """Every reported figure beside that of a cell: how the table begins, how settings agree, and a row of the file.
 
-    part: "StudyPart"
-    key: "Key"
-    reported: Reported
-    name: str
-    title: str
-    mean: float
-    deviation: float | None
-    agreement: Agreement
-
-    @property
-    def figure(self) -> float:
-        return self.reported.figures[self.name]
-
-    @property
-    def difference(self) -> float | None:
-        """Ours minus the reported figure; None if a setting that the source states is another one here."""
-        return self.mean - self.figure if self.agreement.is_same else None
-
-
-def _entries(found: "Study", recipe: Recipe) -> Iterator[_ReportedFigure]:
+    The difference is ours minus the reported figure; None if a setting that the source states is another one here.
+    """
     for part in found.parts:
-        for key, one in product(part.cell_keys(), recipe.reported):
-            if one.method not in found.methods or not one.is_of(part, key):
+        for key, reported in product(part.cell_keys(), recipe.reported):
+            if reported.method not in found.methods or not reported.is_of(part, key):
                 continue
             comparison = found.comparisons[key]
-            runs = comparison.of(one.method)
-            agreement = one.compare(runs[0].config)
-            for name in one.figures:
+            runs = comparison.of(reported.method)
+            agreement = reported.compare(runs[0].config)
+            for name, figure in reported.figures.items():
                 mean, deviation = spread([run.results["final"][name] for run in runs])
-                yield _ReportedFigure(part, key, one, name, titles(comparison)[name], mean, deviation, agreement)
+                texts = [", ".join(key[1:]), reported.method, titles(comparison)[name], f"{figure:.2f}"]
+                row = {
+                    **({"part": part.name} if part.name else {}),
+                    **dict(zip(part.axes, key[1:], strict=True)),
+                    "method": reported.method,
+                    "figure": name,
+                    "reported": figure,
+                    "here": mean,
+                    "here_std": deviation,
+                    "difference": mean - figure if agreement.is_same else None,
+                    "source": reported.source,
+                    "differs": _differing(agreement),
+                    "not_expressible": "; ".join(agreement.not_expressible),
+                    "unknown": "; ".join(agreement.unknown),
+                }
+                yield [*texts, figure_text(mean, deviation)], agreement, row
+
+
+def reported_rows(found: "Study", recipe: Recipe) -> list[dict[str, Any]]:
+    """A row for every reported figure, with the settings that differ and those that its source does not state."""
+    return [row for *_, row in _reported(found, recipe)]
 
 
 def reported_table(found: "Study", recipe: Recipe) -> Table:
@@ -144,21 +140,17 @@ def reported_table(found: "Study", recipe: Recipe) -> Table:
 
     The notes say which settings differ, or which the source does not state.
     """
-    rows, notes = [], list[str]()
-    for one in _entries(found, recipe):
-        note = _note(one.reported.source, one.agreement)
-        if note not in notes:
-            notes.append(note)
-        difference = "other settings" if one.difference is None else f"{one.difference:+.1f}"
-        texts = [", ".join(one.key[1:]), one.reported.method, one.title, f"{one.figure:.2f}"]
-        texts += [figure_text(one.mean, one.deviation), difference]
-        rows.append([TableCell(text) for text in [*texts, f"{one.reported.source} [{notes.index(note) + 1}]"]])
-    return Table(
+    rows, numbers = [], dict[str, int]()  # of the notes
+    for texts, agreement, row in _reported(found, recipe):
+        number = numbers.setdefault(_note(row["source"], agreement), len(numbers) + 1)
+        difference = f"{row['difference']:+.1f}" if agreement.is_same else "other settings"
+        rows.append([*texts, difference, f"{row['source']} [{number}]"])
+    return text_table(
         "Reported by others",
         ["cell", "method", "figure", "reported", "here", "difference", "source"],
         rows,
         "The original paper's own tables are not at hand, so none of their figures stand here.",
-        [f"[{number}] {note}" for number, note in enumerate(notes, 1)],
+        [f"[{number}] {note}" for note, number in numbers.items()],
     )
 
 
@@ -166,7 +158,7 @@ def _note(source: str, agreement: Agreement) -> str:
     """The settings that differ, or if none does, those that the source does not state."""
     if agreement.is_same:
         keys: dict[str, list[str]] = {}
-        for section, _, key in (one.partition(".") for one in agreement.unknown):
+        for section, _, key in (name.partition(".") for name in agreement.unknown):
             keys.setdefault(section, []).append(key)
         unknown = "; ".join(f"[{section}] {', '.join(of_section)}" for section, of_section in keys.items())
         return f"All settings that {source} states are the same here. It does not state: {unknown or 'none'}."
@@ -180,27 +172,6 @@ def _note(source: str, agreement: Agreement) -> str:
 
 def _differing(agreement: Agreement) -> str:
     return "; ".join(f"{key}: {ours} / {theirs}" for key, (ours, theirs) in agreement.differs.items())
-
-
-def reported_rows(found: "Study", recipe: Recipe) -> list[dict[str, Any]]:
-    """A row for every reported figure, with the settings that differ and those that its source does not state."""
-    return [
-        {
-            **({"part": one.part.name} if one.part.name else {}),
-            **dict(zip(one.part.axes, one.key[1:], strict=True)),
-            "method": one.reported.method,
-            "figure": one.name,
-            "reported": one.figure,
-            "here": one.mean,
-            "here_std": one.deviation,
-            "difference": one.difference,
-            "source": one.reported.source,
-            "differs": _differing(one.agreement),
-            "not_expressible": "; ".join(one.agreement.not_expressible),
-            "unknown": "; ".join(one.agreement.unknown),
-        }
-        for one in _entries(found, recipe)
-    ]
 
 
 def provenance(found: "Study") -> dict[str, str]:
@@ -222,8 +193,8 @@ def provenance(found: "Study") -> dict[str, str]:
 
 def _domains(found: "Study", part: "StudyPart") -> list[str]:
     """Of the clients of a part's cells; none where clients have images of several."""
-    each = [run.results["domains"] for key in part.cell_keys() for run in found.comparisons[key].runs]
-    return list(dict.fromkeys(name for of in each for name in of))
+    runs = (run for key in part.cell_keys() for run in found.comparisons[key].runs)
+    return list(dict.fromkeys(name for run in runs for name in run.results["domains"]))
 
 
 def _groups(part: "StudyPart") -> Iterator[tuple[str, list["Key"]]]:
@@ -243,17 +214,3 @@ def _figures(found: "Study", recipe: Recipe, keys: Sequence["Key"]) -> dict[str,
     first = found.comparisons[keys[0]]
     named = titles(first)
     return {name: named[name] for name in recipe.figures or columns(first.runs[0])}
-
-
-def _with_shared(runs: Sequence[Run], method: str) -> list[tuple[str, str]]:
-    has_private = any(name.startswith("private/") for name in runs[0].prompts)
-    shared = has_private and runs[0].results["shared"] is not None
-    return [(method, "final"), (method, "shared")] if shared else [(method, "final")]
-
-
-def _text(cells: Sequence[Sequence[Run]], where: str, name: str) -> str:
-    """The mean over cells of each seed, and then over the seeds; "" for what a run does not have."""
-    if any(name not in run.results[where] for runs in cells for run in runs):
-        return ""
-    seeds = zip(*cells, strict=True)
-    return figure_text(*spread([fmean(run.results[where][name] for run in of_seed) for of_seed in seeds]))

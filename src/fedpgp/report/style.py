@@ -1,43 +1,64 @@
-"""How every figure looks."""
+"""How every chart looks, and how it becomes a file."""
 
-import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+import altair as alt
+import vl_convert
+from altair.typing import ChartType
 
 from fedpgp.runtime.files import write
 
-# Okabe and Ito's palette, which colour-blind readers tell apart; the markers differ too.
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#0072B2", "#F0E442")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# Okabe and Ito's palette, which colour-blind readers tell apart. Its black would vanish on a dark page.
+COLOURS = ("#7F7F7F", "#E69F00", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#0072B2", "#F0E442")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "stroke")
+SMALL = {"labelFontSize": 9, "titleFontSize": 9}
+CONFIG: dict[str, Any] = {
+    "font": "Helvetica, Arial, sans-serif",
+    "view": {"stroke": None},
+    "title": {"fontSize": 10, "fontWeight": "normal"},
+    "axis": {**SMALL, "gridOpacity": 0.4, "titleFontWeight": "normal", "labelLimit": 170},
+    "legend": {**SMALL, "symbolLimit": 60, "symbolOpacity": 1, "columns": 1, "labelLimit": 170},
+    "header": SMALL,
+    "tooltipFormat": {"numberFormat": ".4~g"},
+}
+CONVERTERS: dict[str, Callable[[dict[str, Any]], bytes]] = {
+    "svg": lambda spec: vl_convert.vegalite_to_svg(spec).encode(),
+    "pdf": vl_convert.vegalite_to_pdf,
+    "png": partial(vl_convert.vegalite_to_png, scale=3),
+}
 
 
-@contextmanager
-def house_style() -> Iterator[None]:
-    """The same figure gives the same bytes."""
-    with rc_context({"svg.hashsalt": "fedpgp", "svg.fonttype": "none", "font.size": 9}):
-        yield
+def series(methods: Sequence[str], title: str | None = None) -> dict[str, Any]:
+    """The colour and the shape of each method; beyond eight methods colours come again, with other shapes."""
+    legend = alt.Legend(title=title)
+    shapes = [SHAPES[(i + i // len(SHAPES)) % len(SHAPES)] for i in range(len(methods))]
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(methods))]
+    return {
+        "color": alt.Color("method:N", scale=alt.Scale(domain=methods, range=colours), legend=legend),
+        "shape": alt.Shape("method:N", scale=alt.Scale(domain=methods, range=shapes), legend=legend),
+    }
 
 
-def rendered(figure: Figure, suffix: str) -> bytes:
-    """A figure as "svg" or "png"."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
-    return buffer.getvalue()
+def styled(chart: ChartType) -> ChartType:
+    """The chart with fonts, sizes and grid lines of this style."""
+    return chart.configure(**CONFIG)
 
 
-def write_figure(directory: Path, name: str, drawn: Callable[[str], bytes]) -> None:
-    """Writes a figure as .svg and as .png. drawn: the suffix without its dot -> the file."""
-    for suffix in ("svg", "png"):
-        write(directory / f"{name}.{suffix}", drawn(suffix))
+def spec_of(chart: ChartType) -> dict[str, Any]:
+    """The Vega-Lite specification of a chart in this style, with its data, however many rows these are."""
+    with alt.data_transformers.disable_max_rows():
+        return styled(chart).to_dict()
 
 
-def turn_labels(axes: Axes, degrees: int) -> None:
-    """Turns those of the points below, so that each ends under its point."""
-    axes.tick_params("x", rotation=degrees)
-    for label in axes.get_xticklabels():
-        label.set(horizontalalignment="right", rotation_mode="anchor")
+def rendered(chart: ChartType, suffix: str) -> bytes:
+    """A chart as "svg", "pdf" or "png": the same chart gives the same bytes. It needs no network."""
+    return CONVERTERS[suffix](spec_of(chart))
+
+
+def write_chart(directory: Path, name: str, chart: ChartType, suffixes: Sequence[str] = ("svg", "png")) -> None:
+    """Writes a chart once for each suffix."""
+    for suffix in suffixes:
+        write(directory / f"{name}.{suffix}", rendered(chart, suffix))

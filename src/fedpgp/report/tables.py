@@ -1,13 +1,19 @@
 """What stands in the tables of a comparison."""
 
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import permutations
+from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+
+import pandas as pd
 
 from fedpgp.errors import OutputError
 from fedpgp.evaluation.bootstrap import METRICS, Difference
-from fedpgp.results.formats import Mark, Table, TableCell, to_csv
-from fedpgp.results.run import PARTS, RANKED, Comparison, Run, columns
+from fedpgp.results import formats
+from fedpgp.results.formats import Mark, Table, TableCell
+from fedpgp.results.run import PARTS, RANKED, Comparison, Run, columns, spread
+from fedpgp.runtime.files import write
 
 TITLES = {
     "local": "Local",
@@ -61,9 +67,8 @@ def table(comparison: Comparison) -> Table:
         cells = [TableCell(figure_text(*figures[name]), marks.get(name, {}).get(method)) for name in shown]
         after = (f"{comparison.rank(method):.1f}", f"{kib:g}", f"{seconds:.0f}")
         rows.append([TableCell(method + fewer), *cells, *map(TableCell, after)])
-        if runs[0].results["private"] and runs[0].results["shared"] is not None:
-            alone = comparison.mean(method, "shared")
-            texts = [figure_text(*alone[name]) if name in alone else "" for name in shown]
+        if has_both(runs[0]):
+            texts = figure_texts([runs], shown, "shared")
             rows.append([TableCell(f"{method}, shared part"), *map(TableCell, [*texts, "", "", ""])])
     *first, last = [named[name] for name in RANKED if name in shown]
     ranked = f"{', '.join(first)} and {last}"
@@ -75,21 +80,26 @@ def table(comparison: Comparison) -> Table:
     )
 
 
+def has_both(run: Run) -> bool:
+    """Whether clients hold a private part, and the shared part predicts by itself."""
+    return bool(run.results["private"]) and run.results["shared"] is not None
+
+
 def difference_table(comparison: Comparison, reference: str | None = None) -> Table:
     """A method minus each other one, with 95 % intervals of the paired bootstrap. reference: None takes the last."""
     first = reference or comparison.methods[-1]
     named, shown = titles(comparison), [name for name in METRICS if name in columns(comparison.runs[0])]
+    comparison.of(first)  # raises OutputError for a method that is not there
     rows = []
     for method in comparison.methods:
         if method == first:
             continue
         try:
-            cells = [difference_text(found) for found in comparison.against(first, method).values()]
+            texts = [difference_text(difference) for difference in comparison.against(first, method).values()]
         except OutputError:
-            cells = ["no common seed"] * len(shown)
-        rows.append([TableCell(method), *map(TableCell, cells)])
-    comparison.of(first)  # raises OutputError for a method that is not there
-    return Table(
+            texts = ["no common seed"] * len(shown)
+        rows.append([method, *texts])
+    return text_table(
         "Paired bootstrap over test images, 95 % interval",
         [f"{first} minus", *(named[name] for name in shown)],
         rows,
@@ -101,34 +111,26 @@ def diagnosis_table(comparison: Comparison) -> Table:
     rows = []
     for method in comparison.methods:
         runs = comparison.of(method)
+        best = [run.results["best_on_validation"] for run in runs]
         at = [run.at("validation") for run in runs]
+        locals_ = [[client["local"] for client in run.results["clients"]] for run in runs]
         rows.append(
-            [
-                method,
-                _over(run.results["final"]["cm"] for run in runs),
-                _over(run.results["last_five"]["cm"] for run in runs),
-                _over(run.results["best_on_validation"]["cm"] for run in runs),
-                _each(run.results["best_on_validation"]["round"] for run in runs),
-                _over(run.results["final"]["cm"] for run in at),
-                _each(run.alpha for run in at) if any(len(run.results["path"]) > 1 for run in runs) else "",
-                _over(min(_locals(run)) for run in runs),
-                _over(stdev(_locals(run)) for run in runs) if len(_locals(runs[0])) > 1 else "",
-            ]
+            {
+                "method": method,
+                "CM": _over(run.results["final"]["cm"] for run in runs),
+                "CM, last five rounds": _over(run.results["last_five"]["cm"] for run in runs),
+                "CM at validation's round": _over(figures["cm"] for figures in best),
+                "that round": _each(figures["round"] for figures in best),
+                "CM at validation's α": _over(run.results["final"]["cm"] for run in at),
+                "that α": _each(run.alpha for run in at if any(len(run.results["path"]) > 1 for run in runs)),
+                "lowest Local of a client": _over(map(min, locals_)),
+                "std of Local over clients": _over(map(stdev, locals_)) if len(locals_[0]) > 1 else "",
+            }
         )
-    return Table(
+    return text_table(
         "Diagnosis",
-        [
-            "method",
-            "CM",
-            "CM, last five rounds",
-            "CM at validation's round",
-            "that round",
-            "CM at validation's α",
-            "that α",
-            "lowest Local of a client",
-            "std of Local over clients",
-        ],
-        [list(map(TableCell, row)) for row in rows],
+        list(rows[0]),
+        [list(row.values()) for row in rows],
         "Validation images of the base classes choose by the harmonic mean of Local and Base on them.",
     )
 
@@ -145,66 +147,47 @@ def caption(comparison: Comparison) -> str:
     dealt = "" if task["partition"] == "classes" else f" ({task['partition']})"
     alphas = {run.alpha for run in comparison.runs if len(run.results["path"]) > 1}
     where = "" if alphas <= {1.0} else f", α {', '.join(f'{alpha:g}' for alpha in sorted(alphas))}"
-    seeds = "seed" + "s" * (len(comparison.seeds) > 1) + " " + ", ".join(map(str, comparison.seeds))
     return (
         f"{task['protocol']} on {task['data']}, {task['clients']} clients{dealt}, {what},"
-        f" {task['evaluated_on']} images; last round{where}, percent, {seeds}"
+        f" {task['evaluated_on']} images; last round{where}, percent, {seeds_text(comparison.seeds)}"
     )
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Which seeds, in words."""
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def comparison_csv(comparison: Comparison) -> str:
     """A row for every method and, where it has one, its shared part alone: mean and std of each figure."""
-    shown = columns(comparison.runs[0])
-    rows = []
-    for method in comparison.methods:
-        runs = comparison.of(method)
-        for part, title in PARTS.items():
-            if runs[0].results[part] is None:
-                continue
-            figures = comparison.mean(method, part)
-            row: dict[str, Any] = {
-                "method": method,
-                "part": title,
-                "seeds": " ".join(str(run.seed) for run in runs),
-            }
-            for name in shown:
-                row[name], row[f"{name}_std"] = figures.get(name, ("", ""))
-            if part == "final":
-                row["rank"] = comparison.rank(method)
-                row["bytes_up_per_client_round"] = runs[0].results["bytes_up_per_client_round"]
-                row["seconds"] = fmean(run.results["seconds"] for run in runs)
-            rows.append(row)
-    return to_csv(rows)
+    frame = comparison.table().reset_index()
+    frame.insert(2, "seeds", [" ".join(str(run.seed) for run in comparison.of(method)) for method in frame["method"]])
+    own = frame["part"] == PARTS["final"]
+    for name, value in (
+        ("rank", comparison.rank),
+        ("bytes_up_per_client_round", lambda method: comparison.of(method)[0].results["bytes_up_per_client_round"]),
+        ("seconds", lambda method: fmean(run.results["seconds"] for run in comparison.of(method))),
+    ):
+        frame[name] = frame["method"].map(value).astype(object).where(own)
+    return frame.to_csv(index=False)
 
 
 def path_csv(comparison: Comparison) -> str:
     """A row for every run and every α of its path."""
-    rows = [
-        {"method": run.method, "seed": run.seed, **point} for run in comparison.runs for point in run.results["path"]
-    ]
-    return to_csv(rows)
+    return formats.to_csv(
+        [{"method": run.method, "seed": run.seed, **point} for run in comparison.runs for point in run.results["path"]]
+    )
 
 
 def differences_csv(comparison: Comparison) -> str:
     """A row for every metric of every two methods that share a seed, in both directions."""
     rows = []
     for first, second in permutations(comparison.methods, 2):
-        try:
-            found = comparison.against(first, second)
-        except OutputError:
-            continue
-        for metric, difference in found.items():
-            rows.append(
-                {
-                    "first": first,
-                    "second": second,
-                    "metric": metric,
-                    "first_minus_second": difference.mean,
-                    "low": difference.low,
-                    "high": difference.high,
-                }
-            )
-    return to_csv(rows, ["first", "second", "metric", "first_minus_second", "low", "high"])
+        with suppress(OutputError):
+            for metric, difference in comparison.against(first, second).items():
+                rows.append([first, second, metric, difference.mean, difference.low, difference.high])
+    frame = pd.DataFrame(rows, columns=["first", "second", "metric", "first_minus_second", "low", "high"])
+    return frame.to_csv(index=False)
 
 
 def _marks(comparison: Comparison, metric: str) -> dict[str, Mark]:
@@ -217,25 +200,38 @@ def _marks(comparison: Comparison, metric: str) -> dict[str, Mark]:
     for method in comparison.methods:
         if method == best:
             continue
-        found = comparison.against(method, best)[metric]
-        if not found.excludes_zero:
+        difference = comparison.against(method, best)[metric]
+        if not difference.excludes_zero:
             marks[method] = "same"
-        elif found.low > 0:
+        elif difference.low > 0:
             marks[method] = "above"
     return marks
 
 
-def _locals(run: Run) -> list[float]:
-    return [client["local"] for client in run.results["clients"]]
+def _over(values: Iterable[float]) -> str:
+    return figure_text(*spread(list(values)))
 
 
-def _over(values: Any) -> str:
-    found = list(values)
-    return figure_text(fmean(found), stdev(found) if len(found) > 1 else None)
-
-
-def _each(values: Any) -> str:
+def _each(values: Iterable[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
+
+
+def text_table(
+    heading: str, header: Sequence[str], rows: Iterable[Sequence[str]], legend: str = "", notes: Sequence[str] = ()
+) -> Table:
+    """A table without marks."""
+    return Table(heading, header, [list(map(TableCell, row)) for row in rows], legend, notes)
+
+
+def markdown(tables: Iterable[Table]) -> str:
+    """Tables below each other, each below its heading."""
+    return "\n".join(f"{one.heading}\n\n{formats.markdown(one)}" for one in tables)
+
+
+def write_tables(directory: Path, name: str, tables: Sequence[Table]) -> None:
+    """Writes tables as .md and as .tex."""
+    write(directory / f"{name}.md", markdown(tables).encode())
+    write(directory / f"{name}.tex", "\n".join(map(formats.latex, tables)).encode())
 
 
 def figure_text(mean: float, deviation: float | None) -> str:
@@ -243,6 +239,20 @@ def figure_text(mean: float, deviation: float | None) -> str:
     return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
 
 
-def difference_text(found: Difference) -> str:
+def figure_texts(cells: Sequence[Sequence[Run]], names: Iterable[str], part: str = "final") -> list[str]:
+    """Of each figure the mean over cells of each seed, and then over the seeds; "" for what a run does not have.
+
+    cells: of each cell its runs, by seed. part: of the results.
+    """
+    texts = []
+    for name in names:
+        seeds = [[run.results[part].get(name) for run in runs] for runs in zip(*cells, strict=True)]
+        known = all(figure is not None for figures in seeds for figure in figures)
+        texts.append(figure_text(*spread(list(map(fmean, seeds)))) if known else "")
+    return texts
+
+
+def difference_text(difference: Difference) -> str:
     """A difference, or that there is none, with its interval in a second line."""
-    return f"{f'{found.mean:+.1f}' if found.excludes_zero else 'no difference'}\n{found.low:+.1f}..{found.high:+.1f}"
+    mean = f"{difference.mean:+.1f}" if difference.excludes_zero else "no difference"
+    return f"{mean}\n{difference.low:+.1f}..{difference.high:+.1f}"

@@ -6,18 +6,15 @@ It may import reporting and what is below it. Start with `base`.
 from typing import Any
 
 from fedpgp.errors import ConfigError, nearest
-from fedpgp.tracking.base import Tracker
+from fedpgp.tracking.base import Several, Tracker
 from fedpgp.tracking.mlflow import MLflow
-from fedpgp.tracking.several import Several
 from fedpgp.tracking.tensorboard import TensorBoard
 from fedpgp.tracking.wandb import WandB
 
 __all__ = ["KINDS", "MLflow", "Several", "TensorBoard", "Tracker", "WandB", "tracker"]
 
-KINDS: dict[str, tuple[type[TensorBoard] | type[MLflow] | type[WandB], str]] = {
-    "tensorboard": (TensorBoard, "DIR"),
-    "mlflow": (MLflow, "URI"),
-    "wandb": (WandB, "PROJECT"),
+KINDS: dict[str, type[TensorBoard] | type[MLflow] | type[WandB]] = {
+    made.kind: made for made in (TensorBoard, MLflow, WandB)
 }
 
 
@@ -31,7 +28,6 @@ def tracker(text: str) -> Tracker[Any]:
         raise ConfigError(
             f"--track must be tensorboard:DIR, mlflow:URI or wandb:PROJECT, got {text!r}; {nearest(kind, KINDS)}"
         )
-    make, needs = KINDS[kind]
     if not where:
-        raise ConfigError(f"--track must say where to: {kind}:{needs}, got {text!r}")
-    return make(where)
+        raise ConfigError(f"--track must say where to: {kind}:{KINDS[kind].target}, got {text!r}")
+    return KINDS[kind](where)

@@ -1,50 +1,37 @@
-"""What all trackers do: one entry for each run, opened, filled round by round and closed."""
+"""What all trackers do: one entry for each run, opened, filled round by round and closed; and several at once."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
-from types import ModuleType, TracebackType
-from typing import Any, Generic, TypeVar
+from types import ModuleType
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, FedPGPError, OutputError
-from fedpgp.reporting import Silent
+from fedpgp.reporting import Reporter, Silent
 from fedpgp.results.run import Run
 from fedpgp.tracking.figures import scalars
 
 Entry = TypeVar("Entry")
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A run that begins, or goes on after a stop."""
-
-    method: str
-    seed: int
-    config: ExperimentConfig
-
-    @property
-    def name(self) -> str:
-        return f"{self.method}, seed {self.seed}"
-
-
 class Tracker(Silent, Generic[Entry]):
     """A reporter that hears runs and rounds; a context manager, which closes what a stop left open.
 
     Entry: what its package calls a run. Whatever it raises becomes an OutputError, and stops the run, which `resume`
-    goes on with.
+    goes on with. kind, target: how --track names it, and what the user gives it.
     """
 
-    kind = ""
+    kind: ClassVar[str]
+    target: ClassVar[str]
 
     def __init__(self) -> None:
         self._entries: dict[tuple[str, int], Entry] = {}
 
     @abstractmethod
-    def open(self, begun: Begun) -> Entry:
-        """A new entry, with the settings of its run."""
+    def open(self, method: str, seed: int, config: ExperimentConfig) -> Entry:
+        """A new entry, with the settings of its run, which begins or goes on after a stop."""
 
     @abstractmethod
     def log(self, entry: Entry, figures: Mapping[str, float], number: int) -> None:
@@ -59,15 +46,15 @@ class Tracker(Silent, Generic[Entry]):
         """Closes the entry of a run that was stopped."""
 
     def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:
-        with self._told():
-            self._entries[method, seed] = self.open(Begun(method, seed, config))
+        with self._writing():
+            self._entries[method, seed] = self.open(method, seed, config)
 
     def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
-        with self._told():
+        with self._writing():
             self.log(self._entries[method, seed], scalars(record), record["round"])
 
     def finish(self, run: Run) -> None:
-        with self._told():
+        with self._writing():
             self.end(self._entries[run.method, run.seed], run)
         del self._entries[run.method, run.seed]
 
@@ -75,26 +62,65 @@ class Tracker(Silent, Generic[Entry]):
         """Closes the entries of runs that were stopped."""
         while self._entries:
             _, entry = self._entries.popitem()
-            with self._told():
+            with self._writing():
                 self.abandon(entry)
 
-    def __enter__(self) -> "Tracker[Entry]":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except FedPGPError:
             raise
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise OutputError(
                 f"{self.kind} could not be written: {reason}; without --track {self.kind} the run itself can be resumed"
             ) from error
+
+
+class Several:
+    """Passes every call on to each, in their order; a context manager, which closes those that are trackers."""
+
+    def __init__(self, reporters: Sequence[Reporter]):
+        self._reporters = list(reporters)
+
+    def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
+        for reporter in self._reporters:
+            reporter.progress(what, done, total, detail)
+
+    def notice(self, text: str) -> None:
+        for reporter in self._reporters:
+            reporter.notice(text)
+
+    def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:
+        for reporter in self._reporters:
+            reporter.begin(method, seed, config)
+
+    def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
+        for reporter in self._reporters:
+            reporter.round(method, seed, record)
+
+    def finish(self, run: Run) -> None:
+        for reporter in self._reporters:
+            reporter.finish(run)
+
+    def close(self) -> None:
+        with ExitStack() as stack:  # all of them, also where one cannot be closed
+            for reporter in self._reporters:
+                if isinstance(reporter, Tracker):
+                    stack.callback(reporter.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def needed(module: str, package: str) -> ModuleType:

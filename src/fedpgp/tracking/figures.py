@@ -20,16 +20,16 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     Named as in rounds.jsonl, but that "loss_task" is "loss/task", and Local of the shared part alone "shared/local";
     "participants" is how many there were.
     """
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for name, value in record.items():
         if name == "participants":
-            found[name] = len(value)
+            figures[name] = len(value)
         elif isinstance(value, Mapping):
-            found |= {f"{name}/{key}": float(one) for key, one in value.items() if _is_number(one)}
+            figures |= {f"{name}/{key}": float(figure) for key, figure in value.items() if _is_number(figure)}
         elif _is_number(value) and name != "round":
             group, _, rest = name.partition("_")
-            found[f"{group}/{rest}" if rest and group in GROUPS else name] = float(value)
-    return found
+            figures[f"{group}/{rest}" if rest and group in GROUPS else name] = float(value)
+    return figures
 
 
 def settings(config: ExperimentConfig, method: str, seed: int) -> dict[str, str | int | float | bool]:
@@ -50,7 +50,7 @@ def settings(config: ExperimentConfig, method: str, seed: int) -> dict[str, str 
 def final(run: Run) -> dict[str, float]:
     """After the last round, in percent: "final/METRIC" of the clients' own models, and "final_shared/METRIC"."""
     parts = {"final": run.results["final"], "final_shared": run.results["shared"] or {}}
-    return {f"{part}/{name}": value for part, found in parts.items() for name, value in found.items()}
+    return {f"{part}/{name}": value for part, figures in parts.items() for name, value in figures.items()}
 
 
 def table(run: Run) -> str:

@@ -8,9 +8,10 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError
 from fedpgp.results.run import Run
-from fedpgp.tracking.base import Begun, Tracker, needed
+from fedpgp.tracking.base import Tracker, needed
 from fedpgp.tracking.figures import final, settings, table
 
 SQLITE = "sqlite:///"
@@ -25,7 +26,7 @@ class MLflow(Tracker[str]):
     Raises ConfigError where the store cannot be opened.
     """
 
-    kind = "mlflow"
+    kind, target = "mlflow", "URI"
 
     def __init__(self, uri: str, experiment: str = "fedpgp"):
         super().__init__()
@@ -43,30 +44,26 @@ class MLflow(Tracker[str]):
                 warnings.simplefilter("ignore", DeprecationWarning)  # of SQLAlchemy about MLflow
                 self._client = client(tracking_uri=uri if path is None else f"{SQLITE}{path}")
                 files = None if path is None else path.with_name(f"{path.name}.files").as_uri()
-                found = self._client.get_experiment_by_name(experiment)
-                self._experiment = found.experiment_id if found else self._client.create_experiment(experiment, files)
+                known = self._client.get_experiment_by_name(experiment)
+                self._experiment = known.experiment_id if known else self._client.create_experiment(experiment, files)
         except Exception as error:
             raise ConfigError(
                 f"--track mlflow:{uri} must name a store that can be opened, such as mlflow:sqlite:///runs.db, or an"
                 f" MLflow server: {str(error).strip().splitlines()[0]}"
             ) from error
 
-    def open(self, begun: Begun) -> str:
-        entry = str(self._client.create_run(self._experiment, run_name=begun.name).info.run_id)
-        values = settings(begun.config, begun.method, begun.seed)
+    def open(self, method: str, seed: int, config: ExperimentConfig) -> str:
+        entry = str(self._client.create_run(self._experiment, run_name=f"{method}, seed {seed}").info.run_id)
+        values = settings(config, method, seed)
         self._client.log_batch(entry, params=[self._entities.Param(key, str(value)) for key, value in values.items()])
-        self._client.log_text(entry, begun.config.to_toml(), "config.toml")
+        self._client.log_text(entry, config.to_toml(), "config.toml")
         return entry
 
     def log(self, entry: str, figures: Mapping[str, float], number: int) -> None:
         now = time.time_ns() // 1_000_000
-        self._client.log_batch(
-            entry,
-            metrics=[
-                self._entities.Metric(re.sub(FORBIDDEN, "_", name), value, now, number)
-                for name, value in figures.items()
-            ],
-        )
+        names = {re.sub(FORBIDDEN, "_", name): value for name, value in figures.items()}
+        metrics = [self._entities.Metric(name, value, now, number) for name, value in names.items()]
+        self._client.log_batch(entry, metrics=metrics)
 
     def end(self, entry: str, run: Run) -> None:
         self.log(entry, final(run), run.results["rounds"])

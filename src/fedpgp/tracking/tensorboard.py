@@ -1,13 +1,15 @@
 """TensorBoard's event files."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError
 from fedpgp.results.run import Run
-from fedpgp.tracking.base import Begun, Tracker, needed
+from fedpgp.tracking.base import Tracker, needed
 from fedpgp.tracking.figures import final, settings, table
 
 
@@ -18,7 +20,7 @@ class TensorBoard(Tracker[Any]):
     for the tab HPARAMS. A run that goes on after a stop goes on in the same curves.
     """
 
-    kind = "tensorboard"
+    kind, target = "tensorboard", "DIR"
 
     def __init__(self, directory: Path | str):
         super().__init__()
@@ -26,7 +28,7 @@ class TensorBoard(Tracker[Any]):
         self._writer = needed("torch.utils.tensorboard", "tensorboard").SummaryWriter
         self._hparams = needed("torch.utils.tensorboard.summary", "tensorboard").hparams
         self._directory = Path(directory)
-        self._used: set[str] = set()
+        self._used: Counter[tuple[str, int]] = Counter()
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -34,14 +36,11 @@ class TensorBoard(Tracker[Any]):
                 f"--track tensorboard:{directory} must name a directory that can be written: {error.strerror}"
             ) from error
 
-    def open(self, begun: Begun) -> Any:
-        name, number = f"{begun.method}/seed-{begun.seed}", 1
-        while name in self._used:  # another cell of a grid
-            number += 1
-            name = f"{begun.method}/seed-{begun.seed}-{number}"
-        self._used.add(name)
-        writer = self._writer(str(self._directory / name))
-        writer.add_text("config", indent(begun.config.to_toml(), "    "), 0)  # in Markdown: as it is
+    def open(self, method: str, seed: int, config: ExperimentConfig) -> Any:
+        self._used[method, seed] += 1
+        number = f"-{self._used[method, seed]}" if self._used[method, seed] > 1 else ""  # of another cell of a grid
+        writer = self._writer(str(self._directory / method / f"seed-{seed}{number}"))
+        writer.add_text("config", indent(config.to_toml(), "    "), 0)  # in Markdown: as it is
         writer.flush()
         return writer
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from fedpgp.config import ExperimentConfig
 from fedpgp.results.run import Run
-from fedpgp.tracking.base import Begun, Tracker, needed
+from fedpgp.tracking.base import Tracker, needed
 from fedpgp.tracking.figures import final, settings
 
 
@@ -20,7 +21,7 @@ class WandB(Tracker[Any]):
     loaded.
     """
 
-    kind = "wandb"
+    kind, target = "wandb", "PROJECT"
 
     def __init__(
         self, project: str, mode: Literal["offline", "online"] | None = None, directory: Path | str | None = None
@@ -31,12 +32,12 @@ class WandB(Tracker[Any]):
         self._project, self._directory = project, directory
         self._mode = mode or os.environ.get("WANDB_MODE", "offline")
 
-    def open(self, begun: Begun) -> Any:
+    def open(self, method: str, seed: int, config: ExperimentConfig) -> Any:
         entry = self._wandb.init(
             project=self._project,
-            name=begun.name,
-            group=begun.method,
-            config=settings(begun.config, begun.method, begun.seed),
+            name=f"{method}, seed {seed}",
+            group=method,
+            config=settings(config, method, seed),
             mode=self._mode,
             dir=None if self._directory is None else str(self._directory),
             reinit="create_new",

@@ -9,32 +9,20 @@ from typing import Any
 
 from fedpgp.errors import FedPGPError, OutputError
 from fedpgp.federation.state import FILE
-from fedpgp.results.run import Comparison, Run
+from fedpgp.results.run import Run
 from fedpgp.results.run_store import PLAN, RECORDS, cells, is_unfinished, load_run
 
 
 @dataclass(frozen=True)
-class Going:
-    """A run that is not finished. records: of its rounds so far."""
-
-    name: str
-    records: Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class ReportedTask:
-    """Runs on one task. directories: of each, by method and seed."""
-
-    comparison: Comparison
-    directories: Mapping[tuple[str, int], Path]
-
-
-@dataclass(frozen=True)
 class Gathered:
-    """parts: one for each task; going: runs that are not finished; faults: what could not be read, each with why."""
+    """What a page can show, and what it cannot.
 
-    parts: Sequence[ReportedTask]
-    going: Sequence[Going]
+    parts: for each task its runs, by directory. going: the records of runs that are not finished, by their names.
+    faults: what could not be read, each with why.
+    """
+
+    parts: Sequence[Mapping[Path, Run]]
+    going: Mapping[str, Sequence[Mapping[str, Any]]]
     faults: Sequence[str]
 
 
@@ -43,7 +31,7 @@ def gather(given: Sequence[Path]) -> Gathered:
 
     Raises OutputError where there is nothing to show at all.
     """
-    found: dict[Path, None] = {}  # each once, in their order
+    paths: dict[Path, None] = {}  # each once, in their order
     faults: list[str] = []
     for directory in given:
         if not directory.is_dir():
@@ -51,42 +39,39 @@ def gather(given: Sequence[Path]) -> Gathered:
         inside = _cells(directory, faults)
         if not inside:
             faults.append(f"{directory} holds no run")
-        found |= dict.fromkeys(inside)
-    tasks: dict[str, dict[tuple[str, int], tuple[Run, Path]]] = {}
-    going = []
-    for path in found:
+        paths |= dict.fromkeys(inside)
+    tasks: dict[str, dict[Path, Run]] = {}
+    going = {}
+    for path in paths:
         if is_unfinished(path):
-            going.append(Going(_name(path), _records(path)))
+            name = _name(path)
+            going[str(path) if name in going else name] = _records(path)
             continue
         try:
             run = load_run(path)
         except FedPGPError as error:
             faults.append(str(error))
             continue
-        of_task = tasks.setdefault(_signature(run), {})
-        key = (run.method, run.seed)
-        if key in of_task:
-            first, place = of_task[key]
-            same = f"{run.method} with seed {run.seed} is already there, {place}"
-            faults.append(f"{path} is left out: {same}{_otherwise(run, first)}")
-            continue
-        of_task[key] = run, path
+        runs = tasks.setdefault(_signature(run), {})
+        key = run.method, run.seed
+        first = next((known for known, other in runs.items() if (other.method, other.seed) == key), None)
+        if first is None:
+            runs[path] = run
+        else:
+            same = f"{run.method} with seed {run.seed} is already there, {first}"
+            faults.append(f"{path} is left out: {same}{_otherwise(run, runs[first])}")
     if not tasks and not going:
         raise OutputError("\n".join([*faults, "nothing to report on: name directories of fedpgp run or compare"]))
-    parts = [
-        ReportedTask(Comparison([run for run, _ in runs.values()]), {key: path for key, (_, path) in runs.items()})
-        for runs in tasks.values()
-    ]
-    return Gathered(parts, going, faults)
+    return Gathered(list(tasks.values()), going, faults)
 
 
 def _otherwise(run: Run, first: Run) -> str:
     """In which settings a run differs from another of its method, in words."""
-    there, told = _settings(first), []
-    for name, value in _settings(run).items():
-        if value != there.get(name):
-            told.append(f"{name} {value}, there {there.get(name)}")
-    return f", with other settings ({'; '.join(told)}): make a report of each" if told else ""
+    there = _settings(first)
+    differing = [
+        f"{name} {value}, there {there.get(name)}" for name, value in _settings(run).items() if value != there.get(name)
+    ]
+    return f", with other settings ({'; '.join(differing)}): make a report of each" if differing else ""
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -113,11 +98,11 @@ def _name(directory: Path) -> str:
 
 def _records(directory: Path) -> list[dict[str, Any]]:
     """Those that the run has written so far; a line that is being written is left for the next time."""
-    found = []
+    records = []
     with suppress(OSError, ValueError):
         for line in (directory / RECORDS).read_text(encoding="utf-8").splitlines():
-            found.append(json.loads(line))
-    return found
+            records.append(json.loads(line))
+    return records
 
 
 def _signature(run: Run) -> str:

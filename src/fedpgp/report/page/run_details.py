@@ -2,7 +2,7 @@
 
 import base64
 import io
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,49 +23,38 @@ SIDE = 96  # pixels of a picture
 PERPLEXITY = 15
 
 
-@dataclass(frozen=True)
-class Wrong:
-    """A test image that a client gets wrong. picture: a data URL."""
-
-    picture: str
-    truth: str
-    client: int
-    answered: str
-    shared: str
-
-
 def text_features(run: Run, first: Classifier) -> pd.DataFrame:
     """prompt, kind, class, projection, x, y. first: as `first_model`.
 
     Raises FedPGPError where a model is more than text features.
     """
     classes = first.read()
-    found = [("hand-written", "hand-written", classes.frozen.guidance)]
+    heads = {("hand-written", "hand-written"): classes.frozen.guidance}
     if first.client is None:
-        found.append(("shared part", "shared", head_of(first, classes)))
-    for one in run.results["clients"][:CLIENTS] if run.results["private"] or _kept(run) else []:
-        model = of_client(first, run, one["client"])
-        found.append((f"client {one['client']}", "personal", head_of(model, model.read())))
-    matrix = torch.cat([features for *_, features in found]).double().cpu().numpy()
+        heads["shared part", "shared"] = head_of(first, classes)
+    if run.results["private"] or any(name.startswith(("kept/", "received/")) for name in run.prompts):
+        for client in [about["client"] for about in run.results["clients"][:CLIENTS]]:
+            model = replace(first, params=params_of(run, first.method, first.backbone, client), client=client)
+            heads[f"client {client}", "personal"] = head_of(model, model.read())
+    matrix = torch.cat(list(heads.values())).double().cpu().numpy()
     perplexity = min(PERPLEXITY, (len(matrix) - 1) / 3)
     components = PCA(2, svd_solver="covariance_eigh").fit_transform(matrix)
     start = (components / components[:, 0].std() * 1e-4).astype(np.float32)  # as sklearn begins with its own PCA
     similar = TSNE(2, perplexity=perplexity, init=start, random_state=0, max_iter=500, method="exact")
-    places = {"t-SNE": similar.fit_transform(matrix), "PCA": components}
-    rows = [
-        [prompt, kind, name, projection, round(float(x), 4), round(float(y), 4)]
-        for projection, at in places.items()
-        for (prompt, kind, name), (x, y) in zip(
-            [(prompt, kind, name) for prompt, kind, _ in found for name in classes.names], at, strict=True
-        )
-    ]
-    return pd.DataFrame(rows, columns=["prompt", "kind", "class", "projection", "x", "y"])
+    points = pd.DataFrame(
+        [(*head, name) for head in heads for name in classes.names], columns=["prompt", "kind", "class"]
+    )
+    projections = {"t-SNE": similar.fit_transform(matrix).astype(float), "PCA": components}
+    return pd.concat(
+        [points.assign(projection=name, x=at[:, 0].round(4), y=at[:, 1].round(4)) for name, at in projections.items()]
+    )
 
 
-def wrong(run: Run, first: Classifier) -> list[Wrong]:
+def wrong(run: Run, first: Classifier) -> list[dict[str, Any]]:
     """Test images of clients' own classes that they get wrong, a few, with what the shared part says of them.
 
-    Raises FedPGPError where images, checkpoint or answers are not here.
+    Each has picture, a data URL; truth; client; answered; and shared, the answer of the shared part. Raises FedPGPError
+    where images, checkpoint or answers are not here.
     """
     if "base/predicted" not in run.answers or run.outcomes is None:
         return []
@@ -84,10 +73,15 @@ def wrong(run: Run, first: Classifier) -> list[Wrong]:
     if first.client is None:
         shared = [next(iter(answer)) for answer in first.classify(pictures, names)]
     return [
-        Wrong(_url(picture), names[labels[image]], int(run.results["clients"][client]["client"]),
-              names[predicted[client, image]], said)
-        for picture, (client, image), said in zip(pictures, chosen, shared, strict=True)
-    ]  # fmt: skip
+        {
+            "picture": _url(picture),
+            "truth": names[labels[image]],
+            "client": run.results["clients"][client]["client"],
+            "answered": names[predicted[client, image]],
+            "shared": answer,
+        }
+        for picture, (client, image), answer in zip(pictures, chosen, shared, strict=True)
+    ]
 
 
 def first_model(run: Run) -> Classifier:
@@ -96,15 +90,6 @@ def first_model(run: Run) -> Classifier:
         return load(run)
     except FedPGPError:
         return load(run, 0)
-
-
-def of_client(model: Classifier, run: Run, client: int) -> Classifier:
-    """The same CLIP with a client's model."""
-    return replace(model, params=params_of(run, model.method, model.backbone, client), client=client)
-
-
-def _kept(run: Run) -> bool:
-    return any(name.startswith(("kept/", "received/")) for name in run.prompts)
 
 
 def _url(picture: Any) -> str:

@@ -1,22 +1,26 @@
 """Gathered runs -> one file that opens from a disk, and figures for a paper."""
 
 import time
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import vl_convert
+from altair.typing import ChartType
 from jinja2 import Environment, PackageLoader
 
 from fedpgp.errors import ConfigError, FedPGPError, OutputError
-from fedpgp.report import tables
+from fedpgp.report import charts, frames, tables
 from fedpgp.report.comparison import all_tables
-from fedpgp.report.page import charts, frames
-from fedpgp.report.page import run_details as closer
-from fedpgp.report.page.charts import Chart
-from fedpgp.report.page.collect import Gathered, ReportedTask, gather
+from fedpgp.report.page import run_details
+from fedpgp.report.page.collect import Gathered, gather
+from fedpgp.report.style import spec_of, write_chart
 from fedpgp.results import formats
 from fedpgp.results.run import Comparison, Run
 from fedpgp.runtime.files import write
@@ -25,6 +29,18 @@ from fedpgp.runtime.version import __version__
 GENERATOR = "fedpgp report"
 REST = 2.0  # seconds between two looks at what is running
 Progress = Callable[[str, int, int, str], None]
+Plan = tuple[Callable[[], pd.DataFrame], Callable[[pd.DataFrame], ChartType]]  # the numbers of a figure, and its chart
+
+
+@dataclass(frozen=True)
+class Figure:
+    """name: of its files; title, text: what it shows; frame: the numbers behind it."""
+
+    name: str
+    title: str
+    text: str
+    frame: pd.DataFrame
+    chart: ChartType
 
 
 @dataclass(frozen=True)
@@ -33,9 +49,9 @@ class Section:
 
     heading: str
     tables: Sequence[formats.Table]
-    charts: Sequence[Chart]
+    figures: Sequence[Figure]
     focus: str = ""
-    wrong: Sequence[closer.Wrong] = ()
+    wrong: Sequence[dict[str, Any]] = ()
     costs: Sequence[dict[str, Any]] = ()
     provenance: Sequence[dict[str, Any]] = ()
     notes: Sequence[str] = ()
@@ -58,9 +74,11 @@ def write_report(
     there is nothing to show, or no place for it.
     """
     _check(output, force)
-    found = gather(given)
-    _write(found, output, focus, figures, False, progress)
-    return found
+    gathered = gather(given)
+    sections = _write(gathered, output, focus, False, progress)
+    if figures is not None:
+        _write_figures(sections, figures, progress)
+    return gathered
 
 
 def follow(
@@ -70,94 +88,101 @@ def follow(
     _check(output, force)
     before = None
     while True:
-        found = gather(given)
-        state = ([one.name for one in found.going], [len(one.records) for one in found.going])
+        gathered = gather(given)
+        state = {name: len(records) for name, records in gathered.going.items()}
         if state != before:
-            _write(found, output, focus, None, bool(found.going), lambda *_: None)
+            _write(gathered, output, focus, bool(state), lambda *_: None)
             before = state
-        if not found.going:
+        if not state:
             return
         time.sleep(rest)
 
 
-def _write(
-    found: Gathered, output: Path, focus: str | None, figures: Path | None, live: bool, progress: Progress
-) -> None:
-    known = {method for part in found.parts for method in part.comparison.methods}
+def _write(gathered: Gathered, output: Path, focus: str | None, live: bool, progress: Progress) -> list[Section]:
+    known = {run.method for part in gathered.parts for run in part.values()}
     if focus is not None and focus not in known:
         raise ConfigError(f"focus must be a method of the runs, got {focus!r}; there are {', '.join(sorted(known))}")
-    sections = [_section(part, found, focus, not live, progress) for part in found.parts]
+    sections = [_section(part, gathered.going, focus, not live, progress) for part in gathered.parts]
     if not sections:
-        frame = frames.rounds(Comparison([]), found.going, tables.TITLES)
-        drawn = [charts.rounds(frame)] if len(frame) else []
-        sections = [Section("Running", [], drawn)]
-    write(output, _page(sections, found, live).encode())
-    if figures is not None:
-        _write_figures(sections, figures, progress)
+        notes = list[str]()
+        plans = {"rounds": _learning_curves(Comparison([]), gathered.going)}
+        sections = [Section("Running", [], _figures(plans, {}, notes, progress), notes=notes)]
+    write(output, _page(sections, gathered, live).encode())
+    return sections
 
 
-def _section(part: ReportedTask, found: Gathered, focus: str | None, whole: bool, progress: Progress) -> Section:
-    comparison, notes = part.comparison, list[str]()
-    named = tables.titles(comparison)
+def _section(
+    part: Mapping[Path, Run], going: Mapping[str, frames.Records], focus: str | None, whole: bool, progress: Progress
+) -> Section:
+    comparison, notes = Comparison(list(part.values())), list[str]()
     method = focus if focus in comparison.methods else comparison.methods[-1]
-    run = comparison.of(method)[0]
-    makers: list[tuple[str, Callable[[], Chart | None]]] = [
-        ("tradeoff", lambda: charts.tradeoff(frames.tradeoff(comparison), tables.others_title(comparison))),
-        ("rounds", lambda: _drawn(charts.rounds, frames.rounds(comparison, found.going, named))),
-        ("clients", lambda: _drawn(charts.clients, frames.clients(comparison))),
-        ("client-by-class", lambda: _drawn(charts.client_by_class, frames.client_by_class(run), method)),
-        ("confusion", lambda: _drawn(charts.confusion, frames.confusion(run), method)),
-        ("cosines", lambda: _drawn(charts.cosines, frames.cosines(comparison))),
-        ("singular values", lambda: _drawn(charts.singular_values, frames.singular_values(run), method)),
-    ]
-    first = None
+    run, others = comparison.of(method)[0], tables.others_title(comparison)
+    plans: dict[str, Plan] = {
+        "tradeoff": (lambda: frames.tradeoff(comparison), partial(charts.tradeoff, others=others)),
+        "rounds": _learning_curves(comparison, going),
+        "clients": (lambda: frames.clients(comparison), charts.clients),
+        "client-by-class": (lambda: frames.client_by_class(run), charts.client_by_class),
+        "confusion": (lambda: frames.confusion(run), charts.confusion),
+        "cosines": (lambda: frames.cosines(comparison), partial(charts.curves, unit="cosine")),
+        "singular-values": (lambda: frames.singular_values(run), charts.singular_values),
+    }
+    model = None
     if whole:
-        try:
-            first = closer.first_model(run)
-        except FedPGPError as error:
-            notes.append(f"text features and images of {method} cannot be shown: {error}")
-    if first is not None:
-        model = first
-        makers.append(("text features", lambda: _drawn(charts.features, closer.text_features(run, model), method)))
-    drawn = []
-    for at, (name, make) in enumerate(makers):
-        progress("figures", at, len(makers), name)
-        try:
-            chart = make()
-        except FedPGPError as error:
-            notes.append(f"{name} of {method} cannot be shown: {error}")
-            continue
-        if chart is None:
-            notes.append(f"{name}: the runs have nothing to show here")
-        else:
-            drawn.append(chart)
-    wrong: Sequence[closer.Wrong] = []
-    if first is not None:
-        try:
-            wrong = closer.wrong(run, first)
-        except FedPGPError as error:
-            notes.append(f"images that clients of {method} get wrong cannot be shown: {error}")
-    progress("figures", len(makers), len(makers), "")
-    try:
+        with _noting(notes, f"text features and images of {method}"):
+            model = run_details.first_model(run)
+            plans["text-features"] = (partial(run_details.text_features, run, model), charts.text_features)
+    figures = _figures(plans, {"method": method, "others": others}, notes, progress)
+    wrong: list[dict[str, Any]] = []
+    if model is not None:
+        with _noting(notes, f"images that clients of {method} get wrong"):
+            wrong = run_details.wrong(run, model)
+    shown: list[formats.Table] = []
+    with _noting(notes, "tables"):  # across machines there is nothing to resample
         shown = all_tables(comparison, None if focus is None else method)
-    except OutputError as error:  # across machines there is nothing to resample
-        shown = [tables.table(comparison)] if len(comparison.methods) == 1 else []
-        notes.append(str(error))
     return Section(
         heading=tables.caption(comparison),
         tables=shown,
-        charts=drawn,
+        figures=figures,
         focus=method,
         wrong=wrong,
         costs=frames.costs(comparison).to_dict("records"),
-        provenance=[_provenance(one, part.directories[one.method, one.seed]) for one in comparison.runs],
+        provenance=[_provenance(one, directory) for directory, one in part.items()],
         notes=notes,
         latex=formats.latex(shown[0]) if shown else "",
     )
 
 
-def _drawn(make: Callable[..., Chart], frame: Any, *rest: str) -> Chart | None:
-    return make(frame, *rest) if len(frame) else None
+def _learning_curves(comparison: Comparison, going: Mapping[str, frames.Records]) -> Plan:
+    running = {f"{name} (running)": records for name, records in going.items()}
+    return lambda: frames.learning_curves(comparison, running), charts.curves
+
+
+def _figures(
+    plans: Mapping[str, Plan], captions: Mapping[str, str], notes: list[str], progress: Progress
+) -> list[Figure]:
+    """Draws what has numbers, by its name, and notes the rest. captions: what figures.toml leaves open."""
+    texts = tomllib.loads(files(__package__).joinpath("templates/figures.toml").read_text(encoding="utf-8"))
+    figures = []
+    for at, (name, (numbers, draw)) in enumerate(plans.items()):
+        progress("figures", at, len(plans), name)
+        with _noting(notes, name):
+            frame = numbers()
+            if frame.empty:
+                notes.append(f"{name}: the runs have nothing to show here")
+            else:
+                title, text = (texts[name][key].format(**captions) for key in ("title", "text"))
+                figures.append(Figure(name, title, text, frame, draw(frame)))
+    progress("figures", len(plans), len(plans), "")
+    return figures
+
+
+@contextmanager
+def _noting(notes: list[str], what: str) -> Iterator[None]:
+    """Notes what cannot be shown, and why."""
+    try:
+        yield
+    except FedPGPError as error:
+        notes.append(f"{what} cannot be shown: {error}")
 
 
 def _provenance(run: Run, directory: Path) -> dict[str, Any]:
@@ -173,16 +198,21 @@ def _provenance(run: Run, directory: Path) -> dict[str, Any]:
     }
 
 
-def _page(sections: Sequence[Section], found: Gathered, live: bool) -> str:
+def _page(sections: Sequence[Section], gathered: Gathered, live: bool) -> str:
     environment = Environment(
         loader=PackageLoader("fedpgp.report.page", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    specs = {f"{i}-{chart.name}": chart.spec for i, part in enumerate(sections) for chart in part.charts}
+    specs = {
+        f"{i}-{figure.name}": spec_of(figure.chart)
+        | {"background": "transparent", "description": f"{figure.title}. {figure.text}"}
+        for i, section in enumerate(sections)
+        for figure in section.figures
+    }
     return environment.get_template("report.html").render(
         sections=sections,
-        faults=found.faults,
-        going=[(one.name, len(one.records)) for one in found.going],
+        faults=gathered.faults,
+        going=gathered.going,
         reload=REST if live else 0,
         generator=GENERATOR,
         version=__version__,
@@ -200,21 +230,15 @@ def _bundle() -> str:
 
 def _write_figures(sections: Sequence[Section], directory: Path, progress: Progress) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    every = [
-        (f"{i}-{chart.name}" if len(sections) > 1 else chart.name, chart)
-        for i, part in enumerate(sections)
-        for chart in part.charts
-    ]
-    for at, (name, chart) in enumerate(every):
-        progress("files", at, len(every), name)
-        spec = {**chart.spec, "background": "white"}
-        write(directory / f"{name}.svg", vl_convert.vegalite_to_svg(spec).encode())
-        write(directory / f"{name}.pdf", vl_convert.vegalite_to_pdf(spec))
-        write(directory / f"{name}.png", vl_convert.vegalite_to_png(spec, scale=3))
-        write(directory / f"{name}.csv", chart.frame.to_csv(index=False).encode())
-    for i, part in enumerate(sections):
-        write(directory / ("table.tex" if len(sections) == 1 else f"{i}-table.tex"), part.latex.encode())
-    progress("files", len(every), len(every), "")
+    prefixes = [f"{i}-" if len(sections) > 1 else "" for i in range(len(sections))]
+    figures = [(prefix, figure) for prefix, part in zip(prefixes, sections, strict=True) for figure in part.figures]
+    for at, (prefix, figure) in enumerate(figures):
+        progress("files", at, len(figures), figure.name)
+        write_chart(directory, prefix + figure.name, figure.chart, ("svg", "pdf", "png"))
+        write(directory / f"{prefix}{figure.name}.csv", figure.frame.to_csv(index=False).encode())
+    for prefix, part in zip(prefixes, sections, strict=True):
+        write(directory / f"{prefix}table.tex", part.latex.encode())
+    progress("files", len(figures), len(figures), "")
 
 
 def _check(output: Path, force: bool) -> None:

@@ -1,7 +1,8 @@
 """The numbers behind each figure, as pandas frames: one row for each mark."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -10,67 +11,74 @@ import torch
 from torch import Tensor
 
 from fedpgp.evaluation.bootstrap import Outcomes
-from fedpgp.report.page.collect import Going
-from fedpgp.results.run import Comparison, Run, spread
+from fedpgp.report.tables import TITLES, titles
+from fedpgp.results.run import Comparison, Run
 
 SHOWN = ("local", "base", "novel", "cm")
 MOST_CONFUSED = 30  # pairs of classes
+SYMBOLS = {"guidance": "z_C", "global": "z_G", "personal": "z_i"}
+Records = Sequence[Mapping[str, Any]]  # of the rounds of one run
+Point = tuple[str, Any, Mapping[str, Any]]
 
 
-def rounds(comparison: Comparison, going: Sequence[Going], named: Mapping[str, str]) -> pd.DataFrame:
-    """method, metric, round, mean, low, high: one standard deviation over seeds; of unfinished runs each by itself."""
-    rows = []
-    for method in comparison.methods:
-        for (number, name), values in _by_round(comparison.of(method), SHOWN.__contains__).items():
-            mean, deviation = spread(values)
-            rows.append([method, named.get(name, name), number, mean, mean - (deviation or 0), mean + (deviation or 0)])
-    for one in going:
-        for record in one.records:
-            rows += [
-                [f"{one.name} (running)", named.get(name, name), record["round"], *[record[name]] * 3]
-                for name in SHOWN
-                if name in record
-            ]
-    return pd.DataFrame(rows, columns=["method", "metric", "round", "mean", "low", "high"])
+def learning_curves(comparison: Comparison, running: Mapping[str, Records] = MappingProxyType({})) -> pd.DataFrame:
+    """Figures over the rounds, see `spreads`. running: records of runs that are not finished, by name."""
+    points = [(name, record["round"], record) for name, records in running.items() for record in records]
+    named = titles(comparison) if comparison.runs else TITLES
+    return spreads("round", [*points_of(comparison.runs), *points], panels(named))
 
 
 def cosines(comparison: Comparison) -> pd.DataFrame:
-    """method, between, round, cosine: how near text features are to each other, means over clients and seeds."""
-    rows = []
-    for method in comparison.methods:
-        found = _by_round(comparison.of(method), lambda name: name.startswith("cosine_"))
-        for (number, name), values in found.items():
-            first, second = name.removeprefix("cosine_").split("_")
-            symbols = {"guidance": "z_C", "global": "z_G", "personal": "z_i"}
-            pair = f"cos({symbols.get(first, first)}, {symbols.get(second, second)})"
-            rows.append([method, pair, number, fmean(values)])
-    return pd.DataFrame(rows, columns=["method", "between", "round", "cosine"])
+    """How near text features are to each other over the rounds, means over clients, see `spreads`."""
+    points = points_of(comparison.runs)
+    names = dict.fromkeys(name for _, _, record in points for name in record if name.startswith("cosine_"))
+    pairs = {name: name.removeprefix("cosine_").split("_") for name in names}
+    named = {name: f"cos({', '.join(SYMBOLS.get(one, one) for one in pair)})" for name, pair in pairs.items()}
+    return spreads("round", points, named)
 
 
-def _by_round(runs: Sequence[Run], wanted: Callable[[str], bool]) -> dict[tuple[int, str], list[float]]:
-    """Round and name -> the figure of each run that has it, for the figures of records that are wanted."""
-    found: dict[tuple[int, str], list[float]] = {}
-    for run in runs:
-        for record in run.rounds:
-            for name in filter(wanted, record):
-                found.setdefault((record["round"], name), []).append(record[name])
-    return found
+def points_of(runs: Iterable[Run], label: str | None = None) -> list[Point]:
+    """The records of runs, for `spreads`. label: None takes each run's method."""
+    return [(label or run.method, record["round"], record) for run in runs for record in run.rounds]
+
+
+def panels(named: Mapping[str, str], shown: Sequence[str] = SHOWN) -> dict[str, str]:
+    """Figure -> title of its panel, of those that are shown. named: the titles of all figures."""
+    return {name: named[name] for name in shown if name in named}
+
+
+def spreads(at: str, points: Sequence[Point], named: Mapping[str, str]) -> pd.DataFrame:
+    """method, metric, `at`, mean, low, high: one standard deviation over the points of each method and place.
+
+    points: method, or another name of a line; its place, None for a level; and figures by name, one for each seed.
+    named: figure -> title of its panel.
+    """
+    keys = ["method", "metric", at]
+    rows = [
+        (method, title, place, figures[name])
+        for name, title in named.items()
+        for method, place, figures in points
+        if name in figures
+    ]
+    values = pd.DataFrame(rows, columns=[*keys, "value"]).groupby(keys, sort=False, dropna=False)["value"]
+    mean, deviation = values.mean(), values.std().fillna(0)
+    return pd.DataFrame({"mean": mean, "low": mean - deviation, "high": mean + deviation}).reset_index()
 
 
 def tradeoff(comparison: Comparison) -> pd.DataFrame:
-    """method, alpha, local, others: means over the seeds, of the path from the shared part to the clients' own."""
+    """method, seed, alpha, local, others: the path of every run from the shared part to the clients' own."""
     rows = []
     for method in comparison.methods:
-        points: dict[float, list[tuple[float, float]]] = {}
-        for run in comparison.of(method):
-            for point in run.results["path"]:
-                points.setdefault(point["alpha"], []).append((point["local"], point["others"]))
-        rows += [
-            [method, alpha, fmean(p[0] for p in found), fmean(p[1] for p in found)]
-            for alpha, found in sorted(points.items())
-            if len(found) == len(points[1.0]) or alpha == 1.0
-        ]
-    return pd.DataFrame(rows, columns=["method", "alpha", "local", "others"])
+        runs = comparison.of(method)
+        longest = max((run.results["path"] for run in runs), key=len)
+        for run in runs:
+            # A run whose clients all stayed at the shared part is one point, wherever α is.
+            path = run.results["path"] * (len(longest) if len(run.results["path"]) == 1 else 1)
+            rows += [
+                [method, run.seed, at["alpha"], point["local"], point["others"]]
+                for at, point in zip(longest, path, strict=True)
+            ]
+    return pd.DataFrame(rows, columns=["method", "seed", "alpha", "local", "others"])
 
 
 def clients(comparison: Comparison) -> pd.DataFrame:
@@ -106,36 +114,29 @@ def _local_of_shared(run: Run) -> list[float] | None:
 
 def confusion(run: Run) -> pd.DataFrame:
     """truth, predicted, share: of the images of a class, how many clients' answers are another class, in percent."""
-    if "base/predicted" not in run.answers:
-        return pd.DataFrame(columns=["truth", "predicted", "share"])
-    names, labels = run.results["task"]["base_names"], run.answers["base/labels"].numpy()
-    predicted = run.answers["base/predicted"].numpy()
-    counts = np.zeros((len(names), len(names)))
-    np.add.at(counts, (np.broadcast_to(labels, predicted.shape), predicted), 1)
-    shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    np.fill_diagonal(shares, 0)
-    places = np.argsort(-shares, axis=None)[:MOST_CONFUSED]
-    rows = [
-        [names[i], names[j], shares[i, j]]
-        for i, j in zip(*np.unravel_index(places, shares.shape), strict=True)
-        if shares[i, j] > 0
-    ]
-    return pd.DataFrame(rows, columns=["truth", "predicted", "share"])
+    answers = _answers(run)
+    shares = answers.groupby("truth")["predicted"].value_counts(normalize=True).mul(100).rename("share").reset_index()
+    return shares[shares["truth"] != shares["predicted"]].nlargest(MOST_CONFUSED, "share")
 
 
 def client_by_class(run: Run) -> pd.DataFrame:
     """client, class, accuracy, own: percent of a class's test images that a client gets right; own: trained on."""
+    answers = _answers(run).rename(columns={"truth": "class"})
+    right = (answers["class"] == answers["predicted"]).groupby([answers["client"], answers["class"]])
+    frame = right.mean().mul(100).round(1).rename("accuracy").reset_index()
+    trained = {(one["client"], name) for one in run.results["clients"] for name in one["classes"]}
+    return frame.assign(own=[pair in trained for pair in zip(frame["client"], frame["class"], strict=True)])
+
+
+def _answers(run: Run) -> pd.DataFrame:
+    """client, truth, predicted: of each client and test image of base classes; none where clients keep the answers."""
     if "base/predicted" not in run.answers:
-        return pd.DataFrame(columns=["client", "class", "accuracy", "own"])
-    names, labels = run.results["task"]["base_names"], run.answers["base/labels"].numpy()
-    right = run.answers["base/predicted"].numpy() == labels
-    rows = []
-    for place, one in enumerate(run.results["clients"]):
-        mine = set(one["classes"])
-        for column in np.unique(labels):
-            accuracy = 100 * right[place, labels == column].mean()
-            rows.append([one["client"], names[column], round(float(accuracy), 1), names[column] in mine])
-    return pd.DataFrame(rows, columns=["client", "class", "accuracy", "own"])
+        return pd.DataFrame(columns=["client", "truth", "predicted"])
+    names = np.array(run.results["task"]["base_names"], dtype=object)
+    truth, predicted = run.answers["base/labels"].numpy(), run.answers["base/predicted"].numpy()
+    clients = [one["client"] for one in run.results["clients"]]
+    columns = {"client": np.repeat(clients, len(truth)), "truth": np.tile(names[truth], len(clients))}
+    return pd.DataFrame({**columns, "predicted": names[predicted].ravel()})
 
 
 def singular_values(run: Run) -> pd.DataFrame:

@@ -1,0 +1,211 @@
+"""Every chart, in Altair: the same for the page, for files and for notebooks. `frames` has the numbers behind them.
+
+A click in the legend leaves one method; a click beside it brings the others back.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+from altair.typing import ChartType
+
+from fedpgp.report.style import COLOURS, series
+
+COLUMN = 240  # width in pixels of a panel in one column of a two-column paper, at 72 to the inch
+TOGETHER = 8  # methods that one trade-off can hold
+ACROSS = 4  # trade-offs beside each other, where there are more
+CROWDED = 40  # letters that the labels below one panel have room for
+NAMED = 60  # classes, or clients, that an axis can name
+FREE = alt.Scale(zero=False)
+REVERSED = alt.Scale(scheme="viridis", reverse=True)
+# Vega numbers gradients over the life of a process, so that a figure with one would not be the same bytes each time.
+STEPS = alt.Legend(type="symbol", symbolType="square")
+
+
+def curves(
+    frame: pd.DataFrame,
+    axis: str | None = None,
+    *,
+    unit: str = "%",
+    title: str = "",
+    legend: str | None = None,
+    joined: bool = True,
+    standing: Sequence[str] = (),
+) -> ChartType:
+    """A panel for each metric: the mean of each method over the rounds, or over the labels of an axis.
+
+    Bands and bars are one standard deviation. Round 0, or no label, is a dashed level.
+
+    frame: of `frames.spreads`. axis: what its labels are; None if it is of rounds. unit: of the figures. title, legend:
+    titles of the chart and of its legend. joined: whether lines join the labels. standing: labels on grey.
+    """
+    if axis is None:
+        at, level = alt.X("round:Q", axis=alt.Axis(tickMinStep=1, format="d")), "datum.round == 0"
+    else:
+        labels, level = list(frame["label"].dropna().unique()), "datum.label == null"
+        angle = -40 if sum(map(len, labels)) > CROWDED else 0
+        at = alt.X("label:O", title=axis, scale=alt.Scale(domain=labels), axis=alt.Axis(labelAngle=angle))
+    look, picked = series(list(frame["method"].unique()), legend), _picked()
+    mean = alt.Y("mean:Q", title=unit, scale=FREE)
+    base = alt.Chart().encode(color=look["color"])
+    placed = base.transform_filter(f"!({level})").encode(at)
+    spread = placed.mark_area(opacity=0.12, aria=False) if axis is None else placed.mark_rule(aria=False)
+    layers = [
+        # A legend answers to its first layer.
+        spread.encode(alt.Y("low:Q", title=unit, scale=FREE), y2="high:Q").add_params(picked).transform_filter(picked),
+        base.transform_filter(level).mark_rule(strokeDash=[4, 3], aria=False).encode(mean, opacity=_faded(picked)),
+        placed.mark_point(filled=True, size=24).encode(
+            mean, shape=look["shape"], opacity=_faded(picked), tooltip=["method", "metric", at.shorthand, "mean"]
+        ),
+    ]
+    if joined:
+        layers.insert(1, placed.mark_line(strokeWidth=1.5).encode(mean, opacity=_faded(picked)))
+    if standing:
+        stands = alt.FieldOneOfPredicate("label", list(standing))
+        layers.append(alt.Chart().mark_rect(color=COLOURS[0], opacity=0.12).encode(at).transform_filter(stands))
+    metrics = alt.Facet("metric:N", sort=list(frame["metric"].unique()), title=None)
+    panel = alt.layer(*layers, data=frame, width=COLUMN, height=150)
+    return panel.facet(metrics, columns=2, title=title or alt.Undefined).resolve_scale(y="independent")
+
+
+def tradeoff(frame: pd.DataFrame, others: str) -> ChartType:
+    """Local against what it is traded for: along each method's path, and the clients' own models of each seed.
+
+    Beyond eight methods each has a panel of its own, with all others behind it in grey. others: the name of the figure.
+    """
+    methods, picked = list(frame["method"].unique()), _picked()
+    single = len(methods) <= TOGETHER
+    look = series(methods) if single else {"color": alt.value(COLOURS[3])}
+    x = alt.X("mean(local):Q", title=["Local (%)", "on the client's own images"], scale=FREE)
+    y = alt.Y("mean(others):Q", title=[f"{others} (%)", "on everybody else's"], scale=FREE)
+    base = alt.Chart().encode(x, y, color=look["color"], opacity=_faded(picked))
+    own = base.transform_filter("datum.alpha == 1")
+    layers = [
+        base.mark_line(strokeWidth=1.3, point=alt.OverlayMarkDef(size=12)).encode(order="alpha:Q").add_params(picked),
+        own.mark_circle(size=16).encode(detail="seed:N", opacity=_faded(picked, 0.4)),
+        own.mark_point(size=70, filled=True).encode(**look, tooltip=["method", "mean(local)", "mean(others)"]),
+    ]
+    if single:
+        return alt.layer(*layers, data=frame, width=1.6 * COLUMN, height=300)
+    grey = frame.rename(columns={"method": "other"})
+    behind = alt.Chart(grey).encode(x, y, detail="other:N", color=alt.value("#BBB"))
+    layers = [
+        behind.mark_line(strokeWidth=0.7).encode(order="alpha:Q"),
+        behind.mark_circle(size=12).transform_filter("datum.alpha == 1"),
+        *layers,
+    ]
+    panels = alt.layer(*layers, data=frame, width=0.6 * COLUMN, height=0.5 * COLUMN)
+    return panels.facet(alt.Facet("method:N", sort=methods, title=None), columns=ACROSS)
+
+
+def holdings(frame: pd.DataFrame, title: str) -> ChartType:
+    """The training images of every class (down) and client (across); white where there is none."""
+    clients, classes = list(frame["client"].unique()), list(frame["class"].unique())
+    return (
+        alt.Chart(frame, title=title, width=min(860, 12 * len(clients)), height=min(1000, 12 * len(classes)))
+        .transform_filter("datum.images > 0")
+        .mark_rect()
+        .encode(
+            alt.X("client:N", scale=alt.Scale(domain=clients), axis=_named(clients)),
+            alt.Y("class:N", scale=alt.Scale(domain=classes), axis=_named(classes)),
+            color=alt.Color("images:Q", title="training images", scale=REVERSED, legend=STEPS),
+        )
+    )
+
+
+def _named(names: Sequence[str]) -> alt.Axis:
+    return alt.Axis(labels=len(names) <= NAMED, ticks=len(names) <= NAMED, labelOverlap=False)
+
+
+def clients(frame: pd.DataFrame) -> ChartType:
+    """A dot for each client and seed: what its own model changes of its Local."""
+    gain = alt.X("gain:Q", title="change of a client's Local (percentage points)")
+    dots = (
+        alt.Chart()
+        .mark_circle(size=28, opacity=0.6)
+        .encode(
+            gain,
+            alt.Y("method:N", sort=list(frame["method"].unique()), title=None),
+            yOffset="jitter:Q",
+            color=alt.condition("datum.gain < 0", alt.value(COLOURS[3]), alt.value(COLOURS[6])),
+            tooltip=["method", "client:N", "seed:N", "local", "gain", "over", "classes"],
+        )
+        .transform_calculate(jitter="sin(datum.client * 12.9898 + datum.seed * 78.233)")
+    )
+    zero = alt.Chart().mark_rule(strokeDash=[3, 3], color="#888888", aria=False).encode(x=alt.datum(0))
+    return alt.layer(zero, dots, data=frame, width=1.8 * COLUMN, height=alt.Step(26))
+
+
+def confusion(frame: pd.DataFrame) -> ChartType:
+    """The pairs of classes that are confused, by size and colour."""
+    return (
+        alt.Chart(frame, width=alt.Step(18), height=alt.Step(14))
+        .mark_circle()
+        .encode(
+            alt.X("predicted:N", title="answered", axis=alt.Axis(labelAngle=-60)),
+            alt.Y("truth:N", title="is"),
+            size=alt.Size("share:Q", title="%"),
+            color=alt.Color("share:Q", title="%", scale=REVERSED),
+            tooltip=["truth", "predicted", "share"],
+        )
+    )
+
+
+def client_by_class(frame: pd.DataFrame) -> ChartType:
+    """What each client gets right of each class; outlined: classes that the client trained on."""
+    height = alt.Step(13 if frame["client"].nunique() < 40 else 5)
+    base = alt.Chart(frame, width=alt.Step(13), height=height).encode(
+        alt.X("class:N", title=None, axis=alt.Axis(labelAngle=-60)), alt.Y("client:O")
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color("accuracy:Q", title="%", scale=alt.Scale(scheme="viridis", domain=[0, 100]), legend=STEPS),
+        tooltip=["client:N", "class", "accuracy", "own"],
+    )
+    own = base.transform_filter("datum.own").mark_rect(filled=False, stroke=COLOURS[3], strokeWidth=1.5)
+    return alt.layer(cells, own)
+
+
+def singular_values(frame: pd.DataFrame) -> ChartType:
+    """A line for each client."""
+    return (
+        alt.Chart(frame, width=1.4 * COLUMN, height=180)
+        .mark_line(point=alt.OverlayMarkDef(size=18), opacity=0.6, strokeWidth=1)
+        .encode(
+            alt.X("index:O", title="singular value", axis=alt.Axis(labelAngle=0)),
+            alt.Y("value:Q", title="size"),
+            detail="client:N",
+            color=alt.Color("client:N", legend=None, scale=alt.Scale(scheme="viridis")),
+            tooltip=["client:N", "index", "value"],
+        )
+    )
+
+
+def text_features(frame: pd.DataFrame) -> ChartType:
+    """A panel for each projection: the classes behind each prompt."""
+    shape = alt.Shape(
+        "kind:N",
+        legend=alt.Legend(title=None, symbolFillColor=COLOURS[0]),
+        scale=alt.Scale(range=["circle", "diamond", "cross"]),
+    )
+    return (
+        alt.Chart(frame, width=1.3 * COLUMN, height=260)
+        .mark_point(filled=True, size=34, opacity=0.8)
+        .encode(
+            alt.X("x:Q", axis=None),
+            alt.Y("y:Q", axis=None),
+            color=alt.Color("prompt:N", title=None, sort=None, scale=alt.Scale(range=COLOURS)),
+            shape=shape,
+            tooltip=["prompt", "class", "projection"],
+        )
+        .facet(alt.Facet("projection:N", title=None), columns=2)
+        .resolve_scale(x="independent", y="independent")
+    )
+
+
+def _picked() -> alt.Parameter:
+    return alt.selection_point(fields=["method"], bind="legend")
+
+
+def _faded(picked: alt.Parameter, opacity: float = 1.0) -> Any:
+    return alt.condition(picked, alt.value(opacity), alt.value(0.08))
