@@ -26,6 +26,7 @@ from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.report import comparison, style
 from fedpgp.runs import setup as run_setup
+from fedpgp.runs import tasks as run_tasks
 from fedpgp.runtime.randomness import generator
 from fedpgp.runtime.workers import Workers
 
@@ -221,7 +222,7 @@ def use_small_source(patch, source: Source, backbone) -> None:
     patch: a pytest.MonkeyPatch.
     """
     patch.setattr(
-        run_setup, "load_source", lambda data, splits: source if "test" in splits else replace(source, test=None)
+        run_tasks, "load_source", lambda data, splits: source if "test" in splits else replace(source, test=None)
     )
     patch.setattr(run_setup, "load_backbone", lambda *_: backbone)
 

@@ -255,7 +255,7 @@ def test_resnets_give_the_features_of_openais_and_openclips_code(kind, resnet, t
 def test_methods_that_read_patches_are_refused_on_a_resnet(resnet, tmp_path, small_source, monkeypatch):
     torch.save(resnet.state_dict(), tmp_path / "RN.pt")
     backbone = load_backbone(str(tmp_path / "RN.pt"))
-    monkeypatch.setattr("fedpgp.runs.setup.load_source", lambda *_: small_source)
+    monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda *_: small_source)
     monkeypatch.setattr("fedpgp.runs.setup.load_backbone", lambda *_: backbone)
     changes = ["task.clients=1", "task.shots=1", "federation.rounds=1"]
     for name in ("fedotp", "fedvpt", "fedmaple"):

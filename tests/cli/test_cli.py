@@ -20,7 +20,8 @@ from fedpgp.federation import rounds
 from fedpgp.federation.client import ClientJob
 from fedpgp.federation.state import State
 from fedpgp.methods import METHODS
-from fedpgp.runs import setup as run_setup
+from fedpgp.runs import features as run_features
+from fedpgp.runs import tasks as run_tasks
 
 
 def files(directory: Path) -> set[str]:
@@ -351,7 +352,7 @@ def test_existing_output_is_kept(command: Command, small: None, tmp_path: Path) 
 def test_output_that_cannot_be_written_is_refused_before_any_work(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_setup, "load_source", lambda data, splits: pytest.fail("work was done"))
+    monkeypatch.setattr(run_tasks, "load_source", lambda data, splits: pytest.fail("work was done"))
     (tmp_path / "file").write_text("")
     refused(command("compare", "-o", "file/out"), "file/out", "-o")
     refused(command("compare", "-o", "/proc/fedpgp/out"), "/proc/fedpgp/out", "cannot be written", "-o")
@@ -497,7 +498,7 @@ def test_interruption_before_anything_was_finished_says_so(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_setup, "split_features", interrupt)
+    monkeypatch.setattr(run_features, "split_features", interrupt)
     ended = command("compare", "-o", "out", *sets())
     assert (ended.code, ended.err) == (130, "interrupted before the first round\n")
     assert not (tmp_path / "out").exists()

@@ -335,7 +335,7 @@ def test_images_are_found_again_in_selections_of_their_own_split_alone(images: I
 def test_run_without_bad_images(small: None, small_source: Source, tmp_path: Path, monkeypatch) -> None:
     short = ["task.clients=3", "task.shots=2", "federation.rounds=1", "federation.local_epochs=1"]
     bad = replace(small_source, test=broken(small_source.test, _2=OSError("cut")))
-    monkeypatch.setattr(fedpgp.runs.setup, "load_source", lambda data, splits: bad)
+    monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: bad)
     with pytest.raises(DataError, match="image 2 of the test split"):
         fedpgp.run("promptfl", changes=short, cache=tmp_path)
     result = fedpgp.run("promptfl", changes=short, cache=tmp_path, skip_bad_images=True)

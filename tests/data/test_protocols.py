@@ -22,7 +22,7 @@ from fedpgp.data.sources import load_source
 from fedpgp.errors import ConfigError, DataError
 from fedpgp.evaluation.metrics import own_images
 from fedpgp.runs import setup as run_setup
-from fedpgp.runs.setup import make_task, with_targets
+from fedpgp.runs.tasks import make_task, with_targets
 
 SETTINGS = {
     "dirichlet": {"concentration": 0.3},

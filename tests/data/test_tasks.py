@@ -20,7 +20,7 @@ from fedpgp.config import load_config
 from fedpgp.data.partition import deal_classes, deal_domains, draw_shots
 from fedpgp.errors import ConfigError, DataError
 from fedpgp.evaluation.metrics import own_images
-from fedpgp.runs.setup import make_task
+from fedpgp.runs.tasks import make_task
 
 
 def classes_of(dataset, images):

@@ -23,7 +23,7 @@ from fedpgp.federation.state import State
 from fedpgp.results import provenance as origin
 from fedpgp.results import run as results
 from fedpgp.results import run_store as directory
-from fedpgp.runs import setup as run_setup
+from fedpgp.runs import tasks as run_tasks
 from fedpgp.runs import work
 from fedpgp.runtime import files
 
@@ -191,7 +191,7 @@ def test_another_checkpoint_or_other_images_are_refused(
 ) -> None:
     other = replace(small_source.train, fingerprint="another")
     with monkeypatch.context() as patch:
-        patch.setattr(run_setup, "load_source", lambda data, splits: replace(small_source, train=other))
+        patch.setattr(run_tasks, "load_source", lambda data, splits: replace(small_source, train=other))
         with pytest.raises(OutputError, match=r"begun with other images than what data.source names now"):
             fedpgp.resume(stopped, cache=cache)
     with monkeypatch.context() as patch:

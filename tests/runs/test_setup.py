@@ -12,7 +12,7 @@ from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, TrainingError
 from fedpgp.methods import METHODS, FedCoCoOp, FedIVLP, FedVPT, PromptFL
 from fedpgp.runs.checks import _check_method
-from fedpgp.runs.setup import make_task
+from fedpgp.runs.tasks import make_task
 
 
 class DeepText(PromptFL):

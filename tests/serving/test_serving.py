@@ -43,7 +43,7 @@ SHORT = ["task.clients=3", "task.shots=2", "federation.rounds=1", "federation.lo
 def small(small_source, compact):
     """Runs and models of this module see the small part of the data, with the compact checkpoint."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedpgp.runs.setup.load_source", lambda data, splits: small_source)
+        patch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: small_source)
         for module in ("runs.setup", "serving.classifier"):
             patch.setattr(f"fedpgp.{module}.load_backbone", lambda *_: compact)
         yield

@@ -75,7 +75,7 @@ def test_the_papers_recipes_augment_where_the_authors_do(name):
 @pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_every_embedded_cell_can_be_run(name, seeds, monkeypatch, pictograms, backbone):
-    monkeypatch.setattr("fedpgp.runs.setup.load_source", lambda *_: pictograms)
+    monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda *_: pictograms)
     monkeypatch.setattr("fedpgp.runs.setup.load_backbone", lambda *_: backbone)
     study = reproduction_study(name, embedded=True, seeds=seeds)
     found = study.distinct_cells

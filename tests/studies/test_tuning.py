@@ -26,7 +26,7 @@ from fedpgp.federation import client
 from fedpgp.federation.state import State
 from fedpgp.methods import METHODS
 from fedpgp.results.run_store import locked
-from fedpgp.runs import setup as run_setup
+from fedpgp.runs import tasks as run_tasks
 from fedpgp.studies.tuning import Trial, search
 from fedpgp.studies.tuning.space import describe, described_space, search_spaces
 
@@ -325,7 +325,7 @@ class TestSearch:
         kept = np.concatenate([np.flatnonzero(validation.labels == label)[:3] for label in range(6)])
         few = replace(validation, labels=validation.labels[kept], domains=validation.domains[kept])
         scarce = Source("pictograms", small_source.train, few, None, small_source.probe)
-        monkeypatch.setattr(run_setup, "load_source", lambda data, splits: scarce)
+        monkeypatch.setattr(run_tasks, "load_source", lambda data, splits: scarce)
         with pytest.raises(DataError, match=r"client 0 \(seed 0; .+\) has 9 validation images, .* at least 10"):
             tune(cache, tmp_path / "out")
         assert not (tmp_path / "out").exists()
@@ -352,9 +352,9 @@ QUICK = ["task.clients=4", "task.shots=1", "federation.rounds=1", "federation.lo
 
 
 def test_tuning_asks_for_no_test_image(small, cache, tmp_path, monkeypatch):
-    load_source, asked = run_setup.load_source, []
+    load_source, asked = run_tasks.load_source, []
     monkeypatch.setattr(
-        run_setup, "load_source", lambda data, splits: asked.append(splits) or load_source(data, splits)
+        run_tasks, "load_source", lambda data, splits: asked.append(splits) or load_source(data, splits)
     )
     tune(cache, tmp_path / "out", trials=2)
     assert asked == 3 * [("train", "validation")], "for all checks, and for each trial"

@@ -43,7 +43,7 @@ def check(
     from fedpgp.data.check import DataFinding, names_file
     from fedpgp.data.check import check as look
     from fedpgp.results.run_store import writing
-    from fedpgp.runs.setup import make_task, with_targets
+    from fedpgp.runs.tasks import make_task, with_targets
 
     settings = fedpgp.load_config(config, options.all_changes(change, path))
     with ProgressBars(err) as bars:
@@ -106,7 +106,7 @@ def show(
     from fedpgp.data.sources import load_source
     from fedpgp.errors import OutputError
     from fedpgp.report import holdings
-    from fedpgp.runs.setup import make_task, with_targets
+    from fedpgp.runs.tasks import make_task, with_targets
     from fedpgp.runtime.files import write
 
     suffix = "" if output is None else output.suffix.removeprefix(".").lower()

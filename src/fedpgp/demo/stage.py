@@ -26,7 +26,7 @@ from fedpgp.data.tasks import Client, Task
 from fedpgp.errors import ConfigError, DataError
 from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client_runner import Data
-from fedpgp.runs.setup import make_task
+from fedpgp.runs.tasks import make_task
 from fedpgp.runtime.validation import STRICT
 
 CLIENTS, SHOTS = 6, 8

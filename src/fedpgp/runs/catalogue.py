@@ -17,7 +17,7 @@ from fedpgp.errors import ConfigError
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import find_method, installed, own_errors
 from fedpgp.methods.published import PUBLISHED, files, published_settings, shown
-from fedpgp.runs.setup import make_task
+from fedpgp.runs.tasks import make_task
 
 
 @dataclass(frozen=True)

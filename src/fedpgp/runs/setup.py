@@ -6,20 +6,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpgp.backbone import Backbone, Towers, bfloat16_speed, load_backbone
 from fedpgp.config import EMBEDDED_ORIGIN, ExperimentConfig
 from fedpgp.data.cache import cache_directory, check_cache
-from fedpgp.data.client_task import OWN, own_task
-from fedpgp.data.features import SplitPart, Tokens, split_features, token_features, views_of
+from fedpgp.data.features import Tokens
 from fedpgp.data.image_features import ImageFeatures
-from fedpgp.data.protocols import task_of
-from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source, load_target, pictograms
-from fedpgp.data.subset import narrowed, part_of, without
+from fedpgp.data.sources import ImageDataset, Source, pictograms
 from fedpgp.data.tasks import Client, Task
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import kind_of
@@ -32,7 +27,9 @@ from fedpgp.methods import Method
 from fedpgp.results.provenance import origin
 from fedpgp.runs.checks import check_methods
 from fedpgp.runs.execution import Execution
+from fedpgp.runs.features import encode_images, encode_tokens
 from fedpgp.runs.published import fitted
+from fedpgp.runs.tasks import load_tasks
 from fedpgp.runtime.processes import warm_up
 from fedpgp.runtime.workers import Workers
 
@@ -151,13 +148,12 @@ def open_setup(
     workers, reporter = execution.workers, execution.listener
     if workers < 1:
         raise ConfigError(f"workers must be 1 or more, got {workers}; without --workers every core has one")
-    directory = cache_directory(execution.cache)
-    check_cache(directory)
+    check_cache(cache_directory(execution.cache))
     if workers > 1:
         warm_up()
-    source, whole, backbone = _loaded(config, seeds)
+    source, tasks, backbone = _loaded(config, seeds)
     config, reduced = fitted(config, methods, backbone)
-    check_methods(config, methods, backbone, whole[seeds[0]])
+    check_methods(config, methods, backbone, tasks[seeds[0]])
     asked = {key for key, origin in config.origins.items() if origin == "--set"}
     notices = [text for name in methods for text in remarks(config.methods[name], config.federation, asked)]
     for text in [*reduced, *notices]:
@@ -169,59 +165,9 @@ def open_setup(
         )
     if config.backbone.precision == "bf16" and (speed := bfloat16_speed(config.backbone.device)) < 1:
         reporter.notice(f"bf16 is {1 / speed:.1f} times slower than float32 on this processor: float32 is better here")
-    tasks: dict[int, Task] = {}
-    features: dict[str, Tensor] = {}
-    splits: dict[str, ImageDataset] = {}
-    while not tasks:
-        narrow = {seed: narrowed(task) for seed, task in whole.items()}
-        read, splits = (
-            splits,
-            {
-                dataset.fingerprint: dataset
-                for task in narrow.values()
-                for dataset in [task.train, *(test.dataset for test in evaluation_sets(task).values())]
-            },
-        )
-        known = {key: features[key] for key in splits if key in features}
-        for key, dataset in splits.items():
-            if key not in known and (place := part_of(dataset, read)) is not None:
-                known[key] = features[place[0]][torch.from_numpy(place[1])]
-        fresh, bad = split_features(
-            backbone.image,
-            [dataset for key, dataset in splits.items() if key not in known],
-            directory,
-            augmented_views=config.data.augmented_views,
-            skip_bad_images=execution.skip_bad_images,
-            workers=workers,
-            progress=reporter.progress,
-            notice=reporter.notice,
-        )
-        features = known | fresh
-        if bad:  # without these images others may be drawn, which may be bad, too
-            source = without(source, splits, bad)
-            whole = {seed: make_task(config, source, seed) for seed in seeds}
-        else:
-            tasks = narrow
+    source, tasks, features = encode_images(config, execution, backbone, source, tasks)
     chosen = [config.methods[name] for name in methods]
-    parts = {
-        (kind, seed, dataset.fingerprint): SplitPart(
-            dataset, images, kind, views_of(dataset.split, config.data.augmented_views)
-        )
-        for kind in dict.fromkeys(kind_of(method) for method in chosen)
-        if kind is not None
-        for seed, task in tasks.items()
-        for dataset, images in _used(task)
-    }
-    encoded = token_features(
-        backbone.image,
-        list(parts.values()),
-        directory,
-        half=config.data.token_precision == "float16",
-        workers=workers,
-        progress=reporter.progress,
-        notice=reporter.notice,
-    )
-    tokens = dict(zip(parts, encoded, strict=True))
+    tokens = encode_tokens(config, execution, backbone, tasks, chosen)
     # Processes share the cores of a machine; one process keeps an accelerator busy.
     count = min(workers, config.task.clients) if config.backbone.device == "cpu" else 1
     with Workers(backbone.towers([what for method in chosen for what in method.reads]), count) as pool:
@@ -238,43 +184,5 @@ def checked(
 
 
 def _loaded(config: ExperimentConfig, seeds: Sequence[int]) -> tuple[Source, dict[int, Task], Backbone]:
-    # Without the test split nothing can touch a test image while settings are chosen.
-    splits = SPLITS if config.task.evaluate_on == "test" else ("train", "validation")
-    source = load_source(config.data, splits)
-    source = with_targets(config, source)
-    tasks = {seed: make_task(config, source, seed) for seed in seeds}
-    backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
-    return source, tasks, backbone
-
-
-def _used(task: Task) -> list[tuple[ImageDataset, NDArray[np.int64]]]:
-    """The images of every split that clients hold or that are tested on."""
-    used = [(task.train, client.train) for client in (*task.clients, *task.new_clients)]
-    used += [(test.dataset, test.images) for test in evaluation_sets(task).values()]
-    splits = {dataset.fingerprint: dataset for dataset, _ in used}
-    return [
-        (dataset, np.unique(np.concatenate([images for other, images in used if other.fingerprint == key])))
-        for key, dataset in splits.items()
-    ]
-
-
-def with_targets(config: ExperimentConfig, source: Source) -> Source:
-    """The source with the test splits of what a task is tested on beside it, where its test split was read."""
-    targets: dict[str, ImageDataset] = {}
-    for name in config.task.targets if source.test is not None else ():
-        target = load_target(replace(config.data, source=name, layout="auto", names=""))
-        targets[target.name if target.name not in targets else f"{target.name} ({name})"] = target
-    return replace(source, targets=targets)
-
-
-def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
-    """The task that a config describes; raises ConfigError where it describes none."""
-    task = config.task
-    if task.partition == OWN:
-        if config.federation.engine != "deployment":
-            raise ConfigError(
-                f"task.partition must be another than {OWN} where all images are in one place, got {OWN!r}: natural"
-                " takes a column that says whose an image is"
-            )
-        return own_task(config.data, task, source, seed)
-    return task_of(task, source, seed)
+    source, tasks = load_tasks(config, seeds)
+    return source, tasks, load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
