@@ -58,8 +58,8 @@ def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 def split_template(template: str) -> tuple[str, str]:
     """("a photo of a", "{}.") of "a photo of a {}.": what stands before the class name, and from it on."""
-    before, found, after = template.partition("{}")
-    if not found:
+    before, halves, after = template.partition("{}")
+    if not halves:
         raise CheckpointError(f"template {template!r} must hold {{}} where the class name belongs")
     return before.strip(), "{}" + after
 

@@ -21,12 +21,12 @@ def _setting(error: click.ClickException, context: click.Context | None) -> str:
     from fedpgp.config import sections_with
 
     wanted = error.option_name.lstrip("-").replace("-", "_")
-    found = [f"{section}.{wanted}" for section in sections_with(wanted)]
-    if not found:
+    setting = [f"{section}.{wanted}" for section in sections_with(wanted)]
+    if not setting:
         return ""
-    if len(found) > 1:
-        return f" It is a setting of several sections: --set SECTION.{wanted}=…, such as {', '.join(found[:4])}"
-    return f" It is a setting: --set {found[0]}=…"
+    if len(setting) > 1:
+        return f" It is a setting of several sections: --set SECTION.{wanted}=…, such as {', '.join(setting[:4])}"
+    return f" It is a setting: --set {setting[0]}=…"
 
 
 def _names(error: click.ClickException, context: click.Context | None) -> str:

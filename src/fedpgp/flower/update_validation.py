@@ -237,8 +237,8 @@ def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return written.getvalue()
 
 
-def _distance(one: Tensor, other: Tensor) -> float:
-    return float(torch.linalg.vector_norm(one.double() - other.double()))
+def _distance(change: Tensor, other: Tensor) -> float:
+    return float(torch.linalg.vector_norm(change.double() - other.double()))
 
 
 def excerpt(value: object) -> str:

@@ -274,7 +274,7 @@ class Method(Hooks, ABC):
         `context_names`, and of that one and the second.
         """
         features = [("guidance", frozen.guidance), *zip(self.context_names, text, strict=False)]
-        return {f"cosine_{one}_{other}": mean_cosine(z, z_other) for (one, z), (other, z_other) in pairwise(features)}
+        return {f"cosine_{name}_{other}": mean_cosine(z, z_other) for (name, z), (other, z_other) in pairwise(features)}
 
 
 def _of_federation(what: str, key: str, **limits: Any) -> Any:

@@ -58,10 +58,10 @@ class FedCLIP(Guided, TrainedMethod):
         return []
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        every = self.predict(params, text, batch.features, frozen)
+        similarities = self.predict(params, text, batch.features, frozen)
         if self.objective == "cross-entropy":
-            return {"task": F.cross_entropy(every, batch.labels)}
-        S, own = every[:, batch.labels], torch.arange(len(batch.labels), device=batch.labels.device)
+            return {"task": F.cross_entropy(similarities, batch.labels)}
+        S, own = similarities[:, batch.labels], torch.arange(len(batch.labels), device=batch.labels.device)
         return {"task": (F.cross_entropy(S, own) + F.cross_entropy(S.T, own)) / 2}
 
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:

@@ -116,12 +116,12 @@ class FedMGP(PhraseMethod):
         return [Prompt(vectors) for vectors in self._in_effect(params, "visual")] if self.visual_length else []
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
-        every = self._logits(text, batch.features, frozen)
+        of_groups = self._logits(text, batch.features, frozen)
         likeness = [_likeness(text)]
         if self.visual_length:
             likeness.append(_likeness(batch.features[:, 1:].transpose(0, 1)))
         return {
-            "task": F.cross_entropy(every.flatten(0, 1), batch.labels.repeat(len(every))),
+            "task": F.cross_entropy(of_groups.flatten(0, 1), batch.labels.repeat(len(of_groups))),
             "diversity": self.diversity * torch.stack(likeness).mean(),
         }
 

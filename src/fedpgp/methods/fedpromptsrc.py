@@ -33,9 +33,9 @@ class GaussianMean(FedAvg):
     std: float
 
     def begin(self, shared: Tensors, clients: int) -> Server:
-        some = next(iter(shared.values()))
+        first = next(iter(shared.values()))
         means = {f"{MEAN}{name}": value for name, value in shared.items()}
-        return Server(shared, {"round": torch.zeros((), dtype=torch.long, device=some.device), **means})
+        return Server(shared, {"round": torch.zeros((), dtype=torch.long, device=first.device), **means})
 
     def download(self, server: Server, client: int) -> Download:
         return Download({**server.shared, **{name: t for name, t in server.memory.items() if name != "round"}})
@@ -50,7 +50,7 @@ class GaussianMean(FedAvg):
         """w_t / Σ_(r ≤ t) w_r, also where all of these are too small for a number."""
         logarithms = [-(((r - self.mean) / self.std) ** 2) / 2 for r in range(1, number + 1)]
         largest = max(logarithms)
-        return math.exp(logarithms[-1] - largest) / sum(math.exp(one - largest) for one in logarithms)
+        return math.exp(logarithms[-1] - largest) / sum(math.exp(logarithm - largest) for logarithm in logarithms)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

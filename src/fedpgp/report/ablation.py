@@ -19,37 +19,37 @@ if TYPE_CHECKING:
 SHOWN = ("local", "base", "novel", "area")
 
 
-def write_ablation(found: "Ablation", directory: Path) -> None:
+def write_ablation(ablation: "Ablation", directory: Path) -> None:
     """Writes a figure for each study as .svg and .png, ablation.md, .tex and, last of all, ablation.csv."""
-    for study in found.settings:
-        write_chart(directory, study, chart(found, study))
-    write_tables(directory, "ablation", [table(found, study) for study in found.settings])
-    write(directory / "ablation.csv", to_csv(found.rows()).encode())
+    for study in ablation.settings:
+        write_chart(directory, study, chart(ablation, study))
+    write_tables(directory, "ablation", [table(ablation, study) for study in ablation.settings])
+    write(directory / "ablation.csv", to_csv(ablation.rows()).encode())
 
 
-def table(found: "Ablation", study: str) -> Table:
+def table(ablation: "Ablation", study: str) -> Table:
     """A row for each setting: mean ± std over the seeds, and what it changes of CM and area."""
-    named, shown = titles(found.standing), [name for name in METRICS if name in columns(found.standing.runs[0])]
+    named, shown = titles(ablation.standing), [name for name in METRICS if name in columns(ablation.standing.runs[0])]
     rows = []
-    for label in found.settings[study]:
-        texts = figure_texts([found.of(study, label)], shown)
-        change = found.against_standing(study, label)
+    for label in ablation.settings[study]:
+        texts = figure_texts([ablation.of(study, label)], shown)
+        change = ablation.against_standing(study, label)
         changes = ["as it stands", ""] if change is None else [difference_text(change[name]) for name in ("cm", "area")]
         rows.append([label, *texts, *changes])
     return text_table(
-        f"{study} of {found.method}: {caption(found.standing)}",
+        f"{study} of {ablation.method}: {caption(ablation.standing)}",
         [study, *(named[name] for name in shown), "CM, change", "area, change"],
         rows,
         "change: against the config as it stands, with the 95 % interval of the paired bootstrap over test images.",
     )
 
 
-def chart(found: "Ablation", study: str) -> ChartType:
+def chart(ablation: "Ablation", study: str) -> ChartType:
     """Local, Base, Novel and the area over the settings; bars are the std over seeds, dashes zero-shot CLIP."""
-    settings = found.settings[study]
-    runs = [(found.method, label, run) for label in settings for run in found.of(study, label)]
+    settings = ablation.settings[study]
+    runs = [(ablation.method, label, run) for label in settings for run in ablation.of(study, label)]
     points: list[frames.Point] = [(method, label, run.results["final"]) for method, label, run in runs]
-    points += [("zero-shot CLIP", None, run.results["final"]) for run in found.standing.of("zero-shot")]
-    frame = frames.spreads("label", points, frames.panels(titles(found.standing), SHOWN))
-    standing = [label for label, comparison in settings.items() if comparison is found.standing]
+    points += [("zero-shot CLIP", None, run.results["final"]) for run in ablation.standing.of("zero-shot")]
+    frame = frames.spreads("label", points, frames.panels(titles(ablation.standing), SHOWN))
+    standing = [label for label, comparison in settings.items() if comparison is ablation.standing]
     return charts.curves(frame, study, title="dashed: zero-shot CLIP; grey: as it stands", standing=standing)

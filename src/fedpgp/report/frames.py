@@ -33,7 +33,7 @@ def cosines(comparison: Comparison) -> pd.DataFrame:
     points = points_of(comparison.runs)
     names = dict.fromkeys(name for _, _, record in points for name in record if name.startswith("cosine_"))
     pairs = {name: name.removeprefix("cosine_").split("_") for name in names}
-    named = {name: f"cos({', '.join(SYMBOLS.get(one, one) for one in pair)})" for name, pair in pairs.items()}
+    named = {name: f"cos({', '.join(SYMBOLS.get(name, name) for name in pair)})" for name, pair in pairs.items()}
     return spreads("round", points, named)
 
 
@@ -91,12 +91,12 @@ def clients(comparison: Comparison) -> pd.DataFrame:
     for run in comparison.runs:
         before, over = _local_of_shared(run), "shared part"
         if before is None and run.seed in zero and run.method != "zero-shot":
-            before, over = [one["local"] for one in zero[run.seed].results["clients"]], "zero-shot"
-        for place, one in enumerate(run.results["clients"]):
+            before, over = [client["local"] for client in zero[run.seed].results["clients"]], "zero-shot"
+        for place, client in enumerate(run.results["clients"]):
             if before is not None and place < len(before):
-                names = ", ".join(one["classes"][:8]) + (", …" if len(one["classes"]) > 8 else "")
-                gain = one["local"] - before[place]
-                rows.append([run.method, run.seed, one["client"], one["local"], gain, over, names])
+                names = ", ".join(client["classes"][:8]) + (", …" if len(client["classes"]) > 8 else "")
+                gain = client["local"] - before[place]
+                rows.append([run.method, run.seed, client["client"], client["local"], gain, over, names])
     return pd.DataFrame(rows, columns=["method", "seed", "client", "local", "gain", "over", "classes"])
 
 
@@ -107,7 +107,7 @@ def _local_of_shared(run: Run) -> list[float] | None:
         return None
     if len(outcomes.alphas) < 2:  # the path was one point: own models answer as the shared part does
         stands = run.results["private"] and run.results["shared"] is not None
-        return [one["local"] for one in run.results["clients"]] if stands else None
+        return [client["local"] for client in run.results["clients"]] if stands else None
     own, right = outcomes.unpack("own"), outcomes.unpack("base", point=0)
     return list(100 * (own & right).sum(1) / np.maximum(own.sum(1), 1))
 
@@ -124,7 +124,7 @@ def client_by_class(run: Run) -> pd.DataFrame:
     answers = _answers(run).rename(columns={"truth": "class"})
     right = (answers["class"] == answers["predicted"]).groupby([answers["client"], answers["class"]])
     frame = right.mean().mul(100).round(1).rename("accuracy").reset_index()
-    trained = {(one["client"], name) for one in run.results["clients"] for name in one["classes"]}
+    trained = {(client["client"], name) for client in run.results["clients"] for name in client["classes"]}
     return frame.assign(own=[pair in trained for pair in zip(frame["client"], frame["class"], strict=True)])
 
 
@@ -134,7 +134,7 @@ def _answers(run: Run) -> pd.DataFrame:
         return pd.DataFrame(columns=["client", "truth", "predicted"])
     names = np.array(run.results["task"]["base_names"], dtype=object)
     truth, predicted = run.answers["base/labels"].numpy(), run.answers["base/predicted"].numpy()
-    clients = [one["client"] for one in run.results["clients"]]
+    clients = [client["client"] for client in run.results["clients"]]
     columns = {"client": np.repeat(clients, len(truth)), "truth": np.tile(names[truth], len(clients))}
     return pd.DataFrame({**columns, "predicted": names[predicted].ravel()})
 
@@ -142,12 +142,12 @@ def _answers(run: Run) -> pd.DataFrame:
 def singular_values(run: Run) -> pd.DataFrame:
     """client, index, value: of the change from the shared context to a client's own, U V where the method has these."""
     rows = []
-    for one in run.results["clients"]:
-        change = personal_change(run, one["client"])
+    for client in run.results["clients"]:
+        change = personal_change(run, client["client"])
         if change is not None:
             values = torch.linalg.svdvals(change.double())
             keep = values[values > 1e-6 * values.max().clamp(min=1e-12)]
-            rows += [[one["client"], i + 1, float(value)] for i, value in enumerate(keep)]
+            rows += [[client["client"], i + 1, float(value)] for i, value in enumerate(keep)]
     return pd.DataFrame(rows, columns=["client", "index", "value"])
 
 
@@ -180,7 +180,7 @@ def costs(comparison: Comparison) -> pd.DataFrame:
             row[f"seconds in {key}"] = round(fmean(sum(r[f"seconds_{key}"] for r in run.rounds) for run in runs), 2)
         errors = [run.results.get("calibration_error", {}) for run in runs]
         for name in ("local", "base", "novel"):
-            if all(name in one for one in errors):
-                row[f"calibration error, {name}"] = round(fmean(one[name] for one in errors), 1)
+            if all(name in of_run for of_run in errors):
+                row[f"calibration error, {name}"] = round(fmean(of_run[name] for of_run in errors), 1)
         rows.append(row)
     return pd.DataFrame(rows)

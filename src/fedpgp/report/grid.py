@@ -19,30 +19,30 @@ if TYPE_CHECKING:
     from fedpgp.studies.study import Key, Study, StudyPart
 
 
-def write_sweep(found: "Study", directory: Path) -> None:
+def write_sweep(study: "Study", directory: Path) -> None:
     """Writes figures as .svg and .png, sweep.md, sweep.tex and, last of all, sweep.csv."""
-    (part,) = found.parts
-    write_figures(found, part, directory)
-    write_tables(directory, "sweep", [table(found, part)])
-    write(directory / "sweep.csv", to_csv(found.rows()).encode())
+    (part,) = study.parts
+    write_figures(study, part, directory)
+    write_tables(directory, "sweep", [table(study, part)])
+    write(directory / "sweep.csv", to_csv(study.rows()).encode())
 
 
-def table(found: "Study", part: "StudyPart") -> Table:
+def table(study: "Study", part: "StudyPart") -> Table:
     """A row for each method at each point of a part: mean ± std over the seeds, of the last round."""
-    comparisons = [found.comparisons[key] for key in part.cell_keys()]
+    comparisons = [study.comparisons[key] for key in part.cell_keys()]
     named = {name: title for one in comparisons for name, title in titles(one).items()}
     shown = list(dict.fromkeys(name for one in comparisons for name in columns(one.runs[0])))
     rows = []
-    for key, method in product(part.cell_keys(), found.methods):
-        rows.append([*key[1:], method, *figure_texts([found.comparisons[key].of(method)], shown)])
+    for key, method in product(part.cell_keys(), study.methods):
+        rows.append([*key[1:], method, *figure_texts([study.comparisons[key].of(method)], shown)])
     return text_table(
-        f"{', '.join(part.axes)}: last round, percent, {seeds_text(found.seeds)}",
+        f"{', '.join(part.axes)}: last round, percent, {seeds_text(study.seeds)}",
         [*part.axes, "method", *(named[name] for name in shown)],
         rows,
     )
 
 
-def write_figures(found: "Study", part: "StudyPart", directory: Path, prefix: str = "") -> dict[str, str]:
+def write_figures(study: "Study", part: "StudyPart", directory: Path, prefix: str = "") -> dict[str, str]:
     """Writes those of a part as .svg and .png: what each shows, by its name, in which `prefix` comes first.
 
     One for each axis at each combination of the points of the others; learning curves of each cell, or, with one
@@ -50,12 +50,12 @@ def write_figures(found: "Study", part: "StudyPart", directory: Path, prefix: st
     """
     drawn = {}
     for name, axis, keys in axes_of(part):
-        write_chart(directory, prefix + name, along(found, part, axis, keys))
+        write_chart(directory, prefix + name, along(study, part, axis, keys))
         others = "".join(f", {other}" for other in _others(part, axis, keys[0]))
         drawn[prefix + name] = f"along {axis}{others}; bars: standard deviation over the seeds"
-    cells = {key: found.comparisons[key] for key in part.cell_keys()}
-    if len(found.methods) == 1:
-        (method,), axes = found.methods, ", ".join(part.axes)
+    cells = {key: study.comparisons[key] for key in part.cell_keys()}
+    if len(study.methods) == 1:
+        (method,), axes = study.methods, ", ".join(part.axes)
         points = [point for key, one in cells.items() for point in frames.points_of(one.of(method), ", ".join(key[1:]))]
         frame = frames.spreads("round", points, frames.panels(titles(next(iter(cells.values())))))
         write_chart(directory, f"{prefix}rounds", charts.curves(frame, legend=axes))
@@ -84,16 +84,16 @@ def axes_of(part: "StudyPart") -> Iterator[tuple[str, str, list["Key"]]]:
             yield "-".join(steps), axis, [(part.name, *fixed[:place], label, *fixed[place:]) for label in labels]
 
 
-def along(found: "Study", part: "StudyPart", axis: str, keys: Sequence["Key"]) -> ChartType:
+def along(study: "Study", part: "StudyPart", axis: str, keys: Sequence["Key"]) -> ChartType:
     """Local, Base, Novel and CM of each method along an axis, joined if it is of numbers."""
     place = 1 + list(part.axes).index(axis)
     points = [
         (method, key[place], run.results["final"])
-        for method in found.methods
+        for method in study.methods
         for key in keys
-        for run in found.comparisons[key].of(method)
+        for run in study.comparisons[key].of(method)
     ]
-    frame = frames.spreads("label", points, frames.panels(titles(found.comparisons[keys[0]])))
+    frame = frames.spreads("label", points, frames.panels(titles(study.comparisons[keys[0]])))
     return charts.curves(frame, axis, title=", ".join(_others(part, axis, keys[0])), joined=is_numeric(part.axes[axis]))
 
 

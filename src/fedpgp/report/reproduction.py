@@ -22,92 +22,92 @@ REPORTED = "reported.csv"
 WIDEST = 12  # columns that a page or a terminal has room for
 
 
-def write_reproduction(found: "Study", directory: Path) -> None:
+def write_reproduction(study: "Study", directory: Path) -> None:
     """Writes figures as .svg and .png, reproduction.md, reproduction.tex and, last of all, reproduction.csv.
 
     If others reported figures for some cells, they are also in reported.csv.
     """
-    recipe = read_recipe(found.asked["recipe"])
-    all_tables = tables(found)
-    made_by = provenance(found)
+    recipe = read_recipe(study.asked["recipe"])
+    all_tables = tables(study)
+    made_by = provenance(study)
     text = [f"# {recipe.title}", recipe.about]
-    if found.asked["embedded"]:
+    if study.asked["embedded"]:
         text.append(f"Embedded: {recipe.embedded_note}. No figure of the paper is to be compared with these.")
     text += [f"## {shown.heading}\n\n{markdown(shown)}" for shown in all_tables]
-    for part in found.parts:
-        prefix = f"{slug(part.name)}-" if len(found.parts) > 1 else ""
-        drawn = write_figures(found, part, directory, prefix)
+    for part in study.parts:
+        prefix = f"{slug(part.name)}-" if len(study.parts) > 1 else ""
+        drawn = write_figures(study, part, directory, prefix)
         text += [f"![{part.name}: {what}]({name}.svg)\n\n{part.name}: {what}" for name, what in drawn.items()]
     text.append("## Provenance\n\n" + "\n".join(f"- {what}: {value}" for what, value in made_by.items()))
     write(directory / "reproduction.md", ("\n\n".join(text) + "\n").encode())
     comment = "".join(f"% {what}: {value}\n" for what, value in made_by.items())
     write(directory / "reproduction.tex", (comment + "\n".join(map(latex, all_tables))).encode())
-    if reported := reported_rows(found, recipe):
+    if reported := reported_rows(study, recipe):
         write(directory / REPORTED, to_csv(reported).encode())
-    write(directory / "reproduction.csv", to_csv(found.rows()).encode())
+    write(directory / "reproduction.csv", to_csv(study.rows()).encode())
 
 
-def tables(found: "Study") -> list[Table]:
+def tables(study: "Study") -> list[Table]:
     """For each part the table of the last round and that of the last five, where clients have one domain each a table
     by domain, and one of what others reported."""
-    recipe = read_recipe(found.asked["recipe"])
-    shown = [table(found, recipe, part, kind) for part in found.parts for kind in PARTS]
-    shown += [domain_table(found, part) for part in found.parts if _domains(found, part)]
-    reported = reported_table(found, recipe)
+    recipe = read_recipe(study.asked["recipe"])
+    shown = [table(study, recipe, part, kind) for part in study.parts for kind in PARTS]
+    shown += [domain_table(study, part) for part in study.parts if _domains(study, part)]
+    reported = reported_table(study, recipe)
     return [*shown, reported] if reported.rows else shown
 
 
-def table(found: "Study", recipe: Recipe, part: "StudyPart", kind: str) -> Table:
+def table(study: "Study", recipe: Recipe, part: "StudyPart", kind: str) -> Table:
     """Mean ± std over the seeds: a row for each method, columns for each cell and figure.
 
     With one method, or more than `WIDEST` columns, a row for each cell and method. A method whose clients hold a
     private part has its shared part beside, in the last round alone. kind: one of `PARTS`.
     """
     groups = dict(_groups(part))
-    figures = {title: _figures(found, recipe, keys) for title, keys in groups.items()}
-    heading = f"{part.name}: {PARTS[kind]}, percent, {seeds_text(found.seeds)}"
+    figures = {title: _figures(study, recipe, keys) for title, keys in groups.items()}
+    heading = f"{part.name}: {PARTS[kind]}, percent, {seeds_text(study.seeds)}"
     lines = {}  # what is in the first column -> method, and which of its results
-    for method in found.methods:
+    for method in study.methods:
         lines[method] = method, kind
-        if kind == "final" and has_both(found.comparisons[next(part.cell_keys())].of(method)[0]):
+        if kind == "final" and has_both(study.comparisons[next(part.cell_keys())].of(method)[0]):
             lines[f"{method}, shared part"] = method, "shared"
 
     def texts(title: str, line: str) -> list[str]:
         method, where = lines[line]
-        runs = [found.comparisons[key].of(method) for key in groups[title]]
+        runs = [study.comparisons[key].of(method) for key in groups[title]]
         return figure_texts(runs, figures[title], where)
 
     across = [f"{title} {name}" for title in groups for name in figures[title].values()]
     same = len({tuple(names) for names in figures.values()}) == 1
-    if same and (len(found.methods) == 1 or len(across) > WIDEST):
+    if same and (len(study.methods) == 1 or len(across) > WIDEST):
         rows = [[title, line, *texts(title, line)] for title, line in product(groups, lines)]
         return text_table(heading, [", ".join(part.axes), "method", *next(iter(figures.values())).values()], rows)
     rows = [[line, *(text for title in groups for text in texts(title, line))] for line in lines]
     return text_table(heading, ["method", *across], rows)
 
 
-def domain_table(found: "Study", part: "StudyPart") -> Table:
+def domain_table(study: "Study", part: "StudyPart") -> Table:
     """Local in the last round, the mean over the clients of each domain: mean ± std over the seeds."""
-    names = _domains(found, part)
+    names = _domains(study, part)
     rows = []
-    for key, method in product(part.cell_keys(), found.methods):
-        figures = [run.results["domains"] for run in found.comparisons[key].of(method)]
+    for key, method in product(part.cell_keys(), study.methods):
+        figures = [run.results["domains"] for run in study.comparisons[key].of(method)]
         texts = [figure_text(*spread([of[name] for of in figures])) if name in figures[0] else "" for name in names]
         rows.append([", ".join(key[1:]), method, *texts])
-    heading = f"{part.name}: Local by domain, last round, percent, {seeds_text(found.seeds)}"
+    heading = f"{part.name}: Local by domain, last round, percent, {seeds_text(study.seeds)}"
     return text_table(heading, [", ".join(part.axes), "method", *names], rows)
 
 
-def _reported(found: "Study", recipe: Recipe) -> Iterator[tuple[list[str], Agreement, dict[str, Any]]]:
+def _reported(study: "Study", recipe: Recipe) -> Iterator[tuple[list[str], Agreement, dict[str, Any]]]:
     """Every reported figure beside that of a cell: how the table begins, how settings agree, and a row of the file.
 
     The difference is ours minus the reported figure; None if a setting that the source states is another one here.
     """
-    for part in found.parts:
+    for part in study.parts:
         for key, reported in product(part.cell_keys(), recipe.reported):
-            if reported.method not in found.methods or not reported.is_of(part, key):
+            if reported.method not in study.methods or not reported.is_of(part, key):
                 continue
-            comparison = found.comparisons[key]
+            comparison = study.comparisons[key]
             runs = comparison.of(reported.method)
             agreement = reported.compare(runs[0].config)
             for name, figure in reported.figures.items():
@@ -130,18 +130,18 @@ def _reported(found: "Study", recipe: Recipe) -> Iterator[tuple[list[str], Agree
                 yield [*texts, figure_text(mean, deviation)], agreement, row
 
 
-def reported_rows(found: "Study", recipe: Recipe) -> list[dict[str, Any]]:
+def reported_rows(study: "Study", recipe: Recipe) -> list[dict[str, Any]]:
     """A row for every reported figure, with the settings that differ and those that its source does not state."""
-    return [row for *_, row in _reported(found, recipe)]
+    return [row for *_, row in _reported(study, recipe)]
 
 
-def reported_table(found: "Study", recipe: Recipe) -> Table:
+def reported_table(study: "Study", recipe: Recipe) -> Table:
     """What others published beside what was found, with the difference if all settings that the source states agree.
 
     The notes say which settings differ, or which the source does not state.
     """
     rows, numbers = [], dict[str, int]()  # of the notes
-    for texts, agreement, row in _reported(found, recipe):
+    for texts, agreement, row in _reported(study, recipe):
         number = numbers.setdefault(_note(row["source"], agreement), len(numbers) + 1)
         difference = f"{row['difference']:+.1f}" if agreement.is_same else "other settings"
         rows.append([*texts, difference, f"{row['source']} [{number}]"])
@@ -174,26 +174,26 @@ def _differing(agreement: Agreement) -> str:
     return "; ".join(f"{key}: {ours} / {theirs}" for key, (ours, theirs) in agreement.differs.items())
 
 
-def provenance(found: "Study") -> dict[str, str]:
+def provenance(study: "Study") -> dict[str, str]:
     """What made the figures: versions, weights, seeds, config and command."""
-    runs = found.runs()
+    runs = study.runs()
     checkpoints = sorted({run.config.backbone.checkpoint for run in runs})
     packages: Mapping[str, Any] = runs[0].provenance["packages"]
     return {
-        "command": str(found.asked["command"]),
+        "command": str(study.asked["command"]),
         "fedpgp": str(runs[0].provenance["fedpgp"]),
         "packages": ", ".join(f"{name} {number}" for name, number in packages.items()),
         "python": str(runs[0].provenance["python"]),
         "checkpoint": ", ".join(Path(name).name for name in checkpoints),
         "fingerprint of the checkpoint": ", ".join(sorted({str(run.provenance["checkpoint"]) for run in runs})),
-        "seeds": ", ".join(map(str, found.seeds)),
-        "SHA-256 of config.toml": found.digest,
+        "seeds": ", ".join(map(str, study.seeds)),
+        "SHA-256 of config.toml": study.digest,
     }
 
 
-def _domains(found: "Study", part: "StudyPart") -> list[str]:
+def _domains(study: "Study", part: "StudyPart") -> list[str]:
     """Of the clients of a part's cells; none where clients have images of several."""
-    runs = (run for key in part.cell_keys() for run in found.comparisons[key].runs)
+    runs = (run for key in part.cell_keys() for run in study.comparisons[key].runs)
     return list(dict.fromkeys(name for run in runs for name in run.results["domains"]))
 
 
@@ -209,8 +209,8 @@ def _groups(part: "StudyPart") -> Iterator[tuple[str, list["Key"]]]:
     yield from ((title, keys) for title, keys in over.items() if len(keys) > 1)
 
 
-def _figures(found: "Study", recipe: Recipe, keys: Sequence["Key"]) -> dict[str, str]:
+def _figures(study: "Study", recipe: Recipe, keys: Sequence["Key"]) -> dict[str, str]:
     """Name -> title of what a group of cells shows: what the recipe asks for; where it asks for nothing, all."""
-    first = found.comparisons[keys[0]]
+    first = study.comparisons[keys[0]]
     named = titles(first)
     return {name: named[name] for name in recipe.figures or columns(first.runs[0])}
