@@ -150,7 +150,7 @@ def test_tune_and_ablate_print_tables_and_go_on(command: Command, small: None, t
     assert [len(printed["trials"]), printed["objective"], set(printed["best"])] == [4, "cm", {"promptfl", "fedpgp"}]
     refused(
         command("tune", "--resume", "t", "--seeds", "1"),
-        "--resume t goes on with the settings of that study: leave out '--seeds'",
+        "--resume t goes on with the settings of that study: leave out --seeds",
     )
     (tmp_path / "s.toml").write_text('[mu]\n"0" = ["fedpgp.mu=0"]\n"0.5" = []\n')
     ended = command("ablate", "--file", "s.toml", "--seeds", "1", "-o", "a", *short)
@@ -160,7 +160,7 @@ def test_tune_and_ablate_print_tables_and_go_on(command: Command, small: None, t
     assert len(json.loads(command("ablate", "--resume", "a", "--json").out)["rows"]) == 2
     refused(
         command("ablate", "--resume", "a", "--seeds", "1"),
-        "goes on with the settings of that study: leave out '--seeds'",
+        "goes on with the settings of that study: leave out --seeds",
     )
 
 

@@ -217,5 +217,5 @@ def test_the_command_prints_the_table_and_goes_on(command: Command, small, monke
     assert command("sweep", "--resume", "out").out == printed
     assert len(json.loads(command("sweep", "--resume", "out", "--json").out)["rows"]) == 2
     refused(command("sweep"), "name a grid")
-    refused(command("sweep", *grid, "--resume", "out"), "goes on with the settings of that study: leave out '--grid'")
+    refused(command("sweep", *grid, "--resume", "out"), "goes on with the settings of that study: leave out --grid")
     refused(command("sweep", *grid, "-o", "out"), "exists")
