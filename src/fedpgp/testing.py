@@ -10,13 +10,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpgp.aggregators import Server, Tensors, Upload
@@ -113,6 +114,15 @@ def made_up_images(count: int, backbone: Backbone, kind: str | None = None, seed
     return ImageFeatures(pooled, [kept.to(like)], torch.arange(count))
 
 
+def made_up_split(name: str, split: str, class_names: tuple[str, ...], labels: NDArray[np.int64]) -> ImageDataset:
+    """A split of which only the labels exist."""
+    return ImageDataset(name, split, class_names, ("none",), labels, np.zeros_like(labels), _no_picture, split)
+
+
+def _no_picture(index: int) -> Any:
+    raise NotImplementedError("a made-up image has no picture")
+
+
 class _Trial:
     """A method on a tiny task."""
 
@@ -189,9 +199,7 @@ def _task() -> Task:
     ends = np.cumsum([0, *EXAMPLES])
 
     def split(name: str, of: Sequence[int]) -> ImageDataset:
-        return ImageDataset(
-            "made-up", name, CLASS_NAMES, ("none",), np.array(of), np.zeros(len(of), np.int64), _no_picture, name
-        )
+        return made_up_split("made-up", name, CLASS_NAMES, np.array(of))
 
     def test(dataset: ImageDataset, classes: tuple[int, ...]) -> EvaluationSet:
         return EvaluationSet(dataset, classes, dataset.of_classes(classes))
@@ -206,10 +214,6 @@ def _task() -> Task:
         tests={"base": test(seen, BASE), "novel": test(seen, NOVEL)},
         validation=test(held, BASE),
     )
-
-
-def _no_picture(index: int) -> Any:
-    raise NotImplementedError("a made-up image has no picture")
 
 
 # --------------------------------------------------------------------------------------------------------- the checks
@@ -325,16 +329,12 @@ def _losses(trial: _Trial) -> None:
 
 def _learns(trial: _Trial) -> None:
     """everything that it declares as trained is changed by training, and nothing becomes infinite"""
-    trained: set[str] = set()
-    moved: set[str] = set()
+    moved: dict[str, bool] = defaultdict(bool)
     for job, update in trial.trained:
         before = {**job.start, **job.own.private}
         for name, tensor in _parts(update).items():
-            if tensor.numel():
-                trained.add(name)
-                if not torch.equal(tensor, before[name]):
-                    moved.add(name)
-    still = trained - moved
+            moved[name] |= not tensor.numel() or not torch.equal(tensor, before[name])
+    still = [name for name in moved if not moved[name]]
     _ask(not still, f"must train {still}, which no local training has changed: a gradient does not reach it")
 
 
@@ -364,11 +364,9 @@ def _private(trial: _Trial) -> None:
 
 def _batched(trial: _Trial) -> None:
     """clients that are trained together end as if each were alone"""
-    by_round: dict[int, list[tuple[ClientJob, ClientUpdate]]] = defaultdict(list)
-    for job, update in trial.trained:
-        by_round[job.round].append((job, update))
     alone = not trial.method.batchable or trial.method.own_classes
-    for pairs in () if alone else by_round.values():
+    for _, group in groupby(() if alone else trial.trained, lambda pair: pair[0].round):
+        pairs = list(group)
         together = train_clients(trial.towers, [job for job, _ in pairs])
         for (job, update), other in zip(pairs, together, strict=True):
             for name, tensor in _parts(update).items():
@@ -391,10 +389,9 @@ def _travels(trial: _Trial) -> None:
     """a local training gives the same bytes in another process"""
     for jobs, updates in trial.once[1].groups:
         again = train_clients(trial.towers, pickle.loads(pickle.dumps(jobs)))
-        for update, other in zip(updates, again, strict=True):
-            for name, tensor in _parts(update).items():
-                same = torch.equal(_parts(other)[name], tensor)
-                _ask(same, f"must train {name} to the same numbers in another process")
+        for before, after in zip(map(_parts, updates), map(_parts, again), strict=True):
+            changed = [name for name in before if not torch.equal(after[name], before[name])]
+            _ask(not changed, f"must train {changed} to the same numbers in another process")
 
 
 def _controls(trial: _Trial) -> None:

@@ -3,7 +3,7 @@
 import io
 import json
 import math
-import sys
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -56,7 +56,7 @@ def scene() -> Scene:
         name: torch.randn(len(split), 3, SIDE, SIDE, generator=rng, dtype=torch.float64)
         for name, split in splits.items()
     }
-    return Scene("tiny", random_backbone(model), task, sum(map(len, splits.values())), pixels, made_up=False)
+    return Scene(random_backbone(model), task, pixels, made_up=False)
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +258,11 @@ class TestMachine:
         assert machine.gemm_speed(products, torch.float32, 1) == (3 * 200 + 400) / (3 * 2.0 + 1.0)
 
 
+def killed(clients: int, seed: int) -> None:
+    """What happens to a process that takes too much memory."""
+    os._exit(1)
+
+
 class TestScaling:
     def test_neighbours_share_classes(self):
         task = scaling.shared_classes(60)
@@ -266,15 +271,17 @@ class TestScaling:
         assert {len(client.train) for client in task.clients} == {40}
 
     @pytest.mark.by_hand
-    def test_a_new_process_for_each_number(self):
-        first, second = scaling.in_new_processes([10, 20], 0, 1)
+    def test_a_new_process_for_each_number(self, scene, monkeypatch):
+        monkeypatch.setattr(scaling, "CLIENTS", (10, 20))
+        first, second = scaling.measure_scaling(bench_of(scene))
         assert (first["clients"], second["clients"]) == (10, 20)
         assert first["seconds"] > 0
 
-    def test_a_process_that_fails_is_named(self, monkeypatch):
-        monkeypatch.setattr(sys, "executable", "false")
-        with pytest.raises(TrainingError, match="with 5 clients failed: exit code 1"):
-            scaling.in_new_processes([5], 0, 1)
+    @pytest.mark.slow
+    def test_a_process_that_is_killed_is_named(self, scene, monkeypatch):
+        monkeypatch.setattr(scaling, "measure_clients", killed)
+        with pytest.raises(TrainingError, match="with 10 clients failed, its process was killed"):
+            scaling.measure_scaling(bench_of(scene))
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +391,7 @@ class TestCommand:
         monkeypatch.setattr(suite, "run_suite", lambda options, say: say("hello") or result | {"scaling": sizes})
         done = command("bench")
         assert done.code == 0 and "bench: hello" in done.err
-        for text in ("shared prefix", "computed from units measured in this run", "60 classes", "1,000 ", "1.50×"):
+        for text in ("shared prefix", "computed from units measured in this run", "ImageNet-like", "1,000 ", "1.50×"):
             assert text in done.out
         assert command("bench", "--quiet").err == ""
 

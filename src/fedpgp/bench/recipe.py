@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fedpgp.backbone import Towers
-from fedpgp.bench.machine import Operations, Shape, count_operations
+from fedpgp.bench.machine import Operations, Shape, count_operations, seconds
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.federation.client import train_clients
 from fedpgp.federation.rounds import federate
@@ -128,10 +128,10 @@ def _multiply(towers: None, products: Mapping[Shape, int]) -> float:
         (torch.randn(rows, inputs), torch.randn(inputs, outputs), times)
         for (rows, inputs, outputs), times in products.items()
     ]
-    calls, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < MULTIPLYING:
+
+    def multiply() -> None:
         for x, weight, times in work:
             for _ in range(times):
                 torch.mm(x, weight)
-        calls += 1
-    return calls * Operations(products, 0).linear / elapsed
+
+    return Operations(products, 0).linear / seconds(multiply, MULTIPLYING)
