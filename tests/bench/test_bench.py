@@ -398,9 +398,12 @@ class TestCommand:
     @pytest.mark.parametrize(
         "arguments, message",
         [
-            (["--shape", "vit-b-17"], "shape must be a known one, got 'vit-b-17'; did you mean 'vit-b-16'?"),
-            (["--parts", "step,scale"], "parts must be known ones, got 'scale'; did you mean 'scaling'?"),
-            (["--precision", "float16"], "precision must be one of float32, float64, got 'float16'"),
+            (["--shape", "vit-b-17"], "shape must be known, got 'vit-b-17'; did you mean 'vit-b-16'?"),
+            (["--parts", "step,scale"], "parts must be known, got 'scale'; did you mean 'scaling'?"),
+            (
+                ["--precision", "float16"],
+                "precision must be known, got 'float16'; did you mean 'float64'?",
+            ),
             (["--parts", "bf16", "--precision", "float64"], "precision must be float32 for the part bf16"),
             (["--repeat", "0"], "repeat must be 1 or more, got 0"),
             (["--threads", "-1"], "threads must be 1 or more, got -1"),

@@ -86,7 +86,7 @@ def make_naive(scene: Scene, method: FedPGP, classes: Sequence[int]) -> Naive:
     """The model over some of the task's classes, with sequences of the full length that the checkpoint reads."""
     backbone, names = scene.backbone, scene.task.class_names
     tokens = backbone.class_tokens([names[label] for label in classes])
-    length = scene.model.config.text_config.max_position_embeddings
+    length = scene.model.text_model.embeddings.position_embedding.num_embeddings
     placeholders = [backbone.tokenizer.eos_token_id] * method.context_length
     phrase = text_ids(backbone.tokenizer, "a photo of a")
     return Naive(

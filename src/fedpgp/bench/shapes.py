@@ -139,7 +139,8 @@ def caltech_like(seed: int) -> Task:
         "test": np.concatenate([np.resize(base, IMAGES["base"]), np.resize(novel, IMAGES["novel"])]),
     }
     name, names = "Caltech-like", (*BASE_NAMES, *NOVEL_NAMES)
-    source = Source(name, **{split: made_up_split(name, split, names, of) for split, of in labels.items()})
+    train, validation, test = (made_up_split(name, split, names, of) for split, of in labels.items())
+    source = Source(name, train=train, validation=validation, test=test)
     task = base_to_novel(source, TaskConfig(clients=CLIENTS, shots=SHOTS), seed)
     return replace(task, name=f"{source.name} {task.name}")
 

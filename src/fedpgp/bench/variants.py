@@ -46,7 +46,7 @@ PROFILED = 3  # steps
 def measure_classes(bench: Bench) -> dict[str, Any]:
     """A step with many class names of ImageNet's lengths. tokens: of all names together, with EOS."""
     options = bench.options
-    tokens = imagenet_like(options.classes, bench.step.scene.model.config.text_config.vocab_size, options.seed)
+    tokens = imagenet_like(options.classes, len(bench.step.scene.backbone.text.tokens), options.seed)
     step = _with_classes(bench.step, tokens, options.seed)
     return {"classes": options.classes, "tokens": int((tokens.end + 1).sum()), **_figures(step, options.repeat)}
 
