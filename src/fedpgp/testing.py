@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpgp.aggregators import Server, Tensors, Upload
+from fedpgp.aggregators import Aggregator, Server, Tensors, Upload
 from fedpgp.aggregators.controlled import Scaffold
 from fedpgp.backbone import Backbone, Towers, load_backbone
 from fedpgp.backbone.image import PATCHES
@@ -134,14 +134,15 @@ class _Trial:
         self.data = made_up_data(self.task, backbone, kind_of(method))
         self.images = made_up_images(5, backbone, kind_of(method), seed=9)
 
+    def spec(self, aggregator: Aggregator | None = None) -> RunSpec:
+        """A run of the method with seed 0."""
+        return RunSpec.of(self.method, self.task, self.backbone, SETTINGS, 0, aggregator)
+
     def first(self, client: int = 0) -> Params:
         """A client's parameters before the first round."""
-        method, task, backbone = self.method, self.task, self.backbone
-        shared = method.init_shared(task, backbone, generator(0, "shared"))
-        private = method.init_private(task, backbone, generator(0, "private"), client)
-        aggregator = RunSpec.of(method, task, backbone, SETTINGS, 0).aggregator
-        server = aggregator.begin(shared, len(task.clients))
-        return Params(shared, private, aggregator.download(server, client).shared)
+        spec = self.spec()
+        received = spec.aggregator.download(spec.begin(), client).shared
+        return Params(spec.shared, spec.first(client).private, received)
 
     def question(
         self, params: Params, images: ImageFeatures, classes: Sequence[int] = BASE, extra_names: Sequence[str] = ()
@@ -401,24 +402,21 @@ def _controls(trial: _Trial) -> None:
     if not own_server and not method.pooled and not method.swaps and trial.trained:
         with State.create() as state:
             workers = Recording(trial.towers)
-            spec = RunSpec.of(method, trial.task, trial.backbone, SETTINGS, 0, Scaffold())
-            rounds = federate(ClientRunner(spec, trial.data), workers, state)
+            rounds = federate(ClientRunner(trial.spec(Scaffold()), trial.data), workers, state)
             for record, _ in zip(rounds, range(2), strict=False):
                 _ask(record["participants"] == [0, 1, 2], "must train every client under scaffold")
 
 
 def _order(trial: _Trial) -> None:
     """the order of the clients changes nothing, and equal updates are their own average"""
-    method = trial.method
-    shared = trial.first().shared
-    if not shared or method.pooled:
+    spec = trial.spec()
+    if not spec.shared or trial.method.pooled:
         return
-    rule = RunSpec.of(method, trial.task, trial.backbone, SETTINGS, 0).aggregator
-    server = rule.begin(shared, len(CLIENTS))
+    rule, server = spec.aggregator, spec.begin()
     rng = generator(0, "updates")
 
     def moved() -> dict[str, Tensor]:
-        return {k: t + 0.01 * torch.randn(t.shape, generator=rng).to(t) for k, t in shared.items()}
+        return {k: t + 0.01 * torch.randn(t.shape, generator=rng).to(t) for k, t in spec.shared.items()}
 
     def received(uploads: Sequence[Upload]) -> list[Tensors]:
         after = rule.aggregate(server, uploads)

@@ -18,7 +18,7 @@ from transformers import CLIPConfig, CLIPModel
 from fedpgp.bench import costs, machine, naive, recipe, report, rounds, scaling, stages, suite, variants
 from fedpgp.bench.names import BASE_NAMES, IMAGENET_TOKENS, NOVEL_NAMES, CountingTokenizer, imagenet_like
 from fedpgp.bench.options import Bench, Options
-from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config, random_backbone, random_clip
+from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config, random_backbone
 from fedpgp.config import load_config
 from fedpgp.errors import TrainingError
 from fedpgp.runs.choices import HEADLINE
@@ -48,7 +48,6 @@ def tiny_config(layers=3) -> CLIPConfig:
 @pytest.fixture(scope="module")
 def scene() -> Scene:
     """Three clients with real, if random, pixels, so that the naive round is run."""
-    model = random_clip(tiny_config(), "float64", seed=0)
     task = tiny.task()
     rng = torch.Generator().manual_seed(0)
     splits = {"train": task.train, "test": task.tests["base"].dataset, "validation": task.validation.dataset}
@@ -56,7 +55,7 @@ def scene() -> Scene:
         name: torch.randn(len(split), 3, SIDE, SIDE, generator=rng, dtype=torch.float64)
         for name, split in splits.items()
     }
-    return Scene(random_backbone(model), task, pixels, made_up=False)
+    return Scene(random_backbone(tiny_config(), "float64", seed=0), task, pixels, made_up=False)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +169,7 @@ class TestOperations:
     def test_a_step_of_the_library_takes_the_products_that_it_needs(self, layers, prompts):
         """The sum of docs/benchmark.md."""
         config = tiny_config(layers)
-        backbone = random_backbone(random_clip(config, "float64", 0))
+        backbone = random_backbone(config, "float64", 0)
         tokens = backbone.class_tokens(BASE_NAMES[:7])  # so few that they are packed without a row to spare
         contexts = torch.randn(prompts, 5, 16, dtype=torch.float64, requires_grad=True)
         backbone.text.rows(contexts[0], tokens)  # computes what never changes
@@ -327,7 +326,7 @@ class TestRecipe:
 
 
 def test_bf16_is_held_against_the_same_step_in_float32(made_up):
-    backbone = random_backbone(random_clip(tiny_config(), "float32", seed=0))
+    backbone = random_backbone(tiny_config(), "float32", seed=0)
     single = replace(made_up, backbone=backbone, pixels={"train": made_up.pixels["train"].float()})
     figures = variants.measure_bf16(bench_of(single, repeat=2, precision="float32"))
     assert len(figures["single"]) == len(figures["coarse"]) == 2

@@ -81,15 +81,10 @@ def scene(shape: str, precision: str, seed: int) -> Scene:
     if shape == EMBEDDED:
         return _embedded(precision, seed)
     config = published_config(shape)
-    model = random_clip(config, precision, seed)
+    backbone = random_backbone(config, precision, seed)
     side = config.vision_config.image_size
-    drawn = torch.randn(BATCH, 3, side, side, generator=generator(seed, "pixels"))
-    return Scene(
-        backbone=random_backbone(model),
-        task=caltech_like(seed),
-        pixels={"train": drawn.to(model.dtype)},
-        made_up=True,
-    )
+    drawn = torch.randn(BATCH, 3, side, side, generator=generator(seed, "pixels")).to(backbone.logit_scale)
+    return Scene(backbone, caltech_like(seed), {"train": drawn}, made_up=True)
 
 
 def published_config(shape: str) -> Any:
@@ -101,8 +96,10 @@ def published_config(shape: str) -> Any:
     return CLIPConfig(**towers, projection_dim=width, logit_scale_init_value=math.log(100))
 
 
-def random_clip(config: Any, precision: str, seed: int) -> "CLIPModel":
-    """A frozen CLIPModel with random weights whose features differ from class to class and from image to image."""
+def random_backbone(config: Any, precision: str, seed: int) -> Backbone:
+    """The library's encoders on a frozen CLIPModel with random weights, whose features differ from class to class and
+    from image to image. There are no pictures, so there is no preprocessing.
+    """
     from transformers import CLIPModel
 
     with torch.random.fork_rng(devices=[]):
@@ -115,11 +112,7 @@ def random_clip(config: Any, precision: str, seed: int) -> "CLIPModel":
                     weight.normal_(0, 0.02)
                 else:
                     weight.mul_(SHARPNESS.get(layer.rpartition(".")[2], 1.0))
-    return model.to(getattr(torch, precision)).eval().requires_grad_(False)
-
-
-def random_backbone(model: "CLIPModel") -> Backbone:
-    """The library's encoders on such a model. There are no pictures, so there is no preprocessing."""
+    model.to(getattr(torch, precision)).eval().requires_grad_(False)
     tokenizer = CountingTokenizer()
     return Backbone(
         files=(),
