@@ -284,14 +284,17 @@ class TestScaling:
 
 
 @pytest.fixture(scope="module")
-def recipe_figures(small_source, backbone, cache) -> dict:
+def recipe_figures(small_source, backbone, cache, scene) -> dict:
     changes = ["task.clients=3", "task.shots=2", "federation.rounds=2", "federation.local_epochs=1"]
     config = load_config(changes=[*changes, "federation.path_points=1"])
     with pytest.MonkeyPatch.context() as patch:
         tiny.use_small_source(patch, small_source, backbone)
         patch.setattr(recipe, "MULTIPLYING", 0.01)
+        patch.setattr(recipe, "SEEDS", 1)
+        patch.setattr(recipe, "load_config", lambda: config)
+        patch.setattr(recipe, "cores", lambda: 1)
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        return recipe.measure_recipe(1, lambda text: None, config, workers=1)
+        return recipe.measure_recipe(bench_of(scene))
 
 
 class TestRecipe:
