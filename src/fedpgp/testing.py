@@ -10,16 +10,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpgp.aggregators import Server, Tensors, Upload
+from fedpgp.aggregators import Aggregator, Server, Tensors, Upload
 from fedpgp.aggregators.controlled import Scaffold
 from fedpgp.backbone import Backbone, Towers, load_backbone
 from fedpgp.backbone.image import PATCHES
@@ -113,6 +114,15 @@ def made_up_images(count: int, backbone: Backbone, kind: str | None = None, seed
     return ImageFeatures(pooled, [kept.to(like)], torch.arange(count))
 
 
+def made_up_split(name: str, split: str, class_names: tuple[str, ...], labels: NDArray[np.int64]) -> ImageDataset:
+    """A split of which only the labels exist."""
+    return ImageDataset(name, split, class_names, ("none",), labels, np.zeros_like(labels), _no_picture, split)
+
+
+def _no_picture(index: int) -> Any:
+    raise NotImplementedError("a made-up image has no picture")
+
+
 class _Trial:
     """A method on a tiny task."""
 
@@ -124,14 +134,15 @@ class _Trial:
         self.data = made_up_data(self.task, backbone, kind_of(method))
         self.images = made_up_images(5, backbone, kind_of(method), seed=9)
 
+    def spec(self, aggregator: Aggregator | None = None) -> RunSpec:
+        """A run of the method with seed 0."""
+        return RunSpec.of(self.method, self.task, self.backbone, SETTINGS, 0, aggregator)
+
     def first(self, client: int = 0) -> Params:
         """A client's parameters before the first round."""
-        method, task, backbone = self.method, self.task, self.backbone
-        shared = method.init_shared(task, backbone, generator(0, "shared"))
-        private = method.init_private(task, backbone, generator(0, "private"), client)
-        aggregator = RunSpec.of(method, task, backbone, SETTINGS, 0).aggregator
-        server = aggregator.begin(shared, len(task.clients))
-        return Params(shared, private, aggregator.download(server, client).shared)
+        spec = self.spec()
+        received = spec.aggregator.download(spec.begin(), client).shared
+        return Params(spec.shared, spec.first(client).private, received)
 
     def question(
         self, params: Params, images: ImageFeatures, classes: Sequence[int] = BASE, extra_names: Sequence[str] = ()
@@ -189,9 +200,7 @@ def _task() -> Task:
     ends = np.cumsum([0, *EXAMPLES])
 
     def split(name: str, of: Sequence[int]) -> ImageDataset:
-        return ImageDataset(
-            "made-up", name, CLASS_NAMES, ("none",), np.array(of), np.zeros(len(of), np.int64), _no_picture, name
-        )
+        return made_up_split("made-up", name, CLASS_NAMES, np.array(of))
 
     def test(dataset: ImageDataset, classes: tuple[int, ...]) -> EvaluationSet:
         return EvaluationSet(dataset, classes, dataset.of_classes(classes))
@@ -206,10 +215,6 @@ def _task() -> Task:
         tests={"base": test(seen, BASE), "novel": test(seen, NOVEL)},
         validation=test(held, BASE),
     )
-
-
-def _no_picture(index: int) -> Any:
-    raise NotImplementedError("a made-up image has no picture")
 
 
 # --------------------------------------------------------------------------------------------------------- the checks
@@ -325,16 +330,12 @@ def _losses(trial: _Trial) -> None:
 
 def _learns(trial: _Trial) -> None:
     """everything that it declares as trained is changed by training, and nothing becomes infinite"""
-    trained: set[str] = set()
-    moved: set[str] = set()
+    moved: dict[str, bool] = defaultdict(bool)
     for job, update in trial.trained:
         before = {**job.start, **job.own.private}
         for name, tensor in _parts(update).items():
-            if tensor.numel():
-                trained.add(name)
-                if not torch.equal(tensor, before[name]):
-                    moved.add(name)
-    still = trained - moved
+            moved[name] |= not tensor.numel() or not torch.equal(tensor, before[name])
+    still = [name for name in moved if not moved[name]]
     _ask(not still, f"must train {still}, which no local training has changed: a gradient does not reach it")
 
 
@@ -364,11 +365,9 @@ def _private(trial: _Trial) -> None:
 
 def _batched(trial: _Trial) -> None:
     """clients that are trained together end as if each were alone"""
-    by_round: dict[int, list[tuple[ClientJob, ClientUpdate]]] = defaultdict(list)
-    for job, update in trial.trained:
-        by_round[job.round].append((job, update))
     alone = not trial.method.batchable or trial.method.own_classes
-    for pairs in () if alone else by_round.values():
+    for _, group in groupby(() if alone else trial.trained, lambda pair: pair[0].round):
+        pairs = list(group)
         together = train_clients(trial.towers, [job for job, _ in pairs])
         for (job, update), other in zip(pairs, together, strict=True):
             for name, tensor in _parts(update).items():
@@ -391,10 +390,9 @@ def _travels(trial: _Trial) -> None:
     """a local training gives the same bytes in another process"""
     for jobs, updates in trial.once[1].groups:
         again = train_clients(trial.towers, pickle.loads(pickle.dumps(jobs)))
-        for update, other in zip(updates, again, strict=True):
-            for name, tensor in _parts(update).items():
-                same = torch.equal(_parts(other)[name], tensor)
-                _ask(same, f"must train {name} to the same numbers in another process")
+        for before, after in zip(map(_parts, updates), map(_parts, again), strict=True):
+            changed = [name for name in before if not torch.equal(after[name], before[name])]
+            _ask(not changed, f"must train {changed} to the same numbers in another process")
 
 
 def _controls(trial: _Trial) -> None:
@@ -404,24 +402,21 @@ def _controls(trial: _Trial) -> None:
     if not own_server and not method.pooled and not method.swaps and trial.trained:
         with State.create() as state:
             workers = Recording(trial.towers)
-            spec = RunSpec.of(method, trial.task, trial.backbone, SETTINGS, 0, Scaffold())
-            rounds = federate(ClientRunner(spec, trial.data), workers, state)
+            rounds = federate(ClientRunner(trial.spec(Scaffold()), trial.data), workers, state)
             for record, _ in zip(rounds, range(2), strict=False):
                 _ask(record["participants"] == [0, 1, 2], "must train every client under scaffold")
 
 
 def _order(trial: _Trial) -> None:
     """the order of the clients changes nothing, and equal updates are their own average"""
-    method = trial.method
-    shared = trial.first().shared
-    if not shared or method.pooled:
+    spec = trial.spec()
+    if not spec.shared or trial.method.pooled:
         return
-    rule = RunSpec.of(method, trial.task, trial.backbone, SETTINGS, 0).aggregator
-    server = rule.begin(shared, len(CLIENTS))
+    rule, server = spec.aggregator, spec.begin()
     rng = generator(0, "updates")
 
     def moved() -> dict[str, Tensor]:
-        return {k: t + 0.01 * torch.randn(t.shape, generator=rng).to(t) for k, t in shared.items()}
+        return {k: t + 0.01 * torch.randn(t.shape, generator=rng).to(t) for k, t in spec.shared.items()}
 
     def received(uploads: Sequence[Upload]) -> list[Tensors]:
         after = rule.aggregate(server, uploads)

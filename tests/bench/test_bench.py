@@ -3,7 +3,7 @@
 import io
 import json
 import math
-import sys
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +18,7 @@ from transformers import CLIPConfig, CLIPModel
 from fedpgp.bench import costs, machine, naive, recipe, report, rounds, scaling, stages, suite, variants
 from fedpgp.bench.names import BASE_NAMES, IMAGENET_TOKENS, NOVEL_NAMES, CountingTokenizer, imagenet_like
 from fedpgp.bench.options import Bench, Options
-from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config, random_backbone, random_clip
+from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config, random_backbone
 from fedpgp.config import load_config
 from fedpgp.errors import TrainingError
 from fedpgp.runs.choices import HEADLINE
@@ -48,7 +48,6 @@ def tiny_config(layers=3) -> CLIPConfig:
 @pytest.fixture(scope="module")
 def scene() -> Scene:
     """Three clients with real, if random, pixels, so that the naive round is run."""
-    model = random_clip(tiny_config(), "float64", seed=0)
     task = tiny.task()
     rng = torch.Generator().manual_seed(0)
     splits = {"train": task.train, "test": task.tests["base"].dataset, "validation": task.validation.dataset}
@@ -56,7 +55,7 @@ def scene() -> Scene:
         name: torch.randn(len(split), 3, SIDE, SIDE, generator=rng, dtype=torch.float64)
         for name, split in splits.items()
     }
-    return Scene("tiny", random_backbone(model), task, sum(map(len, splits.values())), pixels, made_up=False)
+    return Scene(random_backbone(tiny_config(), "float64", seed=0), task, pixels, made_up=False)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +169,7 @@ class TestOperations:
     def test_a_step_of_the_library_takes_the_products_that_it_needs(self, layers, prompts):
         """The sum of docs/benchmark.md."""
         config = tiny_config(layers)
-        backbone = random_backbone(random_clip(config, "float64", 0))
+        backbone = random_backbone(config, "float64", 0)
         tokens = backbone.class_tokens(BASE_NAMES[:7])  # so few that they are packed without a row to spare
         contexts = torch.randn(prompts, 5, 16, dtype=torch.float64, requires_grad=True)
         backbone.text.rows(contexts[0], tokens)  # computes what never changes
@@ -258,6 +257,11 @@ class TestMachine:
         assert machine.gemm_speed(products, torch.float32, 1) == (3 * 200 + 400) / (3 * 2.0 + 1.0)
 
 
+def killed(clients: int, seed: int) -> None:
+    """What happens to a process that takes too much memory."""
+    os._exit(1)
+
+
 class TestScaling:
     def test_neighbours_share_classes(self):
         task = scaling.shared_classes(60)
@@ -266,26 +270,31 @@ class TestScaling:
         assert {len(client.train) for client in task.clients} == {40}
 
     @pytest.mark.by_hand
-    def test_a_new_process_for_each_number(self):
-        first, second = scaling.in_new_processes([10, 20], 0, 1)
+    def test_a_new_process_for_each_number(self, scene, monkeypatch):
+        monkeypatch.setattr(scaling, "CLIENTS", (10, 20))
+        first, second = scaling.measure_scaling(bench_of(scene))
         assert (first["clients"], second["clients"]) == (10, 20)
         assert first["seconds"] > 0
 
-    def test_a_process_that_fails_is_named(self, monkeypatch):
-        monkeypatch.setattr(sys, "executable", "false")
-        with pytest.raises(TrainingError, match="with 5 clients failed: exit code 1"):
-            scaling.in_new_processes([5], 0, 1)
+    @pytest.mark.slow
+    def test_a_process_that_is_killed_is_named(self, scene, monkeypatch):
+        monkeypatch.setattr(scaling, "measure_clients", killed)
+        with pytest.raises(TrainingError, match="with 10 clients failed, its process was killed"):
+            scaling.measure_scaling(bench_of(scene))
 
 
 @pytest.fixture(scope="module")
-def recipe_figures(small_source, backbone, cache) -> dict:
+def recipe_figures(small_source, backbone, cache, scene) -> dict:
     changes = ["task.clients=3", "task.shots=2", "federation.rounds=2", "federation.local_epochs=1"]
     config = load_config(changes=[*changes, "federation.path_points=1"])
     with pytest.MonkeyPatch.context() as patch:
         tiny.use_small_source(patch, small_source, backbone)
         patch.setattr(recipe, "MULTIPLYING", 0.01)
+        patch.setattr(recipe, "SEEDS", 1)
+        patch.setattr(recipe, "load_config", lambda: config)
+        patch.setattr(recipe, "cores", lambda: 1)
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        return recipe.measure_recipe(1, lambda text: None, config, workers=1)
+        return recipe.measure_recipe(bench_of(scene))
 
 
 class TestRecipe:
@@ -320,7 +329,7 @@ class TestRecipe:
 
 
 def test_bf16_is_held_against_the_same_step_in_float32(made_up):
-    backbone = random_backbone(random_clip(tiny_config(), "float32", seed=0))
+    backbone = random_backbone(tiny_config(), "float32", seed=0)
     single = replace(made_up, backbone=backbone, pixels={"train": made_up.pixels["train"].float()})
     figures = variants.measure_bf16(bench_of(single, repeat=2, precision="float32"))
     assert len(figures["single"]) == len(figures["coarse"]) == 2
@@ -384,16 +393,19 @@ class TestCommand:
         monkeypatch.setattr(suite, "run_suite", lambda options, say: say("hello") or result | {"scaling": sizes})
         done = command("bench")
         assert done.code == 0 and "bench: hello" in done.err
-        for text in ("shared prefix", "computed from units measured in this run", "60 classes", "1,000 ", "1.50×"):
+        for text in ("shared prefix", "computed from units measured in this run", "ImageNet-like", "1,000 ", "1.50×"):
             assert text in done.out
         assert command("bench", "--quiet").err == ""
 
     @pytest.mark.parametrize(
         "arguments, message",
         [
-            (["--shape", "vit-b-17"], "shape must be a known one, got 'vit-b-17'; did you mean 'vit-b-16'?"),
-            (["--parts", "step,scale"], "parts must be known ones, got 'scale'; did you mean 'scaling'?"),
-            (["--precision", "float16"], "precision must be one of float32, float64, got 'float16'"),
+            (["--shape", "vit-b-17"], "shape must be known, got 'vit-b-17'; did you mean 'vit-b-16'?"),
+            (["--parts", "step,scale"], "parts must be known, got 'scale'; did you mean 'scaling'?"),
+            (
+                ["--precision", "float16"],
+                "precision must be known, got 'float16'; did you mean 'float64'?",
+            ),
             (["--parts", "bf16", "--precision", "float64"], "precision must be float32 for the part bf16"),
             (["--repeat", "0"], "repeat must be 1 or more, got 0"),
             (["--threads", "-1"], "threads must be 1 or more, got -1"),

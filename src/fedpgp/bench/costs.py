@@ -26,7 +26,6 @@ from fedpgp.federation.state import State
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import find_method
 from fedpgp.methods.promptfl import PromptFL
-from fedpgp.runtime.randomness import generator
 from fedpgp.testing import Recording, made_up_data, made_up_images
 
 FORGOTTEN = 2  # first rounds, in which caches fill and some methods read less, because nobody has sent anything yet
@@ -112,14 +111,11 @@ def _trained_method(cls: type[Method], scene: Scene) -> Method | None:
     it trains nothing.
     """
 
-    def parameters(method: Method) -> list[str]:
-        task, backbone, rng = scene.task, scene.backbone, generator(0, "shared")
-        return [*method.init_shared(task, backbone, rng), *method.init_private(task, backbone, rng, 0)]
+    def spec(method: Method) -> RunSpec:
+        return RunSpec.of(method, scene.task, scene.backbone, FederationConfig(), 0)
 
-    method = cls()
     try:
-        trained = parameters(method)
+        chosen = spec(cls())
     except ConfigError:
-        method = load_config().methods[cls.name]
-        trained = parameters(method)
-    return method if trained else None
+        chosen = spec(load_config().methods[cls.name])
+    return chosen.method if chosen.trains else None

@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpgp.aggregators import FedAvg, Server, Upload
+from fedpgp.aggregators import Upload
 from fedpgp.backbone import Backbone
 from fedpgp.backbone.tokens import ClassTokens, text_ids
 from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, Scene
 from fedpgp.data.tasks import Client, EvaluationSet, Task
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.methods.fedpgp import FedPGP
 from fedpgp.runtime.randomness import generator
@@ -86,7 +87,7 @@ def make_naive(scene: Scene, method: FedPGP, classes: Sequence[int]) -> Naive:
     """The model over some of the task's classes, with sequences of the full length that the checkpoint reads."""
     backbone, names = scene.backbone, scene.task.class_names
     tokens = backbone.class_tokens([names[label] for label in classes])
-    length = scene.config.text_config.max_position_embeddings
+    length = scene.model.text_model.embeddings.position_embedding.num_embeddings
     placeholders = [backbone.tokenizer.eos_token_id] * method.context_length
     phrase = text_ids(backbone.tokenizer, "a photo of a")
     return Naive(
@@ -121,13 +122,13 @@ def see(model: "CLIPModel", pixels: Tensor) -> Tensor:
 
 def naive_round(scene: Scene, settings: FederationConfig, seed: int) -> tuple[Tensor, dict[str, NDArray[np.bool_]]]:
     """A round of all clients: p_G after it, and which test images [N, n] each client gets right, by test set."""
-    task, method, backbone = scene.task, FedPGP(), scene.backbone
-    shared = method.init_shared(task, backbone, generator(seed, "shared"))
-    private = method.init_private(task, backbone, generator(seed, "private"), 0)  # the same for all
+    task, method = scene.task, FedPGP()
+    spec = RunSpec.of(method, task, scene.backbone, settings, seed)
+    start = {**spec.shared, **spec.first(0).private}  # the same for all
     naive = make_naive(scene, method, task.base)
-    trained = [_train(naive, {**shared, **private}, scene, client, settings, seed) for client in task.clients]
+    trained = [_train(naive, start, scene, client, settings, seed) for client in task.clients]
     uploads = [Upload(c.id, len(c.train), {"p_G": t["p_G"]}) for c, t in zip(task.clients, trained, strict=True)]
-    p_G = FedAvg().aggregate(Server(shared), uploads).shared["p_G"]
+    p_G = spec.aggregator.aggregate(spec.begin(), uploads).shared["p_G"]
     correct = {}
     for name, test in task.tests.items():
         naive, pixels = make_naive(scene, method, test.classes), scene.pixels[test.dataset.split][test.images]

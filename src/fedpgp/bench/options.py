@@ -32,13 +32,10 @@ class Options:
     methods: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if self.shape not in SHAPES:
-            raise ConfigError(f"shape must be a known one, got {self.shape!r}; {nearest(self.shape, SHAPES)}")
-        for part in self.parts:
-            if part not in PARTS:
-                raise ConfigError(f"parts must be known ones, got {part!r}; {nearest(part, PARTS)}")
-        if self.precision not in TOLERANCE:
-            raise ConfigError(f"precision must be one of {', '.join(TOLERANCE)}, got {self.precision!r}")
+        checked = [("shape", self.shape, SHAPES), ("precision", self.precision, TOLERANCE)]
+        for name, value, known in [*checked, *(("parts", part, PARTS) for part in self.parts)]:
+            if value not in known:
+                raise ConfigError(f"{name} must be known, got {value!r}; {nearest(value, known)}")
         if "bf16" in self.parts and self.precision != "float32":
             raise ConfigError(
                 f"precision must be float32 for the part bf16, which is held against it, got {self.precision!r}"

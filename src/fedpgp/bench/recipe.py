@@ -4,7 +4,6 @@ After every round as many processes multiply matrices for a moment, all at once,
 both sides meet the same machine, with its neighbours, its clock and its shared memory.
 """
 
-import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +14,8 @@ from typing import Any
 import torch
 
 from fedpgp.backbone import Towers
-from fedpgp.bench.machine import Operations, Shape, count_operations
+from fedpgp.bench.machine import Operations, Shape, count_operations, seconds
+from fedpgp.bench.options import Bench
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.federation.client import train_clients
 from fedpgp.federation.rounds import federate
@@ -26,8 +26,10 @@ from fedpgp.runs.choices import HEADLINE
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.run import compare
 from fedpgp.runs.setup import open_run
+from fedpgp.runtime.processes import cores
 from fedpgp.runtime.workers import Workers
 
+SEEDS = 3
 MULTIPLYING = 0.2  # seconds, after every round
 
 
@@ -47,27 +49,23 @@ class _Multiplying(Silent):
         self.elapsed += time.perf_counter() - started
 
 
-def measure_recipe(
-    seeds: int, say: Callable[[str], None], config: ExperimentConfig | None = None, workers: int | None = None
-) -> dict[str, Any]:
-    """Run the methods that `compare` takes by itself; images that no cache holds are encoded before.
-
-    config: None takes the embedded recipe; workers: None takes all cores.
+def measure_recipe(bench: Bench) -> dict[str, Any]:
+    """Run the methods that `compare` takes by itself, on every core; images that no cache holds are encoded before.
 
     Returns workers: processes; total: seconds from the call to the result, image features cached, less what multiplying
     took; methods: of each the seconds of training and evaluation in its rounds and their operations, of all seeds;
     gemm: operations per second of torch.mm in all processes together, after each round; shares: see `shares`.
     """
-    config, workers = config or load_config(), workers or os.cpu_count() or 1
-    say("recipe: image features, and operations of a round of each method")
+    config, workers = load_config(), cores()
+    bench.say("recipe: image features, and operations of a round of each method")
     counts = {name: _count_round(config, name) for name in HEADLINE}
-    say(f"recipe: all methods, {seeds} seeds")
+    bench.say(f"recipe: all methods, {SEEDS} seeds")
     with Workers(None, workers) as pool:
         shapes = counts[FedPGP.name]["training"]
         pool.map(_multiply, [shapes] * workers)  # starts the processes
         multiplying = _Multiplying(pool, shapes)
         started = time.perf_counter()
-        runs = compare(seeds=seeds, config=config, workers=workers, reporter=multiplying).runs
+        runs = compare(seeds=SEEDS, config=config, workers=workers, reporter=multiplying).runs
         total = time.perf_counter() - started - multiplying.elapsed
     methods: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for run in runs:
@@ -128,10 +126,10 @@ def _multiply(towers: None, products: Mapping[Shape, int]) -> float:
         (torch.randn(rows, inputs), torch.randn(inputs, outputs), times)
         for (rows, inputs, outputs), times in products.items()
     ]
-    calls, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < MULTIPLYING:
+
+    def multiply() -> None:
         for x, weight, times in work:
             for _ in range(times):
                 torch.mm(x, weight)
-        calls += 1
-    return calls * Operations(products, 0).linear / elapsed
+
+    return Operations(products, 0).linear / seconds(multiply, MULTIPLYING)

@@ -1,4 +1,4 @@
-"""The benchmark's tables."""
+"""The benchmark's tables: what `--json` has, under the same names, with units."""
 
 from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean, median
@@ -10,9 +10,21 @@ from rich.text import Text
 
 from fedpgp.bench.machine import ratio
 
-MEBI = 2**20
-
 Row = Mapping[str, Any]
+
+# The unit of a number and how it is written, by its name; what is not here is a count.
+FORMATS: Mapping[str, tuple[float, str]] = {
+    **dict.fromkeys(("seconds", "training", "evaluation", "step", "pixels", "state", "total"), (1, "{:.3g} s")),
+    **dict.fromkeys(("naive", "ours", "ours_training", "ours_evaluation", "encoding"), (1, "{:.4g} s")),
+    **dict.fromkeys(("to_naive", "to_previous", "ratio"), (1, "{:.2f}×")),
+    **dict.fromkeys(("loss_difference", "gradient_difference", "parameters_differ"), (1, "{:.0e}")),
+    **dict.fromkeys(("share", "share_batched", "saved", "below"), (0.01, "{:.3g}%")),
+    **dict.fromkeys(("memory", "peak"), (2**20, "{:.0f} MiB")),
+    **dict.fromkeys(("bytes_up", "bytes_down"), (2**10, "{:.4g} KiB")),
+    **dict.fromkeys(("flops", "flops_linear", "naive_flops"), (1e9, "{:.3g} GFLOP")),
+    **dict.fromkeys(("training_flops", "evaluation_flops"), (1e9, "{:.0f} GFLOP")),
+    **dict.fromkeys(("gemm", "gemm_one_thread", "gemm_batched"), (1e9, "{:.1f} GFLOP/s")),
+}
 
 
 def tables(result: Row) -> Group:
@@ -28,73 +40,49 @@ def tables(result: Row) -> Group:
 
 
 def _step(step: Row) -> list[str | Table]:
-    listing = _table(
-        step["stages"],
-        {
-            "stage": lambda stage: stage["name"],
-            "seconds": lambda stage: f"{median(stage['seconds']):.4g}",
-            "to naive": lambda stage: f"{stage['to_naive']:.2f}×",
-            "to the one before": lambda stage: f"{stage['to_previous']:.2f}×",
-            "MiB": lambda stage: _mebibytes(stage["memory"]),
-            "Δ loss": lambda stage: f"{stage['loss_difference']:.0e}",
-            "Δ gradients": lambda stage: f"{stage['gradient_difference']:.0e}",
-        },
-    )
-    speed = step["speed"]
-    text = (
-        f"A step of the library takes {speed['flops'] / 1e9:.2f} GFLOP ({speed['flops_linear'] / speed['flops']:.0%}"
-        f" in products with weights), naive {speed['naive_flops'] / 1e9:.2f}.\n"
-        f"torch.mm at the step's shapes: {speed['gemm'] / 1e9:.1f} GFLOP/s"
-        f" ({speed['gemm_one_thread'] / 1e9:.1f} on one thread); the products with weights reach {speed['share']:.0%}"
-        f" of it over the whole step, {speed['batched']} clients at once {speed['share_batched']:.0%} of"
-        f" {speed['gemm_batched'] / 1e9:.1f}."
-    )
-    return ["One local step of one client", listing, text]
+    names = ("name", "seconds", "to_naive", "to_previous", "memory", "loss_difference", "gradient_difference")
+    return [
+        "One local step of one client",
+        _table(step["stages"], *names),
+        "Operations of a step, of its products with weights and of naive, and the speed of torch.mm at their shapes;"
+        " share: of that speed, reached by these products over the whole step; batched: clients at once",
+        _table([step["speed"]], "flops", "flops_linear", "naive_flops", "gemm", "gemm_one_thread", "share"),
+        _table([step["speed"]], "batched", "gemm_batched", "share_batched"),
+    ]
 
 
 def _round(figures: Row) -> list[str | Table]:
-    calls, units = figures["calls"], figures["units"]
-    how = (
-        f"measured, and ends with the same p_G (Δ {figures['parameters_differ']:.0e})"
-        f" and {figures['answers_differ']} test images that only one side gets right"
-        if figures["naive_measured"]
-        else (
-            "not run: computed from units measured in this run,"
-            f" {calls['steps']} steps of {units['step']:.3g} s + {calls['images']} images of {units['image']:.3g} s"
-            f" + {calls['text_passes']} text passes of {units['text pass']:.3g} s"
-        )
-    )
-    text = (
-        f"naive: {figures['naive']:.4g} s, {how}\n"
-        f"ours: {figures['ours']:.4g} s measured, {figures['ours_training']:.3g} in training and"
-        f" {figures['ours_evaluation']:.3g} in evaluation; encoding {figures['images_encoded']} images once:"
-        f" {figures['encoding']:.4g} s\n"
-        f"memory: {_mebibytes(figures['memory'])} MiB; all clients: {figures['bytes_up'] / 1024:.0f} KiB up and"
-        f" {figures['bytes_down'] / 1024:.0f} KiB down per round"
-    )
-    columns = {"naive over ours": lambda pair: pair[0], "ratio": lambda pair: f"{pair[1]:.1f}×"}
-    return ["Rounds with evaluation, all clients", _table(figures["ratios"].items(), columns), text]
+    ratios = [{"naive over ours": name, "ratio": value} for name, value in figures["ratios"].items()]
+    pairs = zip(figures["units"].items(), figures["calls"].values(), strict=True)
+    units = [{"unit": name, "calls": calls, "seconds": seconds} for (name, seconds), calls in pairs]
+    how = "measured" if figures["naive_measured"] else "not run: computed from units measured in this run"
+    return [
+        "Rounds with evaluation, all clients",
+        _table(ratios, "naive over ours", "ratio"),
+        f"Seconds of a round; naive is {how}",
+        _table([figures], "naive", "ours", "ours_training", "ours_evaluation", "images_encoded", "encoding"),
+        _table([figures], "memory", "bytes_up", "bytes_down", "parameters_differ", "answers_differ"),
+        _table(units, "unit", "calls", "seconds"),
+    ]
 
 
 def _scaling(rows: list[Row]) -> list[str | Table]:
     first = rows[0]
-    columns = {
-        "clients": lambda row: f"{row['clients']:,}",
-        "round": lambda row: f"{row['seconds']:.3g} s",
-        "round to the first": lambda row: f"{row['seconds'] / first['seconds']:.2f}×",
-        "evaluation": lambda row: f"{row['evaluation']:.3g} s",
-        "peak MiB": lambda row: _mebibytes(row["peak"]),
-        "peak to the first": lambda row: "" if row["peak"] is None else f"{row['peak'] / first['peak']:.3f}×",
-    }
-    return ["Ten participants of so many clients, pictoclip", _table(rows, columns)]
+    compared = [
+        {
+            **row,
+            "seconds to first": f"{row['seconds'] / first['seconds']:.2f}×",
+            "peak to first": "unknown" if row["peak"] is None else f"{row['peak'] / first['peak']:.3f}×",
+        }
+        for row in rows
+    ]
+    listing = _table(compared, "clients", "seconds", "seconds to first", "evaluation", "peak", "peak to first")
+    return ["Ten participants of so many clients, pictoclip: a round without evaluation, and an evaluation", listing]
 
 
 def _classes(figures: Row) -> list[str | Table]:
-    return [
-        f"A step with {figures['classes']} classes of ImageNet-like names ({figures['tokens']} tokens):"
-        f" {median(figures['seconds']):.3g} s, {_mebibytes(figures['memory'])} MiB at most,"
-        f" {figures['flops'] / 1e9:.0f} GFLOP"
-    ]
+    listing = _table([figures], "classes", "tokens", "seconds", "memory", "flops")
+    return ["A step with so many classes of ImageNet-like names", listing]
 
 
 def _bf16(figures: Row) -> list[str | Table]:
@@ -105,72 +93,45 @@ def _bf16(figures: Row) -> list[str | Table]:
 
 
 def _profile(figures: Row) -> list[str | Table]:
-    columns = {"kind": lambda pair: pair[0], "share": lambda pair: f"{pair[1]:.1%}"}
+    shares = [{"kind": kind, "share": share} for kind, share in figures["shares"].items()]
     title = f"Where the time of a step goes ({figures['seconds']:.3g} s with the profiler)"
-    return [title, _table(figures["shares"].items(), columns)]
+    return [title, _table(shares, "kind", "share")]
 
 
 def _recipe(figures: Row) -> list[str | Table]:
-    listing = _table(
-        [{"name": name, **cost} for name, cost in figures["methods"].items()],
-        {
-            "method": lambda cost: cost["name"],
-            "training": lambda cost: f"{cost['training']:.1f} s",
-            "training GFLOP": lambda cost: f"{cost['training_flops'] / 1e9:.0f}",
-            "evaluation": lambda cost: f"{cost['evaluation']:.1f} s",
-            "evaluation GFLOP": lambda cost: f"{cost['evaluation_flops'] / 1e9:.0f}",
-        },
-    )
+    costs = [{"name": name, **cost} for name, cost in figures["methods"].items()]
     shares = ", ".join(f"{name} {share:.0%}" for name, share in figures["shares"].items())
-    text = (
-        f"{figures['total']:.0f} s from start to result with features cached, {figures['workers']} processes.\n"
-        f"torch.mm in so many processes at once, for a moment after every round: {fmean(figures['gemm']) / 1e9:.0f}"
-        f" GFLOP/s; counted operations reach of it: {shares}."
-    )
-    return ["The embedded comparison, all methods", listing, text]
+    return [
+        "The embedded comparison, all methods",
+        _table(costs, "name", "training", "training_flops", "evaluation", "evaluation_flops"),
+        f"From start to result with features cached, beside the mean of torch.mm in so many processes: {shares}",
+        _table([{**figures, "gemm": fmean(figures["gemm"])}], "workers", "total", "gemm"),
+    ]
 
 
 def _methods(rows: list[Row]) -> list[str | Table]:
-    columns = {
-        "method": lambda cost: cost["name"],
-        "round": lambda cost: f"{median(cost['seconds']):.3g} s",
-        "step": lambda cost: f"{1000 * cost['step']:.3g} ms",
-        "step to promptfl": lambda cost: f"{cost['ratio']:.2f}×",
-        "GFLOP": lambda cost: f"{cost['flops'] / 1e9:.3g}",
-        "GFLOP to promptfl": lambda cost: f"{cost['flops'] / rows[0]['flops']:.2f}×",
-        "MiB": lambda cost: _mebibytes(cost["memory"]),
-        "KiB up": lambda cost: f"{cost['bytes_up'] / 1024:.4g}",
-        "KiB down": lambda cost: f"{cost['bytes_down'] / 1024:.4g}",
-    }
-    title = "Local training of a round of every method, default settings; bytes of one client in a round"
-    return [title, _table(rows, columns)]
+    compared = [{**row, "flops to promptfl": f"{row['flops'] / rows[0]['flops']:.2f}×"} for row in rows]
+    title = (
+        "Local training of a round of every method, default settings; ratio: of a step to promptfl's; bytes of one"
+        " client in a round"
+    )
+    names = ("name", "seconds", "step", "ratio", "flops", "flops to promptfl", "memory", "bytes_up", "bytes_down")
+    return [title, _table(compared, *names)]
 
 
 def _depth(rows: list[Row]) -> list[str | Table]:
-    columns = {
-        "first layer": lambda depth: str(depth["layer"]),
-        "from pictures": lambda depth: f"{1000 * median(depth['pixels']):.3g} ms",
-        "from the state": lambda depth: f"{1000 * median(depth['state']):.3g} ms",
-        "saved of a frozen pass": lambda depth: f"{depth['saved']:.0%}",
-        "operations": lambda depth: f"{depth['below']:.0%}",
-        "GFLOP": lambda depth: f"{depth['flops'] / 1e9:.3g}",
-    }
-    return ["A batch forward and backward through the image tower, trained from a layer on", _table(rows, columns)]
+    title = (
+        "A batch forward and backward through the image tower, trained from a layer on, from pixels and from the kept"
+        " state; saved: of the time of a frozen pass, below: of its operations"
+    )
+    return [title, _table(rows, "layer", "pixels", "state", "saved", "below", "flops")]
 
 
 def _conditional(rows: list[Row]) -> list[str | Table]:
-    def per_class_and_image(row: Row) -> str:
-        return f"{1e6 * median(row['seconds']) / row['classes'] / row['batch']:.0f} µs"
-
-    columns = {
-        "classes": lambda row: str(row["classes"]),
-        "batch": lambda row: str(row["batch"]),
-        "step": lambda row: f"{median(row['seconds']):.3g} s",
-        "per class and image": per_class_and_image,
-        "GFLOP": lambda row: f"{row['flops'] / 1e9:.3g}",
-        "MiB": lambda row: _mebibytes(row["memory"]),
-    }
-    return ["A local step of fedcocoop, which reads text for every image", _table(rows, columns)]
+    each = "per class and image"
+    compared = [{**row, each: f"{1e6 * median(row['seconds']) / row['classes'] / row['batch']:.0f} µs"} for row in rows]
+    listing = _table(compared, "classes", "batch", "seconds", each, "flops", "memory")
+    return ["A local step of fedcocoop, which reads text for every image", listing]
 
 
 PARTS: Mapping[str, Callable[[Any], list[str | Table]]] = {
@@ -187,15 +148,23 @@ PARTS: Mapping[str, Callable[[Any], list[str | Table]]] = {
 }
 
 
-def _table(rows: Iterable[Any], columns: Mapping[str, Callable[[Any], str]]) -> Table:
-    """columns: by title, what stands in the column's cell of a row."""
+def _table(rows: Iterable[Row], *names: str) -> Table:
+    """These columns of some rows."""
     listing = Table(header_style="bold", box=None, padding=(0, 1, 0, 0))
-    for i, title in enumerate(columns):
-        listing.add_column(title, justify="left" if i == 0 else "right")
+    for i, name in enumerate(names):
+        listing.add_column(name.replace("_", " "), justify="left" if i == 0 else "right")
     for row in rows:
-        listing.add_row(*(cell(row) for cell in columns.values()))
+        listing.add_row(*(_written(name, row[name]) for name in names))
     return listing
 
 
-def _mebibytes(count: int | None) -> str:
-    return "unknown" if count is None else f"{count / MEBI:.0f}"
+def _written(name: str, value: Any) -> str:
+    """A text as it is, a number with its unit, the median of several."""
+    if value is None:
+        return "unknown"
+    if isinstance(value, str):
+        return value
+    if name not in FORMATS:
+        return f"{value:,}"
+    unit, form = FORMATS[name]
+    return form.format((median(value) if isinstance(value, list) else value) / unit)

@@ -4,19 +4,15 @@ A process of its own for each number, because a process's peak memory never fall
 one would hide what the federation itself costs.
 """
 
-import json
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-from torch.utils.benchmark import set_torch_threads
 
 from fedpgp.backbone import load_backbone
 from fedpgp.bench.machine import status
@@ -30,6 +26,7 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import FILE, State
 from fedpgp.methods.fedpgp import FedPGP
+from fedpgp.runtime.processes import context
 from fedpgp.runtime.workers import Workers
 from fedpgp.testing import made_up_data
 
@@ -40,20 +37,17 @@ OWN_CLASSES = 5
 
 
 def measure_scaling(bench: Bench) -> list[dict[str, Any]]:
-    """Measure every number of clients, each in a new process."""
-    return in_new_processes(CLIENTS, bench.options.seed, bench.options.threads)
-
-
-def in_new_processes(numbers: Sequence[int], seed: int, threads: int) -> list[dict[str, Any]]:
-    """Call `measure_clients` with each number in a new process on so many threads; raises TrainingError if it fails."""
+    """Measure every number of clients, each in a new process; raises TrainingError where one is killed."""
     rows = []
-    for clients in numbers:
-        command = [sys.executable, "-m", "fedpgp.bench.scaling", str(clients), str(seed), str(threads)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise TrainingError(f"the scaling sweep with {clients} clients failed: {last}")
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    for clients in CLIENTS:
+        with ProcessPoolExecutor(1, context()) as pool:
+            try:
+                rows.append(pool.submit(measure_clients, clients, bench.options.seed).result())
+            except BrokenProcessPool as error:
+                raise TrainingError(
+                    f"the scaling sweep with {clients} clients failed, its process was killed: free memory, or leave"
+                    " scaling out of --parts"
+                ) from error
     return rows
 
 
@@ -106,9 +100,3 @@ def shared_classes(clients: int) -> Task:
         tests={name: replace(test, images=test.images[: len(test.classes)]) for name, test in task.tests.items()},
         validation=replace(task.validation, images=task.validation.images[: len(task.base)]),
     )
-
-
-if __name__ == "__main__":
-    clients, seed, count = map(int, sys.argv[1:])
-    with set_torch_threads(count):
-        print(json.dumps(measure_clients(clients, seed)))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpgp.backbone import Backbone, load_backbone
@@ -22,6 +21,7 @@ from fedpgp.data.settings import TaskConfig
 from fedpgp.data.sources import ImageDataset, Source, pictograms
 from fedpgp.data.tasks import Task
 from fedpgp.runtime.randomness import generator
+from fedpgp.testing import made_up_split
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -57,14 +57,11 @@ SHARPNESS = {"q_proj": 8.0, "k_proj": 8.0, "v_proj": 4.0, "out_proj": 4.0}
 class Scene:
     """What is benchmarked.
 
-    images: how many a run encodes once: every image of the three splits.
     pixels: preprocessed images [n, 3, side, side] by split, of the whole split or, where `made_up`, of one batch.
     """
 
-    name: str
     backbone: Backbone
     task: Task
-    images: int
     pixels: dict[str, Tensor]
     made_up: bool
 
@@ -74,9 +71,9 @@ class Scene:
         return self.backbone.image.model
 
     @property
-    def config(self) -> Any:
-        """transformers' CLIPConfig of it."""
-        return self.model.config
+    def images(self) -> int:
+        """How many a run encodes once: every image of the three splits."""
+        return sum(IMAGES.values()) if self.made_up else sum(map(len, self.pixels.values()))
 
 
 def scene(shape: str, precision: str, seed: int) -> Scene:
@@ -84,17 +81,10 @@ def scene(shape: str, precision: str, seed: int) -> Scene:
     if shape == EMBEDDED:
         return _embedded(precision, seed)
     config = published_config(shape)
-    model = random_clip(config, precision, seed)
+    backbone = random_backbone(config, precision, seed)
     side = config.vision_config.image_size
-    drawn = torch.randn(BATCH, 3, side, side, generator=generator(seed, "pixels"))
-    return Scene(
-        name=shape,
-        backbone=random_backbone(model),
-        task=caltech_like(seed),
-        images=sum(IMAGES.values()),
-        pixels={"train": drawn.to(model.dtype)},
-        made_up=True,
-    )
+    drawn = torch.randn(BATCH, 3, side, side, generator=generator(seed, "pixels")).to(backbone.logit_scale)
+    return Scene(backbone, caltech_like(seed), {"train": drawn}, made_up=True)
 
 
 def published_config(shape: str) -> Any:
@@ -106,8 +96,10 @@ def published_config(shape: str) -> Any:
     return CLIPConfig(**towers, projection_dim=width, logit_scale_init_value=math.log(100))
 
 
-def random_clip(config: Any, precision: str, seed: int) -> "CLIPModel":
-    """A frozen CLIPModel with random weights whose features differ from class to class and from image to image."""
+def random_backbone(config: Any, precision: str, seed: int) -> Backbone:
+    """The library's encoders on a frozen CLIPModel with random weights, whose features differ from class to class and
+    from image to image. There are no pictures, so there is no preprocessing.
+    """
     from transformers import CLIPModel
 
     with torch.random.fork_rng(devices=[]):
@@ -120,11 +112,7 @@ def random_clip(config: Any, precision: str, seed: int) -> "CLIPModel":
                     weight.normal_(0, 0.02)
                 else:
                     weight.mul_(SHARPNESS.get(layer.rpartition(".")[2], 1.0))
-    return model.to(getattr(torch, precision)).eval().requires_grad_(False)
-
-
-def random_backbone(model: "CLIPModel") -> Backbone:
-    """The library's encoders on such a model. There are no pictures, so there is no preprocessing."""
+    model.to(getattr(torch, precision)).eval().requires_grad_(False)
     tokenizer = CountingTokenizer()
     return Backbone(
         files=(),
@@ -138,39 +126,20 @@ def random_backbone(model: "CLIPModel") -> Backbone:
 def caltech_like(seed: int) -> Task:
     """10 clients with 5 of the 50 base classes each and 8 images of each class; test sets of Caltech101's sizes."""
     base, novel = np.arange(len(BASE_NAMES)), len(BASE_NAMES) + np.arange(len(NOVEL_NAMES))
-    source = Source(
-        "Caltech-like",
-        train=_made_up_split("train", np.repeat(base, SHOTS)),
-        validation=_made_up_split("validation", np.resize(base, IMAGES["validation"] // 2)),
-        test=_made_up_split(
-            "test", np.concatenate([np.resize(base, IMAGES["base"]), np.resize(novel, IMAGES["novel"])])
-        ),
-    )
+    labels = {
+        "train": np.repeat(base, SHOTS),
+        "validation": np.resize(base, IMAGES["validation"] // 2),
+        "test": np.concatenate([np.resize(base, IMAGES["base"]), np.resize(novel, IMAGES["novel"])]),
+    }
+    name, names = "Caltech-like", (*BASE_NAMES, *NOVEL_NAMES)
+    train, validation, test = (made_up_split(name, split, names, of) for split, of in labels.items())
+    source = Source(name, train=train, validation=validation, test=test)
     task = base_to_novel(source, TaskConfig(clients=CLIENTS, shots=SHOTS), seed)
     return replace(task, name=f"{source.name} {task.name}")
 
 
-def _made_up_split(name: str, labels: NDArray[np.int64]) -> ImageDataset:
-    """A split of which only the labels exist."""
-    return ImageDataset(
-        name="Caltech-like",
-        split=name,
-        class_names=(*BASE_NAMES, *NOVEL_NAMES),
-        domain_names=("none",),
-        labels=labels,
-        domains=np.zeros_like(labels),
-        image=_no_picture,
-        fingerprint=name,
-    )
-
-
-def _no_picture(index: int) -> Any:
-    raise NotImplementedError("a made-up image has no picture")
-
-
 def _embedded(precision: str, seed: int) -> Scene:
-    backbone = load_backbone(EMBEDDED, precision)
-    source = pictograms.read()
+    backbone, source = load_backbone(EMBEDDED, precision), pictograms.read()
     task = base_to_novel(source, TaskConfig(clients=CLIENTS, shots=SHOTS), seed)
 
     def pixels(split: ImageDataset) -> Tensor:
@@ -179,11 +148,4 @@ def _embedded(precision: str, seed: int) -> Scene:
         return preprocessed.to(backbone.logit_scale.dtype)
 
     splits = {"train": source.train, "validation": source.validation, "test": task.tests["base"].dataset}
-    return Scene(
-        name=EMBEDDED,
-        backbone=backbone,
-        task=task,
-        images=sum(map(len, splits.values())),
-        pixels={name: pixels(split) for name, split in splits.items()},
-        made_up=False,
-    )
+    return Scene(backbone, task, {name: pixels(split) for name, split in splits.items()}, made_up=False)

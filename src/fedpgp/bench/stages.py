@@ -15,22 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedpgp.aggregators import Download, FedAvg
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.bench.machine import Measurement, gemm_speed, ratio, take_turns
 from fedpgp.bench.naive import Naive, Sequences, make_naive, read, see
 from fedpgp.bench.options import TOLERANCE, Bench
 from fedpgp.bench.shapes import BATCH, CLIENTS, Scene
 from fedpgp.data.image_features import ImageFeatures
-from fedpgp.data.tasks import EvaluationSet
 from fedpgp.errors import FedPGPError
-from fedpgp.federation.client import ClientJob, LocalTraining, in_groups, train_clients
-from fedpgp.federation.client_runner import frozen_of
+from fedpgp.federation.client import ClientJob, in_groups, train_clients
+from fedpgp.federation.client_runner import ClientRunner
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Batch, Params
 from fedpgp.methods.fedpgp import FedPGP
-from fedpgp.runtime.randomness import generator
+from fedpgp.testing import made_up_data
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
@@ -89,29 +88,17 @@ class Step:
 
 def first_step(scene: Scene, seed: int) -> Step:
     """Client 0's first batch with the first parameters of FedPGP and all base classes."""
-    backbone, task = scene.backbone, scene.task
-    method = FedPGP(learning_rate=RATE, private_learning_rate=None)
-    settings = FederationConfig(local_epochs=1, batch_size=BATCH, momentum=0.0, weight_decay=0.0)
-    chosen = task.clients[0].train[:BATCH]
+    chosen = scene.task.clients[0].train[:BATCH]
     pixels = scene.pixels["train"] if scene.made_up else scene.pixels["train"][chosen]
     with torch.no_grad():
         features = see(scene.model, pixels)
-    shared = method.init_shared(task, backbone, generator(seed, "shared"))
-    job = ClientJob(
-        method=method,
-        aggregator=FedAvg(),
-        start=shared,
-        download=Download(shared),
-        own=ClientState(method.init_private(task, backbone, generator(seed, "private"), 0)),
-        images=ImageFeatures(features),
-        labels=torch.from_numpy(EvaluationSet(task.train, task.base, chosen).targets),
-        classes=backbone.class_tokens([task.class_names[label] for label in task.base]),
-        frozen=frozen_of(method, task, backbone).select(task.base),
-        training=LocalTraining.of(method, settings),
-        seed=0,
-        round=1,
-        client=0,
-    )
+    task = replace(scene.task, clients=(replace(scene.task.clients[0], train=chosen),))
+    method = FedPGP(learning_rate=RATE, private_learning_rate=None)
+    settings = FederationConfig(local_epochs=1, batch_size=BATCH, momentum=0.0, weight_decay=0.0)
+    spec = RunSpec.of(method, task, scene.backbone, settings, seed)
+    runner = ClientRunner(spec, made_up_data(task, scene.backbone, None, seed))
+    job = runner.job(1, 0, spec.aggregator.download(spec.begin(), 0), spec.first(0))
+    job = replace(job, images=ImageFeatures(features))
     return prepared(Step(scene, job, pixels, make_naive(scene, method, task.base)))
 
 

@@ -23,7 +23,6 @@ from fedpgp.methods import METHODS
 
 # Of the machine's matrix-multiply speed, for an estimate.
 USUAL_SPEED = 0.6
-RECIPE_SEEDS = 3
 
 
 MEASURES: dict[str, Callable[[Bench], Any]] = {
@@ -33,7 +32,7 @@ MEASURES: dict[str, Callable[[Bench], Any]] = {
     "classes": variants.measure_classes,
     "bf16": variants.measure_bf16,
     "profile": variants.profile_step,
-    "recipe": lambda bench: measure_recipe(RECIPE_SEEDS, bench.say),
+    "recipe": measure_recipe,
     "methods": measure_costs,
     "depth": variants.measure_depths,
     "conditional": variants.measure_conditional,

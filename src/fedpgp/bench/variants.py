@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from fedpgp.backbone.image import ImageEncoder, state_below
+from fedpgp.backbone import Backbone
+from fedpgp.backbone.image import state_below
 from fedpgp.backbone.layers import Adapter, Affine, Prompt
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.bench.machine import take_turns
 from fedpgp.bench.names import imagenet_like
 from fedpgp.bench.options import Bench
-from fedpgp.bench.shapes import Scene
 from fedpgp.bench.stages import Step, differences, packed, prepared
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Frozen, normal
@@ -46,7 +46,7 @@ PROFILED = 3  # steps
 def measure_classes(bench: Bench) -> dict[str, Any]:
     """A step with many class names of ImageNet's lengths. tokens: of all names together, with EOS."""
     options = bench.options
-    tokens = imagenet_like(options.classes, bench.step.scene.config.text_config.vocab_size, options.seed)
+    tokens = imagenet_like(options.classes, len(bench.step.scene.backbone.text.tokens), options.seed)
     step = _with_classes(bench.step, tokens, options.seed)
     return {"classes": options.classes, "tokens": int((tokens.end + 1).sum()), **_figures(step, options.repeat)}
 
@@ -129,47 +129,46 @@ def measure_depths(bench: Bench) -> list[dict[str, Any]]:
     saved, to be held against below: the part of its operations that is below the layer; flops: of the work from the
     state.
     """
-    scene, rng, rows = bench.step.scene, generator(0, "depth"), []
-    encoder, pixels = scene.backbone.image, bench.step.pixels
-    for layer in sorted({encoder.layers * quarter // 4 for quarter in range(4)}):
-        prompt = _prompt(scene, layer, rng)
-        state = encoder.encode(pixels, state_below(layer)).clone()
-        works: dict[str, Callable[[], object]] = {
-            "pixels": partial(_train_from_pixels, encoder, pixels, prompt, layer),
-            "state": partial(_train_from_state, encoder, state, prompt, layer),
-            "frozen": partial(encoder.encode, pixels),
-        }
-        measured = take_turns(works, bench.options.repeat)
-        seconds = {name: side.seconds for name, side in measured.items()}
-        operations = {name: side.operations.total for name, side in measured.items()}
-        times = zip(*seconds.values(), strict=True)
-        rows.append(
-            {
-                "layer": layer,
-                **seconds,
-                "below": (operations["pixels"] - operations["state"]) / operations["frozen"],
-                "flops": operations["state"],
-                "saved": median((from_pixels - from_state) / frozen for from_pixels, from_state, frozen in times),
-            }
-        )
-    return rows
+    rng, layers = generator(0, "depth"), bench.step.scene.backbone.image.layers
+    quarters = sorted({layers * quarter // 4 for quarter in range(4)})
+    return [_measure_depth(bench, layer, rng) for layer in quarters]
 
 
-def _train_from_pixels(encoder: ImageEncoder, pixels: Tensor, prompt: Prompt, layer: int) -> None:
-    _train_from_state(encoder, encoder.encode(pixels, state_below(layer)).clone(), prompt, layer)
+def _measure_depth(bench: Bench, layer: int, rng: torch.Generator) -> dict[str, Any]:
+    backbone, pixels = bench.step.scene.backbone, bench.step.pixels
+    encoder, prompt = backbone.image, _prompt(backbone, layer, rng)
+
+    def below() -> Tensor:
+        return encoder.encode(pixels, state_below(layer)).clone()
+
+    def train(state: Tensor) -> None:
+        (features,) = encoder.tower.each(state, [prompt], layer)
+        features.sum().backward()
+
+    works: dict[str, Callable[[], object]] = {
+        "pixels": lambda: train(below()),
+        "state": partial(train, below()),
+        "frozen": partial(encoder.encode, pixels),
+    }
+    measured = take_turns(works, bench.options.repeat)
+    seconds = {name: side.seconds for name, side in measured.items()}
+    operations = {name: side.operations.total for name, side in measured.items()}
+    times = zip(*seconds.values(), strict=True)
+    return {
+        "layer": layer,
+        **seconds,
+        "below": (operations["pixels"] - operations["state"]) / operations["frozen"],
+        "flops": operations["state"],
+        "saved": median((from_pixels - from_state) / frozen for from_pixels, from_state, frozen in times),
+    }
 
 
-def _train_from_state(encoder: ImageEncoder, state: Tensor, prompt: Prompt, layer: int) -> None:
-    (features,) = encoder.tower.each(state, [prompt], layer)
-    features.sum().backward()
-
-
-def _prompt(scene: Scene, layer: int, rng: torch.Generator) -> Prompt:
-    encoder = scene.backbone.image
+def _prompt(backbone: Backbone, layer: int, rng: torch.Generator) -> Prompt:
+    encoder = backbone.image
     w = encoder.token_width
 
     def drawn(*shape: int) -> Tensor:
-        return normal(rng, *shape).to(scene.backbone.logit_scale).requires_grad_()
+        return normal(rng, *shape).to(backbone.logit_scale).requires_grad_()
 
     def affine(outputs: int, inputs: int) -> Affine:
         return Affine(drawn(outputs, inputs), drawn(outputs))

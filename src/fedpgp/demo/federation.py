@@ -6,23 +6,22 @@ Letters: N clients, C classes, D feature width.
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
 
 from fedpgp.backbone import Backbone
-from fedpgp.data.tasks import Task
 from fedpgp.demo.prompts import Plane, Words, cosines, offsets
 from fedpgp.demo.stage import MIXTURES, Choices, DemoSetup
-from fedpgp.federation.client_runner import ClientRunner, frozen_of
+from fedpgp.federation.client_runner import frozen_of
 from fedpgp.federation.rounds import federate
-from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import State
 from fedpgp.methods import Params
 from fedpgp.methods.fedpgp import FedPGP
 from fedpgp.methods.zero_shot import ZeroShot
-from fedpgp.runtime.workers import Workers
+from fedpgp.runs.setup import OpenRun
 from fedpgp.serving.classifier import Classifier
 
 FIGURES = ("local", "base", "novel")
@@ -46,13 +45,14 @@ def holdings(stage: DemoSetup, choices: Choices) -> dict[str, Any]:
     clients = []
     for client in task.clients:
         counts = np.bincount(labels[client.train], minlength=len(names))
+        held = [label for label in np.argsort(-counts, kind="stable") if counts[label]]
+        of_class = [client.train[labels[client.train] == label].tolist() for label in held]
+        in_turn = [image for turn in zip_longest(*of_class) for image in turn if image is not None]
         clients.append(
             {
-                "classes": [
-                    [names[label], int(counts[label])] for label in np.argsort(-counts, kind="stable") if counts[label]
-                ],
+                "classes": [[names[label], int(counts[label])] for label in held],
                 "examples": len(client.train),
-                "pictures": [[i, names[labels[i]]] for i in stage.pictures(task, client, SHOWN)],
+                "pictures": [[image, names[labels[image]]] for image in in_turn[:SHOWN]],
             }
         )
     mixture = MIXTURES[choices.heterogeneity]
@@ -68,11 +68,8 @@ def zero_shot(stage: DemoSetup) -> Classifier:
 
 def untrained(stage: DemoSetup, choices: Choices) -> dict[str, Any]:
     """Zero-shot CLIP's figures: means, and every client's Local."""
-    config, method = choices.config(), ZeroShot()
-    data = stage.data(stage.task(choices))
-    with Workers(stage.backbone.towers(method.reads), 1) as workers, State.create() as state:
-        spec = RunSpec.of(method, data.task, stage.backbone, config.federation, choices.seed)
-        (record,) = federate(ClientRunner(spec, data), workers, state)
+    with stage.open(choices, ZeroShot.name) as run, State.create() as state:
+        (record,) = federate(run.runner, run.workers, state)
         return _figures(record) | {"clients": state.evaluation().clients["local"].tolist()}
 
 
@@ -81,21 +78,17 @@ def rounds(stage: DemoSetup, choices: Choices, stop: threading.Event) -> Iterato
 
     It ends early, between two rounds, when `stop` is set.
     """
-    config, task = choices.config(), stage.task(choices)
-    method = config.methods[FedPGP.name]
-    assert isinstance(method, FedPGP)
-    look = _Look(stage, method, task)
-    with Workers(stage.backbone.towers(method.reads), 1) as workers, State.create() as state:
-        spec = RunSpec.of(method, task, stage.backbone, config.federation, choices.seed)
-        yield look({"round": 0}, [], spec, state)
-        for record in federate(ClientRunner(spec, stage.data(task)), workers, state):
+    with stage.open(choices, FedPGP.name) as run, State.create() as state:
+        look = _Look(run, state)
+        yield look({"round": 0}, [])
+        for record in federate(run.runner, run.workers, state):
             figures = _figures(record) | {
                 "round": record["round"],
                 "shared": _figures(record["shared"]),
                 "seconds": record["seconds_training"] + record["seconds_evaluation"],
                 "bytes_up": record["bytes_up"],
             }
-            yield look(figures, state.evaluation().clients["local"].tolist(), spec, state)
+            yield look(figures, state.evaluation().clients["local"].tolist())
             if stop.is_set():
                 return
 
@@ -103,25 +96,23 @@ def rounds(stage: DemoSetup, choices: Choices, stop: threading.Event) -> Iterato
 class _Look:
     """What there is to see of the prompts; it remembers the rounds before, for the trails on the map."""
 
-    def __init__(self, stage: DemoSetup, method: FedPGP, task: Task):
-        self._backbone, self._method = stage.backbone, method
-        self._reading = _apart(stage.backbone)
-        self._base = tuple(task.class_names[label] for label in task.base)
-        self._tokens = stage.backbone.class_tokens(self._base, method.tail)
-        self._guidance = frozen_of(method, task, stage.backbone).select(task.base).guidance
-        self._words = Words(stage.backbone)
-        self._templates = task.templates
+    def __init__(self, run: OpenRun, state: State):
+        self._run, self._state = run, state
+        self._reading, self._words = _apart(run.backbone), Words(run.backbone)
+        self._base = tuple(run.task.class_names[label] for label in run.task.base)
+        self._tokens = run.backbone.class_tokens(self._base, run.method.tail)
+        self._guidance = frozen_of(run.method, run.task, run.backbone).select(run.task.base).guidance
         self._plane: Plane | None = None
         self._trail: list[torch.Tensor] = []
 
     @torch.no_grad()
-    def __call__(self, figures: dict[str, Any], local: Sequence[float], spec: RunSpec, state: State) -> Moment:
-        server, clients = state.server(), spec.states(state.client)
-        shared = spec.begin().shared if server is None else server.shared
-        privates = [dict(client.private) for client in clients]
-        p_G = shared["p_G"]
-        prompts = torch.stack([p_G, *(p_G + own["U"] @ own["V"] for own in privates)])
-        text = self._backbone.text(prompts, self._tokens, self._method.position)
+    def __call__(self, figures: dict[str, Any], local: Sequence[float]) -> Moment:
+        run = self._run
+        server = self._state.server() or run.spec.begin()
+        clients = [Params(server.shared, own.private, server.shared) for own in run.spec.states(self._state.client)]
+        p_G = server.shared["p_G"]
+        prompts = torch.stack([p_G, *(p_G + client.private["U"] @ client.private["V"] for client in clients)])
+        text = run.backbone.text(prompts, self._tokens, run.method.position)
         away = offsets(text, self._guidance)
         self._plane = Plane.of(away, self._plane)
         self._trail.append(away)
@@ -133,15 +124,13 @@ class _Look:
             "words": [self._words.nearest(prompt) for prompt in prompts],
             "map": {"shown": self._plane.shown, "trails": [list(of_prompt) for of_prompt in zip(*trail, strict=True)]},
         }
-        return Moment(view, self._models(shared, privates))
+        shared = run.method.without_private(clients[0])
+        assert shared is not None, "FedPGP's shared part predicts by itself"
+        models = {"global": self._model(shared)}
+        return Moment(view, models | {f"client {i + 1}": self._model(own, i) for i, own in enumerate(clients)})
 
-    def _models(self, shared: Mapping[str, Any], privates: Sequence[dict[str, Any]]) -> Models:
-        def model(params: Params, client: int | None = None) -> Classifier:
-            return Classifier(self._method, params, self._reading, self._base, self._templates, client)
-
-        clients = [Params(shared, private, shared) for private in privates]
-        models = {f"client {i + 1}": model(params, i) for i, params in enumerate(clients)}
-        return {"global": model(self._method.path(clients[0], 0)), **models}
+    def _model(self, params: Params, client: int | None = None) -> Classifier:
+        return Classifier(self._run.method, params, self._reading, self._base, self._run.task.templates, client)
 
 
 def _figures(record: Mapping[str, float]) -> dict[str, Any]:

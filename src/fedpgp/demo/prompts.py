@@ -27,9 +27,9 @@ class Words:
         words = {
             number: token.removesuffix(WORD_END)
             for number, token in enumerate(tokens)
-            if token is not None and token.endswith(WORD_END) and token.removesuffix(WORD_END).isalpha()
+            if token is not None and token.endswith(WORD_END)
         }
-        kept = {number: word for number, word in words.items() if len(word) >= SHORTEST}
+        kept = {number: word for number, word in words.items() if word.isalpha() and len(word) >= SHORTEST}
         self._words = list(kept.values())
         self._vectors = F.normalize(backbone.text.tokens[list(kept)], dim=-1)
 

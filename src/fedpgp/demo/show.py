@@ -53,7 +53,6 @@ class Show:
     def __init__(self, prepare: Callable[[Progress], DemoSetup]):
         self._prepare = prepare
         self._lock, self._classifying = threading.RLock(), threading.Lock()
-        self._ready = threading.Event()
         self._stage: DemoSetup | None = None
         self._zero_shot: Models = {}
         self._read: tuple[object, Mapping[str, Classes]] = (None, {})  # class names as the present models read them
@@ -66,7 +65,8 @@ class Show:
 
     def open(self) -> None:
         """Begins to prepare the stage."""
-        threading.Thread(target=self._open, name="stage", daemon=True).start()
+        self._thread = threading.Thread(target=self._open, name="stage", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Ends a federation after its round, and lets those who listen go."""
@@ -77,12 +77,9 @@ class Show:
 
     def wait(self, seconds: float) -> bool:
         """Until what is under way is done; False if it is not after so many seconds."""
-        end = time.monotonic() + seconds
-        if not self._ready.wait(seconds):
-            return False
         thread = self._thread
         if thread is not None:
-            thread.join(max(0.0, end - time.monotonic()))
+            thread.join(seconds)
         return thread is None or not thread.is_alive()
 
     def stage(self) -> DemoSetup:
@@ -169,8 +166,6 @@ class Show:
             self._say("ready", ("ready", 1, 1))
         except Exception as error:
             self._fail(error)
-        finally:
-            self._ready.set()
 
     def _preparing(self, what: str, done: int, total: int, detail: str = "") -> None:
         self._say("preparing", (what, done, total))
@@ -189,17 +184,15 @@ class Show:
         except Exception as error:
             self._fail(error)
 
-    def _say(self, phase: str, progress: tuple[str, int, int]) -> None:
+    def _say(self, phase: str, progress: tuple[str, int, int], error: str = "") -> None:
         with self._lock:
-            self._phase, self._progress, self._version = phase, progress, self._version + 1
-            self._error = ""
+            self._phase, self._progress, self._error, self._version = phase, progress, error, self._version + 1
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, FedPGPError):
             log.exception("the demo failed")
-        with self._lock:
-            self._say("failed", self._progress)
-            self._error = str(error) if isinstance(error, FedPGPError) else "something failed: see the terminal"
+        text = str(error) if isinstance(error, FedPGPError) else "something failed: see the terminal"
+        self._say("failed", self._progress, text)
 
 
 def check_size(names: list[str]) -> None:

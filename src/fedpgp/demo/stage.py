@@ -3,6 +3,8 @@
 Letters: N clients, C classes, D feature width.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
@@ -10,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL.Image import Image
 from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass as checked
@@ -20,14 +21,14 @@ from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.config import ExperimentConfig, load_config, reason
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import Progress, split_features
-from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.sources import ImageDataset, Source, pictograms
-from fedpgp.data.tasks import Client, Task
+from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError, DataError
-from fedpgp.evaluation.metrics import evaluation_sets
-from fedpgp.federation.client_runner import Data
+from fedpgp.runs.execution import Execution
+from fedpgp.runs.setup import OpenRun, RunSetup
 from fedpgp.runs.tasks import make_task
 from fedpgp.runtime.validation import STRICT
+from fedpgp.runtime.workers import Workers
 
 CLIENTS, SHOTS = 6, 8
 PRIVATE_RATE = 0.03  # twice the recipe's, so that a dozen rounds show what a personal part wins and what it costs
@@ -141,13 +142,13 @@ class DemoSetup:
         """Who has which pictures, and what is tested."""
         return make_task(choices.config(), self.source, choices.seed)
 
-    def data(self, task: Task) -> Data:
-        """A task with the features of its images."""
-        tests = {
-            name: ImageFeatures(self.features[test.dataset.fingerprint])[torch.from_numpy(test.images)]
-            for name, test in evaluation_sets(task).items()
-        }
-        return Data(task, ImageFeatures(self.features[task.train.fingerprint]), tests)
+    @contextmanager
+    def open(self, choices: Choices, method: str) -> Iterator[OpenRun]:
+        """The parts of a run of a method as they are chosen."""
+        config, tasks = choices.config(), {choices.seed: self.task(choices)}
+        with Workers(self.backbone.towers(config.methods[method].reads), 1) as workers:
+            setup = RunSetup(config, self.backbone, self.source, tasks, self.features, {}, workers, Execution())
+            yield setup.open(method, choices.seed)
 
     @property
     def test(self) -> ImageDataset:
@@ -168,14 +169,6 @@ class DemoSetup:
         if index not in self.samples:
             raise DataError(f"sample must be one that the page shows, got {index}")
         return self.test.image(index)
-
-    def pictures(self, task: Task, client: Client, count: int) -> list[int]:
-        """Some of a client's training images, of as many classes as it has, most frequent first."""
-        labels = task.train.labels[client.train]
-        classes = sorted(set(labels.tolist()), key=lambda label: (-int((labels == label).sum()), label))
-        of_class = [client.train[labels == label] for label in classes]
-        in_turn = [int(images[turn]) for turn in range(len(labels)) for images in of_class if turn < len(images)]
-        return in_turn[:count]
 
     def picture(self, split: str, index: int) -> bytes | None:
         """A training or test image as PNG; None where there is no such image."""
