@@ -1,6 +1,5 @@
 """The table of a grid, and its files."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +7,7 @@ from fedpgp.report.curves import write_figures
 from fedpgp.report.tables import figure_text, titles
 from fedpgp.results.formats import Table, TableCell, latex, markdown, to_csv
 from fedpgp.results.run import columns
+from fedpgp.runs.comparison_plan import seeds_text
 from fedpgp.runtime.files import write
 
 if TYPE_CHECKING:
@@ -40,8 +40,3 @@ def table(found: "Study", part: "StudyPart") -> Table:
         [*part.axes, "method", *(named[name] for name in shown)],
         rows,
     )
-
-
-def seeds_text(seeds: Sequence[int]) -> str:
-    """Which seeds, in words."""
-    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"

@@ -8,10 +8,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from fedpgp.report.curves import write_figures
-from fedpgp.report.grid import seeds_text
 from fedpgp.report.tables import figure_text, titles
 from fedpgp.results.formats import Table, TableCell, latex, markdown, to_csv
 from fedpgp.results.run import Run, columns, spread
+from fedpgp.runs.comparison_plan import seeds_text
 from fedpgp.runtime.files import write
 from fedpgp.studies.axes import slug
 from fedpgp.studies.recipe import Recipe, Reported, read_recipe
