@@ -123,10 +123,7 @@ def renew(
 
 
 @command(app)
-def server(
-    directory: Directory,
-    insecure: Insecure = False,
-) -> None:
+def server(directory: Directory, insecure: Insecure = False) -> None:
     """Start the server of a federation, a SuperLink that knows its nodes; Ctrl-C ends it.
 
     Examples:

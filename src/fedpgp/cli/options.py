@@ -34,18 +34,6 @@ ConfigFile = Annotated[
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be repeated.")
 ]
-Settings = Annotated[
-    str | None,
-    typer.Option(
-        "--settings",
-        metavar="published",
-        help="Use the values that each method was published with, and print them with their sources. They replace"
-        " values of the config file; --set replaces both.",
-    ),
-]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Directory to write; without it, a new one in fedpgp-runs/.")
-]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output directory if it exists.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, print what would be run, and do nothing else.")
@@ -62,30 +50,9 @@ SkipBadImages = Annotated[
     bool, typer.Option("--skip-bad-images", help="Go on without the images that do not decode, and name them.")
 ]
 Device = Annotated[str | None, typer.Option("--device", help="Short for --set backbone.device=…: cpu, cuda, cuda:1.")]
-Precision = Annotated[
-    str | None, typer.Option("--precision", help="Short for --set backbone.precision=…: float32, bf16, float64.")
-]
 DataSource = Annotated[
     str | None,
     typer.Option("--data", help="Short for --set data.source=…: a directory, a CSV file, hf:ORG/NAME, a known name."),
-]
-Resume = Annotated[
-    Path | None,
-    typer.Option(
-        "--resume",
-        metavar="DIR",
-        help="Go on with what was stopped in DIR; its settings are there, so only --workers, --cache-dir,"
-        " --skip-bad-images, --json and --quiet go with it, and the file of a method of your own and --track where the"
-        " command has them.",
-    ),
-]
-Track = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--track",
-        metavar="KIND:WHERE",
-        help="Tell every round to tensorboard:DIRECTORY, mlflow:URI or wandb:PROJECT; may be repeated.",
-    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 FinishedRun = Annotated[Path, typer.Argument(help="A finished run's directory.")]
@@ -123,7 +90,9 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Command], Co
 class OutputOptions:
     """The options of every command that writes runs: where they go, and what is told of them."""
 
-    output: Output = None
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory to write; without it, a new one in fedpgp-runs/.")
+    ] = None
     force: Force = False
     as_json: Json = False
     cache: Cache = None
@@ -144,7 +113,16 @@ class WorkOptions(OutputOptions):
     what: ClassVar[str] = "study"  # that --resume goes on with
     beside_resume: ClassVar[Set[str]] = {"resume", "workers", "cache", "skip_bad_images", "as_json", "quiet"}
 
-    resume: Resume = None
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="DIR",
+            help="Go on with what was stopped in DIR; its settings are there, so only --workers, --cache-dir,"
+            " --skip-bad-images, --json and --quiet go with it, and the file of a method of your own and --track where"
+            " the command has them.",
+        ),
+    ] = None
     workers: Workers = None
     skip_bad_images: SkipBadImages = False
 
@@ -182,10 +160,27 @@ class RunOptions(WorkOptions):
     config: ConfigFile = None
     data: DataSource = None
     change: Changes = None
-    settings: Settings = None
+    settings: Annotated[
+        str | None,
+        typer.Option(
+            "--settings",
+            metavar="published",
+            help="Use the values that each method was published with, and print them with their sources. They replace"
+            " values of the config file; --set replaces both.",
+        ),
+    ] = None
     device: Device = None
-    precision: Precision = None
-    track: Track = None
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Short for --set backbone.precision=…: float32, bf16, float64.")
+    ] = None
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--track",
+            metavar="KIND:WHERE",
+            help="Tell every round to tensorboard:DIRECTORY, mlflow:URI or wandb:PROJECT; may be repeated.",
+        ),
+    ] = None
 
     @property
     def experiment(self) -> dict[str, Any]:
