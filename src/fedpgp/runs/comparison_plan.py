@@ -11,7 +11,7 @@ class ComparisonPlan:
 
     def __init__(self, seconds: Mapping[Cell, float]):
         self._left = dict(seconds)
-        self._count = len(seconds)
+        self.runs = len(seconds)
         # The estimate weighs as much as a tenth of the work, or the first short run would turn it upside down.
         self._estimated = self._taken = sum(seconds.values()) / 10
 
@@ -21,11 +21,7 @@ class ComparisonPlan:
 
     @property
     def finished(self) -> int:
-        return self._count - len(self._left)
-
-    @property
-    def runs(self) -> int:
-        return self._count
+        return self.runs - len(self._left)
 
     @property
     def seconds(self) -> float:
@@ -46,7 +42,7 @@ class ComparisonPlan:
         for method, of_method in seeds.items():
             groups[tuple(of_method)].append(method)
         parts = [f"{', '.join(methods)} with {seeds_text(of_group)}" for of_group, methods in groups.items()]
-        runs, of_them = counted(self._count, "run"), counted(processes, "process", "es")
+        runs, of_them = counted(self.runs, "run"), counted(processes, "process", "es")
         return f"{runs}, about {duration(self.seconds)} in {of_them}: {'; '.join(parts)}"
 
 
