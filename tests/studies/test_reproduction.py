@@ -21,7 +21,7 @@ from fedpgp.studies import cells
 from fedpgp.studies.cells import check_cells
 from fedpgp.studies.recipe import Reported, names, read_recipe
 from fedpgp.studies.reported_settings import Inexpressible
-from fedpgp.studies.reproduction import reproduction_study
+from fedpgp.studies.reproduction import reproduce
 
 EXPECTED = {
     "base-to-novel",
@@ -54,7 +54,7 @@ def test_all_experiments_have_a_recipe():
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_every_recipe_on_the_papers_data_has_valid_configs(name):
     recipe = read_recipe(name)
-    study = reproduction_study(name, data="data")
+    study = reproduce(name, data="data", output=None)
     config = load_config(recipe.file)
     assert config.backbone.checkpoint == "openai/clip-vit-base-patch16"
     assert all(cell.config.data.source != "pictograms" for cell in study.distinct_cells)
@@ -65,7 +65,7 @@ def test_every_recipe_on_the_papers_data_has_valid_configs(name):
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_the_papers_recipes_augment_where_the_authors_do(name):
-    for cell in reproduction_study(name, data="data").distinct_cells:
+    for cell in reproduce(name, data="data", output=None).distinct_cells:
         data, federation = cell.config.data, cell.config.federation
         epochs = federation.rounds * federation.local_epochs
         assert data.augmented_views == (1 if data.source.startswith("cifar") else epochs), cell.name
@@ -77,7 +77,7 @@ def test_the_papers_recipes_augment_where_the_authors_do(name):
 def test_every_embedded_cell_can_be_run(name, seeds, monkeypatch, pictograms, backbone):
     monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda *_: pictograms)
     monkeypatch.setattr("fedpgp.runs.setup.load_backbone", lambda *_: backbone)
-    study = reproduction_study(name, embedded=True, seeds=seeds)
+    study = reproduce(name, embedded=True, seeds=seeds, output=None)
     found = study.distinct_cells
     work = check_cells(found, study.seeds)
     assert set(work) == {cell.place for cell in found}
@@ -222,7 +222,7 @@ def known_settings(one: Reported) -> list[str]:
 @pytest.mark.parametrize(("name", "one"), REPORTED)
 def test_reported_figures_stand_beside_a_cell_of_their_data_and_checkpoint(name, one):
     recipe = read_recipe(name)
-    study = reproduction_study(name, data="data", changes=known_settings(one))
+    study = reproduce(name, data="data", changes=known_settings(one), output=None)
     beside = [study.cells[key] for part in recipe.parts for key in part.cell_keys() if one.is_of(part, key)]
     assert beside and one.method in METHODS and set(one.figures) <= set(TITLES)
     for cell in beside:
@@ -250,7 +250,7 @@ def test_one_other_setting_of_any_name_is_named_and_prevents_a_difference():
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_figures_of_a_larger_checkpoint_are_never_compared_with_embedded_ones(name):
-    for cell in reproduction_study(name, embedded=True).distinct_cells:
+    for cell in reproduce(name, embedded=True, output=None).distinct_cells:
         for _, one in REPORTED:
             differs = one.compare(cell.config).differs
             assert differs["backbone.checkpoint"] == ("pictoclip", "clip-vit-base-patch16")

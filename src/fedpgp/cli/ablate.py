@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fedpgp.cli.options import Changes, ConfigFile, DryRun, WorkOptions, method_names, with_options
-from fedpgp.cli.studies import print_study, run_study
+from fedpgp.cli.options import Changes, ConfigFile, DryRun, WorkOptions, listed, with_options
+from fedpgp.cli.studies import run_study
 
 
 @with_options(WorkOptions)
@@ -44,17 +44,12 @@ def ablate(
     """
     import fedpgp
     from fedpgp.report.ablation import table
-    from fedpgp.studies.ablation import ablation_study
 
-    options.check_resumed()
-    names = None if studies is None else method_names(studies)
-    asked: dict[str, Any] = {"studies": names, "file": file, "seeds": seeds, "config": config, "changes": change or ()}
-    if dry_run:
-        print_study(ablation_study(method, **asked), options)
-        return
+    asked: dict[str, Any] = {"file": file, "seeds": seeds, "config": config, "changes": change or ()}
     run_study(
         options,
-        partial(fedpgp.ablate, method, **asked),
+        partial(fedpgp.ablate, method, studies=listed(studies), **asked),
         fedpgp.resume_ablation,
         lambda ablation: [table(ablation, study) for study in ablation.settings],
+        dry_run=dry_run,
     )

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fedpgp.cli.options import Json, Quiet, method_names
+from fedpgp.cli.options import Json, Quiet, listed
 from fedpgp.cli.printing import out, print_json, say
 
 
@@ -44,8 +44,8 @@ def bench(
     from fedpgp.bench.report import tables
     from fedpgp.bench.suite import run_suite
 
-    chosen = ["methods"] if methods is not None else method_names(parts)
-    named = [] if methods in (None, "all") else method_names(methods)
+    chosen = ["methods"] if methods is not None else listed(parts) or []
+    named = [] if methods == "all" else listed(methods) or []
     options = Options(shape, tuple(chosen), repeat, threads, seed, precision, classes, tuple(named))
     result = run_suite(options, lambda text: None if quiet else say(f"bench: {text}"))
     if as_json:

@@ -14,9 +14,7 @@ from fedpgp.cli.printing import print_json, print_listing, say
 
 app = typer.Typer(help="List or clear the cache of image features.", no_args_is_help=True, suggest_commands=False)
 
-HEADER = (
-    *("data set", "split", "fingerprint", "kind", "images", "size", "checkpoint", "versions", "last used", "state"),
-)
+HEADER = ["data set", "split", "fingerprint", "kind", "images", "size", "checkpoint", "versions", "last used", "state"]
 
 
 @command(app, "list")

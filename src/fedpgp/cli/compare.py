@@ -1,13 +1,11 @@
 """`fedpgp compare`: several methods on the same task."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import fedpgp
-from fedpgp.cli.options import DryRun, RunOptions, method_names, new_name, with_options
+from fedpgp.cli.options import DryRun, RunOptions, listed, with_options
 from fedpgp.cli.printing import Session, print_plan, print_result, tracked
 
 
@@ -49,25 +47,15 @@ def compare(
     """
     from fedpgp.runs.run import planned_comparison
 
-    options.check_resumed()
-    directory = options.resume or options.output or new_name("compare")
-    with Session(directory, options.quiet) as session, tracked(session, None if dry_run else options.track) as reporter:
+    directory = options.directory("compare")
+    with Session(directory, options.quiet) as session, tracked(session, () if dry_run else options.track) as reporter:
         execution = options.execution(reporter)
-        result: fedpgp.Comparison | str
+        asked: dict[str, Any] = {"seeds": seeds, "costly_seeds": costly_seeds, **options.experiment}
         if options.resume is not None:
-            result = fedpgp.resume(options.resume, methods=method_names(methods or ""), **execution)
+            comparison = fedpgp.resume(options.resume, methods=listed(methods) or (), **execution)
+        elif dry_run:
+            print_plan(planned_comparison(listed(methods), **asked, **execution), as_json=options.as_json)
+            return
         else:
-            begin: Callable[..., fedpgp.Comparison | str] = (
-                planned_comparison if dry_run else partial(fedpgp.compare, output=directory, force=options.force)
-            )
-            result = begin(
-                None if methods is None else method_names(methods),
-                seeds,
-                costly_seeds=costly_seeds,
-                **options.experiment,
-                **execution,
-            )
-    if isinstance(result, str):
-        print_plan(result, as_json=options.as_json)
-    else:
-        print_result(result, directory, options.as_json)
+            comparison = fedpgp.compare(listed(methods), **asked, output=directory, force=options.force, **execution)
+    print_result(comparison, directory, options.as_json)

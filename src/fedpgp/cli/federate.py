@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,19 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import (
-    Cache,
-    Changes,
-    ConfigFile,
-    DataSource,
-    Force,
-    Json,
-    Output,
-    Quiet,
-    all_changes,
-    command,
-    new_name,
-)
+from fedpgp.cli.options import Changes, ConfigFile, DataSource, Force, OutputOptions, all_changes, command, with_options
 from fedpgp.cli.printing import Session, out, print_result, say
 from fedpgp.errors import ConfigError
 
@@ -34,12 +23,51 @@ Directory = Annotated[Path, typer.Argument(help="What fedpgp federate init wrote
 Nodes = Annotated[
     int, typer.Option("--nodes", min=1, max=1000, help="How many clients take part, each on a node of its own.")
 ]
-MethodName = Annotated[str, typer.Option("--method", "-m", help="The method that is run: see fedpgp methods.")]
-Seed = Annotated[int, typer.Option("--seed", help="Random seed.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Without TLS and keys; refused but for a loopback address.")]
 
 
+@dataclass(frozen=True)
+class FederationOptions:
+    """What a federation runs: the options that `init` and `up` share."""
+
+    method: Annotated[str, typer.Option("--method", "-m", help="The method that is run: see fedpgp methods.")] = (
+        "fedpgp"
+    )
+    seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0
+    config: ConfigFile = None
+    data: DataSource = None
+    change: Changes = None
+    insecure: Insecure = False
+
+    def experiment(self, nodes: int, class_names: Path | None = None) -> "tuple[ExperimentConfig, str]":
+        """Return the config of a deployment, and the method's name; raises ConfigError for what cannot be run."""
+        from fedpgp.config import load_config
+        from fedpgp.data.client_task import OWN, classes_of
+        from fedpgp.data.sources.names import read_lines
+        from fedpgp.runs.choices import chosen_methods
+
+        changes = [f"task.clients={nodes}", *all_changes(self.change, self.data)]
+        if class_names is not None:
+            changes += [f"task.partition={OWN}", f"task.class_names={json.dumps(read_lines(class_names))}"]
+        (name,), _ = chosen_methods(self.method, self.config, changes)
+        settings = load_config(self.config, [*changes, "federation.engine=deployment"], foreign=True)
+        if settings.task.clients != nodes:
+            raise ConfigError(
+                f"task.clients must be {nodes}, that of --nodes, got {settings.task.clients}: leave out the setting, or"
+                f" give --nodes {settings.task.clients}"
+            )
+        if class_names is not None:
+            classes_of(settings.task)
+        return settings, name
+
+
+@dataclass(frozen=True)
+class LocalOptions(OutputOptions, FederationOptions):
+    """The options of `up`."""
+
+
 @command(app)
+@with_options(FederationOptions)
 def init(
     directory: Annotated[Path, typer.Argument(help="Directory to write.")],
     nodes: Nodes = 3,
@@ -48,8 +76,6 @@ def init(
     name: Annotated[
         str | None, typer.Option("--name", help="Of the federation.", show_default="the directory's")
     ] = None,
-    method: MethodName = "fedpgp",
-    seed: Seed = 0,
     class_names: Annotated[
         Path | None,
         typer.Option(
@@ -58,11 +84,9 @@ def init(
             " Without it all nodes share out one data set, to try.",
         ),
     ] = None,
-    config: ConfigFile = None,
-    data: DataSource = None,
-    change: Changes = None,
-    insecure: Insecure = False,
     force: Force = False,
+    *,
+    options: FederationOptions,
 ) -> None:
     """Write what each machine is to have: a Flower app, certificates, keys, a compose file, units for systemd.
 
@@ -72,10 +96,9 @@ def init(
     """
     from fedpgp.flower.deployment.layout import FederationPlan, create
 
-    changes = [f"task.clients={nodes}", *all_changes(change, data)]
-    experiment, method = _experiment(method, nodes, config, changes, class_names)
+    experiment, method = options.experiment(nodes, class_names)
     name = name or directory.absolute().name
-    plan = FederationPlan(name, host, port, nodes, experiment, method, seed, insecure=insecure)
+    plan = FederationPlan(name, host, port, nodes, experiment, method, options.seed, insecure=options.insecure)
     layout = create(directory, plan, force)
     out.print(f"{layout.directory} is written; README.md in it says what goes where", markup=False)
     say(f"next: fedpgp federate server {directory}")
@@ -100,10 +123,7 @@ def renew(
 
 
 @command(app)
-def server(
-    directory: Directory,
-    insecure: Insecure = False,
-) -> None:
+def server(directory: Directory, insecure: Insecure = False) -> None:
     """Start the server of a federation, a SuperLink that knows its nodes; Ctrl-C ends it.
 
     Examples:
@@ -149,20 +169,12 @@ def node(
 
 
 @command(app)
+@with_options(LocalOptions)
 def up(
     nodes: Nodes = 4,
     local: Annotated[bool, typer.Option("--local", help="On this machine; for several see init.")] = False,
-    method: MethodName = "fedpgp",
-    seed: Seed = 0,
-    config: ConfigFile = None,
-    data: DataSource = None,
-    change: Changes = None,
-    output: Output = None,
-    force: Force = False,
-    as_json: Json = False,
-    cache: Cache = None,
-    insecure: Insecure = False,
-    quiet: Quiet = False,
+    *,
+    options: LocalOptions,
 ) -> None:
     """Start a server, nodes and a run on this machine, to try: TLS, keys and processes are those of real machines.
 
@@ -181,15 +193,15 @@ def up(
 
     if not local:
         raise click.UsageError("--local must be typed: all processes are on this machine; for several see init")
-    directory = output or new_name("federation")
-    changes = [f"task.clients={nodes}", *all_changes(change, data)]
-    experiment, method = _experiment(method, nodes, config, changes)
+    directory = options.directory("federation")
+    experiment, method = options.experiment(nodes)
     port, *ports = free_ports(nodes + 1)
+    seed, insecure = options.seed, options.insecure
     plan = FederationPlan("local", "127.0.0.1", port, nodes, experiment, method, seed, ports, insecure)
-    layout = create(directory, plan, force)
-    features = None if cache is None else str(cache.absolute())
+    layout = create(directory, plan, options.force)
+    features = None if options.cache is None else str(options.cache.absolute())
     total = rounds_of(experiment.methods.get(method) or find_method(method)(), experiment.federation)
-    with Session(directory, quiet) as progress:
+    with Session(directory, options.quiet) as progress:
         progress.progress("reading the data set", 0, 1)  # once, for all nodes
         NodeDirectory.read(layout.node(0), insecure, cache=features).check()
         progress.progress("reading the data set", 1, 1)
@@ -208,7 +220,7 @@ def up(
                 progress.progress("nodes that are there", count, nodes)
 
             federation.complete(run, progress.notice, there, rounds)
-    print_result(fedpgp.Comparison([fedpgp.load_run(run)]), run, as_json)
+    print_result(fedpgp.Comparison([fedpgp.load_run(run)]), run, options.as_json)
 
 
 def _so_far(records: "Sequence[Mapping[str, Any]]", total: int) -> str:
@@ -219,26 +231,3 @@ def _so_far(records: "Sequence[Mapping[str, Any]]", total: int) -> str:
     left = total - records[-1]["round"] if records[-1]["round"] else 0
     mean = fmean(record["seconds_training"] + record["seconds_evaluation"] for record in records)
     return ", ".join([headline(records[-1])] + [f"about {duration(left * mean)} left"] * bool(left))
-
-
-def _experiment(
-    method: str, nodes: int, config: Path | None, changes: list[str], class_names: Path | None = None
-) -> "tuple[ExperimentConfig, str]":
-    """The config of a deployment, and the method's name; raises ConfigError for what cannot be run."""
-    from fedpgp.config import load_config
-    from fedpgp.data.client_task import OWN, classes_of
-    from fedpgp.data.sources.names import read_lines
-    from fedpgp.runs.choices import chosen_methods
-
-    if class_names is not None:
-        changes += [f"task.partition={OWN}", f"task.class_names={json.dumps(read_lines(class_names))}"]
-    (name,), _ = chosen_methods(method, config, changes)
-    settings = load_config(config, [*changes, "federation.engine=deployment"], foreign=True)
-    if settings.task.clients != nodes:
-        raise ConfigError(
-            f"task.clients must be {nodes}, that of --nodes, got {settings.task.clients}: leave out the setting, or"
-            f" give --nodes {settings.task.clients}"
-        )
-    if class_names is not None:
-        classes_of(settings.task)
-    return settings, name

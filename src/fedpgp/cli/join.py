@@ -1,5 +1,6 @@
 """`fedpgp join`: a new client of a finished federation."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -7,10 +8,11 @@ import click
 import typer
 
 import fedpgp
-from fedpgp.cli.options import Cache, DataSource, Device, Force, Json, Output, Quiet, new_name
+from fedpgp.cli.options import DataSource, Device, OutputOptions, with_options
 from fedpgp.cli.printing import Session, print_result
 
 
+@with_options(OutputOptions)
 def join(
     run: Annotated[Path, typer.Option("--from", help="A finished run's directory.")],
     data: DataSource = None,
@@ -20,12 +22,9 @@ def join(
         typer.Option("--epochs", min=1, help="Epochs used to fit the private part.", show_default="as the run says"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
-    output: Output = None,
-    force: Force = False,
-    as_json: Json = False,
-    cache: Cache = None,
     device: Device = None,
-    quiet: Quiet = False,
+    *,
+    options: OutputOptions,
 ) -> None:
     """Join a finished federation: fit the private part to some images of your own, on this machine alone.
 
@@ -36,18 +35,8 @@ def join(
     """
     if data is None:
         raise click.UsageError("Missing option '--data', where the images are")
-    directory = output or new_name(f"join-{run.name}")
-    with Session(directory, quiet) as progress:
-        joined = fedpgp.join(
-            run,
-            data,
-            shots=shots,
-            epochs=epochs,
-            seed=seed,
-            output=directory,
-            force=force,
-            cache=cache,
-            device=device,
-            reporter=progress,
-        )
-    print_result(fedpgp.Comparison([joined]), directory, as_json)
+    directory = options.directory(f"join-{run.name}")
+    fit = partial(fedpgp.join, run, data, shots=shots, epochs=epochs, seed=seed, device=device)
+    with Session(directory, options.quiet) as progress:
+        joined = fit(output=directory, force=options.force, cache=options.cache, reporter=progress)
+    print_result(fedpgp.Comparison([joined]), directory, options.as_json)

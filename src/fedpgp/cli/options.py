@@ -34,18 +34,6 @@ ConfigFile = Annotated[
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be repeated.")
 ]
-Settings = Annotated[
-    str | None,
-    typer.Option(
-        "--settings",
-        metavar="published",
-        help="Use the values that each method was published with, and print them with their sources. They replace"
-        " values of the config file; --set replaces both.",
-    ),
-]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Directory to write; without it, a new one in fedpgp-runs/.")
-]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output directory if it exists.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check everything, print what would be run, and do nothing else.")
@@ -62,30 +50,9 @@ SkipBadImages = Annotated[
     bool, typer.Option("--skip-bad-images", help="Go on without the images that do not decode, and name them.")
 ]
 Device = Annotated[str | None, typer.Option("--device", help="Short for --set backbone.device=…: cpu, cuda, cuda:1.")]
-Precision = Annotated[
-    str | None, typer.Option("--precision", help="Short for --set backbone.precision=…: float32, bf16, float64.")
-]
 DataSource = Annotated[
     str | None,
     typer.Option("--data", help="Short for --set data.source=…: a directory, a CSV file, hf:ORG/NAME, a known name."),
-]
-Resume = Annotated[
-    Path | None,
-    typer.Option(
-        "--resume",
-        metavar="DIR",
-        help="Go on with what was stopped in DIR; its settings are there, so only --workers, --cache-dir,"
-        " --skip-bad-images, --json and --quiet go with it, and the file of a method of your own and --track where the"
-        " command has them.",
-    ),
-]
-Track = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--track",
-        metavar="KIND:WHERE",
-        help="Tell every round to tensorboard:DIRECTORY, mlflow:URI or wandb:PROJECT; may be repeated.",
-    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 FinishedRun = Annotated[Path, typer.Argument(help="A finished run's directory.")]
@@ -120,32 +87,58 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Command], Co
 
 
 @dataclass(frozen=True)
-class WorkOptions:
-    """The options of every command that trains: where results go, how they are made, and how to go on."""
+class OutputOptions:
+    """The options of every command that writes runs: where they go, and what is told of them."""
+
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory to write; without it, a new one in fedpgp-runs/.")
+    ] = None
+    force: Force = False
+    as_json: Json = False
+    cache: Cache = None
+    quiet: Quiet = False
+
+    def directory(self, kind: str) -> Path:
+        """Return that of --output, or a new name."""
+        return self.output or new_name(kind)
+
+
+@dataclass(frozen=True)
+class WorkOptions(OutputOptions):
+    """The options of every command that trains: how results are made, where they go, and how to go on.
+
+    Raises UsageError where a setting was typed beside --resume.
+    """
 
     what: ClassVar[str] = "study"  # that --resume goes on with
     beside_resume: ClassVar[Set[str]] = {"resume", "workers", "cache", "skip_bad_images", "as_json", "quiet"}
 
-    output: Output = None
-    force: Force = False
-    resume: Resume = None
-    as_json: Json = False
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="DIR",
+            help="Go on with what was stopped in DIR; its settings are there, so only --workers, --cache-dir,"
+            " --skip-bad-images, --json and --quiet go with it, and the file of a method of your own and --track where"
+            " the command has them.",
+        ),
+    ] = None
     workers: Workers = None
-    cache: Cache = None
     skip_bad_images: SkipBadImages = False
-    quiet: Quiet = False
 
-    def check_resumed(self, *allowed: str) -> None:
-        """Raise UsageError where a setting was typed beside --resume. allowed: names of parameters that may be."""
+    def __post_init__(self) -> None:
         context = click.get_current_context()
         for parameter in context.command.params if self.resume is not None else ():
-            name = parameter.name or ""
-            typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-            if typed and name not in {*self.beside_resume, *allowed}:
+            typed = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+            if typed and parameter.name not in self.beside_resume:
                 raise click.UsageError(
                     f"--resume {self.resume} goes on with the settings of that {self.what}: leave out"
                     f" {parameter.opts[0]}"
                 )
+
+    def directory(self, kind: str) -> Path:
+        """Return that of --resume or --output, or a new name."""
+        return self.resume or super().directory(kind)
 
     def execution(self, reporter: Reporter) -> "ExecutionOptions":
         """Return what functions of the library take."""
@@ -167,10 +160,27 @@ class RunOptions(WorkOptions):
     config: ConfigFile = None
     data: DataSource = None
     change: Changes = None
-    settings: Settings = None
+    settings: Annotated[
+        str | None,
+        typer.Option(
+            "--settings",
+            metavar="published",
+            help="Use the values that each method was published with, and print them with their sources. They replace"
+            " values of the config file; --set replaces both.",
+        ),
+    ] = None
     device: Device = None
-    precision: Precision = None
-    track: Track = None
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Short for --set backbone.precision=…: float32, bf16, float64.")
+    ] = None
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--track",
+            metavar="KIND:WHERE",
+            help="Tell every round to tensorboard:DIRECTORY, mlflow:URI or wandb:PROJECT; may be repeated.",
+        ),
+    ] = None
 
     @property
     def experiment(self) -> dict[str, Any]:
@@ -179,10 +189,10 @@ class RunOptions(WorkOptions):
         return {"config": self.config, "changes": changes, "settings": self.settings}
 
 
-def with_options(kind: type[WorkOptions]) -> Callable[[Command], Command]:
+def with_options(kind: type[Any]) -> Callable[[Command], Command]:
     """Give a command an option for each field of a kind of options, in the place of its last parameter `options`."""
-    inherited = {field.name for field in fields(WorkOptions)} if kind is not WorkOptions else set()
-    ordered = sorted(fields(kind), key=lambda field: field.name in inherited)  # --output follows what is run
+    of_output = {field.name for field in fields(OutputOptions)}
+    ordered = sorted(fields(kind), key=lambda field: field.name in of_output)  # --output follows what is run
     shared = [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
         for field in ordered
@@ -220,19 +230,18 @@ def new_name(kind: str) -> Path:
     return Path("fedpgp-runs") / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
-def method_names(methods: str) -> list[str]:
-    return [name.strip() for name in methods.split(",") if name.strip()]
+def listed(text: str | None) -> list[str] | None:
+    """Return names that were typed with commas between; None for an option that was left out."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def class_names(text: str | None) -> list[str] | None:
     """What --classes names: names with commas between, or those of a file that has one in each line."""
     from fedpgp.data.sources.names import read_lines
 
-    if text is None:
-        return None
-    if text.endswith(".txt") or ("," not in text and Path(text).is_file()):
+    if text is not None and (text.endswith(".txt") or ("," not in text and Path(text).is_file())):
         return read_lines(Path(text))
-    return [name.strip() for name in text.split(",") if name.strip()]
+    return listed(text)
 
 
 def worker_count(count: int | None) -> int:

@@ -53,13 +53,10 @@ class Session(ProgressBars):
 @contextmanager
 def tracked(session: Session, kinds: Sequence[str] | None) -> "Iterator[fedpgp.Reporter]":
     """What hears a run: the session and the trackers of --track, which are closed in the end, however it comes."""
-    if not kinds:
-        yield session
-        return
     from fedpgp.tracking import Several, tracker
 
     with ExitStack() as stack:
-        trackers = [stack.enter_context(tracker(kind)) for kind in kinds]
+        trackers = [stack.enter_context(tracker(kind)) for kind in kinds or ()]
         yield Several([session, *trackers])
 
 

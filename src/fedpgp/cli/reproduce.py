@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import Changes, DryRun, WorkOptions, method_names, with_options
+from fedpgp.cli.options import Changes, DryRun, WorkOptions, listed, with_options
 from fedpgp.cli.printing import out
-from fedpgp.cli.studies import print_study, run_study
+from fedpgp.cli.studies import run_study
 
 
 @with_options(WorkOptions)
@@ -49,7 +49,6 @@ def reproduce(
     import fedpgp
     from fedpgp.report.reproduction import tables
     from fedpgp.studies.recipe import names, read_recipe
-    from fedpgp.studies.reproduction import reproduction_study
 
     if listing:
         for known in names():
@@ -57,20 +56,8 @@ def reproduce(
             where = "" if recipe.embedded else f" Not with --embedded: {recipe.embedded_note}."
             out.print(f"{known}: {recipe.about}{where}", markup=False)
         return
-    options.check_resumed()
     if options.resume is None and name is None:
         raise click.UsageError("name a recipe: fedpgp reproduce --list has them")
-    asked: dict[str, Any] = {
-        "data": data,
-        "backbone": backbone,
-        "embedded": embedded,
-        "methods": None if methods is None else method_names(methods),
-        "seeds": seeds,
-        "changes": change or (),
-    }
-    if dry_run:
-        print_study(reproduction_study(name or "", **asked), options)
-        return
-    run_study(
-        options, partial(fedpgp.reproduce, name or "", **asked), fedpgp.resume_reproduction, tables, f"reproduce-{name}"
-    )
+    places: dict[str, Any] = {"data": data, "backbone": backbone, "embedded": embedded}
+    begin = partial(fedpgp.reproduce, name or "", **places, methods=listed(methods), seeds=seeds, changes=change or ())
+    run_study(options, begin, fedpgp.resume_reproduction, tables, f"reproduce-{name}", dry_run=dry_run)

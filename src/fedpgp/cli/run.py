@@ -7,7 +7,7 @@ import click
 import typer
 
 import fedpgp
-from fedpgp.cli.options import RunOptions, new_name, with_options
+from fedpgp.cli.options import RunOptions, with_options
 from fedpgp.cli.printing import Session, print_result, tracked
 
 
@@ -32,11 +32,7 @@ def run(
         fedpgp run --method fedpgp --seed 1 --set fedpgp.bottleneck=4 -o out
         fedpgp run --resume out
     """
-
-    options.check_resumed()
-    directory = (
-        options.resume or options.output or new_name(f"{Path(method or '').name.replace(':', '-')}-seed-{seed or 0}")
-    )
+    directory = options.directory(f"{Path(method or '').name.replace(':', '-')}-seed-{seed}")
     with Session(directory, options.quiet) as session, tracked(session, options.track) as reporter:
         execution = options.execution(reporter)
         if options.resume is not None:
@@ -45,12 +41,7 @@ def run(
             raise click.UsageError("Missing option '--method', or '--resume' with the directory of a stopped run")
         else:
             finished = fedpgp.run(
-                method,
-                seed,
-                **options.experiment,
-                output=directory,
-                force=options.force,
-                **execution,
+                method, seed, **options.experiment, output=directory, force=options.force, **execution
             )
             comparison = fedpgp.Comparison([finished])
     print_result(comparison, directory, options.as_json)

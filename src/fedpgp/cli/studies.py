@@ -6,18 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fedpgp.cli.options import WorkOptions, new_name
-from fedpgp.cli.printing import Session, err, print_json, print_plan, print_table
+from fedpgp.cli.options import WorkOptions
+from fedpgp.cli.printing import Session, print_json, print_plan, print_table, say
 
 if TYPE_CHECKING:
     from fedpgp.results.formats import Table
-    from fedpgp.studies.study import Study
-
-
-def print_study(study: "Study", options: WorkOptions) -> None:
-    """Check a study that is not to be run, and print its plan."""
-    study.check()
-    print_plan(study.plan(), study.distinct_cells, options.as_json)
 
 
 def run_study(
@@ -26,14 +19,21 @@ def run_study(
     resume: Callable[..., Any],
     tables: Callable[[Any], Iterable["Table"]],
     name: str | None = None,
+    *,
+    dry_run: bool = False,
 ) -> Path:
-    """Begin or resume a study, print it, and return its directory.
+    """Begin or resume a study, print it, and return its directory; a dry run only checks it and prints its plan.
 
     begin, resume: functions of the library; tables: of what they return; name: of a new directory, by default the
     command's.
     """
     command = str(click.get_current_context().info_name)
-    directory = options.resume or options.output or new_name(name or command)
+    directory = options.directory(name or command)
+    if dry_run:
+        study = begin(output=None)
+        study.check()
+        print_plan(study.plan(), study.distinct_cells, options.as_json)
+        return directory
     again = None if options.resume is None else f"fedpgp {command} --resume {directory}"
     with Session(directory, options.quiet, again) as progress:
         execution = options.execution(progress)
@@ -46,5 +46,5 @@ def run_study(
     else:
         for table in tables(study):
             print_table(table)
-        err.print(f"written to {directory}", markup=False)
+        say(f"written to {directory}")
     return directory

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import Changes, ConfigFile, DryRun, WorkOptions, method_names, with_options
-from fedpgp.cli.studies import print_study, run_study
+from fedpgp.cli.options import Changes, ConfigFile, DryRun, WorkOptions, listed, with_options
+from fedpgp.cli.studies import run_study
 
 
 @with_options(WorkOptions)
@@ -44,20 +44,14 @@ def sweep(
     """
     import fedpgp
     from fedpgp.report.grid import table
-    from fedpgp.studies.sweep import sweep_study
 
-    options.check_resumed()
     if options.resume is None and (file is None) == (not grid):
         raise click.UsageError("name a grid: either a file, or --grid section.key=a,b,c once or more")
-    names = None if methods is None else method_names(methods)
-    asked: dict[str, Any] = {"methods": names, "seeds": seeds, "config": config, "changes": change or ()}
-    axes = file or grid or ()
-    if dry_run:
-        print_study(sweep_study(axes, **asked), options)
-        return
+    asked: dict[str, Any] = {"methods": listed(methods), "seeds": seeds, "config": config, "changes": change or ()}
     run_study(
         options,
-        partial(fedpgp.sweep, axes, **asked),
+        partial(fedpgp.sweep, file or grid or (), **asked),
         fedpgp.resume_sweep,
         lambda study: [table(study, part) for part in study.parts],
+        dry_run=dry_run,
     )

@@ -6,12 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from fedpgp.cli.options import Changes, ConfigFile, WorkOptions, method_names, with_options
-from fedpgp.cli.printing import err
+from fedpgp.cli.options import Changes, ConfigFile, WorkOptions, listed, with_options
+from fedpgp.cli.printing import say
 from fedpgp.cli.studies import run_study
 
 
-@with_options(WorkOptions)
+class TuneOptions(WorkOptions):
+    """Those of all studies; own methods are named again to go on, and trials can be added."""
+
+    beside_resume = WorkOptions.beside_resume | {"methods", "trials"}
+
+
+@with_options(TuneOptions)
 def tune(
     methods: Annotated[
         str | None,
@@ -48,7 +54,7 @@ def tune(
     config: ConfigFile = None,
     change: Changes = None,
     *,
-    options: WorkOptions,
+    options: TuneOptions,
 ) -> None:
     """Search for the settings of methods, with as many trials for each, and write them as a config file.
 
@@ -63,11 +69,10 @@ def tune(
         fedpgp tune --methods fedpgp --search fedpgp.mu=0.1..5:log -o tuned
         fedpgp tune --resume tuned
     """
-    from fedpgp import resume_tuning
-    from fedpgp import tune as search_settings
+    import fedpgp
     from fedpgp.studies.tuning.table import table
 
-    options.check_resumed("methods", "trials")
+    names = listed(methods)
     asked: dict[str, Any] = {
         "trials": 16 if trials is None else trials,
         "seeds": seeds,
@@ -79,9 +84,9 @@ def tune(
     }
     directory = run_study(
         options,
-        partial(search_settings, "all" if methods is None else method_names(methods), **asked),
-        partial(resume_tuning, trials=trials, methods=method_names(methods or "")),
+        partial(fedpgp.tune, "all" if names is None else names, **asked),
+        partial(fedpgp.resume_tuning, trials=trials, methods=names or ()),
         lambda tuning: [table(tuning)],
     )
     if not options.as_json:
-        err.print(f"use it with: fedpgp compare --config {directory / 'tuned.toml'}", markup=False)
+        say(f"use it with: fedpgp compare --config {directory / 'tuned.toml'}")

@@ -9,9 +9,10 @@ from altair.typing import ChartType
 
 from fedpgp.report import charts, frames
 from fedpgp.report.style import write_chart
-from fedpgp.report.tables import figure_texts, seeds_text, text_table, titles, write_tables
+from fedpgp.report.tables import figure_texts, text_table, titles, write_tables
 from fedpgp.results.formats import Table, to_csv
 from fedpgp.results.run import columns
+from fedpgp.runs.comparison_plan import seeds_text
 from fedpgp.runtime.files import write
 from fedpgp.studies.axes import is_numeric, slug
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpgp.report.grid import write_figures
-from fedpgp.report.tables import figure_text, figure_texts, has_both, seeds_text, text_table, titles
+from fedpgp.report.tables import figure_text, figure_texts, has_both, text_table, titles
 from fedpgp.results.formats import Table, latex, markdown, to_csv
 from fedpgp.results.run import columns, spread
+from fedpgp.runs.comparison_plan import seeds_text
 from fedpgp.runtime.files import write
 from fedpgp.studies.axes import slug
 from fedpgp.studies.recipe import Recipe, read_recipe

@@ -13,6 +13,7 @@ from fedpgp.evaluation.bootstrap import METRICS, Difference
 from fedpgp.results import formats
 from fedpgp.results.formats import Mark, Table, TableCell
 from fedpgp.results.run import PARTS, RANKED, Comparison, Run, columns, spread
+from fedpgp.runs.comparison_plan import seeds_text
 from fedpgp.runtime.files import write
 
 TITLES = {
@@ -151,11 +152,6 @@ def caption(comparison: Comparison) -> str:
         f"{task['protocol']} on {task['data']}, {task['clients']} clients{dealt}, {what},"
         f" {task['evaluated_on']} images; last round{where}, percent, {seeds_text(comparison.seeds)}"
     )
-
-
-def seeds_text(seeds: Sequence[int]) -> str:
-    """Which seeds, in words."""
-    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def comparison_csv(comparison: Comparison) -> str:

@@ -23,14 +23,12 @@ from fedpgp.runtime.files import TensorFile, flush_directory, new_directory, ten
 
 PLAN = "plan.json"  # of a comparison: its methods, each with its seeds
 ANSWERS, RECORDS = "answers.safetensors", "rounds.jsonl"
-TUNING, ABLATION = "tuning.json", "ablation.json"  # what was asked of fedpgp tune and fedpgp ablate
-SWEEP, REPRODUCTION = "sweep.json", "reproduction.json"  # likewise
-FINISHED = {
-    TUNING: ("tune", "tuned.toml"),
-    ABLATION: ("ablate", "ablation.csv"),
-    SWEEP: ("sweep", "sweep.csv"),
-    REPRODUCTION: ("reproduce", "reproduction.csv"),
-}  # the command, and what it writes last
+FINISHED = {  # what was asked of a command -> the command, and what it writes last
+    "tuning.json": ("tune", "tuned.toml"),
+    "ablation.json": ("ablate", "ablation.csv"),
+    "sweep.json": ("sweep", "sweep.csv"),
+    "reproduction.json": ("reproduce", "reproduction.csv"),
+}
 SHOWN = 4  # of several directories, in a message
 
 
@@ -75,22 +73,18 @@ def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run
         if not (directory / "config.toml").exists():
             raise FileNotFoundError("config.toml")
         config = load_config(directory / "config.toml", methods=methods, foreign=True)
-        across = config.federation.engine == "deployment"
-        outcomes = {} if across else load((directory / "outcomes.safetensors").read_bytes())
         results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
-        images = results["task"]["images"]
+        images, outcomes = results["task"]["images"], None
+        if config.federation.engine != "deployment":
+            tensors = load((directory / "outcomes.safetensors").read_bytes())
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            outcomes = Outcomes(**arrays, base_images=images["base"], novel_images=images.get("novel", 0))
         run = Run(
             config=config,
             results=results,
             rounds=[json.loads(line) for line in (directory / RECORDS).read_text(encoding="utf-8").splitlines()],
             prompts=TensorFile(directory / "prompts.safetensors"),
-            outcomes=None
-            if across
-            else Outcomes(
-                **{name: tensor.numpy() for name, tensor in outcomes.items()},
-                base_images=images["base"],
-                novel_images=images.get("novel", 0),
-            ),
+            outcomes=outcomes,
             provenance=json.loads((directory / "provenance.json").read_text(encoding="utf-8")),
             answers=TensorFile(directory / ANSWERS) if (directory / ANSWERS).exists() else {},
         )

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,11 +62,9 @@ def _entry(method: Method, task: Task, backbone: Backbone) -> MethodEntry:
     rng = torch.Generator()
     shared: int | None = None
     private: int | None = None
-    try:
+    with suppress(ConfigError):
         shared = count(method.init_shared(task, backbone, rng))
         private = count(method.init_private(task, backbone, rng, 0))
-    except ConfigError:
-        pass
     summary = inspect.getdoc(type(method)) or ""
     first = " ".join(summary.partition("\n\n")[0].split())
     return MethodEntry(method.name, method.year, method.venue, shared, private, method.reads, first, method.source)

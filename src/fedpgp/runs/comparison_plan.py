@@ -11,7 +11,7 @@ class ComparisonPlan:
 
     def __init__(self, seconds: Mapping[Cell, float]):
         self._left = dict(seconds)
-        self._count = len(seconds)
+        self.runs = len(seconds)
         # The estimate weighs as much as a tenth of the work, or the first short run would turn it upside down.
         self._estimated = self._taken = sum(seconds.values()) / 10
 
@@ -21,11 +21,7 @@ class ComparisonPlan:
 
     @property
     def finished(self) -> int:
-        return self._count - len(self._left)
-
-    @property
-    def runs(self) -> int:
-        return self._count
+        return self.runs - len(self._left)
 
     @property
     def seconds(self) -> float:
@@ -45,18 +41,18 @@ class ComparisonPlan:
         groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for method, of_method in seeds.items():
             groups[tuple(of_method)].append(method)
-        parts = [f"{', '.join(methods)} with {_seeds(of_group)}" for of_group, methods in groups.items()]
-        return (
-            f"{_count(self._count, 'run')}, about {duration(self.seconds)} in {_count(processes, 'process', 'es')}: "
-            + "; ".join(parts)
-        )
+        parts = [f"{', '.join(methods)} with {seeds_text(of_group)}" for of_group, methods in groups.items()]
+        runs, of_them = counted(self.runs, "run"), counted(processes, "process", "es")
+        return f"{runs}, about {duration(self.seconds)} in {of_them}: {'; '.join(parts)}"
 
 
-def _seeds(seeds: Sequence[int]) -> str:
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Which seeds, in words."""
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
-def _count(number: int, word: str, plural: str = "s") -> str:
+def counted(number: int, word: str, plural: str = "s") -> str:
+    """A number of things. plural: what their word then ends in."""
     return f"{number} {word}{plural * (number != 1)}"
 
 

@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 from fedpgp.evaluation.bootstrap import Difference, differences
 from fedpgp.results.run import Comparison, Run
 from fedpgp.runs.choices import HEADLINE, chosen_seeds
-from fedpgp.runs.execution import Execution, ExecutionOptions
+from fedpgp.runs.execution import ExecutionOptions
 from fedpgp.studies.axes import Axis, check_studies, read_studies, slug
 from fedpgp.studies.study import CONFIG, Key, Study, StudyPart, check_methods
 
@@ -95,7 +95,7 @@ def ablate(
     seeds: int | Sequence[int] = 3,
     config: Path | str | None = None,
     changes: Sequence[str] = (),
-    output: Path | str,
+    output: Path | str | None,
     force: bool = False,
     **options: Unpack[ExecutionOptions],
 ) -> Ablation:
@@ -104,38 +104,26 @@ def ablate(
     Args:
         method: the one that is studied, by its name.
         studies: names of those in the file; None takes all. file: see `fedpgp.studies.axes.read_studies`.
-        output: a directory; after Ctrl-C, a kill or an error, `resume_ablation(output)` goes on.
+        output: a directory; after Ctrl-C, a kill or an error, `resume_ablation(output)` goes on. None runs nothing:
+            what is returned has only what `Study.plan` and `Study.check` need.
         The rest as in `fedpgp.compare`.
 
     Raises:
         FedPGPError: before any work where the method, a study, the config or the output do not fit.
     """
-    ablation_study(method, studies, file, seeds, config, changes).begin(Path(output), force)
-    return resume_ablation(output, **options)
+    methods, parts = check_methods([method]), _parts(method, read_studies(file, studies))
+    study = Ablation(parts, methods, chosen_seeds(seeds, "seeds"), config=config, changes=changes)
+    return study.run(output, force, options)
 
 
 def resume_ablation(directory: Path | str, **options: Unpack[ExecutionOptions]) -> Ablation:
     """Go on with ablations that were stopped; where all are finished, write tables and figures again."""
-    return Ablation.resume(Path(directory), Execution(**options))
+    return Ablation.resume(Path(directory), options)
 
 
 def load_ablation(directory: Path | str) -> Ablation:
     """Return what a directory of `fedpgp ablate` holds; raises OutputError where it is not finished."""
     return Ablation.load(Path(directory))
-
-
-def ablation_study(
-    method: str = "fedpgp",
-    studies: Sequence[str] | None = None,
-    file: Path | str | None = None,
-    seeds: int | Sequence[int] = 3,
-    config: Path | str | None = None,
-    changes: Sequence[str] = (),
-) -> Ablation:
-    """Return the study that `ablate` runs."""
-    methods = check_methods([method])
-    parts = _parts(method, read_studies(file, studies))
-    return Ablation(parts, methods, chosen_seeds(seeds, "seeds"), config=config, changes=changes)
 
 
 def _parts(method: str, studies: Mapping[str, Axis]) -> list[StudyPart]:

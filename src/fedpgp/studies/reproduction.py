@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from fedpgp.errors import ConfigError
 from fedpgp.runs.choices import chosen_seeds
-from fedpgp.runs.execution import Execution, ExecutionOptions
+from fedpgp.runs.execution import ExecutionOptions
 from fedpgp.studies.recipe import read_recipe
 from fedpgp.studies.study import Study, check_methods
 
@@ -28,7 +28,7 @@ def reproduce(
     methods: Sequence[str] | None = None,
     seeds: int | Sequence[int] = 3,
     changes: Sequence[str] = (),
-    output: Path | str,
+    output: Path | str | None,
     force: bool = False,
     **options: Unpack[ExecutionOptions],
 ) -> Reproduction:
@@ -40,36 +40,13 @@ def reproduce(
         backbone: a directory or a hub id; None takes the paper's ViT-B/16.
         embedded: on pictograms with pictoclip, in minutes; then there is neither data nor backbone.
         methods: None takes those of the recipe. changes: further ones, of all cells.
-        output: a directory; after Ctrl-C, a kill or an error, `resume_reproduction(output)` goes on.
+        output: a directory; after Ctrl-C, a kill or an error, `resume_reproduction(output)` goes on. None runs nothing:
+            what is returned has only what `Study.plan` and `Study.check` need.
         The rest as in `fedpgp.compare`.
 
     Raises:
         FedPGPError: before any work, with a line for everything that is missing and what to do about it.
     """
-    reproduction_study(name, data, backbone, embedded, methods, seeds, changes).begin(Path(output), force)
-    return resume_reproduction(output, **options)
-
-
-def resume_reproduction(directory: Path | str, **options: Unpack[ExecutionOptions]) -> Reproduction:
-    """Go on with a reproduction that was stopped; where all cells are finished, write the tables again."""
-    return Reproduction.resume(Path(directory), Execution(**options))
-
-
-def load_reproduction(directory: Path | str) -> Reproduction:
-    """Return what a directory of `fedpgp reproduce` holds; raises OutputError where it is not finished."""
-    return Reproduction.load(Path(directory))
-
-
-def reproduction_study(
-    name: str,
-    data: Path | str | None = None,
-    backbone: str | None = None,
-    embedded: bool = False,
-    methods: Sequence[str] | None = None,
-    seeds: int | Sequence[int] = 3,
-    changes: Sequence[str] = (),
-) -> Reproduction:
-    """Return the study that `reproduce` runs; raises ConfigError for what does not go together."""
     recipe, chosen = read_recipe(name), chosen_seeds(seeds, "seeds")
     if embedded and (data is not None or backbone is not None):
         raise ConfigError("--embedded has data and a checkpoint of its own: leave out --data and --backbone, or it")
@@ -90,7 +67,7 @@ def reproduction_study(
     else:
         command.append(f"--methods {','.join(methods)}")
     command += [f"--set {change!r}" for change in changes]
-    return Reproduction(
+    study = Reproduction(
         recipe.embedded if embedded else recipe.parts,
         check_methods(methods),
         chosen,
@@ -98,3 +75,14 @@ def reproduction_study(
         None if embedded else recipe.file,
         [*places, *changes],
     )
+    return study.run(output, force, options)
+
+
+def resume_reproduction(directory: Path | str, **options: Unpack[ExecutionOptions]) -> Reproduction:
+    """Go on with a reproduction that was stopped; where all cells are finished, write the tables again."""
+    return Reproduction.resume(Path(directory), options)
+
+
+def load_reproduction(directory: Path | str) -> Reproduction:
+    """Return what a directory of `fedpgp reproduce` holds; raises OutputError where it is not finished."""
+    return Reproduction.load(Path(directory))

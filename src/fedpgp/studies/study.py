@@ -1,6 +1,6 @@
 """A study: methods on many configs, its cells, each a comparison in a directory of its own.
 
-`Study` begins, resumes and loads every kind of study. `sweep`, `ablation` and `reproduction` say which cells theirs
+`Study` runs, resumes and loads every kind of study. `sweep`, `ablation` and `reproduction` say which cells theirs
 have.
 """
 
@@ -21,7 +21,8 @@ from fedpgp.methods.plugins import find_method, installed
 from fedpgp.results.run import Comparison, Run
 from fedpgp.results.run_store import FINISHED, check_output, load_comparison, locked, run_directory, writing
 from fedpgp.runs.choices import chosen_methods
-from fedpgp.runs.execution import Execution
+from fedpgp.runs.comparison_plan import counted, seeds_text
+from fedpgp.runs.execution import Execution, ExecutionOptions
 from fedpgp.runtime.files import write, write_json
 from fedpgp.runtime.version import __version__
 from fedpgp.studies.axes import Axis, slug
@@ -116,28 +117,34 @@ class Study:
     def plan(self) -> str:
         """Return what is run, in a line."""
         cells, methods, seeds = len(self.distinct_cells), len(self.methods), len(self.seeds)
-        return (
-            f"{cells} cell{'s' * (cells != 1)} × {methods} method{'s' * (methods != 1)} ({', '.join(self.methods)}) ×"
-            f" {seeds} (seed{'s' * (seeds > 1)} {', '.join(map(str, self.seeds))}): {cells * methods * seeds} runs"
-        )
+        named = f"{counted(methods, 'method')} ({', '.join(self.methods)})"
+        runs = cells * methods * seeds
+        return f"{counted(cells, 'cell')} × {named} × {seeds} ({seeds_text(self.seeds)}): {runs} runs"
 
     def check(self) -> None:
         """Raise ConfigError, with a line for each thing that stands in the way, where some cell cannot be run."""
         check_cells(self.distinct_cells, self.seeds)
 
-    def begin(self, directory: Path, force: bool) -> None:
-        """Check every cell, and make the directory, which `resume` fills. force: replace it."""
+    def run(self, output: Path | str | None, force: bool, options: ExecutionOptions) -> Self:
+        """Check every cell, make the directory, and run all; where there is none, return the study as it is.
+
+        force: replace it.
+        """
+        if output is None:
+            return self
+        directory = Path(output)
         check_output(directory, force)
         self.check()
         settings = load_config(self.config, self.changes, [find_method(name) for name in self.methods])
         with run_directory(directory, force) as scratch:
             write(scratch / CONFIG, settings.to_toml().encode())
             write_json(scratch / f"{self.kind}.json", {"fedpgp": __version__, **self.record()})
+        return self.resume(directory, options)
 
     @classmethod
-    def resume(cls, directory: Path, execution: Execution) -> Self:
+    def resume(cls, directory: Path, options: ExecutionOptions) -> Self:
         """Run the cells that are left, and write tables and figures, of which the last is the one in `FINISHED`."""
-        study = cls._read(directory, to_resume=True)
+        study, execution = cls._read(directory, to_resume=True), Execution(**options)
         execution.listener.notice(study.plan())
         with locked(directory):
             run_cells(study.distinct_cells, study.seeds, directory, execution)

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.runs.choices import HEADLINE, chosen_seeds
-from fedpgp.runs.execution import Execution, ExecutionOptions
+from fedpgp.runs.execution import ExecutionOptions
 from fedpgp.studies.axes import Axis, axis_of_text, axis_of_values, read_axes, read_toml
 from fedpgp.studies.study import Study, StudyPart, check_methods
 
@@ -29,7 +29,7 @@ def sweep(
     seeds: int | Sequence[int] = 1,
     config: Path | str | None = None,
     changes: Sequence[str] = (),
-    output: Path | str,
+    output: Path | str | None,
     force: bool = False,
     **options: Unpack[ExecutionOptions],
 ) -> Sweep:
@@ -38,34 +38,13 @@ def sweep(
     Args:
         axes: "section.key" -> values, or texts such as "fedpgp.mu=0.1,1", or a TOML file: see `read_sweep`.
         methods, config: None takes those of the file, or zero-shot, local, promptfl and fedpgp on the embedded recipe.
-        output: a directory; after Ctrl-C, a kill or an error, `resume_sweep(output)` goes on.
+        output: a directory; after Ctrl-C, a kill or an error, `resume_sweep(output)` goes on. None runs nothing: what
+            is returned has only what `Study.plan` and `Study.check` need.
         The rest as in `fedpgp.compare`.
 
     Raises:
         FedPGPError: before any work where an axis, any cell or the output do not fit.
     """
-    sweep_study(axes, methods, seeds, config, changes).begin(Path(output), force)
-    return resume_sweep(output, **options)
-
-
-def resume_sweep(directory: Path | str, **options: Unpack[ExecutionOptions]) -> Sweep:
-    """Go on with a sweep that was stopped; where all cells are finished, write tables and figures again."""
-    return Sweep.resume(Path(directory), Execution(**options))
-
-
-def load_sweep(directory: Path | str) -> Sweep:
-    """Return what a directory of `fedpgp sweep` holds; raises OutputError where it is not finished."""
-    return Sweep.load(Path(directory))
-
-
-def sweep_study(
-    axes: Axes | Sequence[str] | Path | str,
-    methods: Sequence[str] | None = None,
-    seeds: int | Sequence[int] = 1,
-    config: Path | str | None = None,
-    changes: Sequence[str] = (),
-) -> Sweep:
-    """Return the study that `sweep` runs."""
     named: dict[str, Axis] = {}
     if isinstance(axes, Path | str):
         named, of_file, in_file = read_sweep(Path(axes))
@@ -81,7 +60,18 @@ def sweep_study(
     if not named:
         raise ConfigError("a grid must have an axis or more, such as --grid fedpgp.mu=0.1,1")
     names = check_methods(HEADLINE if methods is None else methods)
-    return Sweep([StudyPart("", named)], names, chosen_seeds(seeds, "seeds"), config=config, changes=changes)
+    study = Sweep([StudyPart("", named)], names, chosen_seeds(seeds, "seeds"), config=config, changes=changes)
+    return study.run(output, force, options)
+
+
+def resume_sweep(directory: Path | str, **options: Unpack[ExecutionOptions]) -> Sweep:
+    """Go on with a sweep that was stopped; where all cells are finished, write tables and figures again."""
+    return Sweep.resume(Path(directory), options)
+
+
+def load_sweep(directory: Path | str) -> Sweep:
+    """Return what a directory of `fedpgp sweep` holds; raises OutputError where it is not finished."""
+    return Sweep.load(Path(directory))
 
 
 def read_sweep(file: Path) -> tuple[dict[str, Axis], list[str] | None, str | None]:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fedpgp.studies.recipe import names
-from fedpgp.studies.reproduction import reproduction_study
+from fedpgp.studies.reproduction import reproduce
 
 pytestmark = pytest.mark.slow
 
@@ -93,6 +93,6 @@ def copies(tmp_path_factory):
 
 @pytest.mark.parametrize("name", names())
 def test_every_cell_can_be_run(name, copies, monkeypatch):
-    study = reproduction_study(name, data=copies, backbone="pictoclip")
+    study = reproduce(name, data=copies, backbone="pictoclip", output=None)
     study.check()
     assert f"{len(study.distinct_cells)} cell" in study.plan()

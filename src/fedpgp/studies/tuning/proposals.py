@@ -43,7 +43,9 @@ class Proposals:
                 self.out = len(missing)
                 return missing
             for number in numbers:
-                self._tell(number)
+                if number in self._asked:  # the config as it stands is not told: it may lie outside of the ranges
+                    value = self.done[number].value
+                    self._study.tell(self._asked[number], value, None if value is not None else TrialState.FAIL)
             self._start += BATCH
         return []
 
@@ -55,9 +57,3 @@ class Proposals:
             self._study.sampler = optuna.samplers.TPESampler(seed=int(seed), n_startup_trials=DRAWN)
             self._asked[number] = self._study.ask(self._space)
         return dict(self._asked[number].params)
-
-    def _tell(self, number: int) -> None:
-        """The config as it stands is not told: it may lie outside of the ranges."""
-        if number in self._asked:
-            value = self.done[number].value
-            self._study.tell(self._asked[number], value, None if value is not None else TrialState.FAIL)

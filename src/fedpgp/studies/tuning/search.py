@@ -15,7 +15,7 @@ from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import installed
-from fedpgp.results.run_store import TUNING, locked, run_directory, writing
+from fedpgp.results.run_store import locked, run_directory, writing
 from fedpgp.runs.choices import chosen_methods, chosen_seeds
 from fedpgp.runs.execution import Execution, ExecutionOptions
 from fedpgp.runtime.files import write, write_json
@@ -25,7 +25,7 @@ from fedpgp.studies.tuning.proposals import Proposals
 from fedpgp.studies.tuning.space import described_space, search_spaces
 from fedpgp.studies.tuning.tuning import FIGURES, Objective, Trial, Tuning
 
-TRIALS = "trials.jsonl"
+TUNING, TRIALS = "tuning.json", "trials.jsonl"
 
 
 def tune(
