@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import LAYOUTS, as_known, known
-from fedpgp.data.sources.hugging_face import HUB, read_saved, reading
+from fedpgp.data.sources.hugging_face import HUB, read_saved, reading_dataset
 from fedpgp.errors import DataError, nearest
 from fedpgp.runtime.files import new_directory
 
@@ -30,7 +30,7 @@ def fetch(name: str, root: Path) -> Path:
             f" {LAYOUTS[of.layout].about}"
         )
     place = root / name
-    with reading(f"{HUB}{of.mirror}"):
+    with reading_dataset(f"{HUB}{of.mirror}"):
         splits = datasets.load_dataset(of.mirror)
     try:
         root.mkdir(parents=True, exist_ok=True)

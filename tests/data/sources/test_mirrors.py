@@ -133,7 +133,7 @@ def test_hub_out_of_reach_is_a_line(tmp_path, monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(datasets, "load_dataset", fails)
-    with pytest.raises(DataError, match="hf:uoft-cs/cifar10 cannot be read from the hub: no route to host; check"):
+    with pytest.raises(DataError, match="hf:uoft-cs/cifar10 cannot be read: no route to host; check"):
         mirrors.fetch("cifar10", tmp_path)
 
 

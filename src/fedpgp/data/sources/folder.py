@@ -73,18 +73,15 @@ def recognised(root: Path) -> str | None:
         raise DataError(
             f"{root}: the images lie {depth + 1} folders deep, and at most 3 are read: split, domain, class"
         )
-    below = {top: folders(root / top) for top in depths} if depth else {}
-    if depth == 1:
-        layout = _of_two_levels(root, below)
-    elif depth == 2:
-        layout = _of_three_levels(root, below)
-    elif _are_splits(depths):
+    splits = _are_splits(depths)
+    if depth == 0 and splits:
         raise DataError(
             f"{root}: the folders {', '.join(depths)} are splits and hold images without a class: put these into a"
             f" folder for each class, {TABLE}"
         )
-    else:
-        layout = "class-folders"
+    if depth == 1 and len(depths) == 1 and not splits:
+        raise DataError(f"{root}: holds one folder only, {deep!r}: give data.source as {root / deep}")
+    layout = _layout_of(root, {top: folders(root / top) for top in depths}, depth)
     if layout is None:
         raise DataError(
             f"{root}: the images lie {depth + 1} folders deep, and {_shown(depths)} and the folders in them are neither"
@@ -94,24 +91,23 @@ def recognised(root: Path) -> str | None:
     return layout
 
 
-def _of_two_levels(root: Path, below: Mapping[str, Sequence[str]]) -> str | None:
-    if _are_splits(below):
-        return "split-class-folders"
-    if len(below) == 1:
-        (only,) = below
-        raise DataError(f"{root}: holds one folder only, {only!r}: give data.source as {root / only}")
-    splits = any(split_number(top) is not None or _are_splits(names) for top, names in below.items())
-    return None if splits or not _are_same(below.values()) else "domain-class-folders"
-
-
-def _of_three_levels(root: Path, below: Mapping[str, Sequence[str]]) -> str | None:
+def _layout_of(root: Path, below: Mapping[str, Sequence[str]], depth: int) -> str | None:
+    """The layout of folders with these folders in them, whose images lie `depth` folders down; None if unclear."""
+    splits = _are_splits(below)
+    if depth == 0:
+        return "class-folders"
+    if depth == 1:
+        if splits:
+            return "split-class-folders"
+        unclear = any(split_number(top) is not None or _are_splits(names) for top, names in below.items())
+        return None if unclear or not _are_same(below.values()) else "domain-class-folders"
     if all(map(_are_splits, below.values())):
         return "domain-split-class-folders"
     classes: dict[str, set[str]] = {}
     for top, domains in below.items():
         for domain in domains:
             classes.setdefault(domain, set()).update(folders(root / top / domain))
-    return "split-domain-class-folders" if _are_splits(below) and _are_same(classes.values()) else None
+    return "split-domain-class-folders" if splits and _are_same(classes.values()) else None
 
 
 def _are_same(classes: Iterable[Collection[str]]) -> bool:

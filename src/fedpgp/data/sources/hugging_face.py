@@ -17,7 +17,7 @@ from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.columns import IMAGE, LABEL, described, find_columns
 from fedpgp.data.sources.folder import split_number
 from fedpgp.data.sources.listing import Listing
-from fedpgp.errors import DataError
+from fedpgp.errors import DataError, first_line
 
 HUB, LAYOUT = "hf:", "hugging-face"
 SAVED = ("dataset_dict.json", "state.json")
@@ -71,7 +71,7 @@ def read_hub(source: str, data: DataConfig) -> Listing:
     parts = source.removeprefix(HUB).split("/")
     if len(parts) not in (2, 3) or not all(parts):
         raise DataError(f"data.source must be hf:ORG/NAME or hf:ORG/NAME/CONFIG, got {source!r}")
-    with reading(source), _quiet():
+    with reading_dataset(source), _quiet():
         splits = datasets.load_dataset("/".join(parts[:2]), *parts[2:])
     return _listing(splits, source, parts[1], Path(), data)
 
@@ -80,7 +80,7 @@ def read_saved(path: Path, data: DataConfig) -> Listing:
     """What `is_saved` recognises."""
     import datasets
 
-    with reading(str(path)), _quiet():
+    with reading_dataset(str(path)), _quiet():
         saved = any((path / name).is_file() for name in SAVED)
         splits = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path))
     return _listing(splits, str(path), path.resolve().name, path, data)
@@ -99,7 +99,7 @@ def read_files(files: Mapping[str, Sequence[str]], builder: str, path: Path, dat
     """Split -> files, in a format that `datasets` has a builder for."""
     import datasets
 
-    with reading(str(path)), _quiet():
+    with reading_dataset(str(path)), _quiet():
         splits = datasets.load_dataset(builder, data_files={split: list(names) for split, names in files.items()})
     return _listing(splits, str(path), path.resolve().stem, path if path.is_dir() else path.parent, data)
 
@@ -137,7 +137,7 @@ def _listing(splits: Any, where: str, name: str, directory: Path, data: DataConf
     files = [Path(file["filename"]) for part in images for file in part.cache_files]
     states = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     origin = (*states, *(part._fingerprint for part in images))
-    with reading(where):
+    with reading_dataset(where):
         pictures = _Pictures(datasets.concatenate_datasets(images), image, where, origin)
     listing = described(
         table,
@@ -185,21 +185,17 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def reading(where: str) -> Iterator[None]:
+def reading_dataset(where: str) -> Iterator[None]:
     """Raises DataError for whatever the dozen libraries below `datasets` raise."""
     try:
         yield
     except Exception as error:
-        message = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        message, remedy = first_line(error), "write it again, or as a CSV file with images in folders"
         if "Config name is missing" in str(error) or "BuilderConfig" in str(error):
-            listed = " ".join(str(error).split())
-            reason = f": {listed[:300]}: choose one, as hf:ORG/NAME/CONFIG"
+            message, remedy = " ".join(str(error).split())[:300], "choose one, as hf:ORG/NAME/CONFIG"
         elif where.startswith(HUB):
-            reason = (
-                f" cannot be read from the hub: {message}; check the name and the network, or download it where there"
-                " is one, write it with save_to_disk, and give that directory as data.source (HF_HUB_OFFLINE=1 takes"
-                " what was downloaded before)"
+            remedy = (
+                "check the name and the network, or download it where there is one, write it with save_to_disk, and"
+                " give that directory as data.source (HF_HUB_OFFLINE=1 takes what was downloaded before)"
             )
-        else:
-            reason = f" cannot be read: {message}; write it again, or as a CSV file with images in folders"
-        raise DataError(where + reason) from error
+        raise DataError(f"{where} cannot be read: {message}; {remedy}") from error

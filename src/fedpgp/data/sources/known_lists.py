@@ -14,7 +14,7 @@ from fedpgp.data.decode import FilePictures
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.known import KNOWN, TEMPLATE
 from fedpgp.data.sources.listing import OUTSIDE, TEST, TRAIN, VALIDATION, Listing
-from fedpgp.data.sources.names import read_lines, renamed, told_apart
+from fedpgp.data.sources.names import read_lines, reading, renamed, told_apart
 from fedpgp.errors import DataError
 from fedpgp.runtime.validation import STRICT
 
@@ -129,10 +129,10 @@ def read_coop(path: Path, data: DataConfig) -> Listing:
 
 
 def _split_file(file: Path) -> _SplitFile:
+    with reading(file, "make it readable"):
+        content = file.read_bytes()
     try:
-        return TypeAdapter(_SplitFile).validate_json(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}; make it readable") from error
+        return TypeAdapter(_SplitFile).validate_json(content)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         raise DataError(

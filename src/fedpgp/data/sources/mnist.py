@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.known import KNOWN, TEMPLATE
 from fedpgp.data.sources.listing import TEST, TRAIN, Listing
-from fedpgp.data.sources.names import named, renamed
+from fedpgp.data.sources.names import named, reading, renamed
 from fedpgp.data.sources.unpacked import unpack
 from fedpgp.errors import DataError
 
@@ -115,8 +114,5 @@ def _read(file: Path, kind: str) -> NDArray[np.uint8]:
 
 def _bytes(file: Path, length: int) -> bytes:
     """The first bytes of a file, unpacked; raises DataError for one that cannot be read or unpacked."""
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
-            return opened.read(length)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: cannot be read: {error}; get it again") from error
+    with reading(file, "get it again"), gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+        return opened.read(length)

@@ -3,14 +3,15 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpgp.data.settings import DataConfig
-from fedpgp.errors import DataError
+from fedpgp.errors import DataError, first_line
 
 BESIDE = ("classes.txt", "classnames.txt")
 HEADERS = frozenset(("id", "identifier", "label", "class"))
@@ -70,15 +71,21 @@ def renamed(names: Sequence[str], where: str, data: DataConfig) -> tuple[str, ..
 
 def read_lines(file: Path, remedy: str = "data.names must name a file with a class name in each line") -> list[str]:
     """The lines of a file that are not empty, stripped; raises DataError, with the remedy, if it has no text."""
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}; {remedy}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is no text in UTF-8: {remedy}") from error
-    if not any(lines):
+    with reading(file, remedy):
+        text = file.read_text(encoding="utf-8-sig")
+    lines = [stripped for line in text.splitlines() if (stripped := line.strip())]
+    if not lines:
         raise DataError(f"{file}: is empty: {remedy}")
-    return [line for line in lines if line]
+    return lines
+
+
+@contextmanager
+def reading(where: Path | str, remedy: str) -> Iterator[None]:
+    """Raise DataError, with the remedy, for whatever a library raises for a file that is missing or damaged."""
+    try:
+        yield
+    except Exception as error:  # what a damaged file makes a library raise is not documented
+        raise DataError(f"{where} cannot be read: {first_line(error)}; {remedy}") from error
 
 
 def told_apart(names: Mapping[str, str], longer: Mapping[str, str]) -> dict[str, str]:
