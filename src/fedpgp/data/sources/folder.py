@@ -173,7 +173,7 @@ def read(root: Path, data: DataConfig, layout: str) -> Listing:
         names, codes = np.unique(folders, return_inverse=True)
         return names.tolist(), np.repeat(codes, [len(files) for _, files in contents])
 
-    class_names, labels = named(*of(CLASS), str(root), root, data, lambda image: paths[image])
+    class_names, labels = named(*of(CLASS), str(root), data, lambda image: paths[image])
     splits, domain_names, domains = None, ["all"], None
     if SPLIT in levels:
         remedy = f"the layout {layout} has splits there, so rename it, or set data.layout"

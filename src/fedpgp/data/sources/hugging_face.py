@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +72,15 @@ def read_hub(source: str, data: DataConfig) -> Listing:
     parts = source.removeprefix(HUB).split("/")
     if len(parts) not in (2, 3) or not all(parts):
         raise DataError(f"data.source must be hf:ORG/NAME or hf:ORG/NAME/CONFIG, got {source!r}")
-    with reading_dataset(source), _quiet():
-        splits = datasets.load_dataset("/".join(parts[:2]), *parts[2:])
-    return _listing(splits, source, parts[1], Path(), data)
+    return _listing(partial(datasets.load_dataset, "/".join(parts[:2]), *parts[2:]), source, parts[1], data)
 
 
 def read_saved(path: Path, data: DataConfig) -> Listing:
     """What `is_saved` recognises."""
     import datasets
 
-    with reading_dataset(str(path)), _quiet():
-        saved = any((path / name).is_file() for name in SAVED)
-        splits = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path))
-    return _listing(splits, str(path), path.resolve().name, path, data)
+    load = datasets.load_from_disk if any((path / name).is_file() for name in SAVED) else datasets.load_dataset
+    return _listing(partial(load, str(path)), str(path), path.resolve().name, data)
 
 
 def read_tars(path: Path, data: DataConfig) -> Listing:
@@ -99,16 +96,17 @@ def read_files(files: Mapping[str, Sequence[str]], builder: str, path: Path, dat
     """Split -> files, in a format that `datasets` has a builder for."""
     import datasets
 
-    with reading_dataset(str(path)), _quiet():
-        splits = datasets.load_dataset(builder, data_files={split: list(names) for split, names in files.items()})
-    return _listing(splits, str(path), path.resolve().stem, path if path.is_dir() else path.parent, data)
+    load = partial(datasets.load_dataset, builder, data_files={split: list(names) for split, names in files.items()})
+    return _listing(load, str(path), path.resolve().stem, data)
 
 
-def _listing(splits: Any, where: str, name: str, directory: Path, data: DataConfig) -> Listing:
-    """All images of a dataset, or of its splits by name. directory: of a file with the names of its classes."""
+def _listing(load: Callable[[], Any], where: str, name: str, data: DataConfig) -> Listing:
+    """All images of the dataset that `load` returns, or of its splits by name."""
     import datasets
     import pyarrow
 
+    with reading_dataset(where), _quiet():
+        splits = load()
     by_split = splits if isinstance(splits, dict) else {"train": splits}
     numbered = {word: number for word in by_split if (number := split_number(str(word))) is not None}
     ordered = sorted(numbered, key=lambda word: numbered[word])
@@ -139,16 +137,11 @@ def _listing(splits: Any, where: str, name: str, directory: Path, data: DataConf
     origin = (*states, *(part._fingerprint for part in images))
     with reading_dataset(where):
         pictures = _Pictures(datasets.concatenate_datasets(images), image, where, origin)
-    listing = described(
-        table,
-        columns,
-        where,
-        directory,
-        data,
-        pictures,
-        np.repeat([numbered[word] for word in ordered], list(map(len, parts))) if len(ordered) > 1 else None,
-        label.names if isinstance(label, datasets.ClassLabel) else None,
-    )
+    class_names = label.names if isinstance(label, datasets.ClassLabel) else None
+    listing = described(table, columns, where, data, pictures, class_names)
+    if listing.splits is None and len(ordered) > 1:
+        of_split = np.repeat([numbered[word] for word in ordered], list(map(len, parts)))
+        listing = replace(listing, splits=of_split)
     ignored = {f"split {word}": len(part) for word, part in by_split.items() if word not in numbered}
     return replace(listing, name=name, ignored=ignored)
 

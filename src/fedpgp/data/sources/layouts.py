@@ -27,11 +27,6 @@ class Layout:
     read: Callable[[Path, DataConfig], Listing]
 
 
-def _never(path: Path) -> bool:
-    """What recognises a layout that is chosen by another name, or by `folder.recognised`."""
-    return False
-
-
 def _holds(*names: str) -> Callable[[Path], bool]:
     """Whether all of these files and folders are in a directory."""
     return lambda path: all((path / name).exists() for name in names)
@@ -83,7 +78,7 @@ LAYOUTS: Mapping[str, Layout] = {  # asked in this order
     ),
     "domainnet10": Layout(
         "the same, of which the ten classes of FedBN are read; by name only",
-        _never,
+        lambda _: False,
         partial(known_lists.read_domainnet, name="domainnet10"),
     ),
     **{
@@ -109,16 +104,16 @@ LAYOUTS: Mapping[str, Layout] = {  # asked in this order
         hugging_face.is_tars,
         hugging_face.read_tars,
     ),
-    **{name: Layout(about, _never, partial(folder.read, layout=name)) for name, about in folder.ABOUT.items()},
+    # Which of these it is, `folder.recognised` says.
+    **{name: Layout(about, lambda _: False, partial(folder.read, layout=name)) for name, about in folder.ABOUT.items()},
 }
 
 
 def layout_of(path: Path, wanted: str = AUTO) -> str:
     """The name of the layout that is wanted, or that recognises a path; raises DataError if none does."""
     if wanted == AUTO:
-        name = next((name for name, layout in LAYOUTS.items() if layout.recognises(path)), None) or folder.recognised(
-            path
-        )
+        recognising = (name for name, layout in LAYOUTS.items() if layout.recognises(path))
+        name = next(recognising, None) or folder.recognised(path)
         if name is None:
             raise DataError(f"{_why_none(path)} {DOCUMENTED}")
         return name

@@ -69,7 +69,7 @@ def _classes(
     classes = KNOWN[name].classes if name in KNOWN else ()
     if not classes:
         distinct, codes = np.unique(labels, return_inverse=True)
-        return named(list(map(str, distinct)), codes, str(path), path, data, "image {}".format, needed=True)
+        return named(list(map(str, distinct)), codes, str(path), data, "image {}".format, needed=True)
     if labels.max(initial=0) >= len(classes):
         raise DataError(
             f"{path}: the labels of {name} must be 0 to {len(classes) - 1}, got {labels.max()}: get it again"

@@ -22,7 +22,6 @@ def named(
     labels: Sequence[str],
     codes: NDArray[np.int64],
     where: str,
-    directory: Path,
     data: DataConfig,
     place: Callable[[int], str],
     needed: bool = False,
@@ -30,12 +29,14 @@ def named(
     """What images have as labels -> class names, and [n] the index of each image's.
 
     labels: distinct; codes: [n] index into them. The names and their order are those of the file data.names, else of a
-    file beside the images in `directory`, else the labels themselves, sorted; integers are sorted as numbers.
-    place: index of an image -> where a message says that it is; needed: integers must have names.
+    file beside the images, else the labels themselves, sorted; integers are sorted as numbers.
+    where: the directory of the images, or the file that lists them; place: index of an image -> where a message says
+    that it is; needed: integers must have names.
 
     Raises DataError for labels without a name, and names without a label.
     """
     integers = all(map(INTEGER.fullmatch, labels))
+    directory = Path(where) if Path(where).is_dir() else Path(where).parent
     beside = next((directory / name for name in BESIDE if (directory / name).is_file()), None)
     file = Path(data.names) if data.names else beside
     if file is None:
@@ -65,7 +66,7 @@ def renamed(names: Sequence[str], where: str, data: DataConfig) -> tuple[str, ..
     if not data.names:
         return tuple(names)
     labels = [str(label) for label in range(len(names))]
-    given, places = named(labels, np.arange(len(names)), where, Path(where).parent, data, "label {}".format)
+    given, places = named(labels, np.arange(len(names)), where, data, "label {}".format)
     return tuple(given[place] for place in places)
 
 

@@ -55,7 +55,7 @@ def read(file: Path, data: DataConfig) -> Listing:
     _check_paths(paths, where)
     contents = paths.cast(pyarrow.large_string()).cast(pyarrow.large_binary())
     pictures = FilePictures(file.parent, contents, where, in_rows=True)
-    listing = described(table, columns, where, file.parent, data, pictures)
+    listing = described(table, columns, where, data, pictures, None)
     return replace(listing, ignored={f"column {name}": len(paths) for name in names if name not in columns.values()})
 
 
