@@ -180,9 +180,7 @@ def entries(directory: Path) -> list[Listed]:
     try:
         matches = [OURS.fullmatch(path.name) for path in directory.iterdir()] if directory.exists() else []
     except OSError as error:
-        raise OutputError(
-            f"feature cache {directory} cannot be read: {error}; name another with --cache-dir"
-        ) from error
+        raise OutputError(f"feature cache {directory} cannot be read: {error}; choose --cache-dir") from error
     listed = [_describe(directory, name) for name in sorted({match[1] for match in matches if match})]
     return sorted((entry for entry in listed if entry.bytes), key=lambda entry: -entry.last_used)
 

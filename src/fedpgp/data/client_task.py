@@ -29,9 +29,7 @@ def classes_of(task: TaskConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return halves(range(len(names)))
     if protocol == "personalization":
         return tuple(range(len(names))), ()
-    raise ConfigError(
-        f"task.protocol must be base-to-novel or personalization with the partition {OWN}, got {protocol!r}"
-    )
+    raise ConfigError(f"task.protocol must be base-to-novel or personalization with partition {OWN}, got {protocol!r}")
 
 
 def own_task(data: DataConfig, task: TaskConfig, source: Source, seed: int) -> Task:
@@ -138,9 +136,8 @@ def _tested(dataset: ImageDataset, classes: Sequence[int]) -> EvaluationSet:
     images = dataset.of_classes(classes)
     if not len(images):
         raise DataError(
-            f"{dataset.name} has no {dataset.split} image of {dataset.class_names[classes[0]]!r} or any other of"
-            f" {len(classes)} classes that are to be tested: add some, or take task.protocol=personalization where"
-            " nothing is novel"
+            f"{dataset.lack(classes[0])}, nor has any other of {len(classes)} classes that are to be tested: add some, or"
+            " take task.protocol=personalization, in which nothing is novel"
         )
     return EvaluationSet(dataset, tuple(classes), images)
 

@@ -150,7 +150,7 @@ class FilePictures:
                 state = os.lstat(full)
                 folder = path.rpartition(b"/")[0]
                 if stat.S_ISLNK(state.st_mode) or folder not in folders:
-                    self._check_inside(full, real, index)
+                    check_inside(self.place(index), os.path.realpath(full), real)
                     folders.add(folder)
                     state = os.stat(full)  # noqa: PTH116
             except (FileNotFoundError, NotADirectoryError):
@@ -173,11 +173,11 @@ class FilePictures:
             some = images[start : start + AT_ONCE]
             yield from zip(some.tolist(), self.paths.take(some).to_pylist(), strict=True)
 
-    def _check_inside(self, full: bytes, real: bytes, index: int) -> None:
-        """Raises DataError for a path that leads out of the directory; `real`: that without any link."""
-        target = os.path.realpath(full)
-        if os.path.commonpath([real, target]) != real:
-            raise DataError(
-                f"{self.place(index)} leads out of {self.root}, to {os.fsdecode(target)}: copy it there, or name the"
-                " directory that holds both"
-            )
+
+def check_inside(place: str, target: bytes, root: bytes) -> None:
+    """Raises DataError for a link at a place whose target leads out of the root; both without any link."""
+    if os.path.commonpath([root, target]) != root:
+        raise DataError(
+            f"{place} leads out of {os.fsdecode(root)}, to {os.fsdecode(target)}: copy it there, or name the directory"
+            " that holds both"
+        )

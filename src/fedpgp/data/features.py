@@ -230,9 +230,7 @@ def _encode(
     for batch, (found, faults, unreadable) in zip(batches, found_all, strict=True):
         if unreadable:
             image = min(unreadable)
-            raise DataError(
-                f"{dataset.describe(image)} cannot be read: {unreadable[image]}; make it readable, then go on"
-            )
+            raise DataError(f"{dataset.describe(image)} cannot be read: {unreadable[image]}; make it readable")
         if faults and not skip_bad_images:
             raise _undecodable(dataset, faults)
         if not torch.isfinite(found).all():
@@ -257,7 +255,5 @@ def _encode(
 
 def _undecodable(dataset: ImageDataset, faults: Mapping[int, str]) -> DataError:
     first = min(faults)
-    return DataError(
-        f"{dataset.describe(first)} does not decode: {faults[first]}; mend it, or drop all such images with"
-        " --skip-bad-images"
-    )
+    remedy = "fix it, or drop all such images with --skip-bad-images"
+    return DataError(f"{dataset.describe(first)} does not decode: {faults[first]}; {remedy}")

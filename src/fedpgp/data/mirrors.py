@@ -25,10 +25,8 @@ def fetch(name: str, root: Path) -> Path:
     if present is not None:
         raise DataError(f"{name} is at {present} already: remove that, or choose another directory with --to")
     if not of.mirror:
-        raise DataError(
-            f"{name} is on no mirror that is known: get it from {of.page} and put it at {places[0]}, as"
-            f" {LAYOUTS[of.layout].about}"
-        )
+        about = LAYOUTS[of.layout].about
+        raise DataError(f"{name} is on no known mirror: get it from {of.page} and put it at {places[0]}, as {about}")
     place = root / name
     with reading_dataset(f"{HUB}{of.mirror}"):
         splits = datasets.load_dataset(of.mirror)

@@ -172,8 +172,7 @@ def pachinko(pool: Pool, *, concentration: float, fine_concentration: float) -> 
     """
     if pool.superclasses is None:
         raise DataError(
-            f"task.partition must be one that needs no superclasses for {pool.dataset.name}, which has none, got"
-            " 'pachinko': dirichlet needs none"
+            f"task.partition must be one that needs no superclasses for {pool.dataset.name}, such as dirichlet"
         )
     labels = np.array(list(pool.by_class))
     stocks = {label: pool.shuffled(label) for label in pool.by_class}
@@ -254,9 +253,8 @@ def natural(pool: Pool) -> Shares:
     dataset = pool.dataset
     if dataset.clients is None:
         raise DataError(
-            f"task.partition must be another than 'natural' for {dataset.name}, which does not say whose an image is:"
-            " name the column of a table that does as data.client_column, or set task.domain_per_client = true with"
-            " another partition for clients with a domain each"
+            f"{dataset.name} does not say whose an image is, as task.partition = natural needs: set data.client_column"
+            " to a column of its table, or another partition and task.domain_per_client = true for a domain each"
         )
     whose = dataset.clients[pool.images]
     counts = np.bincount(whose, minlength=len(dataset.client_names))
@@ -301,10 +299,8 @@ def share_out(
         if not own:
             own += by_class.get(int(counts[client].argmax()), nothing)[:1].tolist()
         if not own:
-            raise DataError(
-                f"client {client} has no {dataset.split} image of class"
-                f" {dataset.class_names[counts[client].argmax()]!r} of {dataset.name}, of which it has most: add some"
-            )
+            lack = dataset.lack(int(counts[client].argmax()))
+            raise DataError(f"{lack}, the class of which client {client} has most: add some")
     return [np.sort(np.array(own, dtype=np.int64)) for own in held]
 
 

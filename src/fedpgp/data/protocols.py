@@ -210,7 +210,7 @@ def _by_images(
     settings = {name: getattr(config, name) for name in signature(share).parameters if name != "pool"}
     if config.partition == NATURAL and config.domain_per_client:
         raise DataError(
-            "task.domain_per_client must be false with the partition natural: everybody's images stay whole"
+            "task.domain_per_client must be false with the partition natural: each client keeps all its images"
         )
     clients = []
     for domain in dict.fromkeys(domains):
@@ -275,8 +275,7 @@ def _check_own_images(clients: Sequence[Client], *tests: EvaluationSet) -> None:
         for client, label, domain in needed:
             if (label, domain) not in held:
                 raise DataError(
-                    f"class {dataset.class_names[label]!r} of {dataset.name} has no {dataset.split} image in domain"
-                    f" {dataset.domain_names[domain]!r}, which client {client} is to be tested on: add one, or take the"
+                    f"{dataset.lack(label, domain)}, which client {client} is to be tested on: add one, or take the"
                     " class out of the domain"
                 )
 
@@ -291,9 +290,7 @@ def _evaluated(source: Source, config: TaskConfig) -> ImageDataset:
     if config.evaluate_on == "validation":
         return source.validation
     if source.test is None:
-        raise DataError(
-            f"the test split of {source.name} was not read: read it with load_source, or test on validation"
-        )
+        raise DataError(f"the test split of {source.name} was not read: read it, or test on validation images")
     return source.test
 
 
@@ -306,10 +303,8 @@ def _test_set(dataset: ImageDataset, classes: Sequence[int], domains: Sequence[i
         where = f" in {', '.join(dataset.domain_names[i] for i in domains)}"
     empty = set(classes) - set(dataset.labels[images].tolist())
     if empty:
-        raise DataError(
-            f"class {dataset.class_names[min(empty)]!r} of {dataset.name} has no {dataset.split} image{where}:"
-            " add one, or take the class out (fedpgp data check lists all such classes)"
-        )
+        remedy = "add one, or take the class out (fedpgp data check lists all such classes)"
+        raise DataError(f"{dataset.lack(min(empty))}{where}: {remedy}")
     return EvaluationSet(dataset, tuple(classes), images)
 
 

@@ -64,6 +64,11 @@ class ImageDataset:
             f"{place and ', '}{place})"
         )
 
+    def lack(self, label: int, domain: int | None = None) -> str:
+        """That no image of a class is in the split, or in one of its domains, in words, for a message."""
+        where = "" if domain is None else f" in domain {self.domain_names[domain]!r}"
+        return f"class {self.class_names[label]!r} of {self.name} has no {self.split} image{where}"
+
     def select(self, images: NDArray[np.int64]) -> "ImageDataset":
         """The split with these of its images alone, in the order of the indices."""
         return replace(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpgp.data.decode import SUFFIXES, FilePictures
+from fedpgp.data.decode import SUFFIXES, FilePictures, check_inside
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.listing import Listing
 from fedpgp.data.sources.names import named
@@ -46,9 +46,8 @@ def split_numbers(
     numbers = np.array([-1 if (number := split_number(word)) is None else number for word in words], dtype=np.int64)
     wrong = np.flatnonzero(numbers[codes] < 0)
     if len(wrong):
-        raise DataError(
-            f"{place(int(wrong[0]))} must be train, validation or test, got {words[codes[wrong[0]]]!r}: {remedy}"
-        )
+        got = words[codes[wrong[0]]]
+        raise DataError(f"{place(int(wrong[0]))} must be train, validation or test, got {got!r}: {remedy}")
     return numbers[codes]
 
 
@@ -70,9 +69,7 @@ def recognised(root: Path) -> str | None:
             f" the same depth, {TABLE}"
         )
     if depth > 2:
-        raise DataError(
-            f"{root}: the images lie {depth + 1} folders deep, and at most 3 are read: split, domain, class"
-        )
+        raise DataError(f"{root}: images lie {depth + 1} folders deep, and at most 3 are read: split, domain, class")
     splits = _are_splits(depths)
     if depth == 0 and splits:
         raise DataError(
@@ -234,10 +231,6 @@ def _walk(
 def _check_link(root: Path, link: str, chain: tuple[str, ...]) -> None:
     """Raises DataError for a link that leads out of the root, or back in a circle."""
     target = os.path.realpath(root / link)
-    if os.path.commonpath([chain[0], target]) != chain[0]:
-        raise DataError(
-            f"{root / link}: is a link that leads out of {root}, to {target}: copy that folder there, or name the"
-            " directory that holds both"
-        )
+    check_inside(f"{root / link}: is a link that", os.fsencode(target), os.fsencode(chain[0]))
     if target in chain:
         raise DataError(f"{root / link}: is a link that leads back to {target}, in a circle: remove it")

@@ -111,9 +111,7 @@ def _listing(load: Callable[[], Any], where: str, name: str, data: DataConfig) -
     numbered = {word: number for word in by_split if (number := split_number(str(word))) is not None}
     ordered = sorted(numbered, key=lambda word: numbered[word])
     if not ordered:
-        raise DataError(
-            f"{where}: its splits {', '.join(by_split)} must be named train, validation or test: rename them"
-        )
+        raise DataError(f"{where}: its splits {', '.join(by_split)} must be train, validation or test: rename them")
     parts = [by_split[word] for word in ordered]
     features = parts[0].features
     columns = _columns(features, data, where)

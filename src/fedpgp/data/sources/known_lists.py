@@ -43,9 +43,7 @@ class ImageList:
     def add(self, where: str, path: str, label: int, split: int, name: str | None = None, domain: int = 0) -> None:
         """Adds one image; raises DataError for a path that leads out, and for a label or name with two meanings."""
         if OUTSIDE.search(path):
-            raise DataError(
-                f"{where}: the path must be relative and stay below the images, got {path!r}: {self.remedy}"
-            )
+            raise self.wrong(f"{where}: the path", "relative and stay below the images", path)
         if name is not None:
             if (known := self.names.setdefault(label, name)) != name:
                 raise DataError(f"{where}: label {label} is named {name!r}, and before {known!r}: {self.remedy}")
@@ -114,9 +112,7 @@ def read_coop(path: Path, data: DataConfig) -> Listing:
         raise DataError(f"{file}: names no image: {images.remedy}")
     lacking = next((label for label in range(max(images.names)) if label not in images.names), None)
     if lacking is not None:
-        raise DataError(
-            f"{file}: its labels must be 0 to {len(images.names) - 1}, and {lacking} is missing: number them anew"
-        )
+        raise DataError(f"{file}: labels must be 0 to {len(images.names) - 1}, and {lacking} is missing: renumber them")
     name = next((name for name, known in KNOWN.items() if known.list == file.name), "")
     places = [file.parent / folder for folder in (KNOWN[name].images if name else ".", ".", "images")]
     root = next((place for place in places if os.path.lexists(place / images.paths[0])), None)

@@ -39,15 +39,11 @@ def read(path: Path, data: DataConfig) -> Listing:
     labels = [_read(files[part, "labels"], "labels") for part in PARTS]
     for part, shape, of_part in zip(PARTS, shapes, labels, strict=True):
         if len(of_part) != shape[0]:
-            raise DataError(
-                f"{files[part, 'labels']}: has {len(of_part)} labels, and {files[part, 'images']} {shape[0]} images:"
-                " get both again"
-            )
+            counts = f"{len(of_part)} labels, and {files[part, 'images']} {shape[0]} images"
+            raise DataError(f"{files[part, 'labels']}: has {counts}: get both again")
     (train, *size), (test, *other) = shapes
     if size != other:
-        raise DataError(
-            f"{images[1]}: its images have the size {other}, and those of {images[0]} {size}: get both again"
-        )
+        raise DataError(f"{images[1]}: its images have size {other}, those of {images[0]} {size}: get both again")
     name = _name(path)
     class_names, all_labels = _classes(name, np.concatenate(labels).astype(np.int64), path, data)
     return Listing(
@@ -71,9 +67,7 @@ def _classes(
         distinct, codes = np.unique(labels, return_inverse=True)
         return named(list(map(str, distinct)), codes, str(path), data, "image {}".format, needed=True)
     if labels.max(initial=0) >= len(classes):
-        raise DataError(
-            f"{path}: the labels of {name} must be 0 to {len(classes) - 1}, got {labels.max()}: get it again"
-        )
+        raise DataError(f"{path}: labels of {name} must be 0 to {len(classes) - 1}, got {labels.max()}: get it again")
     return renamed(classes, str(path), data), labels
 
 
