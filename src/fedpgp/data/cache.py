@@ -180,7 +180,7 @@ def entries(directory: Path) -> list[Listed]:
     try:
         matches = [OURS.fullmatch(path.name) for path in directory.iterdir()] if directory.exists() else []
     except OSError as error:
-        raise OutputError(f"feature cache {directory} cannot be read: {error}; choose --cache-dir") from error
+        raise OutputError(f"feature cache {directory} cannot be read: {error}; set another --cache-dir") from error
     listed = [_describe(directory, name) for name in sorted({match[1] for match in matches if match})]
     return sorted((entry for entry in listed if entry.bytes), key=lambda entry: -entry.last_used)
 
@@ -221,12 +221,12 @@ def _describe(directory: Path, name: str) -> Listed:
         name=name,
         data=metadata.get("data", "?"),
         split=metadata.get("split", "?"),
+        versions=metadata.get("versions", "?"),
         view=int(metadata.get("view", 0)),
         kind=" ".join(metadata.get(key, default) for key, default in (("kind", "pooled"), ("precision", ""))).strip(),
         images=sum(count for _, count in headers),
         bytes=sum(path.stat().st_size for path in present),
         checkpoint=metadata.get("encoder", "?"),
-        versions=metadata.get("versions", "?"),
         last_used=max((path.stat().st_mtime for path in present), default=0.0),
         state=state,
         fingerprint=metadata.get("images", "?"),

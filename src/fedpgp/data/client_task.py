@@ -136,7 +136,7 @@ def _tested(dataset: ImageDataset, classes: Sequence[int]) -> EvaluationSet:
     images = dataset.of_classes(classes)
     if not len(images):
         raise DataError(
-            f"{dataset.lack(classes[0])}, nor has any other of {len(classes)} classes that are to be tested: add some, or"
+            f"{dataset.lack(classes[0])}, nor has any other of the {len(classes)} classes that are tested: add some, or"
             " take task.protocol=personalization, in which nothing is novel"
         )
     return EvaluationSet(dataset, tuple(classes), images)

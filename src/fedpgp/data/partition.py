@@ -175,8 +175,8 @@ def pachinko(pool: Pool, *, concentration: float, fine_concentration: float) -> 
             f"task.partition must be one that needs no superclasses for {pool.dataset.name}, such as dirichlet"
         )
     labels = np.array(list(pool.by_class))
-    stocks = {label: pool.shuffled(label) for label in pool.by_class}
-    left = np.array([len(stock) for stock in stocks.values()])
+    stocks = [pool.shuffled(label) for label in pool.by_class]
+    left = np.array([len(stock) for stock in stocks])
     above = np.array(pool.superclasses)[labels]
     coarse = np.unique(above)
     held: Shares = []
@@ -193,12 +193,9 @@ def pachinko(pool: Pool, *, concentration: float, fine_concentration: float) -> 
             open_now = np.where(taken < left, wanted + 1e-12, 0.0)  # what nobody wants is taken last, not never
             drawn = np.minimum(rng.multinomial(missing, open_now / open_now.sum()), left - taken)
             taken, missing = taken + drawn, missing - int(drawn.sum())
-        parts = []
-        for i, label in enumerate(stocks):
-            parts.append(stocks[label][: taken[i]])
-            stocks[label] = stocks[label][taken[i] :]
+        held.append(np.sort(np.concatenate([stock[:count] for stock, count in zip(stocks, taken, strict=True)])))
+        stocks = [stock[count:] for stock, count in zip(stocks, taken, strict=True)]
         left -= taken
-        held.append(np.sort(np.concatenate(parts)))
     return held
 
 

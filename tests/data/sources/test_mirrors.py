@@ -104,7 +104,7 @@ def test_what_is_there_is_left_alone(mirror, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("oxford_pets", r"oxford_pets is on no mirror that is known: get it from https://.*DATASETS.md and put it at"),
+        ("oxford_pets", r"oxford_pets is on no known mirror: get it from https://.*DATASETS.md and put it at"),
         ("oxfordpets", r"must be a known one, got 'oxfordpets'; did you mean 'oxford_pets'\?"),
     ],
 )

@@ -46,18 +46,13 @@ FORMS = (
 )
 
 
-def recognises(path: Path) -> bool:
-    """The folder or the archive of one of them, or a directory that holds either."""
-    return _located(path) is not None
-
-
 def read(path: Path, data: DataConfig) -> Listing:
     """Training and test images; raises DataError for files that are missing, damaged, or name code."""
-    located = _located(path)
-    if located is None:
+    location = located(path)
+    if location is None:
         wanted = " or ".join(f"{form.folder} or {form.archive}" for form in FORMS)
         raise DataError(f"{path}: is not {wanted}, nor holds one: get it from {KNOWN[FORMS[0].name].page}")
-    place, form = located
+    place, form = location
     contents = _contents(place, form)
     names = _names(_loaded(contents.pop(form.meta), f"{place}: {form.meta}"), form, f"{place}: {form.meta}")
     files = (*form.train, form.test)
@@ -88,7 +83,8 @@ def read(path: Path, data: DataConfig) -> Listing:
     )
 
 
-def _located(path: Path) -> tuple[Path, CifarForm] | None:
+def located(path: Path) -> tuple[Path, CifarForm] | None:
+    """The folder or the archive of one of them, which a path is or holds, and which of the two it is."""
     for form in FORMS:
         for place in (path, path / form.folder, path / form.archive):
             if place.name == form.archive and place.is_file():

@@ -181,12 +181,8 @@ def read_tiny_imagenet(path: Path, data: DataConfig) -> Listing:
     return images.listing("tiny_imagenet", path, path, data)
 
 
-def is_domainnet(path: Path) -> bool:
-    """A directory with DomainNet's lists, beside the domains or in `splits`."""
-    return _domainnet_lists(path) is not None
-
-
-def _domainnet_lists(path: Path) -> Path | None:
+def domainnet_lists(path: Path) -> Path | None:
+    """The directory of DomainNet's lists, which lie beside the domains or in `splits`."""
     return next((place for place in (path, path / "splits") if (place / f"{DOMAINS[0]}_train.txt").is_file()), None)
 
 
@@ -196,7 +192,7 @@ def read_domainnet(path: Path, data: DataConfig, name: str) -> Listing:
     name: "domainnet10" reads the ten classes that FedBN (Li et al. 2021) took. Raises DataError for lists that are
     missing, damaged, or give one label to two classes.
     """
-    lists = _domainnet_lists(path)
+    lists = domainnet_lists(path)
     if lists is None:
         raise DataError(f"{path}: lacks {DOMAINS[0]}_train.txt and the other lists of DomainNet: get them")
     images = ImageList("get the six domains' lists train and test again")

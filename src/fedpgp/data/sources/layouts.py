@@ -19,11 +19,11 @@ DOCUMENTED = "(docs/data.md; fedpgp data layouts lists what else is read)"
 class Layout:
     """A way in which files lie on a disk. about: in a line, what it looks like.
 
-    recognises: a path, without reading more than names and first lines; read: all images that lie there, or DataError.
+    recognises: something true of a path, by names and first lines alone; read: all images that lie there, or DataError.
     """
 
     about: str
-    recognises: Callable[[Path], bool]
+    recognises: Callable[[Path], object]
     read: Callable[[Path, DataConfig], Listing]
 
 
@@ -68,12 +68,12 @@ LAYOUTS: Mapping[str, Layout] = {  # asked in this order
     ),
     "cifar": Layout(
         "cifar-10-batches-py or cifar-100-python, the Python version of CIFAR, or its archive .tar.gz",
-        cifar.recognises,
+        cifar.located,
         cifar.read,
     ),
     "domainnet": Layout(
         "clipart_train.txt, clipart_test.txt and the lists of the other five domains of DomainNet, and their images",
-        known_lists.is_domainnet,
+        known_lists.domainnet_lists,
         partial(known_lists.read_domainnet, name="domainnet"),
     ),
     "domainnet10": Layout(
