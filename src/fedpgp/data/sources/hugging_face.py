@@ -162,7 +162,7 @@ def _quiet() -> Iterator[None]:
     """Without the bars and warnings of `datasets` and the hub's client."""
     import datasets
 
-    shown = datasets.are_progress_bars_disabled()
+    without_bars = datasets.are_progress_bars_disabled()
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     datasets.disable_progress_bars()
@@ -171,7 +171,7 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-        if not shown:
+        if not without_bars:
             datasets.enable_progress_bars()
 
 
