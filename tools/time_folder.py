@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from fedpgp.backbone import load_backbone
-from fedpgp.data.features import BATCH, image_features
+from fedpgp.data.features import BATCH, ViewFeatures
 from fedpgp.data.preprocess import CENTRE, Preparation
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import load_source, pictograms
@@ -61,7 +61,7 @@ def main() -> None:
         print(f"decoding in one process alone: {1 / decoding:.0f} images/s")
         torch.set_num_threads(cores)
         started = time.perf_counter()
-        image_features(encoder, dataset, Path(place) / "cache", workers=cores)
+        ViewFeatures(encoder, dataset, Path(place) / "cache", workers=cores).load()
         together = (time.perf_counter() - started) / len(dataset)
         allowed = (decoding + encoding[1]) / cores
         print(

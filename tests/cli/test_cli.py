@@ -290,7 +290,7 @@ def test_all_faults_of_a_config_are_told_at_once(command: Command) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ("task.clients=51", "at least 1 to each client, without overlap; --set task.clients=50\n"),
+        ("task.clients=51", "by itself); --set task.clients=50\n"),
         ("task.classes_per_client=6", "task.clients must be at most 8, got 10"),
         ("task.shots=37", "task.shots must be at most 36, got 37"),
         ("data.source=cifar", "data.source must be a directory or file that exists, or a known name, got 'cifar'"),

@@ -12,7 +12,7 @@ import torch
 
 from fedpgp.backbone import Backbone
 from fedpgp.data import preprocess as decode
-from fedpgp.data.features import image_features
+from fedpgp.data.features import ViewFeatures
 from fedpgp.data.sources import Source
 
 pytestmark = pytest.mark.slow
@@ -22,13 +22,13 @@ import sys
 from pathlib import Path
 import torch
 from fedpgp.backbone import load_backbone
-from fedpgp.data.features import image_features
+from fedpgp.data.features import ViewFeatures
 from fedpgp.data.sources import pictograms
 
 torch.set_num_threads(1)
 say = lambda *report: print(*report, flush=True)
 encoder, images = load_backbone("pictoclip").image, pictograms.read().validation
-_, new = image_features(encoder, images, Path(sys.argv[1]), progress=say, notice=say)
+_, new = ViewFeatures(encoder, images, Path(sys.argv[1]), progress=say, notice=say).load()
 print("encoded", new)
 """
 
@@ -39,7 +39,7 @@ def start(directory: Path) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone, pictograms: Source) -> torch.Tensor:
-    return image_features(backbone.image, pictograms.validation, tmp_path_factory.mktemp("whole"))[0].features
+    return ViewFeatures(backbone.image, pictograms.validation, tmp_path_factory.mktemp("whole")).load()[0].features
 
 
 def test_second_writer_reads_what_the_first_wrote(
@@ -50,7 +50,7 @@ def test_second_writer_reads_what_the_first_wrote(
     assert [process.returncode for process in both] == [0, 0]
     assert sorted(text.splitlines()[-1] for text in said) == ["encoded 0", "encoded 1440"]
     assert sum("waiting for it" in text for text in said) == 1
-    assert torch.equal(image_features(backbone.image, pictograms.validation, tmp_path)[0].features, expected)
+    assert torch.equal(ViewFeatures(backbone.image, pictograms.validation, tmp_path).load()[0].features, expected)
 
 
 @pytest.mark.parametrize("done", [0, 320, 1024])
@@ -65,7 +65,7 @@ def test_killed_writer_goes_on(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert list(tmp_path.glob("*.safetensors")) == []
-    kept, new = image_features(backbone.image, pictograms.validation, tmp_path)
+    kept, new = ViewFeatures(backbone.image, pictograms.validation, tmp_path).load()
     assert new <= 1440 - done // 256 * 256
     assert torch.equal(kept.features, expected)
 
@@ -86,7 +86,7 @@ def test_bits_do_not_depend_on_the_number_of_workers(
     monkeypatch.setattr(decode, "FEW", 0)
     for view in (0, 1):
         found = [
-            image_features(backbone.image, images, tmp_path / str(workers), workers=workers, view=view)[0].features
+            ViewFeatures(backbone.image, images, tmp_path / str(workers), workers=workers, view=view).load()[0].features
             for workers in (1, 2)
         ]
         assert torch.equal(*found)

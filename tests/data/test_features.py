@@ -20,7 +20,8 @@ from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.data import cache as feature_cache
 from fedpgp.data import features
 from fedpgp.data.cache import Kept, entries
-from fedpgp.data.features import image_features, split_features
+from fedpgp.data.decode import decode
+from fedpgp.data.features import ViewFeatures, split_features
 from fedpgp.data.preprocess import AHEAD, in_threads
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.subset import part_of, without
@@ -56,12 +57,13 @@ class Ear:
 
 def encoded(backbone: Backbone, images: ImageDataset, directory: Path, ear: Ear | None = None, **options) -> Kept:
     ear = ear or Ear()
-    return image_features(backbone.image, images, directory, progress=ear.progress, notice=ear.notice, **options)[0]
+    options |= {"progress": ear.progress, "notice": ear.notice}
+    return ViewFeatures(backbone.image, images, directory, **options).load()[0]
 
 
 def count(backbone: Backbone, images: ImageDataset, directory: Path, **options) -> int:
     """How many images must be encoded."""
-    return image_features(backbone.image, images, directory, **options)[1]
+    return ViewFeatures(backbone.image, images, directory, **options).load()[1]
 
 
 def only_file(directory: Path) -> Path:
@@ -102,8 +104,8 @@ def test_features_are_those_of_the_images_in_order(backbone: Backbone, images: I
 
 
 def test_second_time_encodes_nothing(backbone: Backbone, images: ImageDataset, tmp_path: Path) -> None:
-    first, new = image_features(backbone.image, images, tmp_path)
-    again, none = image_features(backbone.image, images, tmp_path)
+    first, new = ViewFeatures(backbone.image, images, tmp_path).load()
+    again, none = ViewFeatures(backbone.image, images, tmp_path).load()
     assert (new, none) == (len(images), 0)
     assert torch.equal(first.features, again.features)
     assert list(tmp_path.glob("*.shards")) == list(tmp_path.glob("*.writing")) == []
@@ -136,7 +138,7 @@ def test_damaged_cache_is_told_and_made_again(
     else:
         save_file(load_file(file), file, {"backbone": "another", "images": "others", "sha256": "0"})
     ear = Ear()
-    again, new = image_features(backbone.image, images, tmp_path, notice=ear.notice)
+    again, new = ViewFeatures(backbone.image, images, tmp_path, notice=ear.notice).load()
     assert ear.said == [f"feature cache {file} is damaged: computing it again"]
     assert new == len(images)
     assert torch.equal(first, again.features)
@@ -186,7 +188,7 @@ def test_interrupted_encoding_goes_on_to_the_same_bits(
     (tmp_path / "cut").joinpath("pictograms").touch()  # what is not ours does not matter
     assert [entry.state for entry in entries(tmp_path / "cut")] == ["unfinished"]
     ear = Ear()
-    again, new = image_features(backbone.image, images, tmp_path / "cut", progress=ear.progress)
+    again, new = ViewFeatures(backbone.image, images, tmp_path / "cut", progress=ear.progress).load()
     assert (new, ear.done[0]) == (len(images) - 32, 32)
     assert torch.equal(again.features, whole)
 
@@ -200,7 +202,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(
     try:
         for number in (1, 3):
             torch.set_num_threads(number)
-            found.append(image_features(backbone.image, images, tmp_path / str(number), view=view)[0].features)
+            found.append(ViewFeatures(backbone.image, images, tmp_path / str(number), view=view).load()[0].features)
             assert torch.get_num_threads() == number
     finally:
         torch.set_num_threads(threads)
@@ -242,7 +244,7 @@ def test_damaged_shard_is_made_again(backbone: Backbone, images: ImageDataset, t
     (shards,) = (tmp_path / "cut").glob("*.shards")
     first = min(shards.iterdir())
     first.write_bytes(first.read_bytes()[:-4])
-    again, new = image_features(backbone.image, images, tmp_path / "cut")
+    again, new = ViewFeatures(backbone.image, images, tmp_path / "cut").load()
     assert new == len(images) - 48 + 16
     assert torch.equal(again.features, whole)
 
@@ -280,17 +282,16 @@ def test_undecodable_image_is_named(backbone: Backbone, images: ImageDataset, tm
     expected = rf"image 9 of the validation split of pictograms \(class '{name}'.*truncated;.*--skip-bad-images"
     with pytest.raises(DataError, match=expected):
         encoded(backbone, bad, tmp_path)
-    kept, _ = image_features(backbone.image, bad, tmp_path, skip_bad_images=True)
+    kept, _ = ViewFeatures(backbone.image, bad, tmp_path, skip_bad_images=True).load()
     assert kept.undecodable == {9: "image file is truncated"}
-    again, new = image_features(backbone.image, bad, tmp_path, skip_bad_images=True)
+    again, new = ViewFeatures(backbone.image, bad, tmp_path, skip_bad_images=True).load()
     assert (again.undecodable, new) == (kept.undecodable, 0)
     with pytest.raises(DataError, match="image 9"):  # also where the cache says so
         encoded(backbone, bad, tmp_path)
 
 
 def test_bytes_that_are_no_image_are_said_without_an_address(pictograms: Source, backbone: Backbone, tmp_path) -> None:
-    files = replace(pictograms.validation.image, contents=[b"no image"] * 1440)
-    images = replace(pictograms.validation, image=files, fingerprint="none")
+    images = replace(pictograms.validation, image=lambda _: decode(b"no image"), fingerprint="none")
     with pytest.raises(DataError, match=r"image 0 .* does not decode: no image format that is read;"):
         encoded(backbone, images, tmp_path)
 
@@ -412,8 +413,8 @@ def test_a_disk_that_fails_is_not_taken_for_a_bad_image(
     """--skip-bad-images does not drop what a later try may read, and the cache does not remember it."""
     failing = broken(images, _9=OSError(errno.EIO, "Input/output error"))
     with pytest.raises(DataError, match=r"image 9 .* cannot be read: .*Input/output error; make it readable"):
-        image_features(backbone.image, failing, tmp_path, skip_bad_images=True)
-    kept, _ = image_features(backbone.image, images, tmp_path)
+        ViewFeatures(backbone.image, failing, tmp_path, skip_bad_images=True).load()
+    kept, _ = ViewFeatures(backbone.image, images, tmp_path).load()
     assert not kept.undecodable
 
 

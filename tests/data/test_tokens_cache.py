@@ -22,7 +22,7 @@ from fedpgp.backbone.layers import Prompt
 from fedpgp.data import cache as feature_cache
 from fedpgp.data import features
 from fedpgp.data.cache import check_room, entries, versions
-from fedpgp.data.features import SplitPart, _entry, image_features, token_features, views_of
+from fedpgp.data.features import SplitPart, ViewFeatures, token_features, views_of
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.errors import CheckpointError, OutputError
@@ -166,9 +166,9 @@ def test_an_interrupted_encoding_goes_on_and_needs_only_the_room_of_the_rest(
     ]
     size = 12 * 36 * 128 * 4
     room(monkeypatch, 2 * size - size * 8 // 12)  # what the shards have in their headers is more than enough
-    check_room({_entry(backbone.image, images, tmp_path, PATCHES, False, 0): size}, tmp_path)
+    check_room({ViewFeatures(backbone.image, images, tmp_path, PATCHES).entry: size}, tmp_path)
     ear = Ear()
-    again, new = image_features(backbone.image, images, tmp_path, kind=PATCHES, progress=ear.progress)
+    again, new = ViewFeatures(backbone.image, images, tmp_path, kind=PATCHES, progress=ear.progress).load()
     assert (new, ear.done[0]) == (4, 8)
     assert torch.equal(again.features, whole)
 

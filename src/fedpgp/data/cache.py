@@ -54,7 +54,24 @@ class CacheEntry:
 
     def load(self, rows: range | None = None) -> Kept | None:
         """The whole, or the shard of these rows; None if it is absent or does not hold what it should."""
-        return _load(*self._place(rows))
+        file, origin = self._place(rows)
+        try:
+            with safe_open(file, framework="pt") as opened:
+                metadata, features = opened.metadata() or {}, opened.get_tensor("features")
+            stated = metadata.pop("sha256", None)
+            undecodable = metadata.get("undecodable", "")
+            if metadata != {**origin, "undecodable": undecodable}:
+                return None
+            with file.open("rb") as raw:  # in blocks: the mapped features are not read into memory for it
+                raw.seek(8 + int.from_bytes(raw.read(8), "little"))  # behind the header of a safetensors file
+                digest = hashlib.file_digest(raw, lambda: _begin(metadata, features))
+            if digest.hexdigest() != stated:
+                return None
+            with suppress(PermissionError):  # a file of another user, in a cache that several share
+                os.utime(file)  # when it was last used
+        except (SafetensorError, OSError):
+            return None
+        return Kept(features, {int(index): why for index, why in json.loads(undecodable).items()})
 
     def save(self, kept: Kept, rows: range | None = None) -> None:
         """Writes the shard of these rows, or the whole in the place of the shards; raises OutputError if it cannot."""
@@ -163,9 +180,7 @@ def entries(directory: Path) -> list[Listed]:
     try:
         matches = [OURS.fullmatch(path.name) for path in directory.iterdir()] if directory.exists() else []
     except OSError as error:
-        raise OutputError(
-            f"feature cache {directory} cannot be read: {error}; name another with --cache-dir"
-        ) from error
+        raise OutputError(f"feature cache {directory} cannot be read: {error}; set another --cache-dir") from error
     listed = [_describe(directory, name) for name in sorted({match[1] for match in matches if match})]
     return sorted((entry for entry in listed if entry.bytes), key=lambda entry: -entry.last_used)
 
@@ -206,12 +221,12 @@ def _describe(directory: Path, name: str) -> Listed:
         name=name,
         data=metadata.get("data", "?"),
         split=metadata.get("split", "?"),
+        versions=metadata.get("versions", "?"),
         view=int(metadata.get("view", 0)),
         kind=" ".join(metadata.get(key, default) for key, default in (("kind", "pooled"), ("precision", ""))).strip(),
         images=sum(count for _, count in headers),
         bytes=sum(path.stat().st_size for path in present),
         checkpoint=metadata.get("encoder", "?"),
-        versions=metadata.get("versions", "?"),
         last_used=max((path.stat().st_mtime for path in present), default=0.0),
         state=state,
         fingerprint=metadata.get("images", "?"),
@@ -225,27 +240,6 @@ def _header(file: Path) -> tuple[dict[str, str], int] | None:
             return opened.metadata() or {}, opened.get_slice("features").get_shape()[0]
     except (SafetensorError, OSError):
         return None
-
-
-def _load(file: Path, origin: Mapping[str, str]) -> Kept | None:
-    """The features of a file, as in `CacheEntry.load`."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata, features = opened.metadata() or {}, opened.get_tensor("features")
-        stated = metadata.pop("sha256", None)
-        undecodable = metadata.get("undecodable", "")
-        if metadata != {**origin, "undecodable": undecodable}:
-            return None
-        with file.open("rb") as raw:  # in blocks: the mapped features are not read into memory for it
-            raw.seek(8 + int.from_bytes(raw.read(8), "little"))  # behind the header of a safetensors file
-            digest = hashlib.file_digest(raw, lambda: _begin(metadata, features))
-        if digest.hexdigest() != stated:
-            return None
-        with suppress(PermissionError):  # a file of another user, in a cache that several share
-            os.utime(file)  # when it was last used
-    except (SafetensorError, OSError):
-        return None
-    return Kept(features, {int(index): why for index, why in json.loads(undecodable).items()})
 
 
 def _begin(metadata: Mapping[str, str], features: Tensor) -> "hashlib._Hash":

@@ -82,7 +82,7 @@ def check(
     except DataError as error:
         findings.append(DataFinding(True, str(error)))
     assert splits is not None, "what has no splits is divided"
-    findings += _of_classes(listing, splits, shots)
+    findings += [DataFinding(True, text) for text in _of_classes(listing, splits, shots)]
     if decoded and not any(finding.stops and "missing" in finding.text for finding in findings):
         findings += _of_images(listing, splits, skip_bad_images, workers, progress)
     counts = {
@@ -93,13 +93,11 @@ def check(
     }
     identifiers = tuple(name for name in listing.class_names if IDENTIFIER.fullmatch(name))
     if identifiers:
-        findings.append(
-            DataFinding(
-                False,
-                f"{len(identifiers)} class names say nothing to CLIP, such as {identifiers[0]!r}: write a file of names"
-                " with --write-names FILE, fill it in, and name it with data.names",
-            )
+        text = (
+            f"{len(identifiers)} class names say nothing to CLIP, such as {identifiers[0]!r}: write a file of names"
+            " with --write-names FILE, fill it in, and name it with data.names"
         )
+        findings.append(DataFinding(False, text))
     if source is not None and not any(finding.stops for finding in findings):
         try:
             use(source)
@@ -122,25 +120,21 @@ def _counts(names: tuple[str, ...], which: NDArray[np.int64] | None) -> dict[str
     return counts
 
 
-def _of_classes(listing: Listing, splits: NDArray[np.int64], shots: int) -> Iterator[DataFinding]:
-    """Classes with too few images in a split."""
-    train, *others = (np.bincount(listing.labels[splits == i], minlength=len(listing.class_names)) for i in range(3))
+def _of_classes(listing: Listing, splits: NDArray[np.int64], shots: int) -> Iterator[str]:
+    """Classes with too few images in a split, each of which stops a run."""
+    names = listing.class_names
+    train, *others = (np.bincount(listing.labels[splits == i], minlength=len(names)) for i in range(3))
     few = np.flatnonzero(train < shots)
     if len(few):
-        name = listing.class_names[few[0]]
-        yield DataFinding(
-            True,
-            f"{len(few)} of {len(train)} classes have fewer training images than task.shots = {shots}, such as {name!r}"
-            f" with {train[few[0]]}: add images, or ask for fewer shots",
+        yield (
+            f"{len(few)} of {len(names)} classes have fewer training images than task.shots = {shots}, such as"
+            f" {names[few[0]]!r} with {train[few[0]]}: add images, or ask for fewer shots"
         )
     for split, counts in zip(SPLITS[1:], others, strict=True):
         none = np.flatnonzero(counts == 0)
         if len(none):
-            yield DataFinding(
-                True,
-                f"{len(none)} of {len(train)} classes have no {split} image, such as {listing.class_names[none[0]]!r}:"
-                " add images",
-            )
+            example = names[none[0]]
+            yield f"{len(none)} of {len(names)} classes have no {split} image, such as {example!r}: add images"
 
 
 def _of_images(

@@ -29,9 +29,7 @@ def classes_of(task: TaskConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return halves(range(len(names)))
     if protocol == "personalization":
         return tuple(range(len(names))), ()
-    raise ConfigError(
-        f"task.protocol must be base-to-novel or personalization with the partition {OWN}, got {protocol!r}"
-    )
+    raise ConfigError(f"task.protocol must be base-to-novel or personalization with partition {OWN}, got {protocol!r}")
 
 
 def own_task(data: DataConfig, task: TaskConfig, source: Source, seed: int) -> Task:
@@ -40,7 +38,7 @@ def own_task(data: DataConfig, task: TaskConfig, source: Source, seed: int) -> T
     Base, and with base-to-novel Novel, are tested on those of the classes that it has test images of, with all of them
     in the softmax. Raises NamesError for a class that task.class_names has not, DataError where images are too few.
     """
-    base, novel = classes_of(task)
+    base, _ = classes_of(task)
     source = _renamed(source, task.class_names)
     held = sorted({*base} & {*source.train.labels.tolist()})
     if len(held) < 2:
@@ -50,13 +48,14 @@ def own_task(data: DataConfig, task: TaskConfig, source: Source, seed: int) -> T
         )
     images = np.concatenate([draw_shots(source.train, label, task.shots, seed) for label in held])
     assert source.test is not None, "a node reads the test split"
-    tests = {name: _tested(source.test, classes) for name, classes in _tests(base, novel).items()}
+    tests = {name: _tested(source.test, classes) for name, classes in _tests(task).items()}
     validation = _tested(source.validation, base)
     own = {name: test.dataset.of_classes(held) for name, test in (("base", tests["base"]), ("validation", validation))}
     for name, mine in own.items():
         if not len(mine):
             raise DataError(f"{source.name} has no image of its classes to test Local on ({name}): add some")
-    return _task(data, task, source.train, [Client(0, tuple(held), images, own=own)], tests, validation)
+    client = Client(0, tuple(held), images, own=own)
+    return replace(_task(data, task), train=source.train, clients=(client,), tests=tests, validation=validation)
 
 
 @dataclass(frozen=True)
@@ -77,38 +76,14 @@ def task_elsewhere(data: DataConfig, task: TaskConfig, held: Mapping[int, Counts
 
     held: of those clients that have said so.
     """
-    base, novel = classes_of(task)
     ends = np.cumsum([0, *(held[i].examples if i in held else 0 for i in range(task.clients))])
     tests = {
         name: _somewhere(task.class_names, "test", sum(counts.tests.get(name, 0) for counts in held.values()), classes)
-        for name, classes in _tests(base, novel).items()
+        for name, classes in _tests(task).items()
     }
-    train = _somewhere(task.class_names, "train", int(ends[-1]), base).dataset
-    clients = [Client(i, (), np.arange(ends[i], ends[i + 1])) for i in range(task.clients)]
-    return _task(data, task, train, clients, tests, _somewhere(task.class_names, "validation", 0, base))
-
-
-def _task(
-    data: DataConfig,
-    task: TaskConfig,
-    train: ImageDataset,
-    clients: Sequence[Client],
-    tests: dict[str, EvaluationSet],
-    validation: EvaluationSet,
-) -> Task:
-    base, novel = classes_of(task)
-    return Task(
-        name=task.protocol,
-        class_names=task.class_names,
-        base=base,
-        train=train,
-        clients=tuple(clients),
-        tests=tests,
-        validation=validation,
-        templates=(data.template or TEMPLATE,),
-        novel="classes" if novel else "nothing",
-        partition=OWN,
-    )
+    train = _somewhere(task.class_names, "train", int(ends[-1]), ()).dataset
+    clients = tuple(Client(i, (), np.arange(ends[i], ends[i + 1])) for i in range(task.clients))
+    return replace(_task(data, task), train=train, clients=clients, tests=tests)
 
 
 def named_task(class_names: Sequence[str], templates: Sequence[str]) -> Task:
@@ -128,35 +103,41 @@ def named_task(class_names: Sequence[str], templates: Sequence[str]) -> Task:
     )
 
 
+def _task(data: DataConfig, task: TaskConfig) -> Task:
+    """The task without an image."""
+    base, novel = classes_of(task)
+    return replace(
+        named_task(task.class_names, (data.template or TEMPLATE,)),
+        name=task.protocol,
+        base=base,
+        validation=_somewhere(task.class_names, "validation", 0, base),
+        novel="classes" if novel else "nothing",
+    )
+
+
 def _renamed(source: Source, names: Sequence[str]) -> Source:
     """The source with the labels that its classes have among the given names."""
-    place = {plain(name): label for label, name in enumerate(names)}
-    unknown = [name for name in source.class_names if plain(name) not in place]
+    known = set(map(plain, names))
+    unknown = [name for name in source.class_names if plain(name) not in known]
     if unknown:
         raise NamesError(
             f"{len(unknown)} of {len(source.class_names)} class names are not among the {len(names)} of the federation:"
             f" {', '.join(map(repr, unknown[:5]))}; {nearest(unknown[0], names)}"
         )
-    labels = np.array([place[plain(name)] for name in source.class_names])
-
-    def renamed(dataset: ImageDataset) -> ImageDataset:
-        return replace(dataset, labels=labels[dataset.labels], class_names=tuple(names))
-
-    return replace(source.changed(renamed), probe=())
+    return replace(source.changed(lambda dataset: dataset.with_classes(names)), probe=())
 
 
-def _tests(base: tuple[int, ...], novel: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def _tests(task: TaskConfig) -> dict[str, tuple[int, ...]]:
     """The classes of each test set by its name."""
-    return {"base": base, "novel": novel} if novel else {"base": base}
+    return {name: classes for name, classes in zip(("base", "novel"), classes_of(task), strict=True) if classes}
 
 
 def _tested(dataset: ImageDataset, classes: Sequence[int]) -> EvaluationSet:
     images = dataset.of_classes(classes)
     if not len(images):
         raise DataError(
-            f"{dataset.name} has no {dataset.split} image of {dataset.class_names[classes[0]]!r} or any other of"
-            f" {len(classes)} classes that are to be tested: add some, or take task.protocol=personalization where"
-            " nothing is novel"
+            f"{dataset.lack(classes[0])}, nor has any other of the {len(classes)} classes that are tested: add some, or"
+            " take task.protocol=personalization, in which nothing is novel"
         )
     return EvaluationSet(dataset, tuple(classes), images)
 

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
 
-from fedpgp.errors import DataError
+from fedpgp.errors import DataError, first_line
 
 # Without formats that are programs (PostScript is run by another one) or that no data set of pictures has.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA", "ICO")
@@ -35,13 +35,6 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 AT_ONCE = 1 << 16  # paths that are Python objects at a time
-
-
-@runtime_checkable
-class Placed(Protocol):
-    """Pictures that can say where each of them lies."""
-
-    def place(self, index: int) -> str: ...
 
 
 @contextmanager
@@ -82,7 +75,7 @@ def reason(error: Exception) -> str:
     """Why a picture could not be decoded, in a line."""
     if isinstance(error, UnidentifiedImageError):  # its message has the address of an object
         return "no image format that is read"
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return first_line(error)
 
 
 def _turned(picture: Image.Image) -> Image.Image:
@@ -157,7 +150,7 @@ class FilePictures:
                 state = os.lstat(full)
                 folder = path.rpartition(b"/")[0]
                 if stat.S_ISLNK(state.st_mode) or folder not in folders:
-                    self._check_inside(full, real, index)
+                    check_inside(self.place(index), os.path.realpath(full), real)
                     folders.add(folder)
                     state = os.stat(full)  # noqa: PTH116
             except (FileNotFoundError, NotADirectoryError):
@@ -180,11 +173,11 @@ class FilePictures:
             some = images[start : start + AT_ONCE]
             yield from zip(some.tolist(), self.paths.take(some).to_pylist(), strict=True)
 
-    def _check_inside(self, full: bytes, real: bytes, index: int) -> None:
-        """Raises DataError for a path that leads out of the directory; `real`: that without any link."""
-        target = os.path.realpath(full)
-        if os.path.commonpath([real, target]) != real:
-            raise DataError(
-                f"{self.place(index)} leads out of {self.root}, to {os.fsdecode(target)}: copy it there, or name the"
-                " directory that holds both"
-            )
+
+def check_inside(place: str, target: bytes, root: bytes) -> None:
+    """Raises DataError for a link at a place whose target leads out of the root; both without any link."""
+    if os.path.commonpath([root, target]) != root:
+        raise DataError(
+            f"{place} leads out of {os.fsdecode(root)}, to {os.fsdecode(target)}: copy it there, or name the directory"
+            " that holds both"
+        )

@@ -4,7 +4,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -49,14 +50,14 @@ def split_features(
 
     Raises DataError for an image that does not decode, OutputError if the directory cannot be written.
     """
-    keep = partial(
-        image_features, encoder, skip_bad_images=skip_bad_images, workers=workers, progress=progress, notice=notice
+    view_of = partial(
+        ViewFeatures, encoder, skip_bad_images=skip_bad_images, workers=workers, progress=progress, notice=notice
     )
     features: dict[str, Tensor] = {}
     bad: dict[str, NDArray[np.int64]] = {}
     wanted = encoded = 0
     for dataset in datasets:
-        views = [keep(dataset, directory, view=view) for view in views_of(dataset.split, augmented_views)]
+        views = [view_of(dataset, directory, view=view).load() for view in views_of(dataset.split, augmented_views)]
         wanted, encoded = wanted + len(dataset) * len(views), encoded + sum(new for _, new in views)
         values = views[0][0].features if len(views) == 1 else torch.stack([kept.features for kept, _ in views], dim=1)
         features[dataset.fingerprint] = values.to(encoder.device)
@@ -103,26 +104,23 @@ def token_features(
     """What methods read beside one feature of each image, of those images alone that are used.
 
     Says first how much will be written. Raises OutputError, before anything is, where the disk has no room for all of
-    it. The rest as in `image_features`.
+    it. The rest as in `split_features`.
     """
-    chosen = [part.dataset.select(part.used) for part in parts]
-    sizes = {
-        entry: math.prod((len(dataset), *encoder.shape(part.kind))) * _dtype(encoder, part.kind, half).itemsize
-        for part, dataset in zip(parts, chosen, strict=True)
-        for view in part.views
-        if not (entry := _entry(encoder, dataset, directory, part.kind, half, view)).file.exists()
-    }
+    view_of = partial(ViewFeatures, encoder, half=half, workers=workers, progress=progress, notice=notice)
+    views = []
+    for part in parts:
+        chosen = part.dataset.select(part.used)
+        views.append([view_of(chosen, directory, kind=part.kind, view=view) for view in part.views])
+    sizes = {new.entry: new.size for of_part in views for new in of_part if not new.entry.file.exists()}
     if sizes:
         check_room(sizes, directory)
         whats = {"patch features" if part.kind == PATCHES else "states of the image tower" for part in parts}
         notice(f"the feature cache will hold {decimal(sum(sizes.values()))} more: {' and '.join(sorted(whats))}")
-    keep = partial(image_features, encoder, half=half, workers=workers, progress=progress, notice=notice)
     tokens = []
-    for part, dataset in zip(parts, chosen, strict=True):
-        kept = [keep(dataset, directory, kind=part.kind, view=view)[0].features for view in part.views]
+    for part, of_part in zip(parts, views, strict=True):
         places = torch.full((len(part.dataset),), -1)
         places[torch.from_numpy(part.used)] = torch.arange(len(part.used))
-        tokens.append(Tokens(kept, places))
+        tokens.append(Tokens([view.load()[0].features for view in of_part], places))
     return tokens
 
 
@@ -131,133 +129,128 @@ def views_of(split: str, augmented_views: int) -> Sequence[int]:
     return range(1, augmented_views + 1) if split == "train" and augmented_views > 1 else [CENTRE]
 
 
-def image_features(
-    encoder: ImageEncoder,
-    dataset: ImageDataset,
-    directory: Path,
-    *,
-    kind: str = POOLED,
-    half: bool = False,
-    view: int = CENTRE,
-    skip_bad_images: bool = False,
-    workers: int = 1,
-    progress: Progress = lambda *_: None,
-    notice: Notice = lambda _: None,
-) -> tuple[Kept, int]:
-    """What is kept of one view of every image of a split, and how many images had to be encoded for it.
+@dataclass(frozen=True)
+class ViewFeatures:
+    """What is kept of one view of every image of a split: in the cache, or to be computed.
 
-    kind: of `ImageEncoder.encode`; half: keep what is more than a feature in float16. What is kept is on the CPU; it is
-    zero for an image that does not decode. A file that is truncated or altered is made again. The rest, and the errors,
-    as in `split_features`.
+    kind: of `ImageEncoder.encode`; half: keep what is more than a feature in float16. The rest as in `split_features`.
     """
-    entry = _entry(encoder, dataset, directory, kind, half, view)
-    encoded = 0
-    kept = entry.load()
-    if kept is None:
-        check_not_a_worker(workers)
-        with entry.locked(notice):
-            kept = entry.load()  # another process may just have made it
-            if kept is None:
-                if entry.file.exists():
-                    notice(f"feature cache {entry.file} is damaged: computing it again")
-                empty = torch.zeros(len(dataset), *encoder.shape(kind), dtype=_dtype(encoder, kind, half))
-                made, encoded = _encode(encoder, dataset, entry, kind, empty, skip_bad_images, workers, progress)
-                entry.save(made)
-                kept = entry.load() or made  # mapped, so that the system can take the memory back
-    if kept.undecodable and not skip_bad_images:
-        raise _undecodable(dataset, kept.undecodable)
-    return kept, encoded
 
+    encoder: ImageEncoder
+    dataset: ImageDataset
+    directory: Path
+    kind: str = POOLED
+    half: bool = False
+    view: int = CENTRE
+    skip_bad_images: bool = False
+    workers: int = 1
+    progress: Progress = lambda *_: None
+    notice: Notice = lambda _: None
 
-def _dtype(encoder: ImageEncoder, kind: str, half: bool) -> torch.dtype:
-    return torch.float16 if half and kind != POOLED else encoder.dtype
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float16 if self.half and self.kind != POOLED else self.encoder.dtype
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.dataset), *self.encoder.shape(self.kind)
 
-def _entry(
-    encoder: ImageEncoder, dataset: ImageDataset, directory: Path, kind: str, half: bool, view: int
-) -> CacheEntry:
-    origin = {
-        "format": FORMAT,
-        "data": dataset.name,
-        "split": dataset.split,
-        "images": dataset.fingerprint,
-        "view": str(view),
-        "encoder": encoder.fingerprint,
-        "device": encoder.device.type,
-        "versions": versions(),
-    }
-    if kind != POOLED:
-        origin |= {"kind": kind, "precision": str(_dtype(encoder, kind, half)).removeprefix("torch.")}
-    return CacheEntry(directory, origin)
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
+    @cached_property
+    def entry(self) -> CacheEntry:
+        origin = {
+            "format": FORMAT,
+            "data": self.dataset.name,
+            "split": self.dataset.split,
+            "images": self.dataset.fingerprint,
+            "view": str(self.view),
+            "encoder": self.encoder.fingerprint,
+            "device": self.encoder.device.type,
+            "versions": versions(),
+        }
+        if self.kind != POOLED:
+            origin |= {"kind": self.kind, "precision": str(self.dtype).removeprefix("torch.")}
+        return CacheEntry(self.directory, origin)
 
-def _encode(
-    encoder: ImageEncoder,
-    dataset: ImageDataset,
-    entry: CacheEntry,
-    kind: str,
-    features: Tensor,
-    skip_bad_images: bool,
-    workers: int,
-    progress: Progress,
-) -> tuple[Kept, int]:
-    """Fills `features` in: from shards of an earlier attempt, and by encoding the rest."""
-    total, view = len(dataset), int(entry.origin["view"])
-    undecodable: dict[int, str] = {}
-    batches: list[range] = []
-    for start in range(0, total, SHARD):
-        rows = range(start, min(start + SHARD, total))
-        shard = entry.load(rows)
-        if shard is None:
-            batches += [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
-        else:
-            features[rows.start : rows.stop] = shard.features
-            undecodable |= shard.undecodable
-    new = sum(map(len, batches))
-    done = total - new
-    what = f"encoding {dataset.split} images" + (f", view {view}" if view != CENTRE else "")
-    progress(what, done, total, "")
-    started = time.perf_counter()
-    preparation = Preparation(dataset, encoder.processor, encoder.size, view)
-    accelerator = nullcontext() if encoder.device.type == "cpu" else Lock()  # which takes one batch at a time
+    def load(self) -> tuple[Kept, int]:
+        """What is kept, from the cache or computed, and how many images had to be encoded for it.
 
-    def encoded(prepared: PreparedImages) -> tuple[Tensor, dict[int, str], dict[int, str]]:
-        with accelerator:
-            found = encoder.encode(torch.from_numpy(prepared.pixels), kind).to(features)
-        return found, prepared.faults, prepared.unreadable
+        What is kept is on the CPU; it is zero for an image that does not decode. A file that is truncated or altered is
+        made again. Errors as in `split_features`.
+        """
+        encoded = 0
+        kept = self.entry.load()
+        if kept is None:
+            check_not_a_worker(self.workers)
+            with self.entry.locked(self.notice):
+                kept = self.entry.load()  # another process may just have made it
+                if kept is None:
+                    if self.entry.file.exists():
+                        self.notice(f"feature cache {self.entry.file} is damaged: computing it again")
+                    made, encoded = self._encode(torch.zeros(self.shape, dtype=self.dtype))
+                    self.entry.save(made)
+                    kept = self.entry.load() or made  # mapped, so that the system can take the memory back
+        if kept.undecodable and not self.skip_bad_images:
+            raise self._undecodable(kept.undecodable)
+        return kept, encoded
 
-    found_all = each(preparation, encoded, batches, workers)
-    for batch, (found, faults, unreadable) in zip(batches, found_all, strict=True):
-        if unreadable:
-            image = min(unreadable)
-            raise DataError(
-                f"{dataset.describe(image)} cannot be read: {unreadable[image]}; make it readable, then go on"
-            )
-        if faults and not skip_bad_images:
-            raise _undecodable(dataset, faults)
-        if not torch.isfinite(found).all():
-            row = int((~torch.isfinite(found)).flatten(1).any(dim=1).nonzero()[0])
-            raise CheckpointError(
-                f"the checkpoint gives a feature that is not finite for {dataset.describe(batch[row])}:"
-                f" choose {'data.token_precision full' if features.dtype == torch.float16 else 'precision float32'},"
-                " or another checkpoint"
-            )
-        features[batch.start : batch.stop] = found
-        features[list(faults)] = 0
-        undecodable |= faults
-        if batch.stop % SHARD == 0 or batch.stop == total:
-            rows = range((batch.stop - 1) // SHARD * SHARD, batch.stop)
-            inside = {index: why for index, why in undecodable.items() if index in rows}
-            entry.save(Kept(features[rows.start : rows.stop], inside), rows)
-        done += len(batch)
-        rate = (done - total + new) / (time.perf_counter() - started)
-        progress(what, done, total, f"{rate:.0f} images/s")
-    return Kept(features, undecodable), new
+    def _encode(self, features: Tensor) -> tuple[Kept, int]:
+        """Fills `features` in: from shards of an earlier attempt, and by encoding the rest."""
+        total = len(self.dataset)
+        undecodable: dict[int, str] = {}
+        batches: list[range] = []
+        for start in range(0, total, SHARD):
+            rows = range(start, min(start + SHARD, total))
+            shard = self.entry.load(rows)
+            if shard is None:
+                batches += [rows[at : at + BATCH] for at in range(0, len(rows), BATCH)]
+            else:
+                features[rows.start : rows.stop] = shard.features
+                undecodable |= shard.undecodable
+        new = sum(map(len, batches))
+        done = total - new
+        what = f"encoding {self.dataset.split} images" + (f", view {self.view}" if self.view != CENTRE else "")
+        self.progress(what, done, total, "")
+        started = time.perf_counter()
+        preparation = Preparation(self.dataset, self.encoder.processor, self.encoder.size, self.view)
+        accelerator = nullcontext() if self.encoder.device.type == "cpu" else Lock()  # which takes one batch at a time
 
+        def encoded(prepared: PreparedImages) -> tuple[Tensor, dict[int, str], dict[int, str]]:
+            with accelerator:
+                encodings = self.encoder.encode(torch.from_numpy(prepared.pixels), self.kind).to(features)
+            return encodings, prepared.faults, prepared.unreadable
 
-def _undecodable(dataset: ImageDataset, faults: Mapping[int, str]) -> DataError:
-    first = min(faults)
-    return DataError(
-        f"{dataset.describe(first)} does not decode: {faults[first]}; mend it, or drop all such images with"
-        " --skip-bad-images"
-    )
+        results = each(preparation, encoded, batches, self.workers)
+        for batch, (encodings, faults, unreadable) in zip(batches, results, strict=True):
+            if unreadable:
+                image = min(unreadable)
+                raise DataError(f"{self.dataset.describe(image)} cannot be read: {unreadable[image]}; make it readable")
+            if faults and not self.skip_bad_images:
+                raise self._undecodable(faults)
+            if not torch.isfinite(encodings).all():
+                row = int((~torch.isfinite(encodings)).flatten(1).any(dim=1).nonzero()[0])
+                remedy = "data.token_precision full" if self.dtype == torch.float16 else "precision float32"
+                raise CheckpointError(
+                    f"the checkpoint gives a feature that is not finite for {self.dataset.describe(batch[row])}:"
+                    f" choose {remedy}, or another checkpoint"
+                )
+            features[batch.start : batch.stop] = encodings
+            features[list(faults)] = 0
+            undecodable |= faults
+            if batch.stop % SHARD == 0 or batch.stop == total:
+                rows = range((batch.stop - 1) // SHARD * SHARD, batch.stop)
+                inside = {index: why for index, why in undecodable.items() if index in rows}
+                self.entry.save(Kept(features[rows.start : rows.stop], inside), rows)
+            done += len(batch)
+            rate = (done - total + new) / (time.perf_counter() - started)
+            self.progress(what, done, total, f"{rate:.0f} images/s")
+        return Kept(features, undecodable), new
+
+    def _undecodable(self, faults: Mapping[int, str]) -> DataError:
+        first = min(faults)
+        remedy = "fix it, or drop all such images with --skip-bad-images"
+        return DataError(f"{self.dataset.describe(first)} does not decode: {faults[first]}; {remedy}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import LAYOUTS, as_known, known
-from fedpgp.data.sources.hugging_face import HUB, read_saved, reading
+from fedpgp.data.sources.hugging_face import HUB, read_saved, reading_dataset
 from fedpgp.errors import DataError, nearest
 from fedpgp.runtime.files import new_directory
 
@@ -25,12 +25,10 @@ def fetch(name: str, root: Path) -> Path:
     if present is not None:
         raise DataError(f"{name} is at {present} already: remove that, or choose another directory with --to")
     if not of.mirror:
-        raise DataError(
-            f"{name} is on no mirror that is known: get it from {of.page} and put it at {places[0]}, as"
-            f" {LAYOUTS[of.layout].about}"
-        )
+        about = LAYOUTS[of.layout].about
+        raise DataError(f"{name} is on no known mirror: get it from {of.page} and put it at {places[0]}, as {about}")
     place = root / name
-    with reading(f"{HUB}{of.mirror}"):
+    with reading_dataset(f"{HUB}{of.mirror}"):
         splits = datasets.load_dataset(of.mirror)
     try:
         root.mkdir(parents=True, exist_ok=True)

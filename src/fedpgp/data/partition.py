@@ -19,12 +19,18 @@ from fedpgp.runtime.randomness import generator
 AUTHORS_SEED = 2023  # of their division of the classes, whatever the seed of the run
 
 
-class TooManyClientsError(DataError):
-    """Among whom something cannot be dealt out. most: so many there can be; got: so many there were to be."""
+def _too_many_clients(most: int, got: int, why: str) -> DataError:
+    return DataError(
+        f"task.clients must be at most {most}, got {got}: {why} (task.new_clients count, too, and each domain by"
+        f" itself); --set task.clients={most}"
+    )
 
-    def __init__(self, most: int, got: int, why: str) -> None:
-        super().__init__(f"task.clients must be at most {most}, got {got}: {why}")
-        self.most, self.got = most, got
+
+def _check_classes_per_client(per_client: int, classes: Sequence[int]) -> None:
+    if per_client > len(classes):
+        raise DataError(
+            f"task.classes_per_client must be at most {len(classes)}, the classes of the task, got {per_client}"
+        )
 
 
 def deal_classes(
@@ -42,17 +48,11 @@ def deal_classes(
             f" classes a client has, got {per_client}. Leave it out, or use --set task.class_division=even"
         )
     needed = clients * (per_client or 1)
-    if per_client and per_client > len(classes):
-        raise DataError(
-            f"task.classes_per_client must be at most {len(classes)}, the classes of the task, got {per_client}"
-        )
+    _check_classes_per_client(per_client or 1, classes)
     if needed > len(classes):
-        raise TooManyClientsError(
-            len(classes) // (per_client or 1),
-            clients,
-            f"the task has {len(classes)} classes to deal out, {per_client or 'at least 1'} to each client, without"
-            " overlap" + (", as task.classes_per_client says" if per_client else ""),
-        )
+        each = f"{per_client} (task.classes_per_client)" if per_client else "at least 1"
+        why = f"the task has {len(classes)} classes to deal out, {each} to each client, without overlap"
+        raise _too_many_clients(len(classes) // (per_client or 1), clients, why)
     if division == "authors":
         return _as_authors(classes, clients)
     order = torch.randperm(len(classes), generator=generator(seed, "partition")).tolist()
@@ -172,12 +172,11 @@ def pachinko(pool: Pool, *, concentration: float, fine_concentration: float) -> 
     """
     if pool.superclasses is None:
         raise DataError(
-            f"task.partition must be one that needs no superclasses for {pool.dataset.name}, which has none, got"
-            " 'pachinko': dirichlet needs none"
+            f"task.partition must be one that needs no superclasses for {pool.dataset.name}, such as dirichlet"
         )
     labels = np.array(list(pool.by_class))
-    stocks = {label: pool.shuffled(label) for label in pool.by_class}
-    left = np.array([len(stock) for stock in stocks.values()])
+    stocks = [pool.shuffled(label) for label in pool.by_class]
+    left = np.array([len(stock) for stock in stocks])
     above = np.array(pool.superclasses)[labels]
     coarse = np.unique(above)
     held: Shares = []
@@ -194,12 +193,9 @@ def pachinko(pool: Pool, *, concentration: float, fine_concentration: float) -> 
             open_now = np.where(taken < left, wanted + 1e-12, 0.0)  # what nobody wants is taken last, not never
             drawn = np.minimum(rng.multinomial(missing, open_now / open_now.sum()), left - taken)
             taken, missing = taken + drawn, missing - int(drawn.sum())
-        parts = []
-        for i, label in enumerate(stocks):
-            parts.append(stocks[label][: taken[i]])
-            stocks[label] = stocks[label][taken[i] :]
+        held.append(np.sort(np.concatenate([stock[:count] for stock, count in zip(stocks, taken, strict=True)])))
+        stocks = [stock[count:] for stock, count in zip(stocks, taken, strict=True)]
         left -= taken
-        held.append(np.sort(np.concatenate(parts)))
     return held
 
 
@@ -209,8 +205,7 @@ def pathological(pool: Pool, *, classes_per_client: int | None) -> Shares:
     Classes are dealt out so that the numbers of their holders differ by at most one.
     """
     labels, count = list(pool.by_class), classes_per_client or 2
-    if count > len(labels):
-        raise DataError(f"task.classes_per_client must be at most {len(labels)}, the classes of the task, got {count}")
+    _check_classes_per_client(count, labels)
     rng, holders = pool.rng("pathological"), np.zeros(len(labels), dtype=np.int64)
     holding: list[list[int]] = [[] for _ in labels]
     for client in range(pool.clients):
@@ -255,15 +250,13 @@ def natural(pool: Pool) -> Shares:
     dataset = pool.dataset
     if dataset.clients is None:
         raise DataError(
-            f"task.partition must be another than 'natural' for {dataset.name}, which does not say whose an image is:"
-            " name the column of a table that does as data.client_column, or set task.domain_per_client = true with"
-            " another partition for clients with a domain each"
+            f"{dataset.name} does not say whose an image is, as task.partition = natural needs: set data.client_column"
+            " to a column of its table, or another partition and task.domain_per_client = true for a domain each"
         )
     whose = dataset.clients[pool.images]
     counts = np.bincount(whose, minlength=len(dataset.client_names))
-    if pool.clients > np.count_nonzero(counts):
-        most = int(np.count_nonzero(counts))
-        raise TooManyClientsError(most, pool.clients, f"so many clients of {dataset.name} have training images")
+    if pool.clients > (most := int(np.count_nonzero(counts))):
+        raise _too_many_clients(most, pool.clients, f"so many clients of {dataset.name} have training images")
     chosen = np.sort(np.argsort(-counts, kind="stable")[: pool.clients])
     return [np.sort(pool.images[whose == client]) for client in chosen]
 
@@ -303,31 +296,28 @@ def share_out(
         if not own:
             own += by_class.get(int(counts[client].argmax()), nothing)[:1].tolist()
         if not own:
-            raise DataError(
-                f"client {client} has no {dataset.split} image of class"
-                f" {dataset.class_names[counts[client].argmax()]!r} of {dataset.name}, of which it has most: add some"
-            )
+            lack = dataset.lack(int(counts[client].argmax()))
+            raise DataError(f"{lack}, the class of which client {client} has most: add some")
     return [np.sort(np.array(own, dtype=np.int64)) for own in held]
 
 
 def _grouped(images: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
     """The images of every label that occurs, in their order."""
     order = np.argsort(labels, kind="stable")
-    found, starts = np.unique(labels[order], return_index=True)
-    return dict(zip(found.tolist(), np.split(images[order], starts[1:]), strict=True))
+    distinct, starts = np.unique(labels[order], return_index=True)
+    return dict(zip(distinct.tolist(), np.split(images[order], starts[1:]), strict=True))
 
 
-def _nobody_without(held: Sequence[NDArray[np.int64]]) -> Shares:
+def _nobody_without(shares: Shares) -> Shares:
     """Ascending; whoever has nothing is given an image by whoever has most.
 
-    Raises DataError where there are more clients than images.
+    Raises DataError if there are more clients than images.
     """
-    found = list(held)
-    images = sum(map(len, found))
-    if len(found) > images:
-        raise TooManyClientsError(images, len(found), "so many training images are to be shared out")
-    for client, own in enumerate(found):
+    images = sum(map(len, shares))
+    if len(shares) > images:
+        raise _too_many_clients(images, len(shares), "so many training images are to be shared out")
+    for client, own in enumerate(shares):
         if not len(own):
-            richest = max(range(len(found)), key=lambda other: len(found[other]))
-            found[client], found[richest] = found[richest][-1:], found[richest][:-1]
-    return [np.sort(own) for own in found]
+            richest = max(range(len(shares)), key=lambda other: len(shares[other]))
+            shares[client], shares[richest] = shares[richest][-1:], shares[richest][:-1]
+    return [np.sort(own) for own in shares]

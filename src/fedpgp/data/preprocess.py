@@ -62,11 +62,9 @@ class Preparation(Dataset[PreparedImages]):
                 whose = unreadable if getattr(error, "errno", None) is not None else faults
                 whose[index] = reason(error)
                 picture = Image.new("RGB", self.size)
-            pictures.append(
-                picture
-                if self.view == CENTRE
-                else random_view(picture, self.size, self.dataset.number(index), self.view)
-            )
+            if self.view != CENTRE:
+                picture = random_view(picture, self.size, self.dataset.number(index), self.view)
+            pictures.append(picture)
         whole: dict[str, Any] = {} if self.view == CENTRE else {"do_resize": False, "do_center_crop": False}
         pixels = self.processor(images=pictures, return_tensors="np", **whole)["pixel_values"]
         return PreparedImages(pixels, faults, unreadable)

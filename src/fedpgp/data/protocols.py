@@ -9,15 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpgp.data.partition import (
-    PARTITIONS,
-    Pool,
-    TooManyClientsError,
-    deal_classes,
-    deal_domains,
-    draw_shots,
-    share_out,
-)
+from fedpgp.data.partition import PARTITIONS, Pool, deal_classes, deal_domains, draw_shots, share_out
 from fedpgp.data.settings import TaskConfig
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.sources.names import plain
@@ -88,28 +80,24 @@ def cross_data_set(source: Source, config: TaskConfig, seed: int) -> Task:
 
     On validation images (config.evaluate_on) there are no targets. Raises DataError if the source has none.
     """
-    if config.evaluate_on == "test" and not source.targets:
-        raise DataError(f"task.targets must name what is tested beside {source.name}: one or more data sets")
     classes = _known(source)
     tests = {"base": _test_set(_evaluated(source, config), classes)}
-    names = list(source.class_names)
-    if config.evaluate_on == "test":
-        place = {plain(name): label for label, name in enumerate(names)}
-        for number, (title, dataset) in enumerate(source.targets.items()):
-            for name in dataset.class_names:
-                if plain(name) not in place:
-                    place[plain(name)] = len(names)
-                    names.append(name)
-            labels = np.array([place[plain(name)] for name in dataset.class_names])
-            joined = replace(dataset, labels=labels[dataset.labels])
-            column = "novel" if number == 0 else title
-            tests[column] = EvaluationSet(joined, tuple(np.unique(labels).tolist()), np.arange(len(dataset)))
-        tests = {
-            name: replace(test, dataset=replace(test.dataset, class_names=tuple(names))) for name, test in tests.items()
-        }
-    novel: Any = "data sets" if config.evaluate_on == "test" else "nothing"
-    task = _task("cross-data-set", source, config, seed, classes, tests, novel)
-    return replace(task, class_names=tuple(names))
+    if config.evaluate_on == "validation":
+        return _task("cross-data-set", source, config, seed, classes, tests, "nothing")
+    if not source.targets:
+        raise DataError(f"task.targets must name what is tested beside {source.name}: one or more data sets")
+    names: dict[str, str] = {}
+    for dataset in (source.train, *source.targets.values()):
+        for name in dataset.class_names:
+            names.setdefault(plain(name), name)
+    class_names = tuple(names.values())
+    tests["base"] = replace(tests["base"], dataset=tests["base"].dataset.with_classes(class_names))
+    for column, dataset in zip(["novel", *list(source.targets)[1:]], source.targets.values(), strict=True):
+        own = set(map(plain, dataset.class_names))
+        columns = tuple(label for label, name in enumerate(names) if name in own)
+        tests[column] = EvaluationSet(dataset.with_classes(class_names), columns, np.arange(len(dataset)))
+    task = _task("cross-data-set", source, config, seed, classes, tests, "data sets")
+    return replace(task, class_names=class_names)
 
 
 def leave_one_domain_out(source: Source, config: TaskConfig, seed: int) -> Task:
@@ -176,17 +164,11 @@ def _task(
         domains = [kept[i % len(kept)] for i in range(config.everybody)]
     elif config.domain_per_client:
         domains = deal_domains(len(source.train.domain_names), config.everybody, seed)
-    try:
-        if config.partition == CLASSES:
-            clients = _by_classes(source, config, seed, base, domains, 1 if kept is None else len(kept))
-        else:
-            clients = _by_images(source, config, seed, base, domains, {"base": tests["base"], "validation": validation})
-    except TooManyClientsError as error:
-        if error.got == config.clients == config.everybody:
-            raise DataError(f"{error}; --set task.clients={error.most}") from error
-        raise DataError(f"{error}; each domain counts by itself, and task.new_clients count, too") from error
+    if config.partition == CLASSES:
+        clients = _by_classes(source, config, seed, base, domains, 1 if kept is None else len(kept))
+    else:
+        clients = _by_images(source, config, seed, base, domains, {"base": tests["base"], "validation": validation})
     _check_own_images(clients, tests["base"], validation)
-    late = range(config.clients, config.everybody)
     return Task(
         name=name,
         class_names=source.class_names,
@@ -198,7 +180,7 @@ def _task(
         templates=source.templates,
         novel=novel,
         partition=config.partition,
-        new_clients=tuple(replace(clients[i], id=i - config.clients) for i in late),
+        new_clients=tuple(replace(late, id=late.id - config.clients) for late in clients[config.clients :]),
     )
 
 
@@ -228,7 +210,7 @@ def _by_images(
     settings = {name: getattr(config, name) for name in signature(share).parameters if name != "pool"}
     if config.partition == NATURAL and config.domain_per_client:
         raise DataError(
-            "task.domain_per_client must be false with the partition natural: everybody's images stay whole"
+            "task.domain_per_client must be false with the partition natural: each client keeps all its images"
         )
     clients = []
     for domain in dict.fromkeys(domains):
@@ -293,8 +275,7 @@ def _check_own_images(clients: Sequence[Client], *tests: EvaluationSet) -> None:
         for client, label, domain in needed:
             if (label, domain) not in held:
                 raise DataError(
-                    f"class {dataset.class_names[label]!r} of {dataset.name} has no {dataset.split} image in domain"
-                    f" {dataset.domain_names[domain]!r}, which client {client} is to be tested on: add one, or take the"
+                    f"{dataset.lack(label, domain)}, which client {client} is to be tested on: add one, or take the"
                     " class out of the domain"
                 )
 
@@ -309,9 +290,7 @@ def _evaluated(source: Source, config: TaskConfig) -> ImageDataset:
     if config.evaluate_on == "validation":
         return source.validation
     if source.test is None:
-        raise DataError(
-            f"the test split of {source.name} was not read: read it with load_source, or test on validation"
-        )
+        raise DataError(f"the test split of {source.name} was not read: read it, or test on validation images")
     return source.test
 
 
@@ -324,10 +303,8 @@ def _test_set(dataset: ImageDataset, classes: Sequence[int], domains: Sequence[i
         where = f" in {', '.join(dataset.domain_names[i] for i in domains)}"
     empty = set(classes) - set(dataset.labels[images].tolist())
     if empty:
-        raise DataError(
-            f"class {dataset.class_names[min(empty)]!r} of {dataset.name} has no {dataset.split} image{where}:"
-            " add one, or take the class out (fedpgp data check lists all such classes)"
-        )
+        remedy = "add one, or take the class out (fedpgp data check lists all such classes)"
+        raise DataError(f"{dataset.lack(min(empty))}{where}: {remedy}")
     return EvaluationSet(dataset, tuple(classes), images)
 
 

@@ -138,7 +138,7 @@ def ended(content):
         ("train-labels-idx1-ubyte", ended, "must have 48 bytes for the 40 labels .* and has 47"),
         ("train-labels-idx1-ubyte", lambda _: idx(np.zeros(39, np.uint8)), "has 39 labels, and .* 40 images"),
         ("train-labels-idx1-ubyte", lambda content: content[:-1] + b"\x0b", "must be 0 to 9, got 11"),
-        ("t10k-images-idx3-ubyte", lambda _: idx(np.zeros((30, 5, 5), np.uint8)), r"size \[5, 5\], and those of"),
+        ("t10k-images-idx3-ubyte", lambda _: idx(np.zeros((30, 5, 5), np.uint8)), r"size \[5, 5\], those of"),
         ("t10k-labels-idx1-ubyte", None, "lacks t10k-labels-idx1-ubyte"),
     ],
 )

@@ -109,7 +109,7 @@ def test_aircraft(aircraft):
 def test_aircraft_with_a_wrong_line(aircraft, line):
     with (aircraft / "images_variant_val.txt").open("a") as file:
         file.write(line)
-    with pytest.raises(DataError, match=r"images_variant_val\.txt: line 10: (must be the number|the path must)"):
+    with pytest.raises(DataError, match=r"images_variant_val\.txt: line 10: (must be the number|the path: must)"):
         read_listing(DataConfig(source="fgvc_aircraft", root=str(aircraft.parent)))
 
 

@@ -64,7 +64,7 @@ def test_integers_have_names_from_a_file_and_are_sorted_as_numbers(tree, tmp_pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\na.png,x\nb.png,y,z\n", r"list\.csv: cannot be read as a table: .*3"),
+        ("path,label\na.png,x\nb.png,y,z\n", r"list\.csv cannot be read: .*3.*as a table"),
         (
             "a.png,x\nb.png,y\n",
             r"no column that is the image, such as path: set data\.image_column; it has the columns",
@@ -105,7 +105,7 @@ def test_files_that_are_no_tables(tree):
     root = tree("a.png")
     for name in ("b.csv", "b.parquet"):
         (root / name).write_bytes((root / "a.png").read_bytes())
-        with pytest.raises(DataError, match=rf"b\.{name[2:]}: cannot be read as a table"):
+        with pytest.raises(DataError, match=rf"b\.{name[2:]} cannot be read: .*as a table"):
             listing(root / name)
 
 

@@ -48,7 +48,7 @@ def test_classes_have_the_order_of_the_file_and_names_that_differ(tiny):
         ("wnids.txt", "n02124075\n../../etc\n", r"wnids.txt: '../../etc' has no folder"),
         ("words.txt", "n01443537\tgoldfish\n", r"words.txt: has no words for class 'n02124075': unpack"),
         ("val/val_annotations.txt", "val_0.JPEG\tn1\n", r"val_annotations.txt: line 1: must be an image and a class"),
-        ("val/val_annotations.txt", "../../x\tn01443537\n", r"val_annotations.txt: line 1: the path must be"),
+        ("val/val_annotations.txt", "../../x\tn01443537\n", r"val_annotations.txt: line 1: the path: must be"),
         ("val/val_annotations.txt", "nothing\n", r"val_annotations.txt: line 1: must be an image and a class"),
     ],
 )

@@ -52,9 +52,8 @@ def as_known(listing: Listing, name: str, data: DataConfig) -> Listing:
     """What a mirror has of a known dataset, with its name, template and class names; raises DataError for another."""
     of = known.KNOWN[name]
     if of.classes and len(of.classes) != len(listing.class_names):
-        raise DataError(
-            f"{listing.where}: must have {len(of.classes)} classes, got {len(listing.class_names)}: get it again"
-        )
+        count = len(listing.class_names)
+        raise DataError(f"{listing.where}: must have {len(of.classes)} classes, got {count}: get it again")
     if of.domains:
         known_folders.check_domains(listing, name)
     class_names = listing.class_names if data.names or not of.classes else of.classes
@@ -70,8 +69,6 @@ def located(data: DataConfig) -> tuple[Path, str]:
     path = Path(data.source)
     if not path.exists():
         names = [pictograms.NAME, *known.NAMES]
-        raise DataError(
-            f"data.source must be a directory or file that exists, or a known name, got {data.source!r};"
-            f" {nearest(data.source, names)}"
-        )
+        allowed = "a directory or file that exists, or a known name"
+        raise DataError(f"data.source must be {allowed}, got {data.source!r}; {nearest(data.source, names)}")
     return path, layout_of(path, data.layout)

@@ -1,7 +1,6 @@
 """CIFAR-10 and CIFAR-100 in their Python version, unpacked or in the official archive (Krizhevsky 2009)."""
 
 import tarfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import unpickle
 from fedpgp.data.sources.known import KNOWN
 from fedpgp.data.sources.listing import TEST, TRAIN, Listing
-from fedpgp.data.sources.names import renamed, superclasses_of
+from fedpgp.data.sources.names import reading, renamed, superclasses_of
 from fedpgp.data.sources.unpacked import unpack
 from fedpgp.errors import DataError
 
@@ -47,18 +46,13 @@ FORMS = (
 )
 
 
-def recognises(path: Path) -> bool:
-    """The folder or the archive of one of them, or a directory that holds either."""
-    return _located(path) is not None
-
-
 def read(path: Path, data: DataConfig) -> Listing:
     """Training and test images; raises DataError for files that are missing, damaged, or name code."""
-    located = _located(path)
-    if located is None:
+    location = located(path)
+    if location is None:
         wanted = " or ".join(f"{form.folder} or {form.archive}" for form in FORMS)
         raise DataError(f"{path}: is not {wanted}, nor holds one: get it from {KNOWN[FORMS[0].name].page}")
-    place, form = located
+    place, form = location
     contents = _contents(place, form)
     names = _names(_loaded(contents.pop(form.meta), f"{place}: {form.meta}"), form, f"{place}: {form.meta}")
     files = (*form.train, form.test)
@@ -89,7 +83,8 @@ def read(path: Path, data: DataConfig) -> Listing:
     )
 
 
-def _located(path: Path) -> tuple[Path, CifarForm] | None:
+def located(path: Path) -> tuple[Path, CifarForm] | None:
+    """The folder or the archive of one of them, which a path is or holds, and which of the two it is."""
     for form in FORMS:
         for place in (path, path / form.folder, path / form.archive):
             if place.name == form.archive and place.is_file():
@@ -102,19 +97,17 @@ def _located(path: Path) -> tuple[Path, CifarForm] | None:
 def _contents(place: Path, form: CifarForm) -> dict[str, bytes]:
     """The files that are read; those of an archive are never extracted to the disk."""
     wanted = {form.meta, *form.train, form.test}
-    try:
-        if place.is_dir():
+    if place.is_dir():
+        with reading(place, "get it again"):
             return {file: (place / file).read_bytes() for file in wanted}
-        contents = {}
-        with tarfile.open(place, "r:gz") as archive:
-            for member in archive:  # an archive that is packed is read once, from its beginning to its end
-                file = member.name.removeprefix(f"{form.folder}/")
-                if file in wanted and member.isreg() and member.size <= LARGEST:
-                    opened = archive.extractfile(member)
-                    assert opened is not None, "it is a regular file"
-                    contents[file] = opened.read()
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise DataError(f"{place}: cannot be read: {error}; get it again") from error
+    contents = {}
+    with reading(place, "get it again"), tarfile.open(place, "r:gz") as archive:
+        for member in archive:  # an archive that is packed is read once, from its beginning to its end
+            file = member.name.removeprefix(f"{form.folder}/")
+            if file in wanted and member.isreg() and member.size <= LARGEST:
+                opened = archive.extractfile(member)
+                assert opened is not None, "it is a regular file"
+                contents[file] = opened.read()
     if contents.keys() != wanted:
         lacking = ", ".join(sorted(wanted - contents.keys()))
         raise DataError(f"{place}: lacks {lacking} of less than {LARGEST:,} bytes in {form.folder}: get it again")
@@ -122,10 +115,8 @@ def _contents(place: Path, form: CifarForm) -> dict[str, bytes]:
 
 
 def _loaded(content: bytes, where: str) -> dict[str, Any]:
-    try:
+    with reading(where, "it must be a pickle of arrays of bytes: get it again"):
         loaded = unpickle.load(content)
-    except Exception as error:  # a damaged pickle may raise anything
-        raise DataError(f"{where}: is no pickle of images that is read: {error}; get it again") from error
     if not isinstance(loaded, dict):
         raise DataError(f"{where}: holds a {type(loaded).__name__} where a dict must be: get it again")
     return loaded

@@ -55,15 +55,13 @@ def described(
     table: Any,
     columns: Mapping[str, str],
     where: str,
-    directory: Path,
     data: DataConfig,
     pictures: Any,
-    splits: NDArray[np.int64] | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None,
 ) -> Listing:
     """The listing of a pyarrow table whose columns have these roles; its images are given.
 
-    splits: where no column has them; class_names: of labels that index these.
+    class_names: of labels that index these.
     """
 
     def place(image: int) -> str:
@@ -91,7 +89,8 @@ def described(
                 f" to {len(names) - 1}: take the row out"
             )
     else:
-        names, labels = named(values, codes, where, directory, data, place, needed=True)
+        names, labels = named(values, codes, where, data, place, needed=True)
+    splits = None
     if SPLIT in columns:
         remedy = "write one of them, or set data.split_column to another column"
         splits = split_numbers(*codes_of(SPLIT), lambda image: f"{where}: {place(image)}: {columns[SPLIT]}", remedy)

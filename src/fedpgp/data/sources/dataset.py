@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedpgp.data.decode import Placed
+from fedpgp.data.sources.names import plain
 
 SPLITS = ("train", "validation", "test")
 
@@ -57,12 +57,17 @@ class ImageDataset:
 
     def describe(self, index: int) -> str:
         """One image in words, for a message, with its file where it has one."""
-        place = self.image.place(index) if isinstance(self.image, Placed) else ""
+        place = place_of(self.image, index)
         return (
             f"image {self.number(index)} of the {self.split} split of {self.name}"
             f" (class {self.class_names[self.labels[index]]!r}, {self.domain_names[self.domains[index]]}"
             f"{place and ', '}{place})"
         )
+
+    def lack(self, label: int, domain: int | None = None) -> str:
+        """That no image of a class is in the split, or in one of its domains, in words, for a message."""
+        where = "" if domain is None else f" in domain {self.domain_names[domain]!r}"
+        return f"class {self.class_names[label]!r} of {self.name} has no {self.split} image{where}"
 
     def select(self, images: NDArray[np.int64]) -> "ImageDataset":
         """The split with these of its images alone, in the order of the indices."""
@@ -76,6 +81,12 @@ class ImageDataset:
             whole=self.origin,
             clients=None if self.clients is None else self.clients[images],
         )
+
+    def with_classes(self, names: Sequence[str]) -> "ImageDataset":
+        """The split with other class names, among which each of its own must be, but for case and underscores."""
+        place = {plain(name): label for label, name in enumerate(names)}
+        labels = np.array([place[plain(name)] for name in self.class_names])
+        return replace(self, class_names=tuple(names), labels=labels[self.labels])
 
     def of_classes(self, classes: Sequence[int]) -> NDArray[np.int64]:
         """The indices of the images of some classes, ascending."""
@@ -93,7 +104,12 @@ class SelectedPictures:
         return self.image(int(self.indices[index]))
 
     def place(self, index: int) -> str:
-        return self.image.place(int(self.indices[index])) if isinstance(self.image, Placed) else ""
+        return place_of(self.image, int(self.indices[index]))
+
+
+def place_of(pictures: Callable[[int], Image.Image], index: int) -> str:
+    """Where a picture lies, or "" if its pictures cannot say so."""
+    return pictures.place(index) if hasattr(pictures, "place") else ""
 
 
 @dataclass(frozen=True)

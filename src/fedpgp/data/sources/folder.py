@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpgp.data.decode import SUFFIXES, FilePictures
+from fedpgp.data.decode import SUFFIXES, FilePictures, check_inside
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.listing import Listing
 from fedpgp.data.sources.names import named
@@ -46,9 +46,8 @@ def split_numbers(
     numbers = np.array([-1 if (number := split_number(word)) is None else number for word in words], dtype=np.int64)
     wrong = np.flatnonzero(numbers[codes] < 0)
     if len(wrong):
-        raise DataError(
-            f"{place(int(wrong[0]))} must be train, validation or test, got {words[codes[wrong[0]]]!r}: {remedy}"
-        )
+        got = words[codes[wrong[0]]]
+        raise DataError(f"{place(int(wrong[0]))} must be train, validation or test, got {got!r}: {remedy}")
     return numbers[codes]
 
 
@@ -70,21 +69,16 @@ def recognised(root: Path) -> str | None:
             f" the same depth, {TABLE}"
         )
     if depth > 2:
-        raise DataError(
-            f"{root}: the images lie {depth + 1} folders deep, and at most 3 are read: split, domain, class"
-        )
-    below = {top: folders(root / top) for top in depths} if depth else {}
-    if depth == 1:
-        layout = _of_two_levels(root, below)
-    elif depth == 2:
-        layout = _of_three_levels(root, below)
-    elif _are_splits(depths):
+        raise DataError(f"{root}: images lie {depth + 1} folders deep, and at most 3 are read: split, domain, class")
+    splits = _are_splits(depths)
+    if depth == 0 and splits:
         raise DataError(
             f"{root}: the folders {', '.join(depths)} are splits and hold images without a class: put these into a"
             f" folder for each class, {TABLE}"
         )
-    else:
-        layout = "class-folders"
+    if depth == 1 and len(depths) == 1 and not splits:
+        raise DataError(f"{root}: holds one folder only, {deep!r}: give data.source as {root / deep}")
+    layout = _layout_of(root, {top: folders(root / top) for top in depths}, depth)
     if layout is None:
         raise DataError(
             f"{root}: the images lie {depth + 1} folders deep, and {_shown(depths)} and the folders in them are neither"
@@ -94,24 +88,23 @@ def recognised(root: Path) -> str | None:
     return layout
 
 
-def _of_two_levels(root: Path, below: Mapping[str, Sequence[str]]) -> str | None:
-    if _are_splits(below):
-        return "split-class-folders"
-    if len(below) == 1:
-        (only,) = below
-        raise DataError(f"{root}: holds one folder only, {only!r}: give data.source as {root / only}")
-    splits = any(split_number(top) is not None or _are_splits(names) for top, names in below.items())
-    return None if splits or not _are_same(below.values()) else "domain-class-folders"
-
-
-def _of_three_levels(root: Path, below: Mapping[str, Sequence[str]]) -> str | None:
+def _layout_of(root: Path, below: Mapping[str, Sequence[str]], depth: int) -> str | None:
+    """The layout of folders with these folders in them, whose images lie `depth` folders down; None if unclear."""
+    splits = _are_splits(below)
+    if depth == 0:
+        return "class-folders"
+    if depth == 1:
+        if splits:
+            return "split-class-folders"
+        unclear = any(split_number(top) is not None or _are_splits(names) for top, names in below.items())
+        return None if unclear or not _are_same(below.values()) else "domain-class-folders"
     if all(map(_are_splits, below.values())):
         return "domain-split-class-folders"
     classes: dict[str, set[str]] = {}
     for top, domains in below.items():
         for domain in domains:
             classes.setdefault(domain, set()).update(folders(root / top / domain))
-    return "split-domain-class-folders" if _are_splits(below) and _are_same(classes.values()) else None
+    return "split-domain-class-folders" if splits and _are_same(classes.values()) else None
 
 
 def _are_same(classes: Iterable[Collection[str]]) -> bool:
@@ -177,7 +170,7 @@ def read(root: Path, data: DataConfig, layout: str) -> Listing:
         names, codes = np.unique(folders, return_inverse=True)
         return names.tolist(), np.repeat(codes, [len(files) for _, files in contents])
 
-    class_names, labels = named(*of(CLASS), str(root), root, data, lambda image: paths[image])
+    class_names, labels = named(*of(CLASS), str(root), data, lambda image: paths[image])
     splits, domain_names, domains = None, ["all"], None
     if SPLIT in levels:
         remedy = f"the layout {layout} has splits there, so rename it, or set data.layout"
@@ -238,10 +231,6 @@ def _walk(
 def _check_link(root: Path, link: str, chain: tuple[str, ...]) -> None:
     """Raises DataError for a link that leads out of the root, or back in a circle."""
     target = os.path.realpath(root / link)
-    if os.path.commonpath([chain[0], target]) != chain[0]:
-        raise DataError(
-            f"{root / link}: is a link that leads out of {root}, to {target}: copy that folder there, or name the"
-            " directory that holds both"
-        )
+    check_inside(f"{root / link}: is a link that", os.fsencode(target), os.fsencode(chain[0]))
     if target in chain:
         raise DataError(f"{root / link}: is a link that leads back to {target}, in a circle: remove it")

@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.columns import IMAGE, LABEL, described, find_columns
 from fedpgp.data.sources.folder import split_number
 from fedpgp.data.sources.listing import Listing
-from fedpgp.errors import DataError
+from fedpgp.errors import DataError, first_line
 
 HUB, LAYOUT = "hf:", "hugging-face"
 SAVED = ("dataset_dict.json", "state.json")
@@ -71,19 +72,15 @@ def read_hub(source: str, data: DataConfig) -> Listing:
     parts = source.removeprefix(HUB).split("/")
     if len(parts) not in (2, 3) or not all(parts):
         raise DataError(f"data.source must be hf:ORG/NAME or hf:ORG/NAME/CONFIG, got {source!r}")
-    with reading(source), _quiet():
-        splits = datasets.load_dataset("/".join(parts[:2]), *parts[2:])
-    return _listing(splits, source, parts[1], Path(), data)
+    return _listing(partial(datasets.load_dataset, "/".join(parts[:2]), *parts[2:]), source, parts[1], data)
 
 
 def read_saved(path: Path, data: DataConfig) -> Listing:
     """What `is_saved` recognises."""
     import datasets
 
-    with reading(str(path)), _quiet():
-        saved = any((path / name).is_file() for name in SAVED)
-        splits = datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path))
-    return _listing(splits, str(path), path.resolve().name, path, data)
+    load = datasets.load_from_disk if any((path / name).is_file() for name in SAVED) else datasets.load_dataset
+    return _listing(partial(load, str(path)), str(path), path.resolve().name, data)
 
 
 def read_tars(path: Path, data: DataConfig) -> Listing:
@@ -99,23 +96,22 @@ def read_files(files: Mapping[str, Sequence[str]], builder: str, path: Path, dat
     """Split -> files, in a format that `datasets` has a builder for."""
     import datasets
 
-    with reading(str(path)), _quiet():
-        splits = datasets.load_dataset(builder, data_files={split: list(names) for split, names in files.items()})
-    return _listing(splits, str(path), path.resolve().stem, path if path.is_dir() else path.parent, data)
+    load = partial(datasets.load_dataset, builder, data_files={split: list(names) for split, names in files.items()})
+    return _listing(load, str(path), path.resolve().stem, data)
 
 
-def _listing(splits: Any, where: str, name: str, directory: Path, data: DataConfig) -> Listing:
-    """All images of a dataset, or of its splits by name. directory: of a file with the names of its classes."""
+def _listing(load: Callable[[], Any], where: str, name: str, data: DataConfig) -> Listing:
+    """All images of the dataset that `load` returns, or of its splits by name."""
     import datasets
     import pyarrow
 
+    with reading_dataset(where), _quiet():
+        splits = load()
     by_split = splits if isinstance(splits, dict) else {"train": splits}
     numbered = {word: number for word in by_split if (number := split_number(str(word))) is not None}
     ordered = sorted(numbered, key=lambda word: numbered[word])
     if not ordered:
-        raise DataError(
-            f"{where}: its splits {', '.join(by_split)} must be named train, validation or test: rename them"
-        )
+        raise DataError(f"{where}: its splits {', '.join(by_split)} must be train, validation or test: rename them")
     parts = [by_split[word] for word in ordered]
     features = parts[0].features
     columns = _columns(features, data, where)
@@ -137,18 +133,13 @@ def _listing(splits: Any, where: str, name: str, directory: Path, data: DataConf
     files = [Path(file["filename"]) for part in images for file in part.cache_files]
     states = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
     origin = (*states, *(part._fingerprint for part in images))
-    with reading(where):
+    with reading_dataset(where):
         pictures = _Pictures(datasets.concatenate_datasets(images), image, where, origin)
-    listing = described(
-        table,
-        columns,
-        where,
-        directory,
-        data,
-        pictures,
-        np.repeat([numbered[word] for word in ordered], list(map(len, parts))) if len(ordered) > 1 else None,
-        label.names if isinstance(label, datasets.ClassLabel) else None,
-    )
+    class_names = label.names if isinstance(label, datasets.ClassLabel) else None
+    listing = described(table, columns, where, data, pictures, class_names)
+    if listing.splits is None and len(ordered) > 1:
+        of_split = np.repeat([numbered[word] for word in ordered], list(map(len, parts)))
+        listing = replace(listing, splits=of_split)
     ignored = {f"split {word}": len(part) for word, part in by_split.items() if word not in numbered}
     return replace(listing, name=name, ignored=ignored)
 
@@ -171,7 +162,7 @@ def _quiet() -> Iterator[None]:
     """Without the bars and warnings of `datasets` and the hub's client."""
     import datasets
 
-    shown = datasets.are_progress_bars_disabled()
+    without_bars = datasets.are_progress_bars_disabled()
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     datasets.disable_progress_bars()
@@ -180,26 +171,22 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-        if not shown:
+        if not without_bars:
             datasets.enable_progress_bars()
 
 
 @contextmanager
-def reading(where: str) -> Iterator[None]:
+def reading_dataset(where: str) -> Iterator[None]:
     """Raises DataError for whatever the dozen libraries below `datasets` raise."""
     try:
         yield
     except Exception as error:
-        message = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        message, remedy = first_line(error), "write it again, or as a CSV file with images in folders"
         if "Config name is missing" in str(error) or "BuilderConfig" in str(error):
-            listed = " ".join(str(error).split())
-            reason = f": {listed[:300]}: choose one, as hf:ORG/NAME/CONFIG"
+            message, remedy = " ".join(str(error).split())[:300], "choose one, as hf:ORG/NAME/CONFIG"
         elif where.startswith(HUB):
-            reason = (
-                f" cannot be read from the hub: {message}; check the name and the network, or download it where there"
-                " is one, write it with save_to_disk, and give that directory as data.source (HF_HUB_OFFLINE=1 takes"
-                " what was downloaded before)"
+            remedy = (
+                "check the name and the network, or download it where there is one, write it with save_to_disk, and"
+                " give that directory as data.source (HF_HUB_OFFLINE=1 takes what was downloaded before)"
             )
-        else:
-            reason = f" cannot be read: {message}; write it again, or as a CSV file with images in folders"
-        raise DataError(where + reason) from error
+        raise DataError(f"{where} cannot be read: {message}; {remedy}") from error

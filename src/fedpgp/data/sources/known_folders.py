@@ -84,10 +84,8 @@ def check_domains(listing: Listing, name: str) -> None:
     np.add.at(counts, (listing.domains, listing.labels), 1)
     if not counts.all():
         domain, label = np.argwhere(counts == 0)[0]
-        raise DataError(
-            f"{listing.where}: domain {listing.domain_names[domain]!r} has no image of class"
-            f" {listing.class_names[label]!r}, and in {name} every domain has every class: get it again"
-        )
+        lack = f"domain {listing.domain_names[domain]!r} has no image of class {listing.class_names[label]!r}"
+        raise DataError(f"{listing.where}: {lack}, and in {name} every domain has every class: get it again")
 
 
 def _are_domains(names: Iterable[str], known: str) -> bool:

@@ -14,7 +14,7 @@ from fedpgp.data.decode import FilePictures
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.known import KNOWN, TEMPLATE
 from fedpgp.data.sources.listing import OUTSIDE, TEST, TRAIN, VALIDATION, Listing
-from fedpgp.data.sources.names import read_lines, renamed, told_apart
+from fedpgp.data.sources.names import read_lines, reading, renamed, told_apart
 from fedpgp.errors import DataError
 from fedpgp.runtime.validation import STRICT
 
@@ -43,9 +43,7 @@ class ImageList:
     def add(self, where: str, path: str, label: int, split: int, name: str | None = None, domain: int = 0) -> None:
         """Adds one image; raises DataError for a path that leads out, and for a label or name with two meanings."""
         if OUTSIDE.search(path):
-            raise DataError(
-                f"{where}: the path must be relative and stay below the images, got {path!r}: {self.remedy}"
-            )
+            raise self.wrong(f"{where}: the path", "relative and stay below the images", path)
         if name is not None:
             if (known := self.names.setdefault(label, name)) != name:
                 raise DataError(f"{where}: label {label} is named {name!r}, and before {known!r}: {self.remedy}")
@@ -114,9 +112,7 @@ def read_coop(path: Path, data: DataConfig) -> Listing:
         raise DataError(f"{file}: names no image: {images.remedy}")
     lacking = next((label for label in range(max(images.names)) if label not in images.names), None)
     if lacking is not None:
-        raise DataError(
-            f"{file}: its labels must be 0 to {len(images.names) - 1}, and {lacking} is missing: number them anew"
-        )
+        raise DataError(f"{file}: labels must be 0 to {len(images.names) - 1}, and {lacking} is missing: renumber them")
     name = next((name for name, known in KNOWN.items() if known.list == file.name), "")
     places = [file.parent / folder for folder in (KNOWN[name].images if name else ".", ".", "images")]
     root = next((place for place in places if os.path.lexists(place / images.paths[0])), None)
@@ -129,10 +125,10 @@ def read_coop(path: Path, data: DataConfig) -> Listing:
 
 
 def _split_file(file: Path) -> _SplitFile:
+    with reading(file, "make it readable"):
+        content = file.read_bytes()
     try:
-        return TypeAdapter(_SplitFile).validate_json(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}; make it readable") from error
+        return TypeAdapter(_SplitFile).validate_json(content)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         raise DataError(
@@ -185,12 +181,8 @@ def read_tiny_imagenet(path: Path, data: DataConfig) -> Listing:
     return images.listing("tiny_imagenet", path, path, data)
 
 
-def is_domainnet(path: Path) -> bool:
-    """A directory with DomainNet's lists, beside the domains or in `splits`."""
-    return _domainnet_lists(path) is not None
-
-
-def _domainnet_lists(path: Path) -> Path | None:
+def domainnet_lists(path: Path) -> Path | None:
+    """The directory of DomainNet's lists, which lie beside the domains or in `splits`."""
     return next((place for place in (path, path / "splits") if (place / f"{DOMAINS[0]}_train.txt").is_file()), None)
 
 
@@ -200,7 +192,7 @@ def read_domainnet(path: Path, data: DataConfig, name: str) -> Listing:
     name: "domainnet10" reads the ten classes that FedBN (Li et al. 2021) took. Raises DataError for lists that are
     missing, damaged, or give one label to two classes.
     """
-    lists = _domainnet_lists(path)
+    lists = domainnet_lists(path)
     if lists is None:
         raise DataError(f"{path}: lacks {DOMAINS[0]}_train.txt and the other lists of DomainNet: get them")
     images = ImageList("get the six domains' lists train and test again")

@@ -19,21 +19,17 @@ DOCUMENTED = "(docs/data.md; fedpgp data layouts lists what else is read)"
 class Layout:
     """A way in which files lie on a disk. about: in a line, what it looks like.
 
-    recognises: a path, without reading more than names and first lines; read: all images that lie there, or DataError.
+    recognises: something true of a path, by names and first lines alone; read: all images that lie there, or DataError.
     """
 
     about: str
-    recognises: Callable[[Path], bool]
+    recognises: Callable[[Path], object]
     read: Callable[[Path, DataConfig], Listing]
 
 
 def _holds(*names: str) -> Callable[[Path], bool]:
     """Whether all of these files and folders are in a directory."""
     return lambda path: all((path / name).exists() for name in names)
-
-
-def _is_of_folders(path: Path, layout: str) -> bool:
-    return folder.recognised(path) == layout
 
 
 LAYOUTS: Mapping[str, Layout] = {  # asked in this order
@@ -72,12 +68,12 @@ LAYOUTS: Mapping[str, Layout] = {  # asked in this order
     ),
     "cifar": Layout(
         "cifar-10-batches-py or cifar-100-python, the Python version of CIFAR, or its archive .tar.gz",
-        cifar.recognises,
+        cifar.located,
         cifar.read,
     ),
     "domainnet": Layout(
         "clipart_train.txt, clipart_test.txt and the lists of the other five domains of DomainNet, and their images",
-        known_lists.is_domainnet,
+        known_lists.domainnet_lists,
         partial(known_lists.read_domainnet, name="domainnet"),
     ),
     "domainnet10": Layout(
@@ -108,17 +104,16 @@ LAYOUTS: Mapping[str, Layout] = {  # asked in this order
         hugging_face.is_tars,
         hugging_face.read_tars,
     ),
-    **{
-        name: Layout(about, partial(_is_of_folders, layout=name), partial(folder.read, layout=name))
-        for name, about in folder.ABOUT.items()
-    },
+    # Which of these it is, `folder.recognised` says.
+    **{name: Layout(about, lambda _: False, partial(folder.read, layout=name)) for name, about in folder.ABOUT.items()},
 }
 
 
 def layout_of(path: Path, wanted: str = AUTO) -> str:
     """The name of the layout that is wanted, or that recognises a path; raises DataError if none does."""
     if wanted == AUTO:
-        name = next((name for name, layout in LAYOUTS.items() if layout.recognises(path)), None)
+        recognising = (name for name, layout in LAYOUTS.items() if layout.recognises(path))
+        name = next(recognising, None) or folder.recognised(path)
         if name is None:
             raise DataError(f"{_why_none(path)} {DOCUMENTED}")
         return name

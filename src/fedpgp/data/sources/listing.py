@@ -146,8 +146,7 @@ def divided(listing: Listing, data: DataConfig) -> NDArray[np.int64]:
     if VALIDATION in have and TEST not in have:
         of_split[of_split == VALIDATION] = TEST
         have = {TRAIN, TEST}
-    missing = [(split, share) for split, share in ((TEST, data.test_share), (VALIDATION, data.validation_share))]
-    for split, share in missing:
+    for split, share in ((TEST, data.test_share), (VALIDATION, data.validation_share)):
         if split not in have:
             of_split[_share(listing, of_split == TRAIN, share, split)] = split
     return of_split

@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.known import KNOWN, TEMPLATE
 from fedpgp.data.sources.listing import TEST, TRAIN, Listing
-from fedpgp.data.sources.names import named, renamed
+from fedpgp.data.sources.names import named, reading, renamed
 from fedpgp.data.sources.unpacked import unpack
 from fedpgp.errors import DataError
 
@@ -40,15 +39,11 @@ def read(path: Path, data: DataConfig) -> Listing:
     labels = [_read(files[part, "labels"], "labels") for part in PARTS]
     for part, shape, of_part in zip(PARTS, shapes, labels, strict=True):
         if len(of_part) != shape[0]:
-            raise DataError(
-                f"{files[part, 'labels']}: has {len(of_part)} labels, and {files[part, 'images']} {shape[0]} images:"
-                " get both again"
-            )
+            counts = f"{len(of_part)} labels, and {files[part, 'images']} {shape[0]} images"
+            raise DataError(f"{files[part, 'labels']}: has {counts}: get both again")
     (train, *size), (test, *other) = shapes
     if size != other:
-        raise DataError(
-            f"{images[1]}: its images have the size {other}, and those of {images[0]} {size}: get both again"
-        )
+        raise DataError(f"{images[1]}: its images have size {other}, those of {images[0]} {size}: get both again")
     name = _name(path)
     class_names, all_labels = _classes(name, np.concatenate(labels).astype(np.int64), path, data)
     return Listing(
@@ -70,11 +65,9 @@ def _classes(
     classes = KNOWN[name].classes if name in KNOWN else ()
     if not classes:
         distinct, codes = np.unique(labels, return_inverse=True)
-        return named(list(map(str, distinct)), codes, str(path), path, data, "image {}".format, needed=True)
+        return named(list(map(str, distinct)), codes, str(path), data, "image {}".format, needed=True)
     if labels.max(initial=0) >= len(classes):
-        raise DataError(
-            f"{path}: the labels of {name} must be 0 to {len(classes) - 1}, got {labels.max()}: get it again"
-        )
+        raise DataError(f"{path}: labels of {name} must be 0 to {len(classes) - 1}, got {labels.max()}: get it again")
     return renamed(classes, str(path), data), labels
 
 
@@ -115,8 +108,5 @@ def _read(file: Path, kind: str) -> NDArray[np.uint8]:
 
 def _bytes(file: Path, length: int) -> bytes:
     """The first bytes of a file, unpacked; raises DataError for one that cannot be read or unpacked."""
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
-            return opened.read(length)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: cannot be read: {error}; get it again") from error
+    with reading(file, "get it again"), gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+        return opened.read(length)

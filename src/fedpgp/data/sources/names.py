@@ -3,14 +3,15 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpgp.data.settings import DataConfig
-from fedpgp.errors import DataError
+from fedpgp.errors import DataError, first_line
 
 BESIDE = ("classes.txt", "classnames.txt")
 HEADERS = frozenset(("id", "identifier", "label", "class"))
@@ -21,7 +22,6 @@ def named(
     labels: Sequence[str],
     codes: NDArray[np.int64],
     where: str,
-    directory: Path,
     data: DataConfig,
     place: Callable[[int], str],
     needed: bool = False,
@@ -29,12 +29,14 @@ def named(
     """What images have as labels -> class names, and [n] the index of each image's.
 
     labels: distinct; codes: [n] index into them. The names and their order are those of the file data.names, else of a
-    file beside the images in `directory`, else the labels themselves, sorted; integers are sorted as numbers.
-    place: index of an image -> where a message says that it is; needed: integers must have names.
+    file beside the images, else the labels themselves, sorted; integers are sorted as numbers.
+    where: the directory of the images, or the file that lists them; place: index of an image -> where a message says
+    that it is; needed: integers must have names.
 
     Raises DataError for labels without a name, and names without a label.
     """
     integers = all(map(INTEGER.fullmatch, labels))
+    directory = Path(where) if Path(where).is_dir() else Path(where).parent
     beside = next((directory / name for name in BESIDE if (directory / name).is_file()), None)
     file = Path(data.names) if data.names else beside
     if file is None:
@@ -64,21 +66,27 @@ def renamed(names: Sequence[str], where: str, data: DataConfig) -> tuple[str, ..
     if not data.names:
         return tuple(names)
     labels = [str(label) for label in range(len(names))]
-    given, places = named(labels, np.arange(len(names)), where, Path(where).parent, data, "label {}".format)
+    given, places = named(labels, np.arange(len(names)), where, data, "label {}".format)
     return tuple(given[place] for place in places)
 
 
 def read_lines(file: Path, remedy: str = "data.names must name a file with a class name in each line") -> list[str]:
     """The lines of a file that are not empty, stripped; raises DataError, with the remedy, if it has no text."""
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}; {remedy}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: is no text in UTF-8: {remedy}") from error
-    if not any(lines):
+    with reading(file, remedy):
+        text = file.read_text(encoding="utf-8-sig")
+    lines = [stripped for line in text.splitlines() if (stripped := line.strip())]
+    if not lines:
         raise DataError(f"{file}: is empty: {remedy}")
-    return [line for line in lines if line]
+    return lines
+
+
+@contextmanager
+def reading(where: Path | str, remedy: str) -> Iterator[None]:
+    """Raise DataError, with the remedy, for whatever a library raises for a file that is missing or damaged."""
+    try:
+        yield
+    except Exception as error:  # what a damaged file makes a library raise is not documented
+        raise DataError(f"{where} cannot be read: {first_line(error)}; {remedy}") from error
 
 
 def told_apart(names: Mapping[str, str], longer: Mapping[str, str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -14,16 +14,6 @@ from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
 
 NAME = "pictograms"
 STYLES = ("noto", "twemoji", "openmoji", "fluent-emoji", "fluent-emoji-flat", "fxemoji")
-
-
-@dataclass(frozen=True)
-class _EncodedImages:
-    """Decodes images from the bytes of their files."""
-
-    contents: Sequence[bytes]
-
-    def __call__(self, index: int) -> Image.Image:
-        return decode(self.contents[index])
 
 
 def read(splits: Sequence[str] = SPLITS) -> Source:
@@ -45,14 +35,8 @@ def read(splits: Sequence[str] = SPLITS) -> Source:
 def _read_split(split: str, class_names: tuple[str, ...]) -> ImageDataset:
     import pyarrow.parquet as parquet
 
-    pictures: list[bytes] = []
-    labels: list[int] = []
-    domains: list[int] = []
-    for domain, style in enumerate(STYLES):
-        table = parquet.read_table(assets.DIRECTORY / NAME / style / f"{split}.parquet", columns=["image", "label"])
-        pictures += [image["bytes"] for image in table["image"].to_pylist()]
-        labels += table["label"].to_pylist()
-        domains += [domain] * len(table)
+    files = [assets.DIRECTORY / NAME / style / f"{split}.parquet" for style in STYLES]
+    tables = [parquet.read_table(file, columns=["image", "label"]) for file in files]
     shipped = assets.checksums(NAME)
     content = "".join(digest for path, digest in shipped.items() if path.endswith(f"/{split}.parquet"))
     return ImageDataset(
@@ -60,8 +44,12 @@ def _read_split(split: str, class_names: tuple[str, ...]) -> ImageDataset:
         split=split,
         class_names=class_names,
         domain_names=STYLES,
-        labels=np.array(labels),
-        domains=np.array(domains),
-        image=_EncodedImages(pictures),
+        labels=np.concatenate([table["label"].to_numpy() for table in tables]).astype(np.int64),
+        domains=np.repeat(np.arange(len(STYLES)), list(map(len, tables))),
+        image=partial(_decoded, [image["bytes"] for table in tables for image in table["image"].to_pylist()]),
         fingerprint=hashlib.sha256(content.encode()).hexdigest(),
     )
+
+
+def _decoded(files: Sequence[bytes], index: int) -> Image.Image:
+    return decode(files[index])

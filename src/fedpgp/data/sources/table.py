@@ -1,8 +1,6 @@
 """Tables: a CSV, TSV or Parquet file with a row for each image."""
 
 import csv
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,12 @@ from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import hugging_face
 from fedpgp.data.sources.columns import IMAGE, described, find_columns
 from fedpgp.data.sources.listing import OUTSIDE, Listing
+from fedpgp.data.sources.names import reading
 from fedpgp.errors import DataError
 
 TABS = (".tsv", ".tab")
 SUFFIXES = (".csv", *TABS, ".parquet")
+REMEDY = "make it readable, fix the row that is named, or save it again as a table"
 
 
 def read(file: Path, data: DataConfig) -> Listing:
@@ -26,19 +26,19 @@ def read(file: Path, data: DataConfig) -> Listing:
 
     where = str(file)
     if file.suffix.lower() == ".parquet":
-        with _reading(where):
+        with reading(where, REMEDY):
             schema = pyarrow.parquet.read_schema(file)
         if any(pyarrow.types.is_struct(kind) or pyarrow.types.is_binary(kind) for kind in schema.types):
             return hugging_face.read_files({"train": [where]}, "parquet", file, data)
         names = schema.names
         columns = find_columns(names, data, where)
-        with _reading(where):
+        with reading(where, REMEDY):
             table = pyarrow.parquet.read_table(file, columns=list(dict.fromkeys(columns.values())))
     else:
         names, separator = _header(file)
         columns = find_columns(names, data, where)
         few = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())  # of many rows, few values
-        with _reading(where):
+        with reading(where, REMEDY):
             table = pyarrow.csv.read_csv(
                 file,
                 read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=1),
@@ -55,13 +55,13 @@ def read(file: Path, data: DataConfig) -> Listing:
     _check_paths(paths, where)
     contents = paths.cast(pyarrow.large_string()).cast(pyarrow.large_binary())
     pictures = FilePictures(file.parent, contents, where, in_rows=True)
-    listing = described(table, columns, where, file.parent, data, pictures)
+    listing = described(table, columns, where, data, pictures, None)
     return replace(listing, ignored={f"column {name}": len(paths) for name in names if name not in columns.values()})
 
 
 def _header(file: Path) -> tuple[list[str], str]:
     """The names of the columns of a text file, and the sign between them."""
-    with _reading(str(file)), file.open(encoding="utf-8-sig", newline="") as lines:
+    with reading(file, REMEDY), file.open(encoding="utf-8-sig", newline="") as lines:
         header = lines.readline(1 << 16)
     separator = "\t" if file.suffix.lower() in TABS else max(",;\t", key=header.count)
     names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
@@ -69,20 +69,6 @@ def _header(file: Path) -> tuple[list[str], str]:
     if twice:
         raise DataError(f"{file}: has more than one column {min(twice)!r}: give each a name in the first line")
     return names, separator
-
-
-@contextmanager
-def _reading(where: str) -> Iterator[None]:
-    """Raises DataError for a file that cannot be read, or is no table."""
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
-        message = next(iter(str(error).splitlines()))
-        raise DataError(
-            f"{where}: cannot be read as a table: {message}; make it readable, mend that row, or save it again"
-        ) from error
 
 
 def _check_paths(paths: Any, where: str) -> None:
