@@ -129,7 +129,7 @@ class _Trial:
         method, task, backbone = self.method, self.task, self.backbone
         shared = method.init_shared(task, backbone, generator(0, "shared"))
         private = method.init_private(task, backbone, generator(0, "private"), client)
-        aggregator = RunSpec.of(method, task, backbone, SETTINGS, 0).aggregator
+        aggregator = RunSpec(method, task, backbone, SETTINGS, 0).aggregator
         server = aggregator.begin(shared, len(task.clients))
         return Params(shared, private, aggregator.download(server, client).shared)
 
@@ -155,7 +155,7 @@ class _Trial:
             State.create(path).close()
             while True:
                 with State.open(path) as state:
-                    spec = RunSpec.of(method, self.task, self.backbone, SETTINGS, seed)
+                    spec = RunSpec(method, self.task, self.backbone, SETTINGS, seed)
                     for _ in federate(ClientRunner(spec, self.data), workers, state):
                         if interrupted:
                             break
@@ -404,7 +404,7 @@ def _controls(trial: _Trial) -> None:
     if not own_server and not method.pooled and not method.swaps and trial.trained:
         with State.create() as state:
             workers = Recording(trial.towers)
-            spec = RunSpec.of(method, trial.task, trial.backbone, SETTINGS, 0, Scaffold())
+            spec = RunSpec(method, trial.task, trial.backbone, SETTINGS, 0, Scaffold())
             rounds = federate(ClientRunner(spec, trial.data), workers, state)
             for record, _ in zip(rounds, range(2), strict=False):
                 _ask(record["participants"] == [0, 1, 2], "must train every client under scaffold")
@@ -416,7 +416,7 @@ def _order(trial: _Trial) -> None:
     shared = trial.first().shared
     if not shared or method.pooled:
         return
-    rule = RunSpec.of(method, trial.task, trial.backbone, SETTINGS, 0).aggregator
+    rule = RunSpec(method, trial.task, trial.backbone, SETTINGS, 0).aggregator
     server = rule.begin(shared, len(CLIENTS))
     rng = generator(0, "updates")
 

@@ -173,7 +173,8 @@ def test_features_that_are_not_finite_stop_the_run(backbone):
     clients = many(3)
     clients[1].private["U"][0, 0] = torch.inf
     with pytest.raises(
-        TrainingError, match=r"client 1 are not finite after round 1: change the settings of \[fedpgp\]"
+        TrainingError,
+        match=r"client 1 after round 1, in evaluation: logits are not finite: change the settings of \[fedpgp\]",
     ):
         evaluated(FEDPGP, clients, backbone)
 
@@ -382,7 +383,6 @@ def test_equal_visual_prompts_of_one_model_have_a_place_each(exact):
 @pytest.mark.parametrize("method", [FedCoCoOp(), FedOTP(context_length=3), FedVPT(visual_length=2)])
 def test_images_in_pieces_are_classified_as_all_at_once(method, exact, monkeypatch):
     *_, whole = tiny.run(method, exact, rounds=1)
-    monkeypatch.setattr(evaluate, "PIECE", 5)
     monkeypatch.setattr(reading, "PIECE", 5)
     *_, found = tiny.run(method, exact, rounds=1)
     for name, rows in whole.evaluation.correct.items():

@@ -71,7 +71,7 @@ def untrained(stage: DemoSetup, choices: Choices) -> dict[str, Any]:
     config, method = choices.config(), ZeroShot()
     data = stage.data(stage.task(choices))
     with Workers(stage.backbone.towers(method.reads), 1) as workers, State.create() as state:
-        spec = RunSpec.of(method, data.task, stage.backbone, config.federation, choices.seed)
+        spec = RunSpec(method, data.task, stage.backbone, config.federation, choices.seed)
         (record,) = federate(ClientRunner(spec, data), workers, state)
         return _figures(record) | {"clients": state.evaluation().clients["local"].tolist()}
 
@@ -86,7 +86,7 @@ def rounds(stage: DemoSetup, choices: Choices, stop: threading.Event) -> Iterato
     assert isinstance(method, FedPGP)
     look = _Look(stage, method, task)
     with Workers(stage.backbone.towers(method.reads), 1) as workers, State.create() as state:
-        spec = RunSpec.of(method, task, stage.backbone, config.federation, choices.seed)
+        spec = RunSpec(method, task, stage.backbone, config.federation, choices.seed)
         yield look({"round": 0}, [], spec, state)
         for record in federate(ClientRunner(spec, stage.data(task)), workers, state):
             figures = _figures(record) | {

@@ -47,18 +47,10 @@ class Optimization:
         """Return what a method trains with: its own values, and those of [federation] that it leaves unset."""
         values = effective(vars(method) if isinstance(method, TrainedMethod) else {}, vars(settings))
         return cls(
-            optimizer=values["optimizer"],
-            momentum=values["momentum"],
-            betas=values["betas"],
-            eps=values["eps"],
+            **{field.name: values[field.name] for field in fields(cls) if field.name in values},
             learning_rates=method.learning_rates,
             weight_decays=_of_groups(values, "weight_decay"),
             schedules=_of_groups(values, "schedule"),
-            schedule_over=values["schedule_over"],
-            warmup=values["warmup"],
-            warmup_rate=values["warmup_rate"],
-            step_every=values["step_every"],
-            step_factor=values["step_factor"],
             keeps_state=settings.optimizer_state == "keep",
         )
 
@@ -72,11 +64,16 @@ class Optimization:
         """Whether some learning rate changes within a round, where clients of other sizes are at other places."""
         return self.varies and self.schedule_over != "rounds"
 
-    def new(self, groups: Sequence[tuple[str, Sequence[Tensor]]]) -> torch.optim.Optimizer:
-        """An optimizer of tensors, each in a group "shared" or "private"."""
+    def new(self, groups: Mapping[tuple[str, int], Sequence[Tensor]]) -> torch.optim.Optimizer:
+        """An optimizer of tensors, each in a group "shared" or "private", of clients with so many steps in an epoch.
+
+        Its `param_groups` have both as "name" and "epoch_steps".
+        """
+        rates, decays = self.learning_rates, self.weight_decays
         parameters: list[dict[str, Any]] = [
-            {"params": list(tensors), "lr": self.learning_rates[group], "weight_decay": self.weight_decays[group]}
-            for group, tensors in groups
+            {"params": tensors, "lr": rates[name], "weight_decay": decays[name], "name": name, "epoch_steps": steps}
+            for (name, steps), tensors in groups.items()
+            if tensors
         ]
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, momentum=self.momentum)
