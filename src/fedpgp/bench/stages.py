@@ -24,8 +24,9 @@ from fedpgp.bench.shapes import BATCH, CLIENTS, Scene
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.tasks import EvaluationSet
 from fedpgp.errors import FedPGPError
-from fedpgp.federation.client import ClientJob, LocalTraining, in_groups, train_clients
+from fedpgp.federation.client import ClientJob, in_groups, train_clients
 from fedpgp.federation.client_runner import frozen_of
+from fedpgp.federation.optimization import LocalTraining
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Batch, Params

@@ -42,6 +42,23 @@ class Point:
     clients: Mapping[str, NDArray[np.float64]]
     correct: Mapping[str, NDArray[np.uint8]]
 
+    @classmethod
+    def of(cls, task: Task, clients: Sequence[Client], right: Sequence[Mapping[str, NDArray[np.bool_]]]) -> "Point":
+        """right: [n] of each test set, which images the model of each client gets right, or one model for all."""
+        correct = {name: np.stack([row[name] for row in right]) for name in right[0]}
+        return Point(
+            accuracies(task, clients, correct), {name: np.packbits(correct[name], axis=1) for name in task.tests}
+        )
+
+    @classmethod
+    def joined(cls, points: Sequence["Point"]) -> "Point":
+        """Those of some clients, and then of others, as one."""
+        first = points[0]
+        return Point(
+            {name: np.concatenate([point.clients[name] for point in points]) for name in first.clients},
+            {name: np.concatenate([point.correct[name] for point in points]) for name in first.correct},
+        )
+
 
 @dataclass(frozen=True)
 class Evaluation(Point):
@@ -71,7 +88,6 @@ class _TestSoftmax:
     """Test sets with the same classes, so that one reading serves them all."""
 
     sets: Mapping[str, ImageFeatures]
-    targets: Mapping[str, NDArray[np.int64]]
     classes: tuple[int, ...]
     tokens: ClassTokens
     frozen: Frozen
@@ -90,10 +106,10 @@ class Evaluator:
         together: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for name, test in evaluation_sets(task).items():
             together[tuple(test.classes)].append(name)
+        self._targets = {name: test.targets for name, test in evaluation_sets(task).items()}
         self._softmaxes = [
             _TestSoftmax(
                 sets={name: images[name] for name in names},
-                targets={name: evaluation_sets(task)[name].targets for name in names},
                 classes=classes,
                 tokens=tokens.select(classes),
                 frozen=frozen.select(classes),
@@ -124,7 +140,8 @@ class Evaluator:
             start = answers_of(f"the shared part after round {round_number}", shared, texts(self._prompts(shared)))
         elif len(alphas) > 1:
             start = self._hand_written()
-        of_shared, points = _Columns(task), {alpha: _Columns(task) for alpha in alphas}
+        of_shared: list[Point] = []
+        points: dict[float, list[Point]] = {alpha: [] for alpha in alphas}
         shared_right = [] if shared is None or start is None else [self._right(start)]
         predictions: dict[str, list[_Predictions]] = defaultdict(list)
         diagnostics: dict[str, list[float]] = defaultdict(list)
@@ -151,16 +168,16 @@ class Evaluator:
                 base_text, base = path_texts[1.0][self._base], self._softmaxes[self._base]
                 for name, figure in self._method.diagnostics(base_text, base.frozen).items():
                     diagnostics[name].append(figure)
-            for alpha, columns in points.items():
-                columns.add(chunk, right[alpha])
+            for alpha, of_chunks in points.items():
+                of_chunks.append(Point.of(task, chunk, right[alpha]))
             if shared_right:
-                of_shared.add(chunk, shared_right)
-        path_points = {alpha: columns.point() for alpha, columns in points.items()}
+                of_shared.append(Point.of(task, chunk, shared_right))
+        path_points = {alpha: Point.joined(of_chunks) for alpha, of_chunks in points.items()}
         last = path_points.pop(1.0)
         return Evaluation(
             clients=last.clients,
             correct=last.correct,
-            shared=summary(of_shared.point().clients) if shared_right else None,
+            shared=summary(Point.joined(of_shared).clients) if of_shared else None,
             diagnostics={name: fmean(figures) for name, figures in diagnostics.items()},
             path=path_points,
             predicted={name: np.stack([row.predicted for row in rows]) for name, rows in predictions.items()},
@@ -235,8 +252,7 @@ class Evaluator:
 
     def _right(self, answers: Logits) -> Mapping[str, NDArray[np.bool_]]:
         """[n] of each test set: which images are right."""
-        targets = {name: target for softmax in self._softmaxes for name, target in softmax.targets.items()}
-        return {name: of_set.argmax(-1).cpu().numpy() == targets[name] for name, of_set in answers.items()}
+        return {name: of_set.argmax(-1).cpu().numpy() == self._targets[name] for name, of_set in answers.items()}
 
 
 class _Predictions(NamedTuple):
@@ -268,26 +284,3 @@ def without_standing_path(evaluation: Evaluation, tests: Collection[str]) -> Eva
         return all(np.array_equal(point.clients[name], evaluation.clients[name]) for name in ("local", *tests))
 
     return replace(evaluation, path={}) if all(stands(point) for point in evaluation.path.values()) else evaluation
-
-
-class _Columns:
-    """The outcomes of all clients, a chunk at a time."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._clients: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
-        self._correct: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
-
-    def add(self, chunk: Sequence[Client], right: Sequence[Mapping[str, NDArray[np.bool_]]]) -> None:
-        """right: of each of some clients, or of one model for all of them."""
-        correct = {name: np.stack([row[name] for row in right]) for name in right[0]}
-        for name, values in accuracies(self._task, chunk, correct).items():
-            self._clients[name].append(values)
-        for name in self._task.tests:
-            self._correct[name].append(np.packbits(correct[name], axis=1))
-
-    def point(self) -> Point:
-        return Point(
-            {name: np.concatenate(parts) for name, parts in self._clients.items()},
-            {name: np.concatenate(parts) for name, parts in self._correct.items()},
-        )

@@ -20,61 +20,15 @@ from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.errors import TrainingError
 from fedpgp.evaluation.inference import image_features
-from fedpgp.federation.optimization import Optimization, restore, state_of
+from fedpgp.federation.optimization import LocalTraining, restore, state_of
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Batch, Frozen, Method, Params
 from fedpgp.runtime.randomness import generator
 
 if TYPE_CHECKING:
-    from fedpgp.federation.settings import FederationConfig
+    pass
 
 ROWS = 1280  # of text in a step of a group: measured, see docs/benchmark.md
-
-
-@dataclass(frozen=True)
-class LocalTraining:
-    """How every client trains in a round.
-
-    rounds: of the whole federation. What is trained after them, as in fine-tuning, has a new optimizer, no warm-up, and
-    the full learning rate where the schedule goes over rounds.
-    private_alone: the shared part stays as it is.
-    """
-
-    local_epochs: int
-    batch_size: int
-    optimization: Optimization
-    rounds: int
-    private_alone: bool = False
-
-    @classmethod
-    def of(
-        cls, method: Method, settings: FederationConfig, epochs: int | None = None, private_alone: bool = False
-    ) -> LocalTraining:
-        """Return the training of a method under the settings; epochs: None takes federation.local_epochs."""
-        return cls(
-            local_epochs=settings.local_epochs if epochs is None else epochs,
-            batch_size=settings.batch_size,
-            optimization=Optimization.of(method, settings),
-            rounds=settings.rounds,
-            private_alone=private_alone,
-        )
-
-    def keeps_state(self, number: int) -> bool:
-        """Whether the optimizer goes on in round `number` from where it was in the client's last one."""
-        return self.optimization.keeps_state and number <= self.rounds
-
-    def rate(self, group: str, number: int, step: int, epoch_steps: int) -> float:
-        """The learning rate of a group in a step of round `number`, for a client with so many steps in an epoch."""
-        over = self.optimization.schedule_over
-        place, period = {
-            "rounds": (number - 1, self.rounds),
-            "epochs": (step // epoch_steps, self.local_epochs),
-            "steps": (step, self.local_epochs * epoch_steps),
-        }[over]
-        before = 0 if over == "rounds" else (number - 1) * period
-        if number > self.rounds:
-            place, before = (0 if over == "rounds" else place), self.optimization.warmup
-        return self.optimization.rate(group, before + place, place, period)
 
 
 @dataclass(frozen=True)
@@ -220,9 +174,8 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
         if first.aggregator.controls:
             for client, _ in given:
                 client.correct()
-        if training.optimization.varies:
-            for group in optimizer.param_groups:
-                group["lr"] = training.rate(group["name"], first.round, step, group["epoch_steps"])
+        for group in optimizer.param_groups:
+            group["lr"] = training.rate(group["name"], first.round, step, group["epoch_steps"])
         optimizer.step()
         for client, _ in given:
             client.after_step()
@@ -235,11 +188,11 @@ def _optimizer(clients: Sequence[_Training]) -> torch.optim.Optimizer:
     training, number = clients[0].job.training, clients[0].job.round
     groups: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
     for client in clients:
-        steps = client.epoch_steps if training.optimization.varies_in_round else 1
+        steps = 1 if training.schedule_over == "rounds" else client.epoch_steps  # by which learning rates may differ
         groups["private", steps] += client.params.private.values()
         if not training.private_alone:
             groups["shared", steps] += client.params.shared.values()
-    optimizer = training.optimization.new(groups)
+    optimizer = training.new_optimizer(groups)
     if training.keeps_state(number):
         for client in clients:
             restore(optimizer, client.tensors, client.job.own.optimizer)

@@ -119,7 +119,8 @@ def run_rounds(spec: RunSpec, pool: ClientPool, state: State, join: Joining | No
                 taken_part.update(record["participants"])
                 federated = max(taken_part.values()) - finetunes
                 epochs = settings.local_epochs * federated + method.finetune_epochs * finetunes
-                record |= _mean_losses(updates) | method.privacy_spent(epochs)
+                record |= {f"loss_{term}": fmean(u.losses[term] for u in updates) for term in updates[0].losses}
+                record |= method.privacy_spent(epochs)
                 record |= aggregator.privacy_spent(federated)
             record |= pool.round_notes(number)
             record |= {"seconds_training": trained - started, "seconds_evaluation": time.perf_counter() - trained}
@@ -190,7 +191,3 @@ def joining(runner: ClientRunner, workers: Workers[Towers]) -> Joining | None:
         }
 
     return join
-
-
-def _mean_losses(updates: Sequence[ClientUpdate]) -> dict[str, float]:
-    return {f"loss_{name}": fmean(update.losses[name] for update in updates) for name in updates[0].losses}

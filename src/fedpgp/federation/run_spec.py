@@ -9,7 +9,7 @@ import torch
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors
 from fedpgp.backbone import Backbone
 from fedpgp.data.tasks import Task
-from fedpgp.federation.client import LocalTraining
+from fedpgp.federation.optimization import LocalTraining
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import ClientState, on_device
 from fedpgp.methods import Method
