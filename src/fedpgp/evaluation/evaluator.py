@@ -136,14 +136,16 @@ class Evaluator:
         task, texts = self._task, Texts(self._tokens, self._method.position, workers)
         answers_of = partial(self._answers, VisualFeatures(self._method, self._images, workers), workers)
         start: Logits | None = None
+        shared_right = []
         if shared is not None:
             start = answers_of(f"the shared part after round {round_number}", shared, texts(self._prompts(shared)))
+            shared_right.append(self._right(start))
         elif len(alphas) > 1:
             start = self._hand_written()
         of_shared: list[Point] = []
-        points: dict[float, list[Point]] = {alpha: [] for alpha in alphas}
-        shared_right = [] if shared is None or start is None else [self._right(start)]
-        predictions: dict[str, list[_Predictions]] = defaultdict(list)
+        points: dict[float, list[Point]] = defaultdict(list)
+        predicted: dict[str, list[NDArray[np.int16]]] = defaultdict(list)
+        confidence: dict[str, list[NDArray[np.float16]]] = defaultdict(list)
         diagnostics: dict[str, list[float]] = defaultdict(list)
         for at in range(0, len(task.clients), CHUNK):
             chunk = task.clients[at : at + CHUNK]
@@ -163,13 +165,14 @@ class Evaluator:
                     outcomes[same] = self._outcome(answers_at, path, path_texts, start, alphas)
                 for alpha, of_point in outcomes[same].right.items():
                     right[alpha].append(of_point)
-                for name, of_set in outcomes[same].predictions.items():
-                    predictions[name].append(of_set)
+                for name in task.tests:
+                    predicted[name].append(outcomes[same].predicted[name])
+                    confidence[name].append(outcomes[same].confidence[name])
                 base_text, base = path_texts[1.0][self._base], self._softmaxes[self._base]
                 for name, figure in self._method.diagnostics(base_text, base.frozen).items():
                     diagnostics[name].append(figure)
-            for alpha, of_chunks in points.items():
-                of_chunks.append(Point.of(task, chunk, right[alpha]))
+            for alpha, rows in right.items():
+                points[alpha].append(Point.of(task, chunk, rows))
             if shared_right:
                 of_shared.append(Point.of(task, chunk, shared_right))
         path_points = {alpha: Point.joined(of_chunks) for alpha, of_chunks in points.items()}
@@ -180,8 +183,8 @@ class Evaluator:
             shared=summary(Point.joined(of_shared).clients) if of_shared else None,
             diagnostics={name: fmean(figures) for name, figures in diagnostics.items()},
             path=path_points,
-            predicted={name: np.stack([row.predicted for row in rows]) for name, rows in predictions.items()},
-            confidence={name: np.stack([row.confidence for row in rows]) for name, rows in predictions.items()},
+            predicted={name: np.stack(rows) for name, rows in predicted.items()},
+            confidence={name: np.stack(rows) for name, rows in confidence.items()},
         )
 
     def _prompts(self, params: Params) -> list[Reading]:
@@ -225,7 +228,12 @@ class Evaluator:
                 assert start is not None, "a path of more than one point has a start"
                 answers = {name: (1 - alpha) * start[name] + alpha * of_set for name, of_set in own.items()}
             right[alpha] = self._right(answers)
-        return _Outcome(right, {name: _predictions(own[name]) for name in self._task.tests})
+        tests = self._task.tests
+        return _Outcome(
+            right,
+            predicted={name: own[name].argmax(-1).to(torch.int16).cpu().numpy() for name in tests},
+            confidence={name: own[name].softmax(-1).amax(-1).to(torch.float16).cpu().numpy() for name in tests},
+        )
 
     def _answers(
         self, visual: VisualFeatures, workers: Workers[Towers], place: str, params: Params, texts: Sequence[Tensor]
@@ -255,24 +263,12 @@ class Evaluator:
         return {name: of_set.argmax(-1).cpu().numpy() == self._targets[name] for name, of_set in answers.items()}
 
 
-class _Predictions(NamedTuple):
-    """[n] of one client's model."""
-
-    predicted: NDArray[np.int16]
-    confidence: NDArray[np.float16]
-
-
 class _Outcome(NamedTuple):
-    """By α, which images of each test set a client's models get right [n], and what its own says of the task's."""
+    """[n] of each test set: by α which images a client's models get right; what its own answers, as in `Evaluation`."""
 
     right: Mapping[float, Mapping[str, NDArray[np.bool_]]]
-    predictions: Mapping[str, _Predictions]
-
-
-def _predictions(answers: Tensor) -> _Predictions:
-    """The likeliest columns of logits [n, C], and their probabilities."""
-    confidence = answers.softmax(-1).amax(-1)
-    return _Predictions(answers.argmax(-1).to(torch.int16).cpu().numpy(), confidence.to(torch.float16).cpu().numpy())
+    predicted: Mapping[str, NDArray[np.int16]]
+    confidence: Mapping[str, NDArray[np.float16]]
 
 
 def without_standing_path(evaluation: Evaluation, tests: Collection[str]) -> Evaluation:

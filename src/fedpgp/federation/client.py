@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,9 +23,6 @@ from fedpgp.federation.optimization import LocalTraining, restore, state_of
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Batch, Frozen, Method, Params
 from fedpgp.runtime.randomness import generator
-
-if TYPE_CHECKING:
-    pass
 
 ROWS = 1280  # of text in a step of a group: measured, see docs/benchmark.md
 

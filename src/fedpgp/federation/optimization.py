@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fedpgp.aggregators import Tensors
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.methods import Method
 from fedpgp.methods.base import Optimizer, Period, Schedule, TrainedMethod
-
-if TYPE_CHECKING:
-    from fedpgp.federation.settings import FederationConfig
-
 
 LONG = 1 / 5  # of the run: a warm-up that is longer is told
 

@@ -55,6 +55,9 @@ class ClientState:
     optimizer: Tensors = field(default_factory=dict)
 
 
+Kept = TypeVar("Kept", Server, ClientState)
+
+
 class State:
     """What the server knows and what every client that took part keeps, the records, and the last evaluation.
 
@@ -147,13 +150,11 @@ class State:
 
     def server(self) -> Server | None:
         """The server after the last round, on the CPU; None before the first."""
-        rows = self._execute("SELECT tensors FROM server")
-        return ungrouped(self._tensors(rows[0][0]), Server) if rows else None
+        return self._kept(Server, "SELECT tensors FROM server")
 
     def client(self, client: int) -> ClientState | None:
         """What a client keeps, on the CPU; None if it never took part."""
-        rows = self._execute("SELECT tensors FROM clients WHERE client = ?", client)
-        return ungrouped(self._tensors(rows[0][0]), ClientState) if rows else None
+        return self._kept(ClientState, "SELECT tensors FROM clients WHERE client = ?", client)
 
     def records(self) -> list[dict[str, Any]]:
         """The record of every round, in their order."""
@@ -239,14 +240,12 @@ class State:
         reason = " ".join(str(cause).split())  # SQLite's own may have several lines
         return OutputError(f"{self._path} is damaged: {reason}; start the run again, with another -o or --force")
 
-    def _tensors(self, content: bytes) -> dict[str, Tensor]:
+    def _kept(self, kind: type[Kept], statement: str, *values: Any) -> Kept | None:
+        rows = self._execute(statement, *values)
         try:
-            return dict(sorted(load(content).items()))
+            return ungrouped(dict(sorted(load(rows[0][0]).items())), kind) if rows else None
         except SafetensorError as error:
             raise self._damaged(error) from error
-
-
-Kept = TypeVar("Kept", Server, ClientState)
 
 
 def on_device(kept: Kept, device: torch.device) -> Kept:
