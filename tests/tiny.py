@@ -182,7 +182,7 @@ def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregat
     """All rounds of a federation in this process: two of everybody, two epochs in batches of four, or as changed."""
     found, settings = data_ or data(backbone, kind=kind_of(method)), FederationConfig(**{**SETTINGS, **changes})
     workers = workers or Workers(backbone.towers(method.reads), 1)
-    spec, rounds = RunSpec.of(method, found.task, backbone, settings, seed, aggregator), []
+    spec, rounds = RunSpec(method, found.task, backbone, settings, seed, aggregator), []
     with nullcontext(state) if state else State.create() as state:
         clients = spec.states(state.client)
         for record in federate(ClientRunner(spec, found), workers, state):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedpgp.federation.optimization import Optimization
+from fedpgp.federation.optimization import LocalTraining
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.base import TrainedMethod
@@ -45,11 +45,11 @@ def read_written() -> dict[str, Any]:
 
 def default(method: Method, key: str) -> Any:
     """What a setting is if nobody sets it, as TOML has it; what a method leaves unset is that of [federation]."""
-    optimization = vars(Optimization.of(method, FederationConfig()))
+    training = vars(LocalTraining.of(method, FederationConfig()))
     group = "private" if key.startswith(("private_", "gate_")) else "shared"
     name = key.removeprefix("private_").removeprefix("gate_")
-    groups = optimization.get(f"{name}s")  # such as learning_rates
-    value = groups[group] if groups else optimization.get(name, getattr(method, key, None))
+    groups = training.get(f"{name}s")  # such as learning_rates
+    value = groups[group] if groups else training.get(name, getattr(method, key, None))
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -176,7 +176,7 @@ def main() -> None:
                 hostile = frozenset(rng.permutation(CLIENTS)[: round(share * CLIENTS)].tolist())
                 opened = setup.open(options.method, seed)
                 rule = aggregator(name, len(hostile))
-                spec = RunSpec.of(opened.method, opened.task, opened.backbone, config.federation, seed, rule)
+                spec = RunSpec(opened.method, opened.task, opened.backbone, config.federation, seed, rule)
                 with State.create() as state:
                     here = LocalClients(ClientRunner(spec, opened.data), spec.states(state.client), opened.workers)
                     pool = Hostile(here, spec, hostile, attack, rng)

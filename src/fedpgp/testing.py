@@ -136,7 +136,7 @@ class _Trial:
 
     def spec(self, aggregator: Aggregator | None = None) -> RunSpec:
         """A run of the method with seed 0."""
-        return RunSpec.of(self.method, self.task, self.backbone, SETTINGS, 0, aggregator)
+        return RunSpec(self.method, self.task, self.backbone, SETTINGS, 0, aggregator)
 
     def first(self, client: int = 0) -> Params:
         """A client's parameters before the first round."""
@@ -166,7 +166,7 @@ class _Trial:
             State.create(path).close()
             while True:
                 with State.open(path) as state:
-                    spec = RunSpec.of(method, self.task, self.backbone, SETTINGS, seed)
+                    spec = RunSpec(method, self.task, self.backbone, SETTINGS, seed)
                     for _ in federate(ClientRunner(spec, self.data), workers, state):
                         if interrupted:
                             break

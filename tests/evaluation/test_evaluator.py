@@ -20,7 +20,7 @@ from fedpgp.evaluation import evaluator as evaluate
 from fedpgp.evaluation import inference as reading
 from fedpgp.evaluation.evaluator import Evaluator, path_alphas, without_standing_path
 from fedpgp.evaluation.inference import Question, answer, kind_of
-from fedpgp.evaluation.metrics import accuracies, area, combined, evaluation_sets, own_images, summary
+from fedpgp.evaluation.metrics import accuracies, area, evaluation_sets, own_images, summary
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import FedCoCoOp, FedMGP, FedOTP, FedPGP, FedVPT, Local, Params, PromptFL, PromptFolio
 from fedpgp.methods.pfedprompt import PFedPrompt
@@ -38,7 +38,7 @@ def harmonic(*values):
 
 @given(local=ACCURACY, base=ACCURACY, novel=ACCURACY)
 def test_hm_and_cm(local, base, novel):
-    found = combined({"local": local, "base": base, "novel": novel})
+    found = summary({"local": [local], "base": [base], "novel": [novel]})
     assert found["hm"] == pytest.approx(float(harmonic(local, base, novel)), rel=1e-12)
     assert found["cm"] == pytest.approx(float((Fraction(local) + harmonic(base, novel)) / 2), rel=1e-12)
     assert (found["local"], found["base"], found["novel"]) == (local, base, novel)
@@ -54,7 +54,7 @@ def test_hm_and_cm(local, base, novel):
     ],
 )
 def test_hm_and_cm_by_hand(accuracies, hm, cm):
-    found = combined(dict(zip(("local", "base", "novel"), accuracies, strict=True)))
+    found = summary({name: [value] for name, value in zip(("local", "base", "novel"), accuracies, strict=True)})
     assert (found["hm"], found["cm"]) == (pytest.approx(hm), pytest.approx(cm))
 
 
@@ -172,9 +172,8 @@ def test_the_size_of_the_chunks_does_not_matter(backbone, chunk, monkeypatch):
 def test_features_that_are_not_finite_stop_the_run(backbone):
     clients = many(3)
     clients[1].private["U"][0, 0] = torch.inf
-    with pytest.raises(
-        TrainingError, match=r"client 1 are not finite after round 1: change the settings of \[fedpgp\]"
-    ):
+    message = r"client 1 after round 1, in evaluation: logits are not finite: change the settings of \[fedpgp\]"
+    with pytest.raises(TrainingError, match=message):
         evaluated(FEDPGP, clients, backbone)
 
 
@@ -382,7 +381,6 @@ def test_equal_visual_prompts_of_one_model_have_a_place_each(exact):
 @pytest.mark.parametrize("method", [FedCoCoOp(), FedOTP(context_length=3), FedVPT(visual_length=2)])
 def test_images_in_pieces_are_classified_as_all_at_once(method, exact, monkeypatch):
     *_, whole = tiny.run(method, exact, rounds=1)
-    monkeypatch.setattr(evaluate, "PIECE", 5)
     monkeypatch.setattr(reading, "PIECE", 5)
     *_, found = tiny.run(method, exact, rounds=1)
     for name, rows in whole.evaluation.correct.items():

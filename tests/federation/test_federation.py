@@ -17,7 +17,7 @@ from fedpgp.data.image_features import ImageFeatures
 from fedpgp.errors import TrainingError
 from fedpgp.federation.client import ROWS, ClientJob, in_groups, train_clients
 from fedpgp.federation.client_runner import frozen_of
-from fedpgp.federation.participation import participants
+from fedpgp.federation.run_spec import participants
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import FedPGP, Local, Params, PromptFL, ZeroShot
 from fedpgp.runtime.randomness import generator

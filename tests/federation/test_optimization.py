@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from fedpgp import run
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError
-from fedpgp.federation.client import LocalTraining, train_clients
-from fedpgp.federation.optimization import remarks
+from fedpgp.federation.client import train_clients
+from fedpgp.federation.optimization import LocalTraining, remarks
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import State
 from fedpgp.methods import METHODS, FedPGP, Method, PromptFL
@@ -65,7 +65,7 @@ def test_a_method_of_somebody_else_has_the_optimizer_of_the_federation():
         learning_rates: ClassVar = {"shared": 1.0}
         prompts = loss = predict = None
 
-    assert LocalTraining.of(Own(), FederationConfig(momentum=0.5)).optimization.momentum == 0.5
+    assert LocalTraining.of(Own(), FederationConfig(momentum=0.5)).momentum == 0.5
 
 
 def test_the_private_part_may_decay_otherwise_than_the_shared_one(exact):

@@ -217,7 +217,7 @@ def test_a_run_that_was_stopped_anywhere_ends_as_one_that_was_not(name, changes,
     settings = FederationConfig(**{**tiny.SETTINGS, "rounds": 4, "local_epochs": 1, **changes})
 
     def rounds(state, workers=None):
-        runner = ClientRunner(RunSpec.of(method, data.task, backbone, settings, 0), data)
+        runner = ClientRunner(RunSpec(method, data.task, backbone, settings, 0), data)
         return federate(runner, workers or Workers(backbone.towers(), 1), state)
 
     with State.create() as state:
@@ -271,7 +271,7 @@ def test_in_a_round_only_the_participants_are_read_and_kept(backbone, monkeypatc
         reads.clear(), kept.clear()
         settings = FederationConfig(rounds=3, participation=10 / clients, local_epochs=1, eval_every=3)
         with State.create() as state:
-            spec = RunSpec.of(METHODS["fedpgp"], data.task, backbone, settings, 0)
+            spec = RunSpec(METHODS["fedpgp"], data.task, backbone, settings, 0)
             found = list(federate(ClientRunner(spec, data), Workers(backbone.towers(), 1), state))
         expected = Counter(client for record in found for client in record["participants"])
         assert kept == expected and expected.total() == 30

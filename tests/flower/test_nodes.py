@@ -72,7 +72,7 @@ def open_world(
     privacy = more.pop("privacy", PrivacyConfig())
     data = more.pop("data", None) or tiny.data(backbone, kind=kind_of(method))
     settings = FederationConfig(**{**tiny.SETTINGS, **SMALL, **more})
-    spec = RunSpec.of(method, data.task, backbone, settings, 0, protected(privacy, aggregator or FedAvg()))
+    spec = RunSpec(method, data.task, backbone, settings, 0, protected(privacy, aggregator or FedAvg()))
 
     def opened(client: int) -> Node:
         alone = replace(data, task=replace(data.task, clients=(data.task.clients[client],)))

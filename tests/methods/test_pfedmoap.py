@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from fedpgp.aggregators import Server, Upload
 from fedpgp.errors import ConfigError
-from fedpgp.federation.participation import participants
+from fedpgp.federation.run_spec import participants
 from fedpgp.methods import Batch, Frozen, Params, PromptFL
 from fedpgp.methods.pfedmoap import NearestExperts, PFedMoAP
 

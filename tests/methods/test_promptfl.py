@@ -56,7 +56,7 @@ def test_a_finetuned_run_that_is_stopped_goes_on(exact, tmp_path):
     State.create(tmp_path / "s").close()
     for _ in range(3):
         with State.open(tmp_path / "s") as state:
-            runner = ClientRunner(RunSpec.of(method, data.task, exact, settings, 0), data)
+            runner = ClientRunner(RunSpec(method, data.task, exact, settings, 0), data)
             next(federate(runner, Workers(exact.towers(), 1), state))
     with State.open(tmp_path / "s") as state:
         assert state.rounds() == 3

@@ -108,8 +108,8 @@ def test_without_a_path_the_shared_part_answers_as_the_clients_models_do(compare
 
 def test_local_is_resampled_as_by_a_loop_over_clients(compared):
     outcomes = fedpgp.load_comparison(compared).of("fedpgp")[0].outcomes
-    counts = _both_counts(outcomes.base_images, outcomes.novel_images)[0]
-    found = _local(outcomes)
+    counts, _, narrow_counts = _both_counts(outcomes.base_images, outcomes.novel_images)
+    found = _local(outcomes, narrow_counts)
     for point in (0, len(outcomes.alphas) - 1):
         for r in (0, 1, 700, 2000):
             shares = []

@@ -30,7 +30,7 @@ class Listening(Silent):
 def runner_of(method, backbone, settings) -> ClientRunner:
     """All clients of the tiny task."""
     data = tiny.data(backbone)
-    return ClientRunner(RunSpec.of(method, data.task, backbone, settings, 0), data)
+    return ClientRunner(RunSpec(method, data.task, backbone, settings, 0), data)
 
 
 def test_plan_in_a_line() -> None:

@@ -70,7 +70,7 @@ def measure_costs(bench: Bench) -> list[dict[str, Any]]:
             task = _one_step(scene.task) if scene.made_up and "image tower" in method.reads else scene.task
             train = made_up_images(len(task.train), backbone, kind_of(method), seed)
             data = Data(task, train, made_up_data(task, backbone, None, seed).tests)  # on which nothing is tested
-            runner = ClientRunner(RunSpec.of(method, task, backbone, settings, seed), data)
+            runner = ClientRunner(RunSpec(method, task, backbone, settings, seed), data)
             return federate(runner, pool, stack.enter_context(State.create()))
 
         def cost(method: Method) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _trained_method(cls: type[Method], scene: Scene) -> Method | None:
     """
 
     def spec(method: Method) -> RunSpec:
-        return RunSpec.of(method, scene.task, scene.backbone, FederationConfig(), 0)
+        return RunSpec(method, scene.task, scene.backbone, FederationConfig(), 0)
 
     try:
         chosen = spec(cls())

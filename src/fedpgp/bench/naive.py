@@ -123,7 +123,7 @@ def see(model: "CLIPModel", pixels: Tensor) -> Tensor:
 def naive_round(scene: Scene, settings: FederationConfig, seed: int) -> tuple[Tensor, dict[str, NDArray[np.bool_]]]:
     """A round of all clients: p_G after it, and which test images [N, n] each client gets right, by test set."""
     task, method = scene.task, FedPGP()
-    spec = RunSpec.of(method, task, scene.backbone, settings, seed)
+    spec = RunSpec(method, task, scene.backbone, settings, seed)
     start = {**spec.shared, **spec.first(0).private}  # the same for all
     naive = make_naive(scene, method, task.base)
     trained = [_train(naive, start, scene, client, settings, seed) for client in task.clients]

@@ -136,7 +136,7 @@ def _library_round(bench: Bench, data: Data) -> tuple[Mapping[str, Any], float, 
     backbone, options = bench.step.scene.backbone, bench.options
     started = time.perf_counter()
     with State.create() as state, Workers(backbone.towers(), options.threads) as pool:
-        spec = RunSpec.of(FedPGP(), data.task, backbone, SETTINGS, options.seed)
+        spec = RunSpec(FedPGP(), data.task, backbone, SETTINGS, options.seed)
         (record,) = federate(ClientRunner(spec, data), pool, state)
         elapsed = time.perf_counter() - started
         server = state.server()

@@ -72,7 +72,7 @@ def measure_clients(clients: int, seed: int) -> dict[str, Any]:
         State.create(Path(directory) / FILE) as state,
         Workers(backbone.towers(), 1) as pool,
     ):
-        rounds = federate(ClientRunner(RunSpec.of(FedPGP(), task, backbone, settings, seed), data), pool, state)
+        rounds = federate(ClientRunner(RunSpec(FedPGP(), task, backbone, settings, seed), data), pool, state)
         next(rounds)
         ends = [time.perf_counter()]
         for _ in range(MEASURED_ROUNDS):

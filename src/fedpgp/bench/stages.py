@@ -95,7 +95,7 @@ def first_step(scene: Scene, seed: int) -> Step:
     task = replace(scene.task, clients=(replace(scene.task.clients[0], train=chosen),))
     method = FedPGP(learning_rate=RATE, private_learning_rate=None)
     settings = FederationConfig(local_epochs=1, batch_size=BATCH, momentum=0.0, weight_decay=0.0)
-    spec = RunSpec.of(method, task, scene.backbone, settings, seed)
+    spec = RunSpec(method, task, scene.backbone, settings, seed)
     runner = ClientRunner(spec, made_up_data(task, scene.backbone, None, seed))
     job = runner.job(1, 0, spec.aggregator.download(spec.begin(), 0), spec.first(0))
     job = replace(job, images=ImageFeatures(features))

@@ -62,8 +62,8 @@ def resampled(run: Outcomes, alpha: float = 1.0) -> Figures:
     The same resampled images count for every run of a task, all its clients and all seeds, so that only the images'
     luck is judged; how much the seeds differ is the standard deviation's to say. alpha: one of the path.
     """
-    base_counts, novel_counts = _both_counts(run.base_images, run.novel_images)
-    local = _local(run)
+    base_counts, novel_counts, narrow_counts = _both_counts(run.base_images, run.novel_images)
+    local = _local(run, narrow_counts)
     tested = {"base": _of_all(run, "base", base_counts)}
     if run.novel_images:
         tested["novel"] = _of_all(run, "novel", novel_counts)
@@ -93,16 +93,16 @@ def differences(first: Sequence[Figures], second: Sequence[Figures]) -> dict[str
 
 
 @lru_cache(maxsize=2)
-def _both_counts(base_images: int, novel_images: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`_counts` of both test sets, drawn once for all runs of a task: the base images' first."""
+def _both_counts(
+    base_images: int, novel_images: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
+    """`_counts` of the base and the novel images, drawn once for all runs of a task, and the first in float32.
+
+    Sums for one client are exact in float32, and take half the time.
+    """
     rng = np.random.default_rng(SEED)
-    return _counts(rng, base_images), _counts(rng, novel_images) if novel_images else np.zeros((0, 0))
-
-
-@lru_cache(maxsize=2)
-def _narrow_counts(base_images: int, novel_images: int) -> NDArray[np.float32]:
-    """Those of the base images in float32: sums for one client are exact in it, and take half the time."""
-    return _both_counts(base_images, novel_images)[0].astype(np.float32)
+    base, novel = _counts(rng, base_images), _counts(rng, novel_images) if novel_images else np.zeros((0, 0))
+    return base, novel, base.astype(np.float32)
 
 
 def _counts(rng: np.random.Generator, images: int) -> NDArray[np.float64]:
@@ -111,9 +111,8 @@ def _counts(rng: np.random.Generator, images: int) -> NDArray[np.float64]:
     return np.concatenate([np.ones((images, 1)), drawn.T], axis=1)
 
 
-def _local(run: Outcomes) -> NDArray[np.float64]:
+def _local(run: Outcomes, counts: NDArray[np.float32]) -> NDArray[np.float64]:
     """[A, 1 + R] mean over the clients of their accuracy on the images of their own classes."""
-    counts = _narrow_counts(run.base_images, run.novel_images)
     total, clients = np.zeros((len(run.alphas), 1 + RESAMPLES)), np.zeros(1 + RESAMPLES)
     for chunk in _chunks(run):
         mine = np.unpackbits(run.own[chunk], axis=1, count=run.base_images)

@@ -6,6 +6,7 @@ Letters: N clients, K contexts, C classes, D feature width, n images of a test s
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
@@ -19,8 +20,8 @@ from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.tasks import Client, Task
 from fedpgp.errors import TrainingError
-from fedpgp.evaluation.inference import PIECE, Question, Reading, Texts, VisualFeatures, answer
-from fedpgp.evaluation.metrics import Correct, accuracies, evaluation_sets, summary
+from fedpgp.evaluation.inference import Question, Reading, Texts, VisualFeatures, answer
+from fedpgp.evaluation.metrics import accuracies, evaluation_sets, summary
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.methods.base import logits
 from fedpgp.runtime.workers import Workers
@@ -40,6 +41,23 @@ class Point:
 
     clients: Mapping[str, NDArray[np.float64]]
     correct: Mapping[str, NDArray[np.uint8]]
+
+    @classmethod
+    def of(cls, task: Task, clients: Sequence[Client], right: Sequence[Mapping[str, NDArray[np.bool_]]]) -> "Point":
+        """right: [n] of each test set, which images the model of each client gets right, or one model for all."""
+        correct = {name: np.stack([row[name] for row in right]) for name in right[0]}
+        return Point(
+            accuracies(task, clients, correct), {name: np.packbits(correct[name], axis=1) for name in task.tests}
+        )
+
+    @classmethod
+    def joined(cls, points: Sequence["Point"]) -> "Point":
+        """Those of some clients, and then of others, as one."""
+        first = points[0]
+        return Point(
+            {name: np.concatenate([point.clients[name] for point in points]) for name in first.clients},
+            {name: np.concatenate([point.correct[name] for point in points]) for name in first.correct},
+        )
 
 
 @dataclass(frozen=True)
@@ -70,7 +88,6 @@ class _TestSoftmax:
     """Test sets with the same classes, so that one reading serves them all."""
 
     sets: Mapping[str, ImageFeatures]
-    targets: Mapping[str, NDArray[np.int64]]
     classes: tuple[int, ...]
     tokens: ClassTokens
     frozen: Frozen
@@ -89,10 +106,10 @@ class Evaluator:
         together: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for name, test in evaluation_sets(task).items():
             together[tuple(test.classes)].append(name)
+        self._targets = {name: test.targets for name, test in evaluation_sets(task).items()}
         self._softmaxes = [
             _TestSoftmax(
                 sets={name: images[name] for name in names},
-                targets={name: evaluation_sets(task)[name].targets for name in names},
                 classes=classes,
                 tokens=tokens.select(classes),
                 frozen=frozen.select(classes),
@@ -114,54 +131,60 @@ class Evaluator:
 
         shared: None where it predicts nothing by itself; model: of a client, which may be read from a disk when it is
         asked for; alphas: points of the path, ascending, the last of them 1. Raises TrainingError, naming client and
-        round, where text features are not finite.
+        round, where logits are not finite.
         """
         task, texts = self._task, Texts(self._tokens, self._method.position, workers)
-        visual = VisualFeatures(self._method, self._images, workers) if "image tower" in self._method.reads else None
+        answers_of = partial(self._answers, VisualFeatures(self._method, self._images, workers), workers)
         start: Logits | None = None
-        of_shared, shared_correct = _Columns(), None
+        shared_right = []
         if shared is not None:
-            place = f"the shared part after round {round_number}"
-            (read_of_shared,) = texts([self._prompts(shared)])
-            start = self._logits(place, shared, read_of_shared, visual, workers)
-            shared_correct = {name: right[None] for name, right in self._right(start).items()}
+            start = answers_of(f"the shared part after round {round_number}", shared, texts(self._prompts(shared)))
+            shared_right.append(self._right(start))
         elif len(alphas) > 1:
             start = self._hand_written()
-        points = {alpha: _Columns() for alpha in alphas}
-        predictions: dict[str, list[_Predictions]] = defaultdict(list)
+        of_shared: list[Point] = []
+        points: dict[float, list[Point]] = defaultdict(list)
+        predicted: dict[str, list[NDArray[np.int16]]] = defaultdict(list)
+        confidence: dict[str, list[NDArray[np.float16]]] = defaultdict(list)
         diagnostics: dict[str, list[float]] = defaultdict(list)
         for at in range(0, len(task.clients), CHUNK):
             chunk = task.clients[at : at + CHUNK]
-            places = [f"client {client.id} after round {round_number}" for client in chunk]
             paths = [self._path(model(client.id), alphas) for client in chunk]
-            read = iter(texts([self._prompts(params) for path in paths for params in path.values()]))
-            path_texts = [{alpha: next(read) for alpha in path} for path in paths]
-            correct_at, of_chunk = self._classify(places, paths, path_texts, start, alphas, visual, workers)
-            for name, rows in of_chunk.items():
-                predictions[name] += rows
-            for alpha, correct in correct_at.items():
-                points[alpha].add(task, chunk, correct)
-            if shared_correct is not None:
-                of_shared.add(task, chunk, shared_correct)
-            for client, of_path in zip(chunk, path_texts, strict=True):
-                if not all(torch.isfinite(text).all() for text in of_path[1.0]):
-                    raise TrainingError(
-                        f"the text features of client {client.id} are not finite after round {round_number}:"
-                        f" change the settings of [{self._method.name}], most often to a lower learning_rate"
-                    )
-                of_base = of_path[1.0][self._base]
-                for name, figure in self._method.diagnostics(of_base, self._softmaxes[self._base].frozen).items():
+            readings = [reading for path in paths for params in path.values() for reading in self._prompts(params)]
+            read = iter(texts(readings))
+            outcomes: dict[tuple[int, ...], _Outcome] = {}
+            right: dict[float, list[Mapping[str, NDArray[np.bool_]]]] = defaultdict(list)
+            for client, path in zip(chunk, paths, strict=True):
+                path_texts = {alpha: [next(read) for _ in self._softmaxes] for alpha in path}
+                own = path[1.0]
+                tensors = (own.shared, own.private, own.received, own.memory)
+                # Many may share all they have.
+                same = tuple(id(tensor) for group in tensors for tensor in group.values())
+                if same not in outcomes:
+                    answers_at = partial(answers_of, f"client {client.id} after round {round_number}")
+                    outcomes[same] = self._outcome(answers_at, path, path_texts, start, alphas)
+                for alpha, of_point in outcomes[same].right.items():
+                    right[alpha].append(of_point)
+                for name in task.tests:
+                    predicted[name].append(outcomes[same].predicted[name])
+                    confidence[name].append(outcomes[same].confidence[name])
+                base_text, base = path_texts[1.0][self._base], self._softmaxes[self._base]
+                for name, figure in self._method.diagnostics(base_text, base.frozen).items():
                     diagnostics[name].append(figure)
-        path = {alpha: columns.point() for alpha, columns in points.items()}
-        own = path.pop(1.0)
+            for alpha, rows in right.items():
+                points[alpha].append(Point.of(task, chunk, rows))
+            if shared_right:
+                of_shared.append(Point.of(task, chunk, shared_right))
+        path_points = {alpha: Point.joined(of_chunks) for alpha, of_chunks in points.items()}
+        last = path_points.pop(1.0)
         return Evaluation(
-            clients=own.clients,
-            correct=own.correct,
-            shared=None if shared is None else summary(of_shared.point().clients),
+            clients=last.clients,
+            correct=last.correct,
+            shared=summary(Point.joined(of_shared).clients) if of_shared else None,
             diagnostics={name: fmean(figures) for name, figures in diagnostics.items()},
-            path=path,
-            predicted={name: np.stack([row.predicted for row in rows]) for name, rows in predictions.items()},
-            confidence={name: np.stack([row.confidence for row in rows]) for name, rows in predictions.items()},
+            path=path_points,
+            predicted={name: np.stack(rows) for name, rows in predicted.items()},
+            confidence={name: np.stack(rows) for name, rows in confidence.items()},
         )
 
     def _prompts(self, params: Params) -> list[Reading]:
@@ -185,81 +208,48 @@ class Evaluator:
             for name, images in softmax.sets.items()
         }
 
-    def _classify(
+    def _outcome(
         self,
-        places: Sequence[str],
-        paths: Sequence[Mapping[float, Params]],
-        texts: Sequence[Mapping[float, Sequence[Tensor]]],
+        answers_of: Callable[[Params, Sequence[Tensor]], Logits],
+        path: Mapping[float, Params],
+        texts: Mapping[float, Sequence[Tensor]],
         start: Logits | None,
         alphas: Sequence[float],
-        visual: VisualFeatures | None,
-        workers: Workers[Towers],
-    ) -> tuple[dict[float, Correct], dict[str, list["_Predictions"]]]:
-        """By α, which images some clients get right, and by test set, what their own models say.
+    ) -> "_Outcome":
+        """What a client's models say of every test set. texts: what `path` reads of them."""
+        own = answers_of(path[1.0], texts[1.0])
+        right = {}
+        for alpha in alphas:
+            if alpha == 1:
+                answers = own
+            elif alpha in path:
+                answers = answers_of(path[alpha], texts[alpha])
+            else:  # where logits are linear in text features this mixes those, before they are brought to unit length
+                assert start is not None, "a path of more than one point has a start"
+                answers = {name: (1 - alpha) * start[name] + alpha * of_set for name, of_set in own.items()}
+            right[alpha] = self._right(answers)
+        tests = self._task.tests
+        return _Outcome(
+            right,
+            predicted={name: own[name].argmax(-1).to(torch.int16).cpu().numpy() for name in tests},
+            confidence={name: own[name].softmax(-1).amax(-1).to(torch.float16).cpu().numpy() for name in tests},
+        )
 
-        places: what a message calls each of them.
-        """
-        correct: dict[float, dict[str, list[NDArray[np.bool_]]]] = {alpha: defaultdict(list) for alpha in alphas}
-        same: dict[tuple[int, ...], dict[float, Mapping[str, NDArray[np.bool_]]]] = {}
-        answers: dict[tuple[int, ...], dict[str, _Predictions]] = {}
-        predictions: dict[str, list[_Predictions]] = defaultdict(list)
-        for place, path, of_path in zip(places, paths, texts, strict=True):
-            own = path[1.0]
-            tensors = (own.shared, own.private, own.received, own.memory)
-            model = tuple(id(tensor) for group in tensors for tensor in group.values())  # many may share all they have
-            if model not in same:
-                own_logits = self._logits(place, own, of_path[1.0], visual, workers)
-                answers[model] = {name: _predictions(own_logits[name]) for name in self._task.tests}
-                same[model] = {
-                    alpha: self._right(
-                        self._logits(place, path[alpha], of_path[alpha], visual, workers)
-                        if alpha in path and alpha < 1
-                        else _mixed(start, own_logits, alpha)
-                    )
-                    for alpha in alphas
-                }
-            for name, of_set in answers[model].items():
-                predictions[name].append(of_set)
-            for alpha, of_point in same[model].items():
-                for name, right in of_point.items():
-                    correct[alpha][name].append(right)
-        return {
-            a: {name: np.stack(rows) for name, rows in of_point.items()} for a, of_point in correct.items()
-        }, predictions
-
-    def _logits(
-        self,
-        place: str,
-        params: Params,
-        texts: Sequence[Tensor],
-        visual: VisualFeatures | None,
-        workers: Workers[Towers],
+    def _answers(
+        self, visual: VisualFeatures, workers: Workers[Towers], place: str, params: Params, texts: Sequence[Tensor]
     ) -> Logits:
         """What a model answers to every test set. place: what a message calls it."""
         method, answers = self._method, {}
         in_pieces = {"patches", "text per image"} & {*method.reads}
         try:
-            seen = None if visual is None else visual(params)
+            seen = visual(params) if "image tower" in method.reads else {}
             for softmax, text in zip(self._softmaxes, texts, strict=True):
                 for name, images in softmax.sets.items():
-                    of_set = images.pooled if seen is None else seen[name]
-                    if in_pieces:
-                        questions = (
-                            Question(
-                                method,
-                                params,
-                                text,
-                                images[at : at + PIECE],
-                                softmax.tokens,
-                                softmax.frozen,
-                                None if seen is None else of_set[at : at + PIECE],
-                            )
-                            for at in range(0, len(images), PIECE)
-                        )
-                        answers[name] = torch.cat(workers.map(answer, questions))
-                    else:
-                        answers[name] = method.predict(params, text, of_set, softmax.frozen)
-                    if method.reads != ("text", "images") and not answers[name].isfinite().all():
+                    asked = Question(method, params, text, images, softmax.tokens, softmax.frozen, seen.get(name))
+                    answers[name] = (
+                        torch.cat(workers.map(answer, asked.pieces())) if in_pieces else answer(workers.towers, asked)
+                    )
+                    if not answers[name].isfinite().all():
                         raise TrainingError(
                             f"logits are not finite: change the settings of [{method.name}], most often to a lower"
                             " learning_rate"
@@ -270,29 +260,15 @@ class Evaluator:
 
     def _right(self, answers: Logits) -> Mapping[str, NDArray[np.bool_]]:
         """[n] of each test set: which images are right."""
-        targets = {name: target for softmax in self._softmaxes for name, target in softmax.targets.items()}
-        return {name: of_set.argmax(-1).cpu().numpy() == targets[name] for name, of_set in answers.items()}
+        return {name: of_set.argmax(-1).cpu().numpy() == self._targets[name] for name, of_set in answers.items()}
 
 
-class _Predictions(NamedTuple):
-    """[n] of one client's model."""
+class _Outcome(NamedTuple):
+    """[n] of each test set: by α which images a client's models get right; what its own answers, as in `Evaluation`."""
 
-    predicted: NDArray[np.int16]
-    confidence: NDArray[np.float16]
-
-
-def _predictions(answers: Tensor) -> _Predictions:
-    """The likeliest columns of logits [n, C], and their probabilities."""
-    confidence = answers.softmax(-1).amax(-1)
-    return _Predictions(answers.argmax(-1).to(torch.int16).cpu().numpy(), confidence.to(torch.float16).cpu().numpy())
-
-
-def _mixed(start: Logits | None, own: Logits, alpha: float) -> Logits:
-    """Where logits are linear in text features this mixes those, before they are brought to unit length."""
-    if alpha == 1:
-        return own
-    assert start is not None, "a path of more than one point has a start"
-    return {name: (1 - alpha) * start[name] + alpha * of_set for name, of_set in own.items()}
+    right: Mapping[float, Mapping[str, NDArray[np.bool_]]]
+    predicted: Mapping[str, NDArray[np.int16]]
+    confidence: Mapping[str, NDArray[np.float16]]
 
 
 def without_standing_path(evaluation: Evaluation, tests: Collection[str]) -> Evaluation:
@@ -304,23 +280,3 @@ def without_standing_path(evaluation: Evaluation, tests: Collection[str]) -> Eva
         return all(np.array_equal(point.clients[name], evaluation.clients[name]) for name in ("local", *tests))
 
     return replace(evaluation, path={}) if all(stands(point) for point in evaluation.path.values()) else evaluation
-
-
-class _Columns:
-    """The outcomes of all clients, a chunk at a time."""
-
-    def __init__(self) -> None:
-        self._clients: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
-        self._correct: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
-
-    def add(self, task: Task, chunk: Sequence[Client], correct: Correct) -> None:
-        for name, values in accuracies(task, chunk, correct).items():
-            self._clients[name].append(values)
-        for name in task.tests:
-            self._correct[name].append(np.packbits(correct[name], axis=1))
-
-    def point(self) -> Point:
-        return Point(
-            {name: np.concatenate(parts) for name, parts in self._clients.items()},
-            {name: np.concatenate(parts) for name, parts in self._correct.items()},
-        )

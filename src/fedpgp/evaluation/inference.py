@@ -4,7 +4,7 @@ Letters: K contexts, C classes, D feature width, B images, P patches, V visual p
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -55,6 +55,12 @@ class Question(NamedTuple):
     classes: ClassTokens
     frozen: Frozen
     seen: Tensor | None = None
+
+    def pieces(self) -> Iterator["Question"]:
+        """The same of PIECE images at a time."""
+        for at in range(0, len(self.images), PIECE):
+            piece = slice(at, at + PIECE)
+            yield self._replace(images=self.images[piece], seen=None if self.seen is None else self.seen[piece])
 
     def whole_text(self, towers: Towers) -> Tensor:
         """[K, C, D], or [K + B, C, D] with what each image has of its own."""
@@ -134,25 +140,19 @@ class Texts:
         self._tokens, self._position, self._workers = tokens, position, workers
         self._known: dict[_Key, Tensor] = {}
 
-    def __call__(self, models: Sequence[Sequence[Reading]]) -> list[list[Tensor]]:
-        """Text features [K, C, D] for every softmax of every model."""
+    def __call__(self, readings: Sequence[Reading]) -> list[Tensor]:
+        """Text features [K, C, D] of every reading."""
         everything = tuple(range(len(self._tokens)))
+        keys = [[_key(context, reading.classes) for context in reading.contexts] for reading in readings]
         wanted: dict[_Key, Tensor | Prompt] = {}
-        keys = [
-            [[_key(context, reading.classes) for context in reading.contexts] for reading in model] for model in models
-        ]
-        for of_model, model in zip(keys, models, strict=True):
-            for of_reading, reading in zip(of_model, model, strict=True):
-                wanted |= zip(of_reading, reading.contexts, strict=True)
+        for of_reading, reading in zip(keys, readings, strict=True):
+            wanted |= zip(of_reading, reading.contexts, strict=True)
         known = {key: self._known[key] for key in wanted if key in self._known}
         new = [key for key in wanted if key not in known]
         jobs = [(wanted[key], self._tokens.select(key[1] or everything), self._position) for key in new]
         known |= zip(new, self._workers.map(_encode, jobs), strict=True)
         self._known = known
-        return [
-            [self._text(of_reading, reading) for of_reading, reading in zip(of_model, model, strict=True)]
-            for of_model, model in zip(keys, models, strict=True)
-        ]
+        return list(map(self._text, keys, readings))
 
     def _text(self, keys: Sequence[_Key], reading: Reading) -> Tensor:
         if not keys:

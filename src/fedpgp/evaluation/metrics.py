@@ -59,15 +59,12 @@ def own_images(task: Task, clients: Sequence[Client], name: str) -> NDArray[np.b
 
 
 def summary(clients: Mapping[str, Sequence[float] | NDArray[np.float64]]) -> dict[str, float]:
-    """Means over the clients of all figures, with HM and CM."""
-    return combined({name: fmean(values) for name, values in clients.items()})
+    """Means over the clients of all figures, with HM and CM of these.
 
-
-def combined(means: Mapping[str, float]) -> dict[str, float]:
-    """Adds HM, the harmonic mean of Local, Base and Novel, and CM = (Local + HM(Base, Novel)) / 2 (FedMGP).
-
-    "others": HM(Base, Novel). Where nothing is novel, Base stands in its place, and HM is that of Local and Base.
+    HM: the harmonic mean of Local, Base and Novel. "others": HM(Base, Novel). CM = (Local + HM(Base, Novel)) / 2
+    (FedMGP). Where nothing is novel, Base stands in its place, and HM is that of Local and Base.
     """
+    means = {name: fmean(values) for name, values in clients.items()}
     local, base = means["local"], means["base"]
     on_others = [base, means["novel"]] if "novel" in means else [base]
     others = harmonic_mean(on_others)

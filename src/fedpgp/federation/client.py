@@ -6,10 +6,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, zip_longest
+from itertools import zip_longest
 from statistics import fmean
-from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,61 +19,12 @@ from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.errors import TrainingError
 from fedpgp.evaluation.inference import image_features
-from fedpgp.federation.optimization import Optimization, restore, state_of
+from fedpgp.federation.optimization import LocalTraining, restore, state_of
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Batch, Frozen, Method, Params
 from fedpgp.runtime.randomness import generator
 
-if TYPE_CHECKING:
-    from fedpgp.federation.settings import FederationConfig
-
 ROWS = 1280  # of text in a step of a group: measured, see docs/benchmark.md
-
-
-@dataclass(frozen=True)
-class LocalTraining:
-    """How every client trains in a round.
-
-    rounds: of the whole federation. What is trained after them, as in fine-tuning, has a new optimizer, no warm-up, and
-    the full learning rate where the schedule goes over rounds.
-    private_alone: the shared part stays as it is.
-    """
-
-    local_epochs: int
-    batch_size: int
-    optimization: Optimization
-    rounds: int
-    private_alone: bool = False
-
-    @classmethod
-    def of(
-        cls, method: Method, settings: FederationConfig, epochs: int | None = None, private_alone: bool = False
-    ) -> LocalTraining:
-        """Return the training of a method under the settings; epochs: None takes federation.local_epochs."""
-        return cls(
-            local_epochs=settings.local_epochs if epochs is None else epochs,
-            batch_size=settings.batch_size,
-            optimization=Optimization.of(method, settings),
-            rounds=settings.rounds,
-            private_alone=private_alone,
-        )
-
-    def keeps_state(self, number: int) -> bool:
-        """Whether the optimizer goes on in round `number` from where it was in the client's last one."""
-        return self.optimization.keeps_state and number <= self.rounds
-
-    def rate(self, group: str, number: int, step: int, epoch_steps: int) -> float:
-        """The learning rate of a group in a step of round `number`, for a client with so many steps in an epoch."""
-        over = self.optimization.schedule_over
-        place, period = {
-            "rounds": (number - 1, self.rounds),
-            "epochs": (step // epoch_steps, self.local_epochs),
-            "steps": (step, self.local_epochs * epoch_steps),
-        }[over]
-        before = 0 if over == "rounds" else (number - 1) * period
-        if number > self.rounds:
-            place, before = (0 if over == "rounds" else place), self.optimization.warmup
-        return self.optimization.rate(group, before + place, place, period)
 
 
 @dataclass(frozen=True)
@@ -124,20 +75,26 @@ _Term = tuple[str, int]  # its name, and the number of the example in the batch 
 
 @dataclass
 class _Training:
-    """One client while it trains: parameters that change in place, and what is remembered of its steps."""
+    """One client while it trains: parameters that change in place, and what is remembered of its steps.
+
+    constant: text features of the contexts that no step changes.
+    """
 
     job: ClientJob
     params: Params
+    constant: Sequence[Tensor]
     rng: torch.Generator
     terms: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
     gradient: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
 
     @classmethod
-    def of(cls, job: ClientJob) -> _Training:
-        first = job.params
-        params = Params(_trainable(first.shared), _trainable(first.private), first.received, first.memory)
-        return cls(job, params, generator(job.seed, "step", job.round, job.client))
+    def of(cls, towers: Towers, job: ClientJob) -> _Training:
+        first, method = job.params, job.method
+        params = replace(first, shared=_trainable(first.shared), private=_trainable(first.private))
+        with torch.no_grad():
+            constant = towers.text.each(method.constant_prompts(params), job.classes, method.position)
+        return cls(job, params, constant, generator(job.seed, "step", job.round, job.client))
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -174,38 +131,38 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
     Raises TrainingError, naming client, round and step, where a loss is not finite.
     """
     first = jobs[0]
-    method = first.method
-    clients = [_Training.of(job) for job in jobs]
-    optimizer = _Optimizer.of(clients)
-    constant = _constant(towers, clients)
+    method, training = first.method, first.training
+    clients = [_Training.of(towers, job) for job in jobs]
+    optimizer = _optimizer(clients)
     for step, batches in enumerate(zip_longest(*map(_batches, jobs))):
-        working = [(client, chosen) for client, chosen in zip(clients, batches, strict=True) if chosen is not None]
+        working = [(client, *batch) for client, batch in zip(clients, batches, strict=True) if batch is not None]
         parts, prompts, given = [], [], []
-        for client, chosen in working:
+        for client, images, labels in working:
             job = client.job
             parts.append(method.for_step(client.params, client.rng))
             try:
-                seen = image_features(towers, method, chosen.images, parts[-1])
+                seen = image_features(towers, method, images, parts[-1])
                 own = method.prompts(parts[-1], job.frozen)
-                of_images = method.conditional_prompts(parts[-1], chosen.images.pooled, job.frozen)
+                of_images = method.conditional_prompts(parts[-1], images.pooled, job.frozen)
             except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # of numbers that are no longer finite
                 raise _diverged(job, client.steps + 1, "prompt") from error
-            given.append((client, Batch(seen, chosen.labels)))
+            given.append((client, Batch(seen, labels)))
             prompts.append((own, of_images))
         contexts = [context for own, of_images in prompts for context in (*own, *of_images)]
         features = iter(towers.text.each(contexts, first.classes, method.position))
         terms: dict[_Term, list[Tensor]] = defaultdict(list)
         for part, (own, of_images), (client, batch) in zip(parts, prompts, given, strict=True):
             z = [next(features) for _ in own]
-            z += [*constant[client.job.client], *(next(features) for _ in of_images)]
+            z += [*client.constant, *(next(features) for _ in of_images)]
             try:
-                losses = _losses(method, part, _stack(z, client.job.frozen), batch, client)
+                text = torch.stack(z) if z else client.job.frozen.guidance[None][:0]
+                losses = _losses(client, part, text, batch)
             except TrainingError as error:
                 place = f"client {client.job.client} in round {client.job.round}, step {client.steps + 1}"
                 raise TrainingError(f"{place}: {error}") from error
             for term, value in losses.items():
                 terms[term].append(value)
-        optimizer.zero_grad()
+        optimizer.zero_grad()  # gradients are None then, which leaves alone whoever has no batch in the next step
         if method.custom_gradient:
             _turn(method, terms, given)
         else:
@@ -213,82 +170,41 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
         if first.aggregator.controls:
             for client, _ in given:
                 client.correct()
-        optimizer.step(step)
+        for group in optimizer.param_groups:
+            group["lr"] = training.rate(group["name"], first.round, step, group["epoch_steps"])
+        optimizer.step()
         for client, _ in given:
             client.after_step()
-    return [_update(client, optimizer.state(client)) for client in clients]
+    keeps = training.keeps_state(first.round)
+    return [_update(client, state_of(optimizer, client.tensors) if keeps else {}) for client in clients]
 
 
-@dataclass
-class _Optimizer:
-    """The optimizer of several clients, in which the state of each tensor is its own: no client's meets another's.
-
-    groups: by place of PyTorch's groups, "shared" or "private", and how many steps their clients make in an epoch.
-    """
-
-    training: LocalTraining
-    number: int
-    groups: Sequence[tuple[str, int]]
-    inner: torch.optim.Optimizer
-
-    @classmethod
-    def of(cls, clients: Sequence[_Training]) -> _Optimizer:
-        training, number = clients[0].job.training, clients[0].job.round
-        tensors: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
+def _optimizer(clients: Sequence[_Training]) -> torch.optim.Optimizer:
+    """One optimizer of several clients, in which the state of each tensor is its own: no client's meets another's."""
+    training, number = clients[0].job.training, clients[0].job.round
+    groups: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
+    for client in clients:
+        steps = 1 if training.schedule_over == "rounds" else client.epoch_steps  # by which learning rates may differ
+        groups["private", steps] += client.params.private.values()
+        if not training.private_alone:
+            groups["shared", steps] += client.params.shared.values()
+    optimizer = training.new_optimizer(groups)
+    if training.keeps_state(number):
         for client in clients:
-            steps = client.epoch_steps if training.optimization.varies_in_round else 1
-            tensors["private", steps] += client.params.private.values()
-            if not training.private_alone:
-                tensors["shared", steps] += client.params.shared.values()
-        groups = [group for group, some in tensors.items() if some]
-        inner = training.optimization.new([(group[0], tensors[group]) for group in groups])
-        if training.keeps_state(number):
-            for client in clients:
-                restore(inner, client.tensors, client.job.own.optimizer)
-        return cls(training, number, groups, inner)
-
-    def zero_grad(self) -> None:
-        """Sets gradients to None, which leaves alone whoever has no batch in the next step."""
-        self.inner.zero_grad()
-
-    def step(self, step: int) -> None:
-        """Follows the gradients, at the learning rates of a step of the round, counted from 0."""
-        if self.training.optimization.varies:
-            for (group, epoch_steps), settings in zip(self.groups, self.inner.param_groups, strict=True):
-                settings["lr"] = self.training.rate(group, self.number, step, epoch_steps)
-        self.inner.step()
-
-    def state(self, client: _Training) -> Tensors:
-        """What a client keeps of it for its next round."""
-        return state_of(self.inner, client.tensors) if self.training.keeps_state(self.number) else {}
+            restore(optimizer, client.tensors, client.job.own.optimizer)
+    return optimizer
 
 
-def _constant(towers: Towers, clients: Sequence[_Training]) -> dict[int, list[Tensor]]:
-    """The text features, by client, of contexts that no step changes."""
-    features: dict[int, list[Tensor]] = {}
-    with torch.no_grad():
-        for client in clients:
-            contexts = client.job.method.constant_prompts(client.params)
-            features[client.job.client] = towers.text.each(contexts, client.job.classes, client.job.method.position)
-    return features
-
-
-def _stack(features: Sequence[Tensor], frozen: Frozen) -> Tensor:
-    return torch.stack(list(features)) if features else frozen.guidance[None][:0]
-
-
-def _losses(method: Method, params: Params, text: Tensor, batch: Batch, client: _Training) -> dict[_Term, Tensor]:
+def _losses(client: _Training, params: Params, text: Tensor, batch: Batch) -> dict[_Term, Tensor]:
     """The terms of a client's loss in a step, whose values it remembers; those of every example where that is asked."""
-    frozen = client.job.frozen
-    if not method.per_example:
-        terms = method.loss(params, text, batch, frozen)
-        for name, value in terms.items():
-            client.terms[name].append(value.detach())
-        return {(name, 0): value for name, value in terms.items()}
-    losses: dict[_Term, Tensor] = {}
-    for e in range(len(batch.labels)):
-        example = Batch(batch.features[e : e + 1], batch.labels[e : e + 1])
-        losses |= {(name, e): value for name, value in method.loss(params, text, example, frozen).items()}
+    method, examples = client.job.method, [batch]
+    if method.per_example:
+        examples = list(map(Batch, batch.features.split(1), batch.labels.split(1)))
+    losses = {
+        (name, number): value
+        for number, example in enumerate(examples)
+        for name, value in method.loss(params, text, example, client.job.frozen).items()
+    }
     for name in dict.fromkeys(name for name, _ in losses):
         values = [value.detach() for (of, _), value in losses.items() if of == name]
         client.terms[name].append(torch.stack(values).mean())
@@ -334,31 +250,25 @@ def in_groups(towers: Towers, jobs: Sequence[ClientJob]) -> list[Sequence[Client
     params = method.for_step(job.params, torch.Generator())
     contexts = [*method.prompts(params, job.frozen)]
     if "text per image" in method.reads:
-        images = next(_batches(job)).images.pooled
-        contexts += method.conditional_prompts(params, images, job.frozen)
+        images, _ = next(_batches(job))
+        contexts += method.conditional_prompts(params, images.pooled, job.frozen)
     rows = len(jobs) * sum(towers.text.rows(context, job.classes, method.position) for context in contexts)
     count = min(len(jobs), 4 * max(1, math.ceil(rows / (4 * ROWS))))
-    sizes = [len(jobs) // count + (i < len(jobs) % count) for i in range(count)]
-    ends = list(accumulate(sizes))
-    return [jobs[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    return [[jobs[i] for i in group] for group in np.array_split(np.arange(len(jobs)), count)]
 
 
-class _Chosen(NamedTuple):
-    """The images of a step, and their columns [B] of the softmax."""
+def _batches(job: ClientJob) -> Iterator[tuple[ImageFeatures, Tensor]]:
+    """The images of each step of a round, and their columns [B] of the softmax.
 
-    images: ImageFeatures
-    labels: Tensor
-
-
-def _batches(job: ClientJob) -> Iterator[_Chosen]:
-    """The batches of a round, in an order drawn per epoch; of several views of an image, one drawn per epoch."""
+    The order is drawn per epoch; of several views of an image, one is drawn per epoch.
+    """
     rng, count = generator(job.seed, "order", job.round, job.client), len(job.labels)
     for _ in range(job.training.local_epochs):
         order, images = torch.randperm(count, generator=rng), job.images
         if images.viewed:
             images = images.views(torch.randint(images.pooled.shape[1], (count,), generator=rng))
         for chosen in order.split(job.training.batch_size):
-            yield _Chosen(images[chosen], job.labels[chosen])
+            yield images[chosen], job.labels[chosen]
 
 
 def _update(client: _Training, optimizer: Tensors) -> ClientUpdate:
@@ -371,8 +281,9 @@ def _update(client: _Training, optimizer: Tensors) -> ClientUpdate:
     finite = torch.stack(list(terms.values())).isfinite().all(0)
     if not finite.all():
         raise _diverged(job, 1 + int((~finite).nonzero()[0]), "loss")
-    trained = Params(_detached(client.params.shared), _detached(client.params.private), job.download.shared)
-    after = job.method.after_training(replace(trained, memory=client.params.memory), client.rng)
+    params = client.params
+    trained = replace(params, shared=_detached(params.shared), private=_detached(params.private))
+    after = job.method.after_training(trained, client.rng)
     if not all(tensor.isfinite().all() for tensor in (*after.shared.values(), *after.private.values())):
         raise _diverged(job, steps, "prompt")
     shared = dict(after.shared)

@@ -1,22 +1,22 @@
 """What every client of a run is given to do in a round, and what its model is made of."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors
+from fedpgp.aggregators import Download, Tensors
 from fedpgp.backbone import Backbone, Towers
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluation.evaluator import Evaluation, Evaluator
-from fedpgp.federation.client import ClientJob, LocalTraining, remembered
+from fedpgp.federation.client import ClientJob, remembered
 from fedpgp.federation.run_spec import RunSpec
-from fedpgp.federation.state import Clients, ClientState
+from fedpgp.federation.state import ClientState
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.runtime.workers import Workers
 
@@ -60,50 +60,24 @@ class ClientRunner:
 
     def job(self, number: int, client: int, download: Download, own: ClientState) -> ClientJob:
         """A client's work in a round."""
-        spec = self.spec
-        holder = self._clients[client]
+        spec, holder = self.spec, self._clients[client]
         if spec.method.pooled and not spec.finetunes(number):
             holder = Client(0, self._task.base, np.concatenate([each.train for each in self._task.clients]))
-        return self._job(holder, number, download, own, spec.training(number), spec.aggregator_of(number))
-
-    def fitting(self, number: int, server: Server, clients: Clients, training: LocalTraining) -> list[ClientJob]:
-        """The work of everybody at once, in training of another kind than that of the rounds."""
-        return [
-            self._job(
-                client,
-                number,
-                replace(self.spec.aggregator.download(server, client.id), control={}),
-                clients[client.id],
-                training,
-                FedAvg(),
-            )
-            for client in self._task.clients
-        ]
-
-    def _job(
-        self,
-        client: Client,
-        number: int,
-        download: Download,
-        own: ClientState,
-        training: LocalTraining,
-        aggregator: Aggregator,
-    ) -> ClientJob:
-        images, labels, softmax = self._holding(client)
+        images, labels, softmax = self._holding(holder)
         return ClientJob(
-            method=self.spec.method,
-            aggregator=aggregator,
-            start=(own.kept if self.spec.method.continues_shared else {}) or self._received(download),
+            method=spec.method,
+            aggregator=spec.aggregator_of(number),
+            start=(own.kept if spec.method.continues_shared else {}) or self._received(download),
             download=download,
             own=own,
             images=images,
             labels=labels,
             classes=softmax.tokens,
             frozen=softmax.frozen,
-            training=training,
-            seed=self.spec.seed,
+            training=spec.training(number),
+            seed=spec.seed,
             round=number,
-            client=client.id,
+            client=holder.id,
         )
 
     def evaluate(

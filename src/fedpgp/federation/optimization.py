@@ -5,30 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fedpgp.aggregators import Tensors
+from fedpgp.federation.settings import FederationConfig
 from fedpgp.methods import Method
 from fedpgp.methods.base import Optimizer, Period, Schedule, TrainedMethod
-
-if TYPE_CHECKING:
-    from fedpgp.federation.settings import FederationConfig
-
 
 LONG = 1 / 5  # of the run: a warm-up that is longer is told
 
 
 @dataclass(frozen=True)
-class Optimization:
-    """The optimizer and the schedule of a method, as its section and [federation] have them.
+class LocalTraining:
+    """How every client trains in a round, as its method's section and [federation] have it.
 
     learning_rates, weight_decays, schedules: of each group of parameters, "shared" and "private".
+    rounds: of the whole federation. What is trained after them, as in fine-tuning, has a new optimizer, no warm-up, and
+    the full learning rate where the schedule goes over rounds.
+    private_alone: the shared part stays as it is.
     """
 
+    local_epochs: int
+    batch_size: int
+    rounds: int
     optimizer: Optimizer
+    optimizer_state: Literal["reset", "keep"]
     momentum: float
     betas: tuple[float, float]
     eps: float
@@ -40,57 +44,62 @@ class Optimization:
     warmup_rate: float | None
     step_every: int
     step_factor: float
-    keeps_state: bool
+    private_alone: bool
 
     @classmethod
-    def of(cls, method: Method, settings: FederationConfig) -> Optimization:
-        """Return what a method trains with: its own values, and those of [federation] that it leaves unset."""
+    def of(
+        cls, method: Method, settings: FederationConfig, epochs: int | None = None, private_alone: bool = False
+    ) -> LocalTraining:
+        """Return what a method trains with: its own values, and those of [federation] that it leaves unset.
+
+        epochs: None takes federation.local_epochs.
+        """
         values = effective(vars(method) if isinstance(method, TrainedMethod) else {}, vars(settings))
+        values |= {} if epochs is None else {"local_epochs": epochs}
         return cls(
-            optimizer=values["optimizer"],
-            momentum=values["momentum"],
-            betas=values["betas"],
-            eps=values["eps"],
+            **{field.name: values[field.name] for field in fields(cls) if field.name in values},
             learning_rates=method.learning_rates,
             weight_decays=_of_groups(values, "weight_decay"),
             schedules=_of_groups(values, "schedule"),
-            schedule_over=values["schedule_over"],
-            warmup=values["warmup"],
-            warmup_rate=values["warmup_rate"],
-            step_every=values["step_every"],
-            step_factor=values["step_factor"],
-            keeps_state=settings.optimizer_state == "keep",
+            private_alone=private_alone,
         )
 
-    @property
-    def varies(self) -> bool:
-        """Whether some learning rate changes."""
-        return bool(self.warmup) or any(schedule != "constant" for schedule in self.schedules.values())
+    def keeps_state(self, number: int) -> bool:
+        """Whether the optimizer goes on in round `number` from where it was in the client's last one."""
+        return self.optimizer_state == "keep" and number <= self.rounds
 
-    @property
-    def varies_in_round(self) -> bool:
-        """Whether some learning rate changes within a round, where clients of other sizes are at other places."""
-        return self.varies and self.schedule_over != "rounds"
+    def new_optimizer(self, groups: Mapping[tuple[str, int], Sequence[Tensor]]) -> torch.optim.Optimizer:
+        """An optimizer of tensors, each in a group "shared" or "private", of clients with so many steps in an epoch.
 
-    def new(self, groups: Sequence[tuple[str, Sequence[Tensor]]]) -> torch.optim.Optimizer:
-        """An optimizer of tensors, each in a group "shared" or "private"."""
+        Its `param_groups` have both as "name" and "epoch_steps".
+        """
+        rates, decays = self.learning_rates, self.weight_decays
         parameters: list[dict[str, Any]] = [
-            {"params": list(tensors), "lr": self.learning_rates[group], "weight_decay": self.weight_decays[group]}
-            for group, tensors in groups
+            {"params": tensors, "lr": rates[name], "weight_decay": decays[name], "name": name, "epoch_steps": steps}
+            for (name, steps), tensors in groups.items()
+            if tensors
         ]
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, momentum=self.momentum)
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.optimizer]
         return kind(parameters, betas=self.betas, eps=self.eps)
 
-    def rate(self, group: str, done: int, place: int, period: int) -> float:
-        """The learning rate of a group after `done` rounds, epochs or steps of the run.
+    def rate(self, group: str, number: int, step: int, epoch_steps: int) -> float:
+        """The learning rate of a group in a step of round `number`, for a client with so many steps in an epoch.
 
-        place: how many of them are done of the `period` over which the schedule goes; 0 ≤ place < period.
         The cosine is that of PyTorch's CosineAnnealingLR with T_max = period. As in the library Dassl it begins after
         the warm-up, and the period is no shorter for it.
         """
-        full = self.learning_rates[group]
+        over_rounds = self.schedule_over == "rounds"
+        place, period = {
+            "rounds": (number - 1, self.rounds),
+            "epochs": (step // epoch_steps, self.local_epochs),
+            "steps": (step, self.local_epochs * epoch_steps),
+        }[self.schedule_over]
+        before = 0 if over_rounds else (number - 1) * period
+        if number > self.rounds:
+            place, before = (0 if over_rounds else place), self.warmup
+        full, done = self.learning_rates[group], before + place
         if done < self.warmup:
             return full * (done + 1) / (self.warmup + 1) if self.warmup_rate is None else self.warmup_rate
         after = min(place, done - self.warmup)
@@ -150,11 +159,11 @@ def remarks(method: Method, settings: FederationConfig, asked: Collection[str]) 
         for key in sorted(own)
         if f"federation.{key}" in asked and getattr(method, key) not in (None, getattr(settings, key))
     ]
-    optimization = Optimization.of(method, settings)
+    training = LocalTraining.of(method, settings)
     periods = {"rounds": settings.rounds, "epochs": settings.rounds * settings.local_epochs}
-    whole = periods.get(optimization.schedule_over)
-    if own and whole is not None and optimization.warmup > whole * LONG:
-        taken = f"{min(optimization.warmup, whole)} of {whole} {optimization.schedule_over}"
+    whole = periods.get(training.schedule_over)
+    if own and whole is not None and training.warmup > whole * LONG:
+        taken = f"{min(training.warmup, whole)} of {whole} {training.schedule_over}"
         sentences.append(
             f"the warm-up of {method.name} takes {taken}: lower {method.name}.warmup, or raise federation.rounds"
         )

@@ -13,10 +13,10 @@ from fedpgp.backbone import Towers
 from fedpgp.errors import TooFewError, TrainingError
 from fedpgp.evaluation.evaluator import Evaluation, path_alphas, without_standing_path
 from fedpgp.evaluation.metrics import summary
-from fedpgp.federation.client import ClientUpdate, LocalTraining, in_groups, train_clients
+from fedpgp.federation.client import ClientUpdate, in_groups, train_clients
 from fedpgp.federation.client_runner import ClientRunner
-from fedpgp.federation.run_spec import RunSpec
-from fedpgp.federation.state import Clients, ClientState, State, on_device
+from fedpgp.federation.run_spec import Clients, RunSpec
+from fedpgp.federation.state import ClientState, State, on_device
 from fedpgp.runtime.workers import Workers
 
 Joining = Callable[[int, Server], dict[str, Any]]  # a round's number, the server -> what its record gets
@@ -67,12 +67,7 @@ def federate(runner: ClientRunner, workers: Workers[Towers], state: State) -> It
     return run_rounds(runner.spec, pool, state, joining(runner, workers))
 
 
-def run_rounds(
-    spec: RunSpec,
-    pool: ClientPool,
-    state: State,
-    join: Joining | None = None,
-) -> Iterator[dict[str, Any]]:
+def run_rounds(spec: RunSpec, pool: ClientPool, state: State, join: Joining | None = None) -> Iterator[dict[str, Any]]:
     """The rounds of `federate` with clients that are anywhere. join: what new clients add to the last record.
 
     Raises TrainingError where the last round could not be evaluated.
@@ -81,6 +76,7 @@ def run_rounds(
     kept = state.server()
     server = spec.begin() if kept is None else on_device(kept, spec.device)
     numbers = spec.rounds
+    last = numbers[-1]
     taken_part = Counter(client for record in state.records() for client in record["participants"])
     for number in numbers[state.rounds() :]:
         started = time.perf_counter()
@@ -99,34 +95,33 @@ def run_rounds(
                     updates, lost = [], str(error)
         trained = time.perf_counter()
         with state.round():
-            pools = method.pooled and not finetunes
             state.keep(server, pool.kept(number, updates))
             record: dict[str, Any] = {"round": number, "participants": [u.upload.client for u in updates]}
             record |= {"lost": lost} if lost else {}
-            if number % settings.eval_every == 0 or number == numbers[-1]:
-                alphas = path_alphas(settings.path_points if number == numbers[-1] else 1)
+            if number % settings.eval_every == 0 or number == last:
+                alphas = path_alphas(settings.path_points if number == last else 1)
                 evaluation = pool.evaluate(number, server, alphas)
                 if evaluation is not None:
                     evaluation = without_standing_path(evaluation, spec.tests)
                     state.keep_evaluation(evaluation)
                     record |= {**summary(evaluation.clients), "shared": evaluation.shared, **evaluation.diagnostics}
-                elif number == numbers[-1]:
+                elif number == last:
                     raise TrainingError(
                         f"no client could be evaluated after round {number}, the last: the rounds before it are safe,"
                         " go on when clients are there"
                     )
-            if number == numbers[-1] and join is not None:
+            if number == last and join is not None:
                 record |= join(number, server)
-            record |= {"bytes_down": 0, "bytes_up": 0}
+            travels = bool(updates) and (finetunes or not method.pooled)  # pooled training has no clients to send to
+            record["bytes_down"] = round(fmean(sent.size for sent in downloads.values())) if travels else 0
+            record["bytes_up"] = round(fmean(u.upload.size for u in updates)) if travels and not finetunes else 0
             if updates:
                 taken_part.update(record["participants"])
-                epochs = settings.local_epochs * (max(taken_part.values()) - finetunes)
-                record |= _mean_losses(updates) | method.privacy_spent(epochs + method.finetune_epochs * finetunes)
-                record |= aggregator.privacy_spent(max(taken_part.values()) - finetunes)
-            if updates and not pools:
-                record["bytes_down"] = round(fmean(download.size for download in downloads.values()))
-            if updates and not pools and not finetunes:
-                record["bytes_up"] = round(fmean(update.upload.size for update in updates))
+                federated = max(taken_part.values()) - finetunes
+                epochs = settings.local_epochs * federated + method.finetune_epochs * finetunes
+                record |= {f"loss_{term}": fmean(u.losses[term] for u in updates) for term in updates[0].losses}
+                record |= method.privacy_spent(epochs)
+                record |= aggregator.privacy_spent(federated)
             record |= pool.round_notes(number)
             record |= {"seconds_training": trained - started, "seconds_evaluation": time.perf_counter() - trained}
             state.keep_record(number, record)
@@ -175,19 +170,18 @@ def joining(runner: ClientRunner, workers: Workers[Towers]) -> Joining | None:
 
     None where a task has no new clients.
     """
-    data, settings = runner.data, runner.spec.settings
+    data = runner.data
     if not data.task.new_clients:
         return None
     task = replace(data.task, clients=data.task.new_clients, new_clients=())
-    newcomers = ClientRunner(runner.spec.for_newcomers(task), replace(data, task=task))
-    training = LocalTraining.of(runner.spec.method, settings, settings.join_epochs, private_alone=True)
+    spec = runner.spec.for_newcomers(task, runner.spec.settings.join_epochs)
+    newcomers = ClientRunner(spec, replace(data, task=task))
 
     def join(number: int, server: Server) -> dict[str, Any]:
         with State.create() as state:
-            pool = LocalClients(newcomers, newcomers.spec.states(state.client), workers)
-            jobs = newcomers.fitting(number + 1, server, pool.clients, training)
+            pool = LocalClients(newcomers, spec.states(state.client), workers)
             if pool.clients[0].private:
-                updates = chain.from_iterable(workers.map(train_clients, in_groups(workers.towers, jobs)))
+                updates = pool.train(number + 1, spec.downloads(number + 1, server))
                 state.keep(server, {update.upload.client: replace(update.own, kept={}) for update in updates})
             accuracies = pool.evaluate(number, server, path_alphas(1)).clients
         names = ("local", *task.tests)
@@ -197,7 +191,3 @@ def joining(runner: ClientRunner, workers: Workers[Towers]) -> Joining | None:
         }
 
     return join
-
-
-def _mean_losses(updates: Sequence[ClientUpdate]) -> dict[str, float]:
-    return {f"loss_{name}": fmean(update.losses[name] for update in updates) for name in updates[0].losses}

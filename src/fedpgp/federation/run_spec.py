@@ -1,18 +1,17 @@
 """What the server and the clients of a run agree on; nothing here knows an image."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from fedpgp.aggregators import Aggregator, Download, FedAvg, Server, Tensors
 from fedpgp.backbone import Backbone
 from fedpgp.data.tasks import Task
-from fedpgp.federation.client import LocalTraining
-from fedpgp.federation.participation import participants
+from fedpgp.federation.optimization import LocalTraining
 from fedpgp.federation.settings import FederationConfig
-from fedpgp.federation.state import Clients, ClientState
+from fedpgp.federation.state import ClientState, on_device
 from fedpgp.methods import Method
 from fedpgp.runtime.randomness import generator
 
@@ -21,7 +20,8 @@ class RunSpec:
     """How a run goes, whoever trains.
 
     clients: how many there are, numbered from 0; tests: the names of the test sets; trains: whether there is anything
-    to train. Of the task these, class names and templates are read, and no more.
+    to train. Of the task these, class names and templates are read, and no more. aggregator: where the method has none
+    of its own; None takes FedAvg.
     """
 
     def __init__(
@@ -31,35 +31,25 @@ class RunSpec:
         backbone: Backbone,
         settings: FederationConfig,
         seed: int,
-        aggregator: Aggregator,
+        aggregator: Aggregator | None = None,
     ):
-        self.method, self.settings, self.seed, self.aggregator = method, settings, seed, aggregator
+        self.method, self.settings, self.seed = method, settings, seed
+        self.aggregator = method.own_aggregator(settings.rounds) or aggregator or FedAvg()
         self.clients, self.tests = len(task.clients), tuple(task.tests)
         self.device: torch.device = backbone.logit_scale.device
         self._task, self.backbone = task, backbone
+        self._join_epochs: int | None = None
         self.shared = method.init_shared(task, backbone, generator(seed, "shared"))
         self.trains = bool(self.shared or self.first(0).private)
 
-    @classmethod
-    def of(
-        cls,
-        method: Method,
-        task: Task,
-        backbone: Backbone,
-        settings: FederationConfig,
-        seed: int,
-        aggregator: Aggregator | None = None,
-    ) -> "RunSpec":
-        """Return the specification with the method's own aggregator, or else with the given one; None takes FedAvg."""
-        own = method.own_aggregator(settings.rounds)
-        return cls(method, task, backbone, settings, seed, own or aggregator or FedAvg())
-
-    def for_newcomers(self, task: Task) -> "RunSpec":
-        """Return the specification for clients that join after the last round.
+    def for_newcomers(self, task: Task, epochs: int) -> "RunSpec":
+        """Return the specification for clients that join after the last round and fit their private part alone.
 
         A newcomer is sent what all clients share, also where the server has a shared part for every client it knows.
         """
-        return RunSpec(self.method, task, self.backbone, self.settings, self.seed, FedAvg())
+        spec = RunSpec(self.method, task, self.backbone, self.settings, self.seed)
+        spec.aggregator, spec._join_epochs = FedAvg(), epochs
+        return spec
 
     @property
     def rounds(self) -> range:
@@ -92,9 +82,9 @@ class RunSpec:
         private = self.method.init_private(self._task, self.backbone, generator(self.seed, "private", *own), client)
         return ClientState(private, {}, self.aggregator.begin_client(self.shared))
 
-    def states(self, kept: Callable[[int], ClientState | None]) -> Clients:
+    def states(self, kept: Callable[[int], ClientState | None]) -> "Clients":
         """What every client keeps, as it was left or as it starts. kept: None of a client that never took part."""
-        return Clients(kept, self.clients, self.first, self.device)
+        return Clients(self, kept)
 
     def downloads(self, number: int, server: Server) -> dict[int, Download]:
         """What those are sent who take part in a round, by client, ascending."""
@@ -125,8 +115,38 @@ class RunSpec:
 
     def training(self, number: int) -> LocalTraining:
         """How every client trains in a round."""
-        epochs = self.method.finetune_epochs if self.finetunes(number) else None
-        return LocalTraining.of(self.method, self.settings, epochs)
+        joins = self._join_epochs is not None
+        epochs = self._join_epochs if joins else self.method.finetune_epochs if self.finetunes(number) else None
+        return LocalTraining.of(self.method, self.settings, epochs, private_alone=joins)
+
+
+@dataclass(frozen=True)
+class Clients:
+    """What every client keeps, read when it is asked for; of one that has not taken part yet, what it starts with.
+
+    kept: such as `State.client`. What a client starts with is drawn again rather than kept.
+    """
+
+    spec: RunSpec
+    kept: Callable[[int], ClientState | None]
+
+    def __iter__(self) -> Iterator[ClientState]:
+        return map(self.__getitem__, range(self.spec.clients))
+
+    def __getitem__(self, client: int) -> ClientState:
+        kept = self.kept(client)
+        return self.spec.first(client) if kept is None else on_device(kept, self.spec.device)
+
+
+def participants(clients: int, participation: float, rounding: str, seed: int, round_number: int) -> list[int]:
+    """The clients that take part in a round, ascending: a fraction of all, at least one, drawn per round.
+
+    rounding: of participation * clients to a whole number: "nearest", where a half goes to the even number, or "down".
+    "down" is what the authors' code does, floating point included: int(0.29 * 100) is 28.
+    """
+    count = max(1, int(participation * clients) if rounding == "down" else round(participation * clients))
+    order = torch.randperm(clients, generator=generator(seed, "participation", round_number))
+    return sorted(order[:count].tolist())
 
 
 def rounds_of(method: Method, settings: FederationConfig) -> int:

@@ -9,12 +9,12 @@ import json
 import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -55,6 +55,9 @@ class ClientState:
     optimizer: Tensors = field(default_factory=dict)
 
 
+Kept = TypeVar("Kept", Server, ClientState)
+
+
 class State:
     """What the server knows and what every client that took part keeps, the records, and the last evaluation.
 
@@ -81,13 +84,13 @@ class State:
         return state
 
     @classmethod
-    def open(cls, path: Path, patience: float | None = None) -> "State":
+    def open(cls, path: Path, patience: float = PATIENCE) -> "State":
         """The state that a file holds.
 
         Raises OutputError where it is missing, damaged or of another version of fedpgp, InUseError where it stays
-        open in another process. patience: seconds to wait for that one; None takes PATIENCE.
+        open in another process. patience: seconds to wait for that one.
         """
-        state = cls._connect(f"{path.absolute().as_uri()}?mode=rw", path, PATIENCE if patience is None else patience)
+        state = cls._connect(f"{path.absolute().as_uri()}?mode=rw", path, patience)
         try:
             state._execute("BEGIN EXCLUSIVE")  # and, as the locking mode says, for as long as the state is open
             state._execute("COMMIT")
@@ -147,13 +150,11 @@ class State:
 
     def server(self) -> Server | None:
         """The server after the last round, on the CPU; None before the first."""
-        rows = self._execute("SELECT tensors FROM server")
-        return Server(**ungrouped(self._tensors(rows[0][0]), Server)) if rows else None
+        return self._kept(Server, "SELECT tensors FROM server")
 
     def client(self, client: int) -> ClientState | None:
         """What a client keeps, on the CPU; None if it never took part."""
-        rows = self._execute("SELECT tensors FROM clients WHERE client = ?", client)
-        return ClientState(**ungrouped(self._tensors(rows[0][0]), ClientState)) if rows else None
+        return self._kept(ClientState, "SELECT tensors FROM clients WHERE client = ?", client)
 
     def records(self) -> list[dict[str, Any]]:
         """The record of every round, in their order."""
@@ -199,10 +200,9 @@ class State:
         """Keeps an evaluation in the place of the one before."""
         arrays: dict[str, NDArray[Any]] = {}
         for alpha, point in {**evaluation.path, 1.0: evaluation}.items():
-            arrays |= {f"{alpha!r}/clients/{name}": values for name, values in point.clients.items()}
-            arrays |= {f"{alpha!r}/correct/{name}": values for name, values in point.correct.items()}
-        arrays |= {f"{1.0!r}/predicted/{name}": values for name, values in evaluation.predicted.items()}
-        arrays |= {f"{1.0!r}/confidence/{name}": values for name, values in evaluation.confidence.items()}
+            kinds = ("clients", "correct", "predicted", "confidence") if point is evaluation else ("clients", "correct")
+            for kind in kinds:
+                arrays |= {f"{alpha!r}/{kind}/{name}": values for name, values in getattr(point, kind).items()}
         means = json.dumps({"shared": evaluation.shared, "diagnostics": evaluation.diagnostics}, allow_nan=False)
         self._execute("DELETE FROM evaluation")
         self._execute("INSERT INTO evaluation VALUES (?, ?)", save_arrays(arrays), means)
@@ -240,45 +240,12 @@ class State:
         reason = " ".join(str(cause).split())  # SQLite's own may have several lines
         return OutputError(f"{self._path} is damaged: {reason}; start the run again, with another -o or --force")
 
-    def _tensors(self, content: bytes) -> dict[str, Tensor]:
+    def _kept(self, kind: type[Kept], statement: str, *values: Any) -> Kept | None:
+        rows = self._execute(statement, *values)
         try:
-            return dict(sorted(load(content).items()))
+            return ungrouped(dict(sorted(load(rows[0][0]).items())), kind) if rows else None
         except SafetensorError as error:
             raise self._damaged(error) from error
-
-
-class Clients(Sequence[ClientState]):
-    """What every client keeps, read from where it is kept when it is asked for.
-
-    kept: such as `State.client`; first: of a client that has not taken part yet; it is drawn again rather than kept.
-    """
-
-    def __init__(
-        self,
-        kept: Callable[[int], ClientState | None],
-        clients: int,
-        first: Callable[[int], ClientState],
-        device: torch.device,
-    ):
-        self._kept, self._clients, self._first, self._device = kept, clients, first, device
-
-    def __len__(self) -> int:
-        return self._clients
-
-    @overload
-    def __getitem__(self, client: int) -> ClientState: ...
-    @overload
-    def __getitem__(self, client: slice) -> list[ClientState]: ...
-    def __getitem__(self, client: int | slice) -> ClientState | list[ClientState]:
-        if isinstance(client, slice):
-            return [self[i] for i in range(*client.indices(len(self)))]
-        if not 0 <= client < len(self):
-            raise IndexError(client)  # the end of an iteration
-        kept = self._kept(client)
-        return self._first(client) if kept is None else on_device(kept, self._device)
-
-
-Kept = TypeVar("Kept", Server, ClientState)
 
 
 def on_device(kept: Kept, device: torch.device) -> Kept:
@@ -306,10 +273,10 @@ def _bytes(kept: Server | ClientState) -> bytes:
     return save({name: tensor.cpu().contiguous() for name, tensor in grouped(kept).items()})
 
 
-def ungrouped(tensors: Mapping[str, Tensor], kind: type[Server] | type[ClientState]) -> dict[str, dict[str, Tensor]]:
-    """The reverse of `grouped`."""
+def ungrouped(tensors: Mapping[str, Tensor], kind: type[Kept]) -> Kept:
+    """The reverse of `grouped`; raises KeyError for a tensor of no group."""
     groups: dict[str, dict[str, Tensor]] = {f.name: {} for f in dataclasses.fields(kind)}
     for name, tensor in tensors.items():
         group, _, key = name.partition("/")
         groups[group][key] = tensor
-    return groups
+    return kind(**groups)

@@ -47,7 +47,7 @@ class OwnStates:
             return 0, None
         file = self._file(number)
         try:
-            return number, ClientState(**ungrouped(load_file(file), ClientState))
+            return number, ungrouped(load_file(file), ClientState)
         except (SafetensorError, OSError, KeyError) as error:
             raise OutputError(
                 f"{file} cannot be read: {error}; restore it, or remove it and the client begins again"

@@ -12,7 +12,7 @@ from fedpgp.data.sources import load_source
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.evaluator import path_alphas, without_standing_path
 from fedpgp.evaluation.metrics import summary
-from fedpgp.federation.client import LocalTraining, train_clients
+from fedpgp.federation.client import train_clients
 from fedpgp.federation.client_runner import ClientRunner
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.reporting import Reporter, Silent
@@ -77,20 +77,19 @@ def _config(run: Run, data: str, shots: int, device: str | None) -> ExperimentCo
 
 def _fitted(opened: OpenRun, run: Run, epochs: int) -> Run:
     config, settings, began = opened.config, opened.config.federation, time.perf_counter()
-    runner = ClientRunner(opened.spec.for_newcomers(opened.task), opened.data)
+    runner = ClientRunner(opened.spec.for_newcomers(opened.task, epochs), opened.data)
     spec, reporter = runner.spec, opened.setup.execution.listener
     if not spec.first(0).private:
         raise ConfigError(f"{opened.name} has no private part to fit: a new client takes the shared part as it is")
     server = Server(_shared(run, spec))
-    training = LocalTraining.of(opened.method, settings, epochs, private_alone=True)
     number = int(run.results["rounds"]) + 1
     reporter.progress("fitting the private part", 0, epochs)
-    (job,) = runner.fitting(number, server, spec.states(lambda client: None), training)
-    (update,) = train_clients(opened.workers.towers, [job])
+    sent = Download(server.shared)
+    (update,) = train_clients(opened.workers.towers, [runner.job(number, 0, sent, spec.first(0))])
     reporter.progress("fitting the private part", epochs, epochs)
     own = replace(update.own, kept={})
     trained = time.perf_counter()
-    sent, alphas = Download(server.shared), path_alphas(settings.path_points)
+    alphas = path_alphas(settings.path_points)
     last = runner.evaluate(number, server.shared, lambda _: sent, lambda _: own, opened.workers, alphas)
     last = without_standing_path(last, spec.tests)
     record: dict[str, Any] = {

@@ -40,7 +40,7 @@ def run_spec(config: ExperimentConfig, method: str, seed: int, task: Task, backb
     Of the task, class names and templates are read: a server in another place than the images has these, too.
     """
     aggregator = protected(config.privacy, config.aggregator)
-    return RunSpec.of(config.methods[method], task, backbone, config.federation, seed, aggregator)
+    return RunSpec(config.methods[method], task, backbone, config.federation, seed, aggregator)
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,7 @@ class Workers(Generic[Common]):
                     results.append(pickle.loads(waiting.popleft().result()))
                 # Plain pickles: PyTorch's would send every small tensor through a shared-memory file of its own.
                 waiting.append(self._pool.submit(_call, pickle.dumps((function, job))))
-            while waiting:
-                results.append(pickle.loads(waiting.popleft().result()))
-            return results
+            return results + [pickle.loads(future.result()) for future in waiting]
         except (BrokenProcessPool, BrokenPipeError, EOFError) as error:
             raise TrainingError(f"a worker process {ENDED}") from error
         finally:
