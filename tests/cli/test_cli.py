@@ -420,7 +420,7 @@ def test_training_that_diverges_names_client_round_and_step(command: Command, sm
         "-q",
         *sets("promptfl.learning_rate=1e3", "federation.weight_decay=1e3", "federation.rounds=9"),
     )
-    refused(ended, "client 0", "after round", "settings of [promptfl], most often to a lower learning_rate")
+    refused(ended, "the shared part after round 4", "settings of [promptfl], most often to a lower learning_rate")
 
 
 # Ctrl-C
