@@ -16,6 +16,7 @@ from rich.console import Console
 from transformers import CLIPConfig, CLIPModel
 
 from fedpgp.bench import costs, machine, naive, recipe, report, rounds, scaling, stages, suite, variants
+from fedpgp.bench import step as bench_step
 from fedpgp.bench.names import BASE_NAMES, IMAGENET_TOKENS, NOVEL_NAMES, CountingTokenizer, imagenet_like
 from fedpgp.bench.options import Bench, Options
 from fedpgp.bench.shapes import PUBLISHED, Scene, caltech_like, published_config, random_backbone
@@ -65,14 +66,14 @@ def made_up(scene: Scene) -> Scene:
 
 
 @pytest.fixture
-def step(made_up: Scene) -> stages.Step:
-    return stages.first_step(made_up, seed=0)
+def step(made_up: Scene) -> bench_step.Step:
+    return bench_step.first_step(made_up, seed=0)
 
 
 def bench_of(scene: Scene, **changes) -> Bench:
     """What a part works on, with every timing taken once."""
     options = Options("vit-b-16", (), repeat=1, threads=1, seed=0, precision="float64", classes=60)
-    return Bench(replace(options, **changes), stages.first_step(scene, seed=0))
+    return Bench(replace(options, **changes), bench_step.first_step(scene, seed=0))
 
 
 class TestStages:

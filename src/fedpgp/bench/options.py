@@ -1,17 +1,13 @@
 """What is asked of a benchmark, and what its parts work on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedpgp.bench.shapes import SHAPES
+from fedpgp.bench.step import Step
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods.plugins import find_method
-
-if TYPE_CHECKING:
-    from fedpgp.bench.stages import Step
 
 PARTS = ("step", "round", "scaling", "classes", "bf16", "profile", "recipe", "methods", "depth", "conditional")
 # Of loss and gradients, relative. In float32 transformers differs from itself, cut at EOS, by 1.0e-5 (AVX512).

@@ -6,7 +6,7 @@ side with the text side. Every stage computes the same loss and the same gradien
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,106 +17,31 @@ from torch import Tensor
 
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.bench.machine import Measurement, gemm_speed, ratio, take_turns
-from fedpgp.bench.naive import Naive, Sequences, make_naive, read, see
+from fedpgp.bench.naive import Sequences, read, see
 from fedpgp.bench.options import TOLERANCE, Bench
-from fedpgp.bench.shapes import BATCH, CLIENTS, Scene
+from fedpgp.bench.shapes import CLIENTS
+from fedpgp.bench.step import RATE, Outcome, Step, backward
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.errors import FedPGPError
 from fedpgp.federation.client import ClientJob, in_groups, train_clients
-from fedpgp.federation.client_runner import ClientRunner
-from fedpgp.federation.run_spec import RunSpec
-from fedpgp.federation.settings import FederationConfig
 from fedpgp.federation.state import ClientState
-from fedpgp.methods import Batch, Params
-from fedpgp.methods.fedpgp import FedPGP
-from fedpgp.testing import made_up_data
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
-
-RATE = 512.0  # a power of two: parameters before and after one step of SGD give its gradient without rounding
 
 
 class DifferentWorkError(FedPGPError):
     """Two sides of the benchmark did not compute the same."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """loss: []; gradients: by parameter."""
-
-    loss: Tensor
-    gradients: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Step:
-    """The first local step of a client.
-
-    job: the client's work in the library, one epoch of one batch of plain SGD; pixels: [B, 3, side, side], of which the
-    job has the features; naive: the client's model in public code.
-    """
-
-    scene: Scene
-    job: ClientJob
-    pixels: Tensor
-    naive: Naive
-
-    @property
-    def values(self) -> dict[str, Tensor]:
-        """The parameters, such as p_G, U and V, as new leaves."""
-        together = {**self.job.start, **self.job.own.private}
-        return {name: value.detach().clone().requires_grad_() for name, value in together.items()}
-
-    def contexts(self, values: Mapping[str, Tensor]) -> tuple[Params, Tensor]:
-        """The method's parameters, and the contexts [K, M, d] that the text encoder reads in the step."""
-        job = self.job
-        shared, private = ({name: values[name] for name in part} for part in (job.start, job.own.private))
-        params = Params(shared, private)
-        prompts = job.method.prompts(params, job.frozen)
-        return params, torch.stack(
-            [*prompts, *job.method.conditional_prompts(params, job.images.pooled, job.frozen)]  # type: ignore[list-item]
-        )
-
-    def outcome(self, text: Callable[[Tensor], Tensor]) -> Outcome:
-        """The loss and its gradients; text: contexts [K, M, d] -> text features [K, C, D]."""
-        job, values = self.job, self.values
-        params, contexts = self.contexts(values)
-        terms = job.method.loss(params, text(contexts), Batch(job.images.pooled, job.labels), job.frozen)
-        return _backward(torch.stack(list(terms.values())).sum(), values)
-
-
-def first_step(scene: Scene, seed: int) -> Step:
-    """Client 0's first batch with the first parameters of FedPGP and all base classes."""
-    chosen = scene.task.clients[0].train[:BATCH]
-    pixels = scene.pixels["train"] if scene.made_up else scene.pixels["train"][chosen]
-    with torch.no_grad():
-        features = see(scene.model, pixels)
-    task = replace(scene.task, clients=(replace(scene.task.clients[0], train=chosen),))
-    method = FedPGP(learning_rate=RATE, private_learning_rate=None)
-    settings = FederationConfig(local_epochs=1, batch_size=BATCH, momentum=0.0, weight_decay=0.0)
-    spec = RunSpec(method, task, scene.backbone, settings, seed)
-    runner = ClientRunner(spec, made_up_data(task, scene.backbone, None, seed))
-    job = runner.job(1, 0, spec.aggregator.download(spec.begin(), 0), spec.first(0))
-    job = replace(job, images=ImageFeatures(features))
-    return prepared(Step(scene, job, pixels, make_naive(scene, method, task.base)))
-
-
-def prepared(step: Step) -> Step:
-    """The same, when the text encoder has computed what it computes only once for the class names."""
-    _, contexts = step.contexts(step.values)
-    step.scene.backbone.text.rows(contexts[0], step.job.classes)
-    return step
-
-
 def naive(step: Step) -> Outcome:
     values = step.values
-    return _backward(step.naive.loss(values, see(step.scene.model, step.pixels), step.job.labels), values)
+    return backward(step.naive.loss(values, see(step.scene.model, step.pixels), step.job.labels), values)
 
 
 def cached_features(step: Step) -> Outcome:
     values = step.values
-    return _backward(step.naive.loss(values, step.job.images.pooled, step.job.labels), values)
+    return backward(step.naive.loss(values, step.job.images.pooled, step.job.labels), values)
 
 
 def fewer_passes(step: Step) -> Outcome:
@@ -265,11 +190,6 @@ def check(name: str, mine: Outcome, reference: Outcome, tolerance: float) -> Non
             f" gradients by {gradient:.1e}: the times would compare different work;"
             " please report this with your machine's name"
         )
-
-
-def _backward(loss: Tensor, values: Mapping[str, Tensor]) -> Outcome:
-    gradients = torch.autograd.grad(loss, list(values.values()))
-    return Outcome(loss.detach(), dict(zip(values, gradients, strict=True)))
 
 
 def read_shared(model: "CLIPModel", contexts: Tensor, tokens: ClassTokens, start: int) -> Tensor:

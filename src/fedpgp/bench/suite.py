@@ -18,7 +18,8 @@ from fedpgp.bench.recipe import measure_recipe
 from fedpgp.bench.rounds import measure_round
 from fedpgp.bench.scaling import measure_scaling
 from fedpgp.bench.shapes import BATCH, scene
-from fedpgp.bench.stages import Step, first_step, measure_stages
+from fedpgp.bench.stages import measure_stages
+from fedpgp.bench.step import Step, first_step
 from fedpgp.methods import METHODS
 
 # Of the machine's matrix-multiply speed, for an estimate.

@@ -20,7 +20,8 @@ from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.bench.machine import take_turns
 from fedpgp.bench.names import imagenet_like
 from fedpgp.bench.options import Bench
-from fedpgp.bench.stages import Step, differences, packed, prepared
+from fedpgp.bench.stages import differences, packed
+from fedpgp.bench.step import Step, prepared
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Frozen, normal
 from fedpgp.methods.fedcocoop import FedCoCoOp
