@@ -14,7 +14,7 @@ from fedpgp.data.decode import FilePictures
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.known import KNOWN, TEMPLATE
 from fedpgp.data.sources.listing import OUTSIDE, TEST, TRAIN, VALIDATION, Listing
-from fedpgp.data.sources.names import read_lines, reading, renamed, told_apart
+from fedpgp.data.sources.names import numbered_lines, read_lines, reading, renamed, told_apart
 from fedpgp.errors import DataError
 from fedpgp.runtime.validation import STRICT
 
@@ -54,8 +54,8 @@ class ImageList:
 
     def lines(self, file: Path) -> Iterator[tuple[str, str]]:
         """The lines of a list, each behind where it stands; errors as in `read_lines`."""
-        for row, line in enumerate(read_lines(file, self.remedy), 1):
-            yield f"{file}: line {row}", line
+        for number, line in numbered_lines(file, self.remedy).items():
+            yield f"{file}: line {number}", line
 
     def wrong(self, where: str, expected: str, line: str) -> DataError:
         return DataError(f"{where}: must be {expected}, got {line[:80]!r}: {self.remedy}")

@@ -72,9 +72,14 @@ def renamed(names: Sequence[str], where: str, data: DataConfig) -> tuple[str, ..
 
 def read_lines(file: Path, remedy: str = "data.names must name a file with a class name in each line") -> list[str]:
     """The lines of a file that are not empty, stripped; raises DataError, with the remedy, if it has no text."""
+    return list(numbered_lines(file, remedy).values())
+
+
+def numbered_lines(file: Path, remedy: str) -> dict[int, str]:
+    """The same by their numbers in the file, from 1."""
     with reading(file, remedy):
         text = file.read_text(encoding="utf-8-sig")
-    lines = [stripped for line in text.splitlines() if (stripped := line.strip())]
+    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), 1) if line.strip()}
     if not lines:
         raise DataError(f"{file}: is empty: {remedy}")
     return lines

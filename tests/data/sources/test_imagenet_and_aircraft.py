@@ -105,11 +105,14 @@ def test_aircraft(aircraft):
             assert file_of(dataset, index).name[:2] == f"{number}{dataset.labels[index]}"
 
 
-@pytest.mark.parametrize("line", ["001 Concorde", "../1 An-12", "001", "/1 An-12"])
-def test_aircraft_with_a_wrong_line(aircraft, line):
+@pytest.mark.parametrize(
+    ("line", "number"), [("001 Concorde", 10), ("../1 An-12", 10), ("001", 10), ("/1 An-12", 10), ("\n001", 11)]
+)
+def test_aircraft_with_a_wrong_line(aircraft, line, number):
     with (aircraft / "images_variant_val.txt").open("a") as file:
         file.write(line)
-    with pytest.raises(DataError, match=r"images_variant_val\.txt: line 10: (must be the number|the path: must)"):
+    expected = rf"images_variant_val\.txt: line {number}: (must be the number|the path: must)"
+    with pytest.raises(DataError, match=expected):
         read_listing(DataConfig(source="fgvc_aircraft", root=str(aircraft.parent)))
 
 
