@@ -63,6 +63,22 @@ def test_unpacked_outcomes_are_those_that_were_packed() -> None:
     assert run.base.nbytes == 5 * 2
 
 
+def test_local_of_each_client_is_of_its_own_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "CHUNK", 2)
+    one, other = outcomes(0, 0.6), outcomes(1, 0.6)
+    path = Outcomes(
+        np.array([0.0, 1.0]),
+        *(np.concatenate(pair) for pair in ((one.base, other.base), (one.novel, other.novel))),
+        one.own,
+        BASE,
+        NOVEL,
+    )
+    own = one.unpack("own")
+    for alpha, run in ((0.0, one), (1.0, other)):
+        right = run.unpack("base")
+        assert path.local(alpha) == pytest.approx([100 * right[i][own[i]].mean() for i in range(N)])
+
+
 def test_clients_are_looked_at_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = [outcomes(0, 0.6)], [outcomes(1, 0.5)]
     whole = differences(first, second)

@@ -51,6 +51,7 @@ def run(method: str, seed: int, *shares: tuple[float, float, float], chosen: flo
     novel = np.stack([drawn_novel < share for *_, share in shares])
     path = [{"alpha": float(alpha), **rows(*found)} for alpha, *found in zip(alphas, base, novel, strict=True)]
     final = {key: path[-1][key] for key in ("local", "base", "novel", "hm", "cm")}
+    locals_ = [100 * float(base[-1][i][OWN[i]].mean()) for i in range(N)]
     return Run(
         config=ExperimentConfig(),
         results={
@@ -64,7 +65,7 @@ def run(method: str, seed: int, *shares: tuple[float, float, float], chosen: flo
             "best_on_validation": {"round": 3, **final},
             "path": path,
             "alpha_on_validation": chosen,
-            "clients": [{"local": final["local"] + i} for i in range(N)],
+            "clients": [{"local": local} for local in locals_],
             "bytes_up_per_client_round": 2048,
             "seconds": 1.5,
         },
@@ -159,6 +160,22 @@ def test_a_method_that_stands_alone_has_no_mark() -> None:
     made = tables.table(Comparison([run("a", 0, GOOD)]))
     assert all(cell.mark is None for row in made.rows for cell in row)
     assert made.rows[0][1].text == f"{run('a', 0, GOOD).results['final']['local']:.1f}"
+
+
+def test_the_diagnosis_of_clients_moves_with_alpha_where_the_run_knows_it() -> None:
+    """A run across machines has no outcomes: it knows its clients' own models alone."""
+    own = run("a", 0, (0.5, 0.6, 0.6), (0.9, 0.3, 0.2))
+    assert own.outcomes is not None and own.outcomes.local(1.0) == pytest.approx(own.client_locals)
+    right = own.outcomes.unpack("base", point=0)
+    locals_ = [100 * right[i][OWN[i]].mean() for i in range(N)]
+
+    def texts(shown: Run) -> list[str]:
+        made = tables.diagnosis_table(Comparison([shown]))
+        return [made.rows[0][list(made.header).index(title)].text for title in list(made.header)[-2:]]
+
+    assert texts(own.at(0.0)) == [f"{min(locals_):.1f}", f"{np.std(locals_, ddof=1):.1f}"] != texts(own)
+    assert texts(replace(own, outcomes=None)) == texts(own)
+    assert texts(replace(own, outcomes=None).at(0.0)) == ["", ""]
 
 
 def test_reference_is_the_last_method_or_the_one_that_is_named() -> None:

@@ -41,6 +41,15 @@ class Outcomes:
         rows = self.own if name == "own" else getattr(self, name)[point]
         return np.unpackbits(rows[clients], axis=1, count=count).astype(np.bool_)
 
+    def local(self, alpha: float) -> list[float]:
+        """Local of each client in percent, at an α of the path."""
+        (point,) = np.flatnonzero(self.alphas == alpha).tolist()
+        accuracies: list[float] = []
+        for chunk in _chunks(self):
+            own, right = self.unpack("own", chunk), self.unpack("base", chunk, point)
+            accuracies += (100 * (own & right).sum(1) / np.maximum(own.sum(1), 1)).tolist()
+        return accuracies
+
 
 @dataclass(frozen=True)
 class Difference:

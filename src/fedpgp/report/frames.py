@@ -108,8 +108,7 @@ def _local_of_shared(run: Run) -> list[float] | None:
     if len(outcomes.alphas) < 2:  # the path was one point: own models answer as the shared part does
         stands = run.results["private"] and run.results["shared"] is not None
         return [client["local"] for client in run.results["clients"]] if stands else None
-    own, right = outcomes.unpack("own"), outcomes.unpack("base", point=0)
-    return list(100 * (own & right).sum(1) / np.maximum(own.sum(1), 1))
+    return outcomes.local(outcomes.alphas[0])
 
 
 def confusion(run: Run) -> pd.DataFrame:

@@ -114,7 +114,7 @@ def diagnosis_table(comparison: Comparison) -> Table:
         runs = comparison.of(method)
         best = [run.results["best_on_validation"] for run in runs]
         at = [run.at("validation") for run in runs]
-        locals_ = [[client["local"] for client in run.results["clients"]] for run in runs]
+        locals_ = [of_run for run in runs if (of_run := run.client_locals)]
         rows.append(
             {
                 "method": method,
@@ -124,8 +124,10 @@ def diagnosis_table(comparison: Comparison) -> Table:
                 "that round": _each(figures["round"] for figures in best),
                 "CM at validation's α": _over(run.results["final"]["cm"] for run in at),
                 "that α": _each(run.alpha for run in at if any(len(run.results["path"]) > 1 for run in runs)),
-                "lowest Local of a client": _over(map(min, locals_)),
-                "std of Local over clients": _over(map(stdev, locals_)) if len(locals_[0]) > 1 else "",
+                "lowest Local of a client": _over(map(min, locals_)) if locals_ else "",
+                "std of Local over clients": _over(map(stdev, locals_))
+                if min(map(len, locals_), default=0) > 1
+                else "",
             }
         )
     return text_table(

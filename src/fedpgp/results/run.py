@@ -55,6 +55,8 @@ class Run:
     def at(self, alpha: float | Literal["validation"]) -> "Run":
         """The same run with the models at α between the shared part alone (0) and the clients' own (1).
 
+        That is its "final" and `client_locals`; other results stay as they are.
+
         alpha: one that was evaluated, or "validation" for the one that this run's validation images of base classes
         choose. A run without a path stays as it is. Raises OutputError for another α.
         """
@@ -81,6 +83,16 @@ class Run:
                 " stays with the client: there is nothing to resample"
             )
         return resampled(self.outcomes, self.alpha)
+
+    @property
+    def client_locals(self) -> list[float] | None:
+        """Local of each client's model at `alpha`, in percent.
+
+        None where that is not known: at α < 1 of a run across machines, whose clients keep what tells it.
+        """
+        if self.alpha == 1:
+            return [client["local"] for client in self.results["clients"]]
+        return None if self.outcomes is None else self.outcomes.local(self.alpha)
 
     def table(self) -> "DataFrame":
         """A row for each part, "client" and, where there is one, "shared" alone; metrics in percent."""
