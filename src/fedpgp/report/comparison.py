@@ -26,7 +26,7 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
 
 
 def all_tables(comparison: Comparison, reference: str | None = None) -> list[formats.Table]:
-    """Those that are printed: the figures and, of several methods, the differences and the diagnosis."""
+    """The tables of comparison.md: the figures and, of several methods, the differences and the diagnosis."""
     shown = [tables.table(comparison)]
     if len(comparison.methods) > 1:
         shown += [tables.difference_table(comparison, reference), tables.diagnosis_table(comparison)]
