@@ -104,6 +104,9 @@ def test_without_a_path_the_shared_part_answers_as_the_clients_models_do(compare
     single = replace(run, outcomes=SimpleNamespace(alphas=(1.0,)))
     gains = frames.clients(fedpgp.Comparison([single]))
     assert set(gains["over"]) == {"shared part"} and not gains["gain"].any()
+    alone = replace(single.config.federation, path_points=1)
+    unasked = replace(single, config=replace(single.config, federation=alone))
+    assert frames.clients(fedpgp.Comparison([unasked])).empty, "nothing is known of the shared part's Local"
 
 
 def test_local_is_resampled_as_by_a_loop_over_clients(compared):

@@ -101,13 +101,15 @@ def clients(comparison: Comparison) -> pd.DataFrame:
 
 
 def _local_of_shared(run: Run) -> list[float] | None:
-    """Local of each client with the shared part alone, where clients have a part of their own; else None."""
+    """Local of each client with the shared part alone, where it was evaluated beside a part of their own; else None."""
     outcomes: Outcomes | None = run.outcomes
     if outcomes is None:
         return None
-    if len(outcomes.alphas) < 2:  # the path was one point: own models answer as the shared part does
+    if len(outcomes.alphas) < 2:
+        # A path that was asked for and is one point: own models answer as the shared part does.
         stands = run.results["private"] and run.results["shared"] is not None
-        return [client["local"] for client in run.results["clients"]] if stands else None
+        asked = run.config.federation.path_points > 1
+        return [client["local"] for client in run.results["clients"]] if stands and asked else None
     return outcomes.local(outcomes.alphas[0])
 
 
