@@ -22,7 +22,6 @@ from fedpgp.bench.options import TOLERANCE, Bench
 from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, ROUNDS, Scene
 from fedpgp.bench.stages import DifferentWorkError
 from fedpgp.data.image_features import ImageFeatures
-from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client_runner import ClientRunner, Data
 from fedpgp.federation.rounds import federate
 from fedpgp.federation.run_spec import RunSpec
@@ -124,11 +123,7 @@ def _data(scene: Scene, image: float, seed: int) -> tuple[Data, float]:
             for split, pixels in scene.pixels.items()
         }
     elapsed = time.perf_counter() - started
-    tests = {
-        name: ImageFeatures(features[test.dataset.split][torch.from_numpy(test.images)])
-        for name, test in evaluation_sets(scene.task).items()
-    }
-    return Data(scene.task, ImageFeatures(features["train"]), tests), elapsed
+    return Data.of(scene.task, lambda split: ImageFeatures(features[split.split])), elapsed
 
 
 def _library_round(bench: Bench, data: Data) -> tuple[Mapping[str, Any], float, Tensor, dict[str, NDArray[np.bool_]]]:

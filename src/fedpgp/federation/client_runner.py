@@ -12,8 +12,10 @@ from fedpgp.aggregators import Download, Tensors
 from fedpgp.backbone import Backbone, Towers
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.image_features import ImageFeatures
+from fedpgp.data.sources import ImageDataset
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluation.evaluator import Evaluation, Evaluator
+from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client import ClientJob, remembered
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import ClientState
@@ -28,6 +30,13 @@ class Data:
     task: Task
     train: ImageFeatures
     tests: Mapping[str, ImageFeatures]
+
+    @classmethod
+    def of(cls, task: Task, images: Callable[[ImageDataset], ImageFeatures]) -> "Data":
+        """images: what is kept of all images of a split."""
+        sets = evaluation_sets(task).items()
+        tests = {name: images(test.dataset)[torch.from_numpy(test.images)] for name, test in sets}
+        return cls(task, images(task.train), tests)
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from fedpgp.aggregators import Server, Tensors
 from fedpgp.errors import InUseError, OutputError
 from fedpgp.evaluation.evaluator import Evaluation, Point
+from fedpgp.runtime.files import tensor_bytes
 
 FILE = "state.sqlite"  # in a run directory
 SCHEMA = 3  # of the tables below
@@ -192,9 +193,9 @@ class State:
     def keep(self, server: Server, clients: Mapping[int, ClientState]) -> None:
         """Keeps the server and what those keep who took part."""
         self._execute("DELETE FROM server")
-        self._execute("INSERT INTO server VALUES (?)", _bytes(server))
+        self._execute("INSERT INTO server VALUES (?)", tensor_bytes(grouped(server)))
         for client, state in clients.items():
-            self._execute("REPLACE INTO clients VALUES (?, ?)", client, _bytes(state))
+            self._execute("REPLACE INTO clients VALUES (?, ?)", client, tensor_bytes(grouped(state)))
 
     def keep_evaluation(self, evaluation: Evaluation) -> None:
         """Keeps an evaluation in the place of the one before."""
@@ -267,10 +268,6 @@ def remove(path: Path) -> None:
     """Deletes a state's file, if it is there, and the journal that a killed process may have left beside it."""
     for file in (path, path.with_name(f"{path.name}-journal")):
         file.unlink(missing_ok=True)
-
-
-def _bytes(kept: Server | ClientState) -> bytes:
-    return save({name: tensor.cpu().contiguous() for name, tensor in grouped(kept).items()})
 
 
 def ungrouped(tensors: Mapping[str, Tensor], kind: type[Kept]) -> Kept:

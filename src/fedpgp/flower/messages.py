@@ -154,10 +154,7 @@ def together(evaluations: Sequence[Evaluation]) -> Evaluation:
     def joined(parts: Sequence[Rows]) -> Rows:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def point(points: Sequence[Point]) -> Point:
-        return Point(joined([point.clients for point in points]), joined([point.correct for point in points]))
-
-    own = point(evaluations)
+    own = Point.joined(evaluations)
     shared = [evaluation.shared for evaluation in evaluations if evaluation.shared is not None]
     # A client whose way is one point is at its own model all along it.
     alphas = sorted({alpha for evaluation in evaluations for alpha in evaluation.path})
@@ -167,7 +164,7 @@ def together(evaluations: Sequence[Evaluation]) -> Evaluation:
         correct=own.correct,
         shared=summary({name: [means[name] for means in shared] for name in own.clients}) if shared else None,
         diagnostics={name: fmean(each[name] for each in diagnostics) for name in diagnostics[0]},
-        path={alpha: point([each.path.get(alpha, each) for each in evaluations]) for alpha in alphas},
+        path={alpha: Point.joined([each.path.get(alpha, each) for each in evaluations]) for alpha in alphas},
         predicted=joined([each.predicted for each in evaluations]),
         confidence=joined([each.confidence for each in evaluations]),
     )

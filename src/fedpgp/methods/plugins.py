@@ -28,6 +28,11 @@ def installed() -> Mapping[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP) if point.name not in METHODS}
 
 
+def is_registered(name: str) -> bool:
+    """Whether a method is one of ours or of an installed package, and so found again by its name alone."""
+    return name in {*METHODS, *installed()}
+
+
 def find_method(name: str) -> type[Method]:
     """The class of a method: one of ours, one of an installed package, or "path/to/file.py:Name".
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, InUseError, OutputError
 from fedpgp.evaluation.bootstrap import Outcomes
 from fedpgp.federation.state import FILE, State
-from fedpgp.methods import METHODS, Method
-from fedpgp.methods.plugins import NAME, installed
+from fedpgp.methods import Method
+from fedpgp.methods.plugins import NAME, is_registered
 from fedpgp.results.run import Comparison, Run, Unfinished
 from fedpgp.runtime.files import TensorFile, flush_directory, new_directory, tensor_bytes, write, write_json
 
@@ -38,7 +38,7 @@ def write_run(run: Run, directory: Path) -> None:
     write(directory / "prompts.safetensors", tensor_bytes(run.prompts))
     if run.outcomes is not None:
         outcomes = {name: torch.from_numpy(getattr(run.outcomes, name)) for name in ("alphas", "base", "novel", "own")}
-        write(directory / "outcomes.safetensors", save(outcomes))
+        write(directory / "outcomes.safetensors", tensor_bytes(outcomes))
     if run.answers:
         write(directory / ANSWERS, tensor_bytes(run.answers))
     write_json(directory / "provenance.json", run.provenance)
@@ -226,7 +226,7 @@ def resume_command(directory: Path) -> str | None:
             return "flwr run, as it was begun, where its server is"
     command = f"fedpgp run --resume {directory}" if is_compared(directory) else f"fedpgp compare --resume {directory}"
     with suppress(OutputError):
-        if not {name for name, _ in cells(directory)} <= {*METHODS, *installed()}:
+        if not all(is_registered(name) for name, _ in cells(directory)):
             option = "--method" if is_compared(directory) else "--methods"
             return f"{command} {option} path/to/file.py:Name"
     return command

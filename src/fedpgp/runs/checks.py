@@ -12,6 +12,7 @@ from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.federation.privacy import check_privacy
+from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import DEFAULT_AGGREGATOR
 from fedpgp.methods import Params
 from fedpgp.methods.plugins import own_errors
@@ -58,20 +59,18 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
             f"federation.aggregator must be one that does not turn gradients for {name}, which sends others of its"
             f" parameters than it received, got {aggregator.name}: leave out {name}, or take fedavg"
         )
-    shared = method.init_shared(task, backbone, torch.Generator())
     if "image tower" in method.reads and not 0 <= method.first_layer < backbone.image.layers:
         raise ConfigError(
             f"{name} must begin at a layer of the image tower, 0 to {backbone.image.layers - 1}, got first_layer"
             f" {method.first_layer}: change the settings of [{name}]"
         )
-    server = (own or aggregator).begin(shared, len(task.clients))
-    received = (own or aggregator).download(server, 0).shared
+    spec = RunSpec(method, task, backbone, config.federation, 0, aggregator)
+    received = spec.aggregator.download(spec.begin(), 0).shared
     frozen = frozen_of(method, task, backbone)
     longest = backbone.class_tokens([*task.class_names, *method.extra_names], method.tail).ids.shape[1]
     room = backbone.text.longest - 1 - longest
     for client in task.clients:
-        private = method.init_private(task, backbone, torch.Generator(), client.id)
-        params = Params(shared, private, received)
+        params = Params(spec.shared, spec.first(client.id).private, received)
         image = torch.zeros(1, backbone.image.width).to(backbone.logit_scale)
         for context in [*method.prompts(params, frozen), *method.conditional_prompts(params, image, frozen)]:
             prompt = Prompt.of(context)

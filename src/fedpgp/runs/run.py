@@ -9,8 +9,8 @@ from typing_extensions import Unpack
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import OutputError
 from fedpgp.federation.state import FILE, remove
-from fedpgp.methods import METHODS, Method
-from fedpgp.methods.plugins import find_method, installed
+from fedpgp.methods import Method
+from fedpgp.methods.plugins import find_method, is_registered
 from fedpgp.results.provenance import begin, started_config
 from fedpgp.results.run import Comparison, Run
 from fedpgp.results.run_store import (
@@ -216,7 +216,7 @@ def resume(
         return _compared([load_run(path) for path in directories.values()], directory, execution)
     given = [method if isinstance(method, Method) else find_method(method)() for method in methods]
     for name, _ in todo:
-        if name not in {*METHODS, *installed(), *(method.name for method in given)}:
+        if not is_registered(name) and name not in {method.name for method in given}:
             raise OutputError(
                 f"{directory} was begun with the method {name!r}, which is neither ours nor of an installed package:"
                 " name it as it was then, with --method path/to/file.py:Name"

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fedpgp.backbone import Backbone, Towers, bfloat16_speed, load_backbone
@@ -18,7 +17,6 @@ from fedpgp.data.sources import ImageDataset, Source, pictograms
 from fedpgp.data.tasks import Client, Task
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import kind_of
-from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client_runner import ClientRunner, Data
 from fedpgp.federation.optimization import remarks
 from fedpgp.federation.privacy import protected
@@ -124,10 +122,7 @@ class RunSetup:
             kept, places = self.tokens[kind, seed, dataset.fingerprint]
             return ImageFeatures(self.features[dataset.fingerprint], kept, places)
 
-        tests = {
-            name: images(test.dataset)[torch.from_numpy(test.images)] for name, test in evaluation_sets(task).items()
-        }
-        return Data(task, images(task.train), tests)
+        return Data.of(task, images)
 
 
 @contextmanager

@@ -16,8 +16,7 @@ from typing import Any, ClassVar, Self
 
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, OutputError
-from fedpgp.methods import METHODS
-from fedpgp.methods.plugins import find_method, installed
+from fedpgp.methods.plugins import find_method, is_registered
 from fedpgp.results.run import Comparison, Run
 from fedpgp.results.run_store import FINISHED, check_output, load_comparison, locked, run_directory, writing
 from fedpgp.runs.choices import chosen_methods
@@ -219,7 +218,7 @@ def check_methods(methods: Sequence[str]) -> list[str]:
     """Return the names of methods that a study can have, each once; raises ConfigError for others."""
     names, _ = chosen_methods(methods, None, ())
     for name in names:
-        if name not in {*METHODS, *installed()}:
+        if not is_registered(name):
             raise ConfigError(f"methods must be ours or of an installed package, got {name!r}: install it")
     return names
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedpgp.config import ExperimentConfig
-from fedpgp.errors import ConfigError
+from fedpgp.errors import ConfigError, first_line
 from fedpgp.results.run import Run
 from fedpgp.tracking.base import Tracker, needed
 from fedpgp.tracking.figures import final, settings, table
@@ -49,7 +49,7 @@ class MLflow(Tracker[str]):
         except Exception as error:
             raise ConfigError(
                 f"--track mlflow:{uri} must name a store that can be opened, such as mlflow:sqlite:///runs.db, or an"
-                f" MLflow server: {str(error).strip().splitlines()[0]}"
+                f" MLflow server: {first_line(error)}"
             ) from error
 
     def open(self, method: str, seed: int, config: ExperimentConfig) -> str:

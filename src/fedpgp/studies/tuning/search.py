@@ -13,8 +13,8 @@ from typing_extensions import Unpack
 
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, OutputError
-from fedpgp.methods import METHODS, Method
-from fedpgp.methods.plugins import installed
+from fedpgp.methods import Method
+from fedpgp.methods.plugins import is_registered
 from fedpgp.results.run_store import locked, run_directory, writing
 from fedpgp.runs.choices import chosen_methods, chosen_seeds
 from fedpgp.runs.execution import Execution, ExecutionOptions
@@ -99,7 +99,7 @@ def resume_tuning(
     with reading_record(directory, "tuning", to_resume=True) as record:
         planned, seeds, objective = record["trials"], record["seeds"], record["objective"]
         described = dict(record["spaces"])
-        ours = [name for name in described if name in {*METHODS, *installed()}]
+        ours = [name for name in described if is_registered(name)]
     _, settings = chosen_methods([*ours, *methods], directory / CONFIG, ())
     if unknown := described.keys() - settings.methods.keys():
         raise OutputError(
