@@ -112,6 +112,18 @@ def to_clip_model(
     return model
 
 
+def text_state(weights: Mapping[str, Tensor], heads: int, quick_gelu: bool) -> tuple[dict[str, Tensor], Any]:
+    """The weights of a CLIP-shaped text tower of OpenCLIP's under transformers' names, and the config of the tower."""
+    from transformers import CLIPTextConfig
+
+    state = _renamed(weights, "of OpenCLIP")
+    layers = 1 + max(int(name.split(".")[3]) for name in state if name.startswith("text_model.enc"))
+    width = state["text_model.embeddings.token_embedding.weight"].shape[1]
+    act = "quick_gelu" if quick_gelu else "gelu"
+    config = CLIPTextConfig(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, hidden_act=act)
+    return state, config
+
+
 def _renamed(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """The weights under the names of transformers; raises CheckpointError for those of another kind of model."""
     given = {re.sub(r"^(module\.)?(text\.)?", "", name): tensor for name, tensor in weights.items()}

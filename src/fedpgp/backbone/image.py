@@ -9,7 +9,7 @@ Letters: B images, P patches, T = 1 + P tokens, m vectors of a visual prompt, w 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,17 @@ STATE = "layer-"
 def state_below(layer: int) -> str:
     """The kind of what goes into a layer of the tower, counted from 0."""
     return f"{STATE}{layer}"
+
+
+def digest(settings: Sequence[Mapping[str, Any]], modules: Sequence[torch.nn.Module]) -> str:
+    """SHA-256 over settings and over the weights of modules, with their precision."""
+    kept = [{k: v for k, v in part.items() if k not in ("transformers_version", "_name_or_path")} for part in settings]
+    value = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            value.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            value.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return value.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class ImageEncoder:
         vision = self.model.vision_model
         pixels = pixels.to(self.device, self.dtype)
         if kind == POOLED:
-            return F.normalize(self.model.visual_projection(vision(pixel_values=pixels).pooler_output), dim=-1)
+            return F.normalize(self.pool(pixels), dim=-1)
         if kind == PATCHES:
             last = vision.post_layernorm(vision(pixel_values=pixels).last_hidden_state[:, 1:])
             return F.normalize(self.model.visual_projection(last), dim=-1)
@@ -67,6 +78,16 @@ class ImageEncoder:
         for layer in vision.encoder.layers[: int(kind.removeprefix(STATE))]:
             state = layer(state, None)
         return state
+
+    def pool(self, pixels: Tensor) -> Tensor:
+        """Preprocessed pictures [B, 3, H, W] -> image features [B, D] before they are normalised."""
+        features: Tensor = self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
+        return features
+
+    @property
+    def tower_modules(self) -> Sequence[torch.nn.Module]:
+        """What the tower consists of."""
+        return self.model.vision_model, self.model.visual_projection
 
     def shape(self, kind: str) -> tuple[int, ...]:
         """Of what `encode` keeps of one picture."""
@@ -119,17 +140,8 @@ class ImageEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the tower's weights, architecture, preprocessing and precision; not over text or tokenizer."""
-        parts: list[Any] = [self._config, self.processor]
-        settings = [
-            {k: v for k, v in part.to_dict().items() if k not in ("transformers_version", "_name_or_path")}
-            for part in parts
-        ]
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-        for module in (self.model.vision_model, self.model.visual_projection):
-            for name, tensor in module.state_dict().items():
-                digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-                digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        settings = [self._config.to_dict(), self.processor.to_dict()]
+        return digest(settings, self.tower_modules)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ import json
 import re
 import timeit
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,38 +14,51 @@ import torch
 from torch import Tensor
 
 from fedpgp import assets
+from fedpgp.backbone import open_clip_models, transformers_models
 from fedpgp.backbone.archive import read_weights
-from fedpgp.backbone.convert import HEAD, standard_processor, to_clip_model
+from fedpgp.backbone.convert import HEAD, standard_processor, text_state, to_clip_model
+from fedpgp.backbone.general_image import GeneralImageEncoder
+from fedpgp.backbone.general_text import GeneralTextEncoder
 from fedpgp.backbone.image import ImageEncoder, ImageTower
 from fedpgp.backbone.text import TextEncoder
-from fedpgp.backbone.tokens import ClassTokens, Tokenizer, class_tokens, split_template, text_ids
+from fedpgp.backbone.tokens import AnyTokenizer, ClassTokens, Tokenizer, class_tokens, split_template, text_ids
+from fedpgp.backbone.transformers_models import FAMILIES
 from fedpgp.errors import CheckpointError, first_line
 
 EMBEDDED = "pictoclip"
 TOKENIZER = "clip-tokenizer"  # OpenAI's, for checkpoints that come without one
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 CARD = "README.md"
-FILES = ["*.json", "*.safetensors", "*.txt"]
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 OLDER = "pytorch_model*.bin"  # transformers' weights where there are no others
-FAMILIES = {"clip": "CLIPModel"}  # model_type in transformers' config.json -> the class there
 OPEN_CLIP = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-OF_TOWER = {"final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None}
-OPEN_CLIP_VALUES: Mapping[str, Mapping[str, Any]] = {  # that can be read, and what a key has that is missing
-    "text_cfg": OF_TOWER
-    | {"no_causal_mask": False, "pool_type": "argmax", "hf_model_name": None, "hf_tokenizer_name": None},
-    "vision_cfg": OF_TOWER | {"pool_type": "tok", "timm_model_name": None},
+HUB_PREFIX = "hf-hub:"  # of OpenCLIP's names: a hub id whose OpenCLIP files are meant
+OF_TOWER = {"final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None, "ls_init_value": None}
+OF_TOWER |= {"block_type": None, "qk_norm": False, "scale_heads": False, "scale_attn": False, "scale_fc": False}
+CLIP_TEXT = OF_TOWER | {  # what a key of OpenCLIP's config has, or is where it is missing, in a CLIP-shaped text tower
+    "no_causal_mask": False,
+    "pool_type": "argmax",
+    "hf_model_name": None,
+    "hf_tokenizer_name": None,
+    "embed_cls": False,
+    "proj_bias": False,
+    "proj_type": "linear",
+}
+CLIP_VALUES: Mapping[str, Mapping[str, Any]] = {
+    "text_cfg": CLIP_TEXT,
+    "vision_cfg": OF_TOWER | {"pool_type": "tok", "timm_model_name": None, "attentional_pool": False},
     "preprocess_cfg": {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"},
 }
 
 
 class Towers(NamedTuple):
-    """What a worker process needs of a CLIP: what computes, without what loads and preprocesses.
+    """What a worker process needs of a dual encoder: what computes, without what loads and preprocesses.
 
     image: None where no method changes the image tower.
     """
 
-    text: TextEncoder
+    text: TextEncoder | GeneralTextEncoder
     image: ImageTower | None = None
 
 
@@ -60,11 +73,14 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen CLIP: image encoder, text encoder, tokenizer and logit scale."""
+    """A frozen dual encoder: image encoder, text encoder, tokenizer and logit scale.
+
+    SigLIP's bias of logits is left out: it is the same for all classes, and a softmax over classes cancels it.
+    """
 
     files: Sequence[Path]  # what decides what the encoders compute
-    image: ImageEncoder
-    text: TextEncoder
+    image: ImageEncoder | GeneralImageEncoder
+    text: TextEncoder | GeneralTextEncoder
     tokenizer: Tokenizer
     logit_scale: Tensor  # [], its logarithm, as CLIP keeps it
     licence: str = "not stated"  # as the checkpoint's model card says
@@ -76,21 +92,23 @@ class Backbone:
 
     def towers(self, reads: Collection[str] = ()) -> Towers:
         """What computes for methods that read so much; the image tower's weights are copied where one changes it."""
-        return Towers(self.text, self.image.tower if "image tower" in reads else None)
+        if "image tower" in reads and isinstance(self.image, ImageEncoder):
+            return Towers(self.text, self.image.tower)
+        return Towers(self.text)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the files that decide what the encoders compute, and the precision."""
-        digest = hashlib.sha256(f"{self.logit_scale.dtype} {self.text.projection.dtype}".encode())
+        digest = hashlib.sha256(f"{self.logit_scale.dtype} {self.text.products}".encode())
         for path in self.files:
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
-    def class_tokens(self, class_names: Sequence[str], tail: str = "{}.") -> ClassTokens:
-        """What the text encoder reads behind the context, for every class name."""
-        return class_tokens(self.tokenizer, class_names, tail)
+    def class_tokens(self, class_names: Sequence[str], tail: str = "{}.", first: bool = False) -> ClassTokens:
+        """What the text encoder reads behind the context, for every class name; first: there is no context."""
+        return class_tokens(self.tokenizer, class_names, tail, first)
 
     def phrase(self, text: str) -> Tensor:
         """The token embeddings [M, d] of a phrase such as "a photo of a"."""
@@ -103,7 +121,7 @@ class Backbone:
         Raises CheckpointError where one is not finite.
         """
         before, tail = split_template(template)
-        features = self.text(self.phrase(before)[None], self.class_tokens(class_names, tail))[0]
+        features = self.text(self.phrase(before)[None], self.class_tokens(class_names, tail, not before))[0]
         if not features.isfinite().all():
             name = class_names[int((~features.isfinite()).any(1).nonzero()[0])]
             raise CheckpointError(
@@ -114,34 +132,150 @@ class Backbone:
 
 
 def load_backbone(name: str, precision: str = "float32", device: str = "cpu") -> Backbone:
-    """Loads a CLIP from the package ("pictoclip"), a directory, a file, or a hub id.
+    """Loads a dual encoder from the package ("pictoclip"), a directory, a file, a hub id, or open_clip:ARCH/TAG.
 
-    A directory or hub id has the files of transformers' CLIPModel, or of OpenCLIP; a file is one of OpenAI's `.pt`
-    archives or a state dict under the same names. precision: "float32", "float64", or "bf16": the text tower multiplies
-    matrices in bfloat16, all else is in float32. Raises CheckpointError, naming the file or setting and the remedy.
+    A directory or hub id has the files of a dual encoder of transformers, or of OpenCLIP ("hf-hub:" ahead of a hub id
+    takes the latter); a file is one of OpenAI's `.pt` archives or a state dict under the same names. precision:
+    "float32", "float64", or "bf16": the text tower of CLIP's shape multiplies matrices in bfloat16, all else is in
+    float32. Raises CheckpointError, naming the file or setting and the remedy.
     """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    path = _path(name)
     dtype = torch.float64 if precision == "float64" else torch.float32
     products = torch.bfloat16 if precision == "bf16" else dtype
-    checkpoint = _read(name, path, dtype)
-    try:
-        model = checkpoint.model.to(device).eval().requires_grad_(False)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise CheckpointError(
-            f"device must be one that PyTorch has here, got {device!r}: {first_line(error)};"
-            " --device cpu works everywhere"
-        ) from error
+    if name.startswith(open_clip_models.PREFIX):
+        return _of_open_clip(open_clip_models.read_named(name, dtype), device, products, licence="not stated")
+    path = _path(name)
+    licence = licence_of(path if path.is_dir() else path.parent)
+    if (path / OPEN_CLIP).is_file() and (name.startswith(HUB_PREFIX) or not (path / "config.json").is_file()):
+        checkpoint = _read_open_clip(path, dtype)
+        if isinstance(checkpoint, open_clip_models.OpenClip):
+            return _of_open_clip(checkpoint, device, products, licence)
+    else:
+        checkpoint = _converted([path], dtype) if path.is_file() else _read_transformers(name, path, dtype)
+    model = _moved(checkpoint.model, device)
+    if model.config.model_type != "clip":
+        return _of_transformers(model, checkpoint, products, licence)
     return Backbone(
         files=checkpoint.files,
         image=ImageEncoder(model, checkpoint.processor),
         text=TextEncoder.of(model, checkpoint.tokenizer.bos_token_id, products),
         tokenizer=checkpoint.tokenizer,
         logit_scale=model.logit_scale.detach(),
-        licence=licence_of(path if path.is_dir() else path.parent),
+        licence=licence,
     )
+
+
+def _moved(model: Any, device: str) -> Any:
+    try:
+        return model.to(device).eval().requires_grad_(False)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise CheckpointError(
+            f"device must be one that PyTorch has here, got {device!r}: {first_line(error)};"
+            " --device cpu works everywhere"
+        ) from error
+
+
+def _check_products(model: Any, products: torch.dtype) -> None:
+    if products == torch.bfloat16:
+        raise CheckpointError(
+            "precision must be float32 or float64 for a text tower that is not CLIP-shaped, got bf16:"
+            " --precision float32"
+        )
+
+
+def _of_transformers(model: Any, checkpoint: Checkpoint, products: torch.dtype, licence: str) -> Backbone:
+    """A dual encoder of transformers whose towers are not CLIP's."""
+    _check_products(model, products)
+    padded = model.config.model_type in transformers_models.PADDED
+    tokenizer = AnyTokenizer.of(checkpoint.tokenizer, padded=padded)
+    embedding = model.text_model.get_input_embeddings()
+    _check_vocabulary(tokenizer, embedding, str(checkpoint.files[0].parent))
+    masked = "attention_mask" in checkpoint.tokenizer.model_input_names
+    processor = checkpoint.processor
+    size = transformers_models.image_size(model.config, processor)
+    if model.config.model_type == "siglip2":
+        processor = transformers_models.PatchedProcessor(processor)
+    return Backbone(
+        files=checkpoint.files,
+        image=GeneralImageEncoder(
+            transformers_models.image_modules(model),
+            transformers_models.pool_of(model),
+            transformers_models.positions_of(model),
+            processor,
+            size,
+            transformers_models.architecture(model.config),
+        ),
+        text=GeneralTextEncoder(
+            transformers_models.TextPart(model, masked),
+            embedding,
+            tokenizer.start,
+            tokenizer.filler,
+            tokenizer.pad,
+            transformers_models.longest_text(model.config, checkpoint.tokenizer),
+            padded,
+        ),
+        tokenizer=tokenizer,
+        logit_scale=model.logit_scale.detach().reshape(()),
+        licence=licence,
+    )
+
+
+def _of_open_clip(checkpoint: open_clip_models.OpenClip, device: str, products: torch.dtype, licence: str) -> Backbone:
+    """A dual encoder of OpenCLIP: with the fast text encoder if its text tower is CLIP-shaped."""
+    model, text_config = _moved(checkpoint.model, device), checkpoint.config["text_cfg"]
+    quick = bool(checkpoint.config.get("quick_gelu", False))
+    text: TextEncoder | GeneralTextEncoder
+    if all(text_config.get(key, value) == value for key, value in CLIP_TEXT.items()):
+        tokenizer: Any = _tokenizer()
+        state, config = text_state(model.text.state_dict(), int(text_config["heads"]), quick)
+        text = TextEncoder.of_state(state, config, tokenizer.bos_token_id, products)
+    else:
+        _check_products(model, products)
+        text, tokenizer = _general_text(model.text, checkpoint.tokenizer, text_config)
+    return Backbone(
+        files=checkpoint.files,
+        image=GeneralImageEncoder(
+            [model.visual],
+            open_clip_models.pool_of(model),
+            open_clip_models.positions_of(model),
+            checkpoint.processor,
+            tuple(reversed(model.visual.image_size)),
+            {**checkpoint.config["vision_cfg"], "quick_gelu": quick},
+        ),
+        text=text,
+        tokenizer=tokenizer,
+        logit_scale=model.logit_scale.detach().reshape(()),
+        licence=licence,
+    )
+
+
+def _general_text(tower: Any, given: Any, config: Mapping[str, Any]) -> tuple[GeneralTextEncoder, AnyTokenizer]:
+    """A text tower of OpenCLIP that is not CLIP-shaped, with the tokenizer that the library has for it."""
+    own = hasattr(tower, "token_embedding")  # OpenCLIP's own transformer, which has no mask for padding
+    length = int(config.get("context_length", 77))
+    if hasattr(given, "tokenizer"):
+        tokenizer = AnyTokenizer.of(given.tokenizer, given.clean_fn, padded=own, sep_is_pad=given.strip_sep_token)
+    else:
+        tokenizer = AnyTokenizer.of(_tokenizer(), given.clean_fn)
+        tokenizer = replace(tokenizer, pad=0)  # OpenCLIP's own tokenizer fills up with 0
+    embedding = tower.token_embedding if own else tower.transformer.get_input_embeddings()
+    _check_vocabulary(tokenizer, embedding, "of OpenCLIP")
+    if not own:
+        tokenizer = replace(tokenizer, pad=tower.config.pad_token_id)
+    encoder = GeneralTextEncoder(
+        open_clip_models.OpenClipText(tower), embedding, tokenizer.start, tokenizer.filler, tokenizer.pad, length, own
+    )
+    return encoder, tokenizer
+
+
+def _check_vocabulary(tokenizer: AnyTokenizer, embedding: Any, where: str) -> None:
+    if len(tokenizer) > embedding.num_embeddings:
+        raise CheckpointError(
+            f"checkpoint {where}: its tokenizer has {len(tokenizer)} tokens, its text tower reads"
+            f" {embedding.num_embeddings}: they are not of one model, fetch both again"
+        )
 
 
 def licence_of(directory: Path) -> str:
@@ -155,15 +289,6 @@ def licence_of(directory: Path) -> str:
     return str(header.get("license", "not stated"))
 
 
-def _read(name: str, path: Path, dtype: torch.dtype) -> Checkpoint:
-    """The checkpoint in a file or directory, in the format that its files show."""
-    if path.is_file():
-        return _converted([path], dtype)
-    if (path / OPEN_CLIP).is_file() and not (path / "config.json").is_file():
-        return _read_open_clip(path, dtype)
-    return _read_transformers(name, path, dtype)
-
-
 def _read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpoint:
     import transformers
 
@@ -174,7 +299,7 @@ def _read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkp
         if kind not in FAMILIES:
             raise CheckpointError(
                 f"checkpoint {name!r} must be of a model_type {' or '.join(map(repr, FAMILIES))}, its config.json has"
-                f" {kind!r}: choose a CLIP, such as openai/clip-vit-base-patch16"
+                f" {kind!r}: choose a dual encoder, such as openai/clip-vit-base-patch16"
             )
         # Of the older files it reads tensors alone, too (weights_only).
         model, report = getattr(transformers, FAMILIES[kind]).from_pretrained(
@@ -187,44 +312,40 @@ def _read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkp
     except Exception as error:  # whatever the files make the loaders raise, the user needs one line
         raise CheckpointError(
             f"checkpoint {name!r} cannot be read from {directory}: {first_line(error)};"
-            " it must hold config.json, model.safetensors, tokenizer and preprocessor files of a transformers CLIPModel"
+            " it must hold config.json, model.safetensors, tokenizer and preprocessor files of a dual encoder"
         ) from error
     if report["missing_keys"]:
         raise CheckpointError(
-            f"checkpoint {name!r} in {directory} lacks {len(report['missing_keys'])} weights of a CLIPModel,"
-            f" the first is {min(report['missing_keys'])}: fetch it again, or name a complete one"
+            f"checkpoint {name!r} in {directory} lacks {len(report['missing_keys'])} weights of a"
+            f" {FAMILIES[kind]}, the first is {min(report['missing_keys'])}: fetch it again, or name a complete one"
         )
     files = {file for pattern in [*FILES, *([OLDER] if older else [])] for file in directory.glob(pattern)}
     return Checkpoint(model, processor, tokenizer, sorted(files))
 
 
-def _read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint:
+def _read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | open_clip_models.OpenClip:
     file = directory / OPEN_CLIP
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         config, preprocessing = content["model_cfg"], content.get("preprocess_cfg", {})
         sections = {**config, "preprocess_cfg": preprocessing}
-        others = [
-            f"{section}.{key}"
-            for section, values in OPEN_CLIP_VALUES.items()
+        of_clip = all(
+            sections[section].get(key, value) == value
+            for section, values in CLIP_VALUES.items()
             for key, value in values.items()
-            if sections[section].get(key, value) != value
-        ]
+        )
         shape = {
             "quick_gelu": bool(config.get("quick_gelu", False)),
             "vision_head": int(config["vision_cfg"].get("head_width", HEAD)),
-            "text_heads": int(config["text_cfg"]["heads"]),
+            "text_heads": int(config["text_cfg"].get("heads", 0)) or None,
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file} is not OpenCLIP's: {first_line(error)}; fetch it again") from error
-    if others:
-        raise CheckpointError(
-            f"{file}: {others[0]} is not CLIP's own, and no other is read: convert the checkpoint to a CLIPModel of"
-            " transformers, or choose another"
-        )
     weights = next((directory / name for name in OPEN_CLIP_WEIGHTS if (directory / name).is_file()), None)
     if weights is None:
         raise CheckpointError(f"checkpoint {directory} lacks {' or '.join(OPEN_CLIP_WEIGHTS)}: fetch it again")
+    if not of_clip:
+        return open_clip_models.read_directory(directory, weights, dtype)
     return _converted([file, weights], dtype, preprocessing, **shape)
 
 
@@ -258,6 +379,7 @@ def _path(name: str) -> Path:
         return assets.verified(EMBEDDED)
     if Path(name).exists():
         return Path(name)
+    name = name.removeprefix(HUB_PREFIX)
     if not HUB_ID.fullmatch(name):
         raise CheckpointError(
             f"checkpoint {name!r} does not exist: name a directory or file that does, a hub id like"

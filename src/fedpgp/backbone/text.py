@@ -11,7 +11,7 @@ Letters: K prompts, C classes, M context vectors, L rows of a packing (packing.p
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,12 +70,19 @@ class TextEncoder:
         products: precision of the matrix products; None takes that of the weights.
         """
         state = {name: weight.detach() for name, weight in model.state_dict().items()}
+        return cls.of_state(state, model.config.text_config, start_token, products)
+
+    @classmethod
+    def of_state(
+        cls, state: Mapping[str, Tensor], config: Any, start_token: int, products: torch.dtype | None = None
+    ) -> "TextEncoder":
+        """The text tower from weights with the names of a transformers CLIPModel; config: that of its text tower."""
         tokens = state["text_model.embeddings.token_embedding.weight"]
         products = products or tokens.dtype
         return cls(
             tokens=tokens,
             positions=state["text_model.embeddings.position_embedding.weight"],
-            layers=Layers.of(state, "text_model", model.config.text_config, products),
+            layers=Layers.of(state, "text_model", config, products),
             final_norm=Affine.of(state, "text_model.final_layer_norm"),
             projection=state["text_projection.weight"].to(products),
             start_token=start_token,
@@ -88,6 +95,11 @@ class TextEncoder:
     def token_width(self) -> int:
         """d, the width of a token embedding and of a context vector."""
         return self.tokens.shape[1]
+
+    @property
+    def products(self) -> torch.dtype:
+        """The precision of the matrix products."""
+        return self.projection.dtype
 
     @property
     def longest(self) -> int:

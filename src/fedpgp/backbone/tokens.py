@@ -1,8 +1,8 @@
 """Class names -> the token ids that follow the context."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -15,10 +15,66 @@ Position = Literal["end", "middle", "front"]  # of the class name in the context
 class Tokenizer(Protocol):
     """What is asked of a transformers tokenizer."""
 
-    bos_token_id: int
-    eos_token_id: int
+    @property
+    def bos_token_id(self) -> int: ...
+
+    @property
+    def eos_token_id(self) -> int: ...
 
     def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]: ...
+
+
+@dataclass(frozen=True)
+class AnyTokenizer:
+    """The tokenizer of a text tower that is not CLIP-shaped: what it puts around a text, and what it fills up with.
+
+    tokenizer: of transformers; clean: what its model's library does to a text before. start: tokens ahead of a text.
+    """
+
+    tokenizer: Any
+    clean: Callable[[str], str]
+    start: tuple[int, ...]
+    eos_token_id: int
+    pad: int
+    filler: int
+
+    @classmethod
+    def of(
+        cls, tokenizer: Any, clean: Callable[[str], str] = str, *, padded: bool = False, sep_is_pad: bool = False
+    ) -> "AnyTokenizer":
+        """Find what a tokenizer of transformers puts around a text; raises CheckpointError if that is not one token.
+
+        padded: the tower attends to padding, so that a tokenizer must say what it fills up with. sep_is_pad: the
+        model's library replaces the last token by padding.
+        """
+        word = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+        whole = list(tokenizer("a")["input_ids"])
+        ahead = next((i for i in range(len(whole)) if word and whole[i : i + len(word)] == word), None)
+        end = [] if ahead is None else whole[ahead + len(word) :]
+        pad = tokenizer.pad_token_id
+        if ahead is None or len(end) != 1 or (padded and pad is None):
+            raise CheckpointError(
+                "the tokenizer must put one token behind a text and have a padding token, it makes"
+                f" {tokenizer.convert_ids_to_tokens(whole)} of 'a', padding is {pad}: fetch the checkpoint's tokenizer"
+                " files again"
+            )
+        pad = end[0] if pad is None else pad
+        return cls(tokenizer, clean, tuple(whole[:ahead]), pad if sep_is_pad else end[0], pad, word[0])
+
+    @property
+    def bos_token_id(self) -> int:
+        """The token ahead of a text; where there is none, what is behind it."""
+        return self.start[0] if self.start else self.eos_token_id
+
+    def __call__(self, text: str, *, add_special_tokens: bool = False) -> dict[str, list[int]]:
+        return {"input_ids": list(self.tokenizer(self.clean(text), add_special_tokens=add_special_tokens)["input_ids"])}
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """The tokens as text, as the tokenizer writes them."""
+        return list(self.tokenizer.convert_ids_to_tokens(ids))
 
 
 @dataclass(frozen=True)
@@ -56,6 +112,12 @@ def text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def following_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The token ids of a text behind another word: some tokenizers mark the space ahead of a word in its token."""
+    word, together = text_ids(tokenizer, "a"), text_ids(tokenizer, f"a {text}")
+    return together[len(word) :] if together[: len(word)] == word else text_ids(tokenizer, text)
+
+
 def split_template(template: str) -> tuple[str, str]:
     """("a photo of a", "{}.") of "a photo of a {}.": what stands before the class name, and from it on."""
     before, halves, after = template.partition("{}")
@@ -64,17 +126,21 @@ def split_template(template: str) -> tuple[str, str]:
     return before.strip(), "{}" + after
 
 
-def class_tokens(tokenizer: Tokenizer, class_names: Sequence[str], tail: str = "{}.") -> ClassTokens:
+def class_tokens(
+    tokenizer: Tokenizer, class_names: Sequence[str], tail: str = "{}.", first: bool = False
+) -> ClassTokens:
     """Tokens of every class name (underscores read as spaces) put into `tail`, such as "of a {}.", and EOS.
 
-    Raises CheckpointError for a tail without a place for the name, or with other braces.
+    first: nothing stands ahead of them. Raises CheckpointError for a tail without a place for the name, or with other
+    braces.
     """
     if tail.count("{}") != 1 or {"{", "}"} & {*tail.replace("{}", "")}:
         raise CheckpointError(f"tail {tail!r} must hold {{}} once, where the class name belongs, and no other braces")
     eos, (ahead, _, behind) = tokenizer.eos_token_id, tail.partition("{}")
-    rows = [[*text_ids(tokenizer, tail.format(name.replace("_", " "))), eos] for name in class_names]
+    ids_of = text_ids if first else following_ids
+    rows = [[*ids_of(tokenizer, tail.format(name.replace("_", " "))), eos] for name in class_names]
     longest = max(map(len, rows))
-    head = len(text_ids(tokenizer, ahead))
+    head = len(ids_of(tokenizer, ahead))
     while any(row[:head] != rows[0][:head] for row in rows):  # where what is ahead grows together with a name
         head -= 1
     return ClassTokens(

@@ -68,7 +68,9 @@ class Scene:
     @property
     def model(self) -> "CLIPModel":
         """transformers' module, which the library's encoders were made from."""
-        return self.backbone.image.model
+        encoder = self.backbone.image
+        assert isinstance(encoder, ImageEncoder)
+        return encoder.model
 
     @property
     def images(self) -> int:

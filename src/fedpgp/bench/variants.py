@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from fedpgp.backbone import Backbone
-from fedpgp.backbone.image import state_below
+from fedpgp.backbone.image import ImageEncoder, state_below
 from fedpgp.backbone.layers import Adapter, Affine, Prompt
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import ClassTokens
@@ -138,6 +138,7 @@ def measure_depths(bench: Bench) -> list[dict[str, Any]]:
 def _measure_depth(bench: Bench, layer: int, rng: torch.Generator) -> dict[str, Any]:
     backbone, pixels = bench.step.scene.backbone, bench.step.pixels
     encoder, prompt = backbone.image, _prompt(backbone, layer, rng)
+    assert isinstance(encoder, ImageEncoder), "published shapes are CLIPs"
 
     def below() -> Tensor:
         return encoder.encode(pixels, state_below(layer)).clone()

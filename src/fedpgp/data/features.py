@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from rich.filesize import decimal
 from torch import Tensor
 
-from fedpgp.backbone.image import PATCHES, POOLED, ImageEncoder
+from fedpgp.backbone.general_image import AnyImageEncoder
+from fedpgp.backbone.image import PATCHES, POOLED
 from fedpgp.data.cache import FORMAT, CacheEntry, Kept, check_room, versions
 from fedpgp.data.preprocess import CENTRE, Preparation, PreparedImages, check_not_a_worker, each
 from fedpgp.data.sources import ImageDataset
@@ -30,7 +31,7 @@ Notice = Callable[[str], None]
 
 
 def split_features(
-    encoder: ImageEncoder,
+    encoder: AnyImageEncoder,
     datasets: Sequence[ImageDataset],
     directory: Path,
     *,
@@ -92,7 +93,7 @@ class Tokens(NamedTuple):
 
 
 def token_features(
-    encoder: ImageEncoder,
+    encoder: AnyImageEncoder,
     parts: Sequence[SplitPart],
     directory: Path,
     *,
@@ -136,7 +137,7 @@ class ViewFeatures:
     kind: of `ImageEncoder.encode`; half: keep what is more than a feature in float16. The rest as in `split_features`.
     """
 
-    encoder: ImageEncoder
+    encoder: AnyImageEncoder
     dataset: ImageDataset
     directory: Path
     kind: str = POOLED

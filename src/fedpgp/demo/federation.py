@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fedpgp.backbone import Backbone
+from fedpgp.backbone.text import TextEncoder
 from fedpgp.demo.prompts import Plane, Words, cosines, offsets
 from fedpgp.demo.stage import MIXTURES, Choices, DemoSetup
 from fedpgp.federation.client_runner import frozen_of
@@ -139,4 +140,5 @@ def _figures(record: Mapping[str, float]) -> dict[str, Any]:
 
 def _apart(backbone: Backbone) -> Backbone:
     """The same CLIP with a memory of class names of its own: what classifies is another thread than what trains."""
-    return replace(backbone, text=replace(backbone.text, _prepared={}))
+    text = backbone.text
+    return replace(backbone, text=replace(text, _prepared={})) if isinstance(text, TextEncoder) else backbone

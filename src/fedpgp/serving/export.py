@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from fedpgp.backbone.image import ImageEncoder
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import check_output, load_run, writing
@@ -101,14 +103,14 @@ class _Served(nn.Module):
 
     def __init__(self, classifier: Classifier, weight: Tensor):
         super().__init__()
-        self.vision = classifier.backbone.image.model.vision_model
-        self.projection = classifier.backbone.image.model.visual_projection
+        encoder = classifier.backbone.image
+        self.tower, self.pool = nn.ModuleList(encoder.tower_modules), encoder.pool
         scale = classifier.backbone.logit_scale.exp() / classifier.temperature
         self.register_buffer("weight", (scale * weight).float())
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        feature = self.projection(self.vision(pixel_values=pixels).pooler_output)
-        logits = nn.functional.linear(nn.functional.normalize(feature, dim=-1), self.weight)  # type: ignore[arg-type]
+        feature = nn.functional.normalize(self.pool(pixels), dim=-1)
+        logits = nn.functional.linear(feature, self.weight)  # type: ignore[arg-type]
         return logits, logits.softmax(-1)
 
 
@@ -150,14 +152,15 @@ def _onnx(run: Run, classifier: Classifier, classes: Classes, directory: Path) -
 def _hugging_face(run: Run, classifier: Classifier, classes: Classes, directory: Path) -> dict[str, Any]:
     from transformers import CLIPModel
 
-    if type(classifier.backbone.image.model) is not CLIPModel:
+    encoder = classifier.backbone.image
+    if not isinstance(encoder, ImageEncoder) or type(encoder.model) is not CLIPModel:
         raise ConfigError(
             f"format hf must be of a CLIP that transformers has, and {run.config.backbone.checkpoint} is none: take"
             " clip-head or onnx"
         )
     context = context_of(classifier, classes)
     facts = _template(classifier, context)
-    parts: tuple[Any, Any] = (classifier.backbone.image.model, classifier.backbone.tokenizer)
+    parts: tuple[Any, Any] = (encoder.model, classifier.backbone.tokenizer)
     model, tokenizer = copy.deepcopy(parts)
     tokenizer.add_tokens(facts["tokens"])
     places = tokenizer.convert_tokens_to_ids(facts["tokens"])
@@ -214,9 +217,14 @@ def _clip(classifier: Classifier, run: Run, directory: Path) -> str:
     if "/" in name and not Path(name).exists():
         return name
     backbone = classifier.backbone
-    parts: list[Any] = [backbone.image.model, backbone.image.processor, backbone.tokenizer]
-    for part in parts:
-        part.save_pretrained(directory / CLIP)
+    if isinstance(backbone.image, ImageEncoder):
+        parts: list[Any] = [backbone.image.model, backbone.image.processor, backbone.tokenizer]
+        for part in parts:
+            part.save_pretrained(directory / CLIP)
+    else:
+        (directory / CLIP).mkdir()
+        for file in backbone.files:
+            shutil.copyfile(file, directory / CLIP / file.name)
     return CLIP
 
 

@@ -1,0 +1,183 @@
+"""Prompts x class names -> text features, by the model's own modules: for every text tower that is not CLIP-shaped.
+
+CLIP's tower is causal, so that classes share what stands ahead of their names (text.py). A bidirectional tower reads
+the whole sequence in every row: no hidden state is the same for two classes, and nothing can be left out. So each class
+is a whole sequence here, and the tower's own code computes it. The context vectors take the place of the embeddings of
+filler tokens, whatever the tower then adds to these, masks and pools.
+
+Letters: K prompts, C classes, M context vectors, S sequences, L positions, d token width, D feature width.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedpgp.backbone.layers import Prompt, recomputed
+from fedpgp.backbone.tokens import ClassTokens, Position
+from fedpgp.errors import CheckpointError
+
+_SPLICING = threading.RLock()  # a hook on the embedding changes the tower for every thread that reads with it
+
+
+class Layout(NamedTuple):
+    """The sequences of C classes. ids, mask: [C, L]; places: [C, M], where the context vectors stand."""
+
+    ids: Tensor
+    mask: Tensor
+    places: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class GeneralTextEncoder:
+    """The frozen text tower of any dual encoder.
+
+    tower: ids [S, L] and mask [S, L] -> features [S, D]; embedding: its token embedding.
+    start: tokens ahead of a text; filler: a token without a special meaning; pad: what fills a sequence up.
+    positions: the longest sequence. padded: the tower attends to padding, so all sequences are filled up to that.
+    memory: bytes that a call keeps for its backward pass; with more, sequences are encoded piece by piece, and each
+    piece once more when gradients are asked for.
+    """
+
+    tower: nn.Module
+    embedding: nn.Module
+    start: Sequence[int]
+    filler: int
+    pad: int
+    positions: int
+    padded: bool
+    memory: int = 2 * 2**30
+    _kept: dict[int, int] = field(default_factory=dict, repr=False)
+
+    layers = ()  # that vectors or adapters of a method can enter: the tower's code is not ours
+
+    @property
+    def tokens(self) -> Tensor:
+        """[vocabulary, d]"""
+        weight = self.embedding.weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    @property
+    def token_width(self) -> int:
+        """d, the width of a token embedding and of a context vector."""
+        return self.tokens.shape[1]
+
+    @property
+    def longest(self) -> int:
+        """The longest sequence that the encoder reads, with one token ahead of the text and [EOS] included."""
+        return self.positions + 1 - len(self.start)
+
+    @property
+    def products(self) -> torch.dtype:
+        """The precision of the matrix products."""
+        return self.tokens.dtype
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids [...] -> token embeddings [..., d], as they go into the tower."""
+        with torch.no_grad():
+            embedded = self.embedding(ids.to(self.tokens.device))
+        assert isinstance(embedded, Tensor)
+        return embedded
+
+    def rows(self, context: Tensor | Prompt, classes: ClassTokens, position: Position = "end") -> int:
+        """C · L, the rows that one context takes with these classes."""
+        return self._layout(classes, Prompt.of(context).vectors.shape[-2], position).ids.numel()
+
+    def __call__(self, contexts: Tensor | Prompt, classes: ClassTokens, position: Position = "end") -> Tensor:
+        """Contexts [K, M, d] or [K, C, M, d] and the tokens of C classes -> text features [K, C, D] of unit length.
+
+        position: of the class name in the context. Gradients flow to the contexts. Raises CheckpointError for a
+        sequence that is longer than the tower reads, and for vectors or adapters in deeper layers.
+        """
+        prompt = Prompt.of(contexts)
+        if prompt.layers > 1 or prompt.adapters:
+            raise CheckpointError(
+                "this checkpoint's text tower takes no vectors or adapters in its layers, a CLIP-shaped one does:"
+                " choose another method, or a checkpoint such as openai/clip-vit-base-patch16"
+            )
+        vectors = prompt.vectors
+        K, M, C = len(vectors), vectors.shape[-2], len(classes)
+        layout = Layout(*(x.to(vectors.device) for x in self._layout(classes, M, position)))
+        each = vectors[:, None].expand(-1, C, -1, -1) if vectors.dim() == 3 else vectors
+        each, number = each.flatten(0, 1), torch.arange(K * C, device=vectors.device) % C
+        together = max(1, self.memory // self._bytes(layout))
+        if together >= K * C:
+            features = self._encode(each, Layout(*(x[number] for x in layout)))
+        else:
+            pieces = zip(each.split(together), number.split(together), strict=True)
+            features = torch.cat(
+                [recomputed(self._encode, prompt, own, Layout(*(x[rows] for x in layout))) for own, rows in pieces]
+            )
+        return features.unflatten(0, (K, C))
+
+    def each(
+        self, contexts: Sequence[Tensor | Prompt], classes: ClassTokens, position: Position = "end"
+    ) -> list[Tensor]:
+        """The features [C, D] of each of some contexts, [M, d] or [C, M, d]; those of one shape are read together."""
+        prompts = [Prompt.of(context) for context in contexts]
+        features: dict[int, Tensor] = {}
+        for shape in dict.fromkeys(prompt.vectors.shape for prompt in prompts):
+            group = [i for i, prompt in enumerate(prompts) if prompt.vectors.shape == shape]
+            deeper = next((prompts[i] for i in group if prompts[i].layers > 1 or prompts[i].adapters), None)
+            vectors = torch.stack([prompts[i].vectors for i in group])
+            features |= zip(group, self(vectors if deeper is None else deeper, classes, position), strict=True)
+        return [features[i] for i in range(len(prompts))]
+
+    def _layout(self, classes: ClassTokens, context_length: int, position: Position) -> Layout:
+        ahead = {"end": context_length, "middle": context_length // 2, "front": 0}[position]
+        before, after = [self.filler] * ahead, [self.filler] * (context_length - ahead)
+        rows = [[*self.start, *before, *name, *after, *tail] for name, tail in classes.split()]
+        first = [len(self.start) + ahead + len(name) for name, _ in classes.split()]
+        longest = max(map(len, rows))
+        if longest > self.positions:
+            raise CheckpointError(
+                f"a context of {context_length} vectors and the longest class name need {longest} positions,"
+                f" the checkpoint has {self.positions}: shorten the context or the class names"
+            )
+        length = self.positions if self.padded else longest
+        begins = range(len(self.start), len(self.start) + ahead)
+        return Layout(
+            ids=torch.tensor([row + [self.pad] * (length - len(row)) for row in rows]),
+            mask=torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows]),
+            places=torch.tensor([[*begins, *range(end, end + len(after))] for end in first], dtype=torch.long),
+        )
+
+    def _encode(self, contexts: Tensor, layout: Layout) -> Tensor:
+        """[S, M, d] -> [S, D]"""
+
+        def splice(module: nn.Module, arguments: Any, embedded: Tensor) -> Tensor:
+            places = layout.places[..., None].expand(-1, -1, embedded.shape[-1])
+            return embedded.scatter(1, places, contexts.to(embedded))
+
+        with _SPLICING:
+            hook = self.embedding.register_forward_hook(splice)
+            try:
+                features = self.tower(layout.ids, layout.mask)
+            finally:
+                hook.remove()
+        return F.normalize(features.to(contexts.dtype), dim=-1)
+
+    def _bytes(self, layout: Layout) -> int:
+        """That one sequence of this length keeps for the backward pass, counted once for each length."""
+        length = layout.ids.shape[1]
+        if length not in self._kept:
+            frozen = {tensor.data_ptr() for tensor in (*self.tower.parameters(), *self.tower.buffers())}
+            kept: dict[int, int] = {}
+
+            def pack(tensor: Tensor) -> Tensor:
+                if tensor.data_ptr() not in frozen:
+                    kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                return tensor
+
+            shape = (1, layout.places.shape[1], self.token_width)
+            context = torch.zeros(shape, dtype=self.products, device=layout.ids.device, requires_grad=True)
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                features = self._encode(context, Layout(*(x[:1] for x in layout)))
+            del features
+            self._kept[length] = max(1, sum(kept.values()))
+        return self._kept[length]

@@ -1,0 +1,187 @@
+"""Models of the OpenCLIP library, with towers of timm and of transformers -> the parts of a dual encoder.
+
+Only what OpenCLIP's config declares to be CLIP's own shape is read without the library (convert.py).
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedpgp.errors import CheckpointError, first_line
+from fedpgp.runtime.files import write_json
+
+PREFIX = "open_clip:"
+EXTRA = 'pip install "fedpgp[open-clip]"'
+
+
+@dataclass(frozen=True)
+class OpenClipProcessor:
+    """The preprocessing of an OpenCLIP model, as its own library does it.
+
+    transform: the steps from a picture to pixels [3, H, W], of which the last two make and normalise a tensor.
+    """
+
+    settings: Mapping[str, Any]
+    transform: Any
+
+    def __call__(
+        self, images: Any, return_tensors: str = "pt", do_resize: bool = True, do_center_crop: bool = True
+    ) -> dict[str, Any]:
+        """Pictures -> {"pixel_values": [B, 3, H, W]}, "pt" or "np"; without resizing, of pictures of the right size."""
+        steps = self.transform.transforms if do_resize or do_center_crop else self.transform.transforms[-2:]
+        pixels = []
+        for image in images:
+            value = image.convert("RGB")
+            for step in steps:
+                value = step(value)
+            pixels.append(value)
+        together = torch.stack(pixels)
+        return {"pixel_values": together if return_tensors == "pt" else together.numpy()}
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self.settings)
+
+    def save_pretrained(self, directory: Path) -> None:
+        write_json(Path(directory) / "preprocess_cfg.json", self.to_dict())
+
+
+class OpenClipText(nn.Module):
+    """ids [S, L] -> features [S, D], by the text tower of an OpenCLIP model, which makes its own mask."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.text = model.text
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return _first(self.text(ids))
+
+
+@dataclass(frozen=True)
+class OpenClip:
+    """A model of the library, its preprocessing and its tokenizer.
+
+    config: `model_cfg` of its configuration; files: what it was read from.
+    """
+
+    model: Any
+    processor: OpenClipProcessor
+    tokenizer: Any
+    config: Mapping[str, Any]
+    files: list[Path]
+
+
+def library(what: str) -> Any:
+    """The OpenCLIP library; raises CheckpointError where it is not installed or does not load."""
+    try:
+        import open_clip
+    except Exception as error:  # torchvision, which it imports, raises RuntimeError beside another build of PyTorch
+        raise CheckpointError(
+            f"checkpoint {what} needs open_clip_torch and timm, which do not load here ({first_line(error)}): {EXTRA}"
+        ) from error
+    return open_clip
+
+
+def read_directory(directory: Path, weights: Path, dtype: torch.dtype) -> OpenClip:
+    """The model of a directory with open_clip_config.json, whose weights are read as tensors alone."""
+    open_clip = library(str(directory))
+    content = json.loads((directory / "open_clip_config.json").read_text(encoding="utf-8"))
+    config = content["model_cfg"]
+    inside = directory / str(config.get("text_cfg", {}).get("hf_model_name", ""))
+    if inside.is_dir() and directory.resolve() in inside.resolve().parents:
+        config["text_cfg"]["hf_model_name"] = str(inside)
+    tokenizer = _guarded(str(directory), lambda: open_clip.get_tokenizer(f"local-dir:{directory}"))
+    model = _guarded(str(directory), lambda: _build(open_clip, config, weights, dtype))
+    names = {file for pattern in ("*.json", "*.txt", "*.model") for file in directory.glob(pattern)}
+    return _parts(open_clip, model, tokenizer, content.get("preprocess_cfg", {}), config, [*sorted(names), weights])
+
+
+def read_named(name: str, dtype: torch.dtype) -> OpenClip:
+    """The model open_clip:ARCH/TAG, whose weights OpenCLIP downloads or finds in its cache."""
+    open_clip = library(name)
+    architecture, _, tag = name.removeprefix(PREFIX).partition("/")
+    config = open_clip.get_model_config(architecture)
+    if config is None:
+        raise CheckpointError(
+            f"checkpoint {name!r} must name an architecture of OpenCLIP, it has no {architecture!r}: python -c"
+            ' "import open_clip; print(open_clip.list_models())" lists them'
+        )
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag not in tags:
+        raise CheckpointError(f"checkpoint {name!r} must name weights of {architecture}, one of {', '.join(tags)}")
+    pretrained = open_clip.get_pretrained_cfg(architecture, tag)
+    weights = Path(_guarded(name, lambda: open_clip.download_pretrained(pretrained)))
+    tokenizer = _guarded(name, lambda: open_clip.get_tokenizer(architecture))
+    model = _guarded(name, lambda: _build(open_clip, config, weights, dtype))
+    return _parts(open_clip, model, tokenizer, pretrained, config, [weights])
+
+
+def _guarded(name: str, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except Exception as error:  # whatever files and networks make several libraries raise, the user needs one line
+        raise CheckpointError(
+            f"checkpoint {name} cannot be read by OpenCLIP: {first_line(error)}; its weights, config and tokenizer must"
+            " be of one model: fetch it again, or name another"
+        ) from error
+
+
+def _build(open_clip: Any, config: Mapping[str, Any], weights: Path, dtype: torch.dtype) -> Any:
+    from open_clip.factory import load_checkpoint
+
+    if "multimodal_cfg" in config:
+        raise CheckpointError("a captioning model, whose text tower reads the image, too")
+    shape = {name: value for name, value in config.items() if name != "custom_text"}
+    shape["vision_cfg"] = {**shape["vision_cfg"], "timm_model_pretrained": False}
+    shape["text_cfg"] = dict(shape["text_cfg"])
+    if "hf_model_name" in shape["text_cfg"]:
+        shape["text_cfg"]["hf_model_pretrained"] = False
+    model = open_clip.CustomTextCLIP(**shape)  # the classical model with the text tower in a module of its own
+    load_checkpoint(model, str(weights), strict=True, weights_only=True)
+    return model.to(dtype)
+
+
+def _parts(
+    open_clip: Any, model: Any, tokenizer: Any, preprocessing: Mapping[str, Any], config: Mapping[str, Any], files: Any
+) -> OpenClip:
+    from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+
+    settings = merge_preprocess_dict(PreprocessCfg(), dict(preprocessing)) | {"size": model.visual.image_size}
+    transform = image_transform_v2(PreprocessCfg(**settings), is_train=False)
+    return OpenClip(model, OpenClipProcessor(settings, transform), tokenizer, config, list(files))
+
+
+def pool_of(model: Any) -> Callable[[Tensor], Tensor]:
+    """Pixels -> pooled features [B, D]."""
+    return lambda pixels: _first(model.visual(pixels))
+
+
+def positions_of(model: Any) -> Callable[[Tensor], Tensor] | None:
+    """Pixels -> the tower's positions, each pooled and projected alone [B, P, D]; None where that is not defined."""
+    visual = model.visual
+    trunk = getattr(visual, "trunk", None)
+    if trunk is None or not hasattr(trunk, "forward_head") or hasattr(visual.head, "pool"):
+        return None
+    if getattr(getattr(trunk, "attn_pool", None), "pos_embed", None) is not None:
+        return None
+
+    def positions(pixels: Tensor) -> Tensor:
+        features = trunk.forward_features(pixels)
+        if features.dim() == 4:
+            alone = features.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None, None]
+        else:
+            alone = features[:, trunk.num_prefix_tokens :].flatten(0, 1)[:, None]
+        return visual.head(trunk.forward_head(alone)).unflatten(0, (len(pixels), -1))
+
+    return positions
+
+
+def _first(features: Any) -> Tensor:
+    """The pooled features, of a tower that also returns its tokens, too."""
+    value = features[0] if isinstance(features, tuple) else features
+    assert isinstance(value, Tensor)
+    return value
