@@ -53,9 +53,9 @@ class OpenClipProcessor:
 class OpenClipText(nn.Module):
     """ids [S, L] -> features [S, D], by the text tower of an OpenCLIP model, which makes its own mask."""
 
-    def __init__(self, model: Any):
+    def __init__(self, text: nn.Module):
         super().__init__()
-        self.text = model.text
+        self.text = text
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         return _first(self.text(ids))
