@@ -112,7 +112,7 @@ def world_of(method, exact, data, rounds, seed=0, epochs=EPOCHS) -> World:
         for number in range(1, rounds + 1)
     ]
     return World(
-        clip=exact.image.model,
+        clip=getattr(exact.image, "model", exact),
         tokenizer=exact.tokenizer,
         names=NAMES,
         clients=clients,

@@ -12,7 +12,7 @@ from torch import Tensor
 NAMES = ("golden retriever", "tabby cat", "sports car", "red panda", "grand piano", "ferry")
 TEXTS = tuple(f"a photo of a {name}." for name in NAMES)
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-LENGTH = 48
+LENGTH = 64
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ def sentence_pieces(directory: Path, spaced: bool = True, start: bool = False) -
     single, known = ("<s> $A </s>", [("<s>", 0), ("</s>", 2)]) if start else ("$A </s>", [("</s>", 2)])
     made.post_processor = processors.TemplateProcessing(single=single, special_tokens=known)
     inputs = ["input_ids", "attention_mask"] if start else ["input_ids"]
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=made, model_max_length=LENGTH, model_input_names=inputs, **special
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=LENGTH, model_input_names=inputs, **special)
     fast.save_pretrained(directory)
     return int(made.get_vocab_size())
 
@@ -94,7 +92,9 @@ def of_transformers(kind: str, directory: Path) -> Family:
     elif kind == "siglip":
         processor = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
     else:
-        processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        processor = transformers.CLIPImageProcessorPil(
+            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+        )
     options = {} if kind.startswith("siglip") else {"projection_dim": 24}
     config = getattr(transformers, f"{names[kind]}Config")(text_config=text, vision_config=vision, **options)
     torch.manual_seed(0)
@@ -186,7 +186,12 @@ def of_open_clip(kind: str, directory: Path, library: Any) -> Family:
         shape["text_cfg"] |= {"hf_model_name": str(directory / "text"), "hf_model_pretrained": False}
     torch.manual_seed(0)
     model = randomised(library.CustomTextCLIP(**shape))
-    preprocessing = {"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7], "interpolation": "bilinear", "resize_mode": "squash"}
+    preprocessing = {
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.5, 0.6, 0.7],
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+    }
     content = {"model_cfg": {**config, "custom_text": True}, "preprocess_cfg": preprocessing}
     (directory / "open_clip_config.json").write_text(json.dumps(content))
     save_file(model.state_dict(), directory / "open_clip_model.safetensors")

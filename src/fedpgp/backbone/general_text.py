@@ -39,6 +39,7 @@ class GeneralTextEncoder:
     tower: ids [S, L] and mask [S, L] -> features [S, D]; embedding: its token embedding.
     start: tokens ahead of a text; filler: a token without a special meaning; pad: what fills a sequence up.
     positions: the longest sequence. padded: the tower attends to padding, so all sequences are filled up to that.
+    pads_ahead: the padding stands ahead of the text.
     memory: bytes that a call keeps for its backward pass; with more, sequences are encoded piece by piece, and each
     piece once more when gradients are asked for.
     """
@@ -50,6 +51,7 @@ class GeneralTextEncoder:
     pad: int
     positions: int
     padded: bool
+    pads_ahead: bool = False
     memory: int = 2 * 2**30
     _kept: dict[int, int] = field(default_factory=dict, repr=False)
 
@@ -141,11 +143,14 @@ class GeneralTextEncoder:
             )
         length = self.positions if self.padded else longest
         begins = range(len(self.start), len(self.start) + ahead)
-        return Layout(
-            ids=torch.tensor([row + [self.pad] * (length - len(row)) for row in rows]),
-            mask=torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows]),
-            places=torch.tensor([[*begins, *range(end, end + len(after))] for end in first], dtype=torch.long),
-        )
+        sizes = torch.tensor([len(row) for row in rows])[:, None]
+        fill = [[self.pad] * (length - len(row)) for row in rows]
+        ids = [[*pad, *row] if self.pads_ahead else [*row, *pad] for row, pad in zip(rows, fill, strict=True)]
+        places = torch.tensor([[*begins, *range(end, end + len(after))] for end in first], dtype=torch.long)
+        number = torch.arange(length).expand(len(rows), -1)
+        if self.pads_ahead:
+            return Layout(torch.tensor(ids), (number >= length - sizes).long(), places + length - sizes)
+        return Layout(torch.tensor(ids), (number < sizes).long(), places)
 
     def _encode(self, contexts: Tensor, layout: Layout) -> Tensor:
         """[S, M, d] -> [S, D]"""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fedpgp.backbone.attention import attend
 from fedpgp.backbone.layers import KEPT, Affine, Layers, Prompt, recomputed
+from fedpgp.backbone.resnet import STRIDE, ResNetTower
 from fedpgp.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class ImageEncoder:
         pixels = pixels.to(self.device, self.dtype)
         if kind == POOLED:
             return F.normalize(self.pool(pixels), dim=-1)
+        if kind == PATCHES and isinstance(vision, ResNetTower):
+            return F.normalize(self.model.visual_projection(vision.positions(pixels)), dim=-1)
         if kind == PATCHES:
             last = vision.post_layernorm(vision(pixel_values=pixels).last_hidden_state[:, 1:])
             return F.normalize(self.model.visual_projection(last), dim=-1)
@@ -101,8 +104,9 @@ class ImageEncoder:
 
     @property
     def patches(self) -> int:
-        """P, 0 for a tower that does not read patches, a ResNet."""
-        return (self._config.image_size // self._config.patch_size) ** 2 if self.layers else 0
+        """P: of a vision transformer its patches, of a ResNet the places of its last stage."""
+        side = self._config.image_size // (self._config.patch_size if self.layers else STRIDE)
+        return side**2
 
     @property
     def layers(self) -> int:

@@ -215,6 +215,7 @@ def _of_transformers(model: Any, checkpoint: Checkpoint, products: torch.dtype, 
             tokenizer.pad,
             transformers_models.longest_text(model.config, checkpoint.tokenizer),
             padded,
+            pads_ahead=padded and checkpoint.tokenizer.padding_side == "left",
         ),
         tokenizer=tokenizer,
         logit_scale=model.logit_scale.detach().reshape(()),
@@ -265,7 +266,14 @@ def _general_text(tower: Any, given: Any, config: Mapping[str, Any]) -> tuple[Ge
     if not own:
         tokenizer = replace(tokenizer, pad=tower.config.pad_token_id)
     encoder = GeneralTextEncoder(
-        open_clip_models.OpenClipText(tower), embedding, tokenizer.start, tokenizer.filler, tokenizer.pad, length, own
+        open_clip_models.OpenClipText(tower),
+        embedding,
+        tokenizer.start,
+        tokenizer.filler,
+        tokenizer.pad,
+        length,
+        own,
+        pads_ahead=own and getattr(tokenizer.tokenizer, "padding_side", "right") == "left",
     )
     return encoder, tokenizer
 

@@ -60,12 +60,25 @@ class ResNetTower(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Pooled:
         """[B, 3, height, width] -> [B, c], before the projection."""
+        return Pooled(self.attnpool(self._last_stage(pixel_values)))
+
+    def positions(self, pixel_values: Tensor) -> Tensor:
+        """[B, 3, height, width] -> [B, S, c], before the projection: the value of each place.
+
+        This is what dense variants of CLIP take (MaskCLIP: Zhou et al. 2022, section 3.2): a place's value in the
+        attention that pools, without its position and without asking the other places.
+        """
+        places: Tensor = self._last_stage(pixel_values).flatten(2).transpose(1, 2)
+        return self.attnpool.v_proj(places)
+
+    def _last_stage(self, pixel_values: Tensor) -> Tensor:
+        """[B, c, side, side]"""
         x = F.relu(self.bn1(self.conv1(pixel_values)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = F.avg_pool2d(F.relu(self.bn3(self.conv3(x))), 2)
         for stage in range(STAGES):
             x = getattr(self, f"layer{stage + 1}")(x)
-        return Pooled(self.attnpool(x))
+        return x
 
 
 class Block(nn.Module):

@@ -1,0 +1,232 @@
+"""Dual encoders that are not CLIP-shaped, against the libraries that they come from."""
+
+import json
+import sys
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+
+import agreement
+import numpy as np
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from families import NAMES, OPEN_CLIP, TEXTS, of_open_clip, of_transformers
+from oracle import fedpgp as oracle
+from oracle import promptfl
+from PIL import Image
+from references import references
+
+from fedpgp.backbone import load_backbone
+from fedpgp.backbone.general_text import GeneralTextEncoder
+from fedpgp.backbone.layers import Prompt
+from fedpgp.errors import CheckpointError
+from fedpgp.methods import FedPGP
+
+TRANSFORMERS = ("siglip", "siglip2", "altclip", "chinese_clip")
+CLIP_SHAPED = ("convnext", "eva")  # in their text tower
+KINDS = (*TRANSFORMERS, *OPEN_CLIP)
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+IMAGES = [
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (90, 71 + seed, 3), dtype=np.uint8)) for seed in (1, 2)
+]
+
+
+@pytest.fixture(scope="module")
+def open_clip():
+    with references():
+        import open_clip
+
+        yield open_clip
+
+
+@contextmanager
+def exactly(family):
+    """The library's model in float64."""
+    family.model.double()
+    try:
+        yield
+    finally:
+        family.model.float()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, open_clip):
+    """A saved checkpoint of each family, made once."""
+    known = {}
+
+    def of(kind):
+        if kind not in known:
+            directory = tmp_path_factory.mktemp(kind)
+            known[kind] = (
+                of_transformers(kind, directory) if kind in TRANSFORMERS else of_open_clip(kind, directory, open_clip)
+            )
+        return known[kind]
+
+    return of
+
+
+def spliced(family, ids, mask, contexts, places):
+    """Features [C, D] by the library's forward pass, with the context in the place of some tokens' embeddings."""
+    module, forward = family.embedding, family.embedding.forward
+    weight = forward(ids).to(contexts)
+    rows = []
+    for c in range(len(ids)):
+        row = list(weight[c])
+        for m, place in enumerate(places[c]):
+            row[place] = contexts[c, m]
+        rows.append(torch.stack(row))
+    module.forward = lambda ids: torch.stack(rows)
+    try:
+        return F.normalize(family.text(ids, mask), dim=-1)
+    finally:
+        module.forward = forward
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_are_the_librarys(kind, precision, made):
+    family = made(kind)
+    backbone = load_backbone(str(family.directory), precision)
+    with exactly(family) if precision == "float64" else nullcontext(), torch.no_grad():
+        text = F.normalize(family.text(*family.ids(TEXTS)), dim=-1)
+        image = F.normalize(family.image(_cast(family.pixels(IMAGES), getattr(torch, precision))), dim=-1)
+    assert (backbone.template_features("a photo of a {}.", NAMES) - text).abs().max() < TOLERANCE[precision]
+    assert (backbone.image(IMAGES) - image).abs().max() < TOLERANCE[precision]
+    assert (text[0] - text[1]).abs().max() > 1e-3 and (image[0] - image[1]).abs().max() > 1e-3
+    assert isinstance(backbone.text, GeneralTextEncoder) == (kind not in CLIP_SHAPED)
+    assert backbone.logit_scale.shape == ()
+
+
+def _cast(pixels, dtype):
+    if isinstance(pixels, torch.Tensor):
+        return pixels.to(dtype)
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in pixels.items()}
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in CLIP_SHAPED])
+def test_gradients_are_those_of_a_spliced_forward_pass(kind, position, made):
+    family = made(kind)
+    backbone = load_backbone(str(family.directory), "float64")
+    with exactly(family):
+        _compare_gradients(family, backbone, position)
+
+
+def _compare_gradients(family, backbone, position):
+    M, classes = 3, backbone.class_tokens(NAMES)
+    generator = torch.Generator().manual_seed(0)
+    context = torch.randn(2, M, backbone.token_width, dtype=torch.float64, generator=generator, requires_grad=True)
+    layout = backbone.text._layout(classes, M, position)
+    ours = backbone.text(context, classes, position)
+    mask = layout.mask if family.ids(TEXTS[:1])[1] is not None else None
+    theirs = torch.stack(
+        [spliced(family, layout.ids, mask, own.expand(len(NAMES), M, -1), layout.places.tolist()) for own in context]
+    )
+    assert (ours - theirs).abs().max() < 1e-10
+    weights = torch.randn(ours.shape, dtype=torch.float64, generator=generator)
+    ((of_ours,), (of_theirs,)) = (torch.autograd.grad((x * weights).sum(), context) for x in (ours, theirs))
+    assert (of_ours - of_theirs).abs().max() < 1e-10 * of_theirs.abs().max()
+    assert of_theirs.abs().min() > 0, "a vector that nothing reads would agree with anything"
+
+
+def test_pieces_and_contexts_of_their_own_give_the_same(made):
+    backbone = load_backbone(str(made("siglip").directory), "float64")
+    classes = backbone.class_tokens(NAMES)
+    context = torch.randn(3, 2, backbone.token_width, dtype=torch.float64, requires_grad=True)
+    whole = backbone.text(context, classes)
+    small = replace(backbone.text, memory=4 * backbone.text._kept[backbone.text.positions])
+    of_each = backbone.text(context[:, None].expand(-1, len(NAMES), -1, -1), classes)
+    for other in (small(context, classes), of_each, torch.stack(backbone.text.each(list(context), classes))):
+        gradients = [
+            torch.autograd.grad(x.square().cumsum(-1).sum(), context, retain_graph=True)[0] for x in (whole, other)
+        ]
+        assert torch.allclose(whole, other, atol=1e-12) and torch.allclose(*gradients, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["siglip", "altclip", "mobileclip", "biomedclip"])
+def test_fedpgp_agrees_with_the_oracle(kind, made, monkeypatch):
+    family = made(kind)
+    backbones = {p: load_backbone(str(family.directory), p) for p in ("float64", "float32")}
+    text, masked = backbones["float64"].text, family.ids(TEXTS[:1])[1] is not None
+
+    def prompt_features(clip, tokenizer, context, names, tail="{}."):
+        layout = text._layout(clip.class_tokens(names, tail), len(context), "end")
+        own = context.expand(len(names), *context.shape)
+        return spliced(family, layout.ids, layout.mask if masked else None, own, layout.places.tolist())
+
+    def template_features(clip, tokenizer, template, names):
+        with torch.no_grad():
+            return F.normalize(family.text(*family.ids([template.format(name) for name in names])), dim=-1)
+
+    for module in (oracle, promptfl):
+        monkeypatch.setattr(module, "prompt_features", prompt_features)
+    monkeypatch.setattr(oracle, "template_features", template_features)
+    monkeypatch.setattr(tiny, "random_features", partial(tiny.random_features, width=backbones["float64"].image.width))
+    method = FedPGP(**agreement.HYPER, bottleneck=2, mu=0.7, tau=0.4)
+    with exactly(family):
+        agreement.check_agreement(method, lambda world: oracle.run(world, 0.7, 0.4), backbones, monkeypatch, rounds=3)
+
+
+@pytest.mark.parametrize("kind", ["siglip", "mobileclip", "biomedclip"])
+def test_patches_are_the_positions_of_the_pooled_feature(kind, made):
+    image = load_backbone(str(made(kind).directory), "float64").image
+    pixels = image.processor(images=IMAGES, return_tensors="pt")["pixel_values"]
+    patches = image.encode(pixels, "patches")
+    assert patches.shape == (2, image.patches, image.width) and image.patches > 1
+    assert torch.allclose(patches.norm(dim=-1), torch.ones(patches.shape[:2], dtype=torch.float64))
+    if kind == "mobileclip":  # a mean of projected positions
+        positions = image.positions(pixels.double())
+        assert torch.allclose(F.normalize(positions.mean(1), dim=-1), image.encode(pixels), atol=1e-10)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_tower_reads_is_refused(tmp_path):
+    directory = of_transformers("chinese_clip", tmp_path).directory
+    file = directory / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["model"]["vocab"] |= {f"more{i}": len(content["model"]["vocab"]) + i for i in range(3)}
+    file.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="tokens, its text tower reads"):
+        load_backbone(str(directory))
+
+
+def test_too_long_a_context_and_deeper_vectors_are_refused(made):
+    backbone = load_backbone(str(made("siglip").directory))
+    classes = backbone.class_tokens(NAMES)
+    with pytest.raises(CheckpointError, match="shorten the context or the class names"):
+        backbone.text(torch.zeros(1, 60, backbone.token_width), classes)
+    deep = Prompt(torch.zeros(1, 2, backbone.token_width), torch.zeros(1, 1, 2, backbone.token_width))
+    with pytest.raises(CheckpointError, match="takes no vectors or adapters in its layers"):
+        backbone.text(deep, classes)
+
+
+def test_what_openclip_cannot_read_is_one_line(tmp_path, open_clip):
+    with pytest.raises(CheckpointError, match="must name an architecture of OpenCLIP, it has no 'ViT-Z-1'"):
+        load_backbone("open_clip:ViT-Z-1/openai")
+    with pytest.raises(CheckpointError, match="must name weights of ViT-B-32, one of openai"):
+        load_backbone("open_clip:ViT-B-32/nobody")
+    family = of_open_clip("mobileclip", tmp_path, open_clip)
+    config = json.loads((tmp_path / "open_clip_config.json").read_text())
+    for section, key, value in (("text_cfg", "width", 64), ("vision_cfg", "timm_model_name", "no_such_tower")):
+        changed = json.loads(json.dumps(config))
+        changed["model_cfg"][section][key] = value
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError, match="cannot be read by OpenCLIP: ") as caught:
+            load_backbone(str(family.directory))
+        assert "\n" not in str(caught.value)
+
+
+def test_without_the_library_the_extra_is_named(tmp_path):
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": {"embed_dim": 8, "vision_cfg": {"timm_model_name": "x"}, "text_cfg": {}}})
+    )
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"")
+    known = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "open_clip"}
+    sys.modules["open_clip"] = None
+    try:
+        with pytest.raises(CheckpointError, match=r"fedpgp\[open-clip\]"):
+            load_backbone(str(tmp_path))
+    finally:
+        del sys.modules["open_clip"]
+        sys.modules.update(known)

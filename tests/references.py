@@ -1,0 +1,40 @@
+"""Reference implementations: libraries that only tests import, in `references` of the environment.
+
+torchvision, which OpenCLIP imports, does not load beside the CPU build of PyTorch unless two of its operators are
+declared. Where everybody could import it, transformers would try to, in every process that a test starts. So its folder
+is on the path only where a test asks for it.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(sys.prefix) / "references"
+OPERATORS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_declared: list[torch.library.Library] = []  # lives as long as the process, as the operators do
+
+
+@contextmanager
+def references() -> Iterator[None]:
+    """The libraries can be imported inside; skips the test where they are not installed."""
+    if not FOLDER.is_dir():
+        pytest.skip("the references are not installed: make .venv/.installed")
+    if not _declared:
+        _declared.append(torch.library.Library("torchvision", "DEF"))
+        for operator in OPERATORS:
+            _declared[0].define(operator)
+    import transformers.utils.import_utils
+
+    transformers.utils.import_utils.is_torchvision_available()  # remembers that there is none, as for users here
+    sys.path.append(str(FOLDER))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(FOLDER))
