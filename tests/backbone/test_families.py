@@ -18,11 +18,13 @@ from oracle import promptfl
 from PIL import Image
 from references import references
 
+import fedpgp
 from fedpgp.backbone import load_backbone
 from fedpgp.backbone.general_text import GeneralTextEncoder
 from fedpgp.backbone.layers import Prompt
-from fedpgp.errors import CheckpointError
+from fedpgp.errors import CheckpointError, ConfigError
 from fedpgp.methods import FedPGP
+from fedpgp.serving.export import export
 
 TRANSFORMERS = ("siglip", "siglip2", "altclip", "chinese_clip")
 CLIP_SHAPED = ("convnext", "eva")  # in their text tower
@@ -230,3 +232,40 @@ def test_without_the_library_the_extra_is_named(tmp_path):
     finally:
         del sys.modules["open_clip"]
         sys.modules.update(known)
+
+
+@pytest.mark.by_hand
+@pytest.mark.parametrize("kind", ["siglip", "mobileclip", "biomedclip", "convnext"])
+def test_a_run_is_trained_resumed_and_exported(kind, made, tmp_path):
+    checkpoint = str(made(kind).directory)
+    changes = [
+        "task.clients=2",
+        "task.shots=1",
+        "federation.local_epochs=1",
+        "fedpgp.context_length=4",
+        f"backbone.checkpoint={checkpoint}",
+    ]
+    shown = {"cache": tmp_path / "cache"}
+    run = fedpgp.run("fedpgp", changes=[*changes, "federation.rounds=1"], output=tmp_path / "run", **shown)
+    for method in ("fedplot", "fedcocoop", "fedclip"):
+        assert fedpgp.run(method, changes=[*changes, "federation.rounds=1"], **shown).results["rounds"] == 1
+    for method in ("fedvpt", "fedmaple"):
+        with pytest.raises(ConfigError, match=f"{method} changes the image tower"):
+            fedpgp.run(method, changes=changes, **shown)
+    for format in ("safetensors", "clip-head", "onnx"):
+        assert (export(run, tmp_path / format, format) / "README.md").is_file()
+    again = load_backbone(str(tmp_path / "clip-head" / "clip"))  # the copy of a checkpoint that nobody else could fetch
+    assert torch.equal(again.template_features("{}", NAMES), load_backbone(checkpoint).template_features("{}", NAMES))
+    with pytest.raises(ConfigError, match="take clip-head or onnx"):
+        export(run, tmp_path / "hf", "hf")
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_bits(tmp_path):
+    directory = of_transformers("siglip", tmp_path / "checkpoint").directory
+    changes = ["task.clients=2", "task.shots=1", "federation.rounds=1", f"backbone.checkpoint={directory}"]
+    one, two = (
+        fedpgp.run("fedpgp", changes=changes, cache=tmp_path / "cache", workers=count).results["final"]
+        for count in (1, 2)
+    )
+    assert one == two

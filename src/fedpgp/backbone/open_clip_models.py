@@ -92,12 +92,16 @@ def read_directory(directory: Path, weights: Path, dtype: torch.dtype) -> OpenCl
     content = json.loads((directory / "open_clip_config.json").read_text(encoding="utf-8"))
     config = content["model_cfg"]
     inside = directory / str(config.get("text_cfg", {}).get("hf_model_name", ""))
+    own = []  # files of a text tower's config beside the checkpoint's
     if inside.is_dir() and directory.resolve() in inside.resolve().parents:
         config["text_cfg"]["hf_model_name"] = str(inside)
+        own = [inside / "config.json"]
     tokenizer = _guarded(str(directory), lambda: open_clip.get_tokenizer(f"local-dir:{directory}"))
     model = _guarded(str(directory), lambda: _build(open_clip, config, weights, dtype))
     names = {file for pattern in ("*.json", "*.txt", "*.model") for file in directory.glob(pattern)}
-    return _parts(open_clip, model, tokenizer, content.get("preprocess_cfg", {}), config, [*sorted(names), weights])
+    return _parts(
+        open_clip, model, tokenizer, content.get("preprocess_cfg", {}), config, [*sorted(names), *own, weights]
+    )
 
 
 def read_named(name: str, dtype: torch.dtype) -> OpenClip:

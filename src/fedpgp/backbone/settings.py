@@ -10,11 +10,11 @@ from fedpgp.runtime.validation import STRICT
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class BackboneConfig:
-    """The frozen CLIP."""
+    """The frozen dual encoder."""
 
     checkpoint: str = Field(
         default="openai/clip-vit-base-patch16",
-        description='"pictoclip" (embedded), a directory, or a hub id (paper: ViT-B/16)',
+        description='"pictoclip" (embedded), a directory or file, a hub id, or open_clip:ARCHITECTURE/TAG (paper: ViT-B/16)',
     )
     precision: Literal["float32", "float64", "bf16"] = Field(
         default="float32", description='"bf16": the text tower\'s products and attention; all else stays in float32'

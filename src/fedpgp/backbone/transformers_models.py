@@ -16,7 +16,6 @@ FAMILIES = {
     "siglip2": "Siglip2Model",
     "altclip": "AltCLIPModel",
     "chinese_clip": "ChineseCLIPModel",
-    "metaclip_2": "MetaClip2Model",
 }
 PADDED = ("siglip", "siglip2")  # trained on texts of one length, with attention to padding
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -18,6 +18,9 @@ import fedpgp
 from fedpgp.errors import FedPGPError
 from fedpgp.runtime.processes import cores
 
+if TYPE_CHECKING:
+    from fedpgp.backbone import Backbone
+
 PACKAGES = ("torch", "transformers", "numpy", "pillow", "pyarrow", "datasets", "huggingface-hub", "safetensors")
 EXTRAS = {  # what the packages of an extra enable
     "flower": "federations on Flower",
@@ -26,9 +29,12 @@ EXTRAS = {  # what the packages of an extra enable
     "tracking": "MLflow, TensorBoard, Weights & Biases",
     "onnx": "fedpgp export --format onnx",
     "demo": "fedpgp demo",
+    "open-clip": "checkpoints of OpenCLIP that are not CLIP's own shape",
+    "sentencepiece": "tokenizers of SigLIP",
     "tune": "fedpgp tune",
 }
 TIMEOUT = 3.0  # seconds
+STEP_CLASSES = 20  # of the training step that is tried
 ROOM = 1_000_000_000  # bytes of free disk below which there is a note
 
 
@@ -191,6 +197,60 @@ def _self_test() -> Results:
     place = int((likeness > likeness[0]).sum()) + 1
     value = f"zero-shot has {names[0]!r} in place {place} of {len(names)}, {elapsed:.0f} ms"
     yield _result("classify", place <= 3 and bool(likeness.isfinite().all()), value, "install PyTorch again")
+
+
+def examine_checkpoint(name: str) -> Results:
+    """What a checkpoint is, which methods fit it, and what a training step takes; raises CheckpointError."""
+    from fedpgp.backbone import load_backbone
+    from fedpgp.backbone.text import TextEncoder
+    from fedpgp.methods import METHODS
+    from fedpgp.runs.checks import misfit
+
+    backbone = load_backbone(name)
+    image, text = backbone.image, backbone.text
+    fast = isinstance(text, TextEncoder)
+    reading = "of CLIP's shape, with the fast encoder" if fast else "read by its own modules, class by class"
+    patches = f"{image.patches} patches" if image.patches else "no patches"
+    yield CheckResult("text tower", "ok", f"{reading}; {text.token_width} wide, {text.longest} positions")
+    yield CheckResult(
+        "image tower", "ok", f"{image.size[0]} × {image.size[1]} pixels, {image.width} features, {patches}"
+    )
+    yield CheckResult("licence", "ok" if backbone.licence != "not stated" else "note", backbone.licence)
+    yield CheckResult("files", "ok", decimal(sum(file.stat().st_size for file in backbone.files)))
+    reasons = {method: misfit(of_name(), backbone) for method, of_name in METHODS.items()}
+    fits = [method for method, reason in reasons.items() if not reason]
+    yield CheckResult("methods that fit", "ok", ", ".join(fits))
+    for reason in dict.fromkeys(filter(None, reasons.values())):
+        others = [method for method, own in reasons.items() if own == reason]
+        yield CheckResult("do not fit", "note", f"{', '.join(others)}: {reason} this checkpoint")
+    seconds, kept = _step(backbone)
+    value = f"{1000 * seconds:.0f} ms and {decimal(kept)} for two prompts of 16 vectors and {STEP_CLASSES} classes"
+    yield CheckResult("training step", "ok", value)
+
+
+def _step(backbone: "Backbone") -> tuple[float, int]:
+    """Seconds of a forward and a backward pass of the text tower, the best of three, and bytes kept between them."""
+    import torch
+
+    classes = backbone.class_tokens([f"class {number}" for number in range(STEP_CLASSES)])
+    contexts = backbone.text.embed(torch.full((2, 16), classes.ids[0, 0].item(), dtype=torch.long))
+    contexts = contexts.clone().requires_grad_()
+    seconds, passes = [], []  # the first two live at the same time, so what both keep is what is frozen
+    for _ in range(3):
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        started = time.perf_counter()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            features = backbone.text(contexts, classes)
+        passes.append((features, kept))
+        features.sum().backward(retain_graph=len(passes) == 1)
+        seconds.append(time.perf_counter() - started)
+    (_, first), (_, second) = passes[:2]
+    return min(seconds), sum(size for place, size in second.items() if place not in first)
 
 
 def _network() -> Results:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedpgp.cli.options import ConfigFile, Json
+from fedpgp.cli.options import Checkpoint, ConfigFile, Json
 from fedpgp.cli.printing import out, print_json, print_listing
 
 HEADER = ("name", "year", "venue", "shared", "private", "reads", "what it is")
@@ -16,14 +16,16 @@ def methods(
         str | None, typer.Argument(help="Describe one method: a built-in one, or yours as path/to/file.py:Name.")
     ] = None,
     config: ConfigFile = None,
+    checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
     """List the methods, with what they share and keep private in numbers of parameters on the embedded checkpoint.
 
-    With --config, or for another checkpoint in it, on that one.
+    With --config on the checkpoint of that file, with --checkpoint on another; the list then says which methods fit it.
 
     Examples:
         fedpgp methods
+        fedpgp methods --checkpoint openai/clip-vit-base-patch16
         fedpgp methods fedpgp
     """
     from fedpgp.runs.catalogue import about, catalogue
@@ -31,7 +33,7 @@ def methods(
     if name is not None:
         out.print(about(name), markup=False)
         return
-    entries = catalogue(config)
+    entries = catalogue(config, checkpoint)
     if as_json:
         print_json([asdict(entry) for entry in entries])
         return
@@ -43,7 +45,7 @@ def methods(
             "" if entry.shared is None else f"{entry.shared:,}",
             "" if entry.private is None else f"{entry.private:,}",
             ", ".join(entry.reads),
-            entry.summary,
+            f"does not fit: it {entry.misfit}" if entry.misfit else entry.summary,
         )
         for entry in entries
     ]

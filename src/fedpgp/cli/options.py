@@ -49,6 +49,12 @@ Cache = Annotated[
 SkipBadImages = Annotated[
     bool, typer.Option("--skip-bad-images", help="Go on without the images that do not decode, and name them.")
 ]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint", help="Dual encoder: pictoclip, a directory or file, a hub id, or open_clip:ARCHITECTURE/TAG."
+    ),
+]
 Device = Annotated[str | None, typer.Option("--device", help="Short for --set backbone.device=…: cpu, cuda, cuda:1.")]
 DataSource = Annotated[
     str | None,

@@ -18,12 +18,16 @@ from fedpgp.errors import ConfigError
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import find_method, installed, own_errors
 from fedpgp.methods.published import PUBLISHED, files, published_settings, shown
+from fedpgp.runs.checks import misfit
 from fedpgp.runs.tasks import make_task
 
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """A method in the list. shared, private: numbers of parameters, None where a method does not fit the checkpoint."""
+    """A method in the list.
+
+    shared, private: numbers of parameters, None where a method does not fit the checkpoint. misfit: why it does not.
+    """
 
     name: str
     year: int | None
@@ -33,16 +37,17 @@ class MethodEntry:
     reads: Sequence[str]
     summary: str
     source: str
+    misfit: str = ""
 
 
-def catalogue(config: Path | str | None = None) -> list[MethodEntry]:
+def catalogue(config: Path | str | None = None, checkpoint: str | None = None) -> list[MethodEntry]:
     """All methods, ours and those of installed packages, counted on a config's checkpoint and data.
 
-    config: a TOML file; None takes the recipe of the embedded benchmark. A package whose method cannot be imported has
-    the reason as its summary.
+    config: a TOML file; None takes the recipe of the embedded benchmark. checkpoint: instead of the config's.
+    A package whose method cannot be imported has the reason as its summary.
     """
     settings = load_config(config)
-    backbone = load_backbone(settings.backbone.checkpoint)
+    backbone = load_backbone(checkpoint or settings.backbone.checkpoint)
     task = make_task(settings, load_source(settings.data), seed=0)
     entries = []
     for name in [*METHODS, *installed()]:
@@ -62,12 +67,15 @@ def _entry(method: Method, task: Task, backbone: Backbone) -> MethodEntry:
     rng = torch.Generator()
     shared: int | None = None
     private: int | None = None
-    with suppress(ConfigError):
-        shared = count(method.init_shared(task, backbone, rng))
-        private = count(method.init_private(task, backbone, rng, 0))
+    reason = misfit(method, backbone)
+    if not reason:
+        with suppress(ConfigError):
+            shared = count(method.init_shared(task, backbone, rng))
+            private = count(method.init_private(task, backbone, rng, 0))
     summary = inspect.getdoc(type(method)) or ""
     first = " ".join(summary.partition("\n\n")[0].split())
-    return MethodEntry(method.name, method.year, method.venue, shared, private, method.reads, first, method.source)
+    facts = method.name, method.year, method.venue, shared, private, method.reads, first, method.source
+    return MethodEntry(*facts, f"{reason} this checkpoint" if reason else "")
 
 
 def about(name: str) -> str:

@@ -14,7 +14,7 @@ from fedpgp.federation.client_runner import frozen_of
 from fedpgp.federation.privacy import check_privacy
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import DEFAULT_AGGREGATOR
-from fedpgp.methods import Params
+from fedpgp.methods import Method, Params
 from fedpgp.methods.plugins import own_errors
 
 
@@ -22,6 +22,19 @@ def check_methods(config: ExperimentConfig, methods: Sequence[str], backbone: Ba
     for name in methods:
         with own_errors(config.methods[name]):
             _check_method(config, name, backbone, task)
+
+
+def misfit(method: Method, backbone: Backbone) -> str:
+    """Why a method cannot work on a checkpoint, whose name completes the sentence; "" for one that fits."""
+    if "patches" in method.reads and not backbone.image.patches:
+        return "reads patches of images in the space of the features, which are not to be had from"
+    if "image tower" in method.reads and not backbone.image.layers:
+        return (
+            "changes the image tower, and only vision transformers of CLIP's own shape can be changed, unlike that of"
+        )
+    if "deep text" in method.reads and not backbone.text.layers:
+        return "changes layers of the text tower, and only those of CLIP's own shape can be changed, unlike that of"
+    return ""
 
 
 def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:
@@ -49,10 +62,10 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
             f"federation.aggregator must be one that clients need not know of for {name}, which has no clients in"
             f" training, got {aggregator.name}: leave out {name}, or take fedavg"
         )
-    if {"patches", "image tower"} & {*method.reads} and not backbone.image.patches:
+    if reason := misfit(method, backbone):
         raise ConfigError(
-            f"{name} reads patches of images, and the image tower of {config.backbone.checkpoint} has none: choose a"
-            " checkpoint with a vision transformer, such as openai/clip-vit-base-patch16, or leave the method out"
+            f"{name} {reason} {config.backbone.checkpoint}: choose one that has, such as"
+            " openai/clip-vit-base-patch16 or pictoclip, or leave the method out"
         )
     if aggregator.controls and method.swaps:
         raise ConfigError(
@@ -79,7 +92,7 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
                     f"a context of {name} must have at most {room} vectors for this checkpoint and these class names,"
                     f" got {prompt.vectors.shape[-2]}: change the settings of [{name}], such as context_length"
                 )
-            if prompt.layers > len(backbone.text.layers):
+            if prompt.layers > max(1, len(backbone.text.layers)):
                 raise _too_deep(name, prompt.layers, "text", len(backbone.text.layers))
         for prompt in method.visual_prompts(params):
             if prompt.layers > backbone.image.layers:

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from fedpgp.backbone.image import ImageEncoder
+from fedpgp.backbone.transformers_models import PatchedProcessor
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import check_output, load_run, writing
@@ -119,6 +120,11 @@ def _onnx(run: Run, classifier: Classifier, classes: Classes, directory: Path) -
         raise ConfigError(f'format onnx needs {", ".join(missing)}: pip install "fedpgp[onnx]"')
     import onnxruntime
 
+    if isinstance(classifier.backbone.image.processor, PatchedProcessor):
+        raise ConfigError(
+            f"format onnx must be of an image tower that reads pictures of one shape, {run.config.backbone.checkpoint}"
+            " reads patches of any: take clip-head"
+        )
     served = _Served(classifier, head_of(classifier, classes)).float().eval()
     width, height = classifier.backbone.image.size
     pixels = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
@@ -222,9 +228,10 @@ def _clip(classifier: Classifier, run: Run, directory: Path) -> str:
         for part in parts:
             part.save_pretrained(directory / CLIP)
     else:
-        (directory / CLIP).mkdir()
         for file in backbone.files:
-            shutil.copyfile(file, directory / CLIP / file.name)
+            target = directory / CLIP / file.relative_to(backbone.files[0].parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
     return CLIP
 
 
