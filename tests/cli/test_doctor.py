@@ -8,6 +8,7 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
+from families import of_transformers
 
 from fedpgp import assets
 from fedpgp.cli import checks as doctor
@@ -143,3 +144,23 @@ def test_extras_are_those_of_the_package_with_what_they_bring_themselves():
     assert {"alembic", "mlflow-skinny", "wandb"} <= found["tracking"]
     assert {"flwr", "ray"} <= found["flower"]
     assert not any("torch" in packages for packages in found.values())
+
+
+def test_a_checkpoint_is_described_with_the_methods_that_fit(command, tmp_path):
+    ended = command("doctor", "--json", "--checkpoint", "pictoclip")
+    found = {finding["name"]: finding["value"] for finding in json.loads(ended.out)["findings"]}
+    assert ended.code == 0 and found["licence"] == "apache-2.0" and "fast encoder" in found["text tower"]
+    assert "fedmaple" in found["methods that fit"] and "do not fit" not in found
+    assert "48 × 48 pixels, 128 features, 36 patches" in found["image tower"] and "ms and" in found["training step"]
+
+    directory = str(of_transformers("chinese_clip", tmp_path).directory)
+    ended = command("doctor", "--json", "--checkpoint", directory)
+    found = {finding["name"]: finding["value"] for finding in json.loads(ended.out)["findings"]}
+    assert "class by class" in found["text tower"] and "fedplot" in found["methods that fit"]
+    assert "fedmaple" in found["do not fit"] and "changes the image tower" in found["do not fit"]
+    entries = {
+        entry["name"]: entry for entry in json.loads(command("methods", "--json", "--checkpoint", directory).out)
+    }
+    assert not entries["fedpgp"]["misfit"] and entries["fedpgp"]["shared"] == 16 * 32
+    assert entries["fedvpt"]["shared"] is None and "changes the image tower" in entries["fedvpt"]["misfit"]
+    assert "does not fit: it changes" in " ".join(command("methods", "--checkpoint", directory).out.split())

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from fedpgp.data.features import split_features
 from fedpgp.demo import federation, server
 from fedpgp.demo.guard import LARGEST, Guard, answers_to
-from fedpgp.demo.prompts import Plane, Words
+from fedpgp.demo.prompts import Plane, Words, whole_words
 from fedpgp.demo.show import BusyError, Show
 from fedpgp.demo.stage import BASE, CLIENTS, MIXTURES, NOVEL, Choices, DemoSetup, choices_of, part_of
 from fedpgp.errors import CheckpointError, ConfigError, DataError
@@ -204,6 +204,13 @@ def test_the_plane_keeps_its_orientation_and_words_are_the_nearest(backbone):
     assert 0 < first.shown < 1
     ids = backbone.tokenizer("banana telephone", add_special_tokens=False)["input_ids"]
     assert Words(backbone).nearest(3 * backbone.text.embed(torch.tensor(ids))) == ["banana", "telephone"]
+
+
+@pytest.mark.parametrize(
+    "tokens", [["ba</w>", "ban", None], ["▁ba", "n", "▁"], ["Ġba", "n", "Ċ"], ["ba", "##n", "##ana"]], ids=str
+)
+def test_whole_words_are_found_by_the_marks_of_the_tokenizer(tokens):
+    assert [word for word in whole_words(tokens).values() if word] == ["ba"]
 
 
 # ------------------------------------------------------------------------------------------------------ bad class names

@@ -4,6 +4,7 @@ Letters: P prompts, M context vectors, d token width, C classes, D feature width
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,21 @@ from torch import Tensor
 from fedpgp.backbone import Backbone
 
 WORD_END = "</w>"  # of CLIP's tokens that end a word
+WORD_STARTS = ("▁", "Ġ")  # of SentencePiece's and of byte-wise tokens that begin a word
+WORD_PART = "##"  # of WordPiece's tokens inside of a word
 SHORT = 0.05  # distances between prompts below which they count as one
 SHORTEST = 3  # letters of a word that is shown: most of the shorter ones say nothing
+
+
+def whole_words(tokens: Sequence[str | None]) -> dict[int, str]:
+    """The words among a tokenizer's tokens, by their numbers: its marks say which tokens stand inside of a word."""
+    present = {number: token for number, token in enumerate(tokens) if token}
+    if any(token.endswith(WORD_END) for token in present.values()):
+        return {number: token.removesuffix(WORD_END) for number, token in present.items() if token.endswith(WORD_END)}
+    for mark in WORD_STARTS:
+        if any(token.startswith(mark) for token in present.values()):
+            return {number: token[len(mark) :] for number, token in present.items() if token.startswith(mark)}
+    return {number: token for number, token in present.items() if not token.startswith(WORD_PART)}
 
 
 class Words:
@@ -24,11 +38,7 @@ class Words:
     def __init__(self, backbone: Backbone):
         tokenizer: Any = backbone.tokenizer
         tokens = tokenizer.convert_ids_to_tokens(range(len(backbone.text.tokens)))
-        words = {
-            number: token.removesuffix(WORD_END)
-            for number, token in enumerate(tokens)
-            if token is not None and token.endswith(WORD_END)
-        }
+        words = whole_words(tokens)
         kept = {number: word for number, word in words.items() if word.isalpha() and len(word) >= SHORTEST}
         self._words = list(kept.values())
         self._vectors = F.normalize(backbone.text.tokens[list(kept)], dim=-1)
