@@ -183,6 +183,39 @@ def test_patches_are_the_positions_of_the_pooled_feature(kind, made):
         assert torch.allclose(F.normalize(positions.mean(1), dim=-1), image.encode(pixels), atol=1e-10)
 
 
+def test_siglips_own_tokenizer_drops_capitals_and_punctuation(tmp_path):
+    """As published: a SentencePiece model, without the tokenizer.json that other tests save."""
+    import sentencepiece
+    from transformers import SiglipTokenizer
+
+    family = of_transformers("siglip", tmp_path / "checkpoint")
+    for file in family.directory.glob("*token*"):
+        file.unlink()
+    (tmp_path / "texts").write_text("\n".join(TEXTS * 20))
+    special = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "pad_piece": "<pad>"}
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "texts"),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **special,
+    )
+    length = family.model.config.text_config.max_position_embeddings
+    inputs = {"model_max_length": length, "model_input_names": ["input_ids"]}
+    tokenizer = SiglipTokenizer(str(tmp_path / "spiece.model"), **inputs)
+    tokenizer.save_pretrained(family.directory)
+    backbone = load_backbone(str(family.directory))
+    names = ("Golden Retriever!", "tabby-cat", "Ferry")
+    ids = tokenizer([f"A Photo of a {name}." for name in names], padding="max_length", return_tensors="pt")
+    with torch.no_grad():
+        expected = F.normalize(family.model.get_text_features(**ids).pooler_output, dim=-1)
+    assert (backbone.template_features("A Photo of a {}.", names) - expected).abs().max() < 1e-5
+    assert torch.equal(
+        backbone.template_features("a photo of a {}", names), backbone.template_features("A photo of a {}.", names)
+    )
+
+
 def test_a_tokenizer_with_more_tokens_than_the_tower_reads_is_refused(tmp_path):
     directory = of_transformers("chinese_clip", tmp_path).directory
     file = directory / "tokenizer.json"
@@ -217,6 +250,43 @@ def test_what_openclip_cannot_read_is_one_line(tmp_path, open_clip):
         with pytest.raises(CheckpointError, match="cannot be read by OpenCLIP: ") as caught:
             load_backbone(str(family.directory))
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        (
+            "text_cfg",
+            {"tokenizer_kwargs": {"trust_remote_code": True}},
+            "tokenizer_kwargs may have clean, strip_sep_token",
+        ),
+        ("text_cfg", {"hf_model_name": "../elsewhere"}, "text_cfg.hf_model_name must be the name of a model"),
+        ("text_cfg", {"hf_model_name": "/etc"}, "text_cfg.hf_model_name must be the name of a model"),
+        ("vision_cfg", {"timm_model_name": "hf-hub:somebody/model"}, "timm_model_name must be the name of a model"),
+    ],
+)
+def test_a_config_that_would_run_or_read_something_else_is_refused(section, values, message, tmp_path, open_clip):
+    of_open_clip("biomedclip", tmp_path, open_clip)
+    file = tmp_path / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"][section] |= values
+    file.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=message):
+        load_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize("place", ["tokenizer_config.json", "text/config.json"])
+def test_code_in_a_checkpoint_is_not_run_nor_asked_about(place, tmp_path, open_clip, monkeypatch):
+    of_open_clip("biomedclip", tmp_path, open_clip)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks"))
+    (tmp_path / place).parent.joinpath("evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    content = json.loads((tmp_path / place).read_text())
+    content |= {"model_type": "unknown", "tokenizer_class": "Evil"}
+    content["auto_map"] = {"AutoConfig": "evil.Evil", "AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    (tmp_path / place).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="cannot be read by OpenCLIP"):
+        load_backbone(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_without_the_library_the_extra_is_named(tmp_path):

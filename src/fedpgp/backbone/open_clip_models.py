@@ -4,6 +4,7 @@ Only what OpenCLIP's config declares to be CLIP's own shape is read without the 
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,10 @@ from fedpgp.errors import CheckpointError, first_line
 from fedpgp.runtime.files import write_json
 
 PREFIX = "open_clip:"
+CONFIG = "open_clip_config.json"
+TIMM_NAME = re.compile(r"\w[\w.]*")  # not a place from which timm would load
+TEXT_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # a hub id, or a folder in the checkpoint's directory
+TOKENIZER_OPTIONS = {"clean", "strip_sep_token"}
 EXTRA = 'pip install "fedpgp[open-clip]"'
 
 
@@ -89,9 +94,10 @@ def library(what: str) -> Any:
 def read_directory(directory: Path, weights: Path, dtype: torch.dtype) -> OpenClip:
     """The model of a directory with open_clip_config.json, whose weights are read as tensors alone."""
     open_clip = library(str(directory))
-    content = json.loads((directory / "open_clip_config.json").read_text(encoding="utf-8"))
+    content = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     config = content["model_cfg"]
     inside = directory / str(config.get("text_cfg", {}).get("hf_model_name", ""))
+    _check_names(directory, config)
     own = []  # files of a text tower's config beside the checkpoint's
     if inside.is_dir() and directory.resolve() in inside.resolve().parents:
         config["text_cfg"]["hf_model_name"] = str(inside)
@@ -102,6 +108,24 @@ def read_directory(directory: Path, weights: Path, dtype: torch.dtype) -> OpenCl
     return _parts(
         open_clip, model, tokenizer, content.get("preprocess_cfg", {}), config, [*sorted(names), *own, weights]
     )
+
+
+def _check_names(directory: Path, config: Mapping[str, Any]) -> None:
+    """Raises CheckpointError for a config that could make a library run code, or read files elsewhere."""
+    text = config.get("text_cfg", {})
+    for key, value, allowed in (
+        ("vision_cfg.timm_model_name", config.get("vision_cfg", {}).get("timm_model_name"), TIMM_NAME),
+        ("text_cfg.hf_model_name", text.get("hf_model_name"), TEXT_NAME),
+    ):
+        if value is not None and not (isinstance(value, str) and allowed.fullmatch(value)):
+            raise CheckpointError(
+                f"{directory / CONFIG}: {key} must be the name of a model, got {value!r}: fetch the checkpoint again"
+            )
+    if others := sorted({*text.get("tokenizer_kwargs", {})} - TOKENIZER_OPTIONS):
+        raise CheckpointError(
+            f"{directory / CONFIG}: text_cfg.tokenizer_kwargs may have {', '.join(sorted(TOKENIZER_OPTIONS))}, got"
+            f" {others[0]}: fetch the checkpoint again"
+        )
 
 
 def read_named(name: str, dtype: torch.dtype) -> OpenClip:
@@ -125,6 +149,10 @@ def read_named(name: str, dtype: torch.dtype) -> OpenClip:
 
 
 def _guarded(name: str, read: Callable[[], Any]) -> Any:
+    from transformers import dynamic_module_utils as custom_code
+
+    waits = custom_code.TIME_OUT_REMOTE_CODE
+    custom_code.TIME_OUT_REMOTE_CODE = 0  # else it asks whether to run code that comes with a checkpoint
     try:
         return read()
     except Exception as error:  # whatever files and networks make several libraries raise, the user needs one line
@@ -132,6 +160,8 @@ def _guarded(name: str, read: Callable[[], Any]) -> Any:
             f"checkpoint {name} cannot be read by OpenCLIP: {first_line(error)}; its weights, config and tokenizer must"
             " be of one model: fetch it again, or name another"
         ) from error
+    finally:
+        custom_code.TIME_OUT_REMOTE_CODE = waits
 
 
 def _build(open_clip: Any, config: Mapping[str, Any], weights: Path, dtype: torch.dtype) -> Any:
