@@ -1,12 +1,12 @@
 """What is checked before any work, of methods that read more than one feature of an image."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 import fedpgp
+from fedpgp.backbone.general_image import GeneralImageEncoder
 from fedpgp.backbone.layers import Prompt
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, TrainingError
@@ -58,15 +58,21 @@ def test_what_does_not_fit_is_refused_before_any_work(method, changes, message, 
         _check_method(config, method.name, backbone, make_task(config, pictograms, 0))
 
 
-@pytest.mark.parametrize("name", ["fedotp", "fedvpt"])
-def test_a_checkpoint_without_patches_is_named(name, backbone, pictograms):
-    """As a ResNet's."""
-    config = load_config()
-    vision = SimpleNamespace(image_size=48, num_hidden_layers=0)
-    model = SimpleNamespace(config=SimpleNamespace(vision_config=vision))
-    without = replace(backbone, image=replace(backbone.image, model=model))
-    with pytest.raises(ConfigError, match=f"{name} reads patches of images, and the image tower of pictoclip has none"):
-        _check_method(config, name, without, make_task(config, pictograms, 0))
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "fedotp",
+            "fedotp reads patches of images in the space of the features, .* from pictoclip: choose one that has",
+        ),
+        ("fedvpt", "fedvpt changes the image tower, .* unlike that of pictoclip: choose one that has"),
+    ],
+)
+def test_an_image_tower_that_a_method_does_not_fit_is_named(name, message, backbone, pictograms):
+    config, image = load_config(), backbone.image
+    other = GeneralImageEncoder(image.tower_modules, image.pool, None, image.processor, image.size, {})
+    with pytest.raises(ConfigError, match=message):
+        _check_method(config, name, replace(backbone, image=other), make_task(config, pictograms, 0))
 
 
 def test_a_phrase_with_braces_is_refused():
