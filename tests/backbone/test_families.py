@@ -252,6 +252,28 @@ def test_what_openclip_cannot_read_is_one_line(tmp_path, open_clip):
         assert "\n" not in str(caught.value)
 
 
+def test_weights_of_openclip_that_are_no_safetensors_are_fetched_where_there_are_no_others(
+    tmp_path, open_clip, monkeypatch
+):
+    family = of_open_clip("mobileclip", tmp_path, open_clip)
+    torch.save(family.model.state_dict(), tmp_path / "kept.bin")
+    (tmp_path / "open_clip_model.safetensors").unlink()
+    (tmp_path / "config.json").write_text("{}")  # of another library: the prefix says which files are meant
+    asked = []
+
+    def fetch(name, allow_patterns):
+        asked.append(name)
+        if "open_clip_pytorch_model.bin" in allow_patterns:
+            (tmp_path / "kept.bin").rename(tmp_path / "open_clip_pytorch_model.bin")
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    features = load_backbone("hf-hub:somebody/model").template_features("a photo of a {}.", NAMES)
+    with torch.no_grad():
+        expected = F.normalize(family.text(*family.ids(TEXTS)), dim=-1)
+    assert (features - expected).abs().max() < 1e-5 and asked == ["somebody/model"] * 2
+
+
 @pytest.mark.parametrize(
     ("section", "values", "message"),
     [

@@ -396,7 +396,10 @@ def _path(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[*FILES, CARD]))
+        directory = Path(snapshot_download(name, allow_patterns=[*FILES, CARD]))
+        if (directory / OPEN_CLIP).is_file() and not any(directory.glob("*.safetensors")):
+            snapshot_download(name, allow_patterns=[OPEN_CLIP_WEIGHTS[1]])
+        return directory
     except Exception as error:  # network, authorisation and name errors of several libraries
         raise CheckpointError(
             f"checkpoint {name!r} is neither a directory nor to be had from the hub: {first_line(error)};"
