@@ -47,7 +47,7 @@ docs: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt tests/references.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[dev]"
-	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --target $(VENV)/references -r tests/references.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps --upgrade --target $(VENV)/references -r tests/references.txt
 	touch $@
 
 clean:

@@ -133,8 +133,9 @@ class GeneralTextEncoder:
     def _layout(self, classes: ClassTokens, context_length: int, position: Position) -> Layout:
         ahead = {"end": context_length, "middle": context_length // 2, "front": 0}[position]
         before, after = [self.filler] * ahead, [self.filler] * (context_length - ahead)
-        rows = [[*self.start, *before, *name, *after, *tail] for name, tail in classes.split()]
-        first = [len(self.start) + ahead + len(name) for name, _ in classes.split()]
+        names = classes.split()
+        rows = [[*self.start, *before, *name, *after, *tail] for name, tail in names]
+        first = [len(self.start) + ahead + len(name) for name, _ in names]
         longest = max(map(len, rows))
         if longest > self.positions:
             raise CheckpointError(

@@ -31,7 +31,6 @@ HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 CARD = "README.md"
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 OLDER = "pytorch_model*.bin"  # transformers' weights where there are no others
-OPEN_CLIP = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HUB_PREFIX = "hf-hub:"  # of OpenCLIP's names: a hub id whose OpenCLIP files are meant
 OF_TOWER = {"final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None, "ls_init_value": None}
@@ -148,7 +147,9 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
         return _of_open_clip(open_clip_models.read_named(name, dtype), device, products, licence="not stated")
     path = _path(name)
     licence = licence_of(path if path.is_dir() else path.parent)
-    if (path / OPEN_CLIP).is_file() and (name.startswith(HUB_PREFIX) or not (path / "config.json").is_file()):
+    if (path / open_clip_models.CONFIG).is_file() and (
+        name.startswith(HUB_PREFIX) or not (path / "config.json").is_file()
+    ):
         checkpoint = _read_open_clip(path, dtype)
         if isinstance(checkpoint, open_clip_models.OpenClip):
             return _of_open_clip(checkpoint, device, products, licence)
@@ -177,7 +178,7 @@ def _moved(model: Any, device: str) -> Any:
         ) from error
 
 
-def _check_products(model: Any, products: torch.dtype) -> None:
+def _check_products(products: torch.dtype) -> None:
     if products == torch.bfloat16:
         raise CheckpointError(
             "precision must be float32 or float64 for a text tower that is not CLIP-shaped, got bf16:"
@@ -187,7 +188,7 @@ def _check_products(model: Any, products: torch.dtype) -> None:
 
 def _of_transformers(model: Any, checkpoint: Checkpoint, products: torch.dtype, licence: str) -> Backbone:
     """A dual encoder of transformers whose towers are not CLIP's."""
-    _check_products(model, products)
+    _check_products(products)
     padded = model.config.model_type in transformers_models.PADDED
     tokenizer = AnyTokenizer.of(checkpoint.tokenizer, padded=padded)
     embedding = model.text_model.get_input_embeddings()
@@ -228,12 +229,12 @@ def _of_open_clip(checkpoint: open_clip_models.OpenClip, device: str, products: 
     model, text_config = _moved(checkpoint.model, device), checkpoint.config["text_cfg"]
     quick = bool(checkpoint.config.get("quick_gelu", False))
     text: TextEncoder | GeneralTextEncoder
-    if all(text_config.get(key, value) == value for key, value in CLIP_TEXT.items()):
+    if _agrees(text_config, CLIP_TEXT):
         tokenizer: Any = _tokenizer()
         state, config = text_state(model.text.state_dict(), int(text_config["heads"]), quick)
         text = TextEncoder.of_state(state, config, tokenizer.bos_token_id, products)
     else:
-        _check_products(model, products)
+        _check_products(products)
         text, tokenizer = _general_text(model.text, checkpoint.tokenizer, text_config)
     return Backbone(
         files=checkpoint.files,
@@ -276,6 +277,11 @@ def _general_text(tower: Any, given: Any, config: Mapping[str, Any]) -> tuple[Ge
         pads_ahead=own and getattr(tokenizer.tokenizer, "padding_side", "right") == "left",
     )
     return encoder, tokenizer
+
+
+def _agrees(section: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether a section of OpenCLIP's config has these values, or leaves them out."""
+    return all(section.get(key, value) == value for key, value in values.items())
 
 
 def _check_vocabulary(tokenizer: AnyTokenizer, embedding: Any, where: str) -> None:
@@ -332,16 +338,12 @@ def _read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkp
 
 
 def _read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | open_clip_models.OpenClip:
-    file = directory / OPEN_CLIP
+    file = directory / open_clip_models.CONFIG
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         config, preprocessing = content["model_cfg"], content.get("preprocess_cfg", {})
         sections = {**config, "preprocess_cfg": preprocessing}
-        of_clip = all(
-            sections[section].get(key, value) == value
-            for section, values in CLIP_VALUES.items()
-            for key, value in values.items()
-        )
+        of_clip = all(_agrees(sections[section], values) for section, values in CLIP_VALUES.items())
         shape = {
             "quick_gelu": bool(config.get("quick_gelu", False)),
             "vision_head": int(config["vision_cfg"].get("head_width", HEAD)),
@@ -397,7 +399,7 @@ def _path(name: str) -> Path:
 
     try:
         directory = Path(snapshot_download(name, allow_patterns=[*FILES, CARD]))
-        if (directory / OPEN_CLIP).is_file() and not any(directory.glob("*.safetensors")):
+        if (directory / open_clip_models.CONFIG).is_file() and not any(directory.glob("*.safetensors")):
             snapshot_download(name, allow_patterns=[OPEN_CLIP_WEIGHTS[1]])
         return directory
     except Exception as error:  # network, authorisation and name errors of several libraries
