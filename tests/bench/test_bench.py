@@ -84,6 +84,12 @@ class TestStages:
             assert max(stage["loss_difference"], stage["gradient_difference"]) <= 1e-9, stage["name"]
             assert len(stage["seconds"]) == 1 and stage["seconds"][0] > 0
 
+    def test_the_general_encoder_computes_the_loss_and_the_gradients_of_naive(self, result):
+        names = [row["name"] for row in result["general"]]
+        assert names == ["naive", "general", "cut", "batched clients", "fast"]
+        for row in result["general"]:
+            assert max(row["loss_difference"], row["gradient_difference"]) <= 1e-9, row["name"]
+
     def test_the_gradients_are_not_all_nothing(self, step):
         for name, gradient in stages.naive(step).gradients.items():
             assert gradient.abs().max() > 1e-6, name
@@ -348,7 +354,7 @@ def test_the_shares_of_a_profile_are_all_of_the_time(result):
 @pytest.fixture(scope="module")
 def result(made_up):
     """All parts but the sweep over clients, which needs processes of its own."""
-    options = Options("vit-b-16", ("step", "round", "classes", "profile"), 1, 1, 0, "float64", classes=60)
+    options = Options("vit-b-16", ("step", "round", "classes", "general", "profile"), 1, 1, 0, "float64", classes=60)
     said = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(suite, "scene", lambda *_: made_up)

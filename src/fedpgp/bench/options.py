@@ -9,7 +9,19 @@ from fedpgp.bench.step import Step
 from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods.plugins import find_method
 
-PARTS = ("step", "round", "scaling", "classes", "bf16", "profile", "recipe", "methods", "depth", "conditional")
+PARTS = (
+    "step",
+    "round",
+    "scaling",
+    "classes",
+    "general",
+    "bf16",
+    "profile",
+    "recipe",
+    "methods",
+    "depth",
+    "conditional",
+)
 # Of loss and gradients, relative. In float32 transformers differs from itself, cut at EOS, by 1.0e-5 (AVX512).
 TOLERANCE = {"float32": 2e-5, "float64": 1e-9}
 

@@ -39,11 +39,13 @@ def tables(result: Row) -> Group:
     return Group(*[part if isinstance(part, Table) else Text(part) for part in (heading, *shown)])
 
 
+STAGE = ("name", "seconds", "to_naive", "to_previous", "memory", "loss_difference", "gradient_difference")
+
+
 def _step(step: Row) -> list[str | Table]:
-    names = ("name", "seconds", "to_naive", "to_previous", "memory", "loss_difference", "gradient_difference")
     return [
         "One local step of one client",
-        _table(step["stages"], *names),
+        _table(step["stages"], *STAGE),
         "Operations of a step, of its products with weights and of naive, and the speed of torch.mm at their shapes;"
         " share: of that speed, reached by these products over the whole step; batched: clients at once",
         _table([step["speed"]], "flops", "flops_linear", "naive_flops", "gemm", "gemm_one_thread", "share"),
@@ -83,6 +85,11 @@ def _scaling(rows: list[Row]) -> list[str | Table]:
 def _classes(figures: Row) -> list[str | Table]:
     listing = _table([figures], "classes", "tokens", "seconds", "memory", "flops")
     return ["A step with so many classes of ImageNet-like names", listing]
+
+
+def _general(rows: list[Row]) -> list[str | Table]:
+    title = "What a text tower that is not CLIP-shaped costs: a step over ten classes, with the same weights"
+    return [title, _table(rows, *STAGE)]
 
 
 def _bf16(figures: Row) -> list[str | Table]:
@@ -138,6 +145,7 @@ PARTS: Mapping[str, Callable[[Any], list[str | Table]]] = {
     "step": _step,
     "round": _round,
     "classes": _classes,
+    "general": _general,
     "bf16": _bf16,
     "profile": _profile,
     "scaling": _scaling,

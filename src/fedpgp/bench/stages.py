@@ -114,24 +114,31 @@ STAGES = {
 
 
 def measure_stages(bench: Bench) -> dict[str, Any]:
-    """Measure all stages in turn and check that each computes what naive does.
+    """Measure all stages in turn, see `compare_stages`. Returns them as stages, and the speed, see `_speed`."""
+    rows, measured = compare_stages(bench, "step", STAGES, bench.step)
+    return {"stages": rows, "speed": _speed(bench.step, measured, bench.options.threads)}
 
-    Returns stages: of each its name, what is new in it, the seconds of one client's step, the memory of the first call,
+
+def compare_stages(
+    bench: Bench, part: str, stages: Mapping[str, Stage], step: Step
+) -> tuple[list[dict[str, Any]], dict[str, Measurement[Outcome]]]:
+    """Measure stages in turn, the first of which is called naive, and check that each computes what naive does.
+
+    Returns a row for each: its name, what is new in it, the seconds of one client's step, the memory of the first call,
     the `differences` to naive's outcome, and the ratios of naive's time and that of the stage before to its own; and
-    the speed, see `_speed`.
-    Raises DifferentWorkError if a stage's loss or gradients are not naive's.
+    what was measured. Raises DifferentWorkError if a stage's loss or gradients are not naive's.
     """
-    step, tolerance = bench.step, TOLERANCE[bench.options.precision]
+    tolerance = TOLERANCE[bench.options.precision]
     outcomes: dict[str, Outcome] = {}
 
     def check_outcome(name: str, outcome: Outcome) -> None:
         outcomes[name] = outcome
         check(name, outcome, outcomes["naive"], tolerance)
 
-    works = {name: partial(stage.call, step) for name, stage in STAGES.items()}
-    measured = take_turns(works, bench.options.repeat, lambda text: bench.say(f"step: {text}"), check_outcome)
-    seconds = {name: [taken / stage.steps for taken in measured[name].seconds] for name, stage in STAGES.items()}
-    before = dict(zip(STAGES, ["naive", *STAGES], strict=False))
+    works = {name: partial(stage.call, step) for name, stage in stages.items()}
+    measured = take_turns(works, bench.options.repeat, lambda text: bench.say(f"{part}: {text}"), check_outcome)
+    seconds = {name: [taken / stage.steps for taken in measured[name].seconds] for name, stage in stages.items()}
+    before = dict(zip(stages, ["naive", *stages], strict=False))
     rows = [
         {
             "name": name,
@@ -142,9 +149,9 @@ def measure_stages(bench: Bench) -> dict[str, Any]:
             "to_naive": ratio(seconds["naive"], seconds[name]),
             "to_previous": ratio(seconds[before[name]], seconds[name]),
         }
-        for name, stage in STAGES.items()
+        for name, stage in stages.items()
     ]
-    return {"stages": rows, "speed": _speed(step, measured, bench.options.threads)}
+    return rows, measured
 
 
 def _speed(step: Step, measured: Mapping[str, Measurement[Outcome]], threads: int) -> dict[str, Any]:

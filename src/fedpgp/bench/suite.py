@@ -11,6 +11,7 @@ from torch.utils.benchmark import set_torch_threads
 import fedpgp
 from fedpgp.bench import variants
 from fedpgp.bench.costs import FORGOTTEN, PARTICIPANTS, measure_costs
+from fedpgp.bench.general import CLASSES, measure_general
 from fedpgp.bench.machine import gemm_speed, machine
 from fedpgp.bench.naive import count_calls
 from fedpgp.bench.options import PARTS, Bench, Options
@@ -31,6 +32,7 @@ MEASURES: dict[str, Callable[[Bench], Any]] = {
     "round": measure_round,
     "scaling": measure_scaling,
     "classes": variants.measure_classes,
+    "general": measure_general,
     "bf16": variants.measure_bf16,
     "profile": variants.profile_step,
     "recipe": measure_recipe,
@@ -88,6 +90,7 @@ def _estimate(options: Options, step: Step) -> float:
         "step": options.repeat * 2.9 * naive,
         "round": round_work,
         "classes": options.repeat * options.classes / C * ours,
+        "general": 24 * options.repeat * passes * CLASSES / C,
         "bf16": (options.repeat + 1) * ours * 9,  # where it is slow
         "profile": 4 * ours,
         "methods": len(options.methods or METHODS) * (FORGOTTEN + 2 * options.repeat) * steps * ours,

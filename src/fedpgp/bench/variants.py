@@ -48,7 +48,7 @@ def measure_classes(bench: Bench) -> dict[str, Any]:
     """A step with many class names of ImageNet's lengths. tokens: of all names together, with EOS."""
     options = bench.options
     tokens = imagenet_like(options.classes, len(bench.step.scene.backbone.text.tokens), options.seed)
-    step = _with_classes(bench.step, tokens, options.seed)
+    step = with_classes(bench.step, tokens, options.seed)
     return {"classes": options.classes, "tokens": int((tokens.end + 1).sum()), **_figures(step, options.repeat)}
 
 
@@ -60,7 +60,7 @@ def measure_conditional(bench: Bench) -> list[dict[str, Any]]:
     start = method.init_shared(scene.task, scene.backbone, generator(0, "shared"))
     for classes in CLASSES:
         names = [scene.task.class_names[label] for label in scene.task.base[:classes]]
-        step = _with_classes(bench.step, scene.backbone.class_tokens(names, method.tail), 0)
+        step = with_classes(bench.step, scene.backbone.class_tokens(names, method.tail), 0)
         for size in BATCHES:
             images, labels = made_up_images(size, scene.backbone, None, 1), torch.arange(size) % classes
             job = replace(step.job, method=method, start=start, own=ClientState(), images=images, labels=labels)
@@ -69,7 +69,7 @@ def measure_conditional(bench: Bench) -> list[dict[str, Any]]:
     return rows
 
 
-def _with_classes(step: Step, tokens: ClassTokens, seed: int) -> Step:
+def with_classes(step: Step, tokens: ClassTokens, seed: int) -> Step:
     """The same step with other class names in the softmax, and random guidance."""
     count, backbone = len(tokens), step.scene.backbone
     guidance = made_up_images(count, backbone, None, seed).pooled

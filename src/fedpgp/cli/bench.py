@@ -16,7 +16,8 @@ def bench(
         str,
         typer.Option(
             "--parts",
-            help="Of step, round, scaling, classes, bf16, profile, recipe, methods, depth, conditional; with commas.",
+            help="Parts to measure, with commas between: step, round, scaling, classes, general, bf16, profile, recipe,"
+            " methods, depth, conditional.",
         ),
     ] = "step,round,scaling,classes",
     methods: Annotated[
