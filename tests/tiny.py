@@ -224,7 +224,7 @@ def use_small_source(patch, source: Source, backbone) -> None:
     patch.setattr(
         run_tasks, "load_source", lambda data, splits: source if "test" in splits else replace(source, test=None)
     )
-    patch.setattr(run_setup, "load_backbone", lambda *_: backbone)
+    patch.setattr(run_setup, "configured_backbone", lambda *_: backbone)
 
 
 def draw_nothing(patch) -> None:

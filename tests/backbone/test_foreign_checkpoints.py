@@ -219,14 +219,31 @@ def test_resnets_give_the_features_of_openais_and_openclips_code(kind, resnet, t
         places = model.visual(pixels).flatten(2).transpose(1, 2)
         model.visual.attnpool = pool
         expected = torch.stack([torch.stack([pool.c_proj(pool.v_proj(place)) for place in row]) for row in places])
+        asked = []  # the place asks in the stead of the mean of all places
+        rows = torch.cat([places.mean(1, keepdim=True), places], dim=1) + pool.positional_embedding
+        for number in range(1, rows.shape[1]):
+            q, k, v = pool.q_proj(rows[:, number]), pool.k_proj(rows), pool.v_proj(rows)
+            q, k, v = (x.unflatten(-1, (pool.num_heads, -1)) for x in (q, k, v))
+            weight = torch.softmax((q[:, None] * k).sum(-1) / q.shape[-1] ** 0.5, dim=1)
+            asked.append(pool.c_proj((weight[..., None] * v).sum(1).flatten(1)))
     assert (image.encode(pixels, "patches") - F.normalize(expected, dim=-1)).abs().max() < 1e-5
+    other = load_backbone(str(where), patches="attention").image
+    attended = F.normalize(torch.stack(asked, dim=1), dim=-1)
+    assert (other.encode(pixels, "patches") - attended).abs().max() < 1e-5
+    assert other.fingerprint != image.fingerprint
+    assert torch.equal(other.encode(pixels), image.encode(pixels))
+
+
+def test_another_kind_of_patches_is_refused_where_there_is_one_kind():
+    with pytest.raises(CheckpointError, match="patches must be 'value' for this checkpoint, got 'attention'"):
+        load_backbone("pictoclip", patches="attention")
 
 
 def test_methods_that_change_the_image_tower_are_refused_on_a_resnet(resnet, tmp_path, small_source, monkeypatch):
     torch.save(resnet.state_dict(), tmp_path / "RN.pt")
     backbone = load_backbone(str(tmp_path / "RN.pt"))
     monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda *_: small_source)
-    monkeypatch.setattr("fedpgp.runs.setup.load_backbone", lambda *_: backbone)
+    monkeypatch.setattr("fedpgp.runs.setup.configured_backbone", lambda *_: backbone)
     changes = ["task.clients=1", "task.shots=1", "federation.rounds=1"]
     for name in ("fedvpt", "fedmaple"):
         with pytest.raises(ConfigError, match=f"{name} changes the image tower, .* choose one that has"):

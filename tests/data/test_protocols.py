@@ -268,7 +268,7 @@ def test_no_training_image_is_tested(source, task, on_disk, pictograms):
     [pytest.param("folder", marks=pytest.mark.slow), "table", pytest.param("pictograms", marks=pytest.mark.by_hand)],
 )
 def test_every_protocol_runs_from_the_command_line(source, on_disk, cache, tmp_path, monkeypatch, backbone):
-    monkeypatch.setattr(run_setup, "load_backbone", lambda *_: backbone)
+    monkeypatch.setattr(run_setup, "configured_backbone", lambda *_: backbone)
     for console in (cli.out, cli.err):  # another test may have left its own stream there
         monkeypatch.setattr(console, "_file", None)
     for number, task in enumerate(TASKS):

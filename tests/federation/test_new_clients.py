@@ -111,7 +111,7 @@ class TestNothingNovel:
 
 
 def test_domains_have_figures_of_their_own(cache, tmp_path, monkeypatch, backbone):
-    monkeypatch.setattr(run_setup, "load_backbone", lambda *_: backbone)
+    monkeypatch.setattr(run_setup, "configured_backbone", lambda *_: backbone)
     for domain in ("photo", "sketch"):
         for shade, label in enumerate(("ant", "bus", "cat")):
             for number in range(8):

@@ -33,7 +33,7 @@ def small_pages(small_source: Source, backbone: Backbone) -> Iterator[None]:
     """Pages show images of the small part of the data, and load the checkpoint once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_details, "load_source", lambda *_: small_source)
-        patch.setattr(classifier, "load_backbone", lambda *_: backbone)
+        patch.setattr(classifier, "configured_backbone", lambda *_: backbone)
         yield
 
 

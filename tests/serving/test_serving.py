@@ -45,7 +45,7 @@ def small(small_source, compact):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: small_source)
         for module in ("runs.setup", "serving.classifier"):
-            patch.setattr(f"fedpgp.{module}.load_backbone", lambda *_: compact)
+            patch.setattr(f"fedpgp.{module}.configured_backbone", lambda *_: compact)
         yield
 
 

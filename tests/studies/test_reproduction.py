@@ -76,7 +76,7 @@ def test_the_papers_recipes_augment_where_the_authors_do(name):
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_every_embedded_cell_can_be_run(name, seeds, monkeypatch, pictograms, backbone):
     monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda *_: pictograms)
-    monkeypatch.setattr("fedpgp.runs.setup.load_backbone", lambda *_: backbone)
+    monkeypatch.setattr("fedpgp.runs.setup.configured_backbone", lambda *_: backbone)
     study = reproduce(name, embedded=True, seeds=seeds, output=None)
     found = study.distinct_cells
     work = check_cells(found, study.seeds)

@@ -52,10 +52,12 @@ class ImageEncoder:
     """The frozen image tower of a CLIP with the preprocessing that belongs to it, in the precision of its weights.
 
     An image is encoded once, so there is little to gain from bfloat16 here, and what it rounds off stays off.
+    patch_kind: of a ResNet's patch features, see `ResNetTower.positions`.
     """
 
     model: "CLIPModel"
     processor: "CLIPImageProcessor"
+    patch_kind: str = "value"
 
     def __call__(self, images: "Sequence[Image]") -> Tensor:
         """B pictures -> image features [B, D] of unit length, in the precision and on the device of the weights."""
@@ -73,7 +75,7 @@ class ImageEncoder:
         if kind == POOLED:
             return F.normalize(self.pool(pixels), dim=-1)
         if kind == PATCHES and isinstance(vision, ResNetTower):
-            return F.normalize(self.model.visual_projection(vision.positions(pixels)), dim=-1)
+            return F.normalize(self.model.visual_projection(vision.positions(pixels, self.patch_kind)), dim=-1)
         if kind == PATCHES:
             last = vision.post_layernorm(vision(pixel_values=pixels).last_hidden_state[:, 1:])
             return F.normalize(self.model.visual_projection(last), dim=-1)
@@ -145,6 +147,8 @@ class ImageEncoder:
     def fingerprint(self) -> str:
         """SHA-256 over the tower's weights, architecture, preprocessing and precision; not over text or tokenizer."""
         settings = [self._config.to_dict(), self.processor.to_dict()]
+        if self.patch_kind != "value":
+            settings.append({"patches": self.patch_kind})
         return digest(settings, self.tower_modules)
 
 

@@ -20,6 +20,8 @@ from fedpgp.backbone.convert import HEAD, standard_processor, text_state, to_cli
 from fedpgp.backbone.general_image import GeneralImageEncoder
 from fedpgp.backbone.general_text import GeneralTextEncoder
 from fedpgp.backbone.image import ImageEncoder, ImageTower
+from fedpgp.backbone.resnet import ResNetTower
+from fedpgp.backbone.settings import BackboneConfig
 from fedpgp.backbone.text import TextEncoder
 from fedpgp.backbone.tokens import AnyTokenizer, ClassTokens, Tokenizer, class_tokens, split_template, text_ids
 from fedpgp.backbone.transformers_models import FAMILIES
@@ -130,13 +132,19 @@ class Backbone:
         return features
 
 
-def load_backbone(name: str, precision: str = "float32", device: str = "cpu") -> Backbone:
+def configured_backbone(settings: BackboneConfig, device: str | None = None) -> Backbone:
+    """The dual encoder of a config's section; device: instead of the section's. Raises as `load_backbone` does."""
+    return load_backbone(settings.checkpoint, settings.precision, device or settings.device, settings.patches)
+
+
+def load_backbone(name: str, precision: str = "float32", device: str = "cpu", patches: str = "value") -> Backbone:
     """Loads a dual encoder from the package ("pictoclip"), a directory, a file, a hub id, or open_clip:ARCH/TAG.
 
     A directory or hub id has the files of a dual encoder of transformers, or of OpenCLIP ("hf-hub:" ahead of a hub id
     takes the latter); a file is one of OpenAI's `.pt` archives or a state dict under the same names. precision:
     "float32", "float64", or "bf16": the text tower of CLIP's shape multiplies matrices in bfloat16, all else is in
-    float32. Raises CheckpointError, naming the file or setting and the remedy.
+    float32. patches: "value" or "attention", see `ResNetTower.positions`. Raises CheckpointError, naming the file or
+    setting and the remedy.
     """
     from transformers.utils import logging
 
@@ -144,6 +152,7 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
     dtype = torch.float64 if precision == "float64" else torch.float32
     products = torch.bfloat16 if precision == "bf16" else dtype
     if name.startswith(open_clip_models.PREFIX):
+        _check_patches(patches, resnet=False)
         return _of_open_clip(open_clip_models.read_named(name, dtype), device, products, licence="not stated")
     path = _path(name)
     licence = licence_of(path if path.is_dir() else path.parent)
@@ -152,20 +161,29 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu") ->
     ):
         checkpoint = _read_open_clip(path, dtype)
         if isinstance(checkpoint, open_clip_models.OpenClip):
+            _check_patches(patches, resnet=False)
             return _of_open_clip(checkpoint, device, products, licence)
     else:
         checkpoint = _converted([path], dtype) if path.is_file() else _read_transformers(name, path, dtype)
     model = _moved(checkpoint.model, device)
+    _check_patches(patches, isinstance(model.vision_model, ResNetTower))
     if model.config.model_type != "clip":
         return _of_transformers(model, checkpoint, products, licence)
     return Backbone(
         files=checkpoint.files,
-        image=ImageEncoder(model, checkpoint.processor),
+        image=ImageEncoder(model, checkpoint.processor, patches),
         text=TextEncoder.of(model, checkpoint.tokenizer.bos_token_id, products),
         tokenizer=checkpoint.tokenizer,
         logit_scale=model.logit_scale.detach(),
         licence=licence,
     )
+
+
+def _check_patches(patches: str, resnet: bool) -> None:
+    if patches != "value" and not resnet:
+        raise CheckpointError(
+            f"backbone.patches must be 'value' for this checkpoint, got {patches!r}: only CLIP's ResNets have others"
+        )
 
 
 def _moved(model: Any, device: str) -> Any:

@@ -62,14 +62,17 @@ class ResNetTower(nn.Module):
         """[B, 3, height, width] -> [B, c], before the projection."""
         return Pooled(self.attnpool(self._last_stage(pixel_values)))
 
-    def positions(self, pixel_values: Tensor) -> Tensor:
-        """[B, 3, height, width] -> [B, S, c], before the projection: the value of each place.
+    def positions(self, pixel_values: Tensor, kind: str) -> Tensor:
+        """[B, 3, height, width] -> [B, S, c], before the projection: a feature of each place.
 
-        This is what dense variants of CLIP take (MaskCLIP: Zhou et al. 2022, section 3.2): a place's value in the
-        attention that pools, without its position and without asking the other places.
+        kind: "value", a place's value in the attention that pools, without its position and the other places, as dense
+        variants of CLIP take it (MaskCLIP: Zhou et al. 2022, section 3.2); or "attention", what the place itself sees
+        of all places in that attention (public code of PLOT).
         """
-        places: Tensor = self._last_stage(pixel_values).flatten(2).transpose(1, 2)
-        return self.attnpool.v_proj(places)
+        places = self._last_stage(pixel_values)
+        if kind == "attention":
+            return self.attnpool.seen_from(places, slice(1, None))
+        return self.attnpool.v_proj(places.flatten(2).transpose(1, 2))
 
     def _last_stage(self, pixel_values: Tensor) -> Tensor:
         """[B, c, side, side]"""
@@ -118,10 +121,14 @@ class AttentionPool(nn.Module):
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(channels, channels) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.seen_from(x, slice(1)).flatten(1)
+
+    def seen_from(self, x: Tensor, chosen: slice) -> Tensor:
+        """[B, c, side, side] -> [B, rows, c]: what some rows see of all; the first row is the mean over the places."""
         places = x.flatten(2).transpose(1, 2)
         rows = torch.cat([places.mean(1, keepdim=True), places], dim=1) + self.positional_embedding
         query, key, value = (
             projection(of).unflatten(-1, (-1, HEAD)).transpose(1, 2)
-            for projection, of in ((self.q_proj, rows[:, :1]), (self.k_proj, rows), (self.v_proj, rows))
+            for projection, of in ((self.q_proj, rows[:, chosen]), (self.k_proj, rows), (self.v_proj, rows))
         )
-        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(1)
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)

@@ -22,3 +22,8 @@ class BackboneConfig:
     device: str = Field(
         default="cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$", description='"cpu", "cuda", "cuda:1" or "mps"'
     )
+    patches: Literal["value", "attention"] = Field(
+        default="value",
+        description='patch features of a CLIP ResNet: "value" of each place (MaskCLIP), or "attention" of each place to'
+        " all others (public code of PLOT)",
+    )

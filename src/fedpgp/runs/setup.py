@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedpgp.backbone import Backbone, Towers, bfloat16_speed, load_backbone
+from fedpgp.backbone import Backbone, Towers, bfloat16_speed, configured_backbone
 from fedpgp.config import EMBEDDED_ORIGIN, ExperimentConfig
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import Tokens
@@ -180,4 +180,4 @@ def checked(
 
 def _loaded(config: ExperimentConfig, seeds: Sequence[int]) -> tuple[Source, dict[int, Task], Backbone]:
     source, tasks = load_tasks(config, seeds)
-    return source, tasks, load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
+    return source, tasks, configured_backbone(config.backbone)

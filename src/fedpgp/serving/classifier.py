@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedpgp.backbone import Backbone, Towers, load_backbone
+from fedpgp.backbone import Backbone, Towers, configured_backbone
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.client_task import named_task
 from fedpgp.data.decode import decode
@@ -190,7 +190,7 @@ def load(run: Run | Path | str, client: int | None = None, *, device: str | None
             f"the run of {name} was written by an earlier fedpgp, which did not keep class names: run it again"
         )
     settings = run.config.backbone
-    backbone = load_backbone(settings.checkpoint, settings.precision, device or settings.device)
+    backbone = configured_backbone(settings, device)
     if backbone.fingerprint != run.provenance["checkpoint"]:
         raise CheckpointError(
             f"checkpoint {settings.checkpoint!r} is not the one that {name} was trained with (its SHA-256 differs):"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedpgp.backbone import load_backbone
+from fedpgp.backbone import configured_backbone
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.tasks import Task
 from fedpgp.errors import CheckpointError, ConfigError, DataError
@@ -64,7 +64,7 @@ def check_cells(cells: Sequence[StudyCell], seeds: Sequence[int]) -> dict[str, f
 def _checkpoint_faults(config: ExperimentConfig) -> list[str]:
     """Return what is wrong with the checkpoint of a cell that fails anyway, to tell it beside what else is missing."""
     try:
-        load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
+        configured_backbone(config.backbone)
     except CheckpointError as error:
         return [str(error)]
     return []

@@ -8,7 +8,7 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedpgp.backbone import load_backbone
+from fedpgp.backbone import configured_backbone
 from fedpgp.data.client_task import OWN, task_elsewhere
 from fedpgp.data.sources import Source
 from fedpgp.errors import FedPGPError, OutputError
@@ -58,7 +58,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
     source: Source | None = None
     if config.task.partition == OWN:  # of the clients' images a server needs none
         task = task_elsewhere(config.data, config.task, {})
-        backbone = load_backbone(config.backbone.checkpoint, config.backbone.precision, config.backbone.device)
+        backbone = configured_backbone(config.backbone)
     else:
         source, tasks, backbone = checked(config, [name], [seed])
         task = tasks[seed]
