@@ -246,7 +246,7 @@ def test_methods_that_change_the_image_tower_are_refused_on_a_resnet(resnet, tmp
     monkeypatch.setattr("fedpgp.runs.setup.configured_backbone", lambda *_: backbone)
     changes = ["task.clients=1", "task.shots=1", "federation.rounds=1"]
     for name in ("fedvpt", "fedmaple"):
-        with pytest.raises(ConfigError, match=f"{name} changes the image tower, .* choose one that has"):
+        with pytest.raises(ConfigError, match=f"{name} changes the image tower, .* choose another checkpoint"):
             fedpgp.run(name, changes=changes, cache=tmp_path / "cache")
     for name in ("fedpgp", "fedplot", "fedotp"):
         assert fedpgp.run(name, changes=changes, cache=tmp_path / "cache").results["rounds"] == 1

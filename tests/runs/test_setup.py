@@ -63,9 +63,9 @@ def test_what_does_not_fit_is_refused_before_any_work(method, changes, message, 
     [
         (
             "fedotp",
-            "fedotp reads patches of images in the space of the features, .* from pictoclip: choose one that has",
+            "fedotp reads patches of images in the space of the features, .* from pictoclip: choose another checkpoint",
         ),
-        ("fedvpt", "fedvpt changes the image tower, .* unlike that of pictoclip: choose one that has"),
+        ("fedvpt", "fedvpt changes the image tower, .* unlike that of pictoclip: choose another checkpoint"),
     ],
 )
 def test_an_image_tower_that_a_method_does_not_fit_is_named(name, message, backbone, pictograms):

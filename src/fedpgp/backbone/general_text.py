@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedpgp.backbone.layers import Prompt, recomputed
+from fedpgp.backbone.layers import Prompt, kept_for_backward, recomputed
 from fedpgp.backbone.tokens import ClassTokens, Position
 from fedpgp.errors import CheckpointError
 
@@ -96,13 +96,7 @@ class GeneralTextEncoder:
         position: of the class name in the context. Gradients flow to the contexts. Raises CheckpointError for a
         sequence that is longer than the tower reads, and for vectors or adapters in deeper layers.
         """
-        prompt = Prompt.of(contexts)
-        if prompt.layers > 1 or prompt.adapters:
-            raise CheckpointError(
-                "this checkpoint's text tower takes no vectors or adapters in its layers, a CLIP-shaped one does:"
-                " choose another method, or a checkpoint such as openai/clip-vit-base-patch16"
-            )
-        vectors = prompt.vectors
+        vectors = _vectors_of(contexts)
         K, M, C = len(vectors), vectors.shape[-2], len(classes)
         layout = Layout(*(x.to(vectors.device) for x in self._layout(classes, M, position)))
         each = vectors[:, None].expand(-1, C, -1, -1) if vectors.dim() == 3 else vectors
@@ -113,7 +107,10 @@ class GeneralTextEncoder:
         else:
             pieces = zip(each.split(together), number.split(together), strict=True)
             features = torch.cat(
-                [recomputed(self._encode, prompt, own, Layout(*(x[rows] for x in layout))) for own, rows in pieces]
+                [
+                    recomputed(self._encode, Prompt(vectors), own, Layout(*(x[rows] for x in layout)))
+                    for own, rows in pieces
+                ]
             )
         return features.unflatten(0, (K, C))
 
@@ -121,14 +118,12 @@ class GeneralTextEncoder:
         self, contexts: Sequence[Tensor | Prompt], classes: ClassTokens, position: Position = "end"
     ) -> list[Tensor]:
         """The features [C, D] of each of some contexts, [M, d] or [C, M, d]; those of one shape are read together."""
-        prompts = [Prompt.of(context) for context in contexts]
+        vectors = [_vectors_of(context) for context in contexts]
         features: dict[int, Tensor] = {}
-        for shape in dict.fromkeys(prompt.vectors.shape for prompt in prompts):
-            group = [i for i, prompt in enumerate(prompts) if prompt.vectors.shape == shape]
-            deeper = next((prompts[i] for i in group if prompts[i].layers > 1 or prompts[i].adapters), None)
-            vectors = torch.stack([prompts[i].vectors for i in group])
-            features |= zip(group, self(vectors if deeper is None else deeper, classes, position), strict=True)
-        return [features[i] for i in range(len(prompts))]
+        for shape in dict.fromkeys(own.shape for own in vectors):
+            group = [i for i, own in enumerate(vectors) if own.shape == shape]
+            features |= zip(group, self(torch.stack([vectors[i] for i in group]), classes, position), strict=True)
+        return [features[i] for i in range(len(vectors))]
 
     def _layout(self, classes: ClassTokens, context_length: int, position: Position) -> Layout:
         ahead = {"end": context_length, "middle": context_length // 2, "front": 0}[position]
@@ -172,18 +167,21 @@ class GeneralTextEncoder:
         """That one sequence of this length keeps for the backward pass, counted once for each length."""
         length = layout.ids.shape[1]
         if length not in self._kept:
-            frozen = {tensor.data_ptr() for tensor in (*self.tower.parameters(), *self.tower.buffers())}
-            kept: dict[int, int] = {}
-
-            def pack(tensor: Tensor) -> Tensor:
-                if tensor.data_ptr() not in frozen:
-                    kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-                return tensor
-
+            frozen = (*self.tower.parameters(), *self.tower.buffers())
+            places = {tensor.untyped_storage().data_ptr() for tensor in frozen}
             shape = (1, layout.places.shape[1], self.token_width)
             context = torch.zeros(shape, dtype=self.products, device=layout.ids.device, requires_grad=True)
-            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                features = self._encode(context, Layout(*(x[:1] for x in layout)))
-            del features
-            self._kept[length] = max(1, sum(kept.values()))
+            _, kept = kept_for_backward(lambda: self._encode(context, Layout(*(x[:1] for x in layout))))
+            self._kept[length] = max(1, sum(size for place, size in kept.items() if place not in places))
         return self._kept[length]
+
+
+def _vectors_of(context: Tensor | Prompt) -> Tensor:
+    """Raises CheckpointError for a prompt with vectors or adapters in deeper layers."""
+    prompt = Prompt.of(context)
+    if prompt.layers > 1 or prompt.adapters:
+        raise CheckpointError(
+            "this checkpoint's text tower takes no vectors or adapters in its layers, a CLIP-shaped one does:"
+            " choose another method, or a checkpoint such as openai/clip-vit-base-patch16"
+        )
+    return prompt.vectors

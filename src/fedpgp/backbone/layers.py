@@ -203,6 +203,19 @@ def recomputed(encode: Callable[..., Tensor], prompt: Prompt, *arguments: Any) -
     return encoded
 
 
+def kept_for_backward(forward: Callable[[], Tensor]) -> tuple[Tensor, dict[int, int]]:
+    """What `forward` returns, and what it keeps for its backward pass: bytes by the address of the storage."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = forward()
+    return features, kept
+
+
 def linear(x: Tensor, affine: Affine) -> Tensor:
     """A product in the precision of its weight."""
     return F.linear(x.to(affine.weight.dtype), affine.weight, affine.bias)

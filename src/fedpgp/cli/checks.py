@@ -232,20 +232,15 @@ def _step(backbone: "Backbone") -> tuple[float, int]:
     """Seconds of a forward and a backward pass of the text tower, the best of three, and bytes kept between them."""
     import torch
 
+    from fedpgp.backbone.layers import kept_for_backward
+
     classes = backbone.class_tokens([f"class {number}" for number in range(STEP_CLASSES)])
     contexts = backbone.text.embed(torch.full((2, 16), classes.ids[0, 0].item(), dtype=torch.long))
     contexts = contexts.clone().requires_grad_()
     seconds, passes = [], []  # the first two live at the same time, so what both keep is what is frozen
     for _ in range(3):
-        kept: dict[int, int] = {}
-
-        def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
         started = time.perf_counter()
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            features = backbone.text(contexts, classes)
+        features, kept = kept_for_backward(lambda: backbone.text(contexts, classes))
         passes.append((features, kept))
         features.sum().backward(retain_graph=len(passes) == 1)
         seconds.append(time.perf_counter() - started)

@@ -64,7 +64,7 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
         )
     if reason := misfit(method, backbone):
         raise ConfigError(
-            f"{name} {reason} {config.backbone.checkpoint}: choose one that has, such as"
+            f"{name} {reason} {config.backbone.checkpoint}: choose another checkpoint, such as"
             " openai/clip-vit-base-patch16 or pictoclip, or leave the method out"
         )
     if aggregator.controls and method.swaps:
