@@ -9,6 +9,7 @@ Letters: B images, c channels, h x w places, P = h w places in a row, D feature 
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from fedpgp.backbone.resnet import COUNT
 from fedpgp.errors import CheckpointError
 
+NAME = "tf_efficientnet_lite0"  # in timm, perhaps with a dot and the name of weights
 STEM, LAST = 32, 1280  # channels of the first and the last convolution
 STAGES = (  # kernel, stride of the first block, expansion, channels, blocks
     (3, 1, 1, 16, 1),
@@ -28,6 +30,14 @@ STAGES = (  # kernel, stride of the first block, expansion, channels, blocks
     (3, 1, 6, 320, 1),
 )
 EPSILON = 1e-3  # of batch normalisation, as TensorFlow has it
+
+
+def declared(vision: Mapping[str, Any]) -> bool:
+    """Whether a `vision_cfg` of OpenCLIP's declares this tower, with the mean over places and a linear projection."""
+    name = str(vision.get("timm_model_name")).partition(".")[0]
+    pool, projection = vision.get("timm_pool", "avg"), vision.get("timm_proj", "linear")
+    # Where nothing is projected behind timm's network, its classifier projects, and "" means that nothing is pooled.
+    return name == NAME and (pool, projection or "") in {("avg", "linear"), ("", "linear"), ("avg", "")}
 
 
 class EfficientNetLite(nn.Module):
@@ -161,14 +171,14 @@ class _Reader:
         if tensor is None or tensor.shape != shape:
             found = "missing" if tensor is None else tuple(tensor.shape)
             raise CheckpointError(
-                f"checkpoint {self.where} does not fit tf_efficientnet_lite0: visual.{name} must be {shape}, is {found}:"
-                " fetch it again, or name another"
+                f"checkpoint {self.where} does not fit {NAME}: visual.{name} must be {shape}, is {found}: fetch it"
+                " again, or name another"
             )
         return tensor.double()
 
     def check_empty(self) -> None:
         if self.weights:
             raise CheckpointError(
-                f"checkpoint {self.where} has visual.{min(self.weights)}, for which tf_efficientnet_lite0 has no place:"
+                f"checkpoint {self.where} has visual.{min(self.weights)}, for which {NAME} has no place:"
                 " fetch it again, or name another"
             )

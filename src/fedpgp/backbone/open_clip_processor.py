@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fedpgp.errors import CheckpointError
 from fedpgp.runtime.files import write_json
 
 DEFAULTS: Mapping[str, Any] = {  # of OpenCLIP, for what a preprocess_cfg leaves out; mean and deviation are OpenAI's
@@ -20,6 +21,12 @@ DEFAULTS: Mapping[str, Any] = {  # of OpenCLIP, for what a preprocess_cfg leaves
     "interpolation": "bicubic",
     "resize_mode": "shortest",
     "fill_color": 0,
+}
+
+ALLOWED: Mapping[str, Sequence[str]] = {
+    "mode": ("RGB",),
+    "interpolation": ("bicubic", "bilinear", "random"),  # random: in training; else bicubic
+    "resize_mode": ("shortest", "longest", "squash"),
 }
 
 
@@ -34,8 +41,17 @@ class OpenClipProcessor:
 
     @classmethod
     def of(cls, preprocessing: Mapping[str, Any], size: int | Sequence[int]) -> "OpenClipProcessor":
-        """The preprocessing of a tower that reads pictures of a size; what OpenCLIP does not know is left out."""
+        """The preprocessing of a tower that reads pictures of a size; what OpenCLIP does not know is left out.
+
+        Raises CheckpointError for a value that OpenCLIP does not know.
+        """
         known = {key: value for key, value in preprocessing.items() if key in DEFAULTS and value is not None}
+        for key, allowed in ALLOWED.items():
+            if known.get(key, allowed[0]) not in allowed:
+                raise CheckpointError(
+                    f"preprocess_cfg.{key} of OpenCLIP's config must be {' or '.join(allowed)}, got {known[key]!r}:"
+                    " fetch the checkpoint again"
+                )
         return cls({**DEFAULTS, **known, "size": size})
 
     def __call__(
@@ -81,7 +97,7 @@ class OpenClipProcessor:
 
 
 def _offset(wanted: int, given: int) -> int:
-    """Where a picture begins in one that is larger or smaller, in pixels; an odd difference as torchvision rounds it."""
+    """Where a picture begins in a larger or smaller one, in pixels; an odd difference is rounded as in torchvision."""
     return (wanted - given) // 2 if given < wanted else -round((given - wanted) / 2)
 
 
