@@ -132,25 +132,27 @@ class _Reader:
         widths = (inner, inner, width) if expansion == 1 else (channels, inner, inner, width)
         convolutions = []
         for number, (part, (before, after)) in enumerate(zip(names, pairwise(widths), strict=True), 1):
-            deep = {"kernel": kernel, "stride": stride, "depthwise": True} if part == "conv_dw" else {}
-            of_block = f"{name}.{part}", f"{name}.bn{number}", before, after
-            convolutions.append(self.convolution(*of_block, active=number < len(names), **deep))
+            wide = {"kernel": kernel, "stride": stride} if part == "conv_dw" else {}
+            convolutions.append(
+                self.convolution(
+                    f"{name}.{part}",
+                    f"{name}.bn{number}",
+                    1 if part == "conv_dw" else before,
+                    after,
+                    active=number < len(names),
+                    **wide,
+                )
+            )
         return Block(convolutions, stride == 1 and channels == width)
 
     def convolution(
-        self,
-        name: str,
-        norm: str,
-        before: int,
-        after: int,
-        *,
-        kernel: int = 1,
-        stride: int = 1,
-        depthwise: bool = False,
-        active: bool = True,
+        self, name: str, norm: str, before: int, after: int, kernel: int = 1, stride: int = 1, active: bool = True
     ) -> Convolution:
-        """The convolution of a name with the batch normalisation of another folded in, which is done in float64."""
-        weight = self._take(f"trunk.{name}.weight", after, 1 if depthwise else before, kernel, kernel)
+        """The convolution of a name with the batch normalisation of another folded in, which is done in float64.
+
+        before: channels that each of its channels reads.
+        """
+        weight = self._take(f"trunk.{name}.weight", after, before, kernel, kernel)
         scale, shift, mean, variance = (
             self._take(f"trunk.{norm}.{part}", after) for part in ("weight", "bias", "running_mean", "running_var")
         )

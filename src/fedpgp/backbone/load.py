@@ -27,7 +27,8 @@ from fedpgp.backbone.tokens import AnyTokenizer, ClassTokens, Tokenizer, class_t
 from fedpgp.backbone.transformers_models import FAMILIES
 from fedpgp.errors import CheckpointError, first_line
 
-EMBEDDED = ("pictoclip", "photoclip")
+PHOTOCLIP = "photoclip"
+EMBEDDED = (PHOTOCLIP, "pictoclip")
 TOKENIZER = "clip-tokenizer"  # OpenAI's, for checkpoints that come without one
 TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model")
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
@@ -39,16 +40,19 @@ TEXT_HEADS = 8  # of OpenCLIP's text tower, where its config does not say
 HUB_PREFIX = "hf-hub:"  # of OpenCLIP's names: a hub id whose OpenCLIP files are meant
 OF_TOWER = {"final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None, "ls_init_value": None}
 OF_TOWER |= {"block_type": None, "qk_norm": False, "scale_heads": False, "scale_attn": False, "scale_fc": False}
-CLIP_TEXT = OF_TOWER | {  # what a key of OpenCLIP's config has, or is where it is missing, in a CLIP-shaped text tower
-    "no_causal_mask": False,
-    "pool_type": "argmax",
-    "hf_model_name": None,
-    "embed_cls": False,
-    "proj_bias": False,
-    "proj_type": "linear",
-}
+CLIP_TEXT: dict[str, Any] = (
+    OF_TOWER
+    | {  # what a key of OpenCLIP's config has, or is where it is missing, in a CLIP-shaped text tower
+        "no_causal_mask": False,
+        "pool_type": "argmax",
+        "hf_model_name": None,
+        "embed_cls": False,
+        "proj_bias": False,
+        "proj_type": "linear",
+    }
+)
 OPENAI_TOKENIZER = {"hf_tokenizer_name": None}
-PLAIN_TOKENS: Mapping[str, Any] = {"tokenizer_kwargs": {}, "tokenizer_mode": None}  # of a tokenizer, whichever it is
+PLAIN_TOKENS: dict[str, Any] = {"tokenizer_kwargs": {}, "tokenizer_mode": None}  # of a tokenizer, whichever it is
 CLIP_VALUES: Mapping[str, Mapping[str, Any]] = {
     "text_cfg": CLIP_TEXT | OPENAI_TOKENIZER,
     "vision_cfg": OF_TOWER | {"pool_type": "tok", "timm_model_name": None, "attentional_pool": False},
@@ -152,7 +156,7 @@ class Backbone:
 
 
 def load_backbone(name: str, precision: str = "float32", device: str = "cpu") -> Backbone:
-    """Loads a dual encoder from the package ("pictoclip"), a directory, a file, a hub id, or open_clip:ARCH/TAG.
+    """Loads a dual encoder from the package ("photoclip", "pictoclip"), a directory, a file, a hub id, or open_clip:ARCH/TAG.
 
     A directory or hub id has the files of a dual encoder of transformers, or of OpenCLIP ("hf-hub:" ahead of a hub id
     takes the latter); a file is one of OpenAI's `.pt` archives or a state dict under the same names. precision:
@@ -295,15 +299,13 @@ def _of_efficientnet(
         tokenizer = _tokenizer()
     processor = OpenClipProcessor.of(files.preprocessing, files.size)
     height, width = files.size
-    placed = {"dtype": dtype, "device": device}
+    state = {name: tensor.to(device, dtype) for name, tensor in state.items()}
     return Backbone(
         files=[files.directory / open_clip_models.CONFIG, *tokenizer_files, files.weights],
         image=GeneralImageEncoder([tower], tower, tower.positions, processor, (width, height), files.vision),
-        text=TextEncoder.of_state(
-            {name: tensor.to(**placed) for name, tensor in state.items()}, text_config, tokenizer.bos_token_id, products
-        ),
+        text=TextEncoder.of_state(state, text_config, tokenizer.bos_token_id, products),
         tokenizer=tokenizer,
-        logit_scale=scale.to(**placed).reshape(()),
+        logit_scale=scale.to(device, dtype).reshape(()),
         licence=licence,
     )
 
@@ -424,11 +426,8 @@ def _read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenCli
         efficient = efficientnet.declared(vision) and _agrees(text, CLIP_TEXT | PLAIN_TOKENS)
         size = vision.get("image_size", 224)
         height, width = (size, size) if isinstance(size, int) else map(int, size)
-        shape = {
-            "quick_gelu": bool(config.get("quick_gelu", False)),
-            "vision_head": int(vision.get("head_width", HEAD)),
-            "text_heads": int(text.get("heads", 0)) or None,
-        }
+        quick, heads = bool(config.get("quick_gelu", False)), int(text.get("heads", 0))
+        vision_head = int(vision.get("head_width", HEAD))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file} is not OpenCLIP's: {first_line(error)}; fetch it again") from error
     weights = next((directory / name for name in OPEN_CLIP_WEIGHTS if (directory / name).is_file()), None)
@@ -441,12 +440,13 @@ def _read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenCli
             vision,
             preprocessing,
             (height, width),
-            shape["text_heads"] or TEXT_HEADS,
-            shape["quick_gelu"],
+            heads or TEXT_HEADS,
+            quick,
             bool(text.get("hf_tokenizer_name")),
         )
     if not of_clip:
         return open_clip_models.read_directory(directory, weights, dtype)
+    shape = {"quick_gelu": quick, "vision_head": vision_head, "text_heads": heads or None}
     return _converted([file, weights], dtype, preprocessing, **shape)
 
 
@@ -484,7 +484,7 @@ def _path(name: str) -> Path:
     if not HUB_ID.fullmatch(name):
         raise CheckpointError(
             f"checkpoint {name!r} does not exist: name a directory or file that does, a hub id like"
-            f" openai/clip-vit-base-patch16, or {EMBEDDED!r}; write ~ out"
+            f" openai/clip-vit-base-patch16, or an embedded one, {' or '.join(EMBEDDED)}; write ~ out"
         )
     from huggingface_hub import snapshot_download
 
@@ -496,5 +496,6 @@ def _path(name: str) -> Path:
     except Exception as error:  # network, authorisation and name errors of several libraries
         raise CheckpointError(
             f"checkpoint {name!r} is neither a directory nor to be had from the hub: {first_line(error)};"
-            ' download it elsewhere and name its directory as backbone.checkpoint, or take the embedded "pictoclip"'
+            f" --backbone {PHOTOCLIP}, which is embedded and knows photographs, works at once; or download it elsewhere and"
+            " name its directory as --backbone"
         ) from error

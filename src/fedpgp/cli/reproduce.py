@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import Changes, DryRun, WorkOptions, listed, with_options
+from fedpgp.cli.options import BackboneName, Changes, DryRun, WorkOptions, listed, with_options
 from fedpgp.cli.printing import out
 from fedpgp.cli.studies import run_study
 
@@ -21,10 +21,7 @@ def reproduce(
         Path | None,
         typer.Option("--data", metavar="DIR", help="Below which the known data sets lie.", show_default="data"),
     ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option("--backbone", help="A CLIP: a directory or a hub id.", show_default="the paper's ViT-B/16"),
-    ] = None,
+    backbone: BackboneName = None,
     embedded: Annotated[
         bool, typer.Option("--embedded", help="On pictograms with pictoclip: minutes, and nothing to fetch.")
     ] = False,
