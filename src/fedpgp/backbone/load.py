@@ -40,17 +40,15 @@ TEXT_HEADS = 8  # of OpenCLIP's text tower, where its config does not say
 HUB_PREFIX = "hf-hub:"  # of OpenCLIP's names: a hub id whose OpenCLIP files are meant
 OF_TOWER = {"final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None, "ls_init_value": None}
 OF_TOWER |= {"block_type": None, "qk_norm": False, "scale_heads": False, "scale_attn": False, "scale_fc": False}
-CLIP_TEXT: dict[str, Any] = (
-    OF_TOWER
-    | {  # what a key of OpenCLIP's config has, or is where it is missing, in a CLIP-shaped text tower
-        "no_causal_mask": False,
-        "pool_type": "argmax",
-        "hf_model_name": None,
-        "embed_cls": False,
-        "proj_bias": False,
-        "proj_type": "linear",
-    }
-)
+# What a key of OpenCLIP's config has, or is where it is missing, in a CLIP-shaped text tower.
+CLIP_TEXT: dict[str, Any] = OF_TOWER | {
+    "no_causal_mask": False,
+    "pool_type": "argmax",
+    "hf_model_name": None,
+    "embed_cls": False,
+    "proj_bias": False,
+    "proj_type": "linear",
+}
 OPENAI_TOKENIZER = {"hf_tokenizer_name": None}
 PLAIN_TOKENS: dict[str, Any] = {"tokenizer_kwargs": {}, "tokenizer_mode": None}  # of a tokenizer, whichever it is
 CLIP_VALUES: Mapping[str, Mapping[str, Any]] = {
@@ -156,7 +154,8 @@ class Backbone:
 
 
 def load_backbone(name: str, precision: str = "float32", device: str = "cpu") -> Backbone:
-    """Loads a dual encoder from the package ("photoclip", "pictoclip"), a directory, a file, a hub id, or open_clip:ARCH/TAG.
+    """Loads a dual encoder: "photoclip" or "pictoclip", which are embedded, a directory, a file, a hub id, or
+    open_clip:ARCH/TAG.
 
     A directory or hub id has the files of a dual encoder of transformers, or of OpenCLIP ("hf-hub:" ahead of a hub id
     takes the latter); a file is one of OpenAI's `.pt` archives or a state dict under the same names. precision:
@@ -496,6 +495,6 @@ def _path(name: str) -> Path:
     except Exception as error:  # network, authorisation and name errors of several libraries
         raise CheckpointError(
             f"checkpoint {name!r} is neither a directory nor to be had from the hub: {first_line(error)};"
-            f" --backbone {PHOTOCLIP}, which is embedded and knows photographs, works at once; or download it elsewhere and"
-            " name its directory as --backbone"
+            f" --backbone {PHOTOCLIP}, which is embedded and knows photographs, works at once; or download the"
+            " checkpoint elsewhere and name its directory with --backbone"
         ) from error

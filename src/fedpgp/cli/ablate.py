@@ -46,12 +46,8 @@ def ablate(
     import fedpgp
     from fedpgp.report.ablation import table
 
-    asked: dict[str, Any] = {
-        "file": file,
-        "seeds": seeds,
-        "config": config,
-        "changes": all_changes(change, backbone=backbone),
-    }
+    changes = all_changes(change, backbone=backbone)
+    asked: dict[str, Any] = {"file": file, "seeds": seeds, "config": config, "changes": changes}
     run_study(
         options,
         partial(fedpgp.ablate, method, studies=listed(studies), **asked),

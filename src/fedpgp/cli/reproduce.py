@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import BackboneName, Changes, DryRun, WorkOptions, listed, with_options
+from fedpgp.cli.options import BackboneName, Changes, DryRun, WorkOptions, all_changes, listed, with_options
 from fedpgp.cli.printing import out
 from fedpgp.cli.studies import run_study
 
@@ -55,6 +55,7 @@ def reproduce(
         return
     if options.resume is None and name is None:
         raise click.UsageError("name a recipe: fedpgp reproduce --list has them")
+    all_changes(change, backbone=backbone)  # raises where they differ
     places: dict[str, Any] = {"data": data, "backbone": backbone, "embedded": embedded}
     begin = partial(fedpgp.reproduce, name or "", **places, methods=listed(methods), seeds=seeds, changes=change or ())
     run_study(options, begin, fedpgp.resume_reproduction, tables, f"reproduce-{name}", dry_run=dry_run)

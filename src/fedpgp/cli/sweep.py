@@ -48,12 +48,8 @@ def sweep(
 
     if options.resume is None and (file is None) == (not grid):
         raise click.UsageError("name a grid: either a file, or --grid section.key=a,b,c once or more")
-    asked: dict[str, Any] = {
-        "methods": listed(methods),
-        "seeds": seeds,
-        "config": config,
-        "changes": all_changes(change, backbone=backbone),
-    }
+    changes = all_changes(change, backbone=backbone)
+    asked: dict[str, Any] = {"methods": listed(methods), "seeds": seeds, "config": config, "changes": changes}
     run_study(
         options,
         partial(fedpgp.sweep, file or grid or (), **asked),

@@ -160,9 +160,9 @@ def open_setup(
         )
     if config.backbone.checkpoint == PHOTOCLIP:
         reporter.notice(
-            f"the backbone is {PHOTOCLIP}, a small one that knows things, animals, plants and food by name: a CLIP, such as"
-            " --backbone openai/clip-vit-base-patch16, is more accurate, knows scenes, textures, people and actions, and"
-            " runs the methods that change an image tower"
+            f"the backbone is {PHOTOCLIP}, a small one that knows things, animals, plants and food: a CLIP such as"
+            " --backbone openai/clip-vit-base-patch16 is more accurate, also knows scenes, textures, people and"
+            " actions, and runs the methods that change an image tower"
         )
     if config.backbone.precision == "bf16" and (speed := bfloat16_speed(config.backbone.device)) < 1:
         reporter.notice(f"bf16 is {1 / speed:.1f} times slower than float32 on this processor: float32 is better here")
