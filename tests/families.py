@@ -37,6 +37,9 @@ def randomised(model: Any) -> Any:
     for name, weight in model.named_parameters():
         if not name.endswith(("logit_scale", "logit_bias")):
             weight.data += 0.05 * torch.randn(weight.shape, generator=generator)
+    for name, buffer in model.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer += 0.2 * torch.rand(buffer.shape, generator=generator)
     return model.eval().requires_grad_(False)
 
 
@@ -69,6 +72,23 @@ def sentence_pieces(directory: Path, spaced: bool = True, start: bool = False) -
     inputs = ["input_ids", "attention_mask"] if start else ["input_ids"]
     fast = PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=LENGTH, model_input_names=inputs, **special)
     fast.save_pretrained(directory)
+    return int(made.get_vocab_size())
+
+
+def byte_pairs(directory: Path) -> int:
+    """A tokenizer of CLIP's kind, whose start and end have the last ids."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    start, end = special = ("<|startoftext|>", "<|endoftext|>")
+    made = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    made.normalizer, made.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    made.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=90, end_of_word_suffix="</w>"))
+    made.add_special_tokens(list(special))
+    known = [(token, made.token_to_id(token)) for token in special]
+    made.post_processor = processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=known)
+    named = {"bos_token": start, "eos_token": end, "pad_token": end}
+    PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=LENGTH, **named).save_pretrained(directory)
     return int(made.get_vocab_size())
 
 
@@ -139,6 +159,11 @@ OPEN_CLIP: dict[str, dict[str, Any]] = {
         "text_cfg": OWN_TEXT | {"no_causal_mask": True},
     },
     "convnext": {"vision_cfg": timm("test_convnext", "", "linear"), "text_cfg": OWN_TEXT},
+    "efficientnet": {
+        "vision_cfg": timm("tf_efficientnet_lite0", "avg", "linear") | {"timm_proj_bias": True, "image_size": 75},
+        "text_cfg": OWN_TEXT | {"hf_tokenizer_name": "."},
+        "quick_gelu": True,
+    },
     "eva": {"vision_cfg": timm("test_vit", "token", None), "text_cfg": OWN_TEXT},
     "biomedclip": {
         "vision_cfg": timm("test_vit", "", "linear"),
@@ -177,6 +202,8 @@ def of_open_clip(kind: str, directory: Path, library: Any) -> Family:
     elif kind == "xlm-roberta":
         tokens = sentence_pieces(directory, start=True)
         XLMRobertaConfig(vocab_size=tokens, pad_token_id=1, **TOWER).save_pretrained(directory / "text")
+    elif kind == "efficientnet":
+        text["vocab_size"] = byte_pairs(directory)
     elif "hf_tokenizer_name" in text:
         text["vocab_size"] = sentence_pieces(directory, spaced=False)
     if "timm_model_name" in config["vision_cfg"] and kind == "timm-siglip":

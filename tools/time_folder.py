@@ -1,4 +1,6 @@
-"""How fast a folder of JPEGs is decoded and encoded with pictoclip, each alone and together, and in how much memory.
+"""How fast a folder of JPEGs is decoded and encoded, each alone and together, and in how much memory.
+
+Without --data the folder has pictograms as JPEGs.
 
 Prints images/s of decoding in one process, of encoding on one core and on all, and of both as a run does it, with the
 share of what the cores allow: seconds of one core for both, divided by the cores.
@@ -11,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from fedpgp.backbone import load_backbone
 from fedpgp.data.features import BATCH, ViewFeatures
@@ -32,14 +35,19 @@ def write(directory: Path, count: int, size: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="a folder of images, in a folder for each class")
+    parser.add_argument("--backbone", default="pictoclip")
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--size", type=int, default=300, help="pixels of a side")
+    parser.add_argument("--size", type=int, default=300, help="pixels of a side of the pictograms")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as place:
-        write(Path(place) / "images", options.images, options.size)
-        dataset = load_source(DataConfig(source=str(Path(place) / "images"))).train
-        encoder = load_backbone("pictoclip").image
+        data = options.data or Path(place) / "images"
+        if options.data is None:
+            write(data, options.images, options.size)
+        dataset = load_source(DataConfig(source=str(data))).train
+        dataset = dataset.select(np.linspace(0, len(dataset) - 1, min(options.images, len(dataset))).astype(np.int64))
+        encoder = load_backbone(options.backbone).image
         preparation = Preparation(dataset, encoder.processor, encoder.size, CENTRE)
         some = [range(start, start + BATCH) for start in range(0, min(8 * BATCH, len(dataset) - BATCH), BATCH)]
         pixels = [torch.from_numpy(preparation[batch].pixels) for batch in some]

@@ -27,7 +27,7 @@ from fedpgp.methods import FedPGP
 from fedpgp.serving.export import export
 
 TRANSFORMERS = ("siglip", "siglip2", "altclip", "chinese_clip")
-CLIP_SHAPED = ("convnext", "eva")  # in their text tower
+CLIP_SHAPED = ("convnext", "efficientnet", "eva")  # in their text tower
 KINDS = (*TRANSFORMERS, *OPEN_CLIP)
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 IMAGES = [
@@ -171,14 +171,14 @@ def test_fedpgp_agrees_with_the_oracle(kind, made, monkeypatch):
         agreement.check_agreement(method, lambda world: oracle.run(world, 0.7, 0.4), backbones, monkeypatch, rounds=3)
 
 
-@pytest.mark.parametrize("kind", ["siglip", "mobileclip", "biomedclip"])
+@pytest.mark.parametrize("kind", ["siglip", "mobileclip", "biomedclip", "efficientnet"])
 def test_patches_are_the_positions_of_the_pooled_feature(kind, made):
     image = load_backbone(str(made(kind).directory), "float64").image
     pixels = image.processor(images=IMAGES, return_tensors="pt")["pixel_values"]
     patches = image.encode(pixels, "patches")
     assert patches.shape == (2, image.patches, image.width) and image.patches > 1
     assert torch.allclose(patches.norm(dim=-1), torch.ones(patches.shape[:2], dtype=torch.float64))
-    if kind == "mobileclip":  # a mean of projected positions
+    if kind in ("mobileclip", "efficientnet"):  # a mean of projected positions
         positions = image.positions(pixels.double())
         assert torch.allclose(F.normalize(positions.mean(1), dim=-1), image.encode(pixels), atol=1e-10)
 
@@ -327,7 +327,7 @@ def test_without_the_library_the_extra_is_named(tmp_path):
 
 
 @pytest.mark.by_hand
-@pytest.mark.parametrize("kind", ["siglip", "mobileclip", "biomedclip", "convnext"])
+@pytest.mark.parametrize("kind", ["siglip", "mobileclip", "biomedclip", "convnext", "efficientnet"])
 def test_a_run_is_trained_resumed_and_exported(kind, made, tmp_path):
     checkpoint = str(made(kind).directory)
     changes = [

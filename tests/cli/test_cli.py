@@ -302,7 +302,7 @@ def test_all_faults_of_a_config_are_told_at_once(command: Command) -> None:
         (
             "backbone.checkpoint=~/clip",
             "checkpoint '~/clip' does not exist: name a directory or file that does, a hub id like openai/"
-            "clip-vit-base-patch16, or 'pictoclip'; write ~ out",
+            "clip-vit-base-patch16, or an embedded one, photoclip or pictoclip; write ~ out",
         ),
         ("backbone.checkpoint=nowhere", "checkpoint 'nowhere' does not exist: name a directory or file that does, a"),
         ("fedpgp.ctx_init=' '", "fedpgp.ctx_init must be \"random\" or a phrase, got ' '"),

@@ -3,6 +3,13 @@
 It may import the runtime, the assets and errors, and it alone imports transformers and open_clip. Start with `load`.
 """
 
-from fedpgp.backbone.load import Backbone, Towers, bfloat16_speed, configured_backbone, load_backbone
+from fedpgp.backbone.load import (
+    PHOTOCLIP,
+    Backbone,
+    Towers,
+    bfloat16_speed,
+    configured_backbone,
+    load_backbone,
+)
 
-__all__ = ["Backbone", "Towers", "bfloat16_speed", "configured_backbone", "load_backbone"]
+__all__ = ["PHOTOCLIP", "Backbone", "Towers", "bfloat16_speed", "configured_backbone", "load_backbone"]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from fedpgp.backbone.resnet import COUNT, RESNET, STRIDE, ResNetTower
@@ -112,15 +113,42 @@ def to_clip_model(
     return model
 
 
-def text_state(weights: Mapping[str, Tensor], heads: int, quick_gelu: bool) -> tuple[dict[str, Tensor], Any]:
-    """The weights of a CLIP-shaped text tower of OpenCLIP's under transformers' names, and the config of the tower."""
-    from transformers import CLIPTextConfig
+def text_state(
+    weights: Mapping[str, Tensor], where: str, heads: int, quick_gelu: bool
+) -> tuple[dict[str, Tensor], Any]:
+    """The weights of a CLIP-shaped text tower of OpenCLIP's under transformers' names, and the config of the tower.
 
-    state = _renamed(weights, "of OpenCLIP")
-    layers = 1 + max(int(name.split(".")[3]) for name in state if name.startswith("text_model.enc"))
-    width = state["text_model.embeddings.token_embedding.weight"].shape[1]
-    act = "quick_gelu" if quick_gelu else "gelu"
-    config = CLIPTextConfig(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, hidden_act=act)
+    where: what a message calls them. Raises CheckpointError for weights that are not those of CLIP's shape.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    state = _renamed(weights, where)
+    try:
+        tokens = state["text_model.embeddings.token_embedding.weight"]
+        if tokens.shape[1] % heads:
+            raise CheckpointError(
+                f"checkpoint {where} has text tokens of width {tokens.shape[1]}, and its config {heads} heads, which do"
+                " not divide it: fetch both again"
+            )
+        config = CLIPTextConfig(
+            hidden_size=tokens.shape[1],
+            intermediate_size=len(state["text_model.encoder.layers.0.mlp.fc1.weight"]),
+            num_hidden_layers=1 + max(int(name.split(".")[3]) for name in state if name.startswith("text_model.enc")),
+            num_attention_heads=heads,
+            hidden_act="quick_gelu" if quick_gelu else "gelu",
+            vocab_size=len(tokens),
+            max_position_embeddings=len(state["text_model.embeddings.position_embedding.weight"]),
+            projection_dim=len(state["text_projection.weight"]),
+            bos_token_id=len(tokens) - 2,
+            eos_token_id=len(tokens) - 1,
+        )
+    except KeyError as error:
+        raise CheckpointError(
+            f"checkpoint {where} lacks {error}, a weight of a text tower of CLIP's shape: fetch it again"
+        ) from error
+    with torch.device("meta"):
+        expected: Any = CLIPTextModelWithProjection(config)
+    _check_shapes(expected.state_dict(), state, where)
     return state, config
 
 

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from fedpgp import assets
-from fedpgp.backbone import open_clip_models, transformers_models
+from fedpgp.backbone import efficientnet, open_clip_models, transformers_models
 from fedpgp.backbone.archive import read_weights
 from fedpgp.backbone.convert import HEAD, standard_processor, text_state, to_clip_model
+from fedpgp.backbone.efficientnet import EfficientNetLite
 from fedpgp.backbone.general_image import GeneralImageEncoder
 from fedpgp.backbone.general_text import GeneralTextEncoder
 from fedpgp.backbone.image import ImageEncoder, ImageTower
+from fedpgp.backbone.open_clip_processor import OpenClipProcessor
 from fedpgp.backbone.resnet import ResNetTower
 from fedpgp.backbone.settings import BackboneConfig
 from fedpgp.backbone.text import TextEncoder
@@ -27,27 +29,32 @@ from fedpgp.backbone.tokens import AnyTokenizer, ClassTokens, Tokenizer, class_t
 from fedpgp.backbone.transformers_models import FAMILIES
 from fedpgp.errors import CheckpointError, first_line
 
-EMBEDDED = "pictoclip"
+PHOTOCLIP = "photoclip"
+EMBEDDED = (PHOTOCLIP, "pictoclip")
 TOKENIZER = "clip-tokenizer"  # OpenAI's, for checkpoints that come without one
+TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model")
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 CARD = "README.md"
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 OLDER = "pytorch_model*.bin"  # transformers' weights where there are no others
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+TEXT_HEADS = 8  # of OpenCLIP's text tower, where its config does not say
 HUB_PREFIX = "hf-hub:"  # of OpenCLIP's names: a hub id whose OpenCLIP files are meant
 OF_TOWER = {"final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None, "ls_init_value": None}
 OF_TOWER |= {"block_type": None, "qk_norm": False, "scale_heads": False, "scale_attn": False, "scale_fc": False}
-CLIP_TEXT = OF_TOWER | {  # what a key of OpenCLIP's config has, or is where it is missing, in a CLIP-shaped text tower
+# What a key of OpenCLIP's config has, or is where it is missing, in a CLIP-shaped text tower.
+CLIP_TEXT: dict[str, Any] = OF_TOWER | {
     "no_causal_mask": False,
     "pool_type": "argmax",
     "hf_model_name": None,
-    "hf_tokenizer_name": None,
     "embed_cls": False,
     "proj_bias": False,
     "proj_type": "linear",
 }
+OPENAI_TOKENIZER = {"hf_tokenizer_name": None}
+PLAIN_TOKENS: dict[str, Any] = {"tokenizer_kwargs": {}, "tokenizer_mode": None}  # of a tokenizer, whichever it is
 CLIP_VALUES: Mapping[str, Mapping[str, Any]] = {
-    "text_cfg": CLIP_TEXT,
+    "text_cfg": CLIP_TEXT | OPENAI_TOKENIZER,
     "vision_cfg": OF_TOWER | {"pool_type": "tok", "timm_model_name": None, "attentional_pool": False},
     "preprocess_cfg": {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"},
 }
@@ -70,6 +77,22 @@ class Checkpoint(NamedTuple):
     processor: Any
     tokenizer: Any
     files: list[Path]
+
+
+class OpenClipFiles(NamedTuple):
+    """A directory of OpenCLIP's that is read without the library, and what its config says.
+
+    size: height and width of the pictures; heads: of the text tower; own_tokenizer: its files are in the directory.
+    """
+
+    directory: Path
+    weights: Path
+    vision: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    size: tuple[int, int]
+    heads: int
+    quick_gelu: bool
+    own_tokenizer: bool
 
 
 @dataclass(frozen=True)
@@ -138,7 +161,8 @@ def configured_backbone(settings: BackboneConfig, device: str | None = None) -> 
 
 
 def load_backbone(name: str, precision: str = "float32", device: str = "cpu", patches: str = "value") -> Backbone:
-    """Loads a dual encoder from the package ("pictoclip"), a directory, a file, a hub id, or open_clip:ARCH/TAG.
+    """Loads a dual encoder: "photoclip" or "pictoclip", which are embedded, a directory, a file, a hub id, or
+    open_clip:ARCH/TAG.
 
     A directory or hub id has the files of a dual encoder of transformers, or of OpenCLIP ("hf-hub:" ahead of a hub id
     takes the latter); a file is one of OpenAI's `.pt` archives or a state dict under the same names. precision:
@@ -160,8 +184,11 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu", pa
         name.startswith(HUB_PREFIX) or not (path / "config.json").is_file()
     ):
         checkpoint = _read_open_clip(path, dtype)
-        if isinstance(checkpoint, open_clip_models.OpenClip):
+        if not isinstance(checkpoint, Checkpoint):
             _check_patches(patches, resnet=False)
+        if isinstance(checkpoint, OpenClipFiles):
+            return _of_efficientnet(checkpoint, dtype, device, products, licence)
+        if isinstance(checkpoint, open_clip_models.OpenClip):
             return _of_open_clip(checkpoint, device, products, licence)
     else:
         checkpoint = _converted([path], dtype) if path.is_file() else _read_transformers(name, path, dtype)
@@ -247,9 +274,9 @@ def _of_open_clip(checkpoint: open_clip_models.OpenClip, device: str, products: 
     model, text_config = _moved(checkpoint.model, device), checkpoint.config["text_cfg"]
     quick = bool(checkpoint.config.get("quick_gelu", False))
     text: TextEncoder | GeneralTextEncoder
-    if _agrees(text_config, CLIP_TEXT):
+    if _agrees(text_config, CLIP_TEXT | OPENAI_TOKENIZER):
         tokenizer: Any = _tokenizer()
-        state, config = text_state(model.text.state_dict(), int(text_config["heads"]), quick)
+        state, config = text_state(model.text.state_dict(), "of OpenCLIP", int(text_config["heads"]), quick)
         text = TextEncoder.of_state(state, config, tokenizer.bos_token_id, products)
     else:
         _check_products(products)
@@ -269,6 +296,56 @@ def _of_open_clip(checkpoint: open_clip_models.OpenClip, device: str, products: 
         logit_scale=model.logit_scale.detach().reshape(()),
         licence=licence,
     )
+
+
+def _of_efficientnet(
+    files: OpenClipFiles, dtype: torch.dtype, device: str, products: torch.dtype, licence: str
+) -> Backbone:
+    """A dual encoder of OpenCLIP's with EfficientNet-Lite0 and a CLIP-shaped text tower, without the library."""
+    where, weights = str(files.weights), read_weights(files.weights)
+    if "logit_scale" not in weights:
+        raise CheckpointError(f"checkpoint {where} lacks logit_scale: fetch it again")
+    scale, _ = weights.pop("logit_scale"), weights.pop("logit_bias", None)
+    visual = {name.removeprefix("visual."): weights.pop(name) for name in [*weights] if name.startswith("visual.")}
+    tower = _moved(EfficientNetLite.of(visual, where).to(dtype), device)
+    state, text_config = text_state(weights, where, files.heads, files.quick_gelu)
+    tokenizer: Any
+    tokenizer_files: list[Path] = []
+    if files.own_tokenizer:
+        tokenizer, tokenizer_files = _own_tokenizer(files.directory, text_config.vocab_size)
+    else:
+        tokenizer = _tokenizer()
+    processor = OpenClipProcessor.of(files.preprocessing, files.size)
+    height, width = files.size
+    state = {name: tensor.to(device, dtype) for name, tensor in state.items()}
+    return Backbone(
+        files=[files.directory / open_clip_models.CONFIG, *tokenizer_files, files.weights],
+        image=GeneralImageEncoder([tower], tower, tower.positions, processor, (width, height), files.vision),
+        text=TextEncoder.of_state(state, text_config, tokenizer.bos_token_id, products),
+        tokenizer=tokenizer,
+        logit_scale=scale.to(device, dtype).reshape(()),
+        licence=licence,
+    )
+
+
+def _own_tokenizer(directory: Path, tokens: int) -> tuple[AnyTokenizer, list[Path]]:
+    """The tokenizer of a CLIP-shaped text tower, as OpenCLIP reads it from a directory, and its files."""
+    from transformers import AutoTokenizer
+
+    try:
+        given = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever the files make the loader raise, the user needs one line
+        raise CheckpointError(
+            f"the tokenizer of {directory} cannot be read: {first_line(error)}; fetch its tokenizer files again"
+        ) from error
+    tokenizer = AnyTokenizer.of(given, lambda text: " ".join(text.split()))
+    if len(tokenizer.start) != 1 or tokenizer.eos_token_id != tokens - 1 or len(tokenizer) != tokens:
+        raise CheckpointError(
+            f"the tokenizer of {directory} must put one token ahead of a text and {tokens - 1} behind it, the last of"
+            f" {tokens}, at which OpenCLIP reads the text; it has {len(tokenizer)} tokens and puts"
+            f" {list(tokenizer.start)} ahead and {tokenizer.eos_token_id} behind: fetch its tokenizer files again"
+        )
+    return tokenizer, sorted({file for pattern in TOKENIZER_FILES for file in directory.glob(pattern)})
 
 
 def _general_text(tower: Any, given: Any, config: Mapping[str, Any]) -> tuple[GeneralTextEncoder, AnyTokenizer]:
@@ -355,25 +432,39 @@ def _read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkp
     return Checkpoint(model, processor, tokenizer, sorted(files))
 
 
-def _read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | open_clip_models.OpenClip:
+def _read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClipFiles | open_clip_models.OpenClip:
+    """Read what the library is not needed for, by what the config declares: CLIP's own shape, or EfficientNet-Lite0."""
     file = directory / open_clip_models.CONFIG
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         config, preprocessing = content["model_cfg"], content.get("preprocess_cfg", {})
         sections = {**config, "preprocess_cfg": preprocessing}
         of_clip = all(_agrees(sections[section], values) for section, values in CLIP_VALUES.items())
-        shape = {
-            "quick_gelu": bool(config.get("quick_gelu", False)),
-            "vision_head": int(config["vision_cfg"].get("head_width", HEAD)),
-            "text_heads": int(config["text_cfg"].get("heads", 0)) or None,
-        }
+        vision, text = config["vision_cfg"], config["text_cfg"]
+        efficient = efficientnet.declared(vision) and _agrees(text, CLIP_TEXT | PLAIN_TOKENS)
+        size = vision.get("image_size", 224)
+        height, width = (size, size) if isinstance(size, int) else map(int, size)
+        quick, heads = bool(config.get("quick_gelu", False)), int(text.get("heads", 0))
+        vision_head = int(vision.get("head_width", HEAD))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file} is not OpenCLIP's: {first_line(error)}; fetch it again") from error
     weights = next((directory / name for name in OPEN_CLIP_WEIGHTS if (directory / name).is_file()), None)
     if weights is None:
         raise CheckpointError(f"checkpoint {directory} lacks {' or '.join(OPEN_CLIP_WEIGHTS)}: fetch it again")
+    if efficient:
+        return OpenClipFiles(
+            directory,
+            weights,
+            vision,
+            preprocessing,
+            (height, width),
+            heads or TEXT_HEADS,
+            quick,
+            bool(text.get("hf_tokenizer_name")),
+        )
     if not of_clip:
         return open_clip_models.read_directory(directory, weights, dtype)
+    shape = {"quick_gelu": quick, "vision_head": vision_head, "text_heads": heads or None}
     return _converted([file, weights], dtype, preprocessing, **shape)
 
 
@@ -403,15 +494,15 @@ def bfloat16_speed(device: str) -> float:
 
 
 def _path(name: str) -> Path:
-    if name == EMBEDDED:
-        return assets.verified(EMBEDDED)
+    if name in EMBEDDED:
+        return assets.verified(name)
     if Path(name).exists():
         return Path(name)
     name = name.removeprefix(HUB_PREFIX)
     if not HUB_ID.fullmatch(name):
         raise CheckpointError(
             f"checkpoint {name!r} does not exist: name a directory or file that does, a hub id like"
-            f" openai/clip-vit-base-patch16, or {EMBEDDED!r}; write ~ out"
+            f" openai/clip-vit-base-patch16, or an embedded one, {' or '.join(EMBEDDED)}; write ~ out"
         )
     from huggingface_hub import snapshot_download
 
@@ -423,5 +514,6 @@ def _path(name: str) -> Path:
     except Exception as error:  # network, authorisation and name errors of several libraries
         raise CheckpointError(
             f"checkpoint {name!r} is neither a directory nor to be had from the hub: {first_line(error)};"
-            ' download it elsewhere and name its directory as backbone.checkpoint, or take the embedded "pictoclip"'
+            f" --backbone {PHOTOCLIP}, which is embedded and knows photographs, works at once; or download the"
+            " checkpoint elsewhere and name its directory with --backbone"
         ) from error

@@ -1,6 +1,7 @@
 """Models of the OpenCLIP library, with towers of timm and of transformers -> the parts of a dual encoder.
 
-Only what OpenCLIP's config declares to be CLIP's own shape is read without the library (convert.py).
+Only what OpenCLIP's config declares to be CLIP's own shape (convert.py), or EfficientNet-Lite0 beside CLIP's text tower
+(efficientnet.py), is read without the library.
 """
 
 import json
@@ -13,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedpgp.backbone.open_clip_processor import OpenClipProcessor
 from fedpgp.errors import CheckpointError, first_line
-from fedpgp.runtime.files import write_json
 
 PREFIX = "open_clip:"
 CONFIG = "open_clip_config.json"
@@ -22,37 +23,6 @@ TIMM_NAME = re.compile(r"\w[\w.]*")  # not a place from which timm would load
 TEXT_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # a hub id, or a folder in the checkpoint's directory
 TOKENIZER_OPTIONS = {"clean", "strip_sep_token"}
 EXTRA = 'pip install "fedpgp[open-clip]"'
-
-
-@dataclass(frozen=True)
-class OpenClipProcessor:
-    """The preprocessing of an OpenCLIP model, as its own library does it.
-
-    transform: the steps from a picture to pixels [3, H, W], of which the last two make and normalise a tensor.
-    """
-
-    settings: Mapping[str, Any]
-    transform: Any
-
-    def __call__(
-        self, images: Any, return_tensors: str = "pt", do_resize: bool = True, do_center_crop: bool = True
-    ) -> dict[str, Any]:
-        """Pictures -> {"pixel_values": [B, 3, H, W]}, "pt" or "np"; without resizing, of pictures of the right size."""
-        steps = self.transform.transforms if do_resize or do_center_crop else self.transform.transforms[-2:]
-        pixels = []
-        for image in images:
-            value = image.convert("RGB")
-            for step in steps:
-                value = step(value)
-            pixels.append(value)
-        together = torch.stack(pixels)
-        return {"pixel_values": together if return_tensors == "pt" else together.numpy()}
-
-    def to_dict(self) -> dict[str, Any]:
-        return dict(self.settings)
-
-    def save_pretrained(self, directory: Path) -> None:
-        write_json(Path(directory) / "preprocess_cfg.json", self.to_dict())
 
 
 class OpenClipText(nn.Module):
@@ -105,9 +75,8 @@ def read_directory(directory: Path, weights: Path, dtype: torch.dtype) -> OpenCl
     tokenizer = _guarded(str(directory), lambda: open_clip.get_tokenizer(f"local-dir:{directory}"))
     model = _guarded(str(directory), lambda: _build(open_clip, config, weights, dtype))
     names = {file for pattern in ("*.json", "*.txt", "*.model") for file in directory.glob(pattern)}
-    return _parts(
-        open_clip, model, tokenizer, content.get("preprocess_cfg", {}), config, [*sorted(names), *own, weights]
-    )
+    processor = OpenClipProcessor.of(content.get("preprocess_cfg", {}), model.visual.image_size)
+    return OpenClip(model, processor, tokenizer, config, [*sorted(names), *own, weights])
 
 
 def _check_names(directory: Path, config: Mapping[str, Any]) -> None:
@@ -145,7 +114,8 @@ def read_named(name: str, dtype: torch.dtype) -> OpenClip:
     weights = Path(_guarded(name, lambda: open_clip.download_pretrained(pretrained)))
     tokenizer = _guarded(name, lambda: open_clip.get_tokenizer(architecture))
     model = _guarded(name, lambda: _build(open_clip, config, weights, dtype))
-    return _parts(open_clip, model, tokenizer, pretrained, config, [weights])
+    processor = OpenClipProcessor.of(pretrained, model.visual.image_size)
+    return OpenClip(model, processor, tokenizer, config, [weights])
 
 
 def _guarded(name: str, read: Callable[[], Any]) -> Any:
@@ -177,16 +147,6 @@ def _build(open_clip: Any, config: Mapping[str, Any], weights: Path, dtype: torc
     model = open_clip.CustomTextCLIP(**shape)  # the classical model with the text tower in a module of its own
     load_checkpoint(model, str(weights), strict=True, weights_only=True)
     return model.to(dtype)
-
-
-def _parts(
-    open_clip: Any, model: Any, tokenizer: Any, preprocessing: Mapping[str, Any], config: Mapping[str, Any], files: Any
-) -> OpenClip:
-    from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
-
-    settings = merge_preprocess_dict(PreprocessCfg(), dict(preprocessing)) | {"size": model.visual.image_size}
-    transform = image_transform_v2(PreprocessCfg(**settings), is_train=False)
-    return OpenClip(model, OpenClipProcessor(settings, transform), tokenizer, config, list(files))
 
 
 def pool_of(model: Any) -> Callable[[Tensor], Tensor]:

@@ -14,7 +14,8 @@ class BackboneConfig:
 
     checkpoint: str = Field(
         default="openai/clip-vit-base-patch16",
-        description='"pictoclip" (embedded), a directory, a hub id, or open_clip:ARCHITECTURE/TAG (paper: ViT-B/16)',
+        description='"photoclip" or "pictoclip" (embedded), a directory, a hub id, or open_clip:ARCHITECTURE/TAG'
+        " (paper: ViT-B/16)",
     )
     precision: Literal["float32", "float64", "bf16"] = Field(
         default="float32", description='"bf16": the text tower\'s products and attention; all else stays in float32'

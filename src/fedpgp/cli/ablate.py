@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedpgp.cli.options import Changes, ConfigFile, DryRun, WorkOptions, listed, with_options
+from fedpgp.cli.options import BackboneName, Changes, ConfigFile, DryRun, WorkOptions, all_changes, listed, with_options
 from fedpgp.cli.studies import run_study
 
 
@@ -28,6 +28,7 @@ def ablate(
     seeds: Annotated[int, typer.Option("--seeds", help="Of every setting.")] = 3,
     dry_run: DryRun = False,
     config: ConfigFile = None,
+    backbone: BackboneName = None,
     change: Changes = None,
     *,
     options: WorkOptions,
@@ -45,7 +46,8 @@ def ablate(
     import fedpgp
     from fedpgp.report.ablation import table
 
-    asked: dict[str, Any] = {"file": file, "seeds": seeds, "config": config, "changes": change or ()}
+    changes = all_changes(change, backbone=backbone)
+    asked: dict[str, Any] = {"file": file, "seeds": seeds, "config": config, "changes": changes}
     run_study(
         options,
         partial(fedpgp.ablate, method, studies=listed(studies), **asked),

@@ -151,8 +151,9 @@ def _devices() -> Results:
 
 def _files() -> Results:
     from fedpgp import assets
+    from fedpgp.backbone.load import EMBEDDED
 
-    for name in ("pictoclip", "pictograms", "clip-tokenizer"):
+    for name in (*EMBEDDED, "pictograms", "clip-tokenizer"):
         try:
             size = sum(file.stat().st_size for file in assets.verified(name).rglob("*") if file.is_file())
         except FedPGPError as error:

@@ -45,7 +45,7 @@ def check(
     from fedpgp.results.run_store import writing
     from fedpgp.runs.tasks import make_task, with_targets
 
-    settings = fedpgp.load_config(config, options.all_changes(change, path))
+    settings = fedpgp.load_config(config, options.all_changes(change, data=path))
     with ProgressBars(err) as bars:
         report = look(
             settings.data,
@@ -112,7 +112,7 @@ def show(
     suffix = "" if output is None else output.suffix.removeprefix(".").lower()
     if output is not None and suffix not in ("png", "svg"):
         raise OutputError(f"{output} must end in .png or .svg: name another with -o")
-    settings = fedpgp.load_config(config, options.all_changes(change, data))
+    settings = fedpgp.load_config(config, options.all_changes(change, data=data))
     task = make_task(settings, with_targets(settings, load_source(settings.data)), seed)
     if output is not None:
         write(output, holdings.picture(task, suffix))

@@ -28,7 +28,7 @@ def doctor(
 
     Examples:
         fedpgp doctor
-        fedpgp doctor --checkpoint pictoclip
+        fedpgp doctor --checkpoint photoclip
         fedpgp doctor --network --json
     """
     from fedpgp.cli.checks import examine, examine_checkpoint

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import Changes, ConfigFile, DataSource, Force, OutputOptions, all_changes, command, with_options
+from fedpgp.cli.options import (
+    BackboneName,
+    Changes,
+    ConfigFile,
+    DataSource,
+    Force,
+    OutputOptions,
+    all_changes,
+    command,
+    with_options,
+)
 from fedpgp.cli.printing import Session, out, print_result, say
 from fedpgp.errors import ConfigError
 
@@ -36,6 +46,7 @@ class FederationOptions:
     seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0
     config: ConfigFile = None
     data: DataSource = None
+    backbone: BackboneName = None
     change: Changes = None
     insecure: Insecure = False
 
@@ -46,7 +57,7 @@ class FederationOptions:
         from fedpgp.data.sources.names import read_lines
         from fedpgp.runs.choices import chosen_methods
 
-        changes = [f"task.clients={nodes}", *all_changes(self.change, self.data)]
+        changes = [f"task.clients={nodes}", *all_changes(self.change, data=self.data, backbone=self.backbone)]
         if class_names is not None:
             changes += [f"task.partition={OWN}", f"task.class_names={json.dumps(read_lines(class_names))}"]
         (name,), _ = chosen_methods(self.method, self.config, changes)

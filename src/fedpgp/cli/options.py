@@ -49,11 +49,13 @@ Cache = Annotated[
 SkipBadImages = Annotated[
     bool, typer.Option("--skip-bad-images", help="Go on without the images that do not decode, and name them.")
 ]
-Checkpoint = Annotated[
-    str | None,
-    typer.Option(
-        "--checkpoint", help="Dual encoder: pictoclip, a directory or file, a hub id, or open_clip:ARCHITECTURE/TAG."
-    ),
+CHECKPOINTS = (
+    "photoclip (embedded, knows photographs), pictoclip (embedded, knows icons), a directory or file, a hub id, or"
+    " open_clip:ARCHITECTURE/TAG."
+)
+Checkpoint = Annotated[str | None, typer.Option("--checkpoint", help=f"Dual encoder: {CHECKPOINTS}")]
+BackboneName = Annotated[
+    str | None, typer.Option("--backbone", help=f"Short for --set backbone.checkpoint=…: {CHECKPOINTS}")
 ]
 Device = Annotated[str | None, typer.Option("--device", help="Short for --set backbone.device=…: cpu, cuda, cuda:1.")]
 DataSource = Annotated[
@@ -74,6 +76,13 @@ ClassNames = Annotated[
         show_default="those that were trained on",
     ),
 ]
+
+SHORT_FORMS = {  # option -> what it is short for
+    "data": "data.source",
+    "backbone": "backbone.checkpoint",
+    "device": "backbone.device",
+    "precision": "backbone.precision",
+}
 
 Command = Callable[..., None]
 
@@ -165,6 +174,7 @@ class RunOptions(WorkOptions):
 
     config: ConfigFile = None
     data: DataSource = None
+    backbone: BackboneName = None
     change: Changes = None
     settings: Annotated[
         str | None,
@@ -191,7 +201,9 @@ class RunOptions(WorkOptions):
     @property
     def experiment(self) -> dict[str, Any]:
         """The arguments of `fedpgp.run` and `fedpgp.compare` that say what is run."""
-        changes = all_changes(self.change, self.data, self.device, self.precision)
+        changes = all_changes(
+            self.change, data=self.data, backbone=self.backbone, device=self.device, precision=self.precision
+        )
         return {"config": self.config, "changes": changes, "settings": self.settings}
 
 
@@ -219,16 +231,23 @@ def with_options(kind: type[Any]) -> Callable[[Command], Command]:
     return wrap
 
 
-def all_changes(
-    change: list[str] | None, data: str | None, device: str | None = None, precision: str | None = None
-) -> list[str]:
-    """The changes of --set, and those that --data, --device and --precision are short for.
+def all_changes(change: list[str] | None, **short: str | None) -> list[str]:
+    """The changes of --set, and those that options of the names in `SHORT_FORMS` are short for.
 
-    The path of --data is quoted: it may look like a number.
+    Values are quoted: a path may look like a number. Raises UsageError where --set has another value.
     """
-    changes = [*(change or []), *([] if data is None else [f"data.source={json.dumps(data, ensure_ascii=False)}"])]
-    short = {"device": device, "precision": precision}
-    return changes + [f"backbone.{key}={value}" for key, value in short.items() if value is not None]
+    from fedpgp.config import parse_change
+
+    typed = {f"{section}.{key}": value for section, key, value in map(parse_change, change or ())}
+    changes = list(change or ())
+    for name, value in short.items():
+        place = SHORT_FORMS[name]
+        if value is None:
+            continue
+        if typed.get(place, value) != value:
+            raise click.UsageError(f"--{name} {value} and --set {place}={typed[place]} differ: leave one of them out")
+        changes.append(f"{place}={json.dumps(value, ensure_ascii=False)}")
+    return changes
 
 
 def new_name(kind: str) -> Path:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import Changes, DryRun, WorkOptions, listed, with_options
+from fedpgp.cli.options import BackboneName, Changes, DryRun, WorkOptions, all_changes, listed, with_options
 from fedpgp.cli.printing import out
 from fedpgp.cli.studies import run_study
 
@@ -21,10 +21,7 @@ def reproduce(
         Path | None,
         typer.Option("--data", metavar="DIR", help="Below which the known data sets lie.", show_default="data"),
     ] = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option("--backbone", help="A CLIP: a directory or a hub id.", show_default="the paper's ViT-B/16"),
-    ] = None,
+    backbone: BackboneName = None,
     embedded: Annotated[
         bool, typer.Option("--embedded", help="On pictograms with pictoclip: minutes, and nothing to fetch.")
     ] = False,
@@ -58,6 +55,7 @@ def reproduce(
         return
     if options.resume is None and name is None:
         raise click.UsageError("name a recipe: fedpgp reproduce --list has them")
+    all_changes(change, backbone=backbone)  # raises where they differ
     places: dict[str, Any] = {"data": data, "backbone": backbone, "embedded": embedded}
     begin = partial(fedpgp.reproduce, name or "", **places, methods=listed(methods), seeds=seeds, changes=change or ())
     run_study(options, begin, fedpgp.resume_reproduction, tables, f"reproduce-{name}", dry_run=dry_run)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from fedpgp.cli.options import Changes, ConfigFile, DryRun, WorkOptions, listed, with_options
+from fedpgp.cli.options import BackboneName, Changes, ConfigFile, DryRun, WorkOptions, all_changes, listed, with_options
 from fedpgp.cli.studies import run_study
 
 
@@ -28,6 +28,7 @@ def sweep(
     seeds: Annotated[int, typer.Option("--seeds", help="Of every cell.")] = 1,
     dry_run: DryRun = False,
     config: ConfigFile = None,
+    backbone: BackboneName = None,
     change: Changes = None,
     *,
     options: WorkOptions,
@@ -47,7 +48,8 @@ def sweep(
 
     if options.resume is None and (file is None) == (not grid):
         raise click.UsageError("name a grid: either a file, or --grid section.key=a,b,c once or more")
-    asked: dict[str, Any] = {"methods": listed(methods), "seeds": seeds, "config": config, "changes": change or ()}
+    changes = all_changes(change, backbone=backbone)
+    asked: dict[str, Any] = {"methods": listed(methods), "seeds": seeds, "config": config, "changes": changes}
     run_study(
         options,
         partial(fedpgp.sweep, file or grid or (), **asked),

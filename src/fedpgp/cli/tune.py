@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedpgp.cli.options import Changes, ConfigFile, WorkOptions, listed, with_options
+from fedpgp.cli.options import BackboneName, Changes, ConfigFile, WorkOptions, all_changes, listed, with_options
 from fedpgp.cli.printing import say
 from fedpgp.cli.studies import run_study
 
@@ -52,6 +52,7 @@ def tune(
         ),
     ] = None,
     config: ConfigFile = None,
+    backbone: BackboneName = None,
     change: Changes = None,
     *,
     options: TuneOptions,
@@ -78,7 +79,7 @@ def tune(
         "seeds": seeds,
         "objective": objective,
         "config": config,
-        "changes": change or (),
+        "changes": all_changes(change, backbone=backbone),
         "space": space,
         "search": search or (),
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedpgp.backbone import Backbone, Towers, bfloat16_speed, configured_backbone
+from fedpgp.backbone import PHOTOCLIP, Backbone, Towers, bfloat16_speed, configured_backbone
 from fedpgp.config import EMBEDDED_ORIGIN, ExperimentConfig
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import Tokens
@@ -155,8 +155,14 @@ def open_setup(
         reporter.notice(text)
     if config.data.source != pictograms.NAME and config.origins.get("backbone.checkpoint") == EMBEDDED_ORIGIN:
         reporter.notice(
-            f"the backbone is {config.backbone.checkpoint}, which knows icons alone: for photographs take another, as"
-            " with --set backbone.checkpoint=openai/clip-vit-base-patch16"
+            f"the backbone is {config.backbone.checkpoint}, which knows only icons: for photographs use"
+            f" --backbone {PHOTOCLIP}, which is embedded, too, or a CLIP such as openai/clip-vit-base-patch16"
+        )
+    if config.backbone.checkpoint == PHOTOCLIP:
+        reporter.notice(
+            f"the backbone is {PHOTOCLIP}, a small one that knows things, animals, plants and food: a CLIP such as"
+            " --backbone openai/clip-vit-base-patch16 is more accurate, also knows scenes, textures, people and"
+            " actions, and runs the methods that change an image tower"
         )
     if config.backbone.precision == "bf16" and (speed := bfloat16_speed(config.backbone.device)) < 1:
         reporter.notice(f"bf16 is {1 / speed:.1f} times slower than float32 on this processor: float32 is better here")

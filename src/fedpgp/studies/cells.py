@@ -81,12 +81,13 @@ def run_cells(cells: Sequence[StudyCell], seeds: Sequence[int], directory: Path,
     """
     left = check_cells([cell for cell in cells if not cell.is_finished(directory)], seeds)
     reporter, seconds, done = execution.listener, 0.0, 0.0
+    told: set[str] = set()
     for cell in cells:
         if cell.place not in left:
             continue
         reporter.progress("cells", len(cells) - len(left), len(cells), cell.name)
         place, begun, started = directory / cell.place, (directory / cell.place).exists(), time.perf_counter()
-        options = execution.heard_by(_CellReporter(cell.name, reporter) if hears_notices(reporter) else reporter)
+        options = execution.heard_by(_CellReporter(cell.name, reporter, told) if hears_notices(reporter) else reporter)
         if begun:
             resume(place, **options)
         else:
@@ -99,16 +100,18 @@ def run_cells(cells: Sequence[StudyCell], seeds: Sequence[int], directory: Path,
 
 
 class _CellReporter:
-    """Tells a reporter what goes on inside of a cell."""
+    """Tells a reporter what goes on inside of a cell. told: notices of the cells before it, which are not repeated."""
 
-    def __init__(self, cell: str, reporter: Reporter):
-        self._cell, self._reporter = cell, reporter
+    def __init__(self, cell: str, reporter: Reporter, told: set[str]):
+        self._cell, self._reporter, self._told = cell, reporter, told
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
         self._reporter.progress(f"{self._cell}: {what}", done, total, detail)
 
     def notice(self, text: str) -> None:
-        self._reporter.notice(f"{self._cell}: {text}")
+        if text not in self._told:
+            self._told.add(text)
+            self._reporter.notice(f"{self._cell}: {text}")
 
     def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:
         self._reporter.begin(method, seed, config)

@@ -1,0 +1,186 @@
+"""EfficientNet-Lite0 as an image tower: the features of timm's `tf_efficientnet_lite0` without timm.
+
+Tan and Le 2019 describe the network; "lite" has neither squeeze-and-excitation nor swish, but ReLU6. The tower is
+frozen, so that each batch normalisation is folded into the convolution ahead of it, and all tensors have their channels
+last, which is the order in which the processor's library computes fastest.
+
+Letters: B images, c channels, h x w places, P = h w places in a row, D feature width.
+"""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedpgp.backbone.resnet import COUNT
+from fedpgp.errors import CheckpointError
+
+NAME = "tf_efficientnet_lite0"  # in timm, perhaps with a dot and the name of weights
+STEM, LAST = 32, 1280  # channels of the first and the last convolution
+STAGES = (  # kernel, stride of the first block, expansion, channels, blocks
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+EPSILON = 1e-3  # of batch normalisation, as TensorFlow has it
+
+
+def declared(vision: Mapping[str, Any]) -> bool:
+    """Whether a `vision_cfg` of OpenCLIP's declares this tower, with the mean over places and a linear projection."""
+    name = str(vision.get("timm_model_name")).partition(".")[0]
+    pool, projection = vision.get("timm_pool", "avg"), vision.get("timm_proj", "linear")
+    # Where nothing is projected behind timm's network, its classifier projects, and "" means that nothing is pooled.
+    return name == NAME and (pool, projection or "") in {("avg", "linear"), ("", "linear"), ("avg", "")}
+
+
+class EfficientNetLite(nn.Module):
+    """Pixels [B, 3, H, W] -> image features [B, D]: the mean over the places of the last convolution, projected."""
+
+    def __init__(self, stem: "Convolution", blocks: "list[Block]", last: "Convolution", projection: nn.Linear):
+        super().__init__()
+        self.stem, self.blocks, self.last, self.projection = stem, nn.Sequential(*blocks), last, projection
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], where: str) -> "EfficientNetLite":
+        """The tower with weights under OpenCLIP's names, "trunk.conv_stem.weight" …, "head.proj.weight".
+
+        where: what a message calls them. The projection is `head.proj`, or timm's own `trunk.classifier`; it may have a
+        bias. Raises CheckpointError for a weight that is missing, of another shape, or without a place.
+        """
+        reader = _Reader(weights, where)
+        stem = reader.convolution("conv_stem", "bn1", 3, STEM, kernel=3, stride=2)
+        blocks, channels = [], STEM
+        for stage, (kernel, stride, expansion, width, count) in enumerate(STAGES):
+            for number in range(count):
+                name = f"blocks.{stage}.{number}"
+                blocks.append(reader.block(name, channels, width, kernel, 1 if number else stride, expansion))
+                channels = width
+        last = reader.convolution("conv_head", "bn2", channels, LAST)
+        projection = reader.linear("head.proj" if "head.proj.weight" in weights else "trunk.classifier", LAST)
+        reader.check_empty()
+        return cls(stem, blocks, last, projection)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, D], before normalisation."""
+        features: Tensor = self.projection(self._places(pixels).mean((2, 3)))
+        return features
+
+    def positions(self, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, P, D]: each place projected; the image feature is their mean, because projecting is
+        linear."""
+        positions: Tensor = self.projection(self._places(pixels).flatten(2).transpose(1, 2))
+        return positions
+
+    def _places(self, pixels: Tensor) -> Tensor:
+        """[B, c, h, w]"""
+        places: Tensor = self.last(self.blocks(self.stem(pixels.contiguous(memory_format=torch.channels_last))))
+        return places
+
+
+class Convolution(nn.Module):
+    """A convolution with TensorFlow's "same" padding and a bias, and ReLU6 behind it if it is active.
+
+    weight: [c, c of the input, k, k], or [c, 1, k, k] for a depthwise convolution.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int, active: bool):
+        super().__init__()
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.stride, self.active = stride, active
+        self.groups = len(weight) if weight.shape[1] == 1 else 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.weight.shape[-1]
+        padding = kernel // 2
+        if self.stride > 1:  # what does not divide evenly is padded more behind than ahead, unlike PyTorch's padding
+            missing = [max(0, (-(-n // self.stride) - 1) * self.stride + kernel - n) for n in (x.shape[3], x.shape[2])]
+            x, padding = F.pad(x, [side for m in missing for side in (m // 2, m - m // 2)]), 0
+        x = F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)
+        return F.relu6(x, inplace=True) if self.active else x
+
+
+class Block(nn.Module):
+    """Convolutions, around which the input goes if it has the shape of what they give."""
+
+    def __init__(self, convolutions: list[Convolution], skips: bool):
+        super().__init__()
+        self.convolutions, self.skips = nn.Sequential(*convolutions), skips
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.convolutions(x)
+        return y.add_(x) if self.skips else y
+
+
+class _Reader:
+    """Takes weights by name, each once. Errors as in `EfficientNetLite.of`."""
+
+    def __init__(self, weights: Mapping[str, Tensor], where: str):
+        self.weights = {name: tensor for name, tensor in weights.items() if not name.endswith(COUNT)}
+        self.where = where
+
+    def block(self, name: str, channels: int, width: int, kernel: int, stride: int, expansion: int) -> Block:
+        inner = channels * expansion
+        names = ("conv_dw", "conv_pw") if expansion == 1 else ("conv_pw", "conv_dw", "conv_pwl")
+        widths = (inner, inner, width) if expansion == 1 else (channels, inner, inner, width)
+        convolutions = []
+        for number, (part, (before, after)) in enumerate(zip(names, pairwise(widths), strict=True), 1):
+            wide = {"kernel": kernel, "stride": stride} if part == "conv_dw" else {}
+            convolutions.append(
+                self.convolution(
+                    f"{name}.{part}",
+                    f"{name}.bn{number}",
+                    1 if part == "conv_dw" else before,
+                    after,
+                    active=number < len(names),
+                    **wide,
+                )
+            )
+        return Block(convolutions, stride == 1 and channels == width)
+
+    def convolution(
+        self, name: str, norm: str, before: int, after: int, kernel: int = 1, stride: int = 1, active: bool = True
+    ) -> Convolution:
+        """The convolution of a name with the batch normalisation of another folded in, which is done in float64.
+
+        before: channels that each of its channels reads.
+        """
+        weight = self._take(f"trunk.{name}.weight", after, before, kernel, kernel)
+        scale, shift, mean, variance = (
+            self._take(f"trunk.{norm}.{part}", after) for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = scale / (variance + EPSILON).sqrt()
+        return Convolution(weight * scale[:, None, None, None], shift - mean * scale, stride, active)
+
+    def linear(self, name: str, before: int) -> nn.Linear:
+        weight, bias = (self.weights.get(f"{name}.{part}") for part in ("weight", "bias"))
+        after = 0 if weight is None else len(weight)
+        made = nn.Linear(before, after, bias=bias is not None, dtype=torch.float64)
+        made.weight = nn.Parameter(self._take(f"{name}.weight", after, before), requires_grad=False)
+        if bias is not None:
+            made.bias = nn.Parameter(self._take(f"{name}.bias", after), requires_grad=False)
+        return made
+
+    def _take(self, name: str, *shape: int) -> Tensor:
+        tensor = self.weights.pop(name, None)
+        if tensor is None or tensor.shape != shape:
+            found = "missing" if tensor is None else tuple(tensor.shape)
+            raise CheckpointError(
+                f"checkpoint {self.where} does not fit {NAME}: visual.{name} must be {shape}, is {found}: fetch it"
+                " again, or name another"
+            )
+        return tensor.double()
+
+    def check_empty(self) -> None:
+        if self.weights:
+            raise CheckpointError(
+                f"checkpoint {self.where} has visual.{min(self.weights)}, for which {NAME} has no place:"
+                " fetch it again, or name another"
+            )

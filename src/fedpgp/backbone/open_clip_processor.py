@@ -1,0 +1,107 @@
+"""OpenCLIP's preprocessing of a picture, to the pixel, without torchvision."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fedpgp.errors import CheckpointError
+from fedpgp.runtime.files import write_json
+
+DEFAULTS: Mapping[str, Any] = {  # of OpenCLIP, for what a preprocess_cfg leaves out; mean and deviation are OpenAI's
+    "size": 224,
+    "mode": "RGB",
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+    "fill_color": 0,
+}
+
+ALLOWED: Mapping[str, Sequence[str]] = {
+    "mode": ("RGB",),
+    "interpolation": ("bicubic", "bilinear", "random"),  # random: in training; else bicubic
+    "resize_mode": ("shortest", "longest", "squash"),
+}
+
+
+@dataclass(frozen=True)
+class OpenClipProcessor:
+    """The preprocessing that OpenCLIP's `preprocess_cfg` describes, for pictures of an image tower's size.
+
+    settings: values for all names of `DEFAULTS`; size: height and width, or one number for both.
+    """
+
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, preprocessing: Mapping[str, Any], size: int | Sequence[int]) -> "OpenClipProcessor":
+        """The preprocessing of a tower that reads pictures of a size; what OpenCLIP does not know is left out.
+
+        Raises CheckpointError for a value that OpenCLIP does not know.
+        """
+        known = {key: value for key, value in preprocessing.items() if key in DEFAULTS and value is not None}
+        for key, allowed in ALLOWED.items():
+            if known.get(key, allowed[0]) not in allowed:
+                raise CheckpointError(
+                    f"preprocess_cfg.{key} of OpenCLIP's config must be {' or '.join(allowed)}, got {known[key]!r}:"
+                    " fetch the checkpoint again"
+                )
+        return cls({**DEFAULTS, **known, "size": size})
+
+    def __call__(
+        self, images: Any, return_tensors: str = "pt", do_resize: bool = True, do_center_crop: bool = True
+    ) -> dict[str, Any]:
+        """Pictures -> {"pixel_values": [B, 3, H, W]}, "pt" or "np"; without resizing, of pictures of the right size."""
+        pictures = [image.convert("RGB") for image in images]
+        if do_resize or do_center_crop:
+            pictures = [self._resized(picture) for picture in pictures]
+        values = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
+        mean, deviation = (_of_channels(self.settings[name]) for name in ("mean", "std"))
+        pixels = (values.float() / 255 - mean) / deviation
+        return {"pixel_values": pixels if return_tensors == "pt" else pixels.numpy()}
+
+    def _resized(self, picture: Image.Image) -> Image.Image:
+        """The picture in the tower's size: resized, and where a side is still too long or short, cut or filled."""
+        size, mode = self.settings["size"], self.settings["resize_mode"]
+        height, width = (size, size) if isinstance(size, int) else size
+        resample = Image.Resampling.BICUBIC
+        if self.settings["interpolation"] == "bilinear" and (mode != "shortest" or height == width):
+            resample = Image.Resampling.BILINEAR  # OpenCLIP forgets it for the shorter side of what is no square
+        if mode == "squash":
+            return picture.resize((width, height), resample)
+        if mode == "shortest" and height == width:
+            shorter = min(picture.size)
+            sides = [int(height * side / shorter) if side > shorter else height for side in picture.size]
+        else:
+            ratios = picture.width / width, picture.height / height
+            ratio = max(ratios) if mode == "longest" else min(ratios)
+            sides = [round(side / ratio) for side in picture.size]
+        resized = picture.resize((sides[0], sides[1]), resample)
+        if resized.size == (width, height):
+            return resized
+        filled = Image.new("RGB", (width, height), (self.settings["fill_color"],) * 3)
+        filled.paste(resized, (_offset(width, sides[0]), _offset(height, sides[1])))
+        return filled
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self.settings)
+
+    def save_pretrained(self, directory: Path) -> None:
+        write_json(Path(directory) / "preprocess_cfg.json", self.to_dict())
+
+
+def _offset(wanted: int, given: int) -> int:
+    """Where a picture begins in a larger or smaller one, in pixels; an odd difference is rounded as in torchvision."""
+    return (wanted - given) // 2 if given < wanted else -round((given - wanted) / 2)
+
+
+def _of_channels(value: float | Sequence[float]) -> Tensor:
+    """[3, 1, 1]"""
+    values = [value] * 3 if isinstance(value, (int, float)) else list(value)
+    return torch.tensor(values, dtype=torch.float32)[:, None, None]
