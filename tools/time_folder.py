@@ -79,8 +79,8 @@ def main() -> None:
             " the cores allow"
         )
         print(
-            f"together: {1000 * computing:.1f} ms of a core for each image, so {cores / computing:.0f} images/s where nothing"
-            f" else runs; this run had {computing / together / cores:.0%} of the {cores} cores"
+            f"together: {1000 * computing:.1f} ms of a core for each image, so {cores / computing:.0f} images/s where"
+            f" nothing else runs; this run had {computing / together / cores:.0%} of the {cores} cores"
         )
         mine, others = (
             resource.getrusage(who).ru_maxrss / 2**10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
