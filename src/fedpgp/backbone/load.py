@@ -338,7 +338,7 @@ def _own_tokenizer(directory: Path, tokens: int) -> tuple[AnyTokenizer, list[Pat
         raise CheckpointError(
             f"the tokenizer of {directory} cannot be read: {first_line(error)}; fetch its tokenizer files again"
         ) from error
-    tokenizer = AnyTokenizer.of(given, lambda text: " ".join(text.split()))
+    tokenizer = AnyTokenizer.of(given, _one_space)
     if len(tokenizer.start) != 1 or tokenizer.eos_token_id != tokens - 1 or len(tokenizer) != tokens:
         raise CheckpointError(
             f"the tokenizer of {directory} must put one token ahead of a text and {tokens - 1} behind it, the last of"
@@ -346,6 +346,11 @@ def _own_tokenizer(directory: Path, tokens: int) -> tuple[AnyTokenizer, list[Pat
             f" {list(tokenizer.start)} ahead and {tokenizer.eos_token_id} behind: fetch its tokenizer files again"
         )
     return tokenizer, sorted({file for pattern in TOKENIZER_FILES for file in directory.glob(pattern)})
+
+
+def _one_space(text: str) -> str:
+    """A text with one space between words, which is what OpenCLIP does to it for such a tokenizer."""
+    return " ".join(text.split())
 
 
 def _general_text(tower: Any, given: Any, config: Mapping[str, Any]) -> tuple[GeneralTextEncoder, AnyTokenizer]:

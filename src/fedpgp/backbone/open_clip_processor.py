@@ -58,7 +58,7 @@ class OpenClipProcessor:
         self, images: Any, return_tensors: str = "pt", do_resize: bool = True, do_center_crop: bool = True
     ) -> dict[str, Any]:
         """Pictures -> {"pixel_values": [B, 3, H, W]}, "pt" or "np"; without resizing, of pictures of the right size."""
-        pictures = [image.convert("RGB") for image in images]
+        pictures = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
         if do_resize or do_center_crop:
             pictures = [self._resized(picture) for picture in pictures]
         values = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
