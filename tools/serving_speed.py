@@ -16,7 +16,7 @@ import torch
 from fedpgp import assets
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.backbone.convert import standard_processor
-from fedpgp.backbone.load import TOKENIZER
+from fedpgp.backbone.files import TOKENIZER
 from fedpgp.data.preprocess import in_threads
 from fedpgp.methods import METHODS, Params
 from fedpgp.methods.base import normal

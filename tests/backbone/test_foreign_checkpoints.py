@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 
 import fedpgp
 from fedpgp import assets
-from fedpgp.backbone import load, load_backbone
+from fedpgp.backbone import load_backbone
 from fedpgp.backbone.convert import standard_processor, to_clip_model
-from fedpgp.backbone.load import licence_of
+from fedpgp.backbone.files import licence_of, openai_tokenizer
 from fedpgp.errors import CheckpointError, ConfigError
 
 RESNET = {"embed_dim": 96, "width": 128, "layers": 2, "size": 64, "context": 77, "blocks": (1, 2, 1, 1), "channels": 8}
@@ -55,13 +55,13 @@ def reference_tokenizer():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load._tokenizer()
+    return openai_tokenizer()
 
 
 @pytest.fixture(autouse=True)
 def one_tokenizer(tokenizer, monkeypatch):
     """Checkpoints without a tokenizer of their own get one that is read once: it has 49,408 tokens."""
-    monkeypatch.setattr(load, "_tokenizer", lambda: tokenizer)
+    monkeypatch.setattr("fedpgp.backbone.files.openai_tokenizer", lambda: tokenizer)
 
 
 @pytest.fixture(scope="module")

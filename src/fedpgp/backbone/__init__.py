@@ -3,13 +3,8 @@
 It may import the runtime, the assets and errors, and it alone imports transformers and open_clip. Start with `load`.
 """
 
-from fedpgp.backbone.load import (
-    PHOTOCLIP,
-    Backbone,
-    Towers,
-    bfloat16_speed,
-    configured_backbone,
-    load_backbone,
-)
+from fedpgp.backbone.dual_encoder import Backbone, Towers
+from fedpgp.backbone.files import PHOTOCLIP
+from fedpgp.backbone.load import bfloat16_speed, configured_backbone, load_backbone
 
 __all__ = ["PHOTOCLIP", "Backbone", "Towers", "bfloat16_speed", "configured_backbone", "load_backbone"]

@@ -151,7 +151,7 @@ def _devices() -> Results:
 
 def _files() -> Results:
     from fedpgp import assets
-    from fedpgp.backbone.load import EMBEDDED
+    from fedpgp.backbone.files import EMBEDDED
 
     for name in (*EMBEDDED, "pictograms", "clip-tokenizer"):
         try:

@@ -1,0 +1,229 @@
+"""A name, a directory or a hub id -> the files of a checkpoint, and what they hold."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from fedpgp import assets
+from fedpgp.backbone import efficientnet, open_clip_models
+from fedpgp.backbone.archive import read_weights
+from fedpgp.backbone.convert import HEAD, standard_processor, to_clip_model
+from fedpgp.backbone.tokens import AnyTokenizer
+from fedpgp.backbone.transformers_models import FAMILIES
+from fedpgp.errors import CheckpointError, first_line
+
+PHOTOCLIP = "photoclip"
+EMBEDDED = (PHOTOCLIP, "pictoclip")
+TOKENIZER = "clip-tokenizer"  # OpenAI's, for checkpoints that come without one
+TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model")
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+CARD = "README.md"
+FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+OLDER = "pytorch_model*.bin"  # transformers' weights where there are no others
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+TEXT_HEADS = 8  # of OpenCLIP's text tower, where its config does not say
+HUB_PREFIX = "hf-hub:"  # of OpenCLIP's names: a hub id whose OpenCLIP files are meant
+OF_TOWER = {"final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None, "ls_init_value": None}
+OF_TOWER |= {"block_type": None, "qk_norm": False, "scale_heads": False, "scale_attn": False, "scale_fc": False}
+# What a key of OpenCLIP's config has, or is where it is missing, in a CLIP-shaped text tower.
+CLIP_TEXT: dict[str, Any] = OF_TOWER | {
+    "no_causal_mask": False,
+    "pool_type": "argmax",
+    "hf_model_name": None,
+    "embed_cls": False,
+    "proj_bias": False,
+    "proj_type": "linear",
+}
+OPENAI_TOKENIZER = {"hf_tokenizer_name": None}
+PLAIN_TOKENS: dict[str, Any] = {"tokenizer_kwargs": {}, "tokenizer_mode": None}  # of a tokenizer, whichever it is
+CLIP_VALUES: Mapping[str, Mapping[str, Any]] = {
+    "text_cfg": CLIP_TEXT | OPENAI_TOKENIZER,
+    "vision_cfg": OF_TOWER | {"pool_type": "tok", "timm_model_name": None, "attentional_pool": False},
+    "preprocess_cfg": {"mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest"},
+}
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint consists of, in the types of transformers. files: what it was read from."""
+
+    model: Any
+    processor: Any
+    tokenizer: Any
+    files: list[Path]
+
+
+class OpenClipFiles(NamedTuple):
+    """A directory of OpenCLIP's that is read without the library, and what its config says.
+
+    size: height and width of the pictures; heads: of the text tower; own_tokenizer: its files are in the directory.
+    """
+
+    directory: Path
+    weights: Path
+    vision: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    size: tuple[int, int]
+    heads: int
+    quick_gelu: bool
+    own_tokenizer: bool
+
+
+def find_checkpoint(name: str) -> Path:
+    """The directory or file of a checkpoint, downloaded if it is a hub id; raises CheckpointError."""
+    if name in EMBEDDED:
+        return assets.verified(name)
+    if Path(name).exists():
+        return Path(name)
+    name = name.removeprefix(HUB_PREFIX)
+    if not HUB_ID.fullmatch(name):
+        raise CheckpointError(
+            f"checkpoint {name!r} does not exist: name a directory or file that does, a hub id like"
+            f" openai/clip-vit-base-patch16, or an embedded one, {' or '.join(EMBEDDED)}; write ~ out"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        directory = Path(snapshot_download(name, allow_patterns=[*FILES, CARD]))
+        if (directory / open_clip_models.CONFIG).is_file() and not any(directory.glob("*.safetensors")):
+            snapshot_download(name, allow_patterns=[OPEN_CLIP_WEIGHTS[1]])
+        return directory
+    except Exception as error:  # network, authorisation and name errors of several libraries
+        raise CheckpointError(
+            f"checkpoint {name!r} is neither a directory nor to be had from the hub: {first_line(error)};"
+            f" --backbone {PHOTOCLIP}, which is embedded and knows photographs, works at once; or download the"
+            " checkpoint elsewhere and name its directory with --backbone"
+        ) from error
+
+
+def licence_of(directory: Path) -> str:
+    """The licence that a model card's header states, or "not stated"."""
+    from huggingface_hub import metadata_load
+
+    try:
+        header = metadata_load(directory / CARD) or {}
+    except Exception:  # it may be any text: nothing is read from it but this
+        header = {}
+    return str(header.get("license", "not stated"))
+
+
+def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpoint:
+    """A dual encoder of transformers; raises CheckpointError for files that are not one's, or not complete."""
+    import transformers
+
+    older = any(directory.glob(OLDER)) and not any(directory.glob("*.safetensors"))
+    local = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        kind = transformers.AutoConfig.from_pretrained(directory, **local).model_type
+        if kind not in FAMILIES:
+            raise CheckpointError(
+                f"checkpoint {name!r} must be of a model_type {' or '.join(map(repr, FAMILIES))}, its config.json has"
+                f" {kind!r}: choose a dual encoder, such as openai/clip-vit-base-patch16"
+            )
+        # Of the older files it reads tensors alone, too (weights_only).
+        model, report = getattr(transformers, FAMILIES[kind]).from_pretrained(
+            directory, dtype=dtype, use_safetensors=not older, output_loading_info=True, **local
+        )
+        processor = transformers.AutoImageProcessor.from_pretrained(directory, backend="pil", **local)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **local)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever the files make the loaders raise, the user needs one line
+        raise CheckpointError(
+            f"checkpoint {name!r} cannot be read from {directory}: {first_line(error)};"
+            " it must hold config.json, model.safetensors, tokenizer and preprocessor files of a dual encoder"
+        ) from error
+    if report["missing_keys"]:
+        raise CheckpointError(
+            f"checkpoint {name!r} in {directory} lacks {len(report['missing_keys'])} weights of a"
+            f" {FAMILIES[kind]}, the first is {min(report['missing_keys'])}: fetch it again, or name a complete one"
+        )
+    files = {file for pattern in [*FILES, *([OLDER] if older else [])] for file in directory.glob(pattern)}
+    return Checkpoint(model, processor, tokenizer, sorted(files))
+
+
+def read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClipFiles | open_clip_models.OpenClip:
+    """A checkpoint of OpenCLIP's, with the library only if the config declares other towers than CLIP's own, or
+    EfficientNet-Lite0 beside CLIP's text tower; raises CheckpointError.
+    """
+    file = directory / open_clip_models.CONFIG
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        config, preprocessing = content["model_cfg"], content.get("preprocess_cfg", {})
+        sections = {**config, "preprocess_cfg": preprocessing}
+        of_clip = all(agrees(sections[section], values) for section, values in CLIP_VALUES.items())
+        vision, text = config["vision_cfg"], config["text_cfg"]
+        efficient = efficientnet.declared(vision) and agrees(text, CLIP_TEXT | PLAIN_TOKENS)
+        size = vision.get("image_size", 224)
+        height, width = (size, size) if isinstance(size, int) else map(int, size)
+        quick, heads = bool(config.get("quick_gelu", False)), int(text.get("heads", 0))
+        vision_head = int(vision.get("head_width", HEAD))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is not OpenCLIP's: {first_line(error)}; fetch it again") from error
+    weights = next((directory / name for name in OPEN_CLIP_WEIGHTS if (directory / name).is_file()), None)
+    if weights is None:
+        raise CheckpointError(f"checkpoint {directory} lacks {' or '.join(OPEN_CLIP_WEIGHTS)}: fetch it again")
+    if efficient:
+        return OpenClipFiles(
+            directory,
+            weights,
+            vision,
+            preprocessing,
+            (height, width),
+            heads or TEXT_HEADS,
+            quick,
+            bool(text.get("hf_tokenizer_name")),
+        )
+    if not of_clip:
+        return open_clip_models.read_directory(directory, weights, dtype)
+    shape = {"quick_gelu": quick, "vision_head": vision_head, "text_heads": heads or None}
+    return converted([file, weights], dtype, preprocessing, **shape)
+
+
+def agrees(section: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether a section of OpenCLIP's config has these values, or leaves them out."""
+    return all(section.get(key, value) == value for key, value in values.items())
+
+
+def converted(
+    files: list[Path], dtype: torch.dtype, preprocessing: Mapping[str, Any] | None = None, **shape: Any
+) -> Checkpoint:
+    """A checkpoint with OpenAI's names of weights, in the last of its files; shape: as `to_clip_model` takes it."""
+    model: Any = to_clip_model(read_weights(files[-1]), str(files[-1]), **shape)
+    processor = standard_processor(model.config.vision_config.image_size, preprocessing)
+    return Checkpoint(model.to(dtype), processor, openai_tokenizer(), files)
+
+
+def openai_tokenizer() -> Any:
+    """OpenAI's, which ships with the package, for a checkpoint that comes without one."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(assets.verified(TOKENIZER), local_files_only=True)
+
+
+def read_own_tokenizer(directory: Path, tokens: int) -> tuple[AnyTokenizer, list[Path]]:
+    """The tokenizer of a CLIP-shaped text tower, as OpenCLIP reads it from a directory, and its files."""
+    from transformers import AutoTokenizer
+
+    try:
+        given = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever the files make the loader raise, the user needs one line
+        raise CheckpointError(
+            f"the tokenizer of {directory} cannot be read: {first_line(error)}; fetch its tokenizer files again"
+        ) from error
+    tokenizer = AnyTokenizer.of(given, _one_space)
+    if len(tokenizer.start) != 1 or tokenizer.eos_token_id != tokens - 1 or len(tokenizer) != tokens:
+        raise CheckpointError(
+            f"the tokenizer of {directory} must put one token ahead of a text and {tokens - 1} behind it, the last of"
+            f" {tokens}, at which OpenCLIP reads the text; it has {len(tokenizer)} tokens and puts"
+            f" {list(tokenizer.start)} ahead and {tokenizer.eos_token_id} behind: fetch its tokenizer files again"
+        )
+    return tokenizer, sorted({file for pattern in TOKENIZER_FILES for file in directory.glob(pattern)})
+
+
+def _one_space(text: str) -> str:
+    """A text with one space between words, which is what OpenCLIP does to it for such a tokenizer."""
+    return " ".join(text.split())
