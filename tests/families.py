@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from references import references
+from references import path_of_processes, references
 from torch import Tensor
 
 NAMES = ("golden retriever", "tabby cat", "sports car", "red panda", "grand piano", "ferry")
@@ -260,3 +260,9 @@ def made(tmp_path_factory, open_clip):
         return known[kind]
 
     return of
+
+
+@pytest.fixture
+def in_processes(open_clip, tmp_path_factory, monkeypatch):
+    """The processes that a test starts can import OpenCLIP, too."""
+    monkeypatch.setenv("PYTHONPATH", path_of_processes(tmp_path_factory.mktemp("site")))

@@ -323,9 +323,11 @@ def test_a_run_is_trained_resumed_and_exported(kind, made, tmp_path):
 
 
 @pytest.mark.slow
-def test_worker_processes_give_the_same_bits(tmp_path):
-    directory = of_transformers("siglip", tmp_path / "checkpoint").directory
-    changes = ["task.clients=2", "task.shots=1", "federation.rounds=1", f"backbone.checkpoint={directory}"]
+@pytest.mark.parametrize("kind", ["siglip", "mobileclip", "biomedclip"])
+def test_worker_processes_give_the_same_bits(kind, made, in_processes, small_source, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: small_source)
+    checkpoint = f"backbone.checkpoint={made(kind).directory}"
+    changes = ["task.clients=2", "task.shots=1", "federation.rounds=1", "fedpgp.context_length=4", checkpoint]
     one, two = (
         fedpgp.run("fedpgp", changes=changes, cache=tmp_path / "cache", workers=count).results["final"]
         for count in (1, 2)
