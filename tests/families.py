@@ -80,7 +80,7 @@ def sentence_pieces(directory: Path, spaced: bool = True, start: bool = False) -
     return int(made.get_vocab_size())
 
 
-def byte_pairs(directory: Path) -> int:
+def gemma_pieces(directory: Path) -> int:
     """A tokenizer of Gemma's kind, in which a space is a character, as SigLIP 2 has it."""
     from tokenizers import Tokenizer, models, normalizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -102,7 +102,7 @@ def of_transformers(kind: str, directory: Path) -> Family:
 
     vision: dict[str, Any] = {**TOWER, "image_size": 32, "patch_size": 8}
     if kind in ("siglip", "siglip2"):
-        tokens = sentence_pieces(directory) if kind == "siglip" else byte_pairs(directory)
+        tokens = sentence_pieces(directory) if kind == "siglip" else gemma_pieces(directory)
         text = {**TOWER, "vocab_size": tokens + 5, "max_position_embeddings": LENGTH, "projection_size": 32}
     elif kind == "altclip":
         tokens = sentence_pieces(directory, start=True)

@@ -62,11 +62,12 @@ def word_pieces(directory: Path, samples: Iterable[str], size: int, length: int)
 
 def gemma(directory: Path, samples: Iterable[str], size: int, length: int) -> None:
     """A tokenizer of Gemma's kind (byte pairs in which a space is a character), as SigLIP 2 uses it: [EOS] behind."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     special = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
     made = Tokenizer(models.BPE(unk_token="<unk>"))
     made.normalizer = normalizers.Replace(" ", "▁")
+    made.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # no token is of two words
     made.decoder = decoders.Replace("▁", " ")
     made.train_from_iterator(samples, trainers.BpeTrainer(vocab_size=size, special_tokens=[*special.values()]))
     made.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
