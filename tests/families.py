@@ -233,6 +233,23 @@ def of_open_clip(kind: str, directory: Path, library: Any) -> Family:
     )
 
 
+CLASSICAL = {  # OpenCLIP's own CLIPs, whose text tower is in no module of its own
+    "openclip-vit": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+    "openclip-resnet": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16},
+}
+
+
+def save_classical(kind: str, directory: Path, library: Any) -> None:
+    """kind: of `CLASSICAL`; library: the module open_clip."""
+    from safetensors.torch import save_file
+
+    config = {"embed_dim": 64, "vision_cfg": CLASSICAL[kind], "text_cfg": {**OWN_TEXT, "width": 64}}
+    torch.manual_seed(0)
+    save_file(randomised(library.CLIP(**config)).state_dict(), directory / "open_clip_model.safetensors")
+    content = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7]}}
+    (directory / "open_clip_config.json").write_text(json.dumps(content))
+
+
 TRANSFORMERS = ("siglip", "siglip2", "altclip", "chinese_clip")
 KINDS = (*TRANSFORMERS, *OPEN_CLIP)
 

@@ -1,13 +1,19 @@
 """The model cards of exports: their code runs as it is printed, with the library that the checkpoint comes from."""
 
+import copy
 import json
 import re
+from dataclasses import replace
 
 import pytest
-from families import KINDS, TRANSFORMERS
+from families import CLASSICAL, KINDS, TRANSFORMERS, save_classical
 
 import fedpgp
+from fedpgp.backbone import load_backbone
+from fedpgp.backbone.image import ImageEncoder
+from fedpgp.backbone.resnet import ResNetTower
 from fedpgp.errors import ConfigError
+from fedpgp.serving.checkpoint import place
 from fedpgp.serving.export import export
 from fedpgp.serving.hub import _files as uploaded
 
@@ -16,15 +22,27 @@ SHORT = ["task.clients=1", "task.shots=1", "federation.rounds=1", "federation.lo
 LEVELS = {"siglip2": (), **dict.fromkeys(("siglip", "timm-siglip", "mobileclip", "biomedclip"), pytest.mark.slow)}
 REFUSED = {
     **{(kind, "hf"): "is one of OpenCLIP's: take safetensors" for kind in KINDS if kind not in TRANSFORMERS},
+    ("openclip-resnet", "hf"): "is one of OpenCLIP's: take safetensors",
     ("siglip2", "onnx"): "reads patches of any: take clip-head",
 }
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=LEVELS.get(kind, pytest.mark.by_hand)) for kind in KINDS])
+@pytest.fixture
+def checkpoint(kind, request, tmp_path, open_clip):
+    """The directory of a saved checkpoint."""
+    if kind not in CLASSICAL:
+        return str(request.getfixturevalue("made")(kind).directory)
+    (tmp_path / "checkpoint").mkdir()
+    save_classical(kind, tmp_path / "checkpoint", open_clip)
+    return str(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=LEVELS.get(kind, pytest.mark.by_hand)) for kind in (*KINDS, *CLASSICAL)]
+)
 def test_the_code_on_a_card_predicts_what_fedpgp_does(
-    kind, made, small_source, cache, tmp_path, command, monkeypatch, capsys
+    kind, checkpoint, small_source, cache, tmp_path, command, monkeypatch
 ):
-    checkpoint = str(made(kind).directory)
     monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: small_source)
     changes = [*SHORT, "promptfl.context_length=4", f"backbone.checkpoint={checkpoint}"]
     run = fedpgp.run("promptfl", changes=changes, output=tmp_path / "run", cache=cache)
@@ -59,3 +77,38 @@ def test_the_code_on_a_card_predicts_what_fedpgp_does(
             assert found == pytest.approx(of_heads, abs=1e-5)
         else:
             assert found[0].tolist() == pytest.approx([of_prompts[name] for name in some], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint", "weights"),
+    [
+        ("org/model", '"hf-hub:org/model"', '"hf-hub:org/model"'),
+        ("hf-hub:org/model", '"hf-hub:org/model"', '"hf-hub:org/model"'),
+        ("open_clip:MobileCLIP2-S0/dfndr2b", '"MobileCLIP2-S0"', '"MobileCLIP2-S0", pretrained="dfndr2b"'),
+    ],
+)
+def test_a_model_of_openclip_that_can_be_downloaded_is_named_and_not_copied(name, checkpoint, weights, made, tmp_path):
+    found = place(load_backbone(str(made("mobileclip").directory)), name, tmp_path)
+    assert found == {"library": "open_clip", "checkpoint": checkpoint, "weights": weights}
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_resnet_that_no_library_loads_from_its_file_is_refused(compact, tmp_path):
+    model = copy.deepcopy(compact.image.model)
+    model.vision_model = ResNetTower((1, 1, 1, 1), 8, 2)
+    resnet = replace(compact, image=ImageEncoder(model, compact.image.processor))
+    with pytest.raises(ConfigError, match=r"RN\.pt is a ResNet in OpenAI's own form, .*: export onnx"):
+        place(resnet, "RN.pt", tmp_path)
+
+
+def test_a_class_name_that_a_tokenizer_reads_otherwise_at_its_place_is_refused(
+    made, small_source, cache, tmp_path, monkeypatch
+):
+    """SentencePiece has other tokens for a full stop behind a class name than behind a context."""
+    monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: small_source)
+    changes = [*SHORT, "promptfl.class_token_position=front", f"backbone.checkpoint={made('siglip').directory}"]
+    run = fedpgp.run("promptfl", changes=[*changes, "promptfl.context_length=4"], cache=cache)
+    for form in ("safetensors", "hf"):
+        with pytest.raises(ConfigError, match="does not read a class name behind other words as this run did"):
+            export(run, tmp_path / form, form)
+    assert not any(tmp_path.iterdir())

@@ -19,6 +19,7 @@ from fedpgp.backbone.load import HUB_PREFIX
 from fedpgp.backbone.open_clip_models import CONFIG, PREFIX
 from fedpgp.backbone.resnet import ResNetTower
 from fedpgp.backbone.tokens import Tokenizer, text_ids
+from fedpgp.backbone.transformers_models import TextPart
 from fedpgp.errors import ConfigError
 from fedpgp.serving.classifier import Classes, Classifier
 
@@ -27,12 +28,14 @@ WORDS = ("a", "x", "o", "in", "de", "of", "the", "photo")  # of which one token 
 
 def library_of(backbone: Backbone, name: str) -> Literal["transformers", "open_clip"]:
     """Return the library that loads a checkpoint; raise ConfigError if neither does."""
-    if name.startswith(PREFIX) or any(file.name == CONFIG for file in backbone.files):
+    if not isinstance(backbone.image, ImageEncoder):
+        return "transformers" if isinstance(getattr(backbone.text, "tower", None), TextPart) else "open_clip"
+    if backbone.files[0].name == CONFIG:
         return "open_clip"
-    if isinstance(backbone.image, ImageEncoder) and isinstance(backbone.image.model.vision_model, ResNetTower):
+    if isinstance(backbone.image.model.vision_model, ResNetTower):
         raise ConfigError(
             f"checkpoint {name} is a ResNet in OpenAI's own form, which neither transformers nor OpenCLIP loads from a"
-            " file: export onnx, or train on the same model with open_clip:RN50/openai"
+            " file: export onnx, or train on the same model as open_clip:RN50/openai"
         )
     return "transformers"
 
@@ -95,7 +98,7 @@ def padding(backbone: Backbone) -> dict[str, Any]:
 
 
 def sentence(classifier: Classifier, words: Sequence[str], gap: str = " ") -> str:
-    """Return the text that a tokenizer reads, with words where the context vectors are and {} for the class name."""
+    """Return the text that a tokenizer reads: words in the places of the context vectors, {} for the class name."""
     half = _half(classifier, len(words))
     ahead, _, behind = classifier.method.tail.partition("{}")
     start = " ".join(part for part in (gap.join(words[:half]), ahead.strip(), "{}") if part)
