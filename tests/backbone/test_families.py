@@ -203,7 +203,7 @@ def test_too_long_a_context_and_deeper_vectors_are_refused(made):
     backbone = load_backbone(str(made("siglip").directory))
     classes = backbone.class_tokens(NAMES)
     with pytest.raises(CheckpointError, match="shorten the context or the class names"):
-        backbone.text(torch.zeros(1, 60, backbone.token_width), classes)
+        backbone.text(torch.zeros(1, 62, backbone.token_width), classes)
     deep = Prompt(torch.zeros(1, 2, backbone.token_width), torch.zeros(1, 1, 2, backbone.token_width))
     with pytest.raises(CheckpointError, match="takes no vectors or adapters in its layers"):
         backbone.text(deep, classes)
