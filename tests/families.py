@@ -80,6 +80,35 @@ def sentence_pieces(directory: Path, spaced: bool = True, start: bool = False) -
     return int(made.get_vocab_size())
 
 
+def sentence_piece_model(directory: Path) -> Any:
+    """Give a saved SigLIP the tokenizer that it is published with, a SentencePiece model, in the place of its own."""
+    import sentencepiece
+    from transformers import SiglipTokenizer
+
+    for file in directory.glob("*token*"):
+        file.unlink()
+    (directory / "texts").write_text("\n".join(TEXTS * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(directory / "texts"),
+        model_prefix=str(directory / "spiece"),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        pad_piece="<pad>",
+        user_defined_symbols=["▁a", "▁x"],
+    )
+    inputs = {"model_max_length": LENGTH, "model_input_names": ["input_ids"]}
+    tokenizer = SiglipTokenizer(str(directory / "spiece.model"), **inputs)
+    tokenizer.save_pretrained(directory)
+    for name in ("texts", "spiece.vocab"):
+        (directory / name).unlink()
+    return tokenizer
+
+
 def gemma_pieces(directory: Path) -> int:
     """A tokenizer of Gemma's kind, in which a space is a character, as SigLIP 2 has it."""
     from tokenizers import Tokenizer, models, normalizers, processors

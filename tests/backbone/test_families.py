@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from families import KINDS, NAMES, TEXTS, of_open_clip, of_transformers
+from families import KINDS, NAMES, TEXTS, of_open_clip, of_transformers, sentence_piece_model
 from oracle import fedpgp as oracle
 from oracle import promptfl
 from PIL import Image
@@ -157,27 +157,8 @@ def test_patches_are_the_positions_of_the_pooled_feature(kind, made):
 
 
 def test_siglips_own_tokenizer_drops_capitals_and_punctuation(tmp_path):
-    """As published: a SentencePiece model, without the tokenizer.json that other tests save."""
-    import sentencepiece
-    from transformers import SiglipTokenizer
-
-    family = of_transformers("siglip", tmp_path / "checkpoint")
-    for file in family.directory.glob("*token*"):
-        file.unlink()
-    (tmp_path / "texts").write_text("\n".join(TEXTS * 20))
-    special = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "pad_piece": "<pad>"}
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "texts"),
-        model_prefix=str(tmp_path / "spiece"),
-        vocab_size=40,
-        hard_vocab_limit=False,
-        minloglevel=2,
-        **special,
-    )
-    length = family.model.config.text_config.max_position_embeddings
-    inputs = {"model_max_length": length, "model_input_names": ["input_ids"]}
-    tokenizer = SiglipTokenizer(str(tmp_path / "spiece.model"), **inputs)
-    tokenizer.save_pretrained(family.directory)
+    family = of_transformers("siglip", tmp_path)
+    tokenizer = sentence_piece_model(tmp_path)
     backbone = load_backbone(str(family.directory))
     names = ("Golden Retriever!", "tabby-cat", "Ferry")
     ids = tokenizer([f"A Photo of a {name}." for name in names], padding="max_length", return_tensors="pt")

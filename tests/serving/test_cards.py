@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from families import CLASSICAL, KINDS, TRANSFORMERS, save_classical
+from families import CLASSICAL, KINDS, TRANSFORMERS, of_transformers, save_classical, sentence_piece_model
 
 import fedpgp
 from fedpgp.backbone import load_backbone
@@ -20,9 +20,12 @@ from fedpgp.serving.hub import _files as uploaded
 SHORT = ["task.clients=1", "task.shots=1", "federation.rounds=1", "federation.local_epochs=1"]
 # The others differ from these in nothing that an export depends on; siglip2 is fast, as it has no ONNX file.
 LEVELS = {"siglip2": (), **dict.fromkeys(("siglip", "timm-siglip", "mobileclip", "biomedclip"), pytest.mark.slow)}
+SIGLIPS_OWN = "siglip with its own tokenizer"
+OTHERS = (*CLASSICAL, SIGLIPS_OWN)
 REFUSED = {
     **{(kind, "hf"): "is one of OpenCLIP's: take safetensors" for kind in KINDS if kind not in TRANSFORMERS},
     ("openclip-resnet", "hf"): "is one of OpenCLIP's: take safetensors",
+    (SIGLIPS_OWN, "hf"): "hf needs a tokenizer that reads a class name behind new tokens",
     ("siglip2", "onnx"): "reads patches of any: take clip-head",
 }
 
@@ -30,15 +33,21 @@ REFUSED = {
 @pytest.fixture
 def checkpoint(kind, request, tmp_path, open_clip):
     """The directory of a saved checkpoint."""
-    if kind not in CLASSICAL:
+    if kind in KINDS:
         return str(request.getfixturevalue("made")(kind).directory)
-    (tmp_path / "checkpoint").mkdir()
-    save_classical(kind, tmp_path / "checkpoint", open_clip)
-    return str(tmp_path / "checkpoint")
+    directory = tmp_path / "checkpoint"
+    directory.mkdir()
+    if kind == SIGLIPS_OWN:
+        of_transformers("siglip", directory)
+        sentence_piece_model(directory)
+    else:
+        save_classical(kind, directory, open_clip)
+    return str(directory)
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=LEVELS.get(kind, pytest.mark.by_hand)) for kind in (*KINDS, *CLASSICAL)]
+    "kind",
+    [pytest.param(kind, marks=LEVELS.get(kind, pytest.mark.by_hand)) for kind in (*KINDS, *CLASSICAL, SIGLIPS_OWN)],
 )
 def test_the_code_on_a_card_predicts_what_fedpgp_does(
     kind, checkpoint, small_source, cache, tmp_path, command, monkeypatch
@@ -109,6 +118,6 @@ def test_a_class_name_that_a_tokenizer_reads_otherwise_at_its_place_is_refused(
     changes = [*SHORT, "promptfl.class_token_position=front", f"backbone.checkpoint={made('siglip').directory}"]
     run = fedpgp.run("promptfl", changes=[*changes, "promptfl.context_length=4"], cache=cache)
     for form in ("safetensors", "hf"):
-        with pytest.raises(ConfigError, match="does not read a class name behind other words as this run did"):
+        with pytest.raises(ConfigError, match=f"format {form} needs a tokenizer that reads a class name behind"):
             export(run, tmp_path / form, form)
     assert not any(tmp_path.iterdir())

@@ -138,14 +138,13 @@ def texts(classifier: Classifier, classes: Classes, vectors: int) -> tuple[str, 
             if all(a != b for rows in zip(ids, known, strict=True) for a, b in zip(*rows, strict=True)):
                 return other, text
         fitting.append((text, ids))
-    raise unreadable(classifier)
+    raise unreadable("safetensors", "other words", "clip-head or onnx, for a list of class names")
 
 
-def unreadable(classifier: Classifier) -> ConfigError:
+def unreadable(form: str, ahead: str, others: str) -> ConfigError:
     return ConfigError(
-        "the checkpoint's tokenizer does not read a class name behind other words as this run did"
-        f" (class_token_position {classifier.method.position}): export a head for a list of class names instead, with"
-        " --format clip-head or onnx"
+        f"format {form} needs a tokenizer that reads a class name behind {ahead} as the run has read it, which this"
+        f" checkpoint's does not: take {others}"
     )
 
 

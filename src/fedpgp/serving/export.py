@@ -182,7 +182,7 @@ def _hugging_face(run: Run, classifier: Classifier, classes: Classes, directory:
     template = checkpoint.sentence(classifier, tokens, "")
     found = checkpoint.context_ids(classifier, classes, tokenizer, template, len(context))
     if found is None:
-        raise checkpoint.unreadable(classifier)
+        raise checkpoint.unreadable("hf", "new tokens", "safetensors")
     known = model.text_model.get_input_embeddings().weight
     table = known.new_zeros(max(*found[0], len(known) - 1) + 1, known.shape[1])
     table[: len(known)], table[found[0]] = known, context.to(known)
