@@ -34,7 +34,7 @@ def pictures(pictograms, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("kind", "nodes"), [("MobileCLIP2-S0", 2), ("BiomedCLIP", 0)])
-def test_a_comparison_and_a_federation_have_the_same_figures(
+def test_a_comparison_ends_and_a_federation_of_nodes_has_its_figures(
     kind, nodes, pictures, in_processes, tmp_path, cache, monkeypatch
 ):
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
