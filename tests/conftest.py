@@ -24,7 +24,7 @@ from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.sources import pictograms as embedded
 from fedpgp.federation.state import State
 
-pytest_plugins = ["browser"]
+pytest_plugins = ["browser", "families"]
 
 TRAINING = ("compare", "run", "tune", "ablate", "sweep", "reproduce")  # commands
 COMPARED = ("zero-shot", "promptfl", "fedpgp")

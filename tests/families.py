@@ -1,18 +1,21 @@
 """Small random dual encoders of every family, saved as they are published, with the libraries' own forward passes."""
 
 import json
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from references import path_of_processes, references
 from torch import Tensor
 
 NAMES = ("golden retriever", "tabby cat", "sports car", "red panda", "grand piano", "ferry")
 TEXTS = tuple(f"a photo of a {name}." for name in NAMES)
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-LENGTH = 64
+LENGTH, LETTERS = 64, string.ascii_lowercase
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,20 @@ def word_pieces(directory: Path, length: int = LENGTH) -> int:
 
 
 def sentence_pieces(directory: Path, spaced: bool = True, start: bool = False) -> int:
-    """A tokenizer of SentencePiece's kind, without a mask. spaced: the first word, too, has a space ahead."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    """A tokenizer of SentencePiece's kind, without a mask. spaced: the first word, too, has a space ahead.
+
+    It knows the words of `TEXTS`, and letters with and without a space ahead.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    made = Tokenizer(models.Unigram())
+    words = sorted(
+        {f"▁{word}" for text in TEXTS for word in text.removesuffix(".").split()} | {*map("▁{}".format, LETTERS)}
+    )
+    pieces = [*special.values(), "▁", ".", *LETTERS, *words]
+    made = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=3))
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always" if spaced else "never")
-    trainer = trainers.UnigramTrainer(vocab_size=90, special_tokens=list(special.values()), unk_token="<unk>")
-    made.train_from_iterator(TEXTS * 3, trainer)
     single, known = ("<s> $A </s>", [("<s>", 0), ("</s>", 2)]) if start else ("$A </s>", [("</s>", 2)])
     made.post_processor = processors.TemplateProcessing(single=single, special_tokens=known)
     inputs = ["input_ids", "attention_mask"] if start else ["input_ids"]
@@ -92,13 +100,58 @@ def byte_pairs(directory: Path) -> int:
     return int(made.get_vocab_size())
 
 
+def sentence_piece_model(directory: Path) -> Any:
+    """Give a saved SigLIP the tokenizer that it is published with, a SentencePiece model, in the place of its own."""
+    import sentencepiece
+    from transformers import SiglipTokenizer
+
+    for file in directory.glob("*token*"):
+        file.unlink()
+    (directory / "texts").write_text("\n".join(TEXTS * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(directory / "texts"),
+        model_prefix=str(directory / "spiece"),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        pad_piece="<pad>",
+        user_defined_symbols=["▁a", "▁x"],
+    )
+    inputs = {"model_max_length": LENGTH, "model_input_names": ["input_ids"]}
+    tokenizer = SiglipTokenizer(str(directory / "spiece.model"), **inputs)
+    tokenizer.save_pretrained(directory)
+    for name in ("texts", "spiece.vocab"):
+        (directory / name).unlink()
+    return tokenizer
+
+
+def gemma_pieces(directory: Path) -> int:
+    """A tokenizer of Gemma's kind, in which a space is a character, as SigLIP 2 has it."""
+    from tokenizers import Tokenizer, models, normalizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+    merges = [("▁", letter) for letter in LETTERS]
+    pieces = [*special.values(), "▁", ".", *LETTERS, *map("".join, merges)]
+    made = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges, unk_token="<unk>"))
+    made.normalizer = normalizers.Replace(" ", "▁")
+    made.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    names = {"model_max_length": LENGTH, "model_input_names": ["input_ids"]}
+    PreTrainedTokenizerFast(tokenizer_object=made, **names, **special).save_pretrained(directory)
+    return int(made.get_vocab_size())
+
+
 def of_transformers(kind: str, directory: Path) -> Family:
     """kind: "siglip", "siglip2", "altclip" or "chinese_clip"."""
     import transformers
 
     vision: dict[str, Any] = {**TOWER, "image_size": 32, "patch_size": 8}
     if kind in ("siglip", "siglip2"):
-        tokens = sentence_pieces(directory, spaced=kind == "siglip")
+        tokens = sentence_pieces(directory) if kind == "siglip" else gemma_pieces(directory)
         text = {**TOWER, "vocab_size": tokens + 5, "max_position_embeddings": LENGTH, "projection_size": 32}
     elif kind == "altclip":
         tokens = sentence_pieces(directory, start=True)
@@ -207,7 +260,7 @@ def of_open_clip(kind: str, directory: Path, library: Any) -> Family:
     elif "hf_tokenizer_name" in text:
         text["vocab_size"] = sentence_pieces(directory, spaced=False)
     if "timm_model_name" in config["vision_cfg"] and kind == "timm-siglip":
-        config["embed_dim"] = 64
+        config["embed_dim"] = 96  # of its image tower, which has no projection
     shape = copy.deepcopy(config)
     if "hf_model_name" in text:
         shape["text_cfg"] |= {"hf_model_name": str(directory / "text"), "hf_model_pretrained": False}
@@ -234,3 +287,55 @@ def of_open_clip(kind: str, directory: Path, library: Any) -> Family:
         lambda pixels: model.encode_image(pixels),
         model.text.token_embedding if own else model.text.transformer.get_input_embeddings(),
     )
+
+
+CLASSICAL = {  # OpenCLIP's own CLIPs, whose text tower is in no module of its own
+    "openclip-vit": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+    "openclip-resnet": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16},
+}
+
+
+def save_classical(kind: str, directory: Path, library: Any) -> None:
+    """kind: of `CLASSICAL`; library: the module open_clip."""
+    from safetensors.torch import save_file
+
+    config = {"embed_dim": 64, "vision_cfg": CLASSICAL[kind], "text_cfg": {**OWN_TEXT, "width": 64}}
+    torch.manual_seed(0)
+    save_file(randomised(library.CLIP(**config)).state_dict(), directory / "open_clip_model.safetensors")
+    content = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7]}}
+    (directory / "open_clip_config.json").write_text(json.dumps(content))
+
+
+TRANSFORMERS = ("siglip", "siglip2", "altclip", "chinese_clip")
+KINDS = (*TRANSFORMERS, *OPEN_CLIP)
+
+
+@pytest.fixture(scope="module")
+def open_clip():
+    """The library, which can be imported while the tests of a module run."""
+    with references():
+        import open_clip
+
+        yield open_clip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, open_clip):
+    """A saved checkpoint of each family, made once."""
+    known: dict[str, Family] = {}
+
+    def of(kind):
+        if kind not in known:
+            directory = tmp_path_factory.mktemp(kind)
+            known[kind] = (
+                of_transformers(kind, directory) if kind in TRANSFORMERS else of_open_clip(kind, directory, open_clip)
+            )
+        return known[kind]
+
+    return of
+
+
+@pytest.fixture
+def in_processes(open_clip, tmp_path_factory, monkeypatch):
+    """The processes that a test starts can import OpenCLIP, too."""
+    monkeypatch.setenv("PYTHONPATH", path_of_processes(tmp_path_factory.mktemp("site")))

@@ -5,6 +5,7 @@ declared. Where everybody could import it, transformers would try to, in every p
 is on the path only where a test asks for it.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,3 +39,31 @@ def references() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(FOLDER))
+
+
+SITE = f"""
+import sys
+from importlib.abc import MetaPathFinder
+
+class Declares(MetaPathFinder):
+    # Declares the operators when somebody looks for torchvision, without importing torch before that.
+    libraries = []
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchvision" and not self.libraries:
+            import torch
+            self.libraries.append(torch.library.Library("torchvision", "DEF"))
+            for operator in {OPERATORS}:
+                self.libraries[0].define(operator)
+
+sys.meta_path.insert(0, Declares())
+"""
+
+
+def path_of_processes(directory: Path) -> str:
+    """A PYTHONPATH with which the processes that a test starts can import the libraries, too.
+
+    directory: where a module may be written that these processes import at their start.
+    """
+    (directory / "sitecustomize.py").write_text(SITE)
+    return os.pathsep.join([str(directory), *filter(None, [os.environ.get("PYTHONPATH")]), str(FOLDER)])

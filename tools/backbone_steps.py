@@ -3,12 +3,12 @@
 python tools/backbone_steps.py [KIND …]
 
 A step is a forward and a backward pass of two prompts of 16 vectors over five classes. The naive step replaces the
-token embeddings one prompt after the other, with the library's own forward pass; both compute the same numbers. "Four"
-reads eight prompts at once, as four clients have them, per client. "ViT-B/16" is the same step on the fast encoder.
-Ratios are of the best of several repeats, taken in turns.
+token embeddings one prompt after the other, with the library's own forward pass; both compute the same numbers. The
+step of several clients reads the prompts of all of them at once: of ten clients, or of four if ten take too long.
+"ViT-B/16" is the same step on the fast encoder. Ratios are of the best of several repeats, taken in turns. Memory is
+what the process needs during a step beyond what it had before.
 """
 
-import json
 import sys
 import tempfile
 import time
@@ -24,37 +24,21 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from fedpgp.backbone import Backbone, load_backbone
 from fedpgp.backbone.general_text import GeneralTextEncoder, Layout
+from fedpgp.bench.machine import peak_memory
 from fedpgp.bench.shapes import published_config, random_backbone
 from references import references
 
-KINDS = ("MobileCLIP2-S0", "EVA02-B-16", "convnext_base_w")
-VECTORS, REPEATS = 16, 3
+from published_shapes import KINDS, save
+
+VECTORS, PROMPTS, REPEATS = 16, 2, 3
+LONG = 40.0  # seconds; a step that takes longer is not repeated
 NAMES = [f"class {number}" for number in range(5)]
 
 
-def saved(kind: str, directory: Path) -> None:
-    """A model of OpenCLIP's with random weights, as it is published."""
-    import open_clip
-    from safetensors.torch import save_file
-
-    config = open_clip.get_model_config(kind)
-    model = open_clip.create_model(kind, pretrained=None)
-    if not config.get("custom_text"):
-        from open_clip.model import convert_to_custom_text_state_dict as custom
-
-        weights = custom(dict(model.state_dict()))
-    else:
-        weights = model.state_dict()
-    save_file(
-        {name: value.contiguous().clone() for name, value in weights.items()}, directory / "open_clip_model.safetensors"
-    )
-    (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**config, "custom_text": True}}))
-
-
-def best(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
+def best(steps: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:
     """Seconds of each step, taken in turns."""
     seconds = {name: float("inf") for name in steps}
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for name, step in steps.items():
             started = time.perf_counter()
             step()
@@ -95,23 +79,27 @@ def measure(directory: Path, vit: Backbone) -> dict[str, object]:
     loaded = time.perf_counter() - started
     text, classes, fast = backbone.text, backbone.class_tokens(NAMES), vit.class_tokens(NAMES)
     ours = partial(text, classes=classes)
+    one = step_of(ours, text.token_width, PROMPTS)
+    _, memory = peak_memory(one)
+    clients = 10 if 10 * best({"one": one}, 1)["one"] < LONG else 4
     steps = {
-        "ours": step_of(ours, text.token_width, 2),
-        "four": step_of(ours, text.token_width, 8),
-        "ViT-B/16": step_of(partial(vit.text, classes=fast), vit.token_width, 2),
+        "one": one,
+        "all": step_of(ours, text.token_width, clients * PROMPTS),
+        "ViT-B/16": step_of(partial(vit.text, classes=fast), vit.token_width, PROMPTS),
     }
     if isinstance(text, GeneralTextEncoder):
         layout = text._layout(classes, VECTORS, "end")
-        steps["naive"] = step_of(partial(naive, text, layout), text.token_width, 2)
-        (found,), (expected,) = steps["ours"](), steps["naive"]()
+        steps["naive"] = step_of(partial(naive, text, layout), text.token_width, PROMPTS)
+        (found,), (expected,) = one(), steps["naive"]()
         assert (found - expected).abs().max() <= 1e-4 * expected.abs().max(), "both must compute the same"
     seconds = best(steps)
     return {
         "load s": round(loaded, 1),
-        "step ms": round(1000 * seconds["ours"]),
-        "of naive": round(seconds["ours"] / seconds["naive"], 3) if "naive" in seconds else "fast encoder",
-        "of one client, each of four": round(seconds["four"] / 4 / seconds["ours"], 3),
-        "of ViT-B/16": round(seconds["ours"] / seconds["ViT-B/16"], 2),
+        "step ms": round(1000 * seconds["one"]),
+        "of naive": round(seconds["one"] / seconds["naive"], 3) if "naive" in seconds else "fast encoder",
+        f"of one client, each of {clients}": round(seconds["all"] / clients / seconds["one"], 3),
+        "of ViT-B/16": round(seconds["one"] / seconds["ViT-B/16"], 2),
+        "memory MB": None if memory is None else round(memory / 1e6),
     }
 
 
@@ -120,8 +108,7 @@ def main() -> None:
     with references(), tempfile.TemporaryDirectory() as place:
         for kind in sys.argv[1:] or KINDS:
             directory = Path(place) / kind
-            directory.mkdir()
-            saved(kind, directory)
+            save(kind, directory)
             print(kind, measure(directory, vit), flush=True)
 
 

@@ -53,6 +53,22 @@ def test_it_fits_the_private_part_alone_and_leaves_a_run_of_one_client(run, phot
     assert json.loads(done.stdout)["rows"][0]["local"] == joined.results["final"]["local"]
 
 
+@pytest.mark.parametrize(
+    "kind", ["siglip", *(pytest.param(k, marks=pytest.mark.slow) for k in ("mobileclip", "biomedclip"))]
+)
+def test_a_client_joins_a_federation_on_a_checkpoint_that_is_not_clips(
+    kind, made, small_source, photos, cache, tmp_path, monkeypatch
+):
+    changes = [*SHORT_RUN, "fedpgp.context_length=4", f"backbone.checkpoint={made(kind).directory}"]
+    with monkeypatch.context() as patch:
+        patch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: small_source)
+        run = fedpgp.run("fedpgp", 0, changes=changes, output=tmp_path / "run", cache=cache)
+    joined = fedpgp.join(tmp_path / "run", str(photos), shots=4, epochs=1, cache=cache)
+    assert torch.equal(joined.prompts["shared/p_G"], run.prompts["shared/p_G"])
+    assert joined.prompts["private/0/U"].abs().max() > 0
+    assert joined.provenance["checkpoint"] == run.provenance["checkpoint"]
+
+
 def test_what_cannot_be_joined_is_refused(run, small, photos, cache, tmp_path, monkeypatch):
     plain = fedpgp.run("promptfl", 0, changes=SHORT_RUN, cache=cache)
     monkeypatch.undo()

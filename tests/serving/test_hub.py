@@ -170,7 +170,7 @@ def test_an_export_goes_up_whole_in_one_commit_and_private(server: Hub, exported
     assert url == f"{server.address}/me/zebras"
     there = {path: digest(content) for path, content in server.repositories["me/zebras"].items()}
     assert there == contents(exported)
-    assert {"README.md", "prompt.safetensors", "clip/model.safetensors"} <= there.keys()
+    assert {"README.md", "prompt.safetensors", "model.safetensors"} <= there.keys()
     assert (server.private["me/zebras"], server.commits) == (True, 1)
 
 

@@ -18,7 +18,7 @@ def export(
         typer.Option(
             "--format",
             help="safetensors: the prompt; clip-head: text features of some classes; onnx: image encoder and head; hf:"
-            " a CLIP of transformers with the prompt as tokens.",
+            " a model of transformers with the prompt as tokens.",
         ),
     ] = "safetensors",
     classes: ClassNames = None,

@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -17,20 +16,21 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from fedpgp.backbone.image import ImageEncoder
+from fedpgp.backbone.open_clip_processor import OpenClipProcessor
+from fedpgp.backbone.tokens import AnyTokenizer
 from fedpgp.backbone.transformers_models import PatchedProcessor
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import check_output, load_run, writing
 from fedpgp.runtime.files import new_directory, write, write_json
 from fedpgp.runtime.version import __version__
+from fedpgp.serving import checkpoint
 from fedpgp.serving.classifier import Classes, Classifier, load
 from fedpgp.serving.memory import remembers
 from fedpgp.serving.reduce import SAME, context_of, difference, head_of
 
 Format = Literal["safetensors", "clip-head", "onnx", "hf"]
 CARD, MARK = "README.md", "library_name: fedpgp"  # what is written last, and a line of it by which it is known
-CLIP = "clip"  # where the checkpoint lies in an export, if nobody else could fetch it
 SHOWN = 3  # class names in a card's example
 
 
@@ -46,7 +46,7 @@ def export(
     """Writes a model of a finished run as a directory that is used without fedpgp; what is written was tried.
 
     format: "safetensors", the prompt alone; "clip-head", text features of some classes, for an image encoder; "onnx",
-    image encoder and head in one file; "hf", a CLIP of transformers that has the prompt as tokens. client: whose model;
+    image encoder and head in one file; "hf", a model of transformers with the prompt as tokens. client: whose model;
     None takes the shared part. classes: of a head; None takes those that were trained on. force: replace an export.
 
     Raises ConfigError where a model cannot be written so, OutputError where the directory cannot be.
@@ -88,15 +88,26 @@ def _prompt(run: Run, classifier: Classifier, classes: Classes, directory: Path)
     tensors |= {f"private/{name}": tensor for name, tensor in params.private.items()}
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in {**tensors, "context": context}.items()}
     write(directory / "prompt.safetensors", save(tensors, _metadata(run, classifier)))
-    return {**_template(classifier, context), "clip": _clip(classifier, run, directory)}
+    template, other = checkpoint.texts(classifier, classes, len(context))
+    return {
+        **checkpoint.place(classifier.backbone, run.config.backbone.checkpoint, directory),
+        "template": template,
+        "other": other,
+        "vectors": len(context),
+        "padding": _arguments(checkpoint.padding(classifier.backbone)),
+    }
 
 
 def _head(run: Run, classifier: Classifier, classes: Classes, directory: Path) -> dict[str, Any]:
     weight = head_of(classifier, classes)
     scale = classifier.backbone.logit_scale.exp() / classifier.temperature
     metadata = {**_metadata(run, classifier), "classes": json.dumps(classes.names)}
-    write(directory / "head.safetensors", save({"weight": weight.contiguous(), "scale": scale.reshape(1)}, metadata))
-    return {"count": len(classes.names), "clip": _clip(classifier, run, directory)}
+    write(
+        directory / "head.safetensors",
+        save({"weight": weight.float().contiguous(), "scale": scale.float().reshape(1)}, metadata),
+    )
+    where = checkpoint.place(classifier.backbone, run.config.backbone.checkpoint, directory)
+    return {"count": len(classes.names), **where}
 
 
 class _Served(nn.Module):
@@ -151,45 +162,46 @@ def _onnx(run: Run, classifier: Classifier, classes: Classes, directory: Path) -
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     _check_same(torch.from_numpy(session.run(["logits"], {"pixels": pixels.numpy()})[0]), expected, path)
     write(directory / "classes.json", (json.dumps(classes.names, ensure_ascii=False, indent=1) + "\n").encode())
-    classifier.backbone.image.processor.save_pretrained(directory)
-    return {"count": len(classes.names), "height": height, "width": width}
+    processor = classifier.backbone.image.processor
+    processor.save_pretrained(directory)
+    library = "open_clip" if isinstance(processor, OpenClipProcessor) else "transformers"
+    return {"library": library, "count": len(classes.names), "height": height, "width": width}
 
 
 def _hugging_face(run: Run, classifier: Classifier, classes: Classes, directory: Path) -> dict[str, Any]:
-    from transformers import CLIPModel
+    from tokenizers import AddedToken
+    from transformers import AutoModel
 
-    encoder = classifier.backbone.image
-    if not isinstance(encoder, ImageEncoder) or type(encoder.model) is not CLIPModel:
-        raise ConfigError(
-            f"format hf must be of a CLIP that transformers has, and {run.config.backbone.checkpoint} is none: take"
-            " clip-head or onnx"
-        )
+    backbone = classifier.backbone
+    model = checkpoint.transformers_model(backbone, run.config.backbone.checkpoint)
     context = context_of(classifier, classes)
-    facts = _template(classifier, context)
-    parts: tuple[Any, Any] = (encoder.model, classifier.backbone.tokenizer)
-    model, tokenizer = copy.deepcopy(parts)
-    tokenizer.add_tokens(facts["tokens"])
-    places = tokenizer.convert_tokens_to_ids(facts["tokens"])
-    embeddings = model.text_model.embeddings
-    known = embeddings.token_embedding.weight
-    table = known.new_zeros(max(max(places) + 1, len(known)), known.shape[1])
-    table[: len(known)], table[places] = known, context
-    embeddings.token_embedding = nn.Embedding.from_pretrained(table)
-    model.config.text_config.vocab_size = len(table)
-    # Older checkpoints find the end by the largest id, which the new tokens have now.
-    model.config.text_config.eos_token_id = model.text_model.eos_token_id = tokenizer.eos_token_id
+    tokens = [f"<prompt{number}>" for number in range(len(context))]
+    tokenizer = copy.deepcopy(backbone.tokenizer)
+    added: Any = tokenizer.tokenizer if isinstance(tokenizer, AnyTokenizer) else tokenizer
+    added.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    template = checkpoint.sentence(classifier, tokens, "")
+    found = checkpoint.context_ids(classifier, classes, tokenizer, template, len(context))
+    if found is None:
+        raise checkpoint.unreadable("hf", "new tokens", "safetensors")
+    known = model.text_model.get_input_embeddings().weight
+    table = known.new_zeros(max(*found[0], len(known) - 1) + 1, known.shape[1])
+    table[: len(known)], table[found[0]] = known, context.to(known)
+    model.text_model.set_input_embeddings(nn.Embedding.from_pretrained(table))
+    text = model.config.text_config
+    text.vocab_size = len(table)
+    # Older checkpoints of CLIP find the end by the largest id, which the new tokens have now.
+    text.eos_token_id = model.text_model.eos_token_id = added.eos_token_id
     model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    classifier.backbone.image.processor.save_pretrained(directory)
-    template = {"hypothesis_template": facts["template"], **_metadata(run, classifier)}
-    write_json(directory / "prompt.json", template)
-    again = CLIPModel.from_pretrained(directory, local_files_only=True).eval()
-    sentences = [facts["template"].format(name.replace("_", " ")) for name in classifier.base]
-    texts = tokenizer(sentences, padding=True, return_tensors="pt")
+    added.save_pretrained(directory)
+    backbone.image.processor.save_pretrained(directory)
+    write_json(directory / "prompt.json", {"hypothesis_template": template, **_metadata(run, classifier)})
+    again = AutoModel.from_pretrained(directory, local_files_only=True).eval()
+    fill = checkpoint.padding(backbone)
+    read = added([template.format(name.replace("_", " ")) for name in classes.names], return_tensors="pt", **fill)
     with torch.no_grad():
-        features = again.text_projection(again.text_model(**texts).pooler_output)
+        features = again.get_text_features(**read).pooler_output
     _check_same(nn.functional.normalize(features, dim=-1), head_of(classifier, classes).float(), directory)
-    return facts
+    return {"library": "transformers", "template": template, "vectors": len(tokens), "padding": _arguments(fill)}
 
 
 _WRITERS: Mapping[Format, Callable[[Run, Classifier, Classes, Path], dict[str, Any]]] = {
@@ -200,39 +212,11 @@ _WRITERS: Mapping[Format, Callable[[Run, Classifier, Classes, Path], dict[str, A
 }
 
 
-def _template(classifier: Classifier, context: Tensor) -> dict[str, Any]:
-    """What the tokenizer is to read, with a new token for each vector."""
-    tokens = [f"<prompt{i}>" for i in range(len(context))]
-    half = {"end": len(tokens), "middle": len(tokens) // 2, "front": 0}[classifier.method.position]
-    ahead, _, behind = classifier.method.tail.partition("{}")
-    first, last = " ".join(tokens[:half]), " ".join(tokens[half:])
-    template = " ".join(part for part in (first, ahead.strip(), "{}" + (f" {last} " if last else "") + behind) if part)
-    return {"tokens": tokens, "vectors": len(tokens), "template": template}
-
-
 def _check_same(values: Tensor, expected: Tensor, where: Path) -> None:
     """Raises OutputError where an exported model computes other numbers than the one here."""
     worst = difference(values, expected)
     if not worst <= SAME:
         raise OutputError(f"{where.name} does not compute what the run does: it differs by {worst:.2g}; report this")
-
-
-def _clip(classifier: Classifier, run: Run, directory: Path) -> str:
-    """Where a user gets the checkpoint: its hub id, or a copy in the export where nobody else could fetch it."""
-    name = run.config.backbone.checkpoint
-    if "/" in name and not Path(name).exists():
-        return name
-    backbone = classifier.backbone
-    if isinstance(backbone.image, ImageEncoder):
-        parts: list[Any] = [backbone.image.model, backbone.image.processor, backbone.tokenizer]
-        for part in parts:
-            part.save_pretrained(directory / CLIP)
-    else:
-        for file in backbone.files:
-            target = directory / CLIP / file.relative_to(backbone.files[0].parent)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
-    return CLIP
 
 
 def _metadata(run: Run, classifier: Classifier) -> dict[str, str]:
@@ -255,21 +239,26 @@ def _metadata(run: Run, classifier: Classifier) -> dict[str, str]:
 
 def _card(run: Run, classifier: Classifier, format: str, facts: Mapping[str, Any]) -> str:
     task, figures = run.results["task"], run.results["final"]
-    checkpoint, licence = run.config.backbone.checkpoint, classifier.backbone.licence
-    header = {"license": licence, "base_model": checkpoint}
-    examples = json.dumps(list(classifier.base[:SHOWN]), ensure_ascii=False)
+    name, licence = run.config.backbone.checkpoint, classifier.backbone.licence
+    header = {"license": licence, "base_model": name}
+    examples = json.dumps([name.replace("_", " ") for name in classifier.base[:SHOWN]], ensure_ascii=False)
     return _card_template("card").substitute(
         {key: task[key] for key in ("clients", "protocol", "data", "base_classes")},
         header="".join(f"{key}: {json.dumps(value)}\n" for key, value in header.items() if value != "not stated"),
         method=run.method,
         whose=classifier.owner,
-        checkpoint=checkpoint,
+        checkpoint=name,
         seed=run.seed,
         version=__version__,
         accuracies=", ".join(f"{name} {figures[name]:.1f}" for name in ("local", "base", "novel") if name in figures),
-        usage=_card_template(format).substitute(facts, examples=examples),
+        usage=_card_template(f"{facts['library']}/{format}").substitute(facts, examples=examples),
         licence=licence,
     )
+
+
+def _arguments(values: Mapping[str, Any]) -> str:
+    """Keyword arguments as Python code."""
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 def _card_template(name: str) -> Template:

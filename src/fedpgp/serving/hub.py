@@ -4,14 +4,16 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from fedpgp.errors import OutputError
-from fedpgp.serving.export import CARD, CLIP, is_export
+from fedpgp.serving.export import CARD, is_export
 
 WRITTEN = (
     CARD, "prompt.safetensors", "prompt.json", "head.safetensors", "classes.json", "model.onnx", "config.json",
     "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "generation_config.json",
     "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "*.model",
+    "open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin", "preprocess_cfg.json",
 )  # fmt: skip
+TEXT_CONFIG = Path("text/config.json")  # of the text tower of some OpenCLIP models
 
 
 def check_name(repo_id: str) -> None:
@@ -100,7 +102,7 @@ def _files(directory: Path) -> list[str]:
         str(path)
         for path in files
         if not any(fnmatch(path.name, name) for name in WRITTEN)
-        or path.parent not in (Path(), Path(CLIP))
+        or (path.parent != Path() and path != TEXT_CONFIG)
         or (directory / path).is_symlink()
     ]
     if others:

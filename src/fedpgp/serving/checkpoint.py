@@ -1,0 +1,153 @@
+"""The checkpoint of an export: where its users get it, and the words that its tokenizer reads in the place of a prompt.
+
+A user has the library that the checkpoint comes from, transformers or OpenCLIP. The prompt's vectors take the place of
+the embeddings of words: two texts that differ in these words alone tell where they are, whatever the tokenizer.
+"""
+
+import copy
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from fedpgp.backbone import Backbone
+from fedpgp.backbone.files import HUB_PREFIX
+from fedpgp.backbone.general_text import GeneralTextEncoder
+from fedpgp.backbone.image import ImageEncoder
+from fedpgp.backbone.open_clip_models import CONFIG, PREFIX
+from fedpgp.backbone.resnet import ResNetTower
+from fedpgp.backbone.tokens import Tokenizer, text_ids
+from fedpgp.backbone.transformers_models import TextPart
+from fedpgp.errors import ConfigError
+from fedpgp.serving.classifier import Classes, Classifier
+
+WORDS = ("a", "x", "o", "in", "de", "of", "the", "photo")  # of which one token each is expected in any vocabulary
+
+
+def library_of(backbone: Backbone, name: str) -> Literal["transformers", "open_clip"]:
+    """Return the library that loads a checkpoint; raise ConfigError if neither does."""
+    if not isinstance(backbone.image, ImageEncoder):
+        return "transformers" if isinstance(getattr(backbone.text, "tower", None), TextPart) else "open_clip"
+    if backbone.files[0].name == CONFIG:
+        return "open_clip"
+    if isinstance(backbone.image.model.vision_model, ResNetTower):
+        raise ConfigError(
+            f"checkpoint {name} is a ResNet in OpenAI's own form, which neither transformers nor OpenCLIP loads from a"
+            " file: export onnx, or train on the same model as open_clip:RN50/openai"
+        )
+    return "transformers"
+
+
+def place(backbone: Backbone, name: str, directory: Path) -> dict[str, str]:
+    """Return a card's words for loading a checkpoint, and copy it to an export unless its users can download it.
+
+    "library": of `library_of`; "checkpoint": its name as a Python string; "weights": arguments that load the model.
+    """
+    library = library_of(backbone, name)
+    if name.startswith(PREFIX):
+        architecture, _, tag = name.removeprefix(PREFIX).partition("/")
+        return {
+            "library": library,
+            "checkpoint": f'"{architecture}"',
+            "weights": f'"{architecture}", pretrained="{tag}"',
+        }
+    prefix = ""
+    if "/" in name and not Path(name).exists():
+        found, prefix = name.removeprefix(HUB_PREFIX), HUB_PREFIX
+    else:
+        found, prefix = ".", "local-dir:"
+        _copy(backbone, library, directory)
+    full = f'"{prefix if library == "open_clip" else ""}{found}"'
+    return {"library": library, "checkpoint": full, "weights": full}
+
+
+def _copy(backbone: Backbone, library: str, directory: Path) -> None:
+    if library == "transformers" and isinstance(backbone.image, ImageEncoder):  # it may come from a single file
+        parts: list[Any] = [backbone.image.model, backbone.image.processor, backbone.tokenizer]
+        for part in parts:
+            part.save_pretrained(directory)
+        return
+    for file in backbone.files:
+        target = directory / file.relative_to(backbone.files[0].parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+
+
+def transformers_model(backbone: Backbone, name: str) -> Any:
+    """Return a copy of the dual encoder, of transformers, in float32; raise ConfigError if it is of OpenCLIP."""
+    from transformers import AutoModel
+
+    if isinstance(backbone.image, ImageEncoder) and not isinstance(backbone.image.model.vision_model, ResNetTower):
+        return copy.deepcopy(backbone.image.model)
+    if library_of(backbone, name) == "open_clip":
+        raise ConfigError(
+            f"format hf must be of a model that transformers has a class for, and {name} is one of OpenCLIP's: take"
+            " safetensors, whose card reads any class names with OpenCLIP"
+        )
+    return AutoModel.from_pretrained(backbone.files[0].parent, dtype=torch.float32, local_files_only=True).eval()
+
+
+def padding(backbone: Backbone) -> dict[str, Any]:
+    """Return the arguments with which a tokenizer of transformers fills up texts as the text tower needs it."""
+    text = backbone.text
+    if isinstance(text, GeneralTextEncoder) and text.padded:
+        return {"padding": "max_length", "max_length": text.positions}
+    return {"padding": True}
+
+
+def sentence(classifier: Classifier, words: Sequence[str], gap: str = " ") -> str:
+    """Return the text that a tokenizer reads: words in the places of the context vectors, {} for the class name."""
+    half = _half(classifier, len(words))
+    ahead, _, behind = classifier.method.tail.partition("{}")
+    start = " ".join(part for part in (gap.join(words[:half]), ahead.strip(), "{}") if part)
+    last = gap.join(words[half:])
+    return start + (gap + last if last else "") + behind
+
+
+def context_ids(
+    classifier: Classifier, classes: Classes, tokenizer: Tokenizer, text: str, vectors: int
+) -> list[list[int]] | None:
+    """Return, for each class, the ids of the tokens that stand where the context vectors are.
+
+    text: from `sentence`. None if a tokenizer does not make of it what the run has read, but for these tokens.
+    """
+    half, found = _half(classifier, vectors), []
+    for name, (tokens, tail) in zip(classes.names, classes.tokens.split(), strict=True):
+        ids, end = text_ids(tokenizer, text.format(name.replace("_", " "))), half + len(tokens)
+        own = ids[:half] + ids[end : end + vectors - half]
+        if len(own) < vectors or ids[half:end] + ids[end + vectors - half :] != [*tokens, *tail[:-1]]:
+            return None
+        found.append(own)
+    return found
+
+
+def texts(classifier: Classifier, classes: Classes, vectors: int) -> tuple[str, str]:
+    """Return two texts with a place for the class name that differ in the tokens where the context vectors are.
+
+    Raises ConfigError for a tokenizer that makes something else of them than the run has read.
+    """
+    fitting: list[tuple[str, list[list[int]]]] = []
+    for word in WORDS:
+        text = sentence(classifier, [word] * vectors)
+        ids = context_ids(classifier, classes, classifier.backbone.tokenizer, text, vectors)
+        if ids is None:
+            continue
+        for other, known in fitting:
+            if all(a != b for rows in zip(ids, known, strict=True) for a, b in zip(*rows, strict=True)):
+                return other, text
+        fitting.append((text, ids))
+    raise unreadable("safetensors", "other words", "clip-head or onnx, for a list of class names")
+
+
+def unreadable(form: str, ahead: str, others: str) -> ConfigError:
+    return ConfigError(
+        f"format {form} needs a tokenizer that reads a class name behind {ahead} as the run has read it, which this"
+        f" checkpoint's does not: take {others}"
+    )
+
+
+def _half(classifier: Classifier, vectors: int) -> int:
+    """How many context vectors stand ahead of the class name."""
+    return {"end": vectors, "middle": vectors // 2, "front": 0}[classifier.method.position]

@@ -1,0 +1,123 @@
+"""The model cards of exports: their code runs as it is printed, with the library that the checkpoint comes from."""
+
+import copy
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from families import CLASSICAL, KINDS, TRANSFORMERS, of_transformers, save_classical, sentence_piece_model
+
+import fedpgp
+from fedpgp.backbone import load_backbone
+from fedpgp.backbone.image import ImageEncoder
+from fedpgp.backbone.resnet import ResNetTower
+from fedpgp.errors import ConfigError
+from fedpgp.serving.checkpoint import place
+from fedpgp.serving.export import export
+from fedpgp.serving.hub import _files as uploaded
+
+SHORT = ["task.clients=1", "task.shots=1", "federation.rounds=1", "federation.local_epochs=1"]
+# The others differ from these in nothing that an export depends on; siglip2 is fast, as it has no ONNX file.
+LEVELS = {"siglip2": (), **dict.fromkeys(("siglip", "timm-siglip", "mobileclip", "biomedclip"), pytest.mark.slow)}
+SIGLIPS_OWN = "siglip with its own tokenizer"
+OTHERS = (*CLASSICAL, SIGLIPS_OWN)
+REFUSED = {
+    **{(kind, "hf"): "is one of OpenCLIP's: take safetensors" for kind in KINDS if kind not in TRANSFORMERS},
+    ("openclip-resnet", "hf"): "is one of OpenCLIP's: take safetensors",
+    (SIGLIPS_OWN, "hf"): "hf needs a tokenizer that reads a class name behind new tokens",
+    ("siglip2", "onnx"): "reads patches of any: take clip-head",
+}
+
+
+@pytest.fixture
+def checkpoint(kind, request, tmp_path, open_clip):
+    """The directory of a saved checkpoint."""
+    if kind in KINDS:
+        return str(request.getfixturevalue("made")(kind).directory)
+    directory = tmp_path / "checkpoint"
+    directory.mkdir()
+    if kind == SIGLIPS_OWN:
+        of_transformers("siglip", directory)
+        sentence_piece_model(directory)
+    else:
+        save_classical(kind, directory, open_clip)
+    return str(directory)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=LEVELS.get(kind, pytest.mark.by_hand)) for kind in (*KINDS, *CLASSICAL, SIGLIPS_OWN)],
+)
+def test_the_code_on_a_card_predicts_what_fedpgp_does(
+    kind, checkpoint, small_source, cache, tmp_path, command, monkeypatch
+):
+    monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: small_source)
+    changes = [*SHORT, "promptfl.context_length=4", f"backbone.checkpoint={checkpoint}"]
+    run = fedpgp.run("promptfl", changes=changes, output=tmp_path / "run", cache=cache)
+    small_source.test.image(3).save(tmp_path / "image.png")
+
+    def predicted(*classes):
+        done = command("predict", "run", "image.png", "--format", "json", "--quiet", *classes)
+        assert done.code == 0, done.err
+        return json.loads(done.out)["images"][0]["probabilities"]
+
+    base = run.results["task"]["base_names"]
+    some = [name.replace("_", " ") for name in base[:3]]
+    of_heads, of_prompts = predicted(), predicted("--classes", ",".join(some))
+    assert max(of_prompts.values()) - min(of_prompts.values()) > 1e-3, "equal probabilities would tell nothing"
+    for form in ("safetensors", "clip-head", "onnx", "hf"):
+        directory = tmp_path / form
+        if (kind, form) in REFUSED:
+            with pytest.raises(ConfigError, match=REFUSED[kind, form]):
+                export(run, directory, form)
+            continue
+        export(run, directory, form)
+        (code,) = re.findall(r"```python\n(.*?)```", (directory / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+        assert "fedpgp" not in code and checkpoint not in code
+        assert uploaded(directory), "nothing in it may stop an upload"
+        (directory / "image.png").write_bytes((tmp_path / "image.png").read_bytes())
+        printed = []
+        with monkeypatch.context() as patch:
+            patch.chdir(directory)
+            exec(code, {"print": printed.append})
+        (found,) = printed
+        if form in ("clip-head", "onnx"):
+            assert found == pytest.approx(of_heads, abs=1e-5)
+        else:
+            assert found[0].tolist() == pytest.approx([of_prompts[name] for name in some], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint", "weights"),
+    [
+        ("org/model", '"hf-hub:org/model"', '"hf-hub:org/model"'),
+        ("hf-hub:org/model", '"hf-hub:org/model"', '"hf-hub:org/model"'),
+        ("open_clip:MobileCLIP2-S0/dfndr2b", '"MobileCLIP2-S0"', '"MobileCLIP2-S0", pretrained="dfndr2b"'),
+    ],
+)
+def test_a_model_of_openclip_that_can_be_downloaded_is_named_and_not_copied(name, checkpoint, weights, made, tmp_path):
+    found = place(load_backbone(str(made("mobileclip").directory)), name, tmp_path)
+    assert found == {"library": "open_clip", "checkpoint": checkpoint, "weights": weights}
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_resnet_that_no_library_loads_from_its_file_is_refused(compact, tmp_path):
+    model = copy.deepcopy(compact.image.model)
+    model.vision_model = ResNetTower((1, 1, 1, 1), 8, 2)
+    resnet = replace(compact, image=ImageEncoder(model, compact.image.processor))
+    with pytest.raises(ConfigError, match=r"RN\.pt is a ResNet in OpenAI's own form, .*: export onnx"):
+        place(resnet, "RN.pt", tmp_path)
+
+
+def test_a_class_name_that_a_tokenizer_reads_otherwise_at_its_place_is_refused(
+    made, small_source, cache, tmp_path, monkeypatch
+):
+    """SentencePiece has other tokens for a full stop behind a class name than behind a context."""
+    monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: small_source)
+    changes = [*SHORT, "promptfl.class_token_position=front", f"backbone.checkpoint={made('siglip').directory}"]
+    run = fedpgp.run("promptfl", changes=[*changes, "promptfl.context_length=4"], cache=cache)
+    for form in ("safetensors", "hf"):
+        with pytest.raises(ConfigError, match=f"format {form} needs a tokenizer that reads a class name behind"):
+            export(run, tmp_path / form, form)
+    assert not any(tmp_path.iterdir())
