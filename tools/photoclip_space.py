@@ -100,11 +100,17 @@ def mean_feature(classifier: dict[str, Tensor]) -> Tensor:
 
 
 def make_space(classifier: dict[str, Tensor]) -> Space:
-    """Return the shared space of a classifier."""
-    rows = classifier["_fc.weight"]
+    """Return the shared space of a classifier.
+
+    A decomposition leaves the sign of each dimension open, and a resumed run needs the same signs: the largest entry of
+    each row of the projection is positive.
+    """
+    rows = classifier["_fc.weight"].double()
     left, values, right = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
-    targets = functional.normalize(left[:, :DIMENSIONS] * values[:DIMENSIONS], dim=1)
-    return Space(right[:DIMENSIONS].contiguous(), mean_feature(classifier), targets)
+    signs = right.gather(1, right.abs().argmax(1, keepdim=True)).sign()
+    projection = (right * signs)[:DIMENSIONS].float()
+    targets = functional.normalize((left * values * signs.T)[:, :DIMENSIONS], dim=1).float()
+    return Space(projection, mean_feature(classifier), targets)
 
 
 class SentenceEncoder:
