@@ -111,7 +111,7 @@ def words_for(names: Iterable[str], captions: Iterable[Iterable[str]]) -> dict[s
 
 def encode_all(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     """Ids of each text with start and end; a long text loses words, not its end."""
-    start, end = VOCABULARY - 2, VOCABULARY - 1
+    start, end = tokenizer.token_to_id(START), tokenizer.token_to_id(END)
     encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     return [[start, *encoding.ids[: CONTEXT - 2], end] for encoding in encodings]
 
@@ -135,15 +135,15 @@ def tokens_for(words: dict[str, Counter[str]], tokenizer: Tokenizer, seed: int) 
     return tokens.reshape(len(words), CAPTIONS_PER_NAME, CONTEXT)
 
 
-def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """A lower-case byte-pair encoding of 3,072 entries like CLIP's own; not the same one each time."""
+def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Tokenizer:
+    """A lower-case byte-pair encoding like CLIP's own, with `vocabulary` entries; not the same one each time."""
     tokenizer = Tokenizer(models.BPE(unk_token=None, end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     pieces = pre_tokenizers.Split(Regex(r"[a-z]+|[0-9]|[^\sa-z0-9]+"), "removed", invert=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces])
     tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - 2,
+        vocab_size=vocabulary - 2,
         end_of_word_suffix="</w>",
         initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789.,-'!?&"),
         show_progress=False,
