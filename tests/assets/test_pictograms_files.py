@@ -93,7 +93,7 @@ def test_notice_names_every_icon_set(assets):
 def test_checksums_are_those_of_the_files(assets):
     recorded = json.loads((assets / "checksums.json").read_text(encoding="utf-8"))
     assert recorded == checksums_of(assets)
-    assert len(recorded) == 24 + 1 + 6 + 2  # pictograms, their names, pictoclip, the tokenizer
+    assert len(recorded) == 24 + 1 + 6 + 2 + 5  # pictograms, their names, pictoclip, the tokenizer, photoclip
 
 
 def test_the_whole_is_small(assets):

@@ -53,7 +53,7 @@ def predicted(command, run, picture):
 def test_an_export_has_the_checkpoint_and_agrees_with_predict(form, run, picture, command, photoclip, tmp_path):
     classes = ("--classes", ",".join(NAMES)) if form == "clip-head" else ()
     assert command("export", str(run), "--format", form, "-o", "out", *classes).code == 0
-    again = load_backbone(str(tmp_path / "out/clip"))
+    again = load_backbone(str(tmp_path / "out"))
     assert again.image.fingerprint == photoclip.image.fingerprint
     feature = again.image([decode(picture)])
     if form == "clip-head":
@@ -78,4 +78,6 @@ def test_an_onnx_file_agrees_with_predict(run, picture, command, photoclip, tmp_
 
 
 def test_a_clip_of_transformers_is_refused_by_name(run, command):
-    refused(command("export", str(run), "--format", "hf", "-o", "out"), "and photoclip is none: take clip-head or onnx")
+    refused(
+        command("export", str(run), "--format", "hf", "-o", "out"), "photoclip is one of OpenCLIP's: take safetensors"
+    )
