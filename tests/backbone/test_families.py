@@ -16,6 +16,7 @@ from families import KINDS, NAMES, TEXTS, of_open_clip, of_transformers, sentenc
 from oracle import fedpgp as oracle
 from oracle import promptfl
 from PIL import Image
+from safetensors.torch import save_file
 
 import fedpgp
 from fedpgp.backbone import load_backbone
@@ -178,6 +179,19 @@ def test_a_tokenizer_with_more_tokens_than_the_tower_reads_is_refused(tmp_path):
     file.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="tokens, its text tower reads"):
         load_backbone(str(directory))
+
+
+def test_towers_without_a_common_space_are_refused(tmp_path, open_clip):
+    family = of_open_clip("timm-siglip", tmp_path, open_clip)
+    config = json.loads((tmp_path / "open_clip_config.json").read_text())
+    config["model_cfg"]["embed_dim"] = 32
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    weights = dict(family.model.state_dict())
+    for name in ("text.text_projection.weight", "text.text_projection.bias"):
+        weights[name] = weights[name][:32].clone()
+    save_file(weights, tmp_path / "open_clip_model.safetensors")
+    with pytest.raises(CheckpointError, match="features are 96 wide and its text features 32, so a projection"):
+        load_backbone(str(tmp_path))
 
 
 def test_too_long_a_context_and_deeper_vectors_are_refused(made):

@@ -165,7 +165,7 @@ def _of_open_clip(checkpoint: open_clip_models.OpenClip, device: str, products: 
     else:
         _check_products(products)
         text, tokenizer = _general_text(model.text, checkpoint.tokenizer, text_config)
-    return Backbone(
+    backbone = Backbone(
         files=checkpoint.files,
         image=GeneralImageEncoder(
             [model.visual],
@@ -180,6 +180,13 @@ def _of_open_clip(checkpoint: open_clip_models.OpenClip, device: str, products: 
         logit_scale=model.logit_scale.detach().reshape(()),
         licence=licence,
     )
+    widths = backbone.image.width, backbone.template_features("a {}", ["a"]).shape[1]
+    if widths[0] != widths[1]:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.files[-1]}: its image features are {widths[0]} wide and its text features"
+            f" {widths[1]}, so a projection is missing (timm_proj, hf_proj_type): fetch it again, or name another"
+        )
+    return backbone
 
 
 def _of_efficientnet(
