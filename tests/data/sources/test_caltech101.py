@@ -253,6 +253,10 @@ class TestGetting:
         assert (root / "caltech-101" / SPLIT).read_bytes() == (asset / SPLIT).read_bytes()
         assert load_source(DataConfig(source=NAME, root=str(root))).train.features is None
 
+    def test_images_without_the_split_file_are_told_of_the_command(self, images):
+        with pytest.raises(DataError, match="holds 0 split files: .* data get caltech101 adds that of Caltech101"):
+            load_source(DataConfig(source=NAME, root=str(images(split=False))))
+
     def test_missing_images_are_counted(self, command, images):
         ended = command("data", "get", NAME, "--to", str(images(PATHS[:-2])))
         refused(ended, "2 of 48 image files are missing, the first is", PATHS[-2])
