@@ -254,7 +254,7 @@ class TestGetting:
         assert load_source(DataConfig(source=NAME, root=str(root))).train.features is None
 
     def test_images_without_the_split_file_are_told_of_the_command(self, images):
-        with pytest.raises(DataError, match="holds 0 split files: .* data get caltech101 adds that of Caltech101"):
+        with pytest.raises(DataError, match=r"holds 0 split files: .* data get caltech101 adds that of Caltech101"):
             load_source(DataConfig(source=NAME, root=str(images(split=False))))
 
     def test_missing_images_are_counted(self, command, images):

@@ -99,8 +99,8 @@ def read_coop(path: Path, data: DataConfig) -> Listing:
     files = sorted(path.glob(COOP_FILES)) if path.is_dir() else [path]
     if len(files) != 1:
         raise DataError(
-            f"{path}: must hold one file {COOP_FILES}, and holds {len(files)} split files: get one from CoOp (fedpgp data"
-            " get caltech101 adds that of Caltech101), or name one of them as data.source"
+            f"{path}: must hold one file {COOP_FILES}, and holds {len(files)} split files: get one from CoOp (fedpgp"
+            " data get caltech101 adds that of Caltech101), or name one of them as data.source"
         )
     (file,) = files
     images = coop_images(file)
