@@ -1,4 +1,4 @@
-# make run: the embedded comparison. make test: the fast tests. Both first make the environment, once.
+# make run: the comparison on photographs. make test: the fast tests. Both first make the environment, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ PYTEST := $(BIN)/pytest -n auto --maxprocesses 4
 .PHONY: run test test-slow test-by-hand test-all ci chromium docs check format clean
 
 run: $(INSTALLED)
-	$(BIN)/fedpgp compare
+	$(BIN)/fedpgp compare -c photographs --methods zero-shot,local,promptfl,fedkgcoop,promptfolio,fedpgp
 
 test: $(INSTALLED)
 	$(PYTEST) --dist worksteal -m "not slow and not by_hand"

@@ -158,7 +158,7 @@ class _File:
 
 def _found(file: Path | str) -> Path:
     """A path as it is, unless there is no such file and it is the name of a recipe."""
-    return Path(file) if Path(file).exists() else recipes().get(str(file), Path(file))
+    return Path(file) if Path(file).is_file() else recipes().get(str(file), Path(file))
 
 
 def _chain(path: Path) -> list[_File]:

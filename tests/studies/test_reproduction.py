@@ -267,7 +267,7 @@ def test_figures_of_a_larger_checkpoint_are_never_compared_with_embedded_ones(na
         (
             "mu",
             {"data": "/nowhere", "backbone": "/no/checkpoint"},
-            "(?s)caltech101, mu 0.0 and 4 more: .*/no/checkpoint",
+            "(?s)caltech101, mu 0.0 and 24 more: .*/no/checkpoint.*oxford_pets, mu 0.0 and 4 more: data.source",
         ),
     ],
 )

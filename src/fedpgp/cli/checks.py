@@ -153,7 +153,7 @@ def _files() -> Results:
     from fedpgp import assets
     from fedpgp.backbone.files import EMBEDDED
 
-    for name in (*EMBEDDED, "pictograms", "clip-tokenizer"):
+    for name in (*EMBEDDED, "pictograms", "caltech101", "clip-tokenizer"):
         try:
             size = sum(file.stat().st_size for file in assets.verified(name).rglob("*") if file.is_file())
         except FedPGPError as error:

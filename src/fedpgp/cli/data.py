@@ -136,10 +136,12 @@ def get(
 ) -> None:
     """Download a known data set from a mirror on the Hugging Face hub, or say where it is to be had.
 
-    It is saved as a Hugging Face dataset, and --data NAME reads it. HF_ENDPOINT and HF_HUB_OFFLINE are heeded.
+    It is saved as a Hugging Face dataset, and --data NAME reads it. HF_ENDPOINT and HF_HUB_OFFLINE are heeded. Of
+    caltech101 the command checks that all images of CoOp's split are there once they were downloaded by hand.
 
     Examples:
         fedpgp data get cifar10
+        fedpgp data get caltech101
         fedpgp data get pacs --to /disk/data
     """
     from fedpgp.data.mirrors import fetch

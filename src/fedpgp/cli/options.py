@@ -26,8 +26,8 @@ ConfigFile = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="TOML file, or a recipe's name: pictograms-styles or pictograms-styles-classes. What a file leaves out has"
-        " the paper's value, or that of the recipe which it extends.",
+        help="TOML file, or a recipe's name: photographs, pictograms-styles or pictograms-styles-classes. What a file"
+        " leaves out has the paper's value, or that of the recipe which it extends.",
         show_default="pictograms",
     ),
 ]

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from fedpgp.data.decode import reason
 from fedpgp.data.preprocess import in_threads
 from fedpgp.data.settings import DataConfig
-from fedpgp.data.sources import SPLITS, Source, located, read_listing
+from fedpgp.data.sources import SPLITS, Source, caltech101, located, read_listing
 from fedpgp.data.sources.hugging_face import HUB, LAYOUT
 from fedpgp.data.sources.listing import Listing, divided, to_source
 from fedpgp.errors import ConfigError, DataError
 
 IDENTIFIER = re.compile(r"n\d{6,}|-?\d+|(class|label|cat|category|id)[ _-]?\d+|[0-9a-f]{8,}", re.IGNORECASE)
 SHOWN = 5  # of many places
+STORED = "features without images"  # in the place of a layout
 
 
 class DataFinding(NamedTuple):
@@ -65,7 +66,7 @@ def check(
     without them. workers: threads that decode. progress: done, total.
     Raises DataError where there is nothing to read; what is wrong with what is there is a finding.
     """
-    layout = LAYOUT if data.source.startswith(HUB) else ""
+    layout = LAYOUT if data.source.startswith(HUB) else STORED if caltech101.stands_in(data) else ""
     try:
         if not layout:
             _, layout = located(data)
@@ -83,7 +84,10 @@ def check(
         findings.append(DataFinding(True, str(error)))
     assert splits is not None, "what has no splits is divided"
     findings += [DataFinding(True, text) for text in _of_classes(listing, splits, shots)]
-    if decoded and not any(finding.stops and "missing" in finding.text for finding in findings):
+    if listing.features is not None:
+        text = f"the images are not here, so none was decoded: fedpgp data get {listing.name} says where to get them"
+        findings.append(DataFinding(False, text))
+    elif decoded and not any(finding.stops and "missing" in finding.text for finding in findings):
         findings += _of_images(listing, splits, skip_bad_images, workers, progress)
     counts = {
         "splits": _counts(SPLITS, splits),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.filesize import decimal
 from torch import Tensor
@@ -69,8 +70,35 @@ def split_features(
             notice(f"dropped {len(dropped)} of {len(dataset)} {dataset.split} images, which do not decode: {names}")
     if datasets:
         from_cache = f"{encoded} encoded, {wanted - encoded} from the cache"
-        progress("image features", wanted, wanted, from_cache if encoded else "no image encoded: all from the cache")
+        where = "the package" if all(dataset.features is not None for dataset in datasets) else "the cache"
+        progress("image features", wanted, wanted, from_cache if encoded else f"no image encoded: all from {where}")
     return features, bad
+
+
+def check_stored(
+    dataset: ImageDataset, encoder: AnyImageEncoder, kind: str = POOLED, view: int = CENTRE, reader: str = "a method"
+) -> None:
+    """Raise DataError if the images of a dataset are needed, and only their features are here.
+
+    kind: of `ImageEncoder.encode`; view: its number; reader: what reads this kind of features.
+    """
+    stored = dataset.features
+    if stored is None:
+        return
+    if encoder.fingerprint != stored.encoder:
+        need = "another image tower or precision needs"
+        remedy = f"take --backbone {stored.checkpoint} with precision float32"
+    elif kind != POOLED:
+        what = "patches of the images" if kind == PATCHES else "states of the image tower"
+        need, remedy = f"{reader} reads {what}, which needs", f"leave out {reader}"
+    elif view != CENTRE:
+        need, remedy = "data.augmented_views above 1 needs", "set data.augmented_views to 1"
+    else:
+        return
+    raise DataError(
+        f"{need} the images of {dataset.name}, and only their features under {stored.checkpoint} are here: get the"
+        f" images (fedpgp data get {dataset.name} says where), or {remedy}"
+    )
 
 
 class SplitPart(NamedTuple):
@@ -181,8 +209,12 @@ class ViewFeatures:
         """What is kept, from the cache or computed, and how many images had to be encoded for it.
 
         What is kept is on the CPU; it is zero for an image that does not decode. A file that is truncated or altered is
-        made again. Errors as in `split_features`.
+        made again. Of images that are not here, their stored features are given. Errors as in `split_features`, and
+        DataError where an image that is not here is needed.
         """
+        if self.dataset.features is not None:
+            check_stored(self.dataset, self.encoder, self.kind, self.view)
+            return Kept(F.normalize(self.dataset.features.values.to(self.dtype), dim=-1), {}), 0
         encoded = 0
         kept = self.entry.load()
         if kept is None:

@@ -14,7 +14,8 @@ class DataConfig:
 
     source: str = Field(
         default="pictograms",
-        description='"pictograms" (embedded), a directory or file, "hf:ORG/NAME", or a known name that lies below root',
+        description='"pictograms" (embedded), "caltech101" (embedded as features of photoclip if it is not below root),'
+        ' a directory or file, "hf:ORG/NAME", or a known name that lies below root',
     )
     root: str = Field(default="data", description="the directory that holds the data sets with a known name")
     layout: str = Field(default="auto", description="how a directory is to be read; fedpgp data layouts lists them")

@@ -8,8 +8,11 @@ from fedpgp.aggregators import FedAvg
 from fedpgp.backbone import Backbone
 from fedpgp.backbone.layers import Prompt
 from fedpgp.config import ExperimentConfig
+from fedpgp.data.features import check_stored, views_of
 from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
+from fedpgp.evaluation.inference import kind_of
+from fedpgp.evaluation.metrics import evaluation_sets
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.federation.privacy import check_privacy
 from fedpgp.federation.run_spec import RunSpec
@@ -19,9 +22,20 @@ from fedpgp.methods.plugins import own_errors
 
 
 def check_methods(config: ExperimentConfig, methods: Sequence[str], backbone: Backbone, task: Task) -> None:
+    """Raise FedPGPError where a method does not fit, or needs images of which only the features are here."""
     for name in methods:
         with own_errors(config.methods[name]):
             _check_method(config, name, backbone, task)
+            _check_images(config, name, backbone, task)
+
+
+def _check_images(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:
+    kind = kind_of(config.methods[name])
+    for dataset in (task.train, *(test.dataset for test in evaluation_sets(task).values())):
+        for view in views_of(dataset.split, config.data.augmented_views):
+            check_stored(dataset, backbone.image, view=view)
+            if kind is not None:
+                check_stored(dataset, backbone.image, kind, view, name)
 
 
 def misfit(method: Method, backbone: Backbone) -> str:

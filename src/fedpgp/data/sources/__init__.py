@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedpgp.data.settings import DataConfig
-from fedpgp.data.sources import hugging_face, known, known_folders, pictograms
-from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source
+from fedpgp.data.sources import caltech101, hugging_face, known, known_folders, pictograms
+from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source, StoredFeatures
 from fedpgp.data.sources.layouts import AUTO, LAYOUTS, layout_of
 from fedpgp.data.sources.listing import Listing, to_source, to_target
 from fedpgp.errors import DataError, nearest
 
-__all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "load_source", "load_target"]
+__all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "StoredFeatures", "load_source", "load_target"]
 
 
 def load_source(data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
@@ -41,6 +41,8 @@ def read_listing(data: DataConfig) -> Listing:
     """All images of a source that is not embedded, before they are divided into splits; errors as in `load_source`."""
     if data.source.startswith(hugging_face.HUB):
         return hugging_face.read_hub(data.source, data)
+    if caltech101.stands_in(data):
+        return caltech101.read(data)
     path, layout = located(data)
     listing = LAYOUTS[layout].read(path, data)
     if layout == hugging_face.LAYOUT and data.source in known.NAMES:

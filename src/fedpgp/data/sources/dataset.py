@@ -7,10 +7,28 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from fedpgp.data.sources.names import plain
 
 SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """Features of n images that are not here, computed by one image tower.
+
+    values: [n, D] of unit length, in half precision; checkpoint: the name of the tower's checkpoint; encoder: the
+    fingerprint of the tower.
+    """
+
+    values: Tensor
+    checkpoint: str
+    encoder: str
+
+    def select(self, images: NDArray[np.int64]) -> "StoredFeatures":
+        """The features of some of the images, in the order of the indices."""
+        return replace(self, values=self.values[images])
 
 
 @dataclass(frozen=True)
@@ -24,6 +42,7 @@ class ImageDataset:
     numbers: [n] of the images in the split that they were selected from; None for a whole split. whole: the fingerprint
     of that split; "" for a whole one, which has its own.
     clients: [n] index into `client_names`: whose image it is, where the source says so.
+    features: stand in for images that are not here, so that `image` raises DataError; None where the images are here.
     """
 
     name: str
@@ -38,6 +57,7 @@ class ImageDataset:
     whole: str = ""
     clients: NDArray[np.int64] | None = None
     client_names: tuple[str, ...] = ()
+    features: StoredFeatures | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,6 +100,7 @@ class ImageDataset:
             numbers=self.numbers_of(images),
             whole=self.origin,
             clients=None if self.clients is None else self.clients[images],
+            features=None if self.features is None else self.features.select(images),
         )
 
     def with_classes(self, names: Sequence[str]) -> "ImageDataset":

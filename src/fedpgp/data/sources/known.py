@@ -34,14 +34,19 @@ KNOWN: Mapping[str, Known] = TypeAdapter(dict[str, Known]).validate_python(
 NAMES = tuple(KNOWN)
 
 
+def present(name: str, root: Path) -> Path | None:
+    """Where a known dataset lies below a directory; None if it lies at none of its places."""
+    return next((root / place for place in KNOWN[name].places if (root / place).exists()), None)
+
+
 def find(name: str, root: Path) -> Path:
     """Where a known dataset lies below a directory; raises DataError with the places that were looked at."""
-    known = KNOWN[name]
-    places = [root / place for place in known.places]
-    path = next((place for place in places if place.exists()), None)
+    path = present(name, root)
     if path is None:
+        known = KNOWN[name]
+        places = ", ".join(str(root / place) for place in known.places)
         raise DataError(
-            f"data.source {name} is not in data.root: looked at {', '.join(map(str, places))}; get it from"
-            f" {known.page} and put it at the first of these, or set data.root"
+            f"data.source {name} is not in data.root: looked at {places}; get it from {known.page} and put it at the"
+            " first of these, or set data.root"
         )
     return path

@@ -99,10 +99,24 @@ def read_coop(path: Path, data: DataConfig) -> Listing:
     files = sorted(path.glob(COOP_FILES)) if path.is_dir() else [path]
     if len(files) != 1:
         raise DataError(
-            f"{path}: must hold one file {COOP_FILES}, and holds {len(files)} split files: get one from CoOp, or name"
-            " one of them as data.source"
+            f"{path}: must hold one file {COOP_FILES}, and holds {len(files)} split files: get one from CoOp (fedpgp"
+            " data get caltech101 adds that of Caltech101), or name one of them as data.source"
         )
     (file,) = files
+    images = coop_images(file)
+    name = next((name for name, known in KNOWN.items() if known.list == file.name), "")
+    places = [file.parent / folder for folder in (KNOWN[name].images if name else ".", ".", "images")]
+    root = next((place for place in places if os.path.lexists(place / images.paths[0])), None)
+    if root is None:
+        raise DataError(
+            f"{file}: its first image {images.paths[0]} is missing in {', '.join(map(str, dict.fromkeys(places)))}: put"
+            " the images into the first of these"
+        )
+    return images.listing(name or file.stem.removeprefix("split_zhou_").lower(), root, file, data)
+
+
+def coop_images(file: Path) -> ImageList:
+    """The images that a split file of CoOp names, in its order; raises DataError for a file that is damaged."""
     content = _split_file(file)
     images = ImageList("get the file from CoOp again")
     for part, split in PARTS.items():
@@ -113,15 +127,7 @@ def read_coop(path: Path, data: DataConfig) -> Listing:
     lacking = next((label for label in range(max(images.names)) if label not in images.names), None)
     if lacking is not None:
         raise DataError(f"{file}: labels must be 0 to {len(images.names) - 1}, and {lacking} is missing: renumber them")
-    name = next((name for name, known in KNOWN.items() if known.list == file.name), "")
-    places = [file.parent / folder for folder in (KNOWN[name].images if name else ".", ".", "images")]
-    root = next((place for place in places if os.path.lexists(place / images.paths[0])), None)
-    if root is None:
-        raise DataError(
-            f"{file}: its first image {images.paths[0]} is missing in {', '.join(map(str, dict.fromkeys(places)))}: put"
-            " the images into the first of these"
-        )
-    return images.listing(name or file.stem.removeprefix("split_zhou_").lower(), root, file, data)
+    return images
 
 
 def _split_file(file: Path) -> _SplitFile:

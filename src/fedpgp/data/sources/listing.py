@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedpgp.data.settings import DataConfig
-from fedpgp.data.sources.dataset import SPLITS, ImageDataset, SelectedPictures, Source
+from fedpgp.data.sources.dataset import SPLITS, ImageDataset, SelectedPictures, Source, StoredFeatures
 from fedpgp.data.sources.names import plain as plain_name
 from fedpgp.errors import DataError
 from fedpgp.runtime.randomness import generator
@@ -57,6 +57,7 @@ class Listing:
     templates: tuple[str, ...] = ("a photo of a {}.",)
     superclasses: tuple[int, ...] | None = None
     ignored: Mapping[str, int] = field(default_factory=dict)
+    features: StoredFeatures | None = None
 
 
 def to_source(listing: Listing, data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
@@ -113,6 +114,7 @@ def _dataset(listing: Listing, split: str, images: NDArray[np.int64]) -> ImageDa
         fingerprint=listing.pictures.fingerprint(images),
         clients=None if listing.clients is None else listing.clients[images],
         client_names=listing.client_names,
+        features=None if listing.features is None else listing.features.select(images),
     )
 
 
