@@ -5,8 +5,9 @@ python tools/backbone_steps.py [KIND …]
 A step is a forward and a backward pass of two prompts of 16 vectors over five classes. The naive step replaces the
 token embeddings one prompt after the other, with the library's own forward pass; both compute the same numbers. The
 step of several clients reads the prompts of all of them at once: of ten clients, or of four if ten take too long.
-"ViT-B/16" is the same step on the fast encoder. Ratios are of the best of several repeats, taken in turns. Memory is
-what the process needs during a step beyond what it had before.
+"ViT-B/16" is the same step on the fast encoder. Times are seconds of the processor on one thread, so that programs
+beside it matter little; ratios are of the best of several repeats, taken in turns. Memory is what the process needs
+during a step beyond what it had before.
 """
 
 import sys
@@ -36,13 +37,13 @@ NAMES = [f"class {number}" for number in range(5)]
 
 
 def best(steps: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:
-    """Seconds of each step, taken in turns."""
+    """Seconds of the processor that each step takes, in turns; other programs beside it change them little."""
     seconds = {name: float("inf") for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
-            started = time.perf_counter()
+            started = time.process_time()
             step()
-            seconds[name] = min(seconds[name], time.perf_counter() - started)
+            seconds[name] = min(seconds[name], time.process_time() - started)
     return seconds
 
 
@@ -104,6 +105,7 @@ def measure(directory: Path, vit: Backbone) -> dict[str, object]:
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     vit = random_backbone(published_config("vit-b-16"), "float32", 0)
     with references(), tempfile.TemporaryDirectory() as place:
         for kind in sys.argv[1:] or KINDS:
