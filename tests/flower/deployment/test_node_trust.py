@@ -1,6 +1,7 @@
 """Live nodes, and a server in the hands of somebody else: what it can make them run, and what they tell."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,8 @@ with open({executed!r}, "a") as file:
     file.write(os.environ["FLWR_HOME"] + "\\n")
 
 class Evil(METHODS["promptfl"]):
-    """Evil."""
+    '''Evil.'''
+
     name = "evil"
 """
 
@@ -87,6 +89,10 @@ def test_whoever_holds_the_server_runs_no_code_of_theirs_on_a_live_node(tmp_path
         assert not executed.exists()
         for log in logs:
             assert "its federation/server_app.py is not that of this node's fedpgp" in log.read_text()
+        found = [place.read_bytes() for place in Path("/proc").glob("[0-9]*/environ") if os.access(place, os.R_OK)]
+        started = [variables for variables in found if f"FLWR_HOME={layout.directory}".encode() in variables]
+        assert len(started) >= 6  # the server, two nodes, and what they have started
+        assert all(b"FLWR_TELEMETRY_ENABLED=0" in each and b"UPDATE_CHECK=1" in each for each in started)
         options = ["--run-config", f'method="{method}:Evil" output="{layout.runs}/evil"']
         run = submit(layout, layout.app, *options)
         wait(lambda: federation.status(run)[0] == "finished")
