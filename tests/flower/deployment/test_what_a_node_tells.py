@@ -1,22 +1,34 @@
 """All that a node with images of its own sends, decoded: in an ordinary run, and when something fails."""
 
 import re
+import shutil
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from PIL import Image
+from proxy import Proxy
 
+import fedpgp
 from fedpgp.aggregators import Download
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError
 from fedpgp.flower.client_app import EVALUATE, QUERY, TRAIN
 from fedpgp.flower.deployment.client import NodeSettings, answer_as, open_client
+from fedpgp.flower.deployment.local import local_federation
 from fedpgp.flower.messages import FAULT, Request, terms_of
+
+sys.path.append(str(Path(__file__).parents[3] / "tools"))
+from federation_kills import new_federation
 
 CLASSES = ("crown", "beaker", "zither")
 RUN = "0123456789abcdef" * 2
+SETTINGS = [f"task.class_names={[*CLASSES]}", "task.partition=own", "task.protocol=personalization"]
+SETTINGS += ["task.shots=0", "federation.local_epochs=1", "federation.batch_size=4"]
 PHASES = (QUERY, TRAIN, EVALUATE)
 RECORDS = {"about", "losses", "shared", "diagnostics", "figures/1.0"}
 FACTS = {"client", "examples", "tests_base", "run", "round", "after", RUN}
@@ -25,22 +37,25 @@ FIGURES |= {"cosine_guidance_global", "cosine_global_personal"}
 SECRETS = ("/", "photos", "patient", "private", ".png", *CLASSES)
 
 
+def take_photos(photos):
+    """Two made-up photographs of each class in each split, in a directory of the node's own."""
+    colours = iter(range(0, 255, 7))
+    for split in ("train", "validation", "test"):
+        for name in CLASSES:
+            (photos / split / name).mkdir(parents=True)
+            for number in range(2):
+                picture = Image.new("RGB", (16, 16), (next(colours), 40 * number, 90))
+                picture.save(photos / split / name / f"patient-{number}.png")
+
+
 class Site:
     """A node in a hospital, say, and what its server asks of it."""
 
     def __init__(self, directory, cache):
         self.photos, self.state = directory / "photos", directory / "private"
-        colours = iter(range(0, 255, 7))
-        for split in ("train", "validation", "test"):
-            for name in CLASSES:
-                (self.photos / split / name).mkdir(parents=True)
-                for number in range(2):
-                    picture = Image.new("RGB", (16, 16), (next(colours), 40 * number, 90))
-                    picture.save(self.photos / split / name / f"patient-{number}.png")
-        changes = [f"task.class_names={[*CLASSES]}", "task.partition=own", "task.protocol=personalization"]
-        changes += ["task.clients=1", "task.shots=0", "federation.local_epochs=1", "federation.batch_size=4"]
+        take_photos(self.photos)
         file = directory / "experiment.toml"
-        file.write_text(load_config(changes=changes).to_toml(), encoding="utf-8")
+        file.write_text(load_config(changes=["task.clients=1", *SETTINGS]).to_toml(), encoding="utf-8")
         self.about = {"experiment": str(file), "method": "fedpgp", "seed": 0, "client": 0, "data": str(self.photos)}
         self.about |= {"state": str(self.state), "cache": str(cache)}
 
@@ -164,3 +179,45 @@ def test_only_methods_that_are_built_in_or_enabled_run(site, monkeypatch):
         open_client(settings)
     with pytest.raises(ConfigError, match=r"which this node does not run"):
         open_client(NodeSettings.of(site.about | {"method": "other", "plugins": "mine, other"}))
+
+
+@pytest.mark.by_hand
+@pytest.mark.xdist_group("federation")
+def test_what_seven_live_nodes_send_of_which_six_fail_names_no_path_and_no_class(tmp_path, cache):
+    """Without TLS, so that the bytes can be read; what passes is the same. Node 0 has no fault."""
+    settings = [
+        "task.clients=7",
+        "federation.rounds=1",
+        "federation.path_points=1",
+        "federation.deadline=40",
+        *SETTINGS,
+    ]
+    layout = new_federation(tmp_path / "federation", "fedpgp", 7, settings, insecure=True)
+    address = layout.connection.address
+    photos = [tmp_path / f"photos-{client}" for client in range(7)]
+    with Proxy(int(address.rpartition(":")[2])) as proxy:
+        for client in range(7):
+            take_photos(photos[client])
+            file = layout.node(client) / "node.toml"
+            text = file.read_text().replace(address, f"127.0.0.1:{proxy.port}")
+            file.write_text(text.replace('data = ""', f'data = "{photos[client]}"'))
+        with local_federation(layout, 7, str(cache)) as federation:
+            end = time.monotonic() + 240
+            while federation.online() < 7:
+                assert time.monotonic() < end
+                time.sleep(1)
+            (photos[1] / "train" / "crown").rename(photos[1] / "train" / "tiara")
+            (photos[2] / "test" / "zither" / "patient-1.png").write_bytes(b"no image")
+            shutil.rmtree(photos[3])
+            (layout.node(4) / "state").write_bytes(b"")  # a file in the place of the directory
+            with (layout.node(5) / "experiment.toml").open("a") as experiment:
+                experiment.write("\n")
+            (layout.node(6) / "flwr").write_bytes(b"")  # where Flower unpacks the app
+            federation.complete(layout.runs / "local", pytest.fail)
+        captured = bytes(proxy.up)
+    secrets = [str(tmp_path), "photos", "patient", "tiara", ".png", ".toml", "site-packages", *CLASSES]
+    assert [secret for secret in secrets if secret.encode() in captured] == []
+    told = ("NamesError in query", "DataError in query", "OutputError in train", "INVALID_FAB in query")
+    for text in (*told, "CLIENT_APP_RAISED_EXCEPTION in query"):
+        assert text.encode() in captured
+    assert fedpgp.load_run(layout.runs / "local").rounds[0]["participants"] == [0]
