@@ -185,13 +185,7 @@ def test_only_methods_that_are_built_in_or_enabled_run(site, monkeypatch):
 @pytest.mark.xdist_group("federation")
 def test_what_seven_live_nodes_send_of_which_six_fail_names_no_path_and_no_class(tmp_path, cache):
     """Without TLS, so that the bytes can be read; what passes is the same. Node 0 has no fault."""
-    settings = [
-        "task.clients=7",
-        "federation.rounds=1",
-        "federation.path_points=1",
-        "federation.deadline=40",
-        *SETTINGS,
-    ]
+    settings = [*SETTINGS, "task.clients=7", "federation.rounds=1", "federation.deadline=60"]
     layout = new_federation(tmp_path / "federation", "fedpgp", 7, settings, insecure=True)
     address = layout.connection.address
     photos = [tmp_path / f"photos-{client}" for client in range(7)]
