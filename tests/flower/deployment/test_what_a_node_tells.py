@@ -206,7 +206,7 @@ def test_what_seven_live_nodes_send_of_which_six_fail_names_no_path_and_no_class
             (layout.node(4) / "state").write_bytes(b"")  # a file in the place of the directory
             with (layout.node(5) / "experiment.toml").open("a") as experiment:
                 experiment.write("\n")
-            (layout.node(6) / "flwr").write_bytes(b"")  # where Flower unpacks the app
+            (layout.node(6) / "flwr" / "apps").write_bytes(b"")  # where Flower unpacks the app
             federation.complete(layout.runs / "local", pytest.fail)
         captured = bytes(proxy.up)
     secrets = [str(tmp_path), "photos", "patient", "tiara", ".png", ".toml", "site-packages", *CLASSES]
