@@ -17,7 +17,7 @@ class DataError(FedPGPError):
 
 
 class NamesError(DataError):
-    """Class names that are not those of a federation; the message holds class names and nothing else of the data."""
+    """Class names that are not those of a federation."""
 
 
 class CheckpointError(FedPGPError):

@@ -3,6 +3,7 @@
 import re
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from in_process_grid import InProcessGrid
@@ -66,9 +68,23 @@ class World:
 
 
 def open_world(
-    backbone, directory, state, method=FEDPGP, aggregator=None, *, trusted=True, forgiving=False, guests=None, **more
+    backbone,
+    directory,
+    state,
+    method=FEDPGP,
+    aggregator=None,
+    *,
+    trusted=True,
+    forgiving=False,
+    guests=None,
+    numbers=None,
+    **more,
 ) -> World:
-    """Start a federation. guests: nodes in the place of others, by number what opens the client; more: settings."""
+    """Start a federation.
+
+    guests: nodes in the place of others, by number what opens the client; numbers: those of the nodes' keys; more:
+    settings.
+    """
     privacy = more.pop("privacy", PrivacyConfig())
     data = more.pop("data", None) or tiny.data(backbone, kind=kind_of(method))
     settings = FederationConfig(**{**tiny.SETTINGS, **SMALL, **more})
@@ -85,7 +101,8 @@ def open_world(
     openers = {node: (lambda guest=guest: guest) for node, guest in held.items()} | (guests or {})
     grid = InProcessGrid({node: app(opener) for node, opener in openers.items()})
     state.keep_origin({"run": RUN})
-    nodes = Nodes(grid, spec, state, terms_of(backbone, data.task), privacy, forgiving=forgiving)
+    keys = None if numbers is None else lambda: numbers
+    nodes = Nodes(grid, spec, state, terms_of(backbone, data.task), privacy, forgiving=forgiving, numbers=keys)
     return World(grid, nodes, state, spec, data, directory)
 
 
@@ -387,7 +404,7 @@ def test_a_full_disk_at_a_node_is_said_and_what_was_there_stays(world, monkeypat
         (record,) = there.rounds(1)
     assert record["participants"] == []
     reasons = {one["reason"] for one in record["dropped"] if one["in"] == "train"}
-    assert reasons == {"OutputError: the log of its node says more"}
+    assert reasons == {"OutputError in train: the log of its node says more"}
     assert [tiny.bits(there.kept(client).private) for client in range(3)] == before
     assert [record["participants"] for record in there.rounds()] == [[0, 1, 2]]
 
@@ -402,9 +419,85 @@ def test_a_node_that_does_not_fit_or_is_another_client_is_refused_by_name_and_th
     (record,) = there.rounds()
     assert record["participants"] == [0, 2]
     first, second = record["refused"]
-    assert first == {"node": "101", "reason": "DataError: the log of its node says more"}  # and no path
+    assert first == {"node": "101", "reason": "DataError in query: the log of its node says more"}  # and no path
     assert second["node"] == "200"
     assert "client 2, which another node is" in second["reason"]
+
+
+def test_the_key_of_a_node_decides_which_client_it_is_and_what_it_says_is_compared(world):
+    """Node 101 says that it is client 0, before client 0 is there; node 200 has a key that is no client's."""
+    there = world(trusted=False, forgiving=True, rounds=2, numbers={100: 0, 101: 1, 102: 2})
+    honest = there.grid.apps[101]
+    there.grid.apps[101], there.grid.away = there.grid.apps[100], {100}
+    there.grid.apps[200], there.grid.contexts[200] = honest, there.grid.contexts[101]
+    there.nodes.gather()
+    there.grid.away = set()
+    (first,) = there.rounds(1)
+    assert first["participants"] == [0, 2]
+    assert [(refusal["node"], refusal["reason"]) for refusal in first["refused"]] == [
+        ("101", "it says that it is client 0, its key is that of client 1: correct client in node.toml"),
+        ("200", "it says that it is client 1, its key has no number: correct client in node.toml"),
+    ]
+    # The node starts again with the right number, and takes its place.
+    there.grid.away = {101}
+    there.nodes.evaluate(1, there.state.server(), (1.0,))
+    there.grid.apps[101], there.grid.away = honest, set()
+    (second,) = there.rounds()
+    assert second["participants"] == [0, 1, 2]
+
+
+def train_nothing(world, answer):
+    """All nodes are there, and answer to each request to train at once with the same."""
+    for node, app in world.grid.apps.items():
+
+        def replies(message, context, app=app):
+            training = message.metadata.message_type == TRAIN
+            return Message(answer, reply_to=message) if training else app(message, context)
+
+        world.grid.apps[node] = replies
+
+
+@pytest.mark.parametrize("privacy", [PrivacyConfig(), PrivacyConfig(secure_aggregation=True)])
+def test_nodes_that_answer_with_faults_do_not_use_up_rounds_before_the_deadline(privacy, world):
+    fault = RecordDict({"fault": ConfigRecord({"reason": "TrainingError in train"})})
+    there = world(trusted=False, forgiving=True, rounds=2, privacy=privacy)
+    train_nothing(there, fault)
+    records = there.rounds()
+    assert [record["participants"] for record in records] == [[], []]
+    assert all(record["seconds_training"] >= SMALL["deadline"] for record in records)
+
+
+@pytest.mark.parametrize("code", [ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_RAISED_EXCEPTION])
+def test_if_all_nodes_answer_with_errors_the_run_waits_for_the_deadline_and_ends(code, world):
+    there = world(trusted=False, forgiving=True)
+    train_nothing(there, Error(code, "unavailable"))
+    start = time.monotonic()
+    with pytest.raises(TrainingError, match="no client answered in round 1"):
+        there.rounds()
+    assert time.monotonic() - start >= SMALL["deadline"]
+    assert there.state.records() == []
+
+
+def test_nodes_that_do_not_run_the_app_are_named(world):
+    there = world(trusted=False, forgiving=True, rounds=1)
+    error = Error(ErrorCode.INVALID_FAB, "INVALID_FAB in query")
+    there.grid.apps[101] = lambda message, context: Message(error, reply_to=message)
+    there.nodes.gather()
+    (record,) = there.rounds()
+    assert record["participants"] == [0, 2]
+    (refused,) = record["refused"]
+    assert refused["node"] == "101"
+    assert "does not run this app (its code or experiment.toml is not the node's)" in refused["reason"]
+
+
+def test_whatever_is_raised_at_a_node_is_told_as_a_type_and_a_phase(world, caplog):
+    def unreadable():
+        raise PermissionError(13, "Permission denied", "/srv/site1/crown")
+
+    there = world(trusted=False, forgiving=True, rounds=1, guests={101: unreadable})
+    (record,) = there.rounds()
+    assert record["refused"] == [{"node": "101", "reason": "NodeError in query: the log of its node says more"}]
+    assert "/srv/site1/crown" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,20 @@ def node(
 
 
 @command(app)
+def app_hash(
+    directory: Annotated[Path, typer.Argument(help="A Flower app, such as app/ of what init wrote.")],
+) -> None:
+    """Print the hash of an app; a node whose node.toml has it in apps runs the app, whatever its code is.
+
+    Examples:
+        fedpgp federate app-hash ours/app
+    """
+    from fedpgp.flower.deployment.app_policy import hash_of_directory
+
+    out.print(hash_of_directory(directory), markup=False)
+
+
+@command(app)
 @with_options(LocalOptions)
 def up(
     nodes: Nodes = 4,
@@ -200,6 +214,7 @@ def up(
     from fedpgp.flower.deployment.layout import FederationPlan, create
     from fedpgp.flower.deployment.local import free_ports, local_federation
     from fedpgp.flower.deployment.processes import NodeDirectory
+    from fedpgp.methods import METHODS
     from fedpgp.methods.plugins import find_method
 
     if not local:
@@ -208,7 +223,8 @@ def up(
     experiment, method = options.experiment(nodes)
     port, *ports = free_ports(nodes + 1)
     seed, insecure = options.seed, options.insecure
-    plan = FederationPlan("local", "127.0.0.1", port, nodes, experiment, method, seed, ports, insecure)
+    plugins = "" if method in METHODS else method
+    plan = FederationPlan("local", "127.0.0.1", port, nodes, experiment, method, seed, ports, insecure, plugins)
     layout = create(directory, plan, options.force)
     features = None if options.cache is None else str(options.cache.absolute())
     total = rounds_of(experiment.methods.get(method) or find_method(method)(), experiment.federation)

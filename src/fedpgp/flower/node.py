@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fedpgp.data.client_task import counts_of
-from fedpgp.errors import FedPGPError, NamesError, OutputError, TrainingError
+from fedpgp.errors import FedPGPError, OutputError
 from fedpgp.evaluation.evaluator import Evaluation
 from fedpgp.federation.client import ClientUpdate, train_clients
 from fedpgp.federation.client_runner import ClientRunner
@@ -20,11 +20,12 @@ from fedpgp.federation.rounds import own_after
 from fedpgp.federation.state import ClientState, grouped, on_device, ungrouped
 from fedpgp.flower.client_app import ABOUT, EVALUATE, QUERY
 from fedpgp.flower.messages import FAULT, Request, check_terms, evaluated, terms_of, trained
-from fedpgp.flower.update_validation import Refused
 from fedpgp.runtime.files import OWNER_ALONE, make_directory, tensor_bytes, write
 from fedpgp.runtime.workers import Workers
 
 RUN = re.compile(r"[0-9a-f]{32}")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -155,16 +156,24 @@ class Node:
         return trained(request, update, after, sends=not spec.finetunes(request.number))
 
 
-def answer(kind: str, content: RecordDict, open_node: Callable[[], Node], *, trusted: bool) -> RecordDict:
-    """What a client answers to a message of the server.
+class NodeError(FedPGPError):
+    """An exception at a node that fedpgp did not raise on purpose."""
 
-    open_node: gives the client, and raises a FedPGPError where it cannot; trusted: the server is of the same party,
-    and gets to know which test images a client got right, and the text of every error, which may name files.
+
+def answer(kind: str, content: RecordDict, open_node: Callable[[], Node], *, trusted: bool) -> RecordDict:
+    """What a client answers to a message of the server; nothing is raised.
+
+    open_node: gives the client; trusted: the server is of the same party, and gets to know which test images a client
+    got right, and the text of every error. Otherwise the text, which may name files and classes, stays in the node's
+    log, and the server learns the type of the error and the phase.
     """
     try:
         return open_node().reply(kind, content, trusted)
     except FedPGPError as error:
-        logging.getLogger(__name__).error("%s", error)
-        tells = trusted or isinstance(error, TrainingError | NamesError | Refused)
-        reason = str(error) if tells else f"{type(error).__name__}: the log of its node says more"
-        return RecordDict({FAULT: ConfigRecord({"reason": reason})})
+        log.error("%s", error)
+        fault = error
+    except Exception as error:
+        log.exception("an unexpected error in %s", kind)
+        fault = NodeError(f"{type(error).__name__}: {error}")
+    reason = str(fault) if trusted else f"{type(fault).__name__} in {kind}: the log of its node says more"
+    return RecordDict({FAULT: ConfigRecord({"reason": reason})})

@@ -28,6 +28,7 @@ from fedpgp.flower.update_validation import Asked, Refused, check, check_facts, 
 
 MOST_EXAMPLES = 10**8  # that a client may say that it has
 POLL = 0.05  # seconds between two looks at who has answered
+REFUSES = "its node does not run this app (its code or experiment.toml is not the node's): the node's log says more"
 
 log = logging.getLogger("fedpgp")
 Read = TypeVar("Read")
@@ -38,19 +39,28 @@ class Nodes:
 
     state: of the run, with its id and what was done before; forgiving: a client that fails is left out of a round, and
     why is told. Otherwise it ends the run with a TrainingError, as it does where all clients are in one process.
+    numbers: gives, by node, the number of the client whose key it has; None where nodes have no keys, and each is the
+    client that it says it is.
 
     counted: by client, the last round that counts; held: what clients said that they have; refused: how many sent what
     was refused in the round.
     """
 
     def __init__(
-        self, grid: Grid, spec: RunSpec, state: State, terms: Mapping[str, Any], privacy: PrivacyConfig, forgiving: bool
+        self,
+        grid: Grid,
+        spec: RunSpec,
+        state: State,
+        terms: Mapping[str, Any],
+        privacy: PrivacyConfig,
+        forgiving: bool,
+        numbers: Callable[[], Mapping[int, int]] | None = None,
     ):
         self.grid, self.forgiving, self.refused = grid, forgiving, 0
         self.run: str = state.origin()["run"]
         self.counted = {client: record["round"] for record in state.records() for client in record["participants"]}
         self.held: dict[int, Counts] = {}
-        self._spec, self._privacy = spec, privacy
+        self._spec, self._privacy, self._numbers = spec, privacy, numbers
         self._greeting = RecordDict({ABOUT: ConfigRecord({**terms})})
         self._deadline = spec.settings.deadline
         self._places: dict[int, int] = {}  # client -> node
@@ -107,6 +117,7 @@ class Nodes:
 
         Raises TooFewError where nothing could be summed.
         """
+        end = time.monotonic() + self._deadline
         self._greet()
         places = {self._places[client]: client for client in requests if client in self._places}
         for client in requests.keys() - places.values():
@@ -121,6 +132,7 @@ class Nodes:
             if not self.forgiving:
                 raise
             self._notes["lost"] = str(error)
+            sleep_until(end)
             return []
         mean = {name: value + change[name] for name, value in received.items()}
         updates = []
@@ -174,9 +186,11 @@ class Nodes:
     ) -> dict[int, Read]:
         """What clients answer, ascending; of those that do not, or not as they must, the reason is told.
 
-        figures: the names of those in an answer that all clients must have alike. Raises TrainingError where nobody has
-        answered in training.
+        figures: the names of those in an answer that all clients must have alike. Training without a single answer that
+        can be used lasts until the deadline, since errors come at once, and clients come back. Raises TrainingError
+        where nobody has answered in training.
         """
+        end = time.monotonic() + self._deadline
         self._greet()
         answers: dict[int, Read] = {}
         number = next(iter(requests.values())).number
@@ -197,7 +211,9 @@ class Nodes:
         for client, reason in unlike_others({client: figures(answer) for client, answer in answers.items()}).items():
             self._refuse(client, kind, reason)
             del answers[client]
-        if kind == TRAIN and not replies:
+        if kind == TRAIN and not answers:
+            sleep_until(end)
+        if kind == TRAIN and all(reply.has_error() for reply in replies.values()):
             raise TrainingError(
                 f"no client answered in round {number} within {self._deadline:g} seconds: the rounds before it are"
                 " safe, start the run again when clients are there"
@@ -214,6 +230,8 @@ class Nodes:
             raise TrainingError(f"no reply within {self._deadline:g} seconds")
         if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
             raise TrainingError("its node has not been heard of for a while")
+        if reply.has_error() and reply.error.code == ErrorCode.INVALID_FAB:
+            raise TrainingError(REFUSES)
         if reply.has_error():
             raise TrainingError(f"its node failed: {line(reply.error.reason)}")
         if FAULT in reply.content.config_records:
@@ -250,12 +268,14 @@ class Nodes:
         here = set(self.grid.get_node_ids())
         self._greeted &= here  # who comes back says again who it is
         new = dict.fromkeys(sorted(here - self._greeted), self._greeting)
-        for node, reply in sorted(self._exchange(QUERY, 0, new).items()):
-            if reply.has_error():
+        replies = self._exchange(QUERY, 0, new)
+        numbers = self._numbers() if self._numbers and replies else None
+        for node, reply in sorted(replies.items()):
+            if reply.has_error() and reply.error.code != ErrorCode.INVALID_FAB:
                 continue  # it is asked again
             self._greeted.add(node)
             try:
-                client, counts = self._client_of(node, here, reply.content)
+                client, counts = self._client_of(node, here, reply, numbers)
             except Refused as error:
                 log.warning("node %s is refused: %s", node, error)
                 self._notes["refused"].append({"node": str(node), "reason": str(error)})
@@ -263,14 +283,25 @@ class Nodes:
                 self._places[client], self.held[client] = node, counts
                 log.info("%d of %d clients are there: %s", len(self.held), self._spec.clients, sorted(self.held))
 
-    def _client_of(self, node: int, here: Container[int], content: RecordDict) -> tuple[int, Counts]:
-        """Which client a node is, and how many images it has; raises Refused for one that cannot take part."""
+    def _client_of(
+        self, node: int, here: Container[int], reply: Message, numbers: Mapping[int, int] | None
+    ) -> tuple[int, Counts]:
+        """Which client a node is, and how many images it has; raises Refused for one that cannot take part.
+
+        numbers: of the nodes' keys; what a node says is compared with the number of its key.
+        """
+        if reply.has_error():
+            raise Refused(REFUSES)
+        content, clients = reply.content, self._spec.clients
         if FAULT in content.config_records:
             raise Refused(line(content.config_records[FAULT].get("reason")))
         names = ("client", "examples", *(f"tests_{name}" for name in self._spec.tests))
         client, *counts = facts(content, **dict.fromkeys(names, int))
-        if not 0 <= client < self._spec.clients:
-            raise Refused(f"it says that it is client {excerpt(client)}: client= must be 0 to {self._spec.clients - 1}")
+        if numbers is not None and client != numbers.get(node):
+            key = f"is that of client {numbers[node]}" if node in numbers else "has no number"
+            raise Refused(f"it says that it is client {excerpt(client)}, its key {key}: correct client in node.toml")
+        if not 0 <= client < clients:
+            raise Refused(f"it says that it is client {excerpt(client)}: client= must be 0 to {clients - 1}")
         if self._places.get(client, node) != node and self._places[client] in here:
             raise Refused(f"it says that it is client {client}, which another node is: give each a number of its own")
         if not all(0 <= count <= MOST_EXAMPLES for count in counts) or not counts[0]:
@@ -286,3 +317,8 @@ class Nodes:
         if not self.forgiving:
             raise TrainingError(f"client {client}: {reason}")
         self._notes["dropped"].append({"client": client, "in": kind, "reason": reason})
+
+
+def sleep_until(end: float) -> None:
+    """Wait until a moment of `time.monotonic`."""
+    time.sleep(max(0.0, end - time.monotonic()))

@@ -42,6 +42,7 @@ def simulate(opened: OpenRun, directory: Path | None, state: State) -> Iterator[
     None takes a temporary one. Raises TrainingError where the simulation cannot be started, or a client fails.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its next default, of which it warns
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would tell its makers
     logging.getLogger("flwr").setLevel(logging.ERROR)
     setup, spec, run = opened.setup, opened.spec, state.origin()["run"]
     with ExitStack() as stack:

@@ -16,7 +16,7 @@ from fedpgp.errors import OutputError
 from fedpgp.flower.deployment.credentials import check_certificate, write_authority, write_server
 from fedpgp.flower.deployment.layout import FederationLayout, renew
 from fedpgp.flower.deployment.local import finished_rounds
-from fedpgp.flower.deployment.processes import NodeDirectory
+from fedpgp.flower.deployment.processes import NodeDirectory, environment
 
 
 @pytest.fixture
@@ -54,6 +54,26 @@ def test_only_the_authority_that_nodes_trust_renews(layout, tmp_path):
     assert (layout.server / "server.crt").read_bytes() == before
 
 
+def test_flowers_telemetry_and_update_check_are_off_in_what_is_started(tmp_path):
+    started = environment(tmp_path)
+    assert (started["FLWR_TELEMETRY_ENABLED"], started["FLWR_DISABLE_UPDATE_CHECK"]) == ("0", "1")
+
+
+def test_a_plug_in_runs_on_a_node_only_if_its_owner_enabled_it(layout, command, monkeypatch):
+    monkeypatch.setattr("fedpgp.flower.deployment.client.installed", lambda: {"mine": None})
+    file = layout.node(0) / "node.toml"
+    file.write_text(file.read_text().replace('method = "fedpgp"', 'method = "mine"'))
+    refused(command("federate", "node", str(layout.node(0)), "--check"), "write it into plugins in node.toml")
+
+
+def test_the_hashes_that_an_owner_wrote_are_given_to_the_node(layout, tmp_path):
+    file = layout.node(0) / "node.toml"
+    file.write_text(file.read_text().replace('apps = ""', 'apps = "ab12, cd34"'))
+    command = NodeDirectory.read(layout.node(0)).command(tmp_path / "node.toml")
+    assert [word for word in command if word.startswith("--app=")] == ["--app=ab12", "--app=cd34"]
+    assert command[command.index("--experiment") + 1] == str(layout.node(0) / "experiment.toml")
+
+
 def test_who_watches_a_run_is_told_of_whole_records_alone(tmp_path):
     run = tmp_path / "run"
     assert finished_rounds(run) == []
@@ -89,14 +109,14 @@ def gives_up():
 supernode.flower_supernode = gives_up
 supernode.main()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    start = [sys.executable, "-c", code, "--experiment", "experiment.toml"]
+    done = subprocess.run(start, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1 and "ConnectionError: handshake" in done.stderr
 
 
 @pytest.mark.slow
 def test_a_node_imports_nothing_from_where_it_is_started(layout, tmp_path):
-    command = NodeDirectory.read(layout.node(0)).command(tmp_path / "node.toml")
-    start = command[: command.index("fedpgp.flower.deployment.supernode") + 1]
+    start = NodeDirectory.read(layout.node(0)).command(tmp_path / "node.toml")
     (tmp_path / "yaml.py").write_text("raise SystemExit('planted')")
     done = subprocess.run([*start, "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "planted" not in done.stderr

@@ -15,8 +15,10 @@ from pydantic.dataclasses import dataclass
 from fedpgp.config import ExperimentConfig, load_config, reason
 from fedpgp.data.client_task import OWN
 from fedpgp.errors import ConfigError, nearest
+from fedpgp.flower.deployment.app_policy import names
 from fedpgp.flower.node import Node, answer
-from fedpgp.methods.plugins import find_method
+from fedpgp.methods import METHODS
+from fedpgp.methods.plugins import find_method, installed
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import open_run
 from fedpgp.runtime.validation import STRICT
@@ -28,7 +30,7 @@ class NodeSettings:
 
     experiment: the file of the config; method, seed: of the run. client: its number; data: where its images lie, as
     data.source; state: the directory of its private parts; cache: of image features; device: as backbone.device. ""
-    takes the experiment's, or the user's directories.
+    takes the experiment's, or the user's directories. plugins: names of the installed methods that its owner enabled.
     """
 
     experiment: str
@@ -39,6 +41,7 @@ class NodeSettings:
     state: str = ""
     cache: str = ""
     device: str = ""
+    plugins: str = ""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -66,13 +69,33 @@ def configured(experiment: Path, method: str) -> ExperimentConfig:
     return replace(config, federation=replace(config.federation, engine="deployment"))
 
 
+def check_method(name: str, plugins: str) -> None:
+    """Raise ConfigError for a method that a run may not use on a node: its name comes from the server.
+
+    plugins: the installed methods that the node's owner enabled. A file is refused, whoever names it.
+    """
+    if name in METHODS:
+        return
+    if name not in installed():
+        raise ConfigError(
+            f"method of a run must be a built-in one or an installed plug-in, got {name!a}, which this node does"
+            " not run"
+        )
+    if name not in names(plugins):
+        raise ConfigError(
+            f"method {name!r} is an installed plug-in that this node's owner has not enabled: write it into plugins in"
+            " node.toml if it may run here"
+        )
+
+
 @lru_cache(maxsize=1)
 def open_client(settings: NodeSettings) -> Node:
     """A client with its data, read from the feature cache or encoded, for as long as the process lives.
 
-    Raises FedPGPError where the node's settings or its data do not fit the experiment.
+    Raises FedPGPError where the node's settings or its data do not fit the experiment, or the method may not run here.
     """
     name = settings.method
+    check_method(name, settings.plugins)
     config = configured(Path(settings.experiment), name)
     if not 0 <= settings.client < config.task.clients:
         raise ConfigError(

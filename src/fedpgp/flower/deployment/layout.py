@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, OutputError
+from fedpgp.flower.deployment.app_policy import EXPERIMENT, NAME, PYPROJECT, own_code
 from fedpgp.flower.deployment.credentials import write_authority, write_node_key, write_server
 from fedpgp.runtime.files import OWNER_ALONE, make_directory, new_directory, write
 
 NODE_PORT = 9094  # Flower's own
-NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]+\]?")
 
 # Template -> what is made of it in the directory of a federation.
@@ -25,9 +25,7 @@ TEMPLATES = {
     "README.md": "README.md",
     "Dockerfile": "Dockerfile",
     "compose.yaml": "compose.yaml",
-    "app-pyproject.toml": "app/pyproject.toml",
-    "server_app.py": "app/federation/server_app.py",
-    "client_app.py": "app/federation/client_app.py",
+    "app-pyproject.toml": f"app/{PYPROJECT}",
     "flwr-config.toml": "flwr/config.toml",
     "fedpgp-server.service": "systemd/fedpgp-server.service",
     "fedpgp-node.service": "systemd/fedpgp-node.service",
@@ -39,7 +37,8 @@ class FederationPlan:
     """name: of the federation; host, port: where nodes reach the server; method, seed: what `flwr run` runs.
 
     node_ports: of each node on its own loopback address, for its own processes; none takes NODE_PORT and those after
-    it, so that several nodes can be on one machine; insecure: without TLS, on the loopback address alone.
+    it, so that several nodes can be on one machine; insecure: without TLS, on the loopback address alone; plugins: what
+    all nodes enable, which otherwise their owners do.
     """
 
     name: str
@@ -51,6 +50,7 @@ class FederationPlan:
     seed: int
     node_ports: Sequence[int] = ()
     insecure: bool = False
+    plugins: str = ""
 
     def __post_init__(self) -> None:
         """Raises ConfigError for what cannot be written."""
@@ -146,7 +146,7 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
     with new_directory(layout.directory) as scratch:
         made, authority = FederationLayout(scratch), scratch / "authority"
         files = {path: _filled(template, values).encode() for template, path in TEMPLATES.items()}
-        files |= {"app/federation/__init__.py": b"", "app/federation/experiment.toml": experiment}
+        files |= {f"app/{path}": content for path, content in {**own_code(), EXPERIMENT: experiment}.items()}
         for client in range(plan.nodes):
             port = plan.node_ports[client] if plan.node_ports else NODE_PORT + client
             settings = _filled("node.toml", {**values, "client": client, "port": port})

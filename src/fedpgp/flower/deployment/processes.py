@@ -1,6 +1,7 @@
 """Starts Flower's processes from a federation's directory, after looking for what would stop them later."""
 
 import os
+import re
 import signal
 import socket
 import ssl
@@ -16,7 +17,7 @@ import httpx
 import tomli_w
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.proto.control_pb2 import RegisterNodeRequest
+from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
@@ -25,6 +26,7 @@ from pydantic.dataclasses import dataclass
 
 from fedpgp.errors import ConfigError, FedPGPError, OutputError
 from fedpgp.flower.deployment.app import RESIDENT, resident
+from fedpgp.flower.deployment.app_policy import names
 from fedpgp.flower.deployment.client import NodeSettings, answer_as, open_client
 from fedpgp.flower.deployment.credentials import check_certificate
 from fedpgp.flower.deployment.layout import FederationLayout, check_insecure, host_and_port, is_loopback
@@ -36,6 +38,7 @@ PATIENCE = 60.0  # seconds for a server to listen
 POLL = 0.1
 ENDING = 10.0  # seconds that a process has to end in order
 FAST = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}  # Flower looks every second otherwise
+NODE_KEY = re.compile(r"node-(\d+)\.pub")  # the name of a client's public key, with its number
 SCRIPTS = Path(sys.executable).parent
 
 
@@ -101,15 +104,30 @@ def _register(layout: FederationLayout) -> None:
     """Tells a running SuperLink the public keys of all nodes that it does not know yet."""
     with control(layout) as client:
         for file in sorted(layout.server.glob("*.pub")):
-            key = serialization.load_ssh_public_key(file.read_bytes())
-            if not isinstance(key, ec.EllipticCurvePublicKey):
-                raise OutputError(f"{file} holds no elliptic-curve key: copy it again from where it was made")
+            key = _public_key(file)
             try:
-                client.RegisterNode(request=RegisterNodeRequest(public_key=public_key_to_bytes(key), name=file.stem))
+                client.RegisterNode(request=RegisterNodeRequest(public_key=key, name=file.stem))
             except httpx.HTTPStatusError as error:
                 reason = FlowerError.from_json(error.response.text)
                 if reason is None or reason.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
                     raise OutputError(f"the server does not take {file}: {error.response.text[:200]}") from error
+
+
+def client_numbers(layout: FederationLayout) -> dict[int, int]:
+    """By the node's id at a running SuperLink, the number of the client whose public key, server/node-N.pub, it has."""
+    with control(layout) as client:
+        nodes = client.ListNodes(ListNodesRequest()).nodes_info
+    files = {file: NODE_KEY.fullmatch(file.name) for file in layout.server.glob("*.pub")}
+    numbers = {_public_key(file): int(match[1]) for file, match in files.items() if match}
+    return {node.node_id: numbers[node.public_key] for node in nodes if node.public_key in numbers}
+
+
+def _public_key(file: Path) -> bytes:
+    """A node's public key as Flower has it; raises OutputError where the file holds none."""
+    key = serialization.load_ssh_public_key(file.read_bytes())
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise OutputError(f"{file} holds no elliptic-curve key: copy it again from where it was made")
+    return public_key_to_bytes(key)
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
@@ -130,13 +148,15 @@ def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
 class NodeDirectory(NodeSettings):
     """A node's directory as `fedpgp federate init` wrote it, with what its node.toml says, and how its node is started.
 
-    superlink: the server's address; port: of the loopback address, for its own processes.
+    superlink: the server's address; port: of the loopback address, for its own processes; apps: hashes of what its
+    owner agreed to run beside fedpgp's own apps.
     """
 
     directory: Path
     superlink: str
     port: int
     insecure: bool
+    apps: str = ""
 
     @classmethod
     def read(cls, directory: Path, insecure: bool = False, **given: str | None) -> "NodeDirectory":
@@ -199,7 +219,7 @@ class NodeDirectory(NodeSettings):
         """The SuperNode of a client, which stays loaded in this process; it is ended with the block."""
         with resident(answer_as) as address:
             config = Path(address).with_name("node.toml")
-            settings = {name: getattr(self, name) for name in ("client", "data", "state", "cache", "device")}
+            settings = {name: getattr(self, name) for name in ("client", "data", "state", "cache", "device", "plugins")}
             config.write_text(tomli_w.dumps({**settings, RESIDENT: address}), encoding="utf-8")
             with started(self.command(config), environment(self.directory / "flwr", **FAST)) as process:
                 yield process
@@ -208,6 +228,7 @@ class NodeDirectory(NodeSettings):
         """The command of the SuperNode. config: the file with the settings that every message comes with."""
         module = "fedpgp.flower.deployment.supernode"
         command = [sys.executable, "-P", "-m", module]  # nothing is imported from where we are
+        command += ["--experiment", self.experiment, *(f"--app={digest}" for digest in names(self.apps))]
         command += ["--superlink", self.superlink, "--node-config", str(config)]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
         if self.insecure:

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.utils import get_flwr_home
 
 from fedpgp.backbone import configured_backbone
 from fedpgp.data.client_task import OWN, task_elsewhere
@@ -16,7 +18,9 @@ from fedpgp.federation.privacy import assumptions
 from fedpgp.federation.rounds import run_rounds
 from fedpgp.federation.state import FILE, State
 from fedpgp.flower.deployment.client import configured
+from fedpgp.flower.deployment.layout import FederationLayout
 from fedpgp.flower.deployment.metrics import exporter
+from fedpgp.flower.deployment.processes import client_numbers
 from fedpgp.flower.messages import terms_of
 from fedpgp.flower.nodes import Nodes
 from fedpgp.results.provenance import begin, check_origin, origin
@@ -76,7 +80,9 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
         spec = run_spec(config, name, seed, task, backbone)
         for sentence in assumptions(config.privacy, config.federation, method, spec.clients, spec.most_rounds):
             log.info("%s", sentence)
-        nodes = Nodes(grid, spec, state, terms_of(backbone, task), config.privacy, forgiving=True)
+        terms, layout = terms_of(backbone, task), FederationLayout(get_flwr_home().parent)
+        keys = None if layout.connection.insecure else partial(client_numbers, layout)
+        nodes = Nodes(grid, spec, state, terms, config.privacy, forgiving=True, numbers=keys)
         done, total = state.rounds(), len(spec.rounds)
         log.info(
             "%s: %d of %d rounds are done; waiting for %d clients, for %g seconds at most (federation.deadline)",

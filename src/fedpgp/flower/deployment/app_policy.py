@@ -1,0 +1,151 @@
+"""Which apps a node runs: those of its own installed fedpgp, and those that its owner has agreed to.
+
+An app is code that the server sends. A SuperNode reads this module: it imports nothing that takes long.
+"""
+
+import hashlib
+import io
+import json
+import re
+import tomllib
+import zipfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from flwr.supercore.constant import TaskType
+from flwr.supercore.fab import Fab
+from flwr.supercore.run import Run
+
+from fedpgp.errors import FedPGPError, OutputError
+from fedpgp.runtime.version import __version__
+
+NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")  # of a federation, and of its app
+PYPROJECT, EXPERIMENT, MANIFEST = "pyproject.toml", "federation/experiment.toml", ".info/CONTENT"
+CODE = ("server_app.py", "client_app.py")  # templates that an app has as they are
+LARGEST = 16 << 20  # bytes of an unpacked app; Flower takes packed ones of 10 MB
+QUOTED = 80  # characters of what was received
+RUN_CONFIG = {"method": str, "seed": int, "output": str}  # all that may differ between the apps of two federations
+
+
+class AppRefused(FedPGPError):  # noqa: N818 # what becomes of an app, not a fault of the node
+    """An app that a node does not run. The message is the reason, one line of ASCII."""
+
+
+@dataclass(frozen=True)
+class AppPolicy:
+    """What the owner of a node agrees to run.
+
+    experiment: the file that an app of fedpgp must have the same bytes of; agreed: hashes of other apps.
+    """
+
+    experiment: Path
+    agreed: Collection[str] = ()
+
+    def check(self, run: Run, fab: Fab) -> None:
+        """Raise AppRefused unless an app is one that may run; run: what the server says of its run."""
+        files = unpacked(fab.content)
+        digest = app_hash(files)
+        fault = None if digest in self.agreed else self._unlike_own(files)
+        fault = fault or _misnamed(run, fab, files)
+        if fault is not None:
+            raise AppRefused(f"the app {_quoted(run.fab_id)} with the hash {digest} is refused: {fault}")
+
+    def _unlike_own(self, files: Mapping[str, bytes]) -> str | None:
+        """In what an app is not one that `fedpgp federate init` of this version writes, and what to do."""
+        agree = "to run it all the same, write its hash into apps in node.toml and start the node again"
+        upgrade = (
+            f"this node has fedpgp {__version__}: after an upgrade the server's operator writes the app anew with the"
+            f" same version (app/ of what fedpgp federate init writes in another directory); {agree}"
+        )
+        own = own_code()
+        expected = {*own, PYPROJECT, EXPERIMENT, MANIFEST}
+        if more := files.keys() - expected:
+            return f"it has the file {_quoted(min(more))}, which no app of fedpgp has; {agree}"
+        if missing := expected - files.keys():
+            return f"it lacks {min(missing)}; {upgrade}"
+        for name, content in own.items():
+            if files[name] != content:
+                return f"its {name} is not that of this node's fedpgp; {upgrade}"
+        if not _is_own_project(files[PYPROJECT]):
+            return f"its {PYPROJECT} differs from fedpgp's in more than name and configuration; {upgrade}"
+        if files[EXPERIMENT] != self.experiment.read_bytes():
+            return f"its {EXPERIMENT} is another than {self.experiment}: if you agree to it, copy it there"
+        return None
+
+
+def _misnamed(run: Run, fab: Fab, files: Mapping[str, bytes]) -> str | None:
+    """What the server says of an app that is not so: Flower starts what lies where its name and version lead to."""
+    about = tomllib.loads(files[PYPROJECT].decode())
+    name = f"{about['tool']['flwr']['app']['publisher']}/{about['project']['name']}"
+    packed = hashlib.sha256(fab.content).hexdigest()
+    named = run.fab_id, run.fab_version, run.fab_hash, fab.hash_str
+    if named != (name, about["project"]["version"], packed, packed):
+        return "the server gives it the name, version or hash of another"
+    if run.primary_task_type != TaskType.SERVER_APP:
+        return f"its run is a {_quoted(run.primary_task_type)}, not a {TaskType.SERVER_APP}"
+    return None
+
+
+def own_code() -> dict[str, bytes]:
+    """The Python files of an app, by their path in it, as the installed fedpgp writes them."""
+    templates = resources.files("fedpgp.flower.deployment") / "templates"
+    return {"federation/__init__.py": b""} | {f"federation/{name}": (templates / name).read_bytes() for name in CODE}
+
+
+def _is_own_project(content: bytes) -> bool:
+    """Whether an app's pyproject.toml is fedpgp's, but for its name and the values of its configuration."""
+    template = resources.files("fedpgp.flower.deployment") / "templates" / "app-pyproject.toml"
+    empty = template.read_text(encoding="utf-8").format(name="", method="", seed=0, output="")
+    try:
+        given, expected = tomllib.loads(content.decode()), tomllib.loads(empty)
+        name, config = given["project"]["name"], given["tool"]["flwr"]["app"]["config"]
+        kinds = {key: type(value) for key, value in config.items()}
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return False
+    expected["project"]["name"], expected["tool"]["flwr"]["app"]["config"] = name, config
+    return isinstance(name, str) and bool(NAME.fullmatch(name)) and kinds == RUN_CONFIG and given == expected
+
+
+def unpacked(content: bytes) -> dict[str, bytes]:
+    """The files of a packed app (a FAB, which is a ZIP file); raises AppRefused for what is none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > LARGEST:
+                raise AppRefused(f"the app is refused: it is larger than {LARGEST >> 20} MiB")
+            files = {entry.filename: archive.read(entry) for entry in entries}
+    except AppRefused:
+        raise
+    except Exception as error:  # whatever zipfile makes of bytes from the network
+        raise AppRefused("the app is refused: it is no ZIP file") from error
+    if len(files) != len(entries):
+        raise AppRefused("the app is refused: it has two files of one name")
+    return files
+
+
+def app_hash(files: Mapping[str, bytes]) -> str:
+    """SHA-256 of the names and contents of an app's files, however they are packed."""
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items() if name != MANIFEST}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def hash_of_directory(app: Path) -> str:
+    """The hash of an app that `flwr run` is called with; raises OutputError where it is none."""
+    from flwr.cli.build import build_fab_from_disk
+
+    try:
+        return app_hash(unpacked(build_fab_from_disk(app)))
+    except Exception as error:  # whatever Flower, TOML or the disk find wrong
+        raise OutputError(f"{app} is no Flower app: {error}; name a directory with a {PYPROJECT}") from error
+
+
+def names(listed: str) -> tuple[str, ...]:
+    """The names in a setting of node.toml, which have commas or spaces between them."""
+    return tuple(listed.replace(",", " ").split())
+
+
+def _quoted(text: Any) -> str:
+    return ascii(text)[:QUOTED]

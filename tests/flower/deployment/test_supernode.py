@@ -1,0 +1,171 @@
+"""Flower's SuperNode as fedpgp starts it, on a connection without a server: what comes in, and what goes out."""
+
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+import apps
+import pytest
+from flwr.app import Error, Message, RecordDict
+from flwr.cli.build import build_fab_from_disk
+from flwr.common.constant import ErrorCode
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode import start_client_internal
+from flwr.supernode.nodestate import NodeStateFactory
+
+from fedpgp.errors import FedPGPError
+from fedpgp.flower.deployment import supernode
+from fedpgp.flower.deployment.app_policy import AppPolicy, unpacked
+from fedpgp.flower.deployment.layout import FederationLayout
+
+NODE = 11
+flower_supernode = import_module("flwr.supernode.cli.flower_supernode")  # the command has the name of its module
+
+
+class OverError(BaseException):
+    """The end of a SuperNode, which Flower does not catch."""
+
+
+class Server:
+    """What a SuperNode is connected with: it sends one message of a run, and keeps what the node sends."""
+
+    def __init__(self, run, fab):
+        self.run, self.fab = run, fab
+        self.states = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
+        self.replies, self.pushed = [], []
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run.run_id, 1  # as of the server's app
+        self.message = Message(RecordDict(), NODE, "query")
+        self.message.metadata.__dict__["_message_id"] = self.message.object_id
+        self._waiting = [self.message]
+
+    @contextmanager
+    def connect(self, *_, **__):
+        objects = {name: one.deflate() for name, one in get_all_nested_objects(self.message).items()}
+
+        def receive():
+            if not self._waiting:
+                raise OverError
+            message = self._waiting.pop()
+            return message, get_object_tree(message)
+
+        def send(message, tree, seconds):
+            self.replies.append(message)
+            return {tree.object_id}, "session"
+
+        def confirm(run_id, identifier):
+            raise OverError  # from here on it is Flower's matter to run the app
+
+        def push(run_id, session, identifier, content):
+            self.pushed.append(content)
+
+        yield (
+            NODE,
+            receive,
+            send,
+            lambda run: self.run,
+            lambda *_: self.fab,
+            lambda run, name: objects[name],
+            push,
+            confirm,
+        )
+
+    @property
+    def stored(self):
+        """The app that the node keeps to run it, None for none."""
+        return self.states.state().get_fab(self.fab.hash_str)
+
+
+def served(server, policy, monkeypatch, guard=True):
+    """Lets Flower's own main loop run with a server, guarded or with the options of the guard alone."""
+    monkeypatch.setattr(start_client_internal, "register_signal_handlers", lambda **_: None)
+    monkeypatch.setattr(start_client_internal, supernode.CONNECTION, server.connect)
+    with supernode.guarded(policy) as options:
+        if not guard:  # as if Flower no longer looked for this name
+            monkeypatch.setattr(start_client_internal, supernode.CONNECTION, server.connect)
+        arguments = flower_supernode._parse_args_run_supernode().parse_args(options)
+        trusted = flower_supernode._try_obtain_trusted_entities(arguments.trusted_entities)
+        with pytest.raises(OverError):
+            start_client_internal.start_client_internal(
+                state_factory=server.states,
+                server_address="127.0.0.1:1",
+                node_config={},
+                insecure=True,
+                isolation="process",
+                trusted_entities=trusted,
+            )
+
+
+@pytest.fixture
+def layout(command):
+    assert command("federate", "init", "ours", "--nodes", "1").code == 0
+    return FederationLayout(Path("ours").absolute())
+
+
+@pytest.fixture
+def policy(layout):
+    return AppPolicy(layout.node(0) / "experiment.toml")
+
+
+@pytest.fixture
+def own(layout):
+    """The federation's own app, as a server sends it."""
+    content = build_fab_from_disk(layout.app)
+    return apps.sent(content, unpacked(content))
+
+
+@pytest.fixture
+def foreign(layout):
+    (layout.app / "federation" / "client_app.py").write_text("raise SystemExit('foreign')\n")
+    content = build_fab_from_disk(layout.app)
+    return apps.sent(content, unpacked(content))
+
+
+def test_flowers_own_loop_takes_the_nodes_own_app(own, policy, monkeypatch):
+    server = Server(*own)
+    served(server, policy, monkeypatch)
+    assert server.stored.content == own[1].content
+    assert server.replies == []
+
+
+def test_flowers_own_loop_does_not_get_a_foreign_app_and_the_log_names_it(foreign, policy, monkeypatch, caplog):
+    server = Server(*foreign)
+    monkeypatch.setattr(supernode.log, "propagate", True)
+    served(server, policy, monkeypatch)
+    assert server.stored is None
+    (reply,) = server.replies
+    assert reply.error == Error(ErrorCode.INVALID_FAB, "INVALID_FAB in query: the log of the node says more")
+    assert "the app 'fedpgp/ours' with the hash" in caplog.text
+    assert "its federation/client_app.py is not that of this node's fedpgp" in caplog.text
+
+
+def test_if_flower_connected_in_another_way_it_would_refuse_every_app(own, policy, monkeypatch):
+    server = Server(*own)
+    served(server, policy, monkeypatch, guard=False)
+    assert server.stored is None
+    assert server.replies[0].error.code == ErrorCode.INVALID_FAB
+
+
+def test_a_node_that_cannot_be_guarded_does_not_start(policy, monkeypatch):
+    monkeypatch.delattr(start_client_internal, supernode.CONNECTION)
+    with pytest.raises(FedPGPError, match="cannot be kept from running foreign apps"), supernode.guarded(policy):
+        pass
+
+
+def test_an_error_leaves_the_node_as_its_type_and_phase(own, policy, monkeypatch):
+    """Flower answers with the text of an exception when, for example, the disk is full on which it unpacks an app."""
+    server = Server(*own)
+    text = "<class 'OSError'>:<'[Errno 28] No space left on device: /srv/site1/crown'>"
+    failed = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, text), reply_to=server.message)
+    connect = supernode._guard(server.connect, policy, supernode.Ed25519PrivateKey.generate())
+    state, store = server.states.state(), server.states.objectstore_factory.store()
+    start_client_internal._insert_message(failed, state, store)
+    with connect() as (_, _, send, _, _, _, push, _):
+        start_client_internal._push_messages(state=state, object_store=store, send=send, push_object=push)
+    (reply,), (pushed,) = server.replies, server.pushed
+    assert reply.error.reason == "CLIENT_APP_RAISED_EXCEPTION in query: the log of the node says more"
+    assert reply.metadata.reply_to_message_id == server.message.metadata.message_id
+    assert Message.inflate(pushed).error == reply.error
+    assert b"crown" not in pushed
+    assert not state.get_messages_legacy(is_reply=True)  # nor is it sent again
