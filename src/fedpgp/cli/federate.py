@@ -183,6 +183,11 @@ def node(
         return
     with node.supernode() as process:
         code = process.wait()
+    if code == 0:  # Flower ends a SuperNode so, without a word, when the server answers 401
+        raise ConfigError(
+            f"the server at {node.superlink} refuses this node's key: it is unknown there or was revoked, or the clocks"
+            " of the two machines differ; ask the server's operator, whose log says which"
+        )
     raise typer.Exit(code)
 
 
