@@ -18,7 +18,8 @@ from fedpgp.flower.deployment import gate
 from fedpgp.flower.deployment.credentials import public_key_pem, write_node_key
 from fedpgp.flower.deployment.gate import Keys, Limits, raise_file_limit
 
-SHORT = Limits(body=1 << 20, request=1.0, idle=1.0, per_address=8, unsigned=16, per_key=4)
+SHORT = Limits(request=1.0)  # seconds
+FEW = Limits(per_address=8, unsigned=16, per_key=4)  # connections
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +30,19 @@ def setup(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hurried(tmp_path_factory):
-    """A gate with short deadlines and few places."""
     with running(tmp_path_factory.mktemp("hurried"), SHORT) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory):
+    with running(tmp_path_factory.mktemp("crowded"), FEW) as made:
         yield made
 
 
 @pytest.fixture(autouse=True)
 def nothing_yet(request):
-    for name in ("setup", "hurried"):
+    for name in ("setup", "hurried", "crowded"):
         if name in request.fixturenames:
             request.getfixturevalue(name).received.clear()
 
@@ -307,42 +313,42 @@ def test_a_body_that_is_over_the_limit_of_all_bodies_is_put_off(tmp_path):
         assert setup.ask(body=bytes(1 << 19)) == 200  # what was put off takes no room
 
 
-def test_half_requests_keep_no_node_out(hurried: Setup):
+def test_half_requests_keep_no_node_out(crowded: Setup):
     """Of far more connections than there are places the oldest end, and a node of the same address comes in."""
     opened = []
-    for number in range(10 * SHORT.unsigned):
+    for number in range(10 * FEW.unsigned):
         if number % 2:
-            opened.append(socket.create_connection(("127.0.0.1", hurried.port)))
+            opened.append(socket.create_connection(("127.0.0.1", crowded.port)))
         else:
             with contextlib.suppress(OSError):
-                opened.append(hurried.connect())
+                opened.append(crowded.connect())
                 opened[-1].sendall(b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: a\r\n")
-        if number % SHORT.unsigned == 0:
-            assert hurried.ask() == 200
-    assert sum(not closed(one, 0.001) for one in opened) <= SHORT.per_address
+        if number % FEW.unsigned == 0:
+            assert crowded.ask() == 200
+    assert sum(not closed(one, 0.001) for one in opened) <= FEW.per_address
     for one in opened:
         one.close()
 
 
-def test_a_signed_connection_has_a_place_that_unsigned_ones_cannot_take(hurried: Setup):
-    with hurried.connect() as connection:
+def test_a_signed_connection_has_a_place_that_unsigned_ones_cannot_take(crowded: Setup):
+    with crowded.connect() as connection:
         for _ in range(3):
-            connection.sendall(head(ROUTE, hurried.headers(content_length="0")))
+            connection.sendall(head(ROUTE, crowded.headers(content_length="0")))
             assert answer(connection)[0] == 200
-            others = [socket.create_connection(("127.0.0.1", hurried.port)) for _ in range(3 * SHORT.unsigned)]
+            others = [socket.create_connection(("127.0.0.1", crowded.port)) for _ in range(3 * FEW.unsigned)]
             for one in others:
                 one.close()
 
 
-def test_a_key_has_few_connections(hurried: Setup):
+def test_a_key_has_few_connections(crowded: Setup):
     """Whoever has seen a node's header cannot fill the gate with it."""
     opened = []
-    for _ in range(2 * SHORT.per_key):
-        opened.append(hurried.connect())
-        opened[-1].sendall(head(ROUTE, hurried.headers(content_length="0")))
+    for _ in range(2 * FEW.per_key):
+        opened.append(crowded.connect())
+        opened[-1].sendall(head(ROUTE, crowded.headers(content_length="0")))
         assert answer(opened[-1])[0] == 200
-    assert all(closed(one) for one in opened[: SHORT.per_key])
-    assert hurried.ask(node=1) == 200
+    assert all(closed(one) for one in opened[: FEW.per_key])
+    assert crowded.ask(node=1) == 200
     for one in opened:
         one.close()
 

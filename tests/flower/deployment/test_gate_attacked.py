@@ -4,13 +4,17 @@ import os
 import re
 import shutil
 import sys
+import threading
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
+from gates import ROUTE, answer, head, running, signed
 
 import fedpgp
 from fedpgp.flower.deployment.local import local_federation
+from fedpgp.flower.deployment.processes import started
 
 sys.path.append(str(Path(__file__).parents[3] / "tools"))
 import attack_gate
@@ -37,6 +41,41 @@ REFUSED = {
     "/docs": 404,
     "/openapi.json": 404,
 }
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed")
+def test_behind_nginx_nodes_are_answered_and_nobody_else_while_1700_connections_are_held(tmp_path):
+    layout = new_federation(tmp_path / "ours", "fedpgp", 2, ["task.clients=2"])
+    address, key, authority = layout.gate.listen, layout.node(0) / "key", layout.server / "ca.crt"
+    with running(layout.server) as setup:
+
+        def ask(route: str = ROUTE, body: bytes = b"ping", **changes: str) -> int:
+            headers = {**signed(key), "content-length": str(len(body)), **changes}
+            with attack_gate.connection(address, authority) as connection:
+                connection.sendall(head(route, headers) + body)
+                return answer(connection)[0]
+
+        config = tmp_path / "nginx.conf"
+        written = (layout.server / "nginx.conf").read_text()
+        config.write_text(written.replace("127.0.0.1:8443", f"127.0.0.1:{setup.port}"))
+        command = [str(shutil.which("nginx")), "-c", str(config), "-e", str(tmp_path / "nginx.log")]
+        command += ["-g", f"daemon off; pid {tmp_path}/nginx.pid;"]
+        with started(command, {}, tmp_path / "nginx.out"):
+            until(lambda: attack_gate.outcome(lambda: httpx.get(f"http://{address}")) == 200, 10, "nginx listens")
+            assert ask() == 200
+            assert ask(body=bytes(5 << 20)) == 200
+            assert [ask(**{name: "AAAA"}) for name in ("flwr-signature", "flwr-public-key")] == [401, 401]
+            for route in ("/docs", "/v1/fleet/register-node", "/v1/fleet/%2e%2e/control/start-run", ROUTE + "/"):
+                assert ask(route) == 404
+            assert attack_gate.actions(address, authority) == REFUSED
+            assert {one["status"] for one in attack_gate.bodies(address, authority, 5, 20_000_000)} == {401}
+            flood = (address, authority, 600, 1100, 15.0)
+            thread = threading.Thread(target=attack_gate.connections, args=flood)
+            thread.start()
+            while thread.is_alive():
+                assert ask() == 200
+                thread.join(0.5)
+        assert {one.target for one in setup.received} == {ROUTE.encode()}
 
 
 def node_id(federation: Federation, client: int) -> int:
