@@ -10,6 +10,7 @@ rounds lost a client while half requests and bare connections came, and how long
 
 import argparse
 import contextlib
+import hashlib
 import ipaddress
 import json
 import os
@@ -36,6 +37,7 @@ from fedpgp.flower.deployment.layout import FederationLayout, host_and_port
 from fedpgp.flower.deployment.local import finished_rounds
 from fedpgp.flower.deployment.processes import SCRIPTS, environment, started
 from fedpgp.runtime.files import write_json
+from flwr.cli.build import build_fab_from_disk
 from flwr.proto.control_pb2 import (
     ListNodesRequest,
     ListRunsRequest,
@@ -48,6 +50,7 @@ from flwr.proto.fab_pb2 import Fab
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, RegisterNodeFleetRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -80,7 +83,7 @@ def actions(address: str, authority: Path | None) -> dict[str, int | str]:
         calls: dict[str, Callable[[], object]] = {
             "list-runs": lambda: control.ListRuns(ListRunsRequest()),
             "list-nodes": lambda: control.ListNodes(ListNodesRequest()),
-            "start-run": lambda: control.StartRun(StartRunRequest(fab=Fab(hash_str="0" * 64, content=b"an app"))),
+            "start-run": lambda: control.StartRun(StartRunRequest(fab=foreign_app())),
             "register-node": lambda: control.RegisterNode(RegisterNodeRequest(public_key=key, name="attacker")),
             "register-node of the fleet": lambda: fleet.RegisterNode(RegisterNodeFleetRequest(public_key=key)),
             "activate-node": lambda: fleet.ActivateNode(ActivateNodeRequest(public_key=key, heartbeat_interval=30)),
@@ -88,11 +91,53 @@ def actions(address: str, authority: Path | None) -> dict[str, int | str]:
             "unregister-node": lambda: control.UnregisterNode(UnregisterNodeRequest(node_id=1)),
         }
         found = {name: outcome(call) for name, call in calls.items()}
-        acquired = Counter(plain.post("/v1/runtime/acquire-task").status_code for _ in range(50))
+        task = AcquireTaskRequest(supported_task_types=["serverapp", "clientapp"]).SerializeToString()
+        kind = {"content-type": "application/protobuf", "accept": "application/protobuf"}
+        acquired = Counter(
+            plain.post("/v1/runtime/acquire-task", content=task, headers=kind).status_code for _ in range(50)
+        )
         found["acquire-task, 50 times"] = " ".join(f"{count} × {status}" for status, count in acquired.items())
         for path in ("/docs", "/openapi.json"):
             found[path] = plain.get(path).status_code
         return found
+
+
+def foreign_app() -> Fab:
+    """A Flower app that is not fedpgp's, and does nothing."""
+    module = "from flwr.{0} import {1}\n\napp = {1}()\n"
+    files = {
+        "pyproject.toml": FOREIGN_PROJECT,
+        "foreign/__init__.py": "",
+        "foreign/server_app.py": module.format("serverapp", "ServerApp") + "app.main()(lambda grid, context: None)\n",
+        "foreign/client_app.py": module.format("clientapp", "ClientApp"),
+    }
+    with tempfile.TemporaryDirectory() as place:
+        for name, text in files.items():
+            file = Path(place) / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+        content = build_fab_from_disk(Path(place))
+    return Fab(hash_str=hashlib.sha256(content).hexdigest(), content=content)
+
+
+FOREIGN_PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "foreign"
+version = "1.0.0"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "attacker"
+
+[tool.flwr.app.components]
+serverapp = "foreign.server_app:app"
+clientapp = "foreign.client_app:app"
+"""
 
 
 def outcome(call: Callable[[], object]) -> int | str:
