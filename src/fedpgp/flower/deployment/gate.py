@@ -259,6 +259,7 @@ class Gate:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.limits.request) as deadline:
+                await _readable(connection)  # until then it costs no memory for TLS, which takes 0.3 MB
                 transport, _ = await loop.connect_accepted_socket(
                     lambda: protocol, connection, ssl=secure, ssl_shutdown_timeout=1.0
                 )
@@ -281,6 +282,8 @@ class Gate:
                 writer.close()
                 await writer.wait_closed()
         except (OSError, h11.RemoteProtocolError):  # the peer is gone, too late, or speaks neither TLS nor HTTP
+            pass
+        except asyncio.CancelledError:  # kept by the task, it would keep all that is here in memory for a while
             pass
         except Exception:
             log.exception("the gate ends a connection from %s", address)
@@ -357,6 +360,17 @@ class Gate:
             *(self._refused, address, refusal.status, refusal.reason),
         )
         self._refused, self._warned = 0, time.monotonic()
+
+
+async def _readable(connection: socket.socket) -> None:
+    """Wait until something has come from a connection, or it has ended."""
+    loop = asyncio.get_running_loop()
+    ready = loop.create_future()
+    loop.add_reader(connection, lambda: ready.done() or ready.set_result(None))
+    try:
+        await ready
+    finally:
+        loop.remove_reader(connection)
 
 
 async def _event(http: h11.Connection, reader: asyncio.StreamReader) -> object:

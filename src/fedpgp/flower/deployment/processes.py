@@ -41,7 +41,8 @@ def check_port(host: str, port: int) -> None:
     except OSError as error:
         raise ConfigError(
             f"port {port} of {host} cannot be taken: {error.strerror}; end the process that has it, which may be"
-            " this one started before, or choose another: of a node in node.toml, of a server with init --port"
+            " this one started before, or choose another: of a node in node.toml, of a server with init --port and"
+            " --superlink-port"
         ) from error
 
 
