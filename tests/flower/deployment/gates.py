@@ -109,7 +109,8 @@ def running(directory: Path, limits: Limits = Limits(), upstream: str | None = N
     async def serve() -> None:
         async def stub(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             http = h11.Connection(h11.SERVER)
-            with contextlib.closing(writer), contextlib.suppress(OSError, h11.RemoteProtocolError):
+            ends = (OSError, h11.RemoteProtocolError, asyncio.CancelledError)
+            with contextlib.closing(writer), contextlib.suppress(*ends):
                 while isinstance(request := await _event(http, reader), h11.Request):
                     body = b""
                     while isinstance(event := await _event(http, reader), h11.Data):

@@ -4,6 +4,7 @@ import contextlib
 import os
 import resource
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -273,6 +274,32 @@ def test_without_a_superlink_a_node_is_told_to_try_again(tmp_path):
         address = f"127.0.0.1:{taken.getsockname()[1]}"
     with running(tmp_path, upstream=address) as setup:
         assert setup.ask() == 503
+
+
+def test_a_superlink_that_breaks_off_its_answer_makes_a_node_try_again(tmp_path):
+    listener = socket.create_server(("127.0.0.1", 0))
+    with running(tmp_path, upstream=f"127.0.0.1:{listener.getsockname()[1]}") as setup:
+        secure = gate.server_context(tmp_path / "server.crt", tmp_path / "server.key")
+
+        def break_off() -> None:
+            with listener, secure.wrap_socket(listener.accept()[0], server_side=True) as connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")
+
+        thread = threading.Thread(target=break_off)
+        thread.start()
+        assert setup.ask() == 503
+        thread.join()
+
+
+def test_a_connection_to_the_superlink_is_used_again_while_it_is_fresh(tmp_path, monkeypatch):
+    with running(tmp_path) as setup:
+        assert [setup.ask() for _ in range(3)] == [200] * 3
+        ((_, _, kept),) = setup.gate._upstream._free
+        monkeypatch.setattr(gate.Upstream, "FRESH", 0.0)
+        assert setup.ask() == 200
+        ((_, _, other),) = setup.gate._upstream._free
+        assert other is not kept
 
 
 def closed(connection: socket.socket, seconds: float = 5.0) -> bool:

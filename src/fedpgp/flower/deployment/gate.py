@@ -18,19 +18,19 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import h11
-import httpx
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.flower.deployment.credentials import public_key_pem, read_public_key
+from fedpgp.flower.deployment.layout import host_and_port
 
 ROUTES = frozenset(
     f"/v1/fleet/{name}".encode()
@@ -211,6 +211,62 @@ class Answer(NamedTuple):
     close: bool
 
 
+class Upstream:
+    """Connections to the SuperLink, at most so many at a time; each is used for further requests while it is fresh.
+
+    An HTTP client such as httpx does the same in twice the time, and this is most of what a request costs the gate.
+    """
+
+    FRESH = 2.0  # seconds without a request; the SuperLink closes a connection after 5 s
+
+    def __init__(self, address: str, authority: Path, connections: int):
+        self._address = address
+        self._secure = ssl.create_default_context(cafile=str(authority))
+        self._places = asyncio.Semaphore(connections)
+        self._free: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []  # the oldest first
+
+    async def post(self, route: bytes, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
+        """Return what the SuperLink answers; raises OSError or h11.RemoteProtocolError if it does not."""
+        async with self._places:
+            reader, writer = await self._connected()
+            try:
+                http = h11.Connection(h11.CLIENT)
+                fields = [(b"host", self._address.encode()), *headers.items(), (b"content-length", b"%d" % len(body))]
+                request = h11.Request(method="POST", target=route, headers=fields)
+                writer.write(_encoded(http, request, body))
+                await writer.drain()
+                head = await _event(http, reader)
+                if not isinstance(head, h11.Response):
+                    raise ConnectionError("the SuperLink has closed the connection")
+                content = bytearray()
+                while isinstance(event := await _event(http, reader), h11.Data):
+                    content += event.data
+            except BaseException:
+                writer.transport.abort()
+                raise
+            if http.our_state is http.their_state is h11.DONE:
+                self._free.append((time.monotonic(), reader, writer))
+            else:
+                writer.close()
+            returned = [(name, value) for name, value in head.headers if name in RETURNED]
+            return Answer(head.status_code, returned, bytes(content), close=False)
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._free and time.monotonic() - self._free[0][0] > self.FRESH:
+            self._free.pop(0)[2].close()
+        while self._free:
+            _, reader, writer = self._free.pop()
+            if not reader.at_eof() and reader.exception() is None:
+                return reader, writer
+            writer.close()
+        host, port = host_and_port(self._address)
+        return await asyncio.open_connection(host, port, ssl=self._secure, limit=CHUNK)
+
+    def close(self) -> None:
+        for _, _, writer in self._free:
+            writer.transport.abort()
+
+
 class Gate:
     """Forwards the signed requests of nodes to a SuperLink.
 
@@ -224,20 +280,13 @@ class Gate:
         self._bodies = 0  # bytes of bodies that are in memory
         self._tasks: set[asyncio.Task[None]] = set()
         self._refused, self._warned = 0, -SECONDS_BETWEEN_WARNINGS
-        self._upstream = httpx.AsyncClient(
-            base_url=f"https://{upstream}",
-            verify=ssl.create_default_context(cafile=str(authority)),
-            timeout=limits.answer,
-            # The SuperLink closes a connection that is idle for 5 s: the gate does so before.
-            limits=httpx.Limits(max_connections=limits.upstream, keepalive_expiry=2.0),
-            trust_env=False,
-        )
+        self._upstream = Upstream(upstream, authority, limits.upstream)
 
     async def serve(self, listener: socket.socket, secure: ssl.SSLContext) -> None:
         """Accept connections until it is cancelled. secure: with the server's certificate."""
         loop = asyncio.get_running_loop()
         listener.setblocking(False)
-        async with self._upstream:
+        try:
             while True:
                 try:
                     connection, (address, *_) = await loop.sock_accept(listener)
@@ -248,6 +297,8 @@ class Gate:
                 task = loop.create_task(self._serve(connection, address, secure))
                 self._tasks.add(task)  # the loop itself keeps no reference to it
                 task.add_done_callback(self._tasks.discard)
+        finally:
+            self._upstream.close()
 
     async def _serve(self, connection: socket.socket, address: str, secure: ssl.SSLContext) -> None:
         """Answer the requests of one connection, one after the other."""
@@ -269,7 +320,7 @@ class Gate:
                     answer = await self._answer(http, reader, counted, address, deadline)
                     if answer is None:
                         break
-                    writer.write(_encoded(http, answer))
+                    writer.write(_answered(http, answer))
                     await writer.drain()
                     if http.our_state is not h11.DONE:
                         break
@@ -317,7 +368,7 @@ class Gate:
                     if self._bodies > self.limits.bodies:
                         raise RefusedError(503, "the bodies of all requests together are too large")
                 deadline.reschedule(asyncio.get_running_loop().time() + self.limits.answer)
-                return await self._forwarded(request.target.decode(), headers, bytes(body))
+                return await self._forwarded(request.target, headers, bytes(body))
             finally:
                 self._bodies -= len(body)
         except RefusedError as refusal:
@@ -341,14 +392,14 @@ class Gate:
             raise RefusedError(413, f"its body has no length, or more than {self.limits.body} bytes")
         return signer, headers
 
-    async def _forwarded(self, route: str, headers: dict[bytes, bytes], body: bytes) -> Answer:
+    async def _forwarded(self, route: bytes, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
         try:
-            answer = await self._upstream.post(route, headers=list(headers.items()), content=body)
-        except httpx.HTTPError as error:
+            return await self._upstream.post(route, headers, body)
+        except TimeoutError:
+            raise  # of the connection that waits
+        except (OSError, h11.RemoteProtocolError) as error:
             log.warning("the SuperLink does not answer the gate: %s", error or type(error).__name__)
             return Answer(503, [], b"", close=False)  # which a node tries again
-        returned = [(name.lower(), value) for name, value in answer.headers.raw if name.lower() in RETURNED]
-        return Answer(answer.status_code, returned, answer.content, close=False)
 
     def _warn(self, address: str, refusal: RefusedError) -> None:
         """Log at most one line a minute about refused requests."""
@@ -364,11 +415,10 @@ class Gate:
 
 async def _readable(connection: socket.socket) -> None:
     """Wait until something has come from a connection, or it has ended."""
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(connection, lambda: ready.done() or ready.set_result(None))
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(connection, ready.set)
     try:
-        await ready
+        await ready.wait()
     finally:
         loop.remove_reader(connection)
 
@@ -380,11 +430,14 @@ async def _event(http: h11.Connection, reader: asyncio.StreamReader) -> object:
     return event
 
 
-def _encoded(http: h11.Connection, answer: Answer) -> bytes:
+def _answered(http: h11.Connection, answer: Answer) -> bytes:
     headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
     headers += [(b"connection", b"close")] if answer.close else []
-    events = (h11.Response(status_code=answer.status, headers=headers), h11.Data(answer.body), h11.EndOfMessage())
-    return b"".join(http.send(event) or b"" for event in events)
+    return _encoded(http, h11.Response(status_code=answer.status, headers=headers), answer.body)
+
+
+def _encoded(http: h11.Connection, head: h11.Request | h11.Response, body: bytes) -> bytes:
+    return b"".join(http.send(event) or b"" for event in (head, h11.Data(body), h11.EndOfMessage()))
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
