@@ -56,8 +56,9 @@ def new_federation(
 ) -> FederationLayout:
     """A federation on this machine that shares out the embedded data set."""
     config = load_config(None, [*settings, "federation.engine=deployment"], foreign=True)
-    port, *ports = free_ports(clients + 1)
-    return create(directory, FederationPlan("local", "127.0.0.1", port, clients, config, method, 0, ports, insecure))
+    port, inner, *ports = free_ports(clients + 2)
+    plan = FederationPlan("local", "127.0.0.1", port, inner, clients, config, method, 0, ports, insecure)
+    return create(directory, plan)
 
 
 def disturbed(layout: FederationLayout, kills: int, rng: random.Random, cache: Path | None) -> list[dict[str, object]]:

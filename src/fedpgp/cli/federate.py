@@ -83,7 +83,13 @@ def init(
     directory: Annotated[Path, typer.Argument(help="Directory to write.")],
     nodes: Nodes = 3,
     host: Annotated[str, typer.Option("--host", help="Name or address by which nodes reach the server.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="On which the server listens.")] = 8000,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the server, for nodes.")] = 8000,
+    superlink_port: Annotated[
+        int,
+        typer.Option(
+            "--superlink-port", min=1, max=65535, help="Port of the server's loopback address, for its operator."
+        ),
+    ] = 9092,
     name: Annotated[
         str | None, typer.Option("--name", help="Of the federation.", show_default="the directory's")
     ] = None,
@@ -109,7 +115,8 @@ def init(
 
     experiment, method = options.experiment(nodes, class_names)
     name = name or directory.absolute().name
-    plan = FederationPlan(name, host, port, nodes, experiment, method, options.seed, insecure=options.insecure)
+    insecure, seed = options.insecure, options.seed
+    plan = FederationPlan(name, host, port, superlink_port, nodes, experiment, method, seed, insecure=insecure)
     layout = create(directory, plan, force)
     out.print(f"{layout.directory} is written; README.md in it says what goes where", markup=False)
     say(f"next: fedpgp federate server {directory}")
@@ -135,18 +142,18 @@ def renew(
 
 @command(app)
 def server(directory: Directory, insecure: Insecure = False) -> None:
-    """Start the server of a federation, a SuperLink that knows its nodes; Ctrl-C ends it.
+    """Start the server of a federation: a SuperLink on the loopback address, and a gate that admits nodes' keys only.
+
+    Ctrl-C ends both.
 
     Examples:
         fedpgp federate server ours
     """
     from fedpgp.flower.deployment import processes
+    from fedpgp.flower.deployment.superlink import run_server
 
     processes.end_on_sigterm()
-    with processes.server(directory, insecure) as process:
-        say("the server listens; nodes may come")
-        code = process.wait()
-    raise typer.Exit(code)
+    raise typer.Exit(run_server(directory, insecure, lambda: say("the server listens; nodes may come")))
 
 
 @command(app)
@@ -176,6 +183,11 @@ def node(
         return
     with node.supernode() as process:
         code = process.wait()
+    if code == 0:  # Flower ends a SuperNode so, without a word, when the server answers 401
+        raise ConfigError(
+            f"the server at {node.superlink} refuses this node's key: it is unknown there or was revoked, or the clocks"
+            " of the two machines differ; ask the server's operator, whose log says which"
+        )
     raise typer.Exit(code)
 
 
@@ -221,10 +233,12 @@ def up(
         raise click.UsageError("--local must be typed: all processes are on this machine; for several see init")
     directory = options.directory("federation")
     experiment, method = options.experiment(nodes)
-    port, *ports = free_ports(nodes + 1)
+    port, superlink_port, *ports = free_ports(nodes + 2)
     seed, insecure = options.seed, options.insecure
     plugins = "" if method in METHODS else method
-    plan = FederationPlan("local", "127.0.0.1", port, nodes, experiment, method, seed, ports, insecure, plugins)
+    plan = FederationPlan(
+        "local", "127.0.0.1", port, superlink_port, nodes, experiment, method, seed, ports, insecure, plugins
+    )
     layout = create(directory, plan, options.force)
     features = None if options.cache is None else str(options.cache.absolute())
     total = rounds_of(experiment.methods.get(method) or find_method(method)(), experiment.federation)

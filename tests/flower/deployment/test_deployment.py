@@ -25,7 +25,8 @@ from fedpgp.data.sources import pictograms
 from fedpgp.errors import ConfigError
 from fedpgp.flower.deployment.layout import FederationLayout
 from fedpgp.flower.deployment.local import LocalFederation, finished_rounds, free_ports, local_federation
-from fedpgp.flower.deployment.processes import SCRIPTS, NodeDirectory, environment, server
+from fedpgp.flower.deployment.processes import SCRIPTS, NodeDirectory, environment
+from fedpgp.flower.deployment.superlink import server
 from fedpgp.report import tables
 
 sys.path.append(str(Path(__file__).parents[3] / "tools"))
@@ -129,7 +130,7 @@ def test_killed_cut_off_stalled_and_started_again_it_ends_with_the_parts_of_an_u
     settings = ["task.clients=3", "task.shots=4", "federation.rounds=7", "federation.eval_every=7"]
     settings += ["federation.path_points=1", "federation.deadline=15"]
     layout = new_federation(tmp_path / "federation", "fedpgp", 3, settings)
-    address = layout.connection.address
+    address = layout.gate.listen
     said: list[str] = []
     faults: list[Exception] = []
     ended = threading.Event()
@@ -202,7 +203,7 @@ def test_a_node_with_data_of_its_own_takes_part_and_one_with_other_names_is_told
     directory = tmp_path / "federation"
     options = ["--nodes", "3", "--class-names", str(names), "--set", "task.protocol=personalization"]
     options += ["--set", "task.shots=0", "--set", "federation.rounds=2", "--set", "federation.deadline=15"]
-    done = command("init", str(directory), *options, "--port", str(free_port()))
+    done = command("init", str(directory), *options, "--port", str(free_port()), "--superlink-port", str(free_port()))
     assert done.returncode == 0, done.stderr
     layout = FederationLayout(directory)
     for client in range(3):
@@ -256,7 +257,7 @@ def free_port() -> int:
 @pytest.mark.slow
 def test_a_run_that_cannot_begin_says_why_to_who_started_it(tmp_path, cache):
     layout = new_federation(tmp_path / "federation", "fedpgp", 2, ["task.clients=2", *SHORT])
-    with server(layout.directory, log=tmp_path / "server.log"):
+    with server(layout, tmp_path / "server.log"):
         arguments = ["run", str(layout.app), "local", "--stream", "--run-config", 'method="promtfl"']
         done = subprocess.run(
             [str(SCRIPTS / "flwr"), *arguments],
@@ -274,7 +275,7 @@ def test_a_look_from_a_node_tells_a_silent_server_from_that_of_others(tmp_path, 
     node = NodeDirectory.read(layouts[0].node(0))
     stranger = replace(NodeDirectory.read(layouts[1].node(0)), superlink=node.superlink)
     assert "does not answer now" in node.reach()
-    with server(layouts[0].directory, log=tmp_path / "server.log"):
+    with server(layouts[0], tmp_path / "server.log"):
         assert node.reach().endswith("answers")
         with pytest.raises(ConfigError, match="no certificate of this federation"):
             stranger.reach()

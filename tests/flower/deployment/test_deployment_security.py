@@ -1,5 +1,6 @@
 """Who is let in by the server of a federation: nobody without its certificate authority and a key that it knows."""
 
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -7,12 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+from gates import running
 
 from fedpgp.errors import OutputError
 from fedpgp.flower.deployment.credentials import check_certificate, write_authority, write_node_key, write_server
 from fedpgp.flower.deployment.layout import FederationLayout
 from fedpgp.flower.deployment.local import free_ports
-from fedpgp.flower.deployment.processes import SCRIPTS, environment, server, started
+from fedpgp.flower.deployment.processes import SCRIPTS, environment, started
+from fedpgp.flower.deployment.superlink import run_server, server
 
 sys.path.append(str(Path(__file__).parents[3] / "tools"))
 from federation_kills import new_federation
@@ -25,25 +28,22 @@ def layout():
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLWR_TELEMETRY_ENABLED", "0")
         made = new_federation(Path(directory) / "federation", "fedpgp", 2, ["task.clients=2"])
-        with server(made.directory, log=made.directory / "server.log"):
+        with server(made, made.directory / "server.log"):
             yield made
 
 
 def tried(layout: FederationLayout, *options: str) -> str:
-    """What a SuperNode says that is not let in; it must end by itself with an error."""
-    address = layout.connection.address
+    """What a SuperNode says that is not let in. Flower ends one whose key is refused with code 0."""
+    address = layout.gate.listen
     (port,) = free_ports(1)
     command = [str(SCRIPTS / "flower-supernode"), "--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--max-retries", "1", "--max-wait-time", "3", "--node-config", "client=0", *options]
     log = layout.directory / f"try-{port}.log"
-    with started(command, environment(layout.directory / "node-home"), log) as process:
-        try:
-            code = process.wait(40)
-        except subprocess.TimeoutExpired:
-            code = -1
+    home = layout.directory / "node-home"
+    with started(command, environment(home), log) as process, contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(40)
     said = log.read_text()
     assert "SuperNode ID" not in said, said
-    assert code != 0, said
     return said
 
 
@@ -52,7 +52,7 @@ def with_key(layout: FederationLayout, client: int = 0) -> list[str]:
 
 
 def test_a_node_that_fits_is_let_in(layout):
-    address = layout.connection.address
+    address = layout.gate.listen
     (port,) = free_ports(1)
     command = [str(SCRIPTS / "flower-supernode"), "--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--root-certificates", str(layout.node(0) / "ca.crt"), *with_key(layout), "--node-config", "client=0"]
@@ -91,13 +91,12 @@ def test_a_certificate_that_is_over_starts_no_server_and_is_trusted_by_no_node(t
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
     layout = new_federation(tmp_path / "federation", "fedpgp", 2, ["task.clients=2"])
     write_server(layout.server, layout.directory / "authority", "localhost", days=0)
-    with pytest.raises(OutputError, match=r"server\.crt has been over since"), server(layout.directory):
-        pass
-    with pytest.MonkeyPatch.context() as patch:  # a server that does not look
-        patch.setattr("fedpgp.flower.deployment.processes.check_certificate", lambda *_: None)
-        patch.setattr("fedpgp.flower.deployment.processes._register", lambda *_: None)
-        with server(layout.directory, log=layout.directory / "server.log"):
-            tried(layout, "--root-certificates", str(layout.node(0) / "ca.crt"), *with_key(layout))
+    with pytest.raises(OutputError, match=r"server\.crt has been over since"):
+        run_server(layout.directory, False, pytest.fail)
+    with running(layout.server) as setup:  # a server that does not look
+        file = layout.server / "gate.toml"
+        file.write_text(file.read_text().replace(layout.gate.listen, f"127.0.0.1:{setup.port}"))
+        tried(layout, "--root-certificates", str(layout.node(0) / "ca.crt"), *with_key(layout))
 
 
 def test_a_certificate_of_another_authority_or_of_tomorrow_is_told(tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from commands import refused
 from fedpgp.cli.federate import _so_far
 from fedpgp.errors import OutputError
 from fedpgp.flower.deployment.credentials import check_certificate, write_authority, write_server
+from fedpgp.flower.deployment.gate import Limits
 from fedpgp.flower.deployment.layout import FederationLayout, renew
 from fedpgp.flower.deployment.local import finished_rounds
 from fedpgp.flower.deployment.processes import NodeDirectory, environment
@@ -23,6 +25,41 @@ from fedpgp.flower.deployment.processes import NodeDirectory, environment
 def layout(command):
     assert command("federate", "init", "ours", "--nodes", "2").code == 0
     return FederationLayout(Path("ours").absolute())
+
+
+def test_nodes_reach_the_gate_and_only_the_server_reaches_its_superlink(command):
+    options = ("--host", "server.example.org", "--port", "443", "--superlink-port", "9100")
+    assert command("federate", "init", "ours", "--nodes", "2", *options).code == 0
+    layout = FederationLayout(Path("ours").absolute())
+    assert layout.connection.address == "127.0.0.1:9100"
+    assert layout.gate == ("server.example.org", "0.0.0.0:443")
+    assert NodeDirectory.read(layout.node(1)).superlink == "server.example.org:443"
+    assert "listen 443 ssl" in (layout.server / "nginx.conf").read_text()
+    in_container = tomllib.loads((layout.directory / "compose" / "config.toml").read_text())["superlink"]["ours"]
+    assert in_container == {"address": "127.0.0.1:9100", "root-certificates": "/federation/server/ca.crt"}
+    ended = command("federate", "init", "other", "--nodes", "2", "--port", "9092")
+    refused(ended, "--port and --superlink-port must differ, got 9092 twice")
+
+
+def test_on_this_machine_alone_the_gate_listens_on_the_loopback_address(layout):
+    assert layout.gate == ("127.0.0.1", "127.0.0.1:8000")
+
+
+def test_a_server_starts_only_as_it_was_written_and_with_a_superlink_that_nobody_else_reaches(layout, command):
+    refused(command("federate", "server", "ours", "--insecure"), "ours was written without --insecure")
+    assert command("federate", "init", "open", "--nodes", "2", "--insecure").code == 0
+    refused(command("federate", "server", "open"), "open was written with --insecure: start its server with --insecure")
+    file = layout.flwr / "config.toml"
+    file.write_text(file.read_text().replace("127.0.0.1", "0.0.0.0"))
+    refused(command("federate", "server", "ours"), "must be one of the loopback address", "got 0.0.0.0:9092")
+
+
+def test_the_nginx_file_forwards_bodies_of_the_gates_size_to_the_gate_only(layout):
+    text = (layout.server / "nginx.conf").read_text()
+    assert f"client_max_body_size {Limits().body >> 20}m;" in text
+    assert re.findall(r"proxy_pass (\S+);", text) == ["https://gate"]
+    assert "proxy_request_buffering off;" in text
+    assert text.count("{") == text.count("}")
 
 
 def test_keys_are_readable_by_their_owner_alone(layout):

@@ -7,7 +7,7 @@ from inspect import signature
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -71,6 +71,22 @@ def write_node_key(key: Path, public: Path) -> None:
     write(key, secret.private_bytes(serialization.Encoding.PEM, openssh, plain), PRIVATE)
     form = serialization.PublicFormat.OpenSSH
     write(public, secret.public_key().public_bytes(serialization.Encoding.OpenSSH, form) + b"\n")
+
+
+def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
+    """Return the public key of a node; raise OutputError if the file holds none."""
+    try:
+        key = serialization.load_ssh_public_key(path.read_bytes())
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise OutputError(f"{path} is no public key ({error}): copy it again from where it was made") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise OutputError(f"{path} holds no elliptic-curve key: copy it again from where it was made")
+    return key
+
+
+def public_key_pem(key: ec.EllipticCurvePublicKey) -> bytes:
+    """Return the form in which Flower sends and stores a public key."""
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def check_certificate(certificate: Path, authority: Path, now: datetime.datetime | None = None) -> None:

@@ -5,17 +5,19 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.flower.deployment.app_policy import EXPERIMENT, NAME, PYPROJECT, own_code
 from fedpgp.flower.deployment.credentials import write_authority, write_node_key, write_server
 from fedpgp.runtime.files import OWNER_ALONE, make_directory, new_directory, write
+
+S = TypeVar("S")
 
 NODE_PORT = 9094  # Flower's own
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]+\]?")
@@ -27,6 +29,8 @@ TEMPLATES = {
     "compose.yaml": "compose.yaml",
     "app-pyproject.toml": f"app/{PYPROJECT}",
     "flwr-config.toml": "flwr/config.toml",
+    "gate.toml": "server/gate.toml",
+    "nginx.conf": "server/nginx.conf",
     "fedpgp-server.service": "systemd/fedpgp-server.service",
     "fedpgp-node.service": "systemd/fedpgp-node.service",
 }
@@ -36,14 +40,16 @@ TEMPLATES = {
 class FederationPlan:
     """name: of the federation; host, port: where nodes reach the server; method, seed: what `flwr run` runs.
 
-    node_ports: of each node on its own loopback address, for its own processes; none takes NODE_PORT and those after
-    it, so that several nodes can be on one machine; insecure: without TLS, on the loopback address alone; plugins: what
-    all nodes enable, which otherwise their owners do.
+    superlink_port: of the server's loopback address, where the operator reaches the SuperLink. node_ports: of each node
+    on its own loopback address, for its own processes; none takes NODE_PORT and those after it, so that several nodes
+    can be on one machine. insecure: without TLS, keys and a gate, so that nodes and operator reach the SuperLink at
+    host and port, on the loopback address alone. plugins: what all nodes enable, which otherwise their owners do.
     """
 
     name: str
     host: str
     port: int
+    superlink_port: int
     nodes: int
     config: ExperimentConfig
     method: str
@@ -60,18 +66,34 @@ class FederationPlan:
             raise ConfigError(f"--host must be a host name or an IP address without a port, got {self.host!r}")
         if self.insecure:
             check_insecure(self.address)
+        elif self.port == self.superlink_port:
+            raise ConfigError(
+                f"--port and --superlink-port must differ, got {self.port} twice: nodes reach the first, the operator"
+                " the second"
+            )
 
     @property
     def address(self) -> str:
         return f"{self.host}:{self.port}"
 
+    @property
+    def superlink(self) -> str:
+        return self.address if self.insecure else f"127.0.0.1:{self.superlink_port}"
+
 
 class Connection(NamedTuple):
-    """name, address: of a server; insecure: whether it was written for connections without TLS."""
+    """How the operator reaches a SuperLink: its name and address; insecure: without TLS."""
 
     name: str
     address: str
     insecure: bool
+
+
+class GateSettings(NamedTuple):
+    """host: the name in the server's certificate; listen: address and port on which the gate listens."""
+
+    host: str
+    listen: str
 
 
 class FederationLayout:
@@ -87,12 +109,23 @@ class FederationLayout:
 
     @property
     def connection(self) -> Connection:
-        """How the server is reached; raises OutputError where the directory is none of ours."""
-        file = self.flwr / "config.toml"
-        try:
-            servers = tomllib.loads(file.read_text(encoding="utf-8"))["superlink"]
+        """How the SuperLink is reached; raises OutputError where the directory is none of ours."""
+
+        def connection(content: dict[str, Any]) -> Connection:
+            servers = content["superlink"]
             name = servers["default"]
             return Connection(name, servers[name]["address"], bool(servers[name].get("insecure")))
+
+        return self._read(self.flwr / "config.toml", connection)
+
+    @property
+    def gate(self) -> GateSettings:
+        """How nodes reach the server; raises OutputError where the directory is none of ours."""
+        return self._read(self.server / "gate.toml", lambda content: GateSettings(content["host"], content["listen"]))
+
+    def _read(self, file: Path, settings: Callable[[dict[str, Any]], S]) -> S:
+        try:
+            return settings(tomllib.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
                 f"{self.directory} is no directory of fedpgp federate init: {file} cannot be read ({error})"
@@ -135,6 +168,8 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
     values = {
         **vars(plan),
         "address": plan.address,
+        "superlink": plan.superlink,
+        "listen": f"{'127.0.0.1' if is_loopback(plan.host) else '0.0.0.0'}:{plan.port}",
         "directory": layout.directory,
         "home": layout.flwr,
         "security": "insecure = true" if plan.insecure else f'root-certificates = "{layout.server / "ca.crt"}"',
@@ -147,6 +182,9 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         made, authority = FederationLayout(scratch), scratch / "authority"
         files = {path: _filled(template, values).encode() for template, path in TEMPLATES.items()}
         files |= {f"app/{path}": content for path, content in {**own_code(), EXPERIMENT: experiment}.items()}
+        inside = 'root-certificates = "/federation/server/ca.crt"'  # what compose.yaml mounts
+        inside = _filled("flwr-config.toml", {**values, "home": "/federation/compose", "security": inside})
+        files |= {"compose/config.toml": inside.encode()}
         for client in range(plan.nodes):
             port = plan.node_ports[client] if plan.node_ports else NODE_PORT + client
             settings = _filled("node.toml", {**values, "client": client, "port": port})
@@ -171,7 +209,7 @@ def renew(layout: FederationLayout, authority: Path) -> None:
 
     Raises OutputError where the directory is no federation's, or holds another authority than its nodes trust.
     """
-    write_server(layout.server, authority, host_and_port(layout.connection.address)[0])
+    write_server(layout.server, authority, layout.gate.host.strip("[]"))
 
 
 def _filled(template: str, values: Mapping[str, Any]) -> str:

@@ -14,7 +14,8 @@ from flwr.proto.control_pb2 import ListNodesRequest, ListRunsRequest
 
 from fedpgp.errors import FedPGPError, TrainingError
 from fedpgp.flower.deployment.layout import FederationLayout
-from fedpgp.flower.deployment.processes import PATIENCE, SCRIPTS, control, environment, server, started
+from fedpgp.flower.deployment.processes import SCRIPTS, environment, started
+from fedpgp.flower.deployment.superlink import PATIENCE, control, server
 from fedpgp.results.run_store import RECORDS
 
 POLL = 1.0
@@ -31,12 +32,12 @@ class LocalFederation:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str) -> None:
-        log, (_, _, insecure) = self.layout.logs / f"{name}.log", self.layout.connection
+        log = self.layout.logs / f"{name}.log"
         if name == "server":
-            process = server(self.layout.directory, insecure, log)
+            process = server(self.layout, log)
         else:
             command = [str(SCRIPTS / "fedpgp"), "federate", "node", str(self.layout.nodes / name)]
-            command += ["--insecure"] if insecure else []
+            command += ["--insecure"] if self.layout.connection.insecure else []
             command += [] if self.cache is None else ["--cache-dir", self.cache]
             process = started(command, environment(self.layout.flwr), log)
         self.processes[name] = self.stack.enter_context(process)

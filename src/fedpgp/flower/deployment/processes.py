@@ -1,44 +1,31 @@
 """Starts Flower's processes from a federation's directory, after looking for what would stop them later."""
 
 import os
-import re
 import signal
 import socket
 import ssl
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-import httpx
 import tomli_w
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest
-from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.error import ApiErrorCode, FlowerError
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from pydantic.dataclasses import dataclass
 
-from fedpgp.errors import ConfigError, FedPGPError, OutputError
+from fedpgp.errors import ConfigError, OutputError
 from fedpgp.flower.deployment.app import RESIDENT, resident
 from fedpgp.flower.deployment.app_policy import names
 from fedpgp.flower.deployment.client import NodeSettings, answer_as, open_client
 from fedpgp.flower.deployment.credentials import check_certificate
-from fedpgp.flower.deployment.layout import FederationLayout, check_insecure, host_and_port, is_loopback
+from fedpgp.flower.deployment.layout import check_insecure, host_and_port
 from fedpgp.flower.node import check_owner
 from fedpgp.runtime.validation import STRICT
 
 REACH = 5.0  # seconds for a server to answer a look
-PATIENCE = 60.0  # seconds for a server to listen
-POLL = 0.1
 ENDING = 10.0  # seconds that a process has to end in order
 FAST = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}  # Flower looks every second otherwise
-NODE_KEY = re.compile(r"node-(\d+)\.pub")  # the name of a client's public key, with its number
 SCRIPTS = Path(sys.executable).parent
 
 
@@ -55,90 +42,9 @@ def check_port(host: str, port: int) -> None:
     except OSError as error:
         raise ConfigError(
             f"port {port} of {host} cannot be taken: {error.strerror}; end the process that has it, which may be"
-            " this one started before, or choose another: of a node in node.toml, of a server with init --port"
+            " this one started before, or choose another: of a node in node.toml, of a server with init --port and"
+            " --superlink-port"
         ) from error
-
-
-# ---------------------------------------------------------------------------------------------------------- the server
-
-
-@contextmanager
-def server(directory: Path, insecure: bool = False, log: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A SuperLink that knows the nodes of a federation, listening; it is ended with the block.
-
-    log: a file for what it prints; None takes this process' own. Raises FedPGPError where it cannot be started.
-    """
-    layout = FederationLayout(directory.absolute())
-    _, address, _ = layout.connection
-    host, port = host_and_port(address)
-    bind = "127.0.0.1" if is_loopback(host) else "0.0.0.0"
-    command = [str(SCRIPTS / "flower-superlink"), "--host", bind, "--port", str(port)]
-    command += ["--database", str(layout.flwr / "superlink.sqlite"), "--disable-runtime-dependency-installation"]
-    if insecure:
-        check_insecure(address)
-        command.append("--insecure")
-    else:
-        certificate, authority = layout.server / "server.crt", layout.server / "ca.crt"
-        check_certificate(certificate, authority)
-        command += ["--ssl-ca-certfile", str(authority), "--ssl-certfile", str(certificate)]
-        command += ["--ssl-keyfile", str(layout.server / "server.key"), "--enable-supernode-auth"]
-    check_port(bind, port)
-    with started(command, environment(layout.flwr), log, layout.directory) as process:
-        _wait_for(process, port)
-        if not insecure:
-            _register(layout)
-        yield process
-
-
-def control(layout: FederationLayout) -> ControlHttpClient:
-    """What `flwr` asks a server with, as a context manager."""
-    _, address, insecure = layout.connection
-    authority = None if insecure else (layout.server / "ca.crt").read_bytes()
-    version = RuntimeVersionHttpInterceptor(component_name="flwr CLI")
-    return ControlHttpClient.from_server_address(
-        server_address=address, insecure=insecure, root_certificates=authority, interceptors=[version]
-    )
-
-
-def _register(layout: FederationLayout) -> None:
-    """Tells a running SuperLink the public keys of all nodes that it does not know yet."""
-    with control(layout) as client:
-        for file in sorted(layout.server.glob("*.pub")):
-            key = _public_key(file)
-            try:
-                client.RegisterNode(request=RegisterNodeRequest(public_key=key, name=file.stem))
-            except httpx.HTTPStatusError as error:
-                reason = FlowerError.from_json(error.response.text)
-                if reason is None or reason.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
-                    raise OutputError(f"the server does not take {file}: {error.response.text[:200]}") from error
-
-
-def client_numbers(layout: FederationLayout) -> dict[int, int]:
-    """By the node's id at a running SuperLink, the number of the client whose public key, server/node-N.pub, it has."""
-    with control(layout) as client:
-        nodes = client.ListNodes(ListNodesRequest()).nodes_info
-    files = {file: NODE_KEY.fullmatch(file.name) for file in layout.server.glob("*.pub")}
-    numbers = {_public_key(file): int(match[1]) for file, match in files.items() if match}
-    return {node.node_id: numbers[node.public_key] for node in nodes if node.public_key in numbers}
-
-
-def _public_key(file: Path) -> bytes:
-    """A node's public key as Flower has it; raises OutputError where the file holds none."""
-    key = serialization.load_ssh_public_key(file.read_bytes())
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise OutputError(f"{file} holds no elliptic-curve key: copy it again from where it was made")
-    return public_key_to_bytes(key)
-
-
-def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise FedPGPError(f"the SuperLink ended with code {process.returncode}: what it printed says why")
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=POLL):
-            return
-        time.sleep(POLL)
-    raise FedPGPError(f"the SuperLink does not listen on port {port} after {PATIENCE:g} seconds")
 
 
 # -------------------------------------------------------------------------------------------------------------- a node

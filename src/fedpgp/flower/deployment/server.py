@@ -20,7 +20,7 @@ from fedpgp.federation.state import FILE, State
 from fedpgp.flower.deployment.client import configured
 from fedpgp.flower.deployment.layout import FederationLayout
 from fedpgp.flower.deployment.metrics import exporter
-from fedpgp.flower.deployment.processes import client_numbers
+from fedpgp.flower.deployment.superlink import client_numbers
 from fedpgp.flower.messages import terms_of
 from fedpgp.flower.nodes import Nodes
 from fedpgp.results.provenance import begin, check_origin, origin

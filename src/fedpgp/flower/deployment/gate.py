@@ -1,0 +1,460 @@
+"""The gate of a federation: the only part of its server that other machines can reach.
+
+Flower's SuperLink lets everybody who reaches its port submit runs and register nodes, and it reads a whole body before
+it looks for a key. So it listens on the loopback address, and the gate listens on the public port. The gate forwards
+the ten requests that a node makes, if a key of the federation has signed them, and refuses everything else.
+
+Connections are counted from the moment that they are accepted, and a deadline begins then: a web server such as uvicorn
+does both only after the TLS handshake. docs/deploy.md has the threat model: Flower signs the time of a request and
+nothing else.
+"""
+
+import asyncio
+import base64
+import contextlib
+import datetime
+import logging
+import resource
+import socket
+import ssl
+import time
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import h11
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from fedpgp.errors import ConfigError, OutputError
+from fedpgp.flower.deployment.credentials import public_key_pem, read_public_key
+from fedpgp.flower.deployment.layout import host_and_port
+
+ROUTES = frozenset(
+    f"/v1/fleet/{name}".encode()
+    for name in (
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "get-run",
+        "get-fab",
+        "push-object",
+        "pull-object",
+        "confirm-message-received",
+    )
+)
+KEY, SIGNATURE, TIMESTAMP = b"flwr-public-key", b"flwr-signature", b"flwr-timestamp"
+VERSION = (b"flwr-package-name", b"flwr-package-version", b"flwr-component-name")
+FORWARDED = frozenset([KEY, SIGNATURE, TIMESTAMP, *VERSION, b"content-type", b"accept"])  # headers of a request
+RETURNED = frozenset([b"content-type", b"flwr-version-incompatibility-message"])  # headers of an answer
+OLDEST, AHEAD = 305.0, 5.0  # seconds that a timestamp may be old, or ahead of this clock: what Flower allows
+CHUNK = 64 << 10  # bytes
+SECONDS_BETWEEN_WARNINGS = 60.0
+
+log = logging.getLogger("fedpgp")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the gate admits: sizes in bytes, times in seconds, numbers of connections.
+
+    head: of a request's line and headers; body: of one request, and Flower sends arrays in parts of 5 MiB; bodies: of
+    all requests that are being read. request: until a request is complete, from its first byte or, for the first one of
+    a connection, from the TCP handshake; idle: between two requests; answer: until the SuperLink's answer has been
+    sent. A connection without a signed request yet counts for its address (`per_address`) and in total (`unsigned`),
+    one with a signed request for the key (`per_key`). upstream: connections to the SuperLink.
+    """
+
+    head: int = 16 << 10
+    body: int = 64 << 20
+    bodies: int = 512 << 20
+    request: float = 10.0
+    idle: float = 30.0
+    answer: float = 120.0
+    per_address: int = 64
+    unsigned: int = 512
+    per_key: int = 16
+    upstream: int = 100
+
+    def files(self, keys: int) -> int:
+        """Return the number of files that the gate opens at most, with as many for the rest of its process."""
+        return self.unsigned + self.per_key * keys + self.upstream + 128
+
+
+class RefusedError(Exception):
+    """A request that is not forwarded. status: of the answer; reason: for the log of the gate."""
+
+    def __init__(self, status: int, reason: str):
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+class Keys:
+    """The public keys `*.pub` of a directory. A file that is added or removed counts within `LOOK` seconds."""
+
+    LOOK = 1.0
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self._files: dict[Path, tuple[int, int, int]] = {}
+        self._keys: dict[bytes, ec.EllipticCurvePublicKey] = {}
+        self._looked = -self.LOOK
+        self._read()
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def signer(self, headers: dict[bytes, bytes]) -> bytes:
+        """Return the public key, as PEM, that signed a request's timestamp.
+
+        Raises RefusedError if the key is not one of the federation, the signature is wrong or the timestamp is too old.
+        """
+        self._read()
+        try:
+            timestamp = headers[TIMESTAMP].decode("ascii")
+            signed = datetime.datetime.fromisoformat(timestamp)
+            name, signature = (base64.b64decode(headers[header], validate=True) for header in (KEY, SIGNATURE))
+            age = (datetime.datetime.now(datetime.UTC) - signed).total_seconds()
+        except (KeyError, ValueError, TypeError, OverflowError):
+            raise RefusedError(401, "it is not signed") from None
+        if name not in self._keys:
+            raise RefusedError(401, "it is signed with a key that is not in the server's directory")
+        if not -AHEAD < age < OLDEST:
+            raise RefusedError(401, f"its timestamp is {age:.0f} s old: if it is a node's, set the clocks")
+        try:
+            self._keys[name].verify(signature, timestamp.encode(), ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            raise RefusedError(401, "its signature is wrong") from None
+        return name
+
+    def _read(self) -> None:
+        """Read the keys again if a file has changed; a file that is not a key admits nobody."""
+        if time.monotonic() - self._looked < self.LOOK:
+            return
+        self._looked = time.monotonic()
+        files = {}
+        for file in self._directory.glob("*.pub"):
+            with contextlib.suppress(OSError):  # it has just been removed
+                stat = file.stat()
+                files[file] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if files == self._files:
+            return
+        self._files, self._keys = files, {}
+        for file in files:
+            try:
+                key = read_public_key(file)
+            except OutputError as error:
+                log.warning("%s", error)
+                continue
+            self._keys[public_key_pem(key)] = key
+
+
+class Newest:
+    """Tasks of connections, at most `limit` for each name: one more cancels the oldest.
+
+    Whoever keeps connections open without a signed request loses them to those that come later, and a node is admitted
+    as soon as it signs, so half requests cannot keep a node out.
+    """
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._tasks: dict[Hashable, dict[asyncio.Task[None], None]] = {}
+
+    def add(self, name: Hashable, task: asyncio.Task[None]) -> None:
+        tasks = self._tasks.setdefault(name, {})
+        tasks[task] = None
+        if len(tasks) > self._limit:
+            oldest = next(iter(tasks))
+            del tasks[oldest]
+            oldest.cancel()
+
+    def discard(self, task: asyncio.Task[None], name: Hashable) -> None:
+        tasks = self._tasks.get(name, {})
+        tasks.pop(task, None)
+        if not tasks:
+            self._tasks.pop(name, None)
+
+
+class Counted:
+    """A connection's places in the pools of the gate: those of the unsigned, until a key has signed a request."""
+
+    def __init__(self, gate: "Gate", address: str, task: asyncio.Task[None]):
+        self._gate, self._task = gate, task
+        self._places: list[tuple[Newest, Hashable]] = []
+        self._take((gate.unsigned_of_address, address), (gate.unsigned, None))
+
+    def sign(self, key: bytes) -> None:
+        if (self._gate.signed, key) not in self._places:
+            self._take((self._gate.signed, key))
+
+    def leave(self) -> None:
+        self._take()
+
+    def _take(self, *places: tuple[Newest, Hashable]) -> None:
+        for pool, name in self._places:
+            pool.discard(self._task, name)
+        self._places = list(places)
+        for pool, name in places:
+            pool.add(name, self._task)
+
+
+class Answer(NamedTuple):
+    """What is sent to a node. close: whether the connection ends with it."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    close: bool
+
+
+class Upstream:
+    """Connections to the SuperLink, at most so many at a time; each is used for further requests while it is fresh.
+
+    An HTTP client such as httpx does the same in twice the time, and this is most of what a request costs the gate.
+    """
+
+    FRESH = 2.0  # seconds without a request; the SuperLink closes a connection after 5 s
+
+    def __init__(self, address: str, authority: Path, connections: int):
+        self._address = address
+        self._secure = ssl.create_default_context(cafile=str(authority))
+        self._places = asyncio.Semaphore(connections)
+        self._free: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []  # the oldest first
+
+    async def post(self, route: bytes, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
+        """Return what the SuperLink answers; raises OSError or h11.RemoteProtocolError if it does not."""
+        async with self._places:
+            reader, writer = await self._connected()
+            try:
+                http = h11.Connection(h11.CLIENT)
+                fields = [(b"host", self._address.encode()), *headers.items(), (b"content-length", b"%d" % len(body))]
+                request = h11.Request(method="POST", target=route, headers=fields)
+                writer.write(_encoded(http, request, body))
+                await writer.drain()
+                head = await _event(http, reader)
+                if not isinstance(head, h11.Response):
+                    raise ConnectionError("the SuperLink has closed the connection")
+                content = bytearray()
+                while isinstance(event := await _event(http, reader), h11.Data):
+                    content += event.data
+            except BaseException:
+                writer.transport.abort()
+                raise
+            if http.our_state is http.their_state is h11.DONE:
+                self._free.append((time.monotonic(), reader, writer))
+            else:
+                writer.close()
+            returned = [(name, value) for name, value in head.headers if name in RETURNED]
+            return Answer(head.status_code, returned, bytes(content), close=False)
+
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._free and time.monotonic() - self._free[0][0] > self.FRESH:
+            self._free.pop(0)[2].close()
+        while self._free:
+            _, reader, writer = self._free.pop()
+            if not reader.at_eof() and reader.exception() is None:
+                return reader, writer
+            writer.close()
+        host, port = host_and_port(self._address)
+        return await asyncio.open_connection(host, port, ssl=self._secure, limit=CHUNK)
+
+    def close(self) -> None:
+        for _, _, writer in self._free:
+            writer.transport.abort()
+
+
+class Gate:
+    """Forwards the signed requests of nodes to a SuperLink.
+
+    upstream: address of the SuperLink, host:port; authority: certificate of the authority that signed the SuperLink's.
+    """
+
+    def __init__(self, upstream: str, authority: Path, keys: Keys, limits: Limits = Limits()):
+        self.keys, self.limits = keys, limits
+        self.unsigned_of_address, self.unsigned = Newest(limits.per_address), Newest(limits.unsigned)
+        self.signed = Newest(limits.per_key)
+        self._bodies = 0  # bytes of bodies that are in memory
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refused, self._warned = 0, -SECONDS_BETWEEN_WARNINGS
+        self._upstream = Upstream(upstream, authority, limits.upstream)
+
+    async def serve(self, listener: socket.socket, secure: ssl.SSLContext) -> None:
+        """Accept connections until it is cancelled. secure: with the server's certificate."""
+        loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        try:
+            while True:
+                try:
+                    connection, (address, *_) = await loop.sock_accept(listener)
+                except OSError as error:  # such as no file left, or a peer that has gone already
+                    log.warning("the gate cannot accept a connection: %s", error)
+                    await asyncio.sleep(0.1)
+                    continue
+                task = loop.create_task(self._serve(connection, address, secure))
+                self._tasks.add(task)  # the loop itself keeps no reference to it
+                task.add_done_callback(self._tasks.discard)
+        finally:
+            self._upstream.close()
+
+    async def _serve(self, connection: socket.socket, address: str, secure: ssl.SSLContext) -> None:
+        """Answer the requests of one connection, one after the other."""
+        task = asyncio.current_task()
+        assert task is not None
+        counted, transport = Counted(self, address, task), None
+        reader = asyncio.StreamReader(CHUNK)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.limits.request) as deadline:
+                await _readable(connection)  # until then it costs no memory for TLS, which takes 0.3 MB
+                transport, _ = await loop.connect_accepted_socket(
+                    lambda: protocol, connection, ssl=secure, ssl_shutdown_timeout=1.0
+                )
+                writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+                http = h11.Connection(h11.SERVER, self.limits.head)
+                while True:
+                    answer = await self._answer(http, reader, counted, address, deadline)
+                    if answer is None:
+                        break
+                    writer.write(_answered(http, answer))
+                    await writer.drain()
+                    if http.our_state is not h11.DONE:
+                        break
+                    http.start_next_cycle()
+                    deadline.reschedule(loop.time() + self.limits.idle)
+                    if not http.trailing_data[0]:
+                        http.receive_data(await reader.read(CHUNK))
+                    deadline.reschedule(loop.time() + self.limits.request)
+                deadline.reschedule(loop.time() + self.limits.request)
+                writer.close()
+                await writer.wait_closed()
+        except (OSError, h11.RemoteProtocolError):  # the peer is gone, too late, or speaks neither TLS nor HTTP
+            pass
+        except asyncio.CancelledError:  # kept by the task, it would keep all that is here in memory for a while
+            pass
+        except Exception:
+            log.exception("the gate ends a connection from %s", address)
+        finally:
+            counted.leave()
+            if transport is None:
+                connection.close()
+            else:
+                transport.abort()
+
+    async def _answer(
+        self,
+        http: h11.Connection,
+        reader: asyncio.StreamReader,
+        counted: Counted,
+        address: str,
+        deadline: asyncio.Timeout,
+    ) -> Answer | None:
+        """Return the answer to the next request; None at the end of the connection."""
+        request = await _event(http, reader)
+        if not isinstance(request, h11.Request):
+            return None
+        try:
+            signer, headers = self._checked(request)
+            counted.sign(signer)
+            body = bytearray()
+            try:
+                while isinstance(event := await _event(http, reader), h11.Data):
+                    body += event.data
+                    self._bodies += len(event.data)
+                    if self._bodies > self.limits.bodies:
+                        raise RefusedError(503, "the bodies of all requests together are too large")
+                deadline.reschedule(asyncio.get_running_loop().time() + self.limits.answer)
+                return await self._forwarded(request.target, headers, bytes(body))
+            finally:
+                self._bodies -= len(body)
+        except RefusedError as refusal:
+            self._warn(address, refusal)
+            return Answer(refusal.status, [], b"", close=True)  # without a body, as an answer to HEAD must be
+
+    def _checked(self, request: h11.Request) -> tuple[bytes, dict[bytes, bytes]]:
+        """Return the key that signed a request, and the headers to forward; raise RefusedError if it is not admitted.
+
+        The route is compared byte by byte: no escape, query or scheme names another one.
+        """
+        if request.method != b"POST" or request.target not in ROUTES:
+            raise RefusedError(404, "it is not one of a node's")
+        names = [name for name, _ in request.headers]
+        headers = {name: value for name, value in request.headers if name in FORWARDED}
+        if len(headers) != sum(name in FORWARDED for name in names):
+            raise RefusedError(401, "it has a header twice")
+        signer = self.keys.signer(headers)
+        lengths = [value for name, value in request.headers if name == b"content-length"]
+        if b"transfer-encoding" in names or len(lengths) != 1 or int(lengths[0]) > self.limits.body:
+            raise RefusedError(413, f"its body has no length, or more than {self.limits.body} bytes")
+        return signer, headers
+
+    async def _forwarded(self, route: bytes, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
+        try:
+            return await self._upstream.post(route, headers, body)
+        except TimeoutError:
+            raise  # of the connection that waits
+        except (OSError, h11.RemoteProtocolError) as error:
+            log.warning("the SuperLink does not answer the gate: %s", error or type(error).__name__)
+            return Answer(503, [], b"", close=False)  # which a node tries again
+
+    def _warn(self, address: str, refusal: RefusedError) -> None:
+        """Log at most one line a minute about refused requests."""
+        self._refused += 1
+        if time.monotonic() - self._warned < SECONDS_BETWEEN_WARNINGS:
+            return
+        log.warning(
+            "the gate has refused %d requests; the last one, from %s, with %d: %s",
+            *(self._refused, address, refusal.status, refusal.reason),
+        )
+        self._refused, self._warned = 0, time.monotonic()
+
+
+async def _readable(connection: socket.socket) -> None:
+    """Wait until something has come from a connection, or it has ended."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(connection, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(connection)
+
+
+async def _event(http: h11.Connection, reader: asyncio.StreamReader) -> object:
+    """Return the next event of a connection; reads no more from it than is necessary."""
+    while (event := http.next_event()) is h11.NEED_DATA:
+        http.receive_data(await reader.read(CHUNK))
+    return event
+
+
+def _answered(http: h11.Connection, answer: Answer) -> bytes:
+    headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+    headers += [(b"connection", b"close")] if answer.close else []
+    return _encoded(http, h11.Response(status_code=answer.status, headers=headers), answer.body)
+
+
+def _encoded(http: h11.Connection, head: h11.Request | h11.Response, body: bytes) -> bytes:
+    return b"".join(http.send(event) or b"" for event in (head, h11.Data(body), h11.EndOfMessage()))
+
+
+def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Return what TLS needs of a server. Every Python that runs a node has TLS 1.3, which cannot be renegotiated."""
+    secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    secure.minimum_version = ssl.TLSVersion.TLSv1_3
+    secure.load_cert_chain(certificate, key)
+    return secure
+
+
+def raise_file_limit(files: int) -> None:
+    """Let this process, and those that it starts, open so many files; raise ConfigError if it must not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < files:
+        raise ConfigError(
+            f"the gate may open {hard} files, and needs {files}: raise the hard limit, for example with ulimit -Hn"
+            " 65536, LimitNOFILE=65536 in a unit, or ulimits in a compose file"
+        )
+    if soft != resource.RLIM_INFINITY and soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
