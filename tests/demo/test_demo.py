@@ -21,7 +21,7 @@ from fedpgp.demo import federation, server
 from fedpgp.demo.guard import LARGEST, Guard, answers_to
 from fedpgp.demo.prompts import Plane, Words, whole_words
 from fedpgp.demo.show import BusyError, Show
-from fedpgp.demo.stage import BASE, CLIENTS, MIXTURES, NOVEL, Choices, DemoSetup, choices_of, part_of
+from fedpgp.demo.stage import CLASSES, CLIENTS, MIXTURES, SUBJECTS, Choices, DemoSetup, choices_of, part_of
 from fedpgp.errors import CheckpointError, ConfigError, DataError
 
 SCRIPT = "<script>alert(1)</script>"
@@ -36,6 +36,8 @@ PATHS = [
 ]
 
 
+DRAWINGS, PHOTOGRAPHS = SUBJECTS["drawings"], SUBJECTS["photographs"]
+BASE = DRAWINGS.base
 CHOICES = {"rounds": 1, "mu": 0.5, "bottleneck": 2}
 
 
@@ -47,13 +49,13 @@ def stage(pictograms, compact, cache):
         chosen = [np.flatnonzero(dataset.labels == label)[:per_class] for label in np.unique(dataset.labels)]
         return dataset.select(np.sort(np.concatenate(chosen)))
 
-    source = part_of(pictograms)
+    source = part_of(pictograms, DRAWINGS)
     splits = {name: thin(getattr(source, name), 2) for name in ("validation", "test")}
     source = replace(source, train=thin(source.train, 8), **splits)
     features, _ = split_features(
         compact.image, [source.train, source.validation, source.test], cache, augmented_views=1
     )
-    return DemoSetup(source, compact, features)
+    return DemoSetup(DRAWINGS, source, compact, features)
 
 
 @contextmanager
@@ -66,13 +68,13 @@ def visiting(show):
 
 @pytest.fixture
 def show(stage):
-    return Show(lambda progress: stage)
+    return Show(lambda subject, progress: stage)
 
 
 @pytest.fixture(scope="module")
 def visitor(stage):
     """Of a demo whose federation nobody starts."""
-    show = Show(lambda progress: stage)
+    show = Show(lambda subject, progress: stage)
     with visiting(show) as client:
         yield client
     assert "run" not in show.view()[1]
@@ -93,7 +95,7 @@ def classify(visitor, classes, image=None, name="drawing.png"):
 
 
 def test_two_demos_at_once_show_what_the_library_computes_and_all_prompts_classify(stage, show):
-    other = Show(lambda progress: stage)
+    other = Show(lambda subject, progress: stage)
     with visiting(show) as visitor, visiting(other) as second:
         for one in (visitor, second):
             assert one.post("/api/start", json=CHOICES).status_code == 202
@@ -152,8 +154,39 @@ def test_one_federation_runs_at_a_time_stops_between_two_rounds_and_starts_again
         assert visitor.post("/api/start", json={"rounds": 1}).json() == {"run": 2}
 
 
+def test_another_subject_takes_the_place_of_the_first_and_not_during_a_federation(stage):
+    asked = []
+
+    def prepare(subject, progress):
+        asked.append(subject)
+        return replace(stage, subject=subject)
+
+    show = Show(prepare)
+    with visiting(show) as visitor:
+        assert visitor.post("/api/start", json={"rounds": 30}).status_code == 202
+        busy = visitor.post("/api/subject", json="photographs")
+        assert (busy.status_code, "stop the federation" in busy.json()["error"]) == (409, True)
+        show.stop()
+        assert show.wait(60)
+        version, before = show.view()
+        assert visitor.post("/api/subject", json="photographs").status_code == 202
+        assert show.wait(60)
+        later, after = show.view()
+        assert (before["subject"], after["subject"], after["phase"]) == ("drawings", "photographs", "ready")
+        assert "run" in before
+        assert "run" not in after
+        assert later > version
+        assert asked == [DRAWINGS, PHOTOGRAPHS]
+        assert [one["model"] for one in classify(visitor, "cat, dog").json()["models"]] == ["zero-shot"]
+        assert visitor.get("/api/setting").json()["about"] == PHOTOGRAPHS.about
+        assert visitor.post("/api/start", json=CHOICES).json() == {"run": 2}  # whoever watches must see that it is new
+        for wrong in ("/etc", ["photographs"], {}):
+            refused = visitor.post("/api/subject", json=wrong)
+            assert (refused.status_code, "one of drawings, photographs" in refused.json()["error"]) == (422, True)
+
+
 def test_a_stage_that_cannot_be_prepared_is_told_and_nothing_starts():
-    def fails(progress):
+    def fails(subject, progress):
         raise CheckpointError("the checkpoint is damaged: install fedpgp again")
 
     show = Show(fails)
@@ -211,6 +244,57 @@ def test_the_plane_keeps_its_orientation_and_words_are_the_nearest(backbone):
 )
 def test_whole_words_are_found_by_the_marks_of_the_tokenizer(tokens):
     assert [word for word in whole_words(tokens).values() if word] == ["ba"]
+
+
+# -------------------------------------------------------------------------------------------------------- photographs
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    return DemoSetup.prepare(PHOTOGRAPHS, tmp_path_factory.mktemp("cache"))
+
+
+def turned_photograph():
+    """A JPEG that is neither square nor upright, with its EXIF note, as a camera writes it."""
+    content, noise = io.BytesIO(), np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise).resize((450, 300)).save(content, "JPEG", exif=exif)
+    return content.getvalue()
+
+
+def test_photographs_have_features_and_no_images_and_are_shared_out(photographs):
+    held = federation.holdings(photographs, Choices())["clients"]
+    assert [len(client["classes"]) for client in held] == [CLASSES // CLIENTS] * CLIENTS
+    assert all(client["pictures"] == [] for client in held)
+    assert photographs.samples == ()
+    assert photographs.picture("train", 0) is None
+    shown = photographs.source.class_names
+    assert shown == (*PHOTOGRAPHS.base, *PHOTOGRAPHS.novel)
+
+
+def test_a_photograph_is_classified_as_predict_classifies_its_file(photographs, tmp_path):
+    names = ["hedgehog", "pizza", "grand piano"]
+    (tmp_path / "photograph.jpg").write_bytes(turned_photograph())
+    (expected,) = federation.zero_shot(photographs).classify(tmp_path / "photograph.jpg", names)
+    show = Show(lambda subject, progress: photographs)
+    with visiting(show) as visitor:
+        setting = visitor.get("/api/setting").json()
+        found = classify(visitor, ", ".join(names), turned_photograph()).json()
+    assert setting["samples"] == []
+    assert setting["about"].endswith(server.NO_IMAGES)
+    assert [one["model"] for one in found["models"]] == ["zero-shot"]
+    assert dict(found["models"][0]["best"]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_prompts_trained_on_photographs_classify_one(photographs):
+    show = Show(lambda subject, progress: photographs)
+    with visiting(show) as visitor:
+        assert visitor.post("/api/start", json={"rounds": 1}).status_code == 202
+        assert show.wait(120)
+        assert show.view()[1]["phase"] == "finished"
+        assert len(classify(visitor, "cat, dog", turned_photograph()).json()["models"]) == 2 + CLIENTS
 
 
 # ------------------------------------------------------------------------------------------------------ bad class names
@@ -383,11 +467,12 @@ def test_names_of_others_are_refused(visitor, host):
     ],
 )
 def test_pages_of_others_start_nothing(visitor, headers):
-    for path in ("/api/start", "/api/stop", "/api/classify"):
+    for path in ("/api/subject", "/api/start", "/api/stop", "/api/classify"):
         assert visitor.post(path, headers=headers, json={}).status_code == 403
 
 
 def test_only_json_starts_a_federation(visitor):
+    assert visitor.post("/api/subject", headers={"content-type": "text/plain"}, content="{}").status_code == 415
     assert visitor.post("/api/start", headers={"content-type": "text/plain"}, content="{}").status_code == 415
     assert visitor.post("/api/start", headers={"content-type": "application/json"}, content="{").status_code == 400
     assert visitor.get("/api/start").status_code == 405
@@ -450,10 +535,11 @@ def test_news_are_told_once(show):
 
 
 def test_novel_classes_are_nobodys(stage):
-    assert not set(BASE) & set(NOVEL)
+    for subject in SUBJECTS.values():
+        assert len({*subject.base, *subject.novel}) == len(subject.base) + len(subject.novel) == 2 * CLASSES
     held = {name for client in federation.holdings(stage, Choices())["clients"] for name, _ in client["classes"]}
     assert held == set(BASE)
     with pytest.raises(DataError):
         server.picture_of(b"")
     with pytest.raises(BusyError):
-        Show(lambda progress: stage).start(Choices())
+        Show(lambda subject, progress: stage).start(Choices())

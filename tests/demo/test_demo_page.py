@@ -7,8 +7,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
+
+from fedpgp.demo.federation import zero_shot
+from fedpgp.demo.stage import SUBJECTS, DemoSetup
 
 pytestmark = [
     pytest.mark.slow,
@@ -146,6 +151,56 @@ def test_the_same_in_the_dark_on_a_small_screen_and_of_two_visitors_one_starts(v
     shoot(other, "demo-small-dark")
     check_accessible(other)
     assert other.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_photograph_is_classified_in_the_dark_on_a_small_screen_and_with_a_keyboard(
+    visit, shoot, check_accessible, tmp_path
+):
+    rng = np.random.default_rng(0)
+    photograph, names = tmp_path / "photograph.jpg", ["hedgehog", "pizza", "quilt"]
+    Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((1200, 900)).save(photograph)
+    page = visit(color_scheme="dark", viewport={"width": 390, "height": 844})
+    expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
+    expect(page.locator("#samples label")).to_have_count(16)
+    page.wait_for_function("document.images.length > 16 && [...document.images].every(image => image.complete)")
+    page.locator("#subjects :checked").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#source")).to_contain_text("Drop a photograph")
+    expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
+    expect(page.locator("#subjects :focus")).to_have_value("photographs")
+    expect(page.locator("#subject-about")).to_contain_text("photoclip")
+    expect(page.locator("#clients > li")).to_have_count(6)
+    for drawing in ("#colours", "#width", "#tests"):
+        expect(page.locator(drawing)).to_be_hidden()
+    page.locator("#classify").click()
+    expect(page.locator("#answer-fault")).to_contain_text("drop a photograph")
+
+    page.locator("#file").set_input_files(photograph)
+    expect(page.locator("#source")).to_have_text("photograph.jpg")
+    page.locator("#classes").fill(", ".join(names))
+    with page.expect_response("**/api/classify") as answered:
+        page.locator("#classify").click()
+    expect(page.locator("#answers > li")).to_have_count(1)
+    expect(page.locator("#answer-status")).to_contain_text("among 3 classes")
+    (found,) = answered.value.json()["models"]
+    (expected,) = zero_shot(DemoSetup.prepare(SUBJECTS["photographs"], tmp_path)).classify(photograph, names)
+    assert dict(found["best"]) == pytest.approx(expected, abs=1e-4)  # of the file's own bytes, not of the canvas
+
+    page.locator("#start").click()
+    training(page, 1)
+    page.locator("#stop").click()
+    expect(page.locator("#status")).to_contain_text("Stopped", timeout=60_000)
+    page.locator("#classify").click()
+    expect(page.locator("#answers > li")).to_have_count(8)
+    shoot(page, "demo-photographs-small-dark")
+    check_accessible(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+    page.locator("#subjects [value=drawings]").check()
+    expect(page.locator("#samples label")).to_have_count(16, timeout=1000 * MOST)
+    expect(page.locator("#answers > li")).to_have_count(0)
+    expect(page.locator("#rounds tbody tr")).to_have_count(0)
+    expect(page.locator("#colours")).to_be_visible()
 
 
 def test_everything_can_be_done_with_a_keyboard(visit, shoot):

@@ -20,7 +20,7 @@ def demo(
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
     cache: Cache = None,
 ) -> None:
-    """Watch a small federation live in a browser, on the embedded data, and classify pictures with its prompts.
+    """Watch a small federation live in a browser, on drawings or photographs, and classify images with its prompts.
 
     The page is served to this machine alone. Ctrl-C ends it.
 

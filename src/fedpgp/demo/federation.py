@@ -40,7 +40,8 @@ class Moment:
 
 
 def holdings(stage: DemoSetup, choices: Choices) -> dict[str, Any]:
-    """Who holds what, in JSON's types: of each client its classes, most frequent first, and some of its pictures."""
+    """Who holds what, in JSON's types: of each client its classes, most frequent first, and some of its pictures if
+    they are here."""
     task = stage.task(choices)
     labels, names = task.train.labels, task.class_names
     clients = []
@@ -49,11 +50,12 @@ def holdings(stage: DemoSetup, choices: Choices) -> dict[str, Any]:
         held = [label for label in np.argsort(-counts, kind="stable") if counts[label]]
         of_class = [client.train[labels[client.train] == label].tolist() for label in held]
         in_turn = [image for turn in zip_longest(*of_class) for image in turn if image is not None]
+        shown = in_turn[:SHOWN] if stage.has_images else []
         clients.append(
             {
                 "classes": [[names[label], int(counts[label])] for label in held],
                 "examples": len(client.train),
-                "pictures": [[image, names[labels[image]]] for image in in_turn[:SHOWN]],
+                "pictures": [[image, names[labels[image]]] for image in shown],
             }
         )
     mixture = MIXTURES[choices.heterogeneity]
@@ -75,7 +77,7 @@ def untrained(stage: DemoSetup, choices: Choices) -> dict[str, Any]:
 
 
 def rounds(stage: DemoSetup, choices: Choices, stop: threading.Event) -> Iterator[Moment]:
-    """Trains FedPGP on the embedded data and yields how it stands before the first round and after each.
+    """Trains FedPGP on the stage's data and yields how it stands before the first round and after each.
 
     It ends early, between two rounds, when `stop` is set.
     """

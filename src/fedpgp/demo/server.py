@@ -27,7 +27,7 @@ from fedpgp.data.decode import FORMATS, decode, reason, unheard
 from fedpgp.demo.federation import holdings
 from fedpgp.demo.guard import Guard
 from fedpgp.demo.show import BusyError, Show
-from fedpgp.demo.stage import MIXTURES, DemoSetup, choices_of
+from fedpgp.demo.stage import MIXTURES, SUBJECTS, DemoSetup, choices_of
 from fedpgp.errors import ConfigError, DataError, FedPGPError
 
 PAGE = {  # all there is to serve: no path of a request ever names a file
@@ -38,6 +38,7 @@ PAGE = {  # all there is to serve: no path of a request ever names a file
     "/charts.js": ("charts.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
+NO_IMAGES = "The images’ features are here, and not the images, so none are shown."
 LOOK = 0.1  # seconds between two looks for news
 ALIVE = 15.0  # seconds after which a silent stream says that it is still there
 MOST_PIXELS = 32_000_000
@@ -54,12 +55,13 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
         show.close()
 
     def setting(request: Request) -> Response:
-        """What does not change: the stops of the slider and pictures to classify."""
+        """What depends on the subject only: the stops of the slider, class names, pictures to classify."""
         stage = show.stage()
         names, labels = stage.source.class_names, stage.test.labels
         half = len(names) // 2
         return JSONResponse(
             {
+                "about": stage.subject.about + ("" if stage.has_images else " " + NO_IMAGES),
                 "mixtures": [{"title": mixture.title, "about": mixture.about} for mixture in MIXTURES],
                 "base": names[:half],
                 "novel": names[half:],
@@ -72,14 +74,16 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
         given = {name: _number(name, value) for name, value in request.query_params.items()}
         return JSONResponse(holdings(show.stage(), choices_of(given)))
 
+    async def subject(request: Request) -> Response:
+        given = await _json(request)
+        chosen = SUBJECTS.get(given) if isinstance(given, str) else None
+        if chosen is None:
+            raise ConfigError(f"the subject must be one of {', '.join(SUBJECTS)}, got {str(given)[:20]!r}")
+        await run_in_threadpool(show.open, chosen)
+        return JSONResponse({}, 202)
+
     async def start(request: Request) -> Response:
-        if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-            raise HTTPException(415, "settings must be sent as application/json")
-        try:
-            given = json.loads(await request.body())
-        except ValueError as error:
-            raise HTTPException(400, "settings must be JSON") from error
-        number = await run_in_threadpool(show.start, choices_of(given))
+        number = await run_in_threadpool(show.start, choices_of(await _json(request)))
         return JSONResponse({"run": number}, 202)
 
     async def stop(request: Request) -> Response:
@@ -127,6 +131,7 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
             Route("/api/setting", setting),
             Route("/api/clients", clients),
             Route("/api/events", events),
+            Route("/api/subject", subject, methods=["POST"]),
             Route("/api/start", start, methods=["POST"]),
             Route("/api/stop", stop, methods=["POST"]),
             Route("/api/classify", classify, methods=["POST"]),
@@ -162,6 +167,16 @@ async def _refused(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
     return JSONResponse({"error": str(error)}, 409 if isinstance(error, BusyError) else 422)
+
+
+async def _json(request: Request) -> Any:
+    """The body of a request; raises HTTPException for another content type, and for what is no JSON."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise HTTPException(415, "settings must be sent as application/json")
+    try:
+        return json.loads(await request.body())
+    except ValueError as error:
+        raise HTTPException(400, "settings must be JSON") from error
 
 
 def class_names(text: str) -> list[str]:
@@ -225,7 +240,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(listening: socket.socket, host: str, cache: Path | None = None) -> None:
     """Serves the demo until Ctrl-C, and then ends its federation."""
-    show = Show(lambda progress: DemoSetup.prepare(cache, progress))
+    show = Show(lambda subject, progress: DemoSetup.prepare(subject, cache, progress))
     config = uvicorn.Config(
         create_app(show, host),
         log_level="warning",

@@ -13,12 +13,13 @@ from PIL.Image import Image
 from fedpgp.data.features import Progress
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.demo.federation import Models, holdings, rounds, untrained, zero_shot
-from fedpgp.demo.stage import Choices, DemoSetup
+from fedpgp.demo.stage import SUBJECTS, Choices, DemoSetup, Subject
 from fedpgp.errors import ConfigError, FedPGPError
 from fedpgp.serving.classifier import Classes
 
 MOST_NAMES, LONGEST_NAME = 100, 80
 BEST = 5  # classes that are told of each model
+FIRST = "drawings"  # the subject at the start
 
 log = logging.getLogger(__name__)
 
@@ -45,28 +46,38 @@ class _LiveRun:
 class Show:
     """Prepares its stage, then runs one federation at a time; every method may be called from any thread.
 
-    prepare: makes the stage, in a thread of the show's own.
+    prepare: makes the stage of a subject, in a thread of the show's own. There is one stage at a time, so that one
+    checkpoint is in memory, and all who watch see the same.
 
     `phase` is "preparing", "ready", "running", "stopping", "finished", "stopped" or "failed".
     """
 
-    def __init__(self, prepare: Callable[[Progress], DemoSetup]):
+    def __init__(self, prepare: Callable[[Subject, Progress], DemoSetup]):
         self._prepare = prepare
         self._lock, self._classifying = threading.RLock(), threading.Lock()
+        self._subject = SUBJECTS[FIRST]
         self._stage: DemoSetup | None = None
         self._zero_shot: Models = {}
         self._read: tuple[object, Mapping[str, Classes]] = (None, {})  # class names as the present models read them
         self._run: _LiveRun | None = None
+        self._started = 0  # federations
         self._thread: threading.Thread | None = None
         self._phase, self._error = "preparing", ""
         self._progress: tuple[str, int, int] = ("starting", 0, 1)
         self._version = 0
         self.closing = False
 
-    def open(self) -> None:
-        """Begins to prepare the stage."""
-        self._thread = threading.Thread(target=self._open, name="stage", daemon=True)
-        self._thread.start()
+    def open(self, subject: Subject = SUBJECTS[FIRST]) -> None:
+        """Begins to prepare the stage of a subject, in place of what there is; raises BusyError while anything is
+        prepared or trained."""
+        with self._lock:
+            if self._thread is not None and self._phase in ("preparing", "running", "stopping"):
+                raise BusyError("the images cannot be changed now: stop the federation, or wait until it is finished")
+            self._subject, self._stage, self._run = subject, None, None
+            self._zero_shot, self._read = {}, (None, {})
+            self._thread = threading.Thread(target=self._open, args=(subject,), name="stage", daemon=True)
+            self._say("preparing", ("starting", 0, 1))
+            self._thread.start()
 
     def close(self) -> None:
         """Ends a federation after its round, and lets those who listen go."""
@@ -96,7 +107,8 @@ class Show:
             stage = self.stage()
             if self._phase in ("running", "stopping"):
                 raise BusyError("a federation is running here already: stop it, or wait until it is finished")
-            number = 1 if self._run is None else self._run.number + 1
+            self._started += 1
+            number = self._started
             run = self._run = _LiveRun(number, choices, holdings(stage, choices), time.monotonic())
             self._thread = threading.Thread(
                 target=self._work, args=(stage, run), name=f"federation {number}", daemon=True
@@ -117,7 +129,7 @@ class Show:
         somebody who has seen so many rounds of a run."""
         with self._lock:
             what, done, total = self._progress
-            view: dict[str, Any] = {"phase": self._phase, "error": self._error}
+            view: dict[str, Any] = {"phase": self._phase, "error": self._error, "subject": self._subject.title}
             view["progress"] = {"what": what, "done": done, "total": total}
             if (now := self._run) is not None:
                 view["run"] = {
@@ -142,7 +154,7 @@ class Show:
             stage, run = self.stage(), self._run
             models = {**self._zero_shot, **(run.models if run is not None else {})}
             after = run.rounds[-1]["round"] if run is not None and run.rounds else None
-            key = (run and run.number, after, tuple(names))
+            key = (stage.subject, run and run.number, after, tuple(names))
         found = []
         with self._classifying:  # one at a time: what they remember of class names is not made for several threads
             torch.set_num_threads(1)  # the operations are too small to share, and training may have the other cores
@@ -158,12 +170,13 @@ class Show:
 
     # ----------------------------------------------------------------------------------------------------- in threads
 
-    def _open(self) -> None:
+    def _open(self, subject: Subject) -> None:
         try:
-            stage = self._prepare(self._preparing)
-            self._zero_shot = {"zero-shot": zero_shot(stage)}
-            self._stage = stage
-            self._say("ready", ("ready", 1, 1))
+            stage = self._prepare(subject, self._preparing)
+            with self._lock:
+                self._zero_shot = {"zero-shot": zero_shot(stage)}
+                self._stage = stage
+                self._say("ready", ("ready", 1, 1))
         except Exception as error:
             self._fail(error)
 

@@ -1,4 +1,4 @@
-"""What all federations of a demo share: a part of the embedded data with its features, and the frozen CLIP.
+"""What all federations of a demo share: a part of a dataset that ships with fedpgp, its features, and the frozen CLIP.
 
 Letters: N clients, C classes, D feature width.
 """
@@ -17,11 +17,11 @@ from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
-from fedpgp.backbone import Backbone, load_backbone
+from fedpgp.backbone import Backbone, configured_backbone
 from fedpgp.config import ExperimentConfig, load_config, reason
 from fedpgp.data.cache import cache_directory, check_cache
 from fedpgp.data.features import Progress, split_features
-from fedpgp.data.sources import ImageDataset, Source, pictograms
+from fedpgp.data.sources import ImageDataset, Source, load_source
 from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError, DataError
 from fedpgp.runs.execution import Execution
@@ -31,20 +31,62 @@ from fedpgp.runtime.validation import STRICT
 from fedpgp.runtime.workers import Workers
 
 CLIENTS, SHOTS = 6, 8
-PRIVATE_RATE = 0.03  # twice the recipe's, so that a dozen rounds show what a personal part wins and what it costs
+CLASSES = 24  # base classes, and as many novel ones
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the images of a demo show. The recipe names the data and the checkpoint that knows such images.
+
+    about: what the images are, for the page.
+    private_rate: learning rate of the private part. It is higher than the recipe's, so that a dozen rounds show what a
+    personal part gains and what it costs.
+    """
+
+    title: str
+    about: str
+    recipe: str
+    private_rate: float
+    base: tuple[str, ...]
+    novel: tuple[str, ...]
+
+
 # fmt: off
-# Of the embedded classes those whose names and drawings are understood across a room; the benchmark has all of them.
-BASE = (
-    "bee", "cat", "frog", "leopard", "panda", "rooster", "sheep", "turtle", "cherries", "grapes", "hamburger",
-    "lemon", "pizza", "strawberry", "bicycle", "helicopter", "rocket", "taxi", "house", "tent", "palm tree",
-    "rainbow", "scissors", "umbrella",
-)
-NOVEL = (
-    "crocodile", "dog", "dolphin", "elephant", "fish", "snake", "spider", "tiger", "banana", "corn", "doughnut",
-    "ice cream", "mushroom", "red apple", "airplane", "bus", "motorcycle", "sailboat", "castle", "fire", "snowman",
-    "sunflower", "guitar", "key",
+# Classes whose names many people know; the benchmarks have all classes.
+_SUBJECTS = (
+    Subject(
+        "drawings",
+        "Icons of pictograms. The CLIP is pictoclip, which knows only icons.",
+        "pictograms", 0.03,
+        (
+            "bee", "cat", "frog", "leopard", "panda", "rooster", "sheep", "turtle", "cherries", "grapes", "hamburger",
+            "lemon", "pizza", "strawberry", "bicycle", "helicopter", "rocket", "taxi", "house", "tent", "palm tree",
+            "rainbow", "scissors", "umbrella",
+        ),
+        (
+            "crocodile", "dog", "dolphin", "elephant", "fish", "snake", "spider", "tiger", "banana", "corn", "doughnut",
+            "ice cream", "mushroom", "red apple", "airplane", "bus", "motorcycle", "sailboat", "castle", "fire",
+            "snowman", "sunflower", "guitar", "key",
+        ),
+    ),
+    Subject(
+        "photographs",
+        "Photographs of Caltech 101. The CLIP is photoclip, which knows many things, animals, plants and food.",
+        "photographs", 0.06,
+        (
+            "beaver", "butterfly", "crab", "crayfish", "dolphin", "dragonfly", "elephant", "emu", "flamingo",
+            "hedgehog", "bonsai", "brain", "airplane", "ferry", "helicopter", "accordion", "gramophone", "anchor",
+            "barrel", "camera", "cannon", "chair", "chandelier", "cup",
+        ),
+        (
+            "kangaroo", "llama", "lobster", "octopus", "panda", "pigeon", "rooster", "scorpion", "starfish", "lotus",
+            "strawberry", "sunflower", "pizza", "schooner", "mandolin", "saxophone", "lamp", "laptop", "menorah",
+            "pagoda", "pyramid", "scissors", "stapler", "umbrella",
+        ),
+    ),
 )
 # fmt: on
+SUBJECTS = {subject.title: subject for subject in _SUBJECTS}
 SAMPLES = 16  # test pictures to classify, half of them of base classes
 
 
@@ -72,7 +114,7 @@ MIXTURES = (
     _dirichlet("strong", "Four fifths of each class are with one client", 0.1),
     Mixture(
         "complete",
-        f"Nothing in common: {len(BASE)} classes, {len(BASE) // CLIENTS} for each client, as in the paper.",
+        f"Nothing in common: {CLASSES} classes, {CLASSES // CLIENTS} for each client, as in the paper.",
         ("task.partition=classes",),
     ),
 )
@@ -90,8 +132,8 @@ class Choices:
     rounds: int = Field(default=12, ge=1, le=30, description="of training and averaging")
     seed: int = Field(default=0, ge=0, lt=2**32, description="of who gets what, and of the first prompts")
 
-    def config(self) -> ExperimentConfig:
-        """The experiment that they describe, on the embedded recipe."""
+    def config(self, subject: Subject) -> ExperimentConfig:
+        """The experiment that they describe, on the recipe of a subject."""
         changes = [
             f"task.clients={CLIENTS}",
             f"task.shots={SHOTS}",
@@ -99,10 +141,10 @@ class Choices:
             "federation.path_points=1",
             f"fedpgp.mu={self.mu!r}",
             f"fedpgp.bottleneck={self.bottleneck}",
-            f"fedpgp.private_learning_rate={PRIVATE_RATE}",
+            f"fedpgp.private_learning_rate={subject.private_rate}",
             *MIXTURES[self.heterogeneity].changes,
         ]
-        return load_config(None, changes)
+        return load_config(subject.recipe, changes)
 
 
 def choices_of(given: Any) -> Choices:
@@ -118,34 +160,36 @@ def choices_of(given: Any) -> Choices:
 
 @dataclass(frozen=True)
 class DemoSetup:
-    """The frozen CLIP, and 24 base and 24 novel classes of the embedded data with their image features.
+    """The frozen CLIP, and the base and novel classes of a subject with their image features.
 
     features: [n, D] by a split's fingerprint.
     """
 
+    subject: Subject
     source: Source
     backbone: Backbone
     features: dict[str, Tensor]
 
     @classmethod
-    def prepare(cls, cache: Path | None = None, progress: Progress = lambda *_: None) -> "DemoSetup":
+    def prepare(cls, subject: Subject, cache: Path | None = None, progress: Progress = lambda *_: None) -> "DemoSetup":
         """Reads, and encodes what no feature cache has; raises FedPGPError where that cannot be read or written."""
         directory = cache_directory(cache)
         check_cache(directory)
-        progress("reading CLIP and pictures", 0, 1, "")
-        source, backbone = part_of(pictograms.read()), load_backbone("pictoclip")
+        progress(f"reading CLIP and {subject.title}", 0, 1, "")
+        config = Choices().config(subject)
+        source, backbone = part_of(load_source(config.data), subject), configured_backbone(config.backbone)
         splits = [split for split in (source.train, source.validation, source.test) if split is not None]
         features, _ = split_features(backbone.image, splits, directory, augmented_views=1, progress=progress)
-        return cls(source, backbone, features)
+        return cls(subject, source, backbone, features)
 
     def task(self, choices: Choices) -> Task:
         """Who has which pictures, and what is tested."""
-        return make_task(choices.config(), self.source, choices.seed)
+        return make_task(choices.config(self.subject), self.source, choices.seed)
 
     @contextmanager
     def open(self, choices: Choices, method: str) -> Iterator[OpenRun]:
         """The parts of a run of a method as they are chosen."""
-        config, tasks = choices.config(), {choices.seed: self.task(choices)}
+        config, tasks = choices.config(self.subject), {choices.seed: self.task(choices)}
         with Workers(self.backbone.towers(config.methods[method].reads), 1) as workers:
             setup = RunSetup(config, self.backbone, self.source, tasks, self.features, {}, workers, Execution())
             yield setup.open(method, choices.seed)
@@ -156,11 +200,19 @@ class DemoSetup:
         assert self.source.test is not None, "all splits are read"
         return self.source.test
 
+    @property
+    def has_images(self) -> bool:
+        """Whether the images are here, and not only their features."""
+        return self.source.train.features is None
+
     @cached_property
     def samples(self) -> tuple[int, ...]:
-        """Test pictures that nobody trained on, as indices into the test split: base and novel classes in turn."""
+        """Test pictures that nobody trained on, as indices into the test split: base and novel classes in turn; none if
+        the images are not here."""
+        if not self.has_images:
+            return ()
         step = len(self.source.class_names) // SAMPLES
-        order = [label for i in range(SAMPLES // 2) for label in (i * step, len(BASE) + i * step + 1)]
+        order = [label for i in range(SAMPLES // 2) for label in (i * step, CLASSES + i * step + 1)]
         of_class = [np.flatnonzero(self.test.labels == label) for label in order]
         return tuple(int(images[7 * i % len(images)]) for i, images in enumerate(of_class))
 
@@ -171,18 +223,18 @@ class DemoSetup:
         return self.test.image(index)
 
     def picture(self, split: str, index: int) -> bytes | None:
-        """A training or test image as PNG; None where there is no such image."""
+        """A training or test image as PNG; None where there is no such image, or only its features are here."""
         dataset = {"train": self.source.train, "test": self.test}.get(split)
-        if dataset is None or not 0 <= index < len(dataset):
+        if dataset is None or not self.has_images or not 0 <= index < len(dataset):
             return None
         content = BytesIO()
         dataset.image(index).save(content, "PNG")
         return content.getvalue()
 
 
-def part_of(source: Source) -> Source:
-    """A source with the demo's classes only, so that the first half of them is base."""
-    names = (*BASE, *NOVEL)
+def part_of(source: Source, subject: Subject) -> Source:
+    """A source with a subject's classes only, so that the first half of them is base."""
+    names = (*subject.base, *subject.novel)
     place = {source.class_names.index(name): i for i, name in enumerate(names)}
 
     def part(dataset: ImageDataset, count: int) -> ImageDataset:
@@ -191,6 +243,6 @@ def part_of(source: Source) -> Source:
         return replace(chosen, class_names=names, labels=labels)
 
     # No novel image is trained on or validated with: so none need be encoded.
-    train, validation = part(source.train, len(BASE)), part(source.validation, len(BASE))
+    train, validation = part(source.train, CLASSES), part(source.validation, CLASSES)
     test = None if source.test is None else part(source.test, len(names))
     return replace(source, train=train, validation=validation, test=test, probe=())

@@ -12,11 +12,12 @@ const percent = (value) => value.toFixed(1);
 const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
 const UNTRAINED = "–";
 
-let setting = null; // what does not change: stops of the slider, class names, test pictures
+let setting = null; // what does not change with the federation: stops of the slider, class names, test pictures
+let subject = "drawings"; // what the images show
 let run = null; // the federation that is shown
 let phase = "preparing";
 let truth = null; // the class of the test picture that was asked about
-const map = new PromptMap(at("map"));
+let map = new PromptMap(at("map"));
 
 // ------------------------------------------------------------------------------------------------------- the server
 
@@ -45,6 +46,7 @@ function listen() {
 
 function show(view) {
   phase = view.phase;
+  if (view.subject !== subject) change(view.subject);
   if (phase !== "preparing" && phase !== "failed" && !setting) begin();
   const { what, done, total } = view.progress;
   at("progress").max = total || 1;
@@ -54,6 +56,8 @@ function show(view) {
   at("start").disabled = busy || !["ready", "finished", "stopped", "failed"].includes(phase);
   at("stop").disabled = phase !== "running";
   for (const id of ["heterogeneity", "mu", "bottleneck"]) at(id).disabled = busy;
+  // What has the keyboard's focus keeps it: while the others are disabled, no key changes anything.
+  for (const one of subjects()) one.disabled = !one.checked && (busy || phase === "preparing");
   fault("fault", view.error ? new Error(view.error) : null);
   if (view.run) follow(view.run);
   at("status").textContent = said(what);
@@ -81,6 +85,23 @@ function follow(news) {
     prompts();
     if (at("again").checked && at("answers").children.length && !asking) classify();
   }
+}
+
+const subjects = () => document.querySelectorAll("#subjects input");
+
+// Nothing that is shown of other images holds any more.
+function change(to) {
+  clearTimeout(waiting);
+  subject = to;
+  setting = run = truth = null;
+  for (const one of subjects()) one.checked = one.value === to;
+  document.body.classList.toggle("photographs", to === "photographs");
+  picture.about(to);
+  for (const id of ["map", "cosines", "words"]) at(id).replaceChildren(el("p", { class: "soft" }, "Start a federation to see it."));
+  map = new PromptMap(at("map"));
+  for (const id of ["answers", "answer-status", "clients", "mixture", "samples"]) at(id).replaceChildren();
+  at("classes").value = "";
+  figures();
 }
 
 // ----------------------------------------------------------------------------------------------------------- figures
@@ -137,7 +158,7 @@ function holders(held) {
         "li",
         { class: `client-${i + 1}` },
         el("h3", {}, el("span", { class: "badge", "aria-hidden": "true" }, String(i + 1)), `Client ${i + 1}`),
-        el("div", { class: "thumbs" }, ...client.pictures.map(([index, name]) => el("img", { src: `/pictures/train/${index}.png`, alt: name, title: name, width: 64, height: 64 }))),
+        el("div", { class: "thumbs" }, ...client.pictures.map(([index, name]) => el("img", { src: `/pictures/train/${index}.png?${subject}`, alt: name, title: name, width: 64, height: 64 }))),
         el("p", {}, el("b", {}, `${client.examples} pictures`), `: ${classesOf(client.classes)}`),
         el("div", { class: "meter", id: `meter-${i}` }),
       ),
@@ -243,9 +264,9 @@ const picture = new Picture({
 
 async function classify() {
   const content = await picture.content();
-  if (!content) return fault("answer-fault", new Error("There is no picture yet: draw one, choose a file, or take a test picture."));
+  if (!content) return fault("answer-fault", new Error(`There is no picture yet: ${subject === "drawings" ? "draw one, choose a file, or take a test picture" : "drop a photograph, or choose a file"}.`));
   const form = new FormData();
-  if (content.image) form.append("image", content.image, "drawing.png");
+  if (content.image) form.append("image", content.image, "picture");
   else form.append("sample", content.sample);
   form.append("classes", at("classes").value);
   asking = true;
@@ -297,19 +318,25 @@ function values() {
 
 async function begin() {
   setting = {};
+  const about = subject;
+  let found = null;
   try {
-    setting = await ask("/api/setting");
+    found = await ask("/api/setting");
   } catch (error) {
-    setting = null;
-    return fault("fault", error);
+    fault("fault", error);
   }
+  if (about !== subject) return; // somebody chose other images meanwhile
+  setting = found;
+  if (!found) return;
+  at("subject-about").textContent = setting.about;
   at("heterogeneity").max = setting.mixtures.length - 1;
   values();
   if (!run) preview();
   if (!at("classes").value) at("classes").value = [...setting.base.slice(0, 8), ...setting.novel.slice(0, 4)].join(", ");
+  at("tests").hidden = !setting.samples.length;
   at("samples").replaceChildren(
     ...setting.samples.map(([index, name], i) => {
-      const url = `/pictures/test/${index}.png`;
+      const url = `/pictures/test/${index}.png?${subject}`;
       const input = el("input", { type: "radio", name: "sample", value: index, class: "hidden", "aria-label": `${name}, a ${i % 2 ? "novel" : "base"} class` });
       input.addEventListener("change", () => {
         truth = name;
@@ -324,6 +351,16 @@ at("whose").append(...[1, 2, 3, 4, 5, 6].map((i) => el("option", { value: i }, `
 at("whose").addEventListener("change", words);
 for (const id of ["mu", "bottleneck", "heterogeneity"]) at(id).addEventListener("input", values);
 at("heterogeneity").addEventListener("input", preview);
+for (const one of subjects()) {
+  one.addEventListener("change", async () => {
+    try {
+      await ask("/api/subject", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(one.value) });
+    } catch (error) {
+      fault("fault", error);
+      for (const other of subjects()) other.checked = other.value === subject;
+    }
+  });
+}
 at("settings").addEventListener("submit", async (event) => {
   event.preventDefault();
   const choices = { mu: Number(at("mu").value), bottleneck: Number(at("bottleneck").value), heterogeneity: Number(at("heterogeneity").value) };

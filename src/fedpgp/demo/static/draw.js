@@ -3,6 +3,11 @@
 import { el } from "./charts.js";
 
 const COLOURS = { black: "#1a1a1a", red: "#e03131", orange: "#f08c00", yellow: "#fcd53f", green: "#2f9e44", blue: "#1c7ed6", brown: "#8b5a2b", white: "#ffffff" };
+const HINTS = { drawings: "Draw here, drop a picture, or paste one.", photographs: "Drop a photograph here, paste one, or choose a file." };
+const LABELS = {
+  drawings: "Drawing area, for a pointer. With a keyboard choose a file or one of the test pictures.",
+  photographs: "The photograph. With a keyboard choose a file.",
+};
 const LARGEST = 8 * 2 ** 20 - 2 ** 14;
 
 export class Picture {
@@ -14,6 +19,8 @@ export class Picture {
     this.failed = failed;
     this.colour = COLOURS.black;
     this.sample = null;
+    this.file = null; // that is on the canvas as it was chosen
+    this.subject = "drawings";
     this.drawn = false;
     this.clear();
     this.palette();
@@ -27,18 +34,27 @@ export class Picture {
     this.pen.fillRect(0, 0, this.canvas.width, this.canvas.height);
     this.drawn = false;
     this.other(null);
-    this.said("Draw here, drop a picture, or paste one.");
+    this.said(HINTS[this.subject]);
+  }
+
+  // What pictures are about from now on: a drawing or a photograph.
+  about(subject) {
+    this.subject = subject;
+    this.canvas.setAttribute("aria-label", LABELS[subject]);
+    this.clear();
   }
 
   // What is sent: a file's bytes, or the number of a test picture; null where there is nothing.
   async content() {
     if (this.sample !== null) return { sample: this.sample };
     if (!this.drawn) return null;
+    if (this.file) return { image: this.file };
     return { image: await new Promise((done) => this.canvas.toBlob(done, "image/png")) };
   }
 
   other(sample) {
     this.sample = sample;
+    this.file = null;
     if (sample === null) for (const one of document.querySelectorAll("#samples :checked")) one.checked = false;
   }
 
@@ -75,7 +91,8 @@ export class Picture {
       last = to;
     };
     this.canvas.addEventListener("pointerdown", (event) => {
-      if (this.sample !== null) this.other(null);
+      if (this.subject !== "drawings") return;
+      this.other(null);
       this.canvas.setPointerCapture(event.pointerId);
       last = place(event);
       line([last[0] + 0.01, last[1]]);
@@ -111,7 +128,7 @@ export class Picture {
     });
   }
 
-  // A file is put on the canvas, so that one may draw on it; what the browser cannot show is no picture here.
+  // A file is sent as it is, unless one draws on it; what the browser cannot show is no picture here.
   async take(file) {
     if (file.size > LARGEST) return this.failed(`${file.name} has ${Math.round(file.size / 2 ** 20)} MB, and at most 8 are taken: make it smaller.`);
     let bitmap;
@@ -124,11 +141,12 @@ export class Picture {
     bitmap.close();
     this.drawn = true;
     this.other(null);
+    this.file = file;
     this.said(file.name);
   }
 
   async use(sample, name, url) {
-    this.sample = sample;
+    this.other(sample);
     this.drawn = true;
     this.said(`A test picture: ${name}.`);
     const image = new Image();
