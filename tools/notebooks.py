@@ -2,7 +2,7 @@
 
 With `--keep` what they show is written into them.
 
-What they print on standard error, such as progress, is not kept.
+What they print on standard error, and progress, are not kept.
 """
 
 import argparse
@@ -28,9 +28,14 @@ def executed(name: str) -> nbformat.NotebookNode:
         notebook, _ = runner.preprocess(notebook, {"metadata": {"path": directory}})
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr" and not is_progress(one)]
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
     return notebook
+
+
+def is_progress(output: nbformat.NotebookNode) -> bool:
+    """Whether rich printed an output, as progress bars are."""
+    return output.output_type == "display_data" and output.data.get("text/html", "").startswith("<pre style=")
 
 
 def main() -> None:

@@ -101,4 +101,8 @@ def test_the_tutorial_runs_as_it_stands(tmp_path):
             assert done.returncode == 0, f"{command[2:]}\n{done.stderr}"
             printed += done.stdout
     assert "fedpgp, shared part" in printed
-    assert {"first", "three", "photos", "mine", "prompt", "newcomer"} == {path.name for path in work.iterdir()}
+    answers = re.findall(r"^(china|flower)\.jpg +([a-z]+)", printed, re.MULTILINE)
+    said = ("buddha", "butterfly", "pagoda", "sunflower", "castle")  # as the page tells
+    assert answers == list(zip(("china", "flower", "china", "flower", "china"), said, strict=True))
+    made = {"first", "three", "china.jpg", "flower.jpg", "prompt", "images", "mine", "newcomer"}
+    assert made == {path.name for path in work.iterdir()}

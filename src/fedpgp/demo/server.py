@@ -38,7 +38,7 @@ PAGE = {  # all there is to serve: no path of a request ever names a file
     "/charts.js": ("charts.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-NO_IMAGES = "The images’ features are here, and not the images, so none are shown."
+NO_IMAGES = "Only the features of the images are here, so no images are shown."
 LOOK = 0.1  # seconds between two looks for news
 ALIVE = 15.0  # seconds after which a silent stream says that it is still there
 MOST_PIXELS = 32_000_000
