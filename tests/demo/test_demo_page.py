@@ -162,7 +162,7 @@ def test_a_photograph_is_classified_in_the_dark_on_a_small_screen_and_with_a_key
     page = visit(color_scheme="dark", viewport={"width": 390, "height": 844})
     expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
     expect(page.locator("#samples label")).to_have_count(16)
-    page.wait_for_function("document.images.length > 16 && [...document.images].every(image => image.complete)")
+    page.wait_for_function("() => document.images.length > 16 && [...document.images].every(image => image.complete)")
     page.locator("#subjects :checked").focus()
     page.keyboard.press("ArrowRight")
     expect(page.locator("#source")).to_contain_text("Drop a photograph")
