@@ -470,14 +470,18 @@ def relay(host: str, port: int) -> None:
             threading.Thread(target=copy, args=pair, daemon=True).start()
 
 
+def settings_of(rounds: int) -> list[str]:
+    """Settings of a run whose rounds are timed: it trains little, and evaluates after the last round only."""
+    settings = [f"federation.rounds={rounds}", f"federation.eval_every={rounds}", "task.shots=4"]
+    return [*settings, "federation.path_points=1", "federation.deadline=120"]
+
+
 def measure_attacks(place: Path, nodes: int, cache: Path | None, rounds: int) -> dict[str, Any]:
     """What the attacks get, and what they cost, while nodes train."""
     names = ["server", *(f"node-{client}" for client in range(nodes)), "attacker"]
-    settings = [f"federation.rounds={rounds}", f"federation.eval_every={rounds}", "task.shots=4"]
-    settings += ["federation.path_points=1", "federation.deadline=120"]
     with (
         Machines(names) as machines,
-        Federation(place / "federation", machines, nodes, cache, settings) as federation,
+        Federation(place / "federation", machines, nodes, cache, settings_of(rounds)) as federation,
     ):
         federation.start_nodes()
         federation.flwr("run", str(federation.layout.app), "ours")
@@ -509,11 +513,9 @@ def measure_cost(place: Path, nodes: int, cache: Path | None, rounds: int, beats
     looks for each, and refuses it. With and without the gate.
     """
     names = ["server", *(f"node-{client}" for client in range(nodes)), "beats"]
-    settings = [f"federation.rounds={rounds}", f"federation.eval_every={rounds}", "task.shots=4"]
-    settings += ["federation.path_points=1", "federation.deadline=120"]
     with (
         Machines(names) as machines,
-        Federation(place / "federation", machines, nodes, cache, settings) as federation,
+        Federation(place / "federation", machines, nodes, cache, settings_of(rounds)) as federation,
     ):
         keys = place / "keys"
         keys.mkdir()

@@ -20,22 +20,10 @@ from fedpgp.flower.deployment.app_policy import (
     hash_of_directory,
     unpacked,
 )
-from fedpgp.flower.deployment.layout import FederationLayout
 
 CLIENT = "federation/client_app.py"
 AGREED = "write its hash into apps in node.toml"
 UPGRADED = "after an upgrade the server's operator writes the app anew"
-
-
-@pytest.fixture
-def layout(command):
-    assert command("federate", "init", "ours", "--nodes", "1").code == 0
-    return FederationLayout(Path("ours").absolute())
-
-
-@pytest.fixture
-def policy(layout):
-    return AppPolicy(layout.node(0) / "experiment.toml")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 
 import apps
 import pytest
@@ -17,8 +16,7 @@ from flwr.supernode.nodestate import NodeStateFactory
 
 from fedpgp.errors import FedPGPError
 from fedpgp.flower.deployment import supernode
-from fedpgp.flower.deployment.app_policy import AppPolicy, unpacked
-from fedpgp.flower.deployment.layout import FederationLayout
+from fedpgp.flower.deployment.app_policy import unpacked
 
 NODE = 11
 flower_supernode = import_module("flwr.supernode.cli.flower_supernode")  # the command has the name of its module
@@ -95,17 +93,6 @@ def served(server, policy, monkeypatch, guard=True):
                 isolation="process",
                 trusted_entities=trusted,
             )
-
-
-@pytest.fixture
-def layout(command):
-    assert command("federate", "init", "ours", "--nodes", "1").code == 0
-    return FederationLayout(Path("ours").absolute())
-
-
-@pytest.fixture
-def policy(layout):
-    return AppPolicy(layout.node(0) / "experiment.toml")
 
 
 @pytest.fixture
