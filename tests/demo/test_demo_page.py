@@ -22,6 +22,7 @@ pytestmark = [
 ]
 
 MOST = 60  # seconds from the start to a trained federation
+KINDS = ("error", "warning")  # of what the console says
 SCRIPT = "<script>document.title = 'run'</script>"
 IMAGE = "<img src=x onerror=\"document.title='run'\">"
 
@@ -50,9 +51,7 @@ def visit(browser, address):
     def open_page(**options):
         page = browser.new_page(**{"viewport": {"width": 1360, "height": 900}, **options})
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on(
-            "console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None
-        )
+        page.on("console", lambda said: faults.append(f"{said.text} {said.location['url']}") if said.type in KINDS else None)
         page.on("request", lambda asked: None if asked.url.startswith((address, "blob:")) else faults.append(asked.url))
         page.goto(address)
         pages.append(page)
@@ -61,7 +60,7 @@ def visit(browser, address):
     yield open_page
     for page in pages:
         page.close()
-    assert [fault for fault in faults if "422" not in fault] == []  # Chromium complains of what is refused in words
+    assert [fault for fault in faults if "status of 422" not in fault] == []  # Chromium complains of what is refused in words
 
 
 def training(page, rounds: int) -> None:
@@ -162,7 +161,8 @@ def test_a_photograph_is_classified_in_the_dark_on_a_small_screen_and_with_a_key
     page = visit(color_scheme="dark", viewport={"width": 390, "height": 844})
     expect(page.locator("#start")).to_be_enabled(timeout=1000 * MOST)
     expect(page.locator("#samples label")).to_have_count(16)
-    page.wait_for_function("() => document.images.length > 16 && [...document.images].every(image => image.complete)")
+    expect(page.locator("#clients img").first).to_be_attached()
+    page.wait_for_function("() => [...document.images].every(image => image.complete)")
     page.locator("#subjects :checked").focus()
     page.keyboard.press("ArrowRight")
     expect(page.locator("#source")).to_contain_text("Drop a photograph")

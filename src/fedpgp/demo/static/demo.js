@@ -187,12 +187,13 @@ function meter(i, zero, local) {
 let waiting = 0;
 function preview() {
   clearTimeout(waiting);
+  const about = subject;
   waiting = setTimeout(async () => {
     try {
       const held = await ask(`/api/clients?heterogeneity=${at("heterogeneity").value}`);
-      if (phase !== "running" && phase !== "stopping") holders(held);
+      if (about === subject && phase !== "running" && phase !== "stopping") holders(held);
     } catch (error) {
-      fault("fault", error);
+      if (about === subject && phase !== "preparing") fault("fault", error);
     }
   }, 120);
 }
@@ -353,6 +354,7 @@ for (const id of ["mu", "bottleneck", "heterogeneity"]) at(id).addEventListener(
 at("heterogeneity").addEventListener("input", preview);
 for (const one of subjects()) {
   one.addEventListener("change", async () => {
+    clearTimeout(waiting); // there is nothing to ask while the other images are prepared
     try {
       await ask("/api/subject", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(one.value) });
     } catch (error) {
