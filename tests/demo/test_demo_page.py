@@ -51,7 +51,9 @@ def visit(browser, address):
     def open_page(**options):
         page = browser.new_page(**{"viewport": {"width": 1360, "height": 900}, **options})
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda said: faults.append(f"{said.text} {said.location['url']}") if said.type in KINDS else None)
+        page.on(
+            "console", lambda said: faults.append(f"{said.text} {said.location['url']}") if said.type in KINDS else None
+        )
         page.on("request", lambda asked: None if asked.url.startswith((address, "blob:")) else faults.append(asked.url))
         page.goto(address)
         pages.append(page)
@@ -60,7 +62,9 @@ def visit(browser, address):
     yield open_page
     for page in pages:
         page.close()
-    assert [fault for fault in faults if "status of 422" not in fault] == []  # Chromium complains of what is refused in words
+    assert [
+        fault for fault in faults if "status of 422" not in fault
+    ] == []  # Chromium complains of what is refused in words
 
 
 def training(page, rounds: int) -> None:
