@@ -12,16 +12,26 @@ from tiny import draw_nothing
 import fedpgp
 from fedpgp.config import load_config
 from fedpgp.errors import ConfigError, OutputError
+from fedpgp.evaluation.bootstrap import differences
 from fedpgp.methods import METHODS
-from fedpgp.report.reproduction import reported_rows, reported_table, table, tables, write_reproduction
-from fedpgp.report.tables import TITLES
+from fedpgp.report.reproduction import (
+    question_table,
+    reported_rows,
+    reported_table,
+    table,
+    tables,
+    write_reproduction,
+)
+from fedpgp.report.tables import TITLES, difference_text
 from fedpgp.results.formats import latex, markdown
 from fedpgp.results.run import Comparison
 from fedpgp.studies import cells
+from fedpgp.studies.axes import axis_of_values
 from fedpgp.studies.cells import check_cells
-from fedpgp.studies.recipe import Reported, names, read_recipe
+from fedpgp.studies.recipe import Question, Reported, Side, names, read_recipe
 from fedpgp.studies.reported_settings import Inexpressible
 from fedpgp.studies.reproduction import reproduce
+from fedpgp.studies.study import StudyPart
 
 EXPECTED = {
     "base-to-novel",
@@ -41,17 +51,19 @@ EXPECTED = {
     "heterogeneity",
     "clients",
     "new-clients",
+    "photographs",
 }
+PAPERS = sorted(EXPECTED - {"photographs"})  # on the paper's data
 # Beside what a recipe changes: two rounds of three clients.
 TINY = ["task.clients=3", "federation.local_epochs=1", "federation.rounds=2", "federation.path_points=2"]
-EMBEDDED = [name for name in sorted(EXPECTED) if name not in ("cross-data-set", "domain-generalisation")]
+EMBEDDED = [name for name in PAPERS if name not in ("cross-data-set", "domain-generalisation")]
 
 
 def test_all_experiments_have_a_recipe():
     assert set(names()) == EXPECTED
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize("name", PAPERS)
 def test_every_recipe_on_the_papers_data_has_valid_configs(name):
     recipe = read_recipe(name)
     study = reproduce(name, data="data", output=None)
@@ -63,7 +75,7 @@ def test_every_recipe_on_the_papers_data_has_valid_configs(name):
     assert len(study.distinct_cells) == len(study.cells), "no two cells of the paper are one"
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize("name", PAPERS)
 def test_the_papers_recipes_augment_where_the_authors_do(name):
     for cell in reproduce(name, data="data", output=None).distinct_cells:
         data, federation = cell.config.data, cell.config.federation
@@ -208,6 +220,70 @@ class TestReproduction:
             ["1", "fedpgp", "50.0", "70.0"],
             ["2", "fedpgp", "20.0", ""],
         ]
+
+    def test_parts_have_methods_of_their_own_and_questions_have_intervals(self, tmp_path, monkeypatch, cache):
+        at = {name: Side("mu", point={"mu": name}) for name in ("0.0", "1.0")}
+        recipe = replace(
+            read_recipe("mu"),
+            methods=["zero-shot", "promptfl", "fedpgp"],
+            embedded_methods=["zero-shot", "promptfl", "fedpgp"],
+            embedded=[
+                StudyPart("all", {}, ["fedpgp.mu=1.0"]),
+                StudyPart("mu", {"mu": axis_of_values("fedpgp.mu", [0.0, 1.0])}, methods=["fedpgp"]),
+                StudyPart("last", {}, ["fedpgp.mu=0.0"], methods=["promptfl"]),
+            ],
+            questions=[
+                Question("gain", Side("all"), Side("all", "promptfl")),
+                Question("guidance", at["1.0"], at["0.0"]),
+                Question("the shared part", Side("all", alpha=0.0), Side("all", "zero-shot")),
+                Question("not asked", Side("elsewhere"), Side("all")),
+                Question("nor this", Side("all", "local"), Side("all")),
+            ],
+        )
+        for module in ("studies", "report"):
+            monkeypatch.setattr(f"fedpgp.{module}.reproduction.read_recipe", lambda _: recipe)
+        settings = {"embedded": True, "seeds": 2, "changes": TINY, "cache": cache}
+        planned = reproduce("mu", output=None, **settings)
+        assert planned.plan().endswith(": 10 runs") and "3 cells × up to 3 methods" in planned.plan()
+        found = fedpgp.reproduce("mu", output=tmp_path / "out", **settings)
+        found = fedpgp.load_reproduction(tmp_path / "out")
+        whole, zero = found.comparisons["all",], found.comparisons["mu", "0.0"]
+        assert found.cells["mu", "1.0"] is found.cells["all",], "FedPGP is not trained twice"
+        assert found.cells["last",] is not found.cells["mu", "0.0"], "which has no PromptFL"
+        assert found.comparisons["mu", "1.0"].methods == zero.methods == ["fedpgp"]
+        assert [row["method"] for row in found.rows() if row["part"] != "all"] == ["fedpgp"] * 4 + ["promptfl"] * 2
+        first = table(found, recipe, found.parts[0], "final")
+        assert list(first.header) == ["method", "Local", "Base", "Novel", "HM", "CM"]
+
+        asked = question_table(found, recipe)
+        assert [row[0].text for row in asked.rows] == ["gain", "guidance", "the shared part"]
+        mine = [run.resampled for run in whole.of("fedpgp")]
+        shared = [run.at(0.0).resampled for run in whole.of("fedpgp")]
+        expected = [
+            whole.against("fedpgp", "promptfl"),
+            differences(mine, [run.resampled for run in zero.of("fedpgp")]),
+            differences(shared, [run.resampled for run in whole.of("zero-shot")]),
+        ]
+        for row, of_row in zip(asked.rows, expected, strict=True):
+            named = zip(row[1:], ("local", "base", "novel", "hm", "cm"), strict=True)
+            assert all(cell.text == difference_text(of_row[name]) for cell, name in named)
+        assert "first minus second" in (tmp_path / "out/reproduction.md").read_text()
+        with pytest.raises(ConfigError, match=r"must name one cell, and .* names 2"):
+            Side("mu").key(recipe.embedded)
+
+        one_method = reproduce("mu", methods=["promptfl"], output=None, **settings)
+        assert {cell.methods for cell in one_method.distinct_cells} == {("promptfl",)}
+
+
+@pytest.mark.slow
+def test_photographs_need_no_download_and_every_question_is_of_one_cell():
+    recipe = read_recipe("photographs")
+    study = reproduce("photographs", seeds=1, output=None)
+    study.check()
+    assert {cell.config.backbone.checkpoint for cell in study.distinct_cells} == {"photoclip"}
+    for question in recipe.questions:
+        for side in (question.first, question.second):
+            assert side.method in study.cells[side.key(study.parts)].methods
 
 
 REPORTED = [(name, one) for name in sorted(EXPECTED) for one in read_recipe(name).reported]

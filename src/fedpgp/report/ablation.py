@@ -51,5 +51,5 @@ def chart(ablation: "Ablation", study: str) -> ChartType:
     points: list[frames.Point] = [(method, label, run.results["final"]) for method, label, run in runs]
     points += [("zero-shot CLIP", None, run.results["final"]) for run in ablation.standing.of("zero-shot")]
     frame = frames.spreads("label", points, frames.panels(titles(ablation.standing), SHOWN))
-    standing = [label for label, comparison in settings.items() if comparison is ablation.standing]
+    standing = [label for label in settings if ablation.stands(study, label)]
     return charts.curves(frame, study, title="dashed: zero-shot CLIP; grey: as it stands", standing=standing)

@@ -34,7 +34,7 @@ def table(study: "Study", part: "StudyPart") -> Table:
     named = {name: title for one in comparisons for name, title in titles(one).items()}
     shown = list(dict.fromkeys(name for one in comparisons for name in columns(one.runs[0])))
     rows = []
-    for key, method in product(part.cell_keys(), study.methods):
+    for key, method in product(part.cell_keys(), study.methods_of(part)):
         rows.append([*key[1:], method, *figure_texts([study.comparisons[key].of(method)], shown)])
     return text_table(
         f"{', '.join(part.axes)}: last round, percent, {seeds_text(study.seeds)}",
@@ -55,8 +55,8 @@ def write_figures(study: "Study", part: "StudyPart", directory: Path, prefix: st
         others = "".join(f", {other}" for other in _others(part, axis, keys[0]))
         drawn[prefix + name] = f"along {axis}{others}; bars: standard deviation over the seeds"
     cells = {key: study.comparisons[key] for key in part.cell_keys()}
-    if len(study.methods) == 1:
-        (method,), axes = study.methods, ", ".join(part.axes)
+    if len(study.methods_of(part)) == 1:
+        (method,), axes = study.methods_of(part), ", ".join(part.axes)
         points = [point for key, one in cells.items() for point in frames.points_of(one.of(method), ", ".join(key[1:]))]
         frame = frames.spreads("round", points, frames.panels(titles(next(iter(cells.values())))))
         write_chart(directory, f"{prefix}rounds", charts.curves(frame, legend=axes))
@@ -90,7 +90,7 @@ def along(study: "Study", part: "StudyPart", axis: str, keys: Sequence["Key"]) -
     place = 1 + list(part.axes).index(axis)
     points = [
         (method, key[place], run.results["final"])
-        for method in study.methods
+        for method in study.methods_of(part)
         for key in keys
         for run in study.comparisons[key].of(method)
     ]

@@ -5,14 +5,15 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedpgp.evaluation.bootstrap import differences
 from fedpgp.report.grid import write_figures
-from fedpgp.report.tables import figure_text, figure_texts, has_both, text_table, titles
+from fedpgp.report.tables import TITLES, difference_text, figure_text, figure_texts, has_both, text_table, titles
 from fedpgp.results.formats import Table, latex, markdown, to_csv
-from fedpgp.results.run import columns, spread
+from fedpgp.results.run import Run, columns, spread
 from fedpgp.runs.comparison_plan import seeds_text
 from fedpgp.runtime.files import write
 from fedpgp.studies.axes import slug
-from fedpgp.studies.recipe import Recipe, read_recipe
+from fedpgp.studies.recipe import Recipe, Side, read_recipe
 from fedpgp.studies.reported_settings import Agreement
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 PARTS = {"final": "last round", "last_five": "mean of the last five rounds"}
 REPORTED = "reported.csv"
+QUESTIONED = ("local", "base", "novel", "hm", "cm")
 WIDEST = 12  # columns that a page or a terminal has room for
 
 
@@ -50,12 +52,11 @@ def write_reproduction(study: "Study", directory: Path) -> None:
 
 def tables(study: "Study") -> list[Table]:
     """For each part the table of the last round and that of the last five, where clients have one domain each a table
-    by domain, and one of what others reported."""
+    by domain, one of the recipe's questions, and one of what others reported."""
     recipe = read_recipe(study.asked["recipe"])
     shown = [table(study, recipe, part, kind) for part in study.parts for kind in PARTS]
     shown += [domain_table(study, part) for part in study.parts if _domains(study, part)]
-    reported = reported_table(study, recipe)
-    return [*shown, reported] if reported.rows else shown
+    return [*shown, *(last for last in (question_table(study, recipe), reported_table(study, recipe)) if last.rows)]
 
 
 def table(study: "Study", recipe: Recipe, part: "StudyPart", kind: str) -> Table:
@@ -68,7 +69,7 @@ def table(study: "Study", recipe: Recipe, part: "StudyPart", kind: str) -> Table
     figures = {title: _figures(study, recipe, keys) for title, keys in groups.items()}
     heading = f"{part.name}: {PARTS[kind]}, percent, {seeds_text(study.seeds)}"
     lines = {}  # what is in the first column -> method, and which of its results
-    for method in study.methods:
+    for method in study.methods_of(part):
         lines[method] = method, kind
         if kind == "final" and has_both(study.comparisons[next(part.cell_keys())].of(method)[0]):
             lines[f"{method}, shared part"] = method, "shared"
@@ -78,9 +79,9 @@ def table(study: "Study", recipe: Recipe, part: "StudyPart", kind: str) -> Table
         runs = [study.comparisons[key].of(method) for key in groups[title]]
         return figure_texts(runs, figures[title], where)
 
-    across = [f"{title} {name}" for title in groups for name in figures[title].values()]
+    across = [f"{title} {name}".strip() for title in groups for name in figures[title].values()]
     same = len({tuple(names) for names in figures.values()}) == 1
-    if same and (len(study.methods) == 1 or len(across) > WIDEST):
+    if same and (len(study.methods_of(part)) == 1 or len(across) > WIDEST):
         rows = [[title, line, *texts(title, line)] for title, line in product(groups, lines)]
         return text_table(heading, [", ".join(part.axes), "method", *next(iter(figures.values())).values()], rows)
     rows = [[line, *(text for title in groups for text in texts(title, line))] for line in lines]
@@ -91,12 +92,34 @@ def domain_table(study: "Study", part: "StudyPart") -> Table:
     """Local in the last round, the mean over the clients of each domain: mean ± std over the seeds."""
     names = _domains(study, part)
     rows = []
-    for key, method in product(part.cell_keys(), study.methods):
+    for key, method in product(part.cell_keys(), study.methods_of(part)):
         figures = [run.results["domains"] for run in study.comparisons[key].of(method)]
         texts = [figure_text(*spread([of[name] for of in figures])) if name in figures[0] else "" for name in names]
         rows.append([", ".join(key[1:]), method, *texts])
     heading = f"{part.name}: Local by domain, last round, percent, {seeds_text(study.seeds)}"
     return text_table(heading, [", ".join(part.axes), "method", *names], rows)
+
+
+def question_table(study: "Study", recipe: Recipe) -> Table:
+    """The differences that a recipe asks for, with 95 % intervals of the paired bootstrap over test images.
+
+    A question about a method or a cell that the study does not have is left out.
+    """
+    rows = []
+    for question in recipe.questions:
+        sides = [_runs(study, side) for side in (question.first, question.second)]
+        if all(sides):
+            found = differences(*([run.resampled for run in runs] for runs in sides))
+            rows.append([question.text, *(difference_text(found[n]) if n in found else "" for n in QUESTIONED)])
+    heading = f"Questions: differences with 95 % intervals, {seeds_text(study.seeds)}"
+    return text_table(heading, ["first minus second", *(TITLES[name] for name in QUESTIONED)], rows)
+
+
+def _runs(study: "Study", side: Side) -> list[Run]:
+    if side.part not in {part.name for part in study.parts}:
+        return []
+    comparison = study.comparisons[side.key(study.parts)]
+    return [run.at(side.alpha) for run in comparison.of(side.method)] if side.method in comparison.methods else []
 
 
 def _reported(study: "Study", recipe: Recipe) -> Iterator[tuple[list[str], Agreement, dict[str, Any]]]:
@@ -106,7 +129,7 @@ def _reported(study: "Study", recipe: Recipe) -> Iterator[tuple[list[str], Agree
     """
     for part in study.parts:
         for key, reported in product(part.cell_keys(), recipe.reported):
-            if reported.method not in study.methods or not reported.is_of(part, key):
+            if reported.method not in study.methods_of(part) or not reported.is_of(part, key):
                 continue
             comparison = study.comparisons[key]
             runs = comparison.of(reported.method)
@@ -214,4 +237,4 @@ def _figures(study: "Study", recipe: Recipe, keys: Sequence["Key"]) -> dict[str,
     """Name -> title of what a group of cells shows: what the recipe asks for; where it asks for nothing, all."""
     first = study.comparisons[keys[0]]
     named = titles(first)
-    return {name: named[name] for name in recipe.figures or columns(first.runs[0])}
+    return {name: named[name] for name in recipe.figures or columns(first.runs[0]) if name in named}

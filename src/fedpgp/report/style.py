@@ -58,7 +58,7 @@ def rendered(chart: ChartType, suffix: str) -> bytes:
     return CONVERTERS[suffix](spec_of(chart))
 
 
-def write_chart(directory: Path, name: str, chart: ChartType, suffixes: Sequence[str] = ("svg", "png")) -> None:
+def write_chart(directory: Path, name: str, chart: ChartType, suffixes: Sequence[str] = tuple(CONVERTERS)) -> None:
     """Writes a chart once for each suffix."""
     for suffix in suffixes:
         write(directory / f"{name}.{suffix}", rendered(chart, suffix))

@@ -172,6 +172,10 @@ class Comparison:
             )
         return sorted((run for run in self.runs if run.method == method), key=lambda run: run.seed)
 
+    def only(self, methods: Sequence[str]) -> "Comparison":
+        """The same with the finished runs of some of its methods."""
+        return Comparison([run for run in self.runs if run.method in methods])
+
     def mean(self, method: str, part: str = "final") -> dict[str, tuple[float, float | None]]:
         """Mean and standard deviation (None for one seed) over its seeds of every figure. part: "final" or "shared"."""
         figures = [run.results[part] for run in self.of(method)]

@@ -53,9 +53,13 @@ class Ablation(Study):
     def of(self, study: str, label: str) -> list[Run]:
         return self.settings[study][label].of(self.method)
 
+    def stands(self, study: str, label: str) -> bool:
+        """Return whether a setting is the config as it stands."""
+        return self.cells[study, label] is self.cells[STANDS,]
+
     def against_standing(self, study: str, label: str) -> dict[str, Difference] | None:
         """A setting minus the config as it stands: paired bootstrap over test images; None where they are the same."""
-        if self.settings[study][label] is self.standing:
+        if self.stands(study, label):
             return None
         runs = [comparison.of(self.method) for comparison in (self.settings[study][label], self.standing)]
         first, second = ([run.resampled for run in of_one] for of_one in runs)

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,45 @@ class Reported:
 
 
 @dataclass(frozen=True)
+class Side:
+    """A method in one cell. point: the labels of the cell by axis; alpha: where on the path from the shared part alone
+    (0) to the clients' own models (1)."""
+
+    part: str
+    method: str = "fedpgp"
+    point: Mapping[str, str] = field(default_factory=dict)
+    alpha: float = 1.0
+
+    def key(self, parts: Sequence[StudyPart]) -> tuple[str, ...]:
+        """Return the key of its cell; raises ConfigError where the parts have none, or several."""
+        found = [
+            key
+            for part in parts
+            if part.name == self.part and set(self.point) <= set(part.axes)
+            for key in part.cell_keys()
+            if all(part.point(key)[axis] == label for axis, label in self.point.items())
+        ]
+        if len(found) != 1:
+            raise ConfigError(f"a question must name one cell, and {self} names {len(found)}")
+        return found[0]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a recipe asks of its cells: the figures of one method in one cell minus those of another."""
+
+    text: str
+    first: Side
+    second: Side
+
+
+@dataclass(frozen=True)
 class Recipe:
     """An experiment. file: the config it changes, with the authors' values.
 
     parts: on the paper's data; embedded: what they are on pictograms with pictoclip, with its tuned settings, none
-    where nothing fits, and embedded_note says how they differ or why there are none. figures: the columns of its table.
+    where nothing fits, and embedded_note says how they differ or why there are none. figures: the columns of its table,
+    of those that a part has. questions: differences with intervals that stand below the tables.
     """
 
     name: str
@@ -60,6 +94,7 @@ class Recipe:
     embedded_methods: Sequence[str]
     embedded_note: str
     reported: Sequence[Reported]
+    questions: Sequence[Question]
 
 
 def names() -> list[str]:
@@ -73,12 +108,15 @@ def read_recipe(name: str) -> Recipe:
         raise ConfigError(f"a recipe must be one that ships with the package, got {name!r}; {nearest(name, names())}")
     file = _directory() / f"{name}.toml"
     table: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))[RECIPE]
-    sources, reported = table.pop("sources", {}), table.pop("reported", [])
+    sources, reported, questions = table.pop("sources", {}), table.pop("reported", []), table.pop("questions", [])
     of_recipe = {
         "embedded_methods": table["methods"],
         **table,
         "parts": _parts(table["parts"], file),
-        "embedded": _parts(table["embedded"], file),
+        "embedded": _parts(table.get("embedded", []), file),
+        "questions": [
+            Question(question["text"], Side(**question["first"]), Side(**question["second"])) for question in questions
+        ],
         "reported": [_reported(f"{file.name}: {RECIPE}.sources", sources, **figures) for figures in reported],
     }
     return Recipe(name=name, file=file, **of_recipe)
@@ -108,7 +146,8 @@ def _reported(
 
 
 def _parts(tables: Sequence[Mapping[str, Any]], file: Path) -> list[StudyPart]:
-    return [StudyPart(**{**part, "axes": read_axes(part["axes"], f"{file.name}: {part['name']}")}) for part in tables]
+    axes = [read_axes(part["axes"], f"{file.name}: {part['name']}") if "axes" in part else {} for part in tables]
+    return [StudyPart(**{**part, "axes": of_part}) for part, of_part in zip(tables, axes, strict=True)]
 
 
 def _directory() -> Path:

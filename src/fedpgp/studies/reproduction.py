@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from typing_extensions import Unpack
@@ -39,7 +40,7 @@ def reproduce(
         data: the directory below which the known data sets lie; None takes data.
         backbone: a directory or a hub id; None takes the paper's ViT-B/16.
         embedded: on pictograms with pictoclip, in minutes; then there is neither data nor backbone.
-        methods: None takes those of the recipe. changes: further ones, of all cells.
+        methods: of all cells; None takes those of the recipe. changes: further ones, of all cells.
         output: a directory; after Ctrl-C, a kill or an error, `resume_reproduction(output)` goes on. None runs nothing:
             what is returned has only what `Study.plan` and `Study.check` need.
         The rest as in `fedpgp.compare`.
@@ -62,13 +63,15 @@ def reproduce(
         command.append(f"--backbone {backbone}")
         places.append(f"backbone.checkpoint={json.dumps(backbone, ensure_ascii=False)}")
     command.append(f"--seeds {len(chosen)}")
+    parts = recipe.embedded if embedded else recipe.parts
     if methods is None:
         methods = recipe.embedded_methods if embedded else recipe.methods
     else:
         command.append(f"--methods {','.join(methods)}")
+        parts = [replace(part, methods=()) for part in parts]
     command += [f"--set {change!r}" for change in changes]
     study = Reproduction(
-        recipe.embedded if embedded else recipe.parts,
+        parts,
         check_methods(methods),
         chosen,
         {"recipe": recipe.name, "embedded": embedded, "command": " ".join(command)},

@@ -103,10 +103,14 @@ class Study:
                     config = load_config(self.config, [*self.changes, *part.changes_of(key)], classes)
                 except ConfigError as error:
                     raise ConfigError(f"{name}: {error}") from error
-                equal = (cell for cell in cells.values() if cell.config == config)
-                new = StudyCell(part.place(key), name, config, tuple(part.methods or self.methods))
-                cells[key] = next(equal, new)
+                methods = self.methods_of(part)
+                equal = (c for c in cells.values() if c.config == config and set(methods) <= set(c.methods))
+                cells[key] = next(equal, StudyCell(part.place(key), name, config, methods))
         return cells
+
+    def methods_of(self, part: StudyPart) -> tuple[str, ...]:
+        """Those of the cells of a part."""
+        return tuple(part.methods or self.methods)
 
     @cached_property
     def distinct_cells(self) -> list[StudyCell]:
@@ -115,10 +119,12 @@ class Study:
 
     def plan(self) -> str:
         """Return what is run, in a line."""
-        cells, methods, seeds = len(self.distinct_cells), len(self.methods), len(self.seeds)
-        named = f"{counted(methods, 'method')} ({', '.join(self.methods)})"
-        runs = cells * methods * seeds
-        return f"{counted(cells, 'cell')} × {named} × {seeds} ({seeds_text(self.seeds)}): {runs} runs"
+        cells, seeds = self.distinct_cells, len(self.seeds)
+        most = max(len(cell.methods) for cell in cells)
+        up_to = "" if all(len(cell.methods) == most for cell in cells) else "up to "
+        named = f"{up_to}{counted(most, 'method')} ({', '.join(self.methods)})"
+        runs = sum(len(cell.methods) for cell in cells) * seeds
+        return f"{counted(len(cells), 'cell')} × {named} × {seeds} ({seeds_text(self.seeds)}): {runs} runs"
 
     def check(self) -> None:
         """Raise ConfigError, with a line for each thing that stands in the way, where some cell cannot be run."""
@@ -183,7 +189,13 @@ class Study:
     def record(self) -> dict[str, Any]:
         """Return what is written down of it, besides its config and the version of fedpgp."""
         parts = [
-            {"name": part.name, "axes": part.axes, "changes": list(part.changes), "mean": part.mean}
+            {
+                "name": part.name,
+                "axes": part.axes,
+                "changes": list(part.changes),
+                "mean": part.mean,
+                "methods": list(part.methods),
+            }
             for part in self.parts
         ]
         return {"parts": parts, "methods": list(self.methods), "seeds": list(self.seeds), "asked": dict(self.asked)}
@@ -191,7 +203,16 @@ class Study:
     @classmethod
     def from_record(cls, record: Mapping[str, Any], directory: Path) -> Self:
         """Return the study of a record and of the config in a directory; a record may be another program's."""
-        parts = [StudyPart(part["name"], dict(part["axes"]), part["changes"], part["mean"]) for part in record["parts"]]
+        parts = [
+            StudyPart(
+                part["name"],
+                dict(part["axes"]),
+                part["changes"],
+                part["mean"],
+                check_methods(part["methods"]) if part.get("methods") else (),
+            )
+            for part in record["parts"]
+        ]
         return cls(parts, check_methods(record["methods"]), record["seeds"], record["asked"], directory / CONFIG)
 
     @classmethod
@@ -209,7 +230,11 @@ class Study:
         comparisons = {cell.place: load_comparison(directory / cell.place) for cell in self.distinct_cells}
         return replace(
             self,
-            comparisons={key: comparisons[cell.place] for key, cell in self.cells.items()},
+            comparisons={
+                key: comparisons[self.cells[key].place].only(self.methods_of(part))
+                for part in self.parts
+                for key in part.cell_keys()
+            },
             digest=hashlib.sha256((directory / CONFIG).read_bytes()).hexdigest(),
         )
 
