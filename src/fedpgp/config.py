@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from fedpgp.aggregators import AGGREGATORS, Aggregator
+from fedpgp.backbone.files import PHOTOCLIP
 from fedpgp.backbone.settings import BackboneConfig
 from fedpgp.data.settings import DataConfig, TaskConfig
 from fedpgp.errors import ConfigError, nearest
@@ -21,7 +22,7 @@ from fedpgp.methods.base import TrainedMethod
 from fedpgp.methods.plugins import find_method, installed
 from fedpgp.methods.published import PUBLISHED, Setting
 
-EMBEDDED = "pictograms"
+EMBEDDED, PHOTOGRAPHS = "pictograms", "photographs"  # recipes of the embedded checkpoints
 SUGGESTED = 3  # of the sections that have a key, in a message
 EMBEDDED_ORIGIN = "the embedded recipe"  # of a value that is neither a default nor asked for
 SECTIONS: dict[str, type] = dict(
@@ -81,6 +82,12 @@ def embedded_recipe() -> Path:
     return recipes()[EMBEDDED]
 
 
+def default_recipe(changes: Sequence[str]) -> str:
+    """The recipe of an experiment that names none: the settings that were tuned with its embedded checkpoint."""
+    named = {(section, key): value for section, key, value in map(parse_change, changes)}
+    return PHOTOGRAPHS if named.get(("backbone", "checkpoint")) == PHOTOCLIP else EMBEDDED
+
+
 def load_config(
     file: Path | str | None = None,
     changes: Sequence[str] = (),
@@ -91,15 +98,15 @@ def load_config(
 ) -> ExperimentConfig:
     """The experiment that a TOML file describes, with changes of the form "section.key=value" on top.
 
-    file: a path, or the name of a recipe that ships with the package; None takes that of the embedded benchmark. What a
-    file leaves out has its default, or the value of the recipe that its first line `extends = "NAME"` names.
+    file: a path, or the name of a recipe that ships with the package; None takes `default_recipe`. What a file leaves
+    out has its default, or the value of the recipe that its first line `extends = "NAME"` names.
     methods: further ones beside ours and those of installed packages.
     foreign: leave out the sections of methods that are neither ours nor among `methods`: to read results no code of
     somebody else is needed.
     published: values on top of those of the file, and below the changes.
     Raises ConfigError with one line per fault: file and line, field, what is allowed, what was found.
     """
-    path = _found(EMBEDDED if file is None else file)
+    path = _found(default_recipe(changes) if file is None else file)
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
     places: dict[str, str] = {}

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from commands import Command, refused, sets
 
+import fedpgp
+from fedpgp.config import load_config
 from fedpgp.data.sources import Source
 
 CLIP = "openai/clip-vit-base-patch16"
@@ -81,3 +83,17 @@ def test_photoclip_is_described_with_the_methods_that_fit(command: Command) -> N
     listed = json.loads(command("methods", "--checkpoint", "photoclip", "--json").out)
     misfits = {entry["name"] for entry in listed if entry["misfit"]}
     assert "fedvpt" in misfits and "fedpgp" not in misfits
+
+
+def test_photoclip_brings_its_own_settings_unless_a_config_is_named() -> None:
+    change = "backbone.checkpoint=photoclip"
+    tuned = load_config("photographs")
+    assert load_config(changes=[change]).methods == tuned.methods
+    assert load_config(changes=[change, "data.source=photos"]).data.source == "photos"
+    assert load_config("pictograms", [change]).methods == load_config().methods != tuned.methods
+
+
+def test_cells_with_several_checkpoints_differ_in_the_checkpoint_alone() -> None:
+    grid = {"backbone.checkpoint": ["pictoclip", "photoclip"]}
+    settings = [cell.config.methods for cell in fedpgp.sweep(grid, methods=["fedpgp"], output=None).distinct_cells]
+    assert settings == [load_config().methods] * 2

@@ -28,7 +28,7 @@ ConfigFile = Annotated[
         "-c",
         help="TOML file, or a recipe's name: photographs, pictograms-styles or pictograms-styles-classes. What a file"
         " leaves out has the paper's value, or that of the recipe which it extends.",
-        show_default="pictograms",
+        show_default="pictograms; with --backbone photoclip: photographs",
     ),
 ]
 Changes = Annotated[

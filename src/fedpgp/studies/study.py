@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from fedpgp.config import load_config
+from fedpgp.config import default_recipe, load_config
 from fedpgp.errors import ConfigError, OutputError
 from fedpgp.methods.plugins import find_method, is_registered
 from fedpgp.results.run import Comparison, Run
@@ -95,12 +95,13 @@ class Study:
     def cells(self) -> dict[Key, StudyCell]:
         """The cell of every key; keys with equal configs share one. Raises ConfigError for a config that is none."""
         classes = [find_method(name) for name in self.methods]
+        recipe = default_recipe(self.changes) if self.config is None else self.config  # one for all cells
         cells: dict[Key, StudyCell] = {}
         for part in self.parts:
             for key in part.cell_keys():
                 name = part.describe(key)
                 try:
-                    config = load_config(self.config, [*self.changes, *part.changes_of(key)], classes)
+                    config = load_config(recipe, [*self.changes, *part.changes_of(key)], classes)
                 except ConfigError as error:
                     raise ConfigError(f"{name}: {error}") from error
                 methods = self.methods_of(part)
