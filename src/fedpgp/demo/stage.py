@@ -72,7 +72,7 @@ _SUBJECTS = (
     Subject(
         "photographs",
         "Photographs of Caltech 101. The CLIP is photoclip, which knows many things, animals, plants and food.",
-        "photographs", 0.06,
+        "photographs", 0.08,
         (
             "beaver", "butterfly", "crab", "crayfish", "dolphin", "dragonfly", "elephant", "emu", "flamingo",
             "hedgehog", "bonsai", "brain", "airplane", "ferry", "helicopter", "accordion", "gramophone", "anchor",
