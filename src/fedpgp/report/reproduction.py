@@ -237,4 +237,4 @@ def _figures(study: "Study", recipe: Recipe, keys: Sequence["Key"]) -> dict[str,
     """Name -> title of what a group of cells shows: what the recipe asks for; where it asks for nothing, all."""
     first = study.comparisons[keys[0]]
     named = titles(first)
-    return {name: named[name] for name in recipe.figures or columns(first.runs[0]) if name in named}
+    return {name: named[name] for name in recipe.figures or columns(first.runs[0]) if name in columns(first.runs[0])}
