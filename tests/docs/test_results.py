@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-WRITTEN = [
-    (DOCS / "results/photographs" / name).read_text(encoding="utf-8") for name in ("reproduction.md", "comparison.md")
-]
+WRITTEN = [path.read_text(encoding="utf-8") for path in sorted((DOCS / "results/photographs").glob("*.md"))]
 INTERVAL = re.compile(r"[+−-]?\d+\.\d\.\.[+−-]?\d+\.\d")
 
 

@@ -256,5 +256,6 @@ def test_the_trade_off_is_the_same_bytes_each_time_and_names_every_method(
     svg = rendered(chart, "svg")
     assert svg == rendered(chart, "svg")
     assert all(f"method-{i}<" in svg.decode() for i in range(5))
+    assert rendered(chart, "pdf") == rendered(chart, "pdf")
     png = rendered(chart, "png")
     assert png == rendered(chart, "png") and png.startswith(b"\x89PNG")

@@ -86,8 +86,8 @@ def test_every_shipped_study_can_be_run():
 def test_what_it_writes(finished, cache, small):
     found, ran = fedpgp.load_ablation(finished), list(finished.rglob("comparison.json"))
     assert len(ran) == 4, "the config as it stands, μ = 0 of two studies, μ = 2, and no negative term"
-    assert found.settings["mu"]["0"] is found.settings["parts"]["no term"]
-    assert found.settings["mu"]["as it is"] is found.standing
+    assert found.cells["mu", "0"] is found.cells["parts", "no term"]
+    assert found.stands("mu", "as it is") and not found.stands("mu", "0")
     assert found.standing.methods == ["zero-shot", "local", "promptfl", "fedpgp"]
     with (finished / "ablation.csv").open() as rows:
         read = list(csv.DictReader(rows))

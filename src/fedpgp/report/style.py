@@ -1,5 +1,6 @@
 """How every chart looks, and how it becomes a file."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,19 @@ CONFIG: dict[str, Any] = {
     "header": SMALL,
     "tooltipFormat": {"numberFormat": ".4~g"},
 }
+ENTRIES = re.compile(
+    rb"(?: +/\w+ \d+ 0 R\r?\n)+"
+)  # of a PDF's dictionaries, whose order vl-convert draws anew each time
+
+
+def _pdf(spec: dict[str, Any]) -> bytes:
+    content: bytes = vl_convert.vegalite_to_pdf(spec)
+    return ENTRIES.sub(lambda found: b"".join(sorted(found[0].splitlines(keepends=True))), content)
+
+
 CONVERTERS: dict[str, Callable[[dict[str, Any]], bytes]] = {
     "svg": lambda spec: vl_convert.vegalite_to_svg(spec).encode(),
-    "pdf": vl_convert.vegalite_to_pdf,
+    "pdf": _pdf,
     "png": partial(vl_convert.vegalite_to_png, scale=3),
 }
 
