@@ -170,6 +170,27 @@ def test_what_datasets_saves(home, tmp_path, form):
         assert found.splits.tolist() == [0] * 6 + [2] * 4
 
 
+@pytest.mark.parametrize("form", ["file", "directory", "relative"])
+@pytest.mark.parametrize(("name", "sibling"), [("run[1]", "run1"), ("a*", "ab"), ("q?", "qq")])
+def test_a_path_is_no_pattern(home, tmp_path, monkeypatch, form, name, sibling):
+    for shade, directory in enumerate((name, sibling)):
+        (tmp_path / directory).mkdir()
+        columns = {"image": [{"bytes": png(shade), "path": None}], "label": ["ant"]}
+        pa.parquet.write_table(pa.table(columns), tmp_path / directory / "train.parquet")
+    if form == "relative":
+        monkeypatch.chdir(tmp_path / name)
+    path = {"file": tmp_path / name / "train.parquet", "directory": tmp_path / name, "relative": "train.parquet"}[form]
+    found = listing(path)
+    assert [found.pictures(i).getpixel((0, 0))[0] for i in range(len(found.labels))] == [0]
+
+
+def test_a_path_that_datasets_would_take_for_several_is_refused(home, tmp_path):
+    (tmp_path / "a::b").mkdir()
+    pa.parquet.write_table(pa.table({"image": [b""], "label": ["ant"]}), tmp_path / "a::b/train.parquet")
+    with pytest.raises(DataError, match=r"a::b: the path must not have ::.*rename"):
+        listing(tmp_path / "a::b")
+
+
 @pytest.mark.parametrize("form", ["cls", "json"])
 def test_tars(home, tmp_path, form):
     (tmp_path / "tars").mkdir()

@@ -1,5 +1,6 @@
 """Datasets of the Hugging Face hub, or as `datasets` saves them; and tars in the WebDataset format."""
 
+import glob
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +19,12 @@ from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.columns import IMAGE, LABEL, described, find_columns
 from fedpgp.data.sources.folder import split_number
 from fedpgp.data.sources.listing import Listing
+from fedpgp.data.sources.names import reading
 from fedpgp.errors import DataError, first_line
 
 HUB, LAYOUT = "hf:", "hugging-face"
 SAVED = ("dataset_dict.json", "state.json")
+CARDS = ("README.md", ".huggingface.yaml")  # of a directory of Parquet files, which may say what its files are
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,28 @@ def read_saved(path: Path, data: DataConfig) -> Listing:
     """What `is_saved` recognises."""
     import datasets
 
-    load = datasets.load_from_disk if any((path / name).is_file() for name in SAVED) else datasets.load_dataset
-    return _listing(partial(load, str(path)), str(path), path.resolve().name, data)
+    if any((path / name).is_file() for name in SAVED):
+        load = partial(datasets.load_from_disk, str(path))
+    elif (pattern := _literal(path.resolve())) == str(path.resolve()):
+        load = partial(datasets.load_dataset, str(path))
+    else:
+        card = next((path / name for name in CARDS if (path / name).is_file()), None)
+        with reading(path, "make it readable"):
+            if card is not None and "data_files" in card.read_text(encoding="utf-8"):
+                raise DataError(f"{card.name} names patterns of files, which need a directory without * ? [ in its path")
+        load = partial(datasets.load_dataset, "parquet", data_dir=pattern)
+    return _listing(load, str(path), path.resolve().name, data)
+
+
+def _literal(path: Path) -> str:
+    """The pattern that matches a path alone, for `datasets`, which takes every path for a pattern.
+
+    Raises DataError for a path that it would take for several.
+    """
+    absolute = str(path.absolute())
+    if "::" in absolute:
+        raise DataError(f"{path}: the path must not have ::, which joins several for datasets: rename the directory")
+    return glob.escape(absolute)
 
 
 def read_tars(path: Path, data: DataConfig) -> Listing:
@@ -96,7 +119,8 @@ def read_files(files: Mapping[str, Sequence[str]], builder: str, path: Path, dat
     """Split -> files, in a format that `datasets` has a builder for."""
     import datasets
 
-    load = partial(datasets.load_dataset, builder, data_files={split: list(names) for split, names in files.items()})
+    patterns = {split: [_literal(Path(name)) for name in names] for split, names in files.items()}
+    load = partial(datasets.load_dataset, builder, data_files=patterns)
     return _listing(load, str(path), path.resolve().stem, data)
 
 
