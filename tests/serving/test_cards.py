@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from families import CLASSICAL, KINDS, TRANSFORMERS, of_transformers, save_classical, sentence_piece_model
+from PIL import Image
 
 import fedpgp
 from fedpgp.backbone import load_backbone
@@ -45,6 +46,15 @@ def checkpoint(kind, request, tmp_path, open_clip):
     return str(directory)
 
 
+def transparent_and_turned(picture, file):
+    """Save a picture in a form that plain `Image.open(file).convert("RGB")` reads otherwise."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = picture.convert("RGBA").resize((48, 40))
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    picture.save(file, exif=exif)
+
+
 @pytest.mark.parametrize(
     "kind",
     [pytest.param(kind, marks=LEVELS.get(kind, pytest.mark.by_hand)) for kind in (*KINDS, *CLASSICAL, SIGLIPS_OWN)],
@@ -55,7 +65,7 @@ def test_the_code_on_a_card_predicts_what_fedpgp_does(
     monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: small_source)
     changes = [*SHORT, "promptfl.context_length=4", f"backbone.checkpoint={checkpoint}"]
     run = fedpgp.run("promptfl", changes=changes, output=tmp_path / "run", cache=cache)
-    small_source.test.image(3).save(tmp_path / "image.png")
+    transparent_and_turned(small_source.test.image(3), tmp_path / "image.png")
 
     def predicted(*classes):
         done = command("predict", "run", "image.png", "--format", "json", "--quiet", *classes)
@@ -80,6 +90,7 @@ def test_the_code_on_a_card_predicts_what_fedpgp_does(
         printed = []
         with monkeypatch.context() as patch:
             patch.chdir(directory)
+            patch.syspath_prepend(directory)
             exec(code, {"print": printed.append})
         (found,) = printed
         if form in ("clip-head", "onnx"):

@@ -31,6 +31,7 @@ from fedpgp.serving.reduce import SAME, context_of, difference, head_of
 
 Format = Literal["safetensors", "clip-head", "onnx", "hf"]
 CARD, MARK = "README.md", "library_name: fedpgp"  # what is written last, and a line of it by which it is known
+READER = "read_image.py"  # what the card's code reads images with, as fedpgp does
 SHOWN = 3  # class names in a card's example
 
 
@@ -66,6 +67,7 @@ def export(
     check_output(directory, force, _is_replaceable)
     with writing(directory, "free space, or name another with -o"), new_directory(directory) as scratch:
         facts = _WRITERS[format](run, classifier, classifier.read(classes), scratch)
+        write(scratch / READER, (resources.files("fedpgp.data") / READER).read_bytes())
         write(scratch / CARD, _card(run, classifier, format, facts).encode())
     return directory
 

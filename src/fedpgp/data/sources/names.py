@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +104,15 @@ def told_apart(names: Mapping[str, str], longer: Mapping[str, str]) -> dict[str,
 def plain(name: str) -> str:
     """A name without what makes no difference to CLIP: case, underscores, spaces."""
     return " ".join(name.replace("_", " ").casefold().split())
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8, and has no control characters but blanks."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return not any(category(letter) == "Cc" and not letter.isspace() for letter in name)
 
 
 def superclasses_of(
