@@ -44,7 +44,7 @@ def main() -> None:
         parser.error(f"{given.folder} has no folder of a class")
     tell = progress("classes", len(classes))
     for done, of_class in enumerate(classes, 1):
-        for number, file in enumerate(sorted(of_class.glob("*.jpg"))):
+        for number, file in enumerate(sorted(of_class.glob("[!.]*.jpg"))):
             name = list(DOMAINS)[number % len(DOMAINS)]
             place = given.directory / name / NAMES.get(of_class.name, of_class.name) / file.name
             place.parent.mkdir(parents=True, exist_ok=True)

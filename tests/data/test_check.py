@@ -100,6 +100,15 @@ def test_what_cannot_be_read_is_a_finding(tree, monkeypatch):
     save(tree("x/1.png") / "2.png")
 
 
+def test_names_that_are_no_text_are_findings_and_shown_with_escapes(tree, tmp_path, monkeypatch):
+    root = tree("ant/caf\udce9.png", "bee/1.png", "caf\udce9/1.png")
+    (root / "ant/caf\udce9.png").write_bytes(b"")
+    done = invoke("check", root, "--write-names", tmp_path / "names.txt", monkeypatch=monkeypatch)
+    assert done.exit_code == 1, done.exception
+    assert r"the class name 'caf\xe9' must be text in UTF-8" in done.stdout
+    assert r"ant/caf\xe9.png (no image format" in done.stdout
+
+
 def test_layouts(monkeypatch):
     done = invoke("layouts", monkeypatch=monkeypatch)
     assert done.exit_code == 0 and "domain-class-folders" in done.stdout and "webdataset" in done.stdout

@@ -16,7 +16,7 @@ from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import SPLITS, Source, caltech101, located, read_listing
 from fedpgp.data.sources.hugging_face import HUB, LAYOUT
 from fedpgp.data.sources.listing import Listing, divided, to_source
-from fedpgp.errors import ConfigError, DataError
+from fedpgp.errors import ConfigError, DataError, shown
 
 IDENTIFIER = re.compile(r"n\d{6,}|-?\d+|(class|label|cat|category|id)[ _-]?\d+|[0-9a-f]{8,}", re.IGNORECASE)
 SHOWN = 5  # of many places
@@ -121,7 +121,7 @@ def _counts(names: tuple[str, ...], which: NDArray[np.int64] | None) -> dict[str
     counts = dict.fromkeys(names, 0)  # of a class that is there twice, which is a finding, the sum
     for name, count in zip(names, np.bincount(which, minlength=len(names)).tolist(), strict=True):
         counts[name] += count
-    return counts
+    return {shown(name): count for name, count in counts.items()}
 
 
 def _of_classes(listing: Listing, splits: NDArray[np.int64], shots: int) -> Iterator[str]:

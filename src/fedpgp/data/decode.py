@@ -131,7 +131,5 @@ class FilePictures:
 def check_inside(place: str, target: bytes, root: bytes) -> None:
     """Raises DataError for a link at a place whose target leads out of the root; both without any link."""
     if os.path.commonpath([root, target]) != root:
-        raise DataError(
-            f"{place} leads out of {shown(os.fsdecode(root))}, to {shown(os.fsdecode(target))}: copy it there, or name the directory"
-            " that holds both"
-        )
+        away, to = shown(os.fsdecode(root)), shown(os.fsdecode(target))
+        raise DataError(f"{place} leads out of {away}, to {to}: copy it there, or name the directory that holds both")

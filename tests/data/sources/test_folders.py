@@ -154,6 +154,28 @@ def test_other_files_are_ignored_and_counted(tree):
     assert len(found.labels) == 2 and dict(found.ignored) == {"hidden": 2, ".txt": 1}
 
 
+def test_folders_and_files_of_systems_are_no_classes(tree):
+    root = tree("ant/1.png", "bee/1.png", "@eaDir/ant/1.png", "$RECYCLE.BIN/2.png", "__MACOSX/ant/._1.png")
+    for name in ("System Volume Information", "lost+found"):
+        (root / name).mkdir()
+    for name in ("ant/._1.png", "._train.parquet", "._train.tar", "Thumbs.db"):
+        (root / name).write_bytes(b"x")
+    assert layout_of(root) == "class-folders"
+    found = listing(root)
+    assert (found.class_names, len(found.labels), found.ignored["hidden"]) == (("ant", "bee"), 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("folder", "layout", "kind"), [("caf\udce9", "", "class"), ("caf\udce9/ant", "domain-class-folders", "domain")]
+)
+def test_a_folder_whose_name_is_no_text_is_no_name(tree, folder, layout, kind):
+    root = tree(f"{folder}/1.png", "tea/ant/1.png" if layout else "tea/1.png")
+    with pytest.raises(DataError, match=rf"the {kind} name 'caf\\xe9' must be text in UTF-8.*: rename its folder"):
+        load_source(DataConfig(source=str(root), layout=layout or "auto"))
+    with pytest.raises(DataError, match=r"data.source must be text in UTF-8.*caf\\xe9'"):
+        load_source(DataConfig(source=str(root / "caf\udce9")))
+
+
 @pytest.mark.parametrize("stray", ["1.png", "ant/more/1.png"])
 def test_images_at_another_depth_are_not_left_out_silently(tree, stray):
     root = tree("ant/1.png", "bee/1.png", stray)

@@ -13,7 +13,7 @@ from fedpgp.data.decode import SUFFIXES, FilePictures, check_inside
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.listing import Listing
 from fedpgp.data.sources.names import named
-from fedpgp.errors import DataError
+from fedpgp.errors import DataError, shown
 
 SPLIT, DOMAIN, CLASS = "split", "domain", "class"
 ABOUT: Mapping[str, str] = {  # layout, whose name says what the folders of each level are -> what it looks like
@@ -28,6 +28,8 @@ SPLIT_WORDS = {
     for number, words in enumerate(("train training", "val valid validation dev", "test testing"))
     for word in words.split()
 }
+# Folders that Windows, Linux and Synology's disks add.
+SYSTEM = frozenset(("$recycle.bin", "system volume information", "lost+found", "@eadir"))
 TABLE = "or write a CSV file with the columns path and label"
 
 
@@ -145,7 +147,7 @@ def _depth(folder: Path, left: int = 4) -> int | None:
 
 def hidden(name: str) -> bool:
     """Whether a file or folder is none of the dataset's, by its name."""
-    return name.startswith((".", "__"))
+    return name.startswith((".", "__")) or name.casefold() in SYSTEM
 
 
 def is_image(name: str) -> bool:
@@ -178,7 +180,7 @@ def read(root: Path, data: DataConfig, layout: str) -> Listing:
     if DOMAIN in levels:
         domain_names, domains = of(DOMAIN)
     return Listing(
-        name=root.resolve().name,
+        name=shown(root.resolve().name),
         where=str(root),
         pictures=FilePictures.of(root, paths),
         class_names=class_names,

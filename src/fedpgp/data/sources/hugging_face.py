@@ -17,7 +17,7 @@ from PIL import Image
 from fedpgp.data.decode import decode
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.columns import IMAGE, LABEL, described, find_columns
-from fedpgp.data.sources.folder import split_number
+from fedpgp.data.sources.folder import hidden, split_number
 from fedpgp.data.sources.listing import Listing
 from fedpgp.data.sources.names import reading
 from fedpgp.errors import DataError, first_line
@@ -59,13 +59,18 @@ def is_saved(path: Path) -> bool:
     """A directory that `save_to_disk` wrote, or that holds Parquet files as on the hub."""
     return path.is_dir() and (
         any((path / name).is_file() for name in SAVED)
-        or any(True for place in (path, path / "data") for _ in place.glob("*.parquet"))
+        or any(_visible(place, "*.parquet") for place in (path, path / "data"))
     )
 
 
 def is_tars(path: Path) -> bool:
     """A tar, or a directory of tars."""
-    return path.suffix == ".tar" if path.is_file() else any(True for _ in path.glob("*.tar"))
+    return path.suffix == ".tar" if path.is_file() else bool(_visible(path, "*.tar"))
+
+
+def _visible(directory: Path, pattern: str) -> list[Path]:
+    """The files of a directory that match a pattern, without hidden ones, such as macOS's ._train.tar."""
+    return sorted(file for file in directory.glob(pattern) if not hidden(file.name))
 
 
 def read_hub(source: str, data: DataConfig) -> Listing:
@@ -90,7 +95,9 @@ def read_saved(path: Path, data: DataConfig) -> Listing:
         card = next((path / name for name in CARDS if (path / name).is_file()), None)
         with reading(path, "make it readable"):
             if card is not None and "data_files" in card.read_text(encoding="utf-8"):
-                raise DataError(f"{card.name} names patterns of files, which need a directory without * ? [ in its path")
+                raise DataError(
+                    f"{card.name} names files by patterns: rename the directory, without * ? ["
+                )
         load = partial(datasets.load_dataset, "parquet", data_dir=pattern)
     return _listing(load, str(path), path.resolve().name, data)
 
@@ -109,7 +116,7 @@ def _literal(path: Path) -> str:
 def read_tars(path: Path, data: DataConfig) -> Listing:
     """Tars in the WebDataset format; the first word of a tar's name is its split, if it is one."""
     files: dict[str, list[str]] = {}
-    for file in [path] if path.is_file() else sorted(path.glob("*.tar")):
+    for file in [path] if path.is_file() else _visible(path, "*.tar"):
         word = file.stem.replace("_", "-").split("-")[0]
         files.setdefault(word if split_number(word) is not None else "train", []).append(str(file))
     return read_files(files, "webdataset", path, data)

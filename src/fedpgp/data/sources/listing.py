@@ -12,8 +12,9 @@ from PIL import Image
 
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.dataset import SPLITS, ImageDataset, SelectedPictures, Source, StoredFeatures
+from fedpgp.data.sources.names import is_text
 from fedpgp.data.sources.names import plain as plain_name
-from fedpgp.errors import DataError
+from fedpgp.errors import DataError, shown
 from fedpgp.runtime.randomness import generator
 
 SEED = 0  # of a division into splits: it belongs to the data, and is the same for every run
@@ -119,7 +120,15 @@ def _dataset(listing: Listing, split: str, images: NDArray[np.int64]) -> ImageDa
 
 
 def check_names(listing: Listing) -> None:
-    """Raises DataError for class names that are missing, or the same but for case, spaces and underscores."""
+    """Raises DataError for names that are no text, and class names that are missing, or the same but for case, spaces
+    and underscores."""
+    for kind, names in (("class", listing.class_names), ("domain", listing.domain_names)):
+        wrong = next((name for name in names if not is_text(name)), None)
+        if wrong is not None:
+            raise DataError(
+                f"{listing.where}: the {kind} name '{shown(wrong)}' must be text in UTF-8 without control characters:"
+                " rename its folder, or write it again in the table"
+            )
     seen: dict[str, str] = {}
     for label, name in enumerate(listing.class_names):
         plain = plain_name(name)
