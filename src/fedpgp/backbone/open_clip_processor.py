@@ -1,4 +1,4 @@
-"""OpenCLIP's preprocessing of a picture, to the pixel, without torchvision."""
+"""OpenCLIP's preprocessing of a picture, and so OpenAI's, to the pixel, without torchvision."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -37,26 +37,39 @@ class PictureError(ValueError):
     """An image whose pixels are too many, or mean nothing without knowledge that it does not hold."""
 
 
-def read_image(image: "Path | str | bytes | Image.Image | np.ndarray[Any, Any]") -> Image.Image:
+def read_image(
+    image: "Path | str | bytes | Image.Image | np.ndarray[Any, Any]", square: int | None = None
+) -> Image.Image:
     """A file, its bytes, a Pillow image or an array -> the picture in RGB, turned as its EXIF orientation says.
 
     What a file is, is read from its content, whatever its name; of an animation the first picture is taken. 16 bits per
     pixel become 8 by division by 257; what is transparent lies over white. An array is [H, W] or [H, W, C] of uint8 or
     uint16, with 1 (grey), 3 (RGB) or 4 (RGB and opacity) channels. Of a picture that is more than `LONGEST` times as
-    long as wide the middle is taken.
+    long as wide the middle is taken. square: a side in pixels, to which the picture is resized and cut as OpenAI's code
+    does it.
 
     Raises PictureError for more than `PIXELS` pixels, and for pixels whose range is unknown; what Pillow raises, for
     content that is no whole image; OSError with an errno for a file that cannot be read.
     """
     if isinstance(image, Image.Image):
-        return _read(image)
-    if isinstance(image, np.ndarray):
-        return _middle(_of_array(image))
-    try:
-        with open_image(image) as picture:
-            return _read(picture)
-    except Image.DecompressionBombError as error:
-        raise _too_large() from error
+        seen = _read(image)
+    elif isinstance(image, np.ndarray):
+        seen = _middle(_of_array(image))
+    else:
+        try:
+            with open_image(image) as picture:
+                seen = _read(picture)
+        except Image.DecompressionBombError as error:
+            raise _too_large() from error
+    return seen if square is None else _square(seen, square)
+
+
+def _square(picture: Image.Image, side: int) -> Image.Image:
+    """The shorter side resized to so many pixels, then the middle, by torchvision's rules of rounding."""
+    width, height = (int(side * length / min(picture.size)) for length in picture.size)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + side, top + side))
 
 
 def open_image(file: Path | str | bytes) -> Image.Image:

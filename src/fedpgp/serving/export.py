@@ -195,7 +195,7 @@ def _hugging_face(run: Run, classifier: Classifier, classes: Classes, directory:
     text.eos_token_id = model.text_model.eos_token_id = added.eos_token_id
     model.save_pretrained(directory)
     added.save_pretrained(directory)
-    backbone.image.processor.save_pretrained(directory)
+    checkpoint.transformers_processor(backbone).save_pretrained(directory)
     write_json(directory / "prompt.json", {"hypothesis_template": template, **_metadata(run, classifier)})
     again = AutoModel.from_pretrained(directory, local_files_only=True).eval()
     fill = checkpoint.padding(backbone)
@@ -253,7 +253,9 @@ def _card(run: Run, classifier: Classifier, format: str, facts: Mapping[str, Any
         seed=run.seed,
         version=__version__,
         accuracies=", ".join(f"{name} {figures[name]:.1f}" for name in ("local", "base", "novel") if name in figures),
-        usage=_card_template(f"{facts['library']}/{format}").substitute(facts, examples=examples),
+        usage=_card_template(f"{facts['library']}/{format}").substitute(
+            facts, examples=examples, image=checkpoint.reading(classifier.backbone, facts["library"])
+        ),
         licence=licence,
     )
 

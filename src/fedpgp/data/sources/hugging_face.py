@@ -95,9 +95,7 @@ def read_saved(path: Path, data: DataConfig) -> Listing:
         card = next((path / name for name in CARDS if (path / name).is_file()), None)
         with reading(path, "make it readable"):
             if card is not None and "data_files" in card.read_text(encoding="utf-8"):
-                raise DataError(
-                    f"{card.name} names files by patterns: rename the directory, without * ? ["
-                )
+                raise DataError(f"{card.name} names files by patterns: rename the directory, without * ? [")
         load = partial(datasets.load_dataset, "parquet", data_dir=pattern)
     return _listing(load, str(path), path.resolve().name, data)
 
