@@ -40,6 +40,11 @@ def load_target(data: DataConfig) -> ImageDataset:
 
 def read_listing(data: DataConfig) -> Listing:
     """All images of a source that is not embedded, before they are divided into splits; errors as in `load_source`."""
+    listing = _read_listing(data)
+    return listing.without_unused() if data.drop_unused_classes else listing
+
+
+def _read_listing(data: DataConfig) -> Listing:
     if data.source.startswith(hugging_face.HUB):
         return hugging_face.read_hub(data.source, data)
     if caltech101.stands_in(data):

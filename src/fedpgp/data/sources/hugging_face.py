@@ -18,9 +18,9 @@ from fedpgp.data.decode import decode
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.columns import IMAGE, LABEL, described, find_columns
 from fedpgp.data.sources.folder import hidden, split_number
-from fedpgp.data.sources.listing import Listing
+from fedpgp.data.sources.listing import ChosenPictures, Listing
 from fedpgp.data.sources.names import reading
-from fedpgp.errors import DataError, first_line
+from fedpgp.errors import DataError, first_line, shown
 
 HUB, LAYOUT = "hf:", "hugging-face"
 SAVED = ("dataset_dict.json", "state.json")
@@ -168,9 +168,10 @@ def _listing(load: Callable[[], Any], where: str, name: str, data: DataConfig) -
     listing = described(table, columns, where, data, pictures, class_names)
     if listing.splits is None and len(ordered) > 1:
         of_split = np.repeat([numbered[word] for word in ordered], list(map(len, parts)))
-        listing = replace(listing, splits=of_split)
+        kept = listing.pictures.rows if isinstance(listing.pictures, ChosenPictures) else np.arange(len(of_split))
+        listing = replace(listing, splits=of_split[kept])
     ignored = {f"split {word}": len(part) for word, part in by_split.items() if word not in numbered}
-    return replace(listing, name=name, ignored=ignored)
+    return replace(listing, name=shown(name), ignored={**ignored, **listing.ignored})
 
 
 def _columns(features: Any, data: DataConfig, where: str) -> dict[str, str]:

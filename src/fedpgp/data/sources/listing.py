@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -60,6 +60,32 @@ class Listing:
     ignored: Mapping[str, int] = field(default_factory=dict)
     features: StoredFeatures | None = None
 
+    def without_unused(self) -> "Listing":
+        """The listing without the class names of which there is no image."""
+        used, labels = np.unique(self.labels, return_inverse=True)
+        above = None if self.superclasses is None else tuple(self.superclasses[label] for label in used)
+        names = tuple(self.class_names[label] for label in used)
+        unused = len(self.class_names) - len(names)
+        ignored = {**self.ignored, **({"class without an image": unused} if unused else {})}
+        return replace(self, class_names=names, labels=labels, superclasses=above, ignored=ignored)
+
+
+@dataclass(frozen=True)
+class ChosenPictures:
+    """Some of other pictures, in the order of their rows."""
+
+    pictures: Pictures
+    rows: NDArray[np.int64]
+
+    def __call__(self, index: int) -> Image.Image:
+        return self.pictures(int(self.rows[index]))
+
+    def place(self, index: int) -> str:
+        return self.pictures.place(int(self.rows[index]))
+
+    def fingerprint(self, images: NDArray[np.int64]) -> str:
+        return self.pictures.fingerprint(self.rows[images])
+
 
 def to_source(listing: Listing, data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
     """The source that a listing describes; raises DataError for one that cannot be used.
@@ -72,7 +98,7 @@ def to_source(listing: Listing, data: DataConfig, splits: Sequence[str] = SPLITS
         empty = [listing.class_names[label] for label in np.flatnonzero(counts == 0)]
         raise DataError(
             f"{listing.where}: {len(empty)} of {len(listing.class_names)} classes have no image, the first is"
-            f" {empty[0]!r}: add images, or remove the class: its folder, or its line in the file of names"
+            f" {empty[0]!r}: add images, or leave such classes out with --set data.drop_unused_classes=true"
         )
     of_split = divided(listing, data)
 

@@ -43,8 +43,8 @@ def named(
     if file is None:
         if integers and needed:
             raise DataError(
-                f"{where}: the labels are integers, and CLIP reads names: name a file with a class name in each line"
-                f" with data.names, or put it beside the images as {BESIDE[0]}"
+                f"{where}: the labels are integers (true is 1, false is 0), and CLIP reads names: name a file with a"
+                f" class name in each line with data.names, or put it beside the images as {BESIDE[0]}"
             )
         names = {label: label for label in sorted(labels, key=int if integers else None)}
     else:
