@@ -60,20 +60,23 @@ def reason(error: Exception) -> str:
 class FilePictures:
     """Files below a directory. paths: pyarrow array of n relative paths as bytes, which takes little more than these.
 
-    listed: the file that names them, if one does; in_rows: it is a table with a row for each.
+    listed: the file that names them, if one does; in_rows: it is a table with a row for each; follow_links: also out of
+    the directory.
     """
 
     root: Path
     paths: Any
     listed: str = ""
     in_rows: bool = False
+    follow_links: bool = False
 
     @staticmethod
-    def of(root: Path, paths: list[str], listed: str = "") -> "FilePictures":
+    def of(root: Path, paths: list[str], listed: str = "", follow_links: bool = False) -> "FilePictures":
         """Of paths as the operating system gives them, also where they are no valid text."""
         import pyarrow
 
-        return FilePictures(root, pyarrow.array([os.fsencode(path) for path in paths], pyarrow.large_binary()), listed)
+        encoded = pyarrow.array([os.fsencode(path) for path in paths], pyarrow.large_binary())
+        return FilePictures(root, encoded, listed, follow_links=follow_links)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -92,7 +95,8 @@ class FilePictures:
     def fingerprint(self, images: NDArray[np.int64]) -> str:
         """SHA-256 of relative path, size and time of change of these files, of which none is read.
 
-        Raises DataError for those that are missing, are no files, or lie behind a link out of the directory.
+        Raises DataError for those that are missing, are no files, or lie behind a link out of the directory that is not
+        followed.
         """
         found = hashlib.sha256()
         missing: list[int] = []
@@ -104,7 +108,8 @@ class FilePictures:
                 state = os.lstat(full)
                 folder = path.rpartition(b"/")[0]
                 if stat.S_ISLNK(state.st_mode) or folder not in folders:
-                    check_inside(self.place(index), os.path.realpath(full), real)
+                    if not self.follow_links:
+                        check_inside(self.place(index), os.path.realpath(full), real)
                     folders.add(folder)
                     state = os.stat(full)  # noqa: PTH116
             except (FileNotFoundError, NotADirectoryError):
@@ -132,4 +137,7 @@ def check_inside(place: str, target: bytes, root: bytes) -> None:
     """Raises DataError for a link at a place whose target leads out of the root; both without any link."""
     if os.path.commonpath([root, target]) != root:
         away, to = shown(os.fsdecode(root)), shown(os.fsdecode(target))
-        raise DataError(f"{place} leads out of {away}, to {to}: copy it there, or name the directory that holds both")
+        raise DataError(
+            f"{place} leads out of {away}, to {to}: copy it there, or follow such links with --set"
+            " data.follow_links=true"
+        )

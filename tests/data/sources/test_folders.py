@@ -1,5 +1,7 @@
 """Folders: what is recognised, what is refused, and what is read."""
 
+import os
+
 import numpy as np
 import pytest
 from disk import listing, save
@@ -191,13 +193,21 @@ def test_links_are_followed_inside_only(tree, tmp_path):
     assert len(found.labels) == 4 and found.pictures.fingerprint(np.arange(4))
     outside = save(tmp_path / "elsewhere/fly/1.png")
     (root / "ant/3.png").symlink_to(outside)
-    with pytest.raises(DataError, match=r"3\.png leads out of .*copy it there"):
+    with pytest.raises(DataError, match=r"3\.png leads out of .*--set data\.follow_links=true"):
         load_source(DataConfig(source=str(root)))
+    found = listing(root, follow_links=True)
+    before = found.pictures.fingerprint(np.arange(5))
+    save(outside, 77)
+    os.utime(outside, ns=(1, 1))
+    assert found.pictures.fingerprint(np.arange(5)) != before, "what a link leads to has changed"
     (root / "ant/3.png").unlink()
     (root / "fly").symlink_to(outside.parent)
     with pytest.raises(DataError, match="fly: is a link that leads out"):
         listing(root)
+    found = load_source(DataConfig(source=str(root), follow_links=True))
+    assert found.class_names == ("ant", "bee", "cow", "fly")
     (root / "fly").unlink()
     (root / "circle").symlink_to(root)
-    with pytest.raises(DataError, match="in a circle"):
-        listing(root, layout="class-folders")
+    for follow in (False, True):
+        with pytest.raises(DataError, match="in a circle"):
+            listing(root, layout="class-folders", follow_links=follow)

@@ -118,6 +118,7 @@ def test_missing_files_and_links_out_are_found_before_any_work(tree, tmp_path):
     (root / "none.png").symlink_to(save(tmp_path / "other.png"))
     with pytest.raises(DataError, match=r"none\.png, row 3 of .*list\.csv leads out of"):
         load_source(DataConfig(source=str(file)))
+    assert len(load_source(DataConfig(source=str(file), follow_links=True)).test) == 1
 
 
 def test_parquet_of_paths(tree):
@@ -227,6 +228,7 @@ def test_labels_have_the_type_that_they_are_written_in(tree, labels, said):
         (["cat", "['a', 'b']", "dog"], r"one class in each row.*got \['a', 'b'\] in row 2.*data\.label_column"),
         (["0", "1", "0.5"], r".*got 0\.5 in row 3"),
         ([0.0, 0.25, 1.0], r".*got 0\.25 in row 2"),
+        (["{1}", "a", "b"], r".*got \{1\} in row 1"),
         ([1.0, None, 0.0], r"empty in row 2.*--set data\.drop_unlabelled=true"),
         ([1.0, 0.0, float("nan")], r"empty in row 3.*drop_unlabelled"),
         (["1", "nan", "0"], r"empty in row 2"),
@@ -297,9 +299,7 @@ def test_a_column_of_bytes_beside_paths_has_no_use(tree):
     assert found.pictures(0).getpixel((0, 0))[0] == 1
     assert found.ignored == {"column embedding": 2, "column box": 2}
     pa.parquet.write_table(pa.table({"path": [3, 4], "label": ["x", "y"]}), root / "l.parquet")
-    with pytest.raises(
-        DataError, match=r"column 'path' must hold paths or encoded images, got int64: set data"
-    ):
+    with pytest.raises(DataError, match=r"column 'path' must hold paths or encoded images, got int64: set data"):
         listing(root / "l.parquet")
 
 

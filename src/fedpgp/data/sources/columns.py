@@ -27,7 +27,8 @@ NEEDED = (IMAGE, LABEL)
 FOLDS = ("fold", "set", "partition")  # whose numbers are parts of a cross-validation
 UNLABELLED = "-1"
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-NO_CLASS = re.compile(r"\[.*\]|\(.*\)|\{.*\}|[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?", re.DOTALL)  # lists, fractions
+FRACTION = re.compile(r".*[.eE].*")  # among numbers whose whole ones are written without a point
+LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
 MISSING = ("", "nan", "na", "null", "none", "<na>")  # among numbers and truth
 TRUTH: Mapping[str, str] = {"true": "1", "false": "0"}
 
@@ -156,7 +157,8 @@ def _codes(column: Any, role: str, where: str, rows: NDArray[np.int64]) -> tuple
         if role == LABEL:
             remedy += ", as --set data.drop_unlabelled=true does"
         raise DataError(f"{where} is empty in row {first('')}: {remedy}")
-    wrong = next((value for value in values if role == LABEL and NO_CLASS.fullmatch(value)), None)
+    no_class = FRACTION if all(map(NUMBER.fullmatch, values)) else LIST
+    wrong = next((value for value in values if role == LABEL and no_class.fullmatch(value)), None)
     if wrong is not None:
         raise DataError(
             f"{where} must hold one class in each row, as text or a whole number, got {wrong} in row {first(wrong)}:"

@@ -161,7 +161,7 @@ def read(root: Path, data: DataConfig, layout: str) -> Listing:
     if not root.is_dir():
         raise DataError(f"{root}: is no directory, and data.layout {layout} reads one")
     ignored: Counter[str] = Counter()
-    contents = list(_walk(root, "", len(levels), (os.path.realpath(root),), ignored))
+    contents = list(_walk(root, "", len(levels), (os.path.realpath(root),), ignored, data.follow_links))
     paths = [f"{folder}/{name}" for folder, files in contents for name in files]
     if not paths:
         raise DataError(f"{root}: holds no image in folders of the layout {layout}: add some, or set data.layout")
@@ -182,7 +182,7 @@ def read(root: Path, data: DataConfig, layout: str) -> Listing:
     return Listing(
         name=shown(root.resolve().name),
         where=str(root),
-        pictures=FilePictures.of(root, paths),
+        pictures=FilePictures.of(root, paths, follow_links=data.follow_links),
         class_names=class_names,
         labels=labels,
         splits=splits,
@@ -193,7 +193,7 @@ def read(root: Path, data: DataConfig, layout: str) -> Listing:
 
 
 def _walk(
-    root: Path, folder: str, depth: int, chain: tuple[str, ...], ignored: Counter[str]
+    root: Path, folder: str, depth: int, chain: tuple[str, ...], ignored: Counter[str], follow_links: bool
 ) -> Iterator[tuple[str, list[str]]]:
     """Every folder so many levels down, relative, with the names of its images, sorted.
 
@@ -208,7 +208,7 @@ def _walk(
                 ignored["hidden"] += 1
             elif entry.is_dir():
                 if entry.is_symlink():
-                    _check_link(root, above + entry.name, chain)
+                    _check_link(root, above + entry.name, chain, follow_links)
                 below.append(entry.name)
             elif is_image(entry.name):
                 images.append(entry.name)
@@ -227,12 +227,14 @@ def _walk(
         name = min(images)
         raise DataError(f"{root / folder / name}: lies outside the folder of a class: move it into one, or away")
     for name in sorted(below):
-        yield from _walk(root, above + name, depth - 1, (*chain, os.path.realpath(root / above / name)), ignored)
+        deeper = (*chain, os.path.realpath(root / above / name))
+        yield from _walk(root, above + name, depth - 1, deeper, ignored, follow_links)
 
 
-def _check_link(root: Path, link: str, chain: tuple[str, ...]) -> None:
-    """Raises DataError for a link that leads out of the root, or back in a circle."""
+def _check_link(root: Path, link: str, chain: tuple[str, ...], follow_links: bool) -> None:
+    """Raises DataError for a link that leads back in a circle, and for one out of the root that is not followed."""
     target = os.path.realpath(root / link)
-    check_inside(f"{root / link}: is a link that", os.fsencode(target), os.fsencode(chain[0]))
+    if not follow_links:
+        check_inside(f"{root / link}: is a link that", os.fsencode(target), os.fsencode(chain[0]))
     if target in chain:
         raise DataError(f"{root / link}: is a link that leads back to {target}, in a circle: remove it")

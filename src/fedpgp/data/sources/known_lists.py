@@ -71,7 +71,7 @@ class ImageList:
         return Listing(
             name=name,
             where=str(listed),
-            pictures=FilePictures.of(root, [self.paths[image] for image in images], str(listed)),
+            pictures=FilePictures.of(root, [self.paths[image] for image in images], str(listed), data.follow_links),
             class_names=renamed([self.names[label] for label in chosen], str(listed), data),
             labels=np.searchsorted(chosen, labels[images]),
             splits=splits[images],

@@ -61,7 +61,7 @@ def read(file: Path, data: DataConfig) -> Listing:
     paths = column.cast(kind).cast(pyarrow.large_string()).combine_chunks()
     _check_paths(paths, where)
     contents = paths.cast(pyarrow.large_binary())
-    pictures = FilePictures(file.parent, contents, where, in_rows=True)
+    pictures = FilePictures(file.parent, contents, where, in_rows=True, follow_links=data.follow_links)
     listing = described(table, columns, where, data, pictures, None)
     unused = {f"column {name}": len(paths) for name in names if name not in columns.values()}
     return replace(listing, ignored={**unused, **listing.ignored})
