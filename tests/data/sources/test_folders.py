@@ -149,6 +149,12 @@ def test_empty_class_and_same_names(tree):
         load_source(DataConfig(source=str(root)))
 
 
+def test_heic_is_an_image(tree):
+    root = tree("ant/1.png", "bee/1.png")
+    (root / "ant/1.png").rename(root / "ant/1.HEIC")
+    assert len(listing(root).labels) == 2
+
+
 def test_other_files_are_ignored_and_counted(tree):
     root = tree("ant/1.png", "bee/1.PNG", "bee/.hidden.png", ".git/x/1.png")
     (root / "ant/notes.txt").write_text("x")
