@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fedpgp.errors import OutputError
 
-FORMAT = "2"
+FORMAT = "3"  # of what is written, and of how images are read: features of another are computed again
 OURS = re.compile(r"([\w.-]+-[0-9a-f]{32})\.(safetensors|writing|lock|shards)")
 
 

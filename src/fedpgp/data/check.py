@@ -156,7 +156,7 @@ def _of_images(
         except Exception as error:  # decoders raise whatever a damaged file leads them to
             return b"", 0, reason(error)
         digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
-        return digest, max(brightest for _, brightest in picture.getextrema()), ""
+        return digest, int(np.asarray(picture).max()), ""
 
     place = listing.pictures.place
     faults: list[str] = []
