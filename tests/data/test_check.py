@@ -43,6 +43,12 @@ def test_findings(good):
     assert not any("do not decode" in f.text for f in check(DataConfig(source=str(good)), decoded=False).findings)
 
 
+def test_one_fault_is_told_once(good):
+    (good / "train/cow").mkdir()
+    (text,) = [finding.text for finding in check(DataConfig(source=str(good)), shots=2).findings]
+    assert "1 of 3 classes have no image, the first is 'cow'" in text
+
+
 def test_the_same_picture_in_two_classes(good):
     shutil.copy(good / "train/bee/1.png", good / "train/ant/copy.png")
     texts = [finding.text for finding in check(DataConfig(source=str(good)), shots=2).findings]

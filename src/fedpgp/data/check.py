@@ -84,7 +84,8 @@ def check(
     except DataError as error:
         findings.append(DataFinding(True, str(error)))
     assert splits is not None, "what has no splits is divided"
-    findings += [DataFinding(True, text) for text in _of_classes(listing, splits, shots)]
+    if source is not None:  # else classes lack images for the reason that was found
+        findings += [DataFinding(True, text) for text in _of_classes(listing, splits, shots)]
     if listing.features is not None:
         text = f"the images are not here, so none was decoded: fedpgp data get {listing.name} says where to get them"
         findings.append(DataFinding(False, text))
@@ -178,7 +179,7 @@ def _of_images(
                 dark.append(place(index))
         progress(index + 1, len(listing.labels))
     if faults:
-        remedy = "they are dropped" if skipped else "mend them, or drop them with --skip-bad-images"
+        remedy = "they are dropped" if skipped else "fix them, or drop them with --skip-bad-images"
         yield DataFinding(not skipped, f"{len(faults)} images do not decode: {_some(faults)}: {remedy}")
     if twice:
         text = f"{len(twice)} images are the same pictures in two splits: {_some(twice)}: take one of each out"

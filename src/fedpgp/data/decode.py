@@ -121,10 +121,11 @@ class FilePictures:
                 raise DataError(f"{self.place(index)} is no file: name image files alone")
             found.update(b"%s\0%d %d\n" % (path, state.st_size, state.st_mtime_ns))
         if missing:
-            raise DataError(
-                f"{len(missing)} of {len(images)} image files are missing, the first is {self.place(missing[0])}: put"
-                " them there, or take them out" + (f" of {self.listed}" if self.listed else "")
-            )
+            remedy = "put them there, or take them out" + (f" of {self.listed}" if self.listed else "")
+            if b"\\" in self.paths[missing[0]].as_py():
+                remedy = "write / in the place of \\ in the paths"
+            first = self.place(missing[0])
+            raise DataError(f"{len(missing)} of {len(images)} image files are missing, the first is {first}: {remedy}")
         return found.hexdigest()
 
     def _among(self, images: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:

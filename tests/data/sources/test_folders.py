@@ -48,10 +48,12 @@ def test_layouts_are_recognised_and_read(tree, paths, layout):
             "nor domains that hold the same classes.*data.layout to split-class-folders or domain-",
         ),
         (["train/x/1.png", "extra/x/1.png"], "'extra', 'train' and the folders in them are neither all train"),
-        (["images/x/1.png", "images/y/1.png"], r"one folder only, 'images': give data\.source as .*images"),
+        (["images/x/1.png", "images/y/1.png"], r"one folder only: give data\.source as .*set/images$"),
         (["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"], "'cat', 'dog' and .* nor domains"),
         (["a/1.png", "b/c/1.png"], "at the same depth"),
-        (["a/b/c/d/1.png"], "at most 3 are read"),
+        (["a/b/x/1.png", "a/b/y/1.png"], r"one folder only: give data\.source as .*set/a/b$"),
+        (["a/b/c/x/1.png", "a/b/c/y/1.png"], r"one folder only: give data\.source as .*set/a/b/c$"),
+        (["a/b/c/d/1.png", "e/b/c/d/1.png"], "at most 3 are read"),
         (["a/b/c/1.png", "d/b/c/1.png"], "3 folders deep.*data.layout to split-domain-class-folders or domain-split"),
         (["train/p/x/1.png", "train/q/y/1.png"], "nor domains that hold the same classes"),
     ],
@@ -80,6 +82,12 @@ def test_a_directory_without_folders_of_images_is_told_what_to_do(tree, tmp_path
         load_source(DataConfig(source=str(tree(*paths))))
     assert "CLASS/…" in str(error.value) and "fedpgp data layouts" in str(error.value)
     assert "domain-class-folders" not in str(error.value)
+
+
+@pytest.mark.parametrize("paths", [["x\\1.png", "y\\1.png"], ["x/1.png", "y\\1.png"]])
+def test_names_of_a_zip_of_windows_are_told_what_to_do(tree, paths):
+    with pytest.raises(DataError, match=r"\\1\.png: .*has \\ in the place of /.*unpack it again with unzip"):
+        load_source(DataConfig(source=str(tree(*paths))))
 
 
 def test_a_file_that_is_no_table_is_told_what_to_name(tree, tmp_path):

@@ -121,6 +121,16 @@ def test_missing_files_and_links_out_are_found_before_any_work(tree, tmp_path):
     assert len(load_source(DataConfig(source=str(file), follow_links=True)).test) == 1
 
 
+def test_absolute_paths_and_those_of_windows_are_told_how_to_be_written(tree):
+    root = tree("x/a.png", "x/b.png")
+    (root / "list.csv").write_text(f"path,label\n{root}/x/a.png,ant\n")
+    with pytest.raises(DataError, match=r"row 1: the path must be relative.*: write x/a\.png$"):
+        listing(root / "list.csv")
+    (root / "list.csv").write_text("path,label\nx\\a.png,ant\nx\\b.png,ant\n")
+    with pytest.raises(DataError, match=r"files are missing.*: write / in the place of \\ in the paths"):
+        load_source(DataConfig(source=str(root / "list.csv")))
+
+
 def test_parquet_of_paths(tree):
     root = tree("a.png", "b.png")
     pa.parquet.write_table(pa.table({"path": ["b.png", "a.png"], "label": ["x", "y"]}), root / "l.parquet")

@@ -30,6 +30,8 @@ SPLIT_WORDS = {
 }
 # Folders that Windows, Linux and Synology's disks add.
 SYSTEM = frozenset(("$recycle.bin", "system volume information", "lost+found", "@eadir"))
+BACKSLASH = "\\"
+UNPACK = "its name has \\ in the place of /, as of some zips of Windows: unpack it again with unzip"
 TABLE = "or write a CSV file with the columns path and label"
 
 
@@ -70,6 +72,9 @@ def recognised(root: Path) -> str | None:
             f"{root}: folder {shallow!r} holds images {depths[shallow]} folders down and {deep!r} {depth}: put all at"
             f" the same depth, {TABLE}"
         )
+    only = _below_only_folders(root, depth)
+    if only != root:
+        raise DataError(f"{root}: holds one folder only: give data.source as {only}")
     if depth > 2:
         raise DataError(f"{root}: images lie {depth + 1} folders deep, and at most 3 are read: split, domain, class")
     splits = _are_splits(depths)
@@ -78,8 +83,6 @@ def recognised(root: Path) -> str | None:
             f"{root}: the folders {', '.join(depths)} are splits and hold images without a class: put these into a"
             f" folder for each class, {TABLE}"
         )
-    if depth == 1 and len(depths) == 1 and not splits:
-        raise DataError(f"{root}: holds one folder only, {deep!r}: give data.source as {root / deep}")
     layout = _layout_of(root, {top: folders(root / top) for top in depths}, depth)
     if layout is None:
         raise DataError(
@@ -88,6 +91,16 @@ def recognised(root: Path) -> str | None:
             f" fit, set data.layout to {' or '.join(name for name in ABOUT if name.count('-') == depth + 1)}, {TABLE}"
         )
     return layout
+
+
+def _below_only_folders(root: Path, depth: int) -> Path:
+    """The directory, or the one of the folders in it that has classes, where each but the last is alone."""
+    while depth > 0:
+        below = [name for name in folders(root) if _depth(root / name) is not None]
+        if len(below) != 1 or split_number(below[0]) is not None:
+            break
+        root, depth = root / below[0], depth - 1
+    return root
 
 
 def _layout_of(root: Path, below: Mapping[str, Sequence[str]], depth: int) -> str | None:
@@ -225,7 +238,8 @@ def _walk(
         return
     if images:
         name = min(images)
-        raise DataError(f"{root / folder / name}: lies outside the folder of a class: move it into one, or away")
+        remedy = UNPACK if BACKSLASH in name else "move it into one, or away"
+        raise DataError(f"{root / folder / name}: lies outside the folder of a class: {remedy}")
     for name in sorted(below):
         deeper = (*chain, os.path.realpath(root / above / name))
         yield from _walk(root, above + name, depth - 1, deeper, ignored, follow_links)

@@ -63,7 +63,7 @@ def read(file: Path, data: DataConfig) -> Listing:
     contents = paths.cast(pyarrow.large_binary())
     pictures = FilePictures(file.parent, contents, where, in_rows=True, follow_links=data.follow_links)
     listing = described(table, columns, where, data, pictures, None)
-    unused = {f"column {name}": len(paths) for name in names if name not in columns.values()}
+    unused = {f"column {name or 'without a name'}": len(paths) for name in names if name not in columns.values()}
     return replace(listing, ignored={**unused, **listing.ignored})
 
 
@@ -110,7 +110,10 @@ def _check_paths(paths: Any, where: str) -> None:
     outside = compute.match_substring_regex(paths, OUTSIDE.pattern).fill_null(True)
     row = compute.index(outside, True).as_py()
     if row >= 0:
+        directory, path = Path(where).parent, str(paths[row].as_py())
+        inside = path.startswith(f"{directory.absolute()}/") and ".." not in path
+        remedy = f"write {Path(path).relative_to(directory.absolute())}" if inside else "put the table above its images"
         raise DataError(
-            f"{where}: row {row + 1}: the path must be relative to {Path(where).parent} and stay below it, got"
-            f" {paths[row].as_py()!r}: put the table above its images"
+            f"{where}: row {row + 1}: the path must be relative to {directory} and stay below it, got {path!r}:"
+            f" {remedy}"
         )
