@@ -1,6 +1,7 @@
 """Every error that a user can cause or cure. The command line turns each into one line and exit code 2."""
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -52,3 +53,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def shown(path: "os.PathLike[str] | str") -> str:
+    """A path as text that can be printed and written: bytes that are no UTF-8 are escaped, as in caf\\xe9.png."""
+    text = os.fspath(path)
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a character, which no file system gives
+        return text.encode("utf-8", "backslashreplace").decode()

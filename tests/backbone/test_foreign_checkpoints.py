@@ -8,11 +8,13 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from references import references
 from safetensors.torch import save_file
 
@@ -21,6 +23,7 @@ from fedpgp import assets
 from fedpgp.backbone import load_backbone
 from fedpgp.backbone.convert import standard_processor, to_clip_model
 from fedpgp.backbone.files import licence_of, openai_tokenizer
+from fedpgp.data.read_image import read_image
 from fedpgp.errors import CheckpointError, ConfigError
 
 RESNET = {"embed_dim": 96, "width": 128, "layers": 2, "size": 64, "context": 77, "blocks": (1, 2, 1, 1), "channels": 8}
@@ -195,7 +198,41 @@ def test_openclips_files_give_the_features_of_openclip(
 ):
     model = saved_open_clip(tmp_path, open_clip_model, SMALL, quick_gelu, as_bin)
     processor = check(tmp_path, model, SMALL, reference_tokenizer).image.processor
-    assert list(processor.image_mean) == [0.5, 0.4, 0.3] and processor.crop_size["height"] == 32
+    assert list(processor.settings["mean"]) == [0.5, 0.4, 0.3] and processor.settings["size"] == 32
+
+
+@pytest.fixture(scope="module")
+def openais(vit, tokenizer, tmp_path_factory):
+    """A checkpoint in OpenAI's form."""
+    file = tmp_path_factory.mktemp("openai") / "x.safetensors"
+    save_file(vit.state_dict(), file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedpgp.backbone.files.openai_tokenizer", lambda: tokenizer)
+        return load_backbone(str(file))
+
+
+@settings(max_examples=40)
+@given(width=st.integers(8, 200), height=st.integers(8, 200))
+@example(width=35, height=32)  # as 227 x 224 is for a tower of 224 pixels: 1.5 pixels to cut on each side
+@example(width=32, height=37)
+def test_a_checkpoint_in_openais_form_has_openais_crop_and_one_of_transformers_its_own(openais, compact, width, height):
+    with references():
+        from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    picture, mean = Image.fromarray(values), (0.48145466, 0.4578275, 0.40821073)
+    deviation = (0.26862954, 0.26130258, 0.27577711)
+    whole = [Resize(32, interpolation=InterpolationMode.BICUBIC), CenterCrop(32)]  # as in OpenAI's clip.py
+    expected = Compose([*whole, ToTensor(), Normalize(mean, deviation)])(picture)
+    assert torch.equal(openais.image.processor(images=[picture], return_tensors="pt")["pixel_values"][0], expected)
+    assert read_image(values, square=32).tobytes() == Compose(whole)(picture).tobytes()
+    side, shorter = compact.image.size[0], min(picture.size)
+    sides = [side if length == shorter else int(side * length / shorter) for length in picture.size]
+    left, top = ((length - side) // 2 for length in sides)
+    cut = picture.resize(sides, Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+    expected = (np.asarray(cut) / 255 - mean) / deviation
+    found = compact.image.processor(images=[picture], return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(found.transpose(1, 2, 0), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["script", "state dict", "open-clip"])
@@ -329,7 +366,7 @@ def test_vit_b_16_in_every_form(form, tmp_path, request, reference_tokenizer):
     if form == "transformers":
         backbone, where = load_backbone(str(tmp_path)), tmp_path / "converted"
         backbone.image.model.half().save_pretrained(where, max_shard_size="100MB")
-        save_assets(where, backbone.image.processor)
+        save_assets(where, standard_processor(REAL["size"]))
         assert len(list(where.glob("*.safetensors"))) > 1, "shards, in half precision"
         model = model.half().float()
     check(where, model, REAL, reference_tokenizer)

@@ -11,7 +11,7 @@ from fedpgp.data.sources.listing import Listing
 
 def save(file: Path, shade: int = 0) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 4), (shade, 10, 20)).save(file)
+    Image.new("RGB", (4, 4), (shade, 10, 200)).save(file)
     return file
 
 

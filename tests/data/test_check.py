@@ -3,8 +3,10 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from disk import save
+from PIL import Image
 from typer.testing import CliRunner
 
 from fedpgp import cli
@@ -39,6 +41,30 @@ def test_findings(good):
     assert any("no test image, such as 'n01440764'" in text for text in texts)
     assert any("same pictures in two splits" in text and "test/bee/copy.png (test)" in text for text in texts)
     assert not any("do not decode" in f.text for f in check(DataConfig(source=str(good)), decoded=False).findings)
+
+
+def test_one_fault_is_told_once(good):
+    (good / "train/cow").mkdir()
+    (text,) = [finding.text for finding in check(DataConfig(source=str(good)), shots=2).findings]
+    assert "1 of 3 classes have no image, the first is 'cow'" in text
+
+
+def test_the_same_picture_in_two_classes(good):
+    shutil.copy(good / "train/bee/1.png", good / "train/ant/copy.png")
+    texts = [finding.text for finding in check(DataConfig(source=str(good)), shots=2).findings]
+    (text,) = (text for text in texts if "two classes" in text)
+    assert "1 images are the same pictures in two classes" in text
+    assert "train/ant/copy.png (ant) = " in text and "train/bee/1.png (bee)" in text
+
+
+@pytest.mark.parametrize(("brightest", "dark"), [(4095, True), (65535, False)])
+def test_images_of_few_bits_in_many_are_nearly_black(tmp_path, brightest, dark):
+    for number, name in enumerate(("ant", "bee") * 4):
+        (tmp_path / name).mkdir(exist_ok=True)
+        values = np.linspace(number, brightest, 16).astype(np.uint16).reshape(4, 4)
+        Image.fromarray(values).save(tmp_path / name / f"{number}.png")
+    texts = [finding.text for finding in check(DataConfig(source=str(tmp_path))).findings]
+    assert any(text.startswith("8 of 8 images have no value above 31 of 255") for text in texts) == dark
 
 
 def invoke(*arguments, monkeypatch):
@@ -98,6 +124,15 @@ def test_what_cannot_be_read_is_a_finding(tree, monkeypatch):
     done = invoke("check", tree("train/1.png", "test/1.png"), monkeypatch=monkeypatch)
     assert done.exit_code == 1 and "without a class" in done.stdout
     save(tree("x/1.png") / "2.png")
+
+
+def test_names_that_are_no_text_are_findings_and_shown_with_escapes(tree, tmp_path, monkeypatch):
+    root = tree("ant/caf\udce9.png", "bee/1.png", "caf\udce9/1.png")
+    (root / "ant/caf\udce9.png").write_bytes(b"")
+    done = invoke("check", root, "--write-names", tmp_path / "names.txt", monkeypatch=monkeypatch)
+    assert done.exit_code == 1, done.exception
+    assert r"the class name 'caf\xe9' must be text in UTF-8" in done.stdout
+    assert r"ant/caf\xe9.png (no image format" in done.stdout
 
 
 def test_layouts(monkeypatch):

@@ -270,6 +270,23 @@ def test_full_disk_leaves_no_half_file_and_loses_nothing(
     assert count(backbone, images, tmp_path) == max(0, len(images) - 16 * (writing - 1))
 
 
+def test_a_complete_cache_that_is_read_only_is_used(
+    backbone: Backbone, images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    expected = encoded(backbone, images, tmp_path)
+    for name in ("os.utime", "tempfile.TemporaryDirectory", "fedpgp.data.cache.save_file", "filelock.FileLock.acquire"):
+        monkeypatch.setattr(name, read_only)
+    feature_cache.check_cache(tmp_path)
+    assert torch.equal(encoded(backbone, images, tmp_path).features, expected.features)
+    with pytest.raises(OutputError, match=r"feature cache cannot be written to .*Read-only.*--cache-dir"):
+        encoded(backbone, images.select(np.arange(3)), tmp_path)
+    with pytest.raises(OutputError, match=r"feature cache cannot be written to .*none.*--cache-dir"):
+        feature_cache.check_cache(tmp_path / "none")
+
+
 def test_directory_that_cannot_be_written(backbone: Backbone, images: ImageDataset) -> None:
     for attempt in (lambda at: encoded(backbone, images, at), feature_cache.check_cache):
         with pytest.raises(OutputError, match=r"feature cache cannot be written to /proc/fedpgp.*--cache-dir"):

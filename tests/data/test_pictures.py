@@ -1,8 +1,12 @@
 """Any image file -> RGB, or an error that says what is wrong."""
 
 import io
+import os
 import pickle
+import struct
+import sys
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -11,6 +15,18 @@ from PIL import Image
 
 from fedpgp.data.decode import FilePictures, decode, reason
 from fedpgp.errors import DataError
+
+
+def png(width, height, depth, colour, rows, clear=b""):
+    """A PNG of these bytes, colour type 0 (grey) or 2 (RGB). clear: what its chunk tRNS holds."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))]
+    parts += [chunk(b"tRNS", clear)] * bool(clear)
+    parts += [chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def pixel(file):
@@ -22,7 +38,7 @@ def pixel(file):
 def test_plain_pictures_have_the_pixels_of_pillow(pictograms):
     content = pictograms.validation.image.args[0]
     for index in range(0, len(content), 97):
-        plain = Image.open(__import__("io").BytesIO(content[index])).convert("RGB")
+        plain = Image.open(io.BytesIO(content[index])).convert("RGB")
         assert decode(content[index]).tobytes() == plain.tobytes()
 
 
@@ -105,7 +121,7 @@ def test_turned_as_exif_says(tmp_path, kind, orientation):
 
 def test_a_wrong_extension_does_not_matter(tmp_path):
     save(tmp_path / "a.png", 200).rename(tmp_path / "a.jpg")
-    assert pixel(tmp_path / "a.jpg") == (200, 10, 20)
+    assert pixel(tmp_path / "a.jpg") == (200, 10, 200)
 
 
 @pytest.mark.parametrize(
@@ -135,8 +151,11 @@ def test_huge(tmp_path, monkeypatch):
         warnings.simplefilter("error")  # between the limit and twice the limit it is read
         assert decode(tmp_path / "a.png").size == (40, 40)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
-    with pytest.raises(DataError, match=r"more than 1,400 pixels.*make it smaller"):
+    with pytest.raises(DataError, match=r"more than 178,956,970 pixels.*make it smaller"):
         decode(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as other libraries set it
+    with pytest.raises(DataError, match=r"more than 178,956,970 pixels.*make it smaller"):
+        decode(png(46_341, 46_341, 1, 0, [], b""))
 
 
 def test_numbers_without_a_known_range(tmp_path):
@@ -144,7 +163,7 @@ def test_numbers_without_a_known_range(tmp_path):
     with pytest.raises(DataError, match=r"floating-point.*8 bits"):
         decode(tmp_path / "a.tif")
     Image.fromarray(np.full((2, 2), 70000, dtype=np.int32)).save(tmp_path / "b.tif")
-    with pytest.raises(DataError, match="more than 16 bits"):
+    with pytest.raises(DataError, match=r"32 bits.*range is unknown"):
         decode(tmp_path / "b.tif")
 
 
@@ -158,7 +177,7 @@ def test_files_are_pickled_and_told_apart(tmp_path):
     for i, name in enumerate("abc"):
         save(tmp_path / f"{name}.png", i)
     pictures = pickle.loads(pickle.dumps(FilePictures.of(tmp_path, ["a.png", "b.png", "c.png"])))
-    assert pictures(2).getpixel((0, 0)) == (2, 10, 20) and pictures.place(0) == str(tmp_path / "a.png")
+    assert pictures(2).getpixel((0, 0)) == (2, 10, 200) and pictures.place(0) == str(tmp_path / "a.png")
     everything = np.arange(3)
     first = pictures.fingerprint(everything)
     assert len({pictures.fingerprint(np.array(images)) for images in ([0, 1], [2, 0], [0, 2])}) == 3
@@ -171,7 +190,150 @@ def test_files_are_pickled_and_told_apart(tmp_path):
 
 def test_a_name_that_is_no_text(tmp_path):
     name = b"caf\xe9.png"
-    save(tmp_path / __import__("os").fsdecode(name))
-    pictures = FilePictures.of(tmp_path, [__import__("os").fsdecode(name)])
-    assert pictures(0).size == (4, 4) and pictures.place(0).endswith("caf\\udce9.png")
+    save(tmp_path / os.fsdecode(name))
+    pictures = FilePictures.of(tmp_path, [os.fsdecode(name)])
+    assert pictures(0).size == (4, 4) and pictures.place(0).endswith("caf\\xe9.png")
     assert pictures.fingerprint(np.arange(1))
+
+
+@pytest.mark.parametrize("kind", ["png", "gif", "tif", "jpg"])
+def test_an_opened_image_and_bytes_are_read_as_the_file_is(tmp_path, kind):
+    """Transparent, of 16 bits, or turned by EXIF."""
+    file, exif = tmp_path / f"a.{kind}", Image.Exif()
+    exif[0x0112] = 6
+    if kind == "tif":
+        values = np.arange(512 * 32, dtype=np.uint16).reshape(16, -1)
+        Image.fromarray(values).save(file)
+    elif kind == "jpg":
+        Image.linear_gradient("L").save(file, exif=exif)
+    else:
+        picture = Image.linear_gradient("L").convert("RGBA")
+        picture.putalpha(Image.radial_gradient("L"))
+        picture.save(file)
+    expected = decode(file)
+    with Image.open(file) as opened:
+        loaded = opened.copy()
+        assert decode(opened).tobytes() == expected.tobytes()
+        assert decode(opened).size == expected.size
+    assert decode(file.read_bytes()).tobytes() == decode(str(file)).tobytes() == expected.tobytes()
+    if kind != "jpg":  # Pillow's copies keep what is transparent, and not the EXIF
+        assert decode(loaded).tobytes() == expected.tobytes()
+
+
+def test_arrays_are_read_as_the_files_that_hold_them(tmp_path):
+    rng = np.random.default_rng(0)
+    for shape, dtype in (((5, 4, 3), "uint8"), ((5, 4), "uint8"), ((5, 4, 4), "uint8"), ((5, 4), "uint16")):
+        array = rng.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+        Image.fromarray(array).save(tmp_path / "a.png")
+        assert decode(array).tobytes() == decode(tmp_path / "a.png").tobytes()
+        if len(shape) == 2:
+            assert decode(array[..., None]).tobytes() == decode(array).tobytes()
+    assert decode(np.full((2, 2, 3), 257 * 100, dtype=np.uint16)).getpixel((0, 0)) == (100,) * 3
+    assert decode(np.full((2, 2, 4), 0, dtype=np.uint16)).getpixel((0, 0)) == (255,) * 3
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 8, 8), np.uint8), r"\[H, W, C\] with 1, 3 or 4 channels, got \[3, 8, 8\]: transpose"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"got \[2, 8, 8, 3\].*several images as a list"),
+        (np.zeros((0, 8, 3), np.uint8), r"got \[0, 8, 3\]"),
+        (np.zeros((8, 8, 3), np.float32), r"uint8 \(0 to 255\) or uint16.*got float32: scale"),
+        (np.zeros((8, 8), np.int64), r"got int64"),
+    ],
+)
+def test_arrays_that_could_mean_several_things_are_refused(array, message):
+    with pytest.raises(DataError, match=message):
+        decode(array)
+
+
+@pytest.mark.parametrize("sides", [(1, 20_000), (20_000, 1), (3, 301), (900, 8)])
+def test_of_a_very_long_picture_the_middle_is_read(sides):
+    values = np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)
+    seen, longest = np.asarray(decode(values)), max(sides)
+    kept = max(seen.shape)
+    assert min(seen.shape[:2]) == min(sides) and 0 <= kept - 100 * min(sides) < 2 and (longest - kept) % 2 == 0
+    middle = slice((longest - kept) // 2, (longest + kept) // 2)
+    assert np.array_equal(seen, values[middle] if sides[0] > sides[1] else values[:, middle])
+
+
+def test_a_picture_a_hundred_times_as_long_as_wide_is_read_whole():
+    assert decode(np.zeros((2, 200), np.uint8)).size == (200, 2)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values"), [("int32", [0, 255]), ("int16", [0, 255]), ("uint32", [0, 65535]), ("int32", [-1, 3])]
+)
+def test_integers_of_unknown_range_are_refused(tmp_path, dtype, values):
+    """A TIFF of int32 from 0 to 255 was black: divided by 257."""
+    tags = {"int32": (32, 2), "int16": (16, 2), "uint32": (32, 1)}[dtype]
+    Image.fromarray(np.array([values], dtype="int32")).save(tmp_path / "a.tif")
+    if dtype != "int32":
+        (tmp_path / "a.tif").write_bytes(tiff(np.array([values], dtype=dtype), *tags))
+    with pytest.raises(DataError, match=r"range is unknown: save it with 8 or 16 bits"):
+        decode(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"range is unknown"):
+        decode(Image.fromarray(np.array([values], dtype="int32")))
+
+
+def tiff(values: np.ndarray, bits: int, sample_format: int, content: bytes = b"") -> bytes:
+    """An uncompressed grey TIFF of one strip."""
+    content = content or values.tobytes()
+    tags = {256: values.shape[1], 257: values.shape[0], 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: len(values)}
+    tags |= {279: len(content), 339: sample_format}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    head = b"II*\0" + struct.pack("<I", 8 + len(content))
+    return head + content + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+
+
+def test_twelve_bits_in_a_tiff_that_says_so_are_scaled():
+    content = bytes([0xFF, 0xF0, 0x00, 0x7F, 0xF8, 0x00])  # 4095, 0, 2047, 2048
+    seen = decode(tiff(np.zeros((1, 4)), 12, 1, content))
+    assert np.asarray(seen)[0, :, 0].tolist() == [255, 0, 127, 128]
+
+
+def words(*values):
+    return struct.pack(f">{len(values)}H", *values)
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "clear", "seen"),
+    [
+        (16, words(51400, 1028), words(51400), [255, 4]),
+        (16, words(51401, 1028), words(51400), [200, 4]),
+        (8, bytes([200, 4]), words(200), [255, 4]),
+        (4, bytes([0xA5]), words(10), [255, 85]),
+        (2, bytes([0b10010000]), words(2), [255, 85]),
+        (1, bytes([0b01000000]), words(0), [255, 255]),
+    ],
+)
+def test_a_transparent_grey_of_any_depth_lies_over_white(depth, row, clear, seen):
+    assert np.asarray(decode(png(2, 1, depth, 0, [row], clear)))[0, :, 0].tolist() == seen
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_refused():
+    """Pillow keeps its upper half only, so that other colours would be transparent, too."""
+    with pytest.raises(DataError, match=r"16 bits.*transparent: save it with 8 bits"):
+        decode(png(1, 1, 16, 2, [words(1, 2, 3)], words(1, 2, 3)))
+    assert decode(png(1, 1, 16, 2, [words(512, 513, 767)])).getpixel((0, 0)) == (2, 2, 2)
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+def test_heic_without_its_library_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.jpg").write_bytes(HEIC)
+    for image in (HEIC, tmp_path / "a.jpg"):
+        with pytest.raises(DataError, match=r'HEIC.*pip install "fedpgp\[heic\]"'):
+            decode(image)
+
+
+def test_heic_is_read_with_its_library(tmp_path):
+    library = pytest.importorskip("pillow_heif")
+    if not library.libheif_info()["encoders"]:
+        pytest.skip("this build of pillow-heif writes nothing")
+    library.register_heif_opener()
+    Image.new("RGB", (64, 48), (200, 10, 20)).save(tmp_path / "a.heic")
+    np.testing.assert_allclose(decode(tmp_path / "a.heic").getpixel((3, 3)), (200, 10, 20), atol=6)
+    assert decode((tmp_path / "a.heic").read_bytes()).size == (64, 48)

@@ -240,10 +240,10 @@ def test_a_selection_of_a_selection_keeps_the_numbers_of_the_split(images: Image
 def test_the_file_of_pooled_features_is_where_it_has_always_been(
     backbone: Backbone, images: ImageDataset, tmp_path: Path
 ) -> None:
-    """What decides its name is what did before there were other kinds: a cache of then is used."""
+    """What decides its name is what did before there were other kinds."""
     encoded(backbone, images, tmp_path, kind=POOLED)
     origin = {
-        "format": "2",
+        "format": "3",
         "data": "pictograms",
         "split": "validation",
         "images": images.fingerprint,

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from families import CLASSICAL, KINDS, TRANSFORMERS, of_transformers, save_classical, sentence_piece_model
+from PIL import Image
 
 import fedpgp
 from fedpgp.backbone import load_backbone
@@ -18,10 +19,14 @@ from fedpgp.serving.export import export
 from fedpgp.serving.hub import _files as uploaded
 
 SHORT = ["task.clients=1", "task.shots=1", "federation.rounds=1", "federation.local_epochs=1"]
-# The others differ from these in nothing that an export depends on; siglip2 is fast, as it has no ONNX file.
-LEVELS = {"siglip2": (), **dict.fromkeys(("siglip", "timm-siglip", "mobileclip", "biomedclip"), pytest.mark.slow)}
 SIGLIPS_OWN = "siglip with its own tokenizer"
-OTHERS = (*CLASSICAL, SIGLIPS_OWN)
+OPENAIS = "CLIP in OpenAI's form"
+OTHERS = (*CLASSICAL, SIGLIPS_OWN, OPENAIS)
+# The others differ from these in nothing that an export depends on; siglip2 is fast, as it has no ONNX file.
+LEVELS = {
+    "siglip2": (),
+    **dict.fromkeys(("siglip", "timm-siglip", "mobileclip", "biomedclip", OPENAIS), pytest.mark.slow),
+}
 REFUSED = {
     **{(kind, "hf"): "is one of OpenCLIP's: take safetensors" for kind in KINDS if kind not in TRANSFORMERS},
     ("openclip-resnet", "hf"): "is one of OpenCLIP's: take safetensors",
@@ -41,13 +46,24 @@ def checkpoint(kind, request, tmp_path, open_clip):
         of_transformers("siglip", directory)
         sentence_piece_model(directory)
     else:
-        save_classical(kind, directory, open_clip)
+        save_classical("openclip-vit" if kind == OPENAIS else kind, directory, open_clip)
+        if kind == OPENAIS:
+            return str(directory / "open_clip_model.safetensors")
     return str(directory)
+
+
+def transparent_and_turned(picture, file):
+    """Save a picture in a form that plain `Image.open(file).convert("RGB")` reads otherwise."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = picture.convert("RGBA").resize((41, 37))  # 1.5 of 35 pixels are cut on each side for a tower of 32
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    picture.save(file, exif=exif)
 
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=LEVELS.get(kind, pytest.mark.by_hand)) for kind in (*KINDS, *CLASSICAL, SIGLIPS_OWN)],
+    [pytest.param(kind, marks=LEVELS.get(kind, pytest.mark.by_hand)) for kind in (*KINDS, *OTHERS)],
 )
 def test_the_code_on_a_card_predicts_what_fedpgp_does(
     kind, checkpoint, small_source, cache, tmp_path, command, monkeypatch
@@ -55,7 +71,7 @@ def test_the_code_on_a_card_predicts_what_fedpgp_does(
     monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: small_source)
     changes = [*SHORT, "promptfl.context_length=4", f"backbone.checkpoint={checkpoint}"]
     run = fedpgp.run("promptfl", changes=changes, output=tmp_path / "run", cache=cache)
-    small_source.test.image(3).save(tmp_path / "image.png")
+    transparent_and_turned(small_source.test.image(3), tmp_path / "image.png")
 
     def predicted(*classes):
         done = command("predict", "run", "image.png", "--format", "json", "--quiet", *classes)
@@ -80,6 +96,7 @@ def test_the_code_on_a_card_predicts_what_fedpgp_does(
         printed = []
         with monkeypatch.context() as patch:
             patch.chdir(directory)
+            patch.syspath_prepend(directory)
             exec(code, {"print": printed.append})
         (found,) = printed
         if form in ("clip-head", "onnx"):

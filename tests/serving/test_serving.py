@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,15 @@ def test_any_class_names_will_do(run, pictures, tmp_path):
     assert list(known.values()) == sorted(known.values(), reverse=True)
     new = model.classify([pictures / "0.png", Image.open(pictures / "1.png")], ["zebra", "red panda", "<b>x</b>"])
     assert [set(one) for one in new] == [{"zebra", "red panda", "<b>x</b>"}] * 2
+    content, opened = (pictures / "0.png").read_bytes(), Image.open(pictures / "0.png")
+    assert model.classify(content) == model.classify([opened]) == model.classify(np.asarray(opened)) == [known]
+    for wrong, message in (([3], "got int as image 0"), (opened.tobytes, "got builtin|got method")):
+        with pytest.raises(DataError, match=f"paths, bytes, Pillow images or NumPy arrays, {message}"):
+            model.classify(wrong)
+    with pytest.raises(DataError, match=r"image 1 cannot be read: an array must be of uint8.*got float64"):
+        model.classify([content, np.zeros((4, 4))])
+    with pytest.raises(ConfigError, match=r"UTF-8 without control characters, got 'caf\\xe9'"):
+        model.classify(content, ["caf\udce9", "tea"])
     for names, message in (
         ([], "at least two, got none"),
         (["zebra"], "at least two, as one cannot be told from nothing, got 'zebra'"),
@@ -180,6 +190,17 @@ def test_predict_reads_files_directories_patterns_and_standard_input(run, pictur
     assert predicted(pictures / "*.png") == predicted("-") == whole
     (one,) = model.classify(pictures / "2.png")
     assert {name: pytest.approx(p, abs=1e-6) for name, p in one.items()} == whole[2]["probabilities"]
+    for name in ("._a.png", "__MACOSX/a.png", ".ipynb_checkpoints/0-checkpoint.png", "@eaDir/0.png", "desktop.ini"):
+        Path("photos", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("photos", name).write_bytes(b"no image")
+    shutil.copy(pictures / "0.png", os.fsencode("photos/") + b"caf\xe9[1].png")
+    for images in ("photos", "photos/**/*.png"):
+        assert [row["image"] for row in predicted(images)] == ["photos/caf\\xe9[1].png"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("photos/*.png\n"))
+    refused(command("predict", str(run), "-"), r"photos/*.png is no file")
+    found = command("predict", str(run), "photos", "--quiet", "--format", "csv", "-o", "found.csv")
+    assert found.code == 0 and "caf\\xe9[1].png" in Path("found.csv").read_text()
+    assert "caf\\xe9[1].png" in command("predict", str(run), "photos", "--quiet").out
     Path("names.txt").write_text("red panda\nzebra\n")
     arguments = ["predict", str(run), str(pictures), "--quiet", "--classes"]
     command(*arguments, "names.txt", "--format", "csv", "-o", "found.csv")
@@ -268,7 +289,7 @@ def test_a_checkpoint_that_the_hub_has_is_named_and_not_copied(run, tmp_path):
     config = found.config
     object.__setattr__(config.backbone, "checkpoint", "openai/clip-vit-base-patch16")
     directory = export(found, tmp_path / "named")
-    assert sorted(p.name for p in directory.iterdir()) == ["README.md", "prompt.safetensors"]
+    assert sorted(p.name for p in directory.iterdir()) == ["README.md", "prompt.safetensors", "read_image.py"]
     assert 'from_pretrained("openai/clip-vit-base-patch16")' in (directory / "README.md").read_text()
 
 

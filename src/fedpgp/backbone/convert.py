@@ -189,7 +189,8 @@ def _check_shapes(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], w
 
 
 def standard_processor(size: int, settings: Mapping[str, Any] | None = None) -> Any:
-    """CLIP's preprocessing: the shorter side to `size` pixels, bicubic, the middle, mean and deviation.
+    """CLIP's preprocessing as transformers has it: the shorter side to `size` pixels, bicubic, the middle, mean and
+    deviation. Of an odd number of pixels to cut, it cuts more on the right; OpenAI's and OpenCLIP's code may cut less.
 
     settings: OpenCLIP's preprocess_cfg, whose mean and std count.
     """

@@ -11,7 +11,8 @@ import torch
 from fedpgp import assets
 from fedpgp.backbone import efficientnet, open_clip_models
 from fedpgp.backbone.archive import read_weights
-from fedpgp.backbone.convert import HEAD, standard_processor, to_clip_model
+from fedpgp.backbone.convert import HEAD, to_clip_model
+from fedpgp.backbone.open_clip_processor import OpenClipProcessor
 from fedpgp.backbone.tokens import AnyTokenizer
 from fedpgp.backbone.transformers_models import FAMILIES
 from fedpgp.errors import CheckpointError, first_line
@@ -193,7 +194,7 @@ def converted(
 ) -> Checkpoint:
     """A checkpoint with OpenAI's names of weights, in the last of its files; shape: as `to_clip_model` takes it."""
     model: Any = to_clip_model(read_weights(files[-1]), str(files[-1]), **shape)
-    processor = standard_processor(model.config.vision_config.image_size, preprocessing)
+    processor = OpenClipProcessor.of(preprocessing or {}, model.config.vision_config.image_size)
     return Checkpoint(model.to(dtype), processor, openai_tokenizer(), files)
 
 

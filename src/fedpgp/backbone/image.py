@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import CLIPImageProcessor, CLIPModel
 
+    from fedpgp.backbone.open_clip_processor import OpenClipProcessor
+
 POOLED, PATCHES = "pooled", "patches"  # kinds of what is kept of an image; the third is that of `state_below`
 STATE = "layer-"
 
@@ -56,7 +58,7 @@ class ImageEncoder:
     """
 
     model: "CLIPModel"
-    processor: "CLIPImageProcessor"
+    processor: "CLIPImageProcessor | OpenClipProcessor"
     patch_kind: str = "value"
 
     def __call__(self, images: "Sequence[Image]") -> Tensor:

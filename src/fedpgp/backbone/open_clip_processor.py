@@ -1,4 +1,4 @@
-"""OpenCLIP's preprocessing of a picture, to the pixel, without torchvision."""
+"""OpenCLIP's preprocessing of a picture, and so OpenAI's, to the pixel, without torchvision."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ class OpenClipProcessor:
         else:
             ratios = picture.width / width, picture.height / height
             ratio = max(ratios) if mode == "longest" else min(ratios)
-            sides = [round(side / ratio) for side in picture.size]
+            sides = [max(1, round(side / ratio)) for side in picture.size]
         resized = picture.resize((sides[0], sides[1]), resample)
         if resized.size == (width, height):
             return resized

@@ -60,7 +60,10 @@ def main() -> None:
     """The console script. Exit codes: 0 done, 1 what was examined does not work, 2 bad input, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")  # what a TOML file must be, also where the system has another default
+            # What a TOML file must be, also where the system has another default; names of files may be no UTF-8.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         code = app(prog_name="fedpgp", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError:

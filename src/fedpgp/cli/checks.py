@@ -32,6 +32,7 @@ EXTRAS = {  # what the packages of an extra enable
     "open-clip": "checkpoints of OpenCLIP that are not CLIP's own shape",
     "sentencepiece": "tokenizers of SigLIP",
     "tune": "fedpgp tune",
+    "heic": "HEIC images, as phones take them",
 }
 TIMEOUT = 3.0  # seconds
 STEP_CLASSES = 20  # of the training step that is tried

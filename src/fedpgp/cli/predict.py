@@ -3,8 +3,9 @@
 import csv
 import io
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,6 +18,7 @@ from rich.text import Text
 import fedpgp
 from fedpgp.cli.options import Cache, ClassNames, Client, Device, FinishedRun, Quiet, class_names
 from fedpgp.cli.printing import err, print_listing, say
+from fedpgp.errors import shown
 
 if TYPE_CHECKING:
     from fedpgp.serving.classifier import Answer
@@ -89,30 +91,46 @@ def predict(
 def image_files(given: Sequence[str]) -> list[Path]:
     """The image files that are meant, in the order of the arguments, those of a directory by name.
 
-    Raises UsageError where there are none.
+    Only arguments may be patterns: a line of standard input is a name. Raises UsageError where there are none.
     """
-    names = [line for text in given for line in (sys.stdin.read().splitlines() if text == STDIN else [text])]
-    files = [file for name in names for file in _files_of(name)]
+    files: list[Path] = []
+    for text in given:
+        if text == STDIN:
+            names = (line.removesuffix("\r") for line in sys.stdin.read().split("\n"))
+            files += [file for name in names if name for file in _files_of(name, pattern=False)]
+        else:
+            files += _files_of(text)
     if not files:
         raise click.UsageError("no image was named: name files, directories or patterns, or - for standard input")
     return files
 
 
-def _files_of(name: str) -> list[Path]:
-    from fedpgp.data.decode import SUFFIXES
+def _files_of(name: str, pattern: bool = True) -> list[Path]:
+    """The file of a name, the images of a directory, or what a pattern matches, without hidden and system files."""
+    from fedpgp.data.sources.folder import hidden
 
     path = Path(name)
     if path.is_dir():
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        inside = sorted(_below(path))
         if not inside:
-            raise click.UsageError(f"{path} holds no image: name a directory that does")
+            raise click.UsageError(f"{shown(path)} holds no image: name a directory that does")
         return inside
     if path.exists():
         return [path]
-    matched = sorted(Path(p) for p in glob(name, recursive=True))  # noqa: PTH207 — also absolute patterns
+    matched = sorted(Path(p) for p in glob(name, recursive=True)) if pattern else []  # noqa: PTH207 — also absolute
     if not matched:
-        raise click.UsageError(f"{name} is no file, no directory, and matches none: name images that exist")
-    return [p for p in matched if p.is_file()]
+        raise click.UsageError(f"{shown(name)} is no file, no directory, and matches none: name images that exist")
+    meant = set(path.parts)
+    return [p for p in matched if p.is_file() and not any(hidden(part) for part in p.parts if part not in meant)]
+
+
+def _below(directory: Path) -> Iterator[Path]:
+    from fedpgp.data.sources.folder import hidden, is_image
+
+    for place, folders, names in os.walk(directory):
+        folders[:] = [folder for folder in folders if not hidden(folder)]
+        files = (Path(place, name) for name in names if is_image(name) and not hidden(name))
+        yield from (file for file in files if file.is_file())
 
 
 def _print(answers: Sequence["Answer"], top: int, title: str) -> None:

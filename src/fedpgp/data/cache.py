@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fedpgp.errors import OutputError
 
-FORMAT = "2"
+FORMAT = "3"  # of what is written, and of how images are read: features of another are computed again
 OURS = re.compile(r"([\w.-]+-[0-9a-f]{32})\.(safetensors|writing|lock|shards)")
 
 
@@ -67,7 +67,7 @@ class CacheEntry:
                 digest = hashlib.file_digest(raw, lambda: _begin(metadata, features))
             if digest.hexdigest() != stated:
                 return None
-            with suppress(PermissionError):  # a file of another user, in a cache that several share
+            with suppress(OSError):  # a file of another user, or on a disk that is read only
                 os.utime(file)  # when it was last used
         except (SafetensorError, OSError):
             return None
@@ -121,13 +121,18 @@ def cache_directory(given: Path | str | None) -> Path:
 
 
 def check_cache(directory: Path) -> None:
-    """Raises OutputError if features could not be kept in `directory` later; called before any work."""
+    """Raises OutputError if features could not be kept in `directory` later; called before any work.
+
+    A directory that holds features and is read only may have all that a run needs: where it lacks some, `locked` says
+    so.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory):
             pass
     except OSError as error:
-        raise _unwritable(directory, error) from error
+        if not any(directory.glob("*.safetensors")):
+            raise _unwritable(directory, error) from error
 
 
 def check_room(sizes: Mapping[CacheEntry, int], directory: Path) -> None:

@@ -16,9 +16,10 @@ from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import SPLITS, Source, caltech101, located, read_listing
 from fedpgp.data.sources.hugging_face import HUB, LAYOUT
 from fedpgp.data.sources.listing import Listing, divided, to_source
-from fedpgp.errors import ConfigError, DataError
+from fedpgp.errors import ConfigError, DataError, shown
 
 IDENTIFIER = re.compile(r"n\d{6,}|-?\d+|(class|label|cat|category|id)[ _-]?\d+|[0-9a-f]{8,}", re.IGNORECASE)
+DARK = 32  # below it is each value of an image that is nearly black
 SHOWN = 5  # of many places
 STORED = "features without images"  # in the place of a layout
 
@@ -83,7 +84,8 @@ def check(
     except DataError as error:
         findings.append(DataFinding(True, str(error)))
     assert splits is not None, "what has no splits is divided"
-    findings += [DataFinding(True, text) for text in _of_classes(listing, splits, shots)]
+    if source is not None:  # else classes lack images for the reason that was found
+        findings += [DataFinding(True, text) for text in _of_classes(listing, splits, shots)]
     if listing.features is not None:
         text = f"the images are not here, so none was decoded: fedpgp data get {listing.name} says where to get them"
         findings.append(DataFinding(False, text))
@@ -121,7 +123,7 @@ def _counts(names: tuple[str, ...], which: NDArray[np.int64] | None) -> dict[str
     counts = dict.fromkeys(names, 0)  # of a class that is there twice, which is a finding, the sum
     for name, count in zip(names, np.bincount(which, minlength=len(names)).tolist(), strict=True):
         counts[name] += count
-    return counts
+    return {shown(name): count for name, count in counts.items()}
 
 
 def _of_classes(listing: Listing, splits: NDArray[np.int64], shots: int) -> Iterator[str]:
@@ -144,33 +146,52 @@ def _of_classes(listing: Listing, splits: NDArray[np.int64], shots: int) -> Iter
 def _of_images(
     listing: Listing, splits: NDArray[np.int64], skipped: bool, workers: int, progress: Callable[[int, int], None]
 ) -> Iterator[DataFinding]:
-    """Images that do not decode, and those that are in several splits."""
+    """Images that do not decode, that are in several splits or classes, and images that are nearly black."""
 
-    def look(index: int) -> tuple[bytes, str]:
-        """The digest of a picture, and why it does not decode."""
+    def look(index: int) -> tuple[bytes, int, str]:
+        """The digest of a picture and its brightest value, and why it does not decode."""
         try:
             picture = listing.pictures(index)
         except MemoryError:
             raise
         except Exception as error:  # decoders raise whatever a damaged file leads them to
-            return b"", reason(error)
-        return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest(), ""
+            return b"", 0, reason(error)
+        digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
+        return digest, int(np.asarray(picture).max()), ""
 
     place = listing.pictures.place
     faults: list[str] = []
     firsts: dict[bytes, int] = {}
     twice: list[str] = []
-    for index, (digest, fault) in enumerate(in_threads(look, range(len(listing.labels)), workers)):
+    ambiguous: list[str] = []
+    dark: list[str] = []
+    for index, (digest, brightest, fault) in enumerate(in_threads(look, range(len(listing.labels)), workers)):
         if fault:
             faults.append(f"{place(index)} ({fault})")
-        elif splits[first := firsts.setdefault(digest, index)] != splits[index]:
-            twice.append(" = ".join(f"{place(i)} ({SPLITS[splits[i]]})" for i in (first, index)))
+        else:
+            first = firsts.setdefault(digest, index)
+            if splits[first] != splits[index]:
+                twice.append(" = ".join(f"{place(i)} ({SPLITS[splits[i]]})" for i in (first, index)))
+            if listing.labels[first] != listing.labels[index]:
+                names = ((i, shown(listing.class_names[listing.labels[i]])) for i in (first, index))
+                ambiguous.append(" = ".join(f"{place(i)} ({name})" for i, name in names))
+            if brightest < DARK:
+                dark.append(place(index))
         progress(index + 1, len(listing.labels))
     if faults:
-        remedy = "they are dropped" if skipped else "mend them, or drop them with --skip-bad-images"
+        remedy = "they are dropped" if skipped else "fix them, or drop them with --skip-bad-images"
         yield DataFinding(not skipped, f"{len(faults)} images do not decode: {_some(faults)}: {remedy}")
     if twice:
         text = f"{len(twice)} images are the same pictures in two splits: {_some(twice)}: take one of each out"
+        yield DataFinding(False, text)
+    if ambiguous:
+        text = f"{len(ambiguous)} images are the same pictures in two classes: {_some(ambiguous)}: leave each in one"
+        yield DataFinding(False, text)
+    if 2 * len(dark) > len(listing.labels) - len(faults):
+        text = (
+            f"{len(dark)} of {len(listing.labels)} images have no value above {DARK - 1} of 255: {_some(dark)}: 10 to"
+            " 14 bits in files of 16 look so; scale them to the whole range, and save them with 8 bits"
+        )
         yield DataFinding(False, text)
 
 

@@ -1,7 +1,6 @@
 """Image files of any kind -> RGB pictures, the same way for every reader."""
 
 import hashlib
-import io
 import os
 import stat
 import warnings
@@ -13,27 +12,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from fedpgp.errors import DataError, first_line
+from fedpgp.data.read_image import PictureError, read_image
+from fedpgp.errors import DataError, first_line, shown
 
-# Without formats that are programs (PostScript is run by another one) or that no data set of pictures has.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA", "ICO")
 SUFFIXES = frozenset(
     f".{end}"
-    for end in "jpg jpeg jpe jfif png webp gif bmp dib tif tiff ppm pgm pbm pnm avif jp2 tga ico".split()  # noqa: SIM905
+    for end in "jpg jpeg jpe jfif png webp gif bmp dib tif tiff ppm pgm pbm pnm avif jp2 tga ico heic heif hif".split()  # noqa: SIM905
 )
-WHITE = (255, 255, 255, 255)
-SIXTEEN_BITS = 65535
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 AT_ONCE = 1 << 16  # paths that are Python objects at a time
 
 
@@ -49,26 +36,17 @@ def unheard() -> Iterator[None]:
         yield
 
 
-def decode(file: Path | bytes) -> Image.Image:
-    """A file, or its bytes -> the picture in RGB, turned as its EXIF orientation says; of an animation, the first.
+def decode(image: "Path | str | bytes | Image.Image | np.ndarray[Any, Any]") -> Image.Image:
+    """A file, its bytes, a Pillow image or an array -> the picture in RGB, as `read_image` reads it.
 
-    What it is, is read from the content, whatever its name. 16 bits per pixel become 8 by division by 257; what is
-    transparent lies over white. Pillow's warnings, among them that on a picture between once and twice its limit of
-    pixels, are no faults and are not heard.
-
-    Raises DataError for more pixels than twice that limit, and for pixels whose range is unknown; what Pillow raises,
-    for content that is no whole image; OSError with an errno for a file that cannot be read.
+    Pillow's warnings, among them that on a picture between once and twice its limit of pixels, are no faults and are
+    not heard. Raises DataError where `read_image` raises PictureError, and otherwise what that raises.
     """
     with unheard():
         try:
-            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as picture:
-                picture.load()
-                # Pillow takes every CMYK JPEG for Adobe's, which are inverted; those say so.
-                plain = picture.format == "JPEG" and picture.mode == "CMYK" and "adobe" not in picture.info
-                return _eight_bits(_turned(ImageChops.invert(picture) if plain else picture))
-        except Image.DecompressionBombError as error:
-            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-            raise DataError(f"it has more than {limit:,} pixels, the most that are read: make it smaller") from error
+            return read_image(image)
+        except PictureError as error:
+            raise DataError(str(error)) from error
 
 
 def reason(error: Exception) -> str:
@@ -78,48 +56,27 @@ def reason(error: Exception) -> str:
     return first_line(error)
 
 
-def _turned(picture: Image.Image) -> Image.Image:
-    try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # a damaged note on a picture does not damage the picture
-        return picture
-    turn = TURNS.get(orientation) if isinstance(orientation, int) else None
-    return picture if turn is None else picture.transpose(turn)
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """In RGB, with nothing clipped and nothing transparent."""
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture)
-        if values.size and (values.min() < 0 or values.max() > SIXTEEN_BITS):
-            raise DataError("its pixels have more than 16 bits: save it with 8")
-        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
-    if picture.mode == "F":
-        raise DataError("its pixels are floating-point numbers of unknown range: save it with 8 bits")
-    if picture.has_transparency_data:
-        seen = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", seen.size, WHITE), seen).convert("RGB")
-    return picture.convert("RGB") if picture.mode != "RGB" else picture.copy()
-
-
 @dataclass(frozen=True)
 class FilePictures:
     """Files below a directory. paths: pyarrow array of n relative paths as bytes, which takes little more than these.
 
-    listed: the file that names them, if one does; in_rows: it is a table with a row for each.
+    listed: the file that names them, if one does; in_rows: it is a table with a row for each; follow_links: also out of
+    the directory.
     """
 
     root: Path
     paths: Any
     listed: str = ""
     in_rows: bool = False
+    follow_links: bool = False
 
     @staticmethod
-    def of(root: Path, paths: list[str], listed: str = "") -> "FilePictures":
+    def of(root: Path, paths: list[str], listed: str = "", follow_links: bool = False) -> "FilePictures":
         """Of paths as the operating system gives them, also where they are no valid text."""
         import pyarrow
 
-        return FilePictures(root, pyarrow.array([os.fsencode(path) for path in paths], pyarrow.large_binary()), listed)
+        encoded = pyarrow.array([os.fsencode(path) for path in paths], pyarrow.large_binary())
+        return FilePictures(root, encoded, listed, follow_links=follow_links)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -132,13 +89,14 @@ class FilePictures:
 
     def place(self, index: int) -> str:
         """The file, and the row of the table that names it."""
-        shown = str(self.file(index)).encode("utf-8", "backslashreplace").decode()
-        return f"{shown}, row {index + 1} of {self.listed}" if self.in_rows else shown
+        file = shown(self.file(index))
+        return f"{file}, row {index + 1} of {self.listed}" if self.in_rows else file
 
     def fingerprint(self, images: NDArray[np.int64]) -> str:
         """SHA-256 of relative path, size and time of change of these files, of which none is read.
 
-        Raises DataError for those that are missing, are no files, or lie behind a link out of the directory.
+        Raises DataError for those that are missing, are no files, or lie behind a link out of the directory that is not
+        followed.
         """
         found = hashlib.sha256()
         missing: list[int] = []
@@ -150,7 +108,8 @@ class FilePictures:
                 state = os.lstat(full)
                 folder = path.rpartition(b"/")[0]
                 if stat.S_ISLNK(state.st_mode) or folder not in folders:
-                    check_inside(self.place(index), os.path.realpath(full), real)
+                    if not self.follow_links:
+                        check_inside(self.place(index), os.path.realpath(full), real)
                     folders.add(folder)
                     state = os.stat(full)  # noqa: PTH116
             except (FileNotFoundError, NotADirectoryError):
@@ -162,10 +121,11 @@ class FilePictures:
                 raise DataError(f"{self.place(index)} is no file: name image files alone")
             found.update(b"%s\0%d %d\n" % (path, state.st_size, state.st_mtime_ns))
         if missing:
-            raise DataError(
-                f"{len(missing)} of {len(images)} image files are missing, the first is {self.place(missing[0])}: put"
-                " them there, or take them out" + (f" of {self.listed}" if self.listed else "")
-            )
+            remedy = "put them there, or take them out" + (f" of {self.listed}" if self.listed else "")
+            if b"\\" in self.paths[missing[0]].as_py():
+                remedy = "write / in the place of \\ in the paths"
+            first = self.place(missing[0])
+            raise DataError(f"{len(missing)} of {len(images)} image files are missing, the first is {first}: {remedy}")
         return found.hexdigest()
 
     def _among(self, images: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
@@ -177,7 +137,8 @@ class FilePictures:
 def check_inside(place: str, target: bytes, root: bytes) -> None:
     """Raises DataError for a link at a place whose target leads out of the root; both without any link."""
     if os.path.commonpath([root, target]) != root:
+        away, to = shown(os.fsdecode(root)), shown(os.fsdecode(target))
         raise DataError(
-            f"{place} leads out of {os.fsdecode(root)}, to {os.fsdecode(target)}: copy it there, or name the directory"
-            " that holds both"
+            f"{place} leads out of {away}, to {to}: copy it there, or follow such links with --set"
+            " data.follow_links=true"
         )

@@ -23,6 +23,8 @@ from fedpgp.runtime.processes import ENDED, context, leave_ctrl_c
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessor
 
+    from fedpgp.backbone.open_clip_processor import OpenClipProcessor
+
 WORTH_PROCESSES = 10.0  # seconds of decoding: starting processes takes five, and they take cores from the encoder
 FEW = 4  # threads: of 16 that decode, each waits for the others' Python, and all are no faster than 4
 AHEAD = 4  # items for each thread, so that none waits while others are saved
@@ -45,7 +47,7 @@ class Preparation(Dataset[PreparedImages]):
     """Decodes and preprocesses one view of some images; it can be pickled, for other processes."""
 
     dataset: ImageDataset
-    processor: "CLIPImageProcessor"
+    processor: "CLIPImageProcessor | OpenClipProcessor"
     size: tuple[int, int]
     view: int
 

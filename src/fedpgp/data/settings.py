@@ -30,6 +30,14 @@ class DataConfig:
     domain_column: str = Field(default="", description="of a table")
     client_column: str = Field(default="", description="of a table: whose image it is")
     split_column: str = Field(default="", description="of a table: train, validation or test")
+    drop_unlabelled: bool = Field(
+        default=False,
+        description="leave out rows of a table whose label is empty or −1",
+    )
+    drop_unused_classes: bool = Field(default=False, description="leave out class names of which there is no image")
+    follow_links: bool = Field(
+        default=False, description="read images and folders also where a link leads out of the directory"
+    )
     test_share: float = Field(
         default=0.2, gt=0, lt=1, description="of every class, where the data set has no test split"
     )

@@ -7,7 +7,6 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib import resources
-from io import BytesIO
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +22,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from fedpgp.data.decode import FORMATS, decode, reason, unheard
+from fedpgp.data.decode import decode, reason, unheard
+from fedpgp.data.read_image import open_image
 from fedpgp.demo.federation import holdings
 from fedpgp.demo.guard import Guard
 from fedpgp.demo.show import BusyError, Show
@@ -189,7 +189,7 @@ def class_names(text: str) -> list[str]:
 def picture_of(content: bytes) -> Image.Image:
     """An uploaded file's picture, in RGB; its name is never looked at. Raises DataError for what is none."""
     try:
-        with unheard(), Image.open(BytesIO(content), formats=FORMATS) as picture:
+        with unheard(), open_image(content) as picture:
             pixels = picture.width * picture.height
         if pixels > MOST_PIXELS:
             raise DataError(f"it has {pixels:,} pixels, and at most {MOST_PIXELS:,} are read: make it smaller")

@@ -76,7 +76,7 @@ class State:
 
         origin: what the run is, in JSON's types, to be compared when it is resumed.
         """
-        state = cls._connect("" if path is None else str(path), path)
+        state = cls._connect("" if path is None else str(path.absolute()), path)
         with state.round():
             for statement in TABLES.split(";"):
                 state._execute(statement)

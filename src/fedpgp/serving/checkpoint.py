@@ -13,10 +13,12 @@ from typing import Any, Literal
 import torch
 
 from fedpgp.backbone import Backbone
+from fedpgp.backbone.convert import standard_processor
 from fedpgp.backbone.files import HUB_PREFIX
 from fedpgp.backbone.general_text import GeneralTextEncoder
 from fedpgp.backbone.image import ImageEncoder
 from fedpgp.backbone.open_clip_models import CONFIG, PREFIX
+from fedpgp.backbone.open_clip_processor import OpenClipProcessor
 from fedpgp.backbone.resnet import ResNetTower
 from fedpgp.backbone.tokens import Tokenizer, text_ids
 from fedpgp.backbone.transformers_models import TextPart
@@ -65,7 +67,7 @@ def place(backbone: Backbone, name: str, directory: Path) -> dict[str, str]:
 
 def _copy(backbone: Backbone, library: str, directory: Path) -> None:
     if library == "transformers" and isinstance(backbone.image, ImageEncoder):  # it may come from a single file
-        parts: list[Any] = [backbone.image.model, backbone.image.processor, backbone.tokenizer]
+        parts: list[Any] = [backbone.image.model, transformers_processor(backbone), backbone.tokenizer]
         for part in parts:
             part.save_pretrained(directory)
         return
@@ -73,6 +75,21 @@ def _copy(backbone: Backbone, library: str, directory: Path) -> None:
         target = directory / file.relative_to(backbone.files[0].parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
+
+
+def transformers_processor(backbone: Backbone) -> Any:
+    """Return the preprocessing that an export for transformers has: for a checkpoint in OpenAI's form transformers'
+    own, which changes nothing of a picture that `read_image` has cut to a square."""
+    processor = backbone.image.processor
+    if isinstance(processor, OpenClipProcessor):
+        return standard_processor(backbone.image.size[0], processor.settings)
+    return processor
+
+
+def reading(backbone: Backbone, library: str) -> str:
+    """Return a card's words for reading an image."""
+    cut = library == "transformers" and isinstance(backbone.image.processor, OpenClipProcessor)
+    return f'read_image("image.png"{f", square={backbone.image.size[0]}" if cut else ""})'
 
 
 def transformers_model(backbone: Backbone, name: str) -> Any:

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fedpgp.backbone import Backbone, Towers, configured_backbone
@@ -21,19 +22,18 @@ from fedpgp.data.decode import decode
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.preprocess import CENTRE, Preparation, PreparedImages, each
 from fedpgp.data.sources import ImageDataset
-from fedpgp.data.sources.names import plain
-from fedpgp.errors import CheckpointError, ConfigError, DataError, OutputError
+from fedpgp.data.sources.names import is_text, plain
+from fedpgp.errors import CheckpointError, ConfigError, DataError, OutputError, shown
 from fedpgp.evaluation.inference import Question, answer, kind_of
 from fedpgp.federation.client_runner import guidance_of
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 BATCH = 16  # images encoded together
 SHOWN = 5  # class names that a message repeats
+AnyImage: TypeAlias = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
+KINDS = (str, Path, bytes, Image.Image, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ class Classifier:
         """[B, C] that sum to 1."""
         return (logits.double() / self.temperature).softmax(-1)
 
-    def stream(self, images: "Sequence[Image | Path | str]", classes: Classes, workers: int = 1) -> Iterator[Answer]:
+    def stream(self, images: Sequence[AnyImage], classes: Classes, workers: int = 1) -> Iterator[Answer]:
         """Answers to images, in their order, as they come; one that does not decode has a fault instead.
 
-        images: Pillow images, or paths. workers: as `each` of data/preprocess takes them; 0 finishes one batch after
+        images: as `classify` takes them. workers: as `each` of data/preprocess takes them; 0 finishes one batch after
         the other in this thread, which is the fastest way for a few images.
         """
         preparation = Preparation(_dataset(images), self.backbone.image.processor, self.backbone.image.size, CENTRE)
@@ -150,21 +150,28 @@ class Classifier:
         for batch, (rows, faults) in zip(batches, finished, strict=True):
             for index, row in zip(batch, rows, strict=True):
                 fault = faults.get(index, "")
-                yield Answer(str(images[index]), {} if fault else dict(zip(classes.names, row, strict=True)), fault)
+                name = shown(image) if isinstance(image := images[index], str | Path) else f"image {index}"
+                yield Answer(name, {} if fault else dict(zip(classes.names, row, strict=True)), fault)
 
     def classify(
-        self, images: "Sequence[Image | Path | str] | Image | Path | str", classes: Sequence[str] | None = None
+        self, images: Sequence[AnyImage] | AnyImage, classes: Sequence[str] | None = None
     ) -> list[dict[str, float]]:
         """The probability of each class for every image, the likeliest first.
 
-        images: Pillow images, or paths, one or several; classes: any names, None takes those that were trained on.
-        Raises DataError for a file that is missing or no image, ConfigError for class names that cannot be told apart.
+        images: one or several paths, files as bytes, Pillow images, or arrays, all read by `read_image`; classes: any
+        names, None takes those that were trained on. Raises DataError for a file that is missing or no image, and for
+        arrays that are none; ConfigError for class names that cannot be told apart.
         """
-        given = [images] if isinstance(images, str | Path) or not isinstance(images, Sequence) else list(images)
-        read = self.read(classes)
-        for image in given:
+        given = list(images) if isinstance(images, Sequence) and not isinstance(images, str | bytes) else [images]
+        for number, image in enumerate(given):
+            if not isinstance(image, KINDS):
+                kind = type(image).__name__
+                raise DataError(
+                    f"images must be paths, bytes, Pillow images or NumPy arrays, got {kind} as image {number}"
+                )
             if isinstance(image, str | Path) and not Path(image).exists():
-                raise DataError(f"{image} does not exist: name a file that does")
+                raise DataError(f"{shown(image)} does not exist: name a file that does")
+        read = self.read(classes)
         probabilities = []
         for result in self.stream(given, read, workers=0):
             if result.fault:
@@ -241,6 +248,8 @@ def check_names(names: Sequence[str]) -> None:
     if not names:
         raise ConfigError("classes must name at least two, got none: such as --classes 'zebra,red panda'")
     for name in names:
+        if not is_text(name):
+            raise ConfigError(f"classes must be text in UTF-8 without control characters, got '{shown(name)}'")
         if not any(letter.isalnum() for letter in name):
             raise ConfigError(f"classes must have a letter or a digit each, got {name!r}")
     counts = Counter(map(plain, names))
@@ -271,13 +280,12 @@ def calibrated(classifier: Classifier, logits: Tensor, targets: Tensor) -> Class
 class _Pictures:
     """Decodes images by their number, wherever they are; it can be pickled, for other processes."""
 
-    images: "Sequence[Image | Path | str]"
+    images: Sequence[AnyImage]
 
-    def __call__(self, index: int) -> "Image":
-        image = self.images[index]
-        return decode(Path(image)) if isinstance(image, str | Path) else image.convert("RGB")
+    def __call__(self, index: int) -> Image.Image:
+        return decode(self.images[index])
 
 
-def _dataset(images: "Sequence[Image | Path | str]") -> ImageDataset:
+def _dataset(images: Sequence[AnyImage]) -> ImageDataset:
     nothing = np.zeros(len(images), dtype=np.int64)
     return ImageDataset("files", "test", ("",), ("",), nothing, nothing, _Pictures(list(images)), "files")

@@ -31,6 +31,7 @@ from fedpgp.serving.reduce import SAME, context_of, difference, head_of
 
 Format = Literal["safetensors", "clip-head", "onnx", "hf"]
 CARD, MARK = "README.md", "library_name: fedpgp"  # what is written last, and a line of it by which it is known
+READER = "read_image.py"  # what the card's code reads images with, as fedpgp does
 SHOWN = 3  # class names in a card's example
 
 
@@ -66,6 +67,7 @@ def export(
     check_output(directory, force, _is_replaceable)
     with writing(directory, "free space, or name another with -o"), new_directory(directory) as scratch:
         facts = _WRITERS[format](run, classifier, classifier.read(classes), scratch)
+        write(scratch / READER, (resources.files("fedpgp.data") / READER).read_bytes())
         write(scratch / CARD, _card(run, classifier, format, facts).encode())
     return directory
 
@@ -193,7 +195,7 @@ def _hugging_face(run: Run, classifier: Classifier, classes: Classes, directory:
     text.eos_token_id = model.text_model.eos_token_id = added.eos_token_id
     model.save_pretrained(directory)
     added.save_pretrained(directory)
-    backbone.image.processor.save_pretrained(directory)
+    checkpoint.transformers_processor(backbone).save_pretrained(directory)
     write_json(directory / "prompt.json", {"hypothesis_template": template, **_metadata(run, classifier)})
     again = AutoModel.from_pretrained(directory, local_files_only=True).eval()
     fill = checkpoint.padding(backbone)
@@ -251,7 +253,9 @@ def _card(run: Run, classifier: Classifier, format: str, facts: Mapping[str, Any
         seed=run.seed,
         version=__version__,
         accuracies=", ".join(f"{name} {figures[name]:.1f}" for name in ("local", "base", "novel") if name in figures),
-        usage=_card_template(f"{facts['library']}/{format}").substitute(facts, examples=examples),
+        usage=_card_template(f"{facts['library']}/{format}").substitute(
+            facts, examples=examples, image=checkpoint.reading(classifier.backbone, facts["library"])
+        ),
         licence=licence,
     )
 

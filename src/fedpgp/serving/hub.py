@@ -4,10 +4,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from fedpgp.errors import OutputError
-from fedpgp.serving.export import CARD, is_export
+from fedpgp.serving.export import CARD, READER, is_export
 
 WRITTEN = (
-    CARD, "prompt.safetensors", "prompt.json", "head.safetensors", "classes.json", "model.onnx", "config.json",
+    CARD, READER, "prompt.safetensors", "prompt.json", "head.safetensors", "classes.json", "model.onnx", "config.json",
     "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "generation_config.json",
     "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "*.model",

@@ -1,5 +1,7 @@
 """Folders: what is recognised, what is refused, and what is read."""
 
+import os
+
 import numpy as np
 import pytest
 from disk import listing, save
@@ -46,10 +48,12 @@ def test_layouts_are_recognised_and_read(tree, paths, layout):
             "nor domains that hold the same classes.*data.layout to split-class-folders or domain-",
         ),
         (["train/x/1.png", "extra/x/1.png"], "'extra', 'train' and the folders in them are neither all train"),
-        (["images/x/1.png", "images/y/1.png"], r"one folder only, 'images': give data\.source as .*images"),
+        (["images/x/1.png", "images/y/1.png"], r"one folder only: give data\.source as .*set/images$"),
         (["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"], "'cat', 'dog' and .* nor domains"),
         (["a/1.png", "b/c/1.png"], "at the same depth"),
-        (["a/b/c/d/1.png"], "at most 3 are read"),
+        (["a/b/x/1.png", "a/b/y/1.png"], r"one folder only: give data\.source as .*set/a/b$"),
+        (["a/b/c/x/1.png", "a/b/c/y/1.png"], r"one folder only: give data\.source as .*set/a/b/c$"),
+        (["a/b/c/d/1.png", "e/b/c/d/1.png"], "at most 3 are read"),
         (["a/b/c/1.png", "d/b/c/1.png"], "3 folders deep.*data.layout to split-domain-class-folders or domain-split"),
         (["train/p/x/1.png", "train/q/y/1.png"], "nor domains that hold the same classes"),
     ],
@@ -78,6 +82,12 @@ def test_a_directory_without_folders_of_images_is_told_what_to_do(tree, tmp_path
         load_source(DataConfig(source=str(tree(*paths))))
     assert "CLASS/…" in str(error.value) and "fedpgp data layouts" in str(error.value)
     assert "domain-class-folders" not in str(error.value)
+
+
+@pytest.mark.parametrize("paths", [["x\\1.png", "y\\1.png"], ["x/1.png", "y\\1.png"]])
+def test_names_of_a_zip_of_windows_are_told_what_to_do(tree, paths):
+    with pytest.raises(DataError, match=r"\\1\.png: .*has \\ in the place of /.*unpack it again with unzip"):
+        load_source(DataConfig(source=str(tree(*paths))))
 
 
 def test_a_file_that_is_no_table_is_told_what_to_name(tree, tmp_path):
@@ -147,11 +157,39 @@ def test_empty_class_and_same_names(tree):
         load_source(DataConfig(source=str(root)))
 
 
+def test_heic_is_an_image(tree):
+    root = tree("ant/1.png", "bee/1.png")
+    (root / "ant/1.png").rename(root / "ant/1.HEIC")
+    assert len(listing(root).labels) == 2
+
+
 def test_other_files_are_ignored_and_counted(tree):
     root = tree("ant/1.png", "bee/1.PNG", "bee/.hidden.png", ".git/x/1.png")
     (root / "ant/notes.txt").write_text("x")
     found = listing(root)
     assert len(found.labels) == 2 and dict(found.ignored) == {"hidden": 2, ".txt": 1}
+
+
+def test_folders_and_files_of_systems_are_no_classes(tree):
+    root = tree("ant/1.png", "bee/1.png", "@eaDir/ant/1.png", "$RECYCLE.BIN/2.png", "__MACOSX/ant/._1.png")
+    for name in ("System Volume Information", "lost+found"):
+        (root / name).mkdir()
+    for name in ("ant/._1.png", "._train.parquet", "._train.tar", "Thumbs.db"):
+        (root / name).write_bytes(b"x")
+    assert layout_of(root) == "class-folders"
+    found = listing(root)
+    assert (found.class_names, len(found.labels), found.ignored["hidden"]) == (("ant", "bee"), 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("folder", "layout", "kind"), [("caf\udce9", "", "class"), ("caf\udce9/ant", "domain-class-folders", "domain")]
+)
+def test_a_folder_whose_name_is_no_text_is_no_name(tree, folder, layout, kind):
+    root = tree(f"{folder}/1.png", "tea/ant/1.png" if layout else "tea/1.png")
+    with pytest.raises(DataError, match=rf"the {kind} name 'caf\\xe9' must be text in UTF-8.*: rename its folder"):
+        load_source(DataConfig(source=str(root), layout=layout or "auto"))
+    with pytest.raises(DataError, match=r"data.source must be text in UTF-8.*caf\\xe9'"):
+        load_source(DataConfig(source=str(root / "caf\udce9")))
 
 
 @pytest.mark.parametrize("stray", ["1.png", "ant/more/1.png"])
@@ -169,13 +207,21 @@ def test_links_are_followed_inside_only(tree, tmp_path):
     assert len(found.labels) == 4 and found.pictures.fingerprint(np.arange(4))
     outside = save(tmp_path / "elsewhere/fly/1.png")
     (root / "ant/3.png").symlink_to(outside)
-    with pytest.raises(DataError, match=r"3\.png leads out of .*copy it there"):
+    with pytest.raises(DataError, match=r"3\.png leads out of .*--set data\.follow_links=true"):
         load_source(DataConfig(source=str(root)))
+    found = listing(root, follow_links=True)
+    before = found.pictures.fingerprint(np.arange(5))
+    save(outside, 77)
+    os.utime(outside, ns=(1, 1))
+    assert found.pictures.fingerprint(np.arange(5)) != before, "what a link leads to has changed"
     (root / "ant/3.png").unlink()
     (root / "fly").symlink_to(outside.parent)
     with pytest.raises(DataError, match="fly: is a link that leads out"):
         listing(root)
+    found = load_source(DataConfig(source=str(root), follow_links=True))
+    assert found.class_names == ("ant", "bee", "cow", "fly")
     (root / "fly").unlink()
     (root / "circle").symlink_to(root)
-    with pytest.raises(DataError, match="in a circle"):
-        listing(root, layout="class-folders")
+    for follow in (False, True):
+        with pytest.raises(DataError, match="in a circle"):
+            listing(root, layout="class-folders", follow_links=follow)

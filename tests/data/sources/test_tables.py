@@ -118,6 +118,17 @@ def test_missing_files_and_links_out_are_found_before_any_work(tree, tmp_path):
     (root / "none.png").symlink_to(save(tmp_path / "other.png"))
     with pytest.raises(DataError, match=r"none\.png, row 3 of .*list\.csv leads out of"):
         load_source(DataConfig(source=str(file)))
+    assert len(load_source(DataConfig(source=str(file), follow_links=True)).test) == 1
+
+
+def test_absolute_paths_and_those_of_windows_are_told_how_to_be_written(tree):
+    root = tree("x/a.png", "x/b.png")
+    (root / "list.csv").write_text(f"path,label\n{root}/x/a.png,ant\n")
+    with pytest.raises(DataError, match=r"row 1: the path must be relative.*: write x/a\.png$"):
+        listing(root / "list.csv")
+    (root / "list.csv").write_text("path,label\nx\\a.png,ant\nx\\b.png,ant\n")
+    with pytest.raises(DataError, match=r"files are missing.*: write / in the place of \\ in the paths"):
+        load_source(DataConfig(source=str(root / "list.csv")))
 
 
 def test_parquet_of_paths(tree):
@@ -168,6 +179,165 @@ def test_what_datasets_saves(home, tmp_path, form):
     assert (found.splits is None) == (len(shades) == 6)
     if found.splits is not None:
         assert found.splits.tolist() == [0] * 6 + [2] * 4
+
+
+@pytest.mark.parametrize("form", ["file", "directory", "relative"])
+@pytest.mark.parametrize(("name", "sibling"), [("run[1]", "run1"), ("a*", "ab"), ("q?", "qq")])
+def test_a_path_is_no_pattern(home, tmp_path, monkeypatch, form, name, sibling):
+    for shade, directory in enumerate((name, sibling)):
+        (tmp_path / directory).mkdir()
+        columns = {"image": [{"bytes": png(shade), "path": None}], "label": ["ant"]}
+        pa.parquet.write_table(pa.table(columns), tmp_path / directory / "train.parquet")
+    if form == "relative":
+        monkeypatch.chdir(tmp_path / name)
+    path = {"file": tmp_path / name / "train.parquet", "directory": tmp_path / name, "relative": "train.parquet"}[form]
+    found = listing(path)
+    assert [found.pictures(i).getpixel((0, 0))[0] for i in range(len(found.labels))] == [0]
+
+
+def test_a_path_that_datasets_would_take_for_several_is_refused(home, tmp_path):
+    (tmp_path / "a::b").mkdir()
+    pa.parquet.write_table(pa.table({"image": [b""], "label": ["ant"]}), tmp_path / "a::b/train.parquet")
+    with pytest.raises(DataError, match=r"a::b: the path must not have ::.*rename"):
+        listing(tmp_path / "a::b")
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["0.0", "1.0", "0.0"], [0, 1, 0]),
+        (["True", "false", "TRUE"], [1, 0, 1]),
+        (["1e0", "0", "0"], [1, 0, 0]),
+        ([0.0, 1.0, 0.0], [0, 1, 0]),
+        ([True, False, True], [1, 0, 1]),
+        (np.array([1, 0, 1], np.int8), [1, 0, 1]),
+        (pa.array(["1", "0", "1"]).dictionary_encode(), [1, 0, 1]),
+        ([b"1", b"0", b"1"], [1, 0, 1]),
+    ],
+)
+def test_labels_have_the_type_that_they_are_written_in(tree, labels, said):
+    """0.0, 1.0, True and False were class names."""
+    root = tree("a.png", "b.png", "c.png")
+    (root / "classes.txt").write_text("ant\nbee\n")
+    columns = {"path": pa.array(["a.png", "b.png", "c.png"]).dictionary_encode(), "label": labels}
+    pa.parquet.write_table(pa.table(columns), root / "list.parquet")
+    found = listing(root / "list.parquet")
+    assert (found.class_names, found.labels.tolist()) == (("ant", "bee"), said)
+    if isinstance(labels[0], str):
+        rows = "".join(f"{name}.png,{label}\n" for name, label in zip("abc", labels, strict=True))
+        (root / "list.csv").write_text("path,label\n" + rows)
+        assert listing(root / "list.csv").labels.tolist() == said
+    (root / "classes.txt").unlink()
+    with pytest.raises(DataError, match=r"labels are integers.*data\.names"):
+        listing(root / "list.parquet")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["cat", "['a', 'b']", "dog"], r"one class in each row.*got \['a', 'b'\] in row 2.*data\.label_column"),
+        (["0", "1", "0.5"], r".*got 0\.5 in row 3"),
+        ([0.0, 0.25, 1.0], r".*got 0\.25 in row 2"),
+        (["{1}", "a", "b"], r".*got \{1\} in row 1"),
+        ([1.0, None, 0.0], r"empty in row 2.*--set data\.drop_unlabelled=true"),
+        ([1.0, 0.0, float("nan")], r"empty in row 3.*drop_unlabelled"),
+        (["1", "nan", "0"], r"empty in row 2"),
+        ([0, -1, 1], r"label -1 in row 2.*--set data\.drop_unlabelled=true"),
+        ([[0], [1], [0, 1]], r"texts or numbers, got list<.*int64>"),
+        ([{"a": 1}] * 3, r"texts or numbers, got struct"),
+        (np.array(["2020-01-01"] * 3, "datetime64[s]"), r"texts or numbers, got timestamp"),
+    ],
+)
+def test_labels_that_are_no_classes_are_named_by_column_and_row(tree, labels, message):
+    root = tree("a.png", "b.png", "c.png")
+    pa.parquet.write_table(pa.table({"path": ["a.png", "b.png", "c.png"], "label": labels}), root / "list.parquet")
+    with pytest.raises(DataError, match=rf"list\.parquet: column 'label' .*{message}"):
+        listing(root / "list.parquet")
+
+
+def test_rows_without_a_label_are_left_out_on_request(tree):
+    root = tree("a.png", "b.png", "c.png")
+    (root / "classes.txt").write_text("ant\nbee\n")
+    rows = "path,label,client\na.png,-1,9\nb.png,0,10.0\nc.png,nan,10.0\nb.png,,8\nnone.png,1,9\n"
+    (root / "list.csv").write_text(rows)
+    found = listing(root / "list.csv", drop_unlabelled=True)
+    assert (found.labels.tolist(), found.client_names, found.clients.tolist()) == ([0, 1], ("9", "10"), [1, 0])
+    assert found.ignored == {"row without a label": 3}
+    assert found.pictures(0).getpixel((0, 0))[0] == 1
+    with pytest.raises(DataError, match=r"none\.png, row 5 of"):
+        found.pictures.fingerprint(np.arange(2))
+    with pytest.raises(DataError, match="no label in any row"):
+        table(tree, "path,label\na.png,\nb.png,\n", drop_unlabelled=True)
+
+
+def test_classes_without_an_image_are_left_out_on_request(tree):
+    root = tree(*(f"{name}/{number}.png" for name in ("ant", "bee") for number in range(4)))
+    (root / "cat").mkdir()
+    with pytest.raises(DataError, match=r"'cat'.*--set data\.drop_unused_classes=true"):
+        load_source(DataConfig(source=str(root)))
+    (root / "classes.txt").write_text("cat\nbee\nant\n")
+    found = load_source(DataConfig(source=str(root), drop_unused_classes=True))
+    assert found.class_names == ("bee", "ant") and set(found.train.labels.tolist()) == {0, 1}
+    assert listing(root, drop_unused_classes=True).ignored["class without an image"] == 1
+
+
+def test_nul_in_a_table_is_told(tree):
+    with pytest.raises(DataError, match=r"row 1: the path .*'a\\x00\.png'"):
+        table(tree, "path,label\na\0.png,x\n")
+    root = tree("a.png", "b.png")
+    (root / "list.csv").write_text("path,label\na.png,x\0\nb.png,y\n")
+    with pytest.raises(DataError, match=r"the class name .* must be text"):
+        load_source(DataConfig(source=str(root / "list.csv")))
+
+
+@pytest.mark.parametrize("name", ["fold", "Set", "partition"])
+def test_numbers_of_folds_are_no_splits(tree, name):
+    text = f"path,label,{name}\na.png,x,0\nb.png,y,4\nc.png,y,2\n"
+    found = table(tree, text)
+    assert found.splits is None and found.ignored == {f"column {name}, whose numbers are no splits": 3}
+    with pytest.raises(DataError, match=r"row 1: .* must be train, validation or test, got '0'"):
+        table(tree, text, split_column=name)
+    with pytest.raises(DataError, match=r"row 1: split must be train, validation or test, got '0'"):
+        table(tree, text.replace(name, "split"))
+
+
+def test_a_column_of_bytes_beside_paths_has_no_use(tree):
+    root = tree("a.png", "b.png")
+    columns = {"path": ["b.png", "a.png"], "label": ["x", "y"], "embedding": [b"1", b"2"], "box": [{"x": 1}, {"x": 2}]}
+    pa.parquet.write_table(pa.table(columns), root / "l.parquet")
+    found = listing(root / "l.parquet")
+    assert found.pictures(0).getpixel((0, 0))[0] == 1
+    assert found.ignored == {"column embedding": 2, "column box": 2}
+    pa.parquet.write_table(pa.table({"path": [3, 4], "label": ["x", "y"]}), root / "l.parquet")
+    with pytest.raises(DataError, match=r"column 'path' must hold paths or encoded images, got int64: set data"):
+        listing(root / "l.parquet")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_table_in_another_encoding_is_told_what_to_do(tree, encoding):
+    root = tree("a.png")
+    (root / "l.csv").write_text("path,label\na.png,café\n", encoding=encoding)
+    with pytest.raises(DataError, match=r"l\.csv cannot be read: .*in UTF-8"):
+        listing(root / "l.csv")
+
+
+def test_a_split_whose_labels_are_hidden_can_be_left_out(home, tmp_path):
+    features = home.Features(img=home.Image(), kind=home.ClassLabel(names=["dog", "cat"]))
+
+    def part(shades, labels):
+        rows = {"img": [{"bytes": png(shade), "path": None} for shade in shades], "kind": labels}
+        return home.Dataset.from_dict(rows, features)
+
+    home.DatasetDict(train=part([1, 2], [1, 0]), test=part([3, 4], [-1, -1])).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match=r"label -1 in row 3.*--set data\.drop_unlabelled=true"):
+        listing(tmp_path / "saved")
+    found = listing(tmp_path / "saved", drop_unlabelled=True)
+    assert (found.labels.tolist(), found.splits.tolist()) == ([1, 0], [0, 0])
+    several = home.Features(img=home.Image(), kind=home.List(home.ClassLabel(names=["dog", "cat"])))
+    rows = {"img": [{"bytes": png(1), "path": None}], "kind": [[0, 1]]}
+    home.Dataset.from_dict(rows, several).save_to_disk(tmp_path / "several")
+    with pytest.raises(DataError, match=r"column 'kind' must hold texts or numbers, got list"):
+        listing(tmp_path / "several", label_column="kind")
 
 
 @pytest.mark.parametrize("form", ["cls", "json"])

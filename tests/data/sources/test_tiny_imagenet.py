@@ -41,6 +41,13 @@ def test_classes_have_the_order_of_the_file_and_names_that_differ(tiny):
     assert source.train.image(0).size == (32, 32)
 
 
+def test_files_of_systems_are_no_images(tiny):
+    place = tiny / "tiny-imagenet-200/train" / CLASSES[0] / "images"
+    for name in (f"._{CLASSES[0]}_0.JPEG", "Thumbs.db"):
+        (place / name).write_bytes(b"x")
+    assert len(read_listing(DataConfig(source="tiny_imagenet", root=str(tiny))).labels) == 18
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [

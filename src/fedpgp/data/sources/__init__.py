@@ -13,7 +13,8 @@ from fedpgp.data.sources import caltech101, hugging_face, known, known_folders, 
 from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source, StoredFeatures
 from fedpgp.data.sources.layouts import AUTO, LAYOUTS, layout_of
 from fedpgp.data.sources.listing import Listing, to_source, to_target
-from fedpgp.errors import DataError, nearest
+from fedpgp.data.sources.names import is_text
+from fedpgp.errors import DataError, nearest, shown
 
 __all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "StoredFeatures", "load_source", "load_target"]
 
@@ -39,6 +40,11 @@ def load_target(data: DataConfig) -> ImageDataset:
 
 def read_listing(data: DataConfig) -> Listing:
     """All images of a source that is not embedded, before they are divided into splits; errors as in `load_source`."""
+    listing = _read_listing(data)
+    return listing.without_unused() if data.drop_unused_classes else listing
+
+
+def _read_listing(data: DataConfig) -> Listing:
     if data.source.startswith(hugging_face.HUB):
         return hugging_face.read_hub(data.source, data)
     if caltech101.stands_in(data):
@@ -69,6 +75,10 @@ def located(data: DataConfig) -> tuple[Path, str]:
         usual = hugging_face.LAYOUT if hugging_face.is_saved(path) else known.KNOWN[data.source].layout
         return path, layout_of(path, usual if data.layout == AUTO else data.layout)
     path = Path(data.source)
+    if not is_text(data.source):
+        raise DataError(
+            f"data.source must be text in UTF-8, as a run's config.toml is, got '{shown(data.source)}': rename it"
+        )
     if not path.exists():
         names = [pictograms.NAME, *known.NAMES]
         allowed = "a directory or file that exists, or a known name"

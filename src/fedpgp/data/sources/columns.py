@@ -1,5 +1,6 @@
 """What the columns of a table mean: which has the images, their labels, domains, clients and splits."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.folder import split_numbers
-from fedpgp.data.sources.listing import Listing
+from fedpgp.data.sources.listing import ChosenPictures, Listing
 from fedpgp.data.sources.names import INTEGER, named, superclasses_of
 from fedpgp.errors import DataError
 
@@ -23,6 +24,13 @@ USUAL: Mapping[str, str] = {
     SUPERCLASS: "coarse_label",  # of CIFAR-100 on the hub
 }
 NEEDED = (IMAGE, LABEL)
+FOLDS = ("fold", "set", "partition")  # whose numbers are parts of a cross-validation
+UNLABELLED = "-1"
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+FRACTION = re.compile(r".*[.eE].*")  # among numbers whose whole ones are written without a point
+LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
+MISSING = ("", "nan", "na", "null", "none", "<na>")  # among numbers and truth
+TRUTH: Mapping[str, str] = {"true": "1", "false": "0"}
 
 
 def find_columns(names: Sequence[str], data: DataConfig, where: str) -> dict[str, str]:
@@ -64,11 +72,20 @@ def described(
     class_names: of labels that index these.
     """
 
+    rows, unlabelled = np.arange(len(table)), 0
+    if data.drop_unlabelled:
+        rows = _labelled(table[columns[LABEL]], f"{where}: column {columns[LABEL]!r}")
+        if not len(rows):
+            raise DataError(f"{where}: column {columns[LABEL]!r} has no label in any row: name another column")
+        unlabelled = len(table) - len(rows)
+        if unlabelled:
+            table, pictures = table.take(rows), ChosenPictures(pictures, rows)
+
     def place(image: int) -> str:
-        return f"row {image + 1}"
+        return f"row {rows[image] + 1}"
 
     def codes_of(role: str) -> tuple[list[str], NDArray[np.int64]]:
-        return _codes(table[columns[role]], f"{where}: column {columns[role]!r}")
+        return _codes(table[columns[role]], role, f"{where}: column {columns[role]!r}", rows)
 
     def sorted_codes(role: str) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
         """Names of domains or clients in order, integers as numbers, and [n] each row's."""
@@ -76,9 +93,16 @@ def described(
             return (), None
         values, codes = codes_of(role)
         names = sorted(values, key=int if all(map(INTEGER.fullmatch, values)) else None)
-        return tuple(names), np.array([names.index(value) for value in values], dtype=np.int64)[codes]
+        order = {name: number for number, name in enumerate(names)}
+        return tuple(names), np.array([order[value] for value in values], dtype=np.int64)[codes]
 
     values, codes = codes_of(LABEL)
+    if UNLABELLED in values and all(map(INTEGER.fullmatch, values)):
+        row = int(np.argmax(codes == values.index(UNLABELLED)))
+        raise DataError(
+            f"{where}: column {columns[LABEL]!r} has the label {UNLABELLED} in {place(row)}, which is no class: leave"
+            " such rows out with --set data.drop_unlabelled=true"
+        )
     if class_names is not None and not data.names:
         labels = np.array(values, dtype=np.int64)[codes]
         names = tuple(class_names)
@@ -91,9 +115,14 @@ def described(
     else:
         names, labels = named(values, codes, where, data, place, needed=True)
     splits = None
+    ignored = {"row without a label": unlabelled} if unlabelled else {}
     if SPLIT in columns:
-        remedy = "write one of them, or set data.split_column to another column"
-        splits = split_numbers(*codes_of(SPLIT), lambda image: f"{where}: {place(image)}: {columns[SPLIT]}", remedy)
+        words, of_split = codes_of(SPLIT)
+        if columns[SPLIT].strip().casefold() in FOLDS and not data.split_column and all(map(INTEGER.fullmatch, words)):
+            ignored[f"column {columns[SPLIT]}, whose numbers are no splits"] = len(rows)
+        else:
+            remedy = "write one of them, or set data.split_column to another column"
+            splits = split_numbers(words, of_split, lambda image: f"{where}: {place(image)}: {columns[SPLIT]}", remedy)
     domain_names, domains = sorted_codes(DOMAIN)
     client_names, clients = sorted_codes(CLIENT)
     _, superclasses = sorted_codes(SUPERCLASS)
@@ -109,21 +138,73 @@ def described(
         client_names=client_names,
         clients=clients,
         superclasses=None if superclasses is None else superclasses_of(labels, superclasses, names, where),
+        ignored=ignored,
     )
 
 
-def _codes(column: Any, where: str) -> tuple[list[str], NDArray[np.int64]]:
-    """The distinct values of a column as texts, and [n] the place of each row's; raises DataError for an empty cell."""
+def _codes(column: Any, role: str, where: str, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
+    """The distinct values of a column as texts, and [n] the place of each row's.
+
+    rows: [n] what messages call them. Raises DataError for a cell that is empty, and for a label that is no class.
+    """
+    values, codes = _typed(*_encoded(column, role, where), boolean=role == LABEL)
+
+    def first(value: str) -> int:
+        return int(rows[np.argmax(codes == values.index(value))]) + 1
+
+    if "" in values:
+        remedy = "fill it in, or take the row out"
+        if role == LABEL:
+            remedy += ", as --set data.drop_unlabelled=true does"
+        raise DataError(f"{where} is empty in row {first('')}: {remedy}")
+    no_class = FRACTION if all(map(NUMBER.fullmatch, values)) else LIST
+    wrong = next((value for value in values if role == LABEL and no_class.fullmatch(value)), None)
+    if wrong is not None:
+        raise DataError(
+            f"{where} must hold one class in each row, as text or a whole number, got {wrong} in row {first(wrong)}:"
+            " write its class there, or set data.label_column to another column"
+        )
+    return values, codes
+
+
+def _labelled(column: Any, where: str) -> NDArray[np.int64]:
+    """The rows whose label is neither empty nor, among integers, −1."""
+    values, codes = _typed(*_encoded(column, LABEL, where), boolean=True)
+    integers = all(value == "" or INTEGER.fullmatch(value) for value in values)
+    missing = [place for place, value in enumerate(values) if value == "" or (integers and value == UNLABELLED)]
+    return np.flatnonzero(~np.isin(codes, missing))
+
+
+def _encoded(column: Any, role: str, where: str) -> tuple[list[str], NDArray[np.int64]]:
+    """The distinct values of a column as they are written, "" for an empty cell, and [n] the place of each row's."""
     import pyarrow
     import pyarrow.compute as compute
+    import pyarrow.types as types
 
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
     try:
-        texts = compute.utf8_trim_whitespace(column.cast(pyarrow.large_string())).fill_null("").combine_chunks()
+        if types.is_nested(kind) or (role == LABEL and types.is_temporal(kind)):
+            raise pyarrow.ArrowTypeError("it is neither")
+        texts = compute.utf8_trim_whitespace(column.cast(kind).cast(pyarrow.large_string()))
     except pyarrow.ArrowException as error:
         raise DataError(f"{where} must hold texts or numbers, got {column.type}: name another column") from error
-    encoded = texts.dictionary_encode()
-    values, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
-    if "" in values:
-        row = int(np.argmax(codes == values.index("")))
-        raise DataError(f"{where} is empty in row {row + 1}: fill it in, or take the row out")
-    return values, codes
+    encoded = texts.fill_null("").combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
+
+
+def _typed(values: list[str], codes: NDArray[np.int64], boolean: bool) -> tuple[list[str], NDArray[np.int64]]:
+    """The same with numbers and truth as what they are: whole numbers without a point, missing ones as "".
+
+    boolean: true is 1 and false is 0.
+    """
+    present = [value for value in values if value.casefold() not in MISSING]
+    meant = dict(zip(values, values, strict=True))
+    if boolean and present and all(value.casefold() in TRUTH for value in present):
+        meant = {value: TRUTH.get(value.casefold(), "") for value in values}
+    elif present and all(map(NUMBER.fullmatch, present)):
+        whole = {value: str(int(float(value))) for value in present if float(value).is_integer()}
+        if len(whole) == len(present) and not all(map(INTEGER.fullmatch, present)):
+            meant |= whole
+        meant |= {value: "" for value in values if value not in present}
+    order = {value: number for number, value in enumerate(dict.fromkeys(meant.values()))}
+    return list(order), np.array([order[meant[value]] for value in values], dtype=np.int64)[codes]

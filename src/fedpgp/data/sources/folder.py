@@ -13,7 +13,7 @@ from fedpgp.data.decode import SUFFIXES, FilePictures, check_inside
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.listing import Listing
 from fedpgp.data.sources.names import named
-from fedpgp.errors import DataError
+from fedpgp.errors import DataError, shown
 
 SPLIT, DOMAIN, CLASS = "split", "domain", "class"
 ABOUT: Mapping[str, str] = {  # layout, whose name says what the folders of each level are -> what it looks like
@@ -28,6 +28,10 @@ SPLIT_WORDS = {
     for number, words in enumerate(("train training", "val valid validation dev", "test testing"))
     for word in words.split()
 }
+# Folders that Windows, Linux and Synology's disks add.
+SYSTEM = frozenset(("$recycle.bin", "system volume information", "lost+found", "@eadir"))
+BACKSLASH = "\\"
+UNPACK = "its name has \\ in the place of /, as of some zips of Windows: unpack it again with unzip"
 TABLE = "or write a CSV file with the columns path and label"
 
 
@@ -68,6 +72,9 @@ def recognised(root: Path) -> str | None:
             f"{root}: folder {shallow!r} holds images {depths[shallow]} folders down and {deep!r} {depth}: put all at"
             f" the same depth, {TABLE}"
         )
+    only = _below_only_folders(root, depth)
+    if only != root:
+        raise DataError(f"{root}: holds one folder only: give data.source as {only}")
     if depth > 2:
         raise DataError(f"{root}: images lie {depth + 1} folders deep, and at most 3 are read: split, domain, class")
     splits = _are_splits(depths)
@@ -76,8 +83,6 @@ def recognised(root: Path) -> str | None:
             f"{root}: the folders {', '.join(depths)} are splits and hold images without a class: put these into a"
             f" folder for each class, {TABLE}"
         )
-    if depth == 1 and len(depths) == 1 and not splits:
-        raise DataError(f"{root}: holds one folder only, {deep!r}: give data.source as {root / deep}")
     layout = _layout_of(root, {top: folders(root / top) for top in depths}, depth)
     if layout is None:
         raise DataError(
@@ -86,6 +91,16 @@ def recognised(root: Path) -> str | None:
             f" fit, set data.layout to {' or '.join(name for name in ABOUT if name.count('-') == depth + 1)}, {TABLE}"
         )
     return layout
+
+
+def _below_only_folders(root: Path, depth: int) -> Path:
+    """The directory, or the one of the folders in it that has classes, where each but the last is alone."""
+    while depth > 0:
+        below = [name for name in folders(root) if _depth(root / name) is not None]
+        if len(below) != 1 or split_number(below[0]) is not None:
+            break
+        root, depth = root / below[0], depth - 1
+    return root
 
 
 def _layout_of(root: Path, below: Mapping[str, Sequence[str]], depth: int) -> str | None:
@@ -145,7 +160,7 @@ def _depth(folder: Path, left: int = 4) -> int | None:
 
 def hidden(name: str) -> bool:
     """Whether a file or folder is none of the dataset's, by its name."""
-    return name.startswith((".", "__"))
+    return name.startswith((".", "__")) or name.casefold() in SYSTEM
 
 
 def is_image(name: str) -> bool:
@@ -159,7 +174,7 @@ def read(root: Path, data: DataConfig, layout: str) -> Listing:
     if not root.is_dir():
         raise DataError(f"{root}: is no directory, and data.layout {layout} reads one")
     ignored: Counter[str] = Counter()
-    contents = list(_walk(root, "", len(levels), (os.path.realpath(root),), ignored))
+    contents = list(_walk(root, "", len(levels), (os.path.realpath(root),), ignored, data.follow_links))
     paths = [f"{folder}/{name}" for folder, files in contents for name in files]
     if not paths:
         raise DataError(f"{root}: holds no image in folders of the layout {layout}: add some, or set data.layout")
@@ -178,9 +193,9 @@ def read(root: Path, data: DataConfig, layout: str) -> Listing:
     if DOMAIN in levels:
         domain_names, domains = of(DOMAIN)
     return Listing(
-        name=root.resolve().name,
+        name=shown(root.resolve().name),
         where=str(root),
-        pictures=FilePictures.of(root, paths),
+        pictures=FilePictures.of(root, paths, follow_links=data.follow_links),
         class_names=class_names,
         labels=labels,
         splits=splits,
@@ -191,7 +206,7 @@ def read(root: Path, data: DataConfig, layout: str) -> Listing:
 
 
 def _walk(
-    root: Path, folder: str, depth: int, chain: tuple[str, ...], ignored: Counter[str]
+    root: Path, folder: str, depth: int, chain: tuple[str, ...], ignored: Counter[str], follow_links: bool
 ) -> Iterator[tuple[str, list[str]]]:
     """Every folder so many levels down, relative, with the names of its images, sorted.
 
@@ -206,7 +221,7 @@ def _walk(
                 ignored["hidden"] += 1
             elif entry.is_dir():
                 if entry.is_symlink():
-                    _check_link(root, above + entry.name, chain)
+                    _check_link(root, above + entry.name, chain, follow_links)
                 below.append(entry.name)
             elif is_image(entry.name):
                 images.append(entry.name)
@@ -223,14 +238,17 @@ def _walk(
         return
     if images:
         name = min(images)
-        raise DataError(f"{root / folder / name}: lies outside the folder of a class: move it into one, or away")
+        remedy = UNPACK if BACKSLASH in name else "move it into one, or away"
+        raise DataError(f"{root / folder / name}: lies outside the folder of a class: {remedy}")
     for name in sorted(below):
-        yield from _walk(root, above + name, depth - 1, (*chain, os.path.realpath(root / above / name)), ignored)
+        deeper = (*chain, os.path.realpath(root / above / name))
+        yield from _walk(root, above + name, depth - 1, deeper, ignored, follow_links)
 
 
-def _check_link(root: Path, link: str, chain: tuple[str, ...]) -> None:
-    """Raises DataError for a link that leads out of the root, or back in a circle."""
+def _check_link(root: Path, link: str, chain: tuple[str, ...], follow_links: bool) -> None:
+    """Raises DataError for a link that leads back in a circle, and for one out of the root that is not followed."""
     target = os.path.realpath(root / link)
-    check_inside(f"{root / link}: is a link that", os.fsencode(target), os.fsencode(chain[0]))
+    if not follow_links:
+        check_inside(f"{root / link}: is a link that", os.fsencode(target), os.fsencode(chain[0]))
     if target in chain:
         raise DataError(f"{root / link}: is a link that leads back to {target}, in a circle: remove it")

@@ -1,5 +1,6 @@
 """Datasets of the Hugging Face hub, or as `datasets` saves them; and tars in the WebDataset format."""
 
+import glob
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +17,14 @@ from PIL import Image
 from fedpgp.data.decode import decode
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.columns import IMAGE, LABEL, described, find_columns
-from fedpgp.data.sources.folder import split_number
-from fedpgp.data.sources.listing import Listing
-from fedpgp.errors import DataError, first_line
+from fedpgp.data.sources.folder import hidden, split_number
+from fedpgp.data.sources.listing import ChosenPictures, Listing
+from fedpgp.data.sources.names import reading
+from fedpgp.errors import DataError, first_line, shown
 
 HUB, LAYOUT = "hf:", "hugging-face"
 SAVED = ("dataset_dict.json", "state.json")
+CARDS = ("README.md", ".huggingface.yaml")  # of a directory of Parquet files, which may say what its files are
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,18 @@ def is_saved(path: Path) -> bool:
     """A directory that `save_to_disk` wrote, or that holds Parquet files as on the hub."""
     return path.is_dir() and (
         any((path / name).is_file() for name in SAVED)
-        or any(True for place in (path, path / "data") for _ in place.glob("*.parquet"))
+        or any(_visible(place, "*.parquet") for place in (path, path / "data"))
     )
 
 
 def is_tars(path: Path) -> bool:
     """A tar, or a directory of tars."""
-    return path.suffix == ".tar" if path.is_file() else any(True for _ in path.glob("*.tar"))
+    return path.suffix == ".tar" if path.is_file() else bool(_visible(path, "*.tar"))
+
+
+def _visible(directory: Path, pattern: str) -> list[Path]:
+    """The files of a directory that match a pattern, without hidden ones, such as macOS's ._train.tar."""
+    return sorted(file for file in directory.glob(pattern) if not hidden(file.name))
 
 
 def read_hub(source: str, data: DataConfig) -> Listing:
@@ -79,14 +87,34 @@ def read_saved(path: Path, data: DataConfig) -> Listing:
     """What `is_saved` recognises."""
     import datasets
 
-    load = datasets.load_from_disk if any((path / name).is_file() for name in SAVED) else datasets.load_dataset
-    return _listing(partial(load, str(path)), str(path), path.resolve().name, data)
+    if any((path / name).is_file() for name in SAVED):
+        load = partial(datasets.load_from_disk, str(path))
+    elif (pattern := _literal(path.resolve())) == str(path.resolve()):
+        load = partial(datasets.load_dataset, str(path))
+    else:
+        card = next((path / name for name in CARDS if (path / name).is_file()), None)
+        with reading(path, "make it readable"):
+            if card is not None and "data_files" in card.read_text(encoding="utf-8"):
+                raise DataError(f"{card.name} names files by patterns: rename the directory, without * ? [")
+        load = partial(datasets.load_dataset, "parquet", data_dir=pattern)
+    return _listing(load, str(path), path.resolve().name, data)
+
+
+def _literal(path: Path) -> str:
+    """The pattern that matches a path alone, for `datasets`, which takes every path for a pattern.
+
+    Raises DataError for a path that it would take for several.
+    """
+    absolute = str(path.absolute())
+    if "::" in absolute:
+        raise DataError(f"{path}: the path must not have ::, which joins several for datasets: rename the directory")
+    return glob.escape(absolute)
 
 
 def read_tars(path: Path, data: DataConfig) -> Listing:
     """Tars in the WebDataset format; the first word of a tar's name is its split, if it is one."""
     files: dict[str, list[str]] = {}
-    for file in [path] if path.is_file() else sorted(path.glob("*.tar")):
+    for file in [path] if path.is_file() else _visible(path, "*.tar"):
         word = file.stem.replace("_", "-").split("-")[0]
         files.setdefault(word if split_number(word) is not None else "train", []).append(str(file))
     return read_files(files, "webdataset", path, data)
@@ -96,7 +124,8 @@ def read_files(files: Mapping[str, Sequence[str]], builder: str, path: Path, dat
     """Split -> files, in a format that `datasets` has a builder for."""
     import datasets
 
-    load = partial(datasets.load_dataset, builder, data_files={split: list(names) for split, names in files.items()})
+    patterns = {split: [_literal(Path(name)) for name in names] for split, names in files.items()}
+    load = partial(datasets.load_dataset, builder, data_files=patterns)
     return _listing(load, str(path), path.resolve().stem, data)
 
 
@@ -139,9 +168,10 @@ def _listing(load: Callable[[], Any], where: str, name: str, data: DataConfig) -
     listing = described(table, columns, where, data, pictures, class_names)
     if listing.splits is None and len(ordered) > 1:
         of_split = np.repeat([numbered[word] for word in ordered], list(map(len, parts)))
-        listing = replace(listing, splits=of_split)
+        kept = listing.pictures.rows if isinstance(listing.pictures, ChosenPictures) else np.arange(len(of_split))
+        listing = replace(listing, splits=of_split[kept])
     ignored = {f"split {word}": len(part) for word, part in by_split.items() if word not in numbered}
-    return replace(listing, name=name, ignored=ignored)
+    return replace(listing, name=shown(name), ignored={**ignored, **listing.ignored})
 
 
 def _columns(features: Any, data: DataConfig, where: str) -> dict[str, str]:

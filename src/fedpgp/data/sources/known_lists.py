@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from fedpgp.data.decode import FilePictures
 from fedpgp.data.settings import DataConfig
+from fedpgp.data.sources.folder import hidden, is_image
 from fedpgp.data.sources.known import KNOWN, TEMPLATE
 from fedpgp.data.sources.listing import OUTSIDE, TEST, TRAIN, VALIDATION, Listing
 from fedpgp.data.sources.names import numbered_lines, read_lines, reading, renamed, told_apart
@@ -70,7 +71,7 @@ class ImageList:
         return Listing(
             name=name,
             where=str(listed),
-            pictures=FilePictures.of(root, [self.paths[image] for image in images], str(listed)),
+            pictures=FilePictures.of(root, [self.paths[image] for image in images], str(listed), data.follow_links),
             class_names=renamed([self.names[label] for label in chosen], str(listed), data),
             labels=np.searchsorted(chosen, labels[images]),
             splits=splits[images],
@@ -175,7 +176,8 @@ def read_tiny_imagenet(path: Path, data: DataConfig) -> Listing:
             raise DataError(f"{path / WORDNET_IDS}: {identifier!r} has no folder {folder}: {remedy}")
         if identifier not in words:
             raise DataError(f"{path / WORDS}: has no words for class {identifier!r}: {remedy}")
-        for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_file()):
+        names = (entry.name for entry in os.scandir(folder) if entry.is_file())
+        for name in sorted(name for name in names if is_image(name) and not hidden(name)):
             images.add(str(folder), f"train/{identifier}/images/{name}", label, TRAIN)
     for where, line in images.lines(path / ANNOTATIONS):
         image, identifier, *_ = [*line.split("\t"), "", ""]

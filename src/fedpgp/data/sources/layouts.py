@@ -136,5 +136,7 @@ def _why_none(path: Path) -> str:
         remedy += f", or name the table that says what they are, such as {path / tables[0]}"
     if not images:
         return f"{path} holds no image: {remedy}"
+    if images and all(folder.BACKSLASH in name for name in names if folder.is_image(name)):
+        return f"{path / names[0]}: {folder.UNPACK}"
     folders = "no folder with images" if folder.folders(path) else "no folders"
     return f"{path} holds {images:,} image{'s' if images > 1 else ''} and {folders}: {remedy}"

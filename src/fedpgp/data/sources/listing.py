@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,8 +12,9 @@ from PIL import Image
 
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources.dataset import SPLITS, ImageDataset, SelectedPictures, Source, StoredFeatures
+from fedpgp.data.sources.names import is_text
 from fedpgp.data.sources.names import plain as plain_name
-from fedpgp.errors import DataError
+from fedpgp.errors import DataError, shown
 from fedpgp.runtime.randomness import generator
 
 SEED = 0  # of a division into splits: it belongs to the data, and is the same for every run
@@ -59,6 +60,32 @@ class Listing:
     ignored: Mapping[str, int] = field(default_factory=dict)
     features: StoredFeatures | None = None
 
+    def without_unused(self) -> "Listing":
+        """The listing without the class names of which there is no image."""
+        used, labels = np.unique(self.labels, return_inverse=True)
+        above = None if self.superclasses is None else tuple(self.superclasses[label] for label in used)
+        names = tuple(self.class_names[label] for label in used)
+        unused = len(self.class_names) - len(names)
+        ignored = {**self.ignored, **({"class without an image": unused} if unused else {})}
+        return replace(self, class_names=names, labels=labels, superclasses=above, ignored=ignored)
+
+
+@dataclass(frozen=True)
+class ChosenPictures:
+    """Some of other pictures, in the order of their rows."""
+
+    pictures: Pictures
+    rows: NDArray[np.int64]
+
+    def __call__(self, index: int) -> Image.Image:
+        return self.pictures(int(self.rows[index]))
+
+    def place(self, index: int) -> str:
+        return self.pictures.place(int(self.rows[index]))
+
+    def fingerprint(self, images: NDArray[np.int64]) -> str:
+        return self.pictures.fingerprint(self.rows[images])
+
 
 def to_source(listing: Listing, data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
     """The source that a listing describes; raises DataError for one that cannot be used.
@@ -71,7 +98,7 @@ def to_source(listing: Listing, data: DataConfig, splits: Sequence[str] = SPLITS
         empty = [listing.class_names[label] for label in np.flatnonzero(counts == 0)]
         raise DataError(
             f"{listing.where}: {len(empty)} of {len(listing.class_names)} classes have no image, the first is"
-            f" {empty[0]!r}: add images, or remove the class: its folder, or its line in the file of names"
+            f" {empty[0]!r}: add images, or leave such classes out with --set data.drop_unused_classes=true"
         )
     of_split = divided(listing, data)
 
@@ -119,7 +146,15 @@ def _dataset(listing: Listing, split: str, images: NDArray[np.int64]) -> ImageDa
 
 
 def check_names(listing: Listing) -> None:
-    """Raises DataError for class names that are missing, or the same but for case, spaces and underscores."""
+    """Raises DataError for names that are no text, and class names that are missing, or the same but for case, spaces
+    and underscores."""
+    for kind, names in (("class", listing.class_names), ("domain", listing.domain_names)):
+        wrong = next((name for name in names if not is_text(name)), None)
+        if wrong is not None:
+            raise DataError(
+                f"{listing.where}: the {kind} name '{shown(wrong)}' must be text in UTF-8 without control characters:"
+                " rename its folder, or write it again in the table"
+            )
     seen: dict[str, str] = {}
     for label, name in enumerate(listing.class_names):
         plain = plain_name(name)

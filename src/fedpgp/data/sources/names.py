@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +43,8 @@ def named(
     if file is None:
         if integers and needed:
             raise DataError(
-                f"{where}: the labels are integers, and CLIP reads names: name a file with a class name in each line"
-                f" with data.names, or put it beside the images as {BESIDE[0]}"
+                f"{where}: the labels are integers (true is 1, false is 0), and CLIP reads names: name a file with a"
+                f" class name in each line with data.names, or put it beside the images as {BESIDE[0]}"
             )
         names = {label: label for label in sorted(labels, key=int if integers else None)}
     else:
@@ -103,6 +104,15 @@ def told_apart(names: Mapping[str, str], longer: Mapping[str, str]) -> dict[str,
 def plain(name: str) -> str:
     """A name without what makes no difference to CLIP: case, underscores, spaces."""
     return " ".join(name.replace("_", " ").casefold().split())
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8, and has no control characters but blanks."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return not any(category(letter) == "Cc" and not letter.isspace() for letter in name)
 
 
 def superclasses_of(

@@ -15,7 +15,7 @@ from fedpgp.errors import DataError
 
 TABS = (".tsv", ".tab")
 SUFFIXES = (".csv", *TABS, ".parquet")
-REMEDY = "make it readable, fix the row that is named, or save it again as a table"
+REMEDY = "make it readable, fix the row that is named, or save it again as a table in UTF-8"
 
 
 def read(file: Path, data: DataConfig) -> Listing:
@@ -28,7 +28,7 @@ def read(file: Path, data: DataConfig) -> Listing:
     if file.suffix.lower() == ".parquet":
         with reading(where, REMEDY):
             schema = pyarrow.parquet.read_schema(file)
-        if any(pyarrow.types.is_struct(kind) or pyarrow.types.is_binary(kind) for kind in schema.types):
+        if not _has_paths(schema, data, where):
             return hugging_face.read_files({"train": [where]}, "parquet", file, data)
         names = schema.names
         columns = find_columns(names, data, where)
@@ -51,12 +51,44 @@ def read(file: Path, data: DataConfig) -> Listing:
             )
     if not len(table):
         raise DataError(f"{where}: has no row: write one for each image")
-    paths = table[columns[IMAGE]].combine_chunks()
+    column = table[columns[IMAGE]]
+    kind = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
+    if not _is_text(kind):
+        raise DataError(
+            f"{where}: column {columns[IMAGE]!r} must hold paths or encoded images, got {kind}: set"
+            " data.image_column to another column"
+        )
+    paths = column.cast(kind).cast(pyarrow.large_string()).combine_chunks()
     _check_paths(paths, where)
-    contents = paths.cast(pyarrow.large_string()).cast(pyarrow.large_binary())
-    pictures = FilePictures(file.parent, contents, where, in_rows=True)
+    contents = paths.cast(pyarrow.large_binary())
+    pictures = FilePictures(file.parent, contents, where, in_rows=True, follow_links=data.follow_links)
     listing = described(table, columns, where, data, pictures, None)
-    return replace(listing, ignored={f"column {name}": len(paths) for name in names if name not in columns.values()})
+    unused = {f"column {name or 'without a name'}": len(paths) for name in names if name not in columns.values()}
+    return replace(listing, ignored={**unused, **listing.ignored})
+
+
+def _has_paths(schema: Any, data: DataConfig, where: str) -> bool:
+    """Whether the images of a Parquet file are paths; else it has them in a column of bytes."""
+    import pyarrow.types as types
+
+    encoded = [types.is_struct(kind) or _is_bytes(kind) for kind in schema.types]
+    try:
+        image = find_columns(schema.names, data, where)[IMAGE]
+    except DataError:  # a column of images need not have a usual name
+        return not any(encoded)
+    return not encoded[schema.names.index(image)]
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _is_bytes(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 
 def _header(file: Path) -> tuple[list[str], str]:
@@ -78,7 +110,10 @@ def _check_paths(paths: Any, where: str) -> None:
     outside = compute.match_substring_regex(paths, OUTSIDE.pattern).fill_null(True)
     row = compute.index(outside, True).as_py()
     if row >= 0:
+        directory, path = Path(where).parent, str(paths[row].as_py())
+        inside = path.startswith(f"{directory.absolute()}/") and ".." not in path
+        remedy = f"write {Path(path).relative_to(directory.absolute())}" if inside else "put the table above its images"
         raise DataError(
-            f"{where}: row {row + 1}: the path must be relative to {Path(where).parent} and stay below it, got"
-            f" {paths[row].as_py()!r}: put the table above its images"
+            f"{where}: row {row + 1}: the path must be relative to {directory} and stay below it, got {path!r}:"
+            f" {remedy}"
         )
