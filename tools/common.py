@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -96,3 +98,20 @@ def progress(what: str, total: int) -> Callable[[int], None]:
         print(f"{what}: {done} of {total}, {left:.0f} s left", file=sys.stderr, flush=True)
 
     return report
+
+
+def add_running_options(parser: argparse.ArgumentParser, threads: int, check_every: int, save_every: int) -> None:
+    """Add the options of a training run that do not change its result."""
+    running = parser.add_argument_group("running")
+    running.add_argument("--threads", type=int, default=threads, help="default: %(default)s")
+    running.add_argument("--print-every", type=int, default=50, help="steps (default: %(default)s)")
+    running.add_argument("--check-every", type=int, default=check_every, help="steps (default: %(default)s)")
+    running.add_argument("--save-every", type=int, default=save_every, help="steps (default: %(default)s)")
+
+
+def stop_on_signals() -> list[bool]:
+    """Return a list that gets an entry at SIGINT or SIGTERM, so that a run can save its state and end."""
+    stopping: list[bool] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.append(True))
+    return stopping

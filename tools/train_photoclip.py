@@ -19,7 +19,6 @@ import argparse
 import copy
 import json
 import math
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -33,7 +32,7 @@ from torch.nn import functional
 
 from captions import PLAIN_TEMPLATE, encode_all, random_templates
 from checksum_assets import write_checksums
-from common import ASSETS, BUILD, replacing
+from common import ASSETS, BUILD, add_running_options, replacing, stop_on_signals
 from photoclip_space import ImageNet, SentenceEncoder, Space, download, make_space, read_imagenet
 from photoclip_texts import Vocabulary, cached_embeddings, draw_texts, make_vocabulary
 from photoclip_tower import TextTower, write_checkpoint
@@ -223,9 +222,7 @@ def train(
     arguments: argparse.Namespace,
 ) -> bool:
     """Train until the last step or a signal, and save the state. Return whether the run is complete."""
-    stopping = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.append(True))
+    stopping = stop_on_signals()
     templates = random_templates(settings.seed)
     start, before, first = time.monotonic(), run.seconds, run.step
     while run.step < settings.steps and not stopping:
@@ -267,11 +264,7 @@ def parse_arguments() -> argparse.Namespace:
     recipe.add_argument("--seed", type=int, default=Settings.seed, help="default: %(default)s")
     recipe.add_argument("--steps", type=int, default=Settings.steps, help="default: %(default)s")
     recipe.add_argument("--hold-out", action="store_true", help="hold out 200 classes")
-    running = parser.add_argument_group("running")
-    running.add_argument("--threads", type=int, default=1, help="default: %(default)s")
-    running.add_argument("--print-every", type=int, default=50, help="steps (default: %(default)s)")
-    running.add_argument("--check-every", type=int, default=500, help="steps (default: %(default)s)")
-    running.add_argument("--save-every", type=int, default=250, help="steps (default: %(default)s)")
+    add_running_options(parser, threads=1, check_every=500, save_every=250)
     return parser.parse_args()
 
 

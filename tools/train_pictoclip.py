@@ -19,7 +19,6 @@ import copy
 import json
 import math
 import shutil
-import signal
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +34,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPMode
 from camera import capture, on_white
 from captions import CONTEXT, VOCABULARY, tokens_for, words_for
 from checksum_assets import write_checksums
-from common import ASSETS, BUILD, replacing
+from common import ASSETS, BUILD, add_running_options, replacing, stop_on_signals
 from drawings import COLOURED_SETS, EMOJI_SETS, ONE_COLOUR_SETS, PRETRAINING_PIXELS, PRETRAINING_SETS
 from evaluate_pictoclip import ZeroShot, accuracies, percent, read_classes, read_split
 from style_changes import change_style
@@ -481,29 +480,12 @@ def write_checkpoint(run: Run, settings: Settings, files_from: Path, output: Pat
     temporary.rmdir()
 
 
-@dataclass
-class Stop:
-    """Set by Ctrl-C or a polite kill: the run saves its state after the step at hand."""
-
-    asked: bool = False
-
-    def install(self) -> None:
-        """Answer SIGINT and SIGTERM."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.ask)
-
-    def ask(self, *_: object) -> None:
-        """Remember the wish."""
-        self.asked = True
-
-
 def train(run: Run, pool: Pool, settings: Settings, checks: Checks, arguments: argparse.Namespace) -> bool:
     """Go on until the last step, or until stopped; tells whether the run is complete."""
-    stop = Stop()
-    stop.install()
+    stopping = stop_on_signals()
     since, first = time.monotonic() - run.seconds, run.step
     began = time.monotonic()
-    while run.step < settings.steps and not stop.asked:
+    while run.step < settings.steps and not stopping:
         loss = take_step(run, pool, settings)
         run.seconds = time.monotonic() - since
         if run.step % arguments.print_every == 0:
@@ -542,11 +524,7 @@ def parse_arguments() -> argparse.Namespace:
     recipe.add_argument(
         "--validation-set", default="", choices=["", *EMOJI_SETS, *COLOURED_SETS], help="hold this pretraining set out"
     )
-    running = parser.add_argument_group("running")
-    running.add_argument("--threads", type=int, default=2, help="default: %(default)s")
-    running.add_argument("--print-every", type=int, default=50, help="steps (default: %(default)s)")
-    running.add_argument("--check-every", type=int, default=1000, help="steps (default: %(default)s)")
-    running.add_argument("--save-every", type=int, default=500, help="steps (default: %(default)s)")
+    add_running_options(parser, threads=2, check_every=1000, save_every=500)
     return parser.parse_args()
 
 
