@@ -241,13 +241,13 @@ def reason(detail: Any) -> str:
 
 
 def _section_toml(name: str, section: Any, origins: Mapping[str, str]) -> str:
-    summary = (type(section).__doc__ or "").strip().splitlines()[0]
-    lines = [f"# {summary}", f"[{name}]"]
+    summary = (type(section).__doc__ or "").strip().splitlines()[:1]  # a method of somebody's own may have none
+    lines = [*(f"# {line}" for line in summary), f"[{name}]"]
     for key, field in section.__pydantic_fields__.items():
         value = getattr(section, key)
         if value is None and isinstance(section, TrainedMethod) and key in TrainedMethod.__dataclass_fields__:
             continue  # that of [federation]
         origin = origins.get(f"{name}.{key}", "default")
         shown = tomli_w.dumps({key: value}).strip() if value is not None else f"# {key} ="
-        lines.append(f"{shown}  # {field.description} [{origin}]")
+        lines.append(f"{shown}  # " + " ".join(filter(None, (field.description, f"[{origin}]"))))
     return "\n".join(lines) + "\n"
