@@ -20,6 +20,7 @@ from fedpgp.methods import METHODS, Method, reserved
 from fedpgp.methods.base import TrainedMethod
 from fedpgp.methods.plugins import find_method, installed
 from fedpgp.methods.published import PUBLISHED, Setting
+from fedpgp.runtime.files import exists
 
 EMBEDDED = "pictograms"
 SUGGESTED = 3  # of the sections that have a key, in a message
@@ -158,7 +159,7 @@ class _File:
 
 def _found(file: Path | str) -> Path:
     """A path as it is, unless there is no such file and it is the name of a recipe."""
-    return Path(file) if Path(file).is_file() else recipes().get(str(file), Path(file))
+    return Path(file) if exists(file) and Path(file).is_file() else recipes().get(str(file), Path(file))
 
 
 def _chain(path: Path) -> list[_File]:

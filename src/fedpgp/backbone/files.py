@@ -15,6 +15,7 @@ from fedpgp.backbone.convert import HEAD, standard_processor, to_clip_model
 from fedpgp.backbone.tokens import AnyTokenizer
 from fedpgp.backbone.transformers_models import FAMILIES
 from fedpgp.errors import CheckpointError, first_line
+from fedpgp.runtime.files import exists
 
 PHOTOCLIP = "photoclip"
 EMBEDDED = (PHOTOCLIP, "pictoclip")
@@ -76,7 +77,7 @@ def find_checkpoint(name: str) -> Path:
     """The directory or file of a checkpoint, downloaded if it is a hub id; raises CheckpointError."""
     if name in EMBEDDED:
         return assets.verified(name)
-    if Path(name).exists():
+    if exists(name):
         return Path(name)
     name = name.removeprefix(HUB_PREFIX)
     if not HUB_ID.fullmatch(name):

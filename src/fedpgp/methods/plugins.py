@@ -18,6 +18,7 @@ from fedpgp.methods import METHODS, Method
 from fedpgp.methods.base import Reads
 from fedpgp.methods.reserved import ALL, EXTENDS, RECIPE, SECTIONS
 from fedpgp.runtime.code_files import load_file, own_line, raised
+from fedpgp.runtime.files import exists
 
 GROUP = "fedpgp.methods"  # of entry points
 DECORATOR = "write @dataclass(frozen=True, kw_only=True) above it, from pydantic.dataclasses"
@@ -67,7 +68,7 @@ def find_method(name: str) -> type[Method]:
 def _of_file(reference: str) -> type[Method]:
     file, _, name = reference.rpartition(":") if ".py:" in reference else (reference, "", "")
     path = Path(file)
-    if not path.is_file():
+    if not (exists(path) and path.is_file()):
         raise ConfigError(f"method {reference!r} names the file {file}, which is not there; give path/to/file.py:Name")
     content = vars(load_file(path))
     written = [key for key, value in content.items() if getattr(value, "__module__", None) == content["__name__"]]

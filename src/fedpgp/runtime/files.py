@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and tensors that are read one at a time."""
 
+import errno
 import json
 import os
 import tempfile
@@ -14,6 +15,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 OWNER_ALONE = 0o700  # mode of a directory into which nobody else looks
+
+
+def exists(text: Path | str) -> bool:
+    """Whether a text is the path of a file or directory; a text that is too long for one is not, and no error."""
+    try:
+        return Path(text).exists()
+    except OSError as error:  # pathlib passes on what has nothing to do with whether it is there
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def write(path: Path, content: bytes, mode: int = 0o666) -> None:

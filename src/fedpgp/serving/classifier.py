@@ -28,6 +28,7 @@ from fedpgp.federation.client_runner import guidance_of
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run
+from fedpgp.runtime.files import exists
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -163,7 +164,7 @@ class Classifier:
         given = [images] if isinstance(images, str | Path) or not isinstance(images, Sequence) else list(images)
         read = self.read(classes)
         for image in given:
-            if isinstance(image, str | Path) and not Path(image).exists():
+            if isinstance(image, str | Path) and not exists(image):
                 raise DataError(f"{image} does not exist: name a file that does")
         probabilities = []
         for result in self.stream(given, read, workers=0):

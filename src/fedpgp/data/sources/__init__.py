@@ -14,6 +14,7 @@ from fedpgp.data.sources.dataset import SPLITS, ImageDataset, Source, StoredFeat
 from fedpgp.data.sources.layouts import AUTO, LAYOUTS, layout_of
 from fedpgp.data.sources.listing import Listing, to_source, to_target
 from fedpgp.errors import DataError, nearest
+from fedpgp.runtime.files import exists
 
 __all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "StoredFeatures", "load_source", "load_target"]
 
@@ -69,7 +70,7 @@ def located(data: DataConfig) -> tuple[Path, str]:
         usual = hugging_face.LAYOUT if hugging_face.is_saved(path) else known.KNOWN[data.source].layout
         return path, layout_of(path, usual if data.layout == AUTO else data.layout)
     path = Path(data.source)
-    if not path.exists():
+    if not exists(path):
         names = [pictograms.NAME, *known.NAMES]
         allowed = "a directory or file that exists, or a known name"
         raise DataError(f"data.source must be {allowed}, got {data.source!r}; {nearest(data.source, names)}")
