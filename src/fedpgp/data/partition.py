@@ -156,9 +156,10 @@ def dirichlet(pool: Pool, *, concentration: float) -> Shares:
     held: list[list[NDArray[np.int64]]] = [[] for _ in range(pool.clients)]
     for label in pool.by_class:
         images = pool.shuffled(label)
-        shares = pool.rng("dirichlet", label).dirichlet(np.full(pool.clients, concentration))
-        ends = np.rint(np.cumsum(shares)[:-1] * len(images)).astype(np.int64)
-        for own, part in zip(held, np.split(images, ends), strict=True):
+        rng = pool.rng("dirichlet", label)
+        shares = rng.dirichlet(np.full(pool.clients, concentration))
+        counts = largest_remainders(shares * len(images), len(images), rng)
+        for own, part in zip(held, np.split(images, np.cumsum(counts)[:-1]), strict=True):
             own.append(part)
     return _nobody_without([np.concatenate(own) for own in held])
 
@@ -202,7 +203,8 @@ def pachinko(pool: Pool, *, concentration: float, fine_concentration: float) -> 
 def pathological(pool: Pool, *, classes_per_client: int | None) -> Shares:
     """Every client has so many classes, and whoever has a class an equal part of its images; None: two.
 
-    Classes are dealt out so that the numbers of their holders differ by at most one.
+    Classes are dealt out so that the numbers of their holders differ by at most one. Of images that do not divide
+    evenly, it is drawn for each class who has one more.
     """
     labels, count = list(pool.by_class), classes_per_client or 2
     _check_classes_per_client(count, labels)
@@ -215,7 +217,12 @@ def pathological(pool: Pool, *, classes_per_client: int | None) -> Shares:
             holding[place].append(client)
     held: list[list[NDArray[np.int64]]] = [[] for _ in range(pool.clients)]
     for label, clients in zip(labels, holding, strict=True):
-        for client, part in zip(clients, np.array_split(pool.shuffled(label), max(1, len(clients))), strict=False):
+        if not clients:
+            continue
+        images = pool.shuffled(label)
+        quotas = np.full(len(clients), len(images) / len(clients))
+        counts = largest_remainders(quotas, len(images), pool.rng("pathological", label))
+        for client, part in zip(clients, np.split(images, np.cumsum(counts)[:-1]), strict=True):
             held[client].append(part)
     return _nobody_without([np.concatenate(own) for own in held])
 
@@ -287,9 +294,7 @@ def share_out(
         rng = pool.rng(f"share out {dataset.split}", label)
         drawn = rng.permutation(by_class.get(label, nothing))
         quotas = len(drawn) * counts[:, label] / counts[:, label].sum()
-        dealt = np.floor(quotas).astype(np.int64)
-        rest = np.lexsort([rng.random(len(quotas)), dealt - quotas])[: len(drawn) - dealt.sum()]
-        dealt[rest] += 1
+        dealt = largest_remainders(quotas, len(drawn), rng)
         for own, part in zip(held, np.split(drawn, np.cumsum(dealt)[:-1]), strict=True):
             own += part.tolist()
     for client, own in enumerate(held):
@@ -299,6 +304,17 @@ def share_out(
             lack = dataset.lack(int(counts[client].argmax()))
             raise DataError(f"{lack}, the class of which client {client} has most: add some")
     return [np.sort(np.array(own, dtype=np.int64)) for own in held]
+
+
+def largest_remainders(quotas: NDArray[np.float64], total: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """[N] whole numbers with a sum of `total`, each its quota rounded down or up (Hamilton's method).
+
+    quotas: [N] with a sum of `total`. Those with the largest fractions are rounded up; of equal ones it is drawn which.
+    """
+    counts = np.floor(quotas).astype(np.int64)
+    up = np.lexsort([rng.random(len(quotas)), counts - quotas])[: total - counts.sum()]
+    counts[up] += 1
+    return counts
 
 
 def _grouped(images: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
