@@ -84,7 +84,7 @@ def embedded_recipe() -> Path:
 
 def load_config(
     file: Path | str | None = None,
-    changes: Sequence[str] = (),
+    changes: Sequence[str] | str = (),
     methods: Sequence[type[Method]] = (),
     *,
     foreign: bool = False,
@@ -100,6 +100,7 @@ def load_config(
     published: values on top of those of the file, and below the changes.
     Raises ConfigError with one line per fault: file and line, field, what is allowed, what was found.
     """
+    changes = [changes] if isinstance(changes, str) else changes
     path = _found(EMBEDDED if file is None else file)
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}

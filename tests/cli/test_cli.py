@@ -319,8 +319,8 @@ def test_what_does_not_fit_data_or_checkpoint(
 
 
 def test_seeds(command: Command, small: None) -> None:
-    refused(command("compare", "--seeds", "0"), "seeds must be at least 1, got 0")
-    refused(command("compare", "--seeds", "-1"), "seeds must be at least 1, got -1")
+    refused(command("compare", "--seeds", "0"), "seeds must be 1 or more, got 0")
+    refused(command("compare", "--seeds", "-1"), "seeds must be 1 or more, got -1")
     refused(command("run", "--method", "fedpgp", "--seed", "-1"), "seed must be 0 or more, got -1")
     refused(command("run", "--method", "fedpgp", "--seed", "one"), "--seed", "'one'")
     allowed = command("run", "--method", "zero-shot", "--seed", "0", "--json", *sets())

@@ -174,7 +174,8 @@ class Comparison:
 
     def only(self, methods: Sequence[str]) -> "Comparison":
         """The same with the finished runs of some of its methods."""
-        return Comparison([run for run in self.runs if run.method in methods])
+        chosen = [methods] if isinstance(methods, str) else methods
+        return Comparison([run for run in self.runs if run.method in chosen])
 
     def mean(self, method: str, part: str = "final") -> dict[str, tuple[float, float | None]]:
         """Mean and standard deviation (None for one seed) over its seeds of every figure. part: "final" or "shared"."""

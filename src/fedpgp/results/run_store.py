@@ -20,6 +20,7 @@ from fedpgp.methods import Method
 from fedpgp.methods.plugins import NAME, is_registered
 from fedpgp.results.run import Comparison, Run, Unfinished
 from fedpgp.runtime.files import TensorFile, exists, flush_directory, new_directory, tensor_bytes, write, write_json
+from fedpgp.runtime.validation import flag
 
 PLAN = "plan.json"  # of a comparison: its methods, each with its seeds
 ANSWERS, RECORDS = "answers.safetensors", "rounds.jsonl"
@@ -243,6 +244,7 @@ def check_output(directory: Path, force: bool, ours: Callable[[Path], bool] | No
 
     ours: whether what is there may be replaced; None takes what runs and comparisons leave.
     """
+    flag(force, "force")
     if directory.exists() and not force:
         command = resume_command(directory)
         remedy = f", or go on with: {command}" if command else ""

@@ -22,6 +22,7 @@ from fedpgp.results.summary import figures, named
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import OpenRun, open_run
 from fedpgp.runtime.files import write
+from fedpgp.runtime.validation import whole_number
 
 
 def join(
@@ -49,13 +50,14 @@ def join(
     Raises FedPGPError: before any work where run, data or output do not fit.
     """
     finished = run if isinstance(run, Run) else load_run(run)
-    name = finished.method
+    name, seed, shots = finished.method, whole_number(seed, "seed", 0), whole_number(shots, "shots", 0)
+    epochs = finished.config.federation.join_epochs if epochs is None else whole_number(epochs, "epochs", 1)
     if name not in finished.config.methods:
         raise ConfigError(f"{name} is neither built in nor of an installed package: a run of it cannot be joined")
     config = _config(finished, data, shots, device)
     reporter = reporter or Silent()
     with open_run(config, name, seed, Execution(cache=cache, reporter=reporter)) as opened:
-        joined = _fitted(opened, finished, epochs or finished.config.federation.join_epochs)
+        joined = _fitted(opened, finished, epochs)
     if output is not None:
         with run_directory(Path(output), force) as scratch:
             write(scratch / "config.toml", joined.config.to_toml().encode())

@@ -29,6 +29,7 @@ from fedpgp.methods import Frozen, Method, Params
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run
 from fedpgp.runtime.files import exists
+from fedpgp.runtime.validation import texts, whole_number
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,7 +95,7 @@ class Classifier:
     def read(self, class_names: Sequence[str] | None = None) -> Classes:
         """Reads class names, known or new; None takes those that were trained on. Raises ConfigError for fewer than two
         names, of which one would always be certain, or for one that comes twice."""
-        names = tuple(self.base if class_names is None else class_names)
+        names = self.base if class_names is None else texts(class_names, "classes")
         check_names(names)
         if class_names is not None and len(names) == 1:
             raise ConfigError(
@@ -180,6 +181,7 @@ def load(run: Run | Path | str, client: int | None = None, *, device: str | None
     client: its number, from 0. device: None takes the run's. Raises FedPGPError where the run has no such model, where
     its checkpoint is not to be had, or is not the one that it was trained with.
     """
+    client = None if client is None else whole_number(client, "client", 0)
     run = run if isinstance(run, Run) else load_run(run)
     name, task = run.method, run.results["task"]
     if name not in run.config.methods:
