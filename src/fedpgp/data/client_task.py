@@ -11,7 +11,7 @@ from fedpgp.data.settings import DataConfig, TaskConfig
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.sources.known import TEMPLATE
 from fedpgp.data.sources.names import plain
-from fedpgp.data.tasks import Client, EvaluationSet, Task, halves
+from fedpgp.data.tasks import Client, EvaluationSet, Task, check_softmaxes, halves
 from fedpgp.errors import ConfigError, DataError, NamesError, nearest
 
 OWN: Final = "own"  # the partition: every client's images are its own
@@ -26,7 +26,9 @@ def classes_of(task: TaskConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
             " classes of all clients, in the order that all of them shall have"
         )
     if protocol == "base-to-novel":
-        return halves(range(len(names)))
+        base, novel = halves(range(len(names)))
+        check_softmaxes("the federation", {"base": base, "novel": novel}, protocol, key="task.class_names")
+        return base, novel
     if protocol == "personalization":
         return tuple(range(len(names))), ()
     raise ConfigError(f"task.protocol must be base-to-novel or personalization with partition {OWN}, got {protocol!r}")

@@ -13,7 +13,7 @@ from fedpgp.data.partition import PARTITIONS, Pool, deal_classes, deal_domains, 
 from fedpgp.data.settings import TaskConfig
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.sources.names import plain
-from fedpgp.data.tasks import Client, EvaluationSet, Task, halves
+from fedpgp.data.tasks import Client, EvaluationSet, Task, check_softmaxes, halves
 from fedpgp.errors import ConfigError, DataError, nearest
 
 CLASSES, NATURAL = "classes", "natural"
@@ -36,8 +36,7 @@ def base_to_novel(source: Source, config: TaskConfig, seed: int) -> Task:
         classes, _ = halves(classes)
     dataset = _evaluated(source, config)
     base, novel = halves(classes)
-    if not novel:
-        raise DataError(f"base-to-novel needs at least 2 classes, half of them novel; {source.name} has {len(classes)}")
+    check_softmaxes(source.name, {"base": base, "novel": novel}, "base-to-novel", config.evaluate_on)
     tests = {"base": _test_set(dataset, base), "novel": _test_set(dataset, novel)}
     if probe:
         tests["unseen"] = _test_set(dataset, probe)
@@ -158,6 +157,8 @@ def _task(
     kept: Sequence[int] | None = None,
 ) -> Task:
     """kept: the domains of leave-one-domain-out, each of which is shared out by itself."""
+    classes_of = {name: test.classes for name, test in tests.items()}
+    check_softmaxes(source.name, classes_of, config.protocol, config.evaluate_on)
     validation = _test_set(source.validation, base, kept)
     domains: Sequence[int | None] = [None] * config.everybody
     if kept is not None:
