@@ -4,6 +4,7 @@ A reader makes a `Listing` of all images of a path, which `listing` checks and d
 dataset, add a section to known.toml; if it lies on a disk in a new way, write a reader and an entry of `LAYOUTS`.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from fedpgp.data.sources.listing import Listing, to_source, to_target
 from fedpgp.errors import DataError, nearest
 from fedpgp.runtime.files import exists
 
-__all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "StoredFeatures", "load_source", "load_target"]
+__all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "StoredFeatures", "check_used", "load_source", "load_target"]
+COLUMNS = tuple(f"{role}_column" for role in ("image", "label", "domain", "client", "split"))
+WITH_COLUMNS = ("table", hugging_face.LAYOUT, "webdataset")  # layouts
 
 
 def load_source(data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
@@ -25,8 +28,26 @@ def load_source(data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
     splits: those to read; the others may be missing, and of them only "test" may be left out.
     """
     if data.source == pictograms.NAME:
-        return pictograms.read(splits)
+        source = pictograms.read(splits)
+        return replace(source, templates=(data.template,)) if data.template else source
     return to_source(read_listing(data), data, splits)
+
+
+def check_used(data: DataConfig) -> None:
+    """Raise DataError for a setting of [data] that no reader of this source reads; reads no image."""
+    unused: Sequence[str] = ()
+    if data.source == pictograms.NAME:
+        unused, reader = ["layout", "names", *COLUMNS, "test_share", "validation_share"], "the embedded pictograms"
+    elif not (data.source.startswith(hugging_face.HUB) or caltech101.stands_in(data)):
+        _, layout = located(data)
+        unused, reader = () if layout in WITH_COLUMNS else COLUMNS, f"the layout {layout}"
+    for key in unused:
+        value, default = getattr(data, key), getattr(DataConfig(), key)
+        if value != default:
+            raise DataError(
+                f"data.{key} must be left out for {data.source}, got {value!r}: {reader} has no use for it;"
+                f" --set data.{key}={default or json.dumps(default)}"
+            )
 
 
 def load_target(data: DataConfig) -> ImageDataset:
