@@ -118,12 +118,13 @@ def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpo
     """A dual encoder of transformers; raises CheckpointError for files that are not one's, or not complete."""
     import transformers
 
-    if not has_transformers_weights(directory):
-        raise CheckpointError(
-            f"checkpoint {name!r} must hold config.json and model.safetensors, or {open_clip_models.CONFIG} and"
-            f" {OPEN_CLIP_WEIGHTS[0]}; found {found_in(directory)} in {directory}: fetch what is missing, or name"
-            " a file of weights itself"
-        )
+    incomplete = CheckpointError(
+        f"checkpoint {name!r} must hold config.json and model.safetensors, or {open_clip_models.CONFIG} and"
+        f" {OPEN_CLIP_WEIGHTS[0]}; found {found_in(directory)} in {directory}: fetch what is missing, or name a file of"
+        " weights itself"
+    )
+    if not (directory / "config.json").is_file():
+        raise incomplete
     older = any(directory.glob(OLDER)) and not any(directory.glob(NEWER))
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
@@ -133,6 +134,8 @@ def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpo
                 f"checkpoint {name!r} must be of a model_type {' or '.join(map(repr, FAMILIES))}, its config.json has"
                 f" {kind!r}: choose a dual encoder, such as openai/clip-vit-base-patch16"
             )
+        if not has_transformers_weights(directory):
+            raise incomplete
         # Of the older files it reads tensors alone, too (weights_only).
         model, report = getattr(transformers, FAMILIES[kind]).from_pretrained(
             directory, dtype=dtype, use_safetensors=not older, output_loading_info=True, **local

@@ -7,6 +7,7 @@ import torch
 from fedpgp.aggregators import FedAvg
 from fedpgp.backbone import Backbone
 from fedpgp.backbone.layers import Prompt
+from fedpgp.backbone.tokens import check_readable
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.features import check_stored, views_of
 from fedpgp.data.tasks import Task
@@ -24,6 +25,8 @@ from fedpgp.methods.templates import Guided
 
 def check_methods(config: ExperimentConfig, methods: Sequence[str], backbone: Backbone, task: Task) -> None:
     """Raise FedPGPError where a method does not fit, or needs images of which only the features are here."""
+    for test in evaluation_sets(task).values():
+        check_readable(backbone.tokenizer, [task.class_names[label] for label in test.classes])
     _check_template(config, methods, task)
     for name in methods:
         with own_errors(config.methods[name]):

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import safe_open
@@ -33,12 +33,19 @@ def write(path: Path, content: bytes, mode: int = 0o666) -> None:
     What a kill leaves of the first is written over by the next try. mode: who may read and write it, from its first
     byte on, less what the process' umask takes.
     """
+    with new_file(path, mode) as file:
+        file.write(content)
+
+
+@contextmanager
+def new_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file to fill bit by bit, which takes its name only when all of it is written; mode: as in `write`."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         if mode != 0o666:
             partial.unlink(missing_ok=True)  # what lies there may be open to others
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

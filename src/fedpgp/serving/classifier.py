@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedpgp.backbone import Backbone, Towers, configured_backbone
-from fedpgp.backbone.tokens import ClassTokens
+from fedpgp.backbone.tokens import ClassTokens, check_readable
 from fedpgp.data.client_task import named_task
 from fedpgp.data.decode import decode
 from fedpgp.data.image_features import ImageFeatures
@@ -102,6 +102,7 @@ class Classifier:
                 f"classes must name at least two, as one cannot be told from nothing, got {names[0]!r}: add what else"
                 " it could be"
             )
+        check_readable(self.backbone.tokenizer, names)
         task = named_task(self.base, self.templates)
         place = {plain(name): i for i, name in enumerate(self.base)}
         base = torch.tensor([place.get(plain(name), -1) for name in names], device=self.backbone.logit_scale.device)
@@ -175,14 +176,24 @@ class Classifier:
         return probabilities
 
 
-def load(run: Run | Path | str, client: int | None = None, *, device: str | None = None) -> Classifier:
+def with_checkpoint(run: Run, checkpoint: str | None) -> Run:
+    """The same run with its checkpoint in another place; None: where the run has it."""
+    if checkpoint is None:
+        return run
+    return replace(run, config=replace(run.config, backbone=replace(run.config.backbone, checkpoint=checkpoint)))
+
+
+def load(
+    run: Run | Path | str, client: int | None = None, *, device: str | None = None, checkpoint: str | None = None
+) -> Classifier:
     """The model of a finished run, or of its directory: the shared part alone, or that of a client.
 
-    client: its number, from 0. device: None takes the run's. Raises FedPGPError where the run has no such model, where
+    client: its number, from 0. device: None takes the run's. checkpoint: where the run's checkpoint is now, if it was
+    moved. Raises FedPGPError where the run has no such model, where
     its checkpoint is not to be had, or is not the one that it was trained with.
     """
     client = None if client is None else whole_number(client, "client", 0)
-    run = run if isinstance(run, Run) else load_run(run)
+    run = with_checkpoint(run if isinstance(run, Run) else load_run(run), checkpoint)
     name, task = run.method, run.results["task"]
     if name not in run.config.methods:
         raise ConfigError(
@@ -193,11 +204,14 @@ def load(run: Run | Path | str, client: int | None = None, *, device: str | None
             f"the run of {name} was written by an earlier fedpgp, which did not keep class names: run it again"
         )
     settings = run.config.backbone
-    backbone = configured_backbone(settings, device)
+    try:
+        backbone = configured_backbone(settings, device)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; if it was moved, name its place with --checkpoint") from error
     if backbone.fingerprint != run.provenance["checkpoint"]:
         raise CheckpointError(
             f"checkpoint {settings.checkpoint!r} is not the one that {name} was trained with (its SHA-256 differs):"
-            " fetch that one again, or name its directory as backbone.checkpoint in the run's config.toml"
+            " fetch that one again, or name its place with --checkpoint, in Python checkpoint="
         )
     method, base, templates = run.config.methods[name], tuple(task["base_names"]), tuple(task["templates"])
     return Classifier(method, params_of(run, method, backbone, client), backbone, base, templates, client)
