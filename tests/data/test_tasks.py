@@ -206,6 +206,18 @@ def test_domains_are_dealt_in_an_order_of_the_seed():
     assert len(dealt) > 3 and all(sorted(d[:4]) == [0, 1, 2, 3] and d[4:] == d[:2] for d in dealt)
 
 
+def test_shots_may_be_the_most_that_a_class_gives(pictograms):
+    labels = [0] * 9 + [1] * 3 + [2] * 5
+    dataset = tiny.dataset("train", labels, class_names="abc")
+    counts = [len(draw_shots(dataset, label, 4, 0, at_most=True)) for label in range(3)]
+    assert counts == [4, 3, 4]
+    assert np.array_equal(draw_shots(dataset, 0, 4, 0, at_most=True), draw_shots(dataset, 0, 4, 0))
+    with pytest.raises(DataError, match=r"task\.shots must be at most 3, got 4.*--set task\.fewer_shots=true"):
+        draw_shots(dataset, 1, 4, 0)
+    few = load_config(changes=["task.shots=40", "task.fewer_shots=true"])
+    assert {len(client.train) // len(client.classes) for client in make_task(few, pictograms, 0).clients} == {36}
+
+
 @settings(max_examples=50)
 @given(
     data=st.data(),

@@ -48,7 +48,8 @@ def own_task(data: DataConfig, task: TaskConfig, source: Source, seed: int) -> T
             f"{source.name} has training images of {len(held)} of the {len(base)} classes that are trained on, and a"
             f" client needs 2: add images of {', '.join(source.class_names[label] for label in base[:5])}"
         )
-    images = np.concatenate([draw_shots(source.train, label, task.shots, seed) for label in held])
+    few = task.fewer_shots
+    images = np.concatenate([draw_shots(source.train, label, task.shots, seed, at_most=few) for label in held])
     assert source.test is not None, "a node reads the test split"
     tests = {name: _tested(source.test, classes) for name, classes in _tests(task).items()}
     validation = _tested(source.validation, base)

@@ -86,12 +86,13 @@ def deal_domains(domains: int, clients: int, seed: int) -> tuple[int, ...]:
 
 
 def draw_shots(
-    dataset: ImageDataset, label: int, shots: int, seed: int, domain: int | None = None
+    dataset: ImageDataset, label: int, shots: int, seed: int, domain: int | None = None, at_most: bool = False
 ) -> NDArray[np.int64]:
     """The indices of `shots` training images of one class, drawn evenly over the domains or from one, ascending.
 
-    The counts of two domains differ by at most one while both have images left. Raises DataError if the class has
-    fewer images. The draw depends on the seed, the class and the domain alone. shots: 0 takes all images.
+    The counts of two domains differ by at most one while both have images left. at_most: a class with fewer images
+    gives all that it has; otherwise it raises DataError. The draw depends on the seed, the class and the domain alone.
+    shots: 0 takes all images.
     """
     rng = generator(seed, "shots", label, *(() if domain is None else (domain,)))
     images = dataset.of_classes([label])
@@ -99,12 +100,13 @@ def draw_shots(
     if domain is not None:
         images = images[dataset.domains[images] == domain]
         where = f" in domain {dataset.domain_names[domain]!r}"
-    if not shots:
+    if not shots or (at_most and shots > len(images)):
         return images
     if shots > len(images):
         raise DataError(
             f"task.shots must be at most {len(images)}, got {shots}: class {dataset.class_names[label]!r} of"
-            f" {dataset.name} has {len(images)} {dataset.split} images{where}; 0 takes all that there are"
+            f" {dataset.name} has {len(images)} {dataset.split} images{where};"
+            f" --set task.shots={len(images)} fits, 0 takes all, --set task.fewer_shots=true takes all of such a class"
         )
     shuffled = images[torch.randperm(len(images), generator=rng).numpy()]
     domain_rank = torch.randperm(len(dataset.domain_names), generator=rng).numpy()

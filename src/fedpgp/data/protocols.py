@@ -193,7 +193,7 @@ def _by_classes(
     clients = []
     for number, domain in enumerate(domains):
         classes = dealt[number // among]
-        drawn = [draw_shots(source.train, label, config.shots, seed, domain) for label in classes]
+        drawn = [draw_shots(source.train, label, config.shots, seed, domain, config.fewer_shots) for label in classes]
         clients.append(Client(number, classes, np.concatenate(drawn), None if domain is None else (domain,)))
     return clients
 
@@ -216,7 +216,7 @@ def _by_images(
     clients = []
     for domain in dict.fromkeys(domains):
         members = [number for number, other in enumerate(domains) if other == domain]
-        drawn = [draw_shots(train, label, config.shots, seed, domain) for label in base]
+        drawn = [draw_shots(train, label, config.shots, seed, domain, config.fewer_shots) for label in base]
         here = () if domain is None else (domain,)
         pool = Pool(train, np.concatenate(drawn), len(members), source.superclasses, seed, here)
         if not len(pool.images):
@@ -317,7 +317,7 @@ def task_of(task: TaskConfig, source: Source, seed: int) -> Task:
     of_partition = {"classes_per_client", "class_division"}
     if task.partition != CLASSES:
         of_partition = set(signature(PARTITIONS[task.partition]).parameters) - {"pool"}
-    of_all = {"protocol", "partition", "clients", "new_clients", "shots", "evaluate_on"}
+    of_all = {"protocol", "partition", "clients", "new_clients", "shots", "fewer_shots", "evaluate_on"}
     of_all.add("held_out" if task.protocol == "leave-one-domain-out" else "domain_per_client")
     if task.protocol == "cross-data-set":
         of_all.add("targets")
