@@ -5,6 +5,7 @@ import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -47,14 +48,16 @@ def randomised(model: Any) -> Any:
 
 
 def word_pieces(directory: Path, length: int = LENGTH) -> int:
-    """A WordPiece tokenizer of BERT's kind, trained on class names; returns its number of tokens."""
+    """A WordPiece tokenizer of BERT's kind, trained on class names, that knows all letters; returns its length."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    made.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=120, special_tokens=list(special.values())))
+    letters = [*ascii_lowercase, ascii_lowercase, f"z{ascii_lowercase}"]  # each alone, and behind another
+    trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=list(special.values()))
+    made.train_from_iterator([*TEXTS, *letters], trainer)
     made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=length, **special).save_pretrained(directory)
     return int(made.get_vocab_size())

@@ -134,7 +134,7 @@ def remembering():
         ({"init_private": idle}, "unused"),
         ({"init_private": lambda self, *_: {"p_G": torch.ones(3, dtype=torch.float64)}}, "not use a name twice"),
         ({"prompts": wrong_width}, r"must make contexts \[M, 128\]"),
-        ({"predict": wrong_columns}, "finite logits"),
+        ({"predict": wrong_columns}, r"logits \[images, classes\].*\[5, 6\], got \(5, 5\)"),
         ({"predict": looks_at_the_batch}, "every image for itself"),
         ({"predict": changes_arguments}, "not change its arguments"),
         ({"loss": scales_the_guidance}, "not change its arguments in place, in loss"),

@@ -21,6 +21,7 @@ from fedpgp.methods import METHODS, Method, reserved
 from fedpgp.methods.base import TrainedMethod
 from fedpgp.methods.plugins import find_method, installed
 from fedpgp.methods.published import PUBLISHED, Setting
+from fedpgp.runtime.files import exists
 
 EMBEDDED, PHOTOGRAPHS = "pictograms", "photographs"  # recipes of the embedded checkpoints
 SUGGESTED = 3  # of the sections that have a key, in a message
@@ -90,7 +91,7 @@ def default_recipe(changes: Sequence[str]) -> str:
 
 def load_config(
     file: Path | str | None = None,
-    changes: Sequence[str] = (),
+    changes: Sequence[str] | str = (),
     methods: Sequence[type[Method]] = (),
     *,
     foreign: bool = False,
@@ -106,6 +107,7 @@ def load_config(
     published: values on top of those of the file, and below the changes.
     Raises ConfigError with one line per fault: file and line, field, what is allowed, what was found.
     """
+    changes = [changes] if isinstance(changes, str) else changes
     path = _found(default_recipe(changes) if file is None else file)
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
@@ -165,7 +167,7 @@ class _File:
 
 def _found(file: Path | str) -> Path:
     """A path as it is, unless there is no such file and it is the name of a recipe."""
-    return Path(file) if Path(file).is_file() else recipes().get(str(file), Path(file))
+    return Path(file) if exists(file) and Path(file).is_file() else recipes().get(str(file), Path(file))
 
 
 def _chain(path: Path) -> list[_File]:
@@ -248,13 +250,13 @@ def reason(detail: Any) -> str:
 
 
 def _section_toml(name: str, section: Any, origins: Mapping[str, str]) -> str:
-    summary = (type(section).__doc__ or "").strip().splitlines()[0]
-    lines = [f"# {summary}", f"[{name}]"]
+    summary = (type(section).__doc__ or "").strip().splitlines()[:1]  # a method of somebody's own may have none
+    lines = [*(f"# {line}" for line in summary), f"[{name}]"]
     for key, field in section.__pydantic_fields__.items():
         value = getattr(section, key)
         if value is None and isinstance(section, TrainedMethod) and key in TrainedMethod.__dataclass_fields__:
             continue  # that of [federation]
         origin = origins.get(f"{name}.{key}", "default")
         shown = tomli_w.dumps({key: value}).strip() if value is not None else f"# {key} ="
-        lines.append(f"{shown}  # {field.description} [{origin}]")
+        lines.append(f"{shown}  # " + " ".join(filter(None, (field.description, f"[{origin}]"))))
     return "\n".join(lines) + "\n"

@@ -55,7 +55,8 @@ def test_photoclip_says_once_what_a_clip_would_improve(command: Command, small: 
 
 
 def test_icons_checkpoint_on_other_images_names_photoclip(command: Command, small: None, tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/ant").mkdir(parents=True)
+    (tmp_path / "photos/ant/1.png").touch()  # `small` replaces what is read of it
     shown = command("run", "--method", "zero-shot", "--data", "photos", *sets())
     assert "the backbone is pictoclip, which knows only icons: for photographs use --backbone photoclip" in shown.err
     chosen = command("run", "--method", "zero-shot", "--data", "photos", "--backbone", "pictoclip", *sets())

@@ -15,6 +15,7 @@ from typer.main import get_command
 
 import fedpgp
 from fedpgp import assets, cli
+from fedpgp.cli import options
 from fedpgp.data.sources import Source
 from fedpgp.federation import rounds
 from fedpgp.federation.client import ClientJob
@@ -318,8 +319,8 @@ def test_what_does_not_fit_data_or_checkpoint(
 
 
 def test_seeds(command: Command, small: None) -> None:
-    refused(command("compare", "--seeds", "0"), "seeds must be at least 1, got 0")
-    refused(command("compare", "--seeds", "-1"), "seeds must be at least 1, got -1")
+    refused(command("compare", "--seeds", "0"), "seeds must be 1 or more, got 0")
+    refused(command("compare", "--seeds", "-1"), "seeds must be 1 or more, got -1")
     refused(command("run", "--method", "fedpgp", "--seed", "-1"), "seed must be 0 or more, got -1")
     refused(command("run", "--method", "fedpgp", "--seed", "one"), "--seed", "'one'")
     allowed = command("run", "--method", "zero-shot", "--seed", "0", "--json", *sets())
@@ -406,6 +407,34 @@ def test_who_names_no_run_is_told_of_those_that_are_there(command: Command, tmp_
     refused(
         command("predict", "fedpgp-runs", "a.png"), "fedpgp-runs/study/new/local/seed-0, fedpgp-runs/old/local/seed-0"
     )
+
+
+LONG = "a very long text " * 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("export", LONG), "does not exist"),
+        (("show", LONG), "does not exist"),
+        (("data", "check", LONG), "data.source"),
+        (("doctor", "--checkpoint", LONG), "does not exist"),
+        (("run", "--method", f"{LONG}.py:Mine"), "which is not there"),
+        (("config", "-c", LONG), "cannot be read"),
+        (("run", "--method", "zero-shot", "-o", LONG), "too long for the name of a file"),
+    ],
+)
+def test_a_text_that_is_too_long_for_a_path_is_no_file(
+    arguments: tuple[str, ...], names: str, command: Command
+) -> None:
+    refused(command(*arguments), names)
+
+
+def test_a_long_class_name_is_a_class_name(tmp_path: Path) -> None:
+    assert options.class_names(LONG) == [LONG.strip()]
+    assert options.class_names(f"{LONG},cat") == [LONG.strip(), "cat"]
+    (tmp_path / "names").write_text("cat\ndog, brown\n")
+    assert options.class_names(str(tmp_path / "names")) == ["cat", "dog, brown"]
 
 
 def test_show_of_something_else(command: Command, tmp_path: Path) -> None:

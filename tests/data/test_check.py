@@ -81,6 +81,8 @@ def test_the_command(good, tmp_path, monkeypatch):
         "task.shots=2",
         "--set",
         "task.clients=1",
+        "--set",
+        "task.protocol=personalization",
         "--write-names",
         tmp_path / "n.txt",
         monkeypatch=monkeypatch,
@@ -95,7 +97,10 @@ def test_the_command(good, tmp_path, monkeypatch):
 
 def test_what_a_run_with_these_settings_would_refuse_is_a_finding(good, monkeypatch):
     done = invoke("check", good, "--set", "task.shots=2", monkeypatch=monkeypatch)
-    assert done.exit_code == 1 and "task.clients must be at most 1, got 10" in " ".join(done.stdout.split())
+    assert done.exit_code == 1 and "base-to-novel needs at least 4 classes" in " ".join(done.stdout.split())
+    settings = ("--set", "task.shots=2", "--set", "task.protocol=personalization")
+    done = invoke("check", good, *settings, monkeypatch=monkeypatch)
+    assert done.exit_code == 1 and "task.clients must be at most 2, got 10" in " ".join(done.stdout.split())
 
 
 def test_columns_without_a_use_are_told(tree, monkeypatch):
@@ -112,7 +117,7 @@ def test_columns_without_a_use_are_told(tree, monkeypatch):
 
 def test_bad_images_stop_no_run_that_drops_them(good, monkeypatch):
     (good / "train/ant/1.png").write_bytes(b"")
-    settings = ("--set", "task.shots=1", "--set", "task.clients=1")
+    settings = ("--set", "task.shots=1", "--set", "task.clients=1", "--set", "task.protocol=personalization")
     assert invoke("check", good, *settings, monkeypatch=monkeypatch).exit_code == 1
     done = invoke("check", good, *settings, "--skip-bad-images", monkeypatch=monkeypatch)
     assert (

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 from fedpgp import cli
 from fedpgp.config import load_config
 from fedpgp.data import subset as narrow
-from fedpgp.data.partition import PARTITIONS, Pool, share_out
+from fedpgp.data.partition import PARTITIONS, Pool, largest_remainders, share_out
 from fedpgp.data.protocols import PROTOCOLS, cross_data_set, one_test_set, personalization
 from fedpgp.data.settings import TaskConfig
 from fedpgp.data.sources import load_source
@@ -73,6 +75,29 @@ def test_the_dirichlet_shares_are_those_that_are_drawn():
         shares = pool.rng("dirichlet", label).dirichlet([0.7] * 4)
         counts = [int((labels[own] == label).sum()) for own in held]
         assert all(abs(count - 1000 * share) <= 1 for count, share in zip(counts, shares, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("dirichlet", {"concentration": 1e6}), ("pathological", {"classes_per_client": 100})]
+)
+def test_equal_shares_of_few_images_of_each_class_are_equal_in_sum(name, changes):
+    labels = np.tile(np.arange(100), 8)  # each class has fewer images than there are clients
+    pool = Pool(tiny.dataset("train", labels, class_names=[str(i) for i in range(100)]), np.arange(800), 10, None, 0)
+    sizes = [len(own) for own in held_by(pool, name, **changes)]
+    assert sum(sizes) == 800 and min(sizes) > 65 and max(sizes) < 95
+
+
+@settings(max_examples=40)
+@given(weights=st.lists(st.integers(0, 50), min_size=1, max_size=9).filter(any), total=st.integers(0, 60))
+def test_largest_remainders_are_those_of_exact_arithmetic(weights, total):
+    quotas = [Fraction(weight * total, sum(weights)) for weight in weights]
+    counts = largest_remainders(np.array(list(map(float, quotas))), total, np.random.default_rng(0))
+    assert counts.sum() == total
+    ups = [count > math.floor(quota) for count, quota in zip(counts, quotas, strict=True)]
+    assert all(count - math.floor(quota) in (0, 1) for count, quota in zip(counts, quotas, strict=True))
+    rests = [quota - math.floor(quota) for quota in quotas]
+    up, down = ([rest for rest, is_up in zip(rests, ups, strict=True) if is_up == which] for which in (True, False))
+    assert not up or not down or float(min(up)) >= float(max(down)) - 1e-9
 
 
 @pytest.mark.parametrize(("concentration", "even"), [(1e5, True), (0.01, False)])

@@ -28,9 +28,10 @@ def classes_of(dataset, images):
 
 
 @settings(max_examples=50)
-@given(data=st.data(), classes=st.integers(2, 11), domains=st.integers(1, 4), seed=st.integers(0, 1000))
+@given(data=st.data(), classes=st.integers(4, 11), domains=st.integers(1, 4), seed=st.integers(0, 1000))
 def test_base_classes_are_dealt_out_once_and_nothing_else_is_trained_on(data, classes, domains, seed):
-    probe = tuple(sorted(data.draw(st.sets(st.integers(0, classes - 1), max_size=classes - 2))))
+    probes = st.sets(st.integers(0, classes - 1), max_size=classes - 4).filter(lambda drawn: len(drawn) != 1)
+    probe = tuple(sorted(data.draw(probes)))
     known = [label for label in range(classes) if label not in probe]
     half = math.ceil(len(known) / 2)
     base, novel = known[:half], known[half:]
@@ -203,6 +204,18 @@ def test_each_client_has_images_of_one_domain(clients, domains, shots, seed, spl
 def test_domains_are_dealt_in_an_order_of_the_seed():
     dealt = {deal_domains(4, 6, seed) for seed in range(10)}
     assert len(dealt) > 3 and all(sorted(d[:4]) == [0, 1, 2, 3] and d[4:] == d[:2] for d in dealt)
+
+
+def test_shots_may_be_the_most_that_a_class_gives(pictograms):
+    labels = [0] * 9 + [1] * 3 + [2] * 5
+    dataset = tiny.dataset("train", labels, class_names="abc")
+    counts = [len(draw_shots(dataset, label, 4, 0, at_most=True)) for label in range(3)]
+    assert counts == [4, 3, 4]
+    assert np.array_equal(draw_shots(dataset, 0, 4, 0, at_most=True), draw_shots(dataset, 0, 4, 0))
+    with pytest.raises(DataError, match=r"task\.shots must be at most 3, got 4.*--set task\.fewer_shots=true"):
+        draw_shots(dataset, 1, 4, 0)
+    few = load_config(changes=["task.shots=40", "task.fewer_shots=true"])
+    assert {len(client.train) // len(client.classes) for client in make_task(few, pictograms, 0).clients} == {36}
 
 
 @settings(max_examples=50)

@@ -20,7 +20,15 @@ from fedpgp.evaluation import evaluator as evaluate
 from fedpgp.evaluation import inference as reading
 from fedpgp.evaluation.evaluator import Evaluator, path_alphas, without_standing_path
 from fedpgp.evaluation.inference import Question, answer, kind_of
-from fedpgp.evaluation.metrics import accuracies, area, evaluation_sets, own_images, summary
+from fedpgp.evaluation.metrics import (
+    accuracies,
+    area,
+    class_accuracies,
+    evaluation_sets,
+    macro_accuracy,
+    own_images,
+    summary,
+)
 from fedpgp.federation.client_runner import frozen_of
 from fedpgp.methods import FedCoCoOp, FedMGP, FedOTP, FedPGP, FedVPT, Local, Params, PromptFL, PromptFolio
 from fedpgp.methods.pfedprompt import PFedPrompt
@@ -386,3 +394,23 @@ def test_images_in_pieces_are_classified_as_all_at_once(method, exact, monkeypat
     for name, rows in whole.evaluation.correct.items():
         assert rows.tolist() == found.evaluation.correct[name].tolist()
     assert whole.record["local"] == found.record["local"]
+
+
+def test_macro_accuracy_is_that_of_a_naive_loop():
+    rng = np.random.default_rng(0)
+    targets = np.repeat([0, 1, 2, 4], [20, 3, 5, 1])  # no image of class 3
+    correct, own = rng.random((2, 29)) < 0.5, rng.random((2, 29)) < 0.7
+    own[0, targets == 2] = False
+    of_classes = class_accuracies(correct, targets, 5, own)
+    means = []
+    for client in range(2):
+        per_class = []
+        for label in range(5):
+            images = [i for i in range(29) if targets[i] == label and own[client, i]]
+            if images:
+                per_class.append(100 * sum(correct[client, i] for i in images) / len(images))
+                assert of_classes[client, label] == pytest.approx(per_class[-1])
+            else:
+                assert np.isnan(of_classes[client, label])
+        means.append(sum(per_class) / len(per_class))
+    assert macro_accuracy(of_classes) == pytest.approx(sum(means) / 2)

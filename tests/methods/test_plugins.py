@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -136,6 +137,80 @@ def test_a_file_that_does_not_work_says_why(content, name, message, tmp_path):
         find_method(f"{path}{name}")
     failed = content.startswith(("x = 1 +", "import", "raise"))
     assert failed == (path not in code_files.loaded_files())  # one that failed is read again when it is mended
+
+
+QUICK = """
+import dataclasses
+import pydantic.dataclasses
+from fedpgp.methods import PromptFL
+
+DECORATOR
+class Mine(PromptFL):
+    name = "mine"
+"""
+PYDANTIC = "@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)"
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Callable[[str, str], Path]:
+    """A file with a method that was written quickly."""
+    path = tmp_path / "quick.py"
+
+    def write(body: str, decorator: str = "") -> Path:
+        path.write_text(QUICK.replace("DECORATOR", decorator) + body, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("decorator", "body"),
+    [("", ""), ("", '    """ """\n'), (PYDANTIC, "    factor: float = 0.5\n")],
+    ids=["no docstring", "an empty docstring", "a setting without a description"],
+)
+def test_a_method_written_quickly_runs_and_its_config_is_read_again(decorator, body, quick, tmp_path, small, cache):
+    path = quick(body, decorator)
+    one = ["federation.rounds=1", "federation.path_points=1", *SHORT[1:]]
+    fedpgp.run(str(path), changes=one, output=tmp_path / "out", cache=cache)
+    method = find_method(str(path))
+    assert load_config(tmp_path / "out/config.toml", methods=[method]).methods["mine"] == method()
+    written = (tmp_path / "out/config.toml").read_text(encoding="utf-8")
+    assert "None" not in written and "# None" not in about(str(path))
+
+
+@pytest.mark.parametrize(
+    ("decorator", "body", "names"),
+    [
+        ("", "    factor: float = 0.5\n", "has the setting 'factor'.*@dataclass"),
+        ("@dataclasses.dataclass(frozen=True)", "    factor: float = 0.5\n", "dataclass of pydantic.*@dataclass"),
+        (PYDANTIC, "    table: dict = dataclasses.field(default_factory=lambda: {'a': 1})\n", "table = {'a': 1}"),
+        ("", "    name = 5\n", "name.*got 5"),
+        ("", "    reads = 'text'\n", r"reads = \('text',\)"),
+    ],
+)
+def test_a_method_whose_settings_would_be_none_is_refused_in_a_line(decorator, body, names, quick):
+    with pytest.raises(ConfigError, match=names) as error:
+        find_method(str(quick(body, decorator)))
+    assert "\n" not in str(error.value)
+
+
+LOSS = "    def loss(self, params, text, *of):\n        return "
+THREE = "    def predict(self, *of):\n        return 3\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        (LOSS + "super().loss(params, text, *of)['task']\n", "'mine'.*loss.*got Tensor"),
+        (LOSS + "{'task': 0.5}\n", "'mine'.*loss.*got dict"),
+        (THREE, "'mine' fails: TypeError"),
+        (LOSS + "{'task': text.sum()}\n" + THREE, "'mine'.*predict.*got int"),
+    ],
+)
+def test_a_method_that_returns_something_else_is_told_so_in_a_line(body, names, quick, small, cache):
+    with pytest.raises(ConfigError, match=names) as error:
+        fedpgp.run(str(quick(body)), changes=SHORT, cache=cache)
+    assert "\n" not in str(error.value)
 
 
 def test_no_method_is_called_like_something_else_in_a_config(tmp_path):

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import altair
 import numpy as np
+import pandas as pd
 import pytest
 from test_comparison import FAIR, GOOD, run
 
+import fedpgp
 from fedpgp.errors import OutputError
-from fedpgp.report import comparison, tables
+from fedpgp.report import comparison, frames, tables
 from fedpgp.report.plots import Plots
 from fedpgp.report.style import spec_of
 from fedpgp.results.run import Comparison, Run
@@ -110,3 +112,22 @@ def test_a_comparison_and_a_run_show_their_table_and_not_their_config(both: Comp
     assert repr(both).startswith("fedpgp.Comparison: 2 methods, seeds 0, 1")
     assert repr(both.runs[0]).splitlines()[0].startswith("fedpgp.Run: a, seed 0, ")
     assert repr(Comparison([])) == "fedpgp.Comparison: 0 methods, seeds none; percent"
+
+
+def test_every_class_has_the_same_weight_in_macro_accuracy(compared):
+    comparison = fedpgp.load_comparison(compared)
+    run = comparison.of("fedpgp")[0]
+    older = replace(run, results={name: value for name, value in run.results.items() if name != "macro"})
+    assert older.macro == pytest.approx(run.results["macro"]) and set(run.macro) == {"local", "base", "novel"}
+    frame = frames.by_class(run)
+    for name in ("base", "novel"):
+        of_set = frame[frame["set"] == name]
+        assert of_set["accuracy"].mean() == pytest.approx(run.macro[name])
+        micro = (of_set["accuracy"] * of_set["images"]).sum() / of_set["images"].sum()
+        assert micro == pytest.approx(run.results["final"][name])
+    csv = pd.read_csv(io.StringIO(tables.comparison_csv(comparison)))
+    row = csv[(csv["method"] == "fedpgp") & (csv["part"] == "client")].iloc[0]
+    assert row["macro_base"] == pytest.approx(np.mean([one.macro["base"] for one in comparison.of("fedpgp")]))
+    assert "macro Base" in tables.diagnosis_table(comparison).header
+    kept = replace(older, answers={})  # of a run across machines
+    assert kept.macro == {} and frames.by_class(kept).empty

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from commands import refused
 from tiny import SHORT_RUN
 from typer.testing import CliRunner
 
@@ -51,6 +52,20 @@ def test_it_fits_the_private_part_alone_and_leaves_a_run_of_one_client(run, phot
     done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["rows"][0]["local"] == joined.results["final"]["local"]
+
+
+def test_the_remedies_of_its_errors_are_commands_that_work(compared, photos, cache, command, tmp_path):
+    rows = [(path, path.parent.name, path.parent.parent.name) for path in sorted(photos.rglob("*.png"))]
+    table = "picture,kind,part\n" + "".join(f"{path},{kind},{part}\n" for path, kind, part in rows)
+    (tmp_path / "list.csv").write_text(table)
+    (tmp_path / "photos").symlink_to(photos)
+    words = ["join", "--from", str(compared / "fedpgp/seed-0"), "--data", "list.csv", "--epochs", "1", "-o", "mine"]
+    words += ["--cache-dir", str(cache), "--shots", "2"]
+    for key, column in (("image", "picture"), ("label", "kind")):
+        ended = command(*words)
+        assert ended.code == 2 and f"data.{key}_column" in ended.err, ended.err
+        words += ["--set", f"data.{key}_column={column}"]
+    refused(command(*words, "--set", "fedpgp.mu=1"), "changes of a new client", "got fedpgp.mu")
 
 
 @pytest.mark.parametrize(

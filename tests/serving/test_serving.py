@@ -17,11 +17,12 @@ from commands import refused
 from PIL import Image
 
 import fedpgp
+from fedpgp.backbone.load import configured_backbone
 from fedpgp.errors import CheckpointError, ConfigError, DataError, OutputError
 from fedpgp.evaluation.metrics import calibration_error
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import open_setup
-from fedpgp.serving.classifier import calibrated, load
+from fedpgp.serving.classifier import Classifier, calibrated, load
 from fedpgp.serving.export import export
 from fedpgp.serving.memory import remembers, with_memory, with_temperature
 
@@ -317,3 +318,49 @@ def test_what_clients_answered_is_kept_and_agrees_with_what_they_got_right(run, 
     found = run.results["calibration_error"]
     assert [found["base"], found["novel"]] == pytest.approx(errors)
     assert 0 < found["local"] < 100
+
+
+def test_predict_writes_answers_as_they_come(run, pictures, command, monkeypatch):
+    """Of many class names, the probabilities of all images together would fill the memory."""
+    alive: list[int] = []
+
+    class Counted(dict):
+        def __init__(self, *of):
+            super().__init__(*of)
+            alive.append(1)
+
+        def __del__(self):
+            alive.pop()
+
+    most = []
+    stream = Classifier.stream
+
+    def counted(self, images, classes, workers=1):
+        for answer in stream(self, list(images), classes, workers):
+            yield answer._replace(probabilities=Counted(answer.probabilities))
+            most.append(len(alive))
+
+    monkeypatch.setattr(Classifier, "stream", counted)
+    several = [str(pictures / f"{i % 3}.png") for i in range(20)]
+    for form in ("json", "csv", "table"):
+        most.clear()
+        ended = command("predict", str(run), *several, "--format", form, "--quiet")
+        assert ended.code == 0 and len(most) == 20 and max(most) <= 2
+    command("predict", str(run), *several[:2], "--format", "json", "--quiet", "-o", "found.json")
+    content = json.loads(Path("found.json").read_text())
+    assert Path("found.json").read_text() == json.dumps(content, indent=2) + "\n" and len(content["images"]) == 2
+    assert not list(Path().glob(".*partial"))
+
+
+def test_predict_reads_a_checkpoint_that_was_moved(run, pictures, command, compact_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedpgp.serving.classifier.configured_backbone", configured_backbone)
+    moved = shutil.copytree(compact_checkpoint, tmp_path / "elsewhere")
+    gone = shutil.copytree(run, tmp_path / "run")
+    config = (gone / "config.toml").read_text().replace('checkpoint = "pictoclip"', 'checkpoint = "./gone"')
+    (gone / "config.toml").write_text(config)
+    refused(command("predict", "run", str(pictures / "0.png")), "'./gone' does not exist", "--checkpoint")
+    refused(command("predict", "run", str(pictures / "0.png"), "--checkpoint", "pictoclip"), "SHA-256 differs")
+    ended = command("predict", "run", str(pictures / "0.png"), "--checkpoint", str(moved), "--format", "json")
+    (answer,) = json.loads(ended.out)["images"]
+    (expected,) = load(gone, checkpoint=str(moved)).classify(pictures / "0.png")
+    assert answer["probabilities"] == pytest.approx(expected)

@@ -2,8 +2,9 @@
 
 import io
 import pickle
+import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedpgp.errors import CheckpointError, first_line
+
+INSIDE = ("state_dict", "model_state_dict", "model")  # keys under which training scripts save a state dict
+WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -22,7 +26,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
+            return _without_wrappers(load_file(file))
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):
@@ -35,11 +39,24 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # whatever a damaged file makes the readers raise, the user needs one line
         raise CheckpointError(f"checkpoint {file} cannot be read: {first_line(error)}; fetch it again") from error
-    if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
-        weights = weights["state_dict"]
+    for key in INSIDE:
+        if isinstance(weights, dict) and isinstance(weights.get(key), dict):
+            weights = weights[key]
     if not isinstance(weights, dict) or not weights or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError(f"checkpoint {file} must hold a state dict of tensors, holds {type(weights).__name__}")
-    return weights
+        raise CheckpointError(f"checkpoint {file} must hold a state dict of tensors, holds {_content(weights)}")
+    return _without_wrappers(weights)
+
+
+def _without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without what DistributedDataParallel and torch.compile put ahead of their names."""
+    return {WRAPPERS.sub("", name): tensor for name, tensor in weights.items()}
+
+
+def _content(value: object) -> str:
+    """What a file holds, in words."""
+    if not isinstance(value, dict):
+        return type(value).__name__
+    return f"a dictionary of {', '.join(map(str, list(value)[:5]))}" if value else "an empty dictionary"
 
 
 class _Module:

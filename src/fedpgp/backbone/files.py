@@ -11,11 +11,12 @@ import torch
 from fedpgp import assets
 from fedpgp.backbone import efficientnet, open_clip_models
 from fedpgp.backbone.archive import read_weights
-from fedpgp.backbone.convert import HEAD, to_clip_model
+from fedpgp.backbone.convert import END, HEAD, to_clip_model
 from fedpgp.backbone.open_clip_processor import OpenClipProcessor
 from fedpgp.backbone.tokens import AnyTokenizer
 from fedpgp.backbone.transformers_models import FAMILIES
 from fedpgp.errors import CheckpointError, first_line
+from fedpgp.runtime.files import exists
 
 PHOTOCLIP = "photoclip"
 EMBEDDED = (PHOTOCLIP, "pictoclip")
@@ -24,8 +25,11 @@ TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model")
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 CARD = "README.md"
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+NEWER = "model*.safetensors"  # transformers' weights
 OLDER = "pytorch_model*.bin"  # transformers' weights where there are no others
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")  # of which a tokenizer has one
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # of any library, for a message
 TEXT_HEADS = 8  # of OpenCLIP's text tower, where its config does not say
 HUB_PREFIX = "hf-hub:"  # of OpenCLIP's names: a hub id whose OpenCLIP files are meant
 OF_TOWER = {"final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None, "ls_init_value": None}
@@ -77,7 +81,7 @@ def find_checkpoint(name: str) -> Path:
     """The directory or file of a checkpoint, downloaded if it is a hub id; raises CheckpointError."""
     if name in EMBEDDED:
         return assets.verified(name)
-    if Path(name).exists():
+    if exists(name):
         return Path(name)
     name = name.removeprefix(HUB_PREFIX)
     if not HUB_ID.fullmatch(name):
@@ -115,7 +119,14 @@ def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpo
     """A dual encoder of transformers; raises CheckpointError for files that are not one's, or not complete."""
     import transformers
 
-    older = any(directory.glob(OLDER)) and not any(directory.glob("*.safetensors"))
+    incomplete = CheckpointError(
+        f"checkpoint {name!r} must hold config.json and model.safetensors, or {open_clip_models.CONFIG} and"
+        f" {OPEN_CLIP_WEIGHTS[0]}; found {found_in(directory)} in {directory}: fetch what is missing, or name a file of"
+        " weights itself"
+    )
+    if not (directory / "config.json").is_file():
+        raise incomplete
+    older = any(directory.glob(OLDER)) and not any(directory.glob(NEWER))
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
         kind = transformers.AutoConfig.from_pretrained(directory, **local).model_type
@@ -124,12 +135,14 @@ def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpo
                 f"checkpoint {name!r} must be of a model_type {' or '.join(map(repr, FAMILIES))}, its config.json has"
                 f" {kind!r}: choose a dual encoder, such as openai/clip-vit-base-patch16"
             )
+        if not has_transformers_weights(directory):
+            raise incomplete
         # Of the older files it reads tensors alone, too (weights_only).
         model, report = getattr(transformers, FAMILIES[kind]).from_pretrained(
             directory, dtype=dtype, use_safetensors=not older, output_loading_info=True, **local
         )
         processor = transformers.AutoImageProcessor.from_pretrained(directory, backend="pil", **local)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **local)
+        tokenizer = _tokenizer(name, directory, kind, model.config.text_config.vocab_size, local)
     except CheckpointError:
         raise
     except Exception as error:  # whatever the files make the loaders raise, the user needs one line
@@ -140,10 +153,45 @@ def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpo
     if report["missing_keys"]:
         raise CheckpointError(
             f"checkpoint {name!r} in {directory} lacks {len(report['missing_keys'])} weights of a"
-            f" {FAMILIES[kind]}, the first is {min(report['missing_keys'])}: fetch it again, or name a complete one"
+            f" {FAMILIES[kind]}, the first is {min(report['missing_keys'])}"
+            + (f", and has {min(others)} and others in their place" if (others := report["unexpected_keys"]) else "")
+            + ": fetch it again, or name a complete one"
         )
     files = {file for pattern in [*FILES, *([OLDER] if older else [])] for file in directory.glob(pattern)}
     return Checkpoint(model, processor, tokenizer, sorted(files))
+
+
+def has_transformers_weights(directory: Path) -> bool:
+    """Whether a directory has weights under the names that transformers gives them."""
+    return (directory / "config.json").is_file() and any(
+        True for pattern in (NEWER, OLDER) for _ in directory.glob(pattern)
+    )
+
+
+def found_in(directory: Path) -> str:
+    """The configs and weights in a directory, for a message."""
+    names = sorted({file.name for pattern in ("*config.json", *WEIGHTS) for file in directory.glob(pattern)})
+    return ", ".join(names) or "neither a config nor weights"
+
+
+def _tokenizer(name: str, directory: Path, kind: str, vocabulary: int, local: Mapping[str, Any]) -> Any:
+    """The tokenizer of a directory, or OpenAI's where it has none and the text tower is of OpenAI's vocabulary."""
+    import transformers
+
+    if any(True for pattern in VOCABULARIES for _ in directory.glob(pattern)):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **local)
+        words = len(tokenizer) - len({*tokenizer.all_special_ids})
+        if words > 0 and (kind != "clip" or len(tokenizer) <= vocabulary):
+            return tokenizer
+        what = f"has a tokenizer of {len(tokenizer)} tokens, {words} of them words"
+    else:
+        what, words = f"has no tokenizer ({', '.join(VOCABULARIES)})", 0
+    if kind == "clip" and vocabulary == END + 1 and words <= 0:
+        return openai_tokenizer()
+    raise CheckpointError(
+        f"checkpoint {name!r} {what} in {directory}, and its text tower reads {vocabulary} tokens: fetch the"
+        " tokenizer's files, too"
+    )
 
 
 def read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClipFiles | open_clip_models.OpenClip:

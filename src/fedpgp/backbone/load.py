@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from fedpgp.backbone import open_clip_models, transformers_models
 from fedpgp.backbone.archive import read_weights
@@ -22,6 +23,7 @@ from fedpgp.backbone.files import (
     agrees,
     converted,
     find_checkpoint,
+    has_transformers_weights,
     licence_of,
     openai_tokenizer,
     read_open_clip,
@@ -65,7 +67,7 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu", pa
     path = find_checkpoint(name)
     licence = licence_of(path if path.is_dir() else path.parent)
     if (path / open_clip_models.CONFIG).is_file() and (
-        name.startswith(HUB_PREFIX) or not (path / "config.json").is_file()
+        name.startswith(HUB_PREFIX) or not has_transformers_weights(path)
     ):
         checkpoint = read_open_clip(path, dtype)
         if not isinstance(checkpoint, Checkpoint):
@@ -78,6 +80,8 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu", pa
         checkpoint = converted([path], dtype) if path.is_file() else read_transformers(name, path, dtype)
     model = _moved(checkpoint.model, device)
     _check_patches(patches, isinstance(model.vision_model, ResNetTower))
+    if model.config.model_type != "siglip2":
+        _check_size(checkpoint, transformers_models.image_size(model.config, checkpoint.processor))
     if model.config.model_type != "clip":
         return _of_transformers(model, checkpoint, products, licence)
     return Backbone(
@@ -88,6 +92,18 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu", pa
         logit_scale=model.logit_scale.detach(),
         licence=licence,
     )
+
+
+def _check_size(checkpoint: Checkpoint, size: tuple[int, int]) -> None:
+    """Raise CheckpointError where a processor makes pictures of another size than the image tower reads."""
+    picture = Image.new("RGB", (2 * size[0] + 1, 2 * size[1]))
+    height, width = checkpoint.processor(images=[picture], return_tensors="np")["pixel_values"].shape[-2:]
+    if (width, height) != size:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.files[0].parent}: its processor makes pictures of {width} × {height} pixels, and"
+            f" its image tower reads {size[0]} × {size[1]}: size and crop_size of preprocessor_config.json must be"
+            " those of vision_config.image_size in config.json; fetch both again"
+        )
 
 
 def _check_patches(patches: str, resnet: bool) -> None:

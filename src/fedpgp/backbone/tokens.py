@@ -118,6 +118,24 @@ def following_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return together[len(word) :] if together[: len(word)] == word else text_ids(tokenizer, text)
 
 
+def check_readable(tokenizer: Tokenizer, class_names: Sequence[str]) -> None:
+    """Raise CheckpointError for a class name of which a tokenizer has no token, and for two that are the same to it."""
+    unknown = getattr(getattr(tokenizer, "tokenizer", tokenizer), "unk_token_id", None)
+    known: dict[tuple[int, ...], str] = {}
+    for name in class_names:
+        ids = tuple(text_ids(tokenizer, name.replace("_", " ")))
+        if not any(token != unknown for token in ids):
+            raise CheckpointError(
+                f"class name {name!r} has no token that the checkpoint's tokenizer knows: name the class in other"
+                " words, or take a checkpoint that reads it"
+            )
+        if known.setdefault(ids, name) != name:
+            raise CheckpointError(
+                f"class names {known[ids]!r} and {name!r} are the same tokens to the checkpoint: name one of them in"
+                " other words, or take a checkpoint that tells them apart"
+            )
+
+
 def split_template(template: str) -> tuple[str, str]:
     """("a photo of a", "{}.") of "a photo of a {}.": what stands before the class name, and from it on."""
     before, halves, after = template.partition("{}")

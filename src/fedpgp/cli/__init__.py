@@ -4,6 +4,7 @@ line.
 It may import every package, and no package imports it. Start with `compare`.
 """
 
+import errno
 import io
 import sys
 from typing import Annotated, NoReturn
@@ -35,6 +36,7 @@ from fedpgp.cli.show import show
 from fedpgp.cli.sweep import sweep
 from fedpgp.cli.tune import tune
 
+SHOWN = 60  # letters of a name that is too long for a file
 __all__ = ["app", "err", "main", "out"]
 
 app = typer.Typer(
@@ -72,6 +74,10 @@ def main() -> None:
         _fail(explained(error))
     except fedpgp.FedPGPError as error:
         _fail(str(error))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _fail(f"{str(error.filename)[:SHOWN]}… is too long for the name of a file: name another")
     except (KeyboardInterrupt, click.Abort):
         err.print("interrupted")
         sys.exit(130)

@@ -49,7 +49,7 @@ def check(
     with ProgressBars(err) as bars:
         report = look(
             settings.data,
-            settings.task.shots,
+            0 if settings.task.fewer_shots else settings.task.shots,
             use=lambda source: make_task(settings, with_targets(settings, source), 0),
             decoded=not no_decode,
             skip_bad_images=skip_bad_images,

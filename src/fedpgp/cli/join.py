@@ -8,7 +8,7 @@ import click
 import typer
 
 import fedpgp
-from fedpgp.cli.options import DataSource, Device, OutputOptions, with_options
+from fedpgp.cli.options import Changes, DataSource, Device, OutputOptions, with_options
 from fedpgp.cli.printing import Session, print_result
 
 
@@ -16,6 +16,7 @@ from fedpgp.cli.printing import Session, print_result
 def join(
     run: Annotated[Path, typer.Option("--from", help="A finished run's directory.")],
     data: DataSource = None,
+    change: Changes = None,
     shots: Annotated[int, typer.Option("--shots", min=0, help="Training images of each class; 0: all.")] = 0,
     epochs: Annotated[
         int | None,
@@ -36,7 +37,7 @@ def join(
     if data is None:
         raise click.UsageError("Missing option '--data', where the images are")
     directory = options.directory(f"join-{run.name}")
-    fit = partial(fedpgp.join, run, data, shots=shots, epochs=epochs, seed=seed, device=device)
+    fit = partial(fedpgp.join, run, data, changes=change or (), shots=shots, epochs=epochs, seed=seed, device=device)
     with Session(directory, options.quiet) as progress:
         joined = fit(output=directory, force=options.force, cache=options.cache, reporter=progress)
     print_result(fedpgp.Comparison([joined]), directory, options.as_json)

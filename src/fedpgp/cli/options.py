@@ -263,8 +263,9 @@ def listed(text: str | None) -> list[str] | None:
 def class_names(text: str | None) -> list[str] | None:
     """What --classes names: names with commas between, or those of a file that has one in each line."""
     from fedpgp.data.sources.names import read_lines
+    from fedpgp.runtime.files import exists
 
-    if text is not None and (text.endswith(".txt") or ("," not in text and Path(text).is_file())):
+    if text is not None and (text.endswith(".txt") or ("," not in text and exists(text) and Path(text).is_file())):
         return read_lines(Path(text))
     return listed(text)
 

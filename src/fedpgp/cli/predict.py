@@ -5,9 +5,10 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import click
@@ -39,6 +40,12 @@ def predict(
         typer.Option("--format", help="csv and json have the probability of every class."),
     ] = "table",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of printing.")] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint", help="Where the run's checkpoint is now, if it was moved.", show_default="as in the run"
+        ),
+    ] = None,
     calibrate: Annotated[
         bool,
         typer.Option("--calibrate", help="Divide logits by the temperature that suits the run's validation images."),
@@ -57,12 +64,12 @@ def predict(
         find . -name '*.jpg' | fedpgp predict out/fedpgp/seed-0 - --format csv
     """
     from fedpgp.results.run_store import writing
-    from fedpgp.runtime.files import write
-    from fedpgp.serving.classifier import load
+    from fedpgp.runtime.files import new_file
+    from fedpgp.serving.classifier import load, with_checkpoint
     from fedpgp.serving.memory import remembers, with_memory, with_temperature
 
     files, names = image_files(images), class_names(classes)
-    finished = fedpgp.load_run(run)
+    finished = with_checkpoint(fedpgp.load_run(run), checkpoint)
     model = load(finished, client, device=device)
     if client is not None and remembers(model.method):
         model = with_memory(model, finished, cache, None)
@@ -71,21 +78,30 @@ def predict(
         say(f"temperature {model.temperature:.3g}, from the run's validation images")
     read = model.read(names)
     stream = model.stream(files, read)
-    answers = list(track(stream, "images", total=len(files), console=err, disable=quiet or not err.is_terminal))
+    faults: list[str] = []
+
+    def answers() -> Iterator["Answer"]:
+        """The answers as they come: with many class names, all of them together take more memory than the model."""
+        for answer in track(stream, "images", total=len(files), console=err, disable=quiet or not err.is_terminal):
+            if answer.fault:
+                faults.append(f"{answer.image} cannot be read: {answer.fault}")
+            yield answer
+
     if form == "table" and output is None:
         whose = "the shared part" if client is None else f"client {client}"
-        _print(answers, top, f"{model.method.name}, {whose}; {len(read.names)} classes")
+        _print(answers(), top, f"{model.method.name}, {whose}; {len(read.names)} classes")
     else:
         about = {"method": model.method.name, "client": client, "temperature": model.temperature}
-        text = _json(answers, about) if form == "json" else _csv(answers, read.names)
+        texts = _json(answers(), about) if form == "json" else _csv(answers(), read.names)
         if output is None:
-            print(text, end="")
+            for text in texts:
+                print(text, end="")
         else:
-            with writing(output, "name another with -o"):
-                write(output, text.encode())
-    faults = [f"{answer.image} cannot be read: {answer.fault}" for answer in answers if answer.fault]
+            with writing(output, "name another with -o"), new_file(output) as file:
+                for text in texts:
+                    file.write(text.encode())
     if faults:
-        raise fedpgp.FedPGPError("\n".join([*faults, f"{len(faults)} of {len(answers)} images were left out"]))
+        raise fedpgp.FedPGPError("\n".join([*faults, f"{len(faults)} of {len(files)} images were left out"]))
 
 
 def image_files(given: Sequence[str]) -> list[Path]:
@@ -133,7 +149,7 @@ def _below(directory: Path) -> Iterator[Path]:
         yield from (file for file in files if file.is_file())
 
 
-def _print(answers: Sequence["Answer"], top: int, title: str) -> None:
+def _print(answers: Iterable["Answer"], top: int, title: str) -> None:
     header = ["image"]
     for place in range(1, top + 1):
         header += ["class" if top == 1 else f"class {place}", "probability"]
@@ -146,21 +162,27 @@ def _print(answers: Sequence["Answer"], top: int, title: str) -> None:
     print_listing(header, rows, right=["probability"], title=title)
 
 
-def _json(answers: Sequence["Answer"], about: Mapping[str, object]) -> str:
-    images = [
-        {"image": answer.image, "error": answer.fault}
-        if answer.fault
-        else {"image": answer.image, "probabilities": answer.probabilities}
-        for answer in answers
-    ]
-    return json.dumps({**about, "images": images}, indent=2, allow_nan=False) + "\n"
+def _json(answers: Iterable["Answer"], about: Mapping[str, object]) -> Iterator[str]:
+    """One object, with a part of its text for each image."""
+    start, end = json.dumps({**about, "images": [0]}, indent=2, allow_nan=False).split("    0")
+    yield start
+    gap = ""
+    for answer in answers:
+        rest = {"error": answer.fault} if answer.fault else {"probabilities": answer.probabilities}
+        yield gap + indent(json.dumps({"image": answer.image, **rest}, indent=2, allow_nan=False), "    ")
+        gap = ",\n"
+    yield end + "\n"
 
 
-def _csv(answers: Sequence["Answer"], names: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "class", "probability", "error", *names])
+def _csv(answers: Iterable["Answer"], names: Sequence[str]) -> Iterator[str]:
+    """A header, and a line for each image."""
+
+    def line(cells: Sequence[object]) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(cells)
+        return text.getvalue()
+
+    yield line(["image", "class", "probability", "error", *names])
     for answer in answers:
         best = ["", ""] if answer.fault else answer.best(1)[0]
-        writer.writerow([answer.image, *best, answer.fault, *answer.probabilities.values()])
-    return text.getvalue()
+        yield line([answer.image, *best, answer.fault, *answer.probabilities.values()])

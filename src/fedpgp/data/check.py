@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from fedpgp.data.sources import SPLITS, Source, caltech101, located, read_listin
 from fedpgp.data.sources.hugging_face import HUB, LAYOUT
 from fedpgp.data.sources.listing import Listing, divided, to_source
 from fedpgp.errors import ConfigError, DataError, shown
+from fedpgp.runtime.files import exists
 
 IDENTIFIER = re.compile(r"n\d{6,}|-?\d+|(class|label|cat|category|id)[ _-]?\d+|[0-9a-f]{8,}", re.IGNORECASE)
 DARK = 32  # below it is each value of an image that is nearly black
@@ -73,7 +73,7 @@ def check(
             _, layout = located(data)
         listing = read_listing(data)
     except DataError as error:
-        if not layout and not Path(data.source).exists():
+        if not layout and not exists(data.source):
             raise
         return Report(layout, 0, {}, (), {}, (DataFinding(True, str(error)),))
     findings: list[DataFinding] = []

@@ -11,7 +11,7 @@ from fedpgp.data.settings import DataConfig, TaskConfig
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.sources.known import TEMPLATE
 from fedpgp.data.sources.names import plain
-from fedpgp.data.tasks import Client, EvaluationSet, Task, halves
+from fedpgp.data.tasks import Client, EvaluationSet, Task, check_softmaxes, halves
 from fedpgp.errors import ConfigError, DataError, NamesError, nearest
 
 OWN: Final = "own"  # the partition: every client's images are its own
@@ -26,7 +26,9 @@ def classes_of(task: TaskConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
             " classes of all clients, in the order that all of them shall have"
         )
     if protocol == "base-to-novel":
-        return halves(range(len(names)))
+        base, novel = halves(range(len(names)))
+        check_softmaxes("the federation", {"base": base, "novel": novel}, protocol, key="task.class_names")
+        return base, novel
     if protocol == "personalization":
         return tuple(range(len(names))), ()
     raise ConfigError(f"task.protocol must be base-to-novel or personalization with partition {OWN}, got {protocol!r}")
@@ -46,7 +48,8 @@ def own_task(data: DataConfig, task: TaskConfig, source: Source, seed: int) -> T
             f"{source.name} has training images of {len(held)} of the {len(base)} classes that are trained on, and a"
             f" client needs 2: add images of {', '.join(source.class_names[label] for label in base[:5])}"
         )
-    images = np.concatenate([draw_shots(source.train, label, task.shots, seed) for label in held])
+    few = task.fewer_shots
+    images = np.concatenate([draw_shots(source.train, label, task.shots, seed, at_most=few) for label in held])
     assert source.test is not None, "a node reads the test split"
     tests = {name: _tested(source.test, classes) for name, classes in _tests(task).items()}
     validation = _tested(source.validation, base)

@@ -86,12 +86,13 @@ def deal_domains(domains: int, clients: int, seed: int) -> tuple[int, ...]:
 
 
 def draw_shots(
-    dataset: ImageDataset, label: int, shots: int, seed: int, domain: int | None = None
+    dataset: ImageDataset, label: int, shots: int, seed: int, domain: int | None = None, at_most: bool = False
 ) -> NDArray[np.int64]:
     """The indices of `shots` training images of one class, drawn evenly over the domains or from one, ascending.
 
-    The counts of two domains differ by at most one while both have images left. Raises DataError if the class has
-    fewer images. The draw depends on the seed, the class and the domain alone. shots: 0 takes all images.
+    The counts of two domains differ by at most one while both have images left. at_most: a class with fewer images
+    gives all that it has; otherwise it raises DataError. The draw depends on the seed, the class and the domain alone.
+    shots: 0 takes all images.
     """
     rng = generator(seed, "shots", label, *(() if domain is None else (domain,)))
     images = dataset.of_classes([label])
@@ -99,12 +100,13 @@ def draw_shots(
     if domain is not None:
         images = images[dataset.domains[images] == domain]
         where = f" in domain {dataset.domain_names[domain]!r}"
-    if not shots:
+    if not shots or (at_most and shots > len(images)):
         return images
     if shots > len(images):
         raise DataError(
             f"task.shots must be at most {len(images)}, got {shots}: class {dataset.class_names[label]!r} of"
-            f" {dataset.name} has {len(images)} {dataset.split} images{where}; 0 takes all that there are"
+            f" {dataset.name} has {len(images)} {dataset.split} images{where};"
+            f" --set task.shots={len(images)} fits, 0 takes all, --set task.fewer_shots=true takes all of such a class"
         )
     shuffled = images[torch.randperm(len(images), generator=rng).numpy()]
     domain_rank = torch.randperm(len(dataset.domain_names), generator=rng).numpy()
@@ -156,9 +158,10 @@ def dirichlet(pool: Pool, *, concentration: float) -> Shares:
     held: list[list[NDArray[np.int64]]] = [[] for _ in range(pool.clients)]
     for label in pool.by_class:
         images = pool.shuffled(label)
-        shares = pool.rng("dirichlet", label).dirichlet(np.full(pool.clients, concentration))
-        ends = np.rint(np.cumsum(shares)[:-1] * len(images)).astype(np.int64)
-        for own, part in zip(held, np.split(images, ends), strict=True):
+        rng = pool.rng("dirichlet", label)
+        shares = rng.dirichlet(np.full(pool.clients, concentration))
+        counts = largest_remainders(shares * len(images), len(images), rng)
+        for own, part in zip(held, np.split(images, np.cumsum(counts)[:-1]), strict=True):
             own.append(part)
     return _nobody_without([np.concatenate(own) for own in held])
 
@@ -202,7 +205,8 @@ def pachinko(pool: Pool, *, concentration: float, fine_concentration: float) -> 
 def pathological(pool: Pool, *, classes_per_client: int | None) -> Shares:
     """Every client has so many classes, and whoever has a class an equal part of its images; None: two.
 
-    Classes are dealt out so that the numbers of their holders differ by at most one.
+    Classes are dealt out so that the numbers of their holders differ by at most one. Of images that do not divide
+    evenly, it is drawn for each class who has one more.
     """
     labels, count = list(pool.by_class), classes_per_client or 2
     _check_classes_per_client(count, labels)
@@ -215,7 +219,12 @@ def pathological(pool: Pool, *, classes_per_client: int | None) -> Shares:
             holding[place].append(client)
     held: list[list[NDArray[np.int64]]] = [[] for _ in range(pool.clients)]
     for label, clients in zip(labels, holding, strict=True):
-        for client, part in zip(clients, np.array_split(pool.shuffled(label), max(1, len(clients))), strict=False):
+        if not clients:
+            continue
+        images = pool.shuffled(label)
+        quotas = np.full(len(clients), len(images) / len(clients))
+        counts = largest_remainders(quotas, len(images), pool.rng("pathological", label))
+        for client, part in zip(clients, np.split(images, np.cumsum(counts)[:-1]), strict=True):
             held[client].append(part)
     return _nobody_without([np.concatenate(own) for own in held])
 
@@ -287,9 +296,7 @@ def share_out(
         rng = pool.rng(f"share out {dataset.split}", label)
         drawn = rng.permutation(by_class.get(label, nothing))
         quotas = len(drawn) * counts[:, label] / counts[:, label].sum()
-        dealt = np.floor(quotas).astype(np.int64)
-        rest = np.lexsort([rng.random(len(quotas)), dealt - quotas])[: len(drawn) - dealt.sum()]
-        dealt[rest] += 1
+        dealt = largest_remainders(quotas, len(drawn), rng)
         for own, part in zip(held, np.split(drawn, np.cumsum(dealt)[:-1]), strict=True):
             own += part.tolist()
     for client, own in enumerate(held):
@@ -299,6 +306,17 @@ def share_out(
             lack = dataset.lack(int(counts[client].argmax()))
             raise DataError(f"{lack}, the class of which client {client} has most: add some")
     return [np.sort(np.array(own, dtype=np.int64)) for own in held]
+
+
+def largest_remainders(quotas: NDArray[np.float64], total: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """[N] whole numbers with a sum of `total`, each its quota rounded down or up (Hamilton's method).
+
+    quotas: [N] with a sum of `total`. Those with the largest fractions are rounded up; of equal ones it is drawn which.
+    """
+    counts = np.floor(quotas).astype(np.int64)
+    up = np.lexsort([rng.random(len(quotas)), counts - quotas])[: total - counts.sum()]
+    counts[up] += 1
+    return counts
 
 
 def _grouped(images: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:

@@ -13,7 +13,7 @@ from fedpgp.data.partition import PARTITIONS, Pool, deal_classes, deal_domains, 
 from fedpgp.data.settings import TaskConfig
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.sources.names import plain
-from fedpgp.data.tasks import Client, EvaluationSet, Task, halves
+from fedpgp.data.tasks import Client, EvaluationSet, Task, check_softmaxes, halves
 from fedpgp.errors import ConfigError, DataError, nearest
 
 CLASSES, NATURAL = "classes", "natural"
@@ -36,8 +36,7 @@ def base_to_novel(source: Source, config: TaskConfig, seed: int) -> Task:
         classes, _ = halves(classes)
     dataset = _evaluated(source, config)
     base, novel = halves(classes)
-    if not novel:
-        raise DataError(f"base-to-novel needs at least 2 classes, half of them novel; {source.name} has {len(classes)}")
+    check_softmaxes(source.name, {"base": base, "novel": novel}, "base-to-novel", config.evaluate_on)
     tests = {"base": _test_set(dataset, base), "novel": _test_set(dataset, novel)}
     if probe:
         tests["unseen"] = _test_set(dataset, probe)
@@ -158,6 +157,8 @@ def _task(
     kept: Sequence[int] | None = None,
 ) -> Task:
     """kept: the domains of leave-one-domain-out, each of which is shared out by itself."""
+    classes_of = {name: test.classes for name, test in tests.items()}
+    check_softmaxes(source.name, classes_of, config.protocol, config.evaluate_on)
     validation = _test_set(source.validation, base, kept)
     domains: Sequence[int | None] = [None] * config.everybody
     if kept is not None:
@@ -192,7 +193,7 @@ def _by_classes(
     clients = []
     for number, domain in enumerate(domains):
         classes = dealt[number // among]
-        drawn = [draw_shots(source.train, label, config.shots, seed, domain) for label in classes]
+        drawn = [draw_shots(source.train, label, config.shots, seed, domain, config.fewer_shots) for label in classes]
         clients.append(Client(number, classes, np.concatenate(drawn), None if domain is None else (domain,)))
     return clients
 
@@ -215,7 +216,7 @@ def _by_images(
     clients = []
     for domain in dict.fromkeys(domains):
         members = [number for number, other in enumerate(domains) if other == domain]
-        drawn = [draw_shots(train, label, config.shots, seed, domain) for label in base]
+        drawn = [draw_shots(train, label, config.shots, seed, domain, config.fewer_shots) for label in base]
         here = () if domain is None else (domain,)
         pool = Pool(train, np.concatenate(drawn), len(members), source.superclasses, seed, here)
         if not len(pool.images):
@@ -316,7 +317,7 @@ def task_of(task: TaskConfig, source: Source, seed: int) -> Task:
     of_partition = {"classes_per_client", "class_division"}
     if task.partition != CLASSES:
         of_partition = set(signature(PARTITIONS[task.partition]).parameters) - {"pool"}
-    of_all = {"protocol", "partition", "clients", "new_clients", "shots", "evaluate_on"}
+    of_all = {"protocol", "partition", "clients", "new_clients", "shots", "fewer_shots", "evaluate_on"}
     of_all.add("held_out" if task.protocol == "leave-one-domain-out" else "domain_per_client")
     if task.protocol == "cross-data-set":
         of_all.add("targets")

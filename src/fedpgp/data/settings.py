@@ -108,6 +108,9 @@ class TaskConfig:
         default=(), description="cross-data-set: what data.source could be, to be tested on; the first is Novel"
     )
     shots: int = Field(default=8, ge=0, description="training images per class (paper: 8 and 16); 0: all")
+    fewer_shots: bool = Field(
+        default=False, description="shots is at most: a class with fewer training images gives all that it has"
+    )
     evaluate_on: Literal["test", "validation"] = Field(
         default="test",
         description='"validation": the protocol within the base classes on validation images, to choose settings',

@@ -8,12 +8,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpgp.data.sources import ImageDataset
+from fedpgp.errors import DataError
 
 
 def halves(classes: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The base and the novel classes; the middle class of an odd number is base, as in CoOp's split."""
     base = (len(classes) + 1) // 2
     return tuple(classes[:base]), tuple(classes[base:])
+
+
+def check_softmaxes(
+    where: str, tests: Mapping[str, Sequence[int]], protocol: str, evaluated_on: str = "test", key: str = ""
+) -> None:
+    """Raise DataError for a test set with one class in the softmax, which any model gets right.
+
+    where: of whose classes they are; tests: the classes of each test set by its name; key: of the config that names
+    the classes, if there is one.
+    """
+    for name, classes in tests.items():
+        if len(classes) > 1:
+            continue
+        needed = {"test": 4, "validation": 7}[evaluated_on] if protocol == "base-to-novel" else 2
+        choosing = " to choose settings on validation images" if evaluated_on == "validation" else ""
+        remedy = "add classes" + (f" to {key}" if key else "")
+        if protocol == "base-to-novel" and evaluated_on == "test":
+            remedy += ", or take --set task.protocol=personalization, in which nothing is novel"
+        raise DataError(
+            f"{where}: {name} has {len(classes)} class{'es' * (len(classes) != 1)} in its softmax, and one is"
+            f" always right: task.protocol {protocol} needs at least {needed} classes{choosing}; {remedy}"
+        )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from fedpgp.backbone.image import PATCHES, state_below
 from fedpgp.backbone.layers import Prompt
 from fedpgp.backbone.tokens import ClassTokens, Position
 from fedpgp.data.image_features import ImageFeatures
+from fedpgp.errors import ConfigError
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.runtime.workers import Workers
 
@@ -75,7 +76,15 @@ def answer(towers: Towers, question: Question) -> Tensor:
     """The logits [B, C]."""
     method, params, seen = question.method, question.params, question.seen
     seen = image_features(towers, method, question.images, params) if seen is None else seen
-    return method.predict(params, question.whole_text(towers), seen, question.frozen)
+    logits = method.predict(params, question.whole_text(towers), seen, question.frozen)
+    expected = (len(question.images), len(question.classes))
+    if not isinstance(logits, Tensor) or logits.shape != expected:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ConfigError(
+            f"method {method.name!r} fails: predict must return logits [images, classes], {list(expected)}, got {got};"
+            " mend it"
+        )
+    return logits
 
 
 class VisualFeatures:

@@ -91,6 +91,27 @@ def area(local: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.
     return ((local - below) * best).sum(0) / 100
 
 
+def class_accuracies(
+    correct: NDArray[np.bool_], targets: NDArray[np.int64], classes: int, among: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
+    """[N, C] percent of each class's images that each client gets right; NaN for a class without an image.
+
+    correct: [N, n]; targets: [n] columns; among: [N, n] the images that count for a client, None: all.
+    """
+    counted = np.ones_like(correct) if among is None else among
+    rows = [
+        (np.bincount(targets[own & right], minlength=classes), np.bincount(targets[own], minlength=classes))
+        for right, own in zip(correct, counted, strict=True)
+    ]
+    right, images = (np.stack(part).astype(np.float64) for part in zip(*rows, strict=True))
+    return np.divide(100 * right, images, out=np.full_like(right, np.nan), where=images > 0)
+
+
+def macro_accuracy(of_classes: NDArray[np.float64]) -> float:
+    """The mean over clients of the mean over the classes that have images; of_classes: as `class_accuracies`."""
+    return float(np.nanmean(of_classes, axis=1).mean())
+
+
 def calibration_error(confidence: NDArray[np.floating[Any]], correct: NDArray[np.bool_], bins: int = 15) -> float:
     """The expected calibration error of n answers, in percentage points (Guo et al. 2017, arXiv 1706.04599, eq. 3).
 

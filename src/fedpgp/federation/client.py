@@ -17,7 +17,7 @@ from fedpgp.aggregators import Aggregator, Download, Tensors, Upload
 from fedpgp.backbone import Towers
 from fedpgp.backbone.tokens import ClassTokens
 from fedpgp.data.image_features import ImageFeatures
-from fedpgp.errors import TrainingError
+from fedpgp.errors import ConfigError, TrainingError
 from fedpgp.evaluation.inference import image_features
 from fedpgp.federation.optimization import LocalTraining, restore, state_of
 from fedpgp.federation.state import ClientState
@@ -200,11 +200,15 @@ def _losses(client: _Training, params: Params, text: Tensor, batch: Batch) -> di
     method, examples = client.job.method, [batch]
     if method.per_example:
         examples = list(map(Batch, batch.features.split(1), batch.labels.split(1)))
-    losses = {
-        (name, number): value
-        for number, example in enumerate(examples)
-        for name, value in method.loss(params, text, example, client.job.frozen).items()
-    }
+    losses: dict[_Term, Tensor] = {}
+    for number, example in enumerate(examples):
+        found = method.loss(params, text, example, client.job.frozen)
+        if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) and x.dim() == 0 for x in found.values()):
+            raise ConfigError(
+                f"method {method.name!r} fails: loss must return a dictionary with a tensor of one number for each"
+                f' term, such as {{"task": …}}, got {type(found).__name__}; mend it'
+            )
+        losses |= {(name, number): value for name, value in found.items()}
     for name in dict.fromkeys(name for name, _ in losses):
         values = [value.detach() for (of, _), value in losses.items() if of == name]
         client.terms[name].append(torch.stack(values).mean())

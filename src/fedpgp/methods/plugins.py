@@ -1,5 +1,6 @@
 """Methods that are not part of this package: of an installed package, or in a file for a quick trial."""
 
+import dataclasses
 import hashlib
 import inspect
 import re
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from traceback import walk_tb
 from types import FunctionType
 from typing import Any, get_args
 
@@ -16,8 +18,10 @@ from fedpgp.methods import METHODS, Method
 from fedpgp.methods.base import Reads
 from fedpgp.methods.reserved import ALL, EXTENDS, RECIPE, SECTIONS
 from fedpgp.runtime.code_files import load_file, own_line, raised
+from fedpgp.runtime.files import exists
 
 GROUP = "fedpgp.methods"  # of entry points
+DECORATOR = "write @dataclass(frozen=True, kw_only=True) above it, from pydantic.dataclasses"
 PLAIN = (str, int, float, tuple, frozenset, set)  # values of class attributes
 RESERVED = {ALL, EXTENDS, RECIPE, *SECTIONS, *AGGREGATORS}  # names that a method may not have
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # of a method: it is a section of the config and a directory
@@ -64,7 +68,7 @@ def find_method(name: str) -> type[Method]:
 def _of_file(reference: str) -> type[Method]:
     file, _, name = reference.rpartition(":") if ".py:" in reference else (reference, "", "")
     path = Path(file)
-    if not path.is_file():
+    if not (exists(path) and path.is_file()):
         raise ConfigError(f"method {reference!r} names the file {file}, which is not there; give path/to/file.py:Name")
     content = vars(load_file(path))
     written = [key for key, value in content.items() if getattr(value, "__module__", None) == content["__name__"]]
@@ -101,9 +105,14 @@ def own_errors(method: Method, training: bool = False) -> Iterator[None]:
         if type(method).__module__.startswith("fedpgp."):
             raise
         file = _file(method)
-        if training and own_line(error, file) is None:
+        if training and own_line(error, file) is None and not _passed(error, method):
             raise
         raise ConfigError(f"method {method.name!r} fails: {raised(error, file)}; mend it") from error
+
+
+def _passed(error: Exception, method: Method) -> bool:
+    """Whether an error came through a function of the method that it has from us, such as `Method.loss`."""
+    return any(isinstance(frame.f_locals.get("self"), type(method)) for frame, _ in walk_tb(error.__traceback__))
 
 
 def fingerprint(method: Method) -> str | None:
@@ -177,7 +186,9 @@ def fault_of(method: Any) -> str | None:
     for attribute in ("name", "source", "year", "venue"):
         if not hasattr(method, attribute):
             return f"lacks the class attribute {attribute!r}: add it"
-    if not NAME.fullmatch(method.name):
+    if fault := _undeclared(method):
+        return fault
+    if not (isinstance(method.name, str) and NAME.fullmatch(method.name)):
         return f"must have a name of small letters, digits, - and _, got {method.name!r}"
     if METHODS.get(method.name, method) is not method:
         return f"has the name {method.name!r} of a built-in method: choose another"
@@ -187,12 +198,40 @@ def fault_of(method: Any) -> str | None:
         default = method()
     except Exception as error:
         return f"must have a default for every field: {raised(error)}"
+    for field in dataclasses.fields(default):
+        if not _is_toml(value := getattr(default, field.name)):
+            return (
+                f"must have settings that a config file can hold, a number, a word, true or false, or a tuple of these,"
+                f" got {field.name} = {value!r}: make it one of these, or a class attribute without a type"
+            )
     return misread(default)
+
+
+def _undeclared(method: type[Method]) -> str | None:
+    """What is wrong with a class whose settings would be no settings."""
+    for of in method.__mro__:
+        if of.__module__.startswith("fedpgp."):
+            return None
+        own = [name for name, kind in inspect.get_annotations(of).items() if "ClassVar" not in str(kind)]
+        if "__dataclass_fields__" in vars(of) and "__pydantic_fields__" not in vars(of):
+            return f"must have the dataclass of pydantic, {of.__name__} has that of dataclasses: {DECORATOR}"
+        if own and "__pydantic_fields__" not in vars(of):
+            return f"has the setting {own[0]!r}, which nothing sets, as {of.__name__} is no dataclass: {DECORATOR}"
+    return None
+
+
+def _is_toml(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_toml(item) and item is not None for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def misread(method: Method) -> str | None:
     """What is wrong with what a method declares that it reads."""
-    known, reads = get_args(Reads), {*method.reads}
+    known = get_args(Reads)
+    if isinstance(method.reads, str):
+        return f"must have a tuple of what it reads, got {method.reads!r}: reads = ({method.reads!r},)"
+    reads = {*method.reads}
     for what in sorted(reads - {*known}):
         return f"must read what there is, got {what!r}; {nearest(what, known)}"
     if {"patches", "image tower"} <= reads:

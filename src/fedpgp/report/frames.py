@@ -129,6 +129,18 @@ def client_by_class(run: Run) -> pd.DataFrame:
     return frame.assign(own=[pair in trained for pair in zip(frame["client"], frame["class"], strict=True)])
 
 
+def by_class(run: Run) -> pd.DataFrame:
+    """set, class, accuracy, images: of each class of Base and Novel the mean over the clients, in percent."""
+    rows = []
+    for name in ("base", "novel"):
+        found = run.class_accuracies(name)
+        if found is not None:
+            images = np.bincount(run.answers[f"{name}/labels"].numpy(), minlength=found.shape[1])
+            names = run.results["task"][f"{name}_names"]
+            rows += [[name, *row] for row in zip(names, found.mean(0).tolist(), images.tolist(), strict=True)]
+    return pd.DataFrame(rows, columns=["set", "class", "accuracy", "images"])
+
+
 def _answers(run: Run) -> pd.DataFrame:
     """client, truth, predicted: of each client and test image of base classes; none where clients keep the answers."""
     if "base/predicted" not in run.answers:

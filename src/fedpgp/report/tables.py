@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from statistics import fmean, stdev
@@ -109,7 +110,7 @@ def difference_table(comparison: Comparison, reference: str | None = None) -> Ta
 
 def diagnosis_table(comparison: Comparison) -> Table:
     """How settled each method is: what other rounds and other α would have given, and how its clients differ."""
-    rows = []
+    rows, named = [], titles(comparison)
     for method in comparison.methods:
         runs = comparison.of(method)
         best = [run.results["best_on_validation"] for run in runs]
@@ -122,6 +123,11 @@ def diagnosis_table(comparison: Comparison) -> Table:
                 "CM, last five rounds": _over(run.results["last_five"]["cm"] for run in runs),
                 "CM at validation's round": _over(figures["cm"] for figures in best),
                 "that round": _each(figures["round"] for figures in best),
+                **{
+                    f"macro {named[name]}": _over(run.macro[name] for run in runs)
+                    for name in RANKED
+                    if _has_macro(comparison, name)
+                },
                 "CM at validation's α": _over(run.results["final"]["cm"] for run in at),
                 "that α": _each(run.alpha for run in at if any(len(run.results["path"]) > 1 for run in runs)),
                 "lowest Local of a client": _over(map(min, locals_)) if locals_ else "",
@@ -134,7 +140,8 @@ def diagnosis_table(comparison: Comparison) -> Table:
         "Diagnosis",
         list(rows[0]),
         [list(row.values()) for row in rows],
-        "Validation images of the base classes choose by the harmonic mean of Local and Base on them.",
+        "Validation images of the base classes choose by the harmonic mean of Local and Base on them. macro: every"
+        " class has the same weight, however many test images it has.",
     )
 
 
@@ -162,12 +169,22 @@ def comparison_csv(comparison: Comparison) -> str:
     frame.insert(2, "seeds", [" ".join(str(run.seed) for run in comparison.of(method)) for method in frame["method"]])
     own = frame["part"] == PARTS["final"]
     for name, value in (
+        *((f"macro_{name}", partial(_macro, comparison, name)) for name in RANKED if _has_macro(comparison, name)),
         ("rank", comparison.rank),
         ("bytes_up_per_client_round", lambda method: comparison.of(method)[0].results["bytes_up_per_client_round"]),
         ("seconds", lambda method: fmean(run.results["seconds"] for run in comparison.of(method))),
     ):
         frame[name] = frame["method"].map(value).astype(object).where(own)
     return frame.to_csv(index=False)
+
+
+def _has_macro(comparison: Comparison, name: str) -> bool:
+    return all(name in run.macro for run in comparison.runs)
+
+
+def _macro(comparison: Comparison, name: str, method: str) -> float:
+    """The mean over the seeds of a figure in which every class has the same weight."""
+    return fmean(run.macro[name] for run in comparison.of(method))
 
 
 def path_csv(comparison: Comparison) -> str:

@@ -8,11 +8,14 @@ from html import escape
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpgp.config import ExperimentConfig
 from fedpgp.errors import OutputError, nearest
 from fedpgp.evaluation.bootstrap import Difference, Figures, Outcomes, differences, resampled
+from fedpgp.evaluation.metrics import class_accuracies, macro_accuracy
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -94,6 +97,32 @@ class Run:
             return [client["local"] for client in self.results["clients"]]
         return None if self.outcomes is None else self.outcomes.local(self.alpha)
 
+    def class_accuracies(self, name: Literal["local", "base", "novel"]) -> NDArray[np.float64] | None:
+        """[N, C] percent of each class's test images that each client gets right; NaN where it has none of a class.
+
+        Columns are those of `results["task"]["base_names"]`, or of "novel_names". None where the clients keep what
+        tells it, or where nothing is novel.
+        """
+        test = "novel" if name == "novel" else "base"
+        if f"{test}/predicted" not in self.answers:
+            return None
+        predicted, labels = (self.answers[f"{test}/{what}"].numpy() for what in ("predicted", "labels"))
+        own = None if name != "local" or self.outcomes is None else self.outcomes.unpack("own")
+        count = len(self.results["task"][f"{test}_names"])
+        return class_accuracies(predicted == labels, labels.astype(np.int64), count, own)
+
+    @cached_property
+    def macro(self) -> Mapping[str, float]:
+        """Local, Base and Novel of the last round with every class of the same weight, in percent.
+
+        Of a run whose results do not have it yet, it is computed from the answers; empty where the clients keep them.
+        """
+        if "macro" in self.results:
+            return dict(self.results["macro"])
+        names: tuple[Literal["local", "base", "novel"], ...] = ("local", "base", "novel")
+        found = {name: self.class_accuracies(name) for name in names}
+        return {name: macro_accuracy(of_classes) for name, of_classes in found.items() if of_classes is not None}
+
     def table(self) -> "DataFrame":
         """A row for each part, "client" and, where there is one, "shared" alone; metrics in percent."""
         from pandas import DataFrame, Index
@@ -174,7 +203,8 @@ class Comparison:
 
     def only(self, methods: Sequence[str]) -> "Comparison":
         """The same with the finished runs of some of its methods."""
-        return Comparison([run for run in self.runs if run.method in methods])
+        chosen = [methods] if isinstance(methods, str) else methods
+        return Comparison([run for run in self.runs if run.method in chosen])
 
     def mean(self, method: str, part: str = "final") -> dict[str, tuple[float, float | None]]:
         """Mean and standard deviation (None for one seed) over its seeds of every figure. part: "final" or "shared"."""

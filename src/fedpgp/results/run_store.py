@@ -19,7 +19,8 @@ from fedpgp.federation.state import FILE, State
 from fedpgp.methods import Method
 from fedpgp.methods.plugins import NAME, is_registered
 from fedpgp.results.run import Comparison, Run, Unfinished
-from fedpgp.runtime.files import TensorFile, flush_directory, new_directory, tensor_bytes, write, write_json
+from fedpgp.runtime.files import TensorFile, exists, flush_directory, new_directory, tensor_bytes, write, write_json
+from fedpgp.runtime.validation import flag
 
 PLAN = "plan.json"  # of a comparison: its methods, each with its seeds
 ANSWERS, RECORDS = "answers.safetensors", "rounds.jsonl"
@@ -67,6 +68,8 @@ def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run
     methods: those beside ours whose sections are to be read in its config.
     """
     directory = Path(directory)
+    if not exists(directory):
+        raise OutputError(f"{directory} does not exist; name a directory of fedpgp run")
     if is_unfinished(directory):
         raise OutputError(f"{directory} holds a run that is not finished; go on with: {resume_command(directory)}")
     try:
@@ -116,7 +119,9 @@ def load_comparison(directory: str | Path) -> Comparison:
 
 def cells(directory: Path) -> dict[tuple[str, int], Path]:
     """Method and seed of every run, finished or not, that a directory of `fedpgp compare` or `run` holds -> its own."""
-    plan = directory / PLAN
+    plan, remedy = directory / PLAN, "name a directory that fedpgp run or fedpgp compare wrote"
+    if not exists(directory):
+        raise OutputError(f"{directory} does not exist; {remedy}")
     try:
         if plan.exists():
             return planned(directory, _read_plan(plan))
@@ -128,9 +133,6 @@ def cells(directory: Path) -> dict[tuple[str, int], Path]:
             return {(run.method, run.seed): directory}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise OutputError(f"{plan} is damaged: {error}; name the directory of one of its runs") from error
-    remedy = "name a directory that fedpgp run or fedpgp compare wrote"
-    if not directory.exists():
-        raise OutputError(f"{directory} does not exist; {remedy}")
     if inside := _inside(directory):
         raise OutputError(f"{directory} is no run or comparison; what is in it, the newest first: {_some(inside)}")
     raise OutputError(f"{directory} holds no run; {remedy}")
@@ -138,8 +140,6 @@ def cells(directory: Path) -> dict[tuple[str, int], Path]:
 
 def _instead_of_a_run(directory: Path) -> str | None:
     """What to say of a directory that is no run; None where it was one, or has nothing to do with us."""
-    if not directory.exists():
-        return f"{directory} does not exist; name a directory of fedpgp run"
     if (directory / PLAN).exists():
         if runs := _finished(directory):
             return f"{directory} is a comparison; its runs: {_some(runs)}"
@@ -244,6 +244,7 @@ def check_output(directory: Path, force: bool, ours: Callable[[Path], bool] | No
 
     ours: whether what is there may be replaced; None takes what runs and comparisons leave.
     """
+    flag(force, "force")
     if directory.exists() and not force:
         command = resume_command(directory)
         remedy = f", or go on with: {command}" if command else ""

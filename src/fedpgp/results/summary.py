@@ -21,7 +21,14 @@ from fedpgp.data.sources import SPLITS, Source
 from fedpgp.data.tasks import Client, Task
 from fedpgp.evaluation.bootstrap import Outcomes
 from fedpgp.evaluation.evaluator import CHUNK, Evaluation
-from fedpgp.evaluation.metrics import area_of, calibration_error, own_images, summary
+from fedpgp.evaluation.metrics import (
+    area_of,
+    calibration_error,
+    class_accuracies,
+    macro_accuracy,
+    own_images,
+    summary,
+)
 from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.state import ClientState
 from fedpgp.methods import Params
@@ -66,6 +73,7 @@ def figures(
             for client, accuracies in zip(task.new_clients, final.get("new_clients", []), strict=True)
         ],
         "domains": _by_domain(task, _evaluated(task, final), last),
+        "macro": _macro(task, _evaluated(task, final), last),
         "calibration_error": _calibration(task, _evaluated(task, final), last),
         **({"privacy": {name: final[name] for name in ("epsilon", "delta")}} if "delta" in final else {}),
         "bytes_up_per_client_round": federated["bytes_up"],
@@ -183,6 +191,21 @@ def answers(task: Task, last: Evaluation) -> dict[str, Tensor]:
             tensors[f"{name}/labels"] = torch.from_numpy(test.targets.astype(np.int16))
             tensors[f"{name}/images"] = torch.from_numpy(test.dataset.numbers_of(test.images).astype(np.int32))
     return tensors
+
+
+def _macro(task: Task, clients: Sequence[Client], last: Evaluation) -> dict[str, float]:
+    """Local, Base and Novel with every class of the same weight, whatever its images; nothing where what the clients'
+    models answer stays with them."""
+    macro: dict[str, float] = {}
+    for name in ("base", "novel"):
+        if name in last.predicted:
+            test = task.tests[name]
+            right, count = last.predicted[name] == test.targets, len(test.classes)
+            if name == "base":
+                own = own_images(task, clients, name)
+                macro["local"] = macro_accuracy(class_accuracies(right, test.targets, count, own))
+            macro[name] = macro_accuracy(class_accuracies(right, test.targets, count))
+    return macro
 
 
 def _calibration(task: Task, clients: Sequence[Client], last: Evaluation) -> dict[str, float]:

@@ -100,7 +100,7 @@ def about(name: str) -> str:
     for field in fields:
         info = method.__pydantic_fields__[field.name]  # type: ignore[attr-defined]
         default = info.get_default(call_default_factory=True)
-        line = f"  {field.name} = {default!r}  # {info.description}"
+        line = f"  {field.name} = {default!r}  # {info.description or 'no description'}"
         if recipe is not None and getattr(recipe, field.name) != default:
             line += f"; here {getattr(recipe, field.name)!r}"
         if field.name in published:

@@ -7,6 +7,7 @@ import torch
 from fedpgp.aggregators import FedAvg
 from fedpgp.backbone import Backbone
 from fedpgp.backbone.layers import Prompt
+from fedpgp.backbone.tokens import check_readable
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.features import check_stored, views_of
 from fedpgp.data.tasks import Task
@@ -19,14 +20,31 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import DEFAULT_AGGREGATOR
 from fedpgp.methods import Method, Params
 from fedpgp.methods.plugins import own_errors
+from fedpgp.methods.templates import Guided
 
 
 def check_methods(config: ExperimentConfig, methods: Sequence[str], backbone: Backbone, task: Task) -> None:
     """Raise FedPGPError where a method does not fit, or needs images of which only the features are here."""
+    for test in evaluation_sets(task).values():
+        check_readable(backbone.tokenizer, [task.class_names[label] for label in test.classes])
+    _check_template(config, methods, task)
     for name in methods:
         with own_errors(config.methods[name]):
             _check_method(config, name, backbone, task)
             _check_images(config, name, backbone, task)
+
+
+def _check_template(config: ExperimentConfig, methods: Sequence[str], task: Task) -> None:
+    """Raise ConfigError where data.template is set, and a method that could read it reads another one."""
+    template = config.data.template
+    readers = [name for name in methods if template in config.methods[name].templates(task)]
+    others = [name for name in methods if name not in readers and isinstance(config.methods[name], Guided)]
+    if template and (others or not readers):
+        remedy = " ".join(f"--set {name}.guidance=dataset" for name in others) or '--set data.template=""'
+        raise ConfigError(
+            f"data.template must be left out, or be what a method reads, got {template!r}: it is read by none of"
+            f" {', '.join(others or methods)}; {remedy}"
+        )
 
 
 def _check_images(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:

@@ -1,7 +1,7 @@
 """What callers choose: methods, seeds, settings."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,23 +14,19 @@ from fedpgp.methods.published import PUBLISHED, published_settings
 from fedpgp.methods.reserved import ALL
 from fedpgp.reporting import Reporter
 from fedpgp.runs.published import descriptions, with_unused
+from fedpgp.runtime.validation import whole_number
 
 HEADLINE = ("zero-shot", "local", "promptfl", "fedpgp")  # what is compared unless methods are named
 
 
 def chosen_seeds(given: int | Sequence[int], what: str) -> list[int]:
     """0 … n−1 for a number n, or those that are given, each once. what: the argument's name, for a message."""
-    seeds = list(range(given)) if isinstance(given, int) else list(dict.fromkeys(given))
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return list(range(whole_number(given, what, 1)))
+    seeds = list(dict.fromkeys(whole_number(seed, "seed", 0) for seed in given))
     if not seeds:
-        raise ConfigError(f"{what} must be at least 1, got {given}")
-    for seed in seeds:
-        check_seed(seed)
+        raise ConfigError(f"{what} must name at least one, got none")
     return seeds
-
-
-def check_seed(seed: int) -> None:
-    if seed < 0:
-        raise ConfigError(f"seed must be 0 or more, got {seed}")
 
 
 def chosen_methods(
@@ -77,7 +73,7 @@ def chosen_methods(
     else:
         classes = [method if isinstance(method, type) else type(method) for method in chosen]
         taken = [setting for setting in published if of_task or setting.of_method]
-        experiment = load_config(config, [changes] if isinstance(changes, str) else changes, classes, published=taken)
+        experiment = load_config(config, changes, classes, published=taken)
     if settings:
         experiment = with_unused(experiment, names)
     sections = {method.name: method() for method in chosen if isinstance(method, type)}

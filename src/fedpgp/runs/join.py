@@ -1,12 +1,13 @@
 """A new client of a finished federation: it fits its private part to a few images of its own, and nothing goes up."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedpgp.aggregators import Download, Server, Tensors
-from fedpgp.config import ExperimentConfig
+from fedpgp.config import ExperimentConfig, load_config, parse_change
 from fedpgp.data.client_task import OWN
 from fedpgp.data.sources import load_source
 from fedpgp.errors import ConfigError
@@ -22,12 +23,14 @@ from fedpgp.results.summary import figures, named
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import OpenRun, open_run
 from fedpgp.runtime.files import write
+from fedpgp.runtime.validation import whole_number
 
 
 def join(
     run: Run | Path | str,
     data: str,
     *,
+    changes: Sequence[str] | str = (),
     shots: int = 0,
     epochs: int | None = None,
     seed: int = 0,
@@ -43,19 +46,21 @@ def join(
         run: a finished run, or its directory.
         data: what data.source could be. Its classes may be others than those of the federation; where every client of
             it had images of its own, they go by the federation's names, and the softmax is over all of them.
+        changes: how they are to be read, such as "data.image_column=file"; other sections are the run's.
         shots: training images of each class; 0: all. epochs: None takes federation.join_epochs of the run.
         output: a run directory to write, with one client; None writes nothing. force: replace it.
 
     Raises FedPGPError: before any work where run, data or output do not fit.
     """
     finished = run if isinstance(run, Run) else load_run(run)
-    name = finished.method
+    name, seed, shots = finished.method, whole_number(seed, "seed", 0), whole_number(shots, "shots", 0)
+    epochs = finished.config.federation.join_epochs if epochs is None else whole_number(epochs, "epochs", 1)
     if name not in finished.config.methods:
         raise ConfigError(f"{name} is neither built in nor of an installed package: a run of it cannot be joined")
-    config = _config(finished, data, shots, device)
+    config = _config(finished, data, [changes] if isinstance(changes, str) else changes, shots, device)
     reporter = reporter or Silent()
     with open_run(config, name, seed, Execution(cache=cache, reporter=reporter)) as opened:
-        joined = _fitted(opened, finished, epochs or finished.config.federation.join_epochs)
+        joined = _fitted(opened, finished, epochs)
     if output is not None:
         with run_directory(Path(output), force) as scratch:
             write(scratch / "config.toml", joined.config.to_toml().encode())
@@ -64,9 +69,19 @@ def join(
     return joined
 
 
-def _config(run: Run, data: str, shots: int, device: str | None) -> ExperimentConfig:
+def _config(run: Run, data: str, changes: Sequence[str], shots: int, device: str | None) -> ExperimentConfig:
     """The run's config with another data set, whose images are all one client's."""
-    config = replace(run.config, data=replace(run.config.data, source=data, layout="auto", names=""))
+    keys = []
+    for section, key, _ in map(parse_change, changes):
+        if section != "data" or key == "source":
+            raise ConfigError(
+                f"changes of a new client must be of its data, such as data.image_column=file, got {section}.{key}: the"
+                " rest is the run's, and where the images are, --data says"
+            )
+        keys.append(key)
+    given = load_config(changes=changes).data
+    own = {"layout": "auto", "names": "", **{key: getattr(given, key) for key in keys}}
+    config = replace(run.config, data=replace(run.config.data, source=data, **own))
     if device is not None:
         config = replace(config, backbone=replace(config.backbone, device=device))
     task = replace(config.task, partition=OWN, clients=1, new_clients=0, shots=shots, held_out=(), targets=())

@@ -25,12 +25,13 @@ from fedpgp.results.run_store import (
     run_directory,
     writing,
 )
-from fedpgp.runs.choices import HEADLINE, check_seed, chosen_methods, chosen_seeds, describe
+from fedpgp.runs.choices import HEADLINE, chosen_methods, chosen_seeds, describe
 from fedpgp.runs.execution import Execution, ExecutionOptions
 from fedpgp.runs.run_iterator import Records, Rounds, exhausted
 from fedpgp.runs.setup import open_setup
 from fedpgp.runs.work import Cells, timed, work
 from fedpgp.runtime.files import write_json
+from fedpgp.runtime.validation import whole_number
 
 
 def run(
@@ -91,7 +92,7 @@ def rounds(
     asking for another record, or for `.run`, goes on, and after `.close()` or in another process `resume(output)`.
     """
     (name,), experiment = chosen_methods(method, config, changes, settings, of_task=True)
-    check_seed(seed)
+    seed = whole_number(seed, "seed", 0)
     directory = None if output is None else Path(output)
     if directory is not None:
         check_output(directory, force)
@@ -192,7 +193,7 @@ def _compared_with(
 def resume(
     directory: Path | str,
     *,
-    methods: Sequence[str | Method] = (),
+    methods: Sequence[str | Method] | str | Method = (),
     **options: Unpack[ExecutionOptions],
 ) -> Comparison:
     """Goes on with what `run` or `compare` left unfinished in a directory, to the same bytes as if never stopped.
@@ -214,6 +215,7 @@ def resume(
             execution.listener.notice(f"{directory} is finished: nothing to resume")
             return load_comparison(directory)
         return _compared([load_run(path) for path in directories.values()], directory, execution)
+    methods = [methods] if isinstance(methods, str | Method) else methods
     given = [method if isinstance(method, Method) else find_method(method)() for method in methods]
     for name, _ in todo:
         if not is_registered(name) and name not in {method.name for method in given}:

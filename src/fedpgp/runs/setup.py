@@ -15,7 +15,6 @@ from fedpgp.data.features import Tokens
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.data.sources import ImageDataset, Source, pictograms
 from fedpgp.data.tasks import Client, Task
-from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import kind_of
 from fedpgp.federation.client_runner import ClientRunner, Data
 from fedpgp.federation.optimization import remarks
@@ -29,6 +28,7 @@ from fedpgp.runs.features import encode_images, encode_tokens
 from fedpgp.runs.published import fitted
 from fedpgp.runs.tasks import load_tasks
 from fedpgp.runtime.processes import warm_up
+from fedpgp.runtime.validation import flag, whole_number
 from fedpgp.runtime.workers import Workers
 
 
@@ -141,8 +141,8 @@ def open_setup(
 ) -> Iterator[RunSetup]:
     """Prepares what all runs share, after checking everything that can be checked without work."""
     workers, reporter = execution.workers, execution.listener
-    if workers < 1:
-        raise ConfigError(f"workers must be 1 or more, got {workers}; without --workers every core has one")
+    workers = whole_number(workers, "workers", 1, "; without --workers every core has one")
+    flag(execution.skip_bad_images, "skip_bad_images")
     check_cache(cache_directory(execution.cache))
     if workers > 1:
         warm_up()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.client_task import OWN, own_task
 from fedpgp.data.protocols import task_of
-from fedpgp.data.sources import SPLITS, ImageDataset, Source, load_source, load_target
+from fedpgp.data.sources import SPLITS, ImageDataset, Source, check_used, load_source, load_target
 from fedpgp.data.tasks import Task
 from fedpgp.errors import ConfigError
 
@@ -37,5 +37,7 @@ def load_tasks(config: ExperimentConfig, seeds: Sequence[int]) -> tuple[Source, 
     """Return the data set of a config, and its task with each seed."""
     # Without the test split nothing can touch a test image while settings are chosen.
     splits = SPLITS if config.task.evaluate_on == "test" else ("train", "validation")
+    if config.task.partition != OWN:  # of a node with images of its own, the settings are those of all nodes
+        check_used(config.data)
     source = with_targets(config, load_source(config.data, splits))
     return source, {seed: make_task(config, source, seed) for seed in seeds}

@@ -1,12 +1,13 @@
 """Files that are written whole or not at all, and tensors that are read one at a time."""
 
+import errno
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import safe_open
@@ -16,18 +17,35 @@ from torch import Tensor
 OWNER_ALONE = 0o700  # mode of a directory into which nobody else looks
 
 
+def exists(text: Path | str) -> bool:
+    """Whether a text is the path of a file or directory; a text that is too long for one is not, and no error."""
+    try:
+        return Path(text).exists()
+    except OSError as error:  # pathlib passes on what has nothing to do with whether it is there
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+
+
 def write(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Writes a file beside its place, then gives it its name, in which something may have been before.
 
     What a kill leaves of the first is written over by the next try. mode: who may read and write it, from its first
     byte on, less what the process' umask takes.
     """
+    with new_file(path, mode) as file:
+        file.write(content)
+
+
+@contextmanager
+def new_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file to fill bit by bit, which takes its name only when all of it is written; mode: as in `write`."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         if mode != 0o666:
             partial.unlink(missing_ok=True)  # what lies there may be open to others
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedpgp.backbone import Backbone, Towers, configured_backbone
-from fedpgp.backbone.tokens import ClassTokens
+from fedpgp.backbone.tokens import ClassTokens, check_readable
 from fedpgp.data.client_task import named_task
 from fedpgp.data.decode import decode
 from fedpgp.data.image_features import ImageFeatures
@@ -29,6 +29,8 @@ from fedpgp.federation.client_runner import guidance_of
 from fedpgp.methods import Frozen, Method, Params
 from fedpgp.results.run import Run
 from fedpgp.results.run_store import load_run
+from fedpgp.runtime.files import exists
+from fedpgp.runtime.validation import texts, whole_number
 
 BATCH = 16  # images encoded together
 SHOWN = 5  # class names that a message repeats
@@ -93,13 +95,14 @@ class Classifier:
     def read(self, class_names: Sequence[str] | None = None) -> Classes:
         """Reads class names, known or new; None takes those that were trained on. Raises ConfigError for fewer than two
         names, of which one would always be certain, or for one that comes twice."""
-        names = tuple(self.base if class_names is None else class_names)
+        names = self.base if class_names is None else texts(class_names, "classes")
         check_names(names)
         if class_names is not None and len(names) == 1:
             raise ConfigError(
                 f"classes must name at least two, as one cannot be told from nothing, got {names[0]!r}: add what else"
                 " it could be"
             )
+        check_readable(self.backbone.tokenizer, names)
         task = named_task(self.base, self.templates)
         place = {plain(name): i for i, name in enumerate(self.base)}
         base = torch.tensor([place.get(plain(name), -1) for name in names], device=self.backbone.logit_scale.device)
@@ -169,7 +172,7 @@ class Classifier:
                 raise DataError(
                     f"images must be paths, bytes, Pillow images or NumPy arrays, got {kind} as image {number}"
                 )
-            if isinstance(image, str | Path) and not Path(image).exists():
+            if isinstance(image, str | Path) and not exists(image):
                 raise DataError(f"{shown(image)} does not exist: name a file that does")
         read = self.read(classes)
         probabilities = []
@@ -180,13 +183,24 @@ class Classifier:
         return probabilities
 
 
-def load(run: Run | Path | str, client: int | None = None, *, device: str | None = None) -> Classifier:
+def with_checkpoint(run: Run, checkpoint: str | None) -> Run:
+    """The same run with its checkpoint in another place; None: where the run has it."""
+    if checkpoint is None:
+        return run
+    return replace(run, config=replace(run.config, backbone=replace(run.config.backbone, checkpoint=checkpoint)))
+
+
+def load(
+    run: Run | Path | str, client: int | None = None, *, device: str | None = None, checkpoint: str | None = None
+) -> Classifier:
     """The model of a finished run, or of its directory: the shared part alone, or that of a client.
 
-    client: its number, from 0. device: None takes the run's. Raises FedPGPError where the run has no such model, where
+    client: its number, from 0. device: None takes the run's. checkpoint: where the run's checkpoint is now, if it was
+    moved. Raises FedPGPError where the run has no such model, where
     its checkpoint is not to be had, or is not the one that it was trained with.
     """
-    run = run if isinstance(run, Run) else load_run(run)
+    client = None if client is None else whole_number(client, "client", 0)
+    run = with_checkpoint(run if isinstance(run, Run) else load_run(run), checkpoint)
     name, task = run.method, run.results["task"]
     if name not in run.config.methods:
         raise ConfigError(
@@ -197,11 +211,14 @@ def load(run: Run | Path | str, client: int | None = None, *, device: str | None
             f"the run of {name} was written by an earlier fedpgp, which did not keep class names: run it again"
         )
     settings = run.config.backbone
-    backbone = configured_backbone(settings, device)
+    try:
+        backbone = configured_backbone(settings, device)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; if it was moved, name its place with --checkpoint") from error
     if backbone.fingerprint != run.provenance["checkpoint"]:
         raise CheckpointError(
             f"checkpoint {settings.checkpoint!r} is not the one that {name} was trained with (its SHA-256 differs):"
-            " fetch that one again, or name its directory as backbone.checkpoint in the run's config.toml"
+            " fetch that one again, or name its place with --checkpoint, in Python checkpoint="
         )
     method, base, templates = run.config.methods[name], tuple(task["base_names"]), tuple(task["templates"])
     return Classifier(method, params_of(run, method, backbone, client), backbone, base, templates, client)

@@ -4,6 +4,7 @@ A reader makes a `Listing` of all images of a path, which `listing` checks and d
 dataset, add a section to known.toml; if it lies on a disk in a new way, write a reader and an entry of `LAYOUTS`.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,13 @@ from fedpgp.data.sources.layouts import AUTO, LAYOUTS, layout_of
 from fedpgp.data.sources.listing import Listing, to_source, to_target
 from fedpgp.data.sources.names import is_text
 from fedpgp.errors import DataError, nearest, shown
+from fedpgp.runtime.files import exists
 
-__all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "StoredFeatures", "load_source", "load_target"]
+__all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "StoredFeatures", "check_used", "load_source", "load_target"]
+OF_TABLES = (*(f"{role}_column" for role in ("image", "label", "domain", "client", "split")), "drop_unlabelled")
+TABLES = ("table", hugging_face.LAYOUT, "webdataset")  # layouts
+OF_DISKS = ("drop_unused_classes", "follow_links")
+WITHOUT_LINKS = ("cifar", "idx", hugging_face.LAYOUT, "webdataset")  # layouts whose images are no files of their own
 
 
 def load_source(data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
@@ -25,8 +31,38 @@ def load_source(data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
     splits: those to read; the others may be missing, and of them only "test" may be left out.
     """
     if data.source == pictograms.NAME:
-        return pictograms.read(splits)
+        source = pictograms.read(splits)
+        return replace(source, templates=(data.template,)) if data.template else source
     return to_source(read_listing(data), data, splits)
+
+
+def check_used(data: DataConfig) -> None:
+    """Raise DataError for a setting of [data] that no reader of this source reads; reads no image."""
+    if data.source == pictograms.NAME:
+        unused = [
+            "layout",
+            "names",
+            *OF_TABLES,
+            "drop_unused_classes",
+            "follow_links",
+            "test_share",
+            "validation_share",
+        ]
+        reader = "the embedded pictograms"
+    else:
+        if data.source.startswith(hugging_face.HUB):
+            layout = hugging_face.LAYOUT
+        else:
+            layout = "coop" if caltech101.stands_in(data) else located(data)[1]
+        unused = [*(() if layout in TABLES else OF_TABLES), *(("follow_links",) if layout in WITHOUT_LINKS else ())]
+        reader = f"the layout {layout}"
+    for key in unused:
+        value, default = getattr(data, key), getattr(DataConfig(), key)
+        if value != default:
+            raise DataError(
+                f"data.{key} must be left out for {data.source}, got {value!r}: {reader} has no use for it;"
+                f" --set data.{key}={default or json.dumps(default)}"
+            )
 
 
 def load_target(data: DataConfig) -> ImageDataset:
@@ -79,7 +115,7 @@ def located(data: DataConfig) -> tuple[Path, str]:
         raise DataError(
             f"data.source must be text in UTF-8, as a run's config.toml is, got '{shown(data.source)}': rename it"
         )
-    if not path.exists():
+    if not exists(path):
         names = [pictograms.NAME, *known.NAMES]
         allowed = "a directory or file that exists, or a known name"
         raise DataError(f"data.source must be {allowed}, got {data.source!r}; {nearest(data.source, names)}")

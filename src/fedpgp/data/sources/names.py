@@ -2,6 +2,7 @@
 
 import csv
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -102,8 +103,11 @@ def told_apart(names: Mapping[str, str], longer: Mapping[str, str]) -> dict[str,
 
 
 def plain(name: str) -> str:
-    """A name without what makes no difference to CLIP: case, underscores, spaces."""
-    return " ".join(name.replace("_", " ").casefold().split())
+    """A name without what makes no difference to CLIP: case, underscores, spaces, and how an accent is encoded.
+
+    Lower case as CLIP's tokenizer has it, in which Maße and Masse are two words.
+    """
+    return " ".join(unicodedata.normalize("NFC", name.replace("_", " ").lower()).split())
 
 
 def is_text(name: str) -> bool:

@@ -19,6 +19,7 @@ from fedpgp.results.run_store import locked, run_directory, writing
 from fedpgp.runs.choices import chosen_methods, chosen_seeds
 from fedpgp.runs.execution import Execution, ExecutionOptions
 from fedpgp.runtime.files import write, write_json
+from fedpgp.runtime.validation import texts, whole_number
 from fedpgp.studies.study import CONFIG, reading_record, resume_command
 from fedpgp.studies.tuning.evaluation import evaluate, evaluated
 from fedpgp.studies.tuning.proposals import Proposals
@@ -59,12 +60,11 @@ def tune(
     Raises:
         FedPGPError: before any work where method, config, space, data or output do not fit.
     """
-    if trials < 1:
-        raise ConfigError(f"trials must be 1 or more, got {trials}")
+    trials = whole_number(trials, "trials", 1)
     if objective not in FIGURES:
         raise ConfigError(f"objective must be one of {', '.join(FIGURES)}, got {objective!r}")
     names, settings = chosen_methods(methods, config, changes)
-    spaces = search_spaces({name: settings.methods[name] for name in names}, space, search)
+    spaces = search_spaces({name: settings.methods[name] for name in names}, space, texts(search, "search"))
     empty = [name for name in names if not spaces[name]]
     if methods == "all":
         spaces = {name: spaces[name] for name in names if spaces[name]}
@@ -100,13 +100,14 @@ def resume_tuning(
         planned, seeds, objective = record["trials"], record["seeds"], record["objective"]
         described = dict(record["spaces"])
         ours = [name for name in described if is_registered(name)]
-    _, settings = chosen_methods([*ours, *methods], directory / CONFIG, ())
+    own = [methods] if isinstance(methods, str | Method) else methods
+    _, settings = chosen_methods([*ours, *own], directory / CONFIG, ())
     if unknown := described.keys() - settings.methods.keys():
         raise OutputError(
             f"{directory} was begun with {', '.join(sorted(unknown))}, neither ours nor of an installed package: name"
             " it as it was then, with --methods path/to/file.py:Name"
         )
-    count = planned if trials is None else trials
+    count = planned if trials is None else whole_number(trials, "trials", 1)
     if count < planned:
         raise ConfigError(f"trials must be at least {planned}, as many as were planned, got {count}")
     spaces = {
