@@ -211,7 +211,7 @@ def test_fault_09_the_headline_is_the_last_round(backbone):
 @pytest.mark.parametrize("evaluate_on", ["test", "validation"])
 def test_fault_10_test_images_are_disjoint_from_training_images(evaluate_on):
     """By the bytes of the pictures, every domain included; test_tasks.py does it with the embedded ones."""
-    source = tiny.source(12, domains=3, probe=(4,))
+    source = tiny.source(12, domains=3, probe=(4, 5))
     task = tiny.base_to_novel(source, clients=2, classes_per_client=None, shots=9, seed=0, evaluate_on=evaluate_on)
     trained = tiny.picture_bytes(task.train, np.concatenate([client.train for client in task.clients]))
     assert len(trained) == 9 * len(task.base)  # all there are

@@ -2,12 +2,13 @@
 
 import re
 import tomllib
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import Command, sets
+from pydantic.dataclasses import dataclass
 from tiny import SHORT_RUN
 
 import fedpgp
