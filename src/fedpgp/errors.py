@@ -1,12 +1,39 @@
-"""Every error that a user can cause or cure. The command line turns each into one line and exit code 2."""
+"""Errors that a user can cause or fix. The command line turns each one into one line and exit code 2."""
 
 import difflib
 import os
 from collections.abc import Iterable
 
+LONGEST = 200  # characters of a value in a message
+
 
 class FedPGPError(Exception):
-    """Base of all errors that fedpgp raises on purpose. The message names the place, the value and the remedy."""
+    """Base class of all errors that fedpgp raises on purpose.
+
+    The sentence is built here and nowhere else: "WHERE must be ALLOWED, got GOT. REMEDY." or, if `problem` is given,
+    "WHERE: PROBLEM. REMEDY."
+
+    Parameters
+    ----------
+    problem
+        What is wrong: a clause without a final period. Leave it out if `allowed` and `got` say it.
+    where
+        The place: a file, `FILE:LINE`, `FILE, row 3`, a config field, an argument or an option.
+    allowed
+        What would be right: the words after "must be".
+    got
+        The value that was found; `...` if there is none.
+    remedy
+        What to do: an imperative without a final period. A whole command stands in backticks and can be pasted.
+    """
+
+    def __init__(self, problem: str = "", *, where: str = "", allowed: str = "", got: object = ..., remedy: str = ""):
+        self.problem, self.where, self.allowed, self.got, self.remedy = problem, where, allowed, got, remedy
+        if problem:
+            sentence = f"{where}: {problem}" if where else problem
+        else:
+            sentence = f"{where} must be {allowed}" + ("" if got is ... else f", got {_short(got)}")
+        super().__init__(f"{sentence}. {remedy}." if remedy else sentence)
 
 
 class ConfigError(FedPGPError):
@@ -39,6 +66,11 @@ class TrainingError(FedPGPError):
 
 class TooFewError(TrainingError):
     """Updates that are too few for what is to be made of them; another round may have more."""
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
