@@ -57,7 +57,7 @@ PATTERNS = {  # what is avoided -> what to write instead
     r"\blikewise\b": "also",
     r"\bthereof|therein|whereby|whereof|hitherto\b": "plain words",
     r"\bahead of\b": "before",
-    r"^(Of|In which|With which|Among|By which|From which|On which|That|Those|Which)\b(?! (is|are|this|the)\b)": "a verb",
+    r"^(Of|In which|With which|Among|By which|From which|On which|That|Those|Which)\b(?! (is|are|this|the)\b)": "verb",
 }
 COMPILED = {re.compile(pattern, re.IGNORECASE if pattern[0] != "^" else 0): told for pattern, told in PATTERNS.items()}
 

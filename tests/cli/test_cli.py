@@ -329,7 +329,7 @@ def test_seeds(command: Command, small: None) -> None:
 
 def test_other_usage_errors(command: Command) -> None:
     refused(command("run"), "--method")
-    refused(command("run", "--method", "fedpgp", "--rounds", "3"), "--rounds")
+    refused(command("run", "--method", "fedpgp", "--rounds", "0"), "federation.rounds", "0")
     refused(command("compare", "--methods", ""), "methods must name at least one, got none")
     refused(command("run", "--resume", "out", "--seed", "0"), "--resume out", "settings of that run")
     refused(command("compare", "--resume", "out", "--set", "fedpgp.mu=1"), "--resume out", "settings of that run")
@@ -548,7 +548,7 @@ def test_percentages_are_those_of_the_outcomes(compared: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("run --rounds 3", "It is a setting: --set federation.rounds=… (see fedpgp run --help)"),
+        ("run --shots 3", "It is a setting: --set task.shots=… (see fedpgp run --help)"),
         ("compare --mu 1", "--set SECTION.mu=…, such as fedpgp.mu, promptprox.mu (see fedpgp compare --help)"),
         ("compare --methods fedpgp promptfl", "names have commas between them and no space: --methods promptfl,fedpgp"),
         ("compare --sedes 3", "'--seeds'"),

@@ -52,7 +52,8 @@ def compare(
         execution = options.execution(reporter)
         asked: dict[str, Any] = {"seeds": seeds, "costly_seeds": costly_seeds, **options.experiment}
         if options.resume is not None:
-            comparison = fedpgp.resume(options.resume, methods=listed(methods) or (), **execution)
+            own = listed(methods) or ()
+            comparison = fedpgp.resume(options.resume, methods=own, more_rounds=options.more_rounds, **execution)
         elif dry_run:
             print_plan(planned_comparison(listed(methods), **asked, **execution), as_json=options.as_json)
             return

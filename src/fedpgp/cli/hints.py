@@ -15,7 +15,7 @@ def explained(error: click.ClickException) -> str:
 
 
 def _setting(error: click.ClickException, context: click.Context | None) -> str:
-    """An option that is a setting: --rounds 3 is --set federation.rounds=3."""
+    """An option that is a setting: --shots 3 is --set task.shots=3."""
     if not isinstance(error, click.NoSuchOption) or context is None or not _takes(context, "--set"):
         return ""
     from fedpgp.config import sections_with

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Set
 from dataclasses import dataclass, fields
@@ -82,6 +83,7 @@ SHORT_FORMS = {  # option -> what it is short for
     "backbone": "backbone.checkpoint",
     "device": "backbone.device",
     "precision": "backbone.precision",
+    "rounds": "federation.rounds",
 }
 
 Command = Callable[..., None]
@@ -170,11 +172,19 @@ class RunOptions(WorkOptions):
     """The options of `fedpgp run` and `fedpgp compare`."""
 
     what: ClassVar[str] = "run"
-    beside_resume: ClassVar[Set[str]] = WorkOptions.beside_resume | {"method", "methods", "track"}
+    beside_resume: ClassVar[Set[str]] = WorkOptions.beside_resume | {"method", "methods", "track", "rounds"}
 
     config: ConfigFile = None
     data: DataSource = None
     backbone: BackboneName = None
+    rounds: Annotated[
+        str | None,
+        typer.Option(
+            "--rounds",
+            metavar="N",
+            help="Short for --set federation.rounds=N. With --resume DIR: +N, to add N rounds to finished runs.",
+        ),
+    ] = None
     change: Changes = None
     settings: Annotated[
         str | None,
@@ -198,11 +208,28 @@ class RunOptions(WorkOptions):
         ),
     ] = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        form = r"\+[1-9]\d*" if self.resume else r"\d+"
+        if self.rounds is not None and not re.fullmatch(form, self.rounds, re.ASCII):
+            allowed = "+N with --resume, such as --rounds +10" if self.resume else "a whole number, such as --rounds 10"
+            raise click.UsageError(f"--rounds must be {allowed}, got {self.rounds!r}.")
+
+    @property
+    def more_rounds(self) -> int:
+        """Return how many rounds are to be added to finished runs."""
+        return int(self.rounds or 0) if self.resume else 0
+
     @property
     def experiment(self) -> dict[str, Any]:
         """The arguments of `fedpgp.run` and `fedpgp.compare` that say what is run."""
         changes = all_changes(
-            self.change, data=self.data, backbone=self.backbone, device=self.device, precision=self.precision
+            self.change,
+            data=self.data,
+            backbone=self.backbone,
+            device=self.device,
+            precision=self.precision,
+            rounds=None if self.rounds is None else int(self.rounds),
         )
         return {"config": self.config, "changes": changes, "settings": self.settings}
 
@@ -231,7 +258,7 @@ def with_options(kind: type[Any]) -> Callable[[Command], Command]:
     return wrap
 
 
-def all_changes(change: list[str] | None, **short: str | None) -> list[str]:
+def all_changes(change: list[str] | None, **short: str | int | None) -> list[str]:
     """The changes of --set, and those that options of the names in `SHORT_FORMS` are short for.
 
     Values are quoted: a path may look like a number. Raises UsageError where --set has another value.

@@ -31,12 +31,14 @@ def run(
         fedpgp run --method fedpgp
         fedpgp run --method fedpgp --seed 1 --set fedpgp.bottleneck=4 -o out
         fedpgp run --resume out
+        fedpgp run --resume out --rounds +10
     """
     directory = options.directory(f"{Path(method or '').name.replace(':', '-')}-seed-{seed}")
     with Session(directory, options.quiet) as session, tracked(session, options.track) as reporter:
         execution = options.execution(reporter)
         if options.resume is not None:
-            comparison = fedpgp.resume(options.resume, methods=[] if method is None else [method], **execution)
+            own = [] if method is None else [method]
+            comparison = fedpgp.resume(options.resume, methods=own, more_rounds=options.more_rounds, **execution)
         elif method is None:
             raise click.UsageError("Missing option '--method', or '--resume' with the directory of a stopped run")
         else:

@@ -53,10 +53,22 @@ def started_config(directories: Sequence[Path], methods: Sequence[Method] = ()) 
                     f"{file}: {key} is {now.get(key, 'not set')}, the run was begun with"
                     f" {begun.get(key, 'no value')}: set it back, or start another run"
                 )
-        if configs[-1] != configs[0]:
+    return _only(configs, directories)
+
+
+def finished_config(directories: Sequence[Path], methods: Sequence[Method] = ()) -> ExperimentConfig:
+    """Return the config of finished runs; arguments and errors are those of `started_config`."""
+    kinds = [type(method) for method in methods]
+    return _only([load_config(directory / "config.toml", methods=kinds) for directory in directories], directories)
+
+
+def _only(configs: Sequence[ExperimentConfig], directories: Sequence[Path]) -> ExperimentConfig:
+    for config, directory in zip(configs, directories, strict=True):
+        if config != configs[0]:
             raise OutputError(
-                f"{directory} and {directories[0]} were begun with different configs: they do not belong in one"
-                " comparison; resume each by itself"
+                f"the run was begun with another config than {directories[0]}",
+                where=f"{directory}",
+                remedy="Resume each of them separately",
             )
     return configs[0]
 

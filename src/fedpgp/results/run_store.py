@@ -24,6 +24,7 @@ from fedpgp.runtime.validation import flag
 
 PLAN = "plan.json"  # of a comparison: its methods, each with its seeds
 ANSWERS, RECORDS = "answers.safetensors", "rounds.jsonl"
+WRITTEN = ("results.json", "provenance.json", ANSWERS, "outcomes.safetensors", "prompts.safetensors", RECORDS)
 FINISHED = {  # what was asked of a command -> the command, and what it writes last
     "tuning.json": ("tune", "tuned.toml"),
     "ablation.json": ("ablate", "ablation.csv"),

@@ -11,7 +11,7 @@ from fedpgp.errors import OutputError
 from fedpgp.federation.state import FILE, remove
 from fedpgp.methods import Method
 from fedpgp.methods.plugins import find_method, is_registered
-from fedpgp.results.provenance import begin, started_config
+from fedpgp.results.provenance import begin, finished_config, started_config
 from fedpgp.results.run import Comparison, Run
 from fedpgp.results.run_store import (
     PLAN,
@@ -22,11 +22,13 @@ from fedpgp.results.run_store import (
     load_comparison,
     load_run,
     planned,
+    resume_command,
     run_directory,
     writing,
 )
 from fedpgp.runs.choices import HEADLINE, chosen_methods, chosen_seeds, describe
 from fedpgp.runs.execution import Execution, ExecutionOptions
+from fedpgp.runs.extend import extend
 from fedpgp.runs.run_iterator import Records, Rounds, exhausted
 from fedpgp.runs.setup import open_setup
 from fedpgp.runs.work import Cells, timed, work
@@ -194,12 +196,14 @@ def resume(
     directory: Path | str,
     *,
     methods: Sequence[str | Method] | str | Method = (),
+    more_rounds: int = 0,
     **options: Unpack[ExecutionOptions],
 ) -> Comparison:
     """Goes on with what `run` or `compare` left unfinished in a directory, to the same bytes as if never stopped.
 
     methods: those of the runs that are neither ours nor of an installed package, as they were given before: a results
-    directory never says which code to execute.
+    directory never says which code to execute. more_rounds: additional rounds for runs that are all finished, to the
+    same bytes as if they had been asked for in the beginning.
     Finished runs are kept as they are; where all are finished nothing is done. A run's own directory is a comparison of
     one. Raises OutputError where the directory holds no run, where its config, checkpoint, images or state are not
     those that it was begun with, and where another process works on it.
@@ -210,26 +214,36 @@ def resume(
     for path in directories.values():
         if path not in todo.values():
             remove(path / FILE)  # a kill may have come between the last file and this
-    if not todo:
+    if whole_number(more_rounds, "more_rounds", 0) and todo:
+        raise OutputError(
+            "a run is not finished, and only finished runs can have more rounds",
+            where=f"{directory}",
+            remedy=f"Finish it first with `{resume_command(directory)}`",
+        )
+    if not todo and not more_rounds:
         if is_compared(directory):
             execution.listener.notice(f"{directory} is finished: nothing to resume")
             return load_comparison(directory)
         return _compared([load_run(path) for path in directories.values()], directory, execution)
     methods = [methods] if isinstance(methods, str | Method) else methods
     given = [method if isinstance(method, Method) else find_method(method)() for method in methods]
-    for name, _ in todo:
+    names, seeds = (list(dict.fromkeys(keys)) for keys in zip(*directories if more_rounds else todo, strict=True))
+    for name in names:
         if not is_registered(name) and name not in {method.name for method in given}:
             raise OutputError(
                 f"{directory} was begun with the method {name!r}, which is neither ours nor of an installed package:"
                 " name it as it was then, with --method path/to/file.py:Name"
             )
-    config = started_config(list(todo.values()), given)
-    names, seeds = (list(dict.fromkeys(keys)) for keys in zip(*todo, strict=True))
+    paths = list((directories if more_rounds else todo).values())
+    config = (finished_config if more_rounds else started_config)(paths, given)
     config = replace(
         config,
         methods={**{name: find_method(name)() for name in names if name not in config.methods}, **config.methods},
+        federation=replace(config.federation, rounds=config.federation.rounds + more_rounds),
     )
     with open_setup(config, names, seeds, execution) as setup:
+        if more_rounds:
+            extend(setup, directory, directories)
         runs = exhausted(work(setup, directories))
     return _compared(runs, directory, execution)
 
