@@ -55,7 +55,16 @@ def test_the_page_stands_alone_and_shows_what_the_runs_hold(compared, tmp_path):
         mean, deviation = comparison.mean(method)["local"]
         assert f"{mean:.1f} ± {deviation:.1f}" in page
     names = {name.partition("-")[2] for name in specs_of(page)}
-    assert {"tradeoff", "rounds", "clients", "client-by-class", "cosines", "singular-values", "text-features"} <= names
+    assert {
+        "tradeoff",
+        "rounds",
+        "clients",
+        "client-by-class",
+        "classes",
+        "cosines",
+        "singular-values",
+        "text-features",
+    } <= names
     for name in names:
         for suffix, begin in (("svg", b"<svg"), ("pdf", b"%PDF"), ("png", b"\x89PNG")):
             assert (tmp_path / "figures" / f"{name}.{suffix}").read_bytes().startswith(begin)

@@ -152,6 +152,20 @@ def confusion(frame: pd.DataFrame) -> ChartType:
     )
 
 
+def by_class(frame: pd.DataFrame) -> ChartType:
+    """Draw a bar for each class, with base and novel classes in two colours."""
+    return (
+        alt.Chart(frame, width=alt.Step(11), height=180)
+        .mark_bar()
+        .encode(
+            alt.X("class:N", sort="y", title=None, axis=alt.Axis(labelAngle=-60)),
+            alt.Y("accuracy:Q", title="%", scale=alt.Scale(domain=[0, 100])),
+            color=alt.Color("set:N", title=None, scale=alt.Scale(domain=["base", "novel"], range=COLOURS[:2])),
+            tooltip=["class", "set", "accuracy", "images"],
+        )
+    )
+
+
 def client_by_class(frame: pd.DataFrame) -> ChartType:
     """What each client gets right of each class; outlined: classes that the client trained on."""
     height = alt.Step(13 if frame["client"].nunique() < 40 else 5)

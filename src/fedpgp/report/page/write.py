@@ -122,6 +122,7 @@ def _section(
         "rounds": _learning_curves(comparison, going),
         "clients": (lambda: frames.clients(comparison), charts.clients),
         "client-by-class": (lambda: frames.client_by_class(run), charts.client_by_class),
+        "classes": (lambda: frames.by_class(run), charts.by_class),
         "confusion": (lambda: frames.confusion(run), charts.confusion),
         "cosines": (lambda: frames.cosines(comparison), partial(charts.curves, unit="cosine")),
         "singular-values": (lambda: frames.singular_values(run), charts.singular_values),
