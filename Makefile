@@ -35,6 +35,8 @@ check: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs src tests tools
+	$(BIN)/python tools/plain_english.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff format
