@@ -95,10 +95,10 @@ def test_the_commands_of_the_page_on_runs_work(small, pictograms, cache, command
     assert {path.name for path in tmp_path.iterdir()} == {
         *("out", "photos", "report.html", "figures", "found.csv", "prompt", "head", "clip", "served")
     }
-    ear, classify = re.findall(r"```python\n(.*?)```", USING, flags=re.DOTALL)
+    reporter, classify = re.findall(r"```python\n(.*?)```", USING, flags=re.DOTALL)
     plain = fedpgp.compare
     monkeypatch.setattr(fedpgp, "compare", lambda *given, **more: plain(*given, **more, cache=cache), raising=False)
-    exec(classify + ear, {})  # the page's own code is tested
+    exec(classify + reporter, {})  # the page's own code is tested
 
 
 TRACKING = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")
