@@ -1,4 +1,4 @@
-"""The tutorial's code and commands, run as a reader would."""
+"""Run the code and the commands of the documentation, as a reader would."""
 
 import re
 import shlex
@@ -25,14 +25,14 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with the tutorial's file, as the working directory."""
+    """Return the working directory, which contains the tutorial's file."""
     (tmp_path / "two_prompts.py").write_text(blocks("python")[0], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def run(command: Command, line: str, *more: str) -> str:
-    """What a command of a page prints, with further arguments if it trains."""
+    """Run a command of a page, with more arguments if it trains, and return its output."""
     program, *arguments = shlex.split(line.removeprefix("$ ").partition("#")[0])
     assert program == "fedpgp"
     ended = command(*arguments, *(more if arguments[0] in ("run", "compare") else ()))
@@ -60,7 +60,7 @@ def test_the_tutorials_python_runs(written, small, cache, monkeypatch):
     monkeypatch.setattr(fedpgp, "run", lambda method: plain(method, changes=SHORT, cache=cache), raising=False)
     monkeypatch.syspath_prepend(str(written))
     content: dict[str, object] = {}
-    exec(blocks("python")[2], content)  # the tutorial's own code is what is tested
+    exec(blocks("python")[2], content)  # the tutorial's own code is tested
     assert content["run"].method == "two-prompts"
     sys.modules.pop("two_prompts")
 
@@ -80,7 +80,7 @@ USING = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_what_is_to_be_done_with_a_run_can_be_done(small, pictograms, cache, command, tmp_path, monkeypatch):
+def test_the_commands_of_the_page_on_runs_work(small, pictograms, cache, command, tmp_path, monkeypatch):
     import fedpgp
 
     fedpgp.compare(["promptfl", "fedpgp"], 1, changes=["task.clients=4", *SHORT[:2]], output="out", cache=cache)
@@ -95,17 +95,17 @@ def test_what_is_to_be_done_with_a_run_can_be_done(small, pictograms, cache, com
     assert {path.name for path in tmp_path.iterdir()} == {
         *("out", "photos", "report.html", "figures", "found.csv", "prompt", "head", "clip", "served")
     }
-    ear, classify = re.findall(r"```python\n(.*?)```", USING, flags=re.DOTALL)
+    reporter, classify = re.findall(r"```python\n(.*?)```", USING, flags=re.DOTALL)
     plain = fedpgp.compare
     monkeypatch.setattr(fedpgp, "compare", lambda *given, **more: plain(*given, **more, cache=cache), raising=False)
-    exec(classify + ear, {})  # the page's own code is what is tested
+    exec(classify + reporter, {})  # the page's own code is tested
 
 
 TRACKING = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_the_page_on_tracking_does_what_it_says(small, cache, command, tmp_path, monkeypatch):
+def test_the_commands_and_code_of_the_page_on_tracking_work(small, cache, command, tmp_path, monkeypatch):
     import fedpgp
     from fedpgp.serving import hub
 
@@ -137,17 +137,17 @@ PAGES = {
     path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 }
 FENCE = re.compile(r"^```(console|sh|python|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# Where what a page says is done, and of what takes too long for that, why; its commands are parsed here all the same.
+# For each page: the test that runs its blocks, or why they take too long to run. Commands of all pages are parsed here.
 DONE = {
-    "README.md": "docs/test_docs.py: its Python; its commands are those of the pages that it names",
+    "README.md": "docs/test_docs.py: its Python; its commands are also on the pages that it names",
     "methods.md": "docs/test_docs.py: the tutorial; the tables of costs take an hour",
     "tracking.md": "docs/test_docs.py; uploads: serving/test_hub.py",
     "using.md": "docs/test_docs.py",
-    "tutorial.md": "docs/test_site.py, as it stands",
+    "tutorial.md": "docs/test_site.py, every block",
     "reproduction.md": "docs/test_docs.py: the grid; studies/test_reproduction.py, on few rounds: 80 minutes",
     "data.md": "data/sources, cli/test_cli.py",
-    "data-sets.md": "data/sources: small files in the official layouts; the data sets are not at hand",
-    "deploy.md": "flower/deployment/test_deployment.py; three machines are not at hand",
+    "data-sets.md": "data/sources: small files in the official layouts; the datasets are not available here",
+    "deploy.md": "flower/deployment/test_deployment.py; three machines are not available here",
     "federation.md": "flower/test_simulation.py, flower/deployment/test_deployment.py: a minute each",
     "protocols.md": "data/test_protocols.py",
     "checkpoints.md": "runs/test_resume.py, test_kills.py",
@@ -161,7 +161,7 @@ DONE = {
 
 
 def commands() -> list[tuple[str, list[str]]]:
-    """Every command of every page: its page and its words."""
+    """Return every command of every page, as a page and the words of the command."""
     found = []
     for page, text in PAGES.items():
         for language, block in FENCE.findall(text):
@@ -177,7 +177,7 @@ def commands() -> list[tuple[str, list[str]]]:
 COMMANDS = commands()
 
 
-def test_every_page_with_blocks_says_where_they_are_run():
+def test_every_page_with_blocks_names_the_test_that_runs_them():
     assert {page for page, text in PAGES.items() if FENCE.search(text)} == set(DONE)
     for where in DONE.values():
         for name in re.findall(r"[\w/]+\.py", where):
@@ -225,12 +225,12 @@ def test_the_readmes_python_runs(small, cache, tmp_path, monkeypatch):
     Image.new("RGB", (40, 30), "orange").save("cat.png")
     (code,) = (block for language, block in FENCE.findall(PAGES["README.md"]) if language == "python")
     content: dict[str, object] = {}
-    exec(code, content)  # the page's own code is what is tested
+    exec(code, content)  # the page's own code is tested
     assert content["run"].method == "fedpgp"
     assert fedpgp.load_run("my-run").results["clients"][3]
 
 
-def test_the_grid_of_the_page_is_one(tmp_path):
+def test_the_grid_of_the_page_is_valid(tmp_path):
     from fedpgp.studies.sweep import read_sweep
 
     (text,) = (block for language, block in FENCE.findall(PAGES["reproduction.md"]) if language == "toml")
