@@ -135,7 +135,9 @@ def differences_from(rows: list[dict[str, str]], method: str) -> str:
             lines.setdefault(row["second"], {})[row["metric"]] = difference_text(numbers)
     shown = [name for name in METRICS if name in next(iter(lines.values()))]
     cells = [[other, *(texts[name] for name in shown)] for other, texts in lines.items()]
-    return markdown([f"{method} minus", *(TITLES[name] for name in shown)], [list(map(TableCell, row)) for row in cells])
+    return markdown(
+        [f"{method} minus", *(TITLES[name] for name in shown)], [list(map(TableCell, row)) for row in cells]
+    )
 
 
 def filled(page: str) -> str:
@@ -168,7 +170,9 @@ def problems(name: str) -> Iterator[str]:
     prose = TABLE.sub(lambda match: "\n" * match[0].count("\n"), page)  # the lines keep their numbers
     lines = readable(prose).replace("−", "-").splitlines()
     for number, line in enumerate(lines, 1):
-        joined = f"{line} {lines[number].strip() if number < len(lines) else ''}"  # a figure may be split over two lines
+        joined = (
+            f"{line} {lines[number].strip() if number < len(lines) else ''}"  # a figure may be split over two lines
+        )
         for text in FIGURE.finditer(joined):
             if text.start() < len(line) and text[0] not in figures:
                 yield f"docs/{name}:{number}: no file that the page names has {text[0]}"
