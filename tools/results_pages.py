@@ -16,7 +16,8 @@ FILE-differences.csv; NAME the differences between the method NAME and every oth
 any other FILE.csv         its cells as they are
 
 The text of a page may quote a figure with ± or an interval ("1.8 to 3.6", but not "from 1.8 to 3.6") only if a file
-that the page names has it. A page names further files with <!-- figures: FILE -->.
+that the page names has it. On pages that are only about results, this also holds for every number with one decimal.
+A page names further files with <!-- figures: FILE -->, and numbers of other sources with <!-- numbers: 3.2 4.5 -->.
 """
 
 import argparse
@@ -34,10 +35,14 @@ from fedpgp.results.formats import Mark, TableCell
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = ("results.md", "results-icons.md", "findings.md", "reproduction.md", "features.md")
+MIXED = ("features.md",)  # their text also has numbers of other kinds
 TABLE = re.compile(r"^<!-- table: (.+?)(?:; (.+?))? -->\n((?:.*\n)*?)<!-- end -->$", re.MULTILINE)
 FIGURES = re.compile(r"^<!-- figures: (.+?) -->$", re.MULTILINE)
+NUMBERS = re.compile(r"^<!-- numbers: (.+?) -->$", re.MULTILINE)
+CODE = re.compile(r"^```.*?^```$|`[^`\n]*`|\]\([^)\n]*\)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((results/[^)#]+)")
 FIGURE = re.compile(r"\d+(?:\.\d+)? ± \d+(?:\.\d+)?")
+NUMBER = re.compile(r"(?<![\d.])\d+\.\d(?![\d.])")
 INTERVAL = re.compile(r"(?<![\d.])(?<!from )([+-]?\d+\.\d) to ([+-]?\d+\.\d)")
 
 
@@ -47,11 +52,11 @@ def readable(text: str) -> str:
 
 
 def figures_of(file: str) -> str:
-    """Return a result file as text with readable intervals; of differences, the rounded interval of each."""
+    """Return a result file as text with readable intervals; of differences, each rounded with its interval."""
     text = (DOCS / file).read_text(encoding="utf-8")
     if file.endswith("-differences.csv"):
-        rows = csv.DictReader(text.splitlines())
-        return "\n".join(f"{float(row['low']):+.1f} to {float(row['high']):+.1f}" for row in rows)
+        rows = [map(float, list(row.values())[-3:]) for row in csv.DictReader(text.splitlines())]
+        return "\n".join("{:+.1f} {:+.1f} to {:+.1f}".format(*row) for row in rows)
     return readable(text)
 
 
@@ -167,7 +172,10 @@ def problems(name: str) -> Iterator[str]:
     figures = set(FIGURE.findall(written))
     intervals = {(float(low), float(high)) for low, high in INTERVAL.findall(written)}
     intervals |= {(-high, -low) for low, high in intervals}
-    prose = TABLE.sub(lambda match: "\n" * match[0].count("\n"), page)  # the lines keep their numbers
+    numbers = {*NUMBER.findall(written), *" ".join(NUMBERS.findall(page)).split()}
+    prose = page
+    for left_out in (TABLE, CODE):
+        prose = left_out.sub(lambda match: "\n" * match[0].count("\n"), prose)  # the lines keep their numbers
     lines = readable(prose).replace("−", "-").splitlines()
     for number, line in enumerate(lines, 1):
         joined = (
@@ -179,6 +187,9 @@ def problems(name: str) -> Iterator[str]:
         for text in INTERVAL.finditer(joined):
             if text.start() < len(line) and (float(text[1]), float(text[2])) not in intervals:
                 yield f"docs/{name}:{number}: no file that the page names has the interval {text[0]}"
+        for single in NUMBER.findall(FIGURE.sub("", INTERVAL.sub("", line))) if name not in MIXED else ():
+            if single not in numbers:
+                yield f"docs/{name}:{number}: no file that the page names has {single}"
     for file in LINK.findall(page):
         if not (DOCS / file).exists():
             yield f"docs/{name}: {file} does not exist"
