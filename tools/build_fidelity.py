@@ -113,7 +113,10 @@ def page() -> str:
     lines += [f"| [`{name}`](#{name}) | {' | '.join(cells)} |" for name, cells in words.items()]
     every = [cell for cells in words.values() for cell in cells]
     counts = ", ".join(f"{every.count(short)} {short}" for short in STATUSES.values())
-    lines += ["", f"Of {len(every)} cells: {counts}, {every.count(NONE)} without such a part."]
+    lines += [
+        "",
+        f"There are {len(every)} cells: {counts}, and {every.count(NONE)} for parts that a method does not have.",
+    ]
     for name, table in tables.items():
         module = METHODS[name].__module__.rpartition(".")[2]
         lines += ["", f"## `{name}`", ""]
