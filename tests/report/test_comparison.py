@@ -112,7 +112,7 @@ def test_a_run_at_an_alpha_has_the_figures_of_that_point() -> None:
         assert moved.row["alpha"] == 0.5 and moved.row["cm"] == one.results["path"][1]["cm"]
     point = run("b", 0, GOOD)
     assert point.at(0.5) is point
-    with pytest.raises(OutputError, match=r"one of 0, 0\.5, 1, where a was evaluated, got 0\.3"):
+    with pytest.raises(OutputError, match=r"0, 0\.5, 1\b.*0\.3"):
         one.at(0.3)
 
 
@@ -129,7 +129,7 @@ def test_methods_are_compared_on_the_seeds_that_both_have() -> None:
     a0, a1, b1 = run("a", 0, GOOD), run("a", 1, FAIR), run("b", 1, FAIR, luck=1)
     found = Comparison([a0, a1, b1]).against("a", "b")
     assert found == differences([a1.resampled], [b1.resampled])
-    with pytest.raises(OutputError, match="a and b share no finished seed"):
+    with pytest.raises(OutputError, match=r"\ba\b.*\bb\b"):
         Comparison([a0, b1]).against("a", "b")
 
 
@@ -141,8 +141,8 @@ def test_rank_is_the_mean_over_seeds_and_metrics() -> None:
     assert found.rank("c") == 2.5
 
 
-def test_the_best_is_marked_and_what_does_not_differ_from_it() -> None:
-    """Of two equal methods the first is best; one that has fewer seeds is marked, and is never the best."""
+def test_the_best_method_and_methods_without_a_difference_are_marked() -> None:
+    """The first of two equal methods is the best; a method with fewer seeds is marked, and is never the best."""
     runs = [
         run(name, seed, shares) for (name, shares), seed in product({"a": GOOD, "b": FAIR, "c": GOOD}.items(), (0, 1))
     ]
@@ -156,14 +156,14 @@ def test_the_best_is_marked_and_what_does_not_differ_from_it() -> None:
     assert tables.table(Comparison(runs[:2])).legend == ""
 
 
-def test_a_method_that_stands_alone_has_no_mark() -> None:
+def test_a_single_method_has_no_mark() -> None:
     made = tables.table(Comparison([run("a", 0, GOOD)]))
     assert all(cell.mark is None for row in made.rows for cell in row)
     assert made.rows[0][1].text == f"{run('a', 0, GOOD).results['final']['local']:.1f}"
 
 
-def test_the_diagnosis_of_clients_moves_with_alpha_where_the_run_knows_it() -> None:
-    """A run across machines has no outcomes: it knows its clients' own models alone."""
+def test_the_diagnosis_of_clients_depends_on_alpha_if_the_run_has_outcomes() -> None:
+    """A run across machines has no outcomes: only Local of the personal models is known."""
     own = run("a", 0, (0.5, 0.6, 0.6), (0.9, 0.3, 0.2))
     assert own.outcomes is not None and own.outcomes.local(1.0) == pytest.approx(own.client_locals)
     right = own.outcomes.unpack("base", point=0)
@@ -178,13 +178,13 @@ def test_the_diagnosis_of_clients_moves_with_alpha_where_the_run_knows_it() -> N
     assert texts(replace(own, outcomes=None).at(0.0)) == ["", ""]
 
 
-def test_reference_is_the_last_method_or_the_one_that_is_named() -> None:
+def test_the_reference_is_the_last_method_or_the_given_method() -> None:
     both = Comparison([run("a", 0, GOOD), run("b", 0, FAIR, luck=1)])
     assert tables.difference_table(both).header[0] == "b minus"
     named = tables.difference_table(both, "a")
     assert named.header[0] == "a minus" and [row[0].text for row in named.rows] == ["b"]
     assert named.rows[0][1].text.startswith("+")
-    with pytest.raises(OutputError, match="method must be one of the comparison's, got 'z'"):
+    with pytest.raises(OutputError, match="'z'"):
         tables.difference_table(both, "z")
 
 

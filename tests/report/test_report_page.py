@@ -68,7 +68,7 @@ def test_a_click_in_a_legend_leaves_one_method_and_the_keyboard_reaches_everythi
         reached.add(
             page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.textContent")
         )
-    assert "What each method trades" in reached
+    assert "Trade-off of each method" in reached
     assert any(text.startswith("Table:") for text in reached if text)
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible()
