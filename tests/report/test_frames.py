@@ -71,7 +71,7 @@ def test_a_runs_frame_has_a_row_for_each_part(both: Comparison) -> None:
 
 def test_an_empty_comparison_has_an_empty_frame_and_no_figure() -> None:
     assert Comparison([]).table().empty
-    with raises(OutputError, where="comparison", remedy="`fedpgp compare --resume`"):
+    with raises(OutputError, where="comparison", remedy="fedpgp compare --resume"):
         Plots(Comparison([]))
 
 

@@ -37,7 +37,7 @@ class Plots:
             raise OutputError(
                 "it has no finished run, so there is nothing to draw",
                 where="comparison",
-                remedy="Finish a run with `fedpgp compare --resume`, and load the comparison again",
+                remedy="Finish it with fedpgp compare --resume, and load it again",
             )
 
     def tradeoff(self) -> ChartType:

@@ -115,13 +115,15 @@ def run_cells(cells: Sequence[StudyCell], seeds: Sequence[int], directory: Path,
     """
     left = check_cells([cell for cell in cells if not cell.is_finished(directory)], seeds)
     reporter, seconds, done = execution.listener, 0.0, 0.0
-    told: set[str] = set()
+    printed: set[str] = set()
     for cell in cells:
         if cell.place not in left:
             continue
         reporter.progress("cells", len(cells) - len(left), len(cells), cell.name)
         place, begun, started = directory / cell.place, (directory / cell.place).exists(), time.perf_counter()
-        options = execution.heard_by(_CellReporter(cell.name, reporter, told) if hears_notices(reporter) else reporter)
+        options = execution.heard_by(
+            _CellReporter(cell.name, reporter, printed) if hears_notices(reporter) else reporter
+        )
         if begun:
             resume(place, **options)
         else:
@@ -134,17 +136,17 @@ def run_cells(cells: Sequence[StudyCell], seeds: Sequence[int], directory: Path,
 
 
 class _CellReporter:
-    """Reporter of one cell: it adds the name of the cell. Notices in `told` have been printed and are not repeated."""
+    """Reporter of one cell: it adds the name of the cell. Notices in `printed` are not repeated."""
 
-    def __init__(self, cell: str, reporter: Reporter, told: set[str]):
-        self._cell, self._reporter, self._told = cell, reporter, told
+    def __init__(self, cell: str, reporter: Reporter, printed: set[str]):
+        self._cell, self._reporter, self._printed = cell, reporter, printed
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
         self._reporter.progress(f"{self._cell}: {what}", done, total, detail)
 
     def notice(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
+        if text not in self._printed:
+            self._printed.add(text)
             self._reporter.notice(f"{self._cell}: {text}")
 
     def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:

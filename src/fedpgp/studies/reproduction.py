@@ -76,7 +76,7 @@ def reproduce(
             f"{recipe.name} has no embedded experiment: {recipe.embedded_note}",
             where="--embedded",
             got=recipe.name,
-            remedy="Leave out --embedded, and name the data with --data",
+            remedy="Leave out --embedded, and use --data and --backbone",
         )
     command, places = [f"fedpgp reproduce {recipe.name}"], []
     if embedded:

@@ -330,7 +330,7 @@ def reading_record(directory: Path, kind: str, to_resume: bool) -> Iterator[dict
         raise OutputError(
             f"the directory has no {kind}",
             where=f"{directory}",
-            remedy=f"Name a directory that `fedpgp {command}` has written",
+            remedy=f"Name a directory that fedpgp {command} has written",
         ) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise OutputError(

@@ -52,7 +52,7 @@ def gather(given: Sequence[Path]) -> Gathered:
             raise OutputError(
                 where=f"{directory}",
                 allowed="an existing directory",
-                remedy="Name a directory that `fedpgp run` or `fedpgp compare` has written",
+                remedy="Name a directory that fedpgp run or fedpgp compare has written",
             )
         inside = _cells(directory, faults)
         if not inside:
@@ -81,7 +81,7 @@ def gather(given: Sequence[Path]) -> Gathered:
     if not tasks and not going:
         raise OutputError(
             "\n".join([*faults, "there is no run to report"]),
-            remedy="Name directories that `fedpgp run` or `fedpgp compare` has written",
+            remedy="Name directories that fedpgp run or fedpgp compare has written",
         )
     return Gathered(list(tasks.values()), going, faults)
 

@@ -169,7 +169,7 @@ def _distribution(method: Method, field: str, content: Any, place: str) -> BaseD
         )
     if log and low <= 0:
         raise ConfigError(
-            where=f"the lower end of {where}",
+            where=f"{where}, lower end,",
             allowed="positive in a logarithmic range",
             got=low,
             remedy="Use a positive lower end, or leave out log",
