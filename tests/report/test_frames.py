@@ -54,7 +54,7 @@ def test_a_frame_has_the_means_and_deviations_of_every_method_and_part(both: Com
     assert found["local"].xs("client", level="part").idxmax() == "a"
 
 
-def test_the_frame_says_what_comparison_csv_says(both: Comparison) -> None:
+def test_the_frame_equals_comparison_csv(both: Comparison) -> None:
     for line in csv.DictReader(io.StringIO(tables.comparison_csv(both))):
         row = both.table().loc[(line["method"], line["part"])]
         for name, value in row.items():

@@ -31,7 +31,7 @@ EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 @pytest.fixture(scope="module", autouse=True)
 def small_pages(small_source: Source, backbone: Backbone) -> Iterator[None]:
-    """Pages show images of the small part of the data, and load the checkpoint once."""
+    """Use images of the small part of the data in pages, and load the checkpoint once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_details, "load_source", lambda *_: small_source)
         patch.setattr(classifier, "configured_backbone", lambda *_: backbone)
@@ -42,7 +42,7 @@ def specs_of(page):
     return json.loads(re.search(r'<script type="application/json" id="specs">(.*?)</script>', page, re.DOTALL)[1])
 
 
-def test_the_page_stands_alone_and_shows_what_the_runs_hold(compared, tmp_path):
+def test_the_page_needs_no_other_file_and_shows_the_results_of_the_runs(compared, tmp_path):
     target = tmp_path / "report.html"
     found = write_report([compared], target, figures=tmp_path / "figures")
     page = target.read_text(encoding="utf-8")
@@ -66,7 +66,7 @@ def test_the_page_stands_alone_and_shows_what_the_runs_hold(compared, tmp_path):
     assert r"\begin{tabular}" in (tmp_path / "figures" / "table.tex").read_text()
 
 
-def test_the_numbers_behind_figures_are_those_of_naive_loops(compared):
+def test_the_data_of_figures_equals_naive_loops(compared):
     comparison = fedpgp.load_comparison(compared)
     run = comparison.of("fedpgp")[0]
     outcomes = run.outcomes
@@ -100,7 +100,7 @@ def test_the_numbers_behind_figures_are_those_of_naive_loops(compared):
     assert values[values["client"] == 1]["value"].tolist() == pytest.approx(expected[:4].tolist(), rel=1e-5)
 
 
-def test_without_a_path_the_shared_part_answers_as_the_clients_models_do(compared):
+def test_without_a_path_shared_and_personal_models_give_the_same_answers(compared):
     run = fedpgp.load_comparison(compared).of("fedpgp")[0]
     single = replace(run, outcomes=SimpleNamespace(alphas=(1.0,)))
     gains = frames.clients(fedpgp.Comparison([single]))
@@ -110,7 +110,7 @@ def test_without_a_path_the_shared_part_answers_as_the_clients_models_do(compare
     assert frames.clients(fedpgp.Comparison([unasked])).empty, "Local of the shared part is unknown"
 
 
-def test_local_is_resampled_as_by_a_loop_over_clients(compared):
+def test_resampled_local_equals_a_loop_over_clients(compared):
     outcomes = fedpgp.load_comparison(compared).of("fedpgp")[0].outcomes
     counts, _, narrow_counts = _both_counts(outcomes.base_images, outcomes.novel_images)
     found = _local(outcomes, narrow_counts)

@@ -92,7 +92,7 @@ def own(searches: dict[int, Path], tmp_path: Path) -> Path:
 # -------------------------------------------------------------------------------------------------------------- space
 
 
-def test_every_method_that_learns_has_a_space_and_its_first_trial_may_lie_outside():
+def test_every_method_that_learns_has_a_space():
     spaces = search_spaces({name: kind() for name, kind in METHODS.items()})
     assert {name for name, space in spaces.items() if not space} == {"zero-shot"}
     rates = [name for name, space in spaces.items() if "learning_rate" in space]
@@ -364,7 +364,7 @@ def test_tuning_asks_for_no_test_image(small, cache, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_tuning_in_processes_without_the_test_split_finds_the_same(tmp_path, cache, compact_checkpoint, monkeypatch):
-    """The whole program, in a copy of the package that holds no test image."""
+    """The whole program, in a copy of the package without test images."""
     package, changes = tmp_path / "copy" / "fedpgp", [*QUICK, f"backbone.checkpoint={compact_checkpoint}"]
     shutil.copytree(
         str(resources.files("fedpgp")), package, ignore=shutil.ignore_patterns("test.parquet", "__pycache__")
