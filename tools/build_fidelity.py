@@ -117,7 +117,7 @@ def page() -> str:
     lines += [f"| [`{name}`](#{name}) | {' | '.join(cells)} |" for name, cells in words.items()]
     every = [cell for cells in words.values() for cell in cells]
     counts = ", ".join(f"{every.count(short)} {short}" for short in STATUSES.values())
-    lines += ["", f"{len(every)} cells: {counts}, {every.count(NONE)} without such a part."]
+    lines += ["", f"Of {len(every)} cells: {counts}, {every.count(NONE)} without such a part."]
     for name, table in tables.items():
         module = METHODS[name].__module__.rpartition(".")[2]
         lines += ["", f"## `{name}`", ""]
