@@ -1,4 +1,4 @@
-# make run: the comparison on photographs. make test: the fast tests. Both first make the environment, once.
+# make run: run the comparison on photographs. make test: run the fast tests. The first call makes the environment.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ run: $(INSTALLED)
 test: $(INSTALLED)
 	$(PYTEST) --dist worksteal -m "not slow and not by_hand"
 
-# Tests that need the same resource, such as a browser or the machine's ports, run one after the other: see docs/testing.md.
+# Tests that share a resource, such as a browser or the ports of the machine, run one after the other: see docs/testing.md.
 test-slow: $(INSTALLED) chromium
 	$(PYTEST) --dist loadgroup -m "slow and not by_hand"
 
@@ -22,13 +22,13 @@ test-by-hand: $(INSTALLED) chromium
 
 test-all: test test-slow test-by-hand
 
-# What runs for every change.
+# Checks and tests of every change.
 ci: check test test-slow
 
-# Debian's browser, for the tests that look at pages. Without it, and without root to install it, these tests are skipped.
+# Browser from Debian, for tests of pages. These tests are skipped if it is missing and cannot be installed without root.
 chromium:
 	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; } \
-		|| echo "chromium could not be installed: the tests that look at pages will be skipped"
+		|| echo "chromium could not be installed. Tests of pages will be skipped."
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check
@@ -42,7 +42,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# The documentation as a site, for a browser: site/index.html. A broken link or anchor is an error.
+# Build the documentation site, site/index.html. A broken link or anchor is an error.
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 

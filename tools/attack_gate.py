@@ -1,11 +1,11 @@
-"""Attacks the server of a federation without a key, from another machine's address, and measures what the gate costs.
+"""Attack the server of a federation without a key, from the address of another machine, and measure the gate's cost.
 
     python tools/attack_gate.py measure -o gate.json     # as root, ten nodes: about 15 minutes on two cores
 
-`measure` builds a federation by the documented commands in network namespaces of its own: a server, ten nodes and an
-attacker. It tells what each attack got, how much memory the server took while bodies without a key arrived, which
-rounds lost a client while half requests and bare connections came, and how long rounds take with and without the gate.
-`actions`, `bodies` and `connections` are single attacks on an address that this tool made, or on the loopback address.
+`measure` builds a federation with the documented commands in its own network namespaces: a server, ten nodes and an
+attacker. It reports the answer to each attack, the memory of the server while it received bodies without a key, the
+rounds that lost a client during half requests and bare connections, and the time of rounds with and without the gate.
+`actions`, `bodies` and `connections` are single attacks on an address of these namespaces or on the loopback address.
 """
 
 import argparse
@@ -56,10 +56,10 @@ from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-NETWORK = "10.77.0.0/24"  # of the namespaces; nothing outside of them is attacked
+NETWORK = "10.77.0.0/24"  # addresses of the namespaces; no other address is attacked
 PORT, SUPERLINK_PORT = 8000, 9092
 ROUTE = "/v1/fleet/push-object"
-HEARTBEAT = 24.0  # seconds
+HEARTBEAT = 24.0  # seconds between two heartbeats
 MIB = 1 << 20
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
 
@@ -69,9 +69,9 @@ Keys = tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]
 
 
 def actions(address: str, authority: Path | None) -> dict[str, int | str]:
-    """What each request without a key of the federation gets: a status, or the error of the connection.
+    """Return the answer to each request without a key of the federation: a status, or the error of the connection.
 
-    authority: the certificate that the server's is signed by; None for a server without TLS.
+    `authority` is the certificate authority of the server; None for a server without TLS.
     """
     certificate = None if authority is None else authority.read_bytes()
     own = generate_key_pairs()
@@ -103,7 +103,7 @@ def actions(address: str, authority: Path | None) -> dict[str, int | str]:
 
 
 def foreign_app() -> Fab:
-    """A Flower app that is not fedpgp's, and does nothing."""
+    """Build a Flower app that does nothing and is not part of fedpgp."""
     module = "from flwr.{0} import {1}\n\napp = {1}()\n"
     files = {
         "pyproject.toml": FOREIGN_PROJECT,
@@ -151,7 +151,7 @@ def outcome(call: Callable[[], object]) -> int | str:
 
 
 def bodies(address: str, authority: Path, count: int, size: int) -> list[dict[str, int]]:
-    """Send bodies without a key, all at once; what each got, and how many bytes the sender got rid of."""
+    """Send bodies without a key at the same time; return the answers and the numbers of sent bytes."""
     found: list[dict[str, int]] = []
 
     def send() -> None:
@@ -177,7 +177,7 @@ def bodies(address: str, authority: Path, count: int, size: int) -> list[dict[st
 
 
 def connections(address: str, authority: Path, half: int, bare: int, seconds: float) -> dict[str, int]:
-    """Keep half requests and bare connections open, and open again what the server ends, for some seconds."""
+    """Keep half requests and bare connections open for some seconds; reopen connections that the server closes."""
     opened: list[socket.socket | None] = [None] * (half + bare)
     end, count, failed = time.monotonic() + seconds, 0, 0
     while time.monotonic() < end:
@@ -204,7 +204,7 @@ def connections(address: str, authority: Path, half: int, bare: int, seconds: fl
 
 
 def ended(one: socket.socket) -> bool:
-    """Whether the other side has closed a connection."""
+    """Return whether the other side has closed a connection."""
     one.setblocking(False)
     try:
         return one.recv(1) == b""
@@ -242,15 +242,15 @@ def keys_of(file: Path) -> Keys:
 
 
 def of_another(address: str, authority: Path, key: Path, node_id: int) -> int | str:
-    """What a node's valid key gets for the messages of another node."""
+    """Return the answers to a valid key of a node that asks for messages of another node."""
     with fleet_client(address, authority.read_bytes(), keys_of(key)) as client:
         return outcome(lambda: client.PullMessages(PullMessagesRequest(node=Node(node_id=node_id))))
 
 
 def heartbeats(address: str, authority: Path, directory: Path) -> dict[int | str, int]:
-    """Send a signed heartbeat for each key of a directory every 24 s, as a SuperNode does, until standard input ends.
+    """Send a signed heartbeat for each key of a directory every 24 s, like a SuperNode, until standard input ends.
 
-    Returns how often each status came.
+    Returns the number of answers by status.
     """
     statuses: Counter[int | str] = Counter()
     over = threading.Event()
@@ -279,7 +279,7 @@ def heartbeats(address: str, authority: Path, directory: Path) -> dict[int | str
 
 
 class Machines:
-    """Network namespaces on one bridge: the server is 10.77.0.1, and the others have the addresses after it."""
+    """Network namespaces on one bridge: the server is 10.77.0.1, and the others have the following addresses."""
 
     def __init__(self, names: Sequence[str]):
         self.addresses = {name: f"10.77.0.{number}" for number, name in enumerate(names, 1)}
@@ -311,11 +311,11 @@ class Machines:
         return f"{self._prefix}-{name}"
 
     def on(self, name: str, *command: str) -> list[str]:
-        """A command, as it is called on a machine."""
+        """Return a command that runs on a machine."""
         return ["ip", "netns", "exec", self.space(name), *command]
 
     def attack(self, name: str, layout: FederationLayout, *arguments: str) -> Any:
-        """What an attack of this tool finds that a machine makes, without a key, on the server's public address."""
+        """Run an attack of this tool on a machine, without a key, against the public address; return its findings."""
         target = [f"{self.addresses['server']}:{PORT}", "--authority", str(layout.server / "ca.crt")]
         command = self.on(name, sys.executable, __file__, arguments[0], *target, *arguments[1:])
         done = subprocess.run(command, env={**os.environ, **QUIET}, capture_output=True, text=True, check=False)
@@ -328,7 +328,7 @@ def _ip(*arguments: str) -> None:
 
 
 class Federation:
-    """A federation by the documented commands, each process on its machine."""
+    """Federation with the documented commands, with each process on its machine."""
 
     def __init__(self, directory: Path, machines: Machines, nodes: int, cache: Path | None, settings: Sequence[str]):
         self.machines, self.nodes = machines, nodes
@@ -376,13 +376,13 @@ class Federation:
         until((self.run / "results.json").exists, seconds, "the run is finished")
 
     def memory(self) -> int:
-        """Bytes of memory of the gate and the SuperLink, without the processes of a run."""
+        """Return the memory of the gate and the SuperLink in bytes, without the processes of a run."""
         assert self.server is not None
         children = Path(f"/proc/{self.server.pid}/task/{self.server.pid}/children").read_text().split()
         return sum(_resident(process) for process in (self.server.pid, *map(int, children)))
 
     def tool(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """This tool as a process on a machine, which ends with its standard input, or with the federation."""
+        """Start this tool as a process on a machine; it ends with its standard input or with the federation."""
         command, pipe = self.machines.on(name, sys.executable, __file__, *arguments), subprocess.PIPE
         process = subprocess.Popen(command, env=self._environment(), stdin=pipe, stdout=pipe)
         self._stack.callback(process.kill)
@@ -407,13 +407,13 @@ def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError(f"not within {seconds:g} s: {what}")
+            raise TimeoutError(f"{what}: this did not happen within {seconds:g} s")
         time.sleep(0.1)
 
 
 @contextlib.contextmanager
 def highest(measure: Callable[[], int]) -> Iterator[list[int]]:
-    """The first and the highest value of a measure in the block."""
+    """Yield the first and the highest value of a measure in the block."""
     values = [measure()] * 2
     over = threading.Event()
 
@@ -434,10 +434,10 @@ def highest(measure: Callable[[], int]) -> Iterator[list[int]]:
 
 
 def relay(host: str, port: int) -> None:
-    """Pass connections on to the port of the loopback address that standard input names last, until it ends.
+    """Forward connections to the port of the loopback address that standard input named last, until it ends.
 
-    Another port cuts all connections. The gate and the SuperLink have the same certificate, so a node that connects to
-    the relay does not see which of the two it talks to.
+    A new port closes all connections. The gate and the SuperLink have the same certificate, so a node that connects to
+    the relay does not notice which of them answers.
     """
     target, pairs = PORT, set[socket.socket]()
     listener = socket.create_server((host, port), backlog=512)
@@ -471,13 +471,13 @@ def relay(host: str, port: int) -> None:
 
 
 def settings_of(rounds: int) -> list[str]:
-    """Settings of a run whose rounds are timed: it trains little, and evaluates after the last round only."""
+    """Return settings of a run whose rounds are timed: little training, and evaluation only after the last round."""
     settings = [f"federation.rounds={rounds}", f"federation.eval_every={rounds}", "task.shots=4"]
     return [*settings, "federation.path_points=1", "federation.deadline=120"]
 
 
 def measure_attacks(place: Path, nodes: int, cache: Path | None, rounds: int) -> dict[str, Any]:
-    """What the attacks get, and what they cost, while nodes train."""
+    """Measure the answers to the attacks, and their cost, while nodes train."""
     names = ["server", *(f"node-{client}" for client in range(nodes)), "attacker"]
     with (
         Machines(names) as machines,
@@ -507,10 +507,10 @@ def measure_attacks(place: Path, nodes: int, cache: Path | None, rounds: int) ->
 
 
 def measure_cost(place: Path, nodes: int, cache: Path | None, rounds: int, beats: int) -> dict[str, Any]:
-    """How long rounds take with and without the gate, in turn, in one run.
+    """Measure the time of rounds with and without the gate, alternating in one run.
 
-    Ninety more keys send heartbeats. The SuperLink does not know these keys, so that the run does not wait for them: it
-    looks for each, and refuses it. With and without the gate.
+    Ninety additional keys send heartbeats in both cases. The SuperLink does not know these keys, so it looks up and
+    refuses each of them, and the run does not wait for them.
     """
     names = ["server", *(f"node-{client}" for client in range(nodes)), "beats"]
     with (
@@ -541,7 +541,7 @@ def measure_cost(place: Path, nodes: int, cache: Path | None, rounds: int, beats
             time.sleep(0.02)
         said, _ = beating.communicate(timeout=90)
         seconds: dict[str, list[float]] = {"gate": [], "no gate": []}
-        for record in federation.rounds()[2:]:  # the first two warm up
+        for record in federation.rounds()[2:]:  # the first two rounds are a warm-up
             seconds[through[record["round"]]].append(record["seconds_training"])
         means = {name: statistics.fmean(values) for name, values in seconds.items()}
         return {
@@ -558,10 +558,10 @@ def measure_cost(place: Path, nodes: int, cache: Path | None, rounds: int, beats
 
 
 def allowed(address: str) -> str:
-    """An address that this tool may attack: of the loopback, or of the namespaces that it makes."""
+    """Return an address that this tool may attack: the loopback address, or an address of its namespaces."""
     host = ipaddress.ip_address(host_and_port(address)[0])
     if not host.is_loopback and host not in ipaddress.ip_network(NETWORK):
-        raise argparse.ArgumentTypeError(f"{address} is neither a loopback address nor one of {NETWORK}")
+        raise argparse.ArgumentTypeError(f"{address} is neither a loopback address nor an address of {NETWORK}")
     return address
 
 
@@ -571,7 +571,7 @@ def parsed() -> argparse.Namespace:
     for name in ("actions", "bodies", "connections", "heartbeats", "of-another"):
         command = commands.add_parser(name)
         command.add_argument("address", type=allowed)
-        command.add_argument("--authority", type=Path, help="ca.crt; without it, without TLS")
+        command.add_argument("--authority", type=Path, help="ca.crt of the server (default: no TLS)")
         for option, kind in OPTIONS.get(name, {}).items():
             command.add_argument(f"--{option}", type=kind, required=True)
     commands.add_parser("relay")

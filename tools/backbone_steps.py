@@ -1,13 +1,13 @@
-"""Time a training step's text tower on dual encoders of published shapes with random weights, against a naive step.
+"""Time the text tower in training steps of dual encoders with published shapes and random weights, and a naive step.
 
 python tools/backbone_steps.py [KIND …]
 
 A step is a forward and a backward pass of two prompts of 16 vectors over five classes. The naive step replaces the
-token embeddings one prompt after the other, with the library's own forward pass; both compute the same numbers. The
-step of several clients reads the prompts of all of them at once: of ten clients, or of four if ten take too long.
-"ViT-B/16" is the same step on the fast encoder. Times are seconds of the processor on one thread, so that programs
-beside it matter little; ratios are of the best of several repeats, taken in turns. Memory is what the process needs
-during a step beyond what it had before.
+token embeddings of one prompt after the other and uses the forward pass of the original library; both steps compute the
+same numbers. The step of several clients reads the prompts of all clients at once: ten clients, or four if ten take too
+long. "ViT-B/16" is the same step with the fast encoder. Times are processor seconds on one thread, so that other
+programs have little effect. Ratios use the best of several alternating repetitions. Memory is the growth of the process
+in a step.
 """
 
 import sys
@@ -37,7 +37,7 @@ NAMES = [f"class {number}" for number in range(5)]
 
 
 def best(steps: dict[str, Callable[[], object]], repeats: int = REPEATS) -> dict[str, float]:
-    """Seconds of the processor that each step takes, in turns; other programs beside it change them little."""
+    """Return the processor seconds of each step, measured in alternating order."""
     seconds = {name: float("inf") for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
@@ -58,7 +58,7 @@ def step_of(read: Callable[[Tensor], Tensor], width: int, prompts: int) -> Calla
 
 
 def naive(text: GeneralTextEncoder, layout: Layout, contexts: Tensor) -> Tensor:
-    """Text features [K, C, D], one prompt after the other, with the context spliced into the token embeddings."""
+    """Return text features [K, C, D], one prompt after the other, with the context in the token embeddings."""
     features = []
     first, forward = len(text.start), text.embedding.forward
     for context in contexts:
@@ -74,7 +74,7 @@ def naive(text: GeneralTextEncoder, layout: Layout, contexts: Tensor) -> Tensor:
 
 
 def measure(directory: Path, vit: Backbone) -> dict[str, object]:
-    """What a step of a saved checkpoint takes."""
+    """Return time and memory of a step of a saved checkpoint."""
     started = time.perf_counter()
     backbone = load_backbone(str(directory))
     loaded = time.perf_counter() - started

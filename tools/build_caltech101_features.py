@@ -1,9 +1,9 @@
 """Build the features of Caltech101 that ship with the package, from the published images.
 
-FOLDER holds 101_ObjectCategories and split_zhou_Caltech101.json. The tool writes into assets/caltech101 the features of
-all images of the split in its order, in half precision, the fingerprint of the image tower, and the split file, and
-renews checksums.json. Nothing is drawn at random: the same images and versions give the same bytes. After Ctrl-C the
-same command goes on.
+FOLDER contains 101_ObjectCategories and split_zhou_Caltech101.json. The tool writes into assets/caltech101 the features
+of all images in the order of the split, in half precision, the fingerprint of the image tower, and the split file. It
+updates checksums.json. Nothing is random: the same images and versions give the same bytes. After Ctrl-C, the same
+command continues.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from common import ASSETS, BUILD, progress, replacing
 
 
 def build(folder: Path, assets: Path, cache: Path, checkpoint: str = PHOTOCLIP) -> None:
-    """Write the features of all images of a folder, and what belongs to them, into assets."""
+    """Write the features of all images of a folder, the fingerprint and the split file into assets."""
     source = load_source(DataConfig(source=str(folder), layout="coop"))
     assert source.test is not None
     splits = [source.train, source.validation, source.test]  # the order of the split file
     encoder = load_backbone(checkpoint).image
-    told = {}  # by what is done
+    told = {}  # progress function of each task
 
     def report(what: str, done: int, total: int, _: str) -> None:
         told.setdefault(what, progress(what, total))(done)
@@ -40,7 +40,7 @@ def build(folder: Path, assets: Path, cache: Path, checkpoint: str = PHOTOCLIP) 
     values = torch.cat([features[split.fingerprint] for split in splits]).half()
     about = {"checkpoint": checkpoint, "encoder": encoder.fingerprint}
     with replacing(assets / NAME / FEATURES) as temporary:
-        temporary.write_bytes(save({"features": values}))  # save_file would make it readable for its owner alone
+        temporary.write_bytes(save({"features": values}))  # save_file would make it readable only for its owner
     with replacing(assets / NAME / ABOUT) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     with replacing(assets / NAME / SPLIT) as temporary:

@@ -1,4 +1,4 @@
-"""Makes the tokenizer of OpenAI's CLIP, as transformers reads it, from the vocabulary that the PyPI package ships.
+"""Build the tokenizer of OpenAI's CLIP for transformers from the vocabulary in the PyPI package of OpenCLIP.
 
 pip install --no-deps open_clip_torch==3.3.0
 python tools/build_clip_tokenizer.py .venv/lib/python3.11/site-packages/open_clip/bpe_simple_vocab_16e6.txt.gz
@@ -11,11 +11,11 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 TARGET = Path(__file__).parents[1] / "src" / "fedpgp" / "assets" / "clip-tokenizer"
-MERGES = 49152 - 256 - 2  # as many as CLIP was trained with; the file has more
+MERGES = 49152 - 256 - 2  # number of merges of CLIP; the file has more
 
 
 def byte_characters() -> list[str]:
-    """The printable character that stands for every byte, in the order of the vocabulary."""
+    """Return the printable character of every byte, in the order of the vocabulary."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return [*map(chr, printable), *(chr(256 + number) for number in range(len(others)))]

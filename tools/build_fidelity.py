@@ -1,9 +1,9 @@
-"""Write docs/fidelity.md: how faithful every method is to its public source, aspect by aspect.
+"""Write docs/fidelity.md: how faithful every method is to its public source in each aspect.
 
     python tools/build_fidelity.py
 
-The optimizer, the schedule, the first context and the other defaults are computed: the published settings of
-src/fedpgp/recipes/published are compared with what a method has if nobody sets anything. The rest is in fidelity.toml.
+The rows about the optimizer, the schedule, the initial context and other defaults are computed: the published settings
+of src/fedpgp/recipes/published are compared with the defaults of each method. Other rows are in fidelity.toml.
 """
 
 import dataclasses
@@ -20,17 +20,21 @@ from fedpgp.methods.published import published_settings, shown
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "fidelity.md"
 WRITTEN = Path(__file__).with_name("fidelity.toml")
-STATUSES = {"exact": "exact", "documented difference": "difference", "not found": "not found"}  # with their short forms
+STATUSES = {
+    "exact": "exact",
+    "documented difference": "difference",
+    "not found": "not found",
+}  # with short forms
 ASPECTS = ("shared", "private", "loss", "init", "prediction", "optimizer", "schedule", "defaults")
 BY_HAND = ASPECTS[:5]
-OF_OPTIMIZER = ("optimizer", "learning_rate", "momentum", "weight_decay")  # what every method that trains has
+OF_OPTIMIZER = ("optimizer", "learning_rate", "momentum", "weight_decay")  # settings of every method that trains
 OF_SCHEDULE = ("schedule", "private_schedule", "schedule_over", "warmup", "warmup_rate", "step_every", "step_factor")
 OF_INIT = ("ctx_init", "noise")
-NONE = "–"  # a part that a method does not have
+NONE = "–"  # sign for a part that a method does not have
 
 
 class Row(NamedTuple):
-    """One line of a method's table."""
+    """One row of the table of a method."""
 
     aspect: str
     status: str
@@ -39,12 +43,12 @@ class Row(NamedTuple):
 
 
 def read_written() -> dict[str, Any]:
-    """The content of fidelity.toml: the text ahead of the tables, and by method what no program can compare."""
+    """Return the content of fidelity.toml: the text before the tables, and the hand-written rows of each method."""
     return tomllib.loads(WRITTEN.read_text(encoding="utf-8"))
 
 
 def default(method: Method, key: str) -> Any:
-    """What a setting is if nobody sets it, as TOML has it; what a method leaves unset is that of [federation]."""
+    """Return the default of a setting as in TOML; if the method has none, the default of [federation]."""
     training = vars(LocalTraining.of(method, FederationConfig()))
     group = "private" if key.startswith(("private_", "gate_")) else "shared"
     name = key.removeprefix("private_").removeprefix("gate_")
@@ -54,7 +58,7 @@ def default(method: Method, key: str) -> Any:
 
 
 def computed(method: Method, aspect: str, expected: tuple[str, ...], effective: dict[str, Any]) -> Row:
-    """The published settings of one aspect beside the defaults. expected: settings that a source should state."""
+    """Return the row that compares one aspect with the defaults; `expected` are settings that a source should state."""
     every = [one for one in published_settings(method.name) if one.of_method and not one.source.startswith("ours")]
     found = [one for one in every if aspect_of(one.key) == aspect]
     missing = [key for key in expected if key not in {one.key for one in found}]
@@ -73,7 +77,7 @@ def computed(method: Method, aspect: str, expected: tuple[str, ...], effective: 
 
 
 def aspect_of(key: str) -> str:
-    """The aspect to which a setting of a method belongs."""
+    """Return the aspect to which a setting of a method belongs."""
     if key in OF_SCHEDULE:
         return "schedule"
     optimizer = {"betas", "eps", "private_weight_decay", "private_learning_rate", "gate_learning_rate", *OF_OPTIMIZER}
@@ -81,7 +85,7 @@ def aspect_of(key: str) -> str:
 
 
 def rows(method: Method, written: dict[str, Any]) -> Iterator[Row]:
-    """The table of a method, without the parts that it does not have."""
+    """Return the table of a method, without the parts that it does not have."""
     effective = written.get("effective", {})
     fields = [field.name for field in dataclasses.fields(method) if getattr(method, field.name) is not None]
     for aspect in BY_HAND:
@@ -98,14 +102,14 @@ def rows(method: Method, written: dict[str, Any]) -> Iterator[Row]:
 
 
 def word(table: list[Row], aspect: str) -> str:
-    """The cell of the overview: of several rows a difference counts first, then what was not found."""
+    """Return the cell of the overview: "difference" if a row has one, else "not found", else "exact"."""
     found = {row.status for row in table if row.aspect.partition(",")[0] == aspect}
     worst = next((one for one in ("documented difference", "not found", "exact") if one in found), None)
     return NONE if worst is None else STATUSES[worst]
 
 
 def page() -> str:
-    """The text of docs/fidelity.md."""
+    """Return the text of docs/fidelity.md."""
     written = read_written()
     tables = {name: list(rows(method(), written[name])) for name, method in METHODS.items()}
     words = {name: [word(table, aspect) for aspect in ASPECTS] for name, table in tables.items()}

@@ -1,8 +1,8 @@
-"""Build the data set pictograms from the icon packages: the same bytes each time.
+"""Build the dataset pictograms from the icon packages, with the same bytes each time.
 
-120 concepts in six drawing styles, seen through the simulated camera of camera.py at 64 pixels: per concept and style
+The simulated camera of camera.py captures 120 concepts in six drawing styles at 64 pixels. Each concept and style has
 six training, two validation and six test captures and one clean render. Writes Parquet files in Hugging Face's image
-format into src/fedpgp/assets/pictograms and the checksums of all assets. One thread, about two minutes.
+format into src/fedpgp/assets/pictograms, and the checksums of all assets. Takes about two minutes on one thread.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from checksum_assets import write_checksums
 from common import ASSETS, PACKAGES, STYLES, Concept, progress, read_concepts, read_sets, replacing, write_table
 from drawings import evaluation_renders
 
-CAPTURES = {"train": 6, "validation": 2, "test": 6}  # per concept and style
+CAPTURES = {"train": 6, "validation": 2, "test": 6}  # for each concept and style
 CLEAN = "clean"
 PIXELS = 64
 SEVERITY = 0.6
 WEBP_QUALITY = 85
-SEED = "pictograms 1"  # another edition of the captures needs another text here
+SEED = "pictograms 1"  # change this text for another edition of the captures
 
 
 def generator_for(split: str, style: str, concept: str) -> torch.Generator:
-    """The source of all draws for the captures of one concept in one style and split."""
+    """Return the generator for the captures of one concept in one style and split."""
     digest = hashlib.sha256(f"{SEED}/{split}/{style}/{concept}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)  # seeds are signed 64-bit numbers
 
 
 def to_tensor(render: np.ndarray) -> Tensor:
-    """A render uint8 [s, s, 4] as float [1, 4, s, s] in 0..1."""
+    """Return a render, uint8 [s, s, 4], as float [1, 4, s, s] in 0..1."""
     return torch.from_numpy(render.copy()).permute(2, 0, 1).unsqueeze(0).float() / 255
 
 
 def images_of(render: np.ndarray, split: str, style: str, concept: str) -> Tensor:
-    """The images of one concept in one style and split: float [captures, 3, 64, 64] in 0..1."""
+    """Return the images of one concept in one style and split: float [captures, 3, 64, 64] in 0..1."""
     drawing = to_tensor(render)
     if split == CLEAN:
         return on_white(drawing, PIXELS)
@@ -54,7 +54,7 @@ def images_of(render: np.ndarray, split: str, style: str, concept: str) -> Tenso
 
 
 def encode(image: Tensor) -> bytes:
-    """An image [3, h, w] in 0..1 as lossy WebP."""
+    """Return an image [3, h, w] in 0..1 as lossy WebP."""
     pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "WEBP", quality=WEBP_QUALITY, method=6)
@@ -62,7 +62,7 @@ def encode(image: Tensor) -> bytes:
 
 
 def schema(names: list[str]) -> pa.Schema:
-    """Arrow schema of the files, with the features that `datasets` decodes them by."""
+    """Return the Arrow schema of the files, with the features that `datasets` uses to decode them."""
     text = {"dtype": "string", "_type": "Value"}
     features = {
         "image": {"_type": "Image"},
@@ -86,7 +86,7 @@ def schema(names: list[str]) -> pa.Schema:
 def rows_of(
     split: str, style: str, concepts: list[Concept], renders: dict[tuple[str, str], np.ndarray]
 ) -> list[dict[str, object]]:
-    """The rows of one file, by label and capture."""
+    """Return the rows of one file, by label and capture."""
     licence = read_sets()[style].licence
     rows: list[dict[str, object]] = []
     for label, concept in enumerate(concepts):
@@ -107,7 +107,7 @@ def rows_of(
 
 
 def build(packages: Path, output: Path) -> None:
-    """Write all files of the data set into output."""
+    """Write all files of the dataset into `output`."""
     concepts = read_concepts()
     names = [concept.name for concept in concepts]
     classes: list[list[object]] = [[concept.name, concept.group, concept.split] for concept in concepts]
@@ -129,10 +129,10 @@ def main() -> None:
         "--packages", type=Path, default=PACKAGES, help="folder with the @iconify-json packages (default: %(default)s)"
     )
     parser.add_argument(
-        "--assets", type=Path, default=ASSETS, help="folder that gets pictograms/ and checksums.json (%(default)s)"
+        "--assets", type=Path, default=ASSETS, help="folder for pictograms/ and checksums.json (default: %(default)s)"
     )
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # sums over several threads may round differently
+    torch.set_num_threads(1)  # several threads may round sums differently
     build(arguments.packages, arguments.assets / "pictograms")
     write_checksums(arguments.assets)
 

@@ -1,8 +1,8 @@
 """Simulated camera: RGBA drawings to RGB captures, batched in torch.
 
-Every function works on a batch of n images. Colours are floats in 0..1, image coordinates run from -1 to 1 over the
-picture's width (x, to the right) and height (y, down). Every random draw comes from the generator that is handed in, in
-a fixed order, so one seed gives one result. The one knob is the severity: 0 is a nearly clean scan, 1 is hard.
+Every function works on a batch of n images. Colours are floats in 0..1. Image coordinates run from -1 to 1 over the
+width (x, to the right) and height (y, down) of the picture. All random numbers come from the given generator in a fixed
+order, so one seed gives one result. The only parameter is the severity: 0 is a nearly clean scan, 1 is hard.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ JPEG_TABLE = torch.tensor(
     ],
     dtype=torch.float32,
 )
-CHROMA_COARSENESS = torch.tensor([1.0, 1.6, 1.6]).view(1, 3, 1, 1, 1, 1)  # the colour planes lose more than the luma
+CHROMA_COARSENESS = torch.tensor([1.0, 1.6, 1.6]).view(1, 3, 1, 1, 1, 1)  # colour planes lose more than luma
 
 
 def dct_matrix(size: int = 8) -> Tensor:
-    """Orthonormal type-II cosine transform as a [size, size] matrix."""
+    """Return the orthonormal type-II cosine transform as a [size, size] matrix."""
     frequency = torch.arange(size, dtype=torch.float64)[:, None]
     position = torch.arange(size, dtype=torch.float64)[None, :]
     matrix = math.sqrt(2 / size) * torch.cos(math.pi * (2 * position + 1) * frequency / (2 * size))
@@ -45,37 +45,37 @@ DCT = dct_matrix()
 
 
 def uniform(n: int, low: float, high: float, generator: Generator) -> Tensor:
-    """n uniform draws between low and high, shape [n]."""
+    """Return n uniform random numbers between low and high, shape [n]."""
     return torch.rand(n, generator=generator) * (high - low) + low
 
 
 def chance(n: int, probability: float, generator: Generator) -> Tensor:
-    """n coin tosses, shape [n], true with the given probability."""
+    """Return n random booleans, shape [n], which are true with the given probability."""
     return torch.rand(n, generator=generator) < probability
 
 
 def per_image(values: Tensor, trailing: int = 3) -> Tensor:
-    """View [n] as [n, 1, …, 1], to be broadcast over each image; trailing 2 suits [n, h, w], 3 suits [n, c, h, w]."""
+    """View [n] as [n, 1, …, 1] for broadcasting; use `trailing` 2 for [n, h, w] and 3 for [n, c, h, w]."""
     return values.view(-1, *([1] * trailing))
 
 
 def random_colours(n: int, generator: Generator) -> Tensor:
-    """n colours, shape [n, 3, 1, 1]."""
+    """Return n random colours, shape [n, 3, 1, 1]."""
     return torch.rand(n, 3, 1, 1, generator=generator)
 
 
 def pixel_grid(size: int) -> tuple[Tensor, Tensor]:
-    """The y and x coordinate of each pixel, two tensors of shape [size, size]."""
+    """Return the y and x coordinates of each pixel, two tensors of shape [size, size]."""
     line = torch.linspace(-1, 1, size)
     y, x = torch.meshgrid(line, line, indexing="ij")
     return y, x
 
 
 def random_view(n: int, severity: float, generator: Generator) -> Tensor:
-    """Matrices [n, 3, 3] that take image coordinates to drawing coordinates.
+    """Return matrices [n, 3, 3] that map image coordinates to drawing coordinates.
 
-    At full severity: up to 30° of rotation, half to full size, ±18 % of aspect and of perspective, anywhere in the
-    picture. Every second view is mirrored.
+    At full severity, views have up to 30° of rotation, half to full size, ±18 % of aspect and of perspective, and any
+    position in the picture. Half of the views are mirrored.
     """
     rotation = uniform(n, -1, 1, generator) * math.radians(30) * severity
     scale = uniform(n, 1 - 0.5 * severity, 1.02, generator)
@@ -100,7 +100,7 @@ def random_view(n: int, severity: float, generator: Generator) -> Tensor:
 
 
 def warp(images: Tensor, views: Tensor, size: int) -> Tensor:
-    """Look at images [n, c, s, s] through views [n, 3, 3]; transparent outside. Returns [n, c, size, size]."""
+    """Return views [n, 3, 3] of images [n, c, s, s] as [n, c, size, size], transparent outside of the images."""
     y, x = pixel_grid(size)
     points = torch.stack([x, y, torch.ones_like(y)], -1).view(1, -1, 3) @ views.transpose(1, 2)
     grid = points[..., :2] / points[..., 2:].clamp(min=0.2)  # the clamp keeps points behind the camera finite
@@ -109,14 +109,16 @@ def warp(images: Tensor, views: Tensor, size: int) -> Tensor:
 
 
 def smooth_noise(n: int, channels: int, cells: int, size: int, generator: Generator) -> Tensor:
-    """Random values on cells × cells points, interpolated to [n, channels, size, size]."""
+    """Return random values on cells × cells points, interpolated to [n, channels, size, size]."""
     coarse = torch.rand(n, channels, cells, cells, generator=generator)
     return functional.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False).clamp(0, 1)
 
 
 def random_background(n: int, size: int, generator: Generator) -> Tensor:
-    """Backgrounds [n, 3, size, size] of two like colours: 15 % plain, 20 % gradients, 40 % blotches, 25 % stripes or
-    checks; a quarter of all has coloured clouds over it."""
+    """Return backgrounds [n, 3, size, size] of two similar colours.
+
+    15 % are plain, 20 % gradients, 40 % blotches, and 25 % stripes or checks. A quarter of them has coloured clouds.
+    """
     kind = per_image(torch.rand(n, generator=generator))
     first = random_colours(n, generator)
     second = (first + (random_colours(n, generator) - 0.5) * 0.8).clamp(0, 1)
@@ -141,7 +143,7 @@ def random_background(n: int, size: int, generator: Generator) -> Tensor:
 
 
 def place(drawing: Tensor, severity: float, generator: Generator) -> Tensor:
-    """Put warped drawings [n, 4, s, s] (colours already multiplied by alpha) on backgrounds, with a soft shadow."""
+    """Put warped drawings [n, 4, s, s] (colours multiplied by alpha) on backgrounds with a soft shadow."""
     n, size = len(drawing), drawing.shape[-1]
     colour, alpha = drawing[:, :3], drawing[:, 3:]
     background = random_background(n, size, generator)
@@ -153,7 +155,7 @@ def place(drawing: Tensor, severity: float, generator: Generator) -> Tensor:
 
 
 def relight(images: Tensor, severity: float, generator: Generator) -> Tensor:
-    """Change brightness, add a light from one side, tint the white and bend the tone curve."""
+    """Change brightness, add light from one side, tint white, and bend the tone curve."""
     n, size = len(images), images.shape[-1]
     y, x = pixel_grid(size)
     angle = per_image(uniform(n, 0, 2 * math.pi, generator), 2)
@@ -181,7 +183,7 @@ def occlude(images: Tensor, severity: float, generator: Generator) -> Tensor:
 
 
 def sum_of(terms: list[Tensor]) -> Tensor:
-    """Sum from left to right, so that it is rounded the same way each time."""
+    """Sum from left to right, so that rounding is always the same."""
     total = terms[0]
     for term in terms[1:]:
         total = total + term
@@ -189,7 +191,7 @@ def sum_of(terms: list[Tensor]) -> Tensor:
 
 
 def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur with a standard deviation of sigma [n] pixels, seven taps each way."""
+    """Apply Gaussian blur with a standard deviation of sigma [n] pixels and seven taps in each direction."""
     offsets = torch.arange(-3, 4).float()
     weights = torch.exp(-0.5 * (offsets[None] / sigma.clamp(min=0.05)[:, None]) ** 2)
     weights = weights / weights.sum(1, keepdim=True)
@@ -207,9 +209,9 @@ def add_noise(images: Tensor, severity: float, generator: Generator) -> Tensor:
 
 
 def jpeg(images: Tensor, quality: Tensor) -> Tensor:
-    """What JPEG loses: 8 × 8 blocks of YCbCr, quantised in the cosine domain with quality [n] in 0..100.
+    """Apply the loss of JPEG: 8 × 8 blocks of YCbCr, quantised in the cosine domain with quality [n] in 0..100.
 
-    The images' size must be a multiple of 8. Chroma is not subsampled. Arithmetic of the IJG's scale of qualities.
+    The size of the images must be a multiple of 8. Chroma is not subsampled. Qualities follow the scale of the IJG.
     """
     n, _, size, _ = images.shape
     red, green, blue = images.unbind(1)
@@ -229,15 +231,19 @@ def jpeg(images: Tensor, quality: Tensor) -> Tensor:
 
 
 def capture(drawings: Tensor, size: int, severity: float, generator: Generator) -> Tensor:
-    """Photograph drawings [n, 4, s, s] (RGBA in 0..1, alpha not multiplied in): RGB captures [n, 3, size, size].
+    """Return RGB captures [n, 3, size, size] of drawings [n, 4, s, s] (RGBA in 0..1, colours not multiplied by alpha).
 
-    Args:
-        size: Pixels on a side of the captures, a multiple of 8.
-        severity: 0 (nearly clean: no more than JPEG at quality 95) to 1 (hard).
-        generator: Source of every draw.
+    Parameters
+    ----------
+    size
+        Side of the captures in pixels, a multiple of 8.
+    severity
+        Severity from 0 (nearly clean: only JPEG at quality 95) to 1 (hard).
+    generator
+        Source of all random numbers.
     """
     if size % 8:
-        raise ValueError(f"size of captures must be a multiple of 8 (JPEG's blocks), not {size}")
+        raise ValueError(f"the size of captures must be a multiple of 8, the size of JPEG blocks, got {size}")
     n = len(drawings)
     colour, alpha = drawings[:, :3], drawings[:, 3:]
     views = random_view(n, severity, generator)
@@ -250,7 +256,7 @@ def capture(drawings: Tensor, size: int, severity: float, generator: Generator) 
 
 
 def on_white(drawings: Tensor, size: int) -> Tensor:
-    """Clean renders: drawings [n, 4, s, s] on white, scaled to [n, 3, size, size]."""
+    """Return clean renders [n, 3, size, size] of drawings [n, 4, s, s] on white."""
     colour, alpha = drawings[:, :3], drawings[:, 3:]
     images = colour * alpha + 1 - alpha
     return functional.interpolate(

@@ -1,8 +1,8 @@
-"""Names of drawings to captions, and captions to the tokens that pictoclip reads.
+"""Captions from names of drawings, and tokens of captions for pictoclip.
 
-As a program: trains a tokenizer of 3,072 entries on such captions. The `tokenizers` trainer breaks ties at random and
-gives another vocabulary each time, so the tokenizer in src/fedpgp/assets/pictoclip is a committed file and the weights
-belong to it: train another one only together with new weights.
+As a program, this module trains a tokenizer of 3,072 entries on such captions. The trainer of `tokenizers` breaks ties
+at random and gives another vocabulary each time. The tokenizer in src/fedpgp/assets/pictoclip is therefore a committed
+file, and the weights fit only this tokenizer: train another tokenizer only together with new weights.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from common import BUILD, replacing
 from drawings import SYNONYMS, read_names
 
-CONTEXT = 40  # tokens, start and end included
+CONTEXT = 40  # tokens, including start and end
 VOCABULARY = 3072
-START, END = "<|startoftext|>", "<|endoftext|>"  # the last two ids, the end the highest: transformers looks for it so
-LONGEST_NAME = 5  # words
+START, END = "<|startoftext|>", "<|endoftext|>"  # the last two ids; transformers expects the highest id at the end
+LONGEST_NAME = 5  # in words
 CAPTIONS_PER_NAME = 16
-PLAIN_CAPTIONS = 3  # of those, in the template of the evaluation
+PLAIN_CAPTIONS = 3  # number of captions in the template of the evaluation
 PLAIN_TEMPLATE = "a photo of a {}."
 TEMPLATES = 4000
 
@@ -56,10 +56,10 @@ ENDS = ("", ".", ".", ".", " on white.", " on a table.", " in the picture.", " s
 
 
 def random_template(rng: random.Random) -> str:
-    """A caption with {} for the name.
+    """Return a caption with {} for the name.
 
-    22 % are the plain template, 10 % very short; a fifth each begins with a phrase or with six to seventeen loose
-    words: those train the positions far from the start, where learned prompts of many vectors put the name.
+    22 % are the plain template, and 10 % are very short. A fifth starts with a phrase, and a fifth with six to
+    seventeen unrelated words. They train positions far from the start, where long learned prompts put the name.
     """
     kind = rng.random()
     if kind < 0.22:
@@ -76,7 +76,7 @@ def random_template(rng: random.Random) -> str:
 
 
 def described(rng: random.Random) -> str:
-    """ "the small shiny drawing of a {}" and the like."""
+    """Return a caption such as "the small shiny drawing of a {}"."""
     first = rng.choice(("a", "the", "this", "one"))
     adjectives = " ".join(rng.sample(ADJECTIVES, rng.choice((0, 0, 1, 1, 2, 3))))
     link = rng.choice(("of", "showing", "with", "that shows"))
@@ -85,17 +85,20 @@ def described(rng: random.Random) -> str:
 
 
 def random_templates(seed: int) -> list[str]:
-    """The templates of one run, many of them equal."""
+    """Return the templates of one run, many of which are equal."""
     rng = random.Random(f"templates {seed}")
     return [random_template(rng) for _ in range(TEMPLATES)]
 
 
 def words_for(names: Iterable[str], captions: Iterable[Iterable[str]]) -> dict[str, Counter[str]]:
-    """How each thing may be called, with weights: its drawings' names of at most five words, and known synonyms.
+    """Return the possible names of each thing with weights: short names of its drawings, and synonyms.
 
-    Args:
-        names: Name of each drawing (with hyphens); drawings of one thing share it.
-        captions: All the names of each drawing (with spaces).
+    Parameters
+    ----------
+    names
+        Name of each drawing (with hyphens); drawings of one thing share it.
+    captions
+        All names of each drawing (with spaces).
     """
     words: dict[str, Counter[str]] = defaultdict(Counter)
     for name, texts in zip(names, captions, strict=True):
@@ -110,14 +113,14 @@ def words_for(names: Iterable[str], captions: Iterable[Iterable[str]]) -> dict[s
 
 
 def encode_all(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """Ids of each text with start and end; a long text loses words, not its end."""
+    """Return the ids of each text with start and end; a long text loses words, but keeps its end."""
     start, end = tokenizer.token_to_id(START), tokenizer.token_to_id(END)
     encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     return [[start, *encoding.ids[: CONTEXT - 2], end] for encoding in encodings]
 
 
 def tokens_for(words: dict[str, Counter[str]], tokenizer: Tokenizer, seed: int) -> np.ndarray:
-    """Captions of each thing, things in sorted order: int16 [names, 16, 40], filled up with the end's id."""
+    """Return captions of each thing in sorted order: int16 [names, 16, 40], padded with the id of the end."""
     rng = random.Random(f"captions {seed}")
     templates = random_templates(seed)
     chosen, plain = [], []
@@ -130,13 +133,13 @@ def tokens_for(words: dict[str, Counter[str]], tokenizer: Tokenizer, seed: int) 
             plain.append(PLAIN_TEMPLATE.replace("{}", text))
     tokens = np.full((len(chosen), CONTEXT), VOCABULARY - 1, np.int16)
     for row, (ids, short) in enumerate(zip(encode_all(tokenizer, chosen), encode_all(tokenizer, plain), strict=True)):
-        fitting = ids if len(ids) < CONTEXT else short  # the name stands at the end and would be cut off
+        fitting = ids if len(ids) < CONTEXT else short  # the name is at the end and would be cut off
         tokens[row, : len(fitting)] = fitting
     return tokens.reshape(len(words), CAPTIONS_PER_NAME, CONTEXT)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Tokenizer:
-    """A lower-case byte-pair encoding like CLIP's own, with `vocabulary` entries; not the same one each time."""
+    """Return a lower-case byte-pair encoding like CLIP's with `vocabulary` entries; it differs each time."""
     tokenizer = Tokenizer(models.BPE(unk_token=None, end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     pieces = pre_tokenizers.Split(Regex(r"[a-z]+|[0-9]|[^\sa-z0-9]+"), "removed", invert=True)
@@ -162,12 +165,12 @@ def main() -> None:
         "--drawings",
         type=Path,
         default=BUILD / "drawings.parquet",
-        help="what tools/drawings.py wrote (default: %(default)s)",
+        help="file that tools/drawings.py wrote (default: %(default)s)",
     )
     parser.add_argument(
         "--out", type=Path, default=BUILD / "tokenizer.json", help="file to write (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the templates (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the templates (default: %(default)s)")
     arguments = parser.parse_args()
     words = words_for(*read_names(arguments.drawings))
     templates = [template.replace("{}", "") for template in random_templates(arguments.seed)[: TEMPLATES // 2]]

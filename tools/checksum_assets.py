@@ -1,6 +1,6 @@
-"""Write src/fedpgp/assets/checksums.json: the SHA-256 of every data file of the package, which loading checks.
+"""Write src/fedpgp/assets/checksums.json: the SHA-256 of every data file, which the package checks on loading.
 
-The builders call it; call it by hand after copying a checkpoint into the package.
+The builders call this tool. Run it by hand after copying a checkpoint into the package.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ CHECKSUMS = "checksums.json"
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def checksums_of(assets: Path) -> dict[str, str]:
-    """SHA-256 of every data file under assets by its path there, sorted; unfinished (hidden) files left out."""
+    """Return the SHA-256 of every data file below `assets` by its relative path, sorted, without hidden files."""
     files = [
         path.relative_to(assets)
         for path in assets.rglob("*")

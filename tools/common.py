@@ -1,4 +1,4 @@
-"""What all tools share: where things lie, the tables beside this file, written-then-renamed files, progress lines."""
+"""Helpers of all tools: paths, tables, files that are written and then renamed, and progress lines."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pathlib import Path
 TOOLS = Path(__file__).resolve().parent
 ROOT = TOOLS.parent
 ASSETS = ROOT / "src" / "fedpgp" / "assets"
-PACKAGES = TOOLS / "node_modules" / "@iconify-json"  # where `npm install --prefix tools` puts the icon sets
-BUILD = ROOT / "build"  # caches and training states; not in git
+PACKAGES = TOOLS / "node_modules" / "@iconify-json"  # icon sets that `npm install --prefix tools` installs
+BUILD = ROOT / "build"  # caches and training states, not in git
 
 STYLES = ("noto", "twemoji", "openmoji", "fluent-emoji", "fluent-emoji-flat", "fxemoji")
-SPLITS = ("base", "novel", "unseen")  # of the concepts, in the order of their labels
+SPLITS = ("base", "novel", "unseen")  # splits of the concepts, in the order of their labels
 
 
 @dataclass(frozen=True)
 class Concept:
-    """One class of pictograms; icons maps each evaluation style to the icon's key in that set."""
+    """One class of pictograms; `icons` maps each evaluation style to the key of the icon in that set."""
 
     name: str
     group: str
@@ -44,29 +44,29 @@ class IconSet:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header."""
+    """Return the rows of a CSV file with a header."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def read_concepts() -> list[Concept]:
-    """The 120 concepts in the order of their labels: base, novel, unseen, each in the order of concepts.csv."""
+    """Return the 120 concepts in the order of their labels: base, novel, unseen, each in the order of concepts.csv."""
     concepts = [
         Concept(row["concept"], row["group"], row["split"], {style: row[style] for style in STYLES})
         for row in read_table(TOOLS / "concepts.csv")
     ]
-    return sorted(concepts, key=lambda concept: SPLITS.index(concept.split))  # sorted() keeps the order of equals
+    return sorted(concepts, key=lambda concept: SPLITS.index(concept.split))  # sorted() is stable
 
 
 def read_sets() -> dict[str, IconSet]:
-    """The icon sets of sets.csv by name."""
+    """Return the icon sets of sets.csv by name."""
     rows = read_table(TOOLS / "sets.csv")
     return {r["set"]: IconSet(r["set"], r["version"], r["licence"], r["author"], r["role"]) for r in rows}
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside path; rename it to path when the block ends without an error."""
+    """Yield a temporary path in the directory of `path`; rename it to `path` if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -85,7 +85,7 @@ def write_table(path: Path, header: list[str], rows: list[list[object]]) -> None
 
 
 def progress(what: str, total: int) -> Callable[[int], None]:
-    """A function to call with the number of things done; prints a plain line at most every five seconds."""
+    """Return a function that takes the number of finished items and prints a line at most every five seconds."""
     start = last = time.monotonic()
 
     def report(done: int) -> None:
@@ -104,9 +104,13 @@ def add_running_options(parser: argparse.ArgumentParser, threads: int, check_eve
     """Add the options of a training run that do not change its result."""
     running = parser.add_argument_group("running")
     running.add_argument("--threads", type=int, default=threads, help="default: %(default)s")
-    running.add_argument("--print-every", type=int, default=50, help="steps (default: %(default)s)")
-    running.add_argument("--check-every", type=int, default=check_every, help="steps (default: %(default)s)")
-    running.add_argument("--save-every", type=int, default=save_every, help="steps (default: %(default)s)")
+    running.add_argument("--print-every", type=int, default=50, help="steps between lines (default: %(default)s)")
+    running.add_argument(
+        "--check-every", type=int, default=check_every, help="steps between checks (default: %(default)s)"
+    )
+    running.add_argument(
+        "--save-every", type=int, default=save_every, help="steps between saved states (default: %(default)s)"
+    )
 
 
 def stop_on_signals() -> list[bool]:

@@ -1,12 +1,11 @@
-"""Makes two image folders of packages that Debian ships: Fashion-MNIST, and objects as photographs and as clip art.
+"""Make two image folders from Debian packages: Fashion-MNIST, and objects as photographs and as clip art.
 
     apt-get download dataset-fashion-mnist tuxpaint-stamps-default openclipart-png
     python tools/debian_images.py . DIRECTORY
 
 Writes DIRECTORY/fashion-mnist/CLASS/NUMBER.png, 200 images of each class of the test split (MIT licence), and
 DIRECTORY/objects/DOMAIN/CLASS/NAME.png with the domains photograph (cut-out photographs of Tux Paint's stamps, GPL-2)
-and clip art (Open Clip Art, public domain). Transparent places become white. Of images that are equal byte for byte one
-is taken.
+and clip art (Open Clip Art, public domain). Transparent pixels become white. Images with equal bytes are written once.
 """
 
 import argparse
@@ -22,8 +21,12 @@ from PIL import Image
 from common import progress
 
 FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-PER_CLASS, SIDE, HEADER = 200, 28, {"images": 16, "labels": 8}  # of the IDX files, in bytes
-SMALLEST, LARGEST = 24, 512  # pixels of a side
+PER_CLASS, SIDE, HEADER = (
+    200,
+    28,
+    {"images": 16, "labels": 8},
+)  # the headers of the IDX files, in bytes
+SMALLEST, LARGEST = 24, 512  # allowed sides in pixels
 STAMPS, CLIP_ART = Path("usr/share/tuxpaint/stamps"), Path("usr/share/openclipart/png")
 OBJECTS = {  # class -> folders of the stamps, folders of the clip art
     "bird": (["animals/birds"], ["animals/birds"]),
@@ -37,7 +40,7 @@ OBJECTS = {  # class -> folders of the stamps, folders of the clip art
 
 
 def fashion_mnist(package: Path, directory: Path) -> None:
-    """The first images of each class of the test split."""
+    """Write the first images of each class of the test split."""
     read = {}
     for what, header in HEADER.items():
         (file,) = package.rglob(f"t10k-{what}-idx*-ubyte.gz")
@@ -54,7 +57,7 @@ def fashion_mnist(package: Path, directory: Path) -> None:
 
 
 def objects(files: list[Path], directory: Path, seen: set[str]) -> None:
-    """The pictures of one class of one domain, on white."""
+    """Write the pictures of one class and domain on white."""
     for file in files:
         content = file.read_bytes()
         if file.is_symlink() or (digest := sha256(content).hexdigest()) in seen:
@@ -73,14 +76,14 @@ def objects(files: list[Path], directory: Path, seen: set[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("packages", type=Path, help="where the .deb files lie")
+    parser.add_argument("packages", type=Path, help="folder with the .deb files")
     parser.add_argument("directory", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         for name in ("dataset-fashion-mnist", "tuxpaint-stamps-default", "openclipart-png"):
             found = sorted(given.packages.glob(f"{name}_*.deb"))
             if not found:
-                parser.error(f"{given.packages} has no {name}_*.deb: apt-get download {name}")
+                parser.error(f"{given.packages} has no {name}_*.deb. Download it with `apt-get download {name}`.")
             subprocess.run(["dpkg-deb", "-x", found[-1], f"{temporary}/{name}"], check=True)
         fashion_mnist(Path(temporary) / "dataset-fashion-mnist", given.directory / "fashion-mnist")
         tell, seen = progress("classes", len(OBJECTS)), {"photograph": set[str](), "clip art": set[str]()}

@@ -1,7 +1,7 @@
-"""Icon packages to drawings: the renders of pictograms and the drawings that pictoclip is trained on.
+"""Drawings from icon packages: the renders of pictograms, and the training drawings of pictoclip.
 
-As a program: renders the 31 pretraining sets into build/drawings.parquet and records the dropped siblings in
-tools/siblings.csv. About a minute on two cores.
+As a program, this module renders the 31 pretraining sets into build/drawings.parquet and writes the dropped siblings
+into tools/siblings.csv. It takes about a minute on two cores.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from common import BUILD, PACKAGES, STYLES, TOOLS, Concept, progress, read_conce
 EVALUATION_PIXELS = 96
 PRETRAINING_PIXELS = 64
 SIBLING_PIXELS = 16
-SIBLING_CORRELATION = 0.8  # pretraining drawings more alike than this to an evaluation render are dropped
+SIBLING_CORRELATION = 0.8  # pretraining drawings that are more similar to an evaluation render are dropped
 FAINTEST = 4  # drawings with a mean alpha (of 255) below this are empty or nearly so
 
 EMOJI_SETS = ("noto-v1", "emojione", "emojione-v1", "emojione-monotone", "streamline-emojis")
@@ -61,16 +61,16 @@ PICTOGRAM_SETS = (
     "mingcute",
 )
 PRETRAINING_SETS = EMOJI_SETS + COLOURED_SETS + PICTOGRAM_SETS
-ONE_COLOUR_SETS = frozenset(PICTOGRAM_SETS) | {"emojione-monotone"}  # their colour is chosen when they are trained on
-SETS_OF_THINGS = frozenset({"game-icons", "healthicons", "temaki"})  # kept even where no second set has the name
+ONE_COLOUR_SETS = frozenset(PICTOGRAM_SETS) | {"emojione-monotone"}  # training chooses their colour
+SETS_OF_THINGS = frozenset({"game-icons", "healthicons", "temaki"})  # kept even if no second set has the name
 
-# Endings that tell a variant of a drawing and nothing about what is drawn.
+# Endings that name a variant of a drawing and not its content.
 VARIANT = re.compile(
     r"-(fill|filled|outline|outlined|line|lines|bold|duotone|thin|light|linear|broken|twotone|solid|rounded|variant"
     r"|color|colour|static|off|on|alt|flat|freehand|\d+)$"
 )
 
-# Icons of user interfaces, flags, letters and gestures: not things, and so many that they would drown the things.
+# Icons of user interfaces, flags, letters and gestures. They are not things, and would outnumber the things.
 INTERFACE = re.compile(
     r"skin|flag-|-arrow|arrow-|^arrow|clock-\d|oclock|-thirty|keycap|button$|button-|^file-|^folder-|^format-|^chart-"
     r"|^alpha|^numeric|^letter|^align|^brand|^logo|-logo|^emoji|regional-indicator|^squared|^hand-|chevron|^border"
@@ -80,7 +80,7 @@ INTERFACE = re.compile(
     r"|percentage|badge)$"
 )
 
-# Words of the unseen concepts, their synonyms and their near relations: no drawing with one of them is trained on.
+# Words of unseen concepts, their synonyms and close relations. Drawings with one of these words are not trained on.
 HELD_OUT_WORDS = (
     "octopus",
     "pineapple",
@@ -118,7 +118,7 @@ HELD_OUT_WORDS = (
 )
 HELD_OUT = re.compile("|".join(rf"(^|-){word}s?(-|$)" for word in HELD_OUT_WORDS))
 
-# What other sets call the base and novel concepts.
+# Names of the base and novel concepts in other sets.
 SYNONYMS = {
     "airplane": ("plane", "aeroplane"),
     "alarm clock": ("alarm",),
@@ -176,7 +176,7 @@ SYNONYMS = {
 
 @dataclass(frozen=True)
 class Icon:
-    """One icon of a package: SVG elements, their box in the icon's own units, and other names of the icon."""
+    """One icon of a package: SVG elements, their box in units of the icon, and other names of the icon."""
 
     body: str
     left: float
@@ -188,7 +188,7 @@ class Icon:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One icon chosen for pretraining: name is shared by all drawings of one thing, captions are all its names."""
+    """One icon for pretraining: all drawings of one thing share `name`, and `captions` are all names of the icon."""
 
     icon_set: str
     key: str
@@ -199,7 +199,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Sibling:
-    """A candidate that was dropped because it looks like the evaluation render of its concept in the given style."""
+    """A candidate that was dropped because it resembles the evaluation render of its concept in the given style."""
 
     icon_set: str
     key: str
@@ -209,16 +209,16 @@ class Sibling:
 
 
 def check_version(packages: Path, name: str, version: str) -> None:
-    """Refuse a package of another version: its icons may differ."""
+    """Exit if a package has another version, because its icons may differ."""
     found = json.loads((packages / name / "package.json").read_text(encoding="utf-8"))["version"]
     if found != version:
-        raise SystemExit(f"@iconify-json/{name} is {found}, sets.csv asks for {version}: npm ci --prefix tools")
+        raise SystemExit(f"@iconify-json/{name} {found} must be version {version}. Run `npm ci --prefix tools`.")
 
 
 def read_icons(packages: Path, name: str) -> dict[str, Icon]:
-    """The icons of one package by key, hidden ones left out."""
+    """Return the icons of one package by key, without hidden icons."""
     if not (packages / name).is_dir():
-        raise SystemExit(f"{packages / name} is missing: npm install --prefix tools, or give --packages")
+        raise SystemExit(f"{packages / name} is missing. Run `npm install --prefix tools`, or use --packages.")
     check_version(packages, name, read_sets()[name].version)
     data = json.loads((packages / name / "icons.json").read_text(encoding="utf-8"))
     aliases: dict[str, list[str]] = defaultdict(list)
@@ -239,8 +239,8 @@ def read_icons(packages: Path, name: str) -> dict[str, Icon]:
 
 
 def render(icon: Icon, pixels: int) -> np.ndarray | None:
-    """The icon in the middle of a transparent square: uint8 [pixels, pixels, 4], or None if resvg refuses it."""
-    import resvg_py  # here, so that drawings can be compared where nothing can be rendered
+    """Return the icon in the middle of a transparent square: uint8 [pixels, pixels, 4], or None if resvg fails."""
+    import resvg_py  # imported here, so that drawings can be compared without resvg
 
     side = max(icon.width, icon.height)
     box = f"{icon.left - (side - icon.width) / 2} {icon.top - (side - icon.height) / 2} {side} {side}"
@@ -251,7 +251,7 @@ def render(icon: Icon, pixels: int) -> np.ndarray | None:
     )
     try:
         png = bytes(resvg_py.svg_to_bytes(svg_string=svg))
-    except ValueError:  # a few icons use features of SVG that resvg does not know
+    except ValueError:  # a few icons use features of SVG that resvg does not support
         return None
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
 
@@ -268,20 +268,20 @@ def render_all(icons: list[Icon], pixels: int, what: str) -> list[np.ndarray | N
 
 
 def evaluation_renders(packages: Path, concepts: Iterable[Concept]) -> dict[tuple[str, str], np.ndarray]:
-    """Renders uint8 [96, 96, 4] of every concept in every evaluation style, by (style, concept)."""
+    """Return renders uint8 [96, 96, 4] of every concept in every evaluation style, by (style, concept)."""
     renders = {}
     for style in STYLES:
         icons = read_icons(packages, style)
         for concept in concepts:
             image = render(icons[concept.icons[style]], EVALUATION_PIXELS)
             if image is None:
-                raise SystemExit(f"resvg refuses {style}:{concept.icons[style]}")
+                raise SystemExit(f"resvg cannot render {style}:{concept.icons[style]}")
             renders[style, concept.name] = image
     return renders
 
 
 def thumbnail(drawing: np.ndarray) -> np.ndarray:
-    """A drawing (uint8 RGBA) on white at 16 × 16, as a centred vector of unit length."""
+    """Return a drawing (uint8 RGBA) on white at 16 × 16 pixels as a centred vector of unit length."""
     image = drawing.astype(np.float32) / 255
     image = image[..., :3] * image[..., 3:] + 1 - image[..., 3:]
     size = (SIBLING_PIXELS, SIBLING_PIXELS)
@@ -292,12 +292,12 @@ def thumbnail(drawing: np.ndarray) -> np.ndarray:
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """How alike two drawings (uint8 RGBA, any sizes) are when they are small: 1 for equal ones, about 0 for unlike."""
+    """Return the similarity of two drawings (uint8 RGBA) at a small size: 1 if equal, about 0 if unrelated."""
     return float(thumbnail(first) @ thumbnail(second))
 
 
 def plain_name(key: str, icon_set: str) -> str:
-    """An icon's key without prefixes and endings that tell its variant."""
+    """Return the key of an icon without prefixes and endings that name its variant."""
     name = key.lower()
     if icon_set.startswith("streamline") and icon_set != "streamline-emojis":
         name = re.sub(r"^(flat|freehand|color)-", "", name)
@@ -307,10 +307,9 @@ def plain_name(key: str, icon_set: str) -> str:
 
 
 def candidates_of(icon_set: str, icons: dict[str, Icon], shared_names: dict[str, str]) -> list[Candidate]:
-    """The icons of one set that may be trained on: things, and none of the held-out concepts.
+    """Return the icons of one set that may be trained on: things that are not held-out concepts.
 
-    Args:
-        shared_names: Synonym to name of the concept, both with hyphens.
+    `shared_names` maps synonyms to names of concepts, both with hyphens.
     """
     chosen = []
     count: Counter[str] = Counter()
@@ -329,7 +328,7 @@ def candidates_of(icon_set: str, icons: dict[str, Icon], shared_names: dict[str,
 
 
 def pretraining_candidates(packages: Path) -> list[Candidate]:
-    """The icons of all 31 pretraining sets that may be trained on, siblings still among them."""
+    """Return the icons of all 31 pretraining sets that may be trained on, including siblings."""
     shared_names = {
         synonym.replace(" ", "-"): concept.replace(" ", "-")
         for concept, synonyms in SYNONYMS.items()
@@ -343,7 +342,7 @@ def pretraining_candidates(packages: Path) -> list[Candidate]:
         sets_of_name[candidate.name].add(candidate.icon_set)
 
     def is_wanted(candidate: Candidate) -> bool:
-        """Pictograms need a short name that another set has too, or a set that draws things."""
+        """Return whether an icon has a short name that another set also has, or its set draws things."""
         if candidate.icon_set not in PICTOGRAM_SETS:
             return True
         known = len(sets_of_name[candidate.name]) >= 2 or candidate.icon_set in SETS_OF_THINGS
@@ -355,10 +354,9 @@ def pretraining_candidates(packages: Path) -> list[Candidate]:
 def find_sibling(
     candidate: Candidate, image: np.ndarray, evaluation: dict[str, tuple[str, np.ndarray]]
 ) -> Sibling | None:
-    """The candidate as a sibling, if it is more alike than 0.8 to an evaluation render of its own concept.
+    """Return the candidate as a sibling if its similarity to an evaluation render of its concept is above 0.8.
 
-    Args:
-        evaluation: Concept's name with hyphens to (concept, thumbnails [styles, 768]).
+    `evaluation` maps the name of a concept, with hyphens, to (concept, thumbnails [styles, 768]).
     """
     if candidate.name not in evaluation:
         return None
@@ -386,13 +384,13 @@ def write_drawings(path: Path, drawings: list[tuple[Candidate, np.ndarray]]) -> 
 
 
 def read_names(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Name and captions of each drawing that write_drawings wrote."""
+    """Return the name and the captions of each drawing that write_drawings wrote."""
     table = pq.read_table(path, columns=["name", "captions"])
     return table["name"].to_pylist(), table["captions"].to_pylist()
 
 
 def build_drawings(packages: Path, output: Path) -> list[Sibling]:
-    """Render the pretraining drawings into a Parquet file and return the siblings that were left out of it."""
+    """Render the pretraining drawings into a Parquet file, and return the siblings, which the file does not have."""
     concepts = read_concepts()
     renders = evaluation_renders(packages, concepts)
     evaluation = {
@@ -420,7 +418,7 @@ def build_drawings(packages: Path, output: Path) -> list[Sibling]:
 
 
 def write_siblings(path: Path, siblings: list[Sibling]) -> None:
-    """Record the dropped siblings, sorted by set and icon."""
+    """Write the dropped siblings, sorted by set and icon."""
     ordered = sorted(siblings, key=lambda s: (s.icon_set, s.key))
     rows: list[list[object]] = [[s.icon_set, s.key, s.concept, s.style, f"{s.correlation:.4f}"] for s in ordered]
     write_table(path, ["set", "icon", "concept", "style", "correlation"], rows)

@@ -81,9 +81,14 @@ def percent(correct: Tensor) -> float:
 def accuracies(images: Tensor, texts: Tensor, labels: np.ndarray, is_class: np.ndarray) -> dict[str, float]:
     """Return accuracies in percent.
 
-    Args:
-        images, texts: Features [n, d] and [classes, d] of unit length. labels: int [n].
-        is_class: bool [classes]; whether the name is a name of an ImageNet class.
+    Parameters
+    ----------
+    images, texts
+        Features [n, d] and [classes, d] of unit length.
+    labels
+        int [n].
+    is_class
+        bool [classes]: whether the name is a name of an ImageNet class.
     """
     own, half = torch.from_numpy(labels), (len(texts) + 1) // 2
     base = own < half

@@ -1,8 +1,8 @@
-"""Zero-shot accuracy of a checkpoint on pictograms, with plain transformers.
+"""Measure the zero-shot accuracy of a checkpoint on pictograms with plain transformers.
 
-Every image of the clean renders and of a split's captures is classified among all 120 names by the cosine with the
-text "a photo of a {name}.". Concepts seen in pretraining (base and novel) and the unseen ones are reported apart, in
-percent. About half a minute.
+Every clean render and every capture of a split is classified among all 120 names by the cosine with the text
+"a photo of a {name}.". Accuracies are in percent, separately for concepts that were in pretraining (base and novel) and
+for unseen concepts. Takes about half a minute.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ BATCH = 256
 
 
 def read_classes(data: Path) -> tuple[list[str], np.ndarray]:
-    """Names in the order of the labels, and for each whether pretraining held it out (bool [120])."""
+    """Return the names in the order of the labels, and whether pretraining held them out (bool [120])."""
     with (data / "classes.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [row["name"] for row in rows], np.array([row["split"] == "unseen" for row in rows])
 
 
 def read_images(path: Path) -> tuple[list[Image.Image], np.ndarray]:
-    """Images and labels of one Parquet file of the data set."""
+    """Return the images and labels of one Parquet file of the dataset."""
     table = pq.read_table(path, columns=["image", "label"])
     images = [Image.open(io.BytesIO(image["bytes"])).convert("RGB") for image in table["image"].to_pylist()]
     return images, table["label"].to_numpy()
 
 
 def unit(features: Tensor) -> Tensor:
-    """Rows of length one."""
+    """Return rows of unit length."""
     return features / features.norm(dim=-1, keepdim=True)
 
 
 class ZeroShot:
-    """A CLIP model as a classifier among given names."""
+    """Classifier of a CLIP model among given names."""
 
     def __init__(self, model: CLIPModel, tokenizer: PreTrainedTokenizerBase, names: list[str]) -> None:
         self.model = model.eval()
@@ -57,7 +57,7 @@ class ZeroShot:
             self.text = unit(model.text_projection(pooled))
 
     def predict(self, pixels: Tensor) -> np.ndarray:
-        """Labels [n] of preprocessed images [n, 3, size, size]."""
+        """Return labels [n] of preprocessed images [n, 3, size, size]."""
         answers = []
         with torch.inference_mode():
             for batch in pixels.split(BATCH):
@@ -67,14 +67,14 @@ class ZeroShot:
 
 
 def percent(correct: np.ndarray) -> float:
-    """Share of true entries in percent."""
+    """Return the share of true entries in percent."""
     return round(100 * float(correct.mean()), 1)
 
 
 def read_split(
     data: Path, split: str, processor: CLIPImageProcessor, styles: Sequence[str] = STYLES
 ) -> dict[str, tuple[Tensor, np.ndarray]]:
-    """Preprocessed images and labels of one split by style."""
+    """Return preprocessed images and labels of one split by style."""
     prepared = {}
     for style in styles:
         images, labels = read_images(data / style / f"{split}.parquet")
@@ -85,7 +85,7 @@ def read_split(
 def accuracies(
     classifier: ZeroShot, images: dict[str, tuple[Tensor, np.ndarray]], unseen: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """Accuracies in percent by group of concepts (seen, unseen) and style, "mean" being the styles' mean."""
+    """Return accuracies in percent by group of concepts (seen, unseen) and style; "mean" is the mean of the styles."""
     groups: dict[str, dict[str, float]] = {"seen": {}, "unseen": {}}
     for style, (pixels, labels) in images.items():
         correct = classifier.predict(pixels) == labels
@@ -97,7 +97,7 @@ def accuracies(
 
 
 def evaluate(checkpoint: Path, data: Path, splits: list[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Accuracies of a checkpoint in percent by split, group of concepts and style."""
+    """Return accuracies of a checkpoint in percent by split, group of concepts and style."""
     names, unseen = read_classes(data)
     model = CLIPModel.from_pretrained(checkpoint, dtype=torch.float32)
     classifier = ZeroShot(model, AutoTokenizer.from_pretrained(checkpoint), names)
@@ -106,7 +106,7 @@ def evaluate(checkpoint: Path, data: Path, splits: list[str]) -> dict[str, dict[
 
 
 def as_table(result: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The result as a Markdown table."""
+    """Return the result as a Markdown table."""
     columns = ["mean", *STYLES]
     lines = [f"| images | concepts | {' | '.join(columns)} |", f"| --- | --- |{' ---: |' * len(columns)}"]
     for split, groups in result.items():
@@ -123,10 +123,10 @@ def main() -> None:
         "checkpoint", type=Path, nargs="?", default=ASSETS / "pictoclip", help="folder (default: %(default)s)"
     )
     parser.add_argument(
-        "--data", type=Path, default=ASSETS / "pictograms", help="the data set's folder (default: %(default)s)"
+        "--data", type=Path, default=ASSETS / "pictograms", help="folder of the dataset (default: %(default)s)"
     )
     parser.add_argument(
-        "--splits", nargs="+", default=["clean", "test"], help="which files of each style (default: clean test)"
+        "--splits", nargs="+", default=["clean", "test"], help="files of each style (default: clean test)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()

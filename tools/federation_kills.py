@@ -1,11 +1,11 @@
-"""Kills nodes and server apps of a federation at random moments, and looks whether anything is lost or mixed up.
+"""Kill nodes and server apps of a federation at random moments, and check that no result changes.
 
     python tools/federation_kills.py --kills 30 -o kills.json
 
-Each federation of three clients, with TLS and keys, is disturbed some times: a node's processes, or the run's server
-app, are killed with SIGKILL, or where there is one kill perhaps the whole server. What ends is started again, as a
-service manager does. When the run is finished the private parts on the nodes and the prompt must be, to the bit, those
-of a run in one process in which the same clients took part in each round.
+Each federation has three clients, TLS and keys. SIGKILL ends the processes of a node or the server app of the run
+several times; in federations with only one kill, it may also end the whole server. Ended processes are started again,
+as by a service manager. At the end of the run, the private parts on the nodes and the prompt must be bit-identical to a
+run in one process with the same participants in each round.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from fedpgp.runtime.files import write_json
 
 CLIENTS, ROUNDS, METHOD = 3, 8, "fedpgp"
 TARGETS = ("node", "server app", "server")
-LONGEST_ROUND = 6.0  # seconds: a kill comes at any moment of a round
+LONGEST_ROUND = 6.0  # seconds; a kill may come at any moment of a round
 SETTINGS = [
     f"task.clients={CLIENTS}",
     f"federation.rounds={ROUNDS}",
@@ -54,7 +54,7 @@ def new_federation(
     settings: Sequence[str] = SETTINGS,
     insecure: bool = False,
 ) -> FederationLayout:
-    """A federation on this machine that shares out the embedded data set."""
+    """Federation on this machine that distributes the embedded dataset."""
     config = load_config(None, [*settings, "federation.engine=deployment"], foreign=True)
     port, inner, *ports = free_ports(clients + 2)
     plan = FederationPlan("local", "127.0.0.1", port, inner, clients, config, method, 0, ports, insecure)
@@ -62,7 +62,7 @@ def new_federation(
 
 
 def disturbed(layout: FederationLayout, kills: int, rng: random.Random, cache: Path | None) -> list[dict[str, object]]:
-    """Runs a federation to its end while some of its processes are killed; what was done to it."""
+    """Run a federation to its end while some of its processes are killed, and return the list of kills."""
     done: list[dict[str, object]] = []
     moments = sorted((rng.randint(0, ROUNDS - 2), rng.random() * LONGEST_ROUND) for _ in range(kills))
     targets = [rng.choice(TARGETS[:2] if kills > 1 else TARGETS) for _ in moments]
@@ -82,7 +82,7 @@ def disturbed(layout: FederationLayout, kills: int, rng: random.Random, cache: P
 
 
 def last_round(layout: FederationLayout) -> int:
-    """The last in which a client has trained; 0 before the first."""
+    """Return the last round in which a client has trained; 0 before the first."""
     files = layout.directory.glob("nodes/*/state/*/*/round-*.safetensors")
     return max((int(file.stem.removeprefix("round-")) for file in files), default=0)
 
@@ -100,14 +100,14 @@ def _kill(federation: LocalFederation, target: str, rng: random.Random) -> dict[
 
 
 def processes_of(layout: FederationLayout, program: str) -> list[int]:
-    """The ids of the processes of a program that belong to the server of a federation."""
+    """Return the ids of the processes of a program that belong to the server of a federation."""
     address = layout.connection.address
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
     return [int(line.split()[0]) for line in listed if program in line and f"--runtime-api-address {address}" in line]
 
 
 def undisturbed(config: ExperimentConfig, method: str, run: Run, cache: Path | None) -> State:
-    """A run in one process in which those take part in a round whose updates counted in another run."""
+    """Run in one process, with the clients in each round whose updates were used in another run."""
     participants = {record["round"]: record["participants"] for record in run.rounds}
     with open_run(config, method, 0, Execution(cache=cache)) as opened:
         spec = opened.spec
@@ -126,7 +126,7 @@ def undisturbed(config: ExperimentConfig, method: str, run: Run, cache: Path | N
 
 
 def differences(layout: FederationLayout, run: Run, expected: State) -> list[str]:
-    """Where the prompt, or what a client keeps, is not what it must be."""
+    """Return messages about a prompt or private parts that differ from the expected ones."""
     found = []
     server = expected.server()
     assert server is not None
@@ -138,7 +138,7 @@ def differences(layout: FederationLayout, run: Run, expected: State) -> list[str
         (directory,) = (layout.node(client) / "state").glob("*/*")
         kept, own = OwnStates(directory).after(counted)[1], expected.client(client)
         if counted and (kept is None or own is None):
-            found.append(f"client {client} keeps nothing")
+            found.append(f"client {client} has no private part")
         elif kept is not None and own is not None:
             found += [f"client {client} {n}" for n, v in own.private.items() if not torch.equal(v, kept.private[n])]
     return found
@@ -147,7 +147,7 @@ def differences(layout: FederationLayout, run: Run, expected: State) -> list[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--each", type=int, default=3, help="kills in one federation")
+    parser.add_argument("--each", type=int, default=3, help="number of kills in one federation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache-dir", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)

@@ -1,10 +1,11 @@
-"""Measures how well names place classes that were never seen: photoclip's formula for targets against the prototype's.
+"""Measure how well names predict the targets of unseen classes: the formula of photoclip and of its prototype.
 
     python tools/held_out_names.py --wheels FOLDER [--wordnet FOLDER]
 
-For three draws of 200 ImageNet classes, the target of each class is made from the rows of the other 800 classes, and is
-told apart from the 199 others by the classifier's own rows. No photograph is needed. The prototype weighs rows by the
-likeness of names and by the nearest common ancestor in WordNet; photoclip also by the likeness of glosses.
+For three draws of 200 ImageNet classes, the target of each class is computed from the rows of the other 800 classes.
+The rows of the classifier then have to identify the target among the 200 classes. No photograph is needed. The
+prototype weights rows by the similarity of names and by the nearest common ancestor in WordNet; photoclip also uses the
+similarity of glosses.
 """
 
 import argparse

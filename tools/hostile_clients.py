@@ -1,9 +1,9 @@
-"""What hostile clients do to a federation under each aggregator: the table of docs/federation.md.
+"""Measure the effect of hostile clients on a federation with each aggregator: the table of docs/federation.md.
 
     python tools/hostile_clients.py -o hostile.csv
 
-Every update goes through the server's check as on a network; what is hostile is made of it on its way. Twenty clients,
-the embedded data, figures of the last round, of the honest clients.
+The server checks every update as in a network; updates of hostile clients are changed before this check. There are
+twenty clients with the embedded data. The results are means over the honest clients in the last round.
 """
 
 import argparse
@@ -52,12 +52,12 @@ def _arrays(content: RecordDict, change: Callable[[str, np.ndarray], np.ndarray]
 
 
 def sign_flip(content, received, memory, rng):  # type: ignore[no-untyped-def]
-    """Five times the change, the other way."""
+    """Return five times the change in the opposite direction."""
     _arrays(content, lambda name, value: received[name].numpy() - 5 * (value - received[name].numpy()))
 
 
 def scaled_noise(content, received, memory, rng):  # type: ignore[no-untyped-def]
-    """Noise, ten times as large as the change."""
+    """Return noise that is ten times as large as the change."""
 
     def noise(name: str, value: np.ndarray) -> np.ndarray:
         size = 10 * np.sqrt(np.mean((value - received[name].numpy()) ** 2))
@@ -67,21 +67,21 @@ def scaled_noise(content, received, memory, rng):  # type: ignore[no-untyped-def
 
 
 def label_flip(content, received, memory, rng):  # type: ignore[no-untyped-def]
-    """Honest training on labels that are not: the class c is said to be the class C − 1 − c. See `Hostile.train`."""
+    """Train honestly on false labels: class C − 1 − c instead of class c. See `Hostile.train`."""
 
 
 def nan(content, received, memory, rng):  # type: ignore[no-untyped-def]
-    """Not a number."""
+    """Return values that are not numbers."""
     _arrays(content, lambda name, value: np.full_like(value, np.nan))
 
 
 def wrong_shape(content, received, memory, rng):  # type: ignore[no-untyped-def]
-    """A row less."""
+    """Return tensors with one row less."""
     _arrays(content, lambda name, value: value[:-1].copy())
 
 
 def replay(content, received, memory, rng):  # type: ignore[no-untyped-def]
-    """The message of the first round again."""
+    """Return the message of the first round again."""
     first = memory.setdefault("first", content.copy())
     content.clear()
     content.update(first)
@@ -99,7 +99,7 @@ ATTACKS: dict[str, Attack] = {
 
 @dataclass
 class Hostile:
-    """Clients of this process, some of them hostile, behind the border of a server; see `rounds.ClientPool`."""
+    """Clients of this process, some of which are hostile; the server checks their updates. See `rounds.ClientPool`."""
 
     here: LocalClients
     spec: RunSpec
@@ -146,7 +146,7 @@ class Hostile:
 
 
 def aggregator(name: str, hostile: int) -> Aggregator:
-    """Set for so many hostile clients, or for as many as it can stand among twenty."""
+    """Return the aggregator for a number of hostile clients, or for the most that it tolerates among twenty."""
     cls = AGGREGATORS[name]
     if name in ("krum", "multi-krum"):
         return cls(malicious=max(1, min(hostile, (CLIENTS - 3) // 2)))

@@ -1,14 +1,14 @@
-"""Kills `fedpgp run` at random moments, or lets its writes fail, resumes it, and compares what it leaves behind.
+"""Kill `fedpgp run` at random moments, or let its writes fail, then resume it and compare the files of the run.
 
     python tools/kill_and_resume.py --kills 50 --limits 20 --full 10
 
-A kill is SIGKILL to the whole process group: anywhere, in a round's transaction, or while the results are written at
-the end; what was resumed may be killed again. A limit is one on the size of a file (RLIMIT_FSIZE: a write fails with
-EFBIG), a full disk a small tmpfs (a write fails with ENOSPC), for which root must be allowed to mount one. Both are
-drawn anew each time, so that some write of the run or its results ends in the middle. In the end every file must be,
-times left out, byte for byte that of a run that nothing happened to.
+A kill is SIGKILL to the whole process group: at any time, in the transaction of a round, or while results are written
+at the end. A resumed run may be killed again. A limit restricts the size of a file (RLIMIT_FSIZE: a write fails with
+EFBIG). A full disk is a small tmpfs (a write fails with ENOSPC), which only root can mount. The sizes are random, so
+that a write of the run or of its results stops in the middle. At the end, every file must be byte-identical to the file
+of an undisturbed run, except for times.
 
-Every run is a process of its own, forked from this program, which has imported everything that a run needs.
+Every run is a separate process that is forked from this program, which has imported everything that a run needs.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import fedpgp.runs.run  # noqa: F401 - imported before the fork, so that a run starts at once
+import fedpgp.runs.run  # noqa: F401 - imported before the fork, so that a run starts quickly
 import torch
 from fedpgp import cli
 from fedpgp.backbone import load_backbone
 
-# Two of six clients in a round, some of whom take part late; rounds with and without evaluation.
+# Two of six clients in a round, some of which take part late; rounds with and without evaluation.
 CHANGES = [
     "task.clients=6", "task.classes_per_client=1", "federation.rounds=6", "federation.participation=0.34",
     "federation.independent_private=true", "federation.eval_every=3", "federation.local_epochs=1",
@@ -42,11 +42,11 @@ CHANGES = [
 TIMES = {"seconds", "seconds_training", "seconds_evaluation"}
 SAME = "the same result"
 STATE = "state.sqlite"
-FINAL = "outcomes.safetensors"  # in the middle of the files that are written at the end
+FINAL = "outcomes.safetensors"  # a file in the middle of the final writes
 
 
 class Trial:
-    """One run in a directory of its own; cache: the image features that all trials share."""
+    """One run in its own directory; `cache` has the image features that all trials share."""
 
     def __init__(self, directory: Path, cache: Path):
         directory.mkdir()
@@ -54,7 +54,7 @@ class Trial:
         self.journal = self.output / f"{STATE}-journal"
 
     def start(self, limit: int | None = None) -> int:
-        """Starts the run, or goes on with it; returns its process. limit: bytes that a file of it may have."""
+        """Start or resume the run and return its process; `limit` is the largest size of its files in bytes."""
         if self.output.exists():
             arguments = ["--resume", str(self.output)]
         else:
@@ -63,7 +63,7 @@ class Trial:
         process = os.fork()
         if process == 0:
             os.setsid()
-            torch.set_num_threads(1)  # mends PyTorch's thread pool after the fork before several threads ask for it
+            torch.set_num_threads(1)  # repairs the thread pool of PyTorch after the fork, before several threads use it
             log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -79,11 +79,11 @@ class Trial:
         return process
 
     def finish(self, limit: int | None = None) -> int:
-        """Starts the run, or goes on with it, to its end; its exit code."""
+        """Start or resume the run, wait for its end, and return its exit code."""
         return _exit_code(self.start(limit))
 
     def in_transaction(self) -> bool:
-        """Whether SQLite has begun to write a round: between rounds the journal stays, with zeros for its header."""
+        """Return whether SQLite is writing a round; between rounds, the header of the journal is zero."""
         try:
             with self.journal.open("rb") as file:
                 return any(file.read(28))
@@ -91,11 +91,11 @@ class Trial:
             return False
 
     def said(self) -> str:
-        """The last line that the run printed."""
+        """Return the last line that the run printed."""
         return (self._log.read_text().splitlines() or [""])[-1]
 
     def artefacts(self) -> dict[str, object]:
-        """The files that the run left, by name; times left out."""
+        """Return the files of the run by name, without times."""
         found: dict[str, object] = {}
         for path in sorted(self.output.iterdir()):
             if path.name == "results.json":
@@ -115,7 +115,7 @@ def _exit_code(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-# The moments of a kill: whether it has come, asked again and again. seconds: what a whole run takes.
+# Moments of a kill: functions that are called until they return True. seconds: time of a whole run.
 
 
 def anywhere(trial: Trial, rng: random.Random, seconds: float) -> Callable[[], bool]:
@@ -124,7 +124,7 @@ def anywhere(trial: Trial, rng: random.Random, seconds: float) -> Callable[[], b
 
 
 def in_a_round(trial: Trial, rng: random.Random, seconds: float) -> Callable[[], bool]:
-    """In the transaction of some round: at its beginning, or a little later, while it goes on or is committed."""
+    """A moment in the transaction of a round: at its beginning, or a little later, before or during the commit."""
     begin, delay, seen = time.monotonic() + rng.uniform(0, seconds), rng.choice([0.0, rng.uniform(0, 0.02)]), [0.0]
 
     def come() -> bool:
@@ -143,7 +143,7 @@ def at_the_end(trial: Trial, rng: random.Random, seconds: float) -> Callable[[],
 
 
 def killed(trial: Trial, rng: random.Random, seconds: float) -> tuple[int, int]:
-    """Starts and kills the run until it comes to its end; how often it was killed, and how often in a transaction."""
+    """Start and kill the run until it is finished; return the numbers of all kills and of kills in a transaction."""
     kills = inside = 0
     while True:
         process = trial.start()
@@ -157,23 +157,23 @@ def killed(trial: Trial, rng: random.Random, seconds: float) -> tuple[int, int]:
         if code == 0 and kills:
             return kills, inside
         if code == 0:
-            shutil.rmtree(trial.output)  # it was faster than the kill: once more
+            shutil.rmtree(trial.output)  # the run finished before the kill: try again
             continue
         if code != -signal.SIGKILL:
-            raise SystemExit(f"the run ended with {code}: {trial.said()}")
+            raise SystemExit(f"the run ended with exit code {code}: {trial.said()}")
         kills += 1
         inside += trial.in_transaction()
 
 
 def limited(trial: Trial, rng: random.Random, largest: int) -> int:
-    """Runs with a limit that some write exceeds, and without it to the end; the limit."""
+    """Run with a limit that a write exceeds, resume without the limit, and return the limit."""
     limit = rng.randrange(1000, largest)
     _refused(trial, trial.finish(limit), f"a limit of {limit} bytes")
     return limit
 
 
 def full(trial: Trial, rng: random.Random, needed: int) -> int:
-    """Runs on a disk on which some write finds no room, and goes on with room; the bytes of the disk."""
+    """Run on a disk that becomes full, resume with more space, and return the size of the disk in bytes."""
     size = 4096 * rng.randrange(4, needed // 4096)
     subprocess.run(["mount", "-o", f"remount,size={size}", str(trial.output.parent)], check=True)
     code = trial.finish()
@@ -183,16 +183,16 @@ def full(trial: Trial, rng: random.Random, needed: int) -> int:
 
 
 def _refused(trial: Trial, code: int, what: str) -> None:
-    """Checks that a run ended because of what it could not write, and lets it go on to its end."""
+    """Check that a run ended because of a failed write, and resume it to its end."""
     if code != 2 or "fedpgp: error:" not in trial.said():
-        raise SystemExit(f"with {what} the run ended with {code}: {trial.said()}")
+        raise SystemExit(f"with {what}, the run ended with exit code {code}: {trial.said()}")
     if trial.finish() != 0:
         raise SystemExit(f"after {what}: {trial.said()}")
 
 
 @contextmanager
 def small_disk(directory: Path) -> Iterator[None]:
-    """A file system of its own, in memory, for a directory."""
+    """Mount a file system in memory on a directory."""
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(directory)], check=True)
     try:
         yield
@@ -201,14 +201,14 @@ def small_disk(directory: Path) -> Iterator[None]:
 
 
 def differing(found: dict[str, object], expected: dict[str, object]) -> str:
-    """The files that are not the same, or "the same result"."""
+    """Return the files that differ, or "the same result"."""
     names = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     return f"ANOTHER {', '.join(names)}" if names else SAME
 
 
 @dataclass
 class Tried:
-    """How the trials of one kind ended."""
+    """Results of the trials of one kind."""
 
     what: str
     trials: int
@@ -217,9 +217,9 @@ class Tried:
 
 
 def trials(directory: Path, kills: int, limits: int, fulls: int, seed: int) -> Iterator[Tried]:
-    """Does all trials of a kind after the other, and prints how each ended."""
-    torch.set_num_threads(1)  # a process with threads could not be forked
-    load_backbone("pictoclip")  # imports much of transformers, which would take most of a run
+    """Do all trials of each kind, and print their results."""
+    torch.set_num_threads(1)  # a process with threads cannot be forked
+    load_backbone("pictoclip")  # imports much of transformers, which would take most of the time of a run
     cache = directory / "features"
     Trial(directory / "first", cache).finish()  # encodes the images
     whole = Trial(directory / "whole", cache)
@@ -265,7 +265,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="trials with kills (default: 50)")
     parser.add_argument("--limits", type=int, default=20, help="trials with too large files (default: 20)")
     parser.add_argument("--full", type=int, default=0, help="trials with a full disk, for root on Linux (default: 0)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments, limits and disks (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the moments, limits and disks (default: 0)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         kinds = list(trials(Path(directory), options.kills, options.limits, options.full, options.seed))

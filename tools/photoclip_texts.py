@@ -30,32 +30,43 @@ from common import BUILD, replacing
 from photoclip_space import ImageNet, SentenceEncoder, Space
 from wordnet import DEBIAN_FOLDER, Synset, WordNet, read_wordnet
 
-CONTEXT = 40  # tokens, start and end included
+CONTEXT = 40  # tokens, including start and end
 VOCABULARY = 8192
-LONGEST_NAME = 40  # characters
-SENSES = 4  # of a name, at most
+LONGEST_NAME = 40  # in characters
+SENSES = 4  # most senses of a name
 
 # Numbers of lexicographer files: categories that photographs show, and categories that they show in part
 VISIBLE = frozenset({5, 6, 8, 13, 17, 20})  # animals, artifacts, body, food, natural objects, plants
 PARTLY_VISIBLE = frozenset({3, 4, 10, 14, 15, 18, 19, 25, 27})  # acts, signs, groups, places, persons, shapes …
-HIDDEN_SENSE = 0.15  # weight of a sense that is not visible, relative to one that is
+HIDDEN_SENSE = 0.15  # weight of an invisible sense relative to a visible sense
 
 NAME_SHARE, ANCESTOR_SHARE = 0.5, 0.5  # weights of n and i; the weight of g is 1
 SHARPNESS = 0.1
 
 CLASS, ANCESTOR, OTHER = range(3)
-KIND_SHARES = (0.4, 0.1, 0.5)  # of a batch
+KIND_SHARES = (0.4, 0.1, 0.5)  # shares of the kinds of texts in a batch
 GLOSS_SHARE = 0.12
-PLURAL_SHARE = 0.04  # of names; these get an s at the end, or lose it
+PLURAL_SHARE = 0.04  # share of names that get an s at the end, or lose it
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """The texts of training and their targets.
 
-    senses: int64 [names, 4], numbers of synsets; shares: float [names, 4], their weights; chances, gloss_chances: float
-    [kinds, names] and [kinds, synsets], cumulated probabilities; glosses: one for each synset; targets: half
-    [synsets, 512] of unit length; rows: float [classes, 512], the rows of the classes that are not held out.
+    Attributes
+    ----------
+    names
+        Names.
+    senses, shares
+        Numbers of synsets, int64 [names, 4], and their weights, float [names, 4].
+    chances, gloss_chances
+        Cumulated probabilities, float [kinds, names] and [kinds, synsets].
+    glosses
+        One gloss for each synset.
+    targets
+        Half [synsets, 512] of unit length.
+    rows
+        Rows of the classes that are not held out, float [classes, 512].
     """
 
     names: list[str]
@@ -69,7 +80,7 @@ class Vocabulary:
 
 
 def chosen_synsets(wordnet: WordNet) -> list[str]:
-    """Return the offsets of the synsets that are learned: what photographs may show, without names of persons."""
+    """Return the offsets of the synsets that are learned: visible things, without names of persons."""
     physical = next(offset for offset, synset in wordnet.synsets.items() if synset.words[0] == "physical entity")
     return [
         offset
@@ -113,9 +124,12 @@ def synset_targets(
 ) -> tuple[Tensor, np.ndarray]:
     """Return the targets, float [synsets, 512] of unit length, and the kind of each synset.
 
-    Args:
-        vectors: Sentence vectors by text, of all names in lower case and of all gloss texts.
-        kept: bool [classes]; the rows of the other classes are not used.
+    Parameters
+    ----------
+    vectors
+        Sentence vectors by text, of all names in lower case and of all gloss texts.
+    kept
+        bool [classes]; the rows of the other classes are not used.
     """
     synsets = [wordnet.synsets[offset] for offset in offsets]
     number_of = {offset: number for number, offset in enumerate(offsets)}
@@ -154,7 +168,7 @@ def senses_of(wordnet: WordNet, name: str, number_of: dict[str, int]) -> list[tu
         if offset in number_of:
             weight = (
                 1 / (rank + 1) if rank < tagged else 1 / (tagged + 1.5)
-            )  # the order of untagged senses means nothing
+            )  # the order of untagged senses has no meaning
             visible = wordnet.synsets[offset].category in VISIBLE
             weighed.append((number_of[offset], weight * (1.0 if visible else HIDDEN_SENSE)))
     weighed = sorted(weighed, key=lambda pair: -pair[1])[:SENSES]
@@ -180,10 +194,14 @@ def make_vocabulary(
 ) -> Vocabulary:
     """Return the names and glosses with their targets.
 
-    Args:
-        embed: Function from texts to their sentence vectors.
-        held_rows: bool [classes]; classes whose rows are not used. They are treated like other synsets.
-        held_names: bool [classes]; classes whose names and glosses are not used either.
+    Parameters
+    ----------
+    embed
+        Function from texts to their sentence vectors.
+    held_rows
+        bool [classes]: classes whose rows are not used. They are treated like other synsets.
+    held_names
+        bool [classes]: classes whose names and glosses are not used either.
     """
     offsets = chosen_synsets(wordnet)
     synsets = [wordnet.synsets[offset] for offset in offsets]
@@ -203,7 +221,7 @@ def make_vocabulary(
             first = senses[0][0]
             weight = 1.0 if kinds[first] == CLASS else name_weight(synsets[first], wordnet.tagged[name])
             entries.append((name, senses, weight))
-    for number in np.flatnonzero(~held_names):  # OpenCLIP chose these names to tell the classes apart
+    for number in np.flatnonzero(~held_names):  # OpenCLIP chose these names to distinguish the classes
         entries.append((imagenet.names[number].lower(), [(number_of[imagenet.offsets[number]], 1.0)], 3.0))
 
     senses_table = np.zeros((len(entries), SENSES), np.int64)
@@ -258,7 +276,7 @@ def draw_texts(
             plain.append(PLAIN_TEMPLATE.replace("{}", name))
             senses[row], shares[row] = vocabulary.senses[entry], vocabulary.shares[entry]
     ids = [
-        full if len(full) < CONTEXT else short  # the name stands at the end and would be cut off
+        full if len(full) < CONTEXT else short  # the name is at the end and would be cut off
         for full, short in zip(encode_all(tokenizer, texts), encode_all(tokenizer, plain), strict=True)
     ]
     targets = vocabulary.targets[torch.from_numpy(senses)].float() * torch.from_numpy(shares)[..., None]
@@ -268,11 +286,13 @@ def draw_texts(
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--wordnet", type=Path, default=DEBIAN_FOLDER, help="WordNet's folder (default: %(default)s)")
+    parser.add_argument(
+        "--wordnet", type=Path, default=DEBIAN_FOLDER, help="folder of WordNet 3.0 (default: %(default)s)"
+    )
     parser.add_argument(
         "--out", type=Path, default=BUILD / "photoclip-tokenizer.json", help="file to write (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the templates (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the templates (default: %(default)s)")
     arguments = parser.parse_args()
     wordnet = read_wordnet(arguments.wordnet)
     synsets = [wordnet.synsets[offset] for offset in chosen_synsets(wordnet)]

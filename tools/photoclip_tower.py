@@ -19,7 +19,7 @@ from photoclip_texts import CONTEXT, VOCABULARY
 
 WIDTH, LAYERS, HEADS = 192, 4, 6
 IMAGE_PIXELS = 224
-PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255  # as the image tower was trained
+PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255  # preprocessing with which the image tower was trained
 LOGIT_SCALE = 30.0
 
 
@@ -34,14 +34,14 @@ class Block(nn.Module):
         self.mlp = nn.ModuleDict({"c_fc": nn.Linear(WIDTH, 4 * WIDTH), "c_proj": nn.Linear(4 * WIDTH, WIDTH)})
 
     def forward(self, states: Tensor) -> Tensor:
-        """Causal attention and a two-layer network with QuickGELU: [n, length, width]."""
+        """Return the states [n, length, width] after causal attention and a two-layer network with QuickGELU."""
         n, length, _ = states.shape
         packed = functional.linear(self.ln_1(states), self.attn.in_proj_weight, self.attn.in_proj_bias)
         query, key, value = packed.view(n, length, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
         later = torch.full((length, length), -torch.inf).triu(1)
         scores = (
             query @ key.transpose(-1, -2) * (WIDTH // HEADS) ** -0.5 + later
-        )  # plain: the fused one's gradient is slow
+        )  # plain attention, because the gradient of fused attention is slow
         mixed = scores.softmax(-1) @ value
         states = states + self.attn.out_proj(mixed.transpose(1, 2).reshape(n, length, WIDTH))
         hidden = self.mlp["c_fc"](self.ln_2(states))
@@ -61,7 +61,7 @@ class TextTower(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def forward(self, ids: list[list[int]]) -> Tensor:
-        """Unit features [n, 512] of texts of any lengths."""
+        """Return features [n, 512] of unit length of texts of any lengths."""
         ends = torch.tensor([len(row) - 1 for row in ids])
         length = int(ends.max()) + 1
         padded = torch.tensor([row + [VOCABULARY - 1] * (length - len(row)) for row in ids])

@@ -1,11 +1,12 @@
-"""How much of a client's classes a curious server reads off its updates: the table of docs/privacy.md.
+"""Measure how well a curious server infers the classes of a client from its updates: the table of docs/privacy.md.
 
     python tools/privacy_attack.py -o attack.csv
 
-The server has CLIP, the class names and the method, and no image. For each class it trains one step on the class' own
-hand-written text feature as if that were an image, and compares the direction with what a client sent: the classes
-whose directions are nearest are what it takes the client to have. AUC: the chance that a class of the client is ranked
-before one that it has not; 0.5 is guessing. Mean over clients and seeds; "sum" adds up what it saw in all rounds.
+The server has CLIP, the class names and the method, but no image. For each class, it trains one step on the
+hand-written text feature of the class instead of an image, and compares the direction of the change with the update of
+a client. The server guesses that the client has the classes with the most similar directions. AUC is the probability
+that a class of the client has a higher rank than another class; 0.5 is guessing. Results are means over clients and
+seeds; "sum" uses the sum of the updates of all rounds.
 """
 
 import argparse
@@ -37,7 +38,7 @@ NORM, DELTA = 0.5, 1e-5
 
 
 class Watching(LocalClients):
-    """A server that remembers every update beside what it had sent."""
+    """A server that remembers every update and the message that it had sent."""
 
     seen: list[tuple[Download, ClientUpdate]]
 
@@ -52,13 +53,13 @@ def flat(shared: Tensors) -> np.ndarray:
 
 
 def auc(scores: np.ndarray, members: np.ndarray) -> float:
-    """Of ranking the members first; Mann and Whitney."""
+    """Return the AUC of a ranking of members before others (Mann and Whitney)."""
     ranks, count = rankdata(scores), members.sum()
     return float((ranks[members].sum() - count * (count + 1) / 2) / (count * (~members).sum()))
 
 
 def directions(runner: ClientRunner, spec: RunSpec, download: Download, number: int, towers) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """[C, n] what a step on each base class' text feature changes."""
+    """Return the changes [C, n] by a step on the text feature of each base class."""
     own = spec.first(0)
     job = runner.job(number, next(iter(runner._clients)), download, ClientState(own.private, {}, own.control))
     guidance, found = job.frozen.guidance, []
@@ -75,7 +76,7 @@ def directions(runner: ClientRunner, spec: RunSpec, download: Download, number: 
 
 
 def seen_through(protection: str, changes: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """What the server sees of each client's change."""
+    """Return what the server sees of the change of each client."""
     if protection == "nothing":
         return changes
     if protection == "SecAgg+":
@@ -105,7 +106,7 @@ def main() -> None:
         for name in names:
             found: dict[tuple[str, str], list[float]] = defaultdict(list)
             for seed in seeds:
-                np.random.seed(seed)  # of Flower's noise, so that the table can be made again
+                np.random.seed(seed)  # seed of Flower's noise, so that the table can be reproduced
                 opened = setup.open(name, seed)
                 task, spec, runner = opened.task, opened.spec, opened.runner
                 with State.create() as state:

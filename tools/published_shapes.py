@@ -1,9 +1,9 @@
-"""Dual encoders of published shapes with random weights, saved in OpenCLIP's layout.
+"""Save dual encoders of published shapes with random weights in the layout of OpenCLIP.
 
 python tools/published_shapes.py KIND DIRECTORY
 
-Nothing is downloaded. OpenCLIP's own tokenizer comes with it; those of SigLIP 2 and BiomedCLIP are trained here on the
-names of the embedded classes, and their vocabularies are filled up with unused tokens to the published sizes.
+Nothing is downloaded. OpenCLIP includes its own tokenizer. The tokenizers of SigLIP 2 and BiomedCLIP are trained here
+on the names of the embedded classes, and unused tokens fill their vocabularies to the published sizes.
 """
 
 import copy
@@ -21,8 +21,8 @@ from fedpgp.data.sources import pictograms
 from references import references
 
 KINDS = ("MobileCLIP2-S0", "EVA02-B-16", "convnext_base_w", "ViT-B-16-SigLIP2", "BiomedCLIP")
-# OpenCLIP has no config of BiomedCLIP-PubMedBERT_256-vit_base_patch16_224, so it is written by hand. "text" is a folder
-# in the saved directory, "here" is the directory.
+# OpenCLIP has no config of BiomedCLIP-PubMedBERT_256-vit_base_patch16_224, so this one is written by hand. "text" is a
+# folder in the saved directory, and "here" is the directory.
 BIOMEDCLIP: dict[str, Any] = {
     "embed_dim": 512,
     "vision_cfg": {
@@ -43,13 +43,13 @@ VOCABULARY = {"BiomedCLIP": 30_522, "ViT-B-16-SigLIP2": 256_000}
 
 
 def texts() -> list[str]:
-    """Sentences to train tokenizers on."""
+    """Return sentences for training tokenizers."""
     names = pictograms.read().train.class_names
     return [f"a photo of a {name.replace('_', ' ')}." for name in names]
 
 
 def word_pieces(directory: Path, samples: Iterable[str], size: int, length: int) -> None:
-    """A tokenizer of BERT's kind with a vocabulary of a given size."""
+    """Return a tokenizer like BERT's with a vocabulary of a given size."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
@@ -61,13 +61,13 @@ def word_pieces(directory: Path, samples: Iterable[str], size: int, length: int)
 
 
 def gemma(directory: Path, samples: Iterable[str], size: int, length: int) -> None:
-    """A tokenizer of Gemma's kind (byte pairs in which a space is a character), as SigLIP 2 uses it: [EOS] behind."""
+    """Return a tokenizer like Gemma's (byte pairs; a space is a character) with [EOS] at the end, as in SigLIP 2."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     special = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
     made = Tokenizer(models.BPE(unk_token="<unk>"))
     made.normalizer = normalizers.Replace(" ", "▁")
-    made.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # no token is of two words
+    made.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # no token spans two words
     made.decoder = decoders.Replace("▁", " ")
     made.train_from_iterator(samples, trainers.BpeTrainer(vocab_size=size, special_tokens=[*special.values()]))
     made.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
@@ -76,7 +76,7 @@ def gemma(directory: Path, samples: Iterable[str], size: int, length: int) -> No
 
 
 def filled(tokenizer: Any, size: int, **options: Any) -> Any:
-    """The tokenizer for transformers, with unused tokens up to a size."""
+    """Return the tokenizer for transformers, filled with unused tokens to a size."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -89,7 +89,7 @@ def filled(tokenizer: Any, size: int, **options: Any) -> Any:
 def save(kind: str, directory: Path) -> None:
     """Save a model of one of `KINDS`, or of another architecture of OpenCLIP that has OpenCLIP's own tokenizer.
 
-    Call it where open_clip can be imported.
+    It needs open_clip.
     """
     import open_clip
     from safetensors.torch import save_file

@@ -1,6 +1,8 @@
-"""How long a report takes of 20 methods × 3 seeds × 100 clients: one real run of 100 clients, copied under other names.
+"""Measure the time of a report about 20 methods × 3 seeds × 100 clients: copies of one run with 100 clients.
 
-python tools/report_scale.py [DIRECTORY]; prints seconds and the size of the page.
+    python tools/report_scale.py [DIRECTORY]
+
+Prints seconds and the size of the page.
 """
 
 import json

@@ -1,10 +1,10 @@
-"""Hashes of short runs, to compare two commits on one machine: prompts, records and results, without times.
+"""Compute hashes of short runs (prompts, records and results, without times) to compare two commits on one machine.
 
     git worktree add ../before COMMIT
     PYTHONPATH=../before/src python tools/run_hashes.py local before.json
     python tools/run_hashes.py local after.json && diff before.json after.json
 
-The engine is local (two processes, and a new client) or simulation. Processors differ in the last bits of float32.
+The engine is local (two processes and a new client) or simulation. The last bits of float32 depend on the processor.
 """
 
 import argparse
@@ -21,7 +21,7 @@ TIMES = {"seconds", "seconds_training", "seconds_evaluation"}
 
 
 def digest(run: fedpgp.Run) -> str:
-    """The hash of all that a run leaves; an empty list in a record is as none."""
+    """Return the hash of the files of a run; an empty list in a record counts as a missing entry."""
     content = hashlib.sha256()
     for name in sorted(run.prompts):
         content.update(name.encode() + run.prompts[name].contiguous().numpy().tobytes())
@@ -45,5 +45,5 @@ def main() -> None:
     options.output.write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__":  # a process of a run imports this file, too
+if __name__ == "__main__":  # processes of a run import this file, too
     main()

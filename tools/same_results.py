@@ -1,9 +1,8 @@
-"""Are two result directories of fedpgp compare, run or ablate the same, but for times?
+"""Check whether two result directories of fedpgp compare, run or ablate are the same except for times.
 
     python tools/same_results.py ONE OTHER
 
-Compares every file by its content; seconds, and what provenance.json says of when and where, are left out. Exits with 1
-and names the files that differ.
+Compares the content of all files without seconds and provenance.json. Prints the files that differ, and exits with 1.
 """
 
 import csv
@@ -14,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 TIMES = {"seconds", "seconds_training", "seconds_evaluation"}
-UNLIKE = {"provenance.json"}  # the command, the platform and when it was started
-TABLES = {".md", ".tex"}  # with a column of seconds
+UNLIKE = {"provenance.json"}  # command, platform and start time
+TABLES = {".md", ".tex"}  # tables with a column of seconds
 
 
 def content(path: Path) -> Any:
-    """What is compared of a file."""
+    """Return the compared content of a file."""
     if path.name in UNLIKE:
         return None
     if path.suffix == ".json":
@@ -41,12 +40,12 @@ def timeless(found: Any) -> Any:
 
 
 def without_seconds(line: str) -> str:
-    """A row of a table without its last cell, a whole number of seconds."""
+    """Return a row of a table without its last cell, a whole number of seconds."""
     return re.sub(r"[|&] *\d+ *(\||\\\\)$", "", line)
 
 
 def differing(one: Path, other: Path) -> list[str]:
-    """The files that are not in both, or not the same in both."""
+    """Return the files that exist only in one directory or that differ."""
     files = [{str(path.relative_to(root)): path for path in root.rglob("*") if path.is_file()} for root in (one, other)]
     names = sorted({*files[0], *files[1]})
     return [
@@ -62,7 +61,7 @@ def main() -> int:
         if not root.is_dir():
             sys.exit(f"{root} is not a directory")
     found = differing(one, other)
-    print("\n".join(found) if found else f"{one} and {other} are the same, but for times")
+    print("\n".join(found) if found else f"{one} and {other} are the same except for times")
     return 1 if found else 0
 
 

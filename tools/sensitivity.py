@@ -1,6 +1,6 @@
-"""How far the embedded FedPGP's figures move when next to nothing changes: float32 beside small perturbations.
+"""Measure how much the results of the embedded FedPGP change with small perturbations of float32.
 
-What a coarser arithmetic changes is to be read against this. Six minutes on two cores:
+Compare the effect of less precise arithmetic with these changes. The program takes six minutes on two cores:
 
     python tools/sensitivity.py
 """
@@ -22,7 +22,7 @@ NAMES = ("local", "base", "novel", "hm", "cm")
 
 
 def rounded_start() -> AbstractContextManager[Any]:
-    """The first prompts are rounded to bfloat16; all that follows is float32."""
+    """Round the initial prompts to bfloat16; all further arithmetic is float32."""
 
     def rounding(first: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
         return lambda *of: {name: tensor.bfloat16().float() for name, tensor in first(*of).items()}
@@ -31,7 +31,7 @@ def rounded_start() -> AbstractContextManager[Any]:
 
 
 def noisy_gradients() -> AbstractContextManager[Any]:
-    """Every entry of a context's gradient is multiplied by 1 + N(0, 0.01²)."""
+    """Multiply every entry of the gradient of a context by 1 + N(0, 0.01²)."""
     rng, call = torch.Generator().manual_seed(1), TextEncoder.__call__
 
     def noisy(gradient: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def noisy_gradients() -> AbstractContextManager[Any]:
 def main() -> None:
     perturbations = {"float32": nullcontext, "first prompts rounded": rounded_start, "noisy gradients": noisy_gradients}
     for name, perturbed in perturbations.items():
-        with perturbed():  # in this process, where the perturbation is
+        with perturbed():  # in this process, because the perturbation is not in other processes
             finals = [fedpgp.run("fedpgp", seed).results["final"] for seed in range(SEEDS)]
         print(name, {key: round(fmean(final[key] for final in finals), 1) for key in NAMES}, flush=True)
 

@@ -1,6 +1,8 @@
-"""How fast images are classified against the bare image encoder, and what an ONNX export of ViT-B/16's shape takes.
+"""Measure the speed of classification compared with the image encoder, and the cost of an ONNX export of ViT-B/16.
 
-python tools/serving_speed.py; weights are drawn at random where the checkpoint is ViT-B/16's shape. Nothing is trained.
+    python tools/serving_speed.py
+
+The checkpoint with the shape of ViT-B/16 has random weights. Nothing is trained.
 """
 
 import resource
@@ -44,7 +46,7 @@ def vit_b_16(directory: Path) -> Backbone:
 
 
 def ratio(model: Classifier, files: list[Path]) -> list[float]:
-    """Images a second of the whole way from a file to probabilities, over those of the encoder on ready pixels."""
+    """Return images per second from file to probabilities, divided by images per second of the encoder on pixels."""
     read = model.read()
     pictures = [Image.open(file).convert("RGB") for file in files]
     pixels = model.backbone.image.processor(images=pictures, return_tensors="pt")["pixel_values"]
@@ -75,7 +77,7 @@ def main() -> None:
                 Image.fromarray(noise).resize((size, size)).save(files[-1], quality=90)
             model = classifier(backbone)
             ratios = ratio(model, files)
-            print(f"{name}: {', '.join(f'{r:.3f}' for r in ratios)} of the bare encoder's images a second")
+            print(f"{name}: {', '.join(f'{r:.3f}' for r in ratios)} of the images per second of the encoder")
         run: Any = SimpleNamespace(
             method="promptfl", seed=0, provenance={"checkpoint": ""},
             config=SimpleNamespace(backbone=SimpleNamespace(checkpoint="ViT-B/16's shape")),
@@ -86,9 +88,7 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         size = (directory / "model.onnx").stat().st_size
         seconds = time.perf_counter() - began
-        print(
-            f"ONNX: {seconds:.0f} s, {peak / 2**20:.2f} GiB at most ({before / 2**20:.2f} before), {size / 1e6:.0f} MB"
-        )
+        print(f"ONNX: {seconds:.0f} s, {peak / 2**20:.2f} GiB peak ({before / 2**20:.2f} before), {size / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""Pages of the site that are not in docs/: the README as home, the command line, the public API, the settings, the
-notebooks with what they showed, and the files of the repository that pages link to. A hook of mkdocs; see mkdocs.yml.
+"""Pages of the site that are not in docs/, as a hook of mkdocs (see mkdocs.yml).
+
+These pages are the README as home page, the command line, the public API, the settings, the notebooks with their
+outputs, and the files of the repository that pages link to.
 """
 
 import inspect
@@ -26,7 +28,7 @@ HOME = "README.md"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that are made."""
+    """Add the generated pages."""
     made: dict[str, str | bytes] = {
         "reference/api.md": api(),
         "reference/commands.md": commands(),
@@ -54,7 +56,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links to files of the repository, and to notebooks, lead to their pages."""
+    """Change links to files of the repository and to notebooks into links to their pages."""
     place = page.file.src_uri
     origin = HOME if place == "index.md" else place.removeprefix("repository/").removesuffix(".md")
     if place.startswith("repository/"):
@@ -79,7 +81,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def outside_fences(text: str, change: Any) -> str:
-    """Applies a change to what is no block of code."""
+    """Apply a change to all text outside of code blocks."""
     parts, end = [], 0
     for fence in FENCE.finditer(text):
         parts += [change(text[end : fence.start()]), fence[0]]
@@ -88,7 +90,7 @@ def outside_fences(text: str, change: Any) -> str:
 
 
 def resolved(origin: str, link: str) -> tuple[str | None, str]:
-    """The path in the repository that a link of a file leads to, None for one that leads elsewhere, and its anchor."""
+    """Return the path in the repository of the target of a link, or None for other targets, and the anchor."""
     target, _, anchor = link.partition("#")
     if not target or ":" in target or target.startswith("/"):
         return None, ""
@@ -97,7 +99,7 @@ def resolved(origin: str, link: str) -> tuple[str | None, str]:
 
 
 def linked(origin: str, text: str) -> Iterator[str]:
-    """The files outside docs/ that a page links to, by their path in the repository."""
+    """Return the files outside docs/ that pages link to, by their path in the repository."""
     for _, link in LINK.findall(FENCE.sub("", text)):
         target, _ = resolved(origin, link)
         if target is not None and not target.startswith(("docs/", "..")) and (ROOT / target).is_file():
@@ -116,11 +118,11 @@ def fenced(content: str, name: str) -> str:
 
 
 def api() -> str:
-    """Every public name, classes behind functions."""
+    """Return the page about all public names, functions before classes."""
     names = [name for name in fedpgp.__all__ if not name.startswith("_")]
     classes = [name for name in names if inspect.isclass(getattr(fedpgp, name))]
     functions = [name for name in names if name not in classes]
-    text = "# Python\n\nWhat `import fedpgp` has. Functions print nothing unless they are given a `reporter`.\n"
+    text = "# Python\n\nPublic names of `import fedpgp`. Functions print nothing unless they get a `reporter`.\n"
     for name in (*functions, *classes):
         made = getattr(fedpgp, name)
         text += f"\n::: {made.__module__}.{made.__qualname__}\n"
@@ -128,7 +130,7 @@ def api() -> str:
 
 
 def pages_of(notebook: Path) -> dict[str, str | bytes]:
-    """A notebook's page and its pictures, by their place in the site."""
+    """Return the page of a notebook and its pictures, by their path in the site."""
     files = f"{notebook.stem}_files"
     text, made = MarkdownExporter().from_filename(str(notebook), {"output_files_dir": files})
     title, _, rest = text.partition("\n")
@@ -141,16 +143,16 @@ def pages_of(notebook: Path) -> dict[str, str | bytes]:
 
 def settings() -> str:
     return (
-        "# Settings\n\nWhat `fedpgp config` prints: each setting with its value in the embedded recipe, what it is, and"
-        " where it was set. `--set SECTION.KEY=VALUE` changes one.\n\n"
+        "# Settings\n\nThe output of `fedpgp config`: each setting with its value in the embedded recipe, its"
+        " description, and the origin of the value. `--set SECTION.KEY=VALUE` changes a setting.\n\n"
         f"```toml\n{fedpgp.load_config().to_toml().rstrip()}\n```\n"
     )
 
 
 def commands() -> str:
-    """The help of every command."""
+    """Return the page with the help of every command."""
     group = typer.main.get_command(cli.app)
-    text = "# Command line\n\nExit codes: 0 done, 1 what was looked at does not work, 2 bad input, 130 interrupted.\n"
+    text = "# Command line\n\nExit codes: 0 success, 1 a check failed, 2 bad input, 130 interrupted.\n"
     for words, command in walk(group, ("fedpgp",)):
         text += "\n" + one_command(words, command)
     return text
@@ -171,7 +173,7 @@ def one_command(words: tuple[str, ...], command: Any) -> str:
     lines = [f"## {' '.join(words)}", "", f"`{usage}`", "", MARKUP.sub("", inspect.cleandoc(command.help or "")), ""]
     rows = [row(parameter) for parameter in parameters if "--help" not in parameter.opts]
     if rows:
-        lines += ["| option | default | what it is |", "| --- | --- | --- |", *rows, ""]
+        lines += ["| option | default | description |", "| --- | --- | --- |", *rows, ""]
     if command.epilog:
         lines += [re.sub(r"\[bold\](.*?)\[/\]", r"`\1`", command.epilog).replace("   `", " `"), ""]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""Changes of drawing style, for training only: one drawing becomes many, so that the encoder learns shapes.
+"""Changes of drawing style, only for training: each drawing has many variants, so that the encoder learns shapes.
 
-Hue, saturation, contrast, brightness, posterization, inked outlines, line drawings and flat tints; draws come from the
-generator in a fixed order, as in camera.py.
+The changes are hue, saturation, contrast, brightness, posterization, inked outlines, line drawings and flat tints.
+Random numbers come from the generator in a fixed order, as in camera.py.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from camera import BT601_LUMA, chance, per_image, random_colours, uniform
 
 
 def local_range(planes: Tensor) -> Tensor:
-    """Largest minus smallest value among each pixel and its eight neighbours."""
+    """Return the largest minus the smallest value among each pixel and its eight neighbours."""
     return functional.max_pool2d(planes, 3, 1, 1) + functional.max_pool2d(-planes, 3, 1, 1)
 
 
 def luma_of(colour: Tensor) -> Tensor:
-    """Luma [n, 1, h, w] of colours [n, 3, h, w]."""
+    """Return the luma [n, 1, h, w] of colours [n, 3, h, w]."""
     return (colour * torch.tensor(BT601_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 

@@ -1,10 +1,11 @@
-"""How fast a folder of JPEGs is decoded and encoded, each alone and together, and in how much memory.
+"""Measure the speed and memory of decoding and encoding a folder of JPEGs, separately and together.
 
-Without --data the folder has pictograms as JPEGs.
+Without --data, the folder has pictograms as JPEGs.
 
-Prints images/s of decoding in one process, of encoding on one core and on all, and of both as a run does it, with the
-share of what the cores allow: seconds of one core for both, divided by the cores. The last line but one counts the time
-of the cores and not the time on the clock, so it also holds on a machine that does other work.
+Prints images/s of decoding in one process, of encoding on one core and on all cores, and of both as in a run. The last
+speed is also printed as a share of the speed that the cores allow: the seconds of one core for both, divided by the
+number of cores. The last line but one uses processor time instead of elapsed time, so it is also valid on a busy
+machine.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from PIL import Image
 
 
 def write(directory: Path, count: int, size: int) -> None:
-    """Pictograms as JPEGs, in a folder for each class."""
+    """Write pictograms as JPEGs, in a folder for each class."""
     images = pictograms.read().train
     for i in range(count):
         chosen = i % len(images)
@@ -36,10 +37,10 @@ def write(directory: Path, count: int, size: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="a folder of images, in a folder for each class")
+    parser.add_argument("--data", type=Path, help="folder with a folder of images for each class")
     parser.add_argument("--backbone", default="pictoclip")
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--size", type=int, default=300, help="pixels of a side of the pictograms")
+    parser.add_argument("--size", type=int, default=300, help="side of the pictograms in pixels")
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as place:
@@ -66,8 +67,8 @@ def main() -> None:
             for batch in pixels:
                 encoder.encode(batch)
             encoding[threads] = (time.perf_counter() - started) / count
-            print(f"encoding on {threads} cores alone: {1 / encoding[threads]:.0f} images/s")
-        print(f"decoding in one process alone: {1 / decoding:.0f} images/s")
+            print(f"encoding on {threads} cores: {1 / encoding[threads]:.0f} images/s")
+        print(f"decoding in one process: {1 / decoding:.0f} images/s")
         torch.set_num_threads(cores)
         started, busy = time.perf_counter(), os.times()
         ViewFeatures(encoder, dataset, Path(place) / "cache", workers=cores).load()
@@ -79,13 +80,13 @@ def main() -> None:
             " the cores allow"
         )
         print(
-            f"together: {1000 * computing:.1f} ms of a core for each image, so {cores / computing:.0f} images/s where"
-            f" nothing else runs; this run had {computing / together / cores:.0%} of the {cores} cores"
+            f"together: {1000 * computing:.1f} ms of a core for each image, so {cores / computing:.0f} images/s on an"
+            f" idle machine; this run had {computing / together / cores:.0%} of the {cores} cores"
         )
         mine, others = (
             resource.getrusage(who).ru_maxrss / 2**10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         )
-        print(f"{len(dataset)} images: peak memory {mine:.0f} MiB, largest process that decodes {others:.0f} MiB")
+        print(f"{len(dataset)} images: peak memory {mine:.0f} MiB, largest decoding process {others:.0f} MiB")
 
 
 if __name__ == "__main__":

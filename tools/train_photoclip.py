@@ -38,8 +38,8 @@ from photoclip_texts import Vocabulary, cached_embeddings, draw_texts, make_voca
 from photoclip_tower import TextTower, write_checkpoint
 from wordnet import DEBIAN_FOLDER, read_wordnet
 
-PARTS = 8  # of a batch; the texts of a part have similar lengths
-HELD_OUT = 200  # classes
+PARTS = 8  # parts of a batch; the texts of a part have similar lengths
+HELD_OUT = 200  # held-out classes
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,19 @@ class Settings:
 
     seed: int = 0
     steps: int = 6_000
-    texts: int = 256  # in a batch
+    texts: int = 256  # texts in a batch
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
-    warm_up: int = 300  # steps
-    averaging: float = 0.998  # of the exponential mean of the weights
-    cosine_weight: float = 4.0  # of 1 − cosine to the target
-    class_scale: float = 20.0  # of the logits over the classes' rows
+    warm_up: int = 300  # steps of the warm-up
+    averaging: float = 0.998  # factor of the exponential mean of the weights
+    cosine_weight: float = 4.0  # weight of 1 − cosine to the target
+    class_scale: float = 20.0  # scale of the logits over the rows of the classes
     hold_out: bool = False
 
 
 @dataclass
 class Run:
-    """Everything that changes during a run and is saved to resume it. Draws depend only on the seed and the step."""
+    """State of a run, which is saved to resume it. Random numbers depend only on the seed and the step."""
 
     model: TextTower
     average: TextTower
@@ -74,7 +74,7 @@ class Run:
 
 
 def held_out_classes(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """Return which classes' rows, and which classes' names, are held out: bool [1000] each."""
+    """Return the classes with held-out rows and the classes with held-out names: bool [1000] each."""
     rows, names = np.zeros(1000, bool), np.zeros(1000, bool)
     if settings.hold_out:
         chosen = np.random.default_rng(settings.seed).permutation(1000)[:HELD_OUT]
@@ -85,7 +85,7 @@ def held_out_classes(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
 
 def new_run(settings: Settings) -> Run:
     """Return a run before its first step."""
-    torch.manual_seed(settings.seed)  # for the first weights
+    torch.manual_seed(settings.seed)  # for the initial weights
     model = TextTower()
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
@@ -97,8 +97,8 @@ def new_run(settings: Settings) -> Run:
 def loss_of(features: Tensor, targets: Tensor, rows: Tensor, settings: Settings) -> Tensor:
     """Return the loss, summed over texts: 1 − cosine to the target, and a divergence over the classes.
 
-    The divergence is the Kullback–Leibler divergence between the softmax of the target's and of the feature's cosines
-    with the classes' rows.
+    The divergence is the Kullback–Leibler divergence between two softmaxes over the rows of the classes: of the cosines
+    of the target, and of the cosines of the feature.
     """
     distance = 1 - (features * targets).sum(1)
     wanted = (settings.class_scale * targets @ rows.T).log_softmax(1)
@@ -133,7 +133,7 @@ def take_step(
     nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
     run.optimizer.step()
     run.step += 1
-    kept = min(settings.averaging, 1 - 1 / (run.step + 10))  # the first weights are soon forgotten
+    kept = min(settings.averaging, 1 - 1 / (run.step + 10))  # the initial weights soon have no effect
     with torch.no_grad():
         torch._foreach_lerp_(list(run.average.parameters()), list(run.model.parameters()), 1 - kept)
     return total
@@ -144,9 +144,9 @@ def check(
 ) -> dict[str, float]:
     """Return how often the row nearest to a class name is its own, in percent, and the mean cosine to its own row.
 
-    Names stand in the plain template. Held-out classes are told apart among the held-out rows. "held_out_rows" are the
-    classes whose names were trained like the names of any other synset. "held_out_names" are the classes whose names
-    were not trained.
+    Names are in the plain template. Held-out classes are classified among the held-out rows. "held_out_rows" are
+    classes whose names were trained like the names of other synsets. "held_out_names" are classes whose names were not
+    trained.
     """
     with torch.inference_mode():
         features = model(encode_all(tokenizer, [PLAIN_TEMPLATE.format(name) for name in imagenet.names]))
@@ -186,12 +186,14 @@ def save_state(run: Run, settings: Settings, path: Path) -> None:
 def load_state(run: Run, settings: Settings, path: Path) -> None:
     """Load a saved run.
 
-    Raises:
-        SystemExit: The saved run has other settings.
+    Raises
+    ------
+    SystemExit
+        If the saved run has other settings.
     """
     state = torch.load(path, weights_only=True)
     if state["settings"] != asdict(settings):
-        raise SystemExit(f"{path} is of a run with other settings: remove it, or give another --state")
+        raise SystemExit(f"{path} has a run with other settings. Remove it, or name another file with --state.")
     run.model.load_state_dict(state["model"])
     run.average.load_state_dict(state["average"])
     run.optimizer.load_state_dict(state["optimizer"])
@@ -285,7 +287,7 @@ def main() -> None:
         return check(model, imagenet, space.rows, tokenizer, settings)
 
     if not train(run, vocabulary, tokenizer, settings, checks, arguments):
-        print(f"stopped at step {run.step}; the same command resumes it", flush=True)
+        print(f"stopped at step {run.step}; the same command resumes the run", flush=True)
         return
     log = {"made_by": "tools/train_photoclip.py", "settings": asdict(settings)}
     log |= {"seconds": round(run.seconds), "log": run.log}

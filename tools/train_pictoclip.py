@@ -1,15 +1,16 @@
-"""Train pictoclip, the embedded CLIP, on icon sets that are no part of pictograms.
+"""Train pictoclip, the embedded CLIP, on icon sets that are not in pictograms.
 
-Needs build/drawings.parquet (tools/drawings.py) and a checkpoint folder to take the tokenizer from. Runs a fixed
-number of steps from a seed on the CPU: 8,000 steps take about an hour on two idle cores. The state is saved every few
-minutes and on Ctrl-C; the same command resumes it, and once it is complete writes the checkpoint at once: plain
-transformers files, averaged weights in half precision. With --out src/fedpgp/assets/pictoclip that ships it.
+Needs build/drawings.parquet (tools/drawings.py) and a checkpoint folder with the tokenizer. A run has a seed and a
+fixed number of steps, and uses the CPU: 8,000 steps take about an hour on two idle cores. The state is saved every few
+minutes and on Ctrl-C, and the same command resumes the run. When the run is complete, the command writes the
+checkpoint: plain transformers files with averaged weights in half precision. --out src/fedpgp/assets/pictoclip ships
+it.
 
-Set OMP_WAIT_POLICY=PASSIVE where other programs compute beside it: threads that spin at barriers are up to ten times
-slower there.
+Set OMP_WAIT_POLICY=PASSIVE if other programs use the processor: threads that spin at barriers are then up to ten times
+slower.
 
-Settings are to be chosen by --validation-set (a pretraining set that is then not trained on), never by the six styles
-of pictograms; what the log tells about those is for information.
+Choose settings with --validation-set (a pretraining set that is then not trained on), never with the six styles of
+pictograms, whose results in the log are only for information.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ PATCH_PIXELS = 8
 VISION = {"hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 5, "num_attention_heads": 5}
 TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
 PROJECTION = 128
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own, of red, green and blue
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # mean of red, green and blue in CLIP
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
-TURNS = 64  # entries of a name's table of drawings
-PATCH_SAMPLE = 3000  # drawings whose patches are whitened
-LARGEST_SCALE = 100.0  # of the logits, as in CLIP
-PROTOTYPE_SCALE = 16.0  # of the logits of the classification over names
+TURNS = 64  # entries of the table of drawings of a name
+PATCH_SAMPLE = 3000  # number of drawings for the whitening of patches
+LARGEST_SCALE = 100.0  # largest scale of the logits, as in CLIP
+PROTOTYPE_SCALE = 16.0  # scale of the logits of the classification over names
 LEAST_SEVERITY = 0.02
 SMALLEST_RATE = 1e-6
 COPIED_FILES = ("preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -58,23 +59,23 @@ COPIED_FILES = ("preprocessor_config.json", "tokenizer.json", "tokenizer_config.
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run depends on; all of it goes into the log."""
+    """Settings of a run. The log contains all of them."""
 
     seed: int = 0
     steps: int = 8_000
-    names: int = 64  # in a batch, each with two images and one caption
+    names: int = 64  # names in a batch, each with two images and one caption
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.1
-    warm_up: int = 500  # steps
-    averaging: float = 0.998  # of the exponential mean of the weights
-    image_loss: float = 0.5  # weight of image–image against image–text
-    prototypes_until: float = 0.65  # share of the run over which the classification over names fades out
-    severity_at_start: float = 0.1  # of captures, at most
-    severity_full_at: float = 0.5  # share of the run after which captures are up to severity 1
-    nearly_clean: float = 0.2  # share of the first images that are nearly clean throughout
-    emoji_weight: float = 1.0  # of a name with two drawings or more, one of them an emoji
-    pair_weight: float = 0.25  # of another name with two drawings or more
-    single_weight: float = 0.02  # of a name with one drawing
+    warm_up: int = 500  # steps of the warm-up
+    averaging: float = 0.998  # factor of the exponential mean of the weights
+    image_loss: float = 0.5  # weight of the image–image loss relative to the image–text loss
+    prototypes_until: float = 0.65  # share of the run in which the classification over names fades out
+    severity_at_start: float = 0.1  # highest severity of captures at the start
+    severity_full_at: float = 0.5  # share of the run after which captures have severities up to 1
+    nearly_clean: float = 0.2  # share of the first images that are always nearly clean
+    emoji_weight: float = 1.0  # weight of a name with two or more drawings, one of which is an emoji
+    pair_weight: float = 0.25  # weight of another name with two or more drawings
+    single_weight: float = 0.02  # weight of a name with one drawing
     validation_set: str = ""  # a pretraining set to hold out
 
 
@@ -82,7 +83,14 @@ class Settings:
 class Drawings:
     """All pretraining drawings.
 
-    pixels: uint8 [n, 4, 64, 64], RGBA; one_colour: bool [n]; names, sets: int64 [n], numbers of name and set.
+    Attributes
+    ----------
+    pixels
+        RGBA, uint8 [n, 4, 64, 64].
+    one_colour
+        bool [n].
+    names, sets
+        Numbers of name and set, int64 [n].
     """
 
     pixels: Tensor
@@ -93,10 +101,16 @@ class Drawings:
 
 @dataclass(frozen=True)
 class Pool:
-    """What batches are drawn from.
+    """Source of batches.
 
-    weights: float [names]; table: int64 [names, 64], each name's drawings in their shares;
-    captions: int64 [names, 16, 40].
+    Attributes
+    ----------
+    weights
+        float [names].
+    table
+        Drawings of each name in the proportion of their shares, int64 [names, 64].
+    captions
+        int64 [names, 16, 40].
     """
 
     drawings: Drawings
@@ -107,7 +121,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Batch:
-    """images [2n, 3, 48, 48], first images then second ones; captions [n, length]; names [n]."""
+    """Images [2n, 3, 48, 48] (first images, then second images), captions [n, length] and names [n]."""
 
     images: Tensor
     captions: Tensor
@@ -116,7 +130,7 @@ class Batch:
 
 @dataclass
 class Run:
-    """Everything that changes during a run and is saved to resume it."""
+    """State of a run, which is saved to resume it."""
 
     model: CLIPModel
     average: CLIPModel
@@ -132,7 +146,7 @@ class Run:
 
 
 def read_drawings(path: Path) -> tuple[Drawings, list[str], list[list[str]]]:
-    """The drawings of tools/drawings.py with the name and the captions of each."""
+    """Return the drawings of tools/drawings.py with the name and the captions of each."""
     table = pq.read_table(path)
     side = PRETRAINING_PIXELS
     rows = np.frombuffer(b"".join(table["pixels"].to_pylist()), np.uint8).reshape(-1, side, side, 4)
@@ -150,14 +164,14 @@ def read_drawings(path: Path) -> tuple[Drawings, list[str], list[list[str]]]:
 
 
 def share_of_set(icon_set: str) -> float:
-    """How often a drawing of this set is taken, against the other drawings of its name."""
+    """Return the share of a drawing of this set relative to the other drawings of its name."""
     if icon_set in ONE_COLOUR_SETS:
         return 1.0
     return 4.0 if icon_set in EMOJI_SETS else 2.0
 
 
 def turns_of(members: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """64 drawings of one name in the proportion of their shares, shuffled."""
+    """Return 64 drawings of one name in the proportion of their shares, shuffled."""
     counts = np.maximum(1, np.round(shares / shares.sum() * TURNS)).astype(int)
     turns = np.repeat(members, counts)
     rng.shuffle(turns)
@@ -165,7 +179,7 @@ def turns_of(members: np.ndarray, shares: np.ndarray, rng: np.random.Generator) 
 
 
 def make_pool(drawings: Drawings, captions: np.ndarray, settings: Settings) -> Pool:
-    """Tables and weights for drawing batches; drawings of the validation set are left out."""
+    """Return tables and weights for batches, without drawings of the validation set."""
     rng = np.random.default_rng(settings.seed)
     emoji = {PRETRAINING_SETS.index(icon_set) for icon_set in EMOJI_SETS}
     share = np.array([share_of_set(icon_set) for icon_set in PRETRAINING_SETS])[drawings.sets]
@@ -191,14 +205,14 @@ def make_pool(drawings: Drawings, captions: np.ndarray, settings: Settings) -> P
 
 
 def held_out(drawings: Drawings, settings: Settings) -> np.ndarray:
-    """Which drawings are of the validation set: bool [n]."""
+    """Return the drawings that belong to the validation set: bool [n]."""
     if not settings.validation_set:
         return np.zeros(len(drawings.sets), bool)
     return drawings.sets == PRETRAINING_SETS.index(settings.validation_set)
 
 
 def coloured(drawings: Drawings, chosen: Tensor, generator: Generator) -> Tensor:
-    """Drawings by number as float [n, 4, 64, 64] in 0..1; pictograms of one colour get a random, mostly dark one."""
+    """Return drawings as float [n, 4, 64, 64] in 0..1; one-colour pictograms get a random, mostly dark colour."""
     n = len(chosen)
     images = drawings.pixels[chosen].float() / 255
     ink = torch.rand(n, 3, 1, 1, generator=generator)
@@ -209,7 +223,7 @@ def coloured(drawings: Drawings, chosen: Tensor, generator: Generator) -> Tensor
 
 
 def severities(done: float, settings: Settings, generator: Generator) -> list[float]:
-    """Severities of the quarters of a batch when a share of the run is done: two of first, two of second images."""
+    """Return the severities of the quarters of a batch (two of first, two of second images) at a share of the run."""
     grown = settings.severity_at_start + done / settings.severity_full_at * (1 - settings.severity_at_start)
     draws = torch.rand(4, generator=generator).tolist()
     chosen = [draw * min(1.0, grown) for draw in draws]
@@ -219,10 +233,9 @@ def severities(done: float, settings: Settings, generator: Generator) -> list[fl
 
 
 def draw_batch(pool: Pool, settings: Settings, done: float, generator: Generator) -> Batch:
-    """A batch of names by weight, two drawings of each seen through the camera, the second one redrawn, and a caption.
+    """Return a batch of names by weight, with two captured drawings, the second one redrawn, and a caption for each.
 
-    Args:
-        done: Share of the run that is done, which sets the captures' severity.
+    `done` is the finished share of the run, which determines the severity of captures.
     """
     n = settings.names
     names = torch.multinomial(pool.weights, n, generator=generator)
@@ -237,7 +250,7 @@ def draw_batch(pool: Pool, settings: Settings, done: float, generator: Generator
     ]
     which = torch.randint(0, pool.captions.shape[1], (n,), generator=generator)
     captions = pool.captions[names, which]
-    longest = int((captions != VOCABULARY - 1).sum(1).max()) + 1  # attention is causal: what follows the end is unused
+    longest = int((captions != VOCABULARY - 1).sum(1).max()) + 1  # causal attention ignores tokens after the end
     return Batch(torch.cat(images), captions[:, :longest], names)
 
 
@@ -245,7 +258,7 @@ def draw_batch(pool: Pool, settings: Settings, done: float, generator: Generator
 
 
 def configuration() -> CLIPConfig:
-    """The architecture; the end of the text has the highest id."""
+    """Return the architecture; the end of the text has the highest id."""
     end = VOCABULARY - 1
     text = {
         **TEXT,
@@ -261,12 +274,12 @@ def configuration() -> CLIPConfig:
 
 
 def normalised(images: Tensor) -> Tensor:
-    """Images in 0..1 with CLIP's mean and standard deviation taken out."""
+    """Return images in 0..1, normalized with the mean and standard deviation of CLIP."""
     return (images - torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1)) / torch.tensor(PIXEL_STD).view(1, 3, 1, 1)
 
 
 def wave_positions(side: int, width: int) -> Tensor:
-    """Sines and cosines of row and column at width/4 frequencies each: [side², width]."""
+    """Return sines and cosines of row and column at width/4 frequencies each: [side², width]."""
     line = torch.arange(side)
     row, column = torch.meshgrid(line, line, indexing="ij")
     frequencies = 1 / 10000 ** (torch.arange(width // 4) / (width / 4))
@@ -275,26 +288,26 @@ def wave_positions(side: int, width: int) -> Tensor:
 
 
 def whitening_filters(drawings: Drawings, generator: Generator) -> Tensor:
-    """First weights of the patch embedding, [width, 3, 8, 8]: patches of clean drawings come out almost white."""
+    """Return initial weights [width, 3, 8, 8] of the patch embedding, which whiten patches of clean drawings."""
     chosen = torch.randint(0, len(drawings.pixels), (PATCH_SAMPLE,), generator=generator)
     images = normalised(on_white(coloured(drawings, chosen, generator), IMAGE_PIXELS))
     size = 3 * PATCH_PIXELS**2
     width = VISION["hidden_size"]
     patches = functional.unfold(images, PATCH_PIXELS, stride=PATCH_PIXELS).transpose(1, 2).reshape(-1, size)
-    patches = patches[patches.std(1) > 0.05]  # empty paper tells nothing
+    patches = patches[patches.std(1) > 0.05]  # empty patches have no information
     patches = patches - patches.mean(0)
     variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
     variances, directions = variances.flip(0)[:width], directions.flip(1)[:, :width]
-    white = (directions / (variances + 0.002 * variances[0]).sqrt()).T * 0.5  # 0.002: do not blow up the faintest
+    white = (directions / (variances + 0.002 * variances[0]).sqrt()).T * 0.5  # 0.002 limits weak directions
     rotation, _ = torch.linalg.qr(torch.randn(width, width, generator=generator))
     return (rotation @ white).view(width, 3, PATCH_PIXELS, PATCH_PIXELS)
 
 
 def new_model(drawings: Drawings, settings: Settings) -> CLIPModel:
-    """An untrained CLIP with whitened patches and sine–cosine positions."""
-    torch.manual_seed(settings.seed)  # transformers draws the first weights from the global generator
+    """Return an untrained CLIP with whitened patches and sine–cosine positions."""
+    torch.manual_seed(settings.seed)  # transformers draws the initial weights from the global generator
     config = configuration()
-    config._attn_implementation = "eager"  # plain products and softmax: the fastest on a CPU at these sizes
+    config._attn_implementation = "eager"  # plain products and softmax are the fastest on a CPU at these sizes
     model = CLIPModel(config)
     generator = Generator().manual_seed(settings.seed + 5)
     embeddings = model.vision_model.embeddings
@@ -307,13 +320,13 @@ def new_model(drawings: Drawings, settings: Settings) -> CLIPModel:
 
 
 def image_features(model: CLIPModel, images: Tensor) -> Tensor:
-    """Unit features [n, 128] of images [n, 3, 48, 48] in 0..1."""
+    """Return features [n, 128] of unit length of images [n, 3, 48, 48] in 0..1."""
     pooled = model.vision_model(pixel_values=normalised(images)).pooler_output
     return functional.normalize(model.visual_projection(pooled).float(), dim=-1)
 
 
 def text_features(model: CLIPModel, tokens: Tensor) -> Tensor:
-    """Unit features [n, 128] of tokens [n, length]."""
+    """Return features [n, 128] of unit length of tokens [n, length]."""
     pooled = model.text_model(input_ids=tokens).pooler_output
     return functional.normalize(model.text_projection(pooled).float(), dim=-1)
 
@@ -322,7 +335,7 @@ def text_features(model: CLIPModel, tokens: Tensor) -> Tensor:
 
 
 def new_run(drawings: Drawings, names: int, settings: Settings) -> Run:
-    """A run before its first step."""
+    """Return a run before its first step."""
     model = new_model(drawings, settings)
     generator = Generator().manual_seed(settings.seed + 1)
     prototypes = nn.Parameter(torch.randn(names, PROJECTION, generator=generator) * PROJECTION**-0.5)
@@ -337,13 +350,13 @@ def new_run(drawings: Drawings, names: int, settings: Settings) -> Run:
 
 
 def both_ways(logits: Tensor) -> Tensor:
-    """Cross-entropy of picking the own column and the own row, their mean."""
+    """Return the mean of the cross-entropies over rows and over columns; the diagonal is correct."""
     own = torch.arange(len(logits))
     return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
 
 
 def loss_of(run: Run, batch: Batch, settings: Settings, done: float) -> Tensor:
-    """Contrast of image and text and of image and image, and the fading classification over all names."""
+    """Return the image–text and image–image contrastive loss, and the classification over names that fades out."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         images = image_features(run.model, batch.images)
         texts = text_features(run.model, batch.captions)
@@ -352,7 +365,7 @@ def loss_of(run: Run, batch: Batch, settings: Settings, done: float) -> Tensor:
     loss = (both_ways(scale * first @ texts.T) + both_ways(scale * second @ texts.T)) / 2
     loss = loss + settings.image_loss * both_ways(scale * first @ second.T)
     weight = 1 - done / settings.prototypes_until
-    if weight > 0:  # image and text share the prototypes, which brings them together early
+    if weight > 0:  # images and texts share the prototypes, which aligns them early
         prototypes = functional.normalize(run.prototypes, dim=-1)
         of_images = functional.cross_entropy(PROTOTYPE_SCALE * images @ prototypes.T, batch.names.repeat(2))
         of_texts = functional.cross_entropy(PROTOTYPE_SCALE * texts @ prototypes.T, batch.names)
@@ -361,13 +374,13 @@ def loss_of(run: Run, batch: Batch, settings: Settings, done: float) -> Tensor:
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """Linear warm-up times a cosine down to nearly zero."""
+    """Return the factor of the learning rate: linear warm-up times a cosine that ends near zero."""
     warm = min(1.0, (step + 1) / settings.warm_up)
     return settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / settings.steps)) + SMALLEST_RATE
 
 
 def take_step(run: Run, pool: Pool, settings: Settings) -> float:
-    """One step of the optimizer and of the averaged weights; returns the loss."""
+    """Take one step of the optimizer and of the averaged weights, and return the loss."""
     done = run.step / settings.steps
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(run.step, settings)
@@ -378,7 +391,7 @@ def take_step(run: Run, pool: Pool, settings: Settings) -> float:
     nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
     run.optimizer.step()
     run.step += 1
-    kept = min(settings.averaging, 1 - 1 / (run.step + 10))  # the first weights are soon forgotten
+    kept = min(settings.averaging, 1 - 1 / (run.step + 10))  # the initial weights soon have no effect
     with torch.no_grad():
         torch._foreach_lerp_(list(run.average.parameters()), list(run.model.parameters()), 1 - kept)
     return loss.item()
@@ -388,7 +401,7 @@ def take_step(run: Run, pool: Pool, settings: Settings) -> float:
 
 
 class Checks:
-    """Zero-shot accuracies of a run: on pictograms (not its test captures) and on the validation set, if any."""
+    """Zero-shot accuracies of a run on pictograms, without test captures, and on the validation set, if any."""
 
     def __init__(self, tokenizer_folder: Path, data: Path, pool: Pool, settings: Settings) -> None:
         self.names, self.unseen = read_classes(data)
@@ -401,7 +414,7 @@ class Checks:
         self.held = np.flatnonzero(held_out(pool.drawings, settings) & drawn_elsewhere)
 
     def validation_accuracy(self, model: CLIPModel) -> dict[str, float]:
-        """Accuracy in percent on the held-out set's clean drawings and captures, among its own names."""
+        """Return the accuracy in percent on clean drawings and captures of the held-out set, among its names."""
         if not len(self.held):
             return {}
         drawings = self.pool.drawings
@@ -418,7 +431,7 @@ class Checks:
         return {kind: percent(answer.numpy() == labels) for kind, answer in answers.items()}
 
     def __call__(self, model: CLIPModel) -> dict[str, float]:
-        """All accuracies in percent, means over the six styles."""
+        """Return all accuracies in percent, as means over the six styles."""
         classifier = ZeroShot(model, self.tokenizer, self.names)
         result = {}
         for split, images in self.splits.items():
@@ -428,7 +441,7 @@ class Checks:
 
 
 def save_state(run: Run, settings: Settings, path: Path) -> None:
-    """Save all that is needed to go on as if nothing had happened."""
+    """Save everything that is needed to resume the run exactly."""
     state = {
         "settings": asdict(settings),
         "model": run.model.state_dict(),
@@ -445,10 +458,10 @@ def save_state(run: Run, settings: Settings, path: Path) -> None:
 
 
 def load_state(run: Run, settings: Settings, path: Path) -> None:
-    """Take up a saved run; its settings must be the same."""
+    """Load a saved run, which must have the same settings."""
     state = torch.load(path, weights_only=True)
     if state["settings"] != asdict(settings):
-        raise SystemExit(f"{path} is of a run with other settings: remove it, or give another --state")
+        raise SystemExit(f"{path} has a run with other settings. Remove it, or name another file with --state.")
     run.model.load_state_dict(state["model"])
     run.average.load_state_dict(state["average"])
     run.optimizer.load_state_dict(state["optimizer"])
@@ -458,7 +471,7 @@ def load_state(run: Run, settings: Settings, path: Path) -> None:
 
 
 def write_checkpoint(run: Run, settings: Settings, files_from: Path, output: Path) -> None:
-    """Write the averaged weights as a folder that plain transformers loads, with the log; replaces files of output."""
+    """Write the averaged weights and the log into a folder that plain transformers loads, replacing its files."""
     temporary = output.with_name(f".{output.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     model = copy.deepcopy(run.average).half()
@@ -481,7 +494,7 @@ def write_checkpoint(run: Run, settings: Settings, files_from: Path, output: Pat
 
 
 def train(run: Run, pool: Pool, settings: Settings, checks: Checks, arguments: argparse.Namespace) -> bool:
-    """Go on until the last step, or until stopped; tells whether the run is complete."""
+    """Train until the last step or a signal, and return whether the run is complete."""
     stopping = stop_on_signals()
     since, first = time.monotonic() - run.seconds, run.step
     began = time.monotonic()
@@ -510,7 +523,9 @@ def parse_arguments() -> argparse.Namespace:
     paths.add_argument(
         "--files-from", type=Path, default=ASSETS / "pictoclip", help="folder of the tokenizer (default: %(default)s)"
     )
-    paths.add_argument("--data", type=Path, default=ASSETS / "pictograms", help="for the checks (default: %(default)s)")
+    paths.add_argument(
+        "--data", type=Path, default=ASSETS / "pictograms", help="data of the checks (default: %(default)s)"
+    )
     paths.add_argument("--state", type=Path, default=BUILD / "pictoclip.state", help="default: %(default)s")
     paths.add_argument(
         "--out",
@@ -529,7 +544,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Read the data, take up or begin the run, and write the checkpoint."""
+    """Read the data, start or resume the run, and write the checkpoint."""
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     settings = Settings(seed=arguments.seed, steps=arguments.steps, validation_set=arguments.validation_set)
@@ -544,7 +559,7 @@ def main() -> None:
         load_state(run, settings, arguments.state)
         print(f"resumed at step {run.step}", flush=True)
     if not train(run, pool, settings, checks, arguments):
-        print(f"stopped at step {run.step}; the same command resumes it", flush=True)
+        print(f"stopped at step {run.step}; the same command resumes the run", flush=True)
         return
     write_checkpoint(run, settings, arguments.files_from, arguments.out)
     if arguments.out.resolve().parent == ASSETS:

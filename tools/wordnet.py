@@ -21,9 +21,18 @@ RELATIONS = ("@", "@i")  # hypernym, hypernym of an instance
 class Synset:
     """One meaning.
 
-    words: its names, the most frequent first; gloss: its definition without examples; category: the number of its
-    lexicographer file (5 animals, 6 artifacts, 13 food, 18 persons …); hypernyms: their offsets; is_instance: whether
-    it is an individual, such as a city or a writer.
+    Attributes
+    ----------
+    words
+        Names, the most frequent first.
+    gloss
+        Definition without examples.
+    category
+        Number of the lexicographer file (5 animals, 6 artifacts, 13 food, 18 persons …).
+    hypernyms
+        Offsets of the hypernyms.
+    is_instance
+        Whether it is an individual, such as a city or a writer.
     """
 
     words: tuple[str, ...]
@@ -35,10 +44,16 @@ class Synset:
 
 @dataclass(frozen=True)
 class WordNet:
-    """The nouns of WordNet.
+    """Nouns of WordNet.
 
-    synsets: by offset (eight digits); senses: the offsets of each name in lower case, the most frequent sense first;
-    tagged: the number of senses of each name that occur in the tagged corpus. Only these are ordered by frequency.
+    Attributes
+    ----------
+    synsets
+        Synsets by offset (eight digits).
+    senses
+        Offsets of each name in lower case, the most frequent sense first.
+    tagged
+        Number of senses of each name that occur in the tagged corpus. Only these senses are ordered by frequency.
     """
 
     synsets: dict[str, Synset]
@@ -47,7 +62,7 @@ class WordNet:
 
     @cached_property
     def ancestors(self) -> dict[str, frozenset[str]]:
-        """The hypernyms of each synset up to the root, and the synset itself."""
+        """Return each synset and its hypernyms up to the root."""
         known: dict[str, frozenset[str]] = {}
 
         def visit(offset: str) -> frozenset[str]:
@@ -62,7 +77,7 @@ class WordNet:
 
     @cached_property
     def information(self) -> dict[str, float]:
-        """The information content of each synset from its number of descendants: 0 for all nouns, 1 for a leaf."""
+        """Return the information content of each synset by its number of descendants: 0 for the root, 1 for a leaf."""
         descendants = Counter(above for all_above in self.ancestors.values() for above in all_above)
         total = math.log(len(self.synsets))
         return {offset: 1 - math.log(count) / total for offset, count in descendants.items()}
@@ -96,8 +111,10 @@ def read_senses(line: str) -> tuple[str, tuple[str, ...], int]:
 def read_wordnet(folder: Path) -> WordNet:
     """Read data.noun and index.noun of a folder.
 
-    Raises:
-        SystemExit: One of the files is missing.
+    Raises
+    ------
+    SystemExit
+        If one of the files is missing.
     """
     lines: dict[str, list[str]] = {}
     for kind in ("data", "index"):

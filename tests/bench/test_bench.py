@@ -1,4 +1,4 @@
-"""The benchmark on towers so small that it takes seconds; what it measures is not tested, what it claims is."""
+"""The benchmark on very small towers. The tests check its claims, not its times."""
 
 import io
 import json
@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 from commands import Command, refused
+from raising import raises
 from rich.console import Console
 from transformers import CLIPConfig, CLIPModel
 
@@ -29,7 +30,7 @@ SIDE = 8
 
 @pytest.fixture(scope="module", autouse=True)
 def measured_once() -> Iterator[None]:
-    """What is measured is called once, however short it is, because no test reads how long it takes."""
+    """Call measured work only once, even if it is short, because no test reads the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(machine.seconds, "__defaults__", (0.0,))
         yield
@@ -48,7 +49,7 @@ def tiny_config(layers=3) -> CLIPConfig:
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
-    """Three clients with real, if random, pixels, so that the naive round is run."""
+    """Three clients with random pixels of all images, so that the naive round is run."""
     task = tiny.task()
     rng = torch.Generator().manual_seed(0)
     splits = {"train": task.train, "test": task.tests["base"].dataset, "validation": task.validation.dataset}
@@ -61,7 +62,7 @@ def scene() -> Scene:
 
 @pytest.fixture(scope="module")
 def made_up(scene: Scene) -> Scene:
-    """The task of the published shapes, with pixels of one batch only."""
+    """The task of the published shapes, with the pixels of only one batch."""
     return replace(scene, task=caltech_like(0), pixels={"train": scene.pixels["train"][:8]}, made_up=True)
 
 
@@ -71,7 +72,7 @@ def step(made_up: Scene) -> bench_step.Step:
 
 
 def bench_of(scene: Scene, **changes) -> Bench:
-    """What a part works on, with every timing taken once."""
+    """Return the input of a part, with one repetition of every timing."""
     options = Options("vit-b-16", (), repeat=1, threads=1, seed=0, precision="float64", classes=60)
     return Bench(replace(options, **changes), bench_step.first_step(scene, seed=0))
 
@@ -90,25 +91,25 @@ class TestStages:
         for row in result["general"]:
             assert max(row["loss_difference"], row["gradient_difference"]) <= 1e-9, row["name"]
 
-    def test_the_gradients_are_not_all_nothing(self, step):
+    def test_no_gradient_is_zero(self, step):
         for name, gradient in stages.naive(step).gradients.items():
             assert gradient.abs().max() > 1e-6, name
 
-    def test_stops_where_a_stage_computes_something_else(self, made_up, monkeypatch):
+    def test_the_benchmark_stops_if_a_stage_computes_something_else(self, made_up, monkeypatch):
         def wrong(step):
             return stages.packed(replace(step, job=replace(step.job, labels=step.job.labels + 1)))
 
         monkeypatch.setitem(stages.STAGES, "packed", stages.Stage("", wrong))
-        with pytest.raises(stages.DifferentWorkError, match="'packed' must compute what 'naive' does"):
+        with raises(stages.DifferentWorkError, where="'packed'", problem="'naive'", remedy="Report"):
             stages.measure_stages(bench_of(made_up))
 
-    def test_stops_at_what_is_not_a_number(self, step):
+    def test_the_benchmark_stops_at_a_loss_that_is_not_a_number(self, step):
         found = stages.naive(step)
         broken = replace(found, loss=found.loss * float("nan"))
-        with pytest.raises(stages.DifferentWorkError):
+        with raises(stages.DifferentWorkError, where="broken"):
             stages.check("broken", broken, found, 1e-9)
 
-    def test_the_batch_holds_clients_that_differ(self, step):
+    def test_the_clients_of_a_batch_differ(self, step):
         jobs = [job for group in stages.client_groups(step) for job in group]
         assert len({job.params.private["U"].sum().item() for job in jobs}) == len(jobs) == 10
         assert len({job.images.pooled[0, 0].item() for job in jobs}) == 10
@@ -122,17 +123,17 @@ class TestRounds:
         assert figures["answers_differ"] == 0
         assert figures["bytes_up"] == figures["bytes_down"] == 3 * 16 * 16 * 8  # clients, M, d, bytes
 
-    def test_stops_where_a_round_ends_elsewhere(self, scene, monkeypatch):
+    def test_the_benchmark_stops_if_a_round_has_other_results(self, scene, monkeypatch):
         settings = rounds.SETTINGS
         monkeypatch.setattr(
             rounds,
             "naive_round",
             lambda scene, _, seed: naive.naive_round(scene, replace(settings, local_epochs=1), seed),
         )
-        with pytest.raises(stages.DifferentWorkError, match="a round must end as the naive one does"):
+        with raises(stages.DifferentWorkError, where="round", remedy="Report"):
             rounds.measure_round(bench_of(scene))
 
-    def test_the_calls_that_a_computed_round_multiplies_are_those_that_a_real_one_makes(self, scene, monkeypatch):
+    def test_a_naive_round_makes_the_calls_that_a_computed_round_counts(self, scene, monkeypatch):
         calls = Counter()
 
         def counting(name, function, size):
@@ -163,7 +164,7 @@ class TestRounds:
 
 
 def printed(result) -> str:
-    """The tables of some parts."""
+    """Return the printed tables of some parts."""
     heading = {"options": {"shape": "tiny", "precision": "float64"}, "task": "tiny"}
     machine = {"cpu": "", "instructions": "", "threads": 1, "cores": 1, "torch": "", "transformers": ""}
     console = Console(width=140, record=True, file=io.StringIO())
@@ -173,13 +174,13 @@ def printed(result) -> str:
 
 class TestOperations:
     @pytest.mark.parametrize("layers, prompts", [(2, 4), (3, 1)])
-    def test_a_step_of_the_library_takes_the_products_that_it_needs(self, layers, prompts):
-        """The sum of docs/benchmark.md."""
+    def test_a_step_of_the_library_has_only_the_products_that_it_needs(self, layers, prompts):
+        """The sum is explained in docs/benchmark.md."""
         config = tiny_config(layers)
         backbone = random_backbone(config, "float64", 0)
-        tokens = backbone.class_tokens(BASE_NAMES[:7])  # so few that they are packed without a row to spare
+        tokens = backbone.class_tokens(BASE_NAMES[:7])  # few enough to be packed without an unused row
         contexts = torch.randn(prompts, 5, 16, dtype=torch.float64, requires_grad=True)
-        backbone.text.rows(contexts[0], tokens)  # computes what never changes
+        backbone.text.rows(contexts[0], tokens)  # computes the constants
         _, operations = machine.count_operations(lambda: backbone.text(contexts, tokens).sum().backward())
         K, P, C, S, d, h, D = prompts, 1 + 5, 7, int((tokens.end + 1).sum()), 16, 48, 12
         rows = K * (P + S)
@@ -187,7 +188,7 @@ class TestOperations:
         last = 2 * d * d * rows + (2 * d * d + 2 * d * h + d * D) * K * C
         assert operations.linear == 2 * 2 * (first + inner + (d * d + 2 * d * h) * (layers - 1) * rows + last)
         needed = (layers - 1) * (P * P + sum(T * (P + T) for T in (tokens.end + 1).tolist())) + P * C + S
-        assert operations.total - operations.linear >= 12 * d * K * needed  # what the mask throws away is computed, too
+        assert operations.total - operations.linear >= 12 * d * K * needed  # masked products are computed, too
 
     def test_whole_sequences_with_fused_attention(self, step):
         model, p_G = step.scene.model, step.values["p_G"]
@@ -217,17 +218,17 @@ class TestOperations:
 
 
 class TestNames:
-    def test_the_halves_are_those_of_caltech101(self):
+    def test_caltech101_has_50_base_and_50_novel_names(self):
         assert (len(BASE_NAMES), len(NOVEL_NAMES)) == (50, 50)
         assert len({*BASE_NAMES, *NOVEL_NAMES}) == 100
 
-    def test_the_tokens_are_as_many_as_clips(self):
+    def test_names_have_as_many_tokens_as_with_clip(self):
         count = CountingTokenizer()
         lengths = [len(count(name.replace("_", " "), add_special_tokens=False)["input_ids"]) for name in BASE_NAMES]
         assert Counter(lengths) == {1: 32, 2: 15, 3: 3}
         assert len(count("a photo of a brontosaurus.", add_special_tokens=False)["input_ids"]) == 4 + 3 + 1
 
-    def test_a_word_has_the_same_ids_wherever_it_stands(self):
+    def test_a_word_has_the_same_ids_in_every_text(self):
         count = CountingTokenizer()
         alone = count("cougar", add_special_tokens=False)["input_ids"]
         assert count("cougar face.", add_special_tokens=False)["input_ids"][:1] == alone
@@ -241,8 +242,8 @@ class TestNames:
 
 
 class TestMachine:
-    @pytest.mark.skipif(not machine.STATUS.exists(), reason="this system does not tell its peak memory")
-    def test_the_peak_is_seen_even_when_it_is_over(self):
+    @pytest.mark.skipif(not machine.STATUS.exists(), reason="this system does not report peak memory")
+    def test_the_peak_includes_memory_that_has_been_freed(self):
         def work():
             return float(torch.ones(16 * 2**20).sum())
 
@@ -251,7 +252,7 @@ class TestMachine:
         assert 60 * 2**20 < peak < 100 * 2**20
         assert machine.peak_memory(lambda: None)[1] < 8 * 2**20
 
-    def test_what_is_short_is_called_until_its_time_can_be_measured(self, monkeypatch):
+    def test_short_work_is_repeated_until_its_time_can_be_measured(self, monkeypatch):
         calls, times = [], iter([10.0, 10.1, 10.2, 10.4])
         monkeypatch.setattr(machine.time, "perf_counter", lambda: next(times))
         assert machine.seconds(lambda: calls.append(1), 0.3) == pytest.approx(0.4 / 3)
@@ -265,7 +266,7 @@ class TestMachine:
 
 
 def killed(clients: int, seed: int) -> None:
-    """What happens to a process that takes too much memory."""
+    """End the process, as the system does if it uses too much memory."""
     os._exit(1)
 
 
@@ -284,9 +285,9 @@ class TestScaling:
         assert first["seconds"] > 0
 
     @pytest.mark.slow
-    def test_a_process_that_is_killed_is_named(self, scene, monkeypatch):
+    def test_the_error_of_a_killed_process_has_the_number_of_clients(self, scene, monkeypatch):
         monkeypatch.setattr(scaling, "measure_clients", killed)
-        with pytest.raises(TrainingError, match="with 10 clients failed, its process was killed"):
+        with raises(TrainingError, where="scaling", got=10, remedy="--parts"):
             scaling.measure_scaling(bench_of(scene))
 
 
@@ -305,7 +306,7 @@ def recipe_figures(small_source, backbone, cache, scene) -> dict:
 
 
 class TestRecipe:
-    def test_operations_are_those_of_the_contexts_that_each_method_reads(self, recipe_figures):
+    def test_operations_follow_the_contexts_that_each_method_reads(self, recipe_figures):
         assert set(recipe_figures["methods"]) == set(HEADLINE)
         training, evaluation = (
             [recipe_figures["methods"][name][f"{kind}_flops"] for name in HEADLINE]
@@ -318,7 +319,7 @@ class TestRecipe:
         assert none == 0 < local == 3 * promptfl  # a context for each client, or one for all
         assert fedpgp > local
 
-    def test_torch_mm_is_measured_after_every_round_and_is_in_no_time(self, recipe_figures):
+    def test_torch_mm_is_measured_after_every_round_and_not_part_of_any_time(self, recipe_figures):
         assert len(recipe_figures["gemm"]) >= 1 + 3 * 2  # zero-shot, and three methods with two rounds
         elapsed = sum(cost["training"] + cost["evaluation"] for cost in recipe_figures["methods"].values())
         assert 0 < elapsed < recipe_figures["total"]
@@ -335,7 +336,7 @@ class TestRecipe:
         assert "training 50%, rounds 42%, everything 21%" in " ".join(printed({"recipe": figures}).split())
 
 
-def test_bf16_is_held_against_the_same_step_in_float32(made_up):
+def test_bf16_is_compared_with_the_same_step_in_float32(made_up):
     backbone = random_backbone(tiny_config(), "float32", seed=0)
     single = replace(made_up, backbone=backbone, pixels={"train": made_up.pixels["train"].float()})
     figures = variants.measure_bf16(bench_of(single, repeat=2, precision="float32"))
@@ -345,7 +346,7 @@ def test_bf16_is_held_against_the_same_step_in_float32(made_up):
     assert "1.75× as fast as in float32" in shown
 
 
-def test_the_shares_of_a_profile_are_all_of_the_time(result):
+def test_the_shares_of_a_profile_add_up_to_one(result):
     shares = result["profile"]["shares"]
     assert sum(shares.values()) == pytest.approx(1)
     assert min(shares.values()) >= 0 and shares["matrix multiplies"] > 0 and shares["Python and dispatch"] > 0
@@ -353,7 +354,7 @@ def test_the_shares_of_a_profile_are_all_of_the_time(result):
 
 @pytest.fixture(scope="module")
 def result(made_up):
-    """All parts but the sweep over clients, which needs processes of its own."""
+    """Results of the parts that need no further processes."""
     options = Options("vit-b-16", ("step", "round", "classes", "general", "profile"), 1, 1, 0, "float64", classes=60)
     said = []
     with pytest.MonkeyPatch.context() as patched:
@@ -379,7 +380,7 @@ class TestSuite:
         assert speed["flops"] == speed["flops_linear"] + speed["flops_attention"]
         assert speed["naive_flops"] > 10 * speed["flops"]
 
-    def test_the_machine_and_the_options_are_named_and_threads_are_put_back(self, result):
+    def test_the_result_has_the_machine_and_options_and_the_number_of_threads_is_restored(self, result):
         assert result["machine"]["torch"] == torch.__version__
         assert result["options"]["shape"] == "vit-b-16" and result["options"]["classes"] == 60
         assert torch.get_num_threads() == 1
@@ -405,32 +406,29 @@ class TestCommand:
         assert command("bench", "--quiet").err == ""
 
     @pytest.mark.parametrize(
-        "arguments, message",
+        "arguments, expected",
         [
-            (["--shape", "vit-b-17"], "shape must be known, got 'vit-b-17'; did you mean 'vit-b-16'?"),
-            (["--parts", "step,scale"], "parts must be known, got 'scale'; did you mean 'scaling'?"),
-            (
-                ["--precision", "float16"],
-                "precision must be known, got 'float16'; did you mean 'float64'?",
-            ),
-            (["--parts", "bf16", "--precision", "float64"], "precision must be float32 for the part bf16"),
-            (["--repeat", "0"], "repeat must be 1 or more, got 0"),
-            (["--threads", "-1"], "threads must be 1 or more, got -1"),
-            (["--seed", "-1"], "seed must be 0 or more, got -1"),
+            (["--shape", "vit-b-17"], ["shape", "'vit-b-17'", "'vit-b-16'"]),
+            (["--parts", "step,scale"], ["parts", "'scale'", "'scaling'"]),
+            (["--precision", "float16"], ["precision", "'float16'", "'float64'"]),
+            (["--parts", "bf16", "--precision", "float64"], ["precision", "'float64'", "--precision float32"]),
+            (["--repeat", "0"], ["repeat", "got 0", "--repeat 1"]),
+            (["--threads", "-1"], ["threads", "got -1", "--threads 1"]),
+            (["--seed", "-1"], ["seed", "got -1", "--seed 0"]),
         ],
     )
-    def test_bad_options(self, arguments, message, command: Command):
-        refused(command("bench", *arguments), message)
+    def test_bad_options(self, arguments, expected, command: Command):
+        refused(command("bench", *arguments), *expected)
 
 
 class TestDepth:
-    def test_less_is_left_to_do_from_a_deeper_state(self, scene):
+    def test_a_deeper_state_leaves_less_work(self, scene):
         first, second = variants.measure_depths(bench_of(scene))
         assert (first["layer"], second["layer"]) == (0, 1)
         assert first["flops"] > second["flops"] and 0 < first["below"] < second["below"] < 1
         assert all(min(*depth["pixels"], *depth["state"], *depth["frozen"]) > 0 for depth in (first, second))
 
-    def test_text_for_each_image_grows_with_both(self, scene, monkeypatch):
+    def test_operations_of_text_for_each_image_grow_with_classes_and_images(self, scene, monkeypatch):
         monkeypatch.setattr(variants, "CLASSES", (2, 4))
         monkeypatch.setattr(variants, "BATCHES", (1, 3))
         rows = {(row["classes"], row["batch"]): row for row in variants.measure_conditional(bench_of(scene))}
@@ -445,7 +443,7 @@ class TestDepth:
 
 
 @pytest.mark.parametrize("shape", PUBLISHED)
-def test_the_published_sizes(shape):
+def test_published_shapes_have_the_published_sizes(shape):
     config = published_config(shape)
     patches = {"vit-b-16": 196, "vit-b-32": 49, "vit-l-14": 256}[shape]
     assert (config.vision_config.image_size // config.vision_config.patch_size) ** 2 == patches
@@ -454,7 +452,7 @@ def test_the_published_sizes(shape):
 
 
 @pytest.mark.by_hand
-def test_pictoclip_as_a_user_runs_it(command: Command):
+def test_pictoclip_on_the_command_line(command: Command):
     done = command("bench", "--shape", "pictoclip", "--parts", "step,round", "--repeat", "1", "--json")
     assert done.code == 0, done.err
     result = json.loads(done.out)
@@ -463,13 +461,13 @@ def test_pictoclip_as_a_user_runs_it(command: Command):
 
 @pytest.fixture(scope="module")
 def measured_costs(scene) -> dict[str, dict]:
-    """Of some methods, on a tower of three layers with three clients in every round."""
+    """Costs of some methods, on a tower of three layers with three clients in every round."""
     methods = ("zero-shot", "fedpgp", "fedprograd", "fedclip", "fedproda", "local")
     return {cost["name"]: cost for cost in costs.measure_costs(bench_of(scene, methods=methods))}
 
 
 class TestCosts:
-    def test_promptfl_comes_first_and_what_trains_nothing_is_left_out(self, measured_costs):
+    def test_promptfl_is_first_and_methods_that_train_nothing_are_left_out(self, measured_costs):
         assert list(measured_costs) == ["promptfl", "fedpgp", "fedprograd", "fedclip", "fedproda", "local"]
 
     def test_operations_follow_the_contexts_and_the_backward_passes(self, measured_costs):

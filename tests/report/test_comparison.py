@@ -37,13 +37,13 @@ TASK = {
 
 
 def rows(base: NDArray[np.bool_], novel: NDArray[np.bool_]) -> dict[str, float]:
-    """The figures of some outcomes, by plain means."""
+    """Return the metrics of some outcomes as simple means."""
     local = np.mean([100 * base[i][OWN[i]].mean() for i in range(N)])
     return summary({"local": [local], "base": [100 * base.mean()], "novel": [100 * novel.mean()]})
 
 
 def run(method: str, seed: int, *shares: tuple[float, float, float], chosen: float = 1.0, luck: int = 0) -> Run:
-    """A run whose clients got these shares of own, other and novel images right, at each point of its path."""
+    """Return a run with these accuracies on own, other and novel images, for each point of the path."""
     rng = np.random.default_rng((seed, luck))
     drawn, drawn_novel = rng.random((N, BASE)), rng.random((N, NOVEL))
     alphas = np.linspace(0, 1, len(shares)) if len(shares) > 1 else np.ones(1)
@@ -84,8 +84,8 @@ def run(method: str, seed: int, *shares: tuple[float, float, float], chosen: flo
 GOOD, FAIR = (0.9, 0.8, 0.8), (0.6, 0.5, 0.5)
 
 
-def test_resampled_figures_begin_with_those_of_the_run() -> None:
-    """At the clients' own models and at another point, and the area of the whole path at both."""
+def test_the_first_resampled_metrics_are_the_metrics_of_the_run() -> None:
+    """Check the personal models and another point; the area is the area of the whole path at both."""
     one = run("a", 0, (0.5, 0.6, 0.6), (0.7, 0.5, 0.4), (0.9, 0.3, 0.2))
     for alpha in (1.0, 0.5):
         found = resampled(one.outcomes, alpha)
@@ -96,13 +96,13 @@ def test_resampled_figures_begin_with_those_of_the_run() -> None:
             assert found[name][1:].mean() == pytest.approx(final[name], abs=0.5)
 
 
-def test_area_of_a_path_is_more_than_that_of_its_best_point() -> None:
+def test_the_area_of_a_path_is_larger_than_the_area_of_its_best_point() -> None:
     one = run("a", 0, (0.5, 0.6, 0.6), (0.9, 0.3, 0.2))
     single = [point["local"] * point["others"] / 100 for point in one.results["path"]]
     assert one.results["final"]["area"] > max(single)
 
 
-def test_a_run_at_an_alpha_has_the_figures_of_that_point() -> None:
+def test_a_run_at_an_alpha_has_the_metrics_of_that_point() -> None:
     one = run("a", 0, (0.5, 0.6, 0.6), (0.7, 0.5, 0.4), (0.9, 0.3, 0.2), chosen=0.5)
     for alpha in (0.5, "validation"):
         moved = one.at(alpha)
@@ -112,7 +112,7 @@ def test_a_run_at_an_alpha_has_the_figures_of_that_point() -> None:
         assert moved.row["alpha"] == 0.5 and moved.row["cm"] == one.results["path"][1]["cm"]
     point = run("b", 0, GOOD)
     assert point.at(0.5) is point
-    with pytest.raises(OutputError, match=r"one of 0, 0\.5, 1, where a was evaluated, got 0\.3"):
+    with pytest.raises(OutputError, match=r"0, 0\.5, 1\b.*0\.3"):
         one.at(0.3)
 
 
@@ -121,7 +121,7 @@ def test_a_comparison_at_an_alpha_compares_those_models() -> None:
     assert both.against("a", "b")["base"].mean > 20
     moved = both.at(0.0).against("a", "b")
     assert moved["base"].mean == moved["base"].low == 0
-    assert moved["area"].mean > 20  # of the whole path
+    assert moved["area"].mean > 20  # area of the whole path
     assert "α 0" in tables.caption(both.at(0.0)) and "α" not in tables.caption(both)
 
 
@@ -129,7 +129,7 @@ def test_methods_are_compared_on_the_seeds_that_both_have() -> None:
     a0, a1, b1 = run("a", 0, GOOD), run("a", 1, FAIR), run("b", 1, FAIR, luck=1)
     found = Comparison([a0, a1, b1]).against("a", "b")
     assert found == differences([a1.resampled], [b1.resampled])
-    with pytest.raises(OutputError, match="a and b share no finished seed"):
+    with pytest.raises(OutputError, match=r"\ba\b.*\bb\b"):
         Comparison([a0, b1]).against("a", "b")
 
 
@@ -141,8 +141,8 @@ def test_rank_is_the_mean_over_seeds_and_metrics() -> None:
     assert found.rank("c") == 2.5
 
 
-def test_the_best_is_marked_and_what_does_not_differ_from_it() -> None:
-    """Of two equal methods the first is best; one that has fewer seeds is marked, and is never the best."""
+def test_the_best_method_and_methods_without_a_difference_are_marked() -> None:
+    """The first of two equal methods is the best; a method with fewer seeds is marked, and is never the best."""
     runs = [
         run(name, seed, shares) for (name, shares), seed in product({"a": GOOD, "b": FAIR, "c": GOOD}.items(), (0, 1))
     ]
@@ -156,14 +156,14 @@ def test_the_best_is_marked_and_what_does_not_differ_from_it() -> None:
     assert tables.table(Comparison(runs[:2])).legend == ""
 
 
-def test_a_method_that_stands_alone_has_no_mark() -> None:
+def test_a_single_method_has_no_mark() -> None:
     made = tables.table(Comparison([run("a", 0, GOOD)]))
     assert all(cell.mark is None for row in made.rows for cell in row)
     assert made.rows[0][1].text == f"{run('a', 0, GOOD).results['final']['local']:.1f}"
 
 
-def test_the_diagnosis_of_clients_moves_with_alpha_where_the_run_knows_it() -> None:
-    """A run across machines has no outcomes: it knows its clients' own models alone."""
+def test_the_diagnosis_of_clients_depends_on_alpha_if_the_run_has_outcomes() -> None:
+    """A run across machines has no outcomes: only Local of the personal models is known."""
     own = run("a", 0, (0.5, 0.6, 0.6), (0.9, 0.3, 0.2))
     assert own.outcomes is not None and own.outcomes.local(1.0) == pytest.approx(own.client_locals)
     right = own.outcomes.unpack("base", point=0)
@@ -178,17 +178,17 @@ def test_the_diagnosis_of_clients_moves_with_alpha_where_the_run_knows_it() -> N
     assert texts(replace(own, outcomes=None).at(0.0)) == ["", ""]
 
 
-def test_reference_is_the_last_method_or_the_one_that_is_named() -> None:
+def test_the_reference_is_the_last_method_or_the_given_method() -> None:
     both = Comparison([run("a", 0, GOOD), run("b", 0, FAIR, luck=1)])
     assert tables.difference_table(both).header[0] == "b minus"
     named = tables.difference_table(both, "a")
     assert named.header[0] == "a minus" and [row[0].text for row in named.rows] == ["b"]
     assert named.rows[0][1].text.startswith("+")
-    with pytest.raises(OutputError, match="method must be one of the comparison's, got 'z'"):
+    with pytest.raises(OutputError, match="'z'"):
         tables.difference_table(both, "z")
 
 
-def test_held_out_domains_are_named() -> None:
+def test_the_table_names_held_out_domains() -> None:
     one = run("a", 0, GOOD)
     other = {**one.results, "task": {**TASK, "novel": "domains", "novel_domains": ["clipart", "sketch"]}}
     made = tables.table(Comparison([replace(one, results=other)]))
@@ -196,7 +196,7 @@ def test_held_out_domains_are_named() -> None:
     assert "held out: clipart, sketch" in made.heading
 
 
-def test_tables_as_csv_hold_the_numbers() -> None:
+def test_csv_files_have_the_numbers_of_the_tables() -> None:
     both = Comparison([run("a", 0, FAIR, GOOD), run("a", 1, FAIR, GOOD), run("b", 0, FAIR, luck=1)])
     found = list(csv.DictReader(io.StringIO(tables.comparison_csv(both))))
     assert [(row["method"], row["seeds"]) for row in found] == [("a", "0 1"), ("b", "0")]
@@ -223,14 +223,14 @@ def test_latex_escapes_and_marks() -> None:
     assert r"\begin{tabular}{lrr}" in text and r"$\alpha$" in text
 
 
-def test_notes_are_below_a_table() -> None:
+def test_notes_follow_a_table() -> None:
     one = formats.Table("heading", ["a"], [[formats.TableCell("1")]], "legend", ["[1] a_b: {} / x", "[2] c"])
     assert formats.markdown(one) == "| a |\n| --- |\n| 1 |\n\nlegend\n\n[1] a_b: {} / x\n\n[2] c\n"
     below = formats.latex(one).partition(r"\end{tabular}")[2]
     assert r"{\footnotesize [1] a\_b: \{\} / x\par}" in below and "[2] c" in below
 
 
-def test_diagnosis_treats_every_method_alike() -> None:
+def test_the_diagnosis_has_a_row_for_every_method() -> None:
     both = Comparison([run("a", 0, FAIR, GOOD, chosen=0.0), run("b", 0, FAIR, luck=1)])
     made = tables.diagnosis_table(both)
     cells = {row[0].text: dict(zip(made.header, (cell.text for cell in row), strict=True)) for row in made.rows}
@@ -244,7 +244,7 @@ def test_diagnosis_treats_every_method_alike() -> None:
 def test_the_trade_off_is_the_same_bytes_each_time_and_names_every_method(
     together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one pair of axes, or each method in its own; also if some runs of a method are a point."""
+    """In one panel, or in a panel for each method; also if the path of some runs is one point."""
     monkeypatch.setattr(charts, "TOGETHER", together)
     runs = [run(f"method-{i}", seed, (0.5, 0.6, 0.6), (0.9, 0.3 + i / 50, 0.2)) for i in range(5) for seed in (0, 1)]
     runs[1] = run("method-0", 1, FAIR)

@@ -8,6 +8,7 @@ import altair
 import numpy as np
 import pandas as pd
 import pytest
+from raising import raises
 from test_comparison import FAIR, GOOD, run
 
 import fedpgp
@@ -53,7 +54,7 @@ def test_a_frame_has_the_means_and_deviations_of_every_method_and_part(both: Com
     assert found["local"].xs("client", level="part").idxmax() == "a"
 
 
-def test_the_frame_says_what_comparison_csv_says(both: Comparison) -> None:
+def test_the_frame_equals_comparison_csv(both: Comparison) -> None:
     for line in csv.DictReader(io.StringIO(tables.comparison_csv(both))):
         row = both.table().loc[(line["method"], line["part"])]
         for name, value in row.items():
@@ -68,13 +69,13 @@ def test_a_runs_frame_has_a_row_for_each_part(both: Comparison) -> None:
     assert list(both.runs[2].table().index) == ["client"]
 
 
-def test_nothing_has_an_empty_frame_and_no_figure() -> None:
+def test_an_empty_comparison_has_an_empty_frame_and_no_figure() -> None:
     assert Comparison([]).table().empty
-    with pytest.raises(OutputError, match="no finished run: there is nothing to draw"):
+    with raises(OutputError, where="comparison", remedy="fedpgp compare --resume"):
         Plots(Comparison([]))
 
 
-def test_the_trade_off_is_the_one_that_is_written(both: Comparison, tmp_path, monkeypatch) -> None:
+def test_the_trade_off_equals_the_written_one(both: Comparison, tmp_path, monkeypatch) -> None:
     drawn = []
     monkeypatch.setattr(comparison, "write_chart", lambda directory, name, chart: drawn.append((name, chart)))
     comparison.write_comparison(both, tmp_path)
@@ -95,8 +96,8 @@ def test_the_curves_are_means_over_the_seeds(both: Comparison) -> None:
     assert list(local.loc[("b", 1)][["mean", "low", "high"]]) == [55.0] * 3, "one seed has no deviation"
 
 
-def test_a_chart_is_the_callers_own(both: Comparison, tmp_path) -> None:
-    """It can be changed and saved as others are, and notebooks show it."""
+def test_a_chart_can_be_changed_and_saved(both: Comparison, tmp_path) -> None:
+    """The caller can change and save the chart, and notebooks show it."""
     chart = Plots(both).curves().properties(title="mine")
     chart.save(tmp_path / "mine.pdf")
     assert (tmp_path / "mine.pdf").read_bytes().startswith(b"%PDF")

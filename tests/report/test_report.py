@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from commands import Command
+from raising import raises
 from tiny import SHORT_RUN
 
 import fedpgp
@@ -30,7 +31,7 @@ EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 @pytest.fixture(scope="module", autouse=True)
 def small_pages(small_source: Source, backbone: Backbone) -> Iterator[None]:
-    """Pages show images of the small part of the data, and load the checkpoint once."""
+    """Use images of the small part of the data in pages, and load the checkpoint once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_details, "load_source", lambda *_: small_source)
         patch.setattr(classifier, "configured_backbone", lambda *_: backbone)
@@ -41,7 +42,7 @@ def specs_of(page):
     return json.loads(re.search(r'<script type="application/json" id="specs">(.*?)</script>', page, re.DOTALL)[1])
 
 
-def test_the_page_stands_alone_and_shows_what_the_runs_hold(compared, tmp_path):
+def test_the_page_needs_no_other_file_and_shows_the_results_of_the_runs(compared, tmp_path):
     target = tmp_path / "report.html"
     found = write_report([compared], target, figures=tmp_path / "figures")
     page = target.read_text(encoding="utf-8")
@@ -74,7 +75,7 @@ def test_the_page_stands_alone_and_shows_what_the_runs_hold(compared, tmp_path):
     assert r"\begin{tabular}" in (tmp_path / "figures" / "table.tex").read_text()
 
 
-def test_the_numbers_behind_figures_are_those_of_naive_loops(compared):
+def test_the_data_of_figures_equals_naive_loops(compared):
     comparison = fedpgp.load_comparison(compared)
     run = comparison.of("fedpgp")[0]
     outcomes = run.outcomes
@@ -108,17 +109,17 @@ def test_the_numbers_behind_figures_are_those_of_naive_loops(compared):
     assert values[values["client"] == 1]["value"].tolist() == pytest.approx(expected[:4].tolist(), rel=1e-5)
 
 
-def test_without_a_path_the_shared_part_answers_as_the_clients_models_do(compared):
+def test_without_a_path_shared_and_personal_models_give_the_same_answers(compared):
     run = fedpgp.load_comparison(compared).of("fedpgp")[0]
     single = replace(run, outcomes=SimpleNamespace(alphas=(1.0,)))
     gains = frames.clients(fedpgp.Comparison([single]))
     assert set(gains["over"]) == {"shared part"} and not gains["gain"].any()
     alone = replace(single.config.federation, path_points=1)
     unasked = replace(single, config=replace(single.config, federation=alone))
-    assert frames.clients(fedpgp.Comparison([unasked])).empty, "nothing is known of the shared part's Local"
+    assert frames.clients(fedpgp.Comparison([unasked])).empty, "Local of the shared part is unknown"
 
 
-def test_local_is_resampled_as_by_a_loop_over_clients(compared):
+def test_resampled_local_equals_a_loop_over_clients(compared):
     outcomes = fedpgp.load_comparison(compared).of("fedpgp")[0].outcomes
     counts, _, narrow_counts = _both_counts(outcomes.base_images, outcomes.novel_images)
     found = _local(outcomes, narrow_counts)
@@ -142,8 +143,8 @@ def rename_first_class(results_file: Path) -> None:
     write_json(results_file, results)
 
 
-def test_what_is_odd_is_named_and_the_rest_is_shown(own_comparison, small, cache, tmp_path):
-    """A damaged run, one that goes on, other settings, another task, no run at all, and a script as a class name."""
+def test_the_page_lists_what_it_cannot_show_and_shows_the_rest(own_comparison, small, cache, tmp_path):
+    """A damaged run, a running run, other settings, another task, an empty directory, a script as a class name."""
     out = own_comparison
     other, again, running, nothing = (tmp_path / name for name in ("other", "again", "running", "nothing"))
     shutil.copytree(out / "fedpgp" / "seed-0", running)
@@ -162,38 +163,38 @@ def test_what_is_odd_is_named_and_the_rest_is_shown(own_comparison, small, cache
     assert "running (2 rounds)" in page
     assert "promptfl minus" in page  # the method in focus, which is not the last
     before = fedpgp.load_run(out / "promptfl" / "seed-0").config.methods["promptfl"].learning_rate
-    settings = f"with other settings (promptfl.learning_rate 0.5, there {before}): make a report of each"
+    settings = f"(promptfl.learning_rate 0.5 instead of {before})"
     assert len(found.faults) == 3
-    for text in ("damaged", "holds no run", settings):
+    for text in ("damaged", f"{nothing}", settings):
         assert any(text in fault for fault in found.faults), text
     assert "<script>alert" not in page and "<img src=x" not in page
     assert EVIL in json.dumps(specs_of(page), ensure_ascii=False)
 
-    with pytest.raises(OutputError, match="nothing to report on"):
+    with raises(OutputError, problem=f"{nothing}", remedy="fedpgp compare"):
         write_report([nothing], tmp_path / "other.html")
-    with pytest.raises(OutputError, match="is no directory"):
+    with raises(OutputError, where="missing", allowed="directory"):
         write_report([tmp_path / "missing"], tmp_path / "other.html")
 
 
-def test_it_replaces_nothing_but_a_report(compared, command: Command, tmp_path, monkeypatch):
+def test_a_report_replaces_only_a_report(compared, command: Command, tmp_path, monkeypatch):
     monkeypatch.setattr(write, "_section", lambda *_: write.Section("empty", [], []))  # figures take long
     target = tmp_path / "thesis.html"
     target.write_text("<p>mine</p>")
-    with pytest.raises(OutputError, match="is not a report"):
+    with raises(OutputError, where="thesis.html", remedy="--force"):
         write_report([compared], target)
     assert target.read_text() == "<p>mine</p>"
     write_report([compared], target, force=True)
     before = target.read_text()
-    with pytest.raises(ConfigError, match="focus must be a method of the runs, got 'fedppg'"):
+    with raises(ConfigError, where="focus", got="fedppg", remedy="fedpgp, promptfl"):
         write_report([compared], target, focus="fedppg")
-    with pytest.raises(OutputError, match="its directory does not exist"):
+    with raises(OutputError, where="report.html", remedy=f"mkdir -p {tmp_path / 'no'}"):
         write_report([compared], tmp_path / "no" / "report.html")
     assert target.read_text() == before
     ended = command("report", str(compared), "-o", str(target), "--quiet")
     assert ended.code == 0, ended.err
 
 
-def test_runs_across_machines_are_shown_without_what_stayed_there(compared, tmp_path):
+def test_runs_across_machines_are_shown_without_their_answers(compared, tmp_path):
     run = fedpgp.load_run(compared / "fedpgp" / "seed-0")
     across = tmp_path / "across"
     shutil.copytree(compared / "fedpgp" / "seed-0", across)
@@ -204,7 +205,7 @@ def test_runs_across_machines_are_shown_without_what_stayed_there(compared, tmp_
     found = write_report([across], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not found.faults
-    assert "confusion: the runs have nothing to show here" in page
+    assert "confusion: the runs have no data" in page
     assert "rounds" in {name.partition("-")[2] for name in specs_of(page)}
 
 
@@ -214,7 +215,7 @@ def test_it_follows_a_running_experiment_until_its_end(small, cache, tmp_path, m
     next(rounds)
 
     def rest(seconds: float) -> None:
-        """The run goes on after every second rest."""
+        """Continue the run after every second rest."""
         pages.append(target.read_text(encoding="utf-8"))
         written.append(target.stat().st_ino)  # a page is replaced, not changed
         if len(pages) % 2 == 0:

@@ -49,7 +49,7 @@ def test_every_figure_is_drawn_offline_and_can_be_read(browser, page_file, schem
     page.close()
 
 
-def test_a_click_in_a_legend_leaves_one_method_and_the_keyboard_reaches_everything(browser, page_file):
+def test_a_click_in_a_legend_shows_one_method_and_the_keyboard_reaches_everything(browser, page_file):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.goto(page_file.as_uri())
     chart = page.locator('[data-chart$="-tradeoff"]')
@@ -68,7 +68,7 @@ def test_a_click_in_a_legend_leaves_one_method_and_the_keyboard_reaches_everythi
         reached.add(
             page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.textContent")
         )
-    assert "What each method trades" in reached
+    assert "Trade-off of each method" in reached
     assert any(text.startswith("Table:") for text in reached if text)
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible()

@@ -1,4 +1,4 @@
-"""Ablations: each setting is the run of its config, equal ones are run once, and what is stopped goes on."""
+"""Ablations: each setting is the run of its config, equal settings are run once, and a stopped ablation continues."""
 
 import csv
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from raising import raises
 from tiny import SHORT_RUN, draw_nothing, use_small_source
 
 import fedpgp
@@ -14,7 +15,7 @@ import fedpgp.studies
 from fedpgp.backbone import Backbone
 from fedpgp.config import load_config
 from fedpgp.data.sources import Source
-from fedpgp.errors import ConfigError, InUseError, OutputError
+from fedpgp.errors import ConfigError, FedPGPError, InUseError, OutputError
 from fedpgp.report.ablation import chart, table
 from fedpgp.report.style import rendered
 from fedpgp.results.run_store import locked
@@ -83,7 +84,7 @@ def test_every_shipped_study_can_be_run():
     assert list(read_studies(None, ["shots"])) == ["shots"]
 
 
-def test_what_it_writes(finished, cache, small):
+def test_files_of_an_ablation(finished, cache, small):
     found, ran = fedpgp.load_ablation(finished), list(finished.rglob("comparison.json"))
     assert len(ran) == 4, "the config as it stands, μ = 0 of two studies, μ = 2, and no negative term"
     assert found.cells["mu", "0"] is found.cells["parts", "no term"]
@@ -123,9 +124,9 @@ def test_tables_and_figures(finished):
         assert text in drawn
 
 
-def test_it_replaces_only_when_asked_and_what_is_stopped_goes_on(file, finished, own, small, cache, monkeypatch):
+def test_force_replaces_an_ablation_and_a_stopped_ablation_continues(file, finished, own, small, cache, monkeypatch):
     draw_nothing(monkeypatch)
-    with locked(own), pytest.raises(InUseError, match="another process"):
+    with locked(own), pytest.raises(InUseError):
         ablate(file, own, cache, force=True)
     compare, left = cells.compare, iter(range(2))
 
@@ -139,61 +140,74 @@ def test_it_replaces_only_when_asked_and_what_is_stopped_goes_on(file, finished,
         with pytest.raises(KeyboardInterrupt):
             ablate(file, own, cache, force=True)
     assert not (own / "mu.svg").exists()
-    with pytest.raises(OutputError, match=r"is missing; go on with: fedpgp ablate --resume"):
+    with raises(OutputError, where="out", problem="is missing", remedy=f"`fedpgp ablate --resume {own}`"):
         fedpgp.load_ablation(own)
-    with pytest.raises(OutputError, match=r"exists; .* or go on with: fedpgp ablate --resume"):
+    with pytest.raises(OutputError, match=f"fedpgp ablate --resume {own}"):
         ablate(file, own, cache)
     fedpgp.resume_ablation(own, cache=cache)
     assert files_of(own) == files_of(finished)
 
-    monkeypatch.setattr(cells, "compare", None)  # finished ones are kept
+    monkeypatch.setattr(cells, "compare", None)  # no finished cell is run again
     assert fedpgp.resume_ablation(own, cache=cache).rows() == fedpgp.load_ablation(own).rows()
 
 
-def test_records_of_something_else_are_refused(own, cache, tmp_path):
-    with pytest.raises(OutputError, match="holds no ablation; name a directory that fedpgp ablate wrote"):
+def test_missing_damaged_and_older_records_are_refused(own, cache, tmp_path):
+    with raises(OutputError, where=str(tmp_path), problem="ablation", remedy="fedpgp ablate"):
         fedpgp.resume_ablation(tmp_path, cache=cache)
     path = own / "ablation.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "fedpgp": "0.0.9"}))
-    with pytest.raises(OutputError, match=r"was begun with fedpgp 0\.0\.9"):
+    with raises(OutputError, where="out", got="0.0.9"):
         fedpgp.resume_ablation(own, cache=cache)
     for damaged in ("[]", "{", json.dumps({**record, "studies": {"../up": {"0": []}}})):
         path.write_text(damaged)
-        with pytest.raises((OutputError, ConfigError), match=r"ablation\.json"):
+        with raises(FedPGPError, where="ablation.json"):
             fedpgp.resume_ablation(own, cache=cache)
 
 
-def test_an_unknown_shipped_study_is_told_of_the_nearest_and_no_path_inside_the_package():
-    with pytest.raises(ConfigError, match=r"has no study 'muu'; did you mean 'mu'\? known: ") as error:
+def test_the_message_about_an_unknown_study_suggests_the_nearest_and_has_no_path_inside_the_package():
+    with raises(ConfigError, got="muu", remedy="'mu'") as error:
         read_studies(None, ["muu"])
     assert ".toml" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "settings", "message"),
+    ("content", "settings", "fields"),
     [
-        ("", {}, "holds no study"),
-        ("[mu\n", {}, "studies.toml: is not TOML"),
-        ("mu = 1\n", {}, r"studies.toml: mu must be a table with a list of changes for each label, got 1"),
-        ("[mu]\n", {}, r"studies.toml: mu must be a table with a list of changes for each label, got {}"),
-        ("[Mu]\n0 = []\n", {}, "small letters, digits and hyphens, got 'Mu'"),
-        ('["../up"]\n0 = []\n', {}, "small letters, digits and hyphens"),
-        ("[mu]\n0 = 3\n", {}, "mu.'0' must be a list of changes"),
-        ('[mu]\n0 = ["fedpgp.nu=1"]\n', {}, r"study mu, setting '0': .*fedpgp.nu is not a key"),
-        ('[mu]\n0 = ["fedpgp.mu=-1"]\n', {}, r"study mu, setting '0': .*fedpgp.mu .*greater"),
-        ('[shots]\n99 = ["task.shots=99"]\n', {}, r"study shots, setting '99': .*99"),
-        ('[m]\n99 = ["fedpgp.context_length=99"]\n', {}, r"study m, setting '99': a context of fedpgp must have"),
-        ("[mu]\n0 = []\n", {"studies": ["nu"]}, "has no study 'nu'; known: mu"),
-        ("[mu]\n0 = []\n", {"method": "fedpg"}, "fedpg"),
-        ("[mu]\n0 = []\n", {"seeds": 0}, "seeds"),
-        (None, {}, "cannot be read"),
+        ("", {}, {"where": "studies.toml", "problem": "no study"}),
+        ("[mu\n", {}, {"where": "studies.toml", "problem": "TOML"}),
+        ("mu = 1\n", {}, {"where": "studies.toml: mu", "got": 1}),
+        ("[mu]\n", {}, {"where": "studies.toml: mu", "got": {}}),
+        ("[Mu]\n0 = []\n", {}, {"where": "studies.toml", "got": "Mu"}),
+        ('["../up"]\n0 = []\n', {}, {"where": "studies.toml", "got": "../up"}),
+        ("[mu]\n0 = 3\n", {}, {"where": "studies.toml: mu.'0'", "got": 3}),
+        ("[mu]\n0 = []\n", {"studies": ["nu"]}, {"where": "studies.toml", "got": "nu", "remedy": "mu"}),
+        (None, {}, {"where": "studies.toml"}),
     ],
 )
-def test_bad_input_is_refused_before_any_work(content, settings, message, small, tmp_path, cache):
+def test_files_that_are_not_studies_are_refused_before_any_work(content, settings, fields, small, tmp_path, cache):
     file = tmp_path / "studies.toml"
     if content is not None:
         file.write_text(content)
+    with raises(ConfigError, **fields):
+        ablate(file, tmp_path / "out", cache, **settings)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "message"),
+    [
+        ('[mu]\n0 = ["fedpgp.nu=1"]\n', {}, r"study mu, setting '0': .*fedpgp.nu"),
+        ('[mu]\n0 = ["fedpgp.mu=-1"]\n', {}, r"study mu, setting '0': .*fedpgp.mu .*-1"),
+        ('[shots]\n99 = ["task.shots=99"]\n', {}, r"study shots, setting '99': .*99"),
+        ('[m]\n99 = ["fedpgp.context_length=99"]\n', {}, r"study m, setting '99': .*context.*99"),
+        ("[mu]\n0 = []\n", {"method": "fedpg"}, "fedpg"),
+        ("[mu]\n0 = []\n", {"seeds": 0}, "seeds"),
+    ],
+)
+def test_settings_that_cannot_be_run_are_refused_before_any_work(content, settings, message, small, tmp_path, cache):
+    file = tmp_path / "studies.toml"
+    file.write_text(content)
     with pytest.raises(ConfigError, match=message):
         ablate(file, tmp_path / "out", cache, **settings)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""A grid that is killed three times at random ends in the tables of one that was left alone."""
+"""A grid that is killed three times at random writes the same tables as an uninterrupted grid."""
 
 import random
 import signal
@@ -37,19 +37,19 @@ def finished(process):
 
 
 def test_a_grid_killed_three_times_ends_in_the_same_tables(tmp_path):
-    cache, begun = tmp_path / "cache", [*GRID, *(part for change in SMALL for part in ("--set", change))]
+    cache, arguments = tmp_path / "cache", [*GRID, *(part for change in SMALL for part in ("--set", change))]
     started = time.monotonic()
-    finished(fedpgp(*begun, "-o", str(tmp_path / "whole"), cache=cache))
-    finished(fedpgp(*begun, "-o", str(tmp_path / "again"), cache=cache))  # its time, without encoding images
+    finished(fedpgp(*arguments, "-o", str(tmp_path / "whole"), cache=cache))
+    finished(fedpgp(*arguments, "-o", str(tmp_path / "again"), cache=cache))  # time without encoding images
     seconds = (time.monotonic() - started) / 2
     killed, draws = tmp_path / "killed", random.Random(0)
     kills = 0
     while kills < 3:
         resuming = (killed / "sweep.json").exists()
-        process = fedpgp(*(["--resume", str(killed)] if resuming else [*begun, "-o", str(killed)]), cache=cache)
+        process = fedpgp(*(["--resume", str(killed)] if resuming else [*arguments, "-o", str(killed)]), cache=cache)
         try:
             process.communicate(timeout=draws.uniform(0.2, 0.5) * seconds)
-            break  # it was faster
+            break  # the grid finished before the kill
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
@@ -58,6 +58,6 @@ def test_a_grid_killed_three_times_ends_in_the_same_tables(tmp_path):
     if (killed / "sweep.json").exists():
         finished(fedpgp("--resume", str(killed), cache=cache))
     else:
-        finished(fedpgp(*begun, "-o", str(killed), cache=cache))
+        finished(fedpgp(*arguments, "-o", str(killed), cache=cache))
     for table in TABLES:
         assert (killed / table).read_bytes() == (tmp_path / "whole" / table).read_bytes(), table

@@ -1,8 +1,9 @@
-"""Settings of published figures: each key of a config is equal, differs or is unknown, and a typo is an error."""
+"""Settings of published figures: each key of a config is equal, different or unknown, and a typo is an error."""
 
 from dataclasses import fields
 
 import pytest
+from raising import raises
 
 from fedpgp.aggregators import AGGREGATORS
 from fedpgp.config import SECTIONS, load_config
@@ -14,7 +15,7 @@ from fedpgp.studies.reported_settings import WITHOUT_EFFECT, Agreement, Inexpres
 
 
 def compared(changes: list[str], stated: dict, method: str = "fedpgp") -> Agreement:
-    """A config with changes, against a table of settings."""
+    """Return the comparison of a config with changes and a table of settings."""
     return compare_settings(load_config(None, changes), method, stated_settings(stated, "here"), [])
 
 
@@ -55,7 +56,7 @@ def test_values_are_compared_as_the_config_reads_them():
     }
 
 
-def test_what_a_methods_section_overrides_counts_and_not_the_value_of_federation():
+def test_values_of_a_methods_section_override_federation():
     stated = {"federation": {"momentum": 0.9, "weight_decay": 0.2}}
     assert compared(["federation.momentum=0.9", "federation.weight_decay=0.2"], stated).is_same
     assert compared(["federation.weight_decay=0.2", "fedpgp.momentum=0.5"], stated).differs == {
@@ -68,12 +69,12 @@ def test_what_a_methods_section_overrides_counts_and_not_the_value_of_federation
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_field_of_a_method_that_federation_has_too_overrides_it(method):
+def test_a_field_of_a_method_and_of_federation_is_a_training_setting(method):
     shared = {field.name for field in fields(METHODS[method])} & {field.name for field in fields(FederationConfig)}
     assert shared <= {field.name for field in fields(TrainedMethod)}
 
 
-def test_data_and_checkpoints_have_the_last_part_of_their_place_as_identity():
+def test_only_the_last_part_of_the_place_of_data_and_checkpoints_is_compared():
     stated = {"data": {"source": "caltech101"}, "backbone": {"checkpoint": "openai/clip-vit-base-patch16"}}
     places = ['data.source="/data/caltech101"', 'backbone.checkpoint="/models/clip-vit-base-patch16/"']
     assert compared(places, stated).is_same
@@ -84,7 +85,7 @@ def test_data_and_checkpoints_have_the_last_part_of_their_place_as_identity():
     assert not compared(['data.template="a/{}"'], template).is_same, "the last part is the identity of no other key"
 
 
-def test_a_value_that_a_field_cannot_have_differs_from_all_that_it_can_have():
+def test_a_value_that_a_field_cannot_have_differs_from_all_its_values():
     stated = {"data": {"augmented_views": {"not_expressible": "a new crop in every epoch"}}}
     for views in (1, 50, 1000):
         agreement = compared([f"data.augmented_views={views}"], stated)
@@ -94,7 +95,7 @@ def test_a_value_that_a_field_cannot_have_differs_from_all_that_it_can_have():
     assert words == Inexpressible("x") != "x"
 
 
-def test_sections_of_other_methods_do_not_count_but_those_of_other_aggregators_do():
+def test_sections_of_other_methods_are_ignored_and_sections_of_other_aggregators_are_compared():
     stated = {"promptfl": {"learning_rate": 0.002}, "krum": {"malicious": 3}, "fedpgp": {"mu": 0.5}}
     agreement = compared(["fedpgp.mu=0.5"], stated)
     assert agreement.differs == {"krum.malicious": ("not used", "3")}
@@ -111,18 +112,18 @@ def test_keys_that_never_change_a_result_are_neither_compared_nor_unknown():
 
 
 @pytest.mark.parametrize(
-    ("stated", "message"),
+    ("stated", "fields"),
     [
+        ({"federation": {"bach_size": 8}}, {"where": "federation.bach_size", "remedy": "batch_size"}),
+        ({"fedpg": {"mu": 1.0}}, {"where": "r.toml", "got": "fedpg", "remedy": "'fedpgp'"}),
+        ({"federation": {"batch_size": 0}}, {"where": "r.toml.federation.batch_size", "got": 0}),
         (
-            {"federation": {"bach_size": 8}},
-            r"r\.toml\.federation\.bach_size is not a key of \[federation\]; .*batch_size",
+            {"federation": {"batch_size": {"not_expresible": "x"}}},
+            {"where": "r.toml.federation.batch_size", "got": {"not_expresible": "x"}, "remedy": "not_expressible"},
         ),
-        ({"fedpg": {"mu": 1.0}}, r"r\.toml\.fedpg must be a section of a config; did you mean 'fedpgp'"),
-        ({"federation": {"batch_size": 0}}, r"r\.toml\.federation\.batch_size .*greater than or equal to 1, got 0"),
-        ({"federation": {"batch_size": {"not_expresible": "x"}}}, r"r\.toml\.federation\.batch_size .*got \{'not_e"),
-        ({"task": {"protocol": "base2novel"}}, r"r\.toml\.task\.protocol .*got 'base2novel'"),
+        ({"task": {"protocol": "base2novel"}}, {"where": "r.toml.task.protocol", "got": "base2novel"}),
     ],
 )
-def test_what_no_config_can_have_is_refused(stated, message):
-    with pytest.raises(ConfigError, match=message):
+def test_settings_that_no_config_can_have_are_refused(stated, fields):
+    with raises(ConfigError, **fields):
         stated_settings(stated, "r.toml")

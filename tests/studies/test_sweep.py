@@ -1,4 +1,4 @@
-"""Grids: every cell is the comparison of its config, finished ones are not run again, and what is stopped goes on."""
+"""Sweeps: every cell is the comparison of its config, finished cells are not run again, a stopped sweep continues."""
 
 import csv
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import Command, refused, sets
+from raising import raises
 from tiny import SHORT_RUN, draw_nothing, use_small_source
 
 import fedpgp
@@ -39,7 +40,7 @@ def files_of(directory: Path) -> dict[str, bytes]:
 
 
 class Told(Silent):
-    """Keeps what a reporter is told of the grid as a whole; interrupts the grid after `rounds` rounds."""
+    """Reporter that keeps the progress and the notices of the grid, and interrupts it after `rounds` rounds."""
 
     def __init__(self, rounds: int = -1):
         self.left, self.said, self.notices = rounds, [], []
@@ -59,7 +60,7 @@ class Told(Silent):
 
 @pytest.fixture(scope="module")
 def told() -> Told:
-    """What was told of the grid of `finished`."""
+    """Reporter of the grid of `finished`."""
     return Told()
 
 
@@ -72,12 +73,12 @@ def finished(
     with pytest.MonkeyPatch.context() as patch:
         use_small_source(patch, small_source, backbone)
         draw_nothing(patch)
-        patch.setattr(grid, "write_chart", lambda *_: None)  # a test below makes them
+        patch.setattr(grid, "write_chart", lambda *_: None)  # another test draws the charts
         sweep(AXES, directory, cache, methods=["fedpgp", "zero-shot"], seeds=2, reporter=told)
     return directory
 
 
-def test_what_it_writes(finished, told, small, cache):
+def test_files_and_progress_of_a_sweep(finished, told, small, cache):
     found = fedpgp.load_sweep(finished)
     with (finished / "sweep.csv").open() as rows:
         read = list(csv.DictReader(rows))
@@ -99,7 +100,7 @@ def test_what_it_writes(finished, told, small, cache):
     assert len(json.loads(json.dumps(found.as_json()))["rows"]) == 16
 
 
-def test_figures_hold_the_means_and_join_numbers_alone(finished, tmp_path, monkeypatch):
+def test_figures_have_the_means_and_lines_join_only_numbers(finished, tmp_path, monkeypatch):
     found, drawn = fedpgp.load_sweep(finished), []
     (part,) = found.parts
     monkeypatch.setattr(grid, "write_chart", lambda directory, name, chart: drawn.append(chart))
@@ -138,14 +139,14 @@ def test_figures_are_drawn(finished):
         assert text in svg
 
 
-def test_what_is_stopped_goes_on(small, cache, tmp_path, monkeypatch):
-    """One cell is finished, one is stopped in its first round, and one has not begun."""
+def test_a_stopped_sweep_continues(small, cache, tmp_path, monkeypatch):
+    """One cell is finished, one is stopped in its first round, and one has not started."""
     draw_nothing(monkeypatch)
     whole, stopped, axes = tmp_path / "whole", tmp_path / "stopped", ["task.shots=2,3,4"]
     sweep(axes, whole, cache)
     with pytest.raises(KeyboardInterrupt):
         sweep(axes, stopped, cache, reporter=Told(rounds=3))
-    with pytest.raises(OutputError, match=r"is missing; go on with: fedpgp sweep --resume"):
+    with raises(OutputError, where="stopped", problem="is missing", remedy=f"`fedpgp sweep --resume {stopped}`"):
         fedpgp.load_sweep(stopped)
     compare, again = cells.compare, []
     monkeypatch.setattr(cells, "compare", lambda *a, **k: again.append(k["output"]) or compare(*a, **k))
@@ -167,21 +168,33 @@ def test_a_file_and_equal_cells(small, cache, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("axes", "message"),
+    ("axes", "fields"),
     [
-        ({"fedpgp.mu": []}, "axis fedpgp.mu must have a value or more, got none"),
-        ([], "a grid must have an axis or more"),
-        (["fedpgp.mu="], "--grid must have the form section.key=a,b,c"),
-        (["mu=1,2"], "--grid must have the form section.key=a,b,c"),
-        (["fedpgp.mu=1,1"], "must have each value once"),
-        (["fedpgp.mu=1", "fedpgp.mu=2"], "must be given once, with all its values"),
-        (["fedpgp.nu=1,2"], r"fedpgp.nu 1: .*fedpgp.nu is not a key"),
-        (["task.shots=2,99"], r"task.shots 99: .*99"),
-        (["federation.engine=deployment"], "federation.engine deployment: .*needs machines"),
-        ("missing.toml", "missing.toml cannot be read"),
+        ({"fedpgp.mu": []}, {"where": "fedpgp.mu", "got": []}),
+        ([], {"where": "--grid", "remedy": "--grid fedpgp.mu=0.1,1"}),
+        (["fedpgp.mu="], {"where": "--grid", "got": "fedpgp.mu="}),
+        (["mu=1,2"], {"where": "--grid", "got": "mu=1,2"}),
+        (["fedpgp.mu=1,1"], {"where": "fedpgp.mu", "got": "1"}),
+        (["fedpgp.mu=1", "fedpgp.mu=2"], {"where": "--grid", "got": "fedpgp.mu"}),
+        ("missing.toml", {"where": "missing.toml"}),
     ],
 )
-def test_bad_input_is_refused_before_any_work(axes, message, small, tmp_path, cache):
+def test_grids_of_another_form_are_refused_before_any_work(axes, fields, small, tmp_path, cache):
+    with raises(ConfigError, **fields) as caught:
+        sweep(axes, tmp_path / "out", cache)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        (["fedpgp.nu=1,2"], r"fedpgp.nu 1: .*fedpgp.nu"),
+        (["task.shots=2,99"], r"task.shots 99: .*99"),
+        (["federation.engine=deployment"], r"federation.engine deployment: .*machines"),
+    ],
+)
+def test_cells_that_cannot_be_run_are_refused_before_any_work(axes, message, small, tmp_path, cache):
     with pytest.raises(ConfigError, match=message) as caught:
         sweep(axes, tmp_path / "out", cache)
     assert "\n" not in str(caught.value)
@@ -189,33 +202,33 @@ def test_bad_input_is_refused_before_any_work(axes, message, small, tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    ("axis", "message"),
+    ("axis", "fields"),
     [
-        ('{key = "fedpgp.mu", value = [1.0]}', "axes.a must be a table of the form"),
-        ('{key = "mu", values = [1.0]}', "axes.a must be a table of the form"),
-        ('{key = "fedpgp.mu", values = []}', "axes.a must be a table of the form"),
-        ('{key = "fedpgp.mu", values = [1.0], study = "mu"}', "axes.a must be a table of the form"),
-        ("3", "axes.a must be a table of the form .*, got 3"),
-        ("{settings = {}}", "axes.a.settings must be a table with a list of changes for each label, got {}"),
-        ('{settings = {x = "fedpgp.mu=1"}}', "axes.a.settings.'x' must be a list of changes"),
-        ('{study = "muu"}', "has no study 'muu'; did you mean 'mu'"),
-        ('{study = "mu", settings = ["7"]}', "axes.a.settings must be labels of the study, got '7'"),
-        ('{study = "mu", settings = []}', "axes.a must be a table of the form"),
+        ('{key = "fedpgp.mu", value = [1.0]}', {"where": "axes.a", "got": {"key": "fedpgp.mu", "value": [1.0]}}),
+        ('{key = "mu", values = [1.0]}', {"where": "axes.a", "got": {"key": "mu", "values": [1.0]}}),
+        ('{key = "fedpgp.mu", values = []}', {"where": "axes.a", "got": {"key": "fedpgp.mu", "values": []}}),
+        ('{key = "fedpgp.mu", values = [1.0], study = "mu"}', {"where": "axes.a", "remedy": "study = NAME"}),
+        ("3", {"where": "axes.a", "got": 3}),
+        ("{settings = {}}", {"where": "axes.a.settings", "got": {}}),
+        ('{settings = {x = "fedpgp.mu=1"}}', {"where": "axes.a.settings.'x'", "got": "fedpgp.mu=1"}),
+        ('{study = "muu"}', {"got": "muu", "remedy": "'mu'"}),
+        ('{study = "mu", settings = ["7"]}', {"where": "axes.a.settings", "got": "7"}),
+        ('{study = "mu", settings = []}', {"where": "axes.a", "got": {"study": "mu", "settings": []}}),
     ],
 )
-def test_an_axis_of_another_form_is_refused(axis, message, tmp_path):
+def test_an_axis_of_another_form_is_refused(axis, fields, tmp_path):
     (tmp_path / "grid.toml").write_text(f"[axes]\na = {axis}\n")
-    with pytest.raises(ConfigError, match=message):
+    with raises(ConfigError, **fields):
         read_sweep(tmp_path / "grid.toml")
 
 
-def test_the_command_prints_the_table_and_goes_on(command: Command, small, monkeypatch):
+def test_the_command_prints_the_table_and_continues(command: Command, small, monkeypatch):
     draw_nothing(monkeypatch)
     grid = ["--grid", "task.shots=2,4", "--methods", "zero-shot", *sets()]
     code, printed, _ = command("sweep", *grid, "-o", "out")
     assert code == 0 and "task.shots" in printed and "zero-shot" in printed
     assert command("sweep", "--resume", "out").out == printed
     assert len(json.loads(command("sweep", "--resume", "out", "--json").out)["rows"]) == 2
-    refused(command("sweep"), "name a grid")
-    refused(command("sweep", *grid, "--resume", "out"), "goes on with the settings of that study: leave out --grid")
-    refused(command("sweep", *grid, "-o", "out"), "exists")
+    refused(command("sweep"), "--grid")
+    refused(command("sweep", *grid, "--resume", "out"), "--resume", "--grid")
+    refused(command("sweep", *grid, "-o", "out"), "out", "--force")

@@ -1,4 +1,4 @@
-"""`fedpgp bench`: the library against what public code does, on the same work, in one process.
+"""Benchmark of `fedpgp bench`: the library and public code do the same work in one process.
 
-It may import every package, and no package imports it. Start with `suite`.
+This package may import every package, and no package imports it. Start with `suite`.
 """

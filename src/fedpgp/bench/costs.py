@@ -1,6 +1,6 @@
-"""What every method costs: time, memory, bytes and operations, beside PromptFL.
+"""Costs of every method, compared with PromptFL: time, memory, bytes and operations.
 
-A round of PromptFL is run right before each round that counts, so that both meet the same machine.
+A round of PromptFL precedes each measured round, so that both rounds are affected by the same state of the machine.
 """
 
 import math
@@ -28,19 +28,22 @@ from fedpgp.methods.plugins import find_method
 from fedpgp.methods.promptfl import PromptFL
 from fedpgp.testing import Recording, made_up_data, made_up_images
 
-FORGOTTEN = 2  # first rounds, in which caches fill and some methods read less, because nobody has sent anything yet
-PARTICIPANTS = {True: 2, False: 10}  # of ten clients, by whether the shape is made up, and so large
-ENDLESS = 1_000_000  # rounds: no run comes to its last, which would be evaluated
+FORGOTTEN = 2  # first rounds, not measured: caches fill, and some methods read less before clients send updates
+PARTICIPANTS = {True: 2, False: 10}  # participants out of ten clients; made-up shapes are large, and so have fewer
+ENDLESS = 1_000_000  # number of rounds; no run reaches its last round, which would be evaluated
 
 
 def measure_costs(bench: Bench) -> list[dict[str, Any]]:
-    """Run rounds of PromptFL and of every other method that trains something, with its default settings.
+    """Run rounds of PromptFL and of every other method that trains something, with default settings.
 
-    Returns for each method its name; seconds: of local training and aggregation in a round of all participants, by
-    repetition; steps: local steps of all participants in a round; step: seconds of one client's local step; ratio: of
-    the seconds of a step to those of PromptFL in the round before it, the median; memory: bytes that the process grew
-    by at most in the first rounds; bytes_up, bytes_down: of one client in a round; flops: operations of one client's
-    local step.
+    Returns
+    -------
+    list
+        For each method a dictionary with these keys. `name`. `seconds`: local training and aggregation in a round of
+        all participants, by repetition. `steps`: local steps of all participants in a round. `step`: seconds of one
+        local step of one client. `ratio`: median ratio of the time of a step to a step of PromptFL in the preceding
+        round. `memory`: peak growth of the process in the first rounds, in bytes. `bytes_up`, `bytes_down`: bytes of
+        one client in a round. `flops`: operations of one local step of one client.
     """
     scene, options = bench.step.scene, bench.options
     backbone, seed = scene.backbone, options.seed
@@ -58,7 +61,7 @@ def measure_costs(bench: Bench) -> list[dict[str, Any]]:
     pool = Recording(backbone.towers([what for method in chosen for what in method.reads]))
 
     def play(rounds: Iterator[dict[str, Any]]) -> dict[str, Any]:
-        """The record of the next round, with the seconds of a local step in it."""
+        """Return the record of the next round, with the seconds of a local step."""
         pool.groups.clear()
         record = next(rounds)
         steps = sum(_steps(job) for job, _ in pool.trained)
@@ -69,7 +72,7 @@ def measure_costs(bench: Bench) -> list[dict[str, Any]]:
         def rounds(method: Method) -> Iterator[dict[str, Any]]:
             task = _one_step(scene.task) if scene.made_up and "image tower" in method.reads else scene.task
             train = made_up_images(len(task.train), backbone, kind_of(method), seed)
-            data = Data(task, train, made_up_data(task, backbone, None, seed).tests)  # on which nothing is tested
+            data = Data(task, train, made_up_data(task, backbone, None, seed).tests)  # test sets are not used
             runner = ClientRunner(RunSpec(method, task, backbone, settings, seed), data)
             return federate(runner, pool, stack.enter_context(State.create()))
 
@@ -102,13 +105,14 @@ def _steps(job: ClientJob) -> int:
 
 
 def _one_step(task: Task) -> Task:
-    """The same with a batch of images for each client: a step through a large image tower takes many seconds."""
+    """Return the task with one batch for each client, because a step through a large image tower takes many seconds."""
     return replace(task, clients=tuple(replace(client, train=client.train[:BATCH]) for client in task.clients))
 
 
 def _trained_method(cls: type[Method], scene: Scene) -> Method | None:
-    """Its default settings, or the embedded recipe's if the defaults are too deep for the embedded checkpoint; None if
-    it trains nothing.
+    """Return a method with its default settings, or None if it trains nothing.
+
+    If the defaults are too deep for the embedded checkpoint, the settings of the embedded recipe are used.
     """
 
     def spec(method: Method) -> RunSpec:

@@ -1,8 +1,8 @@
-"""What it costs that a text tower is not CLIP-shaped: CLIP's own tower, read by the general and by the fast encoder.
+"""Cost of the general text encoder, measured with the text tower of CLIP, which the fast encoder can read, too.
 
-Both have the same weights and compute the same numbers, so the difference is what the general encoder cannot share: it
-reads [SOS] and the context once for each class, every layer for every position, and the products of the first layer
-with class tokens that never change.
+Both encoders have the same weights and compute the same numbers. The general encoder shares less work: for each class
+it computes [SOS] and the context, every layer at every position, and the products of the first layer with class tokens,
+which never change.
 """
 
 from dataclasses import replace
@@ -17,11 +17,11 @@ from fedpgp.bench.stages import Stage, batched_clients, compare_stages, fewer_pa
 from fedpgp.bench.step import Step, prepared
 from fedpgp.bench.variants import with_classes
 
-CLASSES = 10  # whole sequences of ten clients with all classes would take minutes
+CLASSES = 10  # with all classes, whole sequences of ten clients would take minutes
 
 
 def measure_general(bench: Bench) -> list[dict[str, Any]]:
-    """A step over ten classes with cached image features and constant z_C, by a naive spliced pass and by the encoders.
+    """Measure a step over ten classes with cached image features and constant z_C: naive, general and fast encoder.
 
     Returns the rows of `compare_stages`.
     """
@@ -31,20 +31,20 @@ def measure_general(bench: Bench) -> list[dict[str, Any]]:
     whole, cut = _general(step, padded=True), _general(step, padded=False)
     fast = prepared(step)
     stages = {
-        "naive": Stage("the context spliced in, one pass of whole sequences per prompt", fewer_passes),
-        "general": Stage("the general encoder, of a tower that attends to padding", lambda _: packed(whole)),
-        "cut": Stage("the general encoder, of a tower whose mask hides padding", lambda _: packed(cut)),
+        "naive": Stage("context inserted into whole sequences, one pass for each prompt", fewer_passes),
+        "general": Stage("general encoder, for a tower that attends to padding", lambda _: packed(whole)),
+        "cut": Stage("general encoder, for a tower whose mask hides padding", lambda _: packed(cut)),
         "batched clients": Stage(
-            "the same, ten clients as one batch, SGD included", lambda _: batched_clients(cut), CLIENTS
+            "the same with ten clients as one batch, including SGD", lambda _: batched_clients(cut), CLIENTS
         ),
-        "fast": Stage("the fast encoder, of a CLIP-shaped tower", lambda _: packed(fast)),
+        "fast": Stage("fast encoder, for a CLIP-shaped tower", lambda _: packed(fast)),
     }
     rows, _ = compare_stages(bench, "general", stages, step)
     return rows
 
 
 def _general(step: Step, padded: bool) -> Step:
-    """The same step, whose text the general encoder reads. padded: sequences are as long as the tower reads."""
+    """Return the step with the general encoder; `padded` sequences have the full length of the tower."""
     backbone = step.scene.backbone
     embeddings = step.scene.model.text_model.embeddings
     tokenizer = backbone.tokenizer

@@ -1,4 +1,4 @@
-"""What this machine is; and how work is measured: seconds, memory and operations, several ways to do it in turn."""
+"""Description of this machine, and measurement of work: seconds, memory and operations, in alternating order."""
 
 import ctypes
 import math
@@ -21,11 +21,11 @@ Result = TypeVar("Result")
 Shape = tuple[int, int, int]  # rows, inputs and outputs of a matrix product
 
 STATUS = Path("/proc/self/status")
-LONG = 2.0  # seconds after which a first call is as good as any
+LONG = 2.0  # seconds; the first call is representative if it takes longer
 
 
 def machine(threads: int) -> dict[str, str | int]:
-    """What a reader must know of the machine beside the ratios."""
+    """Return the description of the machine that readers of the results need."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count() or 1,
@@ -48,10 +48,14 @@ def _cpu() -> str:
 
 @dataclass(frozen=True)
 class Operations:
-    """Floating-point operations; a multiplication and an addition are two.
+    """Floating-point operations; a multiplication and an addition count as two.
 
-    products: how many matrix products have a shape; these are the products with weights. total: with the operations of
-    attention and of convolutions.
+    Attributes
+    ----------
+    products
+        Number of matrix products with weights, by shape.
+    total
+        Operations of these products, attention and convolutions.
     """
 
     products: Mapping[Shape, int]
@@ -59,14 +63,24 @@ class Operations:
 
     @property
     def linear(self) -> int:
-        """Operations of the products with weights."""
+        """Number of operations of the products with weights."""
         return sum(2 * math.prod(shape) * times for shape, times in self.products.items())
 
 
 @dataclass(frozen=True)
 class Measurement(Generic[Result]):
-    """result, operations: of the first call; memory: bytes that the process grew by at most in it, None if unknown;
-    seconds: of one call, by repetition.
+    """Measurement of one way to do some work.
+
+    Attributes
+    ----------
+    result
+        Result of the first call.
+    operations
+        Operations of the first call.
+    memory
+        Peak growth of the process during the first call, in bytes; None if unknown.
+    seconds
+        Seconds of one call, by repetition.
     """
 
     result: Result
@@ -76,7 +90,7 @@ class Measurement(Generic[Result]):
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Seconds, memory and operations in JSON's types."""
+        """Seconds, memory and operations in the types of JSON."""
         return {"seconds": self.seconds, "memory": self.memory, "flops": self.operations.total}
 
 
@@ -86,10 +100,20 @@ def take_turns(
     say: Callable[[str], None] = lambda text: None,
     check: Callable[[str, Result], None] = lambda name, result: None,
 ) -> dict[str, Measurement[Result]]:
-    """Measure several ways to do the same work, all of them in each repetition, so that a slower spell of the machine
-    meets all.
+    """Measure several ways to do the same work.
 
-    check: gets the first result of each way, and raises an error if the result is not that of the same work.
+    Each repetition calls all of them, so that a slow period of the machine affects all.
+
+    Parameters
+    ----------
+    works
+        Ways to do the work, by name.
+    repeat
+        Number of repetitions.
+    say
+        Function that is called with progress texts.
+    check
+        Function that is called with the name and the first result of each way; it raises an error for a wrong result.
     """
     measured: dict[str, Measurement[Result]] = {}
     for turn in range(repeat):
@@ -104,12 +128,12 @@ def take_turns(
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """The median over the repetitions of the ratio within one repetition."""
+    """Return the median of the ratios within each repetition."""
     return median(a / b for a, b in zip(slow, fast, strict=True))
 
 
 def seconds(work: Callable[[], object], at_least: float = 0.3) -> float:
-    """Seconds of one call: the mean over as many calls as fill `at_least` seconds."""
+    """Return the mean seconds of one call; calls are repeated for `at_least` seconds."""
     calls, started = 0, time.perf_counter()
     while True:
         work()
@@ -120,7 +144,7 @@ def seconds(work: Callable[[], object], at_least: float = 0.3) -> float:
 
 
 def _first_call(work: Callable[[], Result]) -> Measurement[Result]:
-    """Measure a call: its memory and operations, and its seconds, or those of later calls if it is short."""
+    """Measure memory, operations and seconds of the first call; if the call is short, time later calls instead."""
     started = time.perf_counter()
     (result, operations), memory = peak_memory(lambda: count_operations(work))
     elapsed = time.perf_counter() - started
@@ -128,13 +152,13 @@ def _first_call(work: Callable[[], Result]) -> Measurement[Result]:
 
 
 def peak_memory(work: Callable[[], Result]) -> tuple[Result, int | None]:
-    """Call it; return its result and by how many bytes the process grew at most, None where the system does not tell.
+    """Return the result of a call and the peak growth of the process in bytes, or None if the system has no such data.
 
-    Memory that is free already is given back to the system before.
+    Free memory is returned to the system before the call.
     """
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the peak
     except (OSError, AttributeError):
         return work(), None
     before = status("VmRSS")
@@ -143,15 +167,15 @@ def peak_memory(work: Callable[[], Result]) -> tuple[Result, int | None]:
 
 
 def status(field: str) -> int:
-    """Bytes in a field of /proc/self/status: VmRSS, in use, or VmHWM, the most that was in use."""
+    """Return a field of /proc/self/status in bytes: VmRSS (memory in use) or VmHWM (peak)."""
     lines = STATUS.read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def count_operations(work: Callable[[], Result]) -> tuple[Result, Operations]:
-    """Call it and count what PyTorch computes meanwhile, forward and backward.
+    """Return the result of a call and the operations that PyTorch computes in it, forward and backward.
 
-    Not counted are normalization, softmax and activation.
+    Normalization, softmax and activation are not counted.
     """
     products: Counter[Shape] = Counter()
 
@@ -177,9 +201,16 @@ def count_operations(work: Callable[[], Result]) -> tuple[Result, Operations]:
 
 
 def gemm_speed(products: Mapping[Shape, int], dtype: torch.dtype, threads: int) -> float:
-    """Floating-point operations per second of torch.mm at the shapes of these products, on so many threads.
+    """Return floating-point operations per second of torch.mm at the shapes of these products.
 
-    Every shape counts with the share of the operations that it has among `products`.
+    Parameters
+    ----------
+    products
+        Number of products by shape; each shape has the weight of its operations.
+    dtype
+        Type of the matrices.
+    threads
+        Number of threads.
     """
     with set_torch_threads(threads):
         busy = sum(times * _product_seconds(*shape, dtype) for shape, times in products.items())

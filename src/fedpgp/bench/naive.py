@@ -1,9 +1,9 @@
-"""FedPGP as public code computes it: the yardstick, written to be read and not to be fast.
+"""FedPGP as public code computes it. This baseline is written to be readable, not fast.
 
-Transcribed from what is known of the authors' code (docs/differences.md, number 3), on transformers' own modules: four
-text passes of whole sequences in every step, for p_G, for p_i, for U V alone (never used) and for z_C (constant), and
-the image encoder for every image whenever it is looked at. One thing is done as in the paper and not as there: z_C is
-that of "a photo of a {class}.", so that both sides compute the same numbers.
+It follows what is known of the authors' code (docs/differences.md, number 3) and uses the modules of transformers.
+Every step has four text passes of whole sequences: for p_G, for p_i, for U V without p_G (never used) and for z_C
+(constant). The image encoder encodes every image each time it is needed. In one point the baseline follows the paper
+instead: z_C is the feature of "a photo of a {class}.", so that both sides compute the same numbers.
 
 Letters: C classes, L sequence length, M context vectors, b bottleneck, B images, d token width, D feature width.
 """
@@ -32,14 +32,14 @@ from fedpgp.runtime.randomness import generator
 if TYPE_CHECKING:
     from transformers import CLIPModel
 
-TEST_BATCH = 100  # of the public configurations
+TEST_BATCH = 100  # batch size of the public configurations
 
 
-Sequences = ClassTokens  # with whole sequences as ids [C, L], and placeholders where the context goes
+Sequences = ClassTokens  # whole sequences as ids [C, L], with placeholders for the context
 
 
 def sequences(backbone: Backbone, context: Sequence[int], tokens: ClassTokens, length: int) -> Sequences:
-    """[SOS] context [class tokens] . [EOS], filled with EOS to `length`."""
+    """Return the sequences [SOS] context [class tokens] . [EOS], padded with EOS to `length`."""
     C, before = len(tokens), 1 + len(context)
     ids = torch.full((C, length), backbone.tokenizer.eos_token_id)
     ids[:, :before] = torch.tensor([backbone.tokenizer.bos_token_id, *context])
@@ -49,7 +49,19 @@ def sequences(backbone: Backbone, context: Sequence[int], tokens: ClassTokens, l
 
 @dataclass(frozen=True)
 class Naive:
-    """A client's model over some classes. prompt: sequences with M placeholders; template: with "a photo of a"."""
+    """Model of a client over some classes.
+
+    Attributes
+    ----------
+    model
+        Module of transformers.
+    prompt
+        Sequences with M placeholders.
+    template
+        Sequences with "a photo of a".
+    method
+        Settings of FedPGP.
+    """
 
     model: "CLIPModel"
     prompt: Sequences
@@ -57,7 +69,7 @@ class Naive:
     method: FedPGP
 
     def texts(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """z_C, z_G and z_i, [C, D] each; values: p_G [M, d], U [M, b], V [b, d]."""
+        """Return z_C, z_G and z_i, [C, D] each, of the values p_G [M, d], U [M, b] and V [b, d]."""
         p_G, UV = values["p_G"], values["U"] @ values["V"]
         z_C = read(self.model, self.template)
         z_G = read(self.model, self.prompt, p_G)
@@ -66,7 +78,7 @@ class Naive:
         return z_C, z_G, z_i
 
     def loss(self, values: Mapping[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        """The client loss. images: features [B, D]; labels: [B] columns of the softmax."""
+        """Return the loss of a client for image features [B, D] and labels [B], which are columns of the softmax."""
         z_C, z_G, z_i = self.texts(values)
         logits = self.model.logit_scale.exp() * images @ z_i.T
         cosines = torch.stack([F.cosine_similarity(z_C, z_G), F.cosine_similarity(z_G, z_i)], dim=1) / self.method.tau
@@ -75,7 +87,7 @@ class Naive:
 
     @torch.no_grad()
     def predict(self, values: Mapping[str, Tensor], pixels: Tensor) -> Tensor:
-        """Predicted columns [n] of test images: both encoders run anew for every batch."""
+        """Return the predicted columns [n] of test images; both encoders run again for every batch."""
         columns = []
         for batch in pixels.split(TEST_BATCH):
             _, _, z_i = self.texts(values)
@@ -84,7 +96,7 @@ class Naive:
 
 
 def make_naive(scene: Scene, method: FedPGP, classes: Sequence[int]) -> Naive:
-    """The model over some of the task's classes, with sequences of the full length that the checkpoint reads."""
+    """Return the model over some classes of the task, with sequences of the full length of the checkpoint."""
     backbone, names = scene.backbone, scene.task.class_names
     tokens = backbone.class_tokens([names[label] for label in classes])
     length = scene.model.text_model.embeddings.position_embedding.num_embeddings
@@ -99,7 +111,7 @@ def make_naive(scene: Scene, method: FedPGP, classes: Sequence[int]) -> Naive:
 
 
 def read(model: "CLIPModel", text: Sequences, context: Tensor | None = None) -> Tensor:
-    """Text features [C, D] of unit length, with the context [M, d] in its place if one is given."""
+    """Return text features [C, D] of unit length, with the context [M, d] instead of placeholders if it is given."""
     from transformers.masking_utils import create_causal_mask
 
     tower = model.text_model
@@ -116,15 +128,15 @@ def read(model: "CLIPModel", text: Sequences, context: Tensor | None = None) -> 
 
 
 def see(model: "CLIPModel", pixels: Tensor) -> Tensor:
-    """Image features [B, D] of unit length of preprocessed images."""
+    """Return image features [B, D] of unit length of preprocessed images."""
     return F.normalize(model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output), dim=-1)
 
 
 def naive_round(scene: Scene, settings: FederationConfig, seed: int) -> tuple[Tensor, dict[str, NDArray[np.bool_]]]:
-    """A round of all clients: p_G after it, and which test images [N, n] each client gets right, by test set."""
+    """Run a round of all clients; return the new p_G and the correct test images [N, n] of each client by test set."""
     task, method = scene.task, FedPGP()
     spec = RunSpec(method, task, scene.backbone, settings, seed)
-    start = {**spec.shared, **spec.first(0).private}  # the same for all
+    start = {**spec.shared, **spec.first(0).private}  # all clients start with the same values
     naive = make_naive(scene, method, task.base)
     trained = [_train(naive, start, scene, client, settings, seed) for client in task.clients]
     uploads = [Upload(c.id, len(c.train), {"p_G": t["p_G"]}) for c, t in zip(task.clients, trained, strict=True)]
@@ -140,7 +152,7 @@ def naive_round(scene: Scene, settings: FederationConfig, seed: int) -> tuple[Te
 def _train(
     naive: Naive, start: Mapping[str, Tensor], scene: Scene, client: Client, settings: FederationConfig, seed: int
 ) -> dict[str, Tensor]:
-    """One client's local training, on the batches of round 1 in the library's order: the values after it."""
+    """Train one client on the batches of round 1 in the order of the library, and return its values."""
     pixels = scene.pixels["train"][torch.from_numpy(client.train)]
     labels = torch.from_numpy(EvaluationSet(scene.task.train, scene.task.base, client.train).targets)
     values = {name: value.detach().clone().requires_grad_() for name, value in start.items()}
@@ -160,8 +172,9 @@ def _train(
 
 
 def count_calls(task: Task) -> dict[str, int]:
-    """What a naive round of all clients calls: local steps, and in evaluation every image anew and four text passes
-    over C classes for each test batch.
+    """Count the calls of a naive round of all clients: local steps, and image and text passes of the evaluation.
+
+    The evaluation of a client encodes every test image, and has four text passes over C classes for each test batch.
     """
     clients, tests = len(task.clients), [len(test.images) for test in task.tests.values()]
     return {

@@ -1,7 +1,7 @@
-"""The class names of a Caltech-like task, and into how many tokens CLIP's vocabulary cuts them.
+"""Class names of a Caltech-like task, and their numbers of tokens in the vocabulary of CLIP.
 
-OpenAI's vocabulary is not in the package. The time of a step depends on the number of tokens only, so the numbers are
-kept (counted with the published merges) and the ids are made up.
+The vocabulary of OpenAI is not in the package. The time of a step depends only on the number of tokens, so this file
+has these numbers (counted with the published merges), and the ids are made up.
 """
 
 import re
@@ -33,7 +33,7 @@ NOVEL_NAMES = _words(
     " yin_yang"
 )
 
-# The words of these names that are more than one token; all others, and every punctuation mark, are one.
+# Words of these names with several tokens. All other words, and punctuation marks, are one token.
 PIECES = {
     **dict.fromkeys(
         _words("binocular crayfish dalmatian ewer gramophone hawksbill mandolin mayfly menorah minaret"), 2
@@ -42,12 +42,12 @@ PIECES = {
     **dict.fromkeys(_words("brontosaurus euphonium gerenuk metronome nautilus platypus stegosaurus trilobite"), 3),
 }
 
-# How many of OpenAI's 1,000 ImageNet names have so many tokens.
+# Number of tokens -> how many of OpenAI's 1,000 ImageNet names have this number.
 IMAGENET_TOKENS = {1: 246, 2: 508, 3: 154, 4: 50, 5: 22, 6: 10, 7: 8, 9: 1, 12: 1}
 
 
 class CountingTokenizer:
-    """Cuts a text into as many tokens as CLIP's tokenizer does, with made-up ids; knows the words of this file only."""
+    """Tokenizer with the same numbers of tokens as CLIP's and made-up ids, only for the words of this file."""
 
     bos_token_id: int = 49406
     eos_token_id: int = 49407
@@ -59,13 +59,20 @@ class CountingTokenizer:
 
 
 def imagenet_like(classes: int, vocabulary: int, seed: int) -> ClassTokens:
-    """Tokens of so many class names whose lengths are drawn as ImageNet's are distributed; the ids are random.
+    """Return random class names whose lengths have the distribution of ImageNet names.
 
-    vocabulary: the last id is EOS, the one before it [SOS].
+    Parameters
+    ----------
+    classes
+        Number of class names.
+    vocabulary
+        Size of the vocabulary; the last id is EOS, and [SOS] is before it.
+    seed
+        Random seed.
     """
     rng = generator(seed, "ImageNet-like names")
     counts = torch.tensor(list(IMAGENET_TOKENS.values()), dtype=torch.float64)
     drawn = torch.multinomial(counts, classes, replacement=True, generator=rng)
-    end = torch.tensor(list(IMAGENET_TOKENS))[drawn] + 1  # behind the name stands "."
+    end = torch.tensor(list(IMAGENET_TOKENS))[drawn] + 1  # "." follows the name
     ids = torch.randint(vocabulary - 2, (classes, int(end.max()) + 1), generator=rng)
     return ClassTokens(ids.where(torch.arange(ids.shape[1]) < end[:, None], torch.tensor(vocabulary - 1)), end)

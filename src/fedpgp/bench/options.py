@@ -1,4 +1,4 @@
-"""What is asked of a benchmark, and what its parts work on."""
+"""Options of a benchmark, and the input of its parts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,13 +22,33 @@ PARTS = (
     "depth",
     "conditional",
 )
-# Of loss and gradients, relative. In float32 transformers differs from itself, cut at EOS, by 1.0e-5 (AVX512).
+# Relative tolerance of loss and gradients. In float32, cutting at EOS changes transformers by 1.0e-5 (AVX512).
 TOLERANCE = {"float32": 2e-5, "float64": 1e-9}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure. repeat: of every timing; classes: names in the part of that name; methods: none means all."""
+    """Options of a benchmark.
+
+    Attributes
+    ----------
+    shape
+        Name of the shape of the model, one of `SHAPES`.
+    parts
+        Parts to measure, some of `PARTS`.
+    repeat
+        Number of repetitions of every timing.
+    threads
+        Number of threads.
+    seed
+        Random seed.
+    precision
+        Name of the floating-point type.
+    classes
+        Number of class names in the part "classes".
+    methods
+        Names of methods in the part "methods"; empty means all.
+    """
 
     shape: str
     parts: Sequence[str]
@@ -43,23 +63,37 @@ class Options:
         checked = [("shape", self.shape, SHAPES), ("precision", self.precision, TOLERANCE)]
         for name, value, known in [*checked, *(("parts", part, PARTS) for part in self.parts)]:
             if value not in known:
-                raise ConfigError(f"{name} must be known, got {value!r}; {nearest(value, known)}")
+                raise ConfigError(where=name, allowed="known", got=value, remedy=nearest(value, known))
         if "bf16" in self.parts and self.precision != "float32":
             raise ConfigError(
-                f"precision must be float32 for the part bf16, which is held against it, got {self.precision!r}"
+                where="precision",
+                allowed="float32 for the part bf16, which is compared with float32",
+                got=self.precision,
+                remedy="Use --precision float32, or leave bf16 out of --parts",
             )
         for name, least in {"repeat": 1, "threads": 1, "classes": 1, "seed": 0}.items():
             if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be {least} or more, got {getattr(self, name)}")
+                raise ConfigError(
+                    where=name, allowed=f"{least} or more", got=getattr(self, name), remedy=f"Use --{name} {least}"
+                )
         for method in self.methods:
             find_method(method)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What the parts work on. say: hears what is going on; result: of the parts before, by name.
+    """Input of the parts. A part is a function of a Bench that returns its results for `fedpgp bench --json`.
 
-    A part is a function of a Bench, and returns what `fedpgp bench --json` prints of it.
+    Attributes
+    ----------
+    options
+        Options of the benchmark.
+    step
+        The local step that is measured.
+    say
+        Function that is called with progress texts.
+    result
+        Results of the preceding parts, by name.
     """
 
     options: Options

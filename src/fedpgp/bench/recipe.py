@@ -1,7 +1,7 @@
-"""The embedded comparison whole: its four methods, every core; and how much of the machine it uses.
+"""The whole embedded comparison: four methods on all cores, and the share of the machine's speed that it reaches.
 
-After every round as many processes multiply matrices for a moment, all at once, at the shapes of local training. So
-both sides meet the same machine, with its neighbours, its clock and its shared memory.
+After every round, the same number of processes multiply matrices with the shapes of local training for a moment, all at
+the same time. Both measurements are therefore affected by the same other programs, clock rate and shared memory.
 """
 
 import time
@@ -30,11 +30,11 @@ from fedpgp.runtime.processes import cores
 from fedpgp.runtime.workers import Workers
 
 SEEDS = 3
-MULTIPLYING = 0.2  # seconds, after every round
+MULTIPLYING = 0.2  # seconds of multiplication after every round
 
 
 class _Multiplying(Silent):
-    """Measures torch.mm whenever a round has ended; its seconds are in no round's."""
+    """Reporter that measures torch.mm after each round; the time is not part of a round."""
 
     def __init__(self, pool: Workers[None], shapes: Mapping[Shape, int]):
         self._pool, self._shapes = pool, shapes
@@ -42,7 +42,7 @@ class _Multiplying(Silent):
         self.elapsed = 0.0
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
-        if not detail:  # nothing has been trained yet
+        if not detail:  # before the first round
             return
         started = time.perf_counter()
         self.speeds.append(sum(self._pool.map(_multiply, [self._shapes] * self._pool.count)))
@@ -50,11 +50,15 @@ class _Multiplying(Silent):
 
 
 def measure_recipe(bench: Bench) -> dict[str, Any]:
-    """Run the methods that `compare` takes by itself, on every core; images that no cache holds are encoded before.
+    """Run the default methods of `compare` on all cores. Images that are not in the cache are encoded first.
 
-    Returns workers: processes; total: seconds from the call to the result, image features cached, less what multiplying
-    took; methods: of each the seconds of training and evaluation in its rounds and their operations, of all seeds;
-    gemm: operations per second of torch.mm in all processes together, after each round; shares: see `shares`.
+    Returns
+    -------
+    dict
+        `workers`: number of processes. `total`: seconds from the call to the result, with image features cached and
+        without the multiplications. `methods`: for each method, the seconds and operations of training and evaluation
+        in the rounds of all seeds. `gemm`: operations per second of torch.mm in all processes together, after each
+        round. `shares`: see `shares`.
     """
     config, workers = load_config(), cores()
     bench.say("recipe: image features, and operations of a round of each method")
@@ -85,7 +89,7 @@ def measure_recipe(bench: Bench) -> dict[str, Any]:
 
 
 class _Counting(Workers[Towers]):
-    """Works in this process and counts the products with weights in local training and in evaluation."""
+    """Worker in this process that counts products with weights in local training and in evaluation."""
 
     def __init__(self, towers: Towers):
         super().__init__(towers, 1)
@@ -98,7 +102,7 @@ class _Counting(Workers[Towers]):
 
 
 def _count_round(config: ExperimentConfig, name: str) -> Mapping[str, Mapping[Shape, int]]:
-    """The products of a round with evaluation; other rounds and seeds have as many."""
+    """Return the products of a round with evaluation; other rounds and seeds have the same number."""
     config = replace(config, federation=replace(config.federation, rounds=1, path_points=1))
     with open_run(config, name, 0, Execution()) as opened, State.create() as state:
         pool = _Counting(opened.backbone.towers(opened.method.reads))
@@ -107,7 +111,7 @@ def _count_round(config: ExperimentConfig, name: str) -> Mapping[str, Mapping[Sh
 
 
 def shares(methods: Mapping[str, Mapping[str, float]], total: float, gemm: Sequence[float]) -> dict[str, float]:
-    """Counted operations per second over those of torch.mm: of training, of rounds, of everything."""
+    """Return operations per second of training, of rounds, and of everything, as fractions of the speed of torch.mm."""
     training, evaluation, training_flops, evaluation_flops = (
         sum(cost[key] for cost in methods.values())
         for key in ("training", "evaluation", "training_flops", "evaluation_flops")
@@ -121,7 +125,7 @@ def shares(methods: Mapping[str, Mapping[str, float]], total: float, gemm: Seque
 
 
 def _multiply(towers: None, products: Mapping[Shape, int]) -> float:
-    """Operations per second of multiplying at these shapes for a moment."""
+    """Multiply matrices of these shapes for a moment, and return operations per second."""
     work = [
         (torch.randn(rows, inputs), torch.randn(inputs, outputs), times)
         for (rows, inputs, outputs), times in products.items()

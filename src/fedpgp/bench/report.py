@@ -1,4 +1,4 @@
-"""The benchmark's tables: what `--json` has, under the same names, with units."""
+"""Tables of the benchmark: the values of `--json` under the same names, with units."""
 
 from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean, median
@@ -12,7 +12,7 @@ from fedpgp.bench.machine import ratio
 
 Row = Mapping[str, Any]
 
-# The unit of a number and how it is written, by its name; what is not here is a count.
+# Unit and format of a number by its name. Numbers without an entry are counts.
 FORMATS: Mapping[str, tuple[float, str]] = {
     **dict.fromkeys(("seconds", "training", "evaluation", "step", "pixels", "state", "total"), (1, "{:.3g} s")),
     **dict.fromkeys(("naive", "ours", "ours_training", "ours_evaluation", "encoding"), (1, "{:.4g} s")),
@@ -28,7 +28,7 @@ FORMATS: Mapping[str, tuple[float, str]] = {
 
 
 def tables(result: Row) -> Group:
-    """Everything that was measured, ratios first; result: of `run_suite`."""
+    """Return the tables of a result of `run_suite`."""
     options, machine = result["options"], result["machine"]
     heading = (
         f"{options['shape']}, {options['precision']}, {result['task']}\n"
@@ -46,8 +46,8 @@ def _step(step: Row) -> list[str | Table]:
     return [
         "One local step of one client",
         _table(step["stages"], *STAGE),
-        "Operations of a step, of its products with weights and of naive, and the speed of torch.mm at their shapes;"
-        " share: of that speed, reached by these products over the whole step; batched: clients at once",
+        "Operations of a step, of its products with weights, and of the naive step; gemm: speed of torch.mm at the same"
+        " shapes; share: fraction of this speed that a whole step reaches; batched: number of clients in one batch",
         _table([step["speed"]], "flops", "flops_linear", "naive_flops", "gemm", "gemm_one_thread", "share"),
         _table([step["speed"]], "batched", "gemm_batched", "share_batched"),
     ]
@@ -57,11 +57,11 @@ def _round(figures: Row) -> list[str | Table]:
     ratios = [{"naive over ours": name, "ratio": value} for name, value in figures["ratios"].items()]
     pairs = zip(figures["units"].items(), figures["calls"].values(), strict=True)
     units = [{"unit": name, "calls": calls, "seconds": seconds} for (name, seconds), calls in pairs]
-    how = "measured" if figures["naive_measured"] else "not run: computed from units measured in this run"
+    how = "measured" if figures["naive_measured"] else "computed from units measured in this run"
     return [
         "Rounds with evaluation, all clients",
         _table(ratios, "naive over ours", "ratio"),
-        f"Seconds of a round; naive is {how}",
+        f"Seconds of a round; the naive round is {how}",
         _table([figures], "naive", "ours", "ours_training", "ours_evaluation", "images_encoded", "encoding"),
         _table([figures], "memory", "bytes_up", "bytes_down", "parameters_differ", "answers_differ"),
         _table(units, "unit", "calls", "seconds"),
@@ -79,16 +79,19 @@ def _scaling(rows: list[Row]) -> list[str | Table]:
         for row in rows
     ]
     listing = _table(compared, "clients", "seconds", "seconds to first", "evaluation", "peak", "peak to first")
-    return ["Ten participants of so many clients, pictoclip: a round without evaluation, and an evaluation", listing]
+    return [
+        "Ten participants per round, pictoclip: a round without evaluation, and an evaluation of all clients",
+        listing,
+    ]
 
 
 def _classes(figures: Row) -> list[str | Table]:
     listing = _table([figures], "classes", "tokens", "seconds", "memory", "flops")
-    return ["A step with so many classes of ImageNet-like names", listing]
+    return ["A step with many ImageNet-like class names", listing]
 
 
 def _general(rows: list[Row]) -> list[str | Table]:
-    title = "What a text tower that is not CLIP-shaped costs: a step over ten classes, with the same weights"
+    title = "Cost of the general text encoder: a step over ten classes, with the same weights"
     return [title, _table(rows, *STAGE)]
 
 
@@ -101,7 +104,7 @@ def _bf16(figures: Row) -> list[str | Table]:
 
 def _profile(figures: Row) -> list[str | Table]:
     shares = [{"kind": kind, "share": share} for kind, share in figures["shares"].items()]
-    title = f"Where the time of a step goes ({figures['seconds']:.3g} s with the profiler)"
+    title = f"Time of a step by kind of operation ({figures['seconds']:.3g} s with the profiler)"
     return [title, _table(shares, "kind", "share")]
 
 
@@ -111,7 +114,7 @@ def _recipe(figures: Row) -> list[str | Table]:
     return [
         "The embedded comparison, all methods",
         _table(costs, "name", "training", "training_flops", "evaluation", "evaluation_flops"),
-        f"From start to result with features cached, beside the mean of torch.mm in so many processes: {shares}",
+        f"Time from start to result with cached features; share of the speed of torch.mm in all processes: {shares}",
         _table([{**figures, "gemm": fmean(figures["gemm"])}], "workers", "total", "gemm"),
     ]
 
@@ -119,8 +122,8 @@ def _recipe(figures: Row) -> list[str | Table]:
 def _methods(rows: list[Row]) -> list[str | Table]:
     compared = [{**row, "flops to promptfl": f"{row['flops'] / rows[0]['flops']:.2f}×"} for row in rows]
     title = (
-        "Local training of a round of every method, default settings; ratio: of a step to promptfl's; bytes of one"
-        " client in a round"
+        "Local training in a round of every method with default settings; ratio: time of a step compared with promptfl;"
+        " bytes: sent by and to one client in a round"
     )
     names = ("name", "seconds", "step", "ratio", "flops", "flops to promptfl", "memory", "bytes_up", "bytes_down")
     return [title, _table(compared, *names)]
@@ -128,8 +131,8 @@ def _methods(rows: list[Row]) -> list[str | Table]:
 
 def _depth(rows: list[Row]) -> list[str | Table]:
     title = (
-        "A batch forward and backward through the image tower, trained from a layer on, from pixels and from the kept"
-        " state; saved: of the time of a frozen pass, below: of its operations"
+        "Forward and backward pass of a batch through the image tower, which is trained from a layer upwards, from"
+        " pixels and from the cached state; saved: share of the time of a frozen pass; below: share of its operations"
     )
     return [title, _table(rows, "layer", "pixels", "state", "saved", "below", "flops")]
 
@@ -138,7 +141,7 @@ def _conditional(rows: list[Row]) -> list[str | Table]:
     each = "per class and image"
     compared = [{**row, each: f"{1e6 * median(row['seconds']) / row['classes'] / row['batch']:.0f} µs"} for row in rows]
     listing = _table(compared, "classes", "batch", "seconds", each, "flops", "memory")
-    return ["A local step of fedcocoop, which reads text for every image", listing]
+    return ["A local step of fedcocoop, which encodes text for every image", listing]
 
 
 PARTS: Mapping[str, Callable[[Any], list[str | Table]]] = {
@@ -157,7 +160,7 @@ PARTS: Mapping[str, Callable[[Any], list[str | Table]]] = {
 
 
 def _table(rows: Iterable[Row], *names: str) -> Table:
-    """These columns of some rows."""
+    """Return a table of the named columns."""
     listing = Table(header_style="bold", box=None, padding=(0, 1, 0, 0))
     for i, name in enumerate(names):
         listing.add_column(name.replace("_", " "), justify="left" if i == 0 else "right")
@@ -167,7 +170,7 @@ def _table(rows: Iterable[Row], *names: str) -> Table:
 
 
 def _written(name: str, value: Any) -> str:
-    """A text as it is, a number with its unit, the median of several."""
+    """Return a text unchanged, a number with its unit, or the median of several numbers."""
     if value is None:
         return "unknown"
     if isinstance(value, str):

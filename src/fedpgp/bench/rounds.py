@@ -1,8 +1,8 @@
-"""A whole round with evaluation, 25 of them, and a first one on a machine that has never seen the images.
+"""Time of a round with evaluation, of 25 rounds, and of a first round without cached images.
 
-The library's round is always run. The naive one is run where the shape is small (pictoclip), and both must then end
-with the same parameters and right answers; where it takes hours it is computed from units measured in the same run and
-counted calls.
+The round of the library is always run. The naive round is run for the small shape (pictoclip), and both rounds must end
+with the same parameters and the same correct answers. For shapes that would take hours, the time of the naive round is
+computed from counted calls and from units measured in the same run.
 """
 
 import time
@@ -20,7 +20,7 @@ from fedpgp.bench.machine import peak_memory, take_turns
 from fedpgp.bench.naive import count_calls, naive_round, read, see
 from fedpgp.bench.options import TOLERANCE, Bench
 from fedpgp.bench.shapes import BATCH, LOCAL_EPOCHS, ROUNDS, Scene
-from fedpgp.bench.stages import DifferentWorkError
+from fedpgp.bench.stages import REMEDY, DifferentWorkError
 from fedpgp.data.image_features import ImageFeatures
 from fedpgp.federation.client_runner import ClientRunner, Data
 from fedpgp.federation.rounds import federate
@@ -36,22 +36,30 @@ ENCODED_AT_ONCE = 64
 
 
 def measure_round(bench: Bench) -> dict[str, Any]:
-    """Run a round, and the naive one where it does not take hours.
+    """Run a round of the library, and a naive round if it does not take hours.
 
-    Returns, in seconds but for the bytes, which are of all participants:
-        naive, naive_measured: the naive round, and whether it was run; otherwise it is computed from units and calls.
-        calls, units: how often a naive round takes a step, an image and a text pass without gradient, and how long.
-        ours_training, ours_evaluation, ours: a round of the library, image features cached.
-        ours_once: what the library does before its first round, but for encoding images; encoding: of those.
-        ratios: naive over ours, of a round, of a first round that encodes the images, and of 25 rounds with that.
-        memory: bytes that the process grew by in the library's round at most.
-        parameters_differ: relative, of p_G after the round, None if the naive round was not run.
-        answers_differ: how many test images, of all clients together, only one side gets right, or None.
-    Raises DifferentWorkError if both rounds were run and do not agree.
+    Returns
+    -------
+    dict
+        Times are in seconds; bytes are sums over all participants.
+        `naive`, `naive_measured`: time of the naive round, and whether it was run instead of computed.
+        `calls`, `units`: number and time of the steps, image passes and text passes without gradient of a naive round.
+        `ours_training`, `ours_evaluation`, `ours`: time of a round of the library with cached image features.
+        `ours_once`: time of the library before its first round, without encoding; `encoding`: time to encode images.
+        `ratios`: naive time over library time for a round, for a first round that encodes the images, and for 25
+        rounds that include the encoding.
+        `memory`: peak growth of the process in the round of the library, in bytes.
+        `parameters_differ`: relative difference of p_G after the round; None if the naive round was not run.
+        `answers_differ`: number of answers, over all clients, that are correct on only one side, or None.
+
+    Raises
+    ------
+    DifferentWorkError
+        If both rounds were run and their results differ.
     """
     scene, calls = bench.step.scene, count_calls(bench.step.scene.task)
     units = _units(bench)
-    bench.say(f"round: {scene.images} images to encode" if not scene.made_up else "round: the library's")
+    bench.say(f"round: {scene.images} images to encode" if not scene.made_up else "round: library")
     data, encoding = _data(scene, units["image"], bench.options.seed)
     (record, elapsed, p_G, correct), memory = peak_memory(lambda: _library_round(bench, data))
     naive = (
@@ -94,7 +102,7 @@ def measure_round(bench: Bench) -> dict[str, Any]:
 
 
 def _units(bench: Bench) -> dict[str, float]:
-    """Seconds of what the naive code does again and again, medians; a step is not measured twice."""
+    """Return median seconds of the repeated work of the naive code; a step is not measured twice."""
     step, model, known = bench.step, bench.step.scene.model, {}
     if "step" in bench.result:
         known["step"] = median(bench.result["step"]["stages"][0]["seconds"])
@@ -110,9 +118,9 @@ def _units(bench: Bench) -> dict[str, float]:
 
 
 def _data(scene: Scene, image: float, seed: int) -> tuple[Data, float]:
-    """The task with image features, and the seconds that encoding all images takes: computed for made-up ones.
+    """Return the task with image features, and the seconds to encode all images (computed if images are made up).
 
-    Reading and decoding the files is left out on both sides, though public code does it in every epoch.
+    Reading and decoding files is excluded on both sides, although public code repeats it in every epoch.
     """
     if scene.made_up:
         return made_up_data(scene.task, scene.backbone, None, seed), scene.images * image
@@ -127,7 +135,7 @@ def _data(scene: Scene, image: float, seed: int) -> tuple[Data, float]:
 
 
 def _library_round(bench: Bench, data: Data) -> tuple[Mapping[str, Any], float, Tensor, dict[str, NDArray[np.bool_]]]:
-    """The record of a round, the seconds of everything, p_G, and which test images [N, n] each client gets right."""
+    """Return the record of a round, the total seconds, p_G, and the correct test images [N, n] of each client."""
     backbone, options = bench.step.scene.backbone, bench.options
     started = time.perf_counter()
     with State.create() as state, Workers(backbone.towers(), options.threads) as pool:
@@ -144,10 +152,12 @@ def _library_round(bench: Bench, data: Data) -> tuple[Mapping[str, Any], float, 
 
 
 def _check(parameters: float, answers: int, of: int, precision: str) -> None:
-    # Where two classes are equally near in float32, either may win.
+    # If two classes have nearly equal logits in float32, either can be the answer.
     allowed = {"float32": 1e-4, "float64": 0.0}[precision] * of
     if not (parameters <= TOLERANCE[precision] and answers <= allowed):
         raise DifferentWorkError(
-            f"a round must end as the naive one does, p_G differs by {parameters:.1e} and {answers} of {of}"
-            " answers do: the times would compare different work; please report this with your machine's name"
+            f"the results differ from the naive round (p_G by {parameters:.1e}, and {answers} of {of} answers), so the"
+            " times cannot be compared",
+            where="round",
+            remedy=REMEDY,
         )

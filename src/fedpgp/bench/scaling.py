@@ -1,7 +1,7 @@
-"""Time per round and peak memory as the number of clients grows, with ten of them in every round.
+"""Time per round and peak memory for growing numbers of clients, with ten participants in every round.
 
-A process of its own for each number, because a process's peak memory never falls. The tower is pictoclip's: a larger
-one would hide what the federation itself costs.
+Each number is measured in a new process, because the peak memory of a process never falls. The model is pictoclip,
+because a larger model would hide the cost of the federation.
 """
 
 import tempfile
@@ -37,7 +37,7 @@ OWN_CLASSES = 5
 
 
 def measure_scaling(bench: Bench) -> list[dict[str, Any]]:
-    """Measure every number of clients, each in a new process; raises TrainingError where one is killed."""
+    """Measure every number of clients, each in a new process; raise TrainingError if the process is killed."""
     rows = []
     for clients in CLIENTS:
         with ProcessPoolExecutor(1, context()) as pool:
@@ -45,22 +45,34 @@ def measure_scaling(bench: Bench) -> list[dict[str, Any]]:
                 rows.append(pool.submit(measure_clients, clients, bench.options.seed).result())
             except BrokenProcessPool as error:
                 raise TrainingError(
-                    f"the scaling sweep with {clients} clients failed, its process was killed: free memory, or leave"
-                    " scaling out of --parts"
+                    f"the process with {clients} clients was killed",
+                    where="scaling",
+                    got=clients,
+                    remedy="Free memory, or leave scaling out of --parts",
                 ) from error
     return rows
 
 
 def measure_clients(clients: int, seed: int) -> dict[str, Any]:
-    """Run some rounds of so many clients, with a state on the disk; all clients are evaluated after the last.
+    """Run some rounds with a state on disk, and evaluate all clients after the last round.
 
-    Returns seconds: of a round without evaluation, the median; evaluation: seconds of the evaluation of all clients;
-    peak: bytes that the process held at most, None if that is not known.
+    Parameters
+    ----------
+    clients
+        Number of clients.
+    seed
+        Random seed.
+
+    Returns
+    -------
+    dict
+        `clients`. `seconds`: median seconds of a round without evaluation. `evaluation`: seconds of the evaluation of
+        all clients. `peak`: peak memory of the process in bytes, None if unknown.
     """
     backbone, task = load_backbone("pictoclip"), shared_classes(clients)
     data = made_up_data(task, backbone, None, seed)
     settings = FederationConfig(
-        rounds=MEASURED_ROUNDS + 2,  # the first does what a run does once, the last is evaluated
+        rounds=MEASURED_ROUNDS + 2,  # the first round has one-time work, and the last round is evaluated
         local_epochs=LOCAL_EPOCHS,
         batch_size=BATCH,
         participation=PARTICIPANTS / clients,
@@ -88,8 +100,10 @@ def measure_clients(clients: int, seed: int) -> dict[str, Any]:
 
 
 def shared_classes(clients: int) -> Task:
-    """The Caltech-like task with other clients: each has five of the base classes, which neighbours share, and eight
-    images of each class. One image of each class is tested.
+    """Return the Caltech-like task with `clients` clients.
+
+    Each client has five base classes, which overlap with its neighbours' classes, and eight images of each class. The
+    test sets have one image of each class.
     """
     task = caltech_like(0)
     classes = [tuple(sorted((client + k) % len(task.base) for k in range(OWN_CLASSES))) for client in range(clients)]

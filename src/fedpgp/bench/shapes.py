@@ -1,7 +1,7 @@
-"""The work: a CLIP of a published shape and a base-to-novel task of the paper's size.
+"""Models and tasks of the benchmark: CLIP with a published shape, and a base-to-novel task as large as in the paper.
 
-The three published shapes have random weights and made-up images, so that nothing is downloaded: the time of a step
-does not depend on what the numbers are. "pictoclip" is the embedded checkpoint on the embedded data.
+The three published shapes have random weights and made-up images, so that nothing is downloaded; the time of a step
+does not depend on the values. "pictoclip" is the embedded checkpoint on the embedded data.
 """
 
 import math
@@ -26,12 +26,12 @@ from fedpgp.testing import made_up_split
 if TYPE_CHECKING:
     from transformers import CLIPModel
 
-# The paper's base-to-novel setting.
+# Base-to-novel setting of the paper.
 CLIENTS, SHOTS, BATCH, LOCAL_EPOCHS, ROUNDS = 10, 8, 8, 2, 25
-# CoOp's split of Caltech101.
+# Sizes of CoOp's split of Caltech101.
 IMAGES = {"train": 4128, "validation": 1649, "base": 1549, "novel": 916}
 
-# Radford et al. 2021, tables 19 and 20: what each shape has beside transformers' defaults, which are ViT-B/32's.
+# Radford et al. 2021, tables 19 and 20: differences from the defaults of transformers, which are ViT-B/32.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "vit-b-16": {"vision_config": {"patch_size": 16}},
     "vit-b-32": {},
@@ -49,15 +49,24 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 EMBEDDED = "pictoclip"
 SHAPES = (*PUBLISHED, EMBEDDED)
 
-# Factors on transformers' first weights. Without them every class has nearly the same text feature.
+# Factors for the initial weights of transformers; otherwise all classes would have nearly the same text feature.
 SHARPNESS = {"q_proj": 8.0, "k_proj": 8.0, "v_proj": 4.0, "out_proj": 4.0}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is benchmarked.
+    """Model and task of a benchmark.
 
-    pixels: preprocessed images [n, 3, side, side] by split, of the whole split or, where `made_up`, of one batch.
+    Attributes
+    ----------
+    backbone
+        The dual encoder.
+    task
+        The task.
+    pixels
+        Preprocessed images [n, 3, side, side] by split: the whole split or, if `made_up`, one batch.
+    made_up
+        Whether weights and images are random.
     """
 
     backbone: Backbone
@@ -67,19 +76,19 @@ class Scene:
 
     @property
     def model(self) -> "CLIPModel":
-        """transformers' module, which the library's encoders were made from."""
+        """Module of transformers from which the encoders of the library were made."""
         encoder = self.backbone.image
         assert isinstance(encoder, ImageEncoder)
         return encoder.model
 
     @property
     def images(self) -> int:
-        """How many a run encodes once: every image of the three splits."""
+        """Number of images that a run encodes once: all images of the three splits."""
         return sum(IMAGES.values()) if self.made_up else sum(map(len, self.pixels.values()))
 
 
 def scene(shape: str, precision: str, seed: int) -> Scene:
-    """The model and the task of one of `SHAPES`."""
+    """Return the model and the task of one of `SHAPES`."""
     if shape == EMBEDDED:
         return _embedded(precision, seed)
     config = published_config(shape)
@@ -90,7 +99,7 @@ def scene(shape: str, precision: str, seed: int) -> Scene:
 
 
 def published_config(shape: str) -> Any:
-    """The CLIPConfig of a published shape."""
+    """Return the CLIPConfig of a published shape."""
     from transformers import CLIPConfig
 
     towers = PUBLISHED[shape]
@@ -99,8 +108,9 @@ def published_config(shape: str) -> Any:
 
 
 def random_backbone(config: Any, precision: str, seed: int) -> Backbone:
-    """The library's encoders on a frozen CLIPModel with random weights, whose features differ from class to class and
-    from image to image. There are no pictures, so there is no preprocessing.
+    """Return the encoders of the library on a frozen CLIPModel with random weights.
+
+    Features differ between classes and between images. There is no preprocessing, because there are no pictures.
     """
     from transformers import CLIPModel
 
@@ -126,7 +136,7 @@ def random_backbone(config: Any, precision: str, seed: int) -> Backbone:
 
 
 def caltech_like(seed: int) -> Task:
-    """10 clients with 5 of the 50 base classes each and 8 images of each class; test sets of Caltech101's sizes."""
+    """Return a task of 10 clients with 5 of 50 base classes and 8 images of each; test sets are as in Caltech101."""
     base, novel = np.arange(len(BASE_NAMES)), len(BASE_NAMES) + np.arange(len(NOVEL_NAMES))
     labels = {
         "train": np.repeat(base, SHOTS),

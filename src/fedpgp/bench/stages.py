@@ -1,7 +1,7 @@
-"""One local step of one client: as public code does it, and then with one trick after the other.
+"""One local step of one client: as in public code, and then with one optimization after the other.
 
-Every stage has the tricks of those before it. The image encoder goes first, so that what comes after compares the text
-side with the text side. Every stage computes the same loss and the same gradients, or the benchmark stops.
+Every stage includes the optimizations of the preceding stages. The image encoder is removed first, so that later stages
+differ only in text encoding. If a stage computes another loss or other gradients, the benchmark stops.
 """
 
 import math
@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from transformers import CLIPModel
 
 
+REMEDY = "Report this as a bug of fedpgp, with the name of your processor"
+
+
 class DifferentWorkError(FedPGPError):
-    """Two sides of the benchmark did not compute the same."""
+    """Two sides of the benchmark that did not compute the same."""
 
 
 def naive(step: Step) -> Outcome:
@@ -67,7 +70,7 @@ def packed(step: Step) -> Outcome:
 
 
 def batched_clients(step: Step) -> Outcome:
-    """One step of ten clients, each with a private part and a batch of its own: the first one's outcome."""
+    """Train ten clients, each with its own private part and batch, for one step; return the outcome of the first."""
     towers = step.scene.backbone.towers()
     updates = [update for group in client_groups(step) for update in train_clients(towers, group)]
     after = {**updates[0].upload.shared, **updates[0].own.private}
@@ -78,7 +81,7 @@ def batched_clients(step: Step) -> Outcome:
 
 
 def client_groups(step: Step) -> list[Sequence[ClientJob]]:
-    """Those clients in the groups in which the library trains them."""
+    """Return jobs of ten clients in the groups in which the library trains them."""
     job = step.job
     jobs = [
         replace(
@@ -93,7 +96,17 @@ def client_groups(step: Step) -> list[Sequence[ClientJob]]:
 
 
 class Stage(NamedTuple):
-    """steps: client steps in one call."""
+    """Stage of the benchmark.
+
+    Attributes
+    ----------
+    what
+        What is new in the stage.
+    call
+        Function that does a step.
+    steps
+        Number of client steps in one call.
+    """
 
     what: str
     call: Callable[[Step], Outcome]
@@ -101,20 +114,20 @@ class Stage(NamedTuple):
 
 
 STAGES = {
-    "naive": Stage("four text passes of whole sequences, image encoder in the step", naive),
-    "cached features": Stage("each image encoded once, before the first round", cached_features),
-    "fewer passes": Stage("z_C once per task, no pass for U V alone", fewer_passes),
-    "cut at EOS": Stage("sequences as long as the longest, not as long as the checkpoint reads", cut_at_eos),
-    "shared prefix": Stage("[SOS] and the context once per prompt, not once per class", shared_prefix),
-    "packed": Stage("the library's encoder: no padding, last layer at EOS only, what never changes once", packed),
+    "naive": Stage("four text passes of whole sequences; the image encoder runs in the step", naive),
+    "cached features": Stage("each image is encoded once, before the first round", cached_features),
+    "fewer passes": Stage("z_C is computed once per task; no pass for U V without p_G", fewer_passes),
+    "cut at EOS": Stage("sequences have the length of the longest, not the full length of the checkpoint", cut_at_eos),
+    "shared prefix": Stage("[SOS] and the context are computed once per prompt, not once per class", shared_prefix),
+    "packed": Stage("encoder of the library: no padding, last layer only at EOS, constants computed once", packed),
     "batched clients": Stage(
-        "the library's local training: several clients as one batch, SGD included", batched_clients, CLIENTS
+        "local training of the library: several clients as one batch, including SGD", batched_clients, CLIENTS
     ),
 }
 
 
 def measure_stages(bench: Bench) -> dict[str, Any]:
-    """Measure all stages in turn, see `compare_stages`. Returns them as stages, and the speed, see `_speed`."""
+    """Measure all stages; return the rows of `compare_stages` as `stages`, and the result of `_speed` as `speed`."""
     rows, measured = compare_stages(bench, "step", STAGES, bench.step)
     return {"stages": rows, "speed": _speed(bench.step, measured, bench.options.threads)}
 
@@ -122,11 +135,30 @@ def measure_stages(bench: Bench) -> dict[str, Any]:
 def compare_stages(
     bench: Bench, part: str, stages: Mapping[str, Stage], step: Step
 ) -> tuple[list[dict[str, Any]], dict[str, Measurement[Outcome]]]:
-    """Measure stages in turn, the first of which is called naive, and check that each computes what naive does.
+    """Measure stages in alternating order, and check that each computes the same as the stage "naive".
 
-    Returns a row for each: its name, what is new in it, the seconds of one client's step, the memory of the first call,
-    the `differences` to naive's outcome, and the ratios of naive's time and that of the stage before to its own; and
-    what was measured. Raises DifferentWorkError if a stage's loss or gradients are not naive's.
+    Parameters
+    ----------
+    bench
+        Input of the part.
+    part
+        Name of the part, for progress texts.
+    stages
+        Stages by name; the first is "naive".
+    step
+        The step that is measured.
+
+    Returns
+    -------
+    tuple
+        A row for each stage, and the measurements. A row has the name, what is new, the seconds of a step of one
+        client, the memory of the first call, the `differences` from the naive outcome, and the ratios of the times of
+        the naive and of the preceding stage to the time of this stage.
+
+    Raises
+    ------
+    DifferentWorkError
+        If the loss or the gradients of a stage differ from the naive stage.
     """
     tolerance = TOLERANCE[bench.options.precision]
     outcomes: dict[str, Outcome] = {}
@@ -155,11 +187,11 @@ def compare_stages(
 
 
 def _speed(step: Step, measured: Mapping[str, Measurement[Outcome]], threads: int) -> dict[str, Any]:
-    """The operations of a packed step and of a naive one, and how fast the machine multiplies at their shapes.
+    """Return the operations of a packed step and of a naive step, and the speed of torch.mm at their shapes.
 
-    gemm, gemm_one_thread, gemm_batched: operations per second of torch.mm at the shapes of the products with weights;
-    share, share_batched: the part of that speed that these products reach over the whole time of the step; batched:
-    clients in the largest group.
+    gemm, gemm_one_thread, gemm_batched: operations per second of torch.mm at the shapes of the products with weights.
+    share, share_batched: fraction of this speed that the products reach over the whole time of the step. batched:
+    number of clients in the largest group.
     """
     single, batched = measured["packed"], measured["batched clients"]
     one, many, dtype = single.operations, batched.operations, step.pixels.dtype
@@ -179,7 +211,7 @@ def _speed(step: Step, measured: Mapping[str, Measurement[Outcome]], threads: in
 
 
 def differences(mine: Outcome, reference: Outcome) -> dict[str, float]:
-    """The relative difference of the losses, and the largest of the gradients' over the largest entry of each."""
+    """Return the relative difference of the losses, and the largest relative difference of a gradient."""
     loss = abs(mine.loss - reference.loss) / abs(reference.loss)
     gradients = [
         (mine.gradients[name] - gradient).abs().max() / gradient.abs().max()
@@ -189,18 +221,19 @@ def differences(mine: Outcome, reference: Outcome) -> dict[str, float]:
 
 
 def check(name: str, mine: Outcome, reference: Outcome, tolerance: float) -> None:
-    """Raises DifferentWorkError where they differ by more, or are not numbers."""
+    """Raise DifferentWorkError if two outcomes differ by more than the tolerance, or are not numbers."""
     loss, gradient = differences(mine, reference).values()
     if not (loss <= tolerance and gradient <= tolerance):
         raise DifferentWorkError(
-            f"{name!r} must compute what 'naive' does to {tolerance:g}, its loss differs by {loss:.1e} and its"
-            f" gradients by {gradient:.1e}: the times would compare different work;"
-            " please report this with your machine's name"
+            f"the results differ from the stage 'naive' (loss by {loss:.1e}, gradients by {gradient:.1e}) by more than"
+            f" {tolerance:g}, so the times cannot be compared",
+            where=f"stage {name!r}",
+            remedy=REMEDY,
         )
 
 
 def read_shared(model: "CLIPModel", contexts: Tensor, tokens: ClassTokens, start: int) -> Tensor:
-    """Contexts [K, M, d] -> text features [K, C, D]: a shared prefix, class tokens padded, every layer in full."""
+    """Return text features [K, C, D] of contexts [K, M, d]: shared prefix, padded class tokens, every layer in full."""
     tower = model.text_model
     embed, place = tower.embeddings.token_embedding, tower.embeddings.position_embedding.weight
     K, P, T = len(contexts), 1 + contexts.shape[1], tokens.ids.shape[1]

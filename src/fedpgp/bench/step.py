@@ -21,12 +21,12 @@ from fedpgp.testing import made_up_data
 if TYPE_CHECKING:
     pass
 
-RATE = 512.0  # a power of two: parameters before and after one step of SGD give its gradient without rounding
+RATE = 512.0  # a power of two: the change of the parameters in one step of SGD gives the gradient without rounding
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """loss: []; gradients: by parameter."""
+    """Loss [] and gradients, by the name of the parameter."""
 
     loss: Tensor
     gradients: Mapping[str, Tensor]
@@ -36,8 +36,16 @@ class Outcome:
 class Step:
     """The first local step of a client.
 
-    job: the client's work in the library, one epoch of one batch of plain SGD; pixels: [B, 3, side, side], of which the
-    job has the features; naive: the client's model in public code.
+    Attributes
+    ----------
+    scene
+        Model and task.
+    job
+        Job of the client in the library: one epoch of one batch of plain SGD.
+    pixels
+        Images [B, 3, side, side] whose features the job has.
+    naive
+        Model of the client in public code.
     """
 
     scene: Scene
@@ -47,12 +55,12 @@ class Step:
 
     @property
     def values(self) -> dict[str, Tensor]:
-        """The parameters, such as p_G, U and V, as new leaves."""
+        """Parameters, such as p_G, U and V, as new leaf tensors."""
         together = {**self.job.start, **self.job.own.private}
         return {name: value.detach().clone().requires_grad_() for name, value in together.items()}
 
     def contexts(self, values: Mapping[str, Tensor]) -> tuple[Params, Tensor]:
-        """The method's parameters, and the contexts [K, M, d] that the text encoder reads in the step."""
+        """Return the parameters of the method, and the contexts [K, M, d] that the text encoder reads in the step."""
         job = self.job
         shared, private = ({name: values[name] for name in part} for part in (job.start, job.own.private))
         params = Params(shared, private)
@@ -62,7 +70,7 @@ class Step:
         )
 
     def outcome(self, text: Callable[[Tensor], Tensor]) -> Outcome:
-        """The loss and its gradients; text: contexts [K, M, d] -> text features [K, C, D]."""
+        """Return the loss and its gradients; `text` maps contexts [K, M, d] to text features [K, C, D]."""
         job, values = self.job, self.values
         params, contexts = self.contexts(values)
         terms = job.method.loss(params, text(contexts), Batch(job.images.pooled, job.labels), job.frozen)
@@ -70,7 +78,7 @@ class Step:
 
 
 def first_step(scene: Scene, seed: int) -> Step:
-    """Client 0's first batch with the first parameters of FedPGP and all base classes."""
+    """Return the step of client 0 on its first batch, with the initial parameters of FedPGP and all base classes."""
     chosen = scene.task.clients[0].train[:BATCH]
     pixels = scene.pixels["train"] if scene.made_up else scene.pixels["train"][chosen]
     with torch.no_grad():
@@ -86,7 +94,7 @@ def first_step(scene: Scene, seed: int) -> Step:
 
 
 def prepared(step: Step) -> Step:
-    """The same, when the text encoder has computed what it computes only once for the class names."""
+    """Return the step after the text encoder has computed the constants of its class names."""
     _, contexts = step.contexts(step.values)
     step.scene.backbone.text.rows(contexts[0], step.job.classes)
     return step

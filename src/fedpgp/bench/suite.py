@@ -1,4 +1,4 @@
-"""The benchmark: its parts, one after the other in one process, and what they measured."""
+"""The benchmark: it runs its parts one after the other in one process."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from fedpgp.bench.stages import measure_stages
 from fedpgp.bench.step import Step, first_step
 from fedpgp.methods import METHODS
 
-# Of the machine's matrix-multiply speed, for an estimate.
+# Share of the speed of matrix products that the estimate of the time assumes.
 USUAL_SPEED = 0.6
 
 
@@ -43,9 +43,19 @@ MEASURES: dict[str, Callable[[Bench], Any]] = {
 
 
 def run_suite(options: Options, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """Measure the parts asked for; say: hears what is going on. Returns what `fedpgp bench --json` prints.
+    """Measure the chosen parts, and return the object that `fedpgp bench --json` prints.
 
-    Raises DifferentWorkError where the two sides of a comparison did not compute the same.
+    Parameters
+    ----------
+    options
+        Options of the benchmark.
+    say
+        Function that is called with progress texts.
+
+    Raises
+    ------
+    DifferentWorkError
+        If two sides of a comparison did not compute the same.
     """
     with set_torch_threads(options.threads):
         subject = scene(options.shape, options.precision, options.seed)
@@ -65,9 +75,9 @@ def run_suite(options: Options, say: Callable[[str], None] = lambda text: None) 
 
 
 def _estimate(options: Options, step: Step) -> float:
-    """Minutes that the parts will take, from rough numbers of operations and the speed of a quick matrix product.
+    """Estimate the minutes of the parts from rough numbers of operations and the speed of a short matrix product.
 
-    A forward pass takes two operations for each weight and row, and a backward pass as many.
+    A forward pass takes two operations for each weight and row, and a backward pass the same number.
     """
     subject, model, text = step.scene, step.scene.model, step.scene.backbone.text
     speed = USUAL_SPEED * gemm_speed({(512, 512, 2048): 1}, step.pixels.dtype, options.threads)
@@ -91,7 +101,7 @@ def _estimate(options: Options, step: Step) -> float:
         "round": round_work,
         "classes": options.repeat * options.classes / C * ours,
         "general": 24 * options.repeat * passes * CLASSES / C,
-        "bf16": (options.repeat + 1) * ours * 9,  # where it is slow
+        "bf16": (options.repeat + 1) * ours * 9,  # on processors with slow bfloat16
         "profile": 4 * ours,
         "methods": len(options.methods or METHODS) * (FORGOTTEN + 2 * options.repeat) * steps * ours,
         "depth": 4 * options.repeat * 4 * BATCH * image,

@@ -1,4 +1,4 @@
-"""The library's step in other circumstances, and where its time goes; and steps through a part of the image tower."""
+"""Variants of the library's step, its profile, and steps through a part of the image tower."""
 
 import time
 from collections import defaultdict
@@ -28,11 +28,11 @@ from fedpgp.methods.fedcocoop import FedCoCoOp
 from fedpgp.runtime.randomness import generator
 from fedpgp.testing import made_up_images
 
-CLASSES, BATCHES = (10, 25, 50), (1, 4, 8)  # of a step of FedCoCoOp
+CLASSES, BATCHES = (10, 25, 50), (1, 4, 8)  # numbers of classes and batch sizes of a step of FedCoCoOp
 
-VECTORS, WIDTH = 4, 32  # of a visual prompt; of an adapter
+VECTORS, WIDTH = 4, 32  # vectors of a visual prompt; width of an adapter
 
-# Kinds of operations, by words in their names; the first kind with such a word counts.
+# Kinds of operations, and words in the names of operations; the first kind with a matching word is taken.
 KINDS = {
     "attention products": ("bmm", "scaled_dot_product"),
     "matrix multiplies": ("aten::mm", "addmm"),
@@ -41,11 +41,11 @@ KINDS = {
     "activation": ("gelu", "sigmoid", "aten::mul", "silu"),
     "copies": ("copy_", "aten::cat", "contiguous", "clone", "aten::index", "fill_", "zero_", "gather", "scatter"),
 }
-PROFILED = 3  # steps
+PROFILED = 3  # number of profiled steps
 
 
 def measure_classes(bench: Bench) -> dict[str, Any]:
-    """A step with many class names of ImageNet's lengths. tokens: of all names together, with EOS."""
+    """Measure a step with many ImageNet-like class names; `tokens` counts the tokens of all names, with EOS."""
     options = bench.options
     tokens = imagenet_like(options.classes, len(bench.step.scene.backbone.text.tokens), options.seed)
     step = with_classes(bench.step, tokens, options.seed)
@@ -53,8 +53,9 @@ def measure_classes(bench: Bench) -> dict[str, Any]:
 
 
 def measure_conditional(bench: Bench) -> list[dict[str, Any]]:
-    """A local step of FedCoCoOp, in which each image has a context of its own, by classes of the softmax and images of
-    the batch.
+    """Measure a local step of FedCoCoOp, in which each image has its own context.
+
+    Returns a row for each number of classes in the softmax and of images in the batch.
     """
     scene, method, rows = bench.step.scene, FedCoCoOp(), []
     start = method.init_shared(scene.task, scene.backbone, generator(0, "shared"))
@@ -70,7 +71,7 @@ def measure_conditional(bench: Bench) -> list[dict[str, Any]]:
 
 
 def with_classes(step: Step, tokens: ClassTokens, seed: int) -> Step:
-    """The same step with other class names in the softmax, and random guidance."""
+    """Return the step with other class names in the softmax and random guidance."""
     count, backbone = len(tokens), step.scene.backbone
     guidance = made_up_images(count, backbone, None, seed).pooled
     frozen = Frozen(guidance, backbone.logit_scale, torch.arange(count))
@@ -82,10 +83,13 @@ def _figures(step: Step, repeat: int) -> Mapping[str, Any]:
 
 
 def measure_bf16(bench: Bench) -> dict[str, Any]:
-    """A step with matrix products in bfloat16 beside the same step in float32: how much faster, and how different.
+    """Measure a step with matrix products in bfloat16 and the same step in float32.
 
-    Returns single, coarse: seconds of the step in float32 and with products in bfloat16, by repetition; and the
-    `differences`, which are not held to any tolerance.
+    Returns
+    -------
+    dict
+        `single`, `coarse`: seconds of the step in float32 and with products in bfloat16, by repetition. The keys of
+        `differences`, which are not compared with a tolerance.
     """
     step, backbone = bench.step, bench.step.scene.backbone
     text = TextEncoder.of(step.scene.model, backbone.tokenizer.bos_token_id, torch.bfloat16)
@@ -97,9 +101,9 @@ def measure_bf16(bench: Bench) -> dict[str, Any]:
 
 
 def profile_step(bench: Bench) -> dict[str, Any]:
-    """Where the time of a step goes, by kind of operation. seconds: of one step; shares: of that time.
+    """Profile a step: `seconds` of one step, and `shares` of this time by kind of operation.
 
-    What is not inside an operation is Python's and the dispatcher's, profiler included.
+    The time outside of operations belongs to Python and the dispatcher, including the profiler.
     """
     step = bench.step
     packed(step)
@@ -122,13 +126,17 @@ def _kind(name: str) -> str:
 
 
 def measure_depths(bench: Bench) -> list[dict[str, Any]]:
-    """A batch forward and backward through the image tower with something trained from a layer on: from the first layer
-    on a visual prompt in every layer, from other layers on adapters.
+    """Measure a forward and backward pass of a batch through the image tower, which is trained from a layer upwards.
 
-    Returns for each layer pixels, state: seconds from the pictures and from what is kept below the layer, by
-    repetition; frozen: those of the frozen tower's whole forward pass; saved: the part of that pass's seconds that is
-    saved, to be held against below: the part of its operations that is below the layer; flops: of the work from the
-    state.
+    From the first layer, visual prompts in every layer are trained; from other layers, adapters.
+
+    Returns
+    -------
+    list
+        For each layer a dictionary with these keys. `layer`. `pixels`, `state`: seconds from the pixels and from the
+        cached state below the layer, by repetition. `frozen`: seconds of a forward pass of the whole frozen tower, by
+        repetition. `saved`: share of the time of that pass that the cached state saves. `below`: share of its
+        operations below the layer, with which `saved` is compared. `flops`: operations from the state.
     """
     rng, layers = generator(0, "depth"), bench.step.scene.backbone.image.layers
     quarters = sorted({layers * quarter // 4 for quarter in range(4)})

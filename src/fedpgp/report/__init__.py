@@ -1,5 +1,5 @@
 """Tables, figures and pages of results.
 
-It may import studies, runs, results and what is below them, and it computes nothing that results do not say. Start with
-`comparison`, then `page`.
+This package may import `studies`, `runs`, `results` and the packages below them. It only shows what the results have.
+Start with `comparison`, then `page`.
 """

@@ -1,4 +1,4 @@
-"""The tables and figures of ablations."""
+"""Tables and figures of ablations."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ SHOWN = ("local", "base", "novel", "area")
 
 
 def write_ablation(ablation: "Ablation", directory: Path) -> None:
-    """Writes a figure for each study as .svg and .png, ablation.md, .tex and, last of all, ablation.csv."""
+    """Write a figure for each study, then ablation.md and ablation.tex, and at the end ablation.csv."""
     for study in ablation.settings:
         write_chart(directory, study, chart(ablation, study))
     write_tables(directory, "ablation", [table(ablation, study) for study in ablation.settings])
@@ -28,7 +28,7 @@ def write_ablation(ablation: "Ablation", directory: Path) -> None:
 
 
 def table(ablation: "Ablation", study: str) -> Table:
-    """A row for each setting: mean ± std over the seeds, and what it changes of CM and area."""
+    """Return a table with a row for each setting: mean ± std over the seeds, and the changes of CM and area."""
     named, shown = titles(ablation.standing), [name for name in METRICS if name in columns(ablation.standing.runs[0])]
     rows = []
     for label in ablation.settings[study]:
@@ -40,16 +40,16 @@ def table(ablation: "Ablation", study: str) -> Table:
         f"{study} of {ablation.method}: {caption(ablation.standing)}",
         [study, *(named[name] for name in shown), "CM, change", "area, change"],
         rows,
-        "change: against the config as it stands, with the 95 % interval of the paired bootstrap over test images.",
+        "change: difference from the config without changes, with its 95 % interval (paired bootstrap over images).",
     )
 
 
 def chart(ablation: "Ablation", study: str) -> ChartType:
-    """Local, Base, Novel and the area over the settings; bars are the std over seeds, dashes zero-shot CLIP."""
+    """Return a chart of Local, Base, Novel and the area of each setting; bars are the standard deviation over seeds."""
     settings = ablation.settings[study]
     runs = [(ablation.method, label, run) for label in settings for run in ablation.of(study, label)]
     points: list[frames.Point] = [(method, label, run.results["final"]) for method, label, run in runs]
     points += [("zero-shot CLIP", None, run.results["final"]) for run in ablation.standing.of("zero-shot")]
     frame = frames.spreads("label", points, frames.panels(titles(ablation.standing), SHOWN))
     standing = [label for label in settings if ablation.stands(study, label)]
-    return charts.curves(frame, study, title="dashed: zero-shot CLIP; grey: as it stands", standing=standing)
+    return charts.curves(frame, study, title="dashed: zero-shot CLIP; grey: config without changes", standing=standing)

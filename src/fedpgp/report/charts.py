@@ -1,6 +1,6 @@
-"""Every chart, in Altair: the same for the page, for files and for notebooks. `frames` has the numbers behind them.
+"""All charts, in Altair. The page, files and notebooks use the same charts; `frames` computes their data.
 
-A click in the legend leaves one method; a click beside it brings the others back.
+A click on a method in the legend fades all other methods; a click next to the legend shows all methods again.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from altair.typing import ChartType
 
 from fedpgp.report.style import COLOURS, series
 
-COLUMN = 240  # width in pixels of a panel in one column of a two-column paper, at 72 to the inch
-TOGETHER = 8  # methods that one trade-off can hold
-ACROSS = 4  # trade-offs beside each other, where there are more
-CROWDED = 40  # letters that the labels below one panel have room for
-NAMED = 60  # classes, or clients, that an axis can name
+COLUMN = 240  # width of a panel in pixels: one column of a two-column paper at 72 pixels per inch
+TOGETHER = 8  # most methods in one panel of a trade-off
+ACROSS = 4  # panels in a row, if there are more methods
+CROWDED = 40  # most letters of horizontal labels below one panel
+NAMED = 60  # most classes or clients that an axis can label
 FREE = alt.Scale(zero=False)
 REVERSED = alt.Scale(scheme="viridis", reverse=True)
-# Vega numbers gradients over the life of a process, so that a figure with one would not be the same bytes each time.
+# Vega numbers gradients during the life of a process: a figure with a gradient would have different bytes each time.
 STEPS = alt.Legend(type="symbol", symbolType="square")
 
 
@@ -33,12 +33,26 @@ def curves(
     joined: bool = True,
     standing: Sequence[str] = (),
 ) -> ChartType:
-    """A panel for each metric: the mean of each method over the rounds, or over the labels of an axis.
+    """Return a panel for each metric: the mean of each method over the rounds, or over the labels of an axis.
 
-    Bands and bars are one standard deviation. Round 0, or no label, is a dashed level.
+    Bands and bars show one standard deviation. Values of round 0, or without a label, are dashed horizontal lines.
 
-    frame: of `frames.spreads`. axis: what its labels are; None if it is of rounds. unit: of the figures. title, legend:
-    titles of the chart and of its legend. joined: whether lines join the labels. standing: labels on grey.
+    Parameters
+    ----------
+    frame
+        Result of `frames.spreads`.
+    axis
+        Name of the axis that has the labels; None if the horizontal axis has the rounds.
+    unit
+        Unit of the vertical axis.
+    title
+        Title of the chart.
+    legend
+        Title of the legend.
+    joined
+        Whether lines connect the points.
+    standing
+        Labels with a grey background.
     """
     if axis is None:
         at, level = alt.X("round:Q", axis=alt.Axis(tickMinStep=1, format="d")), "datum.round == 0"
@@ -52,7 +66,7 @@ def curves(
     placed = base.transform_filter(f"!({level})").encode(at)
     spread = placed.mark_area(opacity=0.12, aria=False) if axis is None else placed.mark_rule(aria=False)
     layers = [
-        # A legend answers to its first layer.
+        # The legend belongs to the first layer.
         spread.encode(alt.Y("low:Q", title=unit, scale=FREE), y2="high:Q").add_params(picked).transform_filter(picked),
         base.transform_filter(level).mark_rule(strokeDash=[4, 3], aria=False).encode(mean, opacity=_faded(picked)),
         placed.mark_point(filled=True, size=24).encode(
@@ -70,15 +84,22 @@ def curves(
 
 
 def tradeoff(frame: pd.DataFrame, others: str) -> ChartType:
-    """Local against what it is traded for: along each method's path, and the clients' own models of each seed.
+    """Return a chart of Local against `others`: the path of each method, and the personal models of each seed.
 
-    Beyond eight methods each has a panel of its own, with all others behind it in grey. others: the name of the figure.
+    With more than eight methods, each method has its own panel, with all other methods in grey.
+
+    Parameters
+    ----------
+    frame
+        Result of `frames.tradeoff`.
+    others
+        Name of the metric of the vertical axis.
     """
     methods, picked = list(frame["method"].unique()), _picked()
     single = len(methods) <= TOGETHER
     look = series(methods) if single else {"color": alt.value(COLOURS[3])}
     x = alt.X("mean(local):Q", title=["Local (%)", "on the client's own images"], scale=FREE)
-    y = alt.Y("mean(others):Q", title=[f"{others} (%)", "on everybody else's"], scale=FREE)
+    y = alt.Y("mean(others):Q", title=[f"{others} (%)", "on images of all classes"], scale=FREE)
     base = alt.Chart().encode(x, y, color=look["color"], opacity=_faded(picked))
     own = base.transform_filter("datum.alpha == 1")
     layers = [
@@ -100,7 +121,7 @@ def tradeoff(frame: pd.DataFrame, others: str) -> ChartType:
 
 
 def holdings(frame: pd.DataFrame, title: str) -> ChartType:
-    """The training images of every class (down) and client (across); white where there is none."""
+    """Return a chart of the number of training images of every class (rows) and client (columns); none is white."""
     clients, classes = list(frame["client"].unique()), list(frame["class"].unique())
     return (
         alt.Chart(frame, title=title, width=min(860, 12 * len(clients)), height=min(1000, 12 * len(classes)))
@@ -119,7 +140,7 @@ def _named(names: Sequence[str]) -> alt.Axis:
 
 
 def clients(frame: pd.DataFrame) -> ChartType:
-    """A dot for each client and seed: what its own model changes of its Local."""
+    """Return a chart with a dot for each client and seed: the change of Local by the personal model."""
     gain = alt.X("gain:Q", title="change of a client's Local (percentage points)")
     dots = (
         alt.Chart()
@@ -138,13 +159,13 @@ def clients(frame: pd.DataFrame) -> ChartType:
 
 
 def confusion(frame: pd.DataFrame) -> ChartType:
-    """The pairs of classes that are confused, by size and colour."""
+    """Return a chart of confused pairs of classes; size and colour show the share."""
     return (
         alt.Chart(frame, width=alt.Step(18), height=alt.Step(14))
         .mark_circle()
         .encode(
-            alt.X("predicted:N", title="answered", axis=alt.Axis(labelAngle=-60)),
-            alt.Y("truth:N", title="is"),
+            alt.X("predicted:N", title="predicted class", axis=alt.Axis(labelAngle=-60)),
+            alt.Y("truth:N", title="true class"),
             size=alt.Size("share:Q", title="%"),
             color=alt.Color("share:Q", title="%", scale=REVERSED),
             tooltip=["truth", "predicted", "share"],
@@ -167,7 +188,7 @@ def by_class(frame: pd.DataFrame) -> ChartType:
 
 
 def client_by_class(frame: pd.DataFrame) -> ChartType:
-    """What each client gets right of each class; outlined: classes that the client trained on."""
+    """Return a chart of the accuracy of each client on each class; outlined: classes that the client trained on."""
     height = alt.Step(13 if frame["client"].nunique() < 40 else 5)
     base = alt.Chart(frame, width=alt.Step(13), height=height).encode(
         alt.X("class:N", title=None, axis=alt.Axis(labelAngle=-60)), alt.Y("client:O")
@@ -181,13 +202,13 @@ def client_by_class(frame: pd.DataFrame) -> ChartType:
 
 
 def singular_values(frame: pd.DataFrame) -> ChartType:
-    """A line for each client."""
+    """Return a chart of singular values with a line for each client."""
     return (
         alt.Chart(frame, width=1.4 * COLUMN, height=180)
         .mark_line(point=alt.OverlayMarkDef(size=18), opacity=0.6, strokeWidth=1)
         .encode(
             alt.X("index:O", title="singular value", axis=alt.Axis(labelAngle=0)),
-            alt.Y("value:Q", title="size"),
+            alt.Y("value:Q", title="value"),
             detail="client:N",
             color=alt.Color("client:N", legend=None, scale=alt.Scale(scheme="viridis")),
             tooltip=["client:N", "index", "value"],
@@ -196,7 +217,7 @@ def singular_values(frame: pd.DataFrame) -> ChartType:
 
 
 def text_features(frame: pd.DataFrame) -> ChartType:
-    """A panel for each projection: the classes behind each prompt."""
+    """Return a chart with a panel for each projection: the text features of each prompt and class."""
     shape = alt.Shape(
         "kind:N",
         legend=alt.Legend(title=None, symbolFillColor=COLOURS[0]),

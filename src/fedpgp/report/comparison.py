@@ -1,4 +1,4 @@
-"""The files of a comparison."""
+"""Files of a comparison."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from fedpgp.runtime.files import write, write_json
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> None:
-    """Writes the tables as .md, .tex and .csv, the trade-off as .svg and .png and, last of all, comparison.json."""
+    """Write the tables as .md, .tex and .csv, then the trade-off as a figure, and at the end comparison.json."""
     texts = {
         "comparison.md": markdown(comparison),
         "comparison.tex": formats.latex(tables.table(comparison)),
@@ -26,7 +26,7 @@ def write_comparison(comparison: Comparison, directory: Path) -> None:
 
 
 def all_tables(comparison: Comparison, reference: str | None = None) -> list[formats.Table]:
-    """The tables of comparison.md: the figures and, of several methods, the differences and the diagnosis."""
+    """Return the tables of comparison.md: the metrics and, for several methods, the differences and the diagnosis."""
     shown = [tables.table(comparison)]
     if len(comparison.methods) > 1:
         shown += [tables.difference_table(comparison, reference), tables.diagnosis_table(comparison)]

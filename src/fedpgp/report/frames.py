@@ -1,4 +1,4 @@
-"""The numbers behind each figure, as pandas frames: one row for each mark."""
+"""Data of each figure as pandas frames with one row for each mark."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
@@ -15,21 +15,29 @@ from fedpgp.report.tables import TITLES, titles
 from fedpgp.results.run import Comparison, Run
 
 SHOWN = ("local", "base", "novel", "cm")
-MOST_CONFUSED = 30  # pairs of classes
+MOST_CONFUSED = 30  # most pairs of classes in the figure
 SYMBOLS = {"guidance": "z_C", "global": "z_G", "personal": "z_i"}
-Records = Sequence[Mapping[str, Any]]  # of the rounds of one run
+Records = Sequence[Mapping[str, Any]]  # records of the rounds of one run
 Point = tuple[str, Any, Mapping[str, Any]]
 
 
 def learning_curves(comparison: Comparison, running: Mapping[str, Records] = MappingProxyType({})) -> pd.DataFrame:
-    """Figures over the rounds, see `spreads`. running: records of runs that are not finished, by name."""
+    """Return the metrics over the rounds, see `spreads`.
+
+    Parameters
+    ----------
+    comparison
+        Finished runs.
+    running
+        Records of unfinished runs, by name.
+    """
     points = [(name, record["round"], record) for name, records in running.items() for record in records]
     named = titles(comparison) if comparison.runs else TITLES
     return spreads("round", [*points_of(comparison.runs), *points], panels(named))
 
 
 def cosines(comparison: Comparison) -> pd.DataFrame:
-    """How near text features are to each other over the rounds, means over clients, see `spreads`."""
+    """Return cosines between text features over the rounds, means over clients, see `spreads`."""
     points = points_of(comparison.runs)
     names = dict.fromkeys(name for _, _, record in points for name in record if name.startswith("cosine_"))
     pairs = {name: name.removeprefix("cosine_").split("_") for name in names}
@@ -38,20 +46,27 @@ def cosines(comparison: Comparison) -> pd.DataFrame:
 
 
 def points_of(runs: Iterable[Run], label: str | None = None) -> list[Point]:
-    """The records of runs, for `spreads`. label: None takes each run's method."""
+    """Return the records of runs as points of `spreads`, with `label` or the method of each run as name."""
     return [(label or run.method, record["round"], record) for run in runs for record in run.rounds]
 
 
 def panels(named: Mapping[str, str], shown: Sequence[str] = SHOWN) -> dict[str, str]:
-    """Figure -> title of its panel, of those that are shown. named: the titles of all figures."""
+    """Return the mapping metric -> title of its panel for the shown metrics; `named` has the titles of all metrics."""
     return {name: named[name] for name in shown if name in named}
 
 
 def spreads(at: str, points: Sequence[Point], named: Mapping[str, str]) -> pd.DataFrame:
-    """method, metric, `at`, mean, low, high: one standard deviation over the points of each method and place.
+    """Return method, metric, `at`, mean, low and high: mean ± one standard deviation of each method and place.
 
-    points: method, or another name of a line; its place, None for a level; and figures by name, one for each seed.
-    named: figure -> title of its panel.
+    Parameters
+    ----------
+    at
+        Name of the column of places, such as "round" or "label".
+    points
+        For each seed: the method or another name of a line, the place (None for a horizontal line), and metrics by
+        name.
+    named
+        Mapping of metric -> title of its panel.
     """
     keys = ["method", "metric", at]
     rows = [
@@ -66,13 +81,13 @@ def spreads(at: str, points: Sequence[Point], named: Mapping[str, str]) -> pd.Da
 
 
 def tradeoff(comparison: Comparison) -> pd.DataFrame:
-    """method, seed, alpha, local, others: the path of every run from the shared part to the clients' own."""
+    """Return method, seed, alpha, local and others: the path of every run from the shared to the personal models."""
     rows = []
     for method in comparison.methods:
         runs = comparison.of(method)
         longest = max((run.results["path"] for run in runs), key=len)
         for run in runs:
-            # A run whose clients all stayed at the shared part is one point, wherever α is.
+            # If no client left the shared part, the run has one point for all α.
             path = run.results["path"] * (len(longest) if len(run.results["path"]) == 1 else 1)
             rows += [
                 [method, run.seed, at["alpha"], point["local"], point["others"]]
@@ -82,9 +97,10 @@ def tradeoff(comparison: Comparison) -> pd.DataFrame:
 
 
 def clients(comparison: Comparison) -> pd.DataFrame:
-    """method, seed, client, local, gain, over, classes: what a client's own model changes of its Local.
+    """Return method, seed, client, local, gain, over and classes: the change of Local by each personal model.
 
-    over: of which model: the shared part alone, or else zero-shot CLIP with the same seed.
+    The column `over` names the reference of the gain: the shared part or, for a method without a shared part, zero-shot
+    CLIP with the same seed.
     """
     rows = []
     zero = {run.seed: run for run in comparison.runs if run.method == "zero-shot"}
@@ -101,12 +117,12 @@ def clients(comparison: Comparison) -> pd.DataFrame:
 
 
 def _local_of_shared(run: Run) -> list[float] | None:
-    """Local of each client with the shared part alone, where it was evaluated beside a part of their own; else None."""
+    """Return Local of each client with the shared model, or None if only one of the models was evaluated."""
     outcomes: Outcomes | None = run.outcomes
     if outcomes is None:
         return None
     if len(outcomes.alphas) < 2:
-        # A path that was asked for and is one point: own models answer as the shared part does.
+        # A path was requested and has one point: personal models answer as the shared model.
         stands = run.results["private"] and run.results["shared"] is not None
         asked = run.config.federation.path_points > 1
         return [client["local"] for client in run.results["clients"]] if stands and asked else None
@@ -114,14 +130,14 @@ def _local_of_shared(run: Run) -> list[float] | None:
 
 
 def confusion(run: Run) -> pd.DataFrame:
-    """truth, predicted, share: of the images of a class, how many clients' answers are another class, in percent."""
+    """Return truth, predicted and share: percent of the answers for images of a class that are another class."""
     answers = _answers(run)
     shares = answers.groupby("truth")["predicted"].value_counts(normalize=True).mul(100).rename("share").reset_index()
     return shares[shares["truth"] != shares["predicted"]].nlargest(MOST_CONFUSED, "share")
 
 
 def client_by_class(run: Run) -> pd.DataFrame:
-    """client, class, accuracy, own: percent of a class's test images that a client gets right; own: trained on."""
+    """Return client, class, accuracy in percent and own: whether the client trained on the class."""
     answers = _answers(run).rename(columns={"truth": "class"})
     right = (answers["class"] == answers["predicted"]).groupby([answers["client"], answers["class"]])
     frame = right.mean().mul(100).round(1).rename("accuracy").reset_index()
@@ -130,7 +146,7 @@ def client_by_class(run: Run) -> pd.DataFrame:
 
 
 def by_class(run: Run) -> pd.DataFrame:
-    """set, class, accuracy, images: of each class of Base and Novel the mean over the clients, in percent."""
+    """Return set, class, accuracy and images: for each class of Base and Novel, the mean over clients in percent."""
     rows = []
     for name in ("base", "novel"):
         found = run.class_accuracies(name)
@@ -142,7 +158,7 @@ def by_class(run: Run) -> pd.DataFrame:
 
 
 def _answers(run: Run) -> pd.DataFrame:
-    """client, truth, predicted: of each client and test image of base classes; none where clients keep the answers."""
+    """Return client, truth and predicted for each test image of base classes; empty if clients keep their answers."""
     if "base/predicted" not in run.answers:
         return pd.DataFrame(columns=["client", "truth", "predicted"])
     names = np.array(run.results["task"]["base_names"], dtype=object)
@@ -153,7 +169,7 @@ def _answers(run: Run) -> pd.DataFrame:
 
 
 def singular_values(run: Run) -> pd.DataFrame:
-    """client, index, value: of the change from the shared context to a client's own, U V where the method has these."""
+    """Return client, index and value: singular values of each personal change of the context, such as U V."""
     rows = []
     for client in run.results["clients"]:
         change = personal_change(run, client["client"])
@@ -165,7 +181,7 @@ def singular_values(run: Run) -> pd.DataFrame:
 
 
 def personal_change(run: Run, client: int) -> Tensor | None:
-    """[M, d] by which a client's context differs from the shared one, for the methods whose tensors say so."""
+    """Return the difference [M, d] between a client's context and the shared context, or None for other tensors."""
     own = {
         name.rpartition("/")[2]: run.prompts[name]
         for name in run.prompts
@@ -182,7 +198,7 @@ def personal_change(run: Run, client: int) -> Tensor | None:
 
 
 def costs(comparison: Comparison) -> pd.DataFrame:
-    """method, KiB up and down of a client in a round, seconds of training and of evaluation, calibration errors."""
+    """Return KiB up and down of a client in a round, seconds of training and evaluation, and calibration errors."""
     rows = []
     for method in comparison.methods:
         runs = comparison.of(method)

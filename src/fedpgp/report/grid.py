@@ -1,4 +1,4 @@
-"""The table of a grid, its figures, and their files."""
+"""Table and figures of a grid, and their files."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def write_sweep(study: "Study", directory: Path) -> None:
-    """Writes figures as .svg and .png, sweep.md, sweep.tex and, last of all, sweep.csv."""
+    """Write the figures, then sweep.md and sweep.tex, and at the end sweep.csv."""
     (part,) = study.parts
     write_figures(study, part, directory)
     write_tables(directory, "sweep", [table(study, part)])
@@ -29,7 +29,7 @@ def write_sweep(study: "Study", directory: Path) -> None:
 
 
 def table(study: "Study", part: "StudyPart") -> Table:
-    """A row for each method at each point of a part: mean ± std over the seeds, of the last round."""
+    """Return a table with a row for each cell and method: mean ± std over the seeds in the last round."""
     comparisons = [study.comparisons[key] for key in part.cell_keys()]
     named = {name: title for one in comparisons for name, title in titles(one).items()}
     shown = list(dict.fromkeys(name for one in comparisons for name in columns(one.runs[0])))
@@ -44,34 +44,37 @@ def table(study: "Study", part: "StudyPart") -> Table:
 
 
 def write_figures(study: "Study", part: "StudyPart", directory: Path, prefix: str = "") -> dict[str, str]:
-    """Writes those of a part as .svg and .png: what each shows, by its name, in which `prefix` comes first.
+    """Write the figures of a part, and return a description of each figure by its name, which starts with `prefix`.
 
-    One for each axis at each combination of the points of the others; learning curves of each cell, or, with one
-    method, of all cells together.
+    There is a figure for each axis and each combination of points of the other axes. Learning curves have a figure for
+    each cell or, if there is only one method, one figure for all cells.
     """
     drawn = {}
     for name, axis, keys in axes_of(part):
         write_chart(directory, prefix + name, along(study, part, axis, keys))
         others = "".join(f", {other}" for other in _others(part, axis, keys[0]))
-        drawn[prefix + name] = f"along {axis}{others}; bars: standard deviation over the seeds"
+        drawn[prefix + name] = f"metrics over {axis}{others}; bars: standard deviation over the seeds"
     cells = {key: study.comparisons[key] for key in part.cell_keys()}
     if len(study.methods_of(part)) == 1:
         (method,), axes = study.methods_of(part), ", ".join(part.axes)
         points = [point for key, one in cells.items() for point in frames.points_of(one.of(method), ", ".join(key[1:]))]
         frame = frames.spreads("round", points, frames.panels(titles(next(iter(cells.values())))))
         write_chart(directory, f"{prefix}rounds", charts.curves(frame, legend=axes))
-        return {**drawn, f"{prefix}rounds": f"{method} over the rounds, by {axes}; bands: as the bars"}
+        return {
+            **drawn,
+            f"{prefix}rounds": f"learning curves of {method} by {axes}; bands: standard deviation over the seeds",
+        }
     for number, (key, comparison) in enumerate(cells.items()):
         name = "-".join([f"{prefix}rounds", *([str(number), *map(slug, key[1:])] if len(cells) > 1 else [])])
         write_chart(directory, name, charts.curves(frames.learning_curves(comparison)))
-        drawn[name] = f"over the rounds, {part.describe(key)}; bands: standard deviation over the seeds"
+        drawn[name] = f"learning curves, {part.describe(key)}; bands: standard deviation over the seeds"
     return drawn
 
 
 def axes_of(part: "StudyPart") -> Iterator[tuple[str, str, list["Key"]]]:
-    """Every axis with more than one point, at each combination of the points of the others.
+    """Yield each axis that has several points, for each combination of points of the other axes.
 
-    Gives the name of a figure, the axis, and the keys along it, those of numbers by their size.
+    Each item is the name of a figure, the axis, and the keys along the axis; numbers are sorted.
     """
     for axis, points in part.axes.items():
         if len(points) == 1:
@@ -80,13 +83,13 @@ def axes_of(part: "StudyPart") -> Iterator[tuple[str, str, list["Key"]]]:
         place = list(part.axes).index(axis)
         for number, fixed in enumerate(product(*others)):
             labels = sorted(points, key=float) if is_numeric(points) else list(points)
-            # The number tells apart labels that differ in what a path cannot have.
+            # The number distinguishes labels that become the same text in a path.
             steps = [slug(axis), *([str(number), *map(slug, fixed)] if others else [])]
             yield "-".join(steps), axis, [(part.name, *fixed[:place], label, *fixed[place:]) for label in labels]
 
 
 def along(study: "Study", part: "StudyPart", axis: str, keys: Sequence["Key"]) -> ChartType:
-    """Local, Base, Novel and CM of each method along an axis, joined if it is of numbers."""
+    """Return a chart of Local, Base, Novel and CM of each method along an axis, with lines if labels are numbers."""
     place = 1 + list(part.axes).index(axis)
     points = [
         (method, key[place], run.results["final"])
@@ -99,5 +102,5 @@ def along(study: "Study", part: "StudyPart", axis: str, keys: Sequence["Key"]) -
 
 
 def _others(part: "StudyPart", axis: str, key: "Key") -> list[str]:
-    """The points of the other axes, in words."""
+    """Return the points of the other axes in words."""
     return [f"{name} {label}" for name, label in zip(part.axes, key[1:], strict=True) if name != axis]

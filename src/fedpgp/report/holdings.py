@@ -1,4 +1,4 @@
-"""Who holds what in a task: tables, and a picture of the class × client matrix."""
+"""Data of each client of a task: tables, and a picture of the class × client matrix."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,20 +16,20 @@ from fedpgp.results.formats import Table
 
 
 def everybody(task: Task) -> Iterator[tuple[str, Client]]:
-    """What the clients, and after them the new ones, are called."""
+    """Yield the name of each client, then of each new client, with the client."""
     yield from ((str(client.id), client) for client in task.clients)
     yield from ((f"new {client.id}", client) for client in task.new_clients)
 
 
 def matrix(task: Task) -> NDArray[np.int64]:
-    """[base classes, clients] training images; new clients are the last columns."""
+    """Return the number of training images [base classes, clients]; new clients are the last columns."""
     labels, classes = task.train.labels, len(task.train.class_names)
     columns = [np.bincount(labels[client.train], minlength=classes) for _, client in everybody(task)]
     return np.stack(columns, axis=1)[list(task.base)]
 
 
 def rows(task: Task) -> list[dict[str, Any]]:
-    """What each client holds, and how many images are its own in every test."""
+    """Return a row for each client: its training data, and its numbers of test and validation images."""
     return [
         {
             "client": name,
@@ -45,7 +45,7 @@ def rows(task: Task) -> list[dict[str, Any]]:
 
 
 def tables(task: Task) -> list[Table]:
-    """What is tested, and a row for each client; columns that say nothing are left out."""
+    """Return a table of the test sets and a table of the clients, without empty columns."""
     tested = [
         [name, f"{test.dataset.split} of {test.dataset.name}", f"{len(test.classes):,}", f"{len(test.images):,}"]
         for name, test in {**task.tests, "validation": task.validation}.items()
@@ -54,7 +54,7 @@ def tables(task: Task) -> list[Table]:
     shown = [name for name in of_clients[0] if any(row[name] != "" for row in of_clients)]
     return [
         text_table(
-            f"{task.name} on {task.train.name}, partition {task.partition}: {len(task.base)} classes are trained on",
+            f"{task.name} on {task.train.name}, partition {task.partition}: {len(task.base)} training classes",
             ["test set", "images of", "classes in the softmax", "images"],
             tested,
         ),
@@ -63,7 +63,7 @@ def tables(task: Task) -> list[Table]:
 
 
 def picture(task: Task, suffix: str) -> bytes:
-    """The training images of every class (down) and client (across), as "svg" or "png"."""
+    """Return a picture of the training images of every class (rows) and client (columns), as "svg" or "png"."""
     classes = [task.train.class_names[label] for label in task.base]
     counts = pd.DataFrame(matrix(task), index=classes, columns=[name for name, _ in everybody(task)])
     frame = counts.rename_axis("class").reset_index().melt("class", var_name="client", value_name="images")

@@ -1,4 +1,4 @@
-"""The figures of a comparison for a notebook or a paper of one's own."""
+"""Figures of a comparison for notebooks and papers."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,20 @@ from fedpgp.results.run import Comparison
 
 @dataclass(frozen=True)
 class Plots:
-    """The figures of a comparison as Altair charts, which notebooks show: each call makes a new one, the caller's own.
+    """Figures of a comparison as Altair charts, which notebooks display. Each call makes a new chart.
 
-    Raises OutputError without a finished run.
+    Parameters
+    ----------
+    comparison
+        Comparison with at least one finished run.
 
+    Raises
+    ------
+    OutputError
+        If no run is finished.
+
+    Examples
+    --------
     >>> fedpgp.Plots(comparison).tradeoff().save("tradeoff.pdf")  # doctest: +SKIP
     """
 
@@ -24,12 +34,16 @@ class Plots:
 
     def __post_init__(self) -> None:
         if not self.comparison.runs:
-            raise OutputError("the comparison has no finished run: there is nothing to draw; finish one, with resume")
+            raise OutputError(
+                "it has no finished run, so there is nothing to draw",
+                where="comparison",
+                remedy="Finish it with fedpgp compare --resume, and load it again",
+            )
 
     def tradeoff(self) -> ChartType:
-        """Local against HM(Base, Novel) along each method's path, as in comparison.svg."""
+        """Return the chart of Local against HM(Base, Novel) along the path of each method, as in comparison.svg."""
         return styled(charts.tradeoff(frames.tradeoff(self.comparison), others_title(self.comparison)))
 
     def curves(self) -> ChartType:
-        """Local, Base, Novel and CM over the rounds, mean of the seeds and a band of their standard deviation."""
+        """Return the chart of Local, Base, Novel and CM over the rounds: mean and standard deviation of the seeds."""
         return styled(charts.curves(frames.learning_curves(self.comparison)))

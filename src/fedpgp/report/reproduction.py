@@ -1,4 +1,4 @@
-"""The tables of a reproduction: the paper's, the same over the last five rounds, and what others reported."""
+"""Tables of a reproduction: the last round, the mean of the last five rounds, and the reported figures."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 PARTS = {"final": "last round", "last_five": "mean of the last five rounds"}
 REPORTED = "reported.csv"
 QUESTIONED = ("local", "base", "novel", "hm", "cm")
-WIDEST = 12  # columns that a page or a terminal has room for
+WIDEST = 12  # most columns that fit a page or a terminal
 
 
 def write_reproduction(study: "Study", directory: Path) -> None:
-    """Writes figures as .svg and .png, reproduction.md, reproduction.tex and, last of all, reproduction.csv.
+    """Write the figures, then reproduction.md and reproduction.tex, and at the end reproduction.csv.
 
-    If others reported figures for some cells, they are also in reported.csv.
+    If there are reported figures for some cells, reported.csv has them, too.
     """
     recipe = read_recipe(study.asked["recipe"])
     all_tables = tables(study)
     made_by = provenance(study)
     text = [f"# {recipe.title}", recipe.about]
     if study.asked["embedded"]:
-        text.append(f"Embedded: {recipe.embedded_note}. No figure of the paper is to be compared with these.")
+        text.append(f"Embedded: {recipe.embedded_note}. Do not compare these figures with the figures of the paper.")
     text += [f"## {shown.heading}\n\n{markdown(shown)}" for shown in all_tables]
     for part in study.parts:
         prefix = f"{slug(part.name)}-" if len(study.parts) > 1 else ""
@@ -51,8 +51,11 @@ def write_reproduction(study: "Study", directory: Path) -> None:
 
 
 def tables(study: "Study") -> list[Table]:
-    """For each part the table of the last round and that of the last five, where clients have one domain each a table
-    by domain, one of the recipe's questions, and one of what others reported."""
+    """Return the tables of a reproduction.
+
+    Each part has a table of the last round, a table of the last five rounds and, if each client has one domain, a table
+    by domain. A table of the recipe's questions and a table of reported figures follow.
+    """
     recipe = read_recipe(study.asked["recipe"])
     shown = [table(study, recipe, part, kind) for part in study.parts for kind in PARTS]
     shown += [domain_table(study, part) for part in study.parts if _domains(study, part)]
@@ -60,15 +63,26 @@ def tables(study: "Study") -> list[Table]:
 
 
 def table(study: "Study", recipe: Recipe, part: "StudyPart", kind: str) -> Table:
-    """Mean ± std over the seeds: a row for each method, columns for each cell and figure.
+    """Return a table of mean ± std over the seeds: a row for each method, columns for each cell and metric.
 
-    With one method, or more than `WIDEST` columns, a row for each cell and method. A method whose clients hold a
-    private part has its shared part beside, in the last round alone. kind: one of `PARTS`.
+    With one method, or with more than `WIDEST` columns, there is a row for each cell and method instead. In the last
+    round, a method with a private part has a second row for its shared part.
+
+    Parameters
+    ----------
+    study
+        A finished reproduction.
+    recipe
+        Its recipe.
+    part
+        One of its parts.
+    kind
+        One of the keys of `PARTS`.
     """
     groups = dict(_groups(part))
     figures = {title: _figures(study, recipe, keys) for title, keys in groups.items()}
     heading = f"{part.name}: {PARTS[kind]}, percent, {seeds_text(study.seeds)}"
-    lines = {}  # what is in the first column -> method, and which of its results
+    lines = {}  # text of the first column -> method, and the part of its results
     for method in study.methods_of(part):
         lines[method] = method, kind
         if kind == "final" and has_both(study.comparisons[next(part.cell_keys())].of(method)[0]):
@@ -89,7 +103,7 @@ def table(study: "Study", recipe: Recipe, part: "StudyPart", kind: str) -> Table
 
 
 def domain_table(study: "Study", part: "StudyPart") -> Table:
-    """Local in the last round, the mean over the clients of each domain: mean ± std over the seeds."""
+    """Return a table of Local in the last round for the clients of each domain: mean ± std over the seeds."""
     names = _domains(study, part)
     rows = []
     for key, method in product(part.cell_keys(), study.methods_of(part)):
@@ -101,9 +115,9 @@ def domain_table(study: "Study", part: "StudyPart") -> Table:
 
 
 def question_table(study: "Study", recipe: Recipe) -> Table:
-    """The differences that a recipe asks for, with 95 % intervals of the paired bootstrap over test images.
+    """Return a table of the differences that a recipe asks for, with 95 % intervals of the paired bootstrap.
 
-    A question about a method or a cell that the study does not have is left out.
+    Questions about methods or cells that the study does not have are left out.
     """
     rows = []
     for question in recipe.questions:
@@ -123,9 +137,9 @@ def _runs(study: "Study", side: Side) -> list[Run]:
 
 
 def _reported(study: "Study", recipe: Recipe) -> Iterator[tuple[list[str], Agreement, dict[str, Any]]]:
-    """Every reported figure beside that of a cell: how the table begins, how settings agree, and a row of the file.
+    """Yield for every reported figure of a cell: the first texts of a table row, the agreement, and a row of the file.
 
-    The difference is ours minus the reported figure; None if a setting that the source states is another one here.
+    The difference is the figure of the study minus the reported figure, or None if settings differ.
     """
     for part in study.parts:
         for key, reported in product(part.cell_keys(), recipe.reported):
@@ -155,16 +169,16 @@ def _reported(study: "Study", recipe: Recipe) -> Iterator[tuple[list[str], Agree
 
 
 def reported_rows(study: "Study", recipe: Recipe) -> list[dict[str, Any]]:
-    """A row for every reported figure, with the settings that differ and those that its source does not state."""
+    """Return a row for every reported figure, with the settings that differ and the settings that are not stated."""
     return [row for *_, row in _reported(study, recipe)]
 
 
 def reported_table(study: "Study", recipe: Recipe) -> Table:
-    """What others published beside what was found, with the difference if all settings that the source states agree.
+    """Return a table of reported figures and figures of the study, with differences if all stated settings agree.
 
-    The notes say which settings differ, or which the source does not state.
+    The notes list the settings that differ, or the settings that the source does not state.
     """
-    rows, numbers = [], dict[str, int]()  # of the notes
+    rows, numbers = [], dict[str, int]()  # note -> its number
     for texts, agreement, row in _reported(study, recipe):
         number = numbers.setdefault(_note(row["source"], agreement), len(numbers) + 1)
         difference = f"{row['difference']:+.1f}" if agreement.is_same else "other settings"
@@ -173,13 +187,13 @@ def reported_table(study: "Study", recipe: Recipe) -> Table:
         "Reported by others",
         ["cell", "method", "figure", "reported", "here", "difference", "source"],
         rows,
-        "The original paper's own tables are not at hand, so none of their figures stand here.",
+        "The tables of the original paper are not available, so this table has none of their figures.",
         [f"[{number}] {note}" for note, number in numbers.items()],
     )
 
 
 def _note(source: str, agreement: Agreement) -> str:
-    """The settings that differ, or if none does, those that the source does not state."""
+    """Return the settings that differ or, if none differs, the settings that the source does not state."""
     if agreement.is_same:
         keys: dict[str, list[str]] = {}
         for section, _, key in (name.partition(".") for name in agreement.unknown):
@@ -199,7 +213,7 @@ def _differing(agreement: Agreement) -> str:
 
 
 def provenance(study: "Study") -> dict[str, str]:
-    """What made the figures: versions, weights, seeds, config and command."""
+    """Return the origin of the figures: versions, weights, seeds, config and command."""
     runs = study.runs()
     checkpoints = sorted({run.config.backbone.checkpoint for run in runs})
     packages: Mapping[str, Any] = runs[0].provenance["packages"]
@@ -216,13 +230,13 @@ def provenance(study: "Study") -> dict[str, str]:
 
 
 def _domains(study: "Study", part: "StudyPart") -> list[str]:
-    """Of the clients of a part's cells; none where clients have images of several."""
+    """Return the domains of the clients of a part; empty if a client has several domains."""
     runs = (run for key in part.cell_keys() for run in study.comparisons[key].runs)
     return list(dict.fromkeys(name for run in runs for name in run.results["domains"]))
 
 
 def _groups(part: "StudyPart") -> Iterator[tuple[str, list["Key"]]]:
-    """The cells of a table by title, each by itself, and then those that a mean is taken over."""
+    """Yield the title and the keys of each column group: single cells, then groups for means."""
     over: dict[str, list[Key]] = {}
     names = list(part.axes)
     for key in part.cell_keys():
@@ -234,7 +248,7 @@ def _groups(part: "StudyPart") -> Iterator[tuple[str, list["Key"]]]:
 
 
 def _figures(study: "Study", recipe: Recipe, keys: Sequence["Key"]) -> dict[str, str]:
-    """Name -> title of what a group of cells shows: what the recipe asks for; where it asks for nothing, all."""
+    """Return the mapping metric -> title of a group of cells: the metrics of the recipe, or else all metrics."""
     first = study.comparisons[keys[0]]
     named = titles(first)
     return {name: named[name] for name in recipe.figures or columns(first.runs[0]) if name in columns(first.runs[0])}

@@ -1,4 +1,4 @@
-"""How every chart looks, and how it becomes a file."""
+"""Style of all charts, and their conversion to files."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from altair.typing import ChartType
 
 from fedpgp.runtime.files import write
 
-# Okabe and Ito's palette, which colour-blind readers tell apart. Its black would vanish on a dark page.
+# The palette of Okabe and Ito for colour-blind readers, with grey instead of black, which a dark page would hide.
 COLOURS = ("#7F7F7F", "#E69F00", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#0072B2", "#F0E442")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "stroke")
 SMALL = {"labelFontSize": 9, "titleFontSize": 9}
@@ -25,9 +25,8 @@ CONFIG: dict[str, Any] = {
     "header": SMALL,
     "tooltipFormat": {"numberFormat": ".4~g"},
 }
-ENTRIES = re.compile(
-    rb"(?: +/\w+ \d+ 0 R\r?\n)+"
-)  # of a PDF's dictionaries, whose order vl-convert draws anew each time
+# Entries of the dictionaries of a PDF. vl-convert writes them in a random order, which would change the bytes.
+ENTRIES = re.compile(rb"(?: +/\w+ \d+ 0 R\r?\n)+")
 
 
 def _pdf(spec: dict[str, Any]) -> bytes:
@@ -43,7 +42,7 @@ CONVERTERS: dict[str, Callable[[dict[str, Any]], bytes]] = {
 
 
 def series(methods: Sequence[str], title: str | None = None) -> dict[str, Any]:
-    """The colour and the shape of each method; beyond eight methods colours come again, with other shapes."""
+    """Return the colour and the shape of each method; after eight methods, colours repeat with other shapes."""
     legend = alt.Legend(title=title)
     shapes = [SHAPES[(i + i // len(SHAPES)) % len(SHAPES)] for i in range(len(methods))]
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(methods))]
@@ -54,22 +53,22 @@ def series(methods: Sequence[str], title: str | None = None) -> dict[str, Any]:
 
 
 def styled(chart: ChartType) -> ChartType:
-    """The chart with fonts, sizes and grid lines of this style."""
+    """Return the chart with the fonts, sizes and grid lines of this style."""
     return chart.configure(**CONFIG)
 
 
 def spec_of(chart: ChartType) -> dict[str, Any]:
-    """The Vega-Lite specification of a chart in this style, with its data, however many rows these are."""
+    """Return the Vega-Lite specification of a chart in this style, with all rows of its data."""
     with alt.data_transformers.disable_max_rows():
         return styled(chart).to_dict()
 
 
 def rendered(chart: ChartType, suffix: str) -> bytes:
-    """A chart as "svg", "pdf" or "png": the same chart gives the same bytes. It needs no network."""
+    """Return a chart as "svg", "pdf" or "png", without a network. The same chart always gives the same bytes."""
     return CONVERTERS[suffix](spec_of(chart))
 
 
 def write_chart(directory: Path, name: str, chart: ChartType, suffixes: Sequence[str] = tuple(CONVERTERS)) -> None:
-    """Writes a chart once for each suffix."""
+    """Write a chart as a file for each suffix."""
     for suffix in suffixes:
         write(directory / f"{name}.{suffix}", rendered(chart, suffix))

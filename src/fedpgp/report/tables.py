@@ -1,4 +1,4 @@
-"""What stands in the tables of a comparison."""
+"""Tables of a comparison."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -28,15 +28,15 @@ TITLES = {
     "area": "area",
 }
 LEGEND = (
-    "Bold: the best mean, among the methods with all seeds. =: no difference from it, +: above it, on the seeds that"
-    " both have, by the paired bootstrap over test images, 95 %. rank: the mean over seeds of the ranks in {ranked}."
-    " area: under Local against {others} along the path from the shared part to the clients' own models."
-    " KiB up: what a client sends in a round."
+    "Bold: best mean among the methods with all seeds. =: no difference from the best mean; +: higher than the best"
+    " mean, on the seeds that both methods have (95 % intervals, paired bootstrap over test images). rank: mean over"
+    " seeds of the ranks in {ranked}. area: area under the curve of Local against {others} along the path from the"
+    " shared part to the personal models. KiB up: data that a client sends in a round."
 )
 
 
 def titles(comparison: Comparison) -> dict[str, str]:
-    """What the columns are called: Novel is Held-out where it is domains, and a data set's name where it is that."""
+    """Return the titles of the columns. Novel becomes Held-out for domains, and the name of another dataset."""
     run = comparison.runs[0]
     task = run.results["task"]
     others = {"domains": "Held-out", "data sets": str(task["novel_data"])}
@@ -44,16 +44,16 @@ def titles(comparison: Comparison) -> dict[str, str]:
 
 
 def others_title(comparison: Comparison) -> str:
-    """What Local is traded for."""
+    """Return the title of the metric that is plotted against Local."""
     named = titles(comparison)
     return f"HM(Base, {named['novel']})" if "novel" in columns(comparison.runs[0]) else "Base"
 
 
 def table(comparison: Comparison) -> Table:
-    """Mean ± standard deviation over the seeds, in percent.
+    """Return the table of mean ± standard deviation over the seeds, in percent.
 
-    A method whose clients hold a private part has a second row: what its shared part does alone. One with fewer seeds
-    than the others names them.
+    A method with a private part has a second row for the shared part. A method with fewer seeds than the others has its
+    seeds after its name.
     """
     named = titles(comparison)
     shown = columns(comparison.runs[0])
@@ -83,15 +83,23 @@ def table(comparison: Comparison) -> Table:
 
 
 def has_both(run: Run) -> bool:
-    """Whether clients hold a private part, and the shared part predicts by itself."""
+    """Return whether clients have a private part and the shared part can predict without it."""
     return bool(run.results["private"]) and run.results["shared"] is not None
 
 
 def difference_table(comparison: Comparison, reference: str | None = None) -> Table:
-    """A method minus each other one, with 95 % intervals of the paired bootstrap. reference: None takes the last."""
+    """Return the table of differences between one method and each other method, with 95 % bootstrap intervals.
+
+    Parameters
+    ----------
+    comparison
+        The comparison.
+    reference
+        Name of the method from which the others are subtracted; None takes the last method.
+    """
     first = reference or comparison.methods[-1]
     named, shown = titles(comparison), [name for name in METRICS if name in columns(comparison.runs[0])]
-    comparison.of(first)  # raises OutputError for a method that is not there
+    comparison.of(first)  # raises OutputError if the method is unknown
     rows = []
     for method in comparison.methods:
         if method == first:
@@ -109,7 +117,7 @@ def difference_table(comparison: Comparison, reference: str | None = None) -> Ta
 
 
 def diagnosis_table(comparison: Comparison) -> Table:
-    """How settled each method is: what other rounds and other α would have given, and how its clients differ."""
+    """Return the table of results at other rounds and other α, and of the differences between clients."""
     rows, named = [], titles(comparison)
     for method in comparison.methods:
         runs = comparison.of(method)
@@ -140,13 +148,13 @@ def diagnosis_table(comparison: Comparison) -> Table:
         "Diagnosis",
         list(rows[0]),
         [list(row.values()) for row in rows],
-        "Validation images of the base classes choose by the harmonic mean of Local and Base on them. macro: every"
-        " class has the same weight, however many test images it has.",
+        "Validation: the round, or α, with the highest harmonic mean of Local and Base on validation images of base"
+        " classes. macro: mean over classes, independent of their numbers of test images.",
     )
 
 
 def caption(comparison: Comparison) -> str:
-    """One line that says what the figures are."""
+    """Return a line that describes the figures."""
     task = comparison.runs[0].results["task"]
     what = {
         "classes": f"{task['base_classes']} base and {task['novel_classes']} novel classes",
@@ -164,7 +172,7 @@ def caption(comparison: Comparison) -> str:
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """A row for every method and, where it has one, its shared part alone: mean and std of each figure."""
+    """Return CSV text with a row for every method and every shared part: mean and std of each metric."""
     frame = comparison.table().reset_index()
     frame.insert(2, "seeds", [" ".join(str(run.seed) for run in comparison.of(method)) for method in frame["method"]])
     own = frame["part"] == PARTS["final"]
@@ -183,19 +191,19 @@ def _has_macro(comparison: Comparison, name: str) -> bool:
 
 
 def _macro(comparison: Comparison, name: str, method: str) -> float:
-    """The mean over the seeds of a figure in which every class has the same weight."""
+    """Return the mean over the seeds of a metric in which every class has the same weight."""
     return fmean(run.macro[name] for run in comparison.of(method))
 
 
 def path_csv(comparison: Comparison) -> str:
-    """A row for every run and every α of its path."""
+    """Return CSV text with a row for every run and every α of its path."""
     return formats.to_csv(
         [{"method": run.method, "seed": run.seed, **point} for run in comparison.runs for point in run.results["path"]]
     )
 
 
 def differences_csv(comparison: Comparison) -> str:
-    """A row for every metric of every two methods that share a seed, in both directions."""
+    """Return CSV text with a row for every metric of every two methods with a common seed, in both directions."""
     rows = []
     for first, second in permutations(comparison.methods, 2):
         with suppress(OutputError):
@@ -206,7 +214,7 @@ def differences_csv(comparison: Comparison) -> str:
 
 
 def _marks(comparison: Comparison, metric: str) -> dict[str, Mark]:
-    """Which method is best, and which do not differ from it."""
+    """Return the mark of each method: best, the same as the best, or above it."""
     whole = [m for m in comparison.methods if [run.seed for run in comparison.of(m)] == comparison.seeds]
     if len(comparison.methods) < 2 or not whole:
         return {}
@@ -234,30 +242,37 @@ def _each(values: Iterable[float]) -> str:
 def text_table(
     heading: str, header: Sequence[str], rows: Iterable[Sequence[str]], legend: str = "", notes: Sequence[str] = ()
 ) -> Table:
-    """A table without marks."""
+    """Return a table without marks."""
     return Table(heading, header, [list(map(TableCell, row)) for row in rows], legend, notes)
 
 
 def markdown(tables: Iterable[Table]) -> str:
-    """Tables below each other, each below its heading."""
+    """Return tables as Markdown, each with its heading."""
     return "\n".join(f"{one.heading}\n\n{formats.markdown(one)}" for one in tables)
 
 
 def write_tables(directory: Path, name: str, tables: Sequence[Table]) -> None:
-    """Writes tables as .md and as .tex."""
+    """Write tables as .md and as .tex."""
     write(directory / f"{name}.md", markdown(tables).encode())
     write(directory / f"{name}.tex", "\n".join(map(formats.latex, tables)).encode())
 
 
 def figure_text(mean: float, deviation: float | None) -> str:
-    """Mean ± standard deviation, or the mean alone."""
+    """Return "mean ± standard deviation", or only the mean."""
     return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
 
 
 def figure_texts(cells: Sequence[Sequence[Run]], names: Iterable[str], part: str = "final") -> list[str]:
-    """Of each figure the mean over cells of each seed, and then over the seeds; "" for what a run does not have.
+    """Return a text for each metric: mean ± std over the seeds of the mean over cells; "" if a run lacks the metric.
 
-    cells: of each cell its runs, by seed. part: of the results.
+    Parameters
+    ----------
+    cells
+        Runs of each cell, in the order of seeds.
+    names
+        Names of the metrics.
+    part
+        Name of the part of the results.
     """
     texts = []
     for name in names:
@@ -268,6 +283,6 @@ def figure_texts(cells: Sequence[Sequence[Run]], names: Iterable[str], part: str
 
 
 def difference_text(difference: Difference) -> str:
-    """A difference, or that there is none, with its interval in a second line."""
+    """Return a difference, or "no difference", with the interval in a second line."""
     mean = f"{difference.mean:+.1f}" if difference.excludes_zero else "no difference"
     return f"{mean}\n{difference.low:+.1f}..{difference.high:+.1f}"

@@ -1,4 +1,4 @@
-"""What writes the tables and figures of each kind of directory, as `fedpgp.runs.execution.Writers`."""
+"""Functions that write the tables and figures of each kind of directory, see `fedpgp.runs.execution.Writers`."""
 
 from fedpgp.report.ablation import write_ablation as ablation
 from fedpgp.report.comparison import write_comparison as comparison

@@ -1,4 +1,4 @@
-"""Studies vary something: sweeps, ablations, the experiments of the paper, and the search for settings.
+"""Studies: sweeps, ablations, the experiments of the paper, and the search for hyperparameters.
 
-It may import runs and all that is below them. Start with `study`.
+This package may import `runs` and the packages below it. Start with `study`.
 """

@@ -1,4 +1,4 @@
-"""Ablations: one thing of a method is varied at a time, in each of several studies."""
+"""Ablations: several studies of one method, each of which varies one thing."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -14,12 +14,12 @@ from fedpgp.runs.execution import ExecutionOptions
 from fedpgp.studies.axes import Axis, check_studies, read_studies, slug
 from fedpgp.studies.study import CONFIG, Key, Study, StudyPart, check_methods
 
-STANDS = "as-it-stands"  # the part of the config without changes
-SETTING = "setting"  # the axis of every other part
+STANDS = "as-it-stands"  # name of the part that runs the config without changes
+SETTING = "setting"  # name of the only axis of every other part
 
 
 class _AblationPart(StudyPart):
-    """One study: its settings are the points of its one axis."""
+    """One study: its settings are the points of its only axis."""
 
     def describe(self, key: Key) -> str:
         return f"study {self.name}, setting {key[1]!r}"
@@ -29,36 +29,41 @@ class _AblationPart(StudyPart):
 
 
 class Ablation(Study):
-    """The ablations of one method. The first part is the config as it stands, and each other part is a study."""
+    """Ablations of one method. The first part runs the config without changes, and each other part is a study."""
 
     kind = "ablation"
 
     @property
     def method(self) -> str:
+        """Name of the method."""
         return self.methods[0]
 
     @property
     def standing(self) -> Comparison:
-        """The method, zero-shot CLIP, Local and PromptFL with the config as it stands."""
+        """Comparison of the method, zero-shot CLIP, Local and PromptFL with the config without changes."""
         return self.comparisons[STANDS,]
 
     @cached_property
     def settings(self) -> Mapping[str, Mapping[str, Comparison]]:
-        """Study -> label -> the comparison that holds the method's runs."""
+        """Mapping of study -> label of a setting -> comparison with the runs of the method."""
         return {
             part.name: {label: self.comparisons[part.name, label] for label in part.axes[SETTING]}
             for part in self.parts[1:]
         }
 
     def of(self, study: str, label: str) -> list[Run]:
+        """Return the runs of the method with one setting of a study."""
         return self.settings[study][label].of(self.method)
 
     def stands(self, study: str, label: str) -> bool:
-        """Return whether a setting is the config as it stands."""
+        """Return whether a setting has the same config as the config without changes."""
         return self.cells[study, label] is self.cells[STANDS,]
 
     def against_standing(self, study: str, label: str) -> dict[str, Difference] | None:
-        """A setting minus the config as it stands: paired bootstrap over test images; None where they are the same."""
+        """Return the figures of a setting minus those figures with the config without changes.
+
+        The intervals are paired bootstrap intervals over test images. The result is None if both configs are equal.
+        """
         if self.stands(study, label):
             return None
         runs = [comparison.of(self.method) for comparison in (self.settings[study][label], self.standing)]
@@ -66,6 +71,7 @@ class Ablation(Study):
         return differences(first, second)
 
     def plan(self) -> str:
+        """Return one line that says what is run."""
         return f"{len(self.distinct_cells)} settings of {self.method}, {len(self.seeds)} seeds each"
 
     def rows(self) -> list[dict[str, Any]]:
@@ -78,14 +84,17 @@ class Ablation(Study):
         ]
 
     def as_json(self) -> dict[str, Any]:
+        """Return the object that `--json` prints."""
         return {"method": self.method, "task": self.standing.task, "rows": self.rows()}
 
     def record(self) -> dict[str, Any]:
+        """Return what ablation.json keeps of the ablations."""
         studies = {part.name: part.axes[SETTING] for part in self.parts[1:]}
         return {"method": self.method, "seeds": list(self.seeds), "studies": studies}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], directory: Path) -> Self:
+        """Return the ablations that a record and the config in a directory describe."""
         check_studies(record["studies"], directory / f"{cls.kind}.json")
         methods = check_methods([record["method"]])
         return cls(_parts(record["method"], record["studies"]), methods, record["seeds"], config=directory / CONFIG)
@@ -105,15 +114,32 @@ def ablate(
 ) -> Ablation:
     """Run every setting of the studies with the same seeds, and write a table and a figure for each study.
 
-    Args:
-        method: the one that is studied, by its name.
-        studies: names of those in the file; None takes all. file: see `fedpgp.studies.axes.read_studies`.
-        output: a directory; after Ctrl-C, a kill or an error, `resume_ablation(output)` goes on. None runs nothing:
-            what is returned has only what `Study.plan` and `Study.check` need.
-        The rest as in `fedpgp.compare`.
+    Parameters
+    ----------
+    method
+        Name of the method that is studied.
+    studies
+        Names of studies in `file`; None runs all of them.
+    file
+        TOML file of studies, see `fedpgp.studies.axes.read_studies`; None takes the studies of the package.
+    seeds
+        Number of seeds, or the seeds themselves.
+    config
+        TOML file or name of a recipe; None takes the default recipe.
+    changes
+        Changes of the config, such as "task.shots=4".
+    output
+        Directory for the results. After Ctrl-C, a kill or an error, `resume_ablation(output)` continues the work.
+        None runs nothing: the returned object has only what `Study.plan` and `Study.check` need.
+    force
+        Replace an existing output directory.
+    **options
+        Options of `fedpgp.compare` about how runs are executed.
 
-    Raises:
-        FedPGPError: before any work where the method, a study, the config or the output do not fit.
+    Raises
+    ------
+    FedPGPError
+        Before any work, if the method, a study, the config or the output does not fit.
     """
     methods, parts = check_methods([method]), _parts(method, read_studies(file, studies))
     study = Ablation(parts, methods, chosen_seeds(seeds, "seeds"), config=config, changes=changes)
@@ -121,12 +147,18 @@ def ablate(
 
 
 def resume_ablation(directory: Path | str, **options: Unpack[ExecutionOptions]) -> Ablation:
-    """Go on with ablations that were stopped; where all are finished, write tables and figures again."""
+    """Continue interrupted ablations; if all are finished, write their tables and figures again."""
     return Ablation.resume(Path(directory), options)
 
 
 def load_ablation(directory: Path | str) -> Ablation:
-    """Return what a directory of `fedpgp ablate` holds; raises OutputError where it is not finished."""
+    """Return the ablations that `fedpgp ablate` wrote into a directory.
+
+    Raises
+    ------
+    OutputError
+        If the ablations are not finished.
+    """
     return Ablation.load(Path(directory))
 
 

@@ -1,4 +1,4 @@
-"""The cells of a study: all checked before any work, then run one after another, and gone on with after a stop."""
+"""Cells of a study. All cells are checked before any work, then run one after another; a stopped study continues."""
 
 import math
 import time
@@ -10,7 +10,7 @@ from typing import Any
 from fedpgp.backbone import configured_backbone
 from fedpgp.config import ExperimentConfig
 from fedpgp.data.tasks import Task
-from fedpgp.errors import CheckpointError, ConfigError, DataError
+from fedpgp.errors import CheckpointError, ConfigError, DataError, FedPGPError
 from fedpgp.reporting import Reporter, hears_notices
 from fedpgp.results.run import Run
 from fedpgp.runs.choices import chosen_methods
@@ -18,11 +18,24 @@ from fedpgp.runs.comparison_plan import duration
 from fedpgp.runs.execution import Execution
 from fedpgp.runs.run import compare, resume
 from fedpgp.runs.setup import checked
+from fedpgp.studies.faults import combined, located
 
 
 @dataclass(frozen=True)
 class StudyCell:
-    """Methods on one config. place: its directory below that of the study; name: what it is, for messages."""
+    """Some methods on one config.
+
+    Attributes
+    ----------
+    place
+        Directory of the cell, relative to the directory of the study.
+    name
+        Description of the cell, for messages.
+    config
+        Config of the cell.
+    methods
+        Names of the methods.
+    """
 
     place: str
     name: str
@@ -30,11 +43,11 @@ class StudyCell:
     methods: tuple[str, ...]
 
     def is_finished(self, directory: Path) -> bool:
-        """Return whether it has all its results. directory: of the study."""
+        """Return whether all results of the cell exist below `directory`, the directory of the study."""
         return (directory / self.place / "comparison.json").exists()
 
     def work(self, task: Task) -> float:
-        """Return class names times steps and evaluations of clients: what takes the time of prompt learning."""
+        """Return a number that is proportional to the time of the cell: class names × (local steps + evaluations)."""
         settings = self.config.federation
         steps = sum(math.ceil(len(client.train) / settings.batch_size) for client in task.clients)
         a_round = settings.participation * settings.local_epochs * steps + len(task.clients) / settings.eval_every
@@ -44,29 +57,39 @@ class StudyCell:
 def check_cells(cells: Sequence[StudyCell], seeds: Sequence[int]) -> dict[str, float]:
     """Return the work of each cell by its place. Nothing is encoded or trained.
 
-    Raises ConfigError with a line for each thing that stands in the way, and how many cells it concerns.
+    Parameters
+    ----------
+    cells
+        Cells to check.
+    seeds
+        Seeds of every cell.
+
+    Raises
+    ------
+    ConfigError
+        If a cell cannot be run. The message has a line for each problem, with the number of cells that have it.
     """
     work: dict[str, float] = {}
-    faults: dict[str, list[str]] = {}
+    faults: dict[str, tuple[FedPGPError, list[str]]] = {}
     for cell in cells:
         try:
             chosen_methods(cell.methods, cell.config, ())
             _, tasks, _ = checked(cell.config, cell.methods, seeds)
             work[cell.place] = cell.work(tasks[seeds[0]])
         except (ConfigError, DataError, CheckpointError) as error:
-            for fault in dict.fromkeys([str(error), *_checkpoint_faults(cell.config)]):
-                faults.setdefault(fault, []).append(cell.name)
+            for text, fault in {str(fault): fault for fault in [error, *_checkpoint_faults(cell.config)]}.items():
+                faults.setdefault(text, (fault, []))[1].append(cell.name)
     if faults:
-        raise ConfigError("\n".join(f"{_first_of(names)}: {fault}" for fault, names in faults.items()))
+        raise combined([located(fault, _first_of(names)) for fault, names in faults.values()])
     return work
 
 
-def _checkpoint_faults(config: ExperimentConfig) -> list[str]:
-    """Return what is wrong with the checkpoint of a cell that fails anyway, to tell it beside what else is missing."""
+def _checkpoint_faults(config: ExperimentConfig) -> list[CheckpointError]:
+    """Return the error of the checkpoint of a cell that has failed already, so that both errors are reported."""
     try:
         configured_backbone(config.backbone)
     except CheckpointError as error:
-        return [str(error)]
+        return [error]
     return []
 
 
@@ -75,19 +98,32 @@ def _first_of(names: Sequence[str]) -> str:
 
 
 def run_cells(cells: Sequence[StudyCell], seeds: Sequence[int], directory: Path, execution: Execution) -> None:
-    """Run what is not finished, cell by cell, and tell after each about how long the others take.
+    """Run the unfinished cells one by one, and report the estimated remaining time after each.
 
-    What is left is estimated by the work of `check_cells` and the time of the cells that this call began.
+    The estimate uses the work that `check_cells` returns and the time of the cells that this call has started.
+
+    Parameters
+    ----------
+    cells
+        All cells of the study.
+    seeds
+        Seeds of every cell.
+    directory
+        Directory of the study.
+    execution
+        Options of the execution, and the reporter.
     """
     left = check_cells([cell for cell in cells if not cell.is_finished(directory)], seeds)
     reporter, seconds, done = execution.listener, 0.0, 0.0
-    told: set[str] = set()
+    printed: set[str] = set()
     for cell in cells:
         if cell.place not in left:
             continue
         reporter.progress("cells", len(cells) - len(left), len(cells), cell.name)
         place, begun, started = directory / cell.place, (directory / cell.place).exists(), time.perf_counter()
-        options = execution.heard_by(_CellReporter(cell.name, reporter, told) if hears_notices(reporter) else reporter)
+        options = execution.heard_by(
+            _CellReporter(cell.name, reporter, printed) if hears_notices(reporter) else reporter
+        )
         if begun:
             resume(place, **options)
         else:
@@ -100,17 +136,17 @@ def run_cells(cells: Sequence[StudyCell], seeds: Sequence[int], directory: Path,
 
 
 class _CellReporter:
-    """Tells a reporter what goes on inside of a cell. told: notices of the cells before it, which are not repeated."""
+    """Reporter of one cell: it adds the name of the cell. Notices in `printed` are not repeated."""
 
-    def __init__(self, cell: str, reporter: Reporter, told: set[str]):
-        self._cell, self._reporter, self._told = cell, reporter, told
+    def __init__(self, cell: str, reporter: Reporter, printed: set[str]):
+        self._cell, self._reporter, self._printed = cell, reporter, printed
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
         self._reporter.progress(f"{self._cell}: {what}", done, total, detail)
 
     def notice(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
+        if text not in self._printed:
+            self._printed.add(text)
             self._reporter.notice(f"{self._cell}: {text}")
 
     def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:

@@ -1,4 +1,4 @@
-"""What a recipe of the paper's experiments says: beside a config, its cells, its figures, and what others reported."""
+"""Recipes of the paper's experiments. In addition to a config, a recipe has cells, metrics and reported figures."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,22 @@ from fedpgp.studies.study import StudyPart
 
 @dataclass(frozen=True)
 class Reported:
-    """Figures, in percent, that somebody published.
+    """Published figures of one method, in percent.
 
-    source: who published them; settings: "section.key" -> the value that the source states, of every key that it
-    states; not_expressible: the settings that it states and fedpgp has no key for, in words; point: the labels of the
-    cell that the figures stand beside, by axis.
+    Attributes
+    ----------
+    source
+        Title of the publication.
+    settings
+        Mapping of "section.key" -> value, for every key that the source states.
+    not_expressible
+        Settings that the source states and that have no key in fedpgp, in words.
+    method
+        Name of the method.
+    point
+        Mapping of axis -> label of the cells that the figures are compared with.
+    figures
+        Mapping of metric -> figure.
     """
 
     source: str
@@ -32,19 +43,30 @@ class Reported:
     figures: Mapping[str, float]
 
     def is_of(self, part: StudyPart, key: Sequence[str]) -> bool:
-        """Whether they belong to a cell: all their labels are its labels."""
+        """Return whether the figures belong to a cell: the cell has all labels of `point`."""
         labels = part.point(tuple(key))
         return all(labels.get(axis) == label for axis, label in self.point.items())
 
     def compare(self, config: ExperimentConfig) -> Agreement:
-        """Compare the settings of a cell with those of the source."""
+        """Compare the settings of a cell with the settings that the source states."""
         return compare_settings(config, self.method, self.settings, self.not_expressible)
 
 
 @dataclass(frozen=True)
 class Side:
-    """A method in one cell. point: the labels of the cell by axis; alpha: where on the path from the shared part alone
-    (0) to the clients' own models (1)."""
+    """A method in one cell.
+
+    Attributes
+    ----------
+    part
+        Name of the part that has the cell.
+    method
+        Name of the method.
+    point
+        Mapping of axis -> label of the cell.
+    alpha
+        Interpolation between the shared model (0) and the personal models (1).
+    """
 
     part: str
     method: str = "fedpgp"
@@ -52,7 +74,13 @@ class Side:
     alpha: float = 1.0
 
     def key(self, parts: Sequence[StudyPart]) -> tuple[str, ...]:
-        """Return the key of its cell; raises ConfigError where the parts have none, or several."""
+        """Return the key of the cell.
+
+        Raises
+        ------
+        ConfigError
+            If no cell or several cells have the labels.
+        """
         found = [
             key
             for part in parts
@@ -61,13 +89,18 @@ class Side:
             if all(part.point(key)[axis] == label for axis, label in self.point.items())
         ]
         if len(found) != 1:
-            raise ConfigError(f"a question must name one cell, and {self} names {len(found)}")
+            raise ConfigError(
+                f"{self} names {len(found)} cells instead of one",
+                where="questions",
+                got=len(found),
+                remedy="Give the part and the labels that identify one cell",
+            )
         return found[0]
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a recipe asks of its cells: the figures of one method in one cell minus those of another."""
+    """A question of a recipe. The answer is the figures of `first` minus the figures of `second`."""
 
     text: str
     first: Side
@@ -76,11 +109,34 @@ class Question:
 
 @dataclass(frozen=True)
 class Recipe:
-    """An experiment. file: the config it changes, with the authors' values.
+    """An experiment of the paper.
 
-    parts: on the paper's data; embedded: what they are on pictograms with pictoclip, with its tuned settings, none
-    where nothing fits, and embedded_note says how they differ or why there are none. figures: the columns of its table,
-    of those that a part has. questions: differences with intervals that stand below the tables.
+    Attributes
+    ----------
+    name
+        Name of the recipe.
+    file
+        Config of the experiment, with the values of the authors.
+    title
+        Title of the experiment.
+    about
+        Description of the experiment.
+    methods
+        Names of the methods.
+    figures
+        Metrics that are columns of the table, if a part has them.
+    parts
+        Parts on the data of the paper.
+    embedded
+        Parts on pictograms with pictoclip and its tuned settings; empty if the experiment does not fit them.
+    embedded_methods
+        Names of the methods of the embedded parts.
+    embedded_note
+        How the embedded parts differ from the paper, or why there are none.
+    reported
+        Published figures.
+    questions
+        Differences, with intervals, that follow the tables.
     """
 
     name: str
@@ -98,14 +154,20 @@ class Recipe:
 
 
 def names() -> list[str]:
-    """Of all recipes that ship with the package."""
+    """Return the names of all recipes of the package."""
     return sorted(path.stem for path in _directory().glob("*.toml"))
 
 
 def read_recipe(name: str) -> Recipe:
-    """The recipe of a name; raises ConfigError where there is none."""
+    """Return the recipe with a name.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such recipe.
+    """
     if name not in names():
-        raise ConfigError(f"a recipe must be one that ships with the package, got {name!r}; {nearest(name, names())}")
+        raise ConfigError(where="the name of a recipe", allowed="known", got=name, remedy=nearest(name, names()))
     file = _directory() / f"{name}.toml"
     table: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))[RECIPE]
     sources, reported, questions = table.pop("sources", {}), table.pop("reported", []), table.pop("questions", [])
@@ -130,9 +192,14 @@ def _reported(
     settings: Mapping[str, Mapping[str, Any]],
     **figures: Any,
 ) -> Reported:
-    """Figures of a source, with settings of their own beside those of all figures of the source."""
+    """Return figures of a source, with the settings of the source and the settings of these figures."""
     if source not in sources:
-        raise ConfigError(f"{place} must have {source!r}, which reported figures name; {nearest(source, sources)}")
+        raise ConfigError(
+            f"reported figures name the source {source!r}, which is missing",
+            where=place,
+            got=source,
+            remedy=nearest(source, sources),
+        )
     shared = sources[source]
     return Reported(
         source=shared["title"],

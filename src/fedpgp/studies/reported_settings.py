@@ -1,4 +1,4 @@
-"""The settings that a source states for a published figure, and how those of a cell compare with them."""
+"""Comparison of the settings of a cell with the settings that a source states for a published figure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -24,24 +24,30 @@ WITHOUT_EFFECT = frozenset(
         "federation.eval_every",
         "federation.path_points",
     }
-)  # where and how a run executes, and what it reports besides its last round; a missed deadline changes figures, too
-NAMED = frozenset({"data.source", "backbone.checkpoint"})  # the last part of a path or hub id is the identity
+)  # where and how a run is executed, and what is reported before the last round; a missed deadline changes figures, too
+NAMED = frozenset({"data.source", "backbone.checkpoint"})  # only the last part of a path or hub id is compared
 INEXPRESSIBLE = "not_expressible"
 
 
 @dataclass(frozen=True)
 class Inexpressible:
-    """A published value, in words, that our field cannot have: no value of ours is equal to it."""
+    """A published value, in words, that the field of fedpgp cannot have. No value of the field is equal to it."""
 
     words: str
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the settings of a cell compare with those that a source states.
+    """Comparison of the settings of a cell with the settings that a source states.
 
-    differs: "section.key" -> our value and the published one, as text; unknown: the keys that the source does not
-    state; not_expressible: published settings for which fedpgp has no key.
+    Attributes
+    ----------
+    differs
+        Mapping of "section.key" -> our value and the published value, as text.
+    unknown
+        Keys that the source does not state.
+    not_expressible
+        Published settings that have no key in fedpgp.
     """
 
     differs: Mapping[str, tuple[str, str]]
@@ -50,42 +56,72 @@ class Agreement:
 
     @property
     def is_same(self) -> bool:
-        """Whether all settings that the source states are those of the cell."""
+        """Whether the cell has all settings that the source states."""
         return not self.differs and not self.not_expressible
 
 
 def stated_settings(tables: Mapping[str, Mapping[str, Any]], place: str) -> dict[str, Any]:
-    """The values of a table with the sections of a config, by "section.key", each checked as the config's is.
+    """Return the values of a table with sections of a config by "section.key", checked as values of a config.
 
-    A value that the field cannot have is a table {not_expressible = "in words"}. place: for messages.
-    Raises ConfigError for a section or a key that no config has, and for a value that it cannot have.
+    A value that the field cannot have is a table {not_expressible = "in words"}.
+
+    Parameters
+    ----------
+    tables
+        Mapping of section -> key -> value.
+    place
+        Place of the table, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If a section or a key is unknown, or a value is not allowed.
     """
     models: Mapping[str, type] = {**SECTIONS, **AGGREGATORS, **METHODS}
     stated: dict[str, Any] = {}
     for section, values in tables.items():
         if section not in models:
-            raise ConfigError(f"{place}.{section} must be a section of a config; {nearest(section, models)}")
+            raise ConfigError(
+                f"there is no section {section!r}", where=place, got=section, remedy=nearest(section, models)
+            )
         keys = [field.name for field in fields(models[section])]
         for key, value in values.items():
             where = f"{place}.{section}.{key}"
             if key not in keys:
-                raise ConfigError(f"{where} is not a key of [{section}]; {nearest(key, keys)}")
+                raise ConfigError(
+                    f"there is no key {key!r} in [{section}]", where=where, got=key, remedy=nearest(key, keys)
+                )
             if isinstance(value, Mapping) and list(value) == [INEXPRESSIBLE]:
                 stated[f"{section}.{key}"] = Inexpressible(value[INEXPRESSIBLE])
                 continue
             try:
                 stated[f"{section}.{key}"] = getattr(models[section](**{key: value}), key)
             except ValidationError as error:
-                raise ConfigError(f"{where} {reason(error.errors()[0])}") from error
+                detail = error.errors()[0]
+                raise ConfigError(
+                    f"the value {reason(detail)}",
+                    where=where,
+                    got=detail["input"],
+                    remedy='Correct it, or describe it with {not_expressible = "in words"}',
+                ) from error
     return stated
 
 
 def compare_settings(
     config: ExperimentConfig, method: str, stated: Mapping[str, Any], not_expressible: Sequence[str]
 ) -> Agreement:
-    """Compare every setting of a method that can change a figure with what a source states.
+    """Compare every setting of a method that can change a figure with the settings that a source states.
 
-    stated: of `stated_settings`; sections of other methods are left out.
+    Parameters
+    ----------
+    config
+        Config of the cell.
+    method
+        Name of the method.
+    stated
+        Result of `stated_settings`; sections of other methods are ignored.
+    not_expressible
+        Published settings that have no key in fedpgp.
     """
     sections: dict[str, Any] = {
         **{name: getattr(config, name) for name in SECTIONS},
@@ -110,7 +146,7 @@ def compare_settings(
 
 
 def _effective(values: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The values that can change a figure, where the method's section has overridden those of [federation]."""
+    """Return the values that can change a figure; values of the method's section override [federation]."""
     sections: dict[str, dict[str, Any]] = {}
     for place, value in values.items():
         if place not in WITHOUT_EFFECT:

@@ -1,4 +1,4 @@
-"""Studies of the paper: a recipe's cells, on the paper's data or on the embedded data."""
+"""Reproductions of the experiments of the paper, on the data of the paper or on the embedded data."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from fedpgp.studies.study import Study, check_methods
 
 
 class Reproduction(Study):
-    """A study whose parts are those of a recipe; `asked` has the recipe, whether it is embedded, and the command."""
+    """A study with the parts of a recipe; `asked` has the recipe, whether it is embedded, and the command."""
 
     kind = "reproduction"
 
@@ -35,24 +35,49 @@ def reproduce(
 ) -> Reproduction:
     """Run an experiment of the paper, and write its table as reproduction.md, .tex and .csv.
 
-    Args:
-        name: of a recipe, see `fedpgp reproduce --list`.
-        data: the directory below which the known data sets lie; None takes data.
-        backbone: a directory or a hub id; None takes the paper's ViT-B/16.
-        embedded: on pictograms with pictoclip, in minutes; then there is neither data nor backbone.
-        methods: of all cells; None takes those of the recipe. changes: further ones, of all cells.
-        output: a directory; after Ctrl-C, a kill or an error, `resume_reproduction(output)` goes on. None runs nothing:
-            what is returned has only what `Study.plan` and `Study.check` need.
-        The rest as in `fedpgp.compare`.
+    Parameters
+    ----------
+    name
+        Name of a recipe, see `fedpgp reproduce --list`.
+    data
+        Directory that contains the known datasets; None takes the directory "data".
+    backbone
+        Directory or hub id of a checkpoint; None takes the ViT-B/16 of the paper.
+    embedded
+        Use pictograms and pictoclip, which takes minutes; `data` and `backbone` must then be None.
+    methods
+        Names of the methods of all cells; None takes the methods of the recipe.
+    seeds
+        Number of seeds, or the seeds themselves.
+    changes
+        Further changes of the config of all cells, such as "task.shots=4".
+    output
+        Directory for the results. After Ctrl-C, a kill or an error, `resume_reproduction(output)` continues the work.
+        None runs nothing: the returned object has only what `Study.plan` and `Study.check` need.
+    force
+        Replace an existing output directory.
+    **options
+        Options of `fedpgp.compare` about how runs are executed.
 
-    Raises:
-        FedPGPError: before any work, with a line for everything that is missing and what to do about it.
+    Raises
+    ------
+    FedPGPError
+        Before any work. The message has a line, with a remedy, for everything that is missing.
     """
     recipe, chosen = read_recipe(name), chosen_seeds(seeds, "seeds")
     if embedded and (data is not None or backbone is not None):
-        raise ConfigError("--embedded has data and a checkpoint of its own: leave out --data and --backbone, or it")
+        raise ConfigError(
+            "the embedded experiment has its own data and checkpoint",
+            where="--embedded",
+            remedy="Leave out --data and --backbone, or leave out --embedded",
+        )
     if embedded and not recipe.embedded:
-        raise ConfigError(f"{recipe.name} cannot be run with --embedded: {recipe.embedded_note}")
+        raise ConfigError(
+            f"{recipe.name} has no embedded experiment: {recipe.embedded_note}",
+            where="--embedded",
+            got=recipe.name,
+            remedy="Leave out --embedded, and use --data and --backbone",
+        )
     command, places = [f"fedpgp reproduce {recipe.name}"], []
     if embedded:
         command.append("--embedded")
@@ -82,10 +107,16 @@ def reproduce(
 
 
 def resume_reproduction(directory: Path | str, **options: Unpack[ExecutionOptions]) -> Reproduction:
-    """Go on with a reproduction that was stopped; where all cells are finished, write the tables again."""
+    """Continue an interrupted reproduction; if all cells are finished, write the tables again."""
     return Reproduction.resume(Path(directory), options)
 
 
 def load_reproduction(directory: Path | str) -> Reproduction:
-    """Return what a directory of `fedpgp reproduce` holds; raises OutputError where it is not finished."""
+    """Return the reproduction that `fedpgp reproduce` wrote into a directory.
+
+    Raises
+    ------
+    OutputError
+        If the reproduction is not finished.
+    """
     return Reproduction.load(Path(directory))

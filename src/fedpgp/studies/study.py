@@ -1,7 +1,7 @@
-"""A study: methods on many configs, its cells, each a comparison in a directory of its own.
+"""Studies: methods on many configs. Each config is a cell, which is a comparison in its own directory.
 
-`Study` runs, resumes and loads every kind of study. `sweep`, `ablation` and `reproduction` say which cells theirs
-have.
+`Study` runs, resumes and loads every kind of study. The modules `sweep`, `ablation` and `reproduction` define the cells
+of their kind.
 """
 
 import hashlib
@@ -26,17 +26,28 @@ from fedpgp.runtime.files import write, write_json
 from fedpgp.runtime.version import __version__
 from fedpgp.studies.axes import Axis, slug
 from fedpgp.studies.cells import StudyCell, check_cells, run_cells
+from fedpgp.studies.faults import located
 
-CONFIG = "config.toml"  # in the directory of a study: what its cells change
-Key = tuple[str, ...]  # the name of a part, and the label of a point of each of its axes
+CONFIG = "config.toml"  # file in the directory of a study: the config that the cells change
+Key = tuple[str, ...]  # the name of a part, and one label for each axis of the part
 
 
 @dataclass(frozen=True)
 class StudyPart:
-    """All combinations of the points of its axes.
+    """Part of a study. It has a cell for every combination of points of its axes.
 
-    changes: of the study's config, for all of its cells; mean: the axis over which tables have a mean, too;
-    methods: those of its cells, unless they are the study's.
+    Attributes
+    ----------
+    name
+        Name of the part; empty if the study has only one.
+    axes
+        Axes by name.
+    changes
+        Changes of the study's config that all cells of the part share.
+    mean
+        Axis over which tables have a mean in addition.
+    methods
+        Names of the methods of the cells; empty takes the methods of the study.
     """
 
     name: str
@@ -46,26 +57,27 @@ class StudyPart:
     methods: Sequence[str] = ()
 
     def cell_keys(self) -> Iterator[Key]:
+        """Yield the key of every cell."""
         yield from ((self.name, *labels) for labels in product(*self.axes.values()))
 
     def point(self, key: Key) -> dict[str, str]:
-        """Return axis -> label of a cell."""
+        """Return the labels of a cell by axis."""
         return dict(zip(self.axes, key[1:], strict=True))
 
     def changes_of(self, key: Key) -> list[str]:
-        """Return what a cell changes of the study's config."""
+        """Return the changes that a cell makes to the study's config."""
         changes = list(self.changes)
         for axis, label in self.point(key).items():
             changes += self.axes[axis][label]
         return changes
 
     def describe(self, key: Key) -> str:
-        """Return a cell in words."""
+        """Return a description of a cell in words."""
         labels = [f"{axis} {label}" for axis, label in self.point(key).items()]
         return ", ".join([self.name] * bool(self.name) + labels) or "the config"
 
     def place(self, key: Key) -> str:
-        """Return the directory of a cell. Numbers tell apart labels that differ in what a path cannot have."""
+        """Return the directory of a cell. Numbers distinguish labels that become the same text in a path."""
         steps = [slug(self.name)] * bool(self.name)
         for axis, label in self.point(key).items():
             steps.append(f"{axis}-{list(self.axes[axis]).index(label)}-{slug(label)}")
@@ -76,11 +88,27 @@ class StudyPart:
 class Study:
     """Methods on the cells of some parts, with every seed.
 
-    asked: what else its command was asked, which its record keeps; config, changes: what its cells change;
-    comparisons: of the cells of a finished study; digest: the SHA-256 of the config file of a finished study.
+    Attributes
+    ----------
+    parts
+        Parts, which have the cells.
+    methods
+        Names of the methods.
+    seeds
+        Seeds of every cell.
+    asked
+        Further arguments of the command, which the record keeps.
+    config
+        TOML file or name of a recipe that the cells change.
+    changes
+        Changes of the config that all cells share.
+    comparisons
+        Comparison of each cell of a finished study.
+    digest
+        SHA-256 of the config file of a finished study.
     """
 
-    kind: ClassVar[str]  # its record is the file KIND.json
+    kind: ClassVar[str]  # the record of the study is the file KIND.json
 
     parts: Sequence[StudyPart]
     methods: Sequence[str]
@@ -93,9 +121,9 @@ class Study:
 
     @cached_property
     def cells(self) -> dict[Key, StudyCell]:
-        """The cell of every key; keys with equal configs share one. Raises ConfigError for a config that is none."""
+        """Mapping of key -> cell. Keys with equal configs share a cell. Raises ConfigError if a config is not valid."""
         classes = [find_method(name) for name in self.methods]
-        recipe = default_recipe(self.changes) if self.config is None else self.config  # one for all cells
+        recipe = default_recipe(self.changes) if self.config is None else self.config  # the same for all cells
         cells: dict[Key, StudyCell] = {}
         for part in self.parts:
             for key in part.cell_keys():
@@ -103,23 +131,23 @@ class Study:
                 try:
                     config = load_config(recipe, [*self.changes, *part.changes_of(key)], classes)
                 except ConfigError as error:
-                    raise ConfigError(f"{name}: {error}") from error
+                    raise located(error, name) from error
                 methods = self.methods_of(part)
                 equal = (c for c in cells.values() if c.config == config and set(methods) <= set(c.methods))
                 cells[key] = next(equal, StudyCell(part.place(key), name, config, methods))
         return cells
 
     def methods_of(self, part: StudyPart) -> tuple[str, ...]:
-        """Those of the cells of a part."""
+        """Return the names of the methods of a part."""
         return tuple(part.methods or self.methods)
 
     @cached_property
     def distinct_cells(self) -> list[StudyCell]:
-        """Each cell once, in order."""
+        """Cells without repetitions, in order."""
         return list({cell.place: cell for cell in self.cells.values()}.values())
 
     def plan(self) -> str:
-        """Return what is run, in a line."""
+        """Return one line that says what is run."""
         cells, seeds = self.distinct_cells, len(self.seeds)
         most = max(len(cell.methods) for cell in cells)
         up_to = "" if all(len(cell.methods) == most for cell in cells) else "up to "
@@ -128,13 +156,20 @@ class Study:
         return f"{counted(len(cells), 'cell')} × {named} × {seeds} ({seeds_text(self.seeds)}): {runs} runs"
 
     def check(self) -> None:
-        """Raise ConfigError, with a line for each thing that stands in the way, where some cell cannot be run."""
+        """Raise ConfigError, with a line for each problem, if a cell cannot be run."""
         check_cells(self.distinct_cells, self.seeds)
 
     def run(self, output: Path | str | None, force: bool, options: ExecutionOptions) -> Self:
-        """Check every cell, make the directory, and run all; where there is none, return the study as it is.
+        """Check every cell, make the output directory, and run all cells.
 
-        force: replace it.
+        Parameters
+        ----------
+        output
+            Directory for the results; None returns the study unchanged.
+        force
+            Replace an existing directory.
+        options
+            Options of the execution.
         """
         if output is None:
             return self
@@ -149,24 +184,24 @@ class Study:
 
     @classmethod
     def resume(cls, directory: Path, options: ExecutionOptions) -> Self:
-        """Run the cells that are left, and write tables and figures, of which the last is the one in `FINISHED`."""
+        """Run the unfinished cells, then write tables and figures; the file that `FINISHED` names is written last."""
         study, execution = cls._read(directory, to_resume=True), Execution(**options)
         execution.listener.notice(study.plan())
         with locked(directory):
             run_cells(study.distinct_cells, study.seeds, directory, execution)
             study = study._finished(directory)
             if execution.writers is not None:
-                with writing(directory, f"free space, then go on with: {resume_command(directory, cls.kind)}"):
+                with writing(directory, f"Free space, then continue with `{resume_command(directory, cls.kind)}`"):
                     getattr(execution.writers, cls.kind)(study, directory)
         return study
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Return the study that a directory holds; raises OutputError where it is not finished."""
+        """Return the study in a directory; raise OutputError if the study is not finished."""
         return cls._read(directory)._finished(directory)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for every run of every cell, with the labels of its point; times are left out."""
+        """Return a row for every run of every cell, with the labels of the cell and without times."""
         return [
             {
                 **({"part": part.name} if part.name else {}),
@@ -180,15 +215,15 @@ class Study:
         ]
 
     def runs(self) -> list[Run]:
-        """Return each run once, whatever keys share it."""
+        """Return each run once, even if several keys share the run."""
         return list({id(run): run for comparison in self.comparisons.values() for run in comparison.runs}.values())
 
     def as_json(self) -> dict[str, Any]:
-        """Return the one object that `--json` prints."""
+        """Return the object that `--json` prints."""
         return {**self.asked, "methods": list(self.methods), "rows": self.rows()}
 
     def record(self) -> dict[str, Any]:
-        """Return what is written down of it, besides its config and the version of fedpgp."""
+        """Return what KIND.json keeps of the study, apart from the version of fedpgp."""
         parts = [
             {
                 "name": part.name,
@@ -203,7 +238,7 @@ class Study:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], directory: Path) -> Self:
-        """Return the study of a record and of the config in a directory; a record may be another program's."""
+        """Return the study that a record and the config in a directory describe; the record is checked."""
         parts = [
             StudyPart(
                 part["name"],
@@ -225,8 +260,9 @@ class Study:
         for cell in self.distinct_cells:
             if not cell.is_finished(directory):
                 raise OutputError(
-                    f"{directory} is not finished: {cell.place} is missing; go on with:"
-                    f" {resume_command(directory, self.kind)}"
+                    f"the {self.kind} is not finished: {cell.place} is missing",
+                    where=f"{directory}",
+                    remedy=f"Continue it with `{resume_command(directory, self.kind)}`",
                 )
         comparisons = {cell.place: load_comparison(directory / cell.place) for cell in self.distinct_cells}
         return replace(
@@ -241,26 +277,42 @@ class Study:
 
 
 def check_methods(methods: Sequence[str]) -> list[str]:
-    """Return the names of methods that a study can have, each once; raises ConfigError for others."""
+    """Return the names of the methods without repetitions; raise ConfigError if a study cannot have one of them."""
     names, _ = chosen_methods(methods, None, ())
     for name in names:
         if not is_registered(name):
-            raise ConfigError(f"methods must be ours or of an installed package, got {name!r}: install it")
+            raise ConfigError(
+                where="methods",
+                allowed="built in or part of an installed package",
+                got=name,
+                remedy=f"Install the package that has {name}, or leave the method out",
+            )
     return names
 
 
 def resume_command(directory: Path, kind: str) -> str:
-    """Return the command that goes on with a study."""
+    """Return the command that continues a study."""
     command, _ = FINISHED[f"{kind}.json"]
     return f"fedpgp {command} --resume {directory}"
 
 
 @contextmanager
 def reading_record(directory: Path, kind: str, to_resume: bool) -> Iterator[dict[str, Any]]:
-    """Yield what a command wrote down of a study; the block reads it.
+    """Yield the record of a study, which the block reads.
 
-    Raises OutputError where there is no record, where the block fails on it, and, to resume it, where it is of another
-    version of fedpgp.
+    Parameters
+    ----------
+    directory
+        Directory of the study.
+    kind
+        Kind of the study; the record is the file KIND.json.
+    to_resume
+        Refuse the record of another version of fedpgp.
+
+    Raises
+    ------
+    OutputError
+        If there is no record, the block fails to read the record, or the version differs.
     """
     file = directory / f"{kind}.json"
     command, _ = FINISHED[file.name]
@@ -268,11 +320,19 @@ def reading_record(directory: Path, kind: str, to_resume: bool) -> Iterator[dict
         record = json.loads(file.read_text(encoding="utf-8"))
         if to_resume and record["fedpgp"] != __version__:
             raise OutputError(
-                f"{directory} was begun with fedpgp {record['fedpgp']}, here is {__version__}: go on with that version,"
-                " or begin again in another directory"
+                f"the {kind} was started with fedpgp {record['fedpgp']}, but fedpgp {__version__} is installed",
+                where=f"{directory}",
+                got=record["fedpgp"],
+                remedy="Continue it with the other version, or start again in another directory",
             )
         yield record
     except FileNotFoundError as error:
-        raise OutputError(f"{directory} holds no {kind}; name a directory that fedpgp {command} wrote") from error
+        raise OutputError(
+            f"the directory has no {kind}",
+            where=f"{directory}",
+            remedy=f"Name a directory that fedpgp {command} has written",
+        ) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise OutputError(f"{file} is damaged: {error}; begin again in another directory") from error
+        raise OutputError(
+            f"the file is damaged: {error}", where=f"{file}", remedy="Start again in another directory"
+        ) from error

@@ -1,4 +1,4 @@
-"""A study of one's own: every combination of values, over any config."""
+"""Sweeps: studies of every combination of given values, over any config."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from fedpgp.studies.axes import Axis, axis_of_text, axis_of_values, read_axes, r
 from fedpgp.studies.study import Study, StudyPart, check_methods
 
 Axes = Mapping[str, Sequence[Any]]  # "section.key" -> values
-KEYS = ("config", "methods", "axes")  # of a grid's file
+KEYS = ("config", "methods", "axes")  # keys of the file of a grid
 
 
 class Sweep(Study):
-    """A study of one part, whose axes were given."""
+    """A study of one part with given axes."""
 
     kind = "sweep"
 
@@ -35,15 +35,30 @@ def sweep(
 ) -> Sweep:
     """Run methods on every combination of values, a comparison for each, and write tables, a CSV file and figures.
 
-    Args:
-        axes: "section.key" -> values, or texts such as "fedpgp.mu=0.1,1", or a TOML file: see `read_sweep`.
-        methods, config: None takes those of the file, or zero-shot, local, promptfl and fedpgp on the embedded recipe.
-        output: a directory; after Ctrl-C, a kill or an error, `resume_sweep(output)` goes on. None runs nothing: what
-            is returned has only what `Study.plan` and `Study.check` need.
-        The rest as in `fedpgp.compare`.
+    Parameters
+    ----------
+    axes
+        Mapping of "section.key" -> values, texts such as "fedpgp.mu=0.1,1", or a TOML file, see `read_sweep`.
+    methods
+        Names of the methods; None takes the methods of the file, or else zero-shot, local, promptfl and fedpgp.
+    seeds
+        Number of seeds, or the seeds themselves.
+    config
+        TOML file or name of a recipe; None takes the config of the file, or else the default recipe.
+    changes
+        Changes of the config, such as "task.shots=4".
+    output
+        Directory for the results. After Ctrl-C, a kill or an error, `resume_sweep(output)` continues the work. None
+        runs nothing: the returned object has only what `Study.plan` and `Study.check` need.
+    force
+        Replace an existing output directory.
+    **options
+        Options of `fedpgp.compare` about how runs are executed.
 
-    Raises:
-        FedPGPError: before any work where an axis, any cell or the output do not fit.
+    Raises
+    ------
+    FedPGPError
+        Before any work, if an axis, a cell or the output does not fit.
     """
     named: dict[str, Axis] = {}
     if isinstance(axes, Path | str):
@@ -55,36 +70,57 @@ def sweep(
     else:
         for key, axis in map(axis_of_text, axes):
             if key in named:
-                raise ConfigError(f"{key} must be given once, with all its values: {key}=a,b,c")
+                raise ConfigError(
+                    f"the axis {key} is given twice",
+                    where="--grid",
+                    got=key,
+                    remedy=f"Give it once, with all its values: --grid {key}=a,b,c",
+                )
             named[key] = axis
     if not named:
-        raise ConfigError("a grid must have an axis or more, such as --grid fedpgp.mu=0.1,1")
+        raise ConfigError("the grid has no axis", where="--grid", remedy="Use for example --grid fedpgp.mu=0.1,1")
     names = check_methods(HEADLINE if methods is None else methods)
     study = Sweep([StudyPart("", named)], names, chosen_seeds(seeds, "seeds"), config=config, changes=changes)
     return study.run(output, force, options)
 
 
 def resume_sweep(directory: Path | str, **options: Unpack[ExecutionOptions]) -> Sweep:
-    """Go on with a sweep that was stopped; where all cells are finished, write tables and figures again."""
+    """Continue an interrupted sweep; if all cells are finished, write tables and figures again."""
     return Sweep.resume(Path(directory), options)
 
 
 def load_sweep(directory: Path | str) -> Sweep:
-    """Return what a directory of `fedpgp sweep` holds; raises OutputError where it is not finished."""
+    """Return the sweep that `fedpgp sweep` wrote into a directory.
+
+    Raises
+    ------
+    OutputError
+        If the sweep is not finished.
+    """
     return Sweep.load(Path(directory))
 
 
 def read_sweep(file: Path) -> tuple[dict[str, Axis], list[str] | None, str | None]:
-    """Return the axes of a TOML file, and the methods and the config that it names.
+    """Return the axes, the methods and the config of a TOML file.
 
-    A table for each axis in [axes], see `fedpgp.studies.axes.read_axes`; methods = […] and config = "…" before them.
-    Raises ConfigError, naming the file.
+    The section [axes] has a table for each axis, see `fedpgp.studies.axes.read_axes`. Before that section, the file may
+    have methods = […] and config = "…".
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or one of its keys or values is not allowed.
     """
-    tables = read_toml(file, "grid")
+    tables = read_toml(file, "file of the grid")
     for key in tables:
         if key not in KEYS:
-            raise ConfigError(f"{file}: {key} is not a key of a grid; {nearest(key, KEYS)}")
+            raise ConfigError(f"a grid has no key {key!r}", where=f"{file}", got=key, remedy=nearest(key, KEYS))
     methods = tables.get("methods")
     if methods is not None and not (isinstance(methods, list) and all(isinstance(name, str) for name in methods)):
-        raise ConfigError(f"{file}: methods must be a list of names, got {methods!r}")
+        raise ConfigError(
+            where=f"{file}: methods",
+            allowed="a list of names",
+            got=methods,
+            remedy='Use for example methods = ["promptfl", "fedpgp"]',
+        )
     return read_axes(tables.get("axes"), f"{file}: axes"), methods, tables.get("config")

@@ -1,4 +1,4 @@
-"""Directories of runs -> what a page can show, and what it cannot."""
+"""Collection of the runs of some directories for a report."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,16 @@ from fedpgp.results.run_store import PLAN, RECORDS, cells, is_unfinished, load_r
 
 @dataclass(frozen=True)
 class Gathered:
-    """What a page can show, and what it cannot.
+    """Runs of some directories.
 
-    parts: for each task its runs, by directory. going: the records of runs that are not finished, by their names.
-    faults: what could not be read, each with why.
+    Attributes
+    ----------
+    parts
+        For each task, its finished runs by directory.
+    going
+        Records of unfinished runs by name.
+    faults
+        Messages about directories and runs that cannot be shown.
     """
 
     parts: Sequence[Mapping[Path, Run]]
@@ -27,18 +33,30 @@ class Gathered:
 
 
 def gather(given: Sequence[Path]) -> Gathered:
-    """All runs of some directories: of runs, of comparisons, or directories that hold such ones.
+    """Return the runs of some directories.
 
-    Raises OutputError where there is nothing to show at all.
+    Parameters
+    ----------
+    given
+        Directories of runs or comparisons, or directories that contain them.
+
+    Raises
+    ------
+    OutputError
+        If one of them is not a directory, or there is no run to show.
     """
-    paths: dict[Path, None] = {}  # each once, in their order
+    paths: dict[Path, None] = {}  # an ordered set
     faults: list[str] = []
     for directory in given:
         if not directory.is_dir():
-            raise OutputError(f"{directory} is no directory; name one that fedpgp run or fedpgp compare wrote")
+            raise OutputError(
+                where=f"{directory}",
+                allowed="an existing directory",
+                remedy="Name a directory that fedpgp run or fedpgp compare has written",
+            )
         inside = _cells(directory, faults)
         if not inside:
-            faults.append(f"{directory} holds no run")
+            faults.append(f"{directory} has no run.")
         paths |= dict.fromkeys(inside)
     tasks: dict[str, dict[Path, Run]] = {}
     going = {}
@@ -58,20 +76,25 @@ def gather(given: Sequence[Path]) -> Gathered:
         if first is None:
             runs[path] = run
         else:
-            same = f"{run.method} with seed {run.seed} is already there, {first}"
-            faults.append(f"{path} is left out: {same}{_otherwise(run, runs[first])}")
+            same = f"{first} is the same method and seed, {run.method} with seed {run.seed}"
+            faults.append(f"{path} is left out: {same}{_otherwise(run, runs[first])}.")
     if not tasks and not going:
-        raise OutputError("\n".join([*faults, "nothing to report on: name directories of fedpgp run or compare"]))
+        raise OutputError(
+            "\n".join([*faults, "there is no run to report"]),
+            remedy="Name directories that fedpgp run or fedpgp compare has written",
+        )
     return Gathered(list(tasks.values()), going, faults)
 
 
 def _otherwise(run: Run, first: Run) -> str:
-    """In which settings a run differs from another of its method, in words."""
+    """Return the differences between the settings of two runs of the same method and seed, in words."""
     there = _settings(first)
     differing = [
-        f"{name} {value}, there {there.get(name)}" for name, value in _settings(run).items() if value != there.get(name)
+        f"{name} {value} instead of {there.get(name)}"
+        for name, value in _settings(run).items()
+        if value != there.get(name)
     ]
-    return f", with other settings ({'; '.join(differing)}): make a report of each" if differing else ""
+    return f", with other settings ({'; '.join(differing)}). Make separate reports" if differing else ""
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -97,7 +120,7 @@ def _name(directory: Path) -> str:
 
 
 def _records(directory: Path) -> list[dict[str, Any]]:
-    """Those that the run has written so far; a line that is being written is left for the next time."""
+    """Return the records that the run has written, without an incomplete last line."""
     records = []
     with suppress(OSError, ValueError):
         for line in (directory / RECORDS).read_text(encoding="utf-8").splitlines():
@@ -106,5 +129,5 @@ def _records(directory: Path) -> list[dict[str, Any]]:
 
 
 def _signature(run: Run) -> str:
-    """What must be the same so that figures can stand beside each other."""
+    """Return a text that is equal for runs whose figures can be compared."""
     return json.dumps([run.results["task"], run.config.backbone.checkpoint], sort_keys=True)

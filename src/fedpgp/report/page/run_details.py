@@ -1,4 +1,4 @@
-"""What a page shows of one run that its files alone do not hold: text features, and images that clients get wrong."""
+"""Details of one run that need its model and images: text features, and images that clients get wrong."""
 
 import base64
 import io
@@ -17,16 +17,26 @@ from fedpgp.results.run import Run
 from fedpgp.serving.classifier import Classifier, load, params_of
 from fedpgp.serving.reduce import head_of
 
-CLIENTS = 5  # whose text features are drawn: more could not be told apart
+CLIENTS = 5  # clients whose text features are drawn; more would be hard to distinguish
 PICTURES = 12
-SIDE = 96  # pixels of a picture
+SIDE = 96  # longer side of a picture in pixels
 PERPLEXITY = 15
 
 
 def text_features(run: Run, first: Classifier) -> pd.DataFrame:
-    """prompt, kind, class, projection, x, y. first: as `first_model`.
+    """Return prompt, kind, class, projection, x and y of the text features of a run.
 
-    Raises FedPGPError where a model is more than text features.
+    Parameters
+    ----------
+    run
+        A finished run.
+    first
+        Result of `first_model`.
+
+    Raises
+    ------
+    FedPGPError
+        If a model has more than text features.
     """
     classes = first.read()
     heads = {("hand-written", "hand-written"): classes.frozen.guidance}
@@ -39,7 +49,7 @@ def text_features(run: Run, first: Classifier) -> pd.DataFrame:
     matrix = torch.cat(list(heads.values())).double().cpu().numpy()
     perplexity = min(PERPLEXITY, (len(matrix) - 1) / 3)
     components = PCA(2, svd_solver="covariance_eigh").fit_transform(matrix)
-    start = (components / components[:, 0].std() * 1e-4).astype(np.float32)  # as sklearn begins with its own PCA
+    start = (components / components[:, 0].std() * 1e-4).astype(np.float32)  # as with init="pca" of sklearn
     similar = TSNE(2, perplexity=perplexity, init=start, random_state=0, max_iter=500, method="exact")
     points = pd.DataFrame(
         [(*head, name) for head in heads for name in classes.names], columns=["prompt", "kind", "class"]
@@ -51,10 +61,21 @@ def text_features(run: Run, first: Classifier) -> pd.DataFrame:
 
 
 def wrong(run: Run, first: Classifier) -> list[dict[str, Any]]:
-    """Test images of clients' own classes that they get wrong, a few, with what the shared part says of them.
+    """Return some test images of clients' own classes that the clients get wrong.
 
-    Each has picture, a data URL; truth; client; answered; and shared, the answer of the shared part. Raises FedPGPError
-    where images, checkpoint or answers are not here.
+    Each item has `picture` (a data URL), `truth`, `client`, `answered`, and `shared`, the answer of the shared model.
+
+    Parameters
+    ----------
+    run
+        A finished run.
+    first
+        Result of `first_model`.
+
+    Raises
+    ------
+    FedPGPError
+        If the images, the checkpoint or the answers are missing.
     """
     if "base/predicted" not in run.answers or run.outcomes is None:
         return []
@@ -85,7 +106,7 @@ def wrong(run: Run, first: Classifier) -> list[dict[str, Any]]:
 
 
 def first_model(run: Run) -> Classifier:
-    """The shared part, or client 0 where that predicts nothing by itself; raises FedPGPError where neither is here."""
+    """Return the shared model, or the model of client 0 if the shared part cannot predict; may raise FedPGPError."""
     try:
         return load(run)
     except FedPGPError:

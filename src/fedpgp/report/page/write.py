@@ -1,4 +1,4 @@
-"""Gathered runs -> one file that opens from a disk, and figures for a paper."""
+"""Writing of a report: one HTML file that needs no server, and figures for a paper."""
 
 import time
 import tomllib
@@ -27,14 +27,30 @@ from fedpgp.runtime.files import write
 from fedpgp.runtime.version import __version__
 
 GENERATOR = "fedpgp report"
-REST = 2.0  # seconds between two looks at what is running
+REST = 2.0  # seconds between two checks of the running runs
 Progress = Callable[[str, int, int, str], None]
-Plan = tuple[Callable[[], pd.DataFrame], Callable[[pd.DataFrame], ChartType]]  # the numbers of a figure, and its chart
+Plan = tuple[
+    Callable[[], pd.DataFrame], Callable[[pd.DataFrame], ChartType]
+]  # functions that return the data and the chart
 
 
 @dataclass(frozen=True)
 class Figure:
-    """name: of its files; title, text: what it shows; frame: the numbers behind it."""
+    """Figure of a page.
+
+    Attributes
+    ----------
+    name
+        Name of its files.
+    title
+        Title of the figure.
+    text
+        Caption of the figure.
+    frame
+        Data of the figure.
+    chart
+        Altair chart.
+    """
 
     name: str
     title: str
@@ -45,7 +61,29 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """What a page shows of one task. focus: the method that is looked at closer; notes: what could not be shown."""
+    """Section of a page about one task.
+
+    Attributes
+    ----------
+    heading
+        Description of the task.
+    tables
+        Tables of the comparison.
+    figures
+        Figures.
+    focus
+        Name of the method that is shown in detail.
+    wrong
+        Images that clients of this method get wrong.
+    costs
+        Rows of the table of costs.
+    provenance
+        Rows of the table of runs.
+    notes
+        Messages about details that cannot be shown.
+    latex
+        The first table as LaTeX.
+    """
 
     heading: str
     tables: Sequence[formats.Table]
@@ -67,11 +105,27 @@ def write_report(
     force: bool = False,
     progress: Progress = lambda *_: None,
 ) -> Gathered:
-    """Writes a page about all runs of some directories; what cannot be shown is named on it.
+    """Write a page about all runs of some directories. The page lists what it cannot show.
 
-    focus: the method that is looked at closer; None takes the last. figures: a directory for each figure as SVG, PDF,
-    PNG and CSV, and the tables as LaTeX. force: replace what is not a report. Raises FedPGPError before any work where
-    there is nothing to show, or no place for it.
+    Parameters
+    ----------
+    given
+        Directories of runs or comparisons, or directories that contain them.
+    output
+        HTML file of the page.
+    focus
+        Name of the method that is shown in detail; None takes the last method.
+    figures
+        Directory for each figure as SVG, PDF, PNG and CSV, and for the tables as LaTeX; None writes none of them.
+    force
+        Replace a file that is not a report.
+    progress
+        Function that is called with a description, the number of finished steps, their total, and a detail.
+
+    Raises
+    ------
+    FedPGPError
+        Before any work, if there is no run to show or the page cannot be written.
     """
     _check(output, force)
     gathered = gather(given)
@@ -84,7 +138,21 @@ def write_report(
 def follow(
     given: Sequence[Path], output: Path, *, focus: str | None = None, force: bool = False, rest: float = REST
 ) -> None:
-    """Writes the page again whenever runs have gone on, until all are finished; it loads itself again meanwhile."""
+    """Write the page again after each new round until all runs are finished; meanwhile the page reloads itself.
+
+    Parameters
+    ----------
+    given
+        Directories of runs or comparisons, or directories that contain them.
+    output
+        HTML file of the page.
+    focus
+        Name of the method that is shown in detail; None takes the last method.
+    force
+        Replace a file that is not a report.
+    rest
+        Seconds between two checks of the running runs.
+    """
     _check(output, force)
     before = None
     while True:
@@ -101,7 +169,9 @@ def follow(
 def _write(gathered: Gathered, output: Path, focus: str | None, live: bool, progress: Progress) -> list[Section]:
     known = {run.method for part in gathered.parts for run in part.values()}
     if focus is not None and focus not in known:
-        raise ConfigError(f"focus must be a method of the runs, got {focus!r}; there are {', '.join(sorted(known))}")
+        raise ConfigError(
+            where="focus", allowed="a method of the runs", got=focus, remedy=f"Use one of {', '.join(sorted(known))}"
+        )
     sections = [_section(part, gathered.going, focus, not live, progress) for part in gathered.parts]
     if not sections:
         notes = list[str]()
@@ -138,7 +208,7 @@ def _section(
         with _noting(notes, f"images that clients of {method} get wrong"):
             wrong = run_details.wrong(run, model)
     shown: list[formats.Table] = []
-    with _noting(notes, "tables"):  # across machines there is nothing to resample
+    with _noting(notes, "tables"):  # runs across machines have no answers to resample
         shown = all_tables(comparison, None if focus is None else method)
     return Section(
         heading=tables.caption(comparison),
@@ -161,7 +231,7 @@ def _learning_curves(comparison: Comparison, going: Mapping[str, frames.Records]
 def _figures(
     plans: Mapping[str, Plan], captions: Mapping[str, str], notes: list[str], progress: Progress
 ) -> list[Figure]:
-    """Draws what has numbers, by its name, and notes the rest. captions: what figures.toml leaves open."""
+    """Return the figures that have data, and note the others; `captions` has the values of fields in figures.toml."""
     texts = tomllib.loads(files(__package__).joinpath("templates/figures.toml").read_text(encoding="utf-8"))
     figures = []
     for at, (name, (numbers, draw)) in enumerate(plans.items()):
@@ -169,7 +239,7 @@ def _figures(
         with _noting(notes, name):
             frame = numbers()
             if frame.empty:
-                notes.append(f"{name}: the runs have nothing to show here")
+                notes.append(f"{name}: the runs have no data for this figure.")
             else:
                 title, text = (texts[name][key].format(**captions) for key in ("title", "text"))
                 figures.append(Figure(name, title, text, frame, draw(frame)))
@@ -179,7 +249,7 @@ def _figures(
 
 @contextmanager
 def _noting(notes: list[str], what: str) -> Iterator[None]:
-    """Notes what cannot be shown, and why."""
+    """Note the reason if something cannot be shown."""
     try:
         yield
     except FedPGPError as error:
@@ -225,7 +295,7 @@ def _page(sections: Sequence[Section], gathered: Gathered, live: bool) -> str:
 
 @cache
 def _bundle() -> str:
-    """Vega, Vega-Lite and their embedding, to be put into the page."""
+    """Return the JavaScript of Vega, Vega-Lite and vega-embed for the page."""
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
@@ -244,12 +314,20 @@ def _write_figures(sections: Sequence[Section], directory: Path, progress: Progr
 
 def _check(output: Path, force: bool) -> None:
     if output.is_dir():
-        raise OutputError(f"output {output} is a directory; name a file with -o, such as report.html")
+        raise OutputError(
+            "the output is a directory", where=f"{output}", remedy="Name a file with -o, such as -o report.html"
+        )
     if output.exists() and not force:
         with output.open("rb") as file:
             if f'content="{GENERATOR}'.encode() not in file.read(600):
                 raise OutputError(
-                    f"output {output} is not a report; name another file with -o, or replace it with --force"
+                    "the file exists and is not a report",
+                    where=f"{output}",
+                    remedy="Name another file with -o, or replace it with --force",
                 )
     if not output.absolute().parent.is_dir():
-        raise OutputError(f"output {output} cannot be written: its directory does not exist; make it, or name another")
+        raise OutputError(
+            "the directory of the output does not exist",
+            where=f"{output}",
+            remedy=f"Create it with `mkdir -p {output.parent}`, or name another file with -o",
+        )

@@ -1,11 +1,14 @@
-"""The search for hyperparameters, on equal terms for every method and without a test image."""
+"""Hyperparameter search with the same number of trials for every method and without test images."""
 
 from importlib.util import find_spec
 
 from fedpgp.errors import ConfigError
 
 if find_spec("optuna") is None:
-    raise ConfigError('a search for settings needs Optuna, which is missing: pip install "fedpgp[tune]"')
+    raise ConfigError(
+        "the hyperparameter search needs Optuna, which is not installed",
+        remedy='Install it with `pip install "fedpgp[tune]"`',
+    )
 
 from fedpgp.studies.tuning.search import resume_tuning, tune
 from fedpgp.studies.tuning.tuning import Trial, Tuning

@@ -1,4 +1,4 @@
-"""Trials are evaluated one by one in this process, or several at once in others."""
+"""Evaluation of trials, one by one in this process or several at the same time in worker processes."""
 
 import time
 from collections import deque
@@ -21,9 +21,23 @@ from fedpgp.studies.tuning.tuning import FIGURES, Trial, Tuning
 
 
 def evaluate(tuning: Tuning, name: str, number: int, settings: Mapping[str, Value], options: ExecutionOptions) -> Trial:
-    """Train a method with every seed; a setting with which that cannot be done has failed, and says why.
+    """Train a method with every seed and return the trial. If training fails, the trial has the reason.
 
-    It is trained in this process, whatever the engine of the config, and so without what only Flower has.
+    Training uses this process, whatever the engine of the config is, and therefore none of the features that only
+    Flower has.
+
+    Parameters
+    ----------
+    tuning
+        The search.
+    name
+        Name of the method.
+    number
+        Number of the trial.
+    settings
+        Hyperparameters of the trial.
+    options
+        Options of the execution.
     """
     started, reason = time.perf_counter(), ""
     figures: dict[str, float] = {}
@@ -40,9 +54,19 @@ def evaluate(tuning: Tuning, name: str, number: int, settings: Mapping[str, Valu
 
 
 def evaluated(queue: deque[Callable[[], Trial]], workers: int) -> Generator[Trial]:
-    """Yield what each call of a queue returns as it is done, until the queue is empty; it may be filled meanwhile.
+    """Yield the result of each call of a queue as soon as it is finished, until the queue is empty.
 
-    workers: processes with one thread each; 1 works in this process.
+    Parameters
+    ----------
+    queue
+        Calls without arguments. More calls may be added while others are running.
+    workers
+        Number of worker processes with one thread each; 1 uses this process.
+
+    Raises
+    ------
+    TrainingError
+        If a worker process ends unexpectedly.
     """
     if workers == 1:
         while queue:
@@ -60,6 +84,6 @@ def evaluated(queue: deque[Callable[[], Trial]], workers: int) -> Generator[Tria
             yield finished.result()
         failed = False
     except BrokenProcessPool as error:
-        raise TrainingError(f"a worker process {ENDED}") from error
+        raise TrainingError(f"a worker process {ENDED}", remedy="Continue the search with fewer --workers") from error
     finally:
         end_pool(pool, failed)

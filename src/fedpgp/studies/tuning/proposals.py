@@ -1,4 +1,4 @@
-"""Which settings are tried next."""
+"""Proposals of the settings that are tried next."""
 
 import optuna
 import torch
@@ -9,14 +9,28 @@ from fedpgp.runtime.randomness import generator
 from fedpgp.studies.tuning.space import Value
 from fedpgp.studies.tuning.tuning import Tuning
 
-BATCH = 4  # trials of a method that are proposed together, whatever the number of processes
-DRAWN = 8  # trials of a method before proposals learn from those that are done
+BATCH = 4  # number of trials of a method that are proposed together, whatever the number of processes
+DRAWN = 8  # number of random trials of a method before proposals use the finished trials
 
 
 class Proposals:
-    """One method: what is proposed next depends only on the trials before the batch.
+    """Proposals for one method. A batch of proposals depends only on the trials before the batch.
 
-    So it is the same after a kill, and for any number of processes. done: by number; out: how many are evaluated now.
+    Proposals are therefore the same after a kill and for any number of processes.
+
+    Parameters
+    ----------
+    tuning
+        The search, with the trials that are finished.
+    name
+        Name of the method.
+
+    Attributes
+    ----------
+    done
+        Finished trials by number.
+    out
+        Number of trials that are being evaluated.
     """
 
     def __init__(self, tuning: Tuning, name: str):
@@ -29,21 +43,29 @@ class Proposals:
         self._start = 0
 
     def open(self) -> list[tuple[int, dict[str, Value]]]:
-        """Return numbers and settings of the next batch that has trials to evaluate; none at the end."""
+        """Return the numbers and settings of the next trials to evaluate; none if the search is finished.
+
+        Raises
+        ------
+        OutputError
+            If a finished trial has other settings than this search proposes.
+        """
         while self._start < self._count:
             numbers = range(self._start, min(self._start + BATCH, self._count))
             batch = [(number, self._propose(number)) for number in numbers]
             for number, settings in batch:
                 if number in self.done and self.done[number].settings != settings:
                     raise OutputError(
-                        f"trials.jsonl: trial {number} of {self.name} has other settings than this search proposes: it"
-                        " was changed, or made with another version of optuna; search again into another directory"
+                        f"trial {number} of {self.name} has other settings than this search proposes: the file was"
+                        " changed, or another version of Optuna wrote it",
+                        where="trials.jsonl",
+                        remedy="Start a new search in another directory",
                     )
             if missing := [(number, settings) for number, settings in batch if number not in self.done]:
                 self.out = len(missing)
                 return missing
             for number in numbers:
-                if number in self._asked:  # the config as it stands is not told: it may lie outside of the ranges
+                if number in self._asked:  # Optuna is not told about trial 0, which may lie outside of the ranges
                     value = self.done[number].value
                     self._study.tell(self._asked[number], value, None if value is not None else TrialState.FAIL)
             self._start += BATCH

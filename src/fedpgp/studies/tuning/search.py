@@ -1,4 +1,4 @@
-"""The search itself: trials in batches, in any number of processes, to the same result."""
+"""The search: batches of trials in any number of processes, always with the same result."""
 
 import json
 import os
@@ -43,26 +43,50 @@ def tune(
     force: bool = False,
     **options: Unpack[ExecutionOptions],
 ) -> Tuning:
-    """Search for the settings of each method with as many trials as of every other, and write them as a config file.
+    """Search for hyperparameters with the same number of trials for each method, and write them as a config file.
 
-    A trial trains a method within the base classes and is judged on validation images of base classes: the test split
-    is not even read. The first is the config as it stands, so that the search never ends below it on validation.
+    A trial trains a method on base classes and evaluates it on validation images of base classes; the test split is
+    never read. Trial 0 has the settings of the given config, so the result is never worse on validation images.
 
-    Args:
-        methods: "all" takes every built-in one that has something to search.
-        seeds: of every trial; its value is their mean.
-        objective: cm, hm, local, base or novel, of the last round.
-        space, search: what is searched, see `fedpgp.studies.tuning.space.search_spaces`.
-        output: a directory for tuning.json, trials.jsonl, trials.csv and tuned.toml. After Ctrl-C, a kill or an error,
-            `resume_tuning(output)` goes on.
-        The rest as in `fedpgp.run`.
+    Parameters
+    ----------
+    methods
+        Methods to tune; "all" takes every built-in method that has a search space.
+    trials
+        Number of trials of each method.
+    seeds
+        Number of seeds of every trial, or the seeds themselves; the value of a trial is the mean over the seeds.
+    objective
+        Metric of the last round that is maximized: cm, hm, local, base or novel.
+    config
+        Config, TOML file or name of a recipe; None takes the default recipe.
+    changes
+        Changes of the config, such as "task.shots=4".
+    space
+        TOML file of search spaces, see `fedpgp.studies.tuning.space.search_spaces`.
+    search
+        Ranges or choices of single fields, see `fedpgp.studies.tuning.space.search_spaces`.
+    output
+        Directory for tuning.json, trials.jsonl, trials.csv and tuned.toml. After Ctrl-C, a kill or an error,
+        `resume_tuning(output)` continues the search.
+    force
+        Replace an existing output directory.
+    **options
+        Options of `fedpgp.run` about how runs are executed.
 
-    Raises:
-        FedPGPError: before any work where method, config, space, data or output do not fit.
+    Raises
+    ------
+    FedPGPError
+        Before any work, if a method, the config, a space, the data or the output does not fit.
     """
     trials = whole_number(trials, "trials", 1)
     if objective not in FIGURES:
-        raise ConfigError(f"objective must be one of {', '.join(FIGURES)}, got {objective!r}")
+        raise ConfigError(
+            where="objective",
+            allowed=f"one of {', '.join(FIGURES)}",
+            got=objective,
+            remedy=f"Use {FIGURES[-1]} for the combined metric",
+        )
     names, settings = chosen_methods(methods, config, changes)
     spaces = search_spaces({name: settings.methods[name] for name in names}, space, texts(search, "search"))
     empty = [name for name in names if not spaces[name]]
@@ -70,8 +94,9 @@ def tune(
         spaces = {name: spaces[name] for name in names if spaces[name]}
     elif empty:
         raise ConfigError(
-            f"nothing is searched of {', '.join(empty)}: name a field with --search {empty[0]}.field=low..high, or"
-            " leave it out"
+            f"no search space for {', '.join(empty)}",
+            where="methods",
+            remedy=f"Add one with --search {empty[0]}.field=low..high, or leave the method out",
         )
     tuning = Tuning(settings, spaces, trials, chosen_seeds(seeds, "seeds"), objective)
     directory, execution = Path(output), Execution(**options)
@@ -89,11 +114,23 @@ def resume_tuning(
     methods: Sequence[str | Method] = (),
     **options: Unpack[ExecutionOptions],
 ) -> Tuning:
-    """Go on with a search that was stopped, to the same result as if it never was, or add trials to a finished one.
+    """Continue an interrupted search, with the same result as an uninterrupted one, or add trials to a finished one.
 
-    trials: of each method; None takes what was planned. methods: those that are neither ours nor of an installed
-    package, as they were given before. Raises OutputError where the directory holds no search, or one of another
-    version of fedpgp or on another task.
+    Parameters
+    ----------
+    directory
+        Directory of the search.
+    trials
+        Number of trials of each method; None takes the planned number.
+    methods
+        Methods of the search that are neither built in nor part of an installed package.
+    **options
+        Options of `fedpgp.run` about how runs are executed.
+
+    Raises
+    ------
+    OutputError
+        If the directory has no search, or a search with another version of fedpgp or another task.
     """
     directory, execution = Path(directory), Execution(**options)
     with reading_record(directory, "tuning", to_resume=True) as record:
@@ -104,12 +141,18 @@ def resume_tuning(
     _, settings = chosen_methods([*ours, *own], directory / CONFIG, ())
     if unknown := described.keys() - settings.methods.keys():
         raise OutputError(
-            f"{directory} was begun with {', '.join(sorted(unknown))}, neither ours nor of an installed package: name"
-            " it as it was then, with --methods path/to/file.py:Name"
+            f"the search was started with {', '.join(sorted(unknown))}, which is neither built in nor installed",
+            where=f"{directory}",
+            remedy="Name its file, as at the start of the search, with --methods path/to/file.py:Name",
         )
     count = planned if trials is None else whole_number(trials, "trials", 1)
     if count < planned:
-        raise ConfigError(f"trials must be at least {planned}, as many as were planned, got {count}")
+        raise ConfigError(
+            where="trials",
+            allowed=f"at least {planned}, the planned number",
+            got=count,
+            remedy=f"Use --trials {planned} or more, or leave --trials out",
+        )
     spaces = {
         name: described_space(settings.methods[name], fields, str(directory / TUNING))
         for name, fields in described.items()
@@ -120,15 +163,17 @@ def resume_tuning(
         for what, before in record.items():
             if what != "trials" and now.get(what) != before:
                 raise OutputError(
-                    f"{directory} holds a search with {what} {before!s:.60}, here it is {now.get(what)!s:.60}: go on"
-                    " with what it was begun with, or search again into another directory"
+                    f"{what} was {before!s:.60} at the start of the search, and is {now.get(what)!s:.60} now",
+                    where=f"{directory}",
+                    got=now.get(what),
+                    remedy=f"Restore {what}, or start a new search in another directory",
                 )
         write_json(directory / TUNING, now)
     return _search(replace(tuning, trials=_known_trials(directory)), directory, execution)
 
 
 def _known_trials(directory: Path) -> list[Trial]:
-    """The trials that are done. What a kill left of a last line is cut off, so that the next begins one of its own."""
+    """Return the finished trials. An incomplete last line, left by a kill, is removed from the file."""
     path = directory / TRIALS
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
@@ -137,13 +182,15 @@ def _known_trials(directory: Path) -> list[Trial]:
     try:
         return [Trial(**json.loads(line)) for line in whole.splitlines()]
     except (ValueError, TypeError) as error:
-        raise OutputError(f"{path} is damaged: {error}; search again into another directory") from error
+        raise OutputError(
+            f"the file is damaged: {error}", where=f"{path}", remedy="Start a new search in another directory"
+        ) from error
 
 
 def _search(tuning: Tuning, directory: Path, execution: Execution) -> Tuning:
-    """Propose and evaluate the trials that are not known, and write the files."""
+    """Propose and evaluate the missing trials, and write the files."""
     options: ExecutionOptions = {"cache": execution.cache, "skip_bad_images": execution.skip_bad_images}
-    remedy = f"free space, then go on with: {resume_command(directory, 'tuning')}"
+    remedy = f"Free space, then continue with `{resume_command(directory, 'tuning')}`"
     queue = deque[Callable[[], Trial]]()
 
     def hand_out(proposals: Proposals) -> None:

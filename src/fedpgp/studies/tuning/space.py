@@ -1,4 +1,4 @@
-"""What is searched: the fields of each method, and their ranges."""
+"""Search spaces: the fields of each method that are searched, and their ranges or choices."""
 
 import dataclasses
 import re
@@ -20,63 +20,81 @@ from fedpgp.errors import ConfigError, nearest
 from fedpgp.methods import METHODS, Method
 from fedpgp.methods.plugins import installed
 from fedpgp.studies.axes import read_toml
+from fedpgp.studies.faults import combined
 
 Value = str | float | int | bool | None
-Space = Mapping[str, BaseDistribution]  # field -> where its values come from
+Space = Mapping[str, BaseDistribution]  # field -> range or choices
 
 RANGE = re.compile(r"(?P<low>[^.].*?)\.\.(?P<high>.+?)(?P<log>:log)?$")
 
 NUMBER = r"[+-]?[\d.]+(?:[eE][+-]?\d+)?"
-SEEMS_A_RANGE = re.compile(rf"(?P<low>{NUMBER})\s*(?:-|–|—|:|to)\s*(?P<high>{NUMBER})")  # as people write one
+SEEMS_A_RANGE = re.compile(rf"(?P<low>{NUMBER})\s*(?:-|–|—|:|to)\s*(?P<high>{NUMBER})")  # other ways to write a range
 
 
-_Described = tuple[Any, str]  # a field's range or choices, and where it stands, for a message
+_Described = tuple[Any, str]  # range or choices of a field, and the place where they were written, for messages
 
 
 def search_spaces(
     methods: Mapping[str, Method], file: Path | str | None = None, changes: Sequence[str] = ()
 ) -> Mapping[str, Space]:
-    """The space of each method that has something to search.
+    """Return the search space of each method.
 
-    The shipped `tuning/spaces.toml` has one for every method of ours. file: the sections of another TOML file take the
-    place of those of the same methods; changes: "method.field=low..high", "method.field=low..high:log" or
-    "method.field=one,two,three", each in the place of one field. Raises ConfigError with a line per fault.
+    The file `tuning/spaces.toml` of the package has a space for every built-in method.
+
+    Parameters
+    ----------
+    methods
+        Methods by name.
+    file
+        TOML file whose sections replace the spaces of the same methods.
+    changes
+        Texts that replace the range or choices of one field: "method.field=low..high", "method.field=low..high:log" or
+        "method.field=one,two,three".
+
+    Raises
+    ------
+    ConfigError
+        If a space is not valid. The message has a line for each problem.
     """
     described = _read(Path(str(resources.files("fedpgp") / "studies" / "tuning" / "spaces.toml")))
-    faults = []
+    faults: list[ConfigError] = []
     if file is not None:
         own, names = _read(Path(file)), [*methods, *METHODS, *installed()]
-        faults += [f"{file}: {name} is no method; {nearest(name, names)}" for name in own if name not in names]
+        faults += [
+            ConfigError(f"there is no method {name!r}", where=f"{file}", got=name, remedy=nearest(name, names))
+            for name in own
+            if name not in names
+        ]
         described |= own
     for change in changes:
         try:
             method, field, content = _parse(change)
             if method not in methods:
                 raise ConfigError(
-                    f"--search: {method} is none of the methods that are tuned; {nearest(method, methods)}"
+                    f"the method {method!r} is not tuned", where="--search", got=method, remedy=nearest(method, methods)
                 )
             described[method] = {**described.get(method, {}), field: (content, "--search")}
         except ConfigError as error:
-            faults.append(str(error))
+            faults.append(error)
     spaces: dict[str, dict[str, BaseDistribution]] = {name: {} for name in methods}
     for name, settings in methods.items():
         for field, (content, place) in described.get(name, {}).items():
             try:
                 spaces[name][field] = _distribution(settings, field, content, place)
             except ConfigError as error:
-                faults.append(str(error))
+                faults.append(error)
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise combined(faults)
     return spaces
 
 
 def described_space(method: Method, content: Mapping[str, Any], place: str) -> Space:
-    """The reverse of `describe`; raises ConfigError, naming the place, where a field does not fit."""
+    """Return the space that `describe` has written; raise ConfigError, with `place`, if a field does not fit."""
     return {field: _distribution(method, field, of_field, place) for field, of_field in content.items()}
 
 
 def describe(space: Space) -> dict[str, Any]:
-    """A space in JSON's types, as it stands in TOML."""
+    """Return a space in the types of JSON, as it is written in TOML."""
     return {
         field: list(d.choices)
         if isinstance(d, CategoricalDistribution)
@@ -86,10 +104,15 @@ def describe(space: Space) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, dict[str, _Described]]:
-    tables = read_toml(file, "search space")
+    tables = read_toml(file, "file of search spaces")
     for name, fields in tables.items():
         if not isinstance(fields, dict):
-            raise ConfigError(f"{file}: {name} must stand in the section of a method, such as [fedpgp]")
+            raise ConfigError(
+                f"{name} is not in the section of a method",
+                where=f"{file}",
+                got=name,
+                remedy="Put it below the name of a method in brackets, such as [fedpgp]",
+            )
     return {name: {field: (content, str(file)) for field, content in fields.items()} for name, fields in tables.items()}
 
 
@@ -98,8 +121,10 @@ def _parse(change: str) -> tuple[str, str, Any]:
     method, dot, field = key.strip().partition(".")
     if not (separator and dot and method and field and text.strip()):
         raise ConfigError(
-            f"--search must have the form method.field=low..high, with :log behind it or not, or method.field=one,two,"
-            f" got {change!r}"
+            where="--search",
+            allowed="of the form method.field=low..high, method.field=low..high:log or method.field=one,two",
+            got=change,
+            remedy="Use for example --search fedpgp.mu=0.1..1:log",
         )
     span = RANGE.match(text.strip())
     words = [span["low"], span["high"]] if span else text.split(",")
@@ -111,32 +136,54 @@ def _distribution(method: Method, field: str, content: Any, place: str) -> BaseD
     where = f"{place}: {method.name}.{field}"
     known = [f.name for f in dataclasses.fields(method) if f.init]
     if field not in known:
-        remedy = nearest(field, known) if known else "it has no settings"
-        raise ConfigError(f"{where} is not a setting of {method.name}; {remedy}")
+        remedy = nearest(field, known) if known else "Remove it: the method has no settings"
+        raise ConfigError(f"{method.name} has no setting {field!r}", where=where, got=field, remedy=remedy)
     if isinstance(content, list):
         if len(content) < 2:
-            raise ConfigError(f"{where} must {_more_than(content)}, got {content}")
+            raise ConfigError(
+                where=where, allowed="a range or at least two choices", got=content, remedy=_example(content)
+            )
         _check(method, field, content, where)
         return CategoricalDistribution(content)
     if not isinstance(content, dict) or not {"low", "high"} <= content.keys() <= {"low", "high", "log"}:
-        raise ConfigError(f"{where} must be a list of choices or {{ low, high, log }}, got {content!r}")
+        raise ConfigError(
+            where=where,
+            allowed="a list of choices or a range",
+            got=content,
+            remedy="Write a range as { low = 0.01, high = 1.0, log = true }",
+        )
     low, high, log = content["low"], content["high"], content.get("log", False)
     if any(isinstance(end, bool) or not isinstance(end, int | float) for end in (low, high)):
-        raise ConfigError(f"{where} must go from a number to a number, got {low!r} to {high!r}")
+        raise ConfigError(
+            where=where,
+            allowed="a range between two numbers",
+            got=f"{low}..{high}",
+            remedy="Use a number on each side, or list choices",
+        )
     if low >= high:
-        raise ConfigError(f"{where} must have low below high, got {low} to {high}: the range is empty")
+        raise ConfigError(
+            f"the range {low}..{high} is empty",
+            where=where,
+            got=f"{low}..{high}",
+            remedy="Use a lower end that is smaller than the upper end",
+        )
     if log and low <= 0:
-        raise ConfigError(f"{where} must begin above 0 to be searched by its logarithm, got {low}")
+        raise ConfigError(
+            where=f"{where}, lower end,",
+            allowed="positive in a logarithmic range",
+            got=low,
+            remedy="Use a positive lower end, or leave out log",
+        )
     _check(method, field, (low, high), where)
     kind = IntDistribution if type(getattr(method, field)) is int else FloatDistribution
     return kind(low, high, log=log)
 
 
-def _more_than(choices: Sequence[Any]) -> str:
-    """What is to be written in the place of one choice, or of none."""
+def _example(choices: Sequence[Any]) -> str:
+    """Return a remedy for a list with fewer than two choices."""
     like = SEEMS_A_RANGE.fullmatch(str(choices[0])) if choices else None
     low, high = (like["low"], like["high"]) if like else ("low", "high")
-    return f"have at least two choices, one,two, or a range, {low}..{high}"
+    return f"Write choices as one,two and a range as {low}..{high}"
 
 
 def _check(method: Method, field: str, values: Sequence[Any], where: str) -> None:
@@ -144,4 +191,10 @@ def _check(method: Method, field: str, values: Sequence[Any], where: str) -> Non
         try:
             dataclasses.replace(method, **{field: value})
         except ValidationError as error:
-            raise ConfigError(f"{where} {reason(error.errors()[0])}") from error
+            detail = error.errors()[0]
+            raise ConfigError(
+                f"the value {reason(detail)}",
+                where=where,
+                got=detail["input"],
+                remedy=f"Search only values that {method.name} allows",
+            ) from error

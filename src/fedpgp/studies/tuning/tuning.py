@@ -1,4 +1,4 @@
-"""A tuning study: what is searched of which methods, the trials that are done, and the config that they give."""
+"""A search for hyperparameters: the search spaces, the finished trials, and the resulting config."""
 
 import json
 import tomllib
@@ -18,7 +18,7 @@ from fedpgp.runs.setup import RunSetup, open_setup
 from fedpgp.runtime.version import __version__
 from fedpgp.studies.tuning.space import Space, Value, describe
 
-MINIMUM = 10  # validation images of every client's own classes, below which a choice would be luck
+MINIMUM = 10  # least number of validation images of a client's own classes; with fewer, a choice would be luck
 
 
 Objective = Literal["local", "base", "novel", "hm", "cm"]
@@ -27,10 +27,24 @@ FIGURES: tuple[Objective, ...] = get_args(Objective)
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting of a method, and what it gave.
+    """Settings of a method, and their results.
 
-    number: 0 is the config as it stands. figures: means over the seeds, of the last round on validation images; value:
-    the objective among them, None where the trial failed, with its reason.
+    Attributes
+    ----------
+    method
+        Name of the method.
+    number
+        Number of the trial; trial 0 has the settings of the given config.
+    settings
+        Values of the fields that are searched.
+    value
+        The objective; None if the trial failed.
+    figures
+        Means over the seeds of the metrics of the last round on validation images.
+    seconds
+        Time of the trial.
+    reason
+        Reason of the failure; empty if the trial succeeded.
     """
 
     method: str
@@ -42,17 +56,29 @@ class Trial:
     reason: str = ""
 
     def describe(self, objective: Objective) -> str:
-        """Return the trial in a line."""
+        """Return the trial in one line."""
         result = "failed" if self.value is None else f"{objective.upper()} {self.value:.1f}"
         return f"{self.method} {self.number}: {result} with {settings_text(self.settings, ' ')}"
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A search for the settings of methods, with as many trials of each.
+    """A search for hyperparameters, with the same number of trials for each method.
 
-    before: the config that was given; spaces: of each method; count: of its trials; seeds: of every trial;
-    trials: those that are done, by method and number.
+    Attributes
+    ----------
+    before
+        The given config.
+    spaces
+        Search space of each method.
+    count
+        Number of trials of each method.
+    seeds
+        Seeds of every trial.
+    objective
+        Metric that is maximized.
+    trials
+        Finished trials, in the order of methods and numbers.
     """
 
     before: ExperimentConfig
@@ -64,19 +90,21 @@ class Tuning:
 
     @property
     def methods(self) -> list[str]:
+        """Names of the methods."""
         return list(self.spaces)
 
     def of(self, method: str) -> list[Trial]:
+        """Return the finished trials of a method."""
         return [trial for trial in self.trials if trial.method == method]
 
     def best(self, method: str) -> Trial | None:
-        """Return the trial with the highest value, the first of equal ones; None where all of them failed."""
+        """Return the first trial with the highest value, or None if all trials failed."""
         values = {trial.number: trial.value for trial in self.of(method) if trial.value is not None}
         return None if not values else self.of(method)[max(values, key=values.__getitem__)]
 
     @cached_property
     def config(self) -> ExperimentConfig:
-        """The one that was given with the best setting of each method; one that failed throughout keeps its own."""
+        """The given config with the best settings of each method, unless all trials of the method failed."""
         methods, origins = dict(self.before.methods), dict(self.before.origins)
         for name in self.methods:
             if best := self.best(name):
@@ -88,9 +116,10 @@ class Tuning:
 
     @cached_property
     def validation(self) -> ExperimentConfig:
-        """The same task within the base classes, on validation images.
+        """Config of the trials: the same task, restricted to base classes and validation images.
 
-        It has half of the clients, so that each has as many classes: half of the base classes play the novel ones.
+        Half of the base classes serve as novel classes. The number of clients is halved, too, so that the number of
+        classes of a client does not change.
         """
         task, federation = self.before.task, self.before.federation
         return replace(
@@ -101,11 +130,13 @@ class Tuning:
 
     @contextmanager
     def prepared(self, execution: Execution) -> Iterator[RunSetup]:
-        """Check everything, and encode all images, before the first trial."""
+        """Check everything and encode all images before the first trial."""
         if self.before.task.protocol != "base-to-novel":
             raise ConfigError(
-                f"task.protocol must be base-to-novel to choose settings, got {self.before.task.protocol}: tune there,"
-                " and take the settings"
+                where="task.protocol",
+                allowed="base-to-novel in a search",
+                got=self.before.task.protocol,
+                remedy="Search with base-to-novel, and use the result with the other protocol",
             )
         with open_setup(self.validation, self.methods, self.seeds, execution) as setup:
             for seed, task in setup.tasks.items():
@@ -113,14 +144,15 @@ class Tuning:
                     if own.sum() < MINIMUM:
                         names = ", ".join(task.class_names[label] for label in client.classes)
                         raise DataError(
-                            f"client {client.id} (seed {seed}; {names}) has {own.sum()} validation images, and a choice"
-                            f" needs at least {MINIMUM}: give the data set a larger validation split, or have fewer"
-                            " clients"
+                            f"a search needs {MINIMUM} or more validation images of {names}, not {own.sum()}",
+                            where=f"client {client.id} (seed {seed})",
+                            got=int(own.sum()),
+                            remedy="Use a larger validation split, or fewer clients with --set task.clients=…",
                         )
             yield setup
 
     def record(self, setup: RunSetup) -> dict[str, Any]:
-        """Return what must be the same when a search goes on, in JSON's types."""
+        """Return what must not change before a search is continued, in the types of JSON."""
         return {
             "fedpgp": __version__,
             "objective": self.objective,
@@ -134,7 +166,7 @@ class Tuning:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Return the one object that `--json` prints."""
+        """Return the object that `--json` prints."""
         best = {method: self.best(method) for method in self.methods}
         return {
             "objective": self.objective,
@@ -143,7 +175,7 @@ class Tuning:
         }
 
     def as_csv(self) -> str:
-        """Return a row for every trial."""
+        """Return CSV text with a row for every trial."""
         return to_csv(
             [
                 {
@@ -162,6 +194,6 @@ class Tuning:
 
 
 def settings_text(settings: Mapping[str, Value], separator: str) -> str:
-    """Return settings in few digits."""
+    """Return settings as text, with numbers rounded to three digits."""
     values = {field: f"{value:.3g}" if isinstance(value, float) else value for field, value in settings.items()}
     return ", ".join(f"{field}{separator}{value}" for field, value in values.items())
