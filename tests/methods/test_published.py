@@ -191,7 +191,7 @@ def test_settings_that_cannot_be_taken(
         with pytest.raises(ConfigError, match=re.escape(expected)):
             call(method, config=config, settings=settings)
 
-
+        assert ended.code == 2 and "--resume out" in ended.err and "--settings" in ended.err
 def test_resuming_takes_no_settings(command: Command) -> None:
     for name in ("run", "compare"):
         ended = command(name, "--resume", "out", "--settings", "published")

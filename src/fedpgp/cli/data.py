@@ -89,7 +89,7 @@ def _print(report: "Report") -> None:
         out.print(f"ignored: {count:,} × {kind}", markup=False)
     for finding in report.findings:
         out.print(f"{'error' if finding.stops else 'warning'}: {finding.text}", markup=False, soft_wrap=True)
-    out.print("A run can use this dataset." if report.usable else "A run would stop.")
+    out.print("a run can use it" if report.usable else "a run would stop")
 
 
 @options.command(app)
