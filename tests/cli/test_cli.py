@@ -508,7 +508,9 @@ def test_interrupted_run_is_kept_and_resumed(
     assert shown.err.endswith("`fedpgp run --resume out`.\n")
     assert shown.out == ""
     refused(command("run", "--method", "promptfl", "-o", "out"), "out", "--force", "`fedpgp run --resume out`")
-    resumed = command("run", "--resume", "out")
+    remedy = re.search(r"`fedpgp (.*)`", ended.err)
+    assert remedy is not None
+    resumed = command(*remedy[1].split())
     assert resumed.code == 0
     assert "promptfl, seed 0: 2/2" in resumed.err
     assert command("show", "out").out == resumed.out

@@ -73,13 +73,13 @@ def test_an_image_tower_that_does_not_fit_a_method_is_refused(name, problem, bac
 
 
 def test_a_phrase_with_braces_is_refused():
-    with pytest.raises(ConfigError, match=r"fedivlp.ctx_init .*got 'a photo of a \{\}'"):
+    with pytest.raises(ConfigError, match=r"fedivlp\.ctx_init.*'a photo of a \{\}'"):
         load_config(changes=["fedivlp.ctx_init=a photo of a {}"])
 
 
 def test_a_transport_that_does_not_converge_in_evaluation_names_the_client(small, cache):
     changes = ["task.clients=3", "task.shots=4", "federation.rounds=1", "federation.local_epochs=1"]
-    with pytest.raises(TrainingError, match=r"client 0 in round 1, step 1: the optimal transport .* iterations = 1"):
+    with pytest.raises(TrainingError, match=r"client 0.*round 1"):
         fedpgp.run("fedotp", changes=[*changes, "fedotp.iterations=1", "fedotp.tolerance=1e-6"], cache=cache)
 
 

@@ -256,7 +256,7 @@ def examine_checkpoint(name: str) -> Results:
 
 
 def _step(backbone: "Backbone") -> tuple[float, int]:
-    """Time a forward and a backward pass of the text tower: the best of three in seconds, and the bytes in between."""
+    """Return the best of three times of a training step of the text tower in seconds, and the bytes that it keeps."""
     import torch
 
     from fedpgp.backbone.layers import kept_for_backward

@@ -120,10 +120,7 @@ def show(
     suffix = "" if output is None else output.suffix.removeprefix(".").lower()
     if output is not None and suffix not in ("png", "svg"):
         raise OutputError(
-            where="--output",
-            allowed="a file name that ends in .png or .svg",
-            got=str(output),
-            remedy=(f"Use -o {output.with_suffix('.png')}"),
+            "the file name must end in .png or .svg", where=f"{output}", remedy=f"Use -o {output.with_suffix('.png')}"
         )
     settings = fedpgp.load_config(config, options.all_changes(change, data=data))
     task = make_task(settings, with_targets(settings, load_source(settings.data)), seed)

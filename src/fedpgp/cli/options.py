@@ -132,7 +132,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Command], Co
 
 
 def _with_argument_help(function: Command) -> type[TyperCommand]:
-    """A command that keeps the help of its arguments, which typer 0.20 loses with click 8.5."""
+    """Return a class of commands that keeps the help of arguments, which typer 0.20 loses with click 8.5."""
     texts = {
         name: info.help
         for name, parameter in inspect.signature(function).parameters.items()

@@ -185,7 +185,7 @@ def _print(answers: Iterable["Answer"], top: int, title: str) -> None:
 
 
 def _json(answers: Iterable["Answer"], about: Mapping[str, object]) -> Iterator[str]:
-    """One object, with a part of its text for each image."""
+    """Yield one JSON object in parts: the text of one image at a time."""
     start, end = json.dumps({**about, "images": [0]}, indent=2, allow_nan=False).split("    0")
     yield start
     gap = ""
