@@ -284,7 +284,7 @@ def test_file_that_is_missing_or_no_toml(command: Command, tmp_path: Path) -> No
 )
 def test_bad_values(command: Command, change: str, expected: str) -> None:
     place, _, value = change.partition("=")
-    refused(command("run", "--method", "fedpgp", "--set", change), place, value[:2], expected)
+    refused(command("run", "--method", "fedpgp", "--set", change), place, value[:1], expected)
     with raises(ConfigError, where=place, allowed=expected, remedy="`fedpgp config`"):
         fedpgp.load_config(changes=[change])
 

@@ -186,8 +186,8 @@ class WorkOptions(OutputOptions):
             "--resume",
             metavar="DIR",
             help="Continue what was interrupted in DIR, with the settings that are stored there. Only --workers,"
-            " --cache-dir, --skip-bad-images, --json and --quiet can be added, and, if the command has them, --track"
-            " and the file of your own method.",
+            " --cache-dir, --skip-bad-images, --json and --quiet can be added, and, if the command has them,"
+            " --rounds, --track and the file of your own method.",
         ),
     ] = None
     workers: Workers = None
