@@ -1,4 +1,4 @@
-"""The command line in this process: what a command gave back, and what tests ask of it."""
+"""Run the command line in this process, and check what a command printed."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,12 +18,15 @@ Command = Callable[..., Ended]
 
 
 def sets(*changes: str) -> list[str]:
-    """The options for a short run, with further changes."""
+    """Return the options of a short run, with further changes."""
     return [part for change in (*SHORT_RUN, *changes) for part in ("--set", change)]
 
 
 def refused(ended: Ended, *expected: str) -> None:
-    """Assert exit code 2 and one line on standard error that contains all of `expected`."""
+    """Assert exit code 2, and one line on standard error that contains all of `expected`.
+
+    expected: names of fields, files and options, values, and commands; not words of the sentence.
+    """
     assert ended.code == 2, ended
     assert ended.out == ""
     assert ended.err.startswith("fedpgp: error: ")

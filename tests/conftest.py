@@ -1,4 +1,4 @@
-"""What many tests share: the embedded checkpoint and data set, loaded once, and a small part of it to run on."""
+"""Fixtures of many tests: the embedded checkpoint and dataset, loaded once, and a small part of the dataset."""
 
 import json
 import shutil
@@ -30,31 +30,31 @@ TRAINING = ("compare", "run", "tune", "ablate", "sweep", "reproduce")  # command
 COMPARED = ("zero-shot", "promptfl", "fedpgp")
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
 
-settings.register_profile("fedpgp", deadline=None)  # how long an example takes says how busy the machine is
+settings.register_profile("fedpgp", deadline=None)  # the time of an example depends on the load of the machine
 settings.load_profile("fedpgp")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """The tests' operations are too small to share, and threads that wait for a busy core make them much slower."""
+    """Use one thread: the operations of tests are small, and threads that wait for a busy core are much slower."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def same_numbers() -> None:
-    """What a test draws without a generator of its own does not depend on the tests before it."""
+    """Seed the global generator, so that the draws of a test do not depend on earlier tests."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """A background job of a script ignores Ctrl-C, and so would every process that it starts."""
+    """Handle Ctrl-C; a background job of a script, and all its processes, would ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def new_state() -> Iterator[Callable[[], State]]:
-    """Makes states in memory, which are closed after the test."""
+    """A function that makes states in memory, which are closed after the test."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(State.create())
 
@@ -66,7 +66,7 @@ def backbone() -> Backbone:
 
 @pytest.fixture(scope="session")
 def compact_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded checkpoint for images of 24 x 24 pixels: 9 patches in the place of 36, so a fifth of the time."""
+    """The embedded checkpoint for images of 24 x 24 pixels: 9 patches instead of 36 need a fifth of the time."""
     directory = tmp_path_factory.mktemp("checkpoints") / "compact"
     shutil.copytree(Path(assets.__file__).parent / "pictoclip", directory)
     config = json.loads((directory / "config.json").read_text())
@@ -76,7 +76,7 @@ def compact_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     processor |= {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}
     (directory / "preprocessor_config.json").write_text(json.dumps(processor))
     weights = load_file(directory / "model.safetensors")
-    positions = weights[POSITIONS]  # [1 + 6 x 6, width]: the class token's, and the patches' row by row
+    positions = weights[POSITIONS]  # [1 + 6 x 6, width]: the class token, then the patches row by row
     corner = positions[1:].unflatten(0, (6, 6))[:3, :3].flatten(0, 1)
     weights[POSITIONS] = torch.cat([positions[:1], corner])
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
@@ -100,7 +100,7 @@ def pictograms() -> Source:
 
 
 def part_of(dataset: ImageDataset, classes: list[int], per_class: int) -> ImageDataset:
-    """The first images of some classes, relabelled 0, 1, …"""
+    """Return the first images of some classes, with the labels 0, 1, …"""
     chosen = np.concatenate([np.flatnonzero(dataset.labels == label)[::3][:per_class] for label in classes])
     return replace(
         dataset,
@@ -122,19 +122,19 @@ def small_source(pictograms: Source) -> Source:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feature cache for the session, so that no test reads or writes the user's."""
+    """A feature cache for the session, so that no test uses the user's cache."""
     return tmp_path_factory.mktemp("features")
 
 
 @pytest.fixture
 def small(small_source: Source, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Experiments on the embedded data see its small part, and load the checkpoint once."""
+    """Replace the embedded dataset by its small part, and load the checkpoint only once."""
     use_small_source(monkeypatch, small_source, backbone)
 
 
 @pytest.fixture(scope="session")
 def compared(small_source: Source, backbone: Backbone, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short comparison of three methods with two seeds, made once. Read it; change only a copy (`own_comparison`)."""
+    """A short comparison of three methods with two seeds, made once. Tests that change it use `own_comparison`."""
     directory = tmp_path_factory.mktemp("compared") / "out"
     with pytest.MonkeyPatch.context() as patch:
         use_small_source(patch, small_source, backbone)
@@ -152,14 +152,14 @@ def own_comparison(compared: Path, tmp_path: Path) -> Path:
 def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, cache: Path
 ) -> Command:
-    """`fedpgp ARGUMENTS` in an empty directory; a command that trains gets a cache directory and one worker."""
+    """Run `fedpgp ARGUMENTS` in an empty directory. A command that trains gets a cache directory and one worker."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> Ended:
         common = ["--cache-dir", str(cache)] if arguments[0] in TRAINING and "--cache-dir" not in arguments else []
         common += ["--workers", "1"] if arguments[0] in TRAINING and "--workers" not in arguments else []
         monkeypatch.setattr(sys, "argv", ["fedpgp", *arguments, *common])
-        for console in (cli.out, cli.err):  # a stream that an earlier test set would be written to
+        for console in (cli.out, cli.err):  # otherwise they would print to a stream of an earlier test
             monkeypatch.setattr(console, "_file", None)
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -170,11 +170,11 @@ def command(
 
 @pytest.fixture(scope="session")
 def backbones(exact):
-    """What oracles are compared with."""
+    """The checkpoints that are compared with the oracles."""
     return {"float64": exact}
 
 
 @pytest.fixture(scope="session")
 def both_precisions(exact, compact):
-    """float32, too: for one method of each kind of `reads`, since the engine's path depends on the kind only."""
+    """Both precisions, for one method of each kind of `reads`, because the engine depends only on the kind."""
     return {"float64": exact, "float32": compact}

@@ -1,4 +1,4 @@
-"""What `import fedpgp` and `fedpgp --help` load: nothing that takes a second."""
+"""`import fedpgp` and `fedpgp --help` load no module that takes a second."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def test_nothing_heavy_is_imported(code):
     assert not HEAVY & loaded
 
 
-def test_every_public_name_is_found_where_it_is_said_to_be():
+def test_every_public_name_can_be_imported():
     import fedpgp
 
     for name in fedpgp.__all__:

@@ -1,4 +1,4 @@
-"""A few kills, failing writes and full disks; `python tools/kill_and_resume.py` does many."""
+"""A few kills, failing writes and full disks; `python tools/kill_and_resume.py` makes many."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ TOOL = Path(__file__).parents[1] / "tools" / "kill_and_resume.py"
 
 
 def tried(kills: int = 0, limits: int = 0, full: int = 0) -> list[str]:
-    """What the tool says in the end."""
+    """Run the tool and return the last lines of its output."""
     numbers = ["--kills", str(kills), "--limits", str(limits), "--full", str(full), "--seed", "1"]
     done = subprocess.run([sys.executable, str(TOOL), *numbers], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,6 @@
-"""The oracle's own pieces, zero-shot CLIP, and gradients by differences.
+"""The building blocks of the oracle, zero-shot CLIP, and gradients by finite differences.
 
-The methods against their transcriptions: tests/methods, with agreement.py.
+tests/methods compares the methods with their transcriptions, with agreement.py.
 """
 
 import agreement
@@ -45,14 +45,14 @@ def test_zero_shot_agrees_with_the_oracle(precision, backbone, exact):
 
 
 def test_guidance_agrees_with_the_checkpoint_reading_the_whole_template(backbone, exact):
-    """z_C in both precisions, against CLIPModel.get_text_features of the full tokenized string."""
+    """Compare z_C in both precisions with CLIPModel.get_text_features of the full tokenized string."""
     expected = clip_text.template_features(exact.image.model, exact.tokenizer, "a photo of a {}.", ALL_NAMES)
     for ours, bound in [(exact, 1e-12), (backbone, 1e-5)]:
         assert (ours.template_features("a photo of a {}.", tiny.NAMES).double() - expected).abs().max() < bound
 
 
-def test_the_oracle_reads_what_transformers_reads(exact):
-    """The oracle's own pieces on numbers that need no code: a prompt made of a phrase's embeddings is that phrase."""
+def test_the_oracle_agrees_with_transformers(exact):
+    """Check the oracle on known numbers: a prompt made of the embeddings of a phrase is that phrase."""
     clip, tokenizer = exact.image.model, exact.tokenizer
     written = clip_text.template_features(clip, tokenizer, "a photo of a {}.", ["red apple"])
     learned = clip_text.prompt_features(clip, tokenizer, exact.phrase("a photo of a"), ["red apple"])
@@ -65,7 +65,7 @@ def test_the_oracle_reads_what_transformers_reads(exact):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_agree_with_central_differences(name, exact):
-    """Along random directions of each parameter, through the text encoder, in float64."""
+    """Compare along random directions of each parameter, through the text encoder, in float64."""
     method, rng = METHODS[name], torch.Generator().manual_seed(3)
     data = tiny.data(exact)
     shared = method.init_shared(data.task, exact, tiny.generator(0, "shared"))
@@ -86,6 +86,6 @@ def test_gradients_agree_with_central_differences(name, exact):
     for key, value in start.items():
         for _ in range(3):
             direction = torch.randn(value.shape, generator=rng).double()
-            ahead, behind = (loss({**start, key: value + sign * step * direction}).item() for sign in (1, -1))
+            after, before = (loss({**start, key: value + sign * step * direction}).item() for sign in (1, -1))
             slope = (gradients[key] * direction).sum().item()
-            assert slope == pytest.approx((ahead - behind) / (2 * step), rel=1e-6, abs=1e-8)
+            assert slope == pytest.approx((after - before) / (2 * step), rel=1e-6, abs=1e-8)

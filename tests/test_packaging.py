@@ -1,4 +1,4 @@
-"""What the repository says of itself: the citation, the forms for issues, the Python versions."""
+"""Metadata of the repository: the citation, the forms for issues, and the Python versions."""
 
 import re
 import tomllib
@@ -18,7 +18,7 @@ def load(path: Path):
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def test_the_citation_is_of_this_version_and_of_the_paper():
+def test_the_citation_has_this_version_and_the_paper():
     citation = load(ROOT / "CITATION.cff")
     assert citation["version"] == fedpgp.__version__
     paper = citation["preferred-citation"]
@@ -30,7 +30,7 @@ def test_the_citation_is_of_this_version_and_of_the_paper():
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda path: path.stem)
-def test_the_forms_for_issues_are_forms(form):
+def test_the_forms_for_issues_are_valid(form):
     content = load(form)
     assert content["name"] and content["description"]
     fields = [field for field in content["body"] if field["type"] != "markdown"]
@@ -39,7 +39,7 @@ def test_the_forms_for_issues_are_forms(form):
     assert any(field.get("validations", {}).get("required") for field in fields)
 
 
-def test_no_python_is_promised_below_the_lowest_required():
+def test_the_classifiers_begin_with_the_lowest_required_python():
     prefix = "Programming Language :: Python :: 3."
     minors = [int(name.removeprefix(prefix)) for name in PROJECT["classifiers"] if re.match(prefix + r"\d+$", name)]
     assert PROJECT["requires-python"] == f">=3.{min(minors)}"

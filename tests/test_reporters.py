@@ -1,21 +1,22 @@
-"""What a reporter hears of a run, and a run that its caller drives round by round."""
+"""Calls of a reporter, and a run that its caller iterates round by round."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from raising import raises
 from test_resume import artefacts
 from tiny import SHORT_RUN, bits
 
 import fedpgp
-from fedpgp.errors import ConfigError, OutputError
+from fedpgp.errors import ConfigError, InUseError, OutputError
 from fedpgp.reporting import Silent
 
 pytestmark = pytest.mark.usefixtures("small")
 
 
 class Recording(Silent):
-    """Keeps what it hears; stops the run after some round, as an error in a reporter does."""
+    """Keep all calls; an error after a chosen round stops the run."""
 
     def __init__(self, stop_after: int = -1) -> None:
         self.heard: list[tuple[object, ...]] = []
@@ -37,7 +38,7 @@ class Recording(Silent):
         self.runs.append(run)
 
 
-def test_a_reporter_hears_every_run_from_begin_to_finish(cache: Path) -> None:
+def test_a_reporter_is_called_for_every_run_from_begin_to_finish(cache: Path) -> None:
     heard = Recording()
     compared = fedpgp.compare(["zero-shot", "fedpgp"], 2, changes=SHORT_RUN, cache=cache, reporter=heard)
     each = {"zero-shot": [0], "fedpgp": [1, 2]}
@@ -55,7 +56,7 @@ def test_a_reporter_hears_every_run_from_begin_to_finish(cache: Path) -> None:
     assert [run.row for run in heard.runs] == compared.rows
 
 
-def test_an_error_of_a_reporter_stops_the_run_and_what_is_new_is_told_when_it_goes_on(
+def test_an_error_of_a_reporter_stops_the_run_and_only_new_rounds_are_reported_later(
     cache: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(RuntimeError, match="stopped"):
@@ -65,10 +66,10 @@ def test_an_error_of_a_reporter_stops_the_run_and_what_is_new_is_told_when_it_go
     assert [event[0::3] for event in heard.heard] == [("begin", 2), ("round", 2), ("finish", 2)]
 
 
-def test_a_run_round_by_round_is_the_run_whatever_the_caller_does_between_two_rounds(
+def test_a_run_round_by_round_does_not_depend_on_what_the_caller_does_between_rounds(
     cache: Path, compared: Path
 ) -> None:
-    """Another run, gradients, and PyTorch's global generator."""
+    """The caller uses another run, gradients, and the global generator of PyTorch."""
     stream = fedpgp.rounds("fedpgp", 1, changes=SHORT_RUN, cache=cache)
     assert iter(stream) is stream
     first = next(stream)
@@ -85,17 +86,17 @@ def test_a_run_round_by_round_is_the_run_whatever_the_caller_does_between_two_ro
     assert next(stream, None) is None
 
 
-def test_a_stream_that_is_closed_is_resumed(cache: Path, tmp_path: Path, compared: Path) -> None:
+def test_a_closed_stream_is_resumed(cache: Path, tmp_path: Path, compared: Path) -> None:
     stream = fedpgp.rounds("fedpgp", changes=SHORT_RUN, cache=cache, output=tmp_path / "out")
     assert next(stream)["round"] == 1
-    with pytest.raises(OutputError, match="in use"):
+    with pytest.raises(InUseError):
         fedpgp.resume(tmp_path / "out", cache=cache)
     stream.close()
-    with pytest.raises(OutputError, match=r"stopped before its last round: go on with fedpgp.resume\(output\)"):
+    with raises(OutputError, remedy="`fedpgp.resume(output)`"):
         _ = stream.run
     fedpgp.resume(tmp_path / "out", cache=cache)
     found, whole = (artefacts(where) for where in (tmp_path / "out", compared / "fedpgp/seed-0"))
-    assert found.pop("config.toml") != whole.pop("config.toml")  # that of a comparison has the settings of all methods
+    assert found.pop("config.toml") != whole.pop("config.toml")  # a comparison has the settings of all methods
     assert found == whole
 
 
@@ -103,7 +104,7 @@ def test_what_cannot_be_run_is_refused_before_the_first_round(cache: Path, tmp_p
     (tmp_path / "out").mkdir()
     with pytest.raises(ConfigError, match="fedpgq"):
         fedpgp.rounds("fedpgq")
-    with pytest.raises(ConfigError, match="seed must be 0 or more"):
+    with raises(ConfigError, where="seed", allowed="0 or more", got=-1):
         fedpgp.rounds("fedpgp", -1)
-    with pytest.raises(OutputError, match="exists"):
+    with raises(OutputError, where="out", remedy="--force"):
         fedpgp.rounds("fedpgp", output=tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Bars on standard error, and lines where there is no terminal."""
+"""Progress bars in a terminal, and lines without one."""
 
 import io
 
@@ -8,7 +8,7 @@ from rich.console import Console
 import fedpgp
 
 
-def test_a_line_for_what_is_finished_and_for_each_notice(small, cache, capfd):
+def test_a_line_for_each_finished_task_and_each_notice(small, cache, capfd):
     bars = fedpgp.ProgressBars()
     bars.notice("a sentence")
     fedpgp.run("promptfl", changes=["federation.rounds=2", "task.clients=2"], cache=cache, reporter=bars)
@@ -24,7 +24,7 @@ def test_a_bar_whose_total_changes_ends_full(capfd):
     assert "1/1" in capfd.readouterr().err.splitlines()[-1]
 
 
-def test_in_a_terminal_what_is_finished_leaves_a_line_and_an_error_ends_the_bars():
+def test_in_a_terminal_a_finished_bar_becomes_a_line_and_an_error_removes_the_bars():
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=100, soft_wrap=True, highlight=False)
     with pytest.raises(RuntimeError), fedpgp.ProgressBars(console) as bars:

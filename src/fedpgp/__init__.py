@@ -1,4 +1,4 @@
-"""Federated prompt learning on CLIP: FedPGP (Cui et al., ICML 2024) and the methods it is compared with.
+"""Federated prompt learning on CLIP: FedPGP (Cui et al., ICML 2024) and the methods that it is compared with.
 
 >>> import fedpgp
 >>> comparison = fedpgp.compare(["zero-shot", "fedpgp"], seeds=1)  # doctest: +SKIP
@@ -59,7 +59,7 @@ __all__ = [
     "tune",
 ]
 
-_HOMES = {  # module -> the public names that are imported from it when they are first used
+_HOMES = {  # module -> its public names, which are imported at their first use
     "config": ["ExperimentConfig", "load_config"],
     "errors": ["FedPGPError"],
     "report.plots": ["Plots"],
@@ -77,14 +77,14 @@ _HOMES = {  # module -> the public names that are imported from it when they are
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used: PyTorch takes a second that `fedpgp --help` need not wait for."""
+    """Import a public name at its first use, because PyTorch takes a second and `fedpgp --help` does not need it."""
     home = next((module for module, names in _HOMES.items() if name in names), None)
     if home is None:
         raise AttributeError(f"module 'fedpgp' has no attribute {name!r}")
     public = getattr(import_module(f"fedpgp.{home}"), name)
     if "options" not in getattr(public, "__annotations__", ()):
         return public
-    # It takes `fedpgp.runs.execution.Execution`, and may need packages above its own.
+    # Functions with the options of `fedpgp.runs.execution.Execution` need packages that they must not import.
     from fedpgp.flower.engines import ENGINES
     from fedpgp.report import writers
 

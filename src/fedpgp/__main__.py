@@ -1,4 +1,4 @@
-"""`python -m fedpgp`."""
+"""Run the command line: `python -m fedpgp`."""
 
 from fedpgp.cli import main
 

@@ -1,4 +1,4 @@
-"""An experiment as data: sections of fields with a default each, read from TOML and written back to it."""
+"""The configuration of an experiment: sections of fields with defaults, read from TOML and written to it."""
 
 import dataclasses
 import re
@@ -24,8 +24,8 @@ from fedpgp.methods.published import PUBLISHED, Setting
 from fedpgp.runtime.files import exists
 
 EMBEDDED, PHOTOGRAPHS = "pictograms", "photographs"  # recipes of the embedded checkpoints
-SUGGESTED = 3  # of the sections that have a key, in a message
-EMBEDDED_ORIGIN = "the embedded recipe"  # of a value that is neither a default nor asked for
+SUGGESTED = 3  # sections that a message names if many have the same key
+EMBEDDED_ORIGIN = "the embedded recipe"  # origin of a value that the user did not choose
 SECTIONS: dict[str, type] = dict(
     zip(reserved.SECTIONS, (DataConfig, TaskConfig, BackboneConfig, FederationConfig, PrivacyConfig), strict=True)
 )
@@ -33,10 +33,20 @@ SECTIONS: dict[str, type] = dict(
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-    """Everything that decides the numbers of an experiment, but for method and seed.
+    """Configuration of one experiment: everything that determines its results, except the method and the seed.
 
-    The defaults are the paper's, for real CLIP weights. methods, aggregators: one section for each that is known, and
-    for those of others that are named. origins: "section.key" -> where a value that is no default was set.
+    The defaults are the values of the paper, for the weights of OpenAI's CLIP.
+
+    Attributes
+    ----------
+    data, task, backbone, federation, privacy
+        The sections of these names.
+    methods
+        One section for each method: the built-in ones, and other methods that the file names.
+    aggregators
+        One section for each aggregator.
+    origins
+        "section.key" -> where the value was set, for every value that is not a default.
     """
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -49,9 +59,9 @@ class ExperimentConfig:
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def to_toml(self) -> str:
-        """The effective configuration with, behind each value, what it is and where it was set.
+        """Return the effective configuration as TOML, with a description and the origin after each value.
 
-        What a method leaves to [federation], such as its optimizer, stands there alone.
+        A value that a method takes from [federation], such as the optimizer, is only in that section.
         """
         sections: dict[str, Any] = {name: getattr(self, name) for name in SECTIONS}
         sections |= {**self.aggregators, **self.methods}
@@ -63,28 +73,37 @@ class ExperimentConfig:
 
     @property
     def aggregator(self) -> Aggregator:
-        """The one that is chosen; raises ConfigError for one that is unknown."""
+        """The aggregator that the config chooses.
+
+        Raises
+        ------
+        ConfigError
+            The name is unknown.
+        """
         name = self.federation.aggregator
         if name not in self.aggregators:
             raise ConfigError(
-                f"federation.aggregator must be a known one, got {name!r}; {nearest(name, self.aggregators)}"
+                where="federation.aggregator",
+                allowed="the name of an aggregator",
+                got=name,
+                remedy=nearest(name, self.aggregators),
             )
         return self.aggregators[name]
 
 
 def recipes() -> dict[str, Path]:
-    """Name -> file of the experiments that ship with the package; the first is the embedded benchmark."""
+    """Return the recipes of the package: name -> file."""
     directory = Path(str(resources.files("fedpgp") / "recipes"))
     return {path.stem: path for path in sorted(directory.glob("*.toml"))}
 
 
 def embedded_recipe() -> Path:
-    """The file of the embedded benchmark's recipe."""
+    """Return the file of the embedded benchmark's recipe."""
     return recipes()[EMBEDDED]
 
 
 def default_recipe(changes: Sequence[str]) -> str:
-    """The recipe of an experiment that names none: the settings that were tuned with its embedded checkpoint."""
+    """Return the recipe of an experiment without a config file: the one tuned for its embedded checkpoint."""
     named = {(section, key): value for section, key, value in map(parse_change, changes)}
     return PHOTOGRAPHS if named.get(("backbone", "checkpoint")) == PHOTOCLIP else EMBEDDED
 
@@ -97,15 +116,31 @@ def load_config(
     foreign: bool = False,
     published: Sequence[Setting] = (),
 ) -> ExperimentConfig:
-    """The experiment that a TOML file describes, with changes of the form "section.key=value" on top.
+    """Return the experiment of a TOML file, with changes of the form "section.key=value".
 
-    file: a path, or the name of a recipe that ships with the package; None takes `default_recipe`. What a file leaves
-    out has its default, or the value of the recipe that its first line `extends = "NAME"` names.
-    methods: further ones beside ours and those of installed packages.
-    foreign: leave out the sections of methods that are neither ours nor among `methods`: to read results no code of
-    somebody else is needed.
-    published: values on top of those of the file, and below the changes.
-    Raises ConfigError with one line per fault: file and line, field, what is allowed, what was found.
+    Parameters
+    ----------
+    file
+        A path, or the name of a recipe of the package; None takes `default_recipe`. Values that a file leaves out come
+        from the recipe in its first line `extends = "NAME"`, or are the defaults.
+    changes
+        Values that replace the values of the file and the published ones.
+    methods
+        Further methods, in addition to the built-in ones and the methods of installed packages.
+    foreign
+        Ignore the sections of methods that are neither built in nor in `methods`. Results can then be read without
+        importing any other code.
+    published
+        Values that replace the values of the file.
+
+    Returns
+    -------
+    The configuration of the experiment.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or values are not allowed: one line per value, with its file, line and field.
     """
     changes = [changes] if isinstance(changes, str) else changes
     path = _found(default_recipe(changes) if file is None else file)
@@ -124,7 +159,7 @@ def load_config(
         origins[f"{name}.{key}"] = places[f"{name}.{key}"] = origin
         places.setdefault(name, origin)
 
-    faults: list[str] = []
+    faults: list[ConfigError] = []
     built: dict[str, Any] = {}
     ours = METHODS | {method.name: method for method in methods}
     sections: dict[str, type] = {**SECTIONS, **AGGREGATORS, **ours}
@@ -138,10 +173,15 @@ def load_config(
             except ValidationError as error:
                 faults += [_fault(name, model, detail, places, path) for detail in error.errors()]
         elif not foreign:
-            known = nearest(name, [*sections, *installed()])
-            faults.append(f"{places.get(name, path)}: [{name}] must be a known section; {known}")
+            remedy = nearest(name, [*sections, *installed()])
+            faults.append(
+                ConfigError(f"the section [{name}] is unknown", where=f"{places.get(name, path)}", remedy=remedy)
+            )
+    if len(faults) == 1:
+        raise faults[0]
     if faults:
-        raise ConfigError("\n".join(faults))
+        remedy = faults[-1].remedy
+        raise ConfigError("\n".join(map(str, faults)).removesuffix(f". {remedy}."), remedy=remedy)
     return ExperimentConfig(
         **{name: built[name] for name in SECTIONS if name in built},
         methods=_with_defaults(built, ours),
@@ -151,13 +191,13 @@ def load_config(
 
 
 def _with_defaults(built: Mapping[str, Any], classes: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """Name -> section: what a config has, or the defaults."""
+    """Return name -> section; a section that the config does not have has the default values."""
     return {name: built.get(name) or cls() for name, cls in classes.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """values: its sections; places: "file:line" of every section and "section.key"; extends: another recipe's name."""
+    """A config file: sections, "file:line" of every section and "section.key", and the recipe that it extends."""
 
     path: Path
     values: Mapping[str, Mapping[str, Any]]
@@ -166,20 +206,21 @@ class _File:
 
 
 def _found(file: Path | str) -> Path:
-    """A path as it is, unless there is no such file and it is the name of a recipe."""
+    """Return the path of an existing file, or the file of a recipe with that name."""
     return Path(file) if exists(file) and Path(file).is_file() else recipes().get(str(file), Path(file))
 
 
 def _chain(path: Path) -> list[_File]:
-    """A file after all that it extends, so that its values come last."""
+    """Return the recipes that a file extends, and the file itself at the end."""
     chain = [_read(path)]
     while (name := chain[0].extends) is not None:
         known = recipes()
         place = f"{chain[0].places[reserved.EXTENDS]}: {reserved.EXTENDS}"
         if name not in known:
-            raise ConfigError(f"{place} must be the name of a recipe, got {name!r}; {nearest(str(name), known)}")
+            remedy = nearest(str(name), known)
+            raise ConfigError(where=place, allowed="the name of a recipe", got=name, remedy=remedy)
         if any(known[name] == file.path for file in chain):
-            raise ConfigError(f"{place} {name!r} leads back to itself")
+            raise ConfigError(f"the recipe {name!r} extends itself", where=place, remedy="Extend another recipe")
         chain.insert(0, _read(known[name]))
     return chain
 
@@ -189,10 +230,16 @@ def _read(path: Path) -> _File:
         text = path.read_text(encoding="utf-8-sig")
         tables = tomllib.loads(text)
     except OSError as error:
-        remedy = f"name a file that exists, or a recipe: {', '.join(recipes())}"
-        raise ConfigError(f"config file {path} cannot be read: {error.strerror}; {remedy}") from error
+        remedy = f"Use a file that exists, or a recipe: {', '.join(recipes())}"
+        raise ConfigError(
+            f"the config file cannot be read: {error.strerror}", where=str(path), remedy=remedy
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from error
+        raise ConfigError(
+            f"the file is not valid TOML: {error}",
+            where=str(path),
+            remedy="Correct the line, or save the file as UTF-8",
+        ) from error
     places: dict[str, str] = {}
     name = ""
     for number, line in enumerate(text.splitlines(), 1):
@@ -205,57 +252,98 @@ def _read(path: Path) -> _File:
     tables.pop(reserved.RECIPE, None)
     loose = [key for key, value in tables.items() if not isinstance(value, dict)]
     if loose:
-        place = places.get(loose[0], f"{path}:1")
-        raise ConfigError(f"{place}: {loose[0]} must stand in a section such as [federation]")
+        having = sections_with(loose[0])
+        raise ConfigError(
+            f"the key {loose[0]} is not in a section",
+            where=places.get(loose[0], f"{path}:1"),
+            remedy=f"Write a line with a section, such as [{having[0] if having else 'federation'}], before it",
+        )
     return _File(path, tables, places, extends)
 
 
 def parse_change(change: str) -> tuple[str, str, Any]:
-    """Section, key and value of "section.key=value"; raises ConfigError for another form."""
+    """Return section, key and value of "section.key=value".
+
+    Raises
+    ------
+    ConfigError
+        The text has another form.
+    """
     where, separator, value = change.partition("=")
     name, dot, key = where.strip().partition(".")
     if not (separator and dot and name and key):
         having = [] if dot or not separator else sections_with(name)
         example = " or ".join(f"{section}.{change.strip()}" for section in having[:SUGGESTED]) or "fedpgp.mu=0.5"
         example += f" ({len(having) - SUGGESTED} more sections have that key)" if len(having) > SUGGESTED else ""
-        raise ConfigError(f"--set must have the form section.key=value, such as {example}, got {change!r}")
+        raise ConfigError(
+            where="--set",
+            allowed="of the form section.key=value",
+            got=change,
+            remedy=f"Use for example --set {example}",
+        )
     try:
         (parsed,) = tomllib.loads(f"value = {value}").values()
         return name, key, parsed
-    except ValueError:  # no TOML, or more than one value
-        return name, key, value.strip()  # a word needs no quotes
+    except ValueError:  # not TOML, or more than one value
+        return name, key, value.strip()  # a text may be written without quotes
 
 
 def sections_with(key: str) -> list[str]:
-    """The sections of ours that have a key: first those that every run reads, then FedPGP's."""
+    """Return the built-in sections that have a key: first the sections that every run reads, then FedPGP."""
     sections: dict[str, type] = {**SECTIONS, "fedpgp": METHODS["fedpgp"], **METHODS, **AGGREGATORS}
     return [name for name, model in sections.items() if key in {f.name for f in dataclasses.fields(model) if f.init}]
 
 
-def _fault(name: str, model: type, detail: Any, places: Mapping[str, str], path: Path) -> str:
-    """One line for one of pydantic's findings."""
+def _fault(name: str, model: type, detail: Any, places: Mapping[str, str], path: Path) -> ConfigError:
+    """Return the error for one of pydantic's findings."""
     key = str(detail["loc"][0]) if detail["loc"] else ""
-    where = f"{places.get(f'{name}.{key}') or places.get(name) or path}: {name}.{key}"
+    place = places.get(f"{name}.{key}") or places.get(name) or path
     known = [f.name for f in dataclasses.fields(model)]
     if key not in known:
-        remedy = nearest(key, known) if known else "the section has no keys"
-        return f"{where} is not a key of [{name}]; {remedy}"
-    return f"{where} {reason(detail)}"
+        remedy = nearest(key, known) if known else f"Remove {key}: the section has no keys"
+        return ConfigError(f"{name}.{key} is not a key of [{name}]", where=f"{place}", remedy=remedy)
+    remedy = f"Change {name}.{key}; `fedpgp config` describes all values"
+    where, found = f"{place}: {name}.{key}", detail["input"]
+    if expected := allowed(detail):
+        return ConfigError(where=where, allowed=expected, got=found, remedy=remedy)
+    return ConfigError(f"{detail['msg']}, got {found!r}", where=where, remedy=remedy)
+
+
+ALLOWED = (  # pydantic's message -> the words after "must be"
+    (r"Field required", "given"),
+    (r"Input should be a valid boolean.*", "true or false"),
+    (r"Input should be a valid integer.*", "an integer"),
+    (r"Input should be a valid (?:tuple|list|set)", "a list"),
+    (r"Input should be a valid string", "a text"),
+    (r"Input should be a valid (.*)", r"a \1"),
+    (r"Input should be (.*)", r"\1"),
+    (r"String should match pattern (.*)", r"a text that matches the pattern \1"),
+    (r"String should have (.*)", r"a text with \1"),
+    (r"(?:Tuple|List|Set) should have (.*?)(?: after validation.*)?", r"a list with \1"),
+)
+
+
+def allowed(detail: Any) -> str:
+    """Return the words after "must be" for one of pydantic's findings, or "" if its message does not fit."""
+    for pattern, words in ALLOWED:
+        if found := re.fullmatch(pattern, detail["msg"]):
+            return found.expand(words)
+    return ""
 
 
 def reason(detail: Any) -> str:
-    """One of pydantic's findings in our words: what a value must be, and what it is."""
-    message = re.sub(r"^(Input|String) should", "must", detail["msg"]).replace("a valid ", "a ")
-    return f"{message.replace('a integer', 'an integer')}, got {detail['input']!r}"
+    """Describe one of pydantic's findings: what a value must be, and what it is."""
+    expected = allowed(detail)
+    return f"{f'must be {expected}' if expected else detail['msg']}, got {detail['input']!r}"
 
 
 def _section_toml(name: str, section: Any, origins: Mapping[str, str]) -> str:
-    summary = (type(section).__doc__ or "").strip().splitlines()[:1]  # a method of somebody's own may have none
+    summary = (type(section).__doc__ or "").strip().splitlines()[:1]  # a user's method may have no docstring
     lines = [*(f"# {line}" for line in summary), f"[{name}]"]
     for key, field in section.__pydantic_fields__.items():
         value = getattr(section, key)
         if value is None and isinstance(section, TrainedMethod) and key in TrainedMethod.__dataclass_fields__:
-            continue  # that of [federation]
+            continue  # the method uses the value of [federation]
         origin = origins.get(f"{name}.{key}", "default")
         shown = tomli_w.dumps({key: value}).strip() if value is not None else f"# {key} ="
         lines.append(f"{shown}  # " + " ".join(filter(None, (field.description, f"[{origin}]"))))

@@ -78,8 +78,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = list(known)
     begun = sorted((name for name in names if word and name.startswith(word.lower())), key=len)
     close = begun or difflib.get_close_matches(word.lower(), names, n=1)
-    meant = f"did you mean {close[0]!r}? " if close else ""
-    return f"{meant}known: {', '.join(names)}"
+    meant = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{meant}Known: {', '.join(names)}"
 
 
 def first_line(error: BaseException) -> str:

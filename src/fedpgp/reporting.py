@@ -1,4 +1,4 @@
-"""Who hears how a run goes: the contract of a reporter, one that says nothing, and one with bars."""
+"""Reporters of a run: the interface, one that prints nothing, and one with progress bars."""
 
 from __future__ import annotations
 
@@ -9,50 +9,66 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:  # `fedpgp --help` draws no bar, and imports nothing that takes a second
+if TYPE_CHECKING:  # these imports take a second, and `fedpgp --help` does not need them
     from fedpgp.config import ExperimentConfig
     from fedpgp.results.run import Run
 
-INTERVAL = 2.0  # seconds between two lines about the same thing
+INTERVAL = 2.0  # seconds between two lines about the same task
 
 
 class Reporter(Protocol):
-    """Hears what is going on. All calls may be ignored; an error that one raises stops the run, as Ctrl-C would."""
+    """Interface for the progress of a run.
+
+    A method may ignore its call. An error that a method raises stops the run, as Ctrl-C does.
+    """
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
-        """So many of `total` are done of something, with a few words on the last."""
+        """Report that `done` of `total` steps of the task `what` are complete; `detail` describes the last step."""
         return
 
     def notice(self, text: str) -> None:
-        """A sentence for whoever runs this."""
+        """Report a sentence to the user."""
         return
 
     def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:
-        """A run begins, or goes on after a stop."""
+        """Report that a run begins or is resumed."""
         return
 
     def round(self, method: str, seed: int, record: Mapping[str, Any]) -> None:
-        """A round is finished and safe; those before a stop are not told again. record: its line of rounds.jsonl."""
+        """Report a finished and saved round. A resumed run does not report its earlier rounds again.
+
+        Parameters
+        ----------
+        method, seed
+            The run.
+        record
+            The line of the round in rounds.jsonl.
+        """
         return
 
     def finish(self, run: Run) -> None:
-        """A run is finished, and written where it has a directory."""
+        """Report that a run is finished and, if it has a directory, written."""
         return
 
 
 class Silent(Reporter):
-    """A reporter that says nothing: the base of those that hear only some calls."""
+    """A reporter that prints nothing: the base class for reporters that use only some calls."""
 
 
 def hears_notices(reporter: Reporter) -> bool:
-    """Whether anybody hears how it goes; those that only watch rounds do not."""
+    """Return whether a reporter uses notices, and not only rounds."""
     return type(reporter).notice is not Silent.notice
 
 
 class ProgressBars(Silent):
-    """A reporter on standard error: bars in a terminal or a notebook, plain lines elsewhere, and notices.
+    """A reporter that prints progress and notices: bars in a terminal or a notebook, plain lines elsewhere.
 
-    As a context manager it also stops the bars when an error leaves the block.
+    As a context manager, it also removes the bars when an error leaves the block.
+
+    Parameters
+    ----------
+    console
+        Where to print; None takes standard error.
 
     >>> fedpgp.compare(["promptfl", "fedpgp"], reporter=fedpgp.ProgressBars())  # doctest: +SKIP
     """
@@ -68,7 +84,7 @@ class ProgressBars(Silent):
             console=self._console,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._printed: dict[str, float] = {}  # when the last line about something was printed
+        self._printed: dict[str, float] = {}  # task -> time of its last line
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +105,7 @@ class ProgressBars(Silent):
             self._bars.start()
             self._tasks[what] = self._bars.add_task(what, total=total, detail=detail)
         self._bars.update(self._tasks[what], completed=done, total=total, detail=detail)
-        if finished:  # the bars of many runs would fill the screen
+        if finished:  # finished bars are removed, because the bars of many runs would fill the screen
             self._bars.remove_task(self._tasks.pop(what))
             self._console.print(f"{what}: done  {detail}", markup=False)
         if not self._tasks:

@@ -1,4 +1,4 @@
-"""`--backbone`, and what is told of the embedded checkpoints."""
+"""`--backbone`, and the notices about the embedded checkpoints."""
 
 import json
 import re
@@ -28,7 +28,7 @@ CLIP = "openai/clip-vit-base-patch16"
 )
 def test_another_checkpoint_beside_it_is_refused(arguments: tuple[str, ...], command: Command, tmp_path: Path) -> None:
     ended = command(*arguments, "--backbone", "photoclip", "--set", "backbone.checkpoint=pictoclip")
-    refused(ended, "--backbone photoclip and --set backbone.checkpoint=pictoclip differ: leave one of them out")
+    refused(ended, "--backbone photoclip", "--set backbone.checkpoint=pictoclip")
     assert not list(tmp_path.iterdir())
 
 
@@ -37,31 +37,32 @@ def test_it_is_short_for_the_checkpoint_which_may_be_named_twice(command: Comman
     twice = ("--backbone", "photoclip", "--set", 'backbone.checkpoint="photoclip"')
     assert command(*method, "-o", "out", *twice).code == 0
     assert 'checkpoint = "photoclip"' in (tmp_path / "out/config.toml").read_text()
-    refused(command("run", "--resume", "out", "--backbone", "photoclip"), "leave out --backbone")
+    refused(command("run", "--resume", "out", "--backbone", "photoclip"), "--resume out", "--backbone")
 
 
 def test_other_short_forms_do_not_contradict_either(command: Command) -> None:
     ended = command("run", "--method", "fedpgp", "--device", "cpu", "--set", "backbone.device=cuda")
-    refused(ended, "--device cpu and --set backbone.device=cuda differ")
+    refused(ended, "--device cpu", "--set backbone.device=cuda")
 
 
 def test_photoclip_says_once_what_a_clip_would_improve(command: Command, small: None) -> None:
     study = ("sweep", "--grid", "fedpgp.mu=0,1", "--methods", "fedpgp", "-o", "out", *sets())
     ended = command(*study, "--backbone", "photoclip")
     assert ended.code == 0
-    (line,) = [line for line in ended.err.splitlines() if "the backbone is photoclip" in line]
-    assert f"a CLIP such as --backbone {CLIP} is more accurate" in line
-    assert "the backbone is photoclip" not in ended.out
+    (line,) = [line for line in ended.err.splitlines() if "backbone is photoclip" in line]
+    assert f"--backbone {CLIP}" in line
+    assert "backbone is photoclip" not in ended.out
 
 
 def test_icons_checkpoint_on_other_images_names_photoclip(command: Command, small: None, tmp_path: Path) -> None:
     (tmp_path / "photos/ant").mkdir(parents=True)
     (tmp_path / "photos/ant/1.png").touch()  # `small` replaces what is read of it
     shown = command("run", "--method", "zero-shot", "--data", "photos", *sets())
-    assert "the backbone is pictoclip, which knows only icons: for photographs use --backbone photoclip" in shown.err
+    (line,) = [line for line in shown.err.splitlines() if "backbone is pictoclip" in line]
+    assert "--backbone photoclip" in line
     chosen = command("run", "--method", "zero-shot", "--data", "photos", "--backbone", "pictoclip", *sets())
     embedded = command("run", "--method", "zero-shot", *sets())
-    assert "knows only icons" not in chosen.err + embedded.err
+    assert "backbone is pictoclip" not in chosen.err + embedded.err
 
 
 def test_where_no_checkpoint_is_named_and_no_hub_answers_photoclip_is_named_and_not_taken(
@@ -71,7 +72,7 @@ def test_where_no_checkpoint_is_named_and_no_hub_answers_photoclip_is_named_and_
     monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: small_source)
     (tmp_path / "my.toml").write_text("[task]\nclients = 3\nshots = 2\n")
     ended = command("run", "--method", "fedpgp", "--config", "my.toml", "-o", "out")
-    refused(ended, f"checkpoint '{CLIP}' is neither", "--backbone photoclip, which is embedded", "works at once")
+    refused(ended, f"'{CLIP}'", "--backbone photoclip")
     assert not (tmp_path / "out").exists()
 
 
@@ -94,7 +95,7 @@ def test_photoclip_brings_its_own_settings_unless_a_config_is_named() -> None:
     assert load_config("pictograms", [change]).methods == load_config().methods != tuned.methods
 
 
-def test_cells_with_several_checkpoints_differ_in_the_checkpoint_alone() -> None:
+def test_cells_with_several_checkpoints_differ_only_in_the_checkpoint() -> None:
     grid = {"backbone.checkpoint": ["pictoclip", "photoclip"]}
     settings = [cell.config.methods for cell in fedpgp.sweep(grid, methods=["fedpgp"], output=None).distinct_cells]
     assert settings == [load_config().methods] * 2

@@ -1,4 +1,4 @@
-"""`fedpgp doctor`: what it finds, where it goes on, and its exit code."""
+"""`fedpgp doctor`: its findings, its behaviour after a failed check, and its exit code."""
 
 import http.server
 import json
@@ -16,7 +16,7 @@ from fedpgp.cli import checks as doctor
 
 @pytest.fixture
 def ask(command, backbone, monkeypatch):
-    """`fedpgp doctor --json` with a cache of its own: exit code and findings by name. The checkpoint is loaded once."""
+    """Run `fedpgp doctor --json` with a new cache, and return the exit code and the findings by name."""
     monkeypatch.setattr("fedpgp.backbone.load_backbone", lambda *_: backbone)
 
     def call(*arguments):
@@ -31,7 +31,7 @@ def ask(command, backbone, monkeypatch):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A model hub on this machine that answers with the code that it is told."""
+    """A model hub on this machine that answers with a chosen code."""
 
     class Answer(http.server.BaseHTTPRequestHandler):
         code = 200
@@ -56,25 +56,25 @@ def test_a_machine_that_works(ask):
     code, found = ask()
     assert code == 0
     assert {"fedpgp", "python", "torch", "cpu", "pictoclip", "pictograms", "feature cache", "classify"} <= set(found)
-    assert "place 1 of 20" in found["classify"]["value"]
+    assert "1 of 20" in found["classify"]["value"]
     assert "model hub" not in found
 
 
-def test_the_table_says_so_too(command):
+def test_the_table_reports_that_everything_works(command):
     ended = command("doctor", "--cache-dir", "features")
     assert ended.code == 0
     assert "self-test" in ended.out
-    assert "everything that a run needs works" in ended.err
+    assert "works" in ended.err
 
 
-def test_a_damaged_file_is_named_and_the_rest_is_looked_at(ask, monkeypatch, tmp_path):
+def test_a_damaged_file_is_named_and_the_other_checks_run(ask, monkeypatch, tmp_path):
     sums = dict(json.loads((assets.DIRECTORY / "checksums.json").read_text()))
     first = next(name for name in sums if name.startswith("clip-tokenizer/"))
     monkeypatch.setattr(assets, "checksums", lambda name: {first: "0"} if name == "clip-tokenizer" else {})
     code, found = ask()
     assert code == 1
     assert Path(first).name in found["clip-tokenizer"]["value"]
-    assert found["clip-tokenizer"]["advice"] == "install fedpgp again"
+    assert "install" in found["clip-tokenizer"]["advice"]
     assert found["classify"]["state"] == "ok"
 
 
@@ -86,7 +86,7 @@ def test_a_cache_that_cannot_be_written(ask, tmp_path):
     assert "--cache-dir" in found["feature cache"]["advice"]
 
 
-def test_a_missing_package_is_wrong_a_missing_extra_or_a_full_disk_only_told(ask, monkeypatch):
+def test_a_missing_package_is_wrong_and_a_missing_extra_or_a_full_disk_is_a_note(ask, monkeypatch):
     monkeypatch.setattr(doctor, "EXTRAS", {"odd": "something odd"})
     monkeypatch.setattr(doctor, "requires", lambda _: ["no-such-package>=1; extra == 'odd'", "torch>=2"])
     monkeypatch.setattr(doctor, "ROOM", 10**18)
@@ -130,7 +130,7 @@ def test_a_hub_out_of_reach(ask, hub, monkeypatch):
     assert "HF_ENDPOINT" in found["model hub"]["advice"]
 
 
-def test_a_hub_is_left_alone_offline(ask, hub, monkeypatch):
+def test_no_hub_is_asked_offline(ask, hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     code, found = ask("--network")
     assert code == 0
@@ -139,7 +139,7 @@ def test_a_hub_is_left_alone_offline(ask, hub, monkeypatch):
 
 def test_extras_are_those_of_the_package_with_what_they_bring_themselves():
     provided = set(metadata("fedpgp").get_all("Provides-Extra"))
-    assert set(doctor.EXTRAS) == provided - {"dev", "docs", "tools"}  # those are for who works on fedpgp
+    assert set(doctor.EXTRAS) == provided - {"dev", "docs", "tools"}  # these extras are for developers of fedpgp
     found = {extra: set(doctor._packages("fedpgp", extra)) for extra in doctor.EXTRAS}
     assert {"alembic", "mlflow-skinny", "wandb"} <= found["tracking"]
     assert {"flwr", "ray"} <= found["flower"]
@@ -163,4 +163,5 @@ def test_a_checkpoint_is_described_with_the_methods_that_fit(command, tmp_path):
     }
     assert not entries["fedpgp"]["misfit"] and entries["fedpgp"]["shared"] == 16 * 32
     assert entries["fedvpt"]["shared"] is None and "changes the image tower" in entries["fedvpt"]["misfit"]
-    assert "does not fit: it changes" in " ".join(command("methods", "--checkpoint", directory).out.split())
+    listing = " ".join(command("methods", "--checkpoint", directory).out.split())
+    assert "does not fit" in listing and "changes the image tower" in listing

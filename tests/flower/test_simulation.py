@@ -37,7 +37,7 @@ def test_a_simulated_run_is_the_local_one_to_the_bit(tmp_path, cache, monkeypatc
 @pytest.mark.parametrize(
     ("setting", "method", "says"),
     [
-        ("federation.engine=deployment", "fedpgp", "needs machines: fedpgp federate init"),
+        ("federation.engine=deployment", "fedpgp", "`fedpgp federate init"),
         ("federation.engine=simulation", "centralized", "federation.engine must be local"),
         ("privacy.differential_privacy=central", "fedpgp", "needs Flower: take federation.engine=simulation"),
     ],

@@ -213,7 +213,7 @@ def test_published_depths_are_at_most_the_layers_of_the_towers(
     found, told = fitted(config, [name], backbone)
     assert found.methods == {**config.methods, name: replace(config.methods[name], depth=depth)}
     reason = f"the checkpoint's {tower} tower has {depth} layers"
-    assert told == [f"{name}.depth is {depth} and not {published}, the published value: {reason}"]
+    assert len(told) == 1 and all(text in told[0] for text in (f"{name}.depth is {depth}", f"{published}", reason))
     assert f"depth = {depth} " in found.to_toml() and f"[published: {published}; {reason}]" in found.to_toml()
     assert fitted(found, [name], backbone) == (found, [])
 

@@ -1,4 +1,4 @@
-"""What is planned, and how long it is said to take."""
+"""The plan of a comparison, and its estimate of the time."""
 
 from types import SimpleNamespace
 
@@ -11,14 +11,13 @@ from fedpgp.federation.run_spec import RunSpec
 from fedpgp.federation.settings import FederationConfig
 from fedpgp.methods import FedPGP, Local, PromptFL
 from fedpgp.reporting import Silent
-from fedpgp.runs import runtime_estimate as pilot
-from fedpgp.runs import work
+from fedpgp.runs import runtime_estimate, work
 from fedpgp.runs.comparison_plan import ComparisonPlan
 from fedpgp.runtime.workers import Workers
 
 
 class Listening(Silent):
-    """Keeps the notices."""
+    """Keep the notices."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -28,7 +27,7 @@ class Listening(Silent):
 
 
 def runner_of(method, backbone, settings) -> ClientRunner:
-    """All clients of the tiny task."""
+    """Return the runner of all clients of the tiny task."""
     data = tiny.data(backbone)
     return ClientRunner(RunSpec(method, data.task, backbone, settings, 0), data)
 
@@ -41,7 +40,7 @@ def test_plan_in_a_line() -> None:
     assert ComparisonPlan({("a", 3): 12.0}).describe(1) == "1 run, about 12 s in 1 process: a with seed 3"
 
 
-def test_what_is_done_corrects_what_is_left() -> None:
+def test_finished_runs_correct_the_estimate_of_the_others() -> None:
     plan = ComparisonPlan({("a", seed): 10.0 for seed in range(4)})
     assert plan.seconds == 40
     plan.done(("a", 0), 20)  # twice as long as estimated
@@ -62,7 +61,7 @@ def test_plan_without_estimates() -> None:
     ("method", "models", "points"), [(FedPGP(), 4, 11), (Local(), 4, 1), (PromptFL(), 1, 1)], ids=lambda m: str(m)[:8]
 )
 def test_a_round_of_two_clients_is_multiplied(method, models, points, backbone, monkeypatch) -> None:
-    """Two of the three clients hold 11 of the 18 images; models: read in an evaluation, the shared part's included."""
+    """Two of the three clients have 11 of the 18 images; `models` is the number of evaluated models."""
     seen = {}
 
     def federate(runner, workers, state):
@@ -71,9 +70,9 @@ def test_a_round_of_two_clients_is_multiplied(method, models, points, backbone, 
         state.client = lambda client: SimpleNamespace(private={} if models == 1 else {"U": 1})
         yield {"round": 1, "seconds_training": 11.0, "seconds_evaluation": 3.0}
 
-    monkeypatch.setattr(pilot, "federate", federate)
+    monkeypatch.setattr(runtime_estimate, "federate", federate)
     settings = FederationConfig(rounds=7, local_epochs=3, participation=0.5, eval_every=2)
-    found = pilot.seconds_of_run(runner_of(method, backbone, settings), Workers(None, 1))
+    found = runtime_estimate.seconds_of_run(runner_of(method, backbone, settings), Workers(None, 1))
     one_model = 3.0 / 3 if models > 1 else 3.0
     assert found == pytest.approx(11 * 7 * 3 * 0.5 * 18 / 11 + one_model * models * (4 + points - 1))
     assert seen == {"clients": 2, "rounds": 1, "epochs": 1}
@@ -81,7 +80,7 @@ def test_a_round_of_two_clients_is_multiplied(method, models, points, backbone, 
 
 @pytest.mark.parametrize(("first", "clients"), [(0.3, [2, 3]), (0.7, [2, 2]), (5.0, [2])])
 def test_a_short_round_warms_up_and_a_second_counts(first, clients, backbone, monkeypatch) -> None:
-    """The second has as many clients as fit into the time, and a long one is not done again."""
+    """The second round has as many clients as the time allows; a long first round is not repeated."""
     seen = []
 
     def federate(runner, workers, state):
@@ -89,15 +88,15 @@ def test_a_short_round_warms_up_and_a_second_counts(first, clients, backbone, mo
         state.client = lambda client: None
         yield {"round": 1, "seconds_training": first if len(seen) == 1 else 0.1, "seconds_evaluation": 0.0}
 
-    monkeypatch.setattr(pilot, "federate", federate)
+    monkeypatch.setattr(runtime_estimate, "federate", federate)
     settings = FederationConfig(rounds=1, local_epochs=1)
-    found = pilot.seconds_of_run(runner_of(PromptFL(), backbone, settings), Workers(None, 1))
+    found = runtime_estimate.seconds_of_run(runner_of(PromptFL(), backbone, settings), Workers(None, 1))
     assert seen == clients
     examples = {2: 11, 3: 18}[clients[-1]]
     assert found == pytest.approx((first if len(clients) == 1 else 0.1) * 18 / examples)
 
 
-def test_every_process_has_something_to_do_while_it_is_timed(backbone, monkeypatch) -> None:
+def test_the_timed_round_has_a_client_for_every_process(backbone, monkeypatch) -> None:
     seen = []
 
     def federate(runner, workers, state):
@@ -105,13 +104,13 @@ def test_every_process_has_something_to_do_while_it_is_timed(backbone, monkeypat
         state.client = lambda client: None
         yield {"round": 1, "seconds_training": 9.0, "seconds_evaluation": 0.0}
 
-    monkeypatch.setattr(pilot, "federate", federate)
-    pilot.seconds_of_run(runner_of(PromptFL(), backbone, FederationConfig()), SimpleNamespace(count=3))
+    monkeypatch.setattr(runtime_estimate, "federate", federate)
+    runtime_estimate.seconds_of_run(runner_of(PromptFL(), backbone, FederationConfig()), SimpleNamespace(count=3))
     assert seen == [3]
 
 
 @pytest.mark.usefixtures("small")
-def test_a_method_that_fine_tunes_has_its_time_estimated(tmp_path) -> None:
+def test_the_time_of_a_method_that_fine_tunes_is_estimated(tmp_path) -> None:
     listening = Listening()
     changes = ["promptfl.finetuning=1", "federation.rounds=2", "federation.eval_every=2", "task.clients=3"]
     fedpgp.compare(["promptfl"], seeds=2, changes=changes, reporter=listening, cache=tmp_path)
@@ -119,8 +118,8 @@ def test_a_method_that_fine_tunes_has_its_time_estimated(tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_of_a_stopped_run_only_the_rounds_that_are_left_count(tmp_path, monkeypatch) -> None:
-    """Processes are started before anything is timed; what is told is a rate's share of what is left."""
+def test_the_estimate_of_a_stopped_run_counts_only_its_remaining_rounds(tmp_path, monkeypatch) -> None:
+    """Processes are started before the timing; the estimate is proportional to the remaining rounds."""
     calls = []
 
     class Stopping(Silent):

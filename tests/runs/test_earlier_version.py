@@ -1,4 +1,4 @@
-"""Results that an earlier version wrote are shown, gone on with and reported on: see their README.md."""
+"""Results of an earlier version are shown, resumed and reported, see their README.md."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ WRITTEN = Path(__file__).parent.parent / "fixtures" / "run-directories-0.1.0"
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    """A copy, in which there may be written."""
+    """A copy that a test may change."""
     return Path(shutil.copytree(WRITTEN, tmp_path / "written"))
 
 
@@ -28,18 +28,18 @@ def test_a_finished_run_is_loaded_and_shown(written: Path, command: Command) -> 
 
 
 @pytest.mark.slow
-def test_an_unfinished_run_ends_as_the_finished_one(written: Path, cache: Path, command: Command) -> None:
+def test_an_unfinished_run_ends_like_the_finished_one(written: Path, cache: Path, command: Command) -> None:
     records = (written / "unfinished" / "rounds.jsonl").read_text().splitlines()
     assert "fedpgp run --resume" in command("show", str(written / "unfinished")).err
     (run,) = fedpgp.resume(written / "unfinished", cache=cache).runs
     assert [json.dumps(record) for record in run.rounds[:2]] == [json.dumps(json.loads(line)) for line in records]
     finished = fedpgp.load_run(written / "finished").results["final"]
-    for name in ("local", "base", "novel"):  # another processor may turn a few of 2,700 answers
+    for name in ("local", "base", "novel"):  # on another processor, a few of 2,700 answers may differ
         assert run.results["final"][name] == pytest.approx(finished[name], abs=0.5)
 
 
 @pytest.mark.slow
-def test_an_unfinished_sweep_goes_on_and_all_is_reported_on(written: Path, cache: Path, command: Command) -> None:
+def test_an_unfinished_sweep_is_resumed_and_a_run_is_reported(written: Path, cache: Path, command: Command) -> None:
     sweep = fedpgp.resume_sweep(written / "sweep", cache=cache)
     assert [row["fedpgp.mu"] for row in sweep.rows()] == ["0.5", "1.0"]
     assert (written / "sweep" / "sweep.csv").exists()

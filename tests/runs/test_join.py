@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from commands import refused
+from raising import raises
 from tiny import SHORT_RUN
 from typer.testing import CliRunner
 
@@ -16,7 +17,7 @@ from fedpgp.errors import ConfigError, DataError
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A folder of three classes, of which the federation has one."""
+    """A folder of three classes; the federation has one of them."""
     source, directory = embedded.read(), tmp_path_factory.mktemp("photos")
     for split, count in (("train", 6), ("validation", 3), ("test", 6)):
         dataset = getattr(source, split)
@@ -33,8 +34,8 @@ def run(small, cache, tmp_path):
     return fedpgp.run("fedpgp", 0, changes=SHORT_RUN, output=tmp_path / "run", cache=cache)
 
 
-def test_it_fits_the_private_part_alone_and_leaves_a_run_of_one_client(run, photos, cache, tmp_path, monkeypatch):
-    monkeypatch.undo()  # the folder is read as a user's
+def test_it_fits_only_the_private_part_and_writes_a_run_of_one_client(run, photos, cache, tmp_path, monkeypatch):
+    monkeypatch.undo()  # the folder is read like a folder of a user
     joined = fedpgp.join(tmp_path / "run", str(photos), shots=4, epochs=3, output=tmp_path / "mine", cache=cache)
     assert torch.equal(joined.prompts["shared/p_G"], run.prompts["shared/p_G"])
     again = fedpgp.join(tmp_path / "run", str(photos), shots=4, epochs=3, cache=cache)
@@ -65,7 +66,7 @@ def test_the_remedies_of_its_errors_are_commands_that_work(compared, photos, cac
         ended = command(*words)
         assert ended.code == 2 and f"data.{key}_column" in ended.err, ended.err
         words += ["--set", f"data.{key}_column={column}"]
-    refused(command(*words, "--set", "fedpgp.mu=1"), "changes of a new client", "got fedpgp.mu")
+    refused(command(*words, "--set", "fedpgp.mu=1"), "--set", "fedpgp.mu", "--data")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_a_client_joins_a_federation_on_a_checkpoint_that_is_not_clips(
 def test_what_cannot_be_joined_is_refused(run, small, photos, cache, tmp_path, monkeypatch):
     plain = fedpgp.run("promptfl", 0, changes=SHORT_RUN, cache=cache)
     monkeypatch.undo()
-    with pytest.raises(ConfigError, match="promptfl has no private part to fit"):
+    with raises(ConfigError, where="promptfl", remedy="`fedpgp predict`"):
         fedpgp.join(plain, str(photos), shots=4, cache=cache)
-    with pytest.raises(DataError, match="must be a directory or file that exists"):
+    with pytest.raises(DataError, match=r"data\.source"):
         fedpgp.join(run, str(tmp_path / "nowhere"), cache=cache)

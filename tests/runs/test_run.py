@@ -1,4 +1,4 @@
-"""Runs and comparisons from Python: what they hold, and that the same config gives the same bytes."""
+"""Runs and comparisons from Python: their content, and the same bytes from the same config."""
 
 import json
 from importlib.metadata import version
@@ -23,7 +23,7 @@ def run(method: str, cache: Path, *changes: str, seed: int = 0, output: Path | N
 
 
 def timeless(content: object) -> object:
-    """The same without what a clock decided."""
+    """Return the content without times."""
     if isinstance(content, dict):
         return {key: timeless(value) for key, value in content.items() if key not in TIMES}
     return [timeless(value) for value in content] if isinstance(content, list) else content
@@ -130,7 +130,7 @@ def test_prompts_are_on_the_cpu() -> None:
             return "on the CPU"
 
     part: Any = {"p": Elsewhere()}
-    clients = [ClientState(part), ClientState({}, part, part)]  # what the aggregator keeps is no prompt
+    clients = [ClientState(part), ClientState({}, part, part)]  # tensors that the aggregator keeps are not prompts
     assert named(part, clients) == dict.fromkeys(("shared/p", "private/0/p", "kept/1/p"), "on the CPU")
 
 

@@ -1,4 +1,4 @@
-"""Files are whole or not there, and tensors come back as they were."""
+"""Atomic files and directories, and tensors in files."""
 
 import os
 from pathlib import Path
@@ -11,13 +11,13 @@ from safetensors.torch import load
 from fedpgp.runtime.files import TensorFile, new_directory, tensor_bytes, write
 
 
-def test_tensors_that_share_memory_or_are_transposed_are_written_as_they_are_read() -> None:
+def test_tensors_that_share_memory_or_are_transposed_are_written_and_read() -> None:
     made = torch.arange(6.0).reshape(2, 3)
     read = load(tensor_bytes({"t": made.T, "one": made, "other": made}))
     assert all(torch.equal(read[name], tensor) for name, tensor in (("t", made.T), ("one", made), ("other", made)))
 
 
-def test_a_tensor_file_reads_what_is_asked_for(tmp_path: Path) -> None:
+def test_a_tensor_file_reads_single_tensors(tmp_path: Path) -> None:
     made = {"a": torch.ones(2), "b/c": torch.zeros(3, 1)}
     write(tmp_path / "t", tensor_bytes(made))
     found = TensorFile(tmp_path / "t")
@@ -30,7 +30,7 @@ def test_a_tensor_file_reads_what_is_asked_for(tmp_path: Path) -> None:
         TensorFile(tmp_path / "t")
 
 
-def test_a_file_that_could_not_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_failed_write_keeps_the_older_file(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     def broken(source, target):  # type: ignore[no-untyped-def]
         raise OSError(28, "No space left on device")
 
@@ -42,7 +42,7 @@ def test_a_file_that_could_not_be_written_leaves_the_one_before(tmp_path: Path, 
     assert (tmp_path / "f").read_bytes() == b"old"
 
 
-def test_a_directory_takes_its_name_when_it_is_filled(tmp_path: Path) -> None:
+def test_a_directory_gets_its_name_when_it_is_complete(tmp_path: Path) -> None:
     def fill(content: str, fail: bool) -> None:
         with new_directory(tmp_path / "d") as scratch:
             (scratch / content).write_text("")

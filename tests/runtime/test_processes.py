@@ -1,4 +1,4 @@
-"""What needs the installed command in processes of its own: workers, signals, hash seeds, the wheel."""
+"""Tests that need the command in separate processes: workers, signals, hash seeds and the wheel."""
 
 import json
 import os
@@ -19,12 +19,12 @@ SHORT = ["federation.rounds=2", "federation.local_epochs=1", "promptfl.learning_
 
 
 def command(name: str, *arguments: str, cache: Path) -> list[str]:
-    sets = [part for change in SHORT for part in ("--set", change)]  # of two for one key the last counts
+    sets = [part for change in SHORT for part in ("--set", change)]  # if a key is set twice, the last value counts
     return [sys.executable, "-m", "fedpgp", name, *sets, *arguments, "--cache-dir", str(cache)]
 
 
 def artefacts(directory: Path) -> Iterator[bytes]:
-    """What a run computed, without times."""
+    """Yield the results of a run without times."""
     yield (directory / "prompts.safetensors").read_bytes()
     yield (directory / "outcomes.safetensors").read_bytes()
     results = json.loads((directory / "results.json").read_text())
@@ -46,7 +46,7 @@ def test_one_and_two_workers_and_other_hash_seeds_give_the_same_bytes(cache: Pat
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_keeps_what_was_finished(workers: str, cache: Path, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_finished_rounds(workers: str, cache: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command("run", "--method", "fedpgp", "--set", "federation.rounds=500", "--workers", workers, "-o", "out",
                 cache=cache),
@@ -56,11 +56,11 @@ def test_ctrl_c_keeps_what_was_finished(workers: str, cache: Path, tmp_path: Pat
     for line in process.stderr:
         if line.startswith("fedpgp, seed 0:"):
             break
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers, too
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "Traceback" not in said
-    assert said.splitlines()[-1] == "interrupted; go on with: fedpgp run --resume out"
+    assert said.splitlines()[-1].endswith("`fedpgp run --resume out`.")
     shown = subprocess.run(
         [sys.executable, "-m", "fedpgp", "show", "out"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
@@ -82,22 +82,22 @@ def test_workers_end_with_a_killed_parent(cache: Path, tmp_path: Path) -> None:
     process.kill()
     process.communicate()
     for child in waiting:
-        assert select.select([child], [], [], 30)[0], "a worker goes on"
+        assert select.select([child], [], [], 30)[0], "a worker did not end"
         os.close(child)
 
 
-def test_a_script_without_a_guard_is_told_so(cache: Path, tmp_path: Path) -> None:
-    """Its worker processes run the script once more and end; the script must not wait for them for ever."""
+def test_an_unguarded_script_gets_an_error_with_a_remedy(cache: Path, tmp_path: Path) -> None:
+    """Its worker processes run the script again and end; the script must not wait for them for ever."""
     script = tmp_path / "script.py"
     script.write_text(
         f"import fedpgp\nfedpgp.run('promptfl', changes=['federation.rounds=1'], cache={str(cache)!r}, workers=2)\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert "a script that uses more than one worker needs `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
+    assert "`if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
 
 
-def test_wheel_holds_all_that_a_first_run_needs(cache: Path, tmp_path: Path) -> None:
+def test_the_wheel_contains_everything_for_a_first_run(cache: Path, tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
         check=True, stdout=subprocess.DEVNULL,
@@ -118,7 +118,7 @@ def test_wheel_holds_all_that_a_first_run_needs(cache: Path, tmp_path: Path) -> 
 
 
 def test_a_method_of_a_file_trains_in_several_processes(tmp_path, cache):
-    """The other processes know its class, and come to the same bytes."""
+    """The other processes know its class and compute the same bytes."""
     path = tmp_path / "mine.py"
     path.write_text(
         "from typing import ClassVar\n"

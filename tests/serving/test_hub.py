@@ -244,4 +244,4 @@ def test_the_command_line_exports_and_uploads(
     assert {path: digest(content) for path, content in uploaded.items()} == contents(Path("prompts"))
     assert server.private["me/prompts"] is True
     assert f"uploaded to {server.address}/me/prompts" in ended.err
-    refused(command("export", run, "--public"), "--public goes with --upload")
+    refused(command("export", run, "--public"), "--public", "--upload OWNER/NAME")

@@ -1,7 +1,7 @@
-"""The command line, one file per command: parses, calls one function, prints the result, and turns errors into one
-line.
+"""The command line, with one file per command.
 
-It may import every package, and no package imports it. Start with `compare`.
+A command parses its arguments, calls one function of the library and prints the result. `main` turns errors into one
+line. This package may import every other package, and no package imports it. Start with `compare`.
 """
 
 import errno
@@ -36,12 +36,12 @@ from fedpgp.cli.show import show
 from fedpgp.cli.sweep import sweep
 from fedpgp.cli.tune import tune
 
-SHOWN = 60  # letters of a name that is too long for a file
+SHOWN = 60  # characters shown of a file name that is too long
 __all__ = ["app", "err", "main", "out"]
 
 app = typer.Typer(
     name="fedpgp",
-    help="Federated prompt learning on CLIP: FedPGP and the methods it is compared with.",
+    help="Federated prompt learning on CLIP: FedPGP and the methods that it is compared with.",
     epilog="Start with: fedpgp compare",
     no_args_is_help=True,
     suggest_commands=False,
@@ -52,17 +52,20 @@ app = typer.Typer(
 app.add_typer(cache_app, name="cache")
 app.add_typer(data_app, name="data")
 app.add_typer(federate_app, name="federate")
-COMMANDS: list[Command] = [compare, run, join, predict, export, report, show, methods, config]  # as the help has them
+COMMANDS: list[Command] = [compare, run, join, predict, export, report, show, methods, config]  # the order of the help
 COMMANDS += [bench, tune, ablate, sweep, reproduce, doctor, demo]
 for function in COMMANDS:
     command(app)(function)
 
 
 def main() -> None:
-    """The console script. Exit codes: 0 done, 1 what was examined does not work, 2 bad input, 130 interrupted."""
+    """Run the console script.
+
+    Exit codes: 0 for success, 1 if a check found something that does not work, 2 for bad input, and 130 after Ctrl-C.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # What a TOML file must be, also where the system has another default; names of files may be no UTF-8.
+            # TOML must be UTF-8, whatever the system's default is. File names may not be valid UTF-8.
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
@@ -77,9 +80,9 @@ def main() -> None:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        _fail(f"{str(error.filename)[:SHOWN]}… is too long for the name of a file: name another")
+        _fail(f"{str(error.filename)[:SHOWN]}… is too long for a file name. Use a shorter name.")
     except (KeyboardInterrupt, click.Abort):
-        err.print("interrupted")
+        err.print("Interrupted.")
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -99,7 +102,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     pass

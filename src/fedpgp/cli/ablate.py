@@ -1,4 +1,4 @@
-"""`fedpgp ablate`: one thing varied at a time."""
+"""`fedpgp ablate`: vary one factor at a time."""
 
 from functools import partial
 from pathlib import Path
@@ -14,18 +14,18 @@ from fedpgp.cli.studies import run_study
 def ablate(
     studies: Annotated[
         str | None,
-        typer.Option("--studies", help="Names with commas between, of those in the file.", show_default="all"),
+        typer.Option("--studies", help="Names of studies in the file, separated by commas.", show_default="all"),
     ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
             "--file",
-            help="TOML file with a section for each study; in each line a setting's label and a list of changes.",
-            show_default="those of FedPGP",
+            help="TOML file with one section for each study. A line has the label of a setting and a list of changes.",
+            show_default="the studies of FedPGP",
         ),
     ] = None,
-    method: Annotated[str, typer.Option("--method", "-m", help="The one that is studied.")] = "fedpgp",
-    seeds: Annotated[int, typer.Option("--seeds", help="Of every setting.")] = 3,
+    method: Annotated[str, typer.Option("--method", "-m", help="Method that is studied.")] = "fedpgp",
+    seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds for each setting.")] = 3,
     dry_run: DryRun = False,
     config: ConfigFile = None,
     backbone: BackboneName = None,
@@ -33,10 +33,10 @@ def ablate(
     *,
     options: WorkOptions,
 ) -> None:
-    """Vary one thing of a method at a time, and print what each setting gives.
+    """Vary one factor of a method at a time, and print the results of each setting.
 
-    Everything else is as the config has it. Writes a comparison for each setting, ablation.md, .tex and .csv, and a
-    figure for each study. The studies of FedPGP stand in studies/ablations.toml of the package.
+    All other values come from the config. Writes a comparison for each setting, the tables as ablation.md, .tex and
+    .csv, and a figure for each study. The studies of FedPGP are in studies/ablations.toml of the package.
 
     Examples:
         fedpgp ablate --studies mu,bottleneck

@@ -1,4 +1,4 @@
-"""`fedpgp bench`: the library beside public code, on the same work."""
+"""`fedpgp bench`: compare the speed of the library with public code on the same work."""
 
 from typing import Annotated
 
@@ -10,32 +10,41 @@ from fedpgp.cli.printing import out, print_json, say
 
 def bench(
     shape: Annotated[
-        str, typer.Option("--shape", help="vit-b-16, vit-b-32 or vit-l-14 (random weights), or pictoclip.")
+        str,
+        typer.Option(
+            "--shape", help="Shape of the encoder: vit-b-16, vit-b-32 or vit-l-14 with random weights, or pictoclip."
+        ),
     ] = "vit-b-16",
     parts: Annotated[
         str,
         typer.Option(
             "--parts",
-            help="Parts to measure, with commas between: step, round, scaling, classes, general, bf16, profile, recipe,"
+            help="Parts to measure, separated by commas: step, round, scaling, classes, general, bf16, profile, recipe,"
             " methods, depth, conditional.",
         ),
     ] = "step,round,scaling,classes",
     methods: Annotated[
         str | None,
-        typer.Option("--methods", help="What each of these methods costs, or of all, beside promptfl; no other part."),
+        typer.Option(
+            "--methods",
+            help="Compare the cost of these methods (or of all) with promptfl, and measure nothing else. Names are"
+            " separated by commas.",
+        ),
     ] = None,
     repeat: Annotated[int, typer.Option("--repeat", help="Number of timed repetitions; the median is reported.")] = 2,
-    threads: Annotated[int, typer.Option("--threads", help="Of both sides.")] = 1,
-    seed: Annotated[int, typer.Option("--seed", help="Of weights, images and clients.")] = 0,
-    precision: Annotated[str, typer.Option("--precision", help="float32 or float64.")] = "float32",
-    classes: Annotated[int, typer.Option("--classes", help="Class names in the part of that name.")] = 1000,
+    threads: Annotated[
+        int, typer.Option("--threads", help="Number of threads, for the library and the public code.")
+    ] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of weights, images and clients.")] = 0,
+    precision: Annotated[str, typer.Option("--precision", help="Precision: float32 or float64.")] = "float32",
+    classes: Annotated[int, typer.Option("--classes", help="Number of class names in the part `classes`.")] = 1000,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the library against what public code does, on the same work; nothing is downloaded.
+    """Compare the speed of the library with public code on the same work, without any download.
 
-    Every comparison also checks that both sides computed the same numbers. The ratios carry over to other machines,
-    the seconds do not.
+    Every comparison also checks that both sides compute the same numbers. The ratios are similar on other machines; the
+    seconds are not.
 
     Examples:
         fedpgp bench --shape pictoclip

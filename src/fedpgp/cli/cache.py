@@ -1,4 +1,4 @@
-"""`fedpgp cache`: what the feature cache holds, and room on the disk."""
+"""`fedpgp cache`: list and clear the feature cache."""
 
 import sys
 import time
@@ -14,16 +14,16 @@ from fedpgp.cli.printing import print_json, print_listing, say
 
 app = typer.Typer(help="List or clear the cache of image features.", no_args_is_help=True, suggest_commands=False)
 
-HEADER = ["data set", "split", "fingerprint", "kind", "images", "size", "checkpoint", "versions", "last used", "state"]
+HEADER = ["dataset", "split", "fingerprint", "kind", "images", "size", "checkpoint", "versions", "last used", "state"]
 
 
 @command(app, "list")
 def list_entries(directory: Cache = None, as_json: Json = False) -> None:
-    """Print what is kept, the last used first.
+    """List the entries of the cache, the most recently used first.
 
-    State: current; unfinished (a run that encodes the same goes on there); stale (made by other versions of the
-    libraries, used by none of these); damaged (made again by the run that needs it). Two data sets of one name differ
-    in the fingerprint of their images.
+    An entry is current, unfinished (a run that encodes the same images continues it), stale (written by other versions
+    of the libraries, and never read by the installed ones) or damaged (a run that needs it writes it again). Two
+    datasets with the same name have different fingerprints.
 
     Examples:
         fedpgp cache list
@@ -58,12 +58,13 @@ def list_entries(directory: Cache = None, as_json: Json = False) -> None:
 @command(app)
 def clear(
     stale: Annotated[
-        bool, typer.Option("--stale", help="Only what these versions of the libraries cannot use, and damaged files.")
+        bool,
+        typer.Option("--stale", help="Remove only damaged entries, and entries of other versions of the libraries."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     directory: Cache = None,
 ) -> None:
-    """Remove kept features; a later run computes what it needs again.
+    """Remove features from the cache; a later run encodes the images that it needs again.
 
     Examples:
         fedpgp cache clear --stale
@@ -75,13 +76,13 @@ def clear(
     chosen = [entry for entry in entries(place) if not stale or entry.state in ("stale", "damaged")]
     what = f"{len(chosen)} entries, {decimal(sum(entry.bytes for entry in chosen))}, from {place}"
     if not chosen:
-        say(f"nothing to remove in {place}")
+        say(f"There is nothing to remove in {place}.")
         return
     if not yes and not sys.stdin.isatty():
-        raise click.UsageError(f"would remove {what}: say --yes to do it")
+        raise click.UsageError(f"{what} would be removed. Confirm it with --yes.")
     if not yes and not typer.confirm(f"Remove {what}?", err=True):
         return
     busy = remove(place, [entry.name for entry in chosen])
-    say(f"removed {len(chosen) - len(busy)} of {len(chosen)} entries from {place}")
+    say(f"Removed {len(chosen) - len(busy)} of {len(chosen)} entries from {place}.")
     for name in busy:
-        say(f"fedpgp: {name} is in use by another process and was left")
+        say(f"fedpgp: Another process uses {name}, so it was not removed.")

@@ -1,4 +1,4 @@
-"""What works on this machine: versions, extras, devices, embedded files, cache, disk, and a classification."""
+"""Checks of this machine: versions, extras, devices, embedded files, feature cache, disk space and a self-test."""
 
 import platform
 import shutil
@@ -22,28 +22,39 @@ if TYPE_CHECKING:
     from fedpgp.backbone import Backbone
 
 PACKAGES = ("torch", "transformers", "numpy", "pillow", "pyarrow", "datasets", "huggingface-hub", "safetensors")
-EXTRAS = {  # what the packages of an extra enable
+EXTRAS = {  # extra -> what its packages enable
     "flower": "federations on Flower",
-    "privacy": "dp-fpl, and epsilon of a run",
+    "privacy": "dp-fpl, and the epsilon of a run",
     "report": "fedpgp report",
     "tracking": "MLflow, TensorBoard, Weights & Biases",
     "onnx": "fedpgp export --format onnx",
     "demo": "fedpgp demo",
-    "open-clip": "checkpoints of OpenCLIP that are not CLIP's own shape",
+    "open-clip": "OpenCLIP checkpoints with another architecture than CLIP",
     "sentencepiece": "tokenizers of SigLIP",
     "tune": "fedpgp tune",
-    "heic": "HEIC images, as phones take them",
+    "heic": "HEIC images, the format of many phones",
 }
 TIMEOUT = 3.0  # seconds
-STEP_CLASSES = 20  # of the training step that is tried
-ROOM = 1_000_000_000  # bytes of free disk below which there is a note
+STEP_CLASSES = 20  # classes of the training step that is timed
+ROOM = 1_000_000_000  # bytes; a note is printed if less disk space is free
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check says. state: "ok"; "note", nothing that a run needs; "wrong", a run would fail. advice: what to do.
+    """Result of a check.
 
-    group: which check it is.
+    Attributes
+    ----------
+    name
+        What was checked.
+    state
+        "ok", "note" for something that a run does not need, or "wrong" if a run would fail.
+    value
+        What was found.
+    advice
+        What to do about it.
+    group
+        Name of the check.
     """
 
     name: str
@@ -57,7 +68,7 @@ Results = Iterator[CheckResult]
 
 
 def examine(cache: Path | None = None, network: bool = False) -> Results:
-    """Make one check after the other. A fault of one is a result, and the next is made all the same."""
+    """Yield the results of all checks. A check that fails is a result, too, and the next one runs nevertheless."""
     checks: dict[str, Callable[[], Results]] = {
         "versions": _versions,
         "extras": _extras,
@@ -73,16 +84,16 @@ def examine(cache: Path | None = None, network: bool = False) -> Results:
             for result in check():
                 yield replace(result, group=group)
         except FedPGPError as error:
-            yield CheckResult("fault", "wrong", str(error), "do what the message says", group)
-        except Exception as error:  # whatever a broken installation raises is what is asked for
+            yield CheckResult("fault", "wrong", str(error), "follow the message", group)
+        except Exception as error:  # a broken installation may raise anything
             text = f"{type(error).__name__}: {error}"
-            yield CheckResult("fault", "wrong", text, "install fedpgp again, with -c constraints.txt", group)
+            yield CheckResult("fault", "wrong", text, "install fedpgp again with -c constraints.txt", group)
 
 
 def _result(
     name: str, good: bool, value: str, advice: str, otherwise: Literal["note", "wrong"] = "wrong"
 ) -> CheckResult:
-    """The result "ok", or `otherwise` with advice."""
+    """Return the result "ok", or `otherwise` with the advice."""
     return CheckResult(name, "ok", value) if good else CheckResult(name, otherwise, value, advice)
 
 
@@ -99,12 +110,12 @@ def _extras() -> Results:
         versions = {name: _version(name) for name in _packages("fedpgp", extra)}
         missing = [name for name, installed in versions.items() if installed is None]
         value = f"{enables} ({', '.join(f'{name} {installed}' for name, installed in versions.items())})"
-        advice = f'pip install -c constraints.txt ".[{extra}]" for {enables}'
-        yield _result(extra, not missing, f"without {', '.join(missing)}" if missing else value, advice, "note")
+        advice = f'pip install -c constraints.txt ".[{extra}]" enables {enables}'
+        yield _result(extra, not missing, f"not installed: {', '.join(missing)}" if missing else value, advice, "note")
 
 
 def _packages(distribution: str, extra: str) -> Iterator[str]:
-    """The packages that an extra of an installed distribution names, with those of their own extras."""
+    """Yield the packages of an extra of an installed distribution, with the packages of their own extras."""
     for line in requires(distribution) or ():
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
@@ -116,7 +127,7 @@ def _packages(distribution: str, extra: str) -> Iterator[str]:
 
 
 def _version(name: str) -> str | None:
-    """The version of an installed distribution."""
+    """Return the version of a distribution, or None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -138,15 +149,15 @@ def _devices() -> Results:
             yield CheckResult(devices[-1], "ok", f"{properties.name}, {decimal(properties.total_memory)}")
     else:
         built = torch.version.cuda
-        why = f"no GPU that PyTorch's CUDA {built} can use" if built else "PyTorch's build without CUDA"
+        why = f"no GPU works with CUDA {built} of PyTorch" if built else "this build of PyTorch has no CUDA"
         yield CheckResult("cuda", "note", why)
     if torch.backends.mps.is_available():
-        yield CheckResult("mps", "note", "there", "no run was tried on it")
+        yield CheckResult("mps", "note", "available", "fedpgp was never tested on it")
     else:
-        yield CheckResult("mps", "note", "none")
+        yield CheckResult("mps", "note", "not available")
     for device in devices:
         speed = bfloat16_speed(device)
-        advice = f"leave --precision at float32 on {device}"
+        advice = f"keep --precision float32 on {device}"
         yield _result(f"bf16 on {device}", speed > 1, f"{speed:.2g} × float32", advice, "note")
 
 
@@ -160,7 +171,7 @@ def _files() -> Results:
         except FedPGPError as error:
             yield CheckResult(name, "wrong", str(error), "install fedpgp again")
         else:
-            yield CheckResult(name, "ok", f"as shipped, {decimal(size)}")
+            yield CheckResult(name, "ok", f"intact, {decimal(size)}")
 
 
 def _disk(cache: Path | None) -> Results:
@@ -170,7 +181,9 @@ def _disk(cache: Path | None) -> Results:
     try:
         check_cache(place)
     except FedPGPError as error:
-        yield CheckResult("feature cache", "wrong", str(error), "--cache-dir elsewhere, or make it writable")
+        yield CheckResult(
+            "feature cache", "wrong", str(error), "use another --cache-dir, or make the directory writable"
+        )
     else:
         kept = entries(place)
         size = decimal(sum(entry.bytes for entry in kept))
@@ -178,7 +191,13 @@ def _disk(cache: Path | None) -> Results:
     for name, directory in (("free for features", place), ("free for runs", Path.cwd())):
         there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
         free = shutil.disk_usage(there).free
-        yield _result(name, free >= ROOM, decimal(free), "fedpgp cache clear --stale, or another disk", "note")
+        yield _result(
+            name,
+            free >= ROOM,
+            decimal(free),
+            "free space with `fedpgp cache clear --stale`, or use another disk",
+            "note",
+        )
 
 
 def _self_test() -> Results:
@@ -191,18 +210,24 @@ def _self_test() -> Results:
     assert data is not None
     names = data.class_names[:20]
     image = data.image(next(index for index in range(len(data)) if data.labels[index] == 0))
-    backbone.image([image])  # the first call of all loads what the library needs
+    backbone.image([image])  # the first call loads libraries and must not be timed
     started = time.perf_counter()
     text = backbone.template_features(source.templates[0], names)
-    likeness = (backbone.image([image]) @ text.T)[0]
+    similarity = (backbone.image([image]) @ text.T)[0]
     elapsed = 1000 * (time.perf_counter() - started)
-    place = int((likeness > likeness[0]).sum()) + 1
-    value = f"zero-shot has {names[0]!r} in place {place} of {len(names)}, {elapsed:.0f} ms"
-    yield _result("classify", place <= 3 and bool(likeness.isfinite().all()), value, "install PyTorch again")
+    rank = int((similarity > similarity[0]).sum()) + 1
+    value = f"zero-shot ranks {names[0]!r} at place {rank} of {len(names)}, {elapsed:.0f} ms"
+    yield _result("classify", rank <= 3 and bool(similarity.isfinite().all()), value, "install PyTorch again")
 
 
 def examine_checkpoint(name: str) -> Results:
-    """What a checkpoint is, which methods fit it, and what a training step takes; raises CheckpointError."""
+    """Yield properties of a checkpoint, the methods that fit it, and the cost of a training step.
+
+    Raises
+    ------
+    CheckpointError
+        The checkpoint cannot be read.
+    """
     from fedpgp.backbone import load_backbone
     from fedpgp.backbone.text import TextEncoder
     from fedpgp.methods import METHODS
@@ -211,9 +236,9 @@ def examine_checkpoint(name: str) -> Results:
     backbone = load_backbone(name)
     image, text = backbone.image, backbone.text
     fast = isinstance(text, TextEncoder)
-    reading = "of CLIP's shape, with the fast encoder" if fast else "read by its own modules, class by class"
+    reading = "CLIP's architecture, with the fast encoder" if fast else "another architecture, encoded class by class"
     patches = f"{image.patches} patches" if image.patches else "no patches"
-    yield CheckResult("text tower", "ok", f"{reading}; {text.token_width} wide, {text.longest} positions")
+    yield CheckResult("text tower", "ok", f"{reading}; width {text.token_width}, {text.longest} positions")
     yield CheckResult(
         "image tower", "ok", f"{image.size[0]} × {image.size[1]} pixels, {image.width} features, {patches}"
     )
@@ -224,14 +249,14 @@ def examine_checkpoint(name: str) -> Results:
     yield CheckResult("methods that fit", "ok", ", ".join(fits))
     for reason in dict.fromkeys(filter(None, reasons.values())):
         others = [method for method, own in reasons.items() if own == reason]
-        yield CheckResult("do not fit", "note", f"{', '.join(others)}: {reason} this checkpoint")
+        yield CheckResult("do not fit", "note", f"{', '.join(others)}: the method {reason}")
     seconds, kept = _step(backbone)
     value = f"{1000 * seconds:.0f} ms and {decimal(kept)} for two prompts of 16 vectors and {STEP_CLASSES} classes"
     yield CheckResult("training step", "ok", value)
 
 
 def _step(backbone: "Backbone") -> tuple[float, int]:
-    """Seconds of a forward and a backward pass of the text tower, the best of three, and bytes kept between them."""
+    """Return the best of three times of a training step of the text tower in seconds, and the bytes that it keeps."""
     import torch
 
     from fedpgp.backbone.layers import kept_for_backward
@@ -239,7 +264,7 @@ def _step(backbone: "Backbone") -> tuple[float, int]:
     classes = backbone.class_tokens([f"class {number}" for number in range(STEP_CLASSES)])
     contexts = backbone.text.embed(torch.full((2, 16), classes.ids[0, 0].item(), dtype=torch.long))
     contexts = contexts.clone().requires_grad_()
-    seconds, passes = [], []  # the first two live at the same time, so what both keep is what is frozen
+    seconds, passes = [], []  # tensors that the first two passes share are frozen, so they are not counted
     for _ in range(3):
         started = time.perf_counter()
         features, kept = kept_for_backward(lambda: backbone.text(contexts, classes))
@@ -254,9 +279,9 @@ def _network() -> Results:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        yield CheckResult("model hub", "note", "not asked: HF_HUB_OFFLINE is set", "unset it for --network")
+        yield CheckResult("model hub", "note", "not asked, because HF_HUB_OFFLINE is set", "unset it for --network")
         return
-    advice = "download elsewhere and name a directory as backbone.checkpoint, or set HF_ENDPOINT to a mirror"
+    advice = "download on another machine and set backbone.checkpoint to the directory, or set HF_ENDPOINT to a mirror"
     try:
         with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=TIMEOUT) as answer:
             yield CheckResult("model hub", "ok", f"answers {answer.status}")

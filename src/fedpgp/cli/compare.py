@@ -1,4 +1,4 @@
-"""`fedpgp compare`: several methods on the same task."""
+"""`fedpgp compare`: run several methods on the same task."""
 
 from typing import Annotated, Any
 
@@ -15,17 +15,17 @@ def compare(
         str | None,
         typer.Option(
             "--methods",
-            help="Names with commas between, or all: see fedpgp methods.",
+            help="Methods to compare, separated by commas, or all. `fedpgp methods` lists them.",
             show_default="zero-shot,local,promptfl,fedpgp",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="How many: 3 means seeds 0, 1 and 2.")] = 1,
+    seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds: 3 means seeds 0, 1 and 2.")] = 1,
     costly_seeds: Annotated[
         int | None,
         typer.Option(
             "--costly-seeds",
-            help="How many for the methods that go through the image tower or read class names for every image.",
-            show_default="as --seeds",
+            help="Number of seeds for methods that train through the image tower, or encode class names per image.",
+            show_default="same as --seeds",
         ),
     ] = None,
     dry_run: DryRun = False,
@@ -34,11 +34,11 @@ def compare(
 ) -> None:
     """Run several methods on the same task and print the table.
 
-    Tells first what it is going to do, and about how long that takes; --dry-run ends there, and keeps nothing but
-    features of images. Writes one run directory per method and seed, the tables as comparison.md, .tex and .csv,
-    runs.csv, path.csv, differences.csv, comparison.json, and the trade-off curves as comparison.svg and .png.
+    The command first prints the plan and an estimate of the time. --dry-run stops there, and writes only image features
+    to the cache. Writes one run directory per method and seed, the tables as comparison.md, .tex and .csv, runs.csv,
+    path.csv, differences.csv, comparison.json, and the trade-off curves as comparison.svg, .pdf and .png.
 
-    After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
+    After Ctrl-C, a crash or a full disk, --resume continues after the last finished round.
 
     Examples:
         fedpgp compare --seeds 3

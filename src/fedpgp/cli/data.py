@@ -1,4 +1,4 @@
-"""`fedpgp data`: what a data set holds, and what is wrong with it."""
+"""`fedpgp data`: check datasets, download them, and show how a task distributes them."""
 
 from dataclasses import asdict, replace
 from functools import partial
@@ -14,26 +14,34 @@ from fedpgp.reporting import ProgressBars
 if TYPE_CHECKING:
     from fedpgp.data.check import Report
 
-app = typer.Typer(help="Look at data sets before a run.", no_args_is_help=True, suggest_commands=False)
+app = typer.Typer(
+    help="Check datasets, download them, and show how a task distributes them to clients.",
+    no_args_is_help=True,
+    suggest_commands=False,
+)
 
 
 @options.command(app)
 def check(
-    path: Annotated[str, typer.Argument(help="What data.source could be: a directory, a file, hf:ORG/NAME.")],
+    path: Annotated[
+        str, typer.Argument(help="Dataset: a directory, a CSV file, hf:ORG/NAME, or the name of a known dataset.")
+    ],
     config: options.ConfigFile = None,
     change: options.Changes = None,
-    no_decode: Annotated[bool, typer.Option("--no-decode", help="Open no image.")] = False,
+    no_decode: Annotated[bool, typer.Option("--no-decode", help="Do not open the images.")] = False,
     write_names: Annotated[
         Path | None,
-        typer.Option("--write-names", metavar="FILE", help="Write a file of names to fill in, for data.names."),
+        typer.Option(
+            "--write-names", metavar="FILE", help="Write a file of class names for you to complete, for data.names."
+        ),
     ] = None,
     skip_bad_images: options.SkipBadImages = False,
     workers: options.Workers = None,
     as_json: options.Json = False,
 ) -> None:
-    """Read a data set as a run with these settings would, decode every image, and say what is there and what is wrong.
+    """Read a dataset as a run with these settings would, decode every image, and print what was found.
 
-    Ends with exit code 1 if something found would stop a run.
+    The exit code is 1 if an error would stop a run.
 
     Examples:
         fedpgp data check photos
@@ -57,10 +65,10 @@ def check(
             progress=partial(bars.progress, "decoding images"),
         )
     if report.counts.get("clients") and settings.task.partition != "natural":
-        hint = "the column of clients has no use: --set task.partition=natural gives everybody their own images"
+        hint = "The column of clients is not used. Use --set task.partition=natural to give each client its own images"
         report = replace(report, findings=(*report.findings, DataFinding(False, hint)))
     if write_names is not None and report.images:
-        with writing(write_names, "name a new file"), write_names.open("x", encoding="utf-8") as file:
+        with writing(write_names, "Use the name of a new file"), write_names.open("x", encoding="utf-8") as file:
             file.write(names_file(report))
     if as_json:
         findings = [finding._asdict() for finding in report.findings]
@@ -72,7 +80,7 @@ def check(
 
 
 def _print(report: "Report") -> None:
-    if report.layout:  # else what was found says why there is none
+    if report.layout:  # if there is none, an error among the findings says why
         out.print(f"layout: {report.layout}; {report.images:,} images", markup=False)
     for kind, counts in report.counts.items():
         if counts:
@@ -92,11 +100,11 @@ def show(
     seed: Annotated[int, typer.Option("--seed", help="Random seed of the task.")] = 0,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Draw the class × client matrix into this file, .png or .svg."),
+        typer.Option("--output", "-o", help="Image file (.png or .svg) for the matrix of classes and clients."),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Print what each client of a task holds, and what it is tested on, without a run.
+    """Print the training images and the test sets of each client of a task, without a run.
 
     Examples:
         fedpgp data show
@@ -111,7 +119,9 @@ def show(
 
     suffix = "" if output is None else output.suffix.removeprefix(".").lower()
     if output is not None and suffix not in ("png", "svg"):
-        raise OutputError(f"{output} must end in .png or .svg: name another with -o")
+        raise OutputError(
+            "the file name must end in .png or .svg", where=f"{output}", remedy=f"Use -o {output.with_suffix('.png')}"
+        )
     settings = fedpgp.load_config(config, options.all_changes(change, data=data))
     task = make_task(settings, with_targets(settings, load_source(settings.data)), seed)
     if output is not None:
@@ -124,20 +134,21 @@ def show(
     for table in holdings.tables(task):
         print_table(table)
     if output is not None:
-        say(f"written to {output}")
+        say(f"The results are in {output}.")
 
 
 @options.command(app)
 def get(
-    name: Annotated[str, typer.Argument(help="A known data set, see docs/data-sets.md.")],
+    name: Annotated[str, typer.Argument(help="Name of a known dataset; docs/data-sets.md lists them.")],
     to: Annotated[
-        Path, typer.Option("--to", metavar="DIR", help="The directory of data sets: what data.root is in a run.")
+        Path, typer.Option("--to", metavar="DIR", help="Directory of datasets, which runs read as data.root.")
     ] = Path("data"),
 ) -> None:
-    """Download a known data set from a mirror on the Hugging Face hub, or say where it is to be had.
+    """Download a known dataset from a mirror on the Hugging Face hub, or print where to find it.
 
-    It is saved as a Hugging Face dataset, and --data NAME reads it. HF_ENDPOINT and HF_HUB_OFFLINE are heeded. Of
-    caltech101 the command checks that all images of CoOp's split are there once they were downloaded by hand.
+    The dataset is saved in the format of Hugging Face, and --data NAME reads it. The command respects HF_ENDPOINT and
+    HF_HUB_OFFLINE. caltech101 must be downloaded by hand; the command then checks that all images of CoOp's split are
+    present.
 
     Examples:
         fedpgp data get cifar10
@@ -148,12 +159,13 @@ def get(
 
     place = fetch(name, to)
     root = "" if to == Path("data") else f" --set data.root={to}"
-    out.print(f"{name} is at {place}; fedpgp data check {place}, then fedpgp run --data {name}{root}", markup=False)
+    out.print(f"{name} is in {place}. Check it with: fedpgp data check {place}", markup=False)
+    out.print(f"Train on it with: fedpgp run --method fedpgp --data {name}{root}", markup=False)
 
 
 @options.command(app)
 def layouts(as_json: options.Json = False) -> None:
-    """List the ways in which files may lie on a disk: the values of data.layout.
+    """List the values of data.layout: the directory layouts that fedpgp can read.
 
     Examples:
         fedpgp data layouts
@@ -164,4 +176,4 @@ def layouts(as_json: options.Json = False) -> None:
     if as_json:
         print_json(about)
     else:
-        print_listing(("layout", "what it looks like"), about.items())
+        print_listing(("layout", "description"), about.items())

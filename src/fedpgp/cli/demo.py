@@ -1,4 +1,4 @@
-"""`fedpgp demo`: a small federation in a browser."""
+"""`fedpgp demo`: show a small federation in a browser."""
 
 from importlib.util import find_spec
 from typing import Annotated
@@ -13,23 +13,31 @@ NEEDS = ("starlette", "uvicorn", "python_multipart")
 
 
 def demo(
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 7860,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port of the page; 0 takes any free port.")
+    ] = 7860,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on; any other than loopback lets other machines in.")
+        str,
+        typer.Option(
+            "--host", help="Address to listen on. Other machines can connect unless it is a loopback address."
+        ),
     ] = "127.0.0.1",
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
     cache: Cache = None,
 ) -> None:
-    """Watch a small federation live in a browser, on drawings or photographs, and classify images with its prompts.
+    """Watch a small federation train in a browser, on icons or photographs, and classify images with its prompts.
 
-    The page is served to this machine alone. Ctrl-C ends it.
+    The page is available only on this machine, unless --host says otherwise. Ctrl-C stops the command.
 
     Examples:
         fedpgp demo
         fedpgp demo --port 0 --open
     """
     if missing := [package for package in NEEDS if find_spec(package) is None]:
-        raise fedpgp.FedPGPError(f'fedpgp demo needs {", ".join(missing)}: pip install "fedpgp[demo]"')
+        raise fedpgp.FedPGPError(
+            f"the demo needs packages that are not installed: {', '.join(missing)}",
+            remedy='Install them with `pip install "fedpgp[demo]"`',
+        )
     from fedpgp.demo.guard import is_loopback
     from fedpgp.demo.server import listen, serve
 
@@ -38,14 +46,14 @@ def demo(
         shown = f"[{host}]" if ":" in host else host
         if not is_loopback(host):
             say(
-                f"fedpgp: warning: --host {host} lets every machine that reaches this one start and stop federations;"
-                " there is no password"
+                f"fedpgp: warning: With --host {host}, every machine that reaches this one can start and stop"
+                " federations. There is no password."
             )
         address = f"http://{shown}:{port}/"
-        out.print(f"fedpgp demo is at {address}  (Ctrl-C ends it)", markup=False)
+        out.print(f"fedpgp demo is at {address}  (stop it with Ctrl-C)", markup=False)
         if open_browser:
             import webbrowser
 
             webbrowser.open(address)
         serve(listening, host, cache)
-    say("fedpgp demo has ended")
+    say("fedpgp demo has stopped.")

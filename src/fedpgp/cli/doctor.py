@@ -1,4 +1,4 @@
-"""`fedpgp doctor`: what works on this machine."""
+"""`fedpgp doctor`: check this machine or a checkpoint."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -12,19 +12,19 @@ from fedpgp.cli.printing import print_json, print_listing, say
 
 def doctor(
     network: Annotated[
-        bool, typer.Option("--network", help="Ask the model hub, too, and wait three seconds for an answer.")
+        bool, typer.Option("--network", help="Check whether the model hub answers within three seconds, too.")
     ] = False,
     checkpoint: Checkpoint = None,
     cache: Cache = None,
     as_json: Json = False,
 ) -> None:
-    """Look at what a run needs on this machine, and say what to do where something does not work.
+    """Check what a run needs on this machine, and suggest a fix for each problem.
 
-    Versions, extras, devices, the embedded files, the feature cache, room on the disk, and an embedded image that
-    zero-shot classifies. Exit code 1 if something that is needed does not work.
+    The command checks versions, extras, devices, the embedded files, the feature cache and the free disk space, and
+    classifies an embedded image. The exit code is 1 if something that a run needs does not work.
 
-    With --checkpoint it looks at that dual encoder instead: what it is, its licence, the methods that fit, and what a
-    training step of FedPGP takes.
+    With --checkpoint, it checks that dual encoder instead: its towers, its licence, the methods that fit, and the cost
+    of a training step of FedPGP.
 
     Examples:
         fedpgp doctor
@@ -45,8 +45,8 @@ def doctor(
             value = finding.value + (f"\n→ {finding.advice}" if finding.advice else "")
             rows.append(("" if finding.group == group else finding.group, finding.name, state, value))
             group = finding.group
-        print_listing(("", "what", "state", "found"), rows)
-        works = "everything that a run needs works" if checkpoint is None else f"{checkpoint} can be used"
-        say(f"{len(wrong)} do not work" if wrong else works)
+        print_listing(("", "check", "state", "found"), rows)
+        works = "Everything that a run needs works." if checkpoint is None else f"{checkpoint} can be used."
+        say(f"Checks that failed: {len(wrong)}." if wrong else works)
     if wrong:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`fedpgp export`: a prompt as files for other programs."""
+"""`fedpgp export`: write a prompt as files for other programs."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,26 +17,29 @@ def export(
         Literal["safetensors", "clip-head", "onnx", "hf"],
         typer.Option(
             "--format",
-            help="safetensors: the prompt; clip-head: text features of some classes; onnx: image encoder and head; hf:"
-            " a model of transformers with the prompt as tokens.",
+            help="Format. safetensors: the prompt; clip-head: the text features of --classes; onnx: the image encoder"
+            " with these text features; hf: a transformers model with the prompt as tokens.",
         ),
     ] = "safetensors",
     classes: ClassNames = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Directory to write.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Directory for the files.", show_default="a new one in fedpgp-runs"),
+    ] = None,
     force: Force = False,
     upload: Annotated[
         str | None,
         typer.Option(
             "--upload",
             metavar="OWNER/NAME",
-            help="Then upload it to this repository of the hub, which is made if missing.",
+            help="Upload the files to this repository of the Hugging Face hub, and create it if it does not exist.",
         ),
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="With --upload: for everybody to read.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the repository of --upload public.")] = False,
 ) -> None:
-    """Write a run's prompt as files that others use without fedpgp, with a model card that shows how.
+    """Write a run's prompt as files that work without fedpgp, with a model card that explains their use.
 
-    --upload takes the token of `hf auth login`, and a private repository unless --public is given.
+    --upload uses the token of `hf auth login`. A new repository is private unless --public is given.
 
     Examples:
         fedpgp export out/fedpgp/seed-0 --client 3 -o prompt
@@ -46,11 +49,11 @@ def export(
     from fedpgp.serving.export import export as write
 
     if public and upload is None:
-        raise ConfigError("--public goes with --upload")
+        raise ConfigError("--public needs --upload", remedy="Add --upload OWNER/NAME, or leave out --public")
     if upload is not None:
         hub.check_name(upload)
     directory = output or new_name(f"export-{form}")
     write(run, directory, form, client=client, classes=class_names(classes), force=force)
-    say(f"written to {directory}; how to use it: {directory / 'README.md'}")
+    say(f"The files are in {directory}. {directory / 'README.md'} explains how to use them.")
     if upload is not None:
-        say(f"uploaded to {hub.upload(directory, upload, private=not public)}")
+        say(f"The files were uploaded to {hub.upload(directory, upload, private=not public)}.")

@@ -1,4 +1,4 @@
-"""fedpgp federate: a federation across machines, on Flower."""
+"""`fedpgp federate`: set up and run a federation across machines, on Flower."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,22 +27,24 @@ from fedpgp.errors import ConfigError
 if TYPE_CHECKING:
     from fedpgp.config import ExperimentConfig
 
-app = typer.Typer(help="Federations across machines, on Flower: docs/deploy.md.", no_args_is_help=True)
+app = typer.Typer(
+    help="Set up and run a federation across machines, on Flower. docs/deploy.md is the guide.", no_args_is_help=True
+)
 
-Directory = Annotated[Path, typer.Argument(help="What fedpgp federate init wrote.")]
-Nodes = Annotated[
-    int, typer.Option("--nodes", min=1, max=1000, help="How many clients take part, each on a node of its own.")
+Directory = Annotated[Path, typer.Argument(help="Directory that `fedpgp federate init` wrote.")]
+Nodes = Annotated[int, typer.Option("--nodes", min=1, max=1000, help="Number of clients; each has a node of its own.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Use neither TLS nor keys. Only a loopback address is accepted.")
 ]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Without TLS and keys; refused but for a loopback address.")]
 
 
 @dataclass(frozen=True)
 class FederationOptions:
-    """What a federation runs: the options that `init` and `up` share."""
+    """Options that `init` and `up` share: the experiment of a federation."""
 
-    method: Annotated[str, typer.Option("--method", "-m", help="The method that is run: see fedpgp methods.")] = (
-        "fedpgp"
-    )
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="Method that is run. `fedpgp methods` lists all methods.")
+    ] = "fedpgp"
     seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0
     config: ConfigFile = None
     data: DataSource = None
@@ -51,7 +53,13 @@ class FederationOptions:
     insecure: Insecure = False
 
     def experiment(self, nodes: int, class_names: Path | None = None) -> "tuple[ExperimentConfig, str]":
-        """Return the config of a deployment, and the method's name; raises ConfigError for what cannot be run."""
+        """Return the config of a deployment and the name of the method.
+
+        Raises
+        ------
+        ConfigError
+            The experiment cannot be run.
+        """
         from fedpgp.config import load_config
         from fedpgp.data.client_task import OWN, classes_of
         from fedpgp.data.sources.names import read_lines
@@ -64,8 +72,10 @@ class FederationOptions:
         settings = load_config(self.config, [*changes, "federation.engine=deployment"], foreign=True)
         if settings.task.clients != nodes:
             raise ConfigError(
-                f"task.clients must be {nodes}, that of --nodes, got {settings.task.clients}: leave out the setting, or"
-                f" give --nodes {settings.task.clients}"
+                where="task.clients",
+                allowed=f"{nodes}, the number of --nodes",
+                got=settings.task.clients,
+                remedy=f"Leave out the setting, or use --nodes {settings.task.clients}",
             )
         if class_names is not None:
             classes_of(settings.task)
@@ -74,38 +84,40 @@ class FederationOptions:
 
 @dataclass(frozen=True)
 class LocalOptions(OutputOptions, FederationOptions):
-    """The options of `up`."""
+    """Options of `up`."""
 
 
 @command(app)
 @with_options(FederationOptions)
 def init(
-    directory: Annotated[Path, typer.Argument(help="Directory to write.")],
+    directory: Annotated[Path, typer.Argument(help="Directory for the files of the federation.")],
     nodes: Nodes = 3,
-    host: Annotated[str, typer.Option("--host", help="Name or address by which nodes reach the server.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the server, for nodes.")] = 8000,
+    host: Annotated[
+        str, typer.Option("--host", help="Host name or address at which nodes reach the server.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the server for its nodes.")] = 8000,
     superlink_port: Annotated[
         int,
         typer.Option(
-            "--superlink-port", min=1, max=65535, help="Port of the server's loopback address, for its operator."
+            "--superlink-port", min=1, max=65535, help="Port on the server's loopback address, for its operator."
         ),
     ] = 9092,
     name: Annotated[
-        str | None, typer.Option("--name", help="Of the federation.", show_default="the directory's")
+        str | None, typer.Option("--name", help="Name of the federation.", show_default="the name of the directory")
     ] = None,
     class_names: Annotated[
         Path | None,
         typer.Option(
             "--class-names",
-            help="A file with a class name in each line: every node has images of its own, of some of these classes."
-            " Without it all nodes share out one data set, to try.",
+            help="Text file with one class name per line. Every node has images of its own, of some of these classes."
+            " Without this option, one dataset is divided between the nodes, for a trial.",
         ),
     ] = None,
     force: Force = False,
     *,
     options: FederationOptions,
 ) -> None:
-    """Write what each machine is to have: a Flower app, certificates, keys, a compose file, units for systemd.
+    """Write the files of each machine: a Flower app, certificates, keys, a compose file and units for systemd.
 
     Examples:
         fedpgp federate init ours --nodes 3 --host server.example.org --class-names names.txt
@@ -118,18 +130,21 @@ def init(
     insecure, seed = options.insecure, options.seed
     plan = FederationPlan(name, host, port, superlink_port, nodes, experiment, method, seed, insecure=insecure)
     layout = create(directory, plan, force)
-    out.print(f"{layout.directory} is written; README.md in it says what goes where", markup=False)
-    say(f"next: fedpgp federate server {directory}")
+    out.print(
+        f"The federation is in {layout.directory}. Its README.md says which machine needs which files.", markup=False
+    )
+    say(f"Start the server with: fedpgp federate server {directory}")
 
 
 @command(app)
 def renew(
     directory: Directory,
     authority: Annotated[
-        Path | None, typer.Option("--authority", help="Where authority/ is now.", show_default="DIRECTORY/authority")
+        Path | None,
+        typer.Option("--authority", help="Directory of the certificate authority.", show_default="DIRECTORY/authority"),
     ] = None,
 ) -> None:
-    """Make a new certificate of the server, before the old one is over; nodes trust it as they did the old one.
+    """Make a new certificate for the server before the old one expires; nodes trust both.
 
     Examples:
         fedpgp federate renew ours --authority /media/safe/authority
@@ -137,14 +152,14 @@ def renew(
     from fedpgp.flower.deployment import layout
 
     layout.renew(layout.FederationLayout(directory), authority or directory / "authority")
-    say("the server has a new certificate: restart it with fedpgp federate server")
+    say(f"The server has a new certificate. Restart the server with: fedpgp federate server {directory}")
 
 
 @command(app)
 def server(directory: Directory, insecure: Insecure = False) -> None:
-    """Start the server of a federation: a SuperLink on the loopback address, and a gate that admits nodes' keys only.
+    """Start the server of a federation: a SuperLink on the loopback address, and a gate that admits only known nodes.
 
-    Ctrl-C ends both.
+    Ctrl-C stops both.
 
     Examples:
         fedpgp federate server ours
@@ -153,20 +168,26 @@ def server(directory: Directory, insecure: Insecure = False) -> None:
     from fedpgp.flower.deployment.superlink import run_server
 
     processes.end_on_sigterm()
-    raise typer.Exit(run_server(directory, insecure, lambda: say("the server listens; nodes may come")))
+    raise typer.Exit(run_server(directory, insecure, lambda: say("the server listens; nodes can connect")))
 
 
 @command(app)
 def node(
-    directory: Annotated[Path, typer.Argument(help="A node's directory, below nodes/ of what init wrote.")],
-    data: Annotated[str | None, typer.Option("--data", help="Where the client's images are, as data.source.")] = None,
-    state: Annotated[str | None, typer.Option("--state", help="Directory of the private part.")] = None,
-    cache: Annotated[str | None, typer.Option("--cache-dir", help="Directory of image features.")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="As backbone.device.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Look whether all fits, encode the images, and end.")] = False,
+    directory: Annotated[
+        Path, typer.Argument(help="Directory of a node, from nodes/ of the directory that `init` wrote.")
+    ],
+    data: Annotated[
+        str | None, typer.Option("--data", help="Dataset of the client: a directory or a CSV file (data.source).")
+    ] = None,
+    state: Annotated[str | None, typer.Option("--state", help="Directory of the client's private part.")] = None,
+    cache: Annotated[str | None, typer.Option("--cache-dir", help="Directory of the cache of image features.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Device for all computations: cpu, cuda or cuda:1 (backbone.device).")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Check the node, encode its images, and exit.")] = False,
     insecure: Insecure = False,
 ) -> None:
-    """Start a client's node, a SuperNode, after a look at its data, names, checkpoint, certificate and ports.
+    """Start the node of a client, after checks of its data, class names, checkpoint, certificate and ports.
 
     Examples:
         fedpgp federate node node-0 --data /srv/photos
@@ -177,25 +198,29 @@ def node(
     given = {"data": data, "state": state, "cache": cache, "device": device}
     node = processes.NodeDirectory.read(directory.absolute(), insecure, **given)
     node.check()
-    say(f"client {node.client}: data, checkpoint and keys fit")
+    say(f"client {node.client}: the data, the checkpoint and the keys are valid")
     say(node.reach())
     if check:
         return
     with node.supernode() as process:
         code = process.wait()
-    if code == 0:  # Flower ends a SuperNode so, without a word, when the server answers 401
+    if code == 0:  # a SuperNode exits with 0 and prints nothing when the server answers 401
         raise ConfigError(
-            f"the server at {node.superlink} refuses this node's key: it is unknown there or was revoked, or the clocks"
-            " of the two machines differ; ask the server's operator, whose log says which"
+            "the server refuses this node's key, because the key is unknown or revoked, or because the clocks of the"
+            " two machines differ",
+            where=node.superlink,
+            remedy="Ask the operator of the server; the server's log has the reason",
         )
     raise typer.Exit(code)
 
 
 @command(app)
 def app_hash(
-    directory: Annotated[Path, typer.Argument(help="A Flower app, such as app/ of what init wrote.")],
+    directory: Annotated[
+        Path, typer.Argument(help="Directory of a Flower app, for example app/ of the directory that `init` wrote.")
+    ],
 ) -> None:
-    """Print the hash of an app; a node whose node.toml has it in apps runs the app, whatever its code is.
+    """Print the hash of an app. A node runs every app whose hash is in the list `apps` of its node.toml.
 
     Examples:
         fedpgp federate app-hash ours/app
@@ -209,14 +234,18 @@ def app_hash(
 @with_options(LocalOptions)
 def up(
     nodes: Nodes = 4,
-    local: Annotated[bool, typer.Option("--local", help="On this machine; for several see init.")] = False,
+    local: Annotated[
+        bool,
+        typer.Option("--local", help="Run all processes on this machine (required). See `init` for several machines."),
+    ] = False,
     *,
     options: LocalOptions,
 ) -> None:
-    """Start a server, nodes and a run on this machine, to try: TLS, keys and processes are those of real machines.
+    """Try a federation on this machine: start a server, nodes and a run, with the TLS and keys of a real federation.
 
-    All nodes share out one data set. What ends by itself is started again, and the run goes on. The directory holds the
-    whole federation: the run is in runs/, what the processes say in logs/. Tells of every round when it is over.
+    One dataset is divided between the nodes. A process that stops is started again, and the run continues. The
+    directory holds the whole federation: the run is in runs/, and the output of the processes is in logs/. Every
+    finished round is reported.
 
     Examples:
         fedpgp federate up --nodes 4 --local -o out
@@ -230,7 +259,10 @@ def up(
     from fedpgp.methods.plugins import find_method
 
     if not local:
-        raise click.UsageError("--local must be typed: all processes are on this machine; for several see init")
+        raise click.UsageError(
+            "--local is missing: `fedpgp federate up` starts all processes on this machine. Add --local, or use"
+            " `fedpgp federate init` for several machines."
+        )
     directory = options.directory("federation")
     experiment, method = options.experiment(nodes)
     port, superlink_port, *ports = free_ports(nodes + 2)
@@ -243,29 +275,29 @@ def up(
     features = None if options.cache is None else str(options.cache.absolute())
     total = rounds_of(experiment.methods.get(method) or find_method(method)(), experiment.federation)
     with Session(directory, options.quiet) as progress:
-        progress.progress("reading the data set", 0, 1)  # once, for all nodes
+        progress.progress("reading the dataset", 0, 1)  # once, for all nodes
         NodeDirectory.read(layout.node(0), insecure, cache=features).check()
-        progress.progress("reading the data set", 1, 1)
+        progress.progress("reading the dataset", 1, 1)
         with local_federation(layout, nodes, features) as federation:
             progress.notice(
-                f"a server and {nodes} nodes are started, what they say is in {layout.logs}; Flower starts a process"
-                " for each message: on two cores round 1 begins in about 40 s, and a node adds 2 to 3 s to each"
+                f"A server and {nodes} nodes are started; their logs are in {layout.logs}. Flower starts a process for"
+                " each message: on two cores, round 1 begins after about 40 s, and each node adds 2 to 3 s to a round."
             )
             run = layout.runs / "local"
 
             def rounds(records: "Sequence[Mapping[str, Any]]") -> None:
                 number, label = records[-1]["round"], f"{method}, seed {seed}"
-                progress.progress(label, number or 1, total if number else 1, _so_far(records, total))
+                progress.progress(label, number or 1, total if number else 1, _round_summary(records, total))
 
-            def there(count: int) -> None:
-                progress.progress("nodes that are there", count, nodes)
+            def connected(count: int) -> None:
+                progress.progress("connected nodes", count, nodes)
 
-            federation.complete(run, progress.notice, there, rounds)
+            federation.complete(run, progress.notice, connected, rounds)
     print_result(fedpgp.Comparison([fedpgp.load_run(run)]), run, options.as_json)
 
 
-def _so_far(records: "Sequence[Mapping[str, Any]]", total: int) -> str:
-    """How the last round did, and about how long the others take."""
+def _round_summary(records: "Sequence[Mapping[str, Any]]", total: int) -> str:
+    """Describe the last round, and estimate the time of the rounds that are left."""
     from fedpgp.results.run import headline
     from fedpgp.runs.comparison_plan import duration
 

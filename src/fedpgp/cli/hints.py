@@ -1,4 +1,4 @@
-"""What to type instead, for a line that cannot be read."""
+"""Hints for a command line that cannot be parsed."""
 
 import re
 
@@ -6,16 +6,17 @@ import click
 
 
 def explained(error: click.ClickException) -> str:
-    """The error, what was probably meant, and the help of the command that was typed."""
+    """Return the error message, what was probably meant, and the command that prints the help."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     words = context.command_path.partition(" ")[2] if context else ""
     meant = _setting(error, context) or _names(error, context)
-    message = error.format_message()
-    return f"{message}{meant} (see {' '.join(['fedpgp', *words.split(), '--help'])})"
+    message = error.format_message().rstrip(".")
+    ended = message if message.endswith(("?", "?)")) else f"{message}."
+    return f"{ended}{meant} See `{' '.join(['fedpgp', *words.split(), '--help'])}`."
 
 
 def _setting(error: click.ClickException, context: click.Context | None) -> str:
-    """An option that is a setting: --shots 3 is --set task.shots=3."""
+    """Suggest --set for an option that is a field of the config: --mu 1 becomes --set fedpgp.mu=1."""
     if not isinstance(error, click.NoSuchOption) or context is None or not _takes(context, "--set"):
         return ""
     from fedpgp.config import sections_with
@@ -25,18 +26,20 @@ def _setting(error: click.ClickException, context: click.Context | None) -> str:
     if not setting:
         return ""
     if len(setting) > 1:
-        return f" It is a setting of several sections: --set SECTION.{wanted}=…, such as {', '.join(setting[:4])}"
-    return f" It is a setting: --set {setting[0]}=…"
+        return (
+            f" Several sections have this setting. Use --set SECTION.{wanted}=…, for example {', '.join(setting[:4])}."
+        )
+    return f" It is a setting. Use --set {setting[0]}=…."
 
 
 def _names(error: click.ClickException, context: click.Context | None) -> str:
-    """Several names behind one option: --methods promptfl fedpgp is --methods promptfl,fedpgp."""
+    """Suggest commas for several names after one option: --methods promptfl fedpgp."""
     from fedpgp.methods import METHODS
 
     extra = re.match(r"Got unexpected extra arguments? \((.*)\)", error.format_message())
     if extra is None or context is None or not _takes(context, "--methods") or not {*extra[1].split()} <= {*METHODS}:
         return ""
-    return "; names have commas between them and no space: --methods promptfl,fedpgp"
+    return " Separate the names with commas, without spaces, as in --methods promptfl,fedpgp."
 
 
 def _takes(context: click.Context, option: str) -> bool:

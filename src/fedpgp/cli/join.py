@@ -1,4 +1,4 @@
-"""`fedpgp join`: a new client of a finished federation."""
+"""`fedpgp join`: add a new client to a finished federation."""
 
 from functools import partial
 from pathlib import Path
@@ -14,28 +14,33 @@ from fedpgp.cli.printing import Session, print_result
 
 @with_options(OutputOptions)
 def join(
-    run: Annotated[Path, typer.Option("--from", help="A finished run's directory.")],
+    run: Annotated[Path, typer.Option("--from", help="Directory of a finished run.")],
     data: DataSource = None,
     change: Changes = None,
-    shots: Annotated[int, typer.Option("--shots", min=0, help="Training images of each class; 0: all.")] = 0,
+    shots: Annotated[int, typer.Option("--shots", min=0, help="Number of training images per class; 0 uses all.")] = 0,
     epochs: Annotated[
         int | None,
-        typer.Option("--epochs", min=1, help="Epochs used to fit the private part.", show_default="as the run says"),
+        typer.Option(
+            "--epochs",
+            min=1,
+            help="Epochs used to fit the private part.",
+            show_default="federation.join_epochs of the run",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
     device: Device = None,
     *,
     options: OutputOptions,
 ) -> None:
-    """Join a finished federation: fit the private part to some images of your own, on this machine alone.
+    """Join a finished federation: fit the private part to a few images of your own, on this machine only.
 
-    The shared part stays as it is, and nothing is sent anywhere. Writes a run directory with one client.
+    The shared part does not change, and nothing is sent. Writes a run directory with one client.
 
     Examples:
         fedpgp join --from fedpgp-runs/fedpgp-seed-0 --data /srv/photos --shots 8 -o mine
     """
     if data is None:
-        raise click.UsageError("Missing option '--data', where the images are")
+        raise click.UsageError("Missing option '--data'. Add --data with the directory of your images.")
     directory = options.directory(f"join-{run.name}")
     fit = partial(fedpgp.join, run, data, changes=change or (), shots=shots, epochs=epochs, seed=seed, device=device)
     with Session(directory, options.quiet) as progress:

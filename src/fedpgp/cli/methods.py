@@ -1,4 +1,4 @@
-"""`fedpgp methods`: what there is to choose from."""
+"""`fedpgp methods`: list the methods."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from fedpgp.cli.options import Checkpoint, ConfigFile, Json
 from fedpgp.cli.printing import out, print_json, print_listing
 
-HEADER = ("name", "year", "venue", "shared", "private", "reads", "what it is")
+HEADER = ("name", "year", "venue", "shared", "private", "reads", "description")
 
 
 def methods(
@@ -19,9 +19,10 @@ def methods(
     checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
-    """List the methods, with what they share and keep private in numbers of parameters on the embedded checkpoint.
+    """List the methods, with their numbers of shared and private parameters.
 
-    With --config on the checkpoint of that file, with --checkpoint on another; the list then says which methods fit it.
+    The numbers are for the checkpoint of --config, by default the embedded one, or for --checkpoint. The list also says
+    which methods do not fit the checkpoint.
 
     Examples:
         fedpgp methods
@@ -45,7 +46,7 @@ def methods(
             "" if entry.shared is None else f"{entry.shared:,}",
             "" if entry.private is None else f"{entry.private:,}",
             ", ".join(entry.reads),
-            f"does not fit: it {entry.misfit}" if entry.misfit else entry.summary,
+            f"does not fit: the method {entry.misfit}" if entry.misfit else entry.summary,
         )
         for entry in entries
     ]

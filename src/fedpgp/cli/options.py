@@ -1,4 +1,4 @@
-"""Options that several commands have, what their values mean, and how a command joins its group."""
+"""Options that several commands share, the meaning of their values, and how a command is added to its group."""
 
 import inspect
 import json
@@ -15,6 +15,7 @@ import click
 import typer
 from click.core import ParameterSource
 from rich.markup import escape
+from typer.core import TyperCommand
 
 from fedpgp.reporting import Reporter
 from fedpgp.runtime.processes import cores
@@ -27,58 +28,78 @@ ConfigFile = Annotated[
     typer.Option(
         "--config",
         "-c",
-        help="TOML file, or a recipe's name: photographs, pictograms-styles or pictograms-styles-classes. What a file"
-        " leaves out has the paper's value, or that of the recipe which it extends.",
+        help="Config file in TOML, or the name of a recipe: pictograms, photographs, pictograms-styles or"
+        " pictograms-styles-classes. Values that a file leaves out come from the recipe that it extends, or from the"
+        " paper.",
         show_default="pictograms; with --backbone photoclip: photographs",
     ),
 ]
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the config. Can be repeated."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output directory if it exists.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check everything, print what would be run, and do nothing else.")
+    bool, typer.Option("--dry-run", help="Check everything, print the plan, and stop before any training.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and no table.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output instead of a table.")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", help="Processes; any number gives the same result.", show_default="cores")
+    int | None,
+    typer.Option(
+        "--workers",
+        help="Number of worker processes. Results do not depend on it.",
+        show_default="one for each core",
+    ),
 ]
 Cache = Annotated[
     Path | None,
-    typer.Option("--cache-dir", help="Where image features are kept; by default the user's cache directory."),
+    typer.Option(
+        "--cache-dir", help="Directory of the cache of image features.", show_default="the user's cache directory"
+    ),
 ]
 SkipBadImages = Annotated[
-    bool, typer.Option("--skip-bad-images", help="Go on without the images that do not decode, and name them.")
+    bool, typer.Option("--skip-bad-images", help="Leave out images that cannot be decoded, and print their names.")
 ]
 CHECKPOINTS = (
-    "photoclip (embedded, knows photographs), pictoclip (embedded, knows icons), a directory or file, a hub id, or"
-    " open_clip:ARCHITECTURE/TAG."
+    "photoclip (embedded, for photographs), pictoclip (embedded, for icons), a directory or file, a model id of the"
+    " Hugging Face hub, or open_clip:ARCHITECTURE/TAG."
 )
-Checkpoint = Annotated[str | None, typer.Option("--checkpoint", help=f"Dual encoder: {CHECKPOINTS}")]
+Checkpoint = Annotated[str | None, typer.Option("--checkpoint", help=f"Checkpoint of a dual encoder: {CHECKPOINTS}")]
 BackboneName = Annotated[
-    str | None, typer.Option("--backbone", help=f"Short for --set backbone.checkpoint=…: {CHECKPOINTS}")
+    str | None,
+    typer.Option("--backbone", help=f"Checkpoint of the dual encoder (--set backbone.checkpoint=…): {CHECKPOINTS}"),
 ]
-Device = Annotated[str | None, typer.Option("--device", help="Short for --set backbone.device=…: cpu, cuda, cuda:1.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="Device for all computations (--set backbone.device=…): cpu, cuda or cuda:1."),
+]
 DataSource = Annotated[
     str | None,
-    typer.Option("--data", help="Short for --set data.source=…: a directory, a CSV file, hf:ORG/NAME, a known name."),
+    typer.Option(
+        "--data",
+        help="Dataset (--set data.source=…): a directory, a CSV file, hf:ORG/NAME, or the name of a known dataset.",
+    ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-FinishedRun = Annotated[Path, typer.Argument(help="A finished run's directory.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
+FinishedRun = Annotated[Path, typer.Argument(help="Directory of a finished run.")]
 Client = Annotated[
     int | None,
-    typer.Option("--client", help="Whose model, from 0.", show_default="the shared part, as a newcomer has it"),
+    typer.Option(
+        "--client",
+        help="Number of the client whose model is used, from 0.",
+        show_default="the shared model, without a private part",
+    ),
 ]
 ClassNames = Annotated[
     str | None,
     typer.Option(
         "--classes",
-        help="Any class names with commas between, or a file with a name in each line.",
-        show_default="those that were trained on",
+        help="Class names, separated by commas, or a text file with one class name per line.",
+        show_default="the classes of the run",
     ),
 ]
 
-SHORT_FORMS = {  # option -> what it is short for
+SHORT_FORMS = {  # option -> the field that it sets
     "data": "data.source",
     "backbone": "backbone.checkpoint",
     "device": "backbone.device",
@@ -90,25 +111,53 @@ Command = Callable[..., None]
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Command], Command]:
-    """Add a function to a group of commands; the examples at the end of its docstring stand below its options.
+    """Return a decorator that adds a function to a group of commands.
 
-    name: None takes that of the function.
+    The examples at the end of the function's docstring are printed below its options.
+
+    Parameters
+    ----------
+    app
+        The group.
+    name
+        Name of the command; None takes the name of the function.
     """
 
     def add(function: Command) -> Command:
         description, _, examples = inspect.cleandoc(function.__doc__ or "").partition("\n\nExamples:\n")
+        description = "\n\n".join(" ".join(paragraph.split()) for paragraph in description.split("\n\n"))
         lines = [f"[bold]{escape(line.strip())}[/]" for line in examples.splitlines()]
-        return app.command(name, help=description, epilog="\n\n".join(["Examples:", *lines]))(function)
+        epilog = "\n\n".join(["Examples:", *lines])
+        return app.command(name, cls=_with_argument_help(function), help=description, epilog=epilog)(function)
 
     return add
 
 
+def _with_argument_help(function: Command) -> type[TyperCommand]:
+    """Return a class of commands that keeps the help of arguments, which typer 0.20 loses with click 8.5."""
+    texts = {
+        name: info.help
+        for name, parameter in inspect.signature(function).parameters.items()
+        for info in getattr(parameter.annotation, "__metadata__", ())
+    }
+
+    class CommandWithArgumentHelp(TyperCommand):
+        def __init__(self, *given: Any, **options: Any):
+            super().__init__(*given, **options)
+            for parameter in self.params:
+                if isinstance(parameter, click.Argument) and parameter.name is not None:
+                    parameter.help = texts.get(parameter.name)  # type: ignore[attr-defined,unused-ignore]
+
+    return CommandWithArgumentHelp
+
+
 @dataclass(frozen=True)
 class OutputOptions:
-    """The options of every command that writes runs: where they go, and what is told of them."""
+    """Options of every command that writes runs: the output directory and what is printed."""
 
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Directory to write; without it, a new one in fedpgp-runs/.")
+        Path | None,
+        typer.Option("--output", "-o", help="Directory for the results.", show_default="a new one in fedpgp-runs"),
     ] = None
     force: Force = False
     as_json: Json = False
@@ -116,18 +165,21 @@ class OutputOptions:
     quiet: Quiet = False
 
     def directory(self, kind: str) -> Path:
-        """Return that of --output, or a new name."""
+        """Return the directory of --output, or a new name."""
         return self.output or new_name(kind)
 
 
 @dataclass(frozen=True)
 class WorkOptions(OutputOptions):
-    """The options of every command that trains: how results are made, where they go, and how to go on.
+    """Options of every command that trains: the execution, the output directory and the run that is resumed.
 
-    Raises UsageError where a setting was typed beside --resume.
+    Raises
+    ------
+    click.UsageError
+        A setting was typed together with --resume.
     """
 
-    what: ClassVar[str] = "study"  # that --resume goes on with
+    what: ClassVar[str] = "study"  # the noun for what --resume continues
     beside_resume: ClassVar[Set[str]] = {"resume", "workers", "cache", "skip_bad_images", "as_json", "quiet"}
 
     resume: Annotated[
@@ -135,9 +187,9 @@ class WorkOptions(OutputOptions):
         typer.Option(
             "--resume",
             metavar="DIR",
-            help="Go on with what was stopped in DIR; its settings are there, so only --workers, --cache-dir,"
-            " --skip-bad-images, --json and --quiet go with it, and the file of a method of your own and --track where"
-            " the command has them.",
+            help="Continue what was interrupted in DIR, with the settings that are stored there. Only --workers,"
+            " --cache-dir, --skip-bad-images, --json and --quiet can be added, and, if the command has them,"
+            " --rounds, --track and the file of your own method.",
         ),
     ] = None
     workers: Workers = None
@@ -149,16 +201,15 @@ class WorkOptions(OutputOptions):
             typed = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
             if typed and parameter.name not in self.beside_resume:
                 raise click.UsageError(
-                    f"--resume {self.resume} goes on with the settings of that {self.what}: leave out"
-                    f" {parameter.opts[0]}"
+                    f"--resume {self.resume} uses the settings of that {self.what}. Leave out {parameter.opts[0]}."
                 )
 
     def directory(self, kind: str) -> Path:
-        """Return that of --resume or --output, or a new name."""
+        """Return the directory of --resume or --output, or a new name."""
         return self.resume or super().directory(kind)
 
     def execution(self, reporter: Reporter) -> "ExecutionOptions":
-        """Return what functions of the library take."""
+        """Return the options as keyword arguments of the library's functions."""
         return {
             "workers": worker_count(self.workers),
             "cache": self.cache,
@@ -169,7 +220,7 @@ class WorkOptions(OutputOptions):
 
 @dataclass(frozen=True)
 class RunOptions(WorkOptions):
-    """The options of `fedpgp run` and `fedpgp compare`."""
+    """Options of `fedpgp run` and `fedpgp compare`."""
 
     what: ClassVar[str] = "run"
     beside_resume: ClassVar[Set[str]] = WorkOptions.beside_resume | {"method", "methods", "track", "rounds"}
@@ -182,7 +233,7 @@ class RunOptions(WorkOptions):
         typer.Option(
             "--rounds",
             metavar="N",
-            help="Short for --set federation.rounds=N. With --resume DIR: +N, to add N rounds to finished runs.",
+            help="Number of rounds (--set federation.rounds=N). With --resume DIR, +N adds N rounds to finished runs.",
         ),
     ] = None
     change: Changes = None
@@ -191,20 +242,23 @@ class RunOptions(WorkOptions):
         typer.Option(
             "--settings",
             metavar="published",
-            help="Use the values that each method was published with, and print them with their sources. They replace"
-            " values of the config file; --set replaces both.",
+            help="Use the values that each method was published with, and print their sources. They replace values of"
+            " the config file, and --set replaces both.",
         ),
     ] = None
     device: Device = None
     precision: Annotated[
-        str | None, typer.Option("--precision", help="Short for --set backbone.precision=…: float32, bf16, float64.")
+        str | None,
+        typer.Option(
+            "--precision", help="Precision of the encoders (--set backbone.precision=…): float32, bf16 or float64."
+        ),
     ] = None
     track: Annotated[
         list[str] | None,
         typer.Option(
             "--track",
             metavar="KIND:WHERE",
-            help="Tell every round to tensorboard:DIRECTORY, mlflow:URI or wandb:PROJECT; may be repeated.",
+            help="Log every round to tensorboard:DIRECTORY, mlflow:URI or wandb:PROJECT. Can be repeated.",
         ),
     ] = None
 
@@ -222,7 +276,7 @@ class RunOptions(WorkOptions):
 
     @property
     def experiment(self) -> dict[str, Any]:
-        """The arguments of `fedpgp.run` and `fedpgp.compare` that say what is run."""
+        """The arguments of `fedpgp.run` and `fedpgp.compare` that describe the experiment."""
         changes = all_changes(
             self.change,
             data=self.data,
@@ -235,9 +289,9 @@ class RunOptions(WorkOptions):
 
 
 def with_options(kind: type[Any]) -> Callable[[Command], Command]:
-    """Give a command an option for each field of a kind of options, in the place of its last parameter `options`."""
+    """Return a decorator that replaces a command's last parameter `options` by one option for each field of `kind`."""
     of_output = {field.name for field in fields(OutputOptions)}
-    ordered = sorted(fields(kind), key=lambda field: field.name in of_output)  # --output follows what is run
+    ordered = sorted(fields(kind), key=lambda field: field.name in of_output)  # the output options come last
     shared = [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
         for field in ordered
@@ -259,9 +313,14 @@ def with_options(kind: type[Any]) -> Callable[[Command], Command]:
 
 
 def all_changes(change: list[str] | None, **short: str | int | None) -> list[str]:
-    """The changes of --set, and those that options of the names in `SHORT_FORMS` are short for.
+    """Return the changes of --set, and the changes that the options of `SHORT_FORMS` abbreviate.
 
-    Values are quoted: a path may look like a number. Raises UsageError where --set has another value.
+    Values are quoted, because a path may look like a number.
+
+    Raises
+    ------
+    click.UsageError
+        An option and --set give different values.
     """
     from fedpgp.config import parse_change
 
@@ -272,23 +331,23 @@ def all_changes(change: list[str] | None, **short: str | int | None) -> list[str
         if value is None:
             continue
         if typed.get(place, value) != value:
-            raise click.UsageError(f"--{name} {value} and --set {place}={typed[place]} differ: leave one of them out")
+            raise click.UsageError(f"--{name} {value} and --set {place}={typed[place]} differ. Leave out one of them.")
         changes.append(f"{place}={json.dumps(value, ensure_ascii=False)}")
     return changes
 
 
 def new_name(kind: str) -> Path:
-    # The process id tells apart what was started in one second.
+    """Return a new directory name in fedpgp-runs; the process id distinguishes two starts within one second."""
     return Path("fedpgp-runs") / f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 def listed(text: str | None) -> list[str] | None:
-    """Return names that were typed with commas between; None for an option that was left out."""
+    """Split names that are separated by commas; return None for an option that was left out."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def class_names(text: str | None) -> list[str] | None:
-    """What --classes names: names with commas between, or those of a file that has one in each line."""
+    """Return the names of --classes: names separated by commas, or a file with one name per line."""
     from fedpgp.data.sources.names import read_lines
     from fedpgp.runtime.files import exists
 
@@ -298,4 +357,5 @@ def class_names(text: str | None) -> list[str] | None:
 
 
 def worker_count(count: int | None) -> int:
+    """Return the number of worker processes, by default one for each core."""
     return cores() if count is None else count

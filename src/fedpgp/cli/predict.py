@@ -1,4 +1,4 @@
-"""`fedpgp predict`: images classified with the prompts of a run."""
+"""`fedpgp predict`: classify images with the prompts of a run."""
 
 import csv
 import io
@@ -30,25 +30,37 @@ STDIN = "-"
 def predict(
     run: FinishedRun,
     images: Annotated[
-        list[str], typer.Argument(help="Files, directories, patterns in quotes; - reads names from standard input.")
+        list[str],
+        typer.Argument(help="Image files, directories, or patterns in quotes; - reads file names from standard input."),
     ],
     client: Client = None,
     classes: ClassNames = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="Likeliest classes to tell of each image.")] = 1,
+    top: Annotated[
+        int,
+        typer.Option(
+            "--top", min=1, help="Number of classes that are printed for each image, the most probable first."
+        ),
+    ] = 1,
     form: Annotated[
         Literal["table", "csv", "json"],
-        typer.Option("--format", help="csv and json have the probability of every class."),
+        typer.Option("--format", help="Output format. csv and json contain the probability of every class."),
     ] = "table",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of printing.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the result to this file instead of printing it.")
+    ] = None,
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            "--checkpoint", help="Where the run's checkpoint is now, if it was moved.", show_default="as in the run"
+            "--checkpoint",
+            help="Directory or file of the run's checkpoint, if it was moved.",
+            show_default="backbone.checkpoint of the run",
         ),
     ] = None,
     calibrate: Annotated[
         bool,
-        typer.Option("--calibrate", help="Divide logits by the temperature that suits the run's validation images."),
+        typer.Option(
+            "--calibrate", help="Divide the logits by a temperature that is fitted to the run's validation images."
+        ),
     ] = False,
     cache: Cache = None,
     device: Device = None,
@@ -56,7 +68,7 @@ def predict(
 ) -> None:
     """Classify images with the prompts of a finished run, among any class names.
 
-    What cannot be read is named at the end, and the exit code is 2; all other images are answered.
+    Images that cannot be read are listed at the end, and the exit code is then 2. All other images are classified.
 
     Examples:
         fedpgp predict out/fedpgp/seed-0 photos --client 3
@@ -75,20 +87,20 @@ def predict(
         model = with_memory(model, finished, cache, None)
     if calibrate:
         model = with_temperature(model, finished, cache, None)
-        say(f"temperature {model.temperature:.3g}, from the run's validation images")
+        say(f"The temperature is {model.temperature:.3g}, fitted to the run's validation images.")
     read = model.read(names)
     stream = model.stream(files, read)
     faults: list[str] = []
 
     def answers() -> Iterator["Answer"]:
-        """The answers as they come: with many class names, all of them together take more memory than the model."""
+        """Yield one answer at a time: with many class names, all answers need more memory than the model."""
         for answer in track(stream, "images", total=len(files), console=err, disable=quiet or not err.is_terminal):
             if answer.fault:
                 faults.append(f"{answer.image} cannot be read: {answer.fault}")
             yield answer
 
     if form == "table" and output is None:
-        whose = "the shared part" if client is None else f"client {client}"
+        whose = "shared model" if client is None else f"client {client}"
         _print(answers(), top, f"{model.method.name}, {whose}; {len(read.names)} classes")
     else:
         about = {"method": model.method.name, "client": client, "temperature": model.temperature}
@@ -97,17 +109,25 @@ def predict(
             for text in texts:
                 print(text, end="")
         else:
-            with writing(output, "name another with -o"), new_file(output) as file:
+            with writing(output, "Use another file with -o"), new_file(output) as file:
                 for text in texts:
                     file.write(text.encode())
     if faults:
-        raise fedpgp.FedPGPError("\n".join([*faults, f"{len(faults)} of {len(files)} images were left out"]))
+        raise fedpgp.FedPGPError(
+            "\n".join([*faults, f"{len(faults)} of {len(files)} images were not classified"]),
+            remedy="Replace these files, or leave them out",
+        )
 
 
 def image_files(given: Sequence[str]) -> list[Path]:
-    """The image files that are meant, in the order of the arguments, those of a directory by name.
+    """Return the image files in the order of the arguments, and the files of a directory sorted by name.
 
-    Only arguments may be patterns: a line of standard input is a name. Raises UsageError where there are none.
+    Only arguments can be patterns; a line of standard input is always a file name.
+
+    Raises
+    ------
+    click.UsageError
+        There is no image.
     """
     files: list[Path] = []
     for text in given:
@@ -117,25 +137,27 @@ def image_files(given: Sequence[str]) -> list[Path]:
         else:
             files += _files_of(text)
     if not files:
-        raise click.UsageError("no image was named: name files, directories or patterns, or - for standard input")
+        raise click.UsageError("There is no image. Give files, directories or patterns, or - for standard input.")
     return files
 
 
 def _files_of(name: str, pattern: bool = True) -> list[Path]:
-    """The file of a name, the images of a directory, or what a pattern matches, without hidden and system files."""
+    """Return a file, the images of a directory, or the matches of a pattern, without hidden and system files."""
     from fedpgp.data.sources.folder import hidden
 
     path = Path(name)
     if path.is_dir():
         inside = sorted(_below(path))
         if not inside:
-            raise click.UsageError(f"{shown(path)} holds no image: name a directory that does")
+            raise click.UsageError(f"The directory {shown(path)} contains no image. Use another directory.")
         return inside
     if path.exists():
         return [path]
     matched = sorted(Path(p) for p in glob(name, recursive=True)) if pattern else []  # noqa: PTH207 — also absolute
     if not matched:
-        raise click.UsageError(f"{shown(name)} is no file, no directory, and matches none: name images that exist")
+        raise click.UsageError(
+            f"{shown(name)} is not a file or directory, and as a pattern it matches no file. Use images that exist."
+        )
     meant = set(path.parts)
     return [p for p in matched if p.is_file() and not any(hidden(part) for part in p.parts if part not in meant)]
 
@@ -163,7 +185,7 @@ def _print(answers: Iterable["Answer"], top: int, title: str) -> None:
 
 
 def _json(answers: Iterable["Answer"], about: Mapping[str, object]) -> Iterator[str]:
-    """One object, with a part of its text for each image."""
+    """Yield one JSON object in parts: the text of one image at a time."""
     start, end = json.dumps({**about, "images": [0]}, indent=2, allow_nan=False).split("    0")
     yield start
     gap = ""
@@ -175,7 +197,7 @@ def _json(answers: Iterable["Answer"], about: Mapping[str, object]) -> Iterator[
 
 
 def _csv(answers: Iterable["Answer"], names: Sequence[str]) -> Iterator[str]:
-    """A header, and a line for each image."""
+    """Yield a header, and a line for each image."""
 
     def line(cells: Sequence[object]) -> str:
         text = io.StringIO()

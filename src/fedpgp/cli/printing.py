@@ -1,4 +1,4 @@
-"""What the command line prints: tables and JSON on standard output, everything else on standard error."""
+"""Output of the command line: tables and JSON on standard output, everything else on standard error."""
 
 import json
 import sys
@@ -24,9 +24,16 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 class Session(ProgressBars):
-    """Progress on standard error, none when quiet; and after Ctrl-C, how to go on.
+    """Reporter that prints progress on standard error, and after Ctrl-C the command that resumes.
 
-    directory: where the results go; resume: the command that goes on, where it is not that of a run or comparison.
+    Parameters
+    ----------
+    directory
+        Directory of the results.
+    quiet
+        Print no progress.
+    resume
+        The command that resumes a study; None for a run or a comparison.
     """
 
     def __init__(self, directory: Path, quiet: bool, resume: str | None = None):
@@ -36,10 +43,11 @@ class Session(ProgressBars):
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         super().__exit__(kind, *error)
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            from fedpgp.results.run_store import resume_command
+            from fedpgp.results.run_store import resume_remedy
 
-            command = self._resume if self._resume and self._directory.exists() else resume_command(self._directory)
-            say(f"interrupted; go on with: {command}" if command else "interrupted before the first round")
+            known = self._resume and self._directory.exists()
+            remedy = f"Resume it with `{self._resume}`" if known else resume_remedy(self._directory)
+            say(f"Interrupted. {remedy}." if remedy else "Interrupted before the first round.")
             sys.exit(130)
 
     def progress(self, what: str, done: int, total: int, detail: str = "") -> None:
@@ -52,7 +60,7 @@ class Session(ProgressBars):
 
 @contextmanager
 def tracked(session: Session, kinds: Sequence[str] | None) -> "Iterator[fedpgp.Reporter]":
-    """What hears a run: the session and the trackers of --track, which are closed in the end, however it comes."""
+    """Yield a reporter for the session and the trackers of --track, and close the trackers in any case."""
     from fedpgp.tracking import Several, tracker
 
     with ExitStack() as stack:
@@ -61,16 +69,17 @@ def tracked(session: Session, kinds: Sequence[str] | None) -> "Iterator[fedpgp.R
 
 
 def say(text: str) -> None:
-    """Print a line for the person on standard error."""
+    """Print a line on standard error."""
     err.print(text, markup=False)
 
 
 def print_json(content: object) -> None:
+    """Print JSON on standard output."""
     print(json.dumps(content))
 
 
 def print_plan(plan: str, cells: "Sequence[StudyCell]" = (), as_json: bool = False) -> None:
-    """What --dry-run prints. cells: of a grid."""
+    """Print the plan of --dry-run, and the cells of a grid."""
     if as_json:
         print_json({"plan": plan, "cells": [cell.name for cell in cells]})
         return
@@ -80,6 +89,7 @@ def print_plan(plan: str, cells: "Sequence[StudyCell]" = (), as_json: bool = Fal
 
 
 def print_result(comparison: "fedpgp.Comparison", directory: Path, as_json: bool) -> None:
+    """Print the table of new runs, their directory, and the time of their rounds."""
     if as_json:
         print_json(comparison.as_json())
         return
@@ -87,10 +97,11 @@ def print_result(comparison: "fedpgp.Comparison", directory: Path, as_json: bool
     records = [record for run in comparison.runs for record in run.rounds]
     training = sum(record["seconds_training"] for record in records)
     evaluation = sum(record["seconds_evaluation"] for record in records)
-    say(f"written to {directory}; rounds took {training:.0f} s in training and {evaluation:.0f} s in evaluation")
+    say(f"The results are in {directory}. Training took {training:.0f} s and evaluation {evaluation:.0f} s.")
 
 
 def print_comparison(comparison: "fedpgp.Comparison", reference: str | None = None) -> None:
+    """Print the table of a comparison, and the differences from a reference method."""
     from fedpgp.report.tables import difference_table, table
 
     print_table(table(comparison))
@@ -99,10 +110,10 @@ def print_comparison(comparison: "fedpgp.Comparison", reference: str | None = No
 
 
 def print_table(one: "formats.Table") -> None:
-    """Print a table of a report; the best of a column is bold."""
+    """Print a table of a report. The best value of each column is bold."""
 
     def shown(cell: "formats.TableCell") -> Text:
-        # In a narrow terminal a deviation goes below its mean.
+        # In a narrow terminal, the standard deviation is on the line below the mean.
         text = cell.plain if out.width >= 110 else cell.plain.replace(" ± ", "\n± ")
         return Text(text, "bold" if cell.mark == "best" else "")
 
@@ -115,7 +126,7 @@ def print_table(one: "formats.Table") -> None:
 def print_listing(
     header: Sequence[str], rows: Iterable[Sequence[str | Text]], right: Collection[str] = (), title: str = ""
 ) -> None:
-    """Print rows of plain cells in columns. right: the columns whose cells are aligned to the right."""
+    """Print rows of plain cells in columns; the columns `right` are aligned to the right."""
     listing = Table(title=escape(title), title_justify="left", header_style="bold", box=None, padding=(0, 1, 0, 0))
     for name in header:
         listing.add_column(Text(name), justify="right" if name in right else "left", overflow="fold")

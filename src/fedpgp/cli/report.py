@@ -1,4 +1,4 @@
-"""`fedpgp report`: one page about runs."""
+"""`fedpgp report`: write one HTML page about runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,24 +11,26 @@ from fedpgp.reporting import ProgressBars, Silent
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Directories of runs or comparisons.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("report.html"),
+    runs: Annotated[list[Path], typer.Argument(help="Directories of runs and comparisons.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file for the report.")] = Path("report.html"),
     focus: Annotated[
-        str | None, typer.Option("--focus", help="The method that is looked at closer.", show_default="the last")
+        str | None, typer.Option("--focus", help="Method that is described in more detail.", show_default="the last")
     ] = None,
     figures: Annotated[
         Path | None,
-        typer.Option("--figures", help="Directory for each figure as SVG, PDF, PNG and CSV, and the table as LaTeX."),
+        typer.Option(
+            "--figures", help="Directory for the figures as SVG, PDF, PNG and CSV, and for the table as LaTeX."
+        ),
     ] = None,
     live: Annotated[
-        bool, typer.Option("--live", help="Follow what is running: write the page again until all is finished.")
+        bool, typer.Option("--live", help="Update the page after every round until all runs are finished.")
     ] = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write one page about runs: tables, curves, clients, confusions, what moved, costs and provenance.
+    """Write one HTML page about runs: tables, curves, clients, confusions, changed answers, costs and provenance.
 
-    The page needs no network. What is damaged or not finished is named, and the rest is shown.
+    The page needs no network. Damaged and unfinished runs are listed, and all others are shown.
 
     Examples:
         fedpgp report out -o report.html
@@ -36,16 +38,16 @@ def report(
         fedpgp report out --live
     """
     if live and figures is not None:
-        raise typer.BadParameter("--figures goes with finished runs; leave out --live", param_hint="--figures")
+        raise typer.BadParameter("--figures needs finished runs. Leave out --live.", param_hint="--figures")
     from fedpgp.report.page import follow, write_report
 
     if live:
-        say(f"open {output}; it follows the runs until they are finished, or until Ctrl-C")
+        say(f"Open {output}. The page is updated until the runs are finished, or until Ctrl-C.")
         follow(runs, output, focus=focus, force=force)
     else:
         with ProgressBars(err) as bars:
             progress = Silent().progress if quiet else bars.progress
             gathered = write_report(runs, output, focus=focus, figures=figures, force=force, progress=progress)
         for fault in gathered.faults:
-            say(f"fedpgp: not shown: {fault}")
-    say(f"written to {output}" + (f" and {figures}" if figures else ""))
+            say(f"fedpgp: The report leaves out a run. {fault}")
+    say(f"The report is in {output}" + (f", and the figures are in {figures}." if figures else "."))

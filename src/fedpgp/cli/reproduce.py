@@ -1,4 +1,4 @@
-"""`fedpgp reproduce`: the experiments of the paper."""
+"""`fedpgp reproduce`: run the experiments of the paper."""
 
 from functools import partial
 from pathlib import Path
@@ -14,29 +14,35 @@ from fedpgp.cli.studies import run_study
 
 @with_options(WorkOptions)
 def reproduce(
-    name: Annotated[str | None, typer.Argument(help="Of a recipe: see --list.")] = None,
-    listing: Annotated[bool, typer.Option("--list", help="Print the recipes, and do nothing else.")] = False,
+    name: Annotated[str | None, typer.Argument(help="Name of a recipe; --list prints all names.")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="Print the names and descriptions of the recipes.")] = False,
     dry_run: DryRun = False,
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="DIR", help="Below which the known data sets lie.", show_default="data"),
+        typer.Option("--data", metavar="DIR", help="Directory that contains the known datasets.", show_default="data"),
     ] = None,
     backbone: BackboneName = None,
     embedded: Annotated[
-        bool, typer.Option("--embedded", help="On pictograms with pictoclip: minutes, and nothing to fetch.")
+        bool,
+        typer.Option(
+            "--embedded", help="Use the embedded pictograms and pictoclip: it takes minutes, without a download."
+        ),
     ] = False,
     methods: Annotated[
-        str | None, typer.Option("--methods", help="Names with commas between.", show_default="those of the recipe")
+        str | None,
+        typer.Option(
+            "--methods", help="Methods to run, separated by commas.", show_default="the methods of the recipe"
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="Of every cell.")] = 3,
+    seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds for each cell of the table.")] = 3,
     change: Changes = None,
     *,
     options: WorkOptions,
 ) -> None:
     """Run an experiment of the paper and print its table.
 
-    Everything is checked before any work, and what is missing is named. Writes a comparison for each cell, and
-    reproduction.md, .tex and .csv.
+    The command first checks everything and lists what is missing. Writes a comparison for each cell of the table, and
+    the table as reproduction.md, .tex and .csv.
 
     Examples:
         fedpgp reproduce --list
@@ -50,12 +56,12 @@ def reproduce(
     if listing:
         for known in names():
             recipe = read_recipe(known)
-            where = "" if recipe.embedded else f" Not with --embedded: {recipe.embedded_note}."
+            where = "" if recipe.embedded else f" Not available with --embedded: {recipe.embedded_note}."
             out.print(f"{known}: {recipe.about}{where}", markup=False)
         return
     if options.resume is None and name is None:
-        raise click.UsageError("name a recipe: fedpgp reproduce --list has them")
-    all_changes(change, backbone=backbone)  # raises where they differ
+        raise click.UsageError("The recipe is missing. `fedpgp reproduce --list` prints the names of all recipes.")
+    all_changes(change, backbone=backbone)  # raises an error if the two differ
     places: dict[str, Any] = {"data": data, "backbone": backbone, "embedded": embedded}
     begin = partial(fedpgp.reproduce, name or "", **places, methods=listed(methods), seeds=seeds, changes=change or ())
     run_study(options, begin, fedpgp.resume_reproduction, tables, f"reproduce-{name}", dry_run=dry_run)

@@ -1,4 +1,4 @@
-"""`fedpgp run`: one method with one seed."""
+"""`fedpgp run`: run one method with one seed."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,9 @@ def run(
     method: Annotated[
         str | None,
         typer.Option(
-            "--method", "-m", help="A name that fedpgp methods lists, or one of your own as path/to/file.py:Name."
+            "--method",
+            "-m",
+            help="Method to run: a name from `fedpgp methods`, or your own method as path/to/file.py:Name.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
@@ -25,7 +27,7 @@ def run(
 ) -> None:
     """Run one method with one seed and write its run directory.
 
-    After Ctrl-C, a crash or a full disk, --resume goes on after the last finished round.
+    After Ctrl-C, a crash or a full disk, --resume continues after the last finished round.
 
     Examples:
         fedpgp run --method fedpgp
@@ -40,7 +42,9 @@ def run(
             own = [] if method is None else [method]
             comparison = fedpgp.resume(options.resume, methods=own, more_rounds=options.more_rounds, **execution)
         elif method is None:
-            raise click.UsageError("Missing option '--method', or '--resume' with the directory of a stopped run")
+            raise click.UsageError(
+                "Missing option '--method'. Add --method NAME, or --resume DIR with the directory of a stopped run."
+            )
         else:
             finished = fedpgp.run(
                 method, seed, **options.experiment, output=directory, force=options.force, **execution

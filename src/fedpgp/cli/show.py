@@ -1,4 +1,4 @@
-"""`fedpgp show`: the table of what was run earlier."""
+"""`fedpgp show`: print the table of earlier runs."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,27 +12,27 @@ from fedpgp.cli.printing import print_comparison, print_json, say
 
 
 def show(
-    directory: Annotated[Path, typer.Argument(help="What fedpgp run or fedpgp compare wrote.")],
+    directory: Annotated[Path, typer.Argument(help="Directory of a run or a comparison.")],
     alpha: Annotated[
         str | None,
         typer.Option(
             "--alpha",
-            help="Interpolation between the shared model (0) and the personal model (1); or validation, for what each"
-            " run's validation images of base classes choose.",
+            help="Interpolation between the shared model (0) and the personal model (1), or validation for the value"
+            " that is best on each run's validation images of base classes.",
             show_default="1",
         ),
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option("--reference", help="The method that all others are compared with.", show_default="the last"),
+        typer.Option("--reference", help="Method that all others are compared with.", show_default="the last"),
     ] = None,
     form: Annotated[
         Literal["table", "markdown", "latex", "csv"],
-        typer.Option("--format", help="markdown has all tables, latex and csv have the first."),
+        typer.Option("--format", help="Output format. markdown contains all tables; latex and csv contain the first."),
     ] = "table",
     as_json: Json = False,
 ) -> None:
-    """Print the table of an earlier run or comparison, and how far what was stopped has come.
+    """Print the table of an earlier run or comparison, and the progress of its unfinished runs.
 
     Examples:
         fedpgp show fedpgp-runs/compare-20261124-101500
@@ -68,22 +68,24 @@ def _alpha(text: str) -> float | Literal["validation"]:
     try:
         return float(text)
     except ValueError as error:
-        raise click.UsageError(f"--alpha must be a number from 0 to 1, or validation, got {text!r}") from error
+        raise click.UsageError(
+            f"--alpha must be a number from 0 to 1, or validation, got {text!r}. Use for example --alpha 0.5."
+        ) from error
 
 
 def _say_unfinished(comparison: "fedpgp.Comparison", directory: Path) -> None:
-    """Print how far each unfinished run has come, and the command that goes on."""
+    """Print the progress of each unfinished run, and the command that resumes it."""
     from fedpgp.results.run import headline
-    from fedpgp.results.run_store import resume_command
+    from fedpgp.results.run_store import resume_remedy
 
     for stopped in comparison.unfinished:
         if stopped.running:
-            state = f"of {stopped.rounds} rounds is in the hands of another process"
+            state = f"with {stopped.rounds} rounds is running in another process"
         elif stopped.record is None:
-            state = "was stopped before its first round was finished"
+            state = "was stopped before the end of its first round"
         else:
             state = f"was stopped after round {stopped.record['round']} of {stopped.rounds}: {headline(stopped.record)}"
         say(f"{stopped.method}, seed {stopped.seed} {state}")
-    command = resume_command(directory)
-    if command and not any(stopped.running for stopped in comparison.unfinished):
-        say(f"go on with: {command}")
+    remedy = resume_remedy(directory)
+    if remedy and not any(stopped.running for stopped in comparison.unfinished):
+        say(f"{remedy}.")

@@ -1,4 +1,4 @@
-"""What the commands of studies share: `fedpgp sweep`, `ablate`, `reproduce` and `tune`."""
+"""Code shared by the commands of studies: `fedpgp sweep`, `ablate`, `reproduce` and `tune`."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,10 +22,20 @@ def run_study(
     *,
     dry_run: bool = False,
 ) -> Path:
-    """Begin or resume a study, print it, and return its directory; a dry run only checks it and prints its plan.
+    """Begin or resume a study, print it, and return its directory. A dry run only checks it and prints its plan.
 
-    begin, resume: functions of the library; tables: of what they return; name: of a new directory, by default the
-    command's.
+    Parameters
+    ----------
+    options
+        Options of the command.
+    begin, resume
+        Functions of the library that return a study.
+    tables
+        Returns the tables of a study.
+    name
+        Name of a new directory; None takes the name of the command.
+    dry_run
+        Print the plan and stop.
     """
     command = str(click.get_current_context().info_name)
     directory = options.directory(name or command)
@@ -46,5 +56,5 @@ def run_study(
     else:
         for table in tables(study):
             print_table(table)
-        say(f"written to {directory}")
+        say(f"The results are in {directory}.")
     return directory

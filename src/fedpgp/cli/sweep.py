@@ -1,4 +1,4 @@
-"""`fedpgp sweep`: methods on every combination of values."""
+"""`fedpgp sweep`: run methods on every combination of values."""
 
 from functools import partial
 from pathlib import Path
@@ -15,17 +15,24 @@ from fedpgp.cli.studies import run_study
 def sweep(
     file: Annotated[
         Path | None,
-        typer.Argument(metavar="[GRID.toml]", help="A grid in a file: [axes], and methods and config before it."),
+        typer.Argument(
+            metavar="[GRID.toml]",
+            help="TOML file with the grid in a section \\[axes]; methods and config can come first.",
+        ),
     ] = None,
     grid: Annotated[
         list[str] | None,
-        typer.Option("--grid", metavar="SECTION.KEY=A,B,C", help="An axis with its values; may be repeated."),
+        typer.Option(
+            "--grid", metavar="SECTION.KEY=A,B,C", help="One axis of the grid with its values. Can be repeated."
+        ),
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option("--methods", help="Names with commas between.", show_default="zero-shot,local,promptfl,fedpgp"),
+        typer.Option(
+            "--methods", help="Methods to run, separated by commas.", show_default="zero-shot,local,promptfl,fedpgp"
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="Of every cell.")] = 1,
+    seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds for each combination.")] = 1,
     dry_run: DryRun = False,
     config: ConfigFile = None,
     backbone: BackboneName = None,
@@ -35,8 +42,8 @@ def sweep(
 ) -> None:
     """Run methods on every combination of values, and print the table.
 
-    Every combination is checked before any work. Writes a comparison for each, sweep.md, .tex and .csv (a row for every
-    run), and a figure for each axis of numbers.
+    The command first checks every combination. Writes a comparison for each, the table as sweep.md, .tex and .csv (with
+    a row for every run), and a figure for each axis of numbers.
 
     Examples:
         fedpgp sweep --grid fedpgp.mu=0.1,1 --grid task.shots=2,8 --seeds 3
@@ -47,7 +54,10 @@ def sweep(
     from fedpgp.report.grid import table
 
     if options.resume is None and (file is None) == (not grid):
-        raise click.UsageError("name a grid: either a file, or --grid section.key=a,b,c once or more")
+        raise click.UsageError(
+            "The grid must be either a file, or --grid SECTION.KEY=A,B,C once or more. Use for example"
+            " --grid fedpgp.mu=0.1,1."
+        )
     changes = all_changes(change, backbone=backbone)
     asked: dict[str, Any] = {"methods": listed(methods), "seeds": seeds, "config": config, "changes": changes}
     run_study(

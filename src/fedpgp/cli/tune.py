@@ -1,4 +1,4 @@
-"""`fedpgp tune`: the search for hyperparameters."""
+"""`fedpgp tune`: search for hyperparameters."""
 
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from fedpgp.cli.studies import run_study
 
 
 class TuneOptions(WorkOptions):
-    """Those of all studies; own methods are named again to go on, and trials can be added."""
+    """Options of a study. A resumed search takes the files of your own methods again, and can have more trials."""
 
     beside_resume = WorkOptions.beside_resume | {"methods", "trials"}
 
@@ -23,7 +23,8 @@ def tune(
         str | None,
         typer.Option(
             "--methods",
-            help="Names with commas between: see fedpgp methods. With --resume, only the files of your own methods.",
+            help="Methods to tune, separated by commas. `fedpgp methods` lists them. With --resume, only the files of"
+            " your own methods.",
             show_default="all",
         ),
     ] = None,
@@ -31,24 +32,26 @@ def tune(
         int | None,
         typer.Option(
             "--trials",
-            help="Of every method; the first is the config. With --resume, the number after which it ends.",
+            help="Number of trials for each method; the first trial uses the config. With --resume, the new total.",
             show_default="16",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", help="Of every trial, which is judged by their mean.")] = 2,
+    seeds: Annotated[int, typer.Option("--seeds", help="Number of seeds for each trial; their mean is compared.")] = 2,
     objective: Annotated[
-        str, typer.Option("--objective", help="cm, hm, local, base or novel, on validation images.")
+        str, typer.Option("--objective", help="Metric on validation images: cm, hm, local, base or novel.")
     ] = "cm",
     space: Annotated[
         Path | None,
-        typer.Option("--space", help="TOML file whose sections take the place of the shipped ones."),
+        typer.Option(
+            "--space", help="TOML file with search spaces. Its sections replace sections of the built-in file."
+        ),
     ] = None,
     search: Annotated[
         list[str] | None,
         typer.Option(
             "--search",
             metavar="METHOD.FIELD=RANGE",
-            help="One field: low..high, low..high:log, or one,two,three; may be repeated.",
+            help="Search range of one field: low..high, low..high:log, or a list such as 1,2,4. Can be repeated.",
         ),
     ] = None,
     config: ConfigFile = None,
@@ -57,13 +60,12 @@ def tune(
     *,
     options: TuneOptions,
 ) -> None:
-    """Search for the settings of methods, with as many trials for each, and write them as a config file.
+    """Search for hyperparameters, with the same number of trials for each method, and write them as a config file.
 
-    A trial trains within the base classes and is judged on their validation images: half of the base classes play the
-    novel ones, and the test split is not even read. Writes trials.csv and tuned.toml, which fedpgp compare --config
-    takes.
+    A trial trains on half of the base classes and is evaluated on validation images; the other half takes the role of
+    the novel classes. The test split is never read. Writes trials.csv, and tuned.toml for `fedpgp compare --config`.
 
-    What is searched of each method stands in studies/tuning/spaces.toml of the package.
+    The search spaces of all methods are in studies/tuning/spaces.toml of the package.
 
     Examples:
         fedpgp tune --methods promptfl,fedpgp --trials 8
@@ -90,4 +92,4 @@ def tune(
         lambda tuning: [table(tuning)],
     )
     if not options.as_json:
-        say(f"use it with: fedpgp compare --config {directory / 'tuned.toml'}")
+        say(f"Use the settings with: fedpgp compare --config {directory / 'tuned.toml'}")

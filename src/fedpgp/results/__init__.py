@@ -1,4 +1,4 @@
-"""What a run leaves behind: Run and Comparison, the run directory, the summary of a run, and its provenance.
+"""Results of runs: Run and Comparison, the run directory, the summary of a run, and its provenance.
 
-It may import the config and all that is below it, and neither runs nor reports. Start with `run`.
+This package may import the config and all packages below it, but not runs or reports. Start with `run`.
 """

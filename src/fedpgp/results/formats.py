@@ -1,4 +1,4 @@
-"""A table as Markdown, LaTeX and CSV."""
+"""Tables as Markdown, LaTeX and CSV."""
 
 import csv
 import io
@@ -12,19 +12,42 @@ MARKS: Mapping[Mark, str] = {"best": "", "same": " =", "above": " +"}
 
 @dataclass(frozen=True)
 class TableCell:
-    """A figure of a table, and whether it is the best of its column."""
+    """A cell of a table.
+
+    Attributes
+    ----------
+    text
+        The value as text.
+    mark
+        How the value compares with the others of its column, such as "best"; None for no mark.
+    """
 
     text: str
     mark: Mark | None = None
 
     @property
     def plain(self) -> str:
+        """The text with its mark."""
         return self.text + (MARKS[self.mark] if self.mark else "")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A heading, a header, rows of cells, and what must be known to read them. notes: paragraphs below the table."""
+    """A table with its heading and explanations.
+
+    Attributes
+    ----------
+    heading
+        Title of the table.
+    header
+        Names of the columns.
+    rows
+        Cells, one row for each line.
+    legend
+        Explanation of columns and marks.
+    notes
+        Paragraphs below the table.
+    """
 
     heading: str
     header: Sequence[str]
@@ -34,6 +57,7 @@ class Table:
 
 
 def markdown(table: Table) -> str:
+    """Return a table as Markdown."""
     lines = [
         [f"**{cell.plain}**" if cell.mark == "best" else cell.plain.replace("\n", "<br>") for cell in row]
         for row in table.rows
@@ -44,7 +68,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A tabular for the package booktabs, in a table with its caption."""
+    """Return a table as LaTeX for the package booktabs, with its caption."""
     lines = []
     for row in table.rows:
         texts = [_latex(cell.text.replace("\n", " ")) for cell in row]
@@ -69,7 +93,7 @@ def latex(table: Table) -> str:
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    """Dictionaries as CSV; columns: None takes the keys in the order in which they first occur."""
+    """Return dictionaries as CSV; without `columns`, the keys are columns in the order of their first occurrence."""
     text = io.StringIO()
     names = columns or list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")

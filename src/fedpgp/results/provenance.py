@@ -1,4 +1,4 @@
-"""What a run was begun with, and whether that is still what is there when it is resumed."""
+"""Provenance of a run, and the check that a resumed run still has the same inputs."""
 
 import tomllib
 import uuid
@@ -19,7 +19,7 @@ from fedpgp.runtime.files import write
 def origin(
     config: ExperimentConfig, method: str, seed: int, backbone: Backbone, source: Source | None
 ) -> dict[str, Any]:
-    """What a run is: all that must be the same when it is resumed, and where it came from."""
+    """Return what must be the same when a run is resumed, and the provenance of the run."""
     return {
         "run": uuid.uuid4().hex,
         "method": method,
@@ -30,15 +30,25 @@ def origin(
 
 
 def begin(directory: Path, begun: Mapping[str, Any]) -> None:
-    """Makes an empty directory that of a run before its first round."""
+    """Write the files of a run before its first round into an empty directory."""
     write(directory / "config.toml", begun["config"].encode())
     State.create(directory / FILE, begun).close()
 
 
 def started_config(directories: Sequence[Path], methods: Sequence[Method] = ()) -> ExperimentConfig:
-    """The config of unfinished runs. methods: somebody's own, as they were given when the runs were begun.
+    """Return the config of unfinished runs.
 
-    Raises OutputError where a config.toml is not what its run was begun with, or where two runs have different ones.
+    Parameters
+    ----------
+    directories
+        The run directories.
+    methods
+        The user's own methods, as given when the runs were begun.
+
+    Raises
+    ------
+    OutputError
+        A config.toml was changed after its run was begun, or two runs have different configs.
     """
     configs = []
     for directory in directories:
@@ -50,8 +60,10 @@ def started_config(directories: Sequence[Path], methods: Sequence[Method] = ()) 
         for key in sorted(begun.keys() | now.keys()):
             if begun.get(key) != now.get(key):
                 raise OutputError(
-                    f"{file}: {key} is {now.get(key, 'not set')}, the run was begun with"
-                    f" {begun.get(key, 'no value')}: set it back, or start another run"
+                    where=f"{file}: {key}",
+                    allowed=f"{begun[key]!r}, as when the run was begun" if key in begun else "left out",
+                    got=now.get(key, ...),
+                    remedy="Restore the value, or start another run",
                 )
     return _only(configs, directories)
 
@@ -78,28 +90,47 @@ def _flat(toml: str) -> dict[str, Any]:
 
 
 def check_origin(directory: Path, state: State, here: Mapping[str, Any], notice: Callable[[str], None]) -> None:
-    """Raises OutputError where method, seed, checkpoint or images are not those that the run was begun with.
+    """Check that method, seed, checkpoint and images are the same as when the run was begun.
 
-    Another version of fedpgp or of PyTorch is told to `notice` and noted in the run's provenance.
+    If fedpgp or PyTorch has another version now, `notice` is called, and the run's provenance records it.
+
+    Parameters
+    ----------
+    directory
+        The run directory.
+    state
+        State of the run.
+    here
+        `origin` of the run as it would begin now.
+    notice
+        Called with a sentence for the user.
+
+    Raises
+    ------
+    OutputError
+        Something is not the same.
     """
     kept = state.origin()
     begun, now = kept["provenance"], here["provenance"]
     for what in ("method", "seed"):
         if kept[what] != here[what]:
             raise OutputError(
-                f"{directory} was begun with {what} {kept[what]!r} and stands in the place of {what} {here[what]!r}:"
-                " move it back, or resume it by itself"
+                f"the run was begun with {what} {kept[what]!r}, but it is in the directory of {what} {here[what]!r}",
+                where=f"{directory}",
+                remedy="Move it back, or resume it separately",
             )
     for what, field in (("checkpoint", "backbone.checkpoint"), ("images", "data.source")):
         if begun[what] != now[what]:
             raise OutputError(
-                f"{directory} was begun with other {what} than what {field} names now (their fingerprints differ):"
-                " restore the files, or start another run"
+                f"the {what} of {field} changed since the run was begun (their fingerprints differ)",
+                where=f"{directory}",
+                remedy="Restore the files, or start another run",
             )
     if begun["method_code"] != now["method_code"]:
         raise OutputError(
-            f"{directory} was begun with other code of the method {kept['method']!r}: restore its file, or start"
-            " another run"
+            f"the code of the method {kept['method']!r} changed since the run was begun",
+            where=f"{directory}",
+            remedy="Restore the file of the method, or start another run",
         )
     versions = {
         "fedpgp": (begun["fedpgp"], now["fedpgp"]),
@@ -107,7 +138,10 @@ def check_origin(directory: Path, state: State, here: Mapping[str, Any], notice:
     }
     changed = {package: version for package, version in versions.items() if version[0] != version[1]}
     for package, (before, after) in changed.items():
-        notice(f"{directory} was begun with {package} {before}, here is {after}: the rest may differ in the last bits")
+        notice(
+            f"{directory} was begun with {package} {before}, and {after} is installed now. The other rounds may differ"
+            " in the last bits."
+        )
     if changed:
         session = {key: now[key] for key in ("command", "fedpgp", "packages", "started")}
         state.keep_origin({**kept, "provenance": {**begun, "resumed": [*begun.get("resumed", []), session]}})

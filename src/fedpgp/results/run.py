@@ -1,4 +1,4 @@
-"""What a run left behind, and what several say together."""
+"""Results of one run, and of a comparison of several runs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,22 +20,38 @@ from fedpgp.evaluation.metrics import class_accuracies, macro_accuracy
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SUMMARIES = ("hm", "cm", "area")  # the last columns of every table
-RANKED = ("local", "base", "novel")  # where the task has them
-PARTS = {"final": "client", "shared": "shared"}  # of results -> what frames and CSV files call it
-VALIDATION: Final = "validation"  # in the place of an α: the one that validation images choose for each run
+SUMMARIES = ("hm", "cm", "area")  # metrics in the last columns of every table
+RANKED = ("local", "base", "novel")  # metrics of a rank, if the task has them
+PARTS = {"final": "client", "shared": "shared"}  # key of the results -> name in frames and CSV files
+VALIDATION: Final = "validation"  # instead of an α: the α that is best on each run's validation images
 
 
 @dataclass(frozen=True)
 class Run:
-    """One method with one seed: exactly what its directory holds.
+    """Results of one method with one seed: the content of a run directory.
 
-    results: results.json; rounds: rounds.jsonl, one record per round; prompts: prompts.safetensors, the server's
-    "shared/NAME", each client's "private/CLIENT/NAME", where it keeps a shared part of its own "kept/CLIENT/NAME" and
-    where it is sent what nobody else is "received/CLIENT/NAME", read when asked for; outcomes: outcomes.safetensors,
-    None of a run across machines, where the clients keep them; provenance: provenance.json. alpha: where on the path
-    between the shared part alone and the clients' own models "final" is, see `at`. answers: answers.safetensors, what
-    the clients' models said of every test image, see `fedpgp.results.summary.answers`; empty where the clients keep it.
+    Attributes
+    ----------
+    config
+        config.toml.
+    results
+        results.json.
+    rounds
+        rounds.jsonl: one record per round.
+    prompts
+        prompts.safetensors, read when it is used: "shared/NAME" of the server and "private/CLIENT/NAME" of each client.
+        A client that keeps a shared part of its own also has "kept/CLIENT/NAME", and a client that receives tensors of
+        its own has "received/CLIENT/NAME".
+    outcomes
+        outcomes.safetensors; None for a run across machines, because its clients keep them.
+    provenance
+        provenance.json.
+    alpha
+        Interpolation between the shared model (0) and the personal models (1) that "final" of the results belongs to.
+        `at` chooses another.
+    answers
+        answers.safetensors: the predictions of the clients' models for every test image, described in
+        `fedpgp.results.summary.answers`; empty if the clients keep them.
     """
 
     config: ExperimentConfig
@@ -49,19 +65,29 @@ class Run:
 
     @property
     def method(self) -> str:
+        """Name of the method."""
         return str(self.results["method"])
 
     @property
     def seed(self) -> int:
+        """Random seed of the run."""
         return int(self.results["seed"])
 
     def at(self, alpha: float | Literal["validation"]) -> "Run":
-        """The same run with the models at α between the shared part alone (0) and the clients' own (1).
+        """Return the run with the results at an interpolation between the shared (0) and the personal models (1).
 
-        That is its "final" and `client_locals`; other results stay as they are.
+        Only "final" of the results and `client_locals` change. A run without a path stays as it is.
 
-        alpha: one that was evaluated, or "validation" for the one that this run's validation images of base classes
-        choose. A run without a path stays as it is. Raises OutputError for another α.
+        Parameters
+        ----------
+        alpha
+            A value that was evaluated, or "validation" for the value that is best on this run's validation images of
+            base classes.
+
+        Raises
+        ------
+        OutputError
+            The run was not evaluated at this value.
         """
         path = self.results["path"]
         chosen: float = self.results["alpha_on_validation"] if alpha == VALIDATION else alpha
@@ -71,37 +97,47 @@ class Run:
         if point is None:
             known = ", ".join(f"{point['alpha']:g}" for point in path)
             raise OutputError(
-                f"alpha must be {VALIDATION!r} or one of {known}, where {self.method} was evaluated, got {alpha}: run"
-                " it with another federation.path_points for more of them"
+                where="alpha",
+                allowed=f"{VALIDATION!r} or one of {known}, the values at which {self.method} was evaluated",
+                got=alpha,
+                remedy="Use one of these values, or run the method again with more federation.path_points",
             )
         final = {name: point.get(name, value) for name, value in self.results["final"].items()}
         return replace(self, results={**self.results, "final": final}, alpha=point["alpha"])
 
     @cached_property
     def resampled(self) -> Figures:
-        """Every metric, as it is and in each resample of the test images."""
+        """Every metric, computed on the test images and on each resample of them."""
         if self.outcomes is None:
             raise OutputError(
-                f"{self.method}, seed {self.seed} was run across machines, where which test image a client gets right"
-                " stays with the client: there is nothing to resample"
+                "a run across machines cannot be resampled, because its clients keep their predictions",
+                where=f"{self.method}, seed {self.seed}",
+                remedy="Compare runs of one machine instead",
             )
         return resampled(self.outcomes, self.alpha)
 
     @property
     def client_locals(self) -> list[float] | None:
-        """Local of each client's model at `alpha`, in percent.
+        """Local accuracy of each client's model at `alpha`, in percent.
 
-        None where that is not known: at α < 1 of a run across machines, whose clients keep what tells it.
+        None if it is unknown: for a run across machines at α < 1, because the clients keep their predictions.
         """
         if self.alpha == 1:
             return [client["local"] for client in self.results["clients"]]
         return None if self.outcomes is None else self.outcomes.local(self.alpha)
 
     def class_accuracies(self, name: Literal["local", "base", "novel"]) -> NDArray[np.float64] | None:
-        """[N, C] percent of each class's test images that each client gets right; NaN where it has none of a class.
+        """Return the accuracy of each client on each class.
 
-        Columns are those of `results["task"]["base_names"]`, or of "novel_names". None where the clients keep what
-        tells it, or where nothing is novel.
+        Parameters
+        ----------
+        name
+            The test set.
+
+        Returns
+        -------
+        [N, C] in percent, for N clients and the C classes of `results["task"]["base_names"]` or "novel_names". NaN if a
+        client has no image of a class. None if the clients keep their predictions, or if there is no novel class.
         """
         test = "novel" if name == "novel" else "base"
         if f"{test}/predicted" not in self.answers:
@@ -113,9 +149,10 @@ class Run:
 
     @cached_property
     def macro(self) -> Mapping[str, float]:
-        """Local, Base and Novel of the last round with every class of the same weight, in percent.
+        """Local, Base and Novel of the last round, averaged over classes with equal weights, in percent.
 
-        Of a run whose results do not have it yet, it is computed from the answers; empty where the clients keep them.
+        The results of an older run do not contain it, so it is computed from the answers. It is empty if the clients
+        keep them.
         """
         if "macro" in self.results:
             return dict(self.results["macro"])
@@ -124,7 +161,7 @@ class Run:
         return {name: macro_accuracy(of_classes) for name, of_classes in found.items() if of_classes is not None}
 
     def table(self) -> "DataFrame":
-        """A row for each part, "client" and, where there is one, "shared" alone; metrics in percent."""
+        """Return a row for "client" and, if there is a shared model, for "shared"; metrics in percent."""
         from pandas import DataFrame, Index
 
         parts = {title: self.results[part] for part, title in PARTS.items() if self.results[part] is not None}
@@ -142,7 +179,7 @@ class Run:
 
     @property
     def row(self) -> dict[str, Any]:
-        """The run as a row of `--json`; accuracies in percent, of the last round."""
+        """The run as a row of `--json`, with the accuracies of the last round in percent."""
         return {
             "method": self.method,
             "seed": self.seed,
@@ -155,9 +192,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that was stopped and can be resumed, or that another process works on, whose progress cannot be read.
+    """A run that is not finished.
 
-    rounds: how many it is to have; record: of its last round, or None before the first.
+    Attributes
+    ----------
+    method, seed
+        The run.
+    rounds
+        The number of rounds that it will have.
+    record
+        Record of its last round; None before the first.
+    running
+        Another process works on it, so that its progress cannot be read. Otherwise it was stopped and can be resumed.
     """
 
     method: str
@@ -169,63 +215,109 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several methods on one task. runs: those that are finished."""
+    """Results of several methods on one task.
+
+    Attributes
+    ----------
+    runs
+        The finished runs.
+    unfinished
+        The runs that are not finished.
+    """
 
     runs: Sequence[Run]
     unfinished: Sequence[Unfinished] = ()
 
     @cached_property
     def methods(self) -> list[str]:
-        """Those with a finished run, in the order of the runs."""
+        """Methods with a finished run, in the order of the runs."""
         return list(dict.fromkeys(run.method for run in self.runs))
 
     @cached_property
     def seeds(self) -> list[int]:
-        """Those with which any method has finished."""
+        """Seeds with a finished run, sorted."""
         return sorted({run.seed for run in self.runs})
 
     @property
     def rows(self) -> list[dict[str, Any]]:
+        """One row for each finished run, see `Run.row`."""
         return [run.row for run in self.runs]
 
     @property
     def task(self) -> dict[str, Any] | None:
-        """What all runs were trained and tested on; None before one is finished."""
+        """Description of the task of all runs; None before a run is finished."""
         return dict(self.runs[0].results["task"]) if self.runs else None
 
     def of(self, method: str) -> list[Run]:
-        """The finished runs of a method, by seed; raises OutputError for one that has none."""
+        """Return the finished runs of a method, sorted by seed.
+
+        Parameters
+        ----------
+        method
+            Name of the method.
+
+        Raises
+        ------
+        OutputError
+            The method has no finished run.
+        """
         if method not in self.methods:
             raise OutputError(
-                f"method must be one of the comparison's, got {method!r}; {nearest(method, self.methods)}"
+                where="method",
+                allowed="a method with a finished run in the comparison",
+                got=method,
+                remedy=nearest(method, self.methods),
             )
         return sorted((run for run in self.runs if run.method == method), key=lambda run: run.seed)
 
     def only(self, methods: Sequence[str]) -> "Comparison":
-        """The same with the finished runs of some of its methods."""
+        """Return a comparison with the finished runs of the given methods."""
         chosen = [methods] if isinstance(methods, str) else methods
         return Comparison([run for run in self.runs if run.method in chosen])
 
     def mean(self, method: str, part: str = "final") -> dict[str, tuple[float, float | None]]:
-        """Mean and standard deviation (None for one seed) over its seeds of every figure. part: "final" or "shared"."""
+        """Return the mean and the standard deviation of every metric over the seeds of a method.
+
+        Parameters
+        ----------
+        method
+            Name of the method.
+        part
+            "final" for the clients' models, or "shared" for the shared model.
+
+        Returns
+        -------
+        Metric -> mean and standard deviation; with one seed, the standard deviation is None.
+        """
         figures = [run.results[part] for run in self.of(method)]
         return {name: spread([figure[name] for figure in figures]) for name in figures[0]}
 
     def against(self, first: str, second: str) -> dict[str, Difference]:
-        """First minus second on the seeds that both have: paired bootstrap over the test images.
+        """Return the differences of the metrics, first minus second, with a paired bootstrap over the test images.
 
-        Raises OutputError where they have none in common.
+        Parameters
+        ----------
+        first, second
+            Names of the methods. Their common seeds are compared.
+
+        Raises
+        ------
+        OutputError
+            The methods have no common seed.
         """
         ones, others = ({run.seed: run.resampled for run in self.of(method)} for method in (first, second))
         common = [seed for seed in ones if seed in others]
         if not common:
-            raise OutputError(f"{first} and {second} share no finished seed: nothing to compare; run both with one")
+            raise OutputError(
+                f"{first} and {second} have no finished runs with a common seed", remedy="Run both with the same seed"
+            )
         return differences([ones[seed] for seed in common], [others[seed] for seed in common])
 
     def rank(self, method: str) -> float:
-        """The mean rank of a method, 1 the best, in Local, Base and, where the task has it, Novel of each of its seeds.
+        """Return the mean rank of a method, with 1 for the best.
 
-        It is the rank among all methods that have the seed. Equal figures share the mean of their ranks.
+        The mean is over its seeds and over Local, Base and, if the task has it, Novel. Each rank is among all methods
+        with the same seed. Methods with equal accuracies share the mean of their ranks.
         """
         ranks = []
         for run in self.of(method):
@@ -240,13 +332,14 @@ class Comparison:
         return fmean(ranks)
 
     def at(self, alpha: float | Literal["validation"]) -> "Comparison":
-        """The same with every run's models at an α of its path, see `Run.at`."""
+        """Return the comparison with every run at an interpolation α, as in `Run.at`."""
         return replace(self, runs=[run.at(alpha) for run in self.runs])
 
     def table(self) -> "DataFrame":
-        """A row for each method and part ("client", or "shared" alone): mean and, as NAME_std, standard deviation.
+        """Return a row for each method and part, with the mean and the standard deviation of every metric in percent.
 
-        In percent, in the order of the printed table; of one seed the deviation is NaN, as is what a part has not.
+        The parts are "client" and "shared". The standard deviation is in column NAME_std, and is NaN for one seed. A
+        metric that a part does not have is NaN, too. The order is the order of the printed table.
         """
         from pandas import DataFrame, MultiIndex
 
@@ -278,17 +371,17 @@ class Comparison:
         return f"fedpgp.Comparison: {len(self.methods)} methods, seeds {seeds}{waiting}; percent"
 
     def as_json(self) -> dict[str, Any]:
-        """The one object that `--json` prints."""
+        """Return the object that `--json` prints."""
         return {"task": self.task, "rows": self.rows}
 
 
 def columns(run: Run) -> list[str]:
-    """The figures of a run in the order in which tables show them: its test sets, then what sums them up."""
+    """Return the metrics of a run in the order of the tables: the test sets, then the summaries."""
     return [*(name for name in run.results["final"] if name not in SUMMARIES), *SUMMARIES]
 
 
 def spread(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; None where there is one value."""
+    """Return the mean and the sample standard deviation, which is None for one value."""
     return fmean(values), stdev(values) if len(values) > 1 else None
 
 
@@ -301,7 +394,7 @@ def _html(heading: str, frame: "DataFrame") -> str:
 
 
 def headline(record: Mapping[str, Any]) -> str:
-    """What to tell of a round in a line: its accuracies, where it was evaluated, or else its loss."""
+    """Describe a round in one line: its accuracies if it was evaluated, otherwise its loss."""
     if "local" in record:
         return ", ".join(f"{name.capitalize()} {record[name]:.1f}" for name in RANKED if name in record)
     return f"loss {sum(value for name, value in record.items() if name.startswith('loss_')):.3f}"

@@ -1,4 +1,4 @@
-"""The run directory: what a run leaves behind, written whole or not at all, and read again."""
+"""The run directory: its files are written atomically and read again."""
 
 import json
 import tempfile
@@ -22,20 +22,22 @@ from fedpgp.results.run import Comparison, Run, Unfinished
 from fedpgp.runtime.files import TensorFile, exists, flush_directory, new_directory, tensor_bytes, write, write_json
 from fedpgp.runtime.validation import flag
 
-PLAN = "plan.json"  # of a comparison: its methods, each with its seeds
+PLAN = "plan.json"  # the methods of a comparison, each with its seeds
 ANSWERS, RECORDS = "answers.safetensors", "rounds.jsonl"
 WRITTEN = ("results.json", "provenance.json", ANSWERS, "outcomes.safetensors", "prompts.safetensors", RECORDS)
-FINISHED = {  # what was asked of a command -> the command, and what it writes last
+FINISHED = {  # file with the arguments of a study -> its command, and the file that is written last
     "tuning.json": ("tune", "tuned.toml"),
     "ablation.json": ("ablate", "ablation.csv"),
     "sweep.json": ("sweep", "sweep.csv"),
     "reproduction.json": ("reproduce", "reproduction.csv"),
 }
-SHOWN = 4  # of several directories, in a message
+FLOWER = "flwr run"  # the command of a run across machines
+A_RUN = "Use a directory that `fedpgp run` wrote"
+SHOWN = 4  # directories that a message lists
 
 
 def write_run(run: Run, directory: Path) -> None:
-    """Writes a run into a directory that has its config.toml; results.json is the last: with it the run is finished."""
+    """Write a run into a directory that has its config.toml. With results.json, the last file, the run is finished."""
     write_records(run.rounds, directory)
     write(directory / "prompts.safetensors", tensor_bytes(run.prompts))
     if run.outcomes is not None:
@@ -49,12 +51,12 @@ def write_run(run: Run, directory: Path) -> None:
 
 
 def write_records(records: Sequence[Mapping[str, Any]], directory: Path) -> None:
-    """Writes the records of all rounds."""
+    """Write the records of all rounds."""
     write(directory / RECORDS, b"".join(map(_line, records)))
 
 
 def add_record(record: Mapping[str, Any], directory: Path) -> None:
-    """Adds that of a round, for those who watch: the state, which is safe, is locked while it is worked on."""
+    """Append the record of a round for other processes, which cannot read the locked state of a running run."""
     with (directory / RECORDS).open("ab") as file:
         file.write(_line(record))
 
@@ -64,15 +66,29 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 
 def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run:
-    """The run that a directory holds; raises OutputError, naming the file, where it does not hold a finished one.
+    """Read a finished run.
 
-    methods: those beside ours whose sections are to be read in its config.
+    Parameters
+    ----------
+    directory
+        The run directory.
+    methods
+        Methods that are not built in, whose sections of the config are read, too.
+
+    Returns
+    -------
+    The run.
+
+    Raises
+    ------
+    OutputError
+        The directory does not contain a finished run, or a file is damaged.
     """
     directory = Path(directory)
     if not exists(directory):
-        raise OutputError(f"{directory} does not exist; name a directory of fedpgp run")
+        raise OutputError("the directory does not exist", where=f"{directory}", remedy=A_RUN)
     if is_unfinished(directory):
-        raise OutputError(f"{directory} holds a run that is not finished; go on with: {resume_command(directory)}")
+        raise OutputError("the run is not finished", where=f"{directory}", remedy=resume_remedy(directory))
     try:
         if not (directory / "config.toml").exists():
             raise FileNotFoundError("config.toml")
@@ -92,19 +108,31 @@ def load_run(directory: str | Path, methods: Sequence[type[Method]] = ()) -> Run
             provenance=json.loads((directory / "provenance.json").read_text(encoding="utf-8")),
             answers=TensorFile(directory / ANSWERS) if (directory / ANSWERS).exists() else {},
         )
-        run.row, results["path"], results["private"], results["task"]["partition"]  # or KeyError
+        run.row, results["path"], results["private"], results["task"]["partition"]  # raises KeyError if one is missing
         return run
     except FileNotFoundError as error:
-        instead = _instead_of_a_run(directory)
-        raise OutputError(
-            instead or f"{directory} is not a run: {error.filename or error} is missing; name a directory of fedpgp run"
-        ) from error
+        problem, remedy = _instead_of_a_run(directory) or (
+            f"the directory is not a run, because {error.filename or error} is missing",
+            A_RUN,
+        )
+        raise OutputError(problem, where=f"{directory}", remedy=remedy) from error
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise OutputError(f"{directory} holds a damaged run: {error}; run it again") from error
+        raise OutputError(f"the run is damaged: {error}", where=f"{directory}", remedy="Run it again") from error
 
 
 def load_comparison(directory: str | Path) -> Comparison:
-    """The runs that a directory of `fedpgp compare` holds; a run's own directory is a comparison of one."""
+    """Read the runs of a comparison.
+
+    Parameters
+    ----------
+    directory
+        A directory of `fedpgp compare`; a run directory is a comparison of one run.
+
+    Raises
+    ------
+    OutputError
+        The directory does not contain a run, or a run is damaged.
+    """
     runs, unfinished = [], []
     for (method, seed), cell in cells(Path(directory)).items():
         if not is_unfinished(cell):
@@ -119,10 +147,21 @@ def load_comparison(directory: str | Path) -> Comparison:
 
 
 def cells(directory: Path) -> dict[tuple[str, int], Path]:
-    """Method and seed of every run, finished or not, that a directory of `fedpgp compare` or `run` holds -> its own."""
-    plan, remedy = directory / PLAN, "name a directory that fedpgp run or fedpgp compare wrote"
+    """Return the runs of a directory, finished or not: method and seed -> run directory.
+
+    Parameters
+    ----------
+    directory
+        A directory of `fedpgp compare` or `fedpgp run`.
+
+    Raises
+    ------
+    OutputError
+        The directory does not contain a run, or its plan is damaged.
+    """
+    plan, remedy = directory / PLAN, "Use a directory that `fedpgp run` or `fedpgp compare` wrote"
     if not exists(directory):
-        raise OutputError(f"{directory} does not exist; {remedy}")
+        raise OutputError("the directory does not exist", where=f"{directory}", remedy=remedy)
     try:
         if plan.exists():
             return planned(directory, _read_plan(plan))
@@ -133,41 +172,47 @@ def cells(directory: Path) -> dict[tuple[str, int], Path]:
             run = load_run(directory)
             return {(run.method, run.seed): directory}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise OutputError(f"{plan} is damaged: {error}; name the directory of one of its runs") from error
+        raise OutputError(
+            f"the file is damaged: {error}", where=f"{plan}", remedy="Use the directory of one of its runs"
+        ) from error
     if inside := _inside(directory):
-        raise OutputError(f"{directory} is no run or comparison; what is in it, the newest first: {_some(inside)}")
-    raise OutputError(f"{directory} holds no run; {remedy}")
+        raise OutputError(
+            "the directory is not a run or a comparison, but contains some",
+            where=f"{directory}",
+            remedy=f"Use one of these, the newest first: {_some(inside)}",
+        )
+    raise OutputError("the directory contains no run", where=f"{directory}", remedy=remedy)
 
 
-def _instead_of_a_run(directory: Path) -> str | None:
-    """What to say of a directory that is no run; None where it was one, or has nothing to do with us."""
+def _instead_of_a_run(directory: Path) -> tuple[str, str] | None:
+    """Return problem and remedy for a directory that is not a run but contains runs, or None."""
     if (directory / PLAN).exists():
         if runs := _finished(directory):
-            return f"{directory} is a comparison; its runs: {_some(runs)}"
-        command = resume_command(directory)
-        return f"{directory} is a comparison without a finished run" + (f"; go on with: {command}" if command else "")
+            return "the directory is a comparison, not a run", f"Use one of its runs: {_some(runs)}"
+        return "the directory is a comparison without a finished run", resume_remedy(directory) or A_RUN
     if inside := [run for result in _inside(directory) for run in _finished(result)]:
-        return f"{directory} is not a run; those in it, the newest first: {_some(inside)}"
+        problem = "the directory is not a run, but contains some"
+        return problem, f"Use one of these, the newest first: {_some(inside)}"
     return None
 
 
 def _inside(directory: Path) -> list[Path]:
-    """The runs and comparisons in a directory and in the directories there, the newest first."""
+    """Return the runs and comparisons in a directory and in its subdirectories, the newest first."""
     results: list[Path] = []
     for level in ("*", "*/*"):
         for path in sorted(directory.glob(level)):
             if any(part.startswith(".") for part in path.relative_to(directory).parts):
-                continue  # is being written
+                continue  # it is being written
             if any(above in results for above in path.parents):
                 continue
-            with suppress(OSError):  # what may not be looked into
+            with suppress(OSError):  # no permission to read it
                 if any((path / name).exists() for name in (PLAN, "results.json", FILE)):
                     results.append(path)
     return sorted(results, key=lambda path: -path.stat().st_mtime)
 
 
 def _finished(directory: Path) -> list[Path]:
-    """The finished runs of a comparison, or the run that a directory is."""
+    """Return the finished runs of a comparison, or the directory itself if it is a finished run."""
     runs = [directory]
     if (directory / PLAN).exists():
         try:
@@ -183,19 +228,19 @@ def _some(paths: Sequence[Path]) -> str:
 
 
 def _read_plan(plan: Path) -> dict[str, list[int]]:
-    """The seeds of each method; raises ValueError, TypeError or KeyError for what is no plan of ours."""
+    """Return the seeds of each method; raise ValueError, TypeError or KeyError for a file that is not a valid plan."""
     content = json.loads(plan.read_text(encoding="utf-8"))
     seeds = {name: list(of_method) for name, of_method in dict(content["seeds"]).items()}
-    if not seeds or not all(NAME.fullmatch(name) for name in seeds):  # parts of a path
-        raise ValueError(f"seeds must be those of methods, got {list(seeds)}")
+    if not seeds or not all(NAME.fullmatch(name) for name in seeds):  # names become parts of a path
+        raise ValueError(f"the keys of seeds must be names of methods, got {list(seeds)}")
     for name, of_method in seeds.items():
         if not of_method or not all(type(seed) is int and seed >= 0 for seed in of_method):
-            raise ValueError(f"seeds of {name} must be numbers from 0 on, got {of_method}")
+            raise ValueError(f"the seeds of {name} must be whole numbers from 0, got {of_method}")
     return seeds
 
 
 def planned(directory: Path, seeds: Mapping[str, Sequence[int]]) -> dict[tuple[str, int], Path]:
-    """Method and seed -> run directory, of a comparison, in its order: all methods with one seed, then the next."""
+    """Return the runs of a comparison: method and seed -> run directory. All methods with one seed come together."""
     order = dict.fromkeys(seed for of_method in seeds.values() for seed in of_method)
     return {
         (name, seed): directory / name / f"seed-{seed}"
@@ -206,17 +251,17 @@ def planned(directory: Path, seeds: Mapping[str, Sequence[int]]) -> dict[tuple[s
 
 
 def is_unfinished(directory: Path) -> bool:
-    """Whether a run was begun here and not finished."""
+    """Return whether a run was begun in a directory and not finished."""
     return (directory / FILE).exists() and not (directory / "results.json").exists()
 
 
 def is_compared(directory: Path) -> bool:
-    """Whether nothing is left to write here: a comparison has its table, a run's own directory needs none."""
+    """Return whether the table of a comparison is written; the directory of a single run needs no table."""
     return (directory / "comparison.json").exists() or not (directory / PLAN).exists()
 
 
 def resume_command(directory: Path) -> str | None:
-    """What goes on with what was stopped in a directory; None where there is none."""
+    """Return the command that resumes what was stopped in a directory; None if nothing can be resumed."""
     for record, (name, last) in FINISHED.items():
         if (directory / record).exists():
             return None if (directory / last).exists() else f"fedpgp {name} --resume {directory}"
@@ -224,13 +269,21 @@ def resume_command(directory: Path) -> str | None:
         return None
     with suppress(ConfigError):
         if load_config(directory / "config.toml", foreign=True).federation.engine == "deployment":
-            return "flwr run, as it was begun, where its server is"
+            return FLOWER
     command = f"fedpgp run --resume {directory}" if is_compared(directory) else f"fedpgp compare --resume {directory}"
     with suppress(OutputError):
         if not all(is_registered(name) for name, _ in cells(directory)):
             option = "--method" if is_compared(directory) else "--methods"
             return f"{command} {option} path/to/file.py:Name"
     return command
+
+
+def resume_remedy(directory: Path) -> str:
+    """Return a sentence that says how to resume what was stopped in a directory; "" if nothing can be resumed."""
+    command = resume_command(directory)
+    if command == FLOWER:
+        return f"Resume it on its server, with the same `{FLOWER}` command as before"
+    return f"Resume it with `{command}`" if command else ""
 
 
 def _look(directory: Path) -> Unfinished:
@@ -241,19 +294,36 @@ def _look(directory: Path) -> Unfinished:
 
 
 def check_output(directory: Path, force: bool, ours: Callable[[Path], bool] | None = None) -> None:
-    """Raises OutputError if results could not be written there later; called before any work.
+    """Check before any work that results can be written to a directory.
 
-    ours: whether what is there may be replaced; None takes what runs and comparisons leave.
+    Parameters
+    ----------
+    directory
+        The output directory.
+    force
+        Replace the directory if it exists.
+    ours
+        Returns whether the existing directory may be replaced; None accepts directories of runs and comparisons.
+
+    Raises
+    ------
+    OutputError
+        The directory exists and may not be replaced, or it cannot be written.
     """
     flag(force, "force")
     if directory.exists() and not force:
-        command = resume_command(directory)
-        remedy = f", or go on with: {command}" if command else ""
+        resume = resume_remedy(directory)
         raise OutputError(
-            f"output directory {directory} exists; name another one with -o, or replace it with --force{remedy}"
+            "the output directory exists",
+            where=f"{directory}",
+            remedy=f"Use another directory with -o, or replace it with --force{f'. {resume}' if resume else ''}",
         )
     if directory.exists() and not (ours or _is_ours)(directory):
-        raise OutputError(f"output {directory} holds something that fedpgp did not write; name another with -o")
+        raise OutputError(
+            "the output directory contains files that fedpgp did not write",
+            where=f"{directory}",
+            remedy="Use another directory with -o",
+        )
     for cell in [directory, *directory.glob("**/seed-*")]:
         if is_unfinished(cell):
             _check_idle(cell)
@@ -266,14 +336,16 @@ def check_output(directory: Path, force: bool, ours: Callable[[Path], bool] | No
             pass
     except OSError as error:
         raise OutputError(
-            f"output directory {directory} cannot be written: {error.strerror}; name another with -o"
+            f"the output directory cannot be written: {error.strerror}",
+            where=f"{directory}",
+            remedy="Use another directory with -o",
         ) from error
 
 
 def _is_ours(directory: Path) -> bool:
-    """Whether it is empty, or holds what was asked of a command, or a run's config beside its state or results.
+    """Return whether a directory is empty, or contains a study, or a run's config with its state or results.
 
-    State and results themselves may be damaged, or of another version.
+    The state and the results may be damaged, or of another version.
     """
     if not directory.is_dir():
         return False
@@ -292,31 +364,40 @@ def _is_ours(directory: Path) -> bool:
 
 
 def _check_idle(directory: Path) -> None:
-    """Raises InUseError where another process works on a run, which would go on writing into what replaces it."""
+    """Raise InUseError if another process works on a run, because it would write into the new directory."""
     try:
         State.open(directory / FILE).close()
     except InUseError:
         raise
     except OutputError:
-        pass  # damaged, or of another version: nobody works on it
+        pass  # it is damaged or of another version, so no process works on it
 
 
 @contextmanager
 def run_directory(directory: Path, force: bool) -> Iterator[Path]:
-    """A new directory for results, to fill; it takes its name when that is done, and replaces what was there before."""
+    """Yield a new directory for results, which gets its name when it is complete and replaces an older directory."""
     check_output(directory, force)
-    with writing(directory, "free space, or name another with -o"), new_directory(directory) as scratch:
+    with (
+        writing(directory, "Free some disk space, or use another directory with -o"),
+        new_directory(directory) as scratch,
+    ):
         yield scratch
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """One process at a time works on a search or on a grid; raises InUseError for another."""
+    """Lock a study for this process.
+
+    Raises
+    ------
+    InUseError
+        Another process has locked it.
+    """
     lock = FileLock(directory / ".lock", timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        raise InUseError(f"{directory} is in use: another process works on it; wait for it") from error
+        raise InUseError("another process works on the study", where=f"{directory}", remedy="Wait for it") from error
     try:
         yield
     finally:
@@ -325,8 +406,10 @@ def locked(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(directory: Path, remedy: str) -> Iterator[None]:
-    """Turns what the system says about writing into an OutputError."""
+    """Turn an OSError of the system into an OutputError with a remedy."""
     try:
         yield
     except OSError as error:
-        raise OutputError(f"results cannot be written to {directory}: {error.strerror or error}; {remedy}") from error
+        raise OutputError(
+            f"the results cannot be written: {error.strerror or error}", where=f"{directory}", remedy=remedy
+        ) from error

@@ -1,4 +1,4 @@
-"""What is kept of a run: figures, prompts, outcomes and provenance."""
+"""Content of the result files of a run: metrics, prompts, outcomes and provenance."""
 
 import platform
 import sys
@@ -39,11 +39,24 @@ from fedpgp.runtime.version import __version__
 def figures(
     task: Task, name: str, seed: int, records: Sequence[Mapping[str, Any]], last: Evaluation, private: Collection[str]
 ) -> dict[str, Any]:
-    """The headline is the last round; beside it the mean of the last five, the round that validation chooses, and α.
+    """Return the content of results.json.
 
-    The last five, and the rounds that validation chooses from, are those that were evaluated; last: of the last round;
-    private: names of what each client keeps to itself, wherever that is.
-    Validation chooses by the harmonic mean of Local and Base on the validation images of the base classes.
+    The main results are from the last round. The mean of the last five evaluated rounds, and the evaluated round and
+    the α that are best on validation, are reported, too. The criterion of validation is the harmonic mean of Local and
+    Base on the validation images of the base classes.
+
+    Parameters
+    ----------
+    task
+        The task.
+    name, seed
+        Method and seed of the run.
+    records
+        Records of all rounds.
+    last
+        Evaluation of the last round.
+    private
+        Names of the tensors that each client keeps.
     """
     names = ["local", *task.tests, "hm", "cm"]
     late = {"new": final["new"]} if (final := records[-1]).get("new_clients") else {}
@@ -51,7 +64,9 @@ def figures(
     best = max(evaluated, key=_on_validation)
     path = [{"alpha": alpha, **summary(point.clients)} for alpha, point in {**last.path, 1.0: last}.items()]
     best_point = max(path, key=_on_validation)
-    federated = next((record for record in reversed(records) if record["bytes_up"]), final)  # fine-tuning sends nothing
+    federated = next(
+        (record for record in reversed(records) if record["bytes_up"]), final
+    )  # not a round of fine-tuning
     return {
         "method": name,
         "seed": seed,
@@ -83,7 +98,7 @@ def figures(
 
 
 def _evaluated(task: Task, final: Mapping[str, Any]) -> list[Client]:
-    """The clients of the last evaluation: all, but for those that could not be asked."""
+    """Return the clients of the last evaluation: all clients except the unreachable ones."""
     return [task.clients[i] for i in final["evaluated"]] if "evaluated" in final else list(task.clients)
 
 
@@ -92,7 +107,7 @@ def _on_validation(figures: Mapping[str, Any]) -> float:
 
 
 def _by_domain(task: Task, clients: Sequence[Client], last: Evaluation) -> dict[str, float]:
-    """The mean Local of the clients of every domain, where each client has one."""
+    """Return the mean Local of the clients of every domain, if each client has only one domain."""
     names = task.train.domain_names
     accuracies: dict[str, list[float]] = {}
     for place, client in enumerate(clients):
@@ -102,7 +117,7 @@ def _by_domain(task: Task, clients: Sequence[Client], last: Evaluation) -> dict[
 
 
 def _about(task: Task, client: Client) -> dict[str, Any]:
-    """A client in a run's results."""
+    """Describe a client for the results."""
     return {
         "client": client.id,
         **({} if client.name is None else {"name": client.name}),
@@ -135,9 +150,18 @@ def _describe(task: Task) -> dict[str, Any]:
 
 
 def prompts_of(spec: RunSpec, server: Server, clients: Iterable[ClientState] = ()) -> dict[str, Tensor]:
-    """The trained tensors of a run, on the CPU, see `named`; clients: all, in order, or none where they keep theirs.
+    """Return the trained tensors of a run on the CPU, with the names of `named`.
 
-    The shared part is the one that models predict with, where that is another than is trained on.
+    If a method predicts with another shared part than it trains, the shared part for prediction is returned.
+
+    Parameters
+    ----------
+    spec
+        The run.
+    server
+        State of the server.
+    clients
+        States of all clients in order, or none if the clients keep them.
     """
     received = spec.aggregator.download(server, 0).shared
     shared = spec.method.for_prediction(Params(server.shared, {}, received)).shared
@@ -149,10 +173,10 @@ def prompts_of(spec: RunSpec, server: Server, clients: Iterable[ClientState] = (
 def named(
     shared: Tensors, clients: Iterable[ClientState], received: Callable[[int], Tensors] = lambda client: {}
 ) -> dict[str, Tensor]:
-    """Name the tensors of a run "shared/NAME", and those of each client "private/CLIENT/NAME".
+    """Return the tensors of a run on the CPU: "shared/NAME", and "private/CLIENT/NAME" for each client.
 
-    Where a client's model is made of a shared part of its own, that is "kept/CLIENT/NAME", and what it alone is sent
-    is "received/CLIENT/NAME".
+    A shared part that a client keeps for its own model is "kept/CLIENT/NAME". Tensors that only one client receives are
+    "received/CLIENT/NAME".
     """
     groups = {"shared": shared}
     for number, client in enumerate(clients):
@@ -162,7 +186,7 @@ def named(
 
 
 def outcomes(task: Task, last: Evaluation) -> Outcomes:
-    """Which test images the clients got right in an evaluation, at every point of its path."""
+    """Return which test images the clients classified correctly, at every point of the path."""
     chunks = (task.clients[start : start + CHUNK] for start in range(0, len(task.clients), CHUNK))
     points, nothing = {**last.path, 1.0: last}, np.zeros((len(task.clients), 0), dtype=np.uint8)
     return Outcomes(
@@ -176,11 +200,20 @@ def outcomes(task: Task, last: Evaluation) -> Outcomes:
 
 
 def answers(task: Task, last: Evaluation) -> dict[str, Tensor]:
-    """What the clients' models said of every test image in an evaluation.
+    """Return the predictions of the clients' models for every test image.
 
-    For "base" and "novel", "SET/predicted": [N, n] int16, columns of the softmax, whose names are those of the results;
-    "SET/confidence": [N, n] float16, the probability of that; "SET/labels": [n] the right column; "SET/images": [n]
-    the image's number in its split.
+    Parameters
+    ----------
+    task
+        The task.
+    last
+        The evaluation.
+
+    Returns
+    -------
+    For SET "base" and "novel", with N clients and n test images: "SET/predicted", [N, n] int16, the predicted column of
+    the softmax, whose names are in the results; "SET/confidence", [N, n] float16, its probability; "SET/labels", [n],
+    the correct column; "SET/images", [n], the number of the image in its split.
     """
     tensors: dict[str, Tensor] = {}
     for name in ("base", "novel"):
@@ -194,8 +227,7 @@ def answers(task: Task, last: Evaluation) -> dict[str, Tensor]:
 
 
 def _macro(task: Task, clients: Sequence[Client], last: Evaluation) -> dict[str, float]:
-    """Local, Base and Novel with every class of the same weight, whatever its images; nothing where what the clients'
-    models answer stays with them."""
+    """Return Local, Base and Novel averaged over classes with equal weights; empty if clients keep predictions."""
     macro: dict[str, float] = {}
     for name in ("base", "novel"):
         if name in last.predicted:
@@ -209,8 +241,10 @@ def _macro(task: Task, clients: Sequence[Client], last: Evaluation) -> dict[str,
 
 
 def _calibration(task: Task, clients: Sequence[Client], last: Evaluation) -> dict[str, float]:
-    """The mean over the clients of the expected calibration error on their own images, on Base and on Novel, in
-    percentage points; nothing where what they answer stays with them."""
+    """Return the expected calibration error on Local, Base and Novel in percentage points, averaged over the clients.
+
+    The result is empty if the clients keep their predictions.
+    """
     errors: dict[str, list[float]] = {}
     for name in ("base", "novel"):
         if name not in last.predicted:
@@ -229,9 +263,16 @@ def _calibration(task: Task, clients: Sequence[Client], last: Evaluation) -> dic
 def provenance(
     config: ExperimentConfig, name: str, seed: int, backbone: Backbone, source: Source | None
 ) -> dict[str, Any]:
-    """What made a run: versions, the fingerprints of the weights and of the images, seed and command.
+    """Return the provenance of a run: versions, fingerprints of the weights and of the images, seed and command.
 
-    source: None where no image is here.
+    Parameters
+    ----------
+    config, name, seed
+        Config, method and seed of the run.
+    backbone
+        The dual encoder.
+    source
+        The dataset; None if this machine has no images.
     """
     return {
         "method": asdict(config.methods[name]),

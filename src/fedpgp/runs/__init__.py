@@ -1,4 +1,4 @@
-"""Runs: one method with one seed, and comparisons of several; begun, resumed, and joined by new clients.
+"""Runs of one method with one seed, comparisons of several runs, resuming them, and joining new clients.
 
-It may import results, the federation and all that is below them. Start with `run`.
+This package may import results, the federation and all packages below them. Start with `run`.
 """

@@ -1,4 +1,4 @@
-"""What there is to choose from, in words and numbers."""
+"""Descriptions of the methods, with their numbers of parameters."""
 
 import dataclasses
 import inspect
@@ -24,9 +24,22 @@ from fedpgp.runs.tasks import make_task
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """A method in the list.
+    """A method in the list of methods.
 
-    shared, private: numbers of parameters, None where a method does not fit the checkpoint. misfit: why it does not.
+    Attributes
+    ----------
+    name
+        Name of the method.
+    year, venue, source
+        Publication of the method.
+    shared, private
+        Numbers of parameters; None if the method does not fit the checkpoint.
+    reads
+        The inputs that the method needs.
+    summary
+        One sentence about the method.
+    misfit
+        Why the method does not fit the checkpoint: the words after "the method"; "" if it fits.
     """
 
     name: str
@@ -41,10 +54,18 @@ class MethodEntry:
 
 
 def catalogue(config: Path | str | None = None, checkpoint: str | None = None) -> list[MethodEntry]:
-    """All methods, ours and those of installed packages, counted on a config's checkpoint and data.
+    """List all built-in methods and the methods of installed packages, for the checkpoint and data of a config.
 
-    config: a TOML file; None takes the recipe of the embedded benchmark. checkpoint: instead of the config's.
-    A package whose method cannot be imported has the reason as its summary.
+    Parameters
+    ----------
+    config
+        A TOML file; None takes the recipe of the embedded benchmark.
+    checkpoint
+        Replaces the checkpoint of the config.
+
+    Returns
+    -------
+    One entry for each method. If a method cannot be imported, its summary is the reason.
     """
     settings = load_config(config)
     backbone = load_backbone(checkpoint or settings.backbone.checkpoint)
@@ -75,13 +96,18 @@ def _entry(method: Method, task: Task, backbone: Backbone) -> MethodEntry:
     summary = inspect.getdoc(type(method)) or ""
     first = " ".join(summary.partition("\n\n")[0].split())
     facts = method.name, method.year, method.venue, shared, private, method.reads, first, method.source
-    return MethodEntry(*facts, f"{reason} this checkpoint" if reason else "")
+    return MethodEntry(*facts, reason)
 
 
 def about(name: str) -> str:
-    """All about a method: its source, its docstring, what it declares, and every setting with default and source.
+    """Describe a method: its source, its docstring, its inputs, and every setting with default and source.
 
-    Beside a default stand the value that the recipe of the embedded benchmark has instead, and the published value.
+    If the recipe of the embedded benchmark or the publication has another value than the default, it is printed, too.
+
+    Parameters
+    ----------
+    name
+        Name of the method, or "path/to/file.py:Name".
     """
     method = find_method(name)
     lines = [
@@ -93,7 +119,7 @@ def about(name: str) -> str:
     ]
     fields = [field for field in dataclasses.fields(method) if field.init]
     if fields:
-        lines += ["", f"Settings, in [{method.name}] of a config or as --set {method.name}.KEY=VALUE:"]
+        lines += ["", f"Settings, in section [{method.name}] of a config or as --set {method.name}.KEY=VALUE:"]
     recipe = load_config().methods.get(name)
     settings = published_settings(name) if name in files() else ()
     published = {setting.key: setting for setting in settings if setting.of_method}
@@ -107,9 +133,9 @@ def about(name: str) -> str:
             line += f"; {PUBLISHED} {shown(published[field.name].value)}"
         lines.append(line)
     if any("; here " in line for line in lines):
-        lines += ["", '"here": in the recipe of the embedded benchmark, which runs take unless --config names another.']
+        lines += ["", '"here": in the recipe of the embedded benchmark, the default of --config.']
     if published:
-        lines += ["", f'"{PUBLISHED}": with --settings {PUBLISHED}, which prints the source of each value.']
+        lines += ["", f'"{PUBLISHED}": with --settings {PUBLISHED}, which also prints the source of each value.']
     if of_task := [setting for setting in settings if not setting.of_method]:
-        lines += ["", f"With fedpgp run --settings {PUBLISHED} also: {', '.join(map(str, of_task))}."]
+        lines += ["", f"`fedpgp run --settings {PUBLISHED}` also sets {', '.join(map(str, of_task))}."]
     return "\n".join(lines)

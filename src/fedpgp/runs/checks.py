@@ -1,4 +1,4 @@
-"""Whether methods fit a config, a checkpoint and a task: checked before any work."""
+"""Checks before any work that methods fit a config, a checkpoint and a task."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,24 @@ from fedpgp.methods.templates import Guided
 
 
 def check_methods(config: ExperimentConfig, methods: Sequence[str], backbone: Backbone, task: Task) -> None:
-    """Raise FedPGPError where a method does not fit, or needs images of which only the features are here."""
+    """Check that methods fit a config, a checkpoint and a task.
+
+    Parameters
+    ----------
+    config
+        Configuration of the experiment.
+    methods
+        Names of the methods.
+    backbone
+        The dual encoder.
+    task
+        The task.
+
+    Raises
+    ------
+    FedPGPError
+        A method does not fit, or it needs images but only their features are available.
+    """
     for test in evaluation_sets(task).values():
         check_readable(backbone.tokenizer, [task.class_names[label] for label in test.classes])
     _check_template(config, methods, task)
@@ -35,15 +52,17 @@ def check_methods(config: ExperimentConfig, methods: Sequence[str], backbone: Ba
 
 
 def _check_template(config: ExperimentConfig, methods: Sequence[str], task: Task) -> None:
-    """Raise ConfigError where data.template is set, and a method that could read it reads another one."""
+    """Raise ConfigError if data.template is set, and a method that could use it uses another template."""
     template = config.data.template
     readers = [name for name in methods if template in config.methods[name].templates(task)]
     others = [name for name in methods if name not in readers and isinstance(config.methods[name], Guided)]
     if template and (others or not readers):
         remedy = " ".join(f"--set {name}.guidance=dataset" for name in others) or '--set data.template=""'
         raise ConfigError(
-            f"data.template must be left out, or be what a method reads, got {template!r}: it is read by none of"
-            f" {', '.join(others or methods)}; {remedy}"
+            where="data.template",
+            allowed=f"left out, because these methods do not use it: {', '.join(others or methods)}",
+            got=template,
+            remedy=f"Use {remedy}",
         )
 
 
@@ -57,57 +76,77 @@ def _check_images(config: ExperimentConfig, name: str, backbone: Backbone, task:
 
 
 def misfit(method: Method, backbone: Backbone) -> str:
-    """Why a method cannot work on a checkpoint, whose name completes the sentence; "" for one that fits."""
+    """Return why a method does not fit a checkpoint: the words after the name of the method; "" if it fits.
+
+    Parameters
+    ----------
+    method
+        The method.
+    backbone
+        The dual encoder.
+    """
     if "patches" in method.reads and not backbone.image.patches:
-        return "reads patches of images in the space of the features, which are not to be had from"
+        return "reads features of image patches, which this checkpoint does not have"
     if "image tower" in method.reads and not backbone.image.layers:
-        return (
-            "changes the image tower, and only vision transformers of CLIP's own shape can be changed, unlike that of"
-        )
+        return "changes the image tower, which is possible only for a vision transformer with CLIP's architecture"
     if "deep text" in method.reads and not backbone.text.layers:
-        return "changes layers of the text tower, and only those of CLIP's own shape can be changed, unlike that of"
+        return "changes layers of the text tower, which is possible only with CLIP's architecture"
     return ""
 
 
 def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task: Task) -> None:
-    """Raises ConfigError where a method does not fit the aggregator, the checkpoint or the class names."""
+    """Raise ConfigError if a method does not fit the aggregator, the checkpoint or the class names."""
     method, aggregator = config.methods[name], config.aggregator
     own = method.own_aggregator(config.federation.rounds)
     if own is not None and aggregator != FedAvg():
         raise ConfigError(
-            f"federation.aggregator must be {DEFAULT_AGGREGATOR} as it is for {name}, whose server is its own"
-            f" ({own.name}), got {aggregator}: leave out {name}, or the aggregator"
+            where="federation.aggregator",
+            allowed=f"{DEFAULT_AGGREGATOR} with its default settings for {name}, which has its own server ({own.name})",
+            got=aggregator,
+            remedy=f"Leave out {name}, or remove the settings of the aggregator",
         )
     check_privacy(config.privacy, config.federation.engine, name, aggregator, own is not None)
     if method.swaps and config.federation.optimizer_state == "keep":
         raise ConfigError(
-            f"federation.optimizer_state must be reset for {name}, whose prompts change places after training, got"
-            f" keep: leave it out, or leave out {name}"
+            where="federation.optimizer_state",
+            allowed=f"reset for {name}, whose prompts are exchanged after training",
+            got=config.federation.optimizer_state,
+            remedy=f"Use --set federation.optimizer_state=reset, or leave out {name}",
         )
     if method.pooled and config.federation.engine != "local":
         raise ConfigError(
-            f"federation.engine must be local for {name}, which trains on the images of all clients together, got"
-            f" {config.federation.engine}: leave out {name}, or the engine"
+            where="federation.engine",
+            allowed=f"local for {name}, which trains on the images of all clients together",
+            got=config.federation.engine,
+            remedy=f"Use --set federation.engine=local, or leave out {name}",
         )
     if method.pooled and aggregator.controls:
         raise ConfigError(
-            f"federation.aggregator must be one that clients need not know of for {name}, which has no clients in"
-            f" training, got {aggregator.name}: leave out {name}, or take fedavg"
+            where="federation.aggregator",
+            allowed=f"an aggregator that does not change local training for {name}, which trains without clients",
+            got=aggregator.name,
+            remedy=f"Use --set federation.aggregator=fedavg, or leave out {name}",
         )
     if reason := misfit(method, backbone):
         raise ConfigError(
-            f"{name} {reason} {config.backbone.checkpoint}: choose another checkpoint, such as"
-            " openai/clip-vit-base-patch16 or pictoclip, or leave the method out"
+            f"{name} {reason}",
+            where=f"backbone.checkpoint {config.backbone.checkpoint}",
+            remedy="Use another checkpoint, such as openai/clip-vit-base-patch16 or pictoclip, or leave out the method",
         )
     if aggregator.controls and method.swaps:
         raise ConfigError(
-            f"federation.aggregator must be one that does not turn gradients for {name}, which sends others of its"
-            f" parameters than it received, got {aggregator.name}: leave out {name}, or take fedavg"
+            where="federation.aggregator",
+            allowed=f"an aggregator that does not correct gradients for {name}, which sends other parameters than it"
+            " receives",
+            got=aggregator.name,
+            remedy=f"Use --set federation.aggregator=fedavg, or leave out {name}",
         )
     if "image tower" in method.reads and not 0 <= method.first_layer < backbone.image.layers:
         raise ConfigError(
-            f"{name} must begin at a layer of the image tower, 0 to {backbone.image.layers - 1}, got first_layer"
-            f" {method.first_layer}: change the settings of [{name}]"
+            where=f"first_layer of {name}",
+            allowed=f"a layer of the image tower, 0 to {backbone.image.layers - 1}",
+            got=method.first_layer,
+            remedy=f"Change the settings of [{name}]",
         )
     spec = RunSpec(method, task, backbone, config.federation, 0, aggregator)
     received = spec.aggregator.download(spec.begin(), 0).shared
@@ -121,8 +160,10 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
             prompt = Prompt.of(context)
             if prompt.vectors.shape[-2] > room:
                 raise ConfigError(
-                    f"a context of {name} must have at most {room} vectors for this checkpoint and these class names,"
-                    f" got {prompt.vectors.shape[-2]}: change the settings of [{name}], such as context_length"
+                    where=f"the context length of {name}",
+                    allowed=f"at most {room} with this checkpoint and these class names",
+                    got=prompt.vectors.shape[-2],
+                    remedy=f"Change the settings of [{name}], such as context_length",
                 )
             if prompt.layers > max(1, len(backbone.text.layers)):
                 raise _too_deep(name, prompt.layers, "text", len(backbone.text.layers))
@@ -133,6 +174,8 @@ def _check_method(config: ExperimentConfig, name: str, backbone: Backbone, task:
 
 def _too_deep(name: str, layers: int, tower: str, has: int) -> ConfigError:
     return ConfigError(
-        f"the prompts of {name} must reach into at most {has} layers, which is what the checkpoint's {tower} tower has,"
-        f" got {layers}: change the settings of [{name}], such as depth"
+        where=f"the prompt depth of {name}",
+        allowed=f"at most {has}, the number of layers of the checkpoint's {tower} tower",
+        got=layers,
+        remedy=f"Change the settings of [{name}], such as depth",
     )

@@ -1,4 +1,4 @@
-"""What callers choose: methods, seeds, settings."""
+"""Choices of callers: methods, seeds and settings."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,16 +16,29 @@ from fedpgp.reporting import Reporter
 from fedpgp.runs.published import descriptions, with_unused
 from fedpgp.runtime.validation import whole_number
 
-HEADLINE = ("zero-shot", "local", "promptfl", "fedpgp")  # what is compared unless methods are named
+HEADLINE = ("zero-shot", "local", "promptfl", "fedpgp")  # the default methods of a comparison
 
 
 def chosen_seeds(given: int | Sequence[int], what: str) -> list[int]:
-    """0 … n−1 for a number n, or those that are given, each once. what: the argument's name, for a message."""
+    """Return the seeds of an argument, each once.
+
+    Parameters
+    ----------
+    given
+        A number n for the seeds 0 … n−1, or a list of seeds.
+    what
+        Name of the argument, for the error.
+
+    Raises
+    ------
+    ConfigError
+        There is no seed, or a seed is not a whole number.
+    """
     if isinstance(given, str) or not isinstance(given, Iterable):
         return list(range(whole_number(given, what, 1)))
     seeds = list(dict.fromkeys(whole_number(seed, "seed", 0) for seed in given))
     if not seeds:
-        raise ConfigError(f"{what} must name at least one, got none")
+        raise ConfigError(where=what, allowed="at least one seed", got=list(given), remedy="Use for example 0")
     return seeds
 
 
@@ -37,17 +50,34 @@ def chosen_methods(
     *,
     of_task: bool = False,
 ) -> tuple[list[str], ExperimentConfig]:
-    """The names of the methods, each once, and a config that has them all; raises ConfigError where one is unknown.
+    """Return the names of the chosen methods, each once, and a config that contains all of them.
 
-    methods: names, files "path/to/file.py:Name", "all", or methods with their hyperparameters.
-    settings: "published" takes the published values of each method's section, with of_task those of the task, too.
+    Parameters
+    ----------
+    methods
+        Names, files "path/to/file.py:Name", "all", or methods with their hyperparameters.
+    config
+        A config, a file or the name of a recipe.
+    changes
+        "section.key=value" on top of the file.
+    settings
+        "published" takes the published values of each method's section.
+    of_task
+        Take the published values of the task, too.
+
+    Raises
+    ------
+    ConfigError
+        A method is unknown, or the arguments do not fit together.
     """
     if settings not in (None, PUBLISHED):
-        raise ConfigError(f'settings must be "{PUBLISHED}" or left out, got {settings!r}')
+        remedy = f"Use --settings {PUBLISHED}, or leave it out"
+        raise ConfigError(where="settings", allowed=f"{PUBLISHED!r} or left out", got=settings, remedy=remedy)
     methods = [methods] if isinstance(methods, str | Method) else methods
     wanted = [name for method in methods for name in (METHODS if method == ALL else [method])]
     if not wanted:
-        raise ConfigError(f"methods must name at least one, got none; known: {', '.join(METHODS)}")
+        remedy = f"Use one or more of: {', '.join(METHODS)}"
+        raise ConfigError(where="methods", allowed="at least one method", got=list(methods), remedy=remedy)
     chosen = [method if isinstance(method, Method) else find_method(method) for method in wanted]
     for method in chosen:
         if isinstance(method, Method):
@@ -55,20 +85,27 @@ def chosen_methods(
     for name, count in Counter(method.name for method in dict.fromkeys(chosen)).items():
         if count > 1:
             raise ConfigError(
-                f"methods must have names of their own, got {count} called {name!r}: run them apart, or give a subclass"
-                " another name"
+                f"{count} methods have the name {name!r}",
+                where="methods",
+                remedy="Run them separately, or give a subclass another name",
             )
     names = list(dict.fromkeys(method.name for method in chosen))
     given = {method.name: method for method in chosen if isinstance(method, Method)}
     if settings and given:
         raise ConfigError(
-            f'settings must be left out for methods that come with theirs, got "{settings}" for {", ".join(given)}:'
-            " name the method instead"
+            where="settings",
+            allowed=f"left out for methods that are given with their hyperparameters ({', '.join(given)})",
+            got=settings,
+            remedy="Give the name of the method instead",
         )
     published = [setting for name in names for setting in published_settings(name)] if settings else []
     if isinstance(config, ExperimentConfig):
         if changes or settings:
-            raise ConfigError("changes and settings go with a config file; make another ExperimentConfig instead")
+            raise ConfigError(
+                "changes and settings cannot be combined with an ExperimentConfig",
+                where="config",
+                remedy="Use a config file, or make another ExperimentConfig",
+            )
         experiment = config
     else:
         classes = [method if isinstance(method, type) else type(method) for method in chosen]
@@ -82,7 +119,7 @@ def chosen_methods(
 
 
 def describe(settings: str | None, experiment: ExperimentConfig, methods: Sequence[str], reporter: Reporter) -> None:
-    """Tells the reporter which published settings an experiment has."""
+    """Report to the reporter which published settings an experiment uses."""
     if settings is not None:
         for text in descriptions(experiment, methods):
             reporter.notice(text)
@@ -91,10 +128,14 @@ def describe(settings: str | None, experiment: ExperimentConfig, methods: Sequen
 def _check_engine(engine: str) -> None:
     if engine == "deployment":
         raise ConfigError(
-            'federation.engine = "deployment" needs machines: fedpgp federate init writes what each of them is to'
-            " start; here take local or simulation"
+            where="federation.engine",
+            allowed="local or simulation in a run on one machine",
+            got=engine,
+            remedy="Use --set federation.engine=local, or set up the machines with `fedpgp federate init ours`",
         )
     if engine == "simulation" and not all(find_spec(package) for package in ("flwr", "ray")):
         raise ConfigError(
-            'federation.engine = "simulation" needs Flower and Ray: pip install "fedpgp[flower]", or take local'
+            "the simulation needs Flower and Ray, which are not installed",
+            where="federation.engine",
+            remedy='Install them with `pip install "fedpgp[flower]"`, or use --set federation.engine=local',
         )

@@ -1,4 +1,4 @@
-"""What an experiment is going to do, and about how long it takes."""
+"""Plan of a comparison: its runs, and an estimate of the remaining time."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -7,34 +7,43 @@ Cell = tuple[str, int]  # method and seed
 
 
 class ComparisonPlan:
-    """The runs that are left, with an estimate of each, which is corrected by those that are done."""
+    """Remaining runs with estimates of their time, which are corrected by the time of finished runs.
+
+    Parameters
+    ----------
+    seconds
+        Estimated time of each run.
+    """
 
     def __init__(self, seconds: Mapping[Cell, float]):
         self._left = dict(seconds)
         self.runs = len(seconds)
-        # The estimate weighs as much as a tenth of the work, or the first short run would turn it upside down.
+        # The estimate has the weight of a tenth of the work, so that a short first run does not change it too much.
         self._estimated = self._taken = sum(seconds.values()) / 10
 
     def done(self, cell: Cell, seconds: float) -> None:
+        """Record a finished run and its time."""
         self._estimated += self._left.pop(cell)
         self._taken += seconds
 
     @property
     def finished(self) -> int:
+        """Number of finished runs."""
         return self.runs - len(self._left)
 
     @property
     def seconds(self) -> float:
-        """What is left."""
+        """Estimate of the remaining time in seconds."""
         pace = self._taken / self._estimated if self._estimated else 1.0
         return sum(self._left.values()) * pace
 
     @property
     def in_words(self) -> str:
+        """The remaining time as text; "" if no run is left."""
         return f"about {duration(self.seconds)} left" if self._left else ""
 
     def describe(self, processes: int) -> str:
-        """All of it in a line."""
+        """Return the plan in one line: the number of runs, the time, and the methods with their seeds."""
         seeds: dict[str, list[int]] = defaultdict(list)
         for method, seed in self._left:
             seeds[method].append(seed)
@@ -47,15 +56,15 @@ class ComparisonPlan:
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
-    """Which seeds, in words."""
+    """Return seeds as text, such as "seeds 0, 1"."""
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def counted(number: int, word: str, plural: str = "s") -> str:
-    """A number of things. plural: what their word then ends in."""
+    """Return a number with its noun, such as "1 run" or "2 runs"; `plural` is the ending of the noun."""
     return f"{number} {word}{plural * (number != 1)}"
 
 
 def duration(seconds: float) -> str:
-    """In words, as exact as an estimate is."""
+    """Return a duration as text, with the precision of an estimate."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

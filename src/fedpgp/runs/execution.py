@@ -1,4 +1,4 @@
-"""How runs execute: what callers may say about it, and what packages above provide for it."""
+"""Execution of runs: the options of callers, and interfaces for packages that this package may not import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Writers(Protocol):
-    """What writes tables and figures into the directory of a comparison or a study."""
+    """Interface for writing tables and figures into the directory of a comparison or a study."""
 
     def comparison(self, comparison: Comparison, directory: Path) -> None: ...
     def sweep(self, study: Any, directory: Path) -> None: ...
@@ -24,16 +24,16 @@ class Writers(Protocol):
 
 
 class Engine(Protocol):
-    """What trains and evaluates the clients of a run elsewhere than in this process: `federation.engine`.
+    """Interface for training and evaluating the clients of a run outside of this process (`federation.engine`).
 
-    opened: an OpenRun, which has an `Execution` itself.
+    Its argument `opened` is an OpenRun. It yields the record of each round.
     """
 
     def __call__(self, opened: Any, directory: Path | None, state: State) -> Iterator[dict[str, Any]]: ...
 
 
 class ExecutionOptions(TypedDict, total=False):
-    """The fields of `Execution` as keyword arguments, each with its default."""
+    """The fields of `Execution` as optional keyword arguments."""
 
     workers: int
     cache: Path | str | None
@@ -45,12 +45,22 @@ class ExecutionOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Execution:
-    """How runs execute. Nothing here changes a result, but for images that do not decode.
+    """Options for the execution of runs. Results do not depend on them, except for images that cannot be decoded.
 
-    workers: processes; more than one needs `if __name__ == "__main__":`. cache: directory of image features; None takes
-    the user's cache directory. skip_bad_images: go on without the images that do not decode, which are told to the
-    reporter. reporter: hears of progress and of every round. writers: None writes no tables and figures.
-    engines: by the value of federation.engine, those beside "local".
+    Attributes
+    ----------
+    workers
+        Number of worker processes; a script that uses more than one needs `if __name__ == "__main__":`.
+    cache
+        Directory of the cache of image features; None takes the user's cache directory.
+    skip_bad_images
+        Leave out images that cannot be decoded, and report them.
+    reporter
+        Receives the progress and the record of every round.
+    writers
+        Writes tables and figures; None writes none.
+    engines
+        The engines other than "local": value of federation.engine -> engine.
     """
 
     workers: int = 1
@@ -61,10 +71,10 @@ class Execution:
     engines: Mapping[str, Engine] = field(default_factory=dict)
 
     def heard_by(self, reporter: Reporter) -> ExecutionOptions:
-        """The same with another reporter, as keyword arguments."""
+        """Return the options with another reporter, as keyword arguments."""
         return cast(ExecutionOptions, {**vars(self), "reporter": reporter})
 
     @property
     def listener(self) -> Reporter:
-        """The reporter, or one that says nothing."""
+        """The reporter, or one that prints nothing."""
         return self.reporter or Silent()

@@ -1,4 +1,4 @@
-"""What is encoded of the images of tasks before any training."""
+"""Encoding of the images of tasks before any training."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,10 +24,25 @@ from fedpgp.runs.tasks import make_task
 def encode_images(
     config: ExperimentConfig, execution: Execution, backbone: Backbone, source: Source, tasks: Mapping[int, Task]
 ) -> tuple[Source, dict[int, Task], dict[str, Tensor]]:
-    """Return the source, the task of each seed, and by a split's fingerprint its features [n, D] or [n, K, D].
+    """Encode the images of all tasks.
 
-    Splits are reduced to the images that tasks use. Images that do not decode are left out, if that is wanted, and
-    tasks are made anew without them.
+    Splits are reduced to the images that tasks use. If bad images are skipped, the tasks are made again without them.
+
+    Parameters
+    ----------
+    config, execution
+        The experiment and its options.
+    backbone
+        The dual encoder.
+    source
+        The dataset.
+    tasks
+        The task of each seed.
+
+    Returns
+    -------
+    The dataset, the task of each seed, and the features of each split: fingerprint -> [n, D], or [n, K, D] for n images
+    with K views.
     """
     features: dict[str, Tensor] = {}
     splits: dict[str, ImageDataset] = {}
@@ -51,7 +66,7 @@ def encode_images(
         features = known | encoded
         if not bad:
             return source, used, features
-        source = without(source, splits, bad)  # others may be drawn in their place, which may be bad, too
+        source = without(source, splits, bad)  # other images may be drawn instead, and may be bad, too
         tasks = {seed: make_task(config, source, seed) for seed in tasks}
 
 
@@ -66,7 +81,23 @@ def encode_tokens(
     tasks: Mapping[int, Task],
     methods: Sequence[Method],
 ) -> dict[tuple[str, int, str], Tokens]:
-    """Return, by kind, seed and fingerprint, what methods read beside features of the images that a task uses."""
+    """Encode what methods read of the images in addition to their features, such as patches.
+
+    Parameters
+    ----------
+    config, execution
+        The experiment and its options.
+    backbone
+        The dual encoder.
+    tasks
+        The task of each seed.
+    methods
+        The methods.
+
+    Returns
+    -------
+    Kind, seed and fingerprint of a split -> the tokens of the images that the task uses.
+    """
     parts = {
         (kind, seed, dataset.fingerprint): SplitPart(
             dataset, images, kind, views_of(dataset.split, config.data.augmented_views)
@@ -89,7 +120,7 @@ def encode_tokens(
 
 
 def _used(task: Task) -> list[tuple[ImageDataset, NDArray[np.int64]]]:
-    """The images of every split that clients hold or that are tested on."""
+    """Return the training and test images of a task for every split."""
     used = [(task.train, client.train) for client in (*task.clients, *task.new_clients)]
     used += [(test.dataset, test.images) for test in evaluation_sets(task).values()]
     splits = {dataset.fingerprint: dataset for dataset, _ in used}

@@ -1,4 +1,4 @@
-"""A new client of a finished federation: it fits its private part to a few images of its own, and nothing goes up."""
+"""Join a finished federation: a new client fits its private part to its own images, and sends nothing."""
 
 import time
 from collections.abc import Sequence
@@ -40,23 +40,53 @@ def join(
     device: str | None = None,
     reporter: Reporter | None = None,
 ) -> Run:
-    """Fits the private part of a run's method to images that nobody else sees; the shared part stays as it is.
+    """Fit the private part of a run's method to the images of a new client. The shared part does not change.
 
-    Args:
-        run: a finished run, or its directory.
-        data: what data.source could be. Its classes may be others than those of the federation; where every client of
-            it had images of its own, they go by the federation's names, and the softmax is over all of them.
-        changes: how they are to be read, such as "data.image_column=file"; other sections are the run's.
-        shots: training images of each class; 0: all. epochs: None takes federation.join_epochs of the run.
-        output: a run directory to write, with one client; None writes nothing. force: replace it.
+    Parameters
+    ----------
+    run
+        A finished run, or its directory.
+    data
+        A value for data.source. Its classes may differ from the classes of the federation. But if every client of the
+        federation had images of its own, the class names must be class names of the federation, and the softmax is over
+        all of them.
+    changes
+        How the images are read, such as "data.image_column=file". All other sections come from the run.
+    shots
+        Number of training images per class; 0 uses all.
+    epochs
+        Epochs used to fit the private part; None takes federation.join_epochs of the run.
+    seed
+        Random seed.
+    output
+        A run directory to write, with one client; None writes nothing.
+    force
+        Replace the output directory if it exists.
+    cache
+        Directory of the cache of image features; None takes the user's cache directory.
+    device
+        Replaces backbone.device of the run.
+    reporter
+        Receives the progress.
 
-    Raises FedPGPError: before any work where run, data or output do not fit.
+    Returns
+    -------
+    The run of the new client.
+
+    Raises
+    ------
+    FedPGPError
+        Before any work, if run, data or output do not fit.
     """
     finished = run if isinstance(run, Run) else load_run(run)
     name, seed, shots = finished.method, whole_number(seed, "seed", 0), whole_number(shots, "shots", 0)
     epochs = finished.config.federation.join_epochs if epochs is None else whole_number(epochs, "epochs", 1)
     if name not in finished.config.methods:
-        raise ConfigError(f"{name} is neither built in nor of an installed package: a run of it cannot be joined")
+        raise ConfigError(
+            "a run can be joined only if its method is built in or from an installed package",
+            where=f"method {name}",
+            remedy="Install the package of the method, or join another run",
+        )
     config = _config(finished, data, [changes] if isinstance(changes, str) else changes, shots, device)
     reporter = reporter or Silent()
     with open_run(config, name, seed, Execution(cache=cache, reporter=reporter)) as opened:
@@ -70,13 +100,15 @@ def join(
 
 
 def _config(run: Run, data: str, changes: Sequence[str], shots: int, device: str | None) -> ExperimentConfig:
-    """The run's config with another data set, whose images are all one client's."""
+    """Return the run's config with another dataset, whose images all belong to one client."""
     keys = []
     for section, key, _ in map(parse_change, changes):
         if section != "data" or key == "source":
             raise ConfigError(
-                f"changes of a new client must be of its data, such as data.image_column=file, got {section}.{key}: the"
-                " rest is the run's, and where the images are, --data says"
+                where="--set",
+                allowed="a setting of [data] other than data.source when a client joins",
+                got=f"{section}.{key}",
+                remedy="Leave it out: --data is the directory of the images, and all other settings come from the run",
             )
         keys.append(key)
     given = load_config(changes=changes).data
@@ -95,7 +127,11 @@ def _fitted(opened: OpenRun, run: Run, epochs: int) -> Run:
     runner = ClientRunner(opened.spec.for_newcomers(opened.task, epochs), opened.data)
     spec, reporter = runner.spec, opened.setup.execution.listener
     if not spec.first(0).private:
-        raise ConfigError(f"{opened.name} has no private part to fit: a new client takes the shared part as it is")
+        raise ConfigError(
+            "the method has no private part to fit",
+            where=f"method {opened.name}",
+            remedy="Use the shared model of the run, for example with `fedpgp predict`",
+        )
     server = Server(_shared(run, spec))
     number = int(run.results["rounds"]) + 1
     reporter.progress("fitting the private part", 0, epochs)
@@ -130,12 +166,13 @@ def _fitted(opened: OpenRun, run: Run, epochs: int) -> Run:
 
 
 def _shared(run: Run, spec: RunSpec) -> Tensors:
-    """The shared part of a run, as this checkpoint needs it; raises ConfigError where it is of another."""
+    """Return the shared part of a run; raise ConfigError if it does not fit this checkpoint."""
     tensors = {name: run.prompts[f"shared/{name}"] for name in spec.shared if f"shared/{name}" in run.prompts}
     for name, like in spec.shared.items():
         if name not in tensors or tensors[name].shape != like.shape:
             raise ConfigError(
-                f"the run's shared part {name} does not fit {spec.method.name} on this checkpoint: take that with"
-                " which it was trained (backbone.checkpoint)"
+                f"the shared tensor {name} of the run does not fit {spec.method.name} on this checkpoint",
+                where="backbone.checkpoint",
+                remedy="Restore the checkpoint with which the run was trained",
             )
     return {name: value.to(spec.shared[name]) for name, value in tensors.items()}

@@ -1,4 +1,4 @@
-"""Published settings in an experiment: which it has, which it does not have, and which fit its checkpoint."""
+"""Published settings of an experiment: used, unused, and reduced to fit its checkpoint."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from fedpgp.methods.published import PUBLISHED, Setting, published_settings, sho
 
 
 def unused(config: ExperimentConfig, methods: Sequence[str]) -> Iterator[tuple[Setting, Any]]:
-    """The published values of some methods that are not those of a config, each with the value of the config."""
+    """Yield the published values that a config does not use, each with the value of the config."""
     for setting in (setting for method in methods for setting in published_settings(method)):
         if config.origins.get(setting.name) != PUBLISHED and setting.value != (here := _value(config, setting)):
             yield setting, here
@@ -23,7 +23,7 @@ def _value(config: ExperimentConfig, setting: Setting) -> Any:
 
 
 def with_unused(config: ExperimentConfig, methods: Sequence[str]) -> ExperimentConfig:
-    """The config with origins that also name the published values which it does not have."""
+    """Return the config, with origins that also list the published values that it does not use."""
     origins = dict(config.origins)
     for setting, _ in unused(config, methods):
         origin = origins.get(setting.name, "default")
@@ -32,7 +32,7 @@ def with_unused(config: ExperimentConfig, methods: Sequence[str]) -> ExperimentC
 
 
 def descriptions(config: ExperimentConfig, methods: Sequence[str]) -> list[str]:
-    """For each method, in several lines, the published values that a config has, and those that it does not have."""
+    """Return several lines for each method: the published values that a config uses, and the unused ones."""
     texts = []
     for method in methods:
         used = [setting for setting in published_settings(method) if config.origins.get(setting.name) == PUBLISHED]
@@ -45,9 +45,22 @@ def descriptions(config: ExperimentConfig, methods: Sequence[str]) -> list[str]:
 
 
 def fitted(config: ExperimentConfig, methods: Sequence[str], backbone: Backbone) -> tuple[ExperimentConfig, list[str]]:
-    """A config whose published depths are at most the layers of the towers that the method changes.
+    """Reduce published depths to the number of layers of the towers that the method changes.
 
-    Returns it with a sentence for each value that was reduced. Values of other origin are left to the checks.
+    Values with another origin are not changed; the checks handle them.
+
+    Parameters
+    ----------
+    config
+        Configuration of the experiment.
+    methods
+        Names of the methods.
+    backbone
+        The dual encoder.
+
+    Returns
+    -------
+    The config, and a sentence for each value that was reduced.
     """
     towers = {
         "deep text": ("text", len(backbone.text.layers)),
@@ -63,5 +76,5 @@ def fitted(config: ExperimentConfig, methods: Sequence[str], backbone: Backbone)
             reason = f"the checkpoint's {tower} tower has {layers} layers"
             changed[name] = replace(method, depth=layers)
             origins[where] = f"{PUBLISHED}: {method.depth}; {reason}"
-            notices.append(f"{where} is {layers} and not {method.depth}, the published value: {reason}")
+            notices.append(f"{where} is {layers} instead of the published value {method.depth}, because {reason}.")
     return replace(config, methods=changed, origins=origins), notices

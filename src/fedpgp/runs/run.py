@@ -1,4 +1,4 @@
-"""Puts the pieces together: config -> results."""
+"""Run, compare and resume: from a config to results."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,22 +47,40 @@ def run(
     force: bool = False,
     **options: Unpack[ExecutionOptions],
 ) -> Run:
-    """Runs one method with one seed. After Ctrl-C, a kill or an error, `resume(output)` goes on.
+    """Run one method with one seed. After Ctrl-C, a kill or an error, `resume(output)` continues the run.
 
-    Args:
-        method: a name that `fedpgp methods` lists, "path/to/file.py:Name", or a Method with its hyperparameters.
-        config: an ExperimentConfig or a TOML file; None takes the recipe of the embedded benchmark.
-        changes: "section.key=value" on top of the file, and of published settings.
-        settings: "published" takes the values that the method was published with, on top of the file's; those that it
-            takes are told to the reporter, with their source. None takes the file's.
-        output: the run directory, written from the first round on; None writes nothing. force: replace it.
-        options: the fields of `fedpgp.runs.execution.Execution`: workers, processes, of which any number gives the same
-            result; cache, the directory of image features; skip_bad_images; reporter, which hears of progress and of
-            every round, such as a `Silent` of your own with another `round`.
+    Parameters
+    ----------
+    method
+        A name that `fedpgp methods` lists, "path/to/file.py:Name", or a Method with its hyperparameters.
+    seed
+        Random seed.
+    config
+        An ExperimentConfig, a TOML file or the name of a recipe; None takes the recipe of the embedded benchmark.
+    changes
+        "section.key=value", which replaces values of the file and published values.
+    settings
+        "published" uses the values that the method was published with, which replace values of the file and are
+        reported with their sources. None uses the values of the file.
+    output
+        The run directory, written from the first round on; None writes nothing.
+    force
+        Replace the output directory if it exists.
+    options
+        The fields of `fedpgp.runs.execution.Execution`: the number of `workers`, on which results do not depend; the
+        `cache` directory of image features; `skip_bad_images`; a `reporter`, for example your own subclass of `Silent`.
 
-    Raises:
-        FedPGPError: before any work where the method, the config, the data or the output do not fit.
+    Returns
+    -------
+    The finished run.
 
+    Raises
+    ------
+    FedPGPError
+        Before any work, if the method, the config, the data or the output do not fit.
+
+    Examples
+    --------
     >>> run("fedpgp", seed=0, changes=["fedpgp.mu=1.0"]).results["final"]["local"]  # doctest: +SKIP
     """
     return rounds(
@@ -88,10 +106,20 @@ def rounds(
     force: bool = False,
     **options: Unpack[ExecutionOptions],
 ) -> Rounds:
-    """The same as an iterator: yields the record of every round when it is finished, and `.run` is the run.
+    """Return an iterator over the records of a run's rounds; its attribute `run` is the finished run.
 
-    Names and settings are checked here, data and checkpoint before the first round. Who leaves the loop stops the run:
-    asking for another record, or for `.run`, goes on, and after `.close()` or in another process `resume(output)`.
+    Names and settings are checked at once, data and checkpoint before the first round. Leaving the loop pauses the run.
+    Requesting another record, or `run`, continues it. After `close()`, or in another process, `resume(output)` does.
+
+    Parameters
+    ----------
+    method, seed, config, changes, settings, output, force, options
+        As in `run`.
+
+    Raises
+    ------
+    FedPGPError
+        The method, the config or the output do not fit.
     """
     (name,), experiment = chosen_methods(method, config, changes, settings, of_task=True)
     seed = whole_number(seed, "seed", 0)
@@ -125,15 +153,35 @@ def compare(
     force: bool = False,
     **options: Unpack[ExecutionOptions],
 ) -> Comparison:
-    """Runs several methods on the same tasks: the same clients, shots and order of the images for equal seeds.
+    """Run several methods on the same tasks: equal seeds have the same clients, shots and order of the images.
 
-    methods: None takes zero-shot, local, promptfl and fedpgp, "all" every built-in one. seeds: a number n means
-    0 … n−1. costly_seeds: of the methods whose steps go through the image tower, or read class names for every image
-    (`Method.costly`); None takes the same. settings: "published" takes the published values of each method's section;
-    rounds, batch size and other values of the task stay those of the config, because all methods have the same task.
-    The reporter hears which published values are not used. The rest as in `run`. What was finished before Ctrl-C, a
-    kill or an error is in `output`, and `resume(output)` goes on from there. The reporter hears the plan, and about how
-    long it takes.
+    The plan and an estimate of the time are reported first. After Ctrl-C, a kill or an error, `output` contains all
+    finished rounds, and `resume(output)` continues.
+
+    Parameters
+    ----------
+    methods
+        Names, files or methods as in `run`. None takes zero-shot, local, promptfl and fedpgp; "all" takes every
+        built-in method.
+    seeds
+        A list, or a number n for the seeds 0 … n−1.
+    costly_seeds
+        Seeds of methods that train through the image tower or encode class names for every image (`Method.costly`);
+        None takes `seeds`.
+    settings
+        "published" uses the published values of each method's section. Rounds, batch size and other values of the task
+        come from the config, because all methods have the same task. The unused published values are reported.
+    config, changes, output, force, options
+        As in `run`.
+
+    Returns
+    -------
+    The comparison of all runs.
+
+    Raises
+    ------
+    FedPGPError
+        Before any work, if a method, the config, the data or the output do not fit.
     """
     experiment, chosen, all_seeds = _compared_with(methods, seeds, costly_seeds, config, changes, settings)
     directory = None if output is None else Path(output)
@@ -165,9 +213,19 @@ def planned_comparison(
     settings: str | None = None,
     **options: Unpack[ExecutionOptions],
 ) -> str:
-    """What `compare` would do, and about how long it would take, in a line, after its checks.
+    """Check a comparison, and return in one line what `compare` would do and an estimate of the time.
 
-    A round of each method is timed, for which images are encoded: their features are kept, and nothing else is written.
+    One round of each method is timed. This writes image features to the cache, and nothing else.
+
+    Parameters
+    ----------
+    methods, seeds, costly_seeds, config, changes, settings, options
+        As in `compare`.
+
+    Raises
+    ------
+    FedPGPError
+        A method, the config or the data do not fit.
     """
     experiment, chosen, all_seeds = _compared_with(methods, seeds, costly_seeds, config, changes, settings)
     execution = Execution(**options)
@@ -184,7 +242,7 @@ def _compared_with(
     changes: Sequence[str],
     settings: str | None,
 ) -> tuple[ExperimentConfig, dict[str, list[int]], list[int]]:
-    """The config of a comparison, the seeds of each method, and all of them."""
+    """Return the config of a comparison, the seeds of each method, and all seeds."""
     names, experiment = chosen_methods(HEADLINE if methods is None else methods, config, changes, settings)
     of_all = chosen_seeds(seeds, "seeds")
     of_costly = of_all if costly_seeds is None else chosen_seeds(costly_seeds, "costly_seeds")
@@ -199,21 +257,39 @@ def resume(
     more_rounds: int = 0,
     **options: Unpack[ExecutionOptions],
 ) -> Comparison:
-    """Goes on with what `run` or `compare` left unfinished in a directory, to the same bytes as if never stopped.
+    """Continue what `run` or `compare` left unfinished. The files get the same bytes as without the interruption.
 
-    methods: those of the runs that are neither ours nor of an installed package, as they were given before: a results
-    directory never says which code to execute. more_rounds: additional rounds for runs that are all finished, to the
-    same bytes as if they had been asked for in the beginning.
-    Finished runs are kept as they are; where all are finished nothing is done. A run's own directory is a comparison of
-    one. Raises OutputError where the directory holds no run, where its config, checkpoint, images or state are not
-    those that it was begun with, and where another process works on it.
+    Finished runs do not change unless they get more rounds, and nothing happens if all runs are finished.
+
+    Parameters
+    ----------
+    directory
+        Directory of the comparison, or of a single run.
+    methods
+        The methods that are neither built in nor from an installed package, as they were given before. They must be
+        given again, because a results directory never decides which code is executed.
+    more_rounds
+        Number of rounds to add. All runs must be finished; the files get the same bytes as if the rounds had been
+        there from the beginning.
+    options
+        As in `run`.
+
+    Returns
+    -------
+    The comparison of all runs.
+
+    Raises
+    ------
+    OutputError
+        The directory contains no run, another process works on it, or the config, the checkpoint, the images or the
+        state changed since the run was begun; or a run cannot have more rounds.
     """
     directory, execution = Path(directory), Execution(**options)
     directories = cells(directory)
     todo = {cell: path for cell, path in directories.items() if is_unfinished(path)}
     for path in directories.values():
         if path not in todo.values():
-            remove(path / FILE)  # a kill may have come between the last file and this
+            remove(path / FILE)  # a process may have been killed between its last file and this step
     if whole_number(more_rounds, "more_rounds", 0) and todo:
         raise OutputError(
             "a run is not finished, and only finished runs can have more rounds",
@@ -222,7 +298,7 @@ def resume(
         )
     if not todo and not more_rounds:
         if is_compared(directory):
-            execution.listener.notice(f"{directory} is finished: nothing to resume")
+            execution.listener.notice(f"{directory} is finished, so there is nothing to resume.")
             return load_comparison(directory)
         return _compared([load_run(path) for path in directories.values()], directory, execution)
     methods = [methods] if isinstance(methods, str | Method) else methods
@@ -231,8 +307,9 @@ def resume(
     for name in names:
         if not is_registered(name) and name not in {method.name for method in given}:
             raise OutputError(
-                f"{directory} was begun with the method {name!r}, which is neither ours nor of an installed package:"
-                " name it as it was then, with --method path/to/file.py:Name"
+                f"the method {name!r} of the run is neither built in nor from an installed package",
+                where=f"{directory}",
+                remedy="Give the file of the method again, with --method path/to/file.py:Name",
             )
     paths = list((directories if more_rounds else todo).values())
     config = (finished_config if more_rounds else started_config)(paths, given)
@@ -249,9 +326,9 @@ def resume(
 
 
 def _compared(runs: Sequence[Run], directory: Path | None, execution: Execution) -> Comparison:
-    """The comparison of some runs, written where it has a directory of its own."""
+    """Return the comparison of some runs, and write its tables if it has a directory."""
     comparison = Comparison(runs)
     if execution.writers is not None and directory is not None and (directory / PLAN).exists():
-        with writing(directory, f"free space, then go on with --resume {directory}"):
+        with writing(directory, f"Free some disk space, then resume it with --resume {directory}"):
             execution.writers.comparison(comparison, directory)
     return comparison

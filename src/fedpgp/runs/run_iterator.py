@@ -1,4 +1,4 @@
-"""A run that its caller drives, round by round."""
+"""Iterator over the rounds of a run."""
 
 from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ Records = Generator[dict[str, Any], None, Result]  # yields the record of each r
 
 
 def exhausted(records: Records[Result]) -> Result:
-    """What a generator returns in the end."""
+    """Run a generator to its end and return its result."""
     while True:
         try:
             next(records)
@@ -20,7 +20,9 @@ def exhausted(records: Records[Result]) -> Result:
 
 
 class Rounds(Iterator[dict[str, Any]]):
-    """The records of a run's rounds, each when it is asked for; in between nothing runs. Of one thread.
+    """Iterator over the records of a run's rounds.
+
+    A round is computed when its record is requested, and nothing runs in between. Use it in one thread only.
 
     >>> for record in fedpgp.rounds("fedpgp", 0): print(record["round"], record.get("local"))  # doctest: +SKIP
     """
@@ -38,16 +40,22 @@ class Rounds(Iterator[dict[str, Any]]):
 
     @property
     def run(self) -> Run:
-        """The finished run; what is left of its rounds is done first. Raises OutputError for one that was stopped."""
+        """The finished run, after computing its remaining rounds.
+
+        Raises
+        ------
+        OutputError
+            The run was closed before its last round.
+        """
         for _ in self:
             pass
         if self._run is None:
             raise OutputError(
-                "the run was stopped before its last round: go on with fedpgp.resume(output) where it has an output, or"
-                " begin again"
+                "the run was stopped before its last round",
+                remedy="Resume it with `fedpgp.resume(output)` if it has an output directory, or begin it again",
             )
         return self._run
 
     def close(self) -> None:
-        """Stops after the last round that was asked for; `fedpgp.resume(output)` goes on."""
+        """Stop the run after the last computed round; `fedpgp.resume(output)` continues it."""
         self._records.close()

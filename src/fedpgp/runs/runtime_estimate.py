@@ -1,4 +1,4 @@
-"""About how long a run takes, from a round of some of its clients."""
+"""Estimate of the time of a run, from one round of a few clients."""
 
 import math
 from collections.abc import Sequence
@@ -14,16 +14,26 @@ from fedpgp.federation.state import ClientState, State
 from fedpgp.methods import Method
 from fedpgp.runtime.workers import Workers
 
-CLIENTS = 2  # or as many as there are processes
-ENOUGH = 0.8  # seconds of a round in which what is done for the first time weighs little
+CLIENTS = 2  # clients of the timed round; more if there are more processes
+ENOUGH = 0.8  # seconds; in a longer round, the time of the warm-up does not matter
 
 
 def seconds_of_run(runner: ClientRunner, workers: Workers[Towers]) -> float:
-    """Trains some of the clients for one epoch, evaluates them, and multiplies.
+    """Estimate the time of a run: train some clients for one epoch, evaluate them, and multiply the times.
 
-    They are two, or with more processes as many as those, or some would have nothing to do. Where that is soon over it
-    only warms up, and what counts is a second round, of as many clients as that time has room for: a longer look, and
-    of groups as they will be. The processes must have been started. Other jobs on the machine slow down what they meet.
+    Two clients are trained, or one for each process. If this round is short, it is only a warm-up. Then a second round
+    is timed, with more clients, whose groups are as large as in the run. Other jobs on the machine slow down the round.
+
+    Parameters
+    ----------
+    runner
+        All clients of the run.
+    workers
+        Worker processes, already started.
+
+    Returns
+    -------
+    The estimate in seconds.
     """
     spec, data = runner.spec, runner.data
     method, settings, task = spec.method, spec.settings, data.task
@@ -33,7 +43,7 @@ def seconds_of_run(runner: ClientRunner, workers: Workers[Towers]) -> float:
         part = replace(task, clients=clients, new_clients=())
         timed = RunSpec(method, part, spec.backbone, short, spec.seed, spec.aggregator)
         with State.create() as state:
-            # Where the method fine-tunes, that would be a second one.
+            # A method that fine-tunes would have a second round, which is not timed.
             record = next(federate(ClientRunner(timed, replace(data, task=part)), workers, state))
             return record, state.client(clients[0].id)
 
@@ -51,7 +61,7 @@ def seconds_of_run(runner: ClientRunner, workers: Workers[Towers]) -> float:
     evaluations = math.ceil(settings.rounds / settings.eval_every) if record["round"] else 1
     if type(method).path is not Method.path:
         evaluations += settings.path_points - 1
-    tuned = len(task.clients) if method.finetune_epochs and not personal else 0  # models that are read in the end
+    tuned = len(task.clients) if method.finetune_epochs and not personal else 0  # models evaluated after fine-tuning
     return training + once * (models * evaluations + tuned)
 
 

@@ -1,4 +1,4 @@
-"""What all runs of an experiment share, after everything is checked that can be checked without work."""
+"""Data that all runs of an experiment share, prepared after all checks that need no training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,9 +33,21 @@ from fedpgp.runtime.workers import Workers
 
 
 def run_spec(config: ExperimentConfig, method: str, seed: int, task: Task, backbone: Backbone) -> RunSpec:
-    """What server and clients of a run agree on; the aggregator is the method's own, the private mean, or the config's.
+    """Return the specification that server and clients of a run share.
 
-    Of the task, class names and templates are read: a server in another place than the images has these, too.
+    The method, differential privacy or the config determines the aggregator. Only the class names and the
+    templates of the task are read, so that a server without images can use this function, too.
+
+    Parameters
+    ----------
+    config
+        Configuration of the experiment.
+    method, seed
+        The run.
+    task
+        The task.
+    backbone
+        The dual encoder.
     """
     aggregator = protected(config.privacy, config.aggregator)
     return RunSpec(config.methods[method], task, backbone, config.federation, seed, aggregator)
@@ -43,7 +55,15 @@ def run_spec(config: ExperimentConfig, method: str, seed: int, task: Task, backb
 
 @dataclass(frozen=True)
 class OpenRun:
-    """The parts of one run, from which every engine, joining and serving start: see `open_run` and `RunSetup.open`."""
+    """The parts of one run, for every engine, for joining and for serving. See `open_run` and `RunSetup.open`.
+
+    Attributes
+    ----------
+    setup
+        Data that all runs of the experiment share.
+    name, seed
+        Method and seed of the run.
+    """
 
     setup: "RunSetup"
     name: str
@@ -51,53 +71,75 @@ class OpenRun:
 
     @property
     def config(self) -> ExperimentConfig:
+        """Configuration of the experiment."""
         return self.setup.config
 
     @property
     def task(self) -> Task:
+        """The task with the seed of the run."""
         return self.setup.tasks[self.seed]
 
     @property
     def backbone(self) -> Backbone:
+        """The dual encoder."""
         return self.setup.backbone
 
     @property
     def workers(self) -> Workers[Towers]:
+        """The worker processes."""
         return self.setup.workers
 
     @cached_property
     def method(self) -> Method:
+        """The method with its hyperparameters."""
         return self.config.methods[self.name]
 
     @cached_property
     def data(self) -> Data:
-        """The task with what the method reads of its images."""
+        """The task with the image features that the method reads."""
         return self.setup.data(self.method, self.seed)
 
     @cached_property
     def spec(self) -> RunSpec:
+        """The specification that server and clients share."""
         return run_spec(self.config, self.name, self.seed, self.task, self.backbone)
 
     @cached_property
     def runner(self) -> ClientRunner:
-        """All clients of the run."""
+        """The runner for all clients of the run."""
         return ClientRunner(self.spec, self.data)
 
     def runner_of(self, client: Client) -> ClientRunner:
-        """One client of the run alone, which goes by its number there."""
+        """Return the runner for a single client, which keeps its number."""
         return ClientRunner(self.spec, replace(self.data, task=replace(self.task, clients=(client,))))
 
     def origin(self) -> dict[str, Any]:
-        """What the run is, see `fedpgp.results.provenance.origin`."""
+        """Return the identity of the run, see `fedpgp.results.provenance.origin`."""
         return origin(self.config, self.name, self.seed, self.backbone, self.setup.source)
 
 
 @dataclass(frozen=True)
 class RunSetup:
-    """What all runs of an experiment share: the frozen CLIP, the data, its features, the worker processes.
+    """Data that all runs of an experiment share.
 
-    tasks: by seed; features: by a split's fingerprint, [n, D], or [n, K, D] of the training split where K > 1 views are
-    asked for; tokens: by kind, seed and fingerprint, what methods read beside that of the images that a task uses.
+    Attributes
+    ----------
+    config
+        Configuration of the experiment.
+    backbone
+        The frozen dual encoder.
+    source
+        The dataset.
+    tasks
+        Seed -> task.
+    features
+        Fingerprint of a split -> [n, D], or [n, K, D] for a training split with K > 1 views.
+    tokens
+        Kind, seed and fingerprint of a split -> what methods read of the images in addition to the features.
+    workers
+        The worker processes.
+    execution
+        Options of the execution.
     """
 
     config: ExperimentConfig
@@ -110,10 +152,11 @@ class RunSetup:
     execution: Execution
 
     def open(self, method: str, seed: int) -> OpenRun:
+        """Return the parts of one run."""
         return OpenRun(self, method, seed)
 
     def data(self, method: Method, seed: int) -> Data:
-        """A task with what a method reads of its images."""
+        """Return the task with the image features that a method reads."""
         task, kind = self.tasks[seed], kind_of(method)
 
         def images(dataset: ImageDataset) -> ImageFeatures:
@@ -127,7 +170,7 @@ class RunSetup:
 
 @contextmanager
 def open_run(config: ExperimentConfig, method: str, seed: int, execution: Execution) -> Iterator[OpenRun]:
-    """The parts of one run, after everything is checked that can be checked without work."""
+    """Yield the parts of one run, after all checks that need no training; see `open_setup`."""
     with open_setup(config, [method], [seed], execution) as setup:
         yield setup.open(method, seed)
 
@@ -139,9 +182,26 @@ def open_setup(
     seeds: Sequence[int],
     execution: Execution,
 ) -> Iterator[RunSetup]:
-    """Prepares what all runs share, after checking everything that can be checked without work."""
+    """Check everything that can be checked without training, and yield the data that all runs share.
+
+    Parameters
+    ----------
+    config
+        Configuration of the experiment.
+    methods
+        Names of the methods.
+    seeds
+        Seeds of the runs.
+    execution
+        Options of the execution.
+
+    Raises
+    ------
+    FedPGPError
+        A method, the config or the data do not fit.
+    """
     workers, reporter = execution.workers, execution.listener
-    workers = whole_number(workers, "workers", 1, "; without --workers every core has one")
+    workers = whole_number(workers, "workers", 1, "Leave out --workers to use every core, or use --workers 1")
     flag(execution.skip_bad_images, "skip_bad_images")
     check_cache(cache_directory(execution.cache))
     if workers > 1:
@@ -155,21 +215,23 @@ def open_setup(
         reporter.notice(text)
     if config.data.source != pictograms.NAME and config.origins.get("backbone.checkpoint") == EMBEDDED_ORIGIN:
         reporter.notice(
-            f"the backbone is {config.backbone.checkpoint}, which knows only icons: for photographs use"
-            f" --backbone {PHOTOCLIP}, which is embedded, too, or a CLIP such as openai/clip-vit-base-patch16"
+            f"The backbone is {config.backbone.checkpoint}, which was trained on icons only. For photographs, use"
+            f" --backbone {PHOTOCLIP}, which is embedded, too, or a CLIP such as openai/clip-vit-base-patch16."
         )
     if config.backbone.checkpoint == PHOTOCLIP:
         reporter.notice(
-            f"the backbone is {PHOTOCLIP}, a small one that knows things, animals, plants and food: a CLIP such as"
-            " --backbone openai/clip-vit-base-patch16 is more accurate, also knows scenes, textures, people and"
-            " actions, and runs the methods that change an image tower"
+            f"The backbone is {PHOTOCLIP}, a small one for objects, animals, plants and food. A CLIP such as"
+            " --backbone openai/clip-vit-base-patch16 is more accurate, also recognizes scenes, textures, people and"
+            " actions, and works with the methods that change an image tower."
         )
     if config.backbone.precision == "bf16" and (speed := bfloat16_speed(config.backbone.device)) < 1:
-        reporter.notice(f"bf16 is {1 / speed:.1f} times slower than float32 on this processor: float32 is better here")
+        reporter.notice(
+            f"bf16 is {1 / speed:.1f} times slower than float32 on this processor. Use --precision float32 instead."
+        )
     source, tasks, features = encode_images(config, execution, backbone, source, tasks)
     chosen = [config.methods[name] for name in methods]
     tokens = encode_tokens(config, execution, backbone, tasks, chosen)
-    # Processes share the cores of a machine; one process keeps an accelerator busy.
+    # On CPUs, processes share the cores; on an accelerator, one process is enough.
     count = min(workers, config.task.clients) if config.backbone.device == "cpu" else 1
     with Workers(backbone.towers([what for method in chosen for what in method.reads]), count) as pool:
         yield RunSetup(config, backbone, source, tasks, features, tokens, pool, execution)
@@ -178,7 +240,22 @@ def open_setup(
 def checked(
     config: ExperimentConfig, methods: Sequence[str], seeds: Sequence[int]
 ) -> tuple[Source, dict[int, Task], Backbone]:
-    """The data, each seed's task and the frozen CLIP, where methods and config fit them; else a FedPGPError."""
+    """Check that methods and config fit, and return the dataset, the task of each seed and the frozen dual encoder.
+
+    Parameters
+    ----------
+    config
+        Configuration of the experiment.
+    methods
+        Names of the methods.
+    seeds
+        Seeds of the runs.
+
+    Raises
+    ------
+    FedPGPError
+        A method, the config or the data do not fit.
+    """
     source, tasks, backbone = _loaded(config, seeds)
     check_methods(config, methods, backbone, tasks[seeds[0]])
     return source, tasks, backbone

@@ -1,4 +1,4 @@
-"""The data and the tasks of an experiment."""
+"""Datasets and tasks of an experiment."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from fedpgp.errors import ConfigError
 
 
 def with_targets(config: ExperimentConfig, source: Source) -> Source:
-    """The source with the test splits of what a task is tested on beside it, where its test split was read."""
+    """Return the dataset with the test splits of task.targets, if its own test split was read."""
     targets: dict[str, ImageDataset] = {}
     for name in config.task.targets if source.test is not None else ():
         target = load_target(replace(config.data, source=name, layout="auto", names=""))
@@ -21,23 +21,40 @@ def with_targets(config: ExperimentConfig, source: Source) -> Source:
 
 
 def make_task(config: ExperimentConfig, source: Source, seed: int) -> Task:
-    """The task that a config describes; raises ConfigError where it describes none."""
+    """Return the task of a config.
+
+    Parameters
+    ----------
+    config
+        Configuration of the experiment.
+    source
+        The dataset.
+    seed
+        Random seed of the task.
+
+    Raises
+    ------
+    ConfigError
+        The task is not possible with the dataset.
+    """
     task = config.task
     if task.partition == OWN:
         if config.federation.engine != "deployment":
             raise ConfigError(
-                f"task.partition must be another than {OWN} where all images are in one place, got {OWN!r}: natural"
-                " takes a column that says whose an image is"
+                where="task.partition",
+                allowed="another value in a run on one machine",
+                got=OWN,
+                remedy="Use --set task.partition=natural for a dataset with a column of clients",
             )
         return own_task(config.data, task, source, seed)
     return task_of(task, source, seed)
 
 
 def load_tasks(config: ExperimentConfig, seeds: Sequence[int]) -> tuple[Source, dict[int, Task]]:
-    """Return the data set of a config, and its task with each seed."""
-    # Without the test split nothing can touch a test image while settings are chosen.
+    """Return the dataset of a config, and its task for each seed."""
+    # While hyperparameters are chosen, the test split is not loaded, so that no test image can be used.
     splits = SPLITS if config.task.evaluate_on == "test" else ("train", "validation")
-    if config.task.partition != OWN:  # of a node with images of its own, the settings are those of all nodes
+    if config.task.partition != OWN:  # a node with its own images has the settings of all nodes
         check_used(config.data)
     source = with_targets(config, load_source(config.data, splits))
     return source, {seed: make_task(config, source, seed) for seed in seeds}

@@ -1,4 +1,4 @@
-"""Does the work: runs, one after the other, with the plan that is told before them."""
+"""Execution of several runs, one after the other, with a plan that is printed first."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -30,11 +30,23 @@ from fedpgp.runs.run_iterator import Records
 from fedpgp.runs.runtime_estimate import seconds_of_run
 from fedpgp.runs.setup import OpenRun, RunSetup
 
-Cells = Mapping[Cell, Path | None]  # -> run directory, if results are written
+Cells = Mapping[Cell, Path | None]  # method and seed -> run directory; None if no results are written
 
 
 def work(setup: RunSetup, cells: Cells) -> Records[list[Run]]:
-    """Runs what is not finished and loads what is; the states are open, and so locked, from the beginning."""
+    """Compute the unfinished runs and load the finished ones. All states are open, and so locked, from the beginning.
+
+    Parameters
+    ----------
+    setup
+        Data that all runs share.
+    cells
+        The runs and their directories.
+
+    Returns
+    -------
+    A generator that yields the record of each new round and returns all runs.
+    """
     with ExitStack() as stack:
         states = {}
         for cell, path in cells.items():
@@ -58,9 +70,9 @@ def work(setup: RunSetup, cells: Cells) -> Records[list[Run]]:
 
 
 def _plan(setup: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
-    """The runs to do, which are told; nothing is timed where there is one at most, or nobody hears of it.
+    """Return and report the plan. Rounds are timed only for several runs and a reporter that uses notices.
 
-    done: how many rounds of each are finished.
+    done: number of finished rounds of each run.
     """
     if len(done) <= 1 or not hears_notices(setup.execution.listener):
         return ComparisonPlan(dict.fromkeys(done, 0.0))
@@ -70,7 +82,16 @@ def _plan(setup: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
 
 
 def timed(setup: RunSetup, done: Mapping[Cell, int]) -> ComparisonPlan:
-    setup.workers.start()  # once, which is no part of what a round takes
+    """Return a plan with an estimate of each run, from one timed round of each method.
+
+    Parameters
+    ----------
+    setup
+        Data that all runs share.
+    done
+        Number of finished rounds of each run.
+    """
+    setup.workers.start()  # the start of the processes must not be timed
     rates: dict[str, float] = {}
     names = list(dict.fromkeys(name for name, _ in done))
     for i, name in enumerate(names):
@@ -90,17 +111,17 @@ def _seconds(opened: OpenRun) -> float:
         with own_errors(opened.method, training=True):
             return seconds_of_run(opened.runner, opened.workers)
     except TrainingError:
-        return 0.0  # the run itself will say so, in its place
+        return 0.0  # the run itself will raise the error
 
 
 def _with_own_errors(method: Method, records: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same records; what hears of them, a reporter, is no code of the method, though it may be in the same file."""
+    """Yield the records; errors of the method's code become ConfigError, but errors of a reporter do not."""
     with own_errors(method, training=True):
         yield from records
 
 
 def _run(opened: OpenRun, directory: Path | None, state: State) -> Records[Run]:
-    """Runs what is left of one run, and writes its files where it has a directory."""
+    """Compute the remaining rounds of one run, and write its files if it has a directory."""
     name, seed, config, task, spec = opened.name, opened.seed, opened.config, opened.task, opened.spec
     method, settings, execution = opened.method, config.federation, opened.setup.execution
     reporter = execution.listener
@@ -114,7 +135,7 @@ def _run(opened: OpenRun, directory: Path | None, state: State) -> Records[Run]:
         finished = federate(opened.runner, opened.workers, state)
     else:
         finished = execution.engines[settings.engine](opened, directory, state)
-    remedy = f"free space, then go on with --resume {directory}"
+    remedy = f"Free some disk space, then resume it with --resume {directory}"
     if directory is not None:
         with writing(directory, remedy):
             write_records(state.records(), directory)

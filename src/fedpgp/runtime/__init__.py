@@ -1,4 +1,5 @@
 """Worker processes, seeded generators and atomic files.
 
-It may import `fedpgp.errors` alone. Start with `randomness`: every random draw of a run is a function of its arguments.
+This package may import `fedpgp.errors` only. Start with `randomness`: every random draw of a run is a function of its
+arguments.
 """

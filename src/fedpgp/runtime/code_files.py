@@ -1,4 +1,4 @@
-"""Python files of somebody else, such as methods, as modules of this process."""
+"""Import Python files of users, such as methods, as modules of this process."""
 
 import importlib.util
 import re
@@ -9,11 +9,24 @@ from types import ModuleType
 
 from fedpgp.errors import ConfigError
 
-PREFIX = "fedpgp_method_"  # of the modules that files of methods become
+PREFIX = "fedpgp_method_"  # prefix of the modules that are made from files of methods
 
 
 def load_file(path: Path) -> ModuleType:
-    """The module that a file of methods is, made once in a process: a class that is made twice cannot be pickled."""
+    """Return the module of a file of methods.
+
+    A process imports each file once, because a class that is made twice cannot be pickled.
+
+    Parameters
+    ----------
+    path
+        The Python file.
+
+    Raises
+    ------
+    ConfigError
+        The file raises an error.
+    """
     name = PREFIX + path.resolve().as_posix().encode().hex()
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
@@ -25,17 +38,19 @@ def load_file(path: Path) -> ModuleType:
             del sys.modules[name]
             if not isinstance(error, Exception):
                 raise
-            raise ConfigError(f"method file {path} cannot be imported: {raised(error, path)}; mend it") from error
+            raise ConfigError(
+                f"the method file cannot be imported: {raised(error, path)}", where=str(path), remedy="Correct the file"
+            ) from error
     return sys.modules[name]
 
 
 def loaded_files() -> list[Path]:
-    """The files of methods that this process has loaded, which its worker processes must load too."""
+    """Return the files of methods that this process has loaded; its worker processes must load them, too."""
     return [Path(str(module.__file__)) for name, module in sys.modules.items() if name.startswith(PREFIX)]
 
 
 def own_line(error: Exception, path: Path) -> str | None:
-    """Such as "x.py, line 3: pass", the last of a file that what was raised has passed, here or in a worker process."""
+    """Return the last line of a file in a traceback, such as "x.py, line 3: pass", also from a worker process."""
     passed = [(frame.filename, frame.lineno, frame.line) for frame in traceback.extract_tb(error.__traceback__)]
     # A worker sends its traceback as text.
     passed += re.findall(r'^ *File "(.*)", line (\d+), in .*\n *(.*)$', str(error.__cause__ or ""), re.MULTILINE)
@@ -46,7 +61,7 @@ def own_line(error: Exception, path: Path) -> str | None:
 
 
 def raised(error: Exception, path: Path | None = None) -> str:
-    """What was raised, and in which line of somebody's own code."""
+    """Describe an error and the line of the user's code that raised it."""
     what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     if isinstance(error, SyntaxError):
         return f"{what} in line {error.lineno}"

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and tensors that are read one at a time."""
+"""Atomic writes of files and directories, and tensors that are read one at a time."""
 
 import errno
 import json
@@ -14,24 +14,32 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-OWNER_ALONE = 0o700  # mode of a directory into which nobody else looks
+OWNER_ALONE = 0o700  # mode of a directory that only its owner can read
 
 
 def exists(text: Path | str) -> bool:
-    """Whether a text is the path of a file or directory; a text that is too long for one is not, and no error."""
+    """Return whether a text is the path of a file or directory. A text that is too long for a path is not an error."""
     try:
         return Path(text).exists()
-    except OSError as error:  # pathlib passes on what has nothing to do with whether it is there
+    except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return False
         raise
 
 
 def write(path: Path, content: bytes, mode: int = 0o666) -> None:
-    """Writes a file beside its place, then gives it its name, in which something may have been before.
+    """Write a file under a temporary name in the same directory, then rename it, so that it replaces an older file.
 
-    What a kill leaves of the first is written over by the next try. mode: who may read and write it, from its first
-    byte on, less what the process' umask takes.
+    The next write also replaces a temporary file that an earlier, killed process left.
+
+    Parameters
+    ----------
+    path
+        The file.
+    content
+        Its bytes.
+    mode
+        Permissions of the file from its first byte on, reduced by the umask of the process.
     """
     with new_file(path, mode) as file:
         file.write(content)
@@ -39,11 +47,11 @@ def write(path: Path, content: bytes, mode: int = 0o666) -> None:
 
 @contextmanager
 def new_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """A file to fill bit by bit, which takes its name only when all of it is written; mode: as in `write`."""
+    """Yield an open file that gets its name when everything is written; `mode` is explained in `write`."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         if mode != 0o666:
-            partial.unlink(missing_ok=True)  # what lies there may be open to others
+            partial.unlink(missing_ok=True)  # an older file may have wider permissions
         with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             file.flush()
@@ -55,14 +63,14 @@ def new_file(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 def make_directory(directory: Path, mode: int) -> None:
-    """Makes a directory and those above it that are missing, all of one mode; pathlib gives it to the last alone."""
+    """Make a directory and its missing parents, all with the same mode; pathlib applies the mode to the last only."""
     for place in reversed([directory, *directory.parents]):
         if not place.exists():
             place.mkdir(mode=mode, exist_ok=True)
 
 
 def flush_directory(directory: Path) -> None:
-    """Makes the names of the files in a directory safe from a power failure, where the system can."""
+    """Flush the file names of a directory to the disk, if the system can, so that they survive a power failure."""
     if os.name == "posix":
         opened = os.open(directory, os.O_RDONLY)
         try:
@@ -72,19 +80,30 @@ def flush_directory(directory: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """The same for something in JSON's types."""
+    """Write JSON as `write` does."""
     write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """A safetensors file. The mapping may read its tensors from a disk; several may be one tensor."""
-    # A copy of each, since the library refuses tensors that share memory or are not contiguous.
+    """Return tensors as the bytes of a safetensors file. Names may share one tensor."""
+    # Copies are needed, because the library refuses tensors that share memory or are not contiguous.
     form = torch.contiguous_format
     return save({name: tensor.detach().cpu().clone(memory_format=form) for name, tensor in tensors.items()})
 
 
 class TensorFile(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, each read when it is asked for; raises SafetensorError for another file."""
+    """Tensors of a safetensors file. Each tensor is read from the disk when it is used.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    SafetensorError
+        The file is not a valid safetensors file.
+    """
 
     def __init__(self, path: Path):
         self._opened = safe_open(path, framework="pt")
@@ -104,7 +123,7 @@ class TensorFile(Mapping[str, Tensor]):
 
 @contextmanager
 def new_directory(directory: Path) -> Iterator[Path]:
-    """A directory to fill, which takes its name only when all of it is written; what was there before is replaced."""
+    """Yield a directory that gets its name, and replaces an older directory, when everything is written."""
     temporary = tempfile.TemporaryDirectory(
         prefix=f".{directory.name}-", dir=directory.parent, ignore_cleanup_errors=True
     )

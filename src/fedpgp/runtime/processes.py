@@ -1,4 +1,4 @@
-"""How further processes are started, to train or to decode."""
+"""Start of worker processes that train or decode images."""
 
 import multiprocessing
 import os
@@ -6,24 +6,25 @@ import signal
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 
-# What workers need; PyTorch's optimizers import the compiler when the first of them is made, which takes a second.
+# Modules that workers need. The first optimizer of PyTorch imports torch._dynamo, which takes a second.
 PRELOADED = ["fedpgp.federation.client", "torch._dynamo"]
 
-ENDED = (
-    "ended before its work was done: set workers to 1, or free memory; a script that uses more than one worker needs"
-    " `if __name__ == '__main__':`"
+ENDED = "ended before its work was done"
+ENDED_REMEDY = (
+    "Use 1 worker, or free memory; a script that uses more than one worker needs `if __name__ == '__main__':`"
 )
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def context() -> BaseContext:
-    """Processes that are forked from a server which has PyTorch loaded and no threads yet.
+    """Return a context whose processes are forked from a server that has loaded PyTorch and has no threads.
 
-    A fork of this process, which has threads, may hang; a spawned one that ends early leaves its parent waiting.
+    A fork of this process may hang, because this process has threads. A spawned process that ends early would leave
+    its parent waiting.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -33,11 +34,11 @@ def context() -> BaseContext:
 
 
 def leave_ctrl_c() -> None:
-    """Ctrl-C reaches every process of a terminal; it is the parent's to handle, which then ends the others."""
+    """Ignore Ctrl-C, which reaches every process of a terminal. The parent handles it and ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def warm_up() -> None:
-    """Starts the server, which loads PyTorch while this process does something else."""
+    """Start the server of processes, which loads PyTorch while this process does other work."""
     if context().get_start_method() == "forkserver":
         forkserver.ensure_running()

@@ -1,4 +1,4 @@
-"""One generator per draw: a function of the seed, the purpose, and which one of its kind the draw is."""
+"""Random generators: one for each draw, as a function of the seed, the purpose and the index of the draw."""
 
 import hashlib
 
@@ -6,10 +6,19 @@ import torch
 
 
 def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
-    """A CPU generator that depends on nothing but its arguments.
+    """Return a CPU generator that depends only on the arguments.
 
-    Draws are made apart for each purpose ("participation", "order", …) and index (round, client, class), so that a
-    client's draws never depend on another client, another method or the order of the work.
+    Each purpose and index has its own generator. So the draws of a client never depend on another client, another
+    method or the order of the work.
+
+    Parameters
+    ----------
+    seed
+        Seed of the run.
+    purpose
+        Purpose of the draw, such as "participation" or "order".
+    index
+        Numbers that identify the draw, such as round, client and class.
     """
     text = "/".join([str(seed), purpose, *map(str, index)])
     digest = hashlib.sha256(text.encode()).digest()

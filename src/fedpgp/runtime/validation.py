@@ -1,4 +1,4 @@
-"""How a section of the config is checked, and how arguments of functions are."""
+"""Checks of config sections and of function arguments."""
 
 from collections.abc import Iterable
 from numbers import Integral
@@ -11,32 +11,74 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def whole_number(value: object, name: str, least: int, remedy: str = "") -> int:
-    """Return a whole number of at least `least`, of Python or NumPy; raise ConfigError for anything else.
+    """Return a whole number of Python or NumPy as an int.
 
-    True and 1.0 are refused, too: what was meant by them is not known.
+    Parameters
+    ----------
+    value
+        The argument. True and 1.0 are refused, too, because their meaning is not clear.
+    name
+        Name of the argument, for the error.
+    least
+        The smallest value that is allowed.
+    remedy
+        What to do if the value is refused, for the error.
+
+    Raises
+    ------
+    ConfigError
+        The value is not a whole number, or is less than `least`.
     """
+    remedy = remedy or f"Use a whole number, for example {least}"
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise ConfigError(f"{name} must be a whole number, got {value!r}{remedy}")
+        raise ConfigError(where=name, allowed="a whole number", got=value, remedy=remedy)
     if value < least:
-        raise ConfigError(f"{name} must be {least} or more, got {value}{remedy}")
+        raise ConfigError(where=name, allowed=f"{least} or more", got=int(value), remedy=remedy)
     return int(value)
 
 
 def texts(values: Iterable[str], name: str) -> tuple[str, ...]:
-    """Return several texts; raise ConfigError for a single one, whose letters would be taken, or something else."""
+    """Return a list of texts as a tuple.
+
+    Parameters
+    ----------
+    values
+        The argument. A single text is refused, because its letters would be taken as a list.
+    name
+        Name of the argument, for the error.
+
+    Raises
+    ------
+    ConfigError
+        The argument is not a list of texts.
+    """
+    allowed = "a list of texts"
     if isinstance(values, str | bytes):
-        raise ConfigError(f"{name} must be a list of texts, got the text {values!r}: [{values!r}] is a list of one")
+        raise ConfigError(where=name, allowed=allowed, got=values, remedy=f"Use a list with one text, [{values!r}]")
     if not isinstance(values, Iterable):
-        raise ConfigError(f"{name} must be a list of texts, got {values!r}")
+        raise ConfigError(where=name, allowed=allowed, got=values, remedy="Use a list of texts")
     listed = tuple(values)
-    for value in listed:
+    for place, value in enumerate(listed):
         if not isinstance(value, str):
-            raise ConfigError(f"{name} must be a list of texts, got {value!r} among them")
+            raise ConfigError(where=f"{name}[{place}]", allowed="a text", got=value, remedy="Use a list of texts")
     return listed
 
 
 def flag(value: object, name: str) -> bool:
-    """Return True or False; raise ConfigError for anything else, such as the text "no", which is true in Python."""
+    """Return True or False.
+
+    Parameters
+    ----------
+    value
+        The argument. Other values are refused, such as the text "no", which is true in Python.
+    name
+        Name of the argument, for the error.
+
+    Raises
+    ------
+    ConfigError
+        The value is not a bool.
+    """
     if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be True or False, got {value!r}")
+        raise ConfigError(where=name, allowed="True or False", got=value, remedy=f"Use {name}=True or {name}=False")
     return value

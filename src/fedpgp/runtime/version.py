@@ -1,3 +1,3 @@
-"""The version of the package, which results and messages carry."""
+"""Version of the package, which is written into results and messages."""
 
 __version__ = "0.1.0"

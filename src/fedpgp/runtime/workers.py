@@ -1,4 +1,4 @@
-"""Independent pieces of a round, in this process or in several; what comes out is the same to the last bit."""
+"""Independent jobs of a round, in one or several processes, with bit-identical results."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -18,27 +18,30 @@ import torch
 
 from fedpgp.errors import TrainingError
 from fedpgp.runtime.code_files import load_file, loaded_files
-from fedpgp.runtime.processes import ENDED, context, leave_ctrl_c
+from fedpgp.runtime.processes import ENDED, ENDED_REMEDY, context, leave_ctrl_c
 
-AHEAD = 8  # jobs of each process that are packed before their turn, so that memory does not hold all of them
+AHEAD = 8  # jobs that are pickled in advance for each process; the number limits the memory
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Common = TypeVar("Common")
 
-_COMMON: Any = None  # of a worker process: sent once, when it starts
+_COMMON: Any = None  # in a worker process, the data of all jobs, received once at the start
 
 
 class Workers(Generic[Common]):
-    """Calls `function(towers, job)` for many jobs and returns the results in order.
+    """A pool that calls `function(towers, job)` for many jobs and returns the results in order.
 
-    towers: what all jobs need, such as the towers of a frozen encoder; every process gets it once.
+    As a context manager, it sets PyTorch to one thread in all processes. The operations of a round are too small for
+    several threads, which would wait for each other and be many times slower on a busy machine.
 
-    As a context manager it sets PyTorch to one thread, in this process as in the others: the operations of a round are
-    too small to share, and several threads that wait for each other on a busy machine make them many times slower.
-
-    count: worker processes; 1 works in this process. A script which uses more than one needs
-    `if __name__ == "__main__":`.
+    Parameters
+    ----------
+    towers
+        Data that all jobs need, such as the towers of a frozen encoder. Every process gets it once.
+    count
+        Number of worker processes; 1 works in this process. A script that uses more than one needs
+        `if __name__ == "__main__":`.
     """
 
     def __init__(self, towers: Common, count: int):
@@ -51,6 +54,13 @@ class Workers(Generic[Common]):
             self._pool = ProcessPoolExecutor(count, context(), initializer=_start, initargs=arguments)
 
     def map(self, function: Callable[[Common, Job], Result], jobs: Iterable[Job]) -> list[Result]:
+        """Call the function for all jobs and return the results in the order of the jobs.
+
+        Raises
+        ------
+        TrainingError
+            A worker process ended too early.
+        """
         if self._pool is None:
             return [function(self.towers, job) for job in jobs]
         results: list[Result] = []
@@ -59,17 +69,17 @@ class Workers(Generic[Common]):
             for job in jobs:
                 if len(waiting) == AHEAD * self.count:
                     results.append(pickle.loads(waiting.popleft().result()))
-                # Plain pickles: PyTorch's would send every small tensor through a shared-memory file of its own.
+                # PyTorch's own pickles would send every small tensor through a separate shared-memory file.
                 waiting.append(self._pool.submit(_call, pickle.dumps((function, job))))
             return results + [pickle.loads(future.result()) for future in waiting]
         except (BrokenProcessPool, BrokenPipeError, EOFError) as error:
-            raise TrainingError(f"a worker process {ENDED}") from error
+            raise TrainingError(f"a worker process {ENDED}", remedy=ENDED_REMEDY) from error
         finally:
             for future in waiting:
                 future.cancel()
 
     def start(self) -> None:
-        """Waits until every process is there; without it they start at the first jobs, which takes seconds."""
+        """Start all processes and wait for them. Otherwise they start with the first jobs, which takes seconds."""
         there = {os.getpid()} if self._pool is None else set()
         while len(there) < self.count:
             there.update(self.map(_who, [0.02] * self.count))
@@ -85,7 +95,7 @@ class Workers(Generic[Common]):
 
 
 def start_process(method_files: Sequence[Path]) -> None:
-    """What a worker process does first. method_files: those that the parent has loaded methods from."""
+    """Prepare a worker process: import the method files that the parent has loaded, and end with the parent."""
     leave_ctrl_c()
     for path in method_files:
         load_file(path)
@@ -94,7 +104,7 @@ def start_process(method_files: Sequence[Path]) -> None:
 
 
 def end_pool(pool: ProcessPoolExecutor, failed: bool) -> None:
-    """Ends the processes; after a failure nobody waits for what they are at."""
+    """End the processes of a pool; after a failure, without waiting for their work."""
     if failed:
         for process in multiprocessing.active_children():
             process.terminate()
@@ -108,7 +118,7 @@ def _start(towers: bytes, method_files: Sequence[Path]) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot end its workers, and they would wait for work for ever."""
+    """Exit when the parent is killed; otherwise a worker would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
@@ -116,7 +126,7 @@ def _end_with_parent() -> None:
 
 
 def _who(towers: object, seconds: float) -> int:
-    time.sleep(seconds)  # so that another process takes the next job
+    time.sleep(seconds)  # another process can take the next job
     return os.getpid()
 
 
