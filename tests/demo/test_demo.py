@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from raising import raises
 from starlette.testclient import TestClient
 
 from fedpgp.data.features import split_features
@@ -142,7 +143,7 @@ def test_one_federation_runs_at_a_time_stops_between_two_rounds_and_starts_again
         assert visitor.post("/api/start", json={"rounds": 30}).status_code == 202
         second = visitor.post("/api/start", json={"rounds": 5})
         assert second.status_code == 409
-        assert "running here already" in second.json()["error"]
+        assert "already running" in second.json()["error"]
         assert trained.wait(60)
         for _ in range(2):  # the second time does nothing
             assert visitor.post("/api/stop").status_code == 202
@@ -165,7 +166,7 @@ def test_another_subject_takes_the_place_of_the_first_and_not_during_a_federatio
     with visiting(show) as visitor:
         assert visitor.post("/api/start", json={"rounds": 30}).status_code == 202
         busy = visitor.post("/api/subject", json="photographs")
-        assert (busy.status_code, "stop the federation" in busy.json()["error"]) == (409, True)
+        assert (busy.status_code, "Stop the federation" in busy.json()["error"]) == (409, True)
         show.stop()
         assert show.wait(60)
         version, before = show.view()
@@ -209,22 +210,22 @@ def test_each_position_of_the_slider_is_more_uneven_than_the_one_before(stage):
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "fields"),
     [
-        ({"mu": -1}, "mu must be greater than or equal to 0"),
-        ({"mu": "1"}, "mu must be a number"),
-        ({"bottleneck": 17}, "bottleneck must be less than or equal to 16"),
-        ({"heterogeneity": 9}, "heterogeneity must be less than 5"),
-        ({"rounds": 10**9}, "rounds must be less than or equal to 30"),
-        ({"data": "/etc"}, "data"),
-        (["mu"], "settings must be an object"),
+        ({"mu": -1}, {"problem": "mu must be greater than or equal to 0"}),
+        ({"mu": "1"}, {"problem": "mu must be a number"}),
+        ({"bottleneck": 17}, {"problem": "bottleneck must be less than or equal to 16"}),
+        ({"heterogeneity": 9}, {"problem": "heterogeneity must be less than 5"}),
+        ({"rounds": 10**9}, {"problem": "rounds must be less than or equal to 30"}),
+        ({"data": "/etc"}, {"problem": "data"}),
+        (["mu"], {"allowed": "object", "got": ["mu"]}),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_by_name(visitor, given, words):
-    with pytest.raises(ConfigError, match=words):
+def test_settings_that_do_not_fit_are_refused_by_name(visitor, given, fields):
+    with raises(ConfigError, where="settings", **fields) as caught:
         choices_of(given)
     refused = visitor.post("/api/start", json=given)
-    assert (refused.status_code, words in refused.json()["error"]) == (422, True)
+    assert (refused.status_code, refused.json()["error"]) == (422, str(caught.value))
 
 
 def test_the_plane_keeps_its_orientation_and_words_are_the_nearest(backbone):
@@ -303,13 +304,13 @@ def test_prompts_trained_on_photographs_classify_one(photographs):
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
-        ("", "classes must name at least two"),
-        (" , ,\n,", "classes must name at least two"),
-        ("cat, dog, CAT", "classes must differ"),
-        ("cat, !!!", "must have a letter or a digit"),
-        (",".join(f"class {i}" for i in range(10_000)), "at most 100 here, got 10,000"),
+        ("", "classes"),
+        (" , ,\n,", "classes"),
+        ("cat, dog, CAT", "CAT"),
+        ("cat, !!!", "!!!"),
+        (",".join(f"class {i}" for i in range(10_000)), "at most 100, got 10000"),
         ("x" * 5000, "at most 80 characters, got 5000"),
-        ("cat, ﷺ", "'ﷺ' has no token"),
+        ("cat, ﷺ", "ﷺ"),
     ],
     ids=["empty", "blanks", "twice", "no-letter", "many", "long", "unknown"],
 )
@@ -395,7 +396,7 @@ def bomb(pixels=40_000):
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image format that is read"),
         (drawing()[:60], "cannot be read"),
         (bomb(), "pixels"),
-        (bomb(6000), "at most 32,000,000"),
+        (bomb(6000), "at most 32000000"),
     ],
     ids=["nothing", "text", "svg", "postscript", "cut", "bomb", "large"],
 )
@@ -443,7 +444,7 @@ def test_an_upload_without_a_length_is_cut_off(show):
 
     kind = (b"content-type", b"application/json")
     status, _, body = posted(server.create_app(show), "/api/start", receive, kind)
-    assert (status, "at most 8 MB" in body) == (413, True)
+    assert (status, "8 MB" in body) == (413, True)
     assert LARGEST == 8 * 2**20
 
 
@@ -503,9 +504,10 @@ def test_a_port_in_use_is_told_in_a_line():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"--port {port} on 127.0.0.1 cannot be had: .*--port 0"):
+        with raises(ConfigError, where=f"--port {port}", problem="127.0.0.1", remedy="--port 0"):
             server.listen("127.0.0.1", port)
-    with pytest.raises(ConfigError, match="--host must be a name or address of this machine"):
+    server.listen("127.0.0.1", 0).close()
+    with raises(ConfigError, where="--host", got="no.such.host.invalid"):
         server.listen("no.such.host.invalid", 0)
 
 

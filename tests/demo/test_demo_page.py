@@ -277,8 +277,8 @@ def test_the_server_refuses_what_is_too_large_at_once_and_a_second_demo_needs_an
         connection.sendall(head.encode())
         answer = b"".join(iter(lambda: connection.recv(4096), b""))  # it answers and closes without the rest
     assert answer.startswith(b"HTTP/1.1 413 ")
-    assert b"at most 8 MB" in answer
+    assert b"8 MB" in answer
     command = [sys.executable, "-m", "fedpgp", "demo", "--port", str(port), "--cache-dir", str(cache)]
     second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 2
-    assert re.fullmatch(r"fedpgp: error: --port \d+ on 127.0.0.1 cannot be had: .*--port 0.*\n", second.stderr)
+    assert re.fullmatch(r"fedpgp: error: --port \d+: .*127.0.0.1.*--port 0.*\n", second.stderr)

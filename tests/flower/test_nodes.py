@@ -3,6 +3,7 @@
 import re
 import shutil
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from in_process_grid import InProcessGrid
+from raising import raises
 
 from fedpgp.aggregators import FedAvg, Scaffold
 from fedpgp.errors import DataError, OutputError, TrainingError
@@ -251,10 +253,10 @@ def test_an_update_that_may_not_be_used_is_dropped_with_its_reason_and_counts_fo
     there.grid.meddle = meddling({101: nan, 102: lost})
     records = there.rounds()
     assert [record["participants"] for record in records] == [[0, 1, 2], [0], [0, 1, 2]]
-    assert records[1]["dropped"] == [
-        {"client": 1, "in": "train", "reason": "p_G is not finite"},
-        {"client": 2, "in": "train", "reason": "no reply within 0.3 seconds"},
-    ]
+    first, second = records[1]["dropped"]
+    assert (first["client"], first["in"], second["client"], second["in"]) == (1, "train", 2, "train")
+    assert "p_G" in first["reason"] and "finite" in first["reason"]
+    assert "0.3 seconds" in second["reason"]
     assert "dropped" not in records[0] | records[2]
     assert faulty == [0, 1, 0]
     # In round 3 both went on from round 1, as if they had been away in round 2.
@@ -280,10 +282,10 @@ def few_figures(content):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (first_round, "it answers round 1, not round 2"),
-        (other_run, "it answers run 'ff.+', not run '0123"),
-        (other_diagnostics, "its figures are .*, those of most"),
-        (few_figures, "it sent . figures"),
+        (first_round, "^round: .*1.*2"),
+        (other_run, "^run: .*'ff.+'0123"),
+        (other_diagnostics, "figures .*made-up"),
+        (few_figures, r"\d figures .*'local'"),
     ],
 )
 def test_an_evaluation_of_another_round_run_or_form_is_dropped(change, says, world):
@@ -293,7 +295,7 @@ def test_an_evaluation_of_another_round_run_or_form_is_dropped(change, says, wor
     assert "dropped" not in first
     (dropped,) = second["dropped"]
     assert (dropped["client"], dropped["in"]) == (0, "evaluate")
-    assert re.match(says, dropped["reason"])
+    assert re.search(says, dropped["reason"])
     assert second["evaluated"] == [1, 2]
 
 
@@ -311,7 +313,7 @@ def test_outcomes_that_a_client_of_another_party_sends_are_not_read(world):
 def test_where_all_are_one_party_a_client_that_fails_ends_the_run(world):
     there = world()
     there.grid.meddle = meddling({101: nan}, rounds=(1,))
-    with pytest.raises(TrainingError, match="client 1: p_G is not finite"):
+    with raises(TrainingError, where="client 1", problem="p_G"):
         there.rounds()
 
 
@@ -319,12 +321,12 @@ def test_a_client_that_is_away_is_left_out_and_taken_in_again_and_without_any_th
     there = world(forgiving=True, rounds=3)
     assert [record["participants"] for record in there.rounds(1)] == [[0, 1, 2]]
     there.grid.away = {100, 101, 102}
-    with pytest.raises(TrainingError, match="no client answered in round 2"):
+    with raises(TrainingError, where="round 2", problem="0.3 seconds"):
         there.rounds()
     there.grid.away = {101}
     (away,) = there.rounds(1)
     assert (away["round"], away["participants"], away["evaluated"]) == (2, [0, 2], [0, 2])
-    assert {one["reason"] for one in away["dropped"]} == {"no reply within 0.3 seconds"}
+    assert all("0.3 seconds" in one["reason"] for one in away["dropped"])
     there.grid.away = set()
     assert [record["participants"] for record in there.rounds()] == [[0, 1, 2]]
 
@@ -365,7 +367,7 @@ def test_two_runs_of_one_client_do_not_mix(world, tmp_path):
 
 @pytest.mark.parametrize("run", ["../" * 10 + "etc", "", "A" * 32, "0" * 31])
 def test_the_id_of_a_run_is_no_path(run, tmp_path):
-    with pytest.raises(OutputError, match="32 hexadecimal digits"):
+    with raises(OutputError, where="run", allowed="32 hexadecimal digits", got=run[:40]):
         own_states(tmp_path, run, 0)
 
 
@@ -379,15 +381,18 @@ def test_what_a_client_keeps_can_be_read_by_its_owner_alone(tmp_path):
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in states.directory.iterdir()} == {0o600}
     states.directory.chmod(0o755)
-    with pytest.raises(OutputError, match="is open to other users: close it with chmod 700"):
+    with raises(OutputError, where=str(states.directory)) as refused:
         states.after(3)
+    command = re.search("`(.+)`", refused.value.remedy)[1]
+    subprocess.run(command, shell=True, check=True)
+    assert states.after(3)[0] == 3
 
 
 def test_a_directory_of_somebody_else_is_refused(tmp_path, monkeypatch):
     states = OwnStates(tmp_path / "run")
     states.keep(1, 0, ClientState())
     monkeypatch.setattr("os.geteuid", lambda: 4711)
-    with pytest.raises(OutputError, match="belongs to another user"):
+    with raises(OutputError, where=str(states.directory), problem="another user"):
         states.after(1)
 
 
@@ -404,7 +409,7 @@ def test_a_full_disk_at_a_node_is_said_and_what_was_there_stays(world, monkeypat
         (record,) = there.rounds(1)
     assert record["participants"] == []
     reasons = {one["reason"] for one in record["dropped"] if one["in"] == "train"}
-    assert reasons == {"OutputError in train: the log of its node says more"}
+    assert len(reasons) == 1 and reasons.pop().startswith("OutputError in train. ")
     assert [tiny.bits(there.kept(client).private) for client in range(3)] == before
     assert [record["participants"] for record in there.rounds()] == [[0, 1, 2]]
 
@@ -419,9 +424,10 @@ def test_a_node_that_does_not_fit_or_is_another_client_is_refused_by_name_and_th
     (record,) = there.rounds()
     assert record["participants"] == [0, 2]
     first, second = record["refused"]
-    assert first == {"node": "101", "reason": "DataError in query: the log of its node says more"}  # and no path
+    assert first["node"] == "101" and first["reason"].startswith("DataError in query. ")
+    assert "patients" not in first["reason"]
     assert second["node"] == "200"
-    assert "client 2, which another node is" in second["reason"]
+    assert "another node is client 2" in second["reason"]
 
 
 def test_the_key_of_a_node_decides_which_client_it_is_and_what_it_says_is_compared(world):
@@ -434,10 +440,11 @@ def test_the_key_of_a_node_decides_which_client_it_is_and_what_it_says_is_compar
     there.grid.away = set()
     (first,) = there.rounds(1)
     assert first["participants"] == [0, 2]
-    assert [(refusal["node"], refusal["reason"]) for refusal in first["refused"]] == [
-        ("101", "it says that it is client 0, its key is that of client 1: correct client in node.toml"),
-        ("200", "it says that it is client 1, its key has no number: correct client in node.toml"),
-    ]
+    refused = {refusal["node"]: refusal["reason"] for refusal in first["refused"]}
+    assert [*refused] == ["101", "200"]
+    assert "client must be 1" in refused["101"] and "got 0" in refused["101"]
+    assert "got 1" in refused["200"]
+    assert all("node.toml" in reason for reason in refused.values())
     # The node starts again with the right number, and takes its place.
     there.grid.away = {101}
     there.nodes.evaluate(1, there.state.server(), (1.0,))
@@ -472,7 +479,7 @@ def test_if_all_nodes_answer_with_errors_the_run_waits_for_the_deadline_and_ends
     there = world(trusted=False, forgiving=True)
     train_nothing(there, Error(code, "unavailable"))
     start = time.monotonic()
-    with pytest.raises(TrainingError, match="no client answered in round 1"):
+    with raises(TrainingError, where="round 1", problem="0.3 seconds"):
         there.rounds()
     assert time.monotonic() - start >= SMALL["deadline"]
     assert there.state.records() == []
@@ -487,7 +494,7 @@ def test_nodes_that_do_not_run_the_app_are_named(world):
     assert record["participants"] == [0, 2]
     (refused,) = record["refused"]
     assert refused["node"] == "101"
-    assert "does not run this app (its code or experiment.toml is not the node's)" in refused["reason"]
+    assert "experiment.toml" in refused["reason"]
 
 
 def test_whatever_is_raised_at_a_node_is_told_as_a_type_and_a_phase(world, caplog):
@@ -496,23 +503,26 @@ def test_whatever_is_raised_at_a_node_is_told_as_a_type_and_a_phase(world, caplo
 
     there = world(trusted=False, forgiving=True, rounds=1, guests={101: unreadable})
     (record,) = there.rounds()
-    assert record["refused"] == [{"node": "101", "reason": "NodeError in query: the log of its node says more"}]
+    (refused,) = record["refused"]
+    assert refused["node"] == "101" and refused["reason"].startswith("NodeError in query. ")
+    assert "crown" not in refused["reason"]
     assert "/srv/site1/crown" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"fedpgp": "0.0.1"}, r"the node has fedpgp 0\.0\.1, the server"),
-        ({"checkpoint": "other"}, "the node's checkpoint is another than the server's"),
-        ({"classes": ["ant", "zebra"]}, r"it has 'zebra'; it lacks 'alarm clock', 'bus'"),
-        ({"classes": [*tiny.NAMES[::-1]]}, "they stand in another order"),
+        ({"fedpgp": "0.0.1"}, ("fedpgp", "0.0.1")),
+        ({"checkpoint": "other"}, ("backbone.checkpoint", "fingerprints")),
+        ({"classes": ["ant", "zebra"]}, ("class names", "has 'zebra'; only the server has 'alarm clock', 'bus'")),
+        ({"classes": [*tiny.NAMES[::-1]]}, ("class names", "order")),
     ],
 )
 def test_terms_that_differ_are_named(change, says, backbone):
     terms = terms_of(backbone, tiny.task())
     greeting = RecordDict({"about": ConfigRecord(terms)})
-    with pytest.raises(Refused, match=says):
+    where, problem = says
+    with raises(Refused, where=where, problem=problem):
         check_terms(greeting, terms | change)
     check_terms(greeting, terms)
 

@@ -8,6 +8,7 @@ import tiny
 import torch
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
+from raising import raises
 from test_nodes import open_world, read, windows, written
 
 from fedpgp.errors import TooFewError
@@ -205,5 +206,5 @@ def test_what_a_client_makes_up_costs_a_round_at_most(world):
 
 def test_two_clients_are_too_few(world):
     there = world(SECURE, clients=2, forgiving=False)
-    with pytest.raises(TooFewError, match="needs 3 to 1000 clients in a round, got 2"):
+    with raises(TooFewError, where="clients", allowed="3 to 1000", got=2):
         there.rounds()

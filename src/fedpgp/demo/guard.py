@@ -26,7 +26,7 @@ HEADERS = {
 }
 
 
-TOO_LARGE = f"an upload must have at most {LARGEST // 2**20} MB: make the picture smaller"
+TOO_LARGE = f"the upload is larger than {LARGEST // 2**20} MB. Make the picture smaller."
 CLOSE = {"connection": "close"}
 
 
@@ -66,14 +66,14 @@ class Guard:
     def _refusal(self, method: str, headers: Headers) -> JSONResponse | None:
         host, length = headers.get("host", ""), headers.get("content-length", "0")
         if not answers_to(host, self._host):
-            return _refused(403, "this server answers to its own address alone: open the one that fedpgp demo printed")
+            return _refused(403, "this is not the server's address. Open the address that fedpgp demo printed.")
         if method not in ("GET", "HEAD"):
             origin = headers.get("origin")
             other_origin = origin is not None and urlsplit(origin).netloc != host
             if other_origin or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-                return _refused(403, "this server takes nothing from pages of other sites")
+                return _refused(403, "the request comes from the page of another site. Use the page of this server.")
         if not length.isdecimal():
-            return _refused(400, "Content-Length must be a number")
+            return _refused(400, "Content-Length must be a number.")
         return _refused(413, TOO_LARGE) if int(length) > LARGEST else None
 
 

@@ -78,7 +78,9 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
         given = await _json(request)
         chosen = SUBJECTS.get(given) if isinstance(given, str) else None
         if chosen is None:
-            raise ConfigError(f"the subject must be one of {', '.join(SUBJECTS)}, got {str(given)[:20]!r}")
+            allowed = f"one of {', '.join(SUBJECTS)}"
+            remedy = "Choose one of these subjects"
+            raise ConfigError(where="the subject", allowed=allowed, got=str(given)[:20], remedy=remedy)
         await run_in_threadpool(show.open, chosen)
         return JSONResponse({}, 202)
 
@@ -102,7 +104,7 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
             elif isinstance(sample, str):
                 picture = show.stage().sample(_number("sample", sample))
             else:
-                raise DataError("a picture must come with the class names: draw one, or choose a file")
+                raise DataError("there is no picture to classify", remedy="Draw one, or choose a file")
             return show.classify(picture, names)
 
         return JSONResponse(await run_in_threadpool(work))
@@ -191,20 +193,37 @@ def picture_of(content: bytes) -> Image.Image:
     try:
         with unheard(), open_image(content) as picture:
             pixels = picture.width * picture.height
-        if pixels > MOST_PIXELS:
-            raise DataError(f"it has {pixels:,} pixels, and at most {MOST_PIXELS:,} are read: make it smaller")
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise any exception on a damaged file
+        raise _unreadable(error) from error
+    if pixels > MOST_PIXELS:
+        raise DataError(
+            where="the number of pixels of the picture",
+            allowed=f"at most {MOST_PIXELS}",
+            got=pixels,
+            remedy="Make the picture smaller",
+        )
+    try:
         return decode(content)
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever a damaged file leads them to
-        raise DataError(f"the picture cannot be read: {reason(error)}; send another, such as PNG or JPEG") from error
+    except Exception as error:  # as above
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> DataError:
+    return DataError(
+        f"the picture cannot be read: {reason(error)}", remedy="Choose another file, such as a PNG or JPEG file"
+    )
 
 
 def _number(name: str, value: str) -> int:
     try:
         return int(value)
     except ValueError as error:
-        raise ConfigError(f"{name} must be a whole number, got {value[:20]!r}") from error
+        remedy = f"Use a number such as {name}=1"
+        raise ConfigError(where=name, allowed="a whole number", got=value[:20], remedy=remedy) from error
 
 
 # ---------------------------------------------------------------------------------------------------------- the server
@@ -227,14 +246,20 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise ConfigError(f"--host must be a name or address of this machine, got {host!r}: {error}") from error
+        raise ConfigError(
+            where="--host",
+            allowed=f"a name or address of this machine ({error})",
+            got=host,
+            remedy="Use --host 127.0.0.1, which only this machine can reach",
+        ) from error
     try:
         both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # "::" is every address, those of IPv4 too
         return socket.create_server(address, family=family, backlog=CONNECTIONS, dualstack_ipv6=both)
     except OSError as error:
         raise ConfigError(
-            f"--port {port} on {host} cannot be had: {os.strerror(error.errno or 0)}; is another demo open there?"
-            " Take another port, or --port 0 for any that is free"
+            f"the server cannot listen on {host}: {os.strerror(error.errno or 0)}",
+            where=f"--port {port}",
+            remedy="End the process that uses the port, such as another demo; or use --port 0 for any free port",
         ) from error
 
 

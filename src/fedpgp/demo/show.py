@@ -72,7 +72,9 @@ class Show:
         prepared or trained."""
         with self._lock:
             if self._thread is not None and self._phase in ("preparing", "running", "stopping"):
-                raise BusyError("the images cannot be changed now: stop the federation, or wait until it is finished")
+                raise BusyError(
+                    "the images cannot be changed now", remedy="Stop the federation, or wait until it has finished"
+                )
             self._subject, self._stage, self._run = subject, None, None
             self._zero_shot, self._read = {}, (None, {})
             self._thread = threading.Thread(target=self._open, args=(subject,), name="stage", daemon=True)
@@ -95,8 +97,10 @@ class Show:
 
     def stage(self) -> DemoSetup:
         """The stage; raises BusyError while it is prepared, and where that failed."""
+        if self._stage is None and self._error:
+            raise BusyError(self._error)
         if self._stage is None:
-            raise BusyError(self._error or "CLIP and the pictures are still being read: try again in a few seconds")
+            raise BusyError("CLIP and the pictures are still being read", remedy="Try again in a few seconds")
         return self._stage
 
     # --------------------------------------------------------------------------------------------------- federation
@@ -106,7 +110,7 @@ class Show:
         with self._lock:
             stage = self.stage()
             if self._phase in ("running", "stopping"):
-                raise BusyError("a federation is running here already: stop it, or wait until it is finished")
+                raise BusyError("a federation is already running", remedy="Stop it, or wait until it has finished")
             self._started += 1
             number = self._started
             run = self._run = _LiveRun(number, choices, holdings(stage, choices), time.monotonic())
@@ -204,16 +208,24 @@ class Show:
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, FedPGPError):
             log.exception("the demo failed")
-        text = str(error) if isinstance(error, FedPGPError) else "something failed: see the terminal"
+        text = str(error) if isinstance(error, FedPGPError) else "the demo failed. Read the message in the terminal."
         self._say("failed", self._progress, text)
 
 
 def check_size(names: list[str]) -> None:
     """Raises ConfigError for more or longer class names than a page can show."""
     if len(names) > MOST_NAMES:
-        raise ConfigError(f"class names must be at most {MOST_NAMES} here, got {len(names):,}: leave some out")
+        raise ConfigError(
+            where="the number of class names",
+            allowed=f"at most {MOST_NAMES}",
+            got=len(names),
+            remedy="Remove some class names",
+        )
     for name in names:
         if len(name) > LONGEST_NAME:
             raise ConfigError(
-                f"a class name must have at most {LONGEST_NAME} characters, got {len(name)}: {name[:20]}…"
+                where=f"the length of the class name {name[:20]!r}…",
+                allowed=f"at most {LONGEST_NAME} characters",
+                got=len(name),
+                remedy="Use a shorter name",
             )

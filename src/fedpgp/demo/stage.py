@@ -150,12 +150,13 @@ class Choices:
 def choices_of(given: Any) -> Choices:
     """Choices from JSON's types; raises ConfigError, naming field, value and what is allowed."""
     if not isinstance(given, dict):
-        raise ConfigError(f"settings must be an object with fields such as mu, got {given!r}")
+        allowed = "an object with fields such as mu"
+        raise ConfigError(where="settings", allowed=allowed, got=given, remedy='Use an object such as {"mu": 1}')
     try:
         return Choices(**given)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, fault['loc'])) or 'settings'} {reason(fault)}" for fault in error.errors()]
-        raise ConfigError("; ".join(lines)) from error
+        raise ConfigError("; ".join(lines), where="settings", remedy="Correct these settings") from error
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,8 @@ class DemoSetup:
     def sample(self, index: int) -> Image:
         """One of the samples; raises DataError for another picture."""
         if index not in self.samples:
-            raise DataError(f"sample must be one that the page shows, got {index}")
+            remedy = "Choose one of the test pictures on the page"
+            raise DataError(where="sample", allowed="the number of a test picture", got=index, remedy=remedy)
         return self.test.image(index)
 
     def picture(self, split: str, index: int) -> bytes | None:

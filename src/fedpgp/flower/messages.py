@@ -41,17 +41,26 @@ def check_terms(content: RecordDict, node: Mapping[str, Any]) -> None:
     """Raise Refused, saying how a node's terms differ from those in the server's message."""
     fedpgp, checkpoint, classes = facts(content, fedpgp=str, checkpoint=str, classes=list)
     if fedpgp != node["fedpgp"]:
-        raise Refused(f"the node has fedpgp {node['fedpgp']}, the server {line(fedpgp)}: install the same on both")
+        raise Refused(
+            f"the node has fedpgp {node['fedpgp']}, but the server has {line(fedpgp)}",
+            where="the version of fedpgp",
+            remedy="Install the same version on both",
+        )
     if checkpoint != node["checkpoint"]:
         raise Refused(
-            "the node's checkpoint is another than the server's (their fingerprints differ): give both the same"
-            " files as backbone.checkpoint"
+            "the node's checkpoint differs from the server's (their fingerprints are not equal)",
+            where="backbone.checkpoint",
+            remedy="Use the same files on both",
         )
     if classes != node["classes"]:
         here, there = {*node["classes"]}, {*map(str, classes)}
-        lists = (("it has", sorted(here - there)), ("it lacks", sorted(there - here)))
-        parts = [f"{verb} {', '.join(map(repr, names[:5]))}" for verb, names in lists if names]
-        raise Refused(f"the node's class names differ: {'; '.join(parts) or 'they stand in another order'}")
+        lists = (("only the node has", sorted(here - there)), ("only the server has", sorted(there - here)))
+        parts = [f"{who} {', '.join(map(repr, names[:5]))}" for who, names in lists if names]
+        raise Refused(
+            f"the node's class names differ from the server's: {'; '.join(parts) or 'their order is different'}",
+            where="the class names",
+            remedy="Use the same class names in the same order on both",
+        )
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,11 @@ class Request:
         run, number, counted = facts(content, run=str, round=int, counted=int)
         alphas = content.config_records[ABOUT].get("alphas", [])
         if not isinstance(alphas, list) or not all(isinstance(alpha, float) for alpha in alphas):
-            raise Refused("the server's message has alphas that are no numbers: is its fedpgp of this version?")
+            raise Refused(
+                "the server's message has values that are not numbers",
+                where="alphas",
+                remedy="Install the same version of fedpgp on the server and on its nodes",
+            )
         shared, control, alone = (
             {name: tensor.to(device) for name, tensor in _tensors(content, record).items()}
             for record in (SHARED, CONTROL, ALONE)
@@ -131,7 +144,7 @@ def evaluation(content: RecordDict, request: Request, names: Sequence[str], outc
     for alpha in request.alphas:
         accuracies = figures(content, f"{FIGURES}/{alpha!r}", names)
         if not all(0 <= accuracy <= 100 for accuracy in accuracies.values()):
-            raise Refused(f"its accuracies at {alpha} are not percentages")
+            raise Refused("the accuracies are not all from 0 to 100", where=f"alpha {alpha}")
         points[alpha] = Point(
             {name: np.array([accuracy]) for name, accuracy in accuracies.items()},
             _rows(content, f"{CORRECT}/{alpha!r}") if outcomes else {},

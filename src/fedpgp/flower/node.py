@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,9 @@ class OwnStates:
             return number, ungrouped(load_file(file), ClientState)
         except (SafetensorError, OSError, KeyError) as error:
             raise OutputError(
-                f"{file} cannot be read: {error}; restore it, or remove it and the client begins again"
+                f"the private part cannot be read: {error}",
+                where=str(file),
+                remedy="Restore the file from a backup, or remove it to train the private part from the start",
             ) from error
 
     def keep(self, number: int, counted: int, state: ClientState) -> None:
@@ -64,8 +67,9 @@ class OwnStates:
                 self._file(other).unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(
-                f"{self.directory} cannot be written: {error.strerror or error}; the private part of the round before"
-                " is safe: free space, or name another directory with state="
+                f"the private part cannot be written, but the previous round's is saved: {error.strerror or error}",
+                where=str(self.directory),
+                remedy="Free disk space, or choose another directory with state in node.toml",
             ) from error
 
     def _rounds(self) -> list[int]:
@@ -86,18 +90,28 @@ def check_owner(path: Path) -> None:
     status = path.stat()
     if status.st_uid != os.geteuid():
         raise OutputError(
-            f"{path} belongs to another user (id {status.st_uid}): run the node as that user, or name"
-            " another directory with state="
+            f"the owner is another user, with id {status.st_uid}",
+            where=str(path),
+            remedy="Run the node as that user, or choose another directory with state in node.toml",
         )
     if status.st_mode & 0o077:
         mode = "700" if path.is_dir() else "600"
-        raise OutputError(f"{path} is open to other users: close it with chmod {mode} {path}")
+        raise OutputError(
+            "other users have access to it",
+            where=str(path),
+            remedy=f"Close it with `chmod {mode} {shlex.quote(str(path))}`",
+        )
 
 
 def own_states(directory: Path, run: str, client: int) -> OwnStates:
     """Of one client of one run. Raises OutputError for a run's id that is none of ours: it comes from the network."""
     if not RUN.fullmatch(run):
-        raise OutputError(f"the id of a run must be 32 hexadecimal digits, got {run[:40]!r}")
+        raise OutputError(
+            where="the id of a run",
+            allowed="32 hexadecimal digits",
+            got=run[:40],
+            remedy="Install the same version of fedpgp on the server and on its nodes",
+        )
     return OwnStates(directory / run / f"client-{client}")
 
 
@@ -175,5 +189,5 @@ def answer(kind: str, content: RecordDict, open_node: Callable[[], Node], *, tru
     except Exception as error:
         log.exception("an unexpected error in %s", kind)
         fault = NodeError(f"{type(error).__name__}: {error}")
-    reason = str(fault) if trusted else f"{type(fault).__name__} in {kind}: the log of its node says more"
+    reason = str(fault) if trusted else f"{type(fault).__name__} in {kind}. Read the log of the node."
     return RecordDict({FAULT: ConfigRecord({"reason": reason})})

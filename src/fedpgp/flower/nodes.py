@@ -28,7 +28,8 @@ from fedpgp.flower.update_validation import Asked, Refused, check, check_facts, 
 
 MOST_EXAMPLES = 10**8  # that a client may say that it has
 POLL = 0.05  # seconds between two looks at who has answered
-REFUSES = "its node does not run this app (its code or experiment.toml is not the node's): the node's log says more"
+REFUSES = "the node does not run this app, because its code or experiment.toml differs from the node's"
+READ_LOG = "Read the log of the node"
 
 log = logging.getLogger("fedpgp")
 Read = TypeVar("Read")
@@ -81,8 +82,10 @@ class Nodes:
         if missing and (not self.forgiving or not self._places):
             faults = "; ".join(sorted({refusal["reason"] for refusal in self._notes["refused"]}))
             raise TrainingError(
-                f"{len(missing)} of {clients} clients are not there after {self._deadline:g} seconds, the first of them"
-                f" is client {missing[0]}{f': {faults}' if faults else ''}"
+                f"{len(missing)} of {clients} clients did not connect within {self._deadline:g} seconds; the first"
+                f" missing one is client {missing[0]}{f' ({faults})' if faults else ''}",
+                where="federation.deadline",
+                remedy="Start the missing nodes and fix those that were refused; for more time, use a higher deadline",
             )
 
     def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
@@ -121,7 +124,7 @@ class Nodes:
         self._greet()
         places = {self._places[client]: client for client in requests if client in self._places}
         for client in requests.keys() - places.values():
-            self._drop(client, TRAIN, "it has no node")
+            self._drop(client, TRAIN, "no node of this client is connected")
         received = next(iter(requests.values())).download.shared
         contents = {node: requests[client].content() for node, client in places.items()}
         most = max((self.held[client].examples for client in places.values() if client in self.held), default=1)
@@ -138,7 +141,7 @@ class Nodes:
         updates = []
         for node, client in places.items():
             if node not in said:
-                self._drop(client, TRAIN, f"its part was not there within {self._deadline:g} seconds")
+                self._drop(client, TRAIN, f"the client's part did not arrive within {self._deadline:g} seconds")
                 continue
             try:
                 update = check_facts(said[node], client, self.run, number, MOST_EXAMPLES)
@@ -215,25 +218,26 @@ class Nodes:
             sleep_until(end)
         if kind == TRAIN and all(reply.has_error() for reply in replies.values()):
             raise TrainingError(
-                f"no client answered in round {number} within {self._deadline:g} seconds: the rounds before it are"
-                " safe, start the run again when clients are there"
+                f"no client answered within {self._deadline:g} seconds; the earlier rounds are saved",
+                where=f"round {number}",
+                remedy="Start the run again when the nodes are connected",
             )
         return answers
 
     def _answer(self, client: int, replies: Mapping[int, Message]) -> RecordDict:
         """What a client answered, by its node's reply; raises TrainingError with the reason where it did not."""
         if client not in self._places:
-            raise TrainingError("it has no node")
+            raise TrainingError("no node of this client is connected", remedy="Start the client's node")
         reply = replies.get(self._places[client])
         expired = reply is not None and reply.has_error() and reply.error.code == ErrorCode.MESSAGE_UNAVAILABLE
         if reply is None or expired:
-            raise TrainingError(f"no reply within {self._deadline:g} seconds")
+            raise TrainingError(f"no reply within {self._deadline:g} seconds", remedy=READ_LOG)
         if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
-            raise TrainingError("its node has not been heard of for a while")
+            raise TrainingError("the node has sent no heartbeat for a while", remedy="Start the client's node again")
         if reply.has_error() and reply.error.code == ErrorCode.INVALID_FAB:
-            raise TrainingError(REFUSES)
+            raise TrainingError(REFUSES, remedy=READ_LOG)
         if reply.has_error():
-            raise TrainingError(f"its node failed: {line(reply.error.reason)}")
+            raise TrainingError(f"the node failed: {line(reply.error.reason)}")
         if FAULT in reply.content.config_records:
             raise TrainingError(line(reply.content.config_records[FAULT].get("reason")))
         return reply.content
@@ -291,21 +295,30 @@ class Nodes:
         numbers: of the nodes' keys; what a node says is compared with the number of its key.
         """
         if reply.has_error():
-            raise Refused(REFUSES)
+            raise Refused(REFUSES, remedy=READ_LOG)
         content, clients = reply.content, self._spec.clients
         if FAULT in content.config_records:
             raise Refused(line(content.config_records[FAULT].get("reason")))
         names = ("client", "examples", *(f"tests_{name}" for name in self._spec.tests))
         client, *counts = facts(content, **dict.fromkeys(names, int))
         if numbers is not None and client != numbers.get(node):
-            key = f"is that of client {numbers[node]}" if node in numbers else "has no number"
-            raise Refused(f"it says that it is client {excerpt(client)}, its key {key}: correct client in node.toml")
+            allowed = f"{numbers[node]}, the number of the node's key" if node in numbers else "the number of a key"
+            raise Refused(where="client", allowed=allowed, got=client, remedy="Correct client in the node's node.toml")
         if not 0 <= client < clients:
-            raise Refused(f"it says that it is client {excerpt(client)}: client= must be 0 to {clients - 1}")
+            allowed = f"0 to {clients - 1}"
+            raise Refused(where="client", allowed=allowed, got=client, remedy="Correct client in the node's node.toml")
         if self._places.get(client, node) != node and self._places[client] in here:
-            raise Refused(f"it says that it is client {client}, which another node is: give each a number of its own")
+            raise Refused(
+                f"another node is client {client} already",
+                where="client",
+                remedy="Give each node its own number in its node.toml",
+            )
         if not all(0 <= count <= MOST_EXAMPLES for count in counts) or not counts[0]:
-            raise Refused(f"it says that it has {excerpt(counts)} images to train on and in its test sets")
+            raise Refused(
+                f"the node has {excerpt(counts)} images in its training set and test sets",
+                where="the number of images",
+                remedy="Check the node's data",
+            )
         return client, Counts(counts[0], dict(zip(self._spec.tests, counts[1:], strict=True)))
 
     def _refuse(self, client: int, kind: str, reason: str) -> None:
@@ -315,7 +328,8 @@ class Nodes:
 
     def _drop(self, client: int, kind: str, reason: str) -> None:
         if not self.forgiving:
-            raise TrainingError(f"client {client}: {reason}")
+            remedy = "Resume the run when the cause is fixed"
+            raise TrainingError(reason.removesuffix("."), where=f"client {client}", remedy=remedy)
         self._notes["dropped"].append({"client": client, "in": kind, "reason": reason})
 
 

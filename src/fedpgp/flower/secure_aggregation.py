@@ -28,6 +28,7 @@ from fedpgp.flower.update_validation import MASKED, is_array
 
 FEWEST, MOST = 3, 1000  # clients of a round: with two each knows the other's update; more may overflow 32 bits
 STEPS = 1 << 22
+EVERY_ROUND = "Read the logs of the nodes if this happens in every round"
 
 Send = Callable[[Sequence[Message]], Sequence[Message]]
 Facts = Mapping[int, Mapping[str, Any]]  # node -> what it says beside its update, in the clear
@@ -48,8 +49,10 @@ def secure_sum(
     """
     if not FEWEST <= len(contents) <= MOST:
         raise TooFewError(
-            f"secure aggregation needs {FEWEST} to {MOST} clients in a round, got {len(contents)}: change"
-            " task.clients or federation.participation, or take privacy.secure_aggregation=false"
+            where="the number of clients in a round of secure aggregation",
+            allowed=f"{FEWEST} to {MOST}",
+            got=len(contents),
+            remedy="Change task.clients or federation.participation, or use --set privacy.secure_aggregation=false",
         )
     workflow = SecAggPlusWorkflow(
         num_shares=float(privacy.shares),
@@ -85,7 +88,9 @@ def secure_sum(
     except TooFewError:
         raise
     except Exception as error:  # whatever a client's reply makes of Flower's code
-        raise TooFewError(f"a client's reply broke off secure aggregation: {type(error).__name__}") from error
+        raise TooFewError(
+            f"a client's reply ended secure aggregation with {type(error).__name__}", remedy=EVERY_ROUND
+        ) from error
     if not state.legacy_results:
         raise _too_few("unmask")
     means = parameters_to_ndarrays(state.legacy_results[0][1].parameters)
@@ -96,7 +101,8 @@ def secure_sum(
     # A masked vector or a share that is not what it should be makes noise of the sum, which is seen by its size.
     if not all(value.isfinite().all() and value.abs().max() <= privacy.value_range * 1.01 for value in change.values()):
         raise TooFewError(
-            f"the sum of secure aggregation is not within ± {privacy.value_range:g}: a client sent what is no update"
+            f"the sum of secure aggregation is not within ± {privacy.value_range:g}, so a client sent no valid update",
+            remedy=EVERY_ROUND,
         )
     return change, {proxy.node_id: dict(result.metrics) for proxy, result in state.legacy_results}
 
@@ -109,7 +115,7 @@ def _forget_absent(state: WorkflowState) -> None:
 
 
 def _too_few(stage: str) -> TooFewError:
-    return TooFewError(f"too few clients were left for secure aggregation in its stage {stage!r}")
+    return TooFewError(f"too few clients were left for secure aggregation in the stage {stage!r}", remedy=EVERY_ROUND)
 
 
 def _fits(content: RecordDict, shapes: Sequence[tuple[int, ...]]) -> bool:

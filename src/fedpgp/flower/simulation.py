@@ -86,7 +86,11 @@ def _grid(opener: "_Opener", clients: int, setup: RunSetup) -> Iterator[Grid]:
             grid = opened.get()
             if grid is None:
                 error = running.exception()
-                raise TrainingError(f"Flower's simulation cannot be started: {error}") from error
+                raise TrainingError(
+                    f"Flower's simulation did not start: {error}",
+                    where="federation.engine",
+                    remedy="Fix the cause, or train without Flower: --set federation.engine=local",
+                ) from error
             yield grid
         finally:
             over.set()

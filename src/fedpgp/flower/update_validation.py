@@ -84,7 +84,7 @@ def check(reply: RecordDict, asked: Asked) -> ClientUpdate:
     """
     unknown = reply.keys() - {*RECORDS}
     if unknown:
-        raise Refused(f"it sent a record {excerpt(min(unknown))}, known: {', '.join(RECORDS)}")
+        raise Refused(f"the reply has an unknown record {excerpt(min(unknown))} (known: {', '.join(RECORDS)})")
     examples = _examples(_record(reply, ABOUT, ConfigRecord), asked.run, asked.round, asked.most_examples)
     record = _record(reply, LOSSES, MetricRecord)
     beside = {name: _bit(name, record.get(name)) for name in asked.figures}
@@ -93,7 +93,7 @@ def check(reply: RecordDict, asked: Asked) -> ClientUpdate:
     control = read(_record(reply, CONTROL, ArrayRecord) if CONTROL in reply else ArrayRecord(), asked.control)
     change = math.hypot(*(_distance(value, asked.received[name]) for name, value in shared.items()))
     if not change <= asked.largest_change:
-        raise Refused(f"its shared part has moved by {change:.3g}, allowed: {asked.largest_change:.3g}")
+        raise Refused(f"the shared part moved by {change:.3g}, more than the allowed {asked.largest_change:.3g}")
     return ClientUpdate(Upload(asked.client, examples, shared, control, beside), ClientState(), losses)
 
 
@@ -111,8 +111,9 @@ def facts(content: RecordDict, **kinds: type) -> list[Any]:
     for name, kind in kinds.items():
         if type(record.get(name)) is not kind:  # a bool is an int, too
             raise Refused(
-                f"the message has {excerpt(record.get(name))} as {name}, not {kind.__name__}: take the same version of"
-                " fedpgp on the server and on its nodes"
+                f"the message has {excerpt(record.get(name))} instead of a value of type {kind.__name__}",
+                where=name,
+                remedy="Install the same version of fedpgp on the server and on its nodes",
             )
     return [record[name] for name in kinds]
 
@@ -122,7 +123,7 @@ def check_round(record: Mapping[str, Any], run: str, number: int) -> None:
     for name, expected in (("run", run), ("round", number)):
         value = record.get(name)
         if type(value) is not type(expected) or value != expected:
-            raise Refused(f"it answers {name} {excerpt(value)}, not {name} {excerpt(expected)}")
+            raise Refused(f"the reply is for {excerpt(value)} instead of {excerpt(expected)}", where=name)
 
 
 def read_any(record: ArrayRecord) -> dict[str, Tensor]:
@@ -135,7 +136,9 @@ def read_any(record: ArrayRecord) -> dict[str, Tensor]:
         sizes = [size for size in array.shape if type(size) is int and size >= 0]
         largest = math.prod(max(size, 1) for size in sizes)
         if array.dtype not in TYPES or len(sizes) < len(array.shape) or largest > MOST_NUMBERS:
-            raise Refused(f"{excerpt(name)} has type {excerpt(array.dtype)} and shape {excerpt(array.shape)}")
+            raise Refused(
+                f"no tensor has type {excerpt(array.dtype)} and shape {excerpt(array.shape)}", where=excerpt(name)
+            )
         expected[name] = torch.empty(array.shape, dtype=TYPES[array.dtype], device="meta")
     return read(record, expected)
 
@@ -145,7 +148,7 @@ def unlike_others(figures: Mapping[int, Collection[str]]) -> dict[int, str]:
     names_of = {client: tuple(sorted(names)) for client, names in figures.items()}
     usual = Counter(names_of.values()).most_common(1)
     return {
-        client: f"its figures are {excerpt(list(names))}, those of most {excerpt(list(usual[0][0]))}"
+        client: f"the reply has the figures {excerpt(list(names))}, but most clients sent {excerpt(list(usual[0][0]))}"
         for client, names in names_of.items()
         if names != usual[0][0]
     }
@@ -154,7 +157,7 @@ def unlike_others(figures: Mapping[int, Collection[str]]) -> dict[int, str]:
 def _record(content: RecordDict, name: str, kind: type) -> Any:
     if not isinstance(content.get(name), kind):
         sent = type(content[name]).__name__ if name in content else "nothing"
-        raise Refused(f"it sent {sent} as {name}, not a {kind.__name__}")
+        raise Refused(f"the reply has {sent} instead of {kind.__name__}", where=f"record {name}")
     return content[name]
 
 
@@ -164,32 +167,35 @@ def _examples(record: Mapping[str, Any], run: str, number: int, most: int) -> in
     check_round(record, run, number)
     examples, after = record["examples"], record["after"]
     if type(examples) is not int or not 1 <= examples <= most:  # a bool is an int, too
-        raise Refused(f"it says that it has {excerpt(examples)} examples, allowed: 1 to {most}")
+        raise Refused(f"the reply has {excerpt(examples)} instead of 1 to {most}", where="examples")
     if type(after) is not int or not 0 <= after < number:
-        raise Refused(f"it says that it goes on from round {excerpt(after)}, before round {number}")
+        raise Refused(f"the reply has {excerpt(after)} instead of a round before round {number}", where="after")
     return examples
 
 
 def _bit(name: str, value: object) -> float:
     if type(value) is not int or value not in (0, 1):
-        raise Refused(f"it sent {excerpt(value)} as {name}, not 0 or 1")
+        raise Refused(f"the reply has {excerpt(value)} instead of 0 or 1", where=name)
     return float(value)
 
 
 def _losses(record: Mapping[str, Any]) -> dict[str, float]:
     if len(record) > MOST_LOSSES:
-        raise Refused(f"it sent {len(record)} losses, allowed: {MOST_LOSSES}")
+        raise Refused(f"the reply has {len(record)} losses, more than the allowed {MOST_LOSSES}")
     for name, value in record.items():
         if not LOSS_NAME.fullmatch(name):
-            raise Refused(f"it sent a loss {excerpt(name)}, which is not a short name")
+            raise Refused("the reply has a loss whose name is too long or has other characters", where=excerpt(name))
         if type(value) is not float or not abs(value) <= LARGEST_LOSS:  # which NaN is not, either
-            raise Refused(f"loss {excerpt(name)} is {excerpt(value)}, not a number of at most {LARGEST_LOSS:g}")
+            raise Refused(
+                f"the reply has {excerpt(value)} instead of a number of at most {LARGEST_LOSS:g}",
+                where=f"loss {excerpt(name)}",
+            )
     return dict(record)
 
 
 def _same_names(what: str, sent: Mapping[str, Any], expected: Collection[str]) -> None:
     if sent.keys() != {*expected}:
-        raise Refused(f"it sent {len(sent)} {what} {excerpt(list(sent))}, not {excerpt(list(expected))}")
+        raise Refused(f"the reply has {len(sent)} {what} {excerpt(list(sent))} instead of {excerpt(list(expected))}")
 
 
 def _read(name: str, array: Array, like: Tensor) -> Tensor:
@@ -202,12 +208,13 @@ def _read(name: str, array: Array, like: Tensor) -> Tensor:
         ("length", len(array.data), len(header) + like.nbytes),
     ):
         if sent != wanted:
-            raise Refused(f"{name} has {what} {excerpt(sent)}, not {excerpt(wanted)}")
+            raise Refused(f"the {what} is {excerpt(sent)} instead of {excerpt(wanted)}", where=name)
     if not array.data.startswith(header):
-        raise Refused(f"{name} has header {excerpt(array.data[10 : len(header)])}, not {excerpt(header[10:])}")
+        found = excerpt(array.data[10 : len(header)])
+        raise Refused(f"the header is {found} instead of {excerpt(header[10:])}", where=name)
     values = np.frombuffer(array.data, dtype, offset=len(header)).reshape(like.shape)
     if not np.isfinite(values).all():
-        raise Refused(f"{name} is not finite")
+        raise Refused("the values are not all finite", where=name)
     tensor = torch.from_numpy(values.copy())
     return tensor if like.is_meta else tensor.to(like.device)
 

@@ -25,9 +25,10 @@ def tracker(text: str) -> Tracker[Any]:
     """
     kind, _, where = text.partition(":")
     if kind not in KINDS:
-        raise ConfigError(
-            f"--track must be tensorboard:DIR, mlflow:URI or wandb:PROJECT, got {text!r}; {nearest(kind, KINDS)}"
-        )
+        allowed = "tensorboard:DIR, mlflow:URI or wandb:PROJECT"
+        raise ConfigError(where="--track", allowed=allowed, got=text, remedy=nearest(kind, KINDS))
     if not where:
-        raise ConfigError(f"--track must say where to: {kind}:{KINDS[kind].target}, got {text!r}")
+        target = KINDS[kind].target
+        remedy = f"Add the {target} after the colon"
+        raise ConfigError(where="--track", allowed=f"{kind}:{target}", got=text, remedy=remedy)
     return KINDS[kind](where)

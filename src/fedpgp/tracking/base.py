@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from fedpgp.config import ExperimentConfig
-from fedpgp.errors import ConfigError, FedPGPError, OutputError
+from fedpgp.errors import ConfigError, FedPGPError, OutputError, first_line
 from fedpgp.reporting import Reporter, Silent
 from fedpgp.results.run import Run
 from fedpgp.tracking.figures import scalars
@@ -78,9 +78,10 @@ class Tracker(Silent, Generic[Entry]):
         except FedPGPError:
             raise
         except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise OutputError(
-                f"{self.kind} could not be written: {reason}; without --track {self.kind} the run itself can be resumed"
+                f"the tracker cannot write: {first_line(error)}",
+                where=f"--track {self.kind}",
+                remedy="Fix the cause, then resume the run, with this option or without it",
             ) from error
 
 
@@ -129,5 +130,7 @@ def needed(module: str, package: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f'tracking needs {package}, which cannot be imported ({error}): pip install "fedpgp[tracking]"'
+            f"the package {package} cannot be imported: {error}",
+            where="--track",
+            remedy='Install it with `pip install "fedpgp[tracking]"`',
         ) from error

@@ -48,8 +48,9 @@ class MLflow(Tracker[str]):
                 self._experiment = known.experiment_id if known else self._client.create_experiment(experiment, files)
         except Exception as error:
             raise ConfigError(
-                f"--track mlflow:{uri} must name a store that can be opened, such as mlflow:sqlite:///runs.db, or an"
-                f" MLflow server: {first_line(error)}"
+                f"the store cannot be opened: {first_line(error)}",
+                where=f"--track mlflow:{uri}",
+                remedy="Use a database file such as mlflow:sqlite:///runs.db, or the address of an MLflow server",
             ) from error
 
     def open(self, method: str, seed: int, config: ExperimentConfig) -> str:

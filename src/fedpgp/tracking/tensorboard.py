@@ -33,7 +33,9 @@ class TensorBoard(Tracker[Any]):
             self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"--track tensorboard:{directory} must name a directory that can be written: {error.strerror}"
+                f"the directory cannot be written: {error.strerror}",
+                where=f"--track tensorboard:{directory}",
+                remedy="Choose another directory",
             ) from error
 
     def open(self, method: str, seed: int, config: ExperimentConfig) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from gates import running
+from raising import raises
 
 from fedpgp.errors import OutputError
 from fedpgp.flower.deployment.credentials import check_certificate, write_authority, write_node_key, write_server
@@ -91,7 +92,7 @@ def test_a_certificate_that_is_over_starts_no_server_and_is_trusted_by_no_node(t
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
     layout = new_federation(tmp_path / "federation", "fedpgp", 2, ["task.clients=2"])
     write_server(layout.server, layout.directory / "authority", "localhost", days=0)
-    with pytest.raises(OutputError, match=r"server\.crt has been over since"):
+    with raises(OutputError, where="server.crt", problem="expired"):
         run_server(layout.directory, False, pytest.fail)
     with running(layout.server) as setup:  # a server that does not look
         file = layout.server / "gate.toml"
@@ -104,9 +105,9 @@ def test_a_certificate_of_another_authority_or_of_tomorrow_is_told(tmp_path):
 
     layout = new_federation(tmp_path / "federation", "fedpgp", 1, ["task.clients=1"])
     write_authority(tmp_path)
-    with pytest.raises(OutputError, match="is not signed by"):
+    with raises(OutputError, where="server.crt", problem=str(tmp_path / "ca.crt")):
         check_certificate(layout.server / "server.crt", tmp_path / "ca.crt")
     yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-    with pytest.raises(OutputError, match="this machine's clock says"):
+    with raises(OutputError, where="server.crt", problem="clock", remedy="clock"):
         check_certificate(layout.server / "server.crt", layout.server / "ca.crt", yesterday)
     check_certificate(layout.server / "server.crt", layout.server / "ca.crt")

@@ -13,6 +13,7 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMEST
 from flwr.supercore import constant
 from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
 from gates import ROUTE, Setup, answer, head, running, signed
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.flower.deployment import gate
@@ -266,7 +267,7 @@ def test_a_file_that_is_no_key_admits_nobody_and_keeps_nobody_out(tmp_path, capl
     (tmp_path / "torn.pub").write_text("ecdsa-sha2-nistp384 AAAA")
     with running(tmp_path) as setup:
         assert setup.ask() == 200
-    assert "torn.pub is no public key" in caplog.text
+    assert "torn.pub" in caplog.text
 
 
 def test_without_a_superlink_a_node_is_told_to_try_again(tmp_path):
@@ -386,9 +387,7 @@ def test_the_log_tells_why_a_node_is_refused_and_not_more_than_once_a_minute(tmp
         for _ in range(3):
             assert setup.ask(flwr_signature=None) == 401
     (line,) = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
-    assert (
-        "the last one, from 127.0.0.1, with 401: its timestamp is 400 s old: if it is a node's, set the clocks" in line
-    )
+    assert all(text in line for text in ("127.0.0.1", "401", "400 s", "clocks"))
 
 
 def test_the_file_limit_is_raised_as_far_as_the_system_lets_it():
@@ -400,7 +399,7 @@ def test_the_file_limit_is_raised_as_far_as_the_system_lets_it():
         raise_file_limit(100)  # never lowered
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (Limits().files(keys=10), hard)
         if hard != resource.RLIM_INFINITY:
-            with pytest.raises(ConfigError, match=f"may open {hard} files, and needs {hard + 1}"):
+            with raises(ConfigError, where="open files", allowed=str(hard + 1), got=hard):
                 raise_file_limit(hard + 1)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -4,6 +4,7 @@ import socket
 from urllib.request import urlopen
 
 import pytest
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.flower.deployment.local import free_ports
@@ -32,7 +33,7 @@ def test_the_last_round_can_be_read_while_the_run_lasts_and_not_after():
 def test_a_port_that_is_taken_is_said():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"metrics_port {port} cannot be taken"), exporter(port, "a run"):
+        with raises(ConfigError, where="federation.metrics_port", got=port), exporter(port, "a run"):
             pass
 
 

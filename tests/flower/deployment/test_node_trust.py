@@ -94,7 +94,7 @@ def test_whoever_holds_the_server_runs_no_code_of_theirs_on_a_live_node(tmp_path
         wait(lambda: federation.online() == 2)
         submit(layout, foreign)
         wait(answers.exists)
-        assert json.loads(answers.read_text()) == ["INVALID_FAB in query: the log of the node says more"] * 2
+        assert [reason.partition(".")[0] for reason in json.loads(answers.read_text())] == ["INVALID_FAB in query"] * 2
         assert not executed.exists()
         for log in logs:
             assert "its federation/server_app.py is not that of this node's fedpgp" in log.read_text()

@@ -12,6 +12,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from PIL import Image
 from proxy import Proxy
+from raising import raises
 
 import fedpgp
 from fedpgp.aggregators import Download
@@ -145,11 +146,11 @@ def other_experiment(site, patch):
         (other_classes, QUERY, "NamesError", "'tiara'"),
         (bad_image, QUERY, "DataError", "patient-1.png"),
         (closed_folder, QUERY, "NodeError", "Permission denied: '.*photos/crown'"),
-        (full_disk, TRAIN, "OutputError", "private/.*client-0 cannot be written: No space left"),
-        (damaged_state, EVALUATE, "OutputError", "round-000001.safetensors cannot be read"),
+        (full_disk, TRAIN, "OutputError", "private/.*client-0: .*No space left"),
+        (damaged_state, EVALUATE, "OutputError", "round-000001.safetensors"),
         (failing_training, TRAIN, "NodeError", "patient-0.png"),
-        (foreign_method, QUERY, "ConfigError", r"crown\.py:Evil', which this node does not run"),
-        (other_experiment, QUERY, "ConfigError", "photos/experiment.toml cannot be read"),
+        (foreign_method, QUERY, "ConfigError", r"crown\.py:Evil"),
+        (other_experiment, QUERY, "ConfigError", "photos/experiment.toml"),
     ],
 )
 def test_when_something_fails_the_node_tells_its_type_and_phase_and_logs_the_text(
@@ -158,7 +159,7 @@ def test_when_something_fails_the_node_tells_its_type_and_phase_and_logs_the_tex
     question = site.questions()[PHASES.index(kind)]
     fault(site, monkeypatch)
     packed = site.sent(kind, question)
-    assert texts(packed) == {FAULT, "reason", f"{error} in {kind}: the log of its node says more"}
+    assert texts(packed) == {FAULT, "reason", f"{error} in {kind}. Read the log of the node."}
     assert not any(secret.encode() in packed for secret in SECRETS)
     assert re.search(logged, caplog.text)
 
@@ -167,17 +168,17 @@ def test_a_server_with_other_classes_is_not_told_those_of_the_node(site, caplog)
     greeting, *_ = site.questions()
     greeting["about"]["classes"] = ["crown", "sceptre"]
     packed = site.sent(QUERY, greeting)
-    assert texts(packed) == {FAULT, "reason", "Refused in query: the log of its node says more"}
-    assert "it has 'beaker'" in caplog.text
+    assert texts(packed) == {FAULT, "reason", "Refused in query. Read the log of the node."}
+    assert "'beaker'" in caplog.text
 
 
 def test_only_methods_that_are_built_in_or_enabled_run(site, monkeypatch):
     monkeypatch.setattr("fedpgp.flower.deployment.client.installed", lambda: {"mine": None})
     monkeypatch.setattr("fedpgp.flower.deployment.client.open_run", lambda *_, **__: pytest.fail("it was opened"))
     settings = NodeSettings.of(site.about | {"method": "mine"})
-    with pytest.raises(ConfigError, match="has not enabled: write it into plugins in node"):
+    with raises(ConfigError, where="'mine'", remedy="plugins in node.toml"):
         open_client(settings)
-    with pytest.raises(ConfigError, match=r"which this node does not run"):
+    with raises(ConfigError, where="method", got="other"):
         open_client(NodeSettings.of(site.about | {"method": "other", "plugins": "mine, other"}))
 
 

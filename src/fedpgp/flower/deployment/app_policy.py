@@ -27,6 +27,7 @@ PYPROJECT, EXPERIMENT, MANIFEST = "pyproject.toml", "federation/experiment.toml"
 CODE = ("server_app.py", "client_app.py")  # templates that an app has as they are
 LARGEST = 16 << 20  # bytes of an unpacked app; Flower takes packed ones of 10 MB
 QUOTED = 80  # characters of what was received
+OWN_APP = "Ask the server's operator for an app that fedpgp federate init wrote"
 RUN_CONFIG = {"method": str, "seed": int, "output": str}  # all that may differ between the apps of two federations
 
 
@@ -48,44 +49,46 @@ class AppPolicy:
         """Raise AppRefused unless an app is one that may run; run: what the server says of its run."""
         files = unpacked(fab.content)
         digest = app_hash(files)
-        fault = None if digest in self.agreed else self._unlike_own(files)
+        fault = None if digest in self.agreed else self._difference(files)
         fault = fault or _misnamed(run, fab, files)
         if fault is not None:
-            raise AppRefused(f"the app {_quoted(run.fab_id)} with the hash {digest} is refused: {fault}")
+            problem, remedy = fault
+            raise AppRefused(problem, where=f"app {_quoted(run.fab_id)} with the hash {digest}", remedy=remedy)
 
-    def _unlike_own(self, files: Mapping[str, bytes]) -> str | None:
-        """In what an app is not one that `fedpgp federate init` of this version writes, and what to do."""
-        agree = "to run it all the same, write its hash into apps in node.toml and start the node again"
+    def _difference(self, files: Mapping[str, bytes]) -> tuple[str, str] | None:
+        """Return how an app differs from the one that `fedpgp federate init` of this version writes, and what to do."""
+        agree = "If it may run here all the same, write its hash into apps in node.toml and start the node again"
         upgrade = (
-            f"this node has fedpgp {__version__}: after an upgrade the server's operator writes the app anew with the"
-            f" same version (app/ of what fedpgp federate init writes in another directory); {agree}"
+            f"Ask the server's operator to write the app again with fedpgp {__version__}, the version of this node; the"
+            f" app is app/ of what fedpgp federate init writes in a new directory. {agree}"
         )
         own = own_code()
         expected = {*own, PYPROJECT, EXPERIMENT, MANIFEST}
         if more := files.keys() - expected:
-            return f"it has the file {_quoted(min(more))}, which no app of fedpgp has; {agree}"
+            return f"fedpgp's own app does not have the file {_quoted(min(more))}", agree
         if missing := expected - files.keys():
-            return f"it lacks {min(missing)}; {upgrade}"
+            return f"the file {min(missing)} is missing", upgrade
         for name, content in own.items():
             if files[name] != content:
-                return f"its {name} is not that of this node's fedpgp; {upgrade}"
+                return f"the file {name} differs from the one of this node's fedpgp", upgrade
         if not _is_own_project(files[PYPROJECT]):
-            return f"its {PYPROJECT} differs from fedpgp's in more than name and configuration; {upgrade}"
+            return f"the file {PYPROJECT} differs from fedpgp's in more than name and configuration", upgrade
         if files[EXPERIMENT] != self.experiment.read_bytes():
-            return f"its {EXPERIMENT} is another than {self.experiment}: if you agree to it, copy it there"
+            return f"the file {EXPERIMENT} differs from {self.experiment}", "If you agree to it, copy it there"
         return None
 
 
-def _misnamed(run: Run, fab: Fab, files: Mapping[str, bytes]) -> str | None:
-    """What the server says of an app that is not so: Flower starts what lies where its name and version lead to."""
+def _misnamed(run: Run, fab: Fab, files: Mapping[str, bytes]) -> tuple[str, str] | None:
+    """Compare an app with what the server says about it: Flower starts the files at the app's name and version."""
+    remedy = "Ask the server's operator to start the run with fedpgp's own app and an unchanged flwr run"
     about = tomllib.loads(files[PYPROJECT].decode())
     name = f"{about['tool']['flwr']['app']['publisher']}/{about['project']['name']}"
     packed = hashlib.sha256(fab.content).hexdigest()
     named = run.fab_id, run.fab_version, run.fab_hash, fab.hash_str
     if named != (name, about["project"]["version"], packed, packed):
-        return "the server gives it the name, version or hash of another"
+        return "the server gives it the name, version or hash of another app", remedy
     if run.primary_task_type != TaskType.SERVER_APP:
-        return f"its run is a {_quoted(run.primary_task_type)}, not a {TaskType.SERVER_APP}"
+        return f"the run is a {_quoted(run.primary_task_type)} instead of a {TaskType.SERVER_APP}", remedy
     return None
 
 
@@ -115,14 +118,14 @@ def unpacked(content: bytes) -> dict[str, bytes]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = archive.infolist()
             if sum(entry.file_size for entry in entries) > LARGEST:
-                raise AppRefused(f"the app is refused: it is larger than {LARGEST >> 20} MiB")
+                raise AppRefused(f"the app is larger than {LARGEST >> 20} MiB", remedy=OWN_APP)
             files = {entry.filename: archive.read(entry) for entry in entries}
     except AppRefused:
         raise
     except Exception as error:  # whatever zipfile makes of bytes from the network
-        raise AppRefused("the app is refused: it is no ZIP file") from error
+        raise AppRefused("the app is not a ZIP file", remedy=OWN_APP) from error
     if len(files) != len(entries):
-        raise AppRefused("the app is refused: it has two files of one name")
+        raise AppRefused("the app has two files of the same name", remedy=OWN_APP)
     return files
 
 
@@ -139,7 +142,9 @@ def hash_of_directory(app: Path) -> str:
     try:
         return app_hash(unpacked(build_fab_from_disk(app)))
     except Exception as error:  # whatever Flower, TOML or the disk find wrong
-        raise OutputError(f"{app} is no Flower app: {error}; name a directory with a {PYPROJECT}") from error
+        raise OutputError(
+            f"this is not a Flower app: {error}", where=str(app), remedy=f"Use a directory with a {PYPROJECT}"
+        ) from error
 
 
 def names(listed: str) -> tuple[str, ...]:

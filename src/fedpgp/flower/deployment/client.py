@@ -51,10 +51,15 @@ class NodeSettings:
         except ValidationError as error:
             detail = error.errors()[0]
             key, known = str(detail["loc"][0]), [field.name for field in fields(cls)]
-            fault = reason(detail) if key in known else f"is not known; {nearest(key, known)}"
+            where = f"{key} in the node's settings (node.toml or --node-config)"
             if detail["type"] == "missing":
-                fault = "is missing: a line such as client = 0 is in the node.toml that fedpgp federate init writes"
-            raise ConfigError(f"the node's settings (node.toml, or --node-config): {key} {fault}") from error
+                remedy = "Add a line such as client = 0, as in the node.toml that fedpgp federate init writes"
+                raise ConfigError("this setting is missing", where=where, remedy=remedy) from error
+            if key not in known:
+                raise ConfigError("there is no such setting", where=where, remedy=nearest(key, known)) from error
+            allowed = reason(detail).removeprefix("must be ").rpartition(", got ")[0]
+            remedy = f"Correct {key} in node.toml"
+            raise ConfigError(where=where, allowed=allowed, got=detail["input"], remedy=remedy) from error
 
     @property
     def states(self) -> Path:
@@ -78,13 +83,17 @@ def check_method(name: str, plugins: str) -> None:
         return
     if name not in installed():
         raise ConfigError(
-            f"method of a run must be a built-in one or an installed plug-in, got {name!a}, which this node does"
-            " not run"
+            where="the method of a run",
+            allowed="a built-in method or an installed plug-in",
+            got=name,
+            remedy="Ask the server's operator for another method; or install this one here, and add its name to"
+            " plugins in node.toml",
         )
     if name not in names(plugins):
         raise ConfigError(
-            f"method {name!r} is an installed plug-in that this node's owner has not enabled: write it into plugins in"
-            " node.toml if it may run here"
+            "this installed plug-in is not enabled by the owner of the node",
+            where=f"method {name!r}",
+            remedy="Add its name to plugins in node.toml if it may run here",
         )
 
 
@@ -99,10 +108,17 @@ def open_client(settings: NodeSettings) -> Node:
     config = configured(Path(settings.experiment), name)
     if not 0 <= settings.client < config.task.clients:
         raise ConfigError(
-            f"client of the node's settings must be 0 to {config.task.clients - 1}, got {settings.client}"
+            where="client in the node's settings",
+            allowed=f"0 to {config.task.clients - 1}",
+            got=settings.client,
+            remedy="Correct client in node.toml",
         )
     if config.task.partition == OWN and not settings.data:
-        raise ConfigError("the node must say where the client's images lie: --data DIRECTORY, or data in node.toml")
+        raise ConfigError(
+            "the place of the client's images is missing",
+            where="data in the node's settings",
+            remedy="Use --data DIRECTORY, or set data in node.toml",
+        )
     if settings.data:
         config = replace(config, data=replace(config.data, source=settings.data))
     if settings.device:

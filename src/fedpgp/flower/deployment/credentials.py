@@ -16,6 +16,7 @@ from fedpgp.errors import OutputError
 from fedpgp.runtime.files import write
 
 PRIVATE = 0o600
+COPY_AGAIN = "Copy the file again from the machine that made it"
 YEARS_OF_AUTHORITY, DAYS_OF_SERVER = 10, 825  # the longest that common clients accept of a server
 SKEW = datetime.timedelta(minutes=5)  # by which the clocks of two machines may differ when a certificate is new
 
@@ -45,12 +46,17 @@ def write_server(directory: Path, authority: Path, host: str, days: int = DAYS_O
         signer = serialization.load_pem_private_key((authority / "ca.key").read_bytes(), None)
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"{authority} cannot be read ({error}): --authority is the directory authority/ that fedpgp federate init"
-            " wrote"
+            f"the certificate authority cannot be read: {error}",
+            where=str(authority),
+            remedy="Use --authority with the directory authority/ that fedpgp federate init wrote",
         ) from error
     assert isinstance(signer, Key)
     if ca != _read(directory / "ca.crt"):
-        raise OutputError(f"{authority / 'ca.crt'} is another authority than {directory / 'ca.crt'}, which nodes trust")
+        raise OutputError(
+            f"this authority differs from {directory / 'ca.crt'}, which the nodes trust",
+            where=str(authority / "ca.crt"),
+            remedy="Use --authority with the directory authority/ of this federation",
+        )
     identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     names = [_alternative(name) for name in dict.fromkeys(["localhost", "127.0.0.1", host])]
     extensions: Extensions = [
@@ -78,9 +84,9 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
     try:
         key = serialization.load_ssh_public_key(path.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise OutputError(f"{path} is no public key ({error}): copy it again from where it was made") from error
+        raise OutputError(f"the file is not a public key: {error}", where=str(path), remedy=COPY_AGAIN) from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise OutputError(f"{path} holds no elliptic-curve key: copy it again from where it was made")
+        raise OutputError("the file does not have an elliptic-curve key", where=str(path), remedy=COPY_AGAIN)
     return key
 
 
@@ -93,18 +99,25 @@ def check_certificate(certificate: Path, authority: Path, now: datetime.datetime
     """Raises OutputError for one that is unreadable, not the authority's, over, or not valid yet on this clock."""
     now = now or datetime.datetime.now(datetime.UTC)
     certificates = {certificate: _read(certificate), authority: _read(authority)}
-    remedy = "fedpgp federate renew makes a new one of the server; of the authority, fedpgp federate init"
+    remedy = (
+        "Make a new server certificate with fedpgp federate renew; if the authority has expired, make a new federation"
+        " with fedpgp federate init"
+    )
     try:
         certificates[certificate].verify_directly_issued_by(certificates[authority])
     except (ValueError, TypeError, InvalidSignature) as error:
-        raise OutputError(f"{certificate} is not signed by {authority}: {remedy}") from error
+        problem = f"the certificate is not signed by {authority}"
+        raise OutputError(problem, where=str(certificate), remedy=remedy) from error
     for path, content in certificates.items():
         if now > content.not_valid_after_utc:
-            raise OutputError(f"{path} has been over since {content.not_valid_after_utc:%Y-%m-%d}: {remedy}")
+            problem = f"the certificate expired on {content.not_valid_after_utc:%Y-%m-%d}"
+            raise OutputError(problem, where=str(path), remedy=remedy)
         if now < content.not_valid_before_utc:
             raise OutputError(
-                f"{path} is valid from {content.not_valid_before_utc:%Y-%m-%d %H:%M} UTC and this machine's clock says"
-                f" {now:%Y-%m-%d %H:%M}: set the clock"
+                f"the certificate is valid from {content.not_valid_before_utc:%Y-%m-%d %H:%M} UTC, but this machine's"
+                f" clock says {now:%Y-%m-%d %H:%M}",
+                where=str(path),
+                remedy="Set the clock",
             )
 
 
@@ -112,7 +125,7 @@ def _read(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path} is no certificate: {error}; copy it again from where it was made") from error
+        raise OutputError(f"the file is not a certificate: {error}", where=str(path), remedy=COPY_AGAIN) from error
 
 
 def _write(

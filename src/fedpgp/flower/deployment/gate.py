@@ -120,15 +120,15 @@ class Keys:
             name, signature = (base64.b64decode(headers[header], validate=True) for header in (KEY, SIGNATURE))
             age = (datetime.datetime.now(datetime.UTC) - signed).total_seconds()
         except (KeyError, ValueError, TypeError, OverflowError):
-            raise RefusedError(401, "it is not signed") from None
+            raise RefusedError(401, "the request is not signed") from None
         if name not in self._keys:
-            raise RefusedError(401, "it is signed with a key that is not in the server's directory")
+            raise RefusedError(401, "the key that signed the request is not in the server's directory")
         if not -AHEAD < age < OLDEST:
-            raise RefusedError(401, f"its timestamp is {age:.0f} s old: if it is a node's, set the clocks")
+            raise RefusedError(401, f"the timestamp is {age:.0f} s old. Set the clocks if the request is from a node")
         try:
             self._keys[name].verify(signature, timestamp.encode(), ec.ECDSA(hashes.SHA256()))
         except InvalidSignature:
-            raise RefusedError(401, "its signature is wrong") from None
+            raise RefusedError(401, "the signature is wrong") from None
         return name
 
     def _read(self) -> None:
@@ -381,15 +381,15 @@ class Gate:
         The route is compared byte by byte: no escape, query or scheme names another one.
         """
         if request.method != b"POST" or request.target not in ROUTES:
-            raise RefusedError(404, "it is not one of a node's")
+            raise RefusedError(404, "nodes do not make this request")
         names = [name for name, _ in request.headers]
         headers = {name: value for name, value in request.headers if name in FORWARDED}
         if len(headers) != sum(name in FORWARDED for name in names):
-            raise RefusedError(401, "it has a header twice")
+            raise RefusedError(401, "a header is repeated")
         signer = self.keys.signer(headers)
         lengths = [value for name, value in request.headers if name == b"content-length"]
         if b"transfer-encoding" in names or len(lengths) != 1 or int(lengths[0]) > self.limits.body:
-            raise RefusedError(413, f"its body has no length, or more than {self.limits.body} bytes")
+            raise RefusedError(413, f"the body has no length, or more than {self.limits.body} bytes")
         return signer, headers
 
     async def _forwarded(self, route: bytes, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
@@ -407,7 +407,7 @@ class Gate:
         if time.monotonic() - self._warned < SECONDS_BETWEEN_WARNINGS:
             return
         log.warning(
-            "the gate has refused %d requests; the last one, from %s, with %d: %s",
+            "the gate refused %d requests; it answered the last one, from %s, with %d: %s",
             *(self._refused, address, refusal.status, refusal.reason),
         )
         self._refused, self._warned = 0, time.monotonic()
@@ -453,8 +453,11 @@ def raise_file_limit(files: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < files:
         raise ConfigError(
-            f"the gate may open {hard} files, and needs {files}: raise the hard limit, for example with ulimit -Hn"
-            " 65536, LimitNOFILE=65536 in a unit, or ulimits in a compose file"
+            where="the hard limit of open files",
+            allowed=f"{files} or more for the gate",
+            got=hard,
+            remedy="Raise it, for example with ulimit -Hn 65536, LimitNOFILE=65536 in a systemd unit, or ulimits in a"
+            " compose file",
         )
     if soft != resource.RLIM_INFINITY and soft < files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))

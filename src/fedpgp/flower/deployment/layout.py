@@ -61,15 +61,23 @@ class FederationPlan:
     def __post_init__(self) -> None:
         """Raises ConfigError for what cannot be written."""
         if not NAME.fullmatch(self.name):
-            raise ConfigError(f"--name must be lower-case letters, digits and hyphens, such as ours, got {self.name!r}")
+            allowed = "a letter, then up to 39 letters, digits and hyphens, all in lower case"
+            raise ConfigError(where="--name", allowed=allowed, got=self.name, remedy="Use a name such as --name ours")
         if not HOST.fullmatch(self.host):
-            raise ConfigError(f"--host must be a host name or an IP address without a port, got {self.host!r}")
+            raise ConfigError(
+                where="--host",
+                allowed="a host name or an IP address without a port",
+                got=self.host,
+                remedy="Use a name such as --host server.example.org, and --port for the port",
+            )
         if self.insecure:
             check_insecure(self.address)
         elif self.port == self.superlink_port:
             raise ConfigError(
-                f"--port and --superlink-port must differ, got {self.port} twice: nodes reach the first, the operator"
-                " the second"
+                where="--superlink-port",
+                allowed="different from --port",
+                got=self.superlink_port,
+                remedy="Choose two ports: nodes connect to --port, and the operator to --superlink-port",
             )
 
     @property
@@ -128,7 +136,9 @@ class FederationLayout:
             return settings(tomllib.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
-                f"{self.directory} is no directory of fedpgp federate init: {file} cannot be read ({error})"
+                f"this is not the directory of a federation: {file} cannot be read ({error})",
+                where=str(self.directory),
+                remedy="Use a directory that fedpgp federate init wrote",
             ) from error
 
 
@@ -149,8 +159,10 @@ def check_insecure(address: str) -> None:
     """Raises ConfigError where what goes to an address without TLS could be read by others."""
     if not is_loopback(host_and_port(address)[0]):
         raise ConfigError(
-            f"--insecure is refused for {address}, which is no loopback address: everybody on the way could read and"
-            " change the prompts; leave it out, fedpgp federate init writes certificates"
+            where="the address with --insecure",
+            allowed="a loopback address, because others could read and change the prompts on the way to another one",
+            got=address,
+            remedy="Leave out --insecure; fedpgp federate init then writes certificates",
         )
 
 
@@ -161,7 +173,11 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
     """
     if directory.exists():
         if not force:
-            raise OutputError(f"{directory} exists: name another directory, or replace it and its keys with --force")
+            raise OutputError(
+                "the directory exists",
+                where=str(directory),
+                remedy="Choose another directory, or replace this one and its keys with --force",
+            )
         FederationLayout(directory).connection  # noqa: B018 or it is not ours to replace
     directory.parent.mkdir(parents=True, exist_ok=True)
     layout = FederationLayout(directory.absolute())

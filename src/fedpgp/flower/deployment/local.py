@@ -59,7 +59,10 @@ class LocalFederation:
         try:
             return int(json.loads(done.stdout)["run-id"])
         except (ValueError, KeyError, TypeError) as error:
-            raise FedPGPError(f"flwr run failed: {(done.stdout + done.stderr).strip()[-500:]}") from error
+            raise FedPGPError(
+                f"flwr run failed: {(done.stdout + done.stderr).strip()[-500:]}",
+                remedy=f"Read {self.layout.logs / 'server.log'}",
+            ) from error
 
     def status(self, run: int) -> tuple[str, str]:
         """Of a run, as `flwr ls` has it: such as "finished" and "completed"."""
@@ -92,7 +95,7 @@ class LocalFederation:
             while status != "finished":
                 time.sleep(POLL)
                 for name in self.tend():
-                    hear(f"{name} had ended and was started again: {self.layout.logs / name}.log says why")
+                    hear(f"{name} ended and was started again; its log is {self.layout.logs / name}.log")
                 try:
                     status, ended = self.status(run)
                     if not records and (count := self.online()) != nodes:
@@ -100,15 +103,17 @@ class LocalFederation:
                     answered = time.monotonic()
                 except Exception as error:  # the server is being started again
                     if time.monotonic() - answered > PATIENCE:
-                        raise FedPGPError(f"the server does not answer: {error}") from error
+                        raise FedPGPError(
+                            f"the server does not answer: {error}", remedy=f"Read {self.layout.logs / 'server.log'}"
+                        ) from error
                 finished = finished_rounds(output)
                 if len(finished) > len(records):
                     rounds(records := finished)
             if (output / "results.json").exists():
                 return
-            hear(f"the run ended ({ended}) before it was finished: it is gone on with")
+            hear(f"the run ended ({ended}) before it was finished; it is started again")
         raise TrainingError(
-            f"the run ended {TRIES} times before it was finished: {self.layout.logs / 'server.log'} says why"
+            f"the run ended {TRIES} times before it was finished", remedy=f"Read {self.layout.logs / 'server.log'}"
         )
 
 

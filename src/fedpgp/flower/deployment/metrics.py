@@ -29,7 +29,10 @@ def exporter(port: int | None, run: str) -> Iterator[Hear]:
         server, thread = start_http_server(port, addr="127.0.0.1", registry=registry)
     except OSError as error:
         raise ConfigError(
-            f"federation.metrics_port {port} cannot be taken: {error.strerror}; choose another, or leave it out"
+            where="federation.metrics_port",
+            allowed=f"a free port ({error.strerror})",
+            got=port,
+            remedy="Choose another port, or leave the setting out",
         ) from error
 
     def hear(record: Mapping[str, Any]) -> None:

@@ -41,9 +41,10 @@ def check_port(host: str, port: int) -> None:
         socket.create_server((host, port)).close()
     except OSError as error:
         raise ConfigError(
-            f"port {port} of {host} cannot be taken: {error.strerror}; end the process that has it, which may be"
-            " this one started before, or choose another: of a node in node.toml, of a server with init --port and"
-            " --superlink-port"
+            f"the port is not free: {error.strerror}",
+            where=f"port {port} of {host}",
+            remedy="End the process that uses it, which may be an earlier start of this one; or choose another port, in"
+            " node.toml for a node, or with --port and --superlink-port of fedpgp federate init for a server",
         ) from error
 
 
@@ -72,8 +73,9 @@ class NodeDirectory(NodeSettings):
             content = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise OutputError(
-                f"{directory} is no node's directory: {file} cannot be read ({error}); name one below nodes/ of what"
-                " fedpgp federate init wrote"
+                f"this is not a node's directory: {file} cannot be read ({error})",
+                where=str(directory),
+                remedy="Use a directory in nodes/ of the federation that fedpgp federate init wrote",
             ) from error
         content |= {name: value for name, value in given.items() if value is not None}
         content |= {"state": content.get("state") or str(directory / "state")}
@@ -90,7 +92,9 @@ class NodeDirectory(NodeSettings):
             check_insecure(self.superlink)
         elif not authority.exists() or not key.exists():
             raise OutputError(
-                f"{self.directory} has no ca.crt or no key: copy both from where fedpgp federate init was called"
+                "ca.crt or key is missing",
+                where=str(self.directory),
+                remedy="Copy both from the machine where fedpgp federate init was called",
             )
         else:
             check_certificate(authority, authority)
@@ -113,11 +117,12 @@ class NodeDirectory(NodeSettings):
                     secure.wrap_socket(connection, server_hostname=host).close()
         except ssl.SSLCertVerificationError as error:
             raise ConfigError(
-                f"the server at {self.superlink} has no certificate of this federation ({error.verify_message}): ask"
-                " its operator for ca.crt, and for the name that init was given as --host"
+                f"the server's certificate is not from this federation: {error.verify_message}",
+                where=self.superlink,
+                remedy="Ask the server's operator for ca.crt, and for the --host of fedpgp federate init",
             ) from error
         except OSError as error:
-            return f"the server at {self.superlink} does not answer now ({error}): the node will wait for it"
+            return f"the server at {self.superlink} does not answer yet ({error}); the node waits for it"
         return f"the server at {self.superlink} answers"
 
     @contextmanager

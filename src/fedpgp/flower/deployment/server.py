@@ -69,8 +69,9 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
     begun = origin(config, name, seed, backbone, source)
     if directory.exists() and not is_unfinished(directory):
         raise OutputError(
-            f"{directory} exists and holds no unfinished run: name another directory with --run-config"
-            f" 'output=\"{directory}-2\"'"
+            "the directory exists, but has no unfinished run",
+            where=str(directory),
+            remedy=f"Choose another directory: --run-config 'output=\"{directory}-2\"'",
         )
     if not directory.exists():
         with run_directory(directory, force=False) as scratch:
@@ -85,10 +86,10 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
         nodes = Nodes(grid, spec, state, terms, config.privacy, forgiving=True, numbers=keys)
         done, total = state.rounds(), len(spec.rounds)
         log.info(
-            "%s: %d of %d rounds are done; waiting for %d clients, for %g seconds at most (federation.deadline)",
+            "%s: %d of %d rounds are complete; waiting for %d clients, at most %g seconds (federation.deadline)",
             *(name, done, total, spec.clients, settings.deadline),
         )
-        remedy = "free space, then start the run again"
+        remedy = "Free disk space, then start the run again"
         with writing(directory, remedy):
             write_records(state.records(), directory)
         nodes.gather()

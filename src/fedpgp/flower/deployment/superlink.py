@@ -38,7 +38,11 @@ def run_server(directory: Path, insecure: bool, ready: Callable[[], None]) -> in
     _, address, written_insecure = layout.connection
     if insecure != written_insecure:
         option = "with --insecure" if written_insecure else "without --insecure"
-        raise ConfigError(f"{directory} was written {option}: start its server {option}, or write it again with init")
+        raise ConfigError(
+            f"the federation was written {option}",
+            where=str(directory),
+            remedy=f"Start its server {option}, or write the federation again with fedpgp federate init",
+        )
     if insecure:
         check_insecure(address)
         with superlink(layout) as process:
@@ -74,8 +78,10 @@ def superlink(layout: FederationLayout) -> Iterator[subprocess.Popen[bytes]]:
     host, port = host_and_port(address)
     if not is_loopback(host):
         raise ConfigError(
-            f"the address in {layout.flwr / 'config.toml'} must be one of the loopback address, such as 127.0.0.1:9092,"
-            f" got {address}: whoever reaches it can submit runs"
+            where=f"the address in {layout.flwr / 'config.toml'}",
+            allowed="a loopback address such as 127.0.0.1:9092, because everyone who reaches it can submit runs",
+            got=address,
+            remedy="Correct the address in this file",
         )
     command = [str(SCRIPTS / "flower-superlink"), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--database", str(layout.flwr / "superlink.sqlite"), "--disable-runtime-dependency-installation"]
@@ -125,7 +131,11 @@ def _register(layout: FederationLayout) -> None:
             except httpx.HTTPStatusError as error:
                 reason = FlowerError.from_json(error.response.text)
                 if reason is None or reason.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
-                    raise OutputError(f"the server does not take {file}: {error.response.text[:200]}") from error
+                    raise OutputError(
+                        f"the SuperLink does not accept this key: {error.response.text[:200]}",
+                        where=str(file),
+                        remedy="Copy the key again from the machine that made it, or remove the file",
+                    ) from error
 
 
 def client_numbers(layout: FederationLayout) -> dict[int, int]:
@@ -141,8 +151,14 @@ def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise FedPGPError(f"the server ended with code {process.returncode}: what it printed says why")
+            raise FedPGPError(
+                f"the server ended with code {process.returncode}", remedy="Read what the server printed before"
+            )
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=POLL):
             return
         time.sleep(POLL)
-    raise FedPGPError(f"the server does not listen on port {port} after {PATIENCE:g} seconds")
+    raise FedPGPError(
+        f"the server does not listen after {PATIENCE:g} seconds",
+        where=f"port {port}",
+        remedy="Read what the server printed, and start it again",
+    )

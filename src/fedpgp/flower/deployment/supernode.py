@@ -58,8 +58,8 @@ def guarded(policy: AppPolicy) -> Iterator[list[str]]:
     connect: Connect | None = getattr(start_client_internal, CONNECTION, None)
     if connect is None:
         raise FedPGPError(
-            "this version of Flower cannot be kept from running foreign apps, so the node does not start: install the"
-            " version that fedpgp[flower] asks for"
+            "fedpgp cannot keep this version of Flower from running foreign apps, so the node does not start",
+            remedy='Install the version that fedpgp needs with `pip install "fedpgp[flower]"`',
         )
     key = Ed25519PrivateKey.generate()
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
@@ -121,7 +121,7 @@ def without_text(message: Message) -> Message:
     code = message.error.code
     kind = next((name for name, value in vars(ErrorCode).items() if value == code), f"error {code}")
     plain = deepcopy(message)
-    plain.error = Error(code, f"{kind} in {message.metadata.message_type}: the log of the node says more")
+    plain.error = Error(code, f"{kind} in {message.metadata.message_type}. Read the log of the node.")
     plain.metadata.__dict__["_message_id"] = plain.object_id  # as Flower sets it
     return plain
 
