@@ -284,7 +284,7 @@ def few_figures(content):
     [
         (first_round, "^round: .*1.*2"),
         (other_run, "^run: .*'ff.+'0123"),
-        (other_diagnostics, "figures .*made-up"),
+        (other_diagnostics, "figures .*'made"),
         (few_figures, r"\d figures .*'local'"),
     ],
 )

@@ -1,7 +1,8 @@
-"""Who may talk to the demo: the page that it serves itself, and nobody whom a browser was led to it by.
+"""The guard of the demo's server: it answers only requests of the page that the server itself sends.
 
-A server on loopback is open to every page that the same browser shows. A name of somebody else that resolves to this
-machine (DNS rebinding) is refused by the Host header, a form of another site by Origin, and a flood by its length.
+Every page in a user's browser can send requests to a server on the loopback address. The guard therefore checks the
+Host header (against DNS rebinding, in which another site's name resolves to this machine), the Origin header (against
+forms of other sites) and the length (against very large requests).
 """
 
 import ipaddress
@@ -31,9 +32,14 @@ CLOSE = {"connection": "close"}
 
 
 class Guard:
-    """Refuses requests of other names or sites, and bodies of more than `LARGEST` bytes, before they are read.
+    """Middleware that refuses requests from other sites or for other hosts, and bodies of more than `LARGEST` bytes.
 
-    host: on which the server listens.
+    Parameters
+    ----------
+    app
+        The application.
+    host
+        Host on which the server listens.
     """
 
     def __init__(self, app: ASGIApp, host: str):
@@ -49,7 +55,7 @@ class Guard:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > LARGEST:  # without a length in its head
+            if read > LARGEST:  # a body without Content-Length
                 raise HTTPException(413, TOO_LARGE, CLOSE)
             return message
 
@@ -82,16 +88,16 @@ def _refused(status: int, text: str) -> JSONResponse:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine's own, that no other reaches."""
+    """Return whether a host is localhost or a loopback address."""
     address = _address(host)
     return host == "localhost" or (address is not None and address.is_loopback)
 
 
 def answers_to(header: str, host: str) -> bool:
-    """Whether a Host header names a server that listens on `host`.
+    """Return whether a Host header names a server that listens on `host`.
 
-    Loopback names always do; beside them the host itself, and where that is every address of the machine (0.0.0.0, ::),
-    any address and the machine's own name: an attacker's rebound name is neither.
+    Loopback names and the host itself always do. If the host means all addresses of the machine (0.0.0.0, ::), any
+    address and the machine's own name do, too. A name in a DNS rebinding attack is none of these.
     """
     try:
         name = urlsplit(f"//{header}").hostname

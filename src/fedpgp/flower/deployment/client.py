@@ -1,4 +1,4 @@
-"""A client on a SuperNode, with the data that its node says."""
+"""A client on a SuperNode, with the data that its node has."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -26,11 +26,28 @@ from fedpgp.runtime.validation import STRICT
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class NodeSettings:
-    """What a client is asked to run, and what its node says of itself: --node-config, or fedpgp federate node.
+    """Settings of a client's node, from --node-config or `fedpgp federate node`, and of the run that it is part of.
 
-    experiment: the file of the config; method, seed: of the run. client: its number; data: where its images lie, as
-    data.source; state: the directory of its private parts; cache: of image features; device: as backbone.device. ""
-    takes the experiment's, or the user's directories. plugins: names of the installed methods that its owner enabled.
+    An empty text means the experiment's value, or a directory of the user.
+
+    Attributes
+    ----------
+    experiment
+        File of the config.
+    method, seed
+        Method and seed of the run.
+    client
+        Number of the client.
+    data
+        Place of the client's images, as in data.source.
+    state
+        Directory of the private parts.
+    cache
+        Directory of the image features.
+    device
+        Device, as in backbone.device.
+    plugins
+        Names of the installed methods that the owner of the node enabled.
     """
 
     experiment: str
@@ -45,7 +62,7 @@ class NodeSettings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """Raises ConfigError for an unknown key, a value of another type, and where something is missing."""
+        """Read settings; raise ConfigError for an unknown key, a missing key or a value of another type."""
         try:
             return cls(**given)
         except ValidationError as error:
@@ -63,11 +80,12 @@ class NodeSettings:
 
     @property
     def states(self) -> Path:
+        """Directory of the private parts."""
         return Path(self.state) if self.state else user_state_path("fedpgp") / "clients"
 
 
 def configured(experiment: Path, method: str) -> ExperimentConfig:
-    """The experiment of a run; raises ConfigError where it cannot be read, or the method is unknown."""
+    """Return the experiment of a run; raise ConfigError if it cannot be read or the method is unknown."""
     config = load_config(experiment, foreign=True)
     if method not in config.methods:
         config = replace(config, methods={**config.methods, method: find_method(method)()})
@@ -75,9 +93,19 @@ def configured(experiment: Path, method: str) -> ExperimentConfig:
 
 
 def check_method(name: str, plugins: str) -> None:
-    """Raise ConfigError for a method that a run may not use on a node: its name comes from the server.
+    """Check that a run may use a method on this node. A method from a file is always refused.
 
-    plugins: the installed methods that the node's owner enabled. A file is refused, whoever names it.
+    Parameters
+    ----------
+    name
+        Name of the method, which the server chose.
+    plugins
+        Names of the installed methods that the owner of the node enabled.
+
+    Raises
+    ------
+    ConfigError
+        If the method is not a built-in one and not enabled.
     """
     if name in METHODS:
         return
@@ -99,9 +127,12 @@ def check_method(name: str, plugins: str) -> None:
 
 @lru_cache(maxsize=1)
 def open_client(settings: NodeSettings) -> Node:
-    """A client with its data, read from the feature cache or encoded, for as long as the process lives.
+    """Open a client once in this process: read its image features from the cache, or encode its images.
 
-    Raises FedPGPError where the node's settings or its data do not fit the experiment, or the method may not run here.
+    Raises
+    ------
+    FedPGPError
+        If the node's settings or data do not fit the experiment, or the method may not run here.
     """
     name = settings.method
     check_method(name, settings.plugins)
@@ -129,6 +160,16 @@ def open_client(settings: NodeSettings) -> Node:
 
 
 def answer_as(kind: str, content: RecordDict, about: Mapping[str, Any]) -> RecordDict:
-    """What a client answers. about: its `NodeSettings`, from Flower."""
-    torch.set_num_threads(1)  # of this thread: as `Workers` has it, so that figures have the same bits
+    """Return a client's answer to a message.
+
+    Parameters
+    ----------
+    kind
+        Kind of the message.
+    content
+        The message.
+    about
+        The client's `NodeSettings`, from Flower.
+    """
+    torch.set_num_threads(1)  # as in `Workers`, so that the figures have the same bits
     return answer(kind, content, lambda: open_client(NodeSettings.of(about)), trusted=False)
