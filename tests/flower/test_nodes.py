@@ -1,4 +1,4 @@
-"""Clients on Flower: the local engine's figures, what crosses the network, and what happens to those that fail."""
+"""Clients on Flower: equal figures as in the local engine, the network traffic, and clients that fail."""
 
 import re
 import shutil
@@ -57,14 +57,14 @@ class World:
         return run_rounds(self.spec, self.nodes, self.state)
 
     def rounds(self, number=None) -> list[dict]:
-        """The records of the next rounds, or of all."""
+        """Run the next rounds, or all rounds, and return their records."""
         return list(islice(self.each(), number))
 
     def kept(self, client: int) -> ClientState | None:
         return own_states(self.directory, RUN, client).after(self.nodes.counted.get(client, 0))[1]
 
     def trained(self) -> dict[str, torch.Tensor]:
-        """The shared prompt, and what each client has counted as its private part."""
+        """Return the shared prompt and the clients' private parts."""
         private = {f"{name}/{i}": value for i in range(3) for name, value in self.kept(i).private.items()}
         return tiny.bits({**self.state.server().shared, **private})
 
@@ -84,8 +84,14 @@ def open_world(
 ) -> World:
     """Start a federation.
 
-    guests: nodes in the place of others, by number what opens the client; numbers: those of the nodes' keys; more:
-    settings.
+    Parameters
+    ----------
+    guests
+        Functions that open a client, by the number of the node that they replace or add.
+    numbers
+        Numbers of the nodes' keys.
+    more
+        Further settings.
     """
     privacy = more.pop("privacy", PrivacyConfig())
     data = more.pop("data", None) or tiny.data(backbone, kind=kind_of(method))
@@ -110,7 +116,7 @@ def open_world(
 
 @pytest.fixture
 def world(backbone, tmp_path, new_state):
-    """Starts federations; each has states of its own unless it goes on with those of another, `before`."""
+    """Return a function that starts a federation with new states, or with the states of `before`."""
     numbers = count()
 
     def make(*given, before=None, **more):
@@ -122,7 +128,7 @@ def world(backbone, tmp_path, new_state):
 
 @pytest.fixture(scope="module")
 def undisturbed(backbone, tmp_path_factory):
-    """What a federation of three rounds has trained in which nothing happens."""
+    """Return what a federation has trained after three rounds without faults."""
     with State.create() as state:
         there = open_world(backbone, tmp_path_factory.mktemp("undisturbed"), state, rounds=3)
         there.rounds()
@@ -143,7 +149,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_records_prompts_and_evaluation_are_those_of_the_local_engine_to_the_bit(case, world, backbone, new_state):
+def test_records_prompts_and_evaluation_equal_the_local_engines_in_every_bit(case, world, backbone, new_state):
     method, aggregator, changes = CASES[case]
     there = world(method, aggregator, **changes)
     records = there.rounds()
@@ -169,7 +175,7 @@ def test_records_prompts_and_evaluation_are_those_of_the_local_engine_to_the_bit
 
 
 def windows(tensor: torch.Tensor, length: int = 16) -> list[bytes]:
-    """Some of its numbers, four at a time, as they lie in memory: what a capture would hold of it."""
+    """Return the bytes of some groups of four numbers of a tensor, as they would be in captured traffic."""
     raw = tensor.detach().cpu().contiguous().numpy().tobytes()
     return [raw[at : at + length] for at in range(0, max(1, len(raw) - length), 64)]
 
@@ -186,16 +192,16 @@ def test_no_private_part_no_feature_and_no_label_leaves_a_client(name, world, mo
 
     monkeypatch.setattr(OwnStates, "keep", keep)
     there.rounds()
-    assert bool(secrets) == (name != "pfedprompt")  # its clients keep a memory of their images
+    assert bool(secrets) == (name != "pfedprompt")  # its clients store features of their images
     secrets += [tensor for tensor in there.spec.first(0).private.values() if tensor.any()]
     secrets += [there.data.train.pooled, *(test.pooled for test in there.data.tests.values())]
     sent = b"".join(there.grid.sent)
-    assert all(window in sent for window in windows(there.spec.shared["p_G"]))  # a secret would be found
+    assert all(window in sent for window in windows(there.spec.shared["p_G"]))  # so the search works
     captured = sent + b"".join(content for _, content in there.grid.received)
     for secret in secrets:
         for window in windows(secret):
             assert not any(window) or window not in captured
-    for _, content in there.grid.received:  # names, prompts, counts and figures, and no more
+    for _, content in there.grid.received:  # only names, prompts, counts and figures
         records = read(content)
         assert {*records.array_records} <= {"shared", "control"}
         for record in records.array_records.values():
@@ -213,7 +219,7 @@ def written(content: RecordDict) -> bytes:
 
 
 def meddling(changes, kind=TRAIN, rounds=(2,)):
-    """Changes the replies of nodes in some rounds. changes: node -> what becomes of its reply, None if it is lost."""
+    """Change replies in some rounds. `changes` maps a node to a function of its reply; None loses the reply."""
 
     def meddle(at, message, reply):
         if at not in changes or message.metadata.message_type != kind or int(message.metadata.group_id) not in rounds:
@@ -246,7 +252,7 @@ def other_run(content):
 
 
 def test_an_update_that_may_not_be_used_is_dropped_with_its_reason_and_counts_for_nothing(world, monkeypatch):
-    """The aggregator is told of faults, not of silence. test_update_validation.py has all that may be refused."""
+    """The aggregator learns the number of faults, not of missing replies. test_update_validation.py has all faults."""
     faulty, without = [], FedAvg.without
     monkeypatch.setattr(FedAvg, "without", lambda self, some: faulty.append(some) or without(self, some))
     there = world(trusted=False, forgiving=True, rounds=3)
@@ -259,7 +265,7 @@ def test_an_update_that_may_not_be_used_is_dropped_with_its_reason_and_counts_fo
     assert "0.3 seconds" in second["reason"]
     assert "dropped" not in records[0] | records[2]
     assert faulty == [0, 1, 0]
-    # In round 3 both went on from round 1, as if they had been away in round 2.
+    # In round 3, both continue from round 1, as if they had been away in round 2.
     other = world(trusted=False, rounds=3)
     downloads = other.spec.downloads
     monkeypatch.setattr(
@@ -310,7 +316,7 @@ def test_outcomes_that_a_client_of_another_party_sends_are_not_read(world):
     assert there.state.evaluation().correct == {}
 
 
-def test_where_all_are_one_party_a_client_that_fails_ends_the_run(world):
+def test_if_all_belong_to_one_party_a_client_that_fails_ends_the_run(world):
     there = world()
     there.grid.meddle = meddling({101: nan}, rounds=(1,))
     with raises(TrainingError, where="client 1", problem="p_G"):
@@ -331,19 +337,17 @@ def test_a_client_that_is_away_is_left_out_and_taken_in_again_and_without_any_th
     assert [record["participants"] for record in there.rounds()] == [[0, 1, 2]]
 
 
-def test_a_server_that_was_stopped_after_clients_had_trained_does_the_round_once_more_from_the_same_parts(
-    world, undisturbed
-):
+def test_a_server_that_was_stopped_after_clients_had_trained_repeats_the_round_from_the_same_parts(world, undisturbed):
     stopped = world(rounds=3)
     stopped.rounds(1)
     downloads = stopped.spec.downloads(2, stopped.state.server())
-    stopped.nodes.train(2, downloads)  # and nothing of it is kept at the server
+    stopped.nodes.train(2, downloads)  # the server keeps nothing of it
     again = world(before=stopped, rounds=3)
     again.rounds()
     assert again.trained() == undisturbed
 
 
-def test_a_node_that_comes_back_with_an_old_state_goes_on_and_the_record_says_so(world):
+def test_a_node_that_comes_back_with_an_old_state_continues_and_the_record_says_so(world):
     there = world(forgiving=True, rounds=3)
     there.rounds(1)
     directory = there.directory / RUN / "client-1"
@@ -366,18 +370,18 @@ def test_two_runs_of_one_client_do_not_mix(world, tmp_path):
 
 
 @pytest.mark.parametrize("run", ["../" * 10 + "etc", "", "A" * 32, "0" * 31])
-def test_the_id_of_a_run_is_no_path(run, tmp_path):
+def test_a_path_is_not_accepted_as_the_id_of_a_run(run, tmp_path):
     with raises(OutputError, where="run", allowed="32 hexadecimal digits", got=run[:40]):
         own_states(tmp_path, run, 0)
 
 
-def test_what_a_client_keeps_can_be_read_by_its_owner_alone(tmp_path):
+def test_only_the_owner_can_read_private_parts(tmp_path):
     states = OwnStates(tmp_path / "state" / "run" / "client-0")
     for number in (1, 2, 3):
         states.keep(number, number - 1, ClientState({"U": torch.ones(2)}))
     files = sorted(file.name for file in states.directory.iterdir())
     assert files == ["round-000002.safetensors", "round-000003.safetensors"]
-    for directory in (states.directory, *states.directory.parents[:2]):  # or the node would not start again
+    for directory in (states.directory, *states.directory.parents[:2]):  # otherwise the node would not start again
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in states.directory.iterdir()} == {0o600}
     states.directory.chmod(0o755)
@@ -388,7 +392,7 @@ def test_what_a_client_keeps_can_be_read_by_its_owner_alone(tmp_path):
     assert states.after(3)[0] == 3
 
 
-def test_a_directory_of_somebody_else_is_refused(tmp_path, monkeypatch):
+def test_a_directory_of_another_user_is_refused(tmp_path, monkeypatch):
     states = OwnStates(tmp_path / "run")
     states.keep(1, 0, ClientState())
     monkeypatch.setattr("os.geteuid", lambda: 4711)
@@ -396,7 +400,7 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path, monkeypatch):
         states.after(1)
 
 
-def test_a_full_disk_at_a_node_is_said_and_what_was_there_stays(world, monkeypatch):
+def test_a_full_disk_at_a_node_is_reported_and_saved_parts_stay(world, monkeypatch):
     there = world(trusted=False, forgiving=True, rounds=3)
     there.rounds(1)
     before = [tiny.bits(there.kept(client).private) for client in range(3)]
@@ -414,7 +418,7 @@ def test_a_full_disk_at_a_node_is_said_and_what_was_there_stays(world, monkeypat
     assert [record["participants"] for record in there.rounds()] == [[0, 1, 2]]
 
 
-def test_a_node_that_does_not_fit_or_is_another_client_is_refused_by_name_and_the_others_go_on(world):
+def test_a_node_that_does_not_fit_or_is_another_client_is_refused_and_the_others_continue(world):
     def no_data():
         raise DataError("/srv/patients: holds no image")
 
@@ -430,8 +434,8 @@ def test_a_node_that_does_not_fit_or_is_another_client_is_refused_by_name_and_th
     assert "another node is client 2" in second["reason"]
 
 
-def test_the_key_of_a_node_decides_which_client_it_is_and_what_it_says_is_compared(world):
-    """Node 101 says that it is client 0, before client 0 is there; node 200 has a key that is no client's."""
+def test_the_key_of_a_node_decides_which_client_it_is_and_the_reported_number_must_agree(world):
+    """Node 101 reports that it is client 0 before client 0 is connected; the key of node 200 belongs to no client."""
     there = world(trusted=False, forgiving=True, rounds=2, numbers={100: 0, 101: 1, 102: 2})
     honest = there.grid.apps[101]
     there.grid.apps[101], there.grid.away = there.grid.apps[100], {100}
@@ -445,7 +449,7 @@ def test_the_key_of_a_node_decides_which_client_it_is_and_what_it_says_is_compar
     assert "client must be 1" in refused["101"] and "got 0" in refused["101"]
     assert "got 1" in refused["200"]
     assert all("node.toml" in reason for reason in refused.values())
-    # The node starts again with the right number, and takes its place.
+    # The node starts again with the right number, and participates.
     there.grid.away = {101}
     there.nodes.evaluate(1, there.state.server(), (1.0,))
     there.grid.apps[101], there.grid.away = honest, set()
@@ -454,7 +458,7 @@ def test_the_key_of_a_node_decides_which_client_it_is_and_what_it_says_is_compar
 
 
 def train_nothing(world, answer):
-    """All nodes are there, and answer to each request to train at once with the same."""
+    """Let all nodes answer each request to train immediately with the same message."""
     for node, app in world.grid.apps.items():
 
         def replies(message, context, app=app):
@@ -497,7 +501,7 @@ def test_nodes_that_do_not_run_the_app_are_named(world):
     assert "experiment.toml" in refused["reason"]
 
 
-def test_whatever_is_raised_at_a_node_is_told_as_a_type_and_a_phase(world, caplog):
+def test_an_exception_at_a_node_is_reported_as_its_type_and_phase(world, caplog):
     def unreadable():
         raise PermissionError(13, "Permission denied", "/srv/site1/crown")
 
@@ -528,7 +532,7 @@ def test_terms_that_differ_are_named(change, says, backbone):
 
 
 def test_replies_may_come_twice_late_and_in_any_order(world, undisturbed):
-    """The grid hands out each reply twice, the last first, and those of the round before once more."""
+    """The grid returns each reply twice, the last one first, and the previous round's replies once more."""
     there = world(rounds=3)
     pull, before = there.grid.pull_messages, []
 

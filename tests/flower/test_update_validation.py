@@ -1,4 +1,4 @@
-"""Validation of updates: what is right passes to the bit, and nothing else passes or raises anything but a refusal."""
+"""Validation of updates: valid updates pass unchanged, and all others raise Refused and no other exception."""
 
 import ast
 import io
@@ -39,7 +39,7 @@ TENSORS = st.dictionaries(
 
 
 def update():
-    """Tensors of one, which are √(12 + 0) from what was received."""
+    """Return tensors of ones, at the distance √(12 + 0) from the received tensors."""
     return {"p_G": torch.ones(3, 4), "gate": torch.ones(2, dtype=torch.float64)}
 
 
@@ -59,7 +59,7 @@ def over_the_wire(content):
 
 
 def with_array(name="p_G", record="shared", **changes):
-    """A reply in which one array's fields are others."""
+    """Return a reply with changed fields of one array."""
     content = reply()
     array = content[record][name]
     fields = {"dtype": array.dtype, "shape": array.shape, "stype": array.stype, "data": array.data} | changes
@@ -77,7 +77,7 @@ def npy(values, **options):
 
 
 @given(TENSORS)
-def test_tensors_come_back_to_the_bit_in_whatever_order_they_are_sent(drawn):
+def test_tensors_come_back_unchanged_in_any_order(drawn):
     sent = {name: torch.from_numpy(np.array(values)) for name, values in drawn.items()}
     record = arrays(dict(reversed(sent.items())))
     found = read(record, {name: torch.empty_like(value) for name, value in sent.items()})
@@ -98,7 +98,7 @@ def test_tensors_that_are_views_are_sent_in_c_order():
     assert all(torch.equal(found[name], value) for name, value in sent.items())
 
 
-def test_a_right_reply_is_an_update_that_keeps_nothing():
+def test_a_valid_reply_is_an_update_without_a_private_part():
     found = check(over_the_wire(reply()), ASKED)
     assert (found.upload.client, found.upload.examples, found.own) == (5, 12, ClientState())
     assert found.losses == {"task": 1.5, "cross-entropy": 0.25}
@@ -128,7 +128,7 @@ def test_the_bounds_themselves_are_allowed():
 
 RIGHT = npy(np.ones((3, 4), "f4"))
 HEADER = len(RIGHT) - 48
-BAD_ARRAYS = {  # changes of p_G -> what the problem names: found value, expected value
+BAD_ARRAYS = {  # changes of p_G, and texts in the problem: found value, expected value
     "form": ({"stype": "torch.pickle"}, "form", "'torch.pickle'", "'numpy.ndarray'"),
     "type": ({"dtype": "float64"}, "type", "'float64'", "'float32'"),
     "shape": ({"shape": (4, 3)}, "shape", "(4, 3)", "(3, 4)"),
@@ -144,7 +144,7 @@ BAD_ARRAYS = {  # changes of p_G -> what the problem names: found value, expecte
     "nan": ({"data": RIGHT[:-4] + np.float32("nan").tobytes()}, "finite"),
     "infinite": ({"data": RIGHT[:-4] + np.float32("-inf").tobytes()}, "finite"),
 }
-BAD_REPLIES = {  # a reply -> where it is wrong, and what the problem names
+BAD_REPLIES = {  # a reply, a part of `where`, and texts in the problem
     "a name": (lambda: reply({"p_G": torch.ones(3, 4), "U": torch.ones(2)}), "", "2 tensors", "['p_G', 'U']"),
     "one less": (lambda: reply({"p_G": torch.ones(3, 4)}), "", "1 tensors", "['p_G']", "['p_G', 'gate']"),
     "one more": (lambda: reply({**update(), "U": torch.ones(2)}), "", "3 tensors"),
@@ -165,7 +165,7 @@ BAD_REPLIES = {  # a reply -> where it is wrong, and what the problem names
     "bool round": (lambda: reply(round=True), "round", "True", "7"),
     "float round": (lambda: reply(round=7.0), "round", "7.0", "7"),
     "other run": (lambda: reply(run="3f2b"), "run", "'3f2b'", "'3f2a'"),
-    "goes on later": (lambda: reply(after=ROUND), "after", "has 7 ", "round 7"),
+    "continues from a later round": (lambda: reply(after=ROUND), "after", "has 7 ", "round 7"),
     "bytes run": (lambda: reply(run=b"3f2a"), "run", "b'3f2a'"),
     "a fact": (lambda: reply(client=3), "", "5 facts", "['examples', 'round', 'run', 'after', 'client']"),
     "nan loss": (lambda: reply(losses={"task": math.nan}), "'task'", "nan"),
@@ -227,7 +227,7 @@ def test_reasons_are_short_lines_of_ascii(name, text, data, shape):
     assert issubclass(Refused, FedPGPError)
 
 
-def test_figures_that_others_do_not_have_are_told():
+def test_figures_that_other_clients_do_not_have_are_reported():
     assert unlike_others({}) == {}
     assert unlike_others({0: {"a": 1.0, "b": 1.0}, 1: ["b", "a"]}) == {}
     reasons = unlike_others({0: [], 3: ["a", "b"], 4: ["b", "a"], 5: ["a", "b", "c"]})
@@ -237,7 +237,7 @@ def test_figures_that_others_do_not_have_are_told():
 
 
 @pytest.mark.parametrize("shape", [(2**31 - 1,) * 3, (0, 2**62, 2**62), (-1,), (2**63,), (True,), (3, 5)])
-def test_of_any_array_the_shape_must_be_that_of_its_bytes(shape):
+def test_an_array_must_have_a_shape_that_fits_its_bytes(shape):
     assert read_any(arrays(update())).keys() == RECEIVED.keys()
     with pytest.raises(Refused) as refused:
         read_any(with_array(shape=shape)["shared"])
@@ -248,7 +248,7 @@ def test_of_any_array_the_shape_must_be_that_of_its_bytes(shape):
 
 
 def flip(rng, data):
-    """Bytes with some changed, lost, doubled or put in."""
+    """Return bytes of which some are changed, removed, doubled or inserted."""
     data = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         place = rng.randrange(len(data))
@@ -267,7 +267,7 @@ def flip(rng, data):
 
 
 def hostile_array(rng):
-    """A reply with an array that must be refused, whatever else it is."""
+    """Return a reply with an invalid array."""
     record, name = rng.choice([("shared", "p_G"), ("shared", "gate"), ("control", "p_G")])
     right = reply()[record][name]
     header = len(right.data) - int(np.prod(right.shape)) * np.dtype(right.dtype).itemsize
@@ -295,7 +295,7 @@ def hostile_array(rng):
 
 
 def hostile_reply(rng):
-    """A reply that must be refused for something else than an array."""
+    """Return a reply that is invalid, but not because of an array."""
     content = reply()
     kind = rng.randrange(8)
     if kind == 0:
@@ -326,7 +326,7 @@ def hostile_reply(rng):
 
 
 def must_be_right(content, found):
-    """What was accepted of a reply is what Flower's own reader finds in it, and within every bound."""
+    """Check that an accepted update has the values that Flower's own reader finds, and that it is within all bounds."""
     assert found.own == ClientState()
     for sent, expected, received in (
         (content["shared"], RECEIVED, found.upload.shared),
@@ -350,10 +350,10 @@ def must_be_right(content, found):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_of_ten_thousand_hostile_replies_none_does_more_than_be_refused(seed, monkeypatch):
-    """A thousand for each seed: half made to be wrong, half the bytes of a right one with some that are not.
+def test_ten_thousand_hostile_replies_cause_only_refusals(seed, monkeypatch):
+    """A thousand replies for each seed: half are made invalid, and half are valid replies with changed bytes.
 
-    Of the latter those count that Flower reads; whatever it cannot read it does not hand on.
+    Of the replies with changed bytes, only replies that Flower can read count: Flower does not pass on others.
     """
     rng, right = random.Random(seed), recorddict_to_proto(reply()).SerializeToString()
     accepted, refused = [], 0

@@ -1,4 +1,4 @@
-"""Which apps a node accepts."""
+"""The policy for apps on a node."""
 
 import shutil
 from pathlib import Path
@@ -74,12 +74,12 @@ def test_an_app_with_other_code_or_another_experiment_is_refused_by_name_with_wh
 @pytest.mark.parametrize(
     "differing",
     [
-        {"fab_version": "1.0.0/../../../../tmp/x"},  # Flower starts what lies there
+        {"fab_version": "1.0.0/../../../../tmp/x"},  # Flower would start the files at this path
         {"fab_id": "fedpgp/other"},
         {"fab_hash": "0" * 64},
     ],
 )
-def test_an_app_that_the_server_names_otherwise_is_refused(differing, policy, files):
+def test_an_app_with_another_name_than_the_server_says_is_refused(differing, policy, files):
     with raises(AppRefused, problem="name, version or hash"):
         policy.check(*apps.sent(apps.packed(files), files, **differing))
 
@@ -89,7 +89,7 @@ def test_an_app_that_is_run_as_an_agent_is_refused(policy, files):
         policy.check(*apps.sent(apps.packed(files), files, primary_task_type=TaskType.AGENT_APP))
 
 
-def test_what_is_no_app_is_refused(policy, files):
+def test_a_file_that_is_not_an_app_is_refused(policy, files):
     large = files | {EXPERIMENT: b"\n" * (LARGEST + 1)}
     for content, says in (
         (b"PK no archive", "ZIP"),
@@ -118,7 +118,7 @@ def test_an_app_runs_when_the_owner_wrote_the_hash_that_app_hash_prints(layout, 
     assert command("federate", "app-hash", ".").code == 2
 
 
-def test_the_hash_is_of_names_and_contents_and_not_of_how_they_are_packed(files):
+def test_the_hash_depends_on_names_and_contents_and_not_on_the_packing(files):
     assert app_hash(files) == app_hash(dict(reversed(files.items()))) == app_hash(files | {MANIFEST: b"anything"})
     assert app_hash(files) != app_hash(files | {CLIENT: b""})
     assert app_hash({"a": b"1", "b": b"2"}) != app_hash({"a": b"2", "b": b"1"})

@@ -1,4 +1,4 @@
-"""What fedpgp federate writes, without a server."""
+"""The files of `fedpgp federate`, and checks before a start, without a server."""
 
 import json
 import re
@@ -42,11 +42,11 @@ def test_nodes_reach_the_gate_and_only_the_server_reaches_its_superlink(command)
     refused(ended, "--superlink-port", "--port", "9092")
 
 
-def test_on_this_machine_alone_the_gate_listens_on_the_loopback_address(layout):
+def test_for_one_machine_the_gate_listens_on_the_loopback_address(layout):
     assert layout.gate == ("127.0.0.1", "127.0.0.1:8000")
 
 
-def test_a_server_starts_only_as_it_was_written_and_with_a_superlink_that_nobody_else_reaches(layout, command):
+def test_a_server_starts_only_as_it_was_written_and_with_a_superlink_on_the_loopback_address(layout, command):
     refused(command("federate", "server", "ours", "--insecure"), "ours", "without --insecure")
     assert command("federate", "init", "open", "--nodes", "2", "--insecure").code == 0
     refused(command("federate", "server", "open"), "open", "with --insecure")
@@ -63,7 +63,7 @@ def test_the_nginx_file_forwards_bodies_of_the_gates_size_to_the_gate_only(layou
     assert text.count("{") == text.count("}")
 
 
-def test_keys_are_readable_by_their_owner_alone(layout):
+def test_only_the_owner_can_read_keys(layout):
     keys = [layout.server / "server.key", layout.directory / "authority" / "ca.key", *layout.directory.rglob("key")]
     assert len(keys) == 4
     assert all(key.stat().st_mode & 0o777 == 0o600 for key in keys)
@@ -112,7 +112,7 @@ def test_the_hashes_that_an_owner_wrote_are_given_to_the_node(layout, tmp_path):
     assert command[command.index("--experiment") + 1] == str(layout.node(0) / "experiment.toml")
 
 
-def test_who_watches_a_run_is_told_of_whole_records_alone(tmp_path):
+def test_finished_rounds_ignores_an_incomplete_line(tmp_path):
     run = tmp_path / "run"
     assert finished_rounds(run) == []
     run.mkdir()
@@ -124,18 +124,18 @@ def test_who_watches_a_run_is_told_of_whole_records_alone(tmp_path):
     assert finished_rounds(run) == [first, second]
 
 
-def test_after_each_round_it_says_about_how_long_the_others_take():
+def test_after_each_round_the_remaining_time_is_estimated():
     records = [
         {"round": number, "local": 60.0, "seconds_training": 4.0 * number, "seconds_evaluation": 6.0}
         for number in (1, 2)
     ]
     assert _so_far(records, 10) == "Local 60.0, about 96 s left"  # 10 s and 14 s, and eight rounds
     assert _so_far(records, 2) == "Local 60.0"
-    assert _so_far([{**records[0], "round": 0}], 10) == "Local 60.0"  # a method that trains nothing has one round
+    assert _so_far([{**records[0], "round": 0}], 10) == "Local 60.0"  # a method without training has one round
 
 
 @pytest.mark.slow
-def test_a_supernode_that_gives_up_ends_although_a_thread_of_it_goes_on():
+def test_a_supernode_that_gives_up_ends_although_one_of_its_threads_continues():
     code = """
 import threading, time
 from fedpgp.flower.deployment import supernode
@@ -153,19 +153,19 @@ supernode.main()
 
 
 @pytest.mark.slow
-def test_a_node_imports_nothing_from_where_it_is_started(layout, tmp_path):
+def test_a_node_imports_nothing_from_its_working_directory(layout, tmp_path):
     start = NodeDirectory.read(layout.node(0)).command(tmp_path / "node.toml")
     (tmp_path / "yaml.py").write_text("raise SystemExit('planted')")
     done = subprocess.run([*start, "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "planted" not in done.stderr
 
 
-def test_bad_input_is_said_where_the_person_sits_with_exit_code_2(layout, command, cache, tmp_path):
+def test_bad_input_is_reported_at_the_node_with_exit_code_2(layout, command, cache, tmp_path):
     node, file = layout.node(0), layout.node(0) / "node.toml"
     written, start = file.read_text(), ("node", str(node), "--cache-dir", str(cache), "--check")
 
     def check(*expected, **settings):
-        """The node refuses to start with these lines in its settings instead of those of the same names."""
+        """Check that the node refuses to start with these settings."""
         text = written
         for name, value in settings.items():
             text = re.sub(rf"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
@@ -196,7 +196,7 @@ def test_bad_input_is_said_where_the_person_sits_with_exit_code_2(layout, comman
     check(str(node), "ca.crt or key")
 
 
-def test_clients_are_as_many_as_nodes(command, tmp_path):
+def test_the_numbers_of_clients_and_nodes_must_be_equal(command, tmp_path):
     ended = command("federate", "init", "ours", "--nodes", "3", "--set", "task.clients=2")
     refused(ended, "task.clients must be 3, that of --nodes, got 2: leave out the setting, or give --nodes 2")
     assert not (tmp_path / "ours").exists()
