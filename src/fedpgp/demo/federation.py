@@ -75,7 +75,7 @@ def holdings(stage: DemoSetup, choices: Choices) -> dict[str, Any]:
 def zero_shot(stage: DemoSetup) -> Classifier:
     """Return the classifier of CLIP without training."""
     return Classifier(
-        ZeroShot(), Params({}, {}), _apart(stage.backbone), stage.source.class_names, ("a photo of a {}.",)
+        ZeroShot(), Params({}, {}), _separate_copy(stage.backbone), stage.source.class_names, ("a photo of a {}.",)
     )
 
 
@@ -92,8 +92,8 @@ def rounds(stage: DemoSetup, choices: Choices, stop: threading.Event) -> Iterato
     Training ends early, after the current round, when `stop` is set.
     """
     with stage.open(choices, FedPGP.name) as run, State.create() as state:
-        look = _Look(run, state)
-        yield look({"round": 0}, [])
+        view_of = _RoundView(run, state)
+        yield view_of({"round": 0}, [])
         for record in federate(run.runner, run.workers, state):
             figures = _figures(record) | {
                 "round": record["round"],
@@ -101,17 +101,17 @@ def rounds(stage: DemoSetup, choices: Choices, stop: threading.Event) -> Iterato
                 "seconds": record["seconds_training"] + record["seconds_evaluation"],
                 "bytes_up": record["bytes_up"],
             }
-            yield look(figures, state.evaluation().clients["local"].tolist())
+            yield view_of(figures, state.evaluation().clients["local"].tolist())
             if stop.is_set():
                 return
 
 
-class _Look:
+class _RoundView:
     """Computes the view of a round. It stores the prompts' positions of earlier rounds for the trails on the map."""
 
     def __init__(self, run: OpenRun, state: State):
         self._run, self._state = run, state
-        self._reading, self._words = _apart(run.backbone), Words(run.backbone)
+        self._reading, self._words = _separate_copy(run.backbone), Words(run.backbone)
         self._base = tuple(run.task.class_names[label] for label in run.task.base)
         self._tokens = run.backbone.class_tokens(self._base, run.method.tail)
         self._guidance = frozen_of(run.method, run.task, run.backbone).select(run.task.base).guidance
@@ -150,7 +150,7 @@ def _figures(record: Mapping[str, float]) -> dict[str, Any]:
     return {name: record[name] for name in FIGURES}
 
 
-def _apart(backbone: Backbone) -> Backbone:
+def _separate_copy(backbone: Backbone) -> Backbone:
     """Return the same CLIP with a separate cache of class names: classification and training use different threads."""
     text = backbone.text
     return replace(backbone, text=replace(text, _prepared={})) if isinstance(text, TextEncoder) else backbone

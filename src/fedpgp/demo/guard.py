@@ -51,7 +51,7 @@ class Guard:
             return
         read = 0
 
-        async def counted() -> Message:
+        async def limited() -> Message:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
@@ -59,7 +59,7 @@ class Guard:
                 raise HTTPException(413, TOO_LARGE, CLOSE)
             return message
 
-        async def dressed(message: Message) -> None:
+        async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -67,7 +67,7 @@ class Guard:
             await send(message)
 
         refusal = self._refusal(scope["method"], Headers(scope=scope))
-        await (refusal or self._app)(scope, counted, dressed)
+        await (refusal or self._app)(scope, limited, with_headers)
 
     def _refusal(self, method: str, headers: Headers) -> JSONResponse | None:
         host, length = headers.get("host", ""), headers.get("content-length", "0")

@@ -54,7 +54,7 @@ def mods(privacy: Mapping[str, Any]) -> list[Mod]:
     if privacy["secure_aggregation"]:
         from flwr.client.mod import secaggplus_mod
 
-        chosen += [secaggplus_mod, partial(_as_older, weighted=kind == "none")]
+        chosen += [secaggplus_mod, partial(_in_older_form, weighted=kind == "none")]
     if kind == "local":
         norm = float(privacy["clipping_norm"])
         # The distance of two updates that are clipped to this norm is at most twice the norm.
@@ -64,7 +64,7 @@ def mods(privacy: Mapping[str, Any]) -> list[Mod]:
     return chosen
 
 
-def _as_older(message: Message, context: Context, call_next: ClientAppCallable, *, weighted: bool) -> Message:
+def _in_older_form(message: Message, context: Context, call_next: ClientAppCallable, *, weighted: bool) -> Message:
     """Return a reply in the form of Flower's older API, which SecAgg+ reads: changes of the shared part, and facts.
 
     If `weighted`, the weight of a client is its number of examples; otherwise, as differential privacy requires, all

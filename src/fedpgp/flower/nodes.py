@@ -116,7 +116,7 @@ class Nodes:
         expected = {} if self._spec.finetunes(number) else self._spec.shared
         self.refused = 0
         if self._privacy.secure_aggregation and expected:
-            return self._summed(number, requests)
+            return self._train_with_secure_sum(number, requests)
 
         def read(client: int, content: RecordDict) -> ClientUpdate:
             asked = Asked(
@@ -138,7 +138,7 @@ class Nodes:
 
         return list(self._ask(TRAIN, requests, read, lambda update: update.losses).values())
 
-    def _summed(self, number: int, requests: Mapping[int, Request]) -> Sequence[ClientUpdate]:
+    def _train_with_secure_sum(self, number: int, requests: Mapping[int, Request]) -> Sequence[ClientUpdate]:
         """Train with secure aggregation: every update is the mean, because the server sees nothing else.
 
         Raises TooFewError, unless `forgiving`, if no sum could be computed.

@@ -7,7 +7,7 @@ from types import TracebackType
 
 
 class Proxy:
-    """Passes connections on to a port. `up` and `down` have the bytes to and from the server; `flowing` can stall them."""
+    """Passes connections on to a port. `up` and `down` have all bytes to and from it; clear `flowing` to stall."""
 
     def __init__(self, target: int):
         self.target = target
