@@ -86,7 +86,7 @@ class Tracker(Silent, Generic[Entry]):
             raise
         except Exception as error:
             raise OutputError(
-                f"the tracker cannot write: {first_line(error)}",
+                f"the tracker cannot write: {first_line(error).rstrip('.')}",
                 where=f"--track {self.kind}",
                 remedy="Fix the cause, then resume the run, with this option or without it",
             ) from error

@@ -59,7 +59,7 @@ class MLflow(Tracker[str]):
                 self._experiment = known.experiment_id if known else self._client.create_experiment(experiment, files)
         except Exception as error:
             raise ConfigError(
-                f"the store cannot be opened: {first_line(error)}",
+                f"the store cannot be opened: {first_line(error).rstrip('.')}",
                 where=f"--track mlflow:{uri}",
                 remedy="Use a database file such as mlflow:sqlite:///runs.db, or the address of an MLflow server",
             ) from error

@@ -157,10 +157,15 @@ class FederationLayout:
             return settings(tomllib.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
-                f"this is not the directory of a federation: {file} cannot be read ({error})",
+                f"this is not the directory of a federation: {file} cannot be read ({cause(error)})",
                 where=str(self.directory),
                 remedy="Use a directory that fedpgp federate init wrote",
             ) from error
+
+
+def cause(error: Exception) -> str:
+    """Return the cause of an error without the file's name, which the message has already."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def host_and_port(address: str) -> tuple[str, int]:

@@ -19,7 +19,7 @@ from fedpgp.flower.deployment.app import RESIDENT, resident
 from fedpgp.flower.deployment.app_policy import names
 from fedpgp.flower.deployment.client import NodeSettings, answer_as, open_client
 from fedpgp.flower.deployment.credentials import check_certificate
-from fedpgp.flower.deployment.layout import check_insecure, host_and_port
+from fedpgp.flower.deployment.layout import cause, check_insecure, host_and_port
 from fedpgp.flower.node import check_owner
 from fedpgp.runtime.validation import STRICT
 
@@ -106,7 +106,7 @@ class NodeDirectory(NodeSettings):
             content = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise OutputError(
-                f"this is not a node's directory: {file} cannot be read ({error})",
+                f"this is not a node's directory: {file} cannot be read ({cause(error)})",
                 where=str(directory),
                 remedy="Use a directory in nodes/ of the federation that fedpgp federate init wrote",
             ) from error

@@ -116,7 +116,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
                 with writing(directory, remedy):
                     add_record(record, directory)
                 hear(record)
-                log.info("round %d of %d: %s%s", record["round"], total, headline(record), _losses(record))
+                log.info("round %d of %d: %s%s", record["round"], total, headline(record), _missing(record))
         records, last, server = state.records(), state.evaluation(), state.server()
         assert server is not None, "a finished round has a server"
         if config.task.partition == OWN:
@@ -135,7 +135,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
     log.info("%s is finished. To see the results: fedpgp show %s", name, directory.absolute())
 
 
-def _losses(record: Mapping[str, Any]) -> str:
+def _missing(record: Mapping[str, Any]) -> str:
     """Return the clients that are missing from a round, with the reasons."""
     missing = [f"client {drop['client']}: {drop['reason']}" for drop in record.get("dropped", ())]
     missing += [f"node {node['node']} is refused: {node['reason']}" for node in record.get("refused", ())]
