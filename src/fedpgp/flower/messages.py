@@ -91,6 +91,7 @@ class Request:
     alphas: tuple[float, ...] = ()
 
     def content(self) -> RecordDict:
+        """Return the message with this request."""
         about: dict[str, Any] = {"run": self.run, "round": self.number, "counted": self.counted}
         about |= self.download.figures
         if self.alphas:

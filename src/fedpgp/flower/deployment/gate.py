@@ -194,6 +194,7 @@ class Newest:
         self._tasks: dict[Hashable, dict[asyncio.Task[None], None]] = {}
 
     def add(self, name: Hashable, task: asyncio.Task[None]) -> None:
+        """Add a task, and cancel the oldest task of this name if there are too many."""
         tasks = self._tasks.setdefault(name, {})
         tasks[task] = None
         if len(tasks) > self._limit:
@@ -202,6 +203,7 @@ class Newest:
             oldest.cancel()
 
     def discard(self, task: asyncio.Task[None], name: Hashable) -> None:
+        """Remove a task if it is there."""
         tasks = self._tasks.get(name, {})
         tasks.pop(task, None)
         if not tasks:
@@ -217,10 +219,12 @@ class Counted:
         self._take((gate.unsigned_of_address, address), (gate.unsigned, None))
 
     def sign(self, key: bytes) -> None:
+        """Count the connection for the key that signed its request."""
         if (self._gate.signed, key) not in self._places:
             self._take((self._gate.signed, key))
 
     def leave(self) -> None:
+        """Leave all pools."""
         self._take()
 
     def _take(self, *places: tuple[Newest, Hashable]) -> None:
@@ -292,6 +296,7 @@ class Upstream:
         return await asyncio.open_connection(host, port, ssl=self._secure, limit=CHUNK)
 
     def close(self) -> None:
+        """Close all free connections."""
         for _, _, writer in self._free:
             writer.transport.abort()
 
