@@ -1,4 +1,4 @@
-"""The demo without a browser: what the server does and refuses, and what a federation on it shows."""
+"""The demo without a browser: the server's answers and refusals, and the views of a federation."""
 
 import asyncio
 import io
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from raising import raises
 from starlette.testclient import TestClient
 
 from fedpgp.data.features import split_features
@@ -73,7 +74,7 @@ def show(stage):
 
 @pytest.fixture(scope="module")
 def visitor(stage):
-    """Of a demo whose federation nobody starts."""
+    """A visitor of a demo in which no federation is started."""
     show = Show(lambda subject, progress: stage)
     with visiting(show) as client:
         yield client
@@ -142,9 +143,9 @@ def test_one_federation_runs_at_a_time_stops_between_two_rounds_and_starts_again
         assert visitor.post("/api/start", json={"rounds": 30}).status_code == 202
         second = visitor.post("/api/start", json={"rounds": 5})
         assert second.status_code == 409
-        assert "running here already" in second.json()["error"]
+        assert "already running" in second.json()["error"]
         assert trained.wait(60)
-        for _ in range(2):  # the second time does nothing
+        for _ in range(2):  # the second time has no effect
             assert visitor.post("/api/stop").status_code == 202
         assert show.wait(60)
         _, view = show.view()
@@ -154,7 +155,7 @@ def test_one_federation_runs_at_a_time_stops_between_two_rounds_and_starts_again
         assert visitor.post("/api/start", json={"rounds": 1}).json() == {"run": 2}
 
 
-def test_another_subject_takes_the_place_of_the_first_and_not_during_a_federation(stage):
+def test_another_subject_replaces_the_first_one_but_not_during_a_federation(stage):
     asked = []
 
     def prepare(subject, progress):
@@ -165,7 +166,7 @@ def test_another_subject_takes_the_place_of_the_first_and_not_during_a_federatio
     with visiting(show) as visitor:
         assert visitor.post("/api/start", json={"rounds": 30}).status_code == 202
         busy = visitor.post("/api/subject", json="photographs")
-        assert (busy.status_code, "stop the federation" in busy.json()["error"]) == (409, True)
+        assert (busy.status_code, "Stop the federation" in busy.json()["error"]) == (409, True)
         show.stop()
         assert show.wait(60)
         version, before = show.view()
@@ -179,13 +180,13 @@ def test_another_subject_takes_the_place_of_the_first_and_not_during_a_federatio
         assert asked == [DRAWINGS, PHOTOGRAPHS]
         assert [one["model"] for one in classify(visitor, "cat, dog").json()["models"]] == ["zero-shot"]
         assert visitor.get("/api/setting").json()["about"] == PHOTOGRAPHS.about
-        assert visitor.post("/api/start", json=CHOICES).json() == {"run": 2}  # whoever watches must see that it is new
+        assert visitor.post("/api/start", json=CHOICES).json() == {"run": 2}  # visible as a new one
         for wrong in ("/etc", ["photographs"], {}):
             refused = visitor.post("/api/subject", json=wrong)
             assert (refused.status_code, "one of drawings, photographs" in refused.json()["error"]) == (422, True)
 
 
-def test_a_stage_that_cannot_be_prepared_is_told_and_nothing_starts():
+def test_a_stage_that_cannot_be_prepared_is_reported_and_nothing_starts():
     def fails(subject, progress):
         raise CheckpointError("the checkpoint is damaged: install fedpgp again")
 
@@ -209,22 +210,22 @@ def test_each_position_of_the_slider_is_more_uneven_than_the_one_before(stage):
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "fields"),
     [
-        ({"mu": -1}, "mu must be greater than or equal to 0"),
-        ({"mu": "1"}, "mu must be a number"),
-        ({"bottleneck": 17}, "bottleneck must be less than or equal to 16"),
-        ({"heterogeneity": 9}, "heterogeneity must be less than 5"),
-        ({"rounds": 10**9}, "rounds must be less than or equal to 30"),
-        ({"data": "/etc"}, "data"),
-        (["mu"], "settings must be an object"),
+        ({"mu": -1}, {"problem": "mu must be greater than or equal to 0"}),
+        ({"mu": "1"}, {"problem": "mu must be a number"}),
+        ({"bottleneck": 17}, {"problem": "bottleneck must be less than or equal to 16"}),
+        ({"heterogeneity": 9}, {"problem": "heterogeneity must be less than 5"}),
+        ({"rounds": 10**9}, {"problem": "rounds must be less than or equal to 30"}),
+        ({"data": "/etc"}, {"problem": "data"}),
+        (["mu"], {"allowed": "object", "got": ["mu"]}),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_by_name(visitor, given, words):
-    with pytest.raises(ConfigError, match=words):
+def test_invalid_settings_are_refused_with_their_names(visitor, given, fields):
+    with raises(ConfigError, where="settings", **fields) as caught:
         choices_of(given)
     refused = visitor.post("/api/start", json=given)
-    assert (refused.status_code, words in refused.json()["error"]) == (422, True)
+    assert (refused.status_code, refused.json()["error"]) == (422, str(caught.value))
 
 
 def test_the_plane_keeps_its_orientation_and_words_are_the_nearest(backbone):
@@ -255,7 +256,7 @@ def photographs(tmp_path_factory):
 
 
 def turned_photograph():
-    """A JPEG that is neither square nor upright, with its EXIF note, as a camera writes it."""
+    """Return a JPEG file as a camera writes it: not square, and rotated by its EXIF data."""
     content, noise = io.BytesIO(), np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -263,7 +264,7 @@ def turned_photograph():
     return content.getvalue()
 
 
-def test_photographs_have_features_and_no_images_and_are_shared_out(photographs):
+def test_photographs_have_features_but_no_images_and_are_distributed(photographs):
     held = federation.holdings(photographs, Choices())["clients"]
     assert [len(client["classes"]) for client in held] == [CLASSES // CLIENTS] * CLIENTS
     assert all(client["pictures"] == [] for client in held)
@@ -303,17 +304,17 @@ def test_prompts_trained_on_photographs_classify_one(photographs):
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
-        ("", "classes must name at least two"),
-        (" , ,\n,", "classes must name at least two"),
-        ("cat, dog, CAT", "classes must differ"),
-        ("cat, !!!", "must have a letter or a digit"),
-        (",".join(f"class {i}" for i in range(10_000)), "at most 100 here, got 10,000"),
+        ("", "classes"),
+        (" , ,\n,", "classes"),
+        ("cat, dog, CAT", "CAT"),
+        ("cat, !!!", "!!!"),
+        (",".join(f"class {i}" for i in range(10_000)), "at most 100, got 10000"),
         ("x" * 5000, "at most 80 characters, got 5000"),
-        ("cat, ﷺ", "'ﷺ' has no token"),
+        ("cat, ﷺ", "ﷺ"),
     ],
     ids=["empty", "blanks", "twice", "no-letter", "many", "long", "unknown"],
 )
-def test_class_names_that_cannot_be_used_are_told(visitor, classes, words):
+def test_class_names_that_cannot_be_used_are_reported(visitor, classes, words):
     refused = classify(visitor, classes)
     assert refused.status_code == 422
     assert words in refused.json()["error"]
@@ -350,7 +351,7 @@ def test_the_page_runs_no_script_of_its_text_and_loads_nothing_from_elsewhere(vi
 # ---------------------------------------------------------------------------------------------------------- bad uploads
 
 
-def test_a_files_name_is_never_looked_at(visitor, tmp_path, monkeypatch):
+def test_the_name_of_a_file_is_ignored(visitor, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in PATHS:
         assert classify(visitor, "cat, dog", name=name).status_code in (200, 400)  # 400: no file name at all
@@ -370,12 +371,12 @@ def test_a_files_name_is_never_looked_at(visitor, tmp_path, monkeypatch):
         *("/pictures/novel/0.png", "/pictures/train/-1.png", "/pictures/train/99999999.png", "/pictures/%2e%2e/1.png"),
     ],
 )
-def test_paths_lead_nowhere(visitor, path):
+def test_paths_of_files_are_not_served(visitor, path):
     assert visitor.get(path).status_code == 404
 
 
 def bomb(pixels=40_000):
-    """A small PNG that says that it is large."""
+    """Return a small PNG file with a large width and height in its header."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -395,17 +396,17 @@ def bomb(pixels=40_000):
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image format that is read"),
         (drawing()[:60], "cannot be read"),
         (bomb(), "pixels"),
-        (bomb(6000), "at most 32,000,000"),
+        (bomb(6000), "at most 32000000"),
     ],
     ids=["nothing", "text", "svg", "postscript", "cut", "bomb", "large"],
 )
-def test_what_is_no_picture_is_told(visitor, content, words):
+def test_a_file_that_is_not_a_picture_is_reported(visitor, content, words):
     refused = classify(visitor, "cat, dog", image=content)
     assert refused.status_code == 422
     assert words in refused.json()["error"]
 
 
-def test_a_picture_must_be_there_and_samples_are_those_of_the_page(visitor, stage):
+def test_a_picture_is_required_and_only_the_pages_samples_are_accepted(visitor, stage):
     assert visitor.post("/api/classify", data={"classes": "cat"}).status_code == 422
     sample = visitor.post("/api/classify", data={"classes": "bee, cat", "sample": str(stage.samples[0])})
     assert sample.json()["models"][0]["best"][0][0] == "bee"
@@ -414,7 +415,7 @@ def test_a_picture_must_be_there_and_samples_are_those_of_the_page(visitor, stag
 
 
 def posted(app, path, receive, *headers):
-    """The status, the headers and the body with which an app answers a request."""
+    """Send a request to an app, and return the status, the headers and the body of its answer."""
     sent = []
 
     async def send(message):
@@ -427,7 +428,7 @@ def posted(app, path, receive, *headers):
 
 def test_a_large_upload_is_refused_before_a_byte_of_it_is_read():
     async def never(*_):
-        raise AssertionError("nothing is to be read")
+        raise AssertionError("nothing may be read")
 
     length = (b"content-length", str(200 * 2**20).encode())
     status, headers, _ = posted(Guard(never, "127.0.0.1"), "/api/classify", never, length)
@@ -443,7 +444,7 @@ def test_an_upload_without_a_length_is_cut_off(show):
 
     kind = (b"content-type", b"application/json")
     status, _, body = posted(server.create_app(show), "/api/start", receive, kind)
-    assert (status, "at most 8 MB" in body) == (413, True)
+    assert (status, "8 MB" in body) == (413, True)
     assert LARGEST == 8 * 2**20
 
 
@@ -451,7 +452,7 @@ def test_an_upload_without_a_length_is_cut_off(show):
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "169.254.169.254", ""])
-def test_names_of_others_are_refused(visitor, host):
+def test_other_host_names_are_refused(visitor, host):
     assert visitor.get("/", headers={"host": host}).status_code == 403
     assert visitor.post("/api/start", json={}, headers={"host": host}).status_code == 403
 
@@ -465,7 +466,7 @@ def test_names_of_others_are_refused(visitor, host):
         {"sec-fetch-site": "cross-site"},
     ],
 )
-def test_pages_of_others_start_nothing(visitor, headers):
+def test_pages_of_other_sites_start_nothing(visitor, headers):
     for path in ("/api/subject", "/api/start", "/api/stop", "/api/classify"):
         assert visitor.post(path, headers=headers, json={}).status_code == 403
 
@@ -491,21 +492,22 @@ def test_only_json_starts_a_federation(visitor):
         ("[::1", "127.0.0.1", False),
     ],
 )
-def test_to_whom_a_server_answers(header, host, answers):
+def test_accepted_host_headers(header, host, answers):
     assert answers_to(header, host) is answers
 
 
 # --------------------------------------------------------------------------------------------------------- command line
 
 
-def test_a_port_in_use_is_told_in_a_line():
+def test_a_port_in_use_is_reported():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"--port {port} on 127.0.0.1 cannot be had: .*--port 0"):
+        with raises(ConfigError, where=f"--port {port}", problem="127.0.0.1", remedy="--port 0"):
             server.listen("127.0.0.1", port)
-    with pytest.raises(ConfigError, match="--host must be a name or address of this machine"):
+    server.listen("127.0.0.1", 0).close()
+    with raises(ConfigError, where="--host", got="no.such.host.invalid"):
         server.listen("no.such.host.invalid", 0)
 
 
@@ -520,7 +522,7 @@ def test_the_command_says_where_it_is_and_warns_of_other_machines(command, monke
     assert served == [(host, None)]
 
 
-def test_news_are_told_once(show):
+def test_news_are_sent_once(show):
     async def listened():
         news = server._news(show)
         first = await anext(news)
@@ -533,7 +535,7 @@ def test_news_are_told_once(show):
     assert rest == []
 
 
-def test_novel_classes_are_nobodys(stage):
+def test_no_client_has_novel_classes(stage):
     for subject in SUBJECTS.values():
         assert len({*subject.base, *subject.novel}) == len(subject.base) + len(subject.novel) == 2 * CLASSES
     held = {name for client in federation.holdings(stage, Choices())["clients"] for name, _ in client["classes"]}

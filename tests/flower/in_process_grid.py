@@ -1,4 +1,4 @@
-"""Flower's Grid with all nodes in this process: every message is protobuf on its way, which a test can look at."""
+"""Flower's Grid with all nodes in this process. Messages are sent as protobuf, so a test can read their bytes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from uuid import uuid4
@@ -11,13 +11,24 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-FAILED = 2  # Flower's code for a ClientApp that raised
+FAILED = 2  # Flower's code for a ClientApp that raised an exception
 
 
 class InProcessGrid(Grid):
-    """apps: by node; sent, received: contents as bytes, in their order, those of the server and those of (node, bytes).
+    """A grid of ClientApps.
 
-    meddle: node, kind and reply as bytes -> what arrives in its place, None for nothing at all.
+    Parameters
+    ----------
+    apps
+        ClientApps by node.
+    meddle
+        Function that gets a node, a message and the reply as bytes, and returns the bytes that arrive instead, or None
+        if nothing arrives.
+
+    Attributes
+    ----------
+    sent, received
+        Contents of the server's messages as bytes, and of the replies as (node, bytes), in their order.
     """
 
     def __init__(
@@ -26,7 +37,7 @@ class InProcessGrid(Grid):
         meddle: Callable[[int, Message, bytes], bytes | None] = lambda node, message, reply: reply,
     ):
         self.apps, self.meddle = dict(apps), meddle
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # as of Flower's own processes
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1  # as in Flower's own processes
         self.contexts = {node: _context(node) for node in apps}
         self.sent: list[bytes] = []
         self.received: list[tuple[int, bytes]] = []
@@ -51,7 +62,7 @@ class InProcessGrid(Grid):
         arrived.metadata.__dict__["_message_id"] = identifier
         try:
             reply = self.apps[node](arrived, self.contexts[node])
-        except Exception as error:  # as Flower does, whatever a ClientApp raises
+        except Exception as error:  # as in Flower: a ClientApp can raise any exception
             self._replies[identifier] = Message(Error(FAILED, repr(error)), reply_to=arrived)
             return identifier
         if reply.has_error():

@@ -1,4 +1,4 @@
-"""SecAgg+: the sum and nothing else at the server, with clients that drop out or send what they like."""
+"""SecAgg+: the server learns only the sum, with clients that drop out or send wrong values."""
 
 from itertools import count
 
@@ -8,6 +8,7 @@ import tiny
 import torch
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
+from raising import raises
 from test_nodes import open_world, read, windows, written
 
 from fedpgp.errors import TooFewError
@@ -35,9 +36,9 @@ def world(backbone, tmp_path, new_state):
 
 
 def meddling(change):
-    """Changes replies to training. change: node, round, stage and reply as bytes -> the reply, None if it is lost.
+    """Change replies to training: `change` gets node, round, stage and reply, and returns a reply, or None to lose it.
 
-    Flower's mod has taken the stage out of the message: it is the number of messages that the node got in the round.
+    Flower's mod removes the stage from the message, so the stage is the number of messages to the node in the round.
     """
     seen = {}
 
@@ -52,7 +53,7 @@ def meddling(change):
 
 
 @pytest.mark.parametrize("private", [False, True], ids=["weighted", "uniform"])
-def test_the_mean_is_that_of_plain_aggregation_but_for_the_quantisation(private, world):
+def test_the_mean_equals_plain_aggregation_up_to_the_quantization(private, world):
     noiseless = {"differential_privacy": "central", "clipped_by": "client", "noise_multiplier": 0.0}
     noiseless |= {"clipping_norm": 100.0}
     secure = PrivacyConfig(secure_aggregation=True, **(noiseless if private else {}))
@@ -66,12 +67,12 @@ def test_the_mean_is_that_of_plain_aggregation_but_for_the_quantisation(private,
     for name, value in its.items():
         off = (mine[name] - value).abs().max().item()
         assert 0 < off <= bound + 1e-7
-    for client in range(5):  # what each keeps is exact: it never went through the sum
+    for client in range(5):  # the private parts are exact: they were never in the sum
         assert torch.equal(found.kept(client).private["U"], expected.kept(client).private["U"])
     assert record["loss_task"] == pytest.approx(expected.state.records()[0]["loss_task"])
 
 
-def test_the_server_sees_no_update_and_the_same_update_looks_another_way_each_time(world, monkeypatch):
+def test_the_server_sees_no_update_and_equal_updates_are_masked_differently_each_time(world, monkeypatch):
     uploads, vectors = [], []
     original = Node.train
 
@@ -103,15 +104,15 @@ def test_the_server_sees_no_update_and_the_same_update_looks_another_way_each_ti
     assert first.std() > 0.2 * 2**32
 
 
-def test_a_client_that_drops_out_at_any_stage_is_survived_and_the_mean_is_that_of_the_others(world):
-    """In round 1 at the first stage, and so on; in the last round nobody does."""
+def test_after_a_client_drops_out_at_any_stage_the_mean_is_the_mean_of_the_others(world):
+    """A client drops out in round 1 at the first stage, and so on; in the last round no client does."""
     there = world(SECURE, rounds=len(STAGES) + 1)
     there.grid.meddle = meddling(
         lambda node, number, stage, reply: None if node == 101 and STAGES.index(stage) >= number - 1 else reply
     )
     *records, last = there.rounds()
     for stage, record in zip(STAGES, records, strict=True):
-        in_sum = stage == Stage.UNMASK  # its masked vector was there before it dropped out
+        in_sum = stage == Stage.UNMASK  # its masked vector arrived before it dropped out
         assert record["participants"] == ([0, 1, 2, 3, 4] if in_sum else [0, 2, 3, 4]), stage
         assert [one["client"] for one in record.get("dropped", [])] == ([] if in_sum else [1]), stage
     assert last["participants"] == [0, 1, 2, 3, 4]
@@ -177,8 +178,8 @@ MADE_UP = [
 ]
 
 
-def test_what_a_client_makes_up_costs_a_round_at_most(world):
-    """Something else in every round; in the last one the client is honest."""
+def test_an_invented_reply_costs_at_most_a_round(world):
+    """The client sends another wrong reply in every round; in the last round it is honest."""
     there = world(SECURE, rounds=len(MADE_UP) + 1)
 
     def made_up(node, number, stage, reply):
@@ -205,5 +206,5 @@ def test_what_a_client_makes_up_costs_a_round_at_most(world):
 
 def test_two_clients_are_too_few(world):
     there = world(SECURE, clients=2, forgiving=False)
-    with pytest.raises(TooFewError, match="needs 3 to 1000 clients in a round, got 2"):
+    with raises(TooFewError, where="clients", allowed="3 to 1000", got=2):
         there.rounds()

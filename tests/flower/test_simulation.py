@@ -1,4 +1,4 @@
-"""Whole runs on Flower's simulation, with Ray's actors in processes of their own."""
+"""Whole runs on Flower's simulation, with Ray actors in separate processes."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ SETTINGS = ["task.shots=4", "task.clients=4", "federation.rounds=2", "federation
 
 
 @pytest.mark.slow
-def test_a_simulated_run_is_the_local_one_to_the_bit(tmp_path, cache, monkeypatch):
+def test_a_simulated_run_equals_the_local_run_in_every_bit(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
     local = fedpgp.run("fedpgp", 0, changes=SETTINGS, cache=cache)
     words = [sys.executable, "-m", "fedpgp", "run", "--method", "fedpgp", "--cache-dir", str(cache)]
@@ -31,16 +31,16 @@ def test_a_simulated_run_is_the_local_one_to_the_bit(tmp_path, cache, monkeypatc
     assert sorted(local.prompts) == sorted(found.prompts)
     assert all(torch.equal(value, found.prompts[name]) for name, value in local.prompts.items())
     assert (local.outcomes.base == found.outcomes.base).all()
-    assert not (tmp_path / "run" / "clients").exists()  # what each client kept is in prompts.safetensors now
+    assert not (tmp_path / "run" / "clients").exists()  # the private parts are in prompts.safetensors
 
 
 @pytest.mark.parametrize(
     ("setting", "method", "says"),
     [
-        ("federation.engine=deployment", "fedpgp", "`fedpgp federate init"),
-        ("federation.engine=simulation", "centralized", "federation.engine must be local"),
-        ("privacy.differential_privacy=central", "fedpgp", "needs Flower: take federation.engine=simulation"),
+        ("federation.engine=deployment", "fedpgp", ("fedpgp federate init",)),
+        ("federation.engine=simulation", "centralized", ("federation.engine", "local")),
+        ("privacy.differential_privacy=central", "fedpgp", ("federation.engine=simulation",)),
     ],
 )
-def test_what_cannot_be_simulated_is_said_before_any_work(setting, method, says, command, small):
-    refused(command("run", "--method", method, *sets(setting)), says)
+def test_settings_that_cannot_be_simulated_are_reported_before_any_work(setting, method, says, command, small):
+    refused(command("run", "--method", method, *sets(setting)), *says)

@@ -1,4 +1,4 @@
-"""A small federation to watch in a browser, on the embedded data: `fedpgp demo`.
+"""A small federation on the embedded data that a user can watch in a browser: `fedpgp demo`.
 
-It may import every package, and no package imports it. Start with `stage`.
+This package may import every package, and no package imports it. Start with `stage`.
 """

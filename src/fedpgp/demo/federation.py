@@ -1,4 +1,4 @@
-"""A small federation, round by round, with what there is to see of each.
+"""A small federation, round by round, with the figures and pictures that the page shows.
 
 Letters: N clients, C classes, D feature width.
 """
@@ -26,22 +26,32 @@ from fedpgp.runs.setup import OpenRun
 from fedpgp.serving.classifier import Classifier
 
 FIGURES = ("local", "base", "novel")
-SHOWN = 12  # pictures of a client
+SHOWN = 12  # pictures shown of a client
 
-Models = Mapping[str, Classifier]  # "zero-shot", "global", "client 1" … "client N" -> what classifies so
+Models = Mapping[str, Classifier]  # "zero-shot", "global", "client 1" … "client N" -> classifier
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A federation after a round, or before the first. view: in JSON's types; models: as they are now."""
+    """A federation after a round, or before the first one.
+
+    Attributes
+    ----------
+    view
+        The figures for the page, in JSON's types.
+    models
+        The classifiers after this round.
+    """
 
     view: dict[str, Any]
     models: Models
 
 
 def holdings(stage: DemoSetup, choices: Choices) -> dict[str, Any]:
-    """Who holds what, in JSON's types: of each client its classes, most frequent first, and some of its pictures if
-    they are here."""
+    """Return the data of each client, in JSON's types: its classes, most frequent first, and some of its pictures.
+
+    There are no pictures if only their features are on this machine.
+    """
     task = stage.task(choices)
     labels, names = task.train.labels, task.class_names
     clients = []
@@ -63,27 +73,27 @@ def holdings(stage: DemoSetup, choices: Choices) -> dict[str, Any]:
 
 
 def zero_shot(stage: DemoSetup) -> Classifier:
-    """The CLIP as it is."""
+    """Return the classifier of CLIP without training."""
     return Classifier(
-        ZeroShot(), Params({}, {}), _apart(stage.backbone), stage.source.class_names, ("a photo of a {}.",)
+        ZeroShot(), Params({}, {}), _separate_copy(stage.backbone), stage.source.class_names, ("a photo of a {}.",)
     )
 
 
 def untrained(stage: DemoSetup, choices: Choices) -> dict[str, Any]:
-    """Zero-shot CLIP's figures: means, and every client's Local."""
+    """Return the figures of zero-shot CLIP: the means, and Local of every client."""
     with stage.open(choices, ZeroShot.name) as run, State.create() as state:
         (record,) = federate(run.runner, run.workers, state)
         return _figures(record) | {"clients": state.evaluation().clients["local"].tolist()}
 
 
 def rounds(stage: DemoSetup, choices: Choices, stop: threading.Event) -> Iterator[Moment]:
-    """Trains FedPGP on the stage's data and yields how it stands before the first round and after each.
+    """Train FedPGP and yield the state of the federation before the first round and after each round.
 
-    It ends early, between two rounds, when `stop` is set.
+    Training ends early, after the current round, when `stop` is set.
     """
     with stage.open(choices, FedPGP.name) as run, State.create() as state:
-        look = _Look(run, state)
-        yield look({"round": 0}, [])
+        view_of = _RoundView(run, state)
+        yield view_of({"round": 0}, [])
         for record in federate(run.runner, run.workers, state):
             figures = _figures(record) | {
                 "round": record["round"],
@@ -91,17 +101,17 @@ def rounds(stage: DemoSetup, choices: Choices, stop: threading.Event) -> Iterato
                 "seconds": record["seconds_training"] + record["seconds_evaluation"],
                 "bytes_up": record["bytes_up"],
             }
-            yield look(figures, state.evaluation().clients["local"].tolist())
+            yield view_of(figures, state.evaluation().clients["local"].tolist())
             if stop.is_set():
                 return
 
 
-class _Look:
-    """What there is to see of the prompts; it remembers the rounds before, for the trails on the map."""
+class _RoundView:
+    """Computes the view of a round. It stores the prompts' positions of earlier rounds for the trails on the map."""
 
     def __init__(self, run: OpenRun, state: State):
         self._run, self._state = run, state
-        self._reading, self._words = _apart(run.backbone), Words(run.backbone)
+        self._reading, self._words = _separate_copy(run.backbone), Words(run.backbone)
         self._base = tuple(run.task.class_names[label] for label in run.task.base)
         self._tokens = run.backbone.class_tokens(self._base, run.method.tail)
         self._guidance = frozen_of(run.method, run.task, run.backbone).select(run.task.base).guidance
@@ -140,7 +150,7 @@ def _figures(record: Mapping[str, float]) -> dict[str, Any]:
     return {name: record[name] for name in FIGURES}
 
 
-def _apart(backbone: Backbone) -> Backbone:
-    """The same CLIP with a memory of class names of its own: what classifies is another thread than what trains."""
+def _separate_copy(backbone: Backbone) -> Backbone:
+    """Return the same CLIP with a separate cache of class names: classification and training use different threads."""
     text = backbone.text
     return replace(backbone, text=replace(text, _prepared={})) if isinstance(text, TextEncoder) else backbone

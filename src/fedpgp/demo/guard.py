@@ -1,7 +1,8 @@
-"""Who may talk to the demo: the page that it serves itself, and nobody whom a browser was led to it by.
+"""The guard of the demo's server: it answers only requests of the page that the server itself sends.
 
-A server on loopback is open to every page that the same browser shows. A name of somebody else that resolves to this
-machine (DNS rebinding) is refused by the Host header, a form of another site by Origin, and a flood by its length.
+Every page in a user's browser can send requests to a server on the loopback address. The guard therefore checks the
+Host header (against DNS rebinding, in which another site's name resolves to this machine), the Origin header (against
+forms of other sites) and the length (against very large requests).
 """
 
 import ipaddress
@@ -26,14 +27,19 @@ HEADERS = {
 }
 
 
-TOO_LARGE = f"an upload must have at most {LARGEST // 2**20} MB: make the picture smaller"
+TOO_LARGE = f"the upload is larger than {LARGEST // 2**20} MB. Make the picture smaller."
 CLOSE = {"connection": "close"}
 
 
 class Guard:
-    """Refuses requests of other names or sites, and bodies of more than `LARGEST` bytes, before they are read.
+    """Middleware that refuses requests from other sites or for other hosts, and bodies of more than `LARGEST` bytes.
 
-    host: on which the server listens.
+    Parameters
+    ----------
+    app
+        The application.
+    host
+        Host on which the server listens.
     """
 
     def __init__(self, app: ASGIApp, host: str):
@@ -45,15 +51,15 @@ class Guard:
             return
         read = 0
 
-        async def counted() -> Message:
+        async def limited() -> Message:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > LARGEST:  # without a length in its head
+            if read > LARGEST:  # a body without Content-Length
                 raise HTTPException(413, TOO_LARGE, CLOSE)
             return message
 
-        async def dressed(message: Message) -> None:
+        async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
@@ -61,19 +67,19 @@ class Guard:
             await send(message)
 
         refusal = self._refusal(scope["method"], Headers(scope=scope))
-        await (refusal or self._app)(scope, counted, dressed)
+        await (refusal or self._app)(scope, limited, with_headers)
 
     def _refusal(self, method: str, headers: Headers) -> JSONResponse | None:
         host, length = headers.get("host", ""), headers.get("content-length", "0")
         if not answers_to(host, self._host):
-            return _refused(403, "this server answers to its own address alone: open the one that fedpgp demo printed")
+            return _refused(403, "this is not the server's address. Open the address that fedpgp demo printed.")
         if method not in ("GET", "HEAD"):
             origin = headers.get("origin")
             other_origin = origin is not None and urlsplit(origin).netloc != host
             if other_origin or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-                return _refused(403, "this server takes nothing from pages of other sites")
+                return _refused(403, "the request comes from the page of another site. Use the page of this server.")
         if not length.isdecimal():
-            return _refused(400, "Content-Length must be a number")
+            return _refused(400, "Content-Length must be a number.")
         return _refused(413, TOO_LARGE) if int(length) > LARGEST else None
 
 
@@ -82,16 +88,16 @@ def _refused(status: int, text: str) -> JSONResponse:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine's own, that no other reaches."""
+    """Return whether a host is localhost or a loopback address."""
     address = _address(host)
     return host == "localhost" or (address is not None and address.is_loopback)
 
 
 def answers_to(header: str, host: str) -> bool:
-    """Whether a Host header names a server that listens on `host`.
+    """Return whether a Host header names a server that listens on `host`.
 
-    Loopback names always do; beside them the host itself, and where that is every address of the machine (0.0.0.0, ::),
-    any address and the machine's own name: an attacker's rebound name is neither.
+    Loopback names and the host itself always do. If the host means all addresses of the machine (0.0.0.0, ::), any
+    address and the machine's own name do, too. A name in a DNS rebinding attack is none of these.
     """
     try:
         name = urlsplit(f"//{header}").hostname

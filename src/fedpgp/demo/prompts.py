@@ -1,4 +1,4 @@
-"""Prompts as something to look at: the words next to them, and a map of what they make of class names.
+"""Views of prompts: the words nearest to their vectors, and a map of the text features that they give class names.
 
 Letters: P prompts, M context vectors, d token width, C classes, D feature width.
 """
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from fedpgp.backbone import Backbone
 
-WORD_END = "</w>"  # of CLIP's tokens that end a word
-WORD_STARTS = ("▁", "Ġ")  # of SentencePiece's and of byte-wise tokens that begin a word
-WORD_PART = "##"  # of WordPiece's tokens inside of a word
-SHORT = 0.05  # distances between prompts below which they count as one
-SHORTEST = 3  # letters of a word that is shown: most of the shorter ones say nothing
+WORD_END = "</w>"  # suffix of CLIP's tokens that end a word
+WORD_STARTS = ("▁", "Ġ")  # prefixes of SentencePiece's and of byte-wise tokens that begin a word
+WORD_PART = "##"  # prefix of WordPiece's tokens inside a word
+SHORT = 0.05  # prompts with a smaller distance count as equal
+SHORTEST = 3  # letters of a word that is shown: most shorter words have no meaning
 
 
 def whole_words(tokens: Sequence[str | None]) -> dict[int, str]:
-    """The words among a tokenizer's tokens, by their numbers: its marks say which tokens stand inside of a word."""
+    """Return the whole words among a tokenizer's tokens, by number. The tokenizer's marks show the parts of words."""
     present = {number: token for number, token in enumerate(tokens) if token}
     if any(token.endswith(WORD_END) for token in present.values()):
         return {number: token.removesuffix(WORD_END) for number, token in present.items() if token.endswith(WORD_END)}
@@ -33,7 +33,7 @@ def whole_words(tokens: Sequence[str | None]) -> dict[int, str]:
 
 
 class Words:
-    """The whole words among a tokenizer's tokens."""
+    """The whole words among a tokenizer's tokens, with their embeddings."""
 
     def __init__(self, backbone: Backbone):
         tokenizer: Any = backbone.tokenizer
@@ -44,15 +44,20 @@ class Words:
         self._vectors = F.normalize(backbone.text.tokens[list(kept)], dim=-1)
 
     def nearest(self, context: Tensor) -> list[str]:
-        """For each of a context's vectors [M, d] the word whose embedding has the largest cosine with it."""
+        """Return, for each vector of a context [M, d], the word whose embedding has the largest cosine with it."""
         return [self._words[place] for place in (F.normalize(context, dim=-1) @ self._vectors.T).argmax(-1).tolist()]
 
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane through z_C in the space of all classes' text features, in which prompts are seen to go their ways.
+    """A plane through z_C in the space of all classes' text features, in which the page shows the prompts' paths.
 
-    basis: [2, C·D] of orthonormal rows. shown: share of the squared distances from z_C that lies in the plane, 0 to 1.
+    Attributes
+    ----------
+    basis
+        Orthonormal rows, [2, C·D].
+    shown
+        Share of the squared distances from z_C that the plane shows, 0 to 1.
     """
 
     basis: Tensor
@@ -60,10 +65,18 @@ class Plane:
 
     @classmethod
     def of(cls, offsets: Tensor, before: "Plane | None" = None) -> "Plane":
-        """Of offsets [P, C·D] from z_C, the first of them p_G's: the principal components of the way from z_C to p_G
-        and the ways from there to the others, turned to lie as nearly as possible as the plane before.
+        """Return the plane for prompts with these offsets from z_C.
 
-        All ways count about alike, however long: else nothing would be seen but whoever went farthest.
+        The basis is the principal components of the differences from z_C to p_G and from p_G to the other prompts. The
+        differences have about the same weight whatever their lengths are; otherwise the plane would show only the
+        longest one. The basis is rotated to be as close as possible to the plane before.
+
+        Parameters
+        ----------
+        offsets
+            Offsets from z_C, [P, C·D]; the first one is the offset of p_G.
+        before
+            The plane of the previous round.
         """
         offsets = offsets.double()
         ways = torch.cat([offsets[:1], offsets[1:] - offsets[:1]])
@@ -76,16 +89,18 @@ class Plane:
         return cls(basis, float((offsets @ basis.T).square().sum()) / total if total else 1.0)
 
     def place(self, offsets: Tensor) -> list[tuple[float, float]]:
-        """[P, C·D] -> where they lie in the plane."""
+        """Return the coordinates of offsets [P, C·D] in the plane."""
         return [(x, y) for x, y in (offsets.double() @ self.basis.T).tolist()]
 
 
 def offsets(text: Tensor, guidance: Tensor) -> Tensor:
-    """How far prompts' text features [P, C, D] are from z_C [C, D]: [P, C·D], scaled so that the squared length is the
-    mean over classes."""
+    """Return the offsets [P, C·D] of prompts' text features [P, C, D] from z_C [C, D].
+
+    They are scaled so that the squared length of an offset is a mean over the classes.
+    """
     return (text - guidance).flatten(1) / math.sqrt(len(guidance))
 
 
 def cosines(text: Tensor, other: Tensor) -> list[float]:
-    """The mean over classes of the cosine of each prompt's text features [P, C, D] and others' [C, D]."""
+    """Return each prompt's cosine of its text features [P, C, D] and `other` [C, D], as a mean over classes."""
     return (text * other).sum(-1).mean(-1).tolist()

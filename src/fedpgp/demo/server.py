@@ -1,4 +1,4 @@
-"""The demo's page and what it asks for, and the server that serves it to a browser on the same machine."""
+"""The web server of the demo: the page, and the requests that the page sends."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ from fedpgp.demo.show import BusyError, Show
 from fedpgp.demo.stage import MIXTURES, SUBJECTS, DemoSetup, choices_of
 from fedpgp.errors import ConfigError, DataError, FedPGPError
 
-PAGE = {  # all there is to serve: no path of a request ever names a file
+PAGE = {  # all files that are served: the path of a request is never used as a path of a file
     "/": ("index.html", "text/html"),
     "/demo.css": ("demo.css", "text/css"),
     "/demo.js": ("demo.js", "text/javascript"),
@@ -38,15 +38,23 @@ PAGE = {  # all there is to serve: no path of a request ever names a file
     "/charts.js": ("charts.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-NO_IMAGES = "Only the features of the images are here, so no images are shown."
-LOOK = 0.1  # seconds between two looks for news
-ALIVE = 15.0  # seconds after which a silent stream says that it is still there
+NO_IMAGES = "This machine has only the features of the images, so the page shows no images."
+LOOK = 0.1  # seconds between two checks for news
+ALIVE = 15.0  # seconds without news after which a stream sends a sign of life
 MOST_PIXELS = 32_000_000
 CONNECTIONS = 64
 
 
 def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
-    """The application. host: on which it is served, and so to which names it answers."""
+    """Return the web application.
+
+    Parameters
+    ----------
+    show
+        The federation.
+    host
+        Host on which the application is served. It decides which host names are accepted.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -55,7 +63,7 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
         show.close()
 
     def setting(request: Request) -> Response:
-        """What depends on the subject only: the stops of the slider, class names, pictures to classify."""
+        """Return what depends only on the subject: the slider's positions, class names, pictures to classify."""
         stage = show.stage()
         names, labels = stage.source.class_names, stage.test.labels
         half = len(names) // 2
@@ -70,7 +78,7 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
         )
 
     def clients(request: Request) -> Response:
-        """Who would hold what."""
+        """Return the data that each client would have with these settings."""
         given = {name: _number(name, value) for name, value in request.query_params.items()}
         return JSONResponse(holdings(show.stage(), choices_of(given)))
 
@@ -78,7 +86,9 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
         given = await _json(request)
         chosen = SUBJECTS.get(given) if isinstance(given, str) else None
         if chosen is None:
-            raise ConfigError(f"the subject must be one of {', '.join(SUBJECTS)}, got {str(given)[:20]!r}")
+            allowed = f"one of {', '.join(SUBJECTS)}"
+            remedy = "Choose one of these subjects"
+            raise ConfigError(where="the subject", allowed=allowed, got=str(given)[:20], remedy=remedy)
         await run_in_threadpool(show.open, chosen)
         return JSONResponse({}, 202)
 
@@ -102,7 +112,7 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
             elif isinstance(sample, str):
                 picture = show.stage().sample(_number("sample", sample))
             else:
-                raise DataError("a picture must come with the class names: draw one, or choose a file")
+                raise DataError("there is no picture to classify", remedy="Draw one, or choose a file")
             return show.classify(picture, names)
 
         return JSONResponse(await run_in_threadpool(work))
@@ -144,7 +154,7 @@ def create_app(show: Show, host: str = "127.0.0.1") -> Starlette:
 
 
 async def _news(show: Show) -> AsyncIterator[str]:
-    """Server-sent events: what there is to see, whenever it changes; of the rounds each only once."""
+    """Yield server-sent events with the view whenever it changes; each round is sent only once."""
     version, run, seen, silent = -1, 0, 0, 0.0
     while not show.closing:
         now, view = show.view(run, seen)
@@ -170,7 +180,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _json(request: Request) -> Any:
-    """The body of a request; raises HTTPException for another content type, and for what is no JSON."""
+    """Return the JSON body of a request; raise HTTPException for another content type, or text that is not JSON."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise HTTPException(415, "settings must be sent as application/json")
     try:
@@ -180,38 +190,55 @@ async def _json(request: Request) -> Any:
 
 
 def class_names(text: str) -> list[str]:
-    """Names with commas or line ends between, as they were typed; control characters count as blanks."""
+    """Return class names from a text in which commas or line ends separate them; control characters become blanks."""
     parts = text.replace("\r", "\n").replace("\n", ",").split(",")
     names = (" ".join("".join(c if c.isprintable() else " " for c in part).split()) for part in parts)
     return [name for name in names if name]
 
 
 def picture_of(content: bytes) -> Image.Image:
-    """An uploaded file's picture, in RGB; its name is never looked at. Raises DataError for what is none."""
+    """Return the picture of an uploaded file in RGB, without using the file's name; raise DataError for other files."""
     try:
         with unheard(), open_image(content) as picture:
             pixels = picture.width * picture.height
-        if pixels > MOST_PIXELS:
-            raise DataError(f"it has {pixels:,} pixels, and at most {MOST_PIXELS:,} are read: make it smaller")
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise any exception on a damaged file
+        raise _unreadable(error) from error
+    if pixels > MOST_PIXELS:
+        raise DataError(
+            where="the number of pixels of the picture",
+            allowed=f"at most {MOST_PIXELS}",
+            got=pixels,
+            remedy="Make the picture smaller",
+        )
+    try:
         return decode(content)
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever a damaged file leads them to
-        raise DataError(f"the picture cannot be read: {reason(error)}; send another, such as PNG or JPEG") from error
+    except Exception as error:  # as above
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> DataError:
+    return DataError(
+        f"the picture cannot be read: {reason(error)}", remedy="Choose another file, such as a PNG or JPEG file"
+    )
 
 
 def _number(name: str, value: str) -> int:
     try:
         return int(value)
     except ValueError as error:
-        raise ConfigError(f"{name} must be a whole number, got {value[:20]!r}") from error
+        remedy = f"Use a number such as {name}=1"
+        raise ConfigError(where=name, allowed="a whole number", got=value[:20], remedy=remedy) from error
 
 
 # ---------------------------------------------------------------------------------------------------------- the server
 
 
 class _Server(uvicorn.Server):
-    """Lets go of those who listen to the news when it is told to end, which would wait for them otherwise."""
+    """A server that ends the streams of news when it must end. Otherwise it would wait for them."""
 
     def __init__(self, config: uvicorn.Config, show: Show):
         super().__init__(config)
@@ -223,23 +250,52 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port: 0 takes any that is free. Raises ConfigError where it cannot be had."""
+    """Return a socket that listens.
+
+    Parameters
+    ----------
+    host
+        Name or address of this machine.
+    port
+        Port; 0 means any free port.
+
+    Raises
+    ------
+    ConfigError
+        If the host is not one of this machine, or the port is not free.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise ConfigError(f"--host must be a name or address of this machine, got {host!r}: {error}") from error
+        raise ConfigError(
+            where="--host",
+            allowed=f"a name or address of this machine ({error})",
+            got=host,
+            remedy="Use --host 127.0.0.1, which only this machine can reach",
+        ) from error
     try:
-        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # "::" is every address, those of IPv4 too
+        both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # "::" means all addresses, including IPv4
         return socket.create_server(address, family=family, backlog=CONNECTIONS, dualstack_ipv6=both)
     except OSError as error:
         raise ConfigError(
-            f"--port {port} on {host} cannot be had: {os.strerror(error.errno or 0)}; is another demo open there?"
-            " Take another port, or --port 0 for any that is free"
+            f"the server cannot listen on {host}: {os.strerror(error.errno or 0)}",
+            where=f"--port {port}",
+            remedy="End the process that uses the port, such as another demo; or use --port 0 for any free port",
         ) from error
 
 
 def serve(listening: socket.socket, host: str, cache: Path | None = None) -> None:
-    """Serves the demo until Ctrl-C, and then ends its federation."""
+    """Serve the demo until Ctrl-C, then end its federation.
+
+    Parameters
+    ----------
+    listening
+        Socket that listens.
+    host
+        Host on which the socket listens.
+    cache
+        Directory of the image features; None means the user's cache directory.
+    """
     show = Show(lambda subject, progress: DemoSetup.prepare(subject, cache, progress))
     config = uvicorn.Config(
         create_app(show, host),
@@ -250,7 +306,7 @@ def serve(listening: socket.socket, host: str, cache: Path | None = None) -> Non
         server_header=False,
         lifespan="on",
     )
-    with suppress(KeyboardInterrupt):  # uvicorn raises it again when all is closed
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again after it has closed everything
         _Server(config, show).run(sockets=[listening])
     show.close()
     show.wait(5)

@@ -1,4 +1,4 @@
-"""The one federation of a demo: started, watched and stopped from other threads than its own."""
+"""The federation of a demo, which other threads start, watch and stop."""
 
 import logging
 import threading
@@ -18,19 +18,19 @@ from fedpgp.errors import ConfigError, FedPGPError
 from fedpgp.serving.classifier import Classes
 
 MOST_NAMES, LONGEST_NAME = 100, 80
-BEST = 5  # classes that are told of each model
+BEST = 5  # classes in the answer of each model
 FIRST = "drawings"  # the subject at the start
 
 log = logging.getLogger(__name__)
 
 
 class BusyError(FedPGPError):
-    """What cannot be done while something else is."""
+    """A request that is not possible at this time."""
 
 
 @dataclass
 class _LiveRun:
-    """A federation from its start on. seconds: from the start to the last round that is finished."""
+    """A federation that was started; `seconds` is the time from its start to its last finished round."""
 
     number: int
     choices: Choices
@@ -44,12 +44,15 @@ class _LiveRun:
 
 
 class Show:
-    """Prepares its stage, then runs one federation at a time; every method may be called from any thread.
+    """Prepares its stage, then runs one federation at a time. Any thread may call every method.
 
-    prepare: makes the stage of a subject, in a thread of the show's own. There is one stage at a time, so that one
-    checkpoint is in memory, and all who watch see the same.
+    The phase of a show is "preparing", "ready", "running", "stopping", "finished", "stopped" or "failed".
 
-    `phase` is "preparing", "ready", "running", "stopping", "finished", "stopped" or "failed".
+    Parameters
+    ----------
+    prepare
+        Function that makes the stage of a subject, called in a separate thread. There is only one stage at a time, so
+        only one checkpoint is in memory, and all browsers show the same.
     """
 
     def __init__(self, prepare: Callable[[Subject, Progress], DemoSetup]):
@@ -58,9 +61,9 @@ class Show:
         self._subject = SUBJECTS[FIRST]
         self._stage: DemoSetup | None = None
         self._zero_shot: Models = {}
-        self._read: tuple[object, Mapping[str, Classes]] = (None, {})  # class names as the present models read them
+        self._read: tuple[object, Mapping[str, Classes]] = (None, {})  # class names as the current models read them
         self._run: _LiveRun | None = None
-        self._started = 0  # federations
+        self._started = 0  # number of started federations
         self._thread: threading.Thread | None = None
         self._phase, self._error = "preparing", ""
         self._progress: tuple[str, int, int] = ("starting", 0, 1)
@@ -68,11 +71,18 @@ class Show:
         self.closing = False
 
     def open(self, subject: Subject = SUBJECTS[FIRST]) -> None:
-        """Begins to prepare the stage of a subject, in place of what there is; raises BusyError while anything is
-        prepared or trained."""
+        """Begin to prepare the stage of a subject, which replaces the current stage.
+
+        Raises
+        ------
+        BusyError
+            If a stage is being prepared, or a federation is running.
+        """
         with self._lock:
             if self._thread is not None and self._phase in ("preparing", "running", "stopping"):
-                raise BusyError("the images cannot be changed now: stop the federation, or wait until it is finished")
+                raise BusyError(
+                    "the images cannot be changed now", remedy="Stop the federation, or wait until it has finished"
+                )
             self._subject, self._stage, self._run = subject, None, None
             self._zero_shot, self._read = {}, (None, {})
             self._thread = threading.Thread(target=self._open, args=(subject,), name="stage", daemon=True)
@@ -80,33 +90,35 @@ class Show:
             self._thread.start()
 
     def close(self) -> None:
-        """Ends a federation after its round, and lets those who listen go."""
+        """End a running federation after its current round, and end the streams of news."""
         self.closing = True
         with self._lock:
             if self._run is not None:
                 self._run.stop.set()
 
     def wait(self, seconds: float) -> bool:
-        """Until what is under way is done; False if it is not after so many seconds."""
+        """Wait until the preparation or federation has ended; return False if it has not after `seconds` seconds."""
         thread = self._thread
         if thread is not None:
             thread.join(seconds)
         return thread is None or not thread.is_alive()
 
     def stage(self) -> DemoSetup:
-        """The stage; raises BusyError while it is prepared, and where that failed."""
+        """Return the stage; raise BusyError if it is not prepared yet, or its preparation failed."""
+        if self._stage is None and self._error:
+            raise BusyError(self._error)
         if self._stage is None:
-            raise BusyError(self._error or "CLIP and the pictures are still being read: try again in a few seconds")
+            raise BusyError("CLIP and the pictures are still being read", remedy="Try again in a few seconds")
         return self._stage
 
     # --------------------------------------------------------------------------------------------------- federation
 
     def start(self, choices: Choices) -> int:
-        """Starts a federation and returns its number; raises BusyError while another runs."""
+        """Start a federation and return its number; raise BusyError if another one is running."""
         with self._lock:
             stage = self.stage()
             if self._phase in ("running", "stopping"):
-                raise BusyError("a federation is running here already: stop it, or wait until it is finished")
+                raise BusyError("a federation is already running", remedy="Stop it, or wait until it has finished")
             self._started += 1
             number = self._started
             run = self._run = _LiveRun(number, choices, holdings(stage, choices), time.monotonic())
@@ -118,15 +130,22 @@ class Show:
             return number
 
     def stop(self) -> None:
-        """Ends the federation after its present round; nothing where none runs."""
+        """End the federation after its current round; do nothing if none is running."""
         with self._lock:
             if self._phase == "running" and self._run is not None:
                 self._run.stop.set()
                 self._say("stopping", self._progress)
 
     def view(self, run: int = 0, seen: int = 0) -> tuple[int, dict[str, Any]]:
-        """The version of what there is to see, which grows with every change, and in JSON's types what is new to
-        somebody who has seen so many rounds of a run."""
+        """Return the version of the view, which increases with every change, and the view in JSON's types.
+
+        Parameters
+        ----------
+        run
+            Number of the federation that the caller knows.
+        seen
+            Number of its rounds that the caller knows. The view has only later rounds.
+        """
         with self._lock:
             what, done, total = self._progress
             view: dict[str, Any] = {"phase": self._phase, "error": self._error, "subject": self._subject.title}
@@ -145,9 +164,12 @@ class Show:
     # ------------------------------------------------------------------------------------------------ classification
 
     def classify(self, picture: Image, names: list[str]) -> dict[str, Any]:
-        """What every model that there is makes of a picture, likeliest class first, in JSON's types.
+        """Classify a picture with every current model; return the most probable classes first, in JSON's types.
 
-        Raises ConfigError for class names that are too many, too long, or cannot be told apart.
+        Raises
+        ------
+        ConfigError
+            If there are too many class names, or class names are too long or not distinct.
         """
         check_size(names)
         with self._lock:
@@ -156,11 +178,12 @@ class Show:
             after = run.rounds[-1]["round"] if run is not None and run.rounds else None
             key = (stage.subject, run and run.number, after, tuple(names))
         found = []
-        with self._classifying:  # one at a time: what they remember of class names is not made for several threads
-            torch.set_num_threads(1)  # the operations are too small to share, and training may have the other cores
+        with self._classifying:  # one at a time: the models' caches of class names do not support several threads
+            torch.set_num_threads(1)  # the operations are too small for several threads, and training needs the cores
             if key != self._read[0]:
                 self._read = (key, {title: model.read(names) for title, model in models.items()})
-            feature = ImageFeatures(stage.backbone.image([picture]).clone())  # out of inference mode, for methods' sake
+            # `clone` gives a tensor outside inference mode, which methods need.
+            feature = ImageFeatures(stage.backbone.image([picture]).clone())
             for title, model in models.items():
                 classes = self._read[1][title]
                 shares = model.probabilities(model.answer(feature, classes))[0].tolist()
@@ -204,16 +227,24 @@ class Show:
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, FedPGPError):
             log.exception("the demo failed")
-        text = str(error) if isinstance(error, FedPGPError) else "something failed: see the terminal"
+        text = str(error) if isinstance(error, FedPGPError) else "the demo failed. Read the message in the terminal."
         self._say("failed", self._progress, text)
 
 
 def check_size(names: list[str]) -> None:
-    """Raises ConfigError for more or longer class names than a page can show."""
+    """Raise ConfigError if there are more class names than a page can show, or longer ones."""
     if len(names) > MOST_NAMES:
-        raise ConfigError(f"class names must be at most {MOST_NAMES} here, got {len(names):,}: leave some out")
+        raise ConfigError(
+            where="the number of class names",
+            allowed=f"at most {MOST_NAMES}",
+            got=len(names),
+            remedy="Remove some class names",
+        )
     for name in names:
         if len(name) > LONGEST_NAME:
             raise ConfigError(
-                f"a class name must have at most {LONGEST_NAME} characters, got {len(name)}: {name[:20]}…"
+                where=f"the length of the class name {name[:20]!r}…",
+                allowed=f"at most {LONGEST_NAME} characters",
+                got=len(name),
+                remedy="Use a shorter name",
             )

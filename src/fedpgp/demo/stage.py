@@ -1,4 +1,4 @@
-"""What all federations of a demo share: a part of a dataset that ships with fedpgp, its features, and the frozen CLIP.
+"""What all federations of a demo have in common: a part of an embedded dataset, its features, and the frozen CLIP.
 
 Letters: N clients, C classes, D feature width.
 """
@@ -36,11 +36,21 @@ CLASSES = 24  # base classes, and as many novel ones
 
 @dataclass(frozen=True)
 class Subject:
-    """What the images of a demo show. The recipe names the data and the checkpoint that knows such images.
+    """A choice of images for the demo.
 
-    about: what the images are, for the page.
-    private_rate: learning rate of the private part. It is higher than the recipe's, so that a dozen rounds show what a
-    personal part gains and what it costs.
+    Attributes
+    ----------
+    title
+        Name of the subject.
+    about
+        Description of the images, for the page.
+    recipe
+        Recipe with the data and with a checkpoint for such images.
+    private_rate
+        Learning rate of the private part. It is higher than the recipe's, so that a dozen rounds show the gains and the
+        costs of a personal part.
+    base, novel
+        Names of the base and novel classes.
     """
 
     title: str
@@ -56,7 +66,7 @@ class Subject:
 _SUBJECTS = (
     Subject(
         "drawings",
-        "Icons of pictograms. The CLIP is pictoclip, which knows only icons.",
+        "Icons from the dataset pictograms. The CLIP is pictoclip, which was trained only on icons.",
         "pictograms", 0.03,
         (
             "bee", "cat", "frog", "leopard", "panda", "rooster", "sheep", "turtle", "cherries", "grapes", "hamburger",
@@ -71,7 +81,7 @@ _SUBJECTS = (
     ),
     Subject(
         "photographs",
-        "Photographs of Caltech 101. The CLIP is photoclip, which knows many things, animals, plants and food.",
+        "Photographs from Caltech 101. The CLIP is photoclip, trained on many objects, animals, plants and food.",
         "photographs", 0.08,
         (
             "beaver", "butterfly", "crab", "crayfish", "dolphin", "dragonfly", "elephant", "emu", "flamingo",
@@ -92,7 +102,7 @@ SAMPLES = 16  # test pictures to classify, half of them of base classes
 
 @dataclass(frozen=True)
 class Mixture:
-    """A position of the heterogeneity slider: changes of the task, and what they mean."""
+    """A position of the heterogeneity slider: changes of the task, and their description."""
 
     title: str
     about: str
@@ -102,19 +112,19 @@ class Mixture:
 def _dirichlet(title: str, about: str, concentration: float) -> Mixture:
     return Mixture(
         title,
-        f"{about}: each class is shared out by a draw from Dirichlet({concentration:g}).",
+        f"{about}: the shares of each class are drawn from Dirichlet({concentration:g}).",
         ("task.partition=dirichlet", f"task.concentration={concentration}"),
     )
 
 
 MIXTURES = (
-    Mixture("none", "Images are dealt out at random: everybody has a bit of every class.", ("task.partition=iid",)),
-    _dirichlet("mild", "Everybody has most classes, in proportions of their own", 1.0),
-    _dirichlet("medium", "More than half of each class is with one client", 0.3),
-    _dirichlet("strong", "Four fifths of each class are with one client", 0.1),
+    Mixture("none", "Images are distributed randomly: each client has images of every class.", ("task.partition=iid",)),
+    _dirichlet("mild", "Each client has most classes, in different proportions", 1.0),
+    _dirichlet("medium", "One client has more than half of each class", 0.3),
+    _dirichlet("strong", "One client has four fifths of each class", 0.1),
     Mixture(
         "complete",
-        f"Nothing in common: {CLASSES} classes, {CLASSES // CLIENTS} for each client, as in the paper.",
+        f"The clients have no class in common: {CLASSES // CLIENTS} of {CLASSES} classes each, as in the paper.",
         ("task.partition=classes",),
     ),
 )
@@ -122,18 +132,18 @@ MIXTURES = (
 
 @checked(frozen=True, kw_only=True, config=STRICT)
 class Choices:
-    """What a visitor chooses of a federation."""
+    """The settings of a federation that a visitor of the page can choose."""
 
     mu: float = Field(default=1.0, ge=0, le=5, description="weight of the contrastive term")
-    bottleneck: int = Field(default=4, ge=0, le=16, description="b, rank of the personal part; 0 has none")
+    bottleneck: int = Field(default=4, ge=0, le=16, description="b, rank of the personal part; 0 means none")
     heterogeneity: int = Field(
         default=len(MIXTURES) - 1, ge=0, lt=len(MIXTURES), description="how different the clients' classes are"
     )
-    rounds: int = Field(default=12, ge=1, le=30, description="of training and averaging")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="of who gets what, and of the first prompts")
+    rounds: int = Field(default=12, ge=1, le=30, description="number of rounds")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="random seed of the partition and of the first prompts")
 
     def config(self, subject: Subject) -> ExperimentConfig:
-        """The experiment that they describe, on the recipe of a subject."""
+        """Return the experiment with these settings, based on the recipe of a subject."""
         changes = [
             f"task.clients={CLIENTS}",
             f"task.shots={SHOTS}",
@@ -148,21 +158,31 @@ class Choices:
 
 
 def choices_of(given: Any) -> Choices:
-    """Choices from JSON's types; raises ConfigError, naming field, value and what is allowed."""
+    """Return the choices in a JSON value; raise ConfigError with the field, its value and the allowed values."""
     if not isinstance(given, dict):
-        raise ConfigError(f"settings must be an object with fields such as mu, got {given!r}")
+        allowed = "an object with fields such as mu"
+        raise ConfigError(where="settings", allowed=allowed, got=given, remedy='Use an object such as {"mu": 1}')
     try:
         return Choices(**given)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, fault['loc'])) or 'settings'} {reason(fault)}" for fault in error.errors()]
-        raise ConfigError("; ".join(lines)) from error
+        raise ConfigError("; ".join(lines), where="settings", remedy="Correct these settings") from error
 
 
 @dataclass(frozen=True)
 class DemoSetup:
     """The frozen CLIP, and the base and novel classes of a subject with their image features.
 
-    features: [n, D] by a split's fingerprint.
+    Attributes
+    ----------
+    subject
+        The subject.
+    source
+        The images.
+    backbone
+        The frozen CLIP.
+    features
+        Image features [n, D], by the fingerprint of a split.
     """
 
     subject: Subject
@@ -172,7 +192,22 @@ class DemoSetup:
 
     @classmethod
     def prepare(cls, subject: Subject, cache: Path | None = None, progress: Progress = lambda *_: None) -> "DemoSetup":
-        """Reads, and encodes what no feature cache has; raises FedPGPError where that cannot be read or written."""
+        """Read the images and the CLIP, and encode the images that are not in the feature cache.
+
+        Parameters
+        ----------
+        subject
+            The subject.
+        cache
+            Directory of the image features; None means the user's cache directory.
+        progress
+            Function that is called with the progress.
+
+        Raises
+        ------
+        FedPGPError
+            If the images cannot be read, or the cache cannot be read or written.
+        """
         directory = cache_directory(cache)
         check_cache(directory)
         progress(f"reading CLIP and {subject.title}", 0, 1, "")
@@ -183,12 +218,12 @@ class DemoSetup:
         return cls(subject, source, backbone, features)
 
     def task(self, choices: Choices) -> Task:
-        """Who has which pictures, and what is tested."""
+        """Return the task: the pictures of each client, and the test sets."""
         return make_task(choices.config(self.subject), self.source, choices.seed)
 
     @contextmanager
     def open(self, choices: Choices, method: str) -> Iterator[OpenRun]:
-        """The parts of a run of a method as they are chosen."""
+        """Open a run of a method with these choices."""
         config, tasks = choices.config(self.subject), {choices.seed: self.task(choices)}
         with Workers(self.backbone.towers(config.methods[method].reads), 1) as workers:
             setup = RunSetup(config, self.backbone, self.source, tasks, self.features, {}, workers, Execution())
@@ -202,13 +237,12 @@ class DemoSetup:
 
     @property
     def has_images(self) -> bool:
-        """Whether the images are here, and not only their features."""
+        """Whether this machine has the images, and not only their features."""
         return self.source.train.features is None
 
     @cached_property
     def samples(self) -> tuple[int, ...]:
-        """Test pictures that nobody trained on, as indices into the test split: base and novel classes in turn; none if
-        the images are not here."""
+        """Indices of test pictures to classify: base and novel classes alternate; empty without images."""
         if not self.has_images:
             return ()
         step = len(self.source.class_names) // SAMPLES
@@ -217,13 +251,14 @@ class DemoSetup:
         return tuple(int(images[7 * i % len(images)]) for i, images in enumerate(of_class))
 
     def sample(self, index: int) -> Image:
-        """One of the samples; raises DataError for another picture."""
+        """Return one of the samples; raise DataError for another picture."""
         if index not in self.samples:
-            raise DataError(f"sample must be one that the page shows, got {index}")
+            remedy = "Choose one of the test pictures on the page"
+            raise DataError(where="sample", allowed="the number of a test picture", got=index, remedy=remedy)
         return self.test.image(index)
 
     def picture(self, split: str, index: int) -> bytes | None:
-        """A training or test image as PNG; None where there is no such image, or only its features are here."""
+        """Return a training or test image as PNG, or None if this machine does not have it."""
         dataset = {"train": self.source.train, "test": self.test}.get(split)
         if dataset is None or not self.has_images or not 0 <= index < len(dataset):
             return None
@@ -233,7 +268,7 @@ class DemoSetup:
 
 
 def part_of(source: Source, subject: Subject) -> Source:
-    """A source with a subject's classes only, so that the first half of them is base."""
+    """Return the part of a source with only a subject's classes; the first half of them are the base classes."""
     names = (*subject.base, *subject.novel)
     place = {source.class_names.index(name): i for i, name in enumerate(names)}
 
@@ -242,7 +277,7 @@ def part_of(source: Source, subject: Subject) -> Source:
         labels = np.array([place[label] for label in chosen.labels.tolist()], dtype=np.int64)
         return replace(chosen, class_names=names, labels=labels)
 
-    # No novel image is trained on or validated with: so none need be encoded.
+    # Novel images are used neither for training nor for validation, so they need not be encoded.
     train, validation = part(source.train, CLASSES), part(source.validation, CLASSES)
     test = None if source.test is None else part(source.test, len(names))
     return replace(source, train=train, validation=validation, test=test, probe=())

@@ -1,6 +1,6 @@
-"""The ClientApp, and what it does to an update before it is sent.
+"""The ClientApp, and how it changes an update before it is sent.
 
-Flower starts a process for every message: nothing is imported here that takes long.
+Flower starts a process for every message, so this module imports nothing that takes long.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,14 +14,22 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 
 QUERY, TRAIN, EVALUATE = "query", "train", "evaluate"
 SHARED, CONTROL, LOSSES, ABOUT = "shared", "control", "losses", "about"  # the records of a message
-FACTS = ("run", "round", "after", "examples")  # in the last
-LOSS = "loss/"  # before the name of a loss among the facts
+FACTS = ("run", "round", "after", "examples")  # keys of the record "about"
+LOSS = "loss/"  # prefix of a loss's name in the record "about"
 
-Answer = Callable[[str, RecordDict, Context], RecordDict]  # to one of these kinds of message
+Answer = Callable[[str, RecordDict, Context], RecordDict]  # answers a message of one of these kinds
 
 
 def client_app(answer: Answer, privacy: Mapping[str, Any]) -> ClientApp:
-    """What Flower runs for a client. privacy: the experiment's section [privacy]."""
+    """Return the ClientApp that Flower runs for a client.
+
+    Parameters
+    ----------
+    answer
+        Function that answers a message.
+    privacy
+        The section [privacy] of the experiment.
+    """
     app = ClientApp()
 
     def handler(kind: str) -> Callable[[Message, Context], Message]:
@@ -34,26 +42,33 @@ def client_app(answer: Answer, privacy: Mapping[str, Any]) -> ClientApp:
 
 
 def mods(privacy: Mapping[str, Any]) -> list[Mod]:
-    """What is done to an update before it is sent, the outermost first. privacy: the experiment's section [privacy]."""
+    """Return Flower's mods that change an update before it is sent, the outermost first.
+
+    Parameters
+    ----------
+    privacy
+        The section [privacy] of the experiment.
+    """
     chosen: list[Mod] = []
     kind = privacy["differential_privacy"]
     if privacy["secure_aggregation"]:
         from flwr.client.mod import secaggplus_mod
 
-        chosen += [secaggplus_mod, partial(_as_older, weighted=kind == "none")]
+        chosen += [secaggplus_mod, partial(_in_older_form, weighted=kind == "none")]
     if kind == "local":
         norm = float(privacy["clipping_norm"])
-        # Any two updates that are cut to this norm are at most twice as far apart.
+        # The distance of two updates that are clipped to this norm is at most twice the norm.
         chosen.append(LocalDpMod(norm, 2 * norm, float(privacy["local_epsilon"]), float(privacy["delta"])))
     elif kind == "central" and privacy["clipped_by"] == "client":
         chosen.append(adaptiveclipping_mod if privacy["clipping"] == "adaptive" else fixedclipping_mod)
     return chosen
 
 
-def _as_older(message: Message, context: Context, call_next: ClientAppCallable, *, weighted: bool) -> Message:
-    """A reply in the form of Flower's older API, which SecAgg+ reads: the change of the shared part, and facts.
+def _in_older_form(message: Message, context: Context, call_next: ClientAppCallable, *, weighted: bool) -> Message:
+    """Return a reply in the form of Flower's older API, which SecAgg+ reads: changes of the shared part, and facts.
 
-    weighted: by the number of examples, or all alike, as differential privacy asks.
+    If `weighted`, the weight of a client is its number of examples; otherwise, as differential privacy requires, all
+    clients have the same weight.
     """
     from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
     from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
@@ -63,7 +78,7 @@ def _as_older(message: Message, context: Context, call_next: ClientAppCallable, 
     received = {name: array.numpy() for name, array in message.content.array_records[SHARED].items()}
     reply = call_next(message, context)
     if reply.has_error() or ABOUT not in reply.content:
-        raise RuntimeError("the client could not train: the log of its node says why")
+        raise RuntimeError("the client could not train. Read the log of the node.")
     content = reply.content
     shared, about = content.array_records[SHARED], content.config_records[ABOUT]
     facts: dict[str, Any] = {name: about[name] for name in FACTS}

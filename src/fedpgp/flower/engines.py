@@ -1,4 +1,4 @@
-"""The engines beside the local one, by the value of federation.engine."""
+"""Engines in addition to the local one, by the value of `federation.engine`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from fedpgp.runs.execution import Engine
 
 
 def simulation(*arguments: Any, **named: Any) -> Iterator[dict[str, Any]]:
-    """Flower's simulation, which is imported when a run needs it; the arguments are those of every `Engine`."""
+    """Run Flower's simulation, which is imported only when a run needs it. It has the arguments of an `Engine`."""
     from fedpgp.flower.simulation import simulate
 
     return simulate(*arguments, **named)

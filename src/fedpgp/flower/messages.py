@@ -1,7 +1,7 @@
-"""What crosses the network, as Flower's records; nothing else does.
+"""The messages of a federation, as Flower's records. Nothing else crosses the network.
 
-From the server: shared parts and an aggregator's control variates. From a client: the same, how many examples it
-trained on, losses and accuracies. Private parts, features, images and labels never.
+The server sends shared parts and an aggregator's control variates. A client sends the same, and its number of training
+examples, losses and accuracies. Private parts, features, images and labels are never sent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,39 +27,60 @@ from fedpgp.runtime.version import __version__
 
 FIGURES, CORRECT, DIAGNOSTICS, ALONE = "figures", "correct", "diagnostics", "alone"
 PREDICTED, CONFIDENCE = "predicted", "confidence"
-FAULT = "fault"  # in the place of a reply: why there is none, for a person to read
+FAULT = "fault"  # the record that replaces a reply: the reason why there is none, as text
 
-Rows = Mapping[str, NDArray[Any]]  # test set -> a row for each client
+Rows = Mapping[str, NDArray[Any]]  # test set -> one row for each client
 
 
 def terms_of(backbone: Backbone, task: Task) -> dict[str, Any]:
-    """What server and clients must have in common. checkpoint: the fingerprint of the frozen CLIP."""
+    """Return what the server and the clients must have in common: fedpgp's version, the checkpoint, the class names."""
     return {"fedpgp": __version__, "checkpoint": backbone.fingerprint, "classes": list(task.class_names)}
 
 
 def check_terms(content: RecordDict, node: Mapping[str, Any]) -> None:
-    """Raise Refused, saying how a node's terms differ from those in the server's message."""
+    """Raise Refused if a node's terms differ from the terms in the server's message; the reason is the difference."""
     fedpgp, checkpoint, classes = facts(content, fedpgp=str, checkpoint=str, classes=list)
     if fedpgp != node["fedpgp"]:
-        raise Refused(f"the node has fedpgp {node['fedpgp']}, the server {line(fedpgp)}: install the same on both")
+        raise Refused(
+            f"the node has fedpgp {node['fedpgp']}, but the server has {line(fedpgp)}",
+            where="the version of fedpgp",
+            remedy="Install the same version on both",
+        )
     if checkpoint != node["checkpoint"]:
         raise Refused(
-            "the node's checkpoint is another than the server's (their fingerprints differ): give both the same"
-            " files as backbone.checkpoint"
+            "the node's checkpoint differs from the server's (their fingerprints are not equal)",
+            where="backbone.checkpoint",
+            remedy="Use the same files on both",
         )
     if classes != node["classes"]:
         here, there = {*node["classes"]}, {*map(str, classes)}
-        lists = (("it has", sorted(here - there)), ("it lacks", sorted(there - here)))
-        parts = [f"{verb} {', '.join(map(repr, names[:5]))}" for verb, names in lists if names]
-        raise Refused(f"the node's class names differ: {'; '.join(parts) or 'they stand in another order'}")
+        lists = (("only the node has", sorted(here - there)), ("only the server has", sorted(there - here)))
+        parts = [f"{who} {', '.join(map(repr, names[:5]))}" for who, names in lists if names]
+        raise Refused(
+            f"the node's class names differ from the server's: {'; '.join(parts) or 'their order is different'}",
+            where="the class names",
+            remedy="Use the same class names in the same order on both",
+        )
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a client is asked to do.
+    """A request to a client to train or to evaluate.
 
-    run: the run's id; counted: the last round of this client that counts. Of an evaluation, alone: what of the server's
-    shared part is another than is sent to this client; alphas: see `Evaluator`, and empty for training.
+    Attributes
+    ----------
+    run
+        Id of the run.
+    number
+        Number of the round.
+    counted
+        The client's last round that counts.
+    download
+        What the client receives.
+    alone
+        In an evaluation: the tensors of the server's shared part that differ from what this client receives.
+    alphas
+        In an evaluation: the values of alpha, see `Evaluator`. Empty for training.
     """
 
     run: str
@@ -70,6 +91,7 @@ class Request:
     alphas: tuple[float, ...] = ()
 
     def content(self) -> RecordDict:
+        """Return the message with this request."""
         about: dict[str, Any] = {"run": self.run, "round": self.number, "counted": self.counted}
         about |= self.download.figures
         if self.alphas:
@@ -82,11 +104,15 @@ class Request:
 
     @classmethod
     def of(cls, content: RecordDict, device: torch.device) -> "Request":
-        """Read what a message asks; raise Refused where it is no request of ours."""
+        """Read a request from a message; raise Refused if the message is not a valid request."""
         run, number, counted = facts(content, run=str, round=int, counted=int)
         alphas = content.config_records[ABOUT].get("alphas", [])
         if not isinstance(alphas, list) or not all(isinstance(alpha, float) for alpha in alphas):
-            raise Refused("the server's message has alphas that are no numbers: is its fedpgp of this version?")
+            raise Refused(
+                "the server's message has values that are not numbers",
+                where="alphas",
+                remedy="Install the same version of fedpgp on the server and on its nodes",
+            )
         shared, control, alone = (
             {name: tensor.to(device) for name, tensor in _tensors(content, record).items()}
             for record in (SHARED, CONTROL, ALONE)
@@ -95,7 +121,19 @@ class Request:
 
 
 def trained(request: Request, update: ClientUpdate, after: int, sends: bool) -> RecordDict:
-    """A client's reply to training. after: the round that it went on from; sends: whether its shared part is sent."""
+    """Return a client's reply to training.
+
+    Parameters
+    ----------
+    request
+        The server's request.
+    update
+        The result of the training.
+    after
+        The round from whose private part the client continued.
+    sends
+        Whether the reply includes the shared part.
+    """
     upload = update.upload
     about: dict[str, Any] = {"run": request.run, "round": request.number, "examples": upload.examples, "after": after}
     content = RecordDict({ABOUT: ConfigRecord(about), LOSSES: _figures(update.losses)})
@@ -106,7 +144,17 @@ def trained(request: Request, update: ClientUpdate, after: int, sends: bool) -> 
 
 
 def evaluated(request: Request, evaluation: Evaluation, outcomes: bool) -> RecordDict:
-    """A client's reply to evaluation. outcomes: with which images it got right, as no other machine is to know."""
+    """Return a client's reply to evaluation.
+
+    Parameters
+    ----------
+    request
+        The server's request.
+    evaluation
+        The result of the evaluation.
+    outcomes
+        Whether the reply tells which images the client classified correctly. Another machine must not learn this.
+    """
     content = RecordDict({ABOUT: ConfigRecord({"run": request.run, "round": request.number})})
     content[DIAGNOSTICS] = _figures(evaluation.diagnostics)
     if evaluation.shared is not None:
@@ -122,16 +170,31 @@ def evaluated(request: Request, evaluation: Evaluation, outcomes: bool) -> Recor
 
 
 def evaluation(content: RecordDict, request: Request, names: Sequence[str], outcomes: bool) -> Evaluation:
-    """The reverse of `evaluated`; raises Refused for what is no evaluation of this round with these figures.
+    """Read the reply that `evaluated` wrote.
 
-    outcomes: whether which images it got right is read, as the server does where all are one party.
+    Parameters
+    ----------
+    content
+        The reply.
+    request
+        The server's request.
+    names
+        Names of the expected figures.
+    outcomes
+        Whether to read which images the client classified correctly. The server does so only if all clients belong to
+        one party.
+
+    Raises
+    ------
+    Refused
+        If the reply is not an evaluation of this round with these figures.
     """
     check_round(content.config_records.get(ABOUT, {}), request.run, request.number)
     points = {}
     for alpha in request.alphas:
         accuracies = figures(content, f"{FIGURES}/{alpha!r}", names)
         if not all(0 <= accuracy <= 100 for accuracy in accuracies.values()):
-            raise Refused(f"its accuracies at {alpha} are not percentages")
+            raise Refused("the accuracies are not all from 0 to 100", where=f"alpha {alpha}")
         points[alpha] = Point(
             {name: np.array([accuracy]) for name, accuracy in accuracies.items()},
             _rows(content, f"{CORRECT}/{alpha!r}") if outcomes else {},
@@ -149,14 +212,14 @@ def evaluation(content: RecordDict, request: Request, names: Sequence[str], outc
 
 
 def together(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """Evaluations of one client each -> one of all of them, with the means that one of all at once has."""
+    """Combine evaluations of one client each into the evaluation that all clients would have had at once."""
 
     def joined(parts: Sequence[Rows]) -> Rows:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     own = Point.joined(evaluations)
     shared = [evaluation.shared for evaluation in evaluations if evaluation.shared is not None]
-    # A client whose way is one point is at its own model all along it.
+    # A client with a single point has its own model at every alpha.
     alphas = sorted({alpha for evaluation in evaluations for alpha in evaluation.path})
     diagnostics = [evaluation.diagnostics for evaluation in evaluations]
     return Evaluation(

@@ -1,8 +1,9 @@
-"""One client where it works by itself: it holds its own data, and its private part never leaves its directory."""
+"""One client on its own machine: it has its own data, and its private part never leaves its directory."""
 
 import logging
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,18 +31,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OwnStates:
-    """What a client keeps of one run, by the round after which it does, in files that only their owner can read.
+    """A client's private parts in one run, one file for each round. Only the owner of the files can read them.
 
-    The server decides which rounds count: an update that it did not get, or that it refused, is as if it had never been
-    made. So the part of the last round that counts stays until a later one does.
+    The server decides which rounds count: an update that the server did not receive, or refused, does not count. So a
+    client keeps the private part of the last round that counts until a later round counts.
     """
 
     directory: Path
 
     def after(self, counted: int) -> tuple[int, ClientState | None]:
-        """The last round up to `counted` of which something is kept, and what; 0 and None where nothing is.
+        """Return the last saved round up to `counted` and its private part, or 0 and None if no round is saved.
 
-        Raises OutputError for a file that is damaged, or of a directory that belongs to somebody else.
+        Raises
+        ------
+        OutputError
+            If the file is damaged, or the directory belongs to another user.
         """
         number = max((number for number in self._rounds() if number <= counted), default=0)
         if not number:
@@ -51,11 +55,13 @@ class OwnStates:
             return number, ungrouped(load_file(file), ClientState)
         except (SafetensorError, OSError, KeyError) as error:
             raise OutputError(
-                f"{file} cannot be read: {error}; restore it, or remove it and the client begins again"
+                f"the private part cannot be read: {error}",
+                where=str(file),
+                remedy="Restore the file from a backup, or remove it to train the private part from the start",
             ) from error
 
     def keep(self, number: int, counted: int, state: ClientState) -> None:
-        """Keeps it as of a round, beside the last one that counts; all others go."""
+        """Save the private part of round `number` and keep the file of round `counted`; remove all other files."""
         try:
             make_directory(self.directory, OWNER_ALONE)
             check_owner(self.directory)
@@ -64,8 +70,9 @@ class OwnStates:
                 self._file(other).unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(
-                f"{self.directory} cannot be written: {error.strerror or error}; the private part of the round before"
-                " is safe: free space, or name another directory with state="
+                f"the private part cannot be written, but the previous round's is saved: {error.strerror or error}",
+                where=str(self.directory),
+                remedy="Free disk space, or choose another directory with state in node.toml",
             ) from error
 
     def _rounds(self) -> list[int]:
@@ -80,32 +87,57 @@ class OwnStates:
 
 
 def check_owner(path: Path) -> None:
-    """Raises OutputError for a file or directory in which somebody else may have put, or may read, what is private."""
+    """Raise OutputError if another user owns a file or directory, or has access to it."""
     if os.name != "posix":
         return
     status = path.stat()
     if status.st_uid != os.geteuid():
         raise OutputError(
-            f"{path} belongs to another user (id {status.st_uid}): run the node as that user, or name"
-            " another directory with state="
+            f"the owner is another user, with id {status.st_uid}",
+            where=str(path),
+            remedy="Run the node as that user, or choose another directory with state in node.toml",
         )
     if status.st_mode & 0o077:
         mode = "700" if path.is_dir() else "600"
-        raise OutputError(f"{path} is open to other users: close it with chmod {mode} {path}")
+        raise OutputError(
+            "other users have access to it",
+            where=str(path),
+            remedy=f"Close it with `chmod {mode} {shlex.quote(str(path))}`",
+        )
 
 
 def own_states(directory: Path, run: str, client: int) -> OwnStates:
-    """Of one client of one run. Raises OutputError for a run's id that is none of ours: it comes from the network."""
+    """Return the private parts of one client of one run.
+
+    Raises
+    ------
+    OutputError
+        If the id of the run, which comes from the network, is not valid.
+    """
     if not RUN.fullmatch(run):
-        raise OutputError(f"the id of a run must be 32 hexadecimal digits, got {run[:40]!r}")
+        raise OutputError(
+            where="the id of a run",
+            allowed="32 hexadecimal digits",
+            got=run[:40],
+            remedy="Install the same version of fedpgp on the server and on its nodes",
+        )
     return OwnStates(directory / run / f"client-{client}")
 
 
 class Node:
-    """A client by itself. runner: of the run, with this client alone; client: its number in the run.
+    """A client on its own machine. The server learns only how many images it has.
 
-    directory: where what it keeps of each of its runs lies, by the id of the run. Of its
-    images the server gets to know how many there are.
+    Parameters
+    ----------
+    runner
+        The run, with this client only.
+    directory
+        Directory of the private parts, with a directory for each run.
+
+    Attributes
+    ----------
+    client
+        Number of the client in the run.
     """
 
     def __init__(self, runner: ClientRunner, directory: Path):
@@ -116,9 +148,14 @@ class Node:
         self._terms, self._counts = terms_of(spec.backbone, task), counts_of(task)
 
     def train(self, request: Request) -> tuple[ClientUpdate, int]:
-        """A round's local training, from what the client kept of the last round that counts, or of one before it.
+        """Train for one round and save the private part.
 
-        What it keeps is kept. Gives what comes of it, and the round from which it went on, 0 from the beginning.
+        Training continues from the private part of the last round that counts, or of the last saved round before it.
+
+        Returns
+        -------
+        tuple[ClientUpdate, int]
+            The update, and the round from whose private part the client continued; 0 for a new private part.
         """
         after, own = self._own(request)
         job = self.runner.job(request.number, self.client, request.download, own)
@@ -128,7 +165,7 @@ class Node:
         return update, after
 
     def evaluate(self, request: Request) -> Evaluation:
-        """How the client's model, and the shared part alone, do after a round; means are over this client alone."""
+        """Evaluate the client's model and the shared part after a round; the means are over this client only."""
         _, own = self._own(request)
         sent = request.download
         shared = {**{name: sent.shared[name] for name in self.runner.spec.shared}, **request.alone}
@@ -141,7 +178,7 @@ class Node:
         return after, spec.first(self.client) if kept is None else on_device(kept, spec.device)
 
     def reply(self, kind: str, content: RecordDict, trusted: bool) -> RecordDict:
-        """What the client answers; raises FedPGPError where it cannot. trusted: see `answer`."""
+        """Return the client's answer; raise FedPGPError if it cannot answer. For `trusted`, see `answer`."""
         if kind == QUERY:
             check_terms(content, self._terms)
             tests = {f"tests_{name}": count for name, count in self._counts.tests.items()}
@@ -157,15 +194,24 @@ class Node:
 
 
 class NodeError(FedPGPError):
-    """An exception at a node that fedpgp did not raise on purpose."""
+    """An exception on a node that fedpgp did not raise on purpose."""
 
 
 def answer(kind: str, content: RecordDict, open_node: Callable[[], Node], *, trusted: bool) -> RecordDict:
-    """What a client answers to a message of the server; nothing is raised.
+    """Return a client's answer to a message of the server. No exception leaves this function.
 
-    open_node: gives the client; trusted: the server is of the same party, and gets to know which test images a client
-    got right, and the text of every error. Otherwise the text, which may name files and classes, stays in the node's
-    log, and the server learns the type of the error and the phase.
+    Parameters
+    ----------
+    kind
+        Kind of the message.
+    content
+        The message.
+    open_node
+        Function that opens the client.
+    trusted
+        Whether the server belongs to the same party. If it does, it learns which test images a client classified
+        correctly, and the text of every error. Otherwise the text, which may name files and classes, stays in the
+        node's log, and the server learns only the type of the error and the phase.
     """
     try:
         return open_node().reply(kind, content, trusted)
@@ -173,7 +219,7 @@ def answer(kind: str, content: RecordDict, open_node: Callable[[], Node], *, tru
         log.error("%s", error)
         fault = error
     except Exception as error:
-        log.exception("an unexpected error in %s", kind)
+        log.exception("unexpected error in %s", kind)
         fault = NodeError(f"{type(error).__name__}: {error}")
-    reason = str(fault) if trusted else f"{type(fault).__name__} in {kind}: the log of its node says more"
+    reason = str(fault) if trusted else f"{type(fault).__name__} in {kind}. Read the log of the node."
     return RecordDict({FAULT: ConfigRecord({"reason": reason})})

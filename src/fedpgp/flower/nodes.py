@@ -1,4 +1,4 @@
-"""The clients of a run on Flower, as the loop in its ServerApp sees them."""
+"""The clients of a run on Flower, as the loop of rounds in the ServerApp uses them."""
 
 import logging
 import time
@@ -26,9 +26,10 @@ from fedpgp.flower.messages import FAULT, Request, evaluation, together
 from fedpgp.flower.secure_aggregation import secure_sum
 from fedpgp.flower.update_validation import Asked, Refused, check, check_facts, excerpt, facts, line, unlike_others
 
-MOST_EXAMPLES = 10**8  # that a client may say that it has
-POLL = 0.05  # seconds between two looks at who has answered
-REFUSES = "its node does not run this app (its code or experiment.toml is not the node's): the node's log says more"
+MOST_EXAMPLES = 10**8  # the largest number of examples that a client may report
+POLL = 0.05  # seconds between two checks for replies
+REFUSES = "the node does not run this app, because its code or experiment.toml differs from the node's"
+READ_LOG = "Read the log of the node"
 
 log = logging.getLogger("fedpgp")
 Read = TypeVar("Read")
@@ -37,13 +38,33 @@ Read = TypeVar("Read")
 class Nodes:
     """The clients of a run, each on a node of Flower; see `fedpgp.federation.rounds.ClientPool`.
 
-    state: of the run, with its id and what was done before; forgiving: a client that fails is left out of a round, and
-    why is told. Otherwise it ends the run with a TrainingError, as it does where all clients are in one process.
-    numbers: gives, by node, the number of the client whose key it has; None where nodes have no keys, and each is the
-    client that it says it is.
+    Parameters
+    ----------
+    grid
+        Flower's connection to the nodes.
+    spec
+        What to train.
+    state
+        State of the run, with its id and its earlier rounds.
+    terms
+        What the server and the clients must have in common.
+    privacy
+        The section [privacy] of the config.
+    forgiving
+        If true, a client that fails is left out of the round, and the record of the round has the reason. Otherwise a
+        client that fails ends the run with a TrainingError, as in a run with all clients in one process.
+    numbers
+        Function that returns, by node, the number of the client whose key the node has. None if the nodes have no keys;
+        each node is then the client that it reports.
 
-    counted: by client, the last round that counts; held: what clients said that they have; refused: how many sent what
-    was refused in the round.
+    Attributes
+    ----------
+    counted
+        By client, the last round that counts.
+    held
+        By client, the numbers of images that it reported.
+    refused
+        Number of refused replies in the current round.
     """
 
     def __init__(
@@ -68,9 +89,12 @@ class Nodes:
         self._notes: dict[str, Any] = defaultdict(list)
 
     def gather(self) -> None:
-        """Waits until all clients are there, or the deadline is over; raises TrainingError where none is.
+        """Wait until all clients are connected or the deadline is over, and log each client that connects.
 
-        Who comes and who is refused is told as it happens.
+        Raises
+        ------
+        TrainingError
+            If no client is connected at the deadline, or, unless `forgiving`, a client is missing.
         """
         clients, end = self._spec.clients, time.monotonic() + self._deadline
         self._greet()
@@ -81,8 +105,10 @@ class Nodes:
         if missing and (not self.forgiving or not self._places):
             faults = "; ".join(sorted({refusal["reason"] for refusal in self._notes["refused"]}))
             raise TrainingError(
-                f"{len(missing)} of {clients} clients are not there after {self._deadline:g} seconds, the first of them"
-                f" is client {missing[0]}{f': {faults}' if faults else ''}"
+                f"{len(missing)} of {clients} clients did not connect within {self._deadline:g} seconds; the first"
+                f" missing one is client {missing[0]}{f' ({faults})' if faults else ''}",
+                where="federation.deadline",
+                remedy="Start the missing nodes, and correct refused nodes; for more time, use a higher deadline",
             )
 
     def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
@@ -90,7 +116,7 @@ class Nodes:
         expected = {} if self._spec.finetunes(number) else self._spec.shared
         self.refused = 0
         if self._privacy.secure_aggregation and expected:
-            return self._summed(number, requests)
+            return self._train_with_secure_sum(number, requests)
 
         def read(client: int, content: RecordDict) -> ClientUpdate:
             asked = Asked(
@@ -112,16 +138,16 @@ class Nodes:
 
         return list(self._ask(TRAIN, requests, read, lambda update: update.losses).values())
 
-    def _summed(self, number: int, requests: Mapping[int, Request]) -> Sequence[ClientUpdate]:
-        """The round by secure aggregation: each update is the mean, which is all that there is to see.
+    def _train_with_secure_sum(self, number: int, requests: Mapping[int, Request]) -> Sequence[ClientUpdate]:
+        """Train with secure aggregation: every update is the mean, because the server sees nothing else.
 
-        Raises TooFewError where nothing could be summed.
+        Raises TooFewError, unless `forgiving`, if no sum could be computed.
         """
         end = time.monotonic() + self._deadline
         self._greet()
         places = {self._places[client]: client for client in requests if client in self._places}
         for client in requests.keys() - places.values():
-            self._drop(client, TRAIN, "it has no node")
+            self._drop(client, TRAIN, "no node of this client is connected")
         received = next(iter(requests.values())).download.shared
         contents = {node: requests[client].content() for node, client in places.items()}
         most = max((self.held[client].examples for client in places.values() if client in self.held), default=1)
@@ -138,18 +164,18 @@ class Nodes:
         updates = []
         for node, client in places.items():
             if node not in said:
-                self._drop(client, TRAIN, f"its part was not there within {self._deadline:g} seconds")
+                self._drop(client, TRAIN, f"the client's part did not arrive within {self._deadline:g} seconds")
                 continue
             try:
                 update = check_facts(said[node], client, self.run, number, MOST_EXAMPLES)
-            except Refused as error:  # in the sum it is, all the same: nobody can take it out
+            except Refused as error:  # the update remains in the sum and cannot be removed from it
                 self._notes["implausible"].append({"client": client, "reason": str(error)})
             else:
                 updates.append(replace(update, upload=replace(update.upload, shared=mean)))
         return updates
 
     def kept(self, number: int, updates: Sequence[ClientUpdate]) -> Mapping[int, ClientState]:
-        """Nothing here: each client keeps it, and from now on its round counts."""
+        """Count the round of these clients; return nothing, because each client keeps its private part itself."""
         self.counted |= {update.upload.client: number for update in updates}
         return {}
 
@@ -184,11 +210,21 @@ class Nodes:
         read: Callable[[int, RecordDict], Read],
         figures: Callable[[Read], Collection[str]],
     ) -> dict[int, Read]:
-        """What clients answer, ascending; of those that do not, or not as they must, the reason is told.
+        """Return the clients' answers in ascending order; the round's notes have a reason for each missing answer.
 
-        figures: the names of those in an answer that all clients must have alike. Training without a single answer that
-        can be used lasts until the deadline, since errors come at once, and clients come back. Raises TrainingError
-        where nobody has answered in training.
+        Training without any usable answer lasts until the deadline, because errors arrive immediately and clients may
+        come back. Raises TrainingError if no client answers in training.
+
+        Parameters
+        ----------
+        kind
+            Kind of the message.
+        requests
+            Requests by client.
+        read
+            Reads the answer of a client; raises Refused if it is not valid.
+        figures
+            Returns the names in an answer that must be the same for all clients.
         """
         end = time.monotonic() + self._deadline
         self._greet()
@@ -215,31 +251,32 @@ class Nodes:
             sleep_until(end)
         if kind == TRAIN and all(reply.has_error() for reply in replies.values()):
             raise TrainingError(
-                f"no client answered in round {number} within {self._deadline:g} seconds: the rounds before it are"
-                " safe, start the run again when clients are there"
+                f"no client answered within {self._deadline:g} seconds; the earlier rounds are saved",
+                where=f"round {number}",
+                remedy="Start the run again when the nodes are connected",
             )
         return answers
 
     def _answer(self, client: int, replies: Mapping[int, Message]) -> RecordDict:
-        """What a client answered, by its node's reply; raises TrainingError with the reason where it did not."""
+        """Return the answer of a client from its node's reply; raise TrainingError with the reason if there is none."""
         if client not in self._places:
-            raise TrainingError("it has no node")
+            raise TrainingError("no node of this client is connected", remedy="Start the client's node")
         reply = replies.get(self._places[client])
         expired = reply is not None and reply.has_error() and reply.error.code == ErrorCode.MESSAGE_UNAVAILABLE
         if reply is None or expired:
-            raise TrainingError(f"no reply within {self._deadline:g} seconds")
+            raise TrainingError(f"no reply within {self._deadline:g} seconds", remedy=READ_LOG)
         if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
-            raise TrainingError("its node has not been heard of for a while")
+            raise TrainingError("the node has sent no heartbeat for a while", remedy="Start the client's node again")
         if reply.has_error() and reply.error.code == ErrorCode.INVALID_FAB:
-            raise TrainingError(REFUSES)
+            raise TrainingError(REFUSES, remedy=READ_LOG)
         if reply.has_error():
-            raise TrainingError(f"its node failed: {line(reply.error.reason)}")
+            raise TrainingError(f"the node failed: {line(reply.error.reason)}")
         if FAULT in reply.content.config_records:
             raise TrainingError(line(reply.content.config_records[FAULT].get("reason")))
         return reply.content
 
     def _exchange(self, kind: str, number: int, contents: Mapping[int, RecordDict]) -> dict[int, Message]:
-        """By node, the replies that come before the deadline."""
+        """Return, by node, the replies that arrive before the deadline."""
         messages = [
             Message(content, dst_node_id=node, message_type=kind, group_id=str(number), ttl=self._deadline)
             for node, content in contents.items()
@@ -249,7 +286,7 @@ class Nodes:
         return {nodes[reply.metadata.reply_to_message_id]: reply for reply in replies}
 
     def _send(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """The replies to messages that come before the deadline, each once."""
+        """Return the replies that arrive before the deadline, each once."""
         self.grid.push_messages(messages)
         waiting = {message.metadata.message_id for message in messages}
         replies: list[Message] = []
@@ -264,9 +301,9 @@ class Nodes:
         return replies
 
     def _greet(self) -> None:
-        """Asks nodes that are new which client they are, and whether they fit; a node is greeted once."""
+        """Ask each new node once which client it is and whether its terms fit."""
         here = set(self.grid.get_node_ids())
-        self._greeted &= here  # who comes back says again who it is
+        self._greeted &= here  # a node that comes back is asked again
         new = dict.fromkeys(sorted(here - self._greeted), self._greeting)
         replies = self._exchange(QUERY, 0, new)
         numbers = self._numbers() if self._numbers and replies else None
@@ -281,44 +318,54 @@ class Nodes:
                 self._notes["refused"].append({"node": str(node), "reason": str(error)})
             else:
                 self._places[client], self.held[client] = node, counts
-                log.info("%d of %d clients are there: %s", len(self.held), self._spec.clients, sorted(self.held))
+                log.info("%d of %d clients are connected: %s", len(self.held), self._spec.clients, sorted(self.held))
 
     def _client_of(
         self, node: int, here: Container[int], reply: Message, numbers: Mapping[int, int] | None
     ) -> tuple[int, Counts]:
-        """Which client a node is, and how many images it has; raises Refused for one that cannot take part.
+        """Return which client a node is, and how many images it has; raise Refused if it cannot participate.
 
-        numbers: of the nodes' keys; what a node says is compared with the number of its key.
+        `numbers` has the client numbers of the nodes' keys. The client that a node reports must have the node's key.
         """
         if reply.has_error():
-            raise Refused(REFUSES)
+            raise Refused(REFUSES, remedy=READ_LOG)
         content, clients = reply.content, self._spec.clients
         if FAULT in content.config_records:
             raise Refused(line(content.config_records[FAULT].get("reason")))
         names = ("client", "examples", *(f"tests_{name}" for name in self._spec.tests))
         client, *counts = facts(content, **dict.fromkeys(names, int))
         if numbers is not None and client != numbers.get(node):
-            key = f"is that of client {numbers[node]}" if node in numbers else "has no number"
-            raise Refused(f"it says that it is client {excerpt(client)}, its key {key}: correct client in node.toml")
+            allowed = f"{numbers[node]}, the number of the node's key" if node in numbers else "the number of a key"
+            raise Refused(where="client", allowed=allowed, got=client, remedy="Correct client in the node's node.toml")
         if not 0 <= client < clients:
-            raise Refused(f"it says that it is client {excerpt(client)}: client= must be 0 to {clients - 1}")
+            allowed = f"0 to {clients - 1}"
+            raise Refused(where="client", allowed=allowed, got=client, remedy="Correct client in the node's node.toml")
         if self._places.get(client, node) != node and self._places[client] in here:
-            raise Refused(f"it says that it is client {client}, which another node is: give each a number of its own")
+            raise Refused(
+                f"another node is client {client} already",
+                where="client",
+                remedy="Give each node its own number in its node.toml",
+            )
         if not all(0 <= count <= MOST_EXAMPLES for count in counts) or not counts[0]:
-            raise Refused(f"it says that it has {excerpt(counts)} images to train on and in its test sets")
+            raise Refused(
+                f"the node has {excerpt(counts)} images in its training set and test sets",
+                where="the number of images",
+                remedy="Check the node's data",
+            )
         return client, Counts(counts[0], dict(zip(self._spec.tests, counts[1:], strict=True)))
 
     def _refuse(self, client: int, kind: str, reason: str) -> None:
-        """Leaves out a client whose reply may not be used: it is faulty, and counted as such."""
+        """Leave out a client whose reply is not valid, and count it as faulty."""
         self._drop(client, kind, reason)
         self.refused += 1
 
     def _drop(self, client: int, kind: str, reason: str) -> None:
         if not self.forgiving:
-            raise TrainingError(f"client {client}: {reason}")
+            remedy = "Resume the run when the cause is fixed"
+            raise TrainingError(reason.removesuffix("."), where=f"client {client}", remedy=remedy)
         self._notes["dropped"].append({"client": client, "in": kind, "reason": reason})
 
 
 def sleep_until(end: float) -> None:
-    """Wait until a moment of `time.monotonic`."""
+    """Wait until `time.monotonic` has the value `end`."""
     time.sleep(max(0.0, end - time.monotonic()))

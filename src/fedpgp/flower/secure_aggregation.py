@@ -1,8 +1,8 @@
-"""A round of SecAgg+ (Bell et al. 2020) by Flower's own protocol, which exists for its older API alone.
+"""A round of SecAgg+ (Bell et al. 2020) with Flower's own protocol, which exists only for Flower's older API.
 
-The server gets masked integers from each client, and of them the sum. What is summed are changes of the shared part,
-cut to ± `value_range` and quantised in 2²² steps, each weighted by w ≤ 1: so of m clients with the weights w_i the mean
-is off by at most 2 m · 2 `value_range` / 2²² / Σ w_i.
+The server receives masked integers from each client and learns only their sum. The clients' integers are their changes
+of the shared part, clipped to ± `value_range`, quantized in 2²² steps and weighted with w ≤ 1. For m clients with the
+weights w_i, the error of the mean is therefore at most 2 m · 2 `value_range` / 2²² / Σ w_i.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,11 +26,12 @@ from fedpgp.errors import TooFewError
 from fedpgp.federation.settings import PrivacyConfig
 from fedpgp.flower.update_validation import MASKED, is_array
 
-FEWEST, MOST = 3, 1000  # clients of a round: with two each knows the other's update; more may overflow 32 bits
+FEWEST, MOST = 3, 1000  # clients in a round: of two, each can compute the other's update; more may overflow 32 bits
 STEPS = 1 << 22
+EVERY_ROUND = "Read the logs of the nodes if this happens in every round"
 
 Send = Callable[[Sequence[Message]], Sequence[Message]]
-Facts = Mapping[int, Mapping[str, Any]]  # node -> what it says beside its update, in the clear
+Facts = Mapping[int, Mapping[str, Any]]  # node -> the values that it sends in the clear, in addition to its update
 
 
 def secure_sum(
@@ -41,15 +42,39 @@ def secure_sum(
     privacy: PrivacyConfig,
     most_examples: float,
 ) -> tuple[Tensors, Facts]:
-    """One round with the nodes that are sent something: the weighted mean of the changes, and facts of who is in it.
+    """Run one round of secure aggregation.
 
-    send: sends messages and gives the replies that came in time. most_examples: what has the weight 1. Raises
-    TooFewError where so few answer, or answer so wrongly, that nothing can be summed.
+    Parameters
+    ----------
+    send
+        Sends messages and returns the replies that arrive in time.
+    number
+        Number of the round.
+    contents
+        Messages by node.
+    received
+        The shared part that the clients received.
+    privacy
+        The section [privacy] of the config.
+    most_examples
+        Number of examples of a client with weight 1.
+
+    Returns
+    -------
+    tuple[Tensors, Facts]
+        The weighted mean of the changes, and the facts of the clients in it.
+
+    Raises
+    ------
+    TooFewError
+        If there are too few valid replies to compute a sum.
     """
     if not FEWEST <= len(contents) <= MOST:
         raise TooFewError(
-            f"secure aggregation needs {FEWEST} to {MOST} clients in a round, got {len(contents)}: change"
-            " task.clients or federation.participation, or take privacy.secure_aggregation=false"
+            where="the number of clients in a round of secure aggregation",
+            allowed=f"{FEWEST} to {MOST}",
+            got=len(contents),
+            remedy="Change task.clients or federation.participation, or use --set privacy.secure_aggregation=false",
         )
     workflow = SecAggPlusWorkflow(
         num_shares=float(privacy.shares),
@@ -60,7 +85,8 @@ def secure_sum(
     )
     nothing = ndarrays_to_parameters([])
     taking_part = [(SimpleNamespace(node_id=node), FitIns(nothing, {})) for node in contents]
-    # All that is asked of a strategy: who takes part, and what to make of the sum, which is read from the state.
+    # The workflow uses only these two functions of a strategy: the clients of the round, and the result of the sum. The
+    # result is read from the state below.
     strategy: Any = SimpleNamespace(configure_fit=lambda *_: taking_part, aggregate_fit=lambda *_: (None, {}))
     context = LegacyContext(Context(0, 0, {}, RecordDict(), {}), strategy=strategy)
     context.state.config_records[MAIN_CONFIGS_RECORD] = ConfigRecord({WorkflowKey.CURRENT_ROUND: number})
@@ -69,7 +95,7 @@ def secure_sum(
     shapes = [(1,), *(tuple(received[name].shape) for name in names)]
 
     def exchange(messages: Sequence[Message], timeout: float | None) -> Sequence[Message]:
-        """A reply whose masked numbers have another form is as if it had never come."""
+        """Exchange messages, and ignore replies whose masked numbers have another form."""
         return [reply for reply in send(list(messages)) if reply.has_error() or _fits(reply.content, shapes)]
 
     grid: Any = SimpleNamespace(send_and_receive=exchange)
@@ -81,11 +107,13 @@ def secure_sum(
                 raise _too_few(stage.__name__.removesuffix("_stage").replace("_", " "))
             if stage in before_keys:
                 _forget_absent(state)
-                state.nid_to_fitins = dict(contents)  # our own message in the place of the older API's
+                state.nid_to_fitins = dict(contents)  # our own messages instead of the older API's
     except TooFewError:
         raise
-    except Exception as error:  # whatever a client's reply makes of Flower's code
-        raise TooFewError(f"a client's reply broke off secure aggregation: {type(error).__name__}") from error
+    except Exception as error:  # a client's reply can cause any exception in Flower's code
+        raise TooFewError(
+            f"a client's reply ended secure aggregation with {type(error).__name__}", remedy=EVERY_ROUND
+        ) from error
     if not state.legacy_results:
         raise _too_few("unmask")
     means = parameters_to_ndarrays(state.legacy_results[0][1].parameters)
@@ -93,23 +121,24 @@ def secure_sum(
         name: torch.from_numpy(np.asarray(mean, dtype=np.float64)).reshape(received[name].shape).to(received[name])
         for name, mean in zip(names, means, strict=True)
     }
-    # A masked vector or a share that is not what it should be makes noise of the sum, which is seen by its size.
+    # A wrong masked vector or share turns the sum into noise, whose values are too large.
     if not all(value.isfinite().all() and value.abs().max() <= privacy.value_range * 1.01 for value in change.values()):
         raise TooFewError(
-            f"the sum of secure aggregation is not within ± {privacy.value_range:g}: a client sent what is no update"
+            f"the sum of secure aggregation is not within ± {privacy.value_range:g}, so a client sent no valid update",
+            remedy=EVERY_ROUND,
         )
     return change, {proxy.node_id: dict(result.metrics) for proxy, result in state.legacy_results}
 
 
 def _forget_absent(state: WorkflowState) -> None:
-    """Leaves out who is gone before anybody has a share of its key: Flower would ask for it, and nobody has it."""
+    """Remove clients that left before any other client had a share of their keys: Flower would ask for such shares."""
     here = set(state.active_node_ids)
     state.sampled_node_ids = here
     state.nid_to_neighbours = {node: state.nid_to_neighbours[node] & here for node in here}
 
 
 def _too_few(stage: str) -> TooFewError:
-    return TooFewError(f"too few clients were left for secure aggregation in its stage {stage!r}")
+    return TooFewError(f"too few clients were left for secure aggregation in the stage {stage!r}", remedy=EVERY_ROUND)
 
 
 def _fits(content: RecordDict, shapes: Sequence[tuple[int, ...]]) -> bool:

@@ -1,4 +1,4 @@
-"""A run on Flower's simulation: clients are Ray's actors, which read the cached features, and the loop is here."""
+"""Runs on Flower's simulation: the clients are Ray actors that read the cached features; the loop of rounds is here."""
 
 import logging
 import os
@@ -31,18 +31,31 @@ from fedpgp.runs.execution import Execution
 from fedpgp.runs.setup import OpenRun, RunSetup, open_run
 from fedpgp.runtime.code_files import load_file, loaded_files
 
-OPEN = 64  # clients that an actor holds ready
-DIRECTORY = "clients"  # in a run directory: what each client keeps, until the run is finished
+OPEN = 64  # clients that an actor keeps in memory
+DIRECTORY = "clients"  # in a run directory: the private parts of the clients until the run is finished
 
 
 def simulate(opened: OpenRun, directory: Path | None, state: State) -> Iterator[dict[str, Any]]:
-    """Runs the rounds that a state has not finished yet and yields the record of each, as `federate` does.
+    """Run the rounds that are missing in a state, and yield the record of each, as `federate` does.
 
-    When the last is over, what clients keep is in the state. directory: of the run, on a disk that all actors reach;
-    None takes a temporary one. Raises TrainingError where the simulation cannot be started, or a client fails.
+    After the last round, the state includes the private parts of the clients.
+
+    Parameters
+    ----------
+    opened
+        The run.
+    directory
+        Directory of the run, on a disk that all actors can reach; None uses a temporary directory.
+    state
+        State of the run.
+
+    Raises
+    ------
+    TrainingError
+        If the simulation does not start, or a client fails.
     """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its next default, of which it warns
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray would tell its makers
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's future default; without it Ray warns
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # otherwise Ray sends usage statistics to its makers
     logging.getLogger("flwr").setLevel(logging.ERROR)
     setup, spec, run = opened.setup, opened.spec, state.origin()["run"]
     with ExitStack() as stack:
@@ -64,7 +77,7 @@ def simulate(opened: OpenRun, directory: Path | None, state: State) -> Iterator[
 
 @contextmanager
 def _grid(opener: "_Opener", clients: int, setup: RunSetup) -> Iterator[Grid]:
-    """Flower's side of a simulation, in a thread: its loop ends when the block does."""
+    """Run Flower's part of a simulation in a thread until the block ends."""
     server, opened, over = ServerApp(), Queue[Grid | None](), threading.Event()
 
     @server.main()
@@ -73,7 +86,7 @@ def _grid(opener: "_Opener", clients: int, setup: RunSetup) -> Iterator[Grid]:
         over.wait()
 
     ray: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if "RAY_ADDRESS" not in os.environ:  # this process starts one
+    if "RAY_ADDRESS" not in os.environ:  # this process starts Ray
         ray |= {"num_cpus": setup.workers.count, "include_dashboard": False}
     cuda = setup.config.backbone.device.startswith("cuda")
     resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": float(cuda)}
@@ -86,7 +99,11 @@ def _grid(opener: "_Opener", clients: int, setup: RunSetup) -> Iterator[Grid]:
             grid = opened.get()
             if grid is None:
                 error = running.exception()
-                raise TrainingError(f"Flower's simulation cannot be started: {error}") from error
+                raise TrainingError(
+                    f"Flower's simulation did not start: {error}",
+                    where="federation.engine",
+                    remedy="Fix the cause, or train without Flower: --set federation.engine=local",
+                ) from error
             yield grid
         finally:
             over.set()
@@ -94,7 +111,13 @@ def _grid(opener: "_Opener", clients: int, setup: RunSetup) -> Iterator[Grid]:
 
 @dataclass(frozen=True)
 class _Opener:
-    """Opens a client in an actor. packed: config, method, seed and how features are cached, pickled by this process."""
+    """Opens a client in an actor.
+
+    Attributes
+    ----------
+    packed
+        Config, method, seed and settings of the feature cache, pickled by this process.
+    """
 
     run: str
     directory: Path
@@ -108,13 +131,13 @@ class _Opener:
 
 @lru_cache(maxsize=1)
 def _opened(opener: _Opener) -> OpenRun:
-    """The run in this process, for as long as it lives."""
+    """Open the run once in this process."""
     torch.set_num_threads(1)
     for path in opener.method_files:
         load_file(path)
     config, method, seed, cache, skip_bad_images = pickle.loads(opener.packed)
     with open_run(config, method, seed, Execution(cache=cache, skip_bad_images=skip_bad_images)) as opened:
-        return opened  # of which the workers alone end here
+        return opened  # only its workers end here
 
 
 @lru_cache(maxsize=OPEN)

@@ -1,6 +1,6 @@
-"""Trackers: reporters that pass figures on to TensorBoard, MLflow or Weights & Biases.
+"""Trackers: reporters that write the figures of runs to TensorBoard, MLflow or Weights & Biases.
 
-It may import reporting and what is below it. Start with `base`.
+This package may import `reporting` and the packages below it. Start with `base`.
 """
 
 from typing import Any
@@ -19,15 +19,19 @@ KINDS: dict[str, type[TensorBoard] | type[MLflow] | type[WandB]] = {
 
 
 def tracker(text: str) -> Tracker[Any]:
-    """The tracker that "tensorboard:DIR", "mlflow:URI" or "wandb:PROJECT" names.
+    """Return the tracker for "tensorboard:DIR", "mlflow:URI" or "wandb:PROJECT".
 
-    Raises ConfigError for another text, and where its package is missing or its place cannot be written.
+    Raises
+    ------
+    ConfigError
+        If the text has another form, the tracker's package is missing, or its target cannot be written.
     """
     kind, _, where = text.partition(":")
     if kind not in KINDS:
-        raise ConfigError(
-            f"--track must be tensorboard:DIR, mlflow:URI or wandb:PROJECT, got {text!r}; {nearest(kind, KINDS)}"
-        )
+        allowed = "tensorboard:DIR, mlflow:URI or wandb:PROJECT"
+        raise ConfigError(where="--track", allowed=allowed, got=text, remedy=nearest(kind, KINDS))
     if not where:
-        raise ConfigError(f"--track must say where to: {kind}:{KINDS[kind].target}, got {text!r}")
+        target = KINDS[kind].target
+        remedy = f"Add the {target} after the colon"
+        raise ConfigError(where="--track", allowed=f"{kind}:{target}", got=text, remedy=remedy)
     return KINDS[kind](where)

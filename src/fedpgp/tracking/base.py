@@ -1,4 +1,4 @@
-"""What all trackers do: one entry for each run, opened, filled round by round and closed; and several at once."""
+"""The base of all trackers: each opens an entry for a run, writes to it after each round, and closes it."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from fedpgp.config import ExperimentConfig
-from fedpgp.errors import ConfigError, FedPGPError, OutputError
+from fedpgp.errors import ConfigError, FedPGPError, OutputError, first_line
 from fedpgp.reporting import Reporter, Silent
 from fedpgp.results.run import Run
 from fedpgp.tracking.figures import scalars
@@ -17,10 +17,17 @@ Entry = TypeVar("Entry")
 
 
 class Tracker(Silent, Generic[Entry]):
-    """A reporter that hears runs and rounds; a context manager, which closes what a stop left open.
+    """A reporter that writes runs and rounds to a tracking package. As a context manager, it closes all open entries.
 
-    Entry: what its package calls a run. Whatever it raises becomes an OutputError, and stops the run, which `resume`
-    goes on with. kind, target: how --track names it, and what the user gives it.
+    `Entry` is the package's own type of a run. An exception of the package becomes an OutputError, which stops the run;
+    `resume` can continue it.
+
+    Attributes
+    ----------
+    kind
+        Name of the tracker in --track.
+    target
+        Name of the value after the colon in --track.
     """
 
     kind: ClassVar[str]
@@ -31,19 +38,19 @@ class Tracker(Silent, Generic[Entry]):
 
     @abstractmethod
     def open(self, method: str, seed: int, config: ExperimentConfig) -> Entry:
-        """A new entry, with the settings of its run, which begins or goes on after a stop."""
+        """Open an entry with the settings of its run, which begins or continues after a stop."""
 
     @abstractmethod
     def log(self, entry: Entry, figures: Mapping[str, float], number: int) -> None:
-        """figures: of round `number`, by name."""
+        """Write the figures of round `number`, by name."""
 
     @abstractmethod
     def end(self, entry: Entry, run: Run) -> None:
-        """Adds the final table, and closes the entry of a finished run."""
+        """Write the final table, and close the entry of a finished run."""
 
     @abstractmethod
     def abandon(self, entry: Entry) -> None:
-        """Closes the entry of a run that was stopped."""
+        """Close the entry of a run that was stopped."""
 
     def begin(self, method: str, seed: int, config: ExperimentConfig) -> None:
         with self._writing():
@@ -59,7 +66,7 @@ class Tracker(Silent, Generic[Entry]):
         del self._entries[run.method, run.seed]
 
     def close(self) -> None:
-        """Closes the entries of runs that were stopped."""
+        """Close the entries of runs that were stopped."""
         while self._entries:
             _, entry = self._entries.popitem()
             with self._writing():
@@ -78,14 +85,15 @@ class Tracker(Silent, Generic[Entry]):
         except FedPGPError:
             raise
         except Exception as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise OutputError(
-                f"{self.kind} could not be written: {reason}; without --track {self.kind} the run itself can be resumed"
+                f"the tracker cannot write: {first_line(error).rstrip('.')}",
+                where=f"--track {self.kind}",
+                remedy="Fix the cause, then resume the run, with this option or without it",
             ) from error
 
 
 class Several:
-    """Passes every call on to each, in their order; a context manager, which closes those that are trackers."""
+    """Passes every call on to several reporters in their order. As a context manager, it closes the trackers."""
 
     def __init__(self, reporters: Sequence[Reporter]):
         self._reporters = list(reporters)
@@ -111,7 +119,7 @@ class Several:
             reporter.finish(run)
 
     def close(self) -> None:
-        with ExitStack() as stack:  # all of them, also where one cannot be closed
+        with ExitStack() as stack:  # closes all trackers, even if one raises an error
             for reporter in self._reporters:
                 if isinstance(reporter, Tracker):
                     stack.callback(reporter.close)
@@ -124,10 +132,12 @@ class Several:
 
 
 def needed(module: str, package: str) -> ModuleType:
-    """A module of a package that only a tracker needs; raises ConfigError where it is missing."""
+    """Import a module that only a tracker needs; raise ConfigError if its package is missing."""
     try:
         return import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f'tracking needs {package}, which cannot be imported ({error}): pip install "fedpgp[tracking]"'
+            f"the package {package} cannot be imported: {error}",
+            where="--track",
+            remedy='Install it with `pip install "fedpgp[tracking]"`',
         ) from error

@@ -1,4 +1,4 @@
-"""What trackers are told of a run, as names and plain values."""
+"""The figures and settings of a run for trackers, as names and plain values."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -9,16 +9,16 @@ from fedpgp.report import tables
 from fedpgp.results import formats
 from fedpgp.results.run import Comparison, Run
 
-GROUPS = ("loss", "cosine", "bytes", "seconds", "validation", "wire")  # what names of a record begin with
+GROUPS = ("loss", "cosine", "bytes", "seconds", "validation", "wire")  # prefixes of names in a record
 
-SECTIONS = ("task", "federation", "backbone", "privacy")  # of the config, beside the method's own
+SECTIONS = ("task", "federation", "backbone", "privacy")  # sections of the config, in addition to the method's
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a round's record: accuracies in percent, losses, cosines, bytes and seconds.
+    """Return the numbers in a round's record: accuracies in percent, losses, cosines, bytes and seconds.
 
-    Named as in rounds.jsonl, but that "loss_task" is "loss/task", and Local of the shared part alone "shared/local";
-    "participants" is how many there were.
+    The names are as in rounds.jsonl, with these changes: "loss_task" becomes "loss/task", the shared model's Local
+    becomes "shared/local", and "participants" becomes the number of participants.
     """
     figures: dict[str, float] = {}
     for name, value in record.items():
@@ -33,9 +33,9 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def settings(config: ExperimentConfig, method: str, seed: int) -> dict[str, str | int | float | bool]:
-    """The method's section, those of `SECTIONS`, and which images they are on: "section.key" -> value.
+    """Return the settings of a run as "section.key" -> value: the method's section, `SECTIONS`, and data.source.
 
-    What is unset is left out; lists are text.
+    Unset values are left out. Lists become text.
     """
     sections: dict[str, Any] = {name: getattr(config, name) for name in SECTIONS} | {method: config.methods[method]}
     values = {f"{name}.{key}": value for name, section in sections.items() for key, value in asdict(section).items()}
@@ -48,13 +48,16 @@ def settings(config: ExperimentConfig, method: str, seed: int) -> dict[str, str 
 
 
 def final(run: Run) -> dict[str, float]:
-    """After the last round, in percent: "final/METRIC" of the clients' own models, and "final_shared/METRIC"."""
+    """Return the figures after the last round, in percent.
+
+    "final/METRIC" is a figure of the clients' own models, "final_shared/METRIC" a figure of the shared model.
+    """
     parts = {"final": run.results["final"], "final_shared": run.results["shared"] or {}}
     return {f"{part}/{name}": value for part, figures in parts.items() for name, value in figures.items()}
 
 
 def table(run: Run) -> str:
-    """What `fedpgp show` prints of a run, as Markdown."""
+    """Return the table of `fedpgp show` for a run, as Markdown."""
     return formats.markdown(tables.table(Comparison([run])))
 
 

@@ -1,4 +1,4 @@
-"""MLflow's tracking: a database in a file, or a server."""
+"""Tracker for MLflow, with a database in a file, or a server."""
 
 import logging
 import os
@@ -15,41 +15,53 @@ from fedpgp.tracking.base import Tracker, needed
 from fedpgp.tracking.figures import final, settings, table
 
 SQLITE = "sqlite:///"
-FORBIDDEN = r"[^\w\-. :/]"  # in the name of a metric
+FORBIDDEN = r"[^\w\-. :/]"  # characters that the name of a metric may not have
 
 
 class MLflow(Tracker[str]):
-    """One of MLflow's runs for each run: settings as parameters, a metric for every scalar, and the table as a file.
+    """Tracker that writes an MLflow run for each run: settings as parameters, scalars as metrics, the table as a file.
 
-    uri: "sqlite:///runs.db", in short "runs.db", whose files lie in runs.db.files beside it, or an MLflow server's
-    address. A run that goes on after a stop is a run of its own, with the rounds that were left.
-    Raises ConfigError where the store cannot be opened.
+    A run that continues after a stop becomes another run of MLflow, with the remaining rounds.
+
+    Parameters
+    ----------
+    uri
+        A database file, as "sqlite:///runs.db" or "runs.db", or the address of an MLflow server. The files of a
+        database runs.db are in runs.db.files next to it.
+    experiment
+        Name of the experiment in MLflow.
+
+    Raises
+    ------
+    ConfigError
+        If the store cannot be opened.
     """
 
     kind, target = "mlflow", "URI"
 
     def __init__(self, uri: str, experiment: str = "fedpgp"):
         super().__init__()
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # else its import tells its makers
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # otherwise its import sends usage data to its makers
         client = needed("mlflow", "mlflow-skinny").MlflowClient
         self._entities = needed("mlflow.entities", "mlflow-skinny")
         path = Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) or uri.endswith(".db") else None
         if path is not None:
             needed("sqlalchemy", "sqlalchemy")
             needed("alembic", "alembic")
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # every step of a new database
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # otherwise it logs every step of a new database
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of SQLAlchemy about MLflow
+                warnings.simplefilter("ignore", DeprecationWarning)  # SQLAlchemy warns about MLflow's code
                 self._client = client(tracking_uri=uri if path is None else f"{SQLITE}{path}")
                 files = None if path is None else path.with_name(f"{path.name}.files").as_uri()
                 known = self._client.get_experiment_by_name(experiment)
                 self._experiment = known.experiment_id if known else self._client.create_experiment(experiment, files)
         except Exception as error:
             raise ConfigError(
-                f"--track mlflow:{uri} must name a store that can be opened, such as mlflow:sqlite:///runs.db, or an"
-                f" MLflow server: {first_line(error)}"
+                f"the store cannot be opened: {first_line(error).rstrip('.')}",
+                where=f"--track mlflow:{uri}",
+                remedy="Use a database file such as mlflow:sqlite:///runs.db, or the address of an MLflow server",
             ) from error
 
     def open(self, method: str, seed: int, config: ExperimentConfig) -> str:

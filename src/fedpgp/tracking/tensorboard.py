@@ -1,4 +1,4 @@
-"""TensorBoard's event files."""
+"""Tracker for TensorBoard, which writes event files."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,10 +14,20 @@ from fedpgp.tracking.figures import final, settings, table
 
 
 class TensorBoard(Tracker[Any]):
-    """A directory for each run, METHOD/seed-SEED, below one that `tensorboard --logdir` shows.
+    """Tracker that writes a directory METHOD/seed-SEED for each run, for `tensorboard --logdir`.
 
-    The scalars of every round, the config as text, and in the end the table, and the settings beside the final figures
-    for the tab HPARAMS. A run that goes on after a stop goes on in the same curves.
+    It writes the config as text, the scalars of every round, and at the end the table, and the settings with the final
+    figures for the tab HPARAMS. A run that continues after a stop continues the same curves.
+
+    Parameters
+    ----------
+    directory
+        Directory for all runs.
+
+    Raises
+    ------
+    ConfigError
+        If the directory cannot be written.
     """
 
     kind, target = "tensorboard", "DIR"
@@ -33,14 +43,16 @@ class TensorBoard(Tracker[Any]):
             self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"--track tensorboard:{directory} must name a directory that can be written: {error.strerror}"
+                f"the directory cannot be written: {error.strerror}",
+                where=f"--track tensorboard:{directory}",
+                remedy="Choose another directory",
             ) from error
 
     def open(self, method: str, seed: int, config: ExperimentConfig) -> Any:
         self._used[method, seed] += 1
-        number = f"-{self._used[method, seed]}" if self._used[method, seed] > 1 else ""  # of another cell of a grid
+        number = f"-{self._used[method, seed]}" if self._used[method, seed] > 1 else ""  # another cell of a grid
         writer = self._writer(str(self._directory / method / f"seed-{seed}{number}"))
-        writer.add_text("config", indent(config.to_toml(), "    "), 0)  # in Markdown: as it is
+        writer.add_text("config", indent(config.to_toml(), "    "), 0)  # a code block in Markdown
         writer.flush()
         return writer
 
@@ -53,7 +65,7 @@ class TensorBoard(Tracker[Any]):
         entry.add_text("table", table(run), run.results["rounds"])
         figures = final(run)
         for summary in self._hparams(settings(run.config, run.method, run.seed), figures):
-            entry.file_writer.add_summary(summary)  # `add_hparams` would begin a directory of its own
+            entry.file_writer.add_summary(summary)  # `add_hparams` would create another directory
         self.log(entry, figures, run.results["rounds"])
         entry.close()
 

@@ -1,4 +1,4 @@
-"""Weights & Biases, on this machine alone unless its mode is another."""
+"""Tracker for Weights & Biases, which by default writes only to this machine."""
 
 import os
 from collections.abc import Mapping
@@ -12,13 +12,21 @@ from fedpgp.tracking.figures import final, settings
 
 
 class WandB(Tracker[Any]):
-    """One of W&B's runs for each run, in a group for each method: settings as its config, every scalar over the rounds.
+    """Tracker that writes a run of W&B for each run, in a group for each method: settings as config, and all scalars.
 
-    mode: "offline" writes below directory/wandb, from where `wandb sync` uploads; "online" needs `wandb login` before;
-    None takes what WANDB_MODE says, or else offline. directory: None takes WANDB_DIR, or else the working directory.
-    A run that goes on after a stop is a run of its own, with the rounds that were left. Of code, a git repository and
-    the machine nothing goes with it but what W&B always notes: versions, the platform, and which known packages are
-    loaded.
+    A run that continues after a stop becomes another run of W&B, with the remaining rounds. The tracker sends nothing
+    about the code, the git repository and the machine, except what W&B always records: versions, the platform, and
+    which known packages are loaded.
+
+    Parameters
+    ----------
+    project
+        Name of the project in W&B.
+    mode
+        "offline" writes to directory/wandb, which `wandb sync` can upload. "online" needs `wandb login` first. None
+        means WANDB_MODE, or offline if it is not set.
+    directory
+        Directory to write to. None means WANDB_DIR, or the working directory if it is not set.
     """
 
     kind, target = "wandb", "PROJECT"
@@ -27,7 +35,7 @@ class WandB(Tracker[Any]):
         self, project: str, mode: Literal["offline", "online"] | None = None, directory: Path | str | None = None
     ):
         super().__init__()
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else errors go to its makers, also offline
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # otherwise W&B's makers get its errors, even offline
         self._wandb = needed("wandb", "wandb")
         self._project, self._directory = project, directory
         self._mode = mode or os.environ.get("WANDB_MODE", "offline")
@@ -43,7 +51,7 @@ class WandB(Tracker[Any]):
             reinit="create_new",
             settings=self._wandb.Settings(
                 silent=True,
-                host="-",  # else the machine's name
+                host="-",  # otherwise the machine's name
                 console="off",
                 save_code=False,
                 disable_git=True,
@@ -53,7 +61,7 @@ class WandB(Tracker[Any]):
                 x_save_requirements=False,
             ),
         )
-        entry.define_metric("*", step_metric="round")  # its own steps count what is logged
+        entry.define_metric("*", step_metric="round")  # W&B's own steps count the calls of `log`
         return entry
 
     def log(self, entry: Any, figures: Mapping[str, float], number: int) -> None:

@@ -13,7 +13,7 @@ from fedpgp.flower.deployment.app_policy import PYPROJECT
 
 
 def packed(files: Mapping[str, bytes], *more: tuple[str, bytes]) -> bytes:
-    """Files as a FAB; more: entries whose names may be there already."""
+    """Return files as a FAB; the names of `more` entries may be duplicates."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in [*files.items(), *more]:
@@ -22,7 +22,7 @@ def packed(files: Mapping[str, bytes], *more: tuple[str, bytes]) -> bytes:
 
 
 def sent(content: bytes, files: Mapping[str, bytes], **differing: str) -> tuple[Run, Fab]:
-    """What a server says of the run of an app, and the app. differing: what it says that is not so."""
+    """Return a run as a server describes it, and its app. `differing` has wrong values of the description."""
     about, digest = tomllib.loads(files[PYPROJECT].decode()), hashlib.sha256(content).hexdigest()
     run = Run.create_empty(7)
     run.fab_id, run.fab_version = f"fedpgp/{about['project']['name']}", about["project"]["version"]

@@ -1,4 +1,4 @@
-"""A gate in a thread, a SuperLink's stub behind it, and requests that are signed as a node signs them."""
+"""A gate in a thread, with a stub of a SuperLink behind it, and requests with the signature of a node."""
 
 import asyncio
 import base64
@@ -32,7 +32,7 @@ class Received(NamedTuple):
 
 @dataclass
 class Setup:
-    """directory: with ca.crt, server.crt, server.key and the public keys of node-0 and node-1; port: of the gate."""
+    """A running gate: `directory` has ca.crt, server.crt, server.key and the public keys of node-0 and node-1."""
 
     directory: Path
     port: int
@@ -40,7 +40,7 @@ class Setup:
     received: list[Received] = field(default_factory=list)
 
     def headers(self, node: int = 0, age: float = 0.0, **changes: str | None) -> dict[str, str]:
-        """The headers of a node's request, signed `age` seconds ago; changes: to them, None for one to leave out."""
+        """Return the headers of a node's request, signed `age` seconds ago, with changes; None removes a header."""
         headers = signed(self.directory / f"node-{node}.key", age) | {"content-type": "application/x-protobuf"}
         headers |= {name.replace("_", "-"): value for name, value in changes.items()}
         return {name: value for name, value in headers.items() if value is not None}
@@ -51,9 +51,9 @@ class Setup:
         return secure.wrap_socket(plain, server_hostname="127.0.0.1")
 
     def status(self, head: bytes, body: bytes = b"") -> int:
-        """The status of the answer to a request as it stands, 0 for none; the connection must end with a refusal."""
+        """Send bytes and return the status of the answer, or 0; the connection must end after a refusal."""
         with self.connect() as connection:
-            with contextlib.suppress(OSError):  # it may be closed before all is sent
+            with contextlib.suppress(OSError):  # the connection may be closed before all is sent
                 connection.sendall(head + body)
             status, rest = answer(connection)
             if status in (401, 404, 413):
@@ -66,7 +66,7 @@ class Setup:
 
 
 def signed(key: Path, age: float = 0.0) -> dict[str, str]:
-    """What Flower's NodeAuthHttpInterceptor adds to a request."""
+    """Return the headers that Flower's NodeAuthHttpInterceptor adds to a request."""
     secret = serialization.load_ssh_private_key(key.read_bytes(), None)
     assert isinstance(secret, ec.EllipticCurvePrivateKey)
     moment = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=age)
@@ -84,7 +84,7 @@ def head(route: str, headers: dict[str, str], method: str = "POST") -> bytes:
 
 
 def answer(connection: ssl.SSLSocket) -> tuple[int, bytes]:
-    """The status and all that has come of the first answer; 0 if the connection ends without one."""
+    """Return the status and the received bytes of the first answer; the status is 0 without an answer."""
     content = b""
     with contextlib.suppress(OSError):
         while b"\r\n\r\n" not in content and (data := connection.recv(65536)):
@@ -94,7 +94,7 @@ def answer(connection: ssl.SSLSocket) -> tuple[int, bytes]:
 
 @contextlib.contextmanager
 def running(directory: Path, limits: Limits = Limits(), upstream: str | None = None) -> Iterator[Setup]:  # noqa: B008
-    """A gate before a stub, or before an address. directory: certificates and keys are written to it if it has none."""
+    """Run a gate in front of a stub or of another address. Write certificates and keys to an empty directory."""
     if not (directory / "ca.crt").exists():
         write_authority(directory)
         write_server(directory, directory, "localhost")

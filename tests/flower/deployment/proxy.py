@@ -1,4 +1,4 @@
-"""A TCP proxy on the loopback address, which keeps what passes, and can stall or cut connections."""
+"""A TCP proxy on the loopback address, which stores all bytes, and can stall or cut connections."""
 
 import contextlib
 import socket
@@ -7,7 +7,7 @@ from types import TracebackType
 
 
 class Proxy:
-    """Passes connections on to a port. up, down: all bytes to the server and from it; flowing: clear it to stall."""
+    """Passes connections on to a port. `up` and `down` have all bytes to and from it; clear `flowing` to stall."""
 
     def __init__(self, target: int):
         self.target = target
@@ -29,7 +29,7 @@ class Proxy:
         self.cut()
 
     def cut(self) -> None:
-        """Closes all connections; new ones may come."""
+        """Close all connections; new connections are possible."""
         for one in self._connections:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""What a node answers to its server, in this process."""
+"""A node's answers to its server, in this process."""
 
 import pytest
 from flwr.app import ConfigRecord, RecordDict
@@ -14,7 +14,7 @@ from fedpgp.runtime.version import __version__
 
 @pytest.fixture
 def about(small, tmp_path, cache):
-    """What a node knows of a run, and says of itself."""
+    """Settings of a node and of its run."""
     (tmp_path / "experiment.toml").write_text(load_config(changes=SHORT_RUN).to_toml(), encoding="utf-8")
     yield {
         "experiment": str(tmp_path / "experiment.toml"), "method": "zero-shot", "seed": 0, "client": 1,
@@ -32,6 +32,6 @@ def test_a_node_tells_its_server_counts_and_accuracies_and_not_which_images_it_g
     assert 0 <= evaluated["figures/1.0"]["local"] <= 100
 
 
-def test_what_fails_at_a_node_is_told_without_its_text_which_may_name_files(about):
+def test_an_error_at_a_node_is_reported_without_its_text_which_may_name_files(about):
     answered = answer_as(QUERY, RecordDict(), {**about, "client": 7})
-    assert answered.config_records[FAULT]["reason"] == "ConfigError in query: the log of its node says more"
+    assert answered.config_records[FAULT]["reason"] == "ConfigError in query. Read the log of the node."

@@ -1,4 +1,4 @@
-"""A federation with real processes on the loopback address: TLS, keys, four nodes, faults, and all bytes looked at."""
+"""A federation with real processes on the loopback address: TLS, keys, four nodes, faults, and all network traffic."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from proxy import Proxy
+from raising import raises
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -51,7 +52,7 @@ def flwr(layout: FederationLayout, *arguments: str) -> str:
 
 
 def left(layout: FederationLayout) -> list[str]:
-    """Processes of a federation that still run."""
+    """Return the processes of a federation that are still running."""
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if str(layout.directory) in line and "pytest" not in line]
 
@@ -64,12 +65,12 @@ def own_parts(layout: FederationLayout, client: int) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 def test_four_nodes_with_tls_and_keys_have_the_local_engines_table_and_leave_nothing(tmp_path, cache):
     settings = ["task.clients=4", "federation.eval_every=2", *SHORT]
-    local = fedpgp.run("fedpgp", 0, changes=settings, cache=cache)  # encodes the images for all
+    local = fedpgp.run("fedpgp", 0, changes=settings, cache=cache)  # encodes the images for all nodes
     layout = new_federation(tmp_path / "federation", "fedpgp", 4, settings)
     run, counts, over = layout.runs / "local", [], []
     with local_federation(layout, 4, str(cache)) as federation:
         federation.complete(run, pytest.fail, counts.append, lambda records: over.append(len(records)))
-        assert counts == sorted(counts)  # the last may come while a round is on its way
+        assert counts == sorted(counts)  # the last node may connect during a round
         assert over == [1, 2]
         (listed,) = json.loads(flwr(layout, "ls", "local", "--format", "json"))["runs"]
         assert listed["status"] == "finished:completed"
@@ -77,18 +78,18 @@ def test_four_nodes_with_tls_and_keys_have_the_local_engines_table_and_leave_not
         assert "round 2 of 2: Local" in told
     assert left(layout) == []
     found = fedpgp.load_run(run)
-    elsewhere = ("seconds", "calibration_error")  # how sure clients are of what is not told to a server
+    elsewhere = ("seconds", "calibration_error")  # clients do not send confidences to a server
     same = {name: value for name, value in local.results.items() if name not in elsewhere}
     assert same == {name: value for name, value in found.results.items() if name not in elsewhere}
     assert torch.equal(found.prompts["shared/p_G"], local.prompts["shared/p_G"])
-    assert list(found.prompts) == ["shared/p_G"]  # what is private stays where it is:
+    assert list(found.prompts) == ["shared/p_G"]  # the private parts stay on the nodes:
     for client in range(4):
         for name, value in own_parts(layout, client).items():
             assert torch.equal(value, local.prompts[name.replace("private/", f"private/{client}/")])
     for file in layout.directory.glob("nodes/*/state/*/*/*"):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     table, same_table = (tables.table(fedpgp.Comparison([one])) for one in (found, local))
-    assert [row[:-1] for row in table.rows] == [row[:-1] for row in same_table.rows]  # but for seconds
+    assert [row[:-1] for row in table.rows] == [row[:-1] for row in same_table.rows]  # except seconds
     assert len(table.rows) == 2
     shown = json.loads(CliRunner().invoke(app, ["show", str(run), "--json"]).stdout)
     assert shown["rows"][0]["local"] == local.results["final"]["local"]
@@ -101,7 +102,7 @@ def windows(tensor: torch.Tensor) -> list[bytes]:
 
 @pytest.mark.slow
 def test_no_byte_on_the_wire_is_of_a_private_part_or_a_feature(tmp_path, cache):
-    """Without TLS, so that the bytes can be read; what passes is the same."""
+    """The federation runs without TLS so that the bytes can be read; the messages are the same."""
     settings = ["task.clients=2", "federation.eval_every=2", *SHORT]
     layout = new_federation(tmp_path / "federation", "fedpgp", 2, settings, insecure=True)
     address = layout.connection.address
@@ -112,11 +113,11 @@ def test_no_byte_on_the_wire_is_of_a_private_part_or_a_feature(tmp_path, cache):
         with local_federation(layout, 2, str(cache)) as federation:
             federation.complete(layout.runs / "local", pytest.fail)
         captured = bytes(proxy.up)
-    names = [name for name in pictograms.read().class_names if len(name) > 6]  # shorter ones are in bytes by chance
+    names = [name for name in pictograms.read().class_names if len(name) > 6]  # shorter names may occur by chance
     assert not any(text.encode() in captured for text in (str(tmp_path), str(cache), *names))
     shared = fedpgp.load_run(layout.runs / "local").prompts
     sent = bytes(proxy.down)
-    assert any(window in sent for tensor in shared.values() for window in windows(tensor))  # it would be found
+    assert any(window in sent for tensor in shared.values() for window in windows(tensor))  # so the search works
     secrets = [value for client in range(2) for value in own_parts(layout, client).values()]
     secrets += [value for file in cache.glob("**/*.safetensors") for value in load_file(file).values()][:3]
     assert len(secrets) > 4
@@ -125,8 +126,8 @@ def test_no_byte_on_the_wire_is_of_a_private_part_or_a_feature(tmp_path, cache):
 
 
 @pytest.mark.by_hand
-def test_killed_cut_off_stalled_and_started_again_it_ends_with_the_parts_of_an_undisturbed_run(tmp_path, cache):
-    """One node is killed, one hangs, a third's network is stalled and cut, then the server is killed, in one run."""
+def test_killed_cut_off_stalled_and_restarted_it_ends_with_the_parts_of_an_undisturbed_run(tmp_path, cache):
+    """In one run, a node is killed, one hangs, a third one's network stalls and is cut, and the server is killed."""
     settings = ["task.clients=3", "task.shots=4", "federation.rounds=7", "federation.eval_every=7"]
     settings += ["federation.path_points=1", "federation.deadline=15"]
     layout = new_federation(tmp_path / "federation", "fedpgp", 3, settings)
@@ -137,7 +138,7 @@ def test_killed_cut_off_stalled_and_started_again_it_ends_with_the_parts_of_an_u
 
     def disturb(federation: LocalFederation, proxy: Proxy) -> None:
         wait(lambda: has_trained(layout, 0, 1), ended)
-        os.killpg(federation.processes["node-0"].pid, signal.SIGKILL)  # the server takes it for alive for a while
+        os.killpg(federation.processes["node-0"].pid, signal.SIGKILL)  # the server notices this only later
         wait(lambda: has_trained(layout, 1, 2), ended)
         hanging = federation.processes["node-1"]
         os.killpg(hanging.pid, signal.SIGSTOP)
@@ -170,7 +171,7 @@ def test_killed_cut_off_stalled_and_started_again_it_ends_with_the_parts_of_an_u
             ended.set()
             thread.join()
             assert not faults
-            wait(lambda: federation.tend() or federation.online() == 3)  # all nodes have come back
+            wait(lambda: federation.tend() or federation.online() == 3)  # all nodes are back
     assert left(layout) == []
     run = fedpgp.load_run(layout.runs / "local")
     assert len(run.rounds) == 7
@@ -181,8 +182,8 @@ def test_killed_cut_off_stalled_and_started_again_it_ends_with_the_parts_of_an_u
 
 
 @pytest.mark.slow
-def test_a_node_with_data_of_its_own_takes_part_and_one_with_other_names_is_told_why(tmp_path, cache):
-    """Two nodes have folders of their own, of other classes; a third's do not fit, and the two go on without it."""
+def test_a_node_with_its_own_data_participates_and_a_node_with_other_names_is_refused(tmp_path, cache):
+    """Two nodes have their own folders with different classes, and train without a third node that does not fit."""
     names = tmp_path / "names.txt"
     source = pictograms.read()
     classes = [source.class_names[label] for label in range(6)]
@@ -219,7 +220,7 @@ def test_a_node_with_data_of_its_own_takes_part_and_one_with_other_names_is_told
     found = fedpgp.load_run(run)
     assert [one["client"] for one in found.results["clients"]] == [0, 1]
     assert {record["participants"] == [0, 1] for record in found.rounds} == {True}
-    assert {one["reason"] for record in found.rounds for one in record["dropped"]} == {"it has no node"}
+    assert all("no node" in one["reason"] for record in found.rounds for one in record["dropped"])
     assert found.results["clients"][0]["examples"] == 18
     assert 0 <= found.results["final"]["local"] <= 100
 
@@ -234,14 +235,14 @@ def wait(condition: Callable[[], object], ended: threading.Event | None = None, 
 
 
 def has_trained(layout: FederationLayout, client: int | None, number: int) -> bool:
-    """Whether a client, or any, has trained in a round, or in a later one."""
+    """Return whether a client, or any client, has trained in a round or in a later one."""
     name = "*" if client is None else layout.node(client).name
     files = (layout.directory / "nodes").glob(f"{name}/state/*/*/round-*.safetensors")
     return any(int(file.stem.removeprefix("round-")) >= number for file in files)
 
 
 def was_dropped(layout: FederationLayout, client: int) -> bool:
-    """Whether the last round that is over went on without a client."""
+    """Return whether a client was left out of the last finished round."""
     *_, last = [{}, *finished_rounds(layout.runs / "local")]
     return client in [one["client"] for one in last.get("dropped", ())]
 
@@ -255,7 +256,7 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_begin_says_why_to_who_started_it(tmp_path, cache):
+def test_a_run_that_cannot_begin_reports_the_reason_to_its_caller(tmp_path, cache):
     layout = new_federation(tmp_path / "federation", "fedpgp", 2, ["task.clients=2", *SHORT])
     with server(layout, tmp_path / "server.log"):
         arguments = ["run", str(layout.app), "local", "--stream", "--run-config", 'method="promtfl"']
@@ -266,16 +267,16 @@ def test_a_run_that_cannot_begin_says_why_to_who_started_it(tmp_path, cache):
             timeout=120,
             env=environment(layout.flwr),
         )
-    assert "method must be a known one, got 'promtfl'; did you mean 'promptfl'?" in done.stdout + done.stderr
+    assert all(name in done.stdout + done.stderr for name in ("'promtfl'", "'promptfl'"))
 
 
 @pytest.mark.slow
-def test_a_look_from_a_node_tells_a_silent_server_from_that_of_others(tmp_path, cache):
+def test_reach_distinguishes_a_silent_server_from_another_federations_server(tmp_path, cache):
     layouts = [new_federation(tmp_path / name, "fedpgp", 2, ["task.clients=2", *SHORT]) for name in ("one", "two")]
     node = NodeDirectory.read(layouts[0].node(0))
     stranger = replace(NodeDirectory.read(layouts[1].node(0)), superlink=node.superlink)
-    assert "does not answer now" in node.reach()
+    assert "does not answer yet" in node.reach()
     with server(layouts[0], tmp_path / "server.log"):
         assert node.reach().endswith("answers")
-        with pytest.raises(ConfigError, match="no certificate of this federation"):
+        with raises(ConfigError, where=node.superlink, problem="certificate"):
             stranger.reach()

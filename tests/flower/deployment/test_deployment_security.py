@@ -1,4 +1,4 @@
-"""Who is let in by the server of a federation: nobody without its certificate authority and a key that it knows."""
+"""Admission to the server of a federation: a node needs the certificate authority and a known key."""
 
 import contextlib
 import subprocess
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from gates import running
+from raising import raises
 
 from fedpgp.errors import OutputError
 from fedpgp.flower.deployment.credentials import check_certificate, write_authority, write_node_key, write_server
@@ -33,7 +34,7 @@ def layout():
 
 
 def tried(layout: FederationLayout, *options: str) -> str:
-    """What a SuperNode says that is not let in. Flower ends one whose key is refused with code 0."""
+    """Return the output of a SuperNode that is not admitted. If its key is refused, Flower ends it with code 0."""
     address = layout.gate.listen
     (port,) = free_ports(1)
     command = [str(SCRIPTS / "flower-supernode"), "--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
@@ -51,7 +52,7 @@ def with_key(layout: FederationLayout, client: int = 0) -> list[str]:
     return ["--auth-supernode-private-key", str(layout.node(client) / "key")]
 
 
-def test_a_node_that_fits_is_let_in(layout):
+def test_a_valid_node_is_admitted(layout):
     address = layout.gate.listen
     (port,) = free_ports(1)
     command = [str(SCRIPTS / "flower-supernode"), "--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
@@ -59,7 +60,7 @@ def test_a_node_that_fits_is_let_in(layout):
     log = layout.directory / "let-in.log"
     end = time.monotonic() + 60
     with started(command, environment(layout.directory / "node-home"), log) as process:
-        while "SuperNode ID" not in log.read_text():  # which Flower prints when it is let in
+        while "SuperNode ID" not in log.read_text():  # Flower prints this after the admission
             assert process.poll() is None and time.monotonic() < end, log.read_text()
             time.sleep(0.1)
 
@@ -87,26 +88,26 @@ def test_a_client_without_tls_is_refused(layout):
     tried(layout, "--insecure")
 
 
-def test_a_certificate_that_is_over_starts_no_server_and_is_trusted_by_no_node(tmp_path, monkeypatch):
+def test_an_expired_certificate_starts_no_server_and_no_node_trusts_it(tmp_path, monkeypatch):
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
     layout = new_federation(tmp_path / "federation", "fedpgp", 2, ["task.clients=2"])
     write_server(layout.server, layout.directory / "authority", "localhost", days=0)
-    with pytest.raises(OutputError, match=r"server\.crt has been over since"):
+    with raises(OutputError, where="server.crt", problem="expired"):
         run_server(layout.directory, False, pytest.fail)
-    with running(layout.server) as setup:  # a server that does not look
+    with running(layout.server) as setup:  # a server that does not check its certificate
         file = layout.server / "gate.toml"
         file.write_text(file.read_text().replace(layout.gate.listen, f"127.0.0.1:{setup.port}"))
         tried(layout, "--root-certificates", str(layout.node(0) / "ca.crt"), *with_key(layout))
 
 
-def test_a_certificate_of_another_authority_or_of_tomorrow_is_told(tmp_path):
+def test_a_certificate_of_another_authority_or_from_the_future_is_reported(tmp_path):
     import datetime
 
     layout = new_federation(tmp_path / "federation", "fedpgp", 1, ["task.clients=1"])
     write_authority(tmp_path)
-    with pytest.raises(OutputError, match="is not signed by"):
+    with raises(OutputError, where="server.crt", problem=str(tmp_path / "ca.crt")):
         check_certificate(layout.server / "server.crt", tmp_path / "ca.crt")
     yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-    with pytest.raises(OutputError, match="this machine's clock says"):
+    with raises(OutputError, where="server.crt", problem="clock", remedy="clock"):
         check_certificate(layout.server / "server.crt", layout.server / "ca.crt", yesterday)
     check_certificate(layout.server / "server.crt", layout.server / "ca.crt")

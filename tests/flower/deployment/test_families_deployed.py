@@ -1,4 +1,4 @@
-"""A federation of real processes on checkpoints that are not CLIP's."""
+"""A federation of real processes with checkpoints of other families than CLIP."""
 
 import sys
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_two_nodes_have_the_local_engines_figures(kind, made, in_processes, tmp_
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
     monkeypatch.setenv("FLWR_DISABLE_UPDATE_CHECK", "1")
     settings = [*SETTINGS, f"backbone.checkpoint={made(kind).directory}"]
-    local = fedpgp.run("fedpgp", 0, changes=settings, cache=cache)  # encodes the images for all
+    local = fedpgp.run("fedpgp", 0, changes=settings, cache=cache)  # encodes the images for all nodes
     layout = new_federation(tmp_path / "federation", "fedpgp", 2, settings)
     NodeDirectory.read(layout.node(0), cache=str(cache)).check()
     with local_federation(layout, 2, str(cache)) as federation:

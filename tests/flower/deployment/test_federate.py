@@ -1,4 +1,4 @@
-"""What fedpgp federate writes, without a server."""
+"""The files of `fedpgp federate`, and checks before a start, without a server."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import refused
+from raising import raises
 
 from fedpgp.cli.federate import _so_far
 from fedpgp.errors import OutputError
@@ -38,20 +39,20 @@ def test_nodes_reach_the_gate_and_only_the_server_reaches_its_superlink(command)
     in_container = tomllib.loads((layout.directory / "compose" / "config.toml").read_text())["superlink"]["ours"]
     assert in_container == {"address": "127.0.0.1:9100", "root-certificates": "/federation/server/ca.crt"}
     ended = command("federate", "init", "other", "--nodes", "2", "--port", "9092")
-    refused(ended, "--port and --superlink-port must differ, got 9092 twice")
+    refused(ended, "--superlink-port", "--port", "9092")
 
 
-def test_on_this_machine_alone_the_gate_listens_on_the_loopback_address(layout):
+def test_for_one_machine_the_gate_listens_on_the_loopback_address(layout):
     assert layout.gate == ("127.0.0.1", "127.0.0.1:8000")
 
 
-def test_a_server_starts_only_as_it_was_written_and_with_a_superlink_that_nobody_else_reaches(layout, command):
-    refused(command("federate", "server", "ours", "--insecure"), "ours was written without --insecure")
+def test_a_server_starts_only_as_it_was_written_and_with_a_superlink_on_the_loopback_address(layout, command):
+    refused(command("federate", "server", "ours", "--insecure"), "ours", "without --insecure")
     assert command("federate", "init", "open", "--nodes", "2", "--insecure").code == 0
-    refused(command("federate", "server", "open"), "open was written with --insecure: start its server with --insecure")
+    refused(command("federate", "server", "open"), "open", "with --insecure")
     file = layout.flwr / "config.toml"
     file.write_text(file.read_text().replace("127.0.0.1", "0.0.0.0"))
-    refused(command("federate", "server", "ours"), "must be one of the loopback address", "got 0.0.0.0:9092")
+    refused(command("federate", "server", "ours"), str(file), "loopback address", "0.0.0.0:9092")
 
 
 def test_the_nginx_file_forwards_bodies_of_the_gates_size_to_the_gate_only(layout):
@@ -62,7 +63,7 @@ def test_the_nginx_file_forwards_bodies_of_the_gates_size_to_the_gate_only(layou
     assert text.count("{") == text.count("}")
 
 
-def test_keys_are_readable_by_their_owner_alone(layout):
+def test_only_the_owner_can_read_keys(layout):
     keys = [layout.server / "server.key", layout.directory / "authority" / "ca.key", *layout.directory.rglob("key")]
     assert len(keys) == 4
     assert all(key.stat().st_mode & 0o777 == 0o600 for key in keys)
@@ -72,7 +73,7 @@ def test_a_renewed_certificate_is_trusted_by_the_nodes_as_the_old_one_was(layout
     safe = shutil.move(layout.directory / "authority", tmp_path / "safe")
     server, trusted = layout.server / "server.crt", layout.node(0) / "ca.crt"
     write_server(layout.server, safe, "localhost", days=0)
-    with pytest.raises(OutputError, match="fedpgp federate renew makes a new one of the server"):
+    with raises(OutputError, where=str(server), remedy="fedpgp federate renew"):
         check_certificate(server, trusted)
     assert command("federate", "renew", "ours", "--authority", str(safe)).code == 0
     check_certificate(server, trusted)
@@ -81,12 +82,12 @@ def test_a_renewed_certificate_is_trusted_by_the_nodes_as_the_old_one_was(layout
 
 def test_only_the_authority_that_nodes_trust_renews(layout, tmp_path):
     before = (layout.server / "server.crt").read_bytes()
-    with pytest.raises(OutputError, match=r"cannot be read .*ca\.crt.* --authority is the directory"):
+    with raises(OutputError, where=str(tmp_path), problem="ca.crt", remedy="--authority"):
         renew(layout, tmp_path)
     write_authority(tmp_path)
-    with pytest.raises(OutputError, match="is another authority than"):
+    with raises(OutputError, where=str(tmp_path / "ca.crt"), problem=str(layout.server / "ca.crt")):
         renew(layout, tmp_path)
-    with pytest.raises(OutputError, match="is no directory of fedpgp federate init"):
+    with raises(OutputError, where=str(tmp_path), problem="gate.toml", remedy="fedpgp federate init"):
         renew(FederationLayout(tmp_path), tmp_path)
     assert (layout.server / "server.crt").read_bytes() == before
 
@@ -100,7 +101,7 @@ def test_a_plug_in_runs_on_a_node_only_if_its_owner_enabled_it(layout, command, 
     monkeypatch.setattr("fedpgp.flower.deployment.client.installed", lambda: {"mine": None})
     file = layout.node(0) / "node.toml"
     file.write_text(file.read_text().replace('method = "fedpgp"', 'method = "mine"'))
-    refused(command("federate", "node", str(layout.node(0)), "--check"), "write it into plugins in node.toml")
+    refused(command("federate", "node", str(layout.node(0)), "--check"), "'mine'", "plugins in node.toml")
 
 
 def test_the_hashes_that_an_owner_wrote_are_given_to_the_node(layout, tmp_path):
@@ -111,7 +112,7 @@ def test_the_hashes_that_an_owner_wrote_are_given_to_the_node(layout, tmp_path):
     assert command[command.index("--experiment") + 1] == str(layout.node(0) / "experiment.toml")
 
 
-def test_who_watches_a_run_is_told_of_whole_records_alone(tmp_path):
+def test_finished_rounds_ignores_an_incomplete_line(tmp_path):
     run = tmp_path / "run"
     assert finished_rounds(run) == []
     run.mkdir()
@@ -123,18 +124,18 @@ def test_who_watches_a_run_is_told_of_whole_records_alone(tmp_path):
     assert finished_rounds(run) == [first, second]
 
 
-def test_after_each_round_it_says_about_how_long_the_others_take():
+def test_after_each_round_the_remaining_time_is_estimated():
     records = [
         {"round": number, "local": 60.0, "seconds_training": 4.0 * number, "seconds_evaluation": 6.0}
         for number in (1, 2)
     ]
     assert _so_far(records, 10) == "Local 60.0, about 96 s left"  # 10 s and 14 s, and eight rounds
     assert _so_far(records, 2) == "Local 60.0"
-    assert _so_far([{**records[0], "round": 0}], 10) == "Local 60.0"  # a method that trains nothing has one round
+    assert _so_far([{**records[0], "round": 0}], 10) == "Local 60.0"  # a method without training has one round
 
 
 @pytest.mark.slow
-def test_a_supernode_that_gives_up_ends_although_a_thread_of_it_goes_on():
+def test_a_supernode_that_gives_up_ends_although_one_of_its_threads_continues():
     code = """
 import threading, time
 from fedpgp.flower.deployment import supernode
@@ -152,19 +153,19 @@ supernode.main()
 
 
 @pytest.mark.slow
-def test_a_node_imports_nothing_from_where_it_is_started(layout, tmp_path):
+def test_a_node_imports_nothing_from_its_working_directory(layout, tmp_path):
     start = NodeDirectory.read(layout.node(0)).command(tmp_path / "node.toml")
     (tmp_path / "yaml.py").write_text("raise SystemExit('planted')")
     done = subprocess.run([*start, "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "planted" not in done.stderr
 
 
-def test_bad_input_is_said_where_the_person_sits_with_exit_code_2(layout, command, cache, tmp_path):
+def test_bad_input_is_reported_at_the_node_with_exit_code_2(layout, command, cache, tmp_path):
     node, file = layout.node(0), layout.node(0) / "node.toml"
     written, start = file.read_text(), ("node", str(node), "--cache-dir", str(cache), "--check")
 
     def check(*expected, **settings):
-        """The node refuses to start with these lines in its settings instead of those of the same names."""
+        """Check that the node refuses to start with these settings."""
         text = written
         for name, value in settings.items():
             text = re.sub(rf"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
@@ -173,28 +174,29 @@ def test_bad_input_is_said_where_the_person_sits_with_exit_code_2(layout, comman
 
     init = ("init", "other", "--nodes", "2", "--host", "10.0.0.1", "--insecure")
     for arguments, says in (
-        ((*start, "--data", "nowhere"), "data.source must be a directory or file that exists"),
-        (init, "--insecure is refused for 10.0.0.1:8000"),
-        (("server", str(tmp_path)), "is no directory of fedpgp federate init"),
-        (("node", str(tmp_path)), "is no node's directory"),
+        ((*start, "--data", "nowhere"), ("data.source", "nowhere")),
+        (init, ("--insecure", "10.0.0.1:8000")),
+        (("server", str(tmp_path)), (str(tmp_path), "config.toml")),
+        (("node", str(tmp_path)), (str(tmp_path), "node.toml")),
     ):
-        refused(command("federate", *arguments), says)
-    check("client of the node's settings must be 0 to 1, got 7", client=7)
-    check("folder is not known; known: experiment, method, seed, client", client='0\nfolder = "x"')
+        refused(command("federate", *arguments), *says)
+    check("client", "0 to 1", "7", client=7)
+    check("client", "integer", "'x'", client='"x"')
+    check("folder", "experiment, method, seed, client", client='0\nfolder = "x"')
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        check(f"port {port} of 127.0.0.1 cannot be taken", port=port)
+        check(f"port {port} of 127.0.0.1", port=port)
     (node / "key").chmod(0o644)
-    check(f"{node / 'key'} is open to other users: close it with chmod 600")
+    check(str(node / "key"), "other users", f"chmod 600 {node / 'key'}")
     (node / "key").chmod(0o600)
     (node / "state").mkdir(mode=0o755)
-    check(f"{node / 'state'} is open to other users: close it with chmod 700")
+    check(str(node / "state"), "other users", f"chmod 700 {node / 'state'}")
     (node / "state").rmdir()
     (node / "key").unlink()
-    check("has no ca.crt or no key")
+    check(str(node), "ca.crt or key")
 
 
-def test_clients_are_as_many_as_nodes(command, tmp_path):
+def test_the_numbers_of_clients_and_nodes_must_be_equal(command, tmp_path):
     ended = command("federate", "init", "ours", "--nodes", "3", "--set", "task.clients=2")
-    refused(ended, "task.clients must be 3, that of --nodes, got 2: leave out the setting, or give --nodes 2")
+    refused(ended, "task.clients", "3", "2", "--nodes 2")
     assert not (tmp_path / "ours").exists()

@@ -1,4 +1,4 @@
-"""A federation by the documented commands, in network namespaces, attacked from one that has no key while it trains."""
+"""A federation from the documented commands, in network namespaces, which a host without a key attacks."""
 
 import os
 import re
@@ -44,7 +44,7 @@ REFUSED = {
 
 
 @pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed")
-def test_behind_nginx_nodes_are_answered_and_nobody_else_while_1700_connections_are_held(tmp_path):
+def test_behind_nginx_only_nodes_are_answered_while_1700_connections_are_held(tmp_path):
     layout = new_federation(tmp_path / "ours", "fedpgp", 2, ["task.clients=2"])
     address, key, authority = layout.gate.listen, layout.node(0) / "key", layout.server / "ca.crt"
     with running(layout.server) as setup:
@@ -109,7 +109,7 @@ def test_without_a_key_nothing_is_answered_and_the_run_is_the_one_without_a_gate
         attack("connections", "--half", "200", "--bare", "400", "--seconds", "15")
         of_node_0 = ["of-another", "--node", str(node_id(federation, 0)), "--key"]
         assert attack(*of_node_0, str(layout.node(1) / "key")) == 401
-        assert not (federation.run / "results.json").exists()  # all this while it trained
+        assert not (federation.run / "results.json").exists()  # the attack was during training
         federation.finish(300)
         (layout.server / "node-0.pub").rename(layout.server / "node-0.revoked")
         assert attack(*of_node_0, str(layout.node(0) / "key")) == 401

@@ -1,9 +1,10 @@
-"""What Prometheus reads of a run."""
+"""The metrics of a run for Prometheus."""
 
 import socket
 from urllib.request import urlopen
 
 import pytest
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.flower.deployment.local import free_ports
@@ -13,7 +14,7 @@ RECORD = {"round": 3, "participants": [0, 2], "local": 61.5, "shared": {"local":
 RECORD |= {"dropped": [{"client": 1, "in": "train", "reason": "no reply"}]}
 
 
-def test_the_last_round_can_be_read_while_the_run_lasts_and_not_after():
+def test_the_last_round_can_be_read_during_the_run_and_not_afterwards():
     (port,) = free_ports(1)
     with exporter(port, "a run") as hear:
         hear({**RECORD, "round": 2})
@@ -29,10 +30,10 @@ def test_the_last_round_can_be_read_while_the_run_lasts_and_not_after():
         urlopen(f"http://127.0.0.1:{port}/metrics")
 
 
-def test_a_port_that_is_taken_is_said():
+def test_a_port_that_is_not_free_is_reported():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"metrics_port {port} cannot be taken"), exporter(port, "a run"):
+        with raises(ConfigError, where="federation.metrics_port", got=port), exporter(port, "a run"):
             pass
 
 

@@ -1,4 +1,4 @@
-"""Live nodes, and a server in the hands of somebody else: what it can make them run, and what they tell."""
+"""Live nodes with a hostile server: which code the server can run on them, and what they send."""
 
 import json
 import shutil
@@ -73,16 +73,16 @@ def submit(layout: FederationLayout, app: Path, *options: str) -> int:
 
 
 def environments() -> list[str]:
-    """The variables of all processes."""
+    """Return the environment variables of all processes."""
     found = []
     for place in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):  # it ended meanwhile, or is somebody else's
+        with suppress(OSError):  # the process has ended, or belongs to another user
             found.append(place.read_bytes().decode(errors="replace"))
     return found
 
 
-def test_whoever_holds_the_server_runs_no_code_of_theirs_on_a_live_node(tmp_path, cache):
-    """An app, then a method in a file that lies on the nodes, too; the federation's own run goes on after both."""
+def test_whoever_holds_the_server_runs_no_code_on_a_live_node(tmp_path, cache):
+    """The server sends a foreign app, then a method in a file that the nodes can read; its own run succeeds."""
     layout = new_federation(tmp_path / "federation", "fedpgp", 2, [*SETTINGS, "federation.deadline=20"])
     logs = [layout.logs / f"node-{client}.log" for client in range(2)]
     foreign = Path(shutil.copytree(layout.app, tmp_path / "foreign"))
@@ -94,18 +94,18 @@ def test_whoever_holds_the_server_runs_no_code_of_theirs_on_a_live_node(tmp_path
         wait(lambda: federation.online() == 2)
         submit(layout, foreign)
         wait(answers.exists)
-        assert json.loads(answers.read_text()) == ["INVALID_FAB in query: the log of the node says more"] * 2
+        assert [reason.partition(".")[0] for reason in json.loads(answers.read_text())] == ["INVALID_FAB in query"] * 2
         assert not executed.exists()
         for log in logs:
-            assert "its federation/server_app.py is not that of this node's fedpgp" in log.read_text()
+            assert "the file federation/server_app.py" in log.read_text()
         started = [variables for variables in environments() if f"FLWR_HOME={layout.directory}" in variables]
-        assert len(started) >= 6  # the server, two nodes, and what they have started
+        assert len(started) >= 6  # the server, two nodes, and their child processes
         assert all("FLWR_TELEMETRY_ENABLED=0" in each and "UPDATE_CHECK=1" in each for each in started)
         options = ["--run-config", f'method="{method}:Evil" output="{layout.runs}/evil"']
         submit(layout, layout.app, *options)
         for log in logs:
-            wait(lambda log=log: f"got '{method}:Evil', which this node does not run" in log.read_text())
-        assert {*executed.read_text().split()} == {str(layout.flwr)}  # the server's, and no node's
+            wait(lambda log=log: f"got '{method}:Evil'" in log.read_text())
+        assert {*executed.read_text().split()} == {str(layout.flwr)}  # only the server's process ran the code
         federation.complete(layout.runs / "local", pytest.fail)
     (record,) = fedpgp.load_run(layout.runs / "local").rounds
     assert record["participants"] == [0, 1]

@@ -1,4 +1,4 @@
-"""Flower's SuperNode as fedpgp starts it, on a connection without a server: what comes in, and what goes out."""
+"""Flower's SuperNode as fedpgp starts it, on a connection without a server: received apps and sent errors."""
 
 from contextlib import contextmanager
 from importlib import import_module
@@ -13,27 +13,28 @@ from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import start_client_internal
 from flwr.supernode.nodestate import NodeStateFactory
+from raising import raises
 
 from fedpgp.errors import FedPGPError
 from fedpgp.flower.deployment import supernode
 from fedpgp.flower.deployment.app_policy import unpacked
 
 NODE = 11
-flower_supernode = import_module("flwr.supernode.cli.flower_supernode")  # the command has the name of its module
+flower_supernode = import_module("flwr.supernode.cli.flower_supernode")  # the function has the same name as its module
 
 
 class OverError(BaseException):
-    """The end of a SuperNode, which Flower does not catch."""
+    """Ends a SuperNode; Flower does not catch this exception."""
 
 
 class Server:
-    """What a SuperNode is connected with: it sends one message of a run, and keeps what the node sends."""
+    """A server that sends one message of a run, and stores the node's replies."""
 
     def __init__(self, run, fab):
         self.run, self.fab = run, fab
         self.states = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
         self.replies, self.pushed = [], []
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run.run_id, 1  # as of the server's app
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run.run_id, 1  # as in the server's app
         self.message = Message(RecordDict(), NODE, "query")
         self.message.metadata.__dict__["_message_id"] = self.message.object_id
         self._waiting = [self.message]
@@ -53,7 +54,7 @@ class Server:
             return {tree.object_id}, "session"
 
         def confirm(run_id, identifier):
-            raise OverError  # from here on it is Flower's matter to run the app
+            raise OverError  # Flower would now run the app
 
         def push(run_id, session, identifier, content):
             self.pushed.append(content)
@@ -71,16 +72,16 @@ class Server:
 
     @property
     def stored(self):
-        """The app that the node keeps to run it, None for none."""
+        """The app that the node has accepted, or None."""
         return self.states.state().get_fab(self.fab.hash_str)
 
 
 def served(server, policy, monkeypatch, guard=True):
-    """Lets Flower's own main loop run with a server, guarded or with the options of the guard alone."""
+    """Run Flower's own main loop with a server, with the guard or only with the guard's options."""
     monkeypatch.setattr(start_client_internal, "register_signal_handlers", lambda **_: None)
     monkeypatch.setattr(start_client_internal, supernode.CONNECTION, server.connect)
     with supernode.guarded(policy) as options:
-        if not guard:  # as if Flower no longer looked for this name
+        if not guard:  # as if Flower no longer used this name
             monkeypatch.setattr(start_client_internal, supernode.CONNECTION, server.connect)
         arguments = flower_supernode._parse_args_run_supernode().parse_args(options)
         trusted = flower_supernode._try_obtain_trusted_entities(arguments.trusted_entities)
@@ -97,7 +98,7 @@ def served(server, policy, monkeypatch, guard=True):
 
 @pytest.fixture
 def own(layout):
-    """The federation's own app, as a server sends it."""
+    """Return the federation's own app, as a server sends it."""
     content = build_fab_from_disk(layout.app)
     return apps.sent(content, unpacked(content))
 
@@ -122,12 +123,13 @@ def test_flowers_own_loop_does_not_get_a_foreign_app_and_the_log_names_it(foreig
     served(server, policy, monkeypatch)
     assert server.stored is None
     (reply,) = server.replies
-    assert reply.error == Error(ErrorCode.INVALID_FAB, "INVALID_FAB in query: the log of the node says more")
-    assert "the app 'fedpgp/ours' with the hash" in caplog.text
-    assert "its federation/client_app.py is not that of this node's fedpgp" in caplog.text
+    assert reply.error.code == ErrorCode.INVALID_FAB
+    assert reply.error.reason.startswith("INVALID_FAB in query. ")
+    assert "app 'fedpgp/ours' with the hash" in caplog.text
+    assert "federation/client_app.py" in caplog.text
 
 
-def test_if_flower_connected_in_another_way_it_would_refuse_every_app(own, policy, monkeypatch):
+def test_if_flower_connected_in_another_way_the_node_would_refuse_every_app(own, policy, monkeypatch):
     server = Server(*own)
     served(server, policy, monkeypatch, guard=False)
     assert server.stored is None
@@ -136,12 +138,12 @@ def test_if_flower_connected_in_another_way_it_would_refuse_every_app(own, polic
 
 def test_a_node_that_cannot_be_guarded_does_not_start(policy, monkeypatch):
     monkeypatch.delattr(start_client_internal, supernode.CONNECTION)
-    with pytest.raises(FedPGPError, match="cannot be kept from running foreign apps"), supernode.guarded(policy):
+    with raises(FedPGPError, problem="Flower", remedy="fedpgp[flower]"), supernode.guarded(policy):
         pass
 
 
 def test_an_error_leaves_the_node_as_its_type_and_phase(own, policy, monkeypatch):
-    """Flower answers with the text of an exception when, for example, the disk is full on which it unpacks an app."""
+    """Flower answers with the text of an exception, for example if the disk is full when it unpacks an app."""
     server = Server(*own)
     text = "<class 'OSError'>:<'[Errno 28] No space left on device: /srv/site1/crown'>"
     failed = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, text), reply_to=server.message)
@@ -151,8 +153,8 @@ def test_an_error_leaves_the_node_as_its_type_and_phase(own, policy, monkeypatch
     with connect() as (_, _, send, _, _, _, push, _):
         start_client_internal._push_messages(state=state, object_store=store, send=send, push_object=push)
     (reply,), (pushed,) = server.replies, server.pushed
-    assert reply.error.reason == "CLIENT_APP_RAISED_EXCEPTION in query: the log of the node says more"
+    assert reply.error.reason.startswith("CLIENT_APP_RAISED_EXCEPTION in query. ")
     assert reply.metadata.reply_to_message_id == server.message.metadata.message_id
     assert Message.inflate(pushed).error == reply.error
     assert b"crown" not in pushed
-    assert not state.get_messages_legacy(is_reply=True)  # nor is it sent again
+    assert not state.get_messages_legacy(is_reply=True)  # and the reply is not sent again

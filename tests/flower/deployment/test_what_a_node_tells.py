@@ -1,4 +1,4 @@
-"""All that a node with images of its own sends, decoded: in an ordinary run, and when something fails."""
+"""Everything that a node with its own images sends, decoded: in an ordinary run, and after errors."""
 
 import re
 import shutil
@@ -12,6 +12,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 from PIL import Image
 from proxy import Proxy
+from raising import raises
 
 import fedpgp
 from fedpgp.aggregators import Download
@@ -38,7 +39,7 @@ SECRETS = ("/", "photos", "patient", "private", ".png", *CLASSES)
 
 
 def take_photos(photos):
-    """Two made-up photographs of each class in each split, in a directory of the node's own."""
+    """Write two invented photographs of each class in each split to a directory of the node."""
     colours = iter(range(0, 255, 7))
     for split in ("train", "validation", "test"):
         for name in CLASSES:
@@ -49,7 +50,7 @@ def take_photos(photos):
 
 
 class Site:
-    """A node in a hospital, say, and what its server asks of it."""
+    """A node, for example in a hospital, and the questions of its server."""
 
     def __init__(self, directory, cache):
         self.photos, self.state = directory / "photos", directory / "private"
@@ -60,7 +61,7 @@ class Site:
         self.about |= {"state": str(self.state), "cache": str(cache)}
 
     def questions(self):
-        """A message of the server in each phase, from a node that works."""
+        """Return a message of the server for each phase, made with a node that works."""
         runner = open_client(NodeSettings.of(self.about)).runner
         sent = Download(runner.spec.shared)
         greeting = RecordDict({"about": ConfigRecord(terms_of(runner.spec.backbone, runner.data.task))})
@@ -68,7 +69,7 @@ class Site:
         return greeting, Request(RUN, 1, 0, sent).content(), Request(RUN, 1, 1, sent, {}, (1.0,)).content()
 
     def sent(self, kind, question):
-        """The bytes that a node answers with."""
+        """Return the bytes of a node's answer."""
         return recorddict_to_proto(answer_as(kind, question, self.about)).SerializeToString()
 
 
@@ -79,7 +80,7 @@ def site(tmp_path, cache):
 
 
 def texts(packed: bytes) -> set[str]:
-    """All names and texts in a message."""
+    """Return all names and texts in a message."""
     content = recorddict_from_proto(RecordDictProto.FromString(packed))
     records = [*content.config_records.values(), *content.metric_records.values(), *content.array_records.values()]
     found = {*content, *(key for record in records for key in record)}
@@ -87,7 +88,7 @@ def texts(packed: bytes) -> set[str]:
     return found | {value for value in values if isinstance(value, str)}
 
 
-def test_in_an_ordinary_run_a_node_sends_names_of_figures_and_no_name_of_its_own(site):
+def test_in_an_ordinary_run_a_node_sends_names_of_figures_and_no_names_from_its_data(site):
     told = [site.sent(kind, question) for kind, question in zip(PHASES, site.questions(), strict=True)]
     for packed in told:
         assert not any(secret.encode() in packed.replace(b"figures/1.0", b"") for secret in SECRETS[1:])
@@ -145,11 +146,11 @@ def other_experiment(site, patch):
         (other_classes, QUERY, "NamesError", "'tiara'"),
         (bad_image, QUERY, "DataError", "patient-1.png"),
         (closed_folder, QUERY, "NodeError", "Permission denied: '.*photos/crown'"),
-        (full_disk, TRAIN, "OutputError", "private/.*client-0 cannot be written: No space left"),
-        (damaged_state, EVALUATE, "OutputError", "round-000001.safetensors cannot be read"),
+        (full_disk, TRAIN, "OutputError", "private/.*client-0: .*No space left"),
+        (damaged_state, EVALUATE, "OutputError", "round-000001.safetensors"),
         (failing_training, TRAIN, "NodeError", "patient-0.png"),
-        (foreign_method, QUERY, "ConfigError", r"crown\.py:Evil', which this node does not run"),
-        (other_experiment, QUERY, "ConfigError", "photos/experiment.toml cannot be read"),
+        (foreign_method, QUERY, "ConfigError", r"crown\.py:Evil"),
+        (other_experiment, QUERY, "ConfigError", "photos/experiment.toml"),
     ],
 )
 def test_when_something_fails_the_node_tells_its_type_and_phase_and_logs_the_text(
@@ -158,33 +159,33 @@ def test_when_something_fails_the_node_tells_its_type_and_phase_and_logs_the_tex
     question = site.questions()[PHASES.index(kind)]
     fault(site, monkeypatch)
     packed = site.sent(kind, question)
-    assert texts(packed) == {FAULT, "reason", f"{error} in {kind}: the log of its node says more"}
-    assert not any(secret.encode() in packed for secret in SECRETS)
+    assert texts(packed) == {FAULT, "reason", f"{error} in {kind}. Read the log of the node."}
+    assert not any(secret.encode() in packed for secret in SECRETS[1:])  # "/" may also be a byte of a length
     assert re.search(logged, caplog.text)
 
 
-def test_a_server_with_other_classes_is_not_told_those_of_the_node(site, caplog):
+def test_a_server_with_other_classes_does_not_learn_the_nodes_classes(site, caplog):
     greeting, *_ = site.questions()
     greeting["about"]["classes"] = ["crown", "sceptre"]
     packed = site.sent(QUERY, greeting)
-    assert texts(packed) == {FAULT, "reason", "Refused in query: the log of its node says more"}
-    assert "it has 'beaker'" in caplog.text
+    assert texts(packed) == {FAULT, "reason", "Refused in query. Read the log of the node."}
+    assert "'beaker'" in caplog.text
 
 
 def test_only_methods_that_are_built_in_or_enabled_run(site, monkeypatch):
     monkeypatch.setattr("fedpgp.flower.deployment.client.installed", lambda: {"mine": None})
     monkeypatch.setattr("fedpgp.flower.deployment.client.open_run", lambda *_, **__: pytest.fail("it was opened"))
     settings = NodeSettings.of(site.about | {"method": "mine"})
-    with pytest.raises(ConfigError, match="has not enabled: write it into plugins in node"):
+    with raises(ConfigError, where="'mine'", remedy="plugins in node.toml"):
         open_client(settings)
-    with pytest.raises(ConfigError, match=r"which this node does not run"):
+    with raises(ConfigError, where="method", got="other"):
         open_client(NodeSettings.of(site.about | {"method": "other", "plugins": "mine, other"}))
 
 
 @pytest.mark.by_hand
 @pytest.mark.xdist_group("federation")
-def test_what_seven_live_nodes_send_of_which_six_fail_names_no_path_and_no_class(tmp_path, cache):
-    """Without TLS, so that the bytes can be read; what passes is the same. Node 0 has no fault."""
+def test_seven_live_nodes_with_six_faults_send_no_path_and_no_class_name(tmp_path, cache):
+    """The federation runs without TLS so that the bytes can be read. Node 0 has no fault."""
     settings = [*SETTINGS, "task.clients=7", "federation.rounds=1", "federation.deadline=60"]
     layout = new_federation(tmp_path / "federation", "fedpgp", 7, settings, insecure=True)
     address = layout.connection.address
@@ -203,7 +204,7 @@ def test_what_seven_live_nodes_send_of_which_six_fail_names_no_path_and_no_class
             (photos[1] / "train" / "crown").rename(photos[1] / "train" / "tiara")
             (photos[2] / "test" / "zither" / "patient-1.png").write_bytes(b"no image")
             shutil.rmtree(photos[3])
-            (layout.node(4) / "state").write_bytes(b"")  # a file in the place of the directory
+            (layout.node(4) / "state").write_bytes(b"")  # a file instead of the directory
             with (layout.node(5) / "experiment.toml").open("a") as experiment:
                 experiment.write("\n")
             (layout.node(6) / "flwr" / "apps").write_bytes(b"")  # where Flower unpacks the app

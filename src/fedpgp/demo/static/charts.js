@@ -1,4 +1,4 @@
-// Small figures in plain SVG. Each has a label that says in words what it shows.
+// Small figures in plain SVG. Each has a label that describes it in words.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -8,7 +8,7 @@ export function el(tag, attributes = {}, ...children) {
     if (value === true) made.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
   }
-  made.append(...children); // text becomes text, whatever is in it
+  made.append(...children); // a string becomes text, even if it has markup
   return made;
 }
 
@@ -60,14 +60,14 @@ export function lineChart({ series, level, rounds, low, high, label, width = 320
   let last = -Infinity;
   for (const end of ends) {
     const [x1, y1] = end.at;
-    last = Math.max(y1 + 4, last + 12); // one below the other where lines end together
+    last = Math.max(y1 + 4, last + 12); // one below the other if lines end close together
     if (last - 4 > y1 + 1) svg.append(draw("path", { class: "grid", fill: "none", d: path([[x1 + 4, y1], [x1 + 12, last - 4]]) }));
     svg.append(draw("text", { x: x1 + 15, y: round1(last), class: `name ${end.whose}` }, end.name));
   }
   return svg;
 }
 
-// Where badges go so that none hides another, a point, or the centre: each starts at its point and is pushed away.
+// Places for the badges, so that no badge hides another one, a point or the centre: each starts at its point and is pushed away.
 function apart(points, centre, width, height) {
   const mean = [0, 1].map((k) => points.reduce((sum, point) => sum + point[k], 0) / points.length);
   const badges = points.map(([x, y], i) => {
@@ -93,7 +93,7 @@ function apart(points, centre, width, height) {
   return badges;
 }
 
-// The prompts in a plane. trails: of p_G and every client, [[x, y] by round]; shown: share of the distances in the plane.
+// The prompts in a plane. trails: for p_G and each client, [[x, y] by round].
 export class PromptMap {
   constructor(place) {
     this.place = place;

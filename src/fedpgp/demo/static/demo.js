@@ -1,22 +1,22 @@
-// The page: what the server tells becomes figures, and what a visitor chooses goes back to it.
-// Whatever comes from a visitor or the server is put into the page as text, never as markup.
+// The page: it shows the server's news as figures, and sends the visitor's choices to the server.
+// All texts from a visitor or the server are put into the page as text, never as markup.
 
 import { PromptMap, el, lineChart } from "./charts.js";
 import { Picture } from "./draw.js";
 
 const at = (id) => document.getElementById(id);
 const FIGURES = { local: "Local", base: "Base", novel: "Novel" };
-const ABOUT = { local: "each client on its own classes", base: "on all clients’ classes", novel: "on classes that nobody has" };
-const SHOWN = 3; // classes of an answer
+const ABOUT = { local: "each client on its own classes", base: "on all clients’ classes", novel: "on classes that no client has" };
+const SHOWN = 3; // classes shown of an answer
 const percent = (value) => value.toFixed(1);
 const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
 const UNTRAINED = "–";
 
-let setting = null; // what does not change with the federation: stops of the slider, class names, test pictures
-let subject = "drawings"; // what the images show
-let run = null; // the federation that is shown
+let setting = null; // what does not depend on the federation: positions of the slider, class names, test pictures
+let subject = "drawings"; // the chosen images
+let run = null; // the shown federation
 let phase = "preparing";
-let truth = null; // the class of the test picture that was asked about
+let truth = null; // the class of the chosen test picture
 let map = new PromptMap(at("map"));
 
 // ------------------------------------------------------------------------------------------------------- the server
@@ -26,10 +26,10 @@ async function ask(url, options = {}) {
   try {
     answer = await fetch(url, options);
   } catch {
-    throw new Error("The server does not answer: is fedpgp demo still running?");
+    throw new Error("The server does not answer. Check that fedpgp demo is still running.");
   }
   const content = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(content.error ?? `the server answered ${answer.status}`);
+  if (!answer.ok) throw new Error(content.error ?? `The server answered with status ${answer.status}.`);
   return content;
 }
 
@@ -41,7 +41,7 @@ function fault(where, error) {
 function listen() {
   const news = new EventSource("/api/events");
   news.onmessage = (event) => show(JSON.parse(event.data));
-  news.onerror = () => (at("status").textContent = "No connection: is fedpgp demo still running?");
+  news.onerror = () => (at("status").textContent = "No connection. Check that fedpgp demo is still running.");
 }
 
 function show(view) {
@@ -56,7 +56,7 @@ function show(view) {
   at("start").disabled = busy || !["ready", "finished", "stopped", "failed"].includes(phase);
   at("stop").disabled = phase !== "running";
   for (const id of ["heterogeneity", "mu", "bottleneck"]) at(id).disabled = busy;
-  // What has the keyboard's focus keeps it: while the others are disabled, no key changes anything.
+  // The chosen button is not disabled, so it keeps the keyboard's focus. No key can choose the disabled ones.
   for (const one of subjects()) one.disabled = !one.checked && (busy || phase === "preparing");
   fault("fault", view.error ? new Error(view.error) : null);
   if (view.run) follow(view.run);
@@ -89,7 +89,7 @@ function follow(news) {
 
 const subjects = () => document.querySelectorAll("#subjects input");
 
-// Nothing that is shown of other images holds any more.
+// Remove everything that belongs to the previous images.
 function change(to) {
   clearTimeout(waiting);
   subject = to;
@@ -97,7 +97,7 @@ function change(to) {
   for (const one of subjects()) one.checked = one.value === to;
   document.body.classList.toggle("photographs", to === "photographs");
   picture.about(to);
-  for (const id of ["map", "cosines", "words"]) at(id).replaceChildren(el("p", { class: "soft" }, "Start a federation to see it."));
+  for (const id of ["map", "cosines", "words"]) at(id).replaceChildren(el("p", { class: "soft" }, `Start a federation to see the ${id}.`));
   map = new PromptMap(at("map"));
   for (const id of ["answers", "answer-status", "clients", "mixture", "samples"]) at(id).replaceChildren();
   at("classes").value = "";
@@ -119,7 +119,7 @@ function figures() {
       const now = last ? percent(last[key]) : UNTRAINED;
       const words = last
         ? `${name} after round ${last.round} of ${rounds}: own prompts ${now}, shared prompt ${percent(last.shared[key])}, zero-shot ${percent(zero[key])} percent`
-        : `${name}: nothing is trained yet`;
+        : `${name}: no round is complete yet`;
       const chart = lineChart({
         series: [
           { values: trained.map((one) => [one.round, one.shared[key]]), line: "shared-line", dots: "shared-dot" },
@@ -151,7 +151,7 @@ function figures() {
 // ----------------------------------------------------------------------------------------------------------- clients
 
 function holders(held) {
-  at("mixture").textContent = `Heterogeneity “${held.title}”. ${held.about} Bars: Local with the client’s own prompt; the mark is zero-shot CLIP’s.`;
+  at("mixture").textContent = `Heterogeneity “${held.title}”. ${held.about} The bars show Local with the client’s own prompt, and the marks show Local of zero-shot CLIP.`;
   at("clients").replaceChildren(
     ...held.clients.map((client, i) =>
       el(
@@ -211,7 +211,7 @@ function prompts() {
       `${last.to_guidance.slice(1).map((value, i) => `client ${i + 1} ${value.toFixed(3)}`).join(", ")}. ` +
       `The plane shows ${Math.round(100 * last.map.shown)} percent of the squared distances.`,
   );
-  // The first prompts are random: when they have settled they need no room any more.
+  // The first prompts are random. After some rounds, the axis leaves them out.
   const settled = run.rounds.slice(run.rounds.length > 4 ? 2 : 0).flatMap((one) => [one.to_guidance[0], ...one.to_global.slice(1)]);
   at("cosines").replaceChildren(
     lineChart({
@@ -222,10 +222,10 @@ function prompts() {
       rounds: run.choices.rounds,
       low: Math.max(-1, Math.min(0.9, Math.floor(10 * Math.min(...settled)) / 10)),
       high: 1,
-      width: at("cosines").clientWidth < 480 ? 360 : 620, // so that its letters can be read on a telephone, too
+      width: at("cosines").clientWidth < 480 ? 360 : 620, // keeps the letters legible on a telephone
       height: 190,
       names: 76,
-      label: `Cosines after round ${last.round}: shared prompt with CLIP ${near}; clients’ prompts with the shared one ${toGlobal.map((v, i) => `${i + 1}: ${v.toFixed(3)}`).join(", ")}`,
+      label: `Cosines after round ${last.round}: shared prompt and CLIP ${near}; clients’ prompts and the shared prompt ${toGlobal.map((v, i) => `${i + 1}: ${v.toFixed(3)}`).join(", ")}`,
     }),
   );
   words();
@@ -247,7 +247,7 @@ function words() {
       el("dt", {}, el("span", { class: "badge", title: `client ${chosen}` }, String(chosen))),
       el("dd", {}, row(own, shared)),
     ),
-    el("p", { class: "soft" }, changed ? `✱ ${changed} of ${own.length} vectors of client ${chosen} lie next to another word.` : `All vectors of client ${chosen} lie next to the same words.`),
+    el("p", { class: "soft" }, changed ? `✱ ${changed} of ${own.length} vectors of client ${chosen} have another nearest word.` : `All vectors of client ${chosen} have the same nearest words.`),
   );
 }
 
@@ -265,7 +265,7 @@ const picture = new Picture({
 
 async function classify() {
   const content = await picture.content();
-  if (!content) return fault("answer-fault", new Error(`There is no picture yet: ${subject === "drawings" ? "draw one, choose a file, or take a test picture" : "drop a photograph, or choose a file"}.`));
+  if (!content) return fault("answer-fault", new Error(`There is no picture yet. ${subject === "drawings" ? "Draw one, choose a file, or choose a test picture" : "Drop a photograph, or choose a file"}.`));
   const form = new FormData();
   if (content.image) form.append("image", content.image, "picture");
   else form.append("sample", content.sample);
@@ -301,8 +301,8 @@ function answers(found, right) {
   );
   const first = found.models.map(({ best }) => best[0][0]);
   const agreed = new Set(first).size === 1 ? `all ${first.length} prompts say ${first[0]}` : `${new Set(first).size} different answers from ${first.length} prompts`;
-  const when = found.round === null ? "No federation is trained yet: start one, and its prompts answer, too" : `After round ${found.round}`;
-  at("answer-status").textContent = `${when}; among ${found.names.length} classes ${agreed}.`;
+  const when = found.round === null ? "No federation is trained yet. If you start one, its prompts answer, too" : `After round ${found.round}`;
+  at("answer-status").textContent = `${when}. Result among ${found.names.length} classes: ${agreed}.`;
 }
 
 // ------------------------------------------------------------------------------------------------------------ setting
@@ -326,7 +326,7 @@ async function begin() {
   } catch (error) {
     fault("fault", error);
   }
-  if (about !== subject) return; // somebody chose other images meanwhile
+  if (about !== subject) return; // a visitor has chosen other images in the meantime
   setting = found;
   if (!found) return;
   at("subject-about").textContent = setting.about;
@@ -354,7 +354,7 @@ for (const id of ["mu", "bottleneck", "heterogeneity"]) at(id).addEventListener(
 at("heterogeneity").addEventListener("input", preview);
 for (const one of subjects()) {
   one.addEventListener("change", async () => {
-    clearTimeout(waiting); // there is nothing to ask while the other images are prepared
+    clearTimeout(waiting); // the server cannot answer while it prepares the other images
     try {
       await ask("/api/subject", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(one.value) });
     } catch (error) {

@@ -1,17 +1,17 @@
-// The picture to classify: drawn, chosen, dropped, pasted, or one of the test pictures.
+// The picture to classify: a drawing, a chosen, dropped or pasted file, or one of the test pictures.
 
 import { el } from "./charts.js";
 
 const COLOURS = { black: "#1a1a1a", red: "#e03131", orange: "#f08c00", yellow: "#fcd53f", green: "#2f9e44", blue: "#1c7ed6", brown: "#8b5a2b", white: "#ffffff" };
 const HINTS = { drawings: "Draw here, drop a picture, or paste one.", photographs: "Drop a photograph here, paste one, or choose a file." };
 const LABELS = {
-  drawings: "Drawing area, for a pointer. With a keyboard choose a file or one of the test pictures.",
-  photographs: "The photograph. With a keyboard choose a file.",
+  drawings: "Drawing area for a pointer. With a keyboard, choose a file or one of the test pictures.",
+  photographs: "The photograph. With a keyboard, choose a file.",
 };
 const LARGEST = 8 * 2 ** 20 - 2 ** 14;
 
 export class Picture {
-  // said: called with words on what the picture is now; failed: with what is wrong.
+  // said: called with a description of the picture; failed: called with an error message.
   constructor({ said, failed }) {
     this.canvas = document.getElementById("canvas");
     this.pen = this.canvas.getContext("2d");
@@ -19,7 +19,7 @@ export class Picture {
     this.failed = failed;
     this.colour = COLOURS.black;
     this.sample = null;
-    this.file = null; // that is on the canvas as it was chosen
+    this.file = null; // the chosen file, if the canvas shows it unchanged
     this.subject = "drawings";
     this.drawn = false;
     this.clear();
@@ -37,14 +37,14 @@ export class Picture {
     this.said(HINTS[this.subject]);
   }
 
-  // What pictures are about from now on: a drawing or a photograph.
+  // Set the kind of the pictures: drawings or photographs.
   about(subject) {
     this.subject = subject;
     this.canvas.setAttribute("aria-label", LABELS[subject]);
     this.clear();
   }
 
-  // What is sent: a file's bytes, or the number of a test picture; null where there is nothing.
+  // Return what to send: a file's bytes or the number of a test picture; null without a picture.
   async content() {
     if (this.sample !== null) return { sample: this.sample };
     if (!this.drawn) return null;
@@ -128,14 +128,14 @@ export class Picture {
     });
   }
 
-  // A file is sent as it is, unless one draws on it; what the browser cannot show is no picture here.
+  // A file is sent unchanged unless the visitor draws on it. The browser must be able to show it.
   async take(file) {
-    if (file.size > LARGEST) return this.failed(`${file.name} has ${Math.round(file.size / 2 ** 20)} MB, and at most 8 are taken: make it smaller.`);
+    if (file.size > LARGEST) return this.failed(`${file.name} has ${Math.round(file.size / 2 ** 20)} MB, more than the allowed 8 MB. Make it smaller.`);
     let bitmap;
     try {
       bitmap = await createImageBitmap(file);
     } catch {
-      return this.failed(`${file.name} cannot be read as a picture: choose another, such as PNG or JPEG.`);
+      return this.failed(`${file.name} cannot be read as a picture. Choose another file, such as a PNG or JPEG file.`);
     }
     this.put(bitmap);
     bitmap.close();
@@ -151,7 +151,7 @@ export class Picture {
     this.said(`A test picture: ${name}.`);
     const image = new Image();
     image.src = url;
-    await image.decode().then(() => this.sample === sample && this.put(image), () => {}); // it is only to be looked at
+    await image.decode().then(() => this.sample === sample && this.put(image), () => {}); // shown only; the server has the picture
   }
 
   put(image) {

@@ -1,1 +1,1 @@
-"""A federation across machines: its server's and its clients' side on Flower, and the files that start them."""
+"""Federations across machines: the server and the clients on Flower, and the files that start them."""

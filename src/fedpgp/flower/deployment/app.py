@@ -1,8 +1,8 @@
-"""What a SuperNode runs for a message: it asks the client that stays loaded beside it, or else loads the client.
+"""The app that a SuperNode runs for a message: it asks the resident client, or loads the client itself.
 
-Flower starts a process for every message: a client that stays loaded saves each of them seconds. Both sides are
-processes of one user on one machine: they talk through a socket in a directory that nobody else enters, and what they
-send is Flower's own protobuf, never a pickle.
+Flower starts a process for every message. A resident client, which stays loaded in another process, saves seconds per
+message. Both processes belong to one user on one machine. They communicate through a socket in a directory that only
+this user can enter, and send Flower's own protobuf messages, never a pickle.
 """
 
 import logging
@@ -22,23 +22,29 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
 from fedpgp.flower.client_app import client_app
 
-RESIDENT = "resident"  # in the node's config: where the client that stays loaded is
-CALL = "call"  # the record of a request that says what is asked of whom
+RESIDENT = "resident"  # key in the node's config: address of the resident client
+CALL = "call"  # record of a request: kind of the message, and settings of the client
 
 Handler = Callable[[str, RecordDict, Mapping[str, Any]], RecordDict]
 
 
 def make_client_app(experiment: Path) -> ClientApp:
-    """The ClientApp of a federation. experiment: its file, as every node has it from the server."""
+    """Return the ClientApp of a federation.
+
+    Parameters
+    ----------
+    experiment
+        File of the experiment, which every node received from the server.
+    """
 
     def answer(kind: str, content: RecordDict, context: Context) -> RecordDict:
         about: dict[str, Any] = {"experiment": str(experiment.absolute()), **context.node_config}
         about |= {"method": str(context.run_config["method"]), "seed": int(context.run_config["seed"])}
         address = about.pop(RESIDENT, "")
-        with suppress(OSError, EOFError):  # it was ended: what it kept is on the disk
+        with suppress(OSError, EOFError):  # the resident client has ended; its private part is on the disk
             if address:
                 return ask(str(address), kind, content, about)
-        from fedpgp.flower.deployment.client import answer_as  # with PyTorch, which takes seconds
+        from fedpgp.flower.deployment.client import answer_as  # imports PyTorch, which takes seconds
 
         return answer_as(kind, content, about)
 
@@ -46,7 +52,7 @@ def make_client_app(experiment: Path) -> ClientApp:
 
 
 def ask(address: str, kind: str, content: RecordDict, about: Mapping[str, Any]) -> RecordDict:
-    """What a resident client answers to a message; raises OSError or EOFError where it is not there."""
+    """Return a resident client's answer to a message; raise OSError or EOFError if there is no such client."""
     request = RecordDict({**content, CALL: ConfigRecord({"kind": kind, **about})})
     with Client(address, "AF_UNIX") as connection:
         connection.send_bytes(recorddict_to_proto(request).SerializeToString())
@@ -55,8 +61,8 @@ def ask(address: str, kind: str, content: RecordDict, about: Mapping[str, Any]) 
 
 @contextmanager
 def resident(answer: Handler) -> Iterator[str]:
-    """Answers in a thread, one message after the other, until the block ends; gives the address."""
-    with TemporaryDirectory(prefix="fedpgp-") as directory:  # 0700: only its owner reaches what is in it
+    """Answer messages in a thread, one after the other, until the block ends; yield the address."""
+    with TemporaryDirectory(prefix="fedpgp-") as directory:  # mode 0700: only the owner can enter it
         address = str(Path(directory) / "client")
         with Listener(address, "AF_UNIX") as listener:
             threading.Thread(target=_serve, args=(listener, answer), daemon=True).start()
@@ -69,14 +75,14 @@ def _serve(listener: Listener, answer: Handler) -> None:
             connection = listener.accept()
         except OSError:
             return  # the listener is closed
-        with connection, suppress(OSError, EOFError):  # whoever asked may be gone
+        with connection, suppress(OSError, EOFError):  # the other process may have ended
             content = _read(connection)
             about = dict(content.config_records.pop(CALL))
             try:
                 reply = answer(str(about.pop("kind")), content, about)
             except Exception:
                 logging.getLogger(__name__).exception("a message could not be answered")
-                continue  # the connection is closed, and who asked sees that
+                continue  # the closed connection tells the other process
             connection.send_bytes(recorddict_to_proto(reply).SerializeToString())
 
 

@@ -1,4 +1,4 @@
-"""A client on a SuperNode, with the data that its node says."""
+"""A client on a SuperNode, with the data that its node has."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -26,11 +26,28 @@ from fedpgp.runtime.validation import STRICT
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class NodeSettings:
-    """What a client is asked to run, and what its node says of itself: --node-config, or fedpgp federate node.
+    """Settings of a client's node, from --node-config or `fedpgp federate node`, and of the run that it is part of.
 
-    experiment: the file of the config; method, seed: of the run. client: its number; data: where its images lie, as
-    data.source; state: the directory of its private parts; cache: of image features; device: as backbone.device. ""
-    takes the experiment's, or the user's directories. plugins: names of the installed methods that its owner enabled.
+    An empty text means the experiment's value, or a directory of the user.
+
+    Attributes
+    ----------
+    experiment
+        File of the config.
+    method, seed
+        Method and seed of the run.
+    client
+        Number of the client.
+    data
+        Place of the client's images, as in data.source.
+    state
+        Directory of the private parts.
+    cache
+        Directory of the image features.
+    device
+        Device, as in backbone.device.
+    plugins
+        Names of the installed methods that the owner of the node enabled.
     """
 
     experiment: str
@@ -45,24 +62,30 @@ class NodeSettings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
-        """Raises ConfigError for an unknown key, a value of another type, and where something is missing."""
+        """Read settings; raise ConfigError for an unknown key, a missing key or a value of another type."""
         try:
             return cls(**given)
         except ValidationError as error:
             detail = error.errors()[0]
             key, known = str(detail["loc"][0]), [field.name for field in fields(cls)]
-            fault = reason(detail) if key in known else f"is not known; {nearest(key, known)}"
+            where = f"{key} in the node's settings (node.toml or --node-config)"
             if detail["type"] == "missing":
-                fault = "is missing: a line such as client = 0 is in the node.toml that fedpgp federate init writes"
-            raise ConfigError(f"the node's settings (node.toml, or --node-config): {key} {fault}") from error
+                remedy = "Add a line such as client = 0, as in the node.toml that fedpgp federate init writes"
+                raise ConfigError("this setting is missing", where=where, remedy=remedy) from error
+            if key not in known:
+                raise ConfigError("there is no such setting", where=where, remedy=nearest(key, known)) from error
+            allowed = reason(detail).removeprefix("must be ").rpartition(", got ")[0]
+            remedy = f"Correct {key} in node.toml"
+            raise ConfigError(where=where, allowed=allowed, got=detail["input"], remedy=remedy) from error
 
     @property
     def states(self) -> Path:
+        """Directory of the private parts."""
         return Path(self.state) if self.state else user_state_path("fedpgp") / "clients"
 
 
 def configured(experiment: Path, method: str) -> ExperimentConfig:
-    """The experiment of a run; raises ConfigError where it cannot be read, or the method is unknown."""
+    """Return the experiment of a run; raise ConfigError if it cannot be read or the method is unknown."""
     config = load_config(experiment, foreign=True)
     if method not in config.methods:
         config = replace(config, methods={**config.methods, method: find_method(method)()})
@@ -70,39 +93,63 @@ def configured(experiment: Path, method: str) -> ExperimentConfig:
 
 
 def check_method(name: str, plugins: str) -> None:
-    """Raise ConfigError for a method that a run may not use on a node: its name comes from the server.
+    """Check that a run may use a method on this node. A method from a file is always refused.
 
-    plugins: the installed methods that the node's owner enabled. A file is refused, whoever names it.
+    Parameters
+    ----------
+    name
+        Name of the method, which the server chose.
+    plugins
+        Names of the installed methods that the owner of the node enabled.
+
+    Raises
+    ------
+    ConfigError
+        If the method is not a built-in one and not enabled.
     """
     if name in METHODS:
         return
     if name not in installed():
         raise ConfigError(
-            f"method of a run must be a built-in one or an installed plug-in, got {name!a}, which this node does"
-            " not run"
+            where="the method of a run",
+            allowed="a built-in method or an installed plug-in",
+            got=name,
+            remedy="Ask the server's operator for another method; or install this one here, and add its name to"
+            " plugins in node.toml",
         )
     if name not in names(plugins):
         raise ConfigError(
-            f"method {name!r} is an installed plug-in that this node's owner has not enabled: write it into plugins in"
-            " node.toml if it may run here"
+            "this installed plug-in is not enabled by the owner of the node",
+            where=f"method {name!r}",
+            remedy="Add its name to plugins in node.toml if it may run here",
         )
 
 
 @lru_cache(maxsize=1)
 def open_client(settings: NodeSettings) -> Node:
-    """A client with its data, read from the feature cache or encoded, for as long as the process lives.
+    """Open a client once in this process: read its image features from the cache, or encode its images.
 
-    Raises FedPGPError where the node's settings or its data do not fit the experiment, or the method may not run here.
+    Raises
+    ------
+    FedPGPError
+        If the node's settings or data do not fit the experiment, or the method may not run here.
     """
     name = settings.method
     check_method(name, settings.plugins)
     config = configured(Path(settings.experiment), name)
     if not 0 <= settings.client < config.task.clients:
         raise ConfigError(
-            f"client of the node's settings must be 0 to {config.task.clients - 1}, got {settings.client}"
+            where="client in the node's settings",
+            allowed=f"0 to {config.task.clients - 1}",
+            got=settings.client,
+            remedy="Correct client in node.toml",
         )
     if config.task.partition == OWN and not settings.data:
-        raise ConfigError("the node must say where the client's images lie: --data DIRECTORY, or data in node.toml")
+        raise ConfigError(
+            "the place of the client's images is missing",
+            where="data in the node's settings",
+            remedy="Use --data DIRECTORY, or set data in node.toml",
+        )
     if settings.data:
         config = replace(config, data=replace(config.data, source=settings.data))
     if settings.device:
@@ -113,6 +160,16 @@ def open_client(settings: NodeSettings) -> Node:
 
 
 def answer_as(kind: str, content: RecordDict, about: Mapping[str, Any]) -> RecordDict:
-    """What a client answers. about: its `NodeSettings`, from Flower."""
-    torch.set_num_threads(1)  # of this thread: as `Workers` has it, so that figures have the same bits
+    """Return a client's answer to a message.
+
+    Parameters
+    ----------
+    kind
+        Kind of the message.
+    content
+        The message.
+    about
+        The client's `NodeSettings`, from Flower.
+    """
+    torch.set_num_threads(1)  # as in `Workers`, so that the figures have the same bits
     return answer(kind, content, lambda: open_client(NodeSettings.of(about)), trusted=False)

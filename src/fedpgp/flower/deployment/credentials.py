@@ -1,4 +1,4 @@
-"""Certificates for TLS, and the keys by which a SuperLink knows its SuperNodes."""
+"""Certificates for TLS, and the keys with which SuperNodes identify themselves to a SuperLink."""
 
 import datetime
 import ipaddress
@@ -16,15 +16,16 @@ from fedpgp.errors import OutputError
 from fedpgp.runtime.files import write
 
 PRIVATE = 0o600
-YEARS_OF_AUTHORITY, DAYS_OF_SERVER = 10, 825  # the longest that common clients accept of a server
-SKEW = datetime.timedelta(minutes=5)  # by which the clocks of two machines may differ when a certificate is new
+COPY_AGAIN = "Copy the file again from the machine that made it"
+YEARS_OF_AUTHORITY, DAYS_OF_SERVER = 10, 825  # common clients accept a server's certificate for at most 825 days
+SKEW = datetime.timedelta(minutes=5)  # allowed difference of two machines' clocks when a certificate is new
 
 Key = ec.EllipticCurvePrivateKey
-Extensions = Sequence[tuple[x509.ExtensionType, bool]]  # each with whether it is critical
+Extensions = Sequence[tuple[x509.ExtensionType, bool]]  # each extension, and whether it is critical
 
 
 def write_authority(directory: Path) -> None:
-    """A new certificate authority: its certificate ca.crt, which everybody gets, and ca.key, which signs servers."""
+    """Write a new certificate authority: ca.crt, for every machine, and ca.key, which signs servers' certificates."""
     key, name = ec.generate_private_key(ec.SECP256R1()), "fedpgp federation"
     extensions: Extensions = [
         (x509.BasicConstraints(ca=True, path_length=0), True),
@@ -35,22 +36,40 @@ def write_authority(directory: Path) -> None:
 
 
 def write_server(directory: Path, authority: Path, host: str, days: int = DAYS_OF_SERVER) -> None:
-    """A server's certificate server.crt and its key, for a host name or IP address and for localhost.
+    """Write a server's certificate server.crt and its key, for a host name or IP address and for localhost.
 
-    directory: with the certificate of the authority that the nodes trust; authority: the directory of that authority.
-    Raises OutputError where it is another, or cannot be read.
+    Parameters
+    ----------
+    directory
+        Directory to write to, which has the certificate of the authority that the nodes trust.
+    authority
+        Directory of this authority.
+    host
+        Host name or IP address.
+    days
+        Number of days for which the certificate is valid.
+
+    Raises
+    ------
+    OutputError
+        If the authority cannot be read, or the nodes trust another authority.
     """
     try:
         ca = x509.load_pem_x509_certificate((authority / "ca.crt").read_bytes())
         signer = serialization.load_pem_private_key((authority / "ca.key").read_bytes(), None)
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"{authority} cannot be read ({error}): --authority is the directory authority/ that fedpgp federate init"
-            " wrote"
+            f"the certificate authority cannot be read: {error}",
+            where=str(authority),
+            remedy="Use --authority with the directory authority/ that fedpgp federate init wrote",
         ) from error
     assert isinstance(signer, Key)
     if ca != _read(directory / "ca.crt"):
-        raise OutputError(f"{authority / 'ca.crt'} is another authority than {directory / 'ca.crt'}, which nodes trust")
+        raise OutputError(
+            f"this authority differs from {directory / 'ca.crt'}, which the nodes trust",
+            where=str(authority / "ca.crt"),
+            remedy="Use --authority with the directory authority/ of this federation",
+        )
     identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     names = [_alternative(name) for name in dict.fromkeys(["localhost", "127.0.0.1", host])]
     extensions: Extensions = [
@@ -65,7 +84,7 @@ def write_server(directory: Path, authority: Path, host: str, days: int = DAYS_O
 
 
 def write_node_key(key: Path, public: Path) -> None:
-    """A SuperNode's pair of keys, in the forms that Flower reads."""
+    """Write a SuperNode's private and public key in the forms that Flower reads."""
     secret = ec.generate_private_key(ec.SECP384R1())
     openssh, plain = serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     write(key, secret.private_bytes(serialization.Encoding.PEM, openssh, plain), PRIVATE)
@@ -74,13 +93,13 @@ def write_node_key(key: Path, public: Path) -> None:
 
 
 def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
-    """Return the public key of a node; raise OutputError if the file holds none."""
+    """Return the public key of a node; raise OutputError if the file does not have one."""
     try:
         key = serialization.load_ssh_public_key(path.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise OutputError(f"{path} is no public key ({error}): copy it again from where it was made") from error
+        raise OutputError(f"the file is not a public key: {error}", where=str(path), remedy=COPY_AGAIN) from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise OutputError(f"{path} holds no elliptic-curve key: copy it again from where it was made")
+        raise OutputError("the file does not have an elliptic-curve key", where=str(path), remedy=COPY_AGAIN)
     return key
 
 
@@ -90,21 +109,41 @@ def public_key_pem(key: ec.EllipticCurvePublicKey) -> bytes:
 
 
 def check_certificate(certificate: Path, authority: Path, now: datetime.datetime | None = None) -> None:
-    """Raises OutputError for one that is unreadable, not the authority's, over, or not valid yet on this clock."""
+    """Check a certificate and its authority.
+
+    Parameters
+    ----------
+    certificate, authority
+        Files of the certificate and of the authority's certificate.
+    now
+        Time of the check; None means this machine's clock.
+
+    Raises
+    ------
+    OutputError
+        If a certificate cannot be read, is not signed by the authority, has expired, or is not valid yet.
+    """
     now = now or datetime.datetime.now(datetime.UTC)
     certificates = {certificate: _read(certificate), authority: _read(authority)}
-    remedy = "fedpgp federate renew makes a new one of the server; of the authority, fedpgp federate init"
+    remedy = (
+        "Make a new server certificate with fedpgp federate renew; if the authority has expired, make a new federation"
+        " with fedpgp federate init"
+    )
     try:
         certificates[certificate].verify_directly_issued_by(certificates[authority])
     except (ValueError, TypeError, InvalidSignature) as error:
-        raise OutputError(f"{certificate} is not signed by {authority}: {remedy}") from error
+        problem = f"the certificate is not signed by {authority}"
+        raise OutputError(problem, where=str(certificate), remedy=remedy) from error
     for path, content in certificates.items():
         if now > content.not_valid_after_utc:
-            raise OutputError(f"{path} has been over since {content.not_valid_after_utc:%Y-%m-%d}: {remedy}")
+            problem = f"the certificate expired on {content.not_valid_after_utc:%Y-%m-%d}"
+            raise OutputError(problem, where=str(path), remedy=remedy)
         if now < content.not_valid_before_utc:
             raise OutputError(
-                f"{path} is valid from {content.not_valid_before_utc:%Y-%m-%d %H:%M} UTC and this machine's clock says"
-                f" {now:%Y-%m-%d %H:%M}: set the clock"
+                f"the certificate is valid from {content.not_valid_before_utc:%Y-%m-%d %H:%M} UTC, but this machine's"
+                f" clock says {now:%Y-%m-%d %H:%M}",
+                where=str(path),
+                remedy="Set the clock",
             )
 
 
@@ -112,13 +151,13 @@ def _read(path: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise OutputError(f"{path} is no certificate: {error}; copy it again from where it was made") from error
+        raise OutputError(f"the file is not a certificate: {error}", where=str(path), remedy=COPY_AGAIN) from error
 
 
 def _write(
     path: Path, subject: str, key: Key, days: int, extensions: Extensions, issuer: x509.Name, signer: Key
 ) -> None:
-    """A certificate and its key, in files of one name with the suffixes .crt and .key."""
+    """Write a certificate and its key, in files of the same name with the suffixes .crt and .key."""
     now, serial = datetime.datetime.now(datetime.UTC), x509.random_serial_number()
     until = now + datetime.timedelta(days=days)
     builder = x509.CertificateBuilder(issuer, _name(subject), key.public_key(), serial, now - SKEW, until)
@@ -141,5 +180,5 @@ def _alternative(host: str) -> x509.GeneralName:
 
 
 def _usage(**used: bool) -> x509.KeyUsage:
-    """What a key is for, and nothing else."""
+    """Return the key usage with only these uses."""
     return x509.KeyUsage(**{**dict.fromkeys(signature(x509.KeyUsage).parameters, False), **used})

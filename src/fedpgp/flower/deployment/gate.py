@@ -1,12 +1,12 @@
 """The gate of a federation: the only part of its server that other machines can reach.
 
-Flower's SuperLink lets everybody who reaches its port submit runs and register nodes, and it reads a whole body before
-it looks for a key. So it listens on the loopback address, and the gate listens on the public port. The gate forwards
-the ten requests that a node makes, if a key of the federation has signed them, and refuses everything else.
+Flower's SuperLink lets every process that reaches its port submit runs and register nodes, and it reads a whole body
+before it looks for a key. So the SuperLink listens on the loopback address, and the gate listens on the public port.
+The gate forwards the ten requests that a node makes, if a key of the federation signed them. It refuses all others.
 
-Connections are counted from the moment that they are accepted, and a deadline begins then: a web server such as uvicorn
-does both only after the TLS handshake. docs/deploy.md has the threat model: Flower signs the time of a request and
-nothing else.
+The gate counts a connection, and starts its deadline, as soon as it accepts the connection. A web server such as
+uvicorn does both only after the TLS handshake. docs/deploy.md describes the threat model: Flower signs only the time of
+a request.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ KEY, SIGNATURE, TIMESTAMP = b"flwr-public-key", b"flwr-signature", b"flwr-timest
 VERSION = (b"flwr-package-name", b"flwr-package-version", b"flwr-component-name")
 FORWARDED = frozenset([KEY, SIGNATURE, TIMESTAMP, *VERSION, b"content-type", b"accept"])  # headers of a request
 RETURNED = frozenset([b"content-type", b"flwr-version-incompatibility-message"])  # headers of an answer
-OLDEST, AHEAD = 305.0, 5.0  # seconds that a timestamp may be old, or ahead of this clock: what Flower allows
+OLDEST, AHEAD = 305.0, 5.0  # seconds that a timestamp may be before or after this clock, as in Flower
 CHUNK = 64 << 10  # bytes
 SECONDS_BETWEEN_WARNINGS = 60.0
 
@@ -60,13 +60,31 @@ log = logging.getLogger("fedpgp")
 
 @dataclass(frozen=True)
 class Limits:
-    """What the gate admits: sizes in bytes, times in seconds, numbers of connections.
+    """Limits of the gate: sizes in bytes, times in seconds, numbers of connections.
 
-    head: of a request's line and headers; body: of one request, and Flower sends arrays in parts of 5 MiB; bodies: of
-    all requests that are being read. request: until a request is complete, from its first byte or, for the first one of
-    a connection, from the TCP handshake; idle: between two requests; answer: until the SuperLink's answer has been
-    sent. A connection without a signed request yet counts for its address (`per_address`) and in total (`unsigned`),
-    one with a signed request for the key (`per_key`). upstream: connections to the SuperLink.
+    Attributes
+    ----------
+    head
+        Size of the first line and the headers of a request.
+    body
+        Size of the body of a request. Flower sends arrays in parts of 5 MiB.
+    bodies
+        Size of the bodies of all requests that the gate is reading.
+    request
+        Time until a request is complete, from its first byte; for the first request of a connection, from the TCP
+        handshake.
+    idle
+        Time between two requests.
+    answer
+        Time until the SuperLink's answer has been sent.
+    per_address
+        Connections without a signed request from one address.
+    unsigned
+        Connections without a signed request in total.
+    per_key
+        Connections with a request that one key signed.
+    upstream
+        Connections to the SuperLink.
     """
 
     head: int = 16 << 10
@@ -81,12 +99,20 @@ class Limits:
     upstream: int = 100
 
     def files(self, keys: int) -> int:
-        """Return the number of files that the gate opens at most, with as many for the rest of its process."""
+        """Return the largest number of open files for this many keys, including 128 for the rest of the process."""
         return self.unsigned + self.per_key * keys + self.upstream + 128
 
 
 class RefusedError(Exception):
-    """A request that is not forwarded. status: of the answer; reason: for the log of the gate."""
+    """A request that the gate does not forward.
+
+    Attributes
+    ----------
+    status
+        HTTP status of the answer.
+    reason
+        The reason, for the log of the gate.
+    """
 
     def __init__(self, status: int, reason: str):
         super().__init__(reason)
@@ -94,7 +120,7 @@ class RefusedError(Exception):
 
 
 class Keys:
-    """The public keys `*.pub` of a directory. A file that is added or removed counts within `LOOK` seconds."""
+    """The public keys `*.pub` of a directory. Added and removed files take effect within `LOOK` seconds."""
 
     LOOK = 1.0
 
@@ -111,7 +137,10 @@ class Keys:
     def signer(self, headers: dict[bytes, bytes]) -> bytes:
         """Return the public key, as PEM, that signed a request's timestamp.
 
-        Raises RefusedError if the key is not one of the federation, the signature is wrong or the timestamp is too old.
+        Raises
+        ------
+        RefusedError
+            If the key is not in the federation, the signature is wrong, or the timestamp is too old.
         """
         self._read()
         try:
@@ -120,25 +149,25 @@ class Keys:
             name, signature = (base64.b64decode(headers[header], validate=True) for header in (KEY, SIGNATURE))
             age = (datetime.datetime.now(datetime.UTC) - signed).total_seconds()
         except (KeyError, ValueError, TypeError, OverflowError):
-            raise RefusedError(401, "it is not signed") from None
+            raise RefusedError(401, "the request is not signed") from None
         if name not in self._keys:
-            raise RefusedError(401, "it is signed with a key that is not in the server's directory")
+            raise RefusedError(401, "the key that signed the request is not in the server's directory")
         if not -AHEAD < age < OLDEST:
-            raise RefusedError(401, f"its timestamp is {age:.0f} s old: if it is a node's, set the clocks")
+            raise RefusedError(401, f"the timestamp is {age:.0f} s old. Set the clocks if the request is from a node")
         try:
             self._keys[name].verify(signature, timestamp.encode(), ec.ECDSA(hashes.SHA256()))
         except InvalidSignature:
-            raise RefusedError(401, "its signature is wrong") from None
+            raise RefusedError(401, "the signature is wrong") from None
         return name
 
     def _read(self) -> None:
-        """Read the keys again if a file has changed; a file that is not a key admits nobody."""
+        """Read the keys again if a file has changed. A file that is not a key has no effect."""
         if time.monotonic() - self._looked < self.LOOK:
             return
         self._looked = time.monotonic()
         files = {}
         for file in self._directory.glob("*.pub"):
-            with contextlib.suppress(OSError):  # it has just been removed
+            with contextlib.suppress(OSError):  # the file has just been removed
                 stat = file.stat()
                 files[file] = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         if files == self._files:
@@ -154,10 +183,10 @@ class Keys:
 
 
 class Newest:
-    """Tasks of connections, at most `limit` for each name: one more cancels the oldest.
+    """Tasks of connections, at most `limit` for each name. One task more cancels the oldest one.
 
-    Whoever keeps connections open without a signed request loses them to those that come later, and a node is admitted
-    as soon as it signs, so half requests cannot keep a node out.
+    Later connections therefore replace connections that stay open without a signed request. A node is admitted as soon
+    as it sends a signed request, so incomplete requests of others cannot keep it out.
     """
 
     def __init__(self, limit: int):
@@ -165,6 +194,7 @@ class Newest:
         self._tasks: dict[Hashable, dict[asyncio.Task[None], None]] = {}
 
     def add(self, name: Hashable, task: asyncio.Task[None]) -> None:
+        """Add a task, and cancel the oldest task of this name if there are too many."""
         tasks = self._tasks.setdefault(name, {})
         tasks[task] = None
         if len(tasks) > self._limit:
@@ -173,6 +203,7 @@ class Newest:
             oldest.cancel()
 
     def discard(self, task: asyncio.Task[None], name: Hashable) -> None:
+        """Remove a task if it is there."""
         tasks = self._tasks.get(name, {})
         tasks.pop(task, None)
         if not tasks:
@@ -180,7 +211,7 @@ class Newest:
 
 
 class Counted:
-    """A connection's places in the pools of the gate: those of the unsigned, until a key has signed a request."""
+    """The pools of the gate in which a connection counts: the unsigned ones until a key has signed a request."""
 
     def __init__(self, gate: "Gate", address: str, task: asyncio.Task[None]):
         self._gate, self._task = gate, task
@@ -188,10 +219,12 @@ class Counted:
         self._take((gate.unsigned_of_address, address), (gate.unsigned, None))
 
     def sign(self, key: bytes) -> None:
+        """Count the connection for the key that signed its request."""
         if (self._gate.signed, key) not in self._places:
             self._take((self._gate.signed, key))
 
     def leave(self) -> None:
+        """Leave all pools."""
         self._take()
 
     def _take(self, *places: tuple[Newest, Hashable]) -> None:
@@ -203,7 +236,7 @@ class Counted:
 
 
 class Answer(NamedTuple):
-    """What is sent to a node. close: whether the connection ends with it."""
+    """An answer to a node; `close` tells whether the connection ends with it."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -212,9 +245,9 @@ class Answer(NamedTuple):
 
 
 class Upstream:
-    """Connections to the SuperLink, at most so many at a time; each is used for further requests while it is fresh.
+    """A limited number of connections to the SuperLink. A connection is used again while it is fresh.
 
-    An HTTP client such as httpx does the same in twice the time, and this is most of what a request costs the gate.
+    An HTTP client such as httpx needs twice the time, and the gate spends most of its time per request here.
     """
 
     FRESH = 2.0  # seconds without a request; the SuperLink closes a connection after 5 s
@@ -226,7 +259,7 @@ class Upstream:
         self._free: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []  # the oldest first
 
     async def post(self, route: bytes, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
-        """Return what the SuperLink answers; raises OSError or h11.RemoteProtocolError if it does not."""
+        """Return the SuperLink's answer; raise OSError or h11.RemoteProtocolError if it does not answer."""
         async with self._places:
             reader, writer = await self._connected()
             try:
@@ -263,6 +296,7 @@ class Upstream:
         return await asyncio.open_connection(host, port, ssl=self._secure, limit=CHUNK)
 
     def close(self) -> None:
+        """Close all free connections."""
         for _, _, writer in self._free:
             writer.transport.abort()
 
@@ -270,7 +304,16 @@ class Upstream:
 class Gate:
     """Forwards the signed requests of nodes to a SuperLink.
 
-    upstream: address of the SuperLink, host:port; authority: certificate of the authority that signed the SuperLink's.
+    Parameters
+    ----------
+    upstream
+        Address of the SuperLink, host:port.
+    authority
+        Certificate of the authority that signed the SuperLink's certificate.
+    keys
+        Keys of the nodes.
+    limits
+        Limits of sizes, times and connections.
     """
 
     def __init__(self, upstream: str, authority: Path, keys: Keys, limits: Limits = Limits()):
@@ -283,14 +326,22 @@ class Gate:
         self._upstream = Upstream(upstream, authority, limits.upstream)
 
     async def serve(self, listener: socket.socket, secure: ssl.SSLContext) -> None:
-        """Accept connections until it is cancelled. secure: with the server's certificate."""
+        """Accept connections until this task is cancelled.
+
+        Parameters
+        ----------
+        listener
+            Socket that listens.
+        secure
+            TLS context with the server's certificate.
+        """
         loop = asyncio.get_running_loop()
         listener.setblocking(False)
         try:
             while True:
                 try:
                     connection, (address, *_) = await loop.sock_accept(listener)
-                except OSError as error:  # such as no file left, or a peer that has gone already
+                except OSError as error:  # for example no free file, or a peer that has left
                     log.warning("the gate cannot accept a connection: %s", error)
                     await asyncio.sleep(0.1)
                     continue
@@ -310,7 +361,7 @@ class Gate:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.limits.request) as deadline:
-                await _readable(connection)  # until then it costs no memory for TLS, which takes 0.3 MB
+                await _readable(connection)  # before the 0.3 MB for TLS are allocated
                 transport, _ = await loop.connect_accepted_socket(
                     lambda: protocol, connection, ssl=secure, ssl_shutdown_timeout=1.0
                 )
@@ -332,12 +383,12 @@ class Gate:
                 deadline.reschedule(loop.time() + self.limits.request)
                 writer.close()
                 await writer.wait_closed()
-        except (OSError, h11.RemoteProtocolError):  # the peer is gone, too late, or speaks neither TLS nor HTTP
+        except (OSError, h11.RemoteProtocolError):  # the peer left, was too late, or does not use TLS or HTTP
             pass
-        except asyncio.CancelledError:  # kept by the task, it would keep all that is here in memory for a while
+        except asyncio.CancelledError:  # a task that keeps this exception keeps this whole frame in memory for a while
             pass
         except Exception:
-            log.exception("the gate ends a connection from %s", address)
+            log.exception("the gate closes a connection from %s after an unexpected error", address)
         finally:
             counted.leave()
             if transport is None:
@@ -353,7 +404,7 @@ class Gate:
         address: str,
         deadline: asyncio.Timeout,
     ) -> Answer | None:
-        """Return the answer to the next request; None at the end of the connection."""
+        """Return the answer to the next request, or None at the end of the connection."""
         request = await _event(http, reader)
         if not isinstance(request, h11.Request):
             return None
@@ -373,7 +424,7 @@ class Gate:
                 self._bodies -= len(body)
         except RefusedError as refusal:
             self._warn(address, refusal)
-            return Answer(refusal.status, [], b"", close=True)  # without a body, as an answer to HEAD must be
+            return Answer(refusal.status, [], b"", close=True)  # no body, because an answer to HEAD must not have one
 
     def _checked(self, request: h11.Request) -> tuple[bytes, dict[bytes, bytes]]:
         """Return the key that signed a request, and the headers to forward; raise RefusedError if it is not admitted.
@@ -381,25 +432,25 @@ class Gate:
         The route is compared byte by byte: no escape, query or scheme names another one.
         """
         if request.method != b"POST" or request.target not in ROUTES:
-            raise RefusedError(404, "it is not one of a node's")
+            raise RefusedError(404, "nodes do not make this request")
         names = [name for name, _ in request.headers]
         headers = {name: value for name, value in request.headers if name in FORWARDED}
         if len(headers) != sum(name in FORWARDED for name in names):
-            raise RefusedError(401, "it has a header twice")
+            raise RefusedError(401, "a header is repeated")
         signer = self.keys.signer(headers)
         lengths = [value for name, value in request.headers if name == b"content-length"]
         if b"transfer-encoding" in names or len(lengths) != 1 or int(lengths[0]) > self.limits.body:
-            raise RefusedError(413, f"its body has no length, or more than {self.limits.body} bytes")
+            raise RefusedError(413, f"the body has no length, or more than {self.limits.body} bytes")
         return signer, headers
 
     async def _forwarded(self, route: bytes, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
         try:
             return await self._upstream.post(route, headers, body)
         except TimeoutError:
-            raise  # of the connection that waits
+            raise  # the deadline of the connection
         except (OSError, h11.RemoteProtocolError) as error:
             log.warning("the SuperLink does not answer the gate: %s", error or type(error).__name__)
-            return Answer(503, [], b"", close=False)  # which a node tries again
+            return Answer(503, [], b"", close=False)  # a node tries again after this status
 
     def _warn(self, address: str, refusal: RefusedError) -> None:
         """Log at most one line a minute about refused requests."""
@@ -407,14 +458,14 @@ class Gate:
         if time.monotonic() - self._warned < SECONDS_BETWEEN_WARNINGS:
             return
         log.warning(
-            "the gate has refused %d requests; the last one, from %s, with %d: %s",
+            "the gate refused %d requests; it answered the last one, from %s, with %d: %s",
             *(self._refused, address, refusal.status, refusal.reason),
         )
         self._refused, self._warned = 0, time.monotonic()
 
 
 async def _readable(connection: socket.socket) -> None:
-    """Wait until something has come from a connection, or it has ended."""
+    """Wait until a connection has data, or has ended."""
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(connection, ready.set)
     try:
@@ -424,7 +475,7 @@ async def _readable(connection: socket.socket) -> None:
 
 
 async def _event(http: h11.Connection, reader: asyncio.StreamReader) -> object:
-    """Return the next event of a connection; reads no more from it than is necessary."""
+    """Return the next event of a connection; read only as much as necessary."""
     while (event := http.next_event()) is h11.NEED_DATA:
         http.receive_data(await reader.read(CHUNK))
     return event
@@ -441,7 +492,7 @@ def _encoded(http: h11.Connection, head: h11.Request | h11.Response, body: bytes
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Return what TLS needs of a server. Every Python that runs a node has TLS 1.3, which cannot be renegotiated."""
+    """Return a server's TLS context. It uses TLS 1.3, which every node's Python has, and which has no renegotiation."""
     secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     secure.minimum_version = ssl.TLSVersion.TLSv1_3
     secure.load_cert_chain(certificate, key)
@@ -449,12 +500,15 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def raise_file_limit(files: int) -> None:
-    """Let this process, and those that it starts, open so many files; raise ConfigError if it must not."""
+    """Let this process and its child processes open `files` files; raise ConfigError if the system forbids it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < files:
         raise ConfigError(
-            f"the gate may open {hard} files, and needs {files}: raise the hard limit, for example with ulimit -Hn"
-            " 65536, LimitNOFILE=65536 in a unit, or ulimits in a compose file"
+            where="the hard limit of open files",
+            allowed=f"{files} or more for the gate",
+            got=hard,
+            remedy="Raise it, for example with ulimit -Hn 65536, LimitNOFILE=65536 in a systemd unit, or ulimits in a"
+            " compose file",
         )
     if soft != resource.RLIM_INFINITY and soft < files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))

@@ -1,4 +1,4 @@
-"""The directory of a federation: what each machine is to have, and what starts it."""
+"""The directory of a federation: the files that each machine needs, and the files that start it."""
 
 import ipaddress
 import re
@@ -19,10 +19,10 @@ from fedpgp.runtime.files import OWNER_ALONE, make_directory, new_directory, wri
 
 S = TypeVar("S")
 
-NODE_PORT = 9094  # Flower's own
+NODE_PORT = 9094  # Flower's default
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?|\[?[0-9A-Fa-f:.]+\]?")
 
-# Template -> what is made of it in the directory of a federation.
+# Template -> file in the directory of a federation.
 TEMPLATES = {
     "README.md": "README.md",
     "Dockerfile": "Dockerfile",
@@ -38,12 +38,30 @@ TEMPLATES = {
 
 @dataclass(frozen=True)
 class FederationPlan:
-    """name: of the federation; host, port: where nodes reach the server; method, seed: what `flwr run` runs.
+    """Plan of a federation, from which `create` writes its directory.
 
-    superlink_port: of the server's loopback address, where the operator reaches the SuperLink. node_ports: of each node
-    on its own loopback address, for its own processes; none takes NODE_PORT and those after it, so that several nodes
-    can be on one machine. insecure: without TLS, keys and a gate, so that nodes and operator reach the SuperLink at
-    host and port, on the loopback address alone. plugins: what all nodes enable, which otherwise their owners do.
+    Attributes
+    ----------
+    name
+        Name of the federation.
+    host, port
+        Address at which nodes reach the server.
+    superlink_port
+        Port on the server's loopback address at which the operator reaches the SuperLink.
+    nodes
+        Number of nodes.
+    config
+        The experiment.
+    method, seed
+        Method and seed that `flwr run` runs.
+    node_ports
+        Port of each node on its own loopback address, for its own processes. Empty means NODE_PORT and the ports after
+        it, so that several nodes can run on one machine.
+    insecure
+        Whether to do without TLS, keys and a gate. Nodes and the operator then reach the SuperLink at host and port,
+        which must be on the loopback address.
+    plugins
+        Installed methods that all nodes enable. Otherwise the owners of the nodes enable them.
     """
 
     name: str
@@ -59,30 +77,40 @@ class FederationPlan:
     plugins: str = ""
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for what cannot be written."""
+        """Raise ConfigError if the name, the host or a port is not allowed."""
         if not NAME.fullmatch(self.name):
-            raise ConfigError(f"--name must be lower-case letters, digits and hyphens, such as ours, got {self.name!r}")
+            allowed = "a letter, then up to 39 letters, digits and hyphens, all in lower case"
+            raise ConfigError(where="--name", allowed=allowed, got=self.name, remedy="Use a name such as --name ours")
         if not HOST.fullmatch(self.host):
-            raise ConfigError(f"--host must be a host name or an IP address without a port, got {self.host!r}")
+            raise ConfigError(
+                where="--host",
+                allowed="a host name or an IP address without a port",
+                got=self.host,
+                remedy="Use a name such as --host server.example.org, and --port for the port",
+            )
         if self.insecure:
             check_insecure(self.address)
         elif self.port == self.superlink_port:
             raise ConfigError(
-                f"--port and --superlink-port must differ, got {self.port} twice: nodes reach the first, the operator"
-                " the second"
+                where="--superlink-port",
+                allowed="different from --port",
+                got=self.superlink_port,
+                remedy="Choose two ports: nodes connect to --port, and the operator to --superlink-port",
             )
 
     @property
     def address(self) -> str:
+        """Address at which nodes reach the server."""
         return f"{self.host}:{self.port}"
 
     @property
     def superlink(self) -> str:
+        """Address at which the operator reaches the SuperLink."""
         return self.address if self.insecure else f"127.0.0.1:{self.superlink_port}"
 
 
 class Connection(NamedTuple):
-    """How the operator reaches a SuperLink: its name and address; insecure: without TLS."""
+    """How the operator reaches a SuperLink: its name, its address, and whether it is without TLS."""
 
     name: str
     address: str
@@ -90,14 +118,14 @@ class Connection(NamedTuple):
 
 
 class GateSettings(NamedTuple):
-    """host: the name in the server's certificate; listen: address and port on which the gate listens."""
+    """Settings of the gate: the name in the server's certificate, and the address and port on which it listens."""
 
     host: str
     listen: str
 
 
 class FederationLayout:
-    """Where the parts of a federation's directory are. flwr: FLWR_HOME of the server and of those who call `flwr`."""
+    """Paths in the directory of a federation. `flwr` is FLWR_HOME of the server and of calls of `flwr`."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -105,11 +133,12 @@ class FederationLayout:
         self.nodes, self.runs, self.logs = directory / "nodes", directory / "runs", directory / "logs"
 
     def node(self, client: int) -> Path:
+        """Return the directory of a client's node."""
         return self.nodes / f"node-{client}"
 
     @property
     def connection(self) -> Connection:
-        """How the SuperLink is reached; raises OutputError where the directory is none of ours."""
+        """How to reach the SuperLink; raises OutputError if this is not the directory of a federation."""
 
         def connection(content: dict[str, Any]) -> Connection:
             servers = content["superlink"]
@@ -120,7 +149,7 @@ class FederationLayout:
 
     @property
     def gate(self) -> GateSettings:
-        """How nodes reach the server; raises OutputError where the directory is none of ours."""
+        """Settings of the gate; raises OutputError if this is not the directory of a federation."""
         return self._read(self.server / "gate.toml", lambda content: GateSettings(content["host"], content["listen"]))
 
     def _read(self, file: Path, settings: Callable[[dict[str, Any]], S]) -> S:
@@ -128,17 +157,25 @@ class FederationLayout:
             return settings(tomllib.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
-                f"{self.directory} is no directory of fedpgp federate init: {file} cannot be read ({error})"
+                f"this is not the directory of a federation: {file} cannot be read ({cause(error)})",
+                where=str(self.directory),
+                remedy="Use a directory that fedpgp federate init wrote",
             ) from error
 
 
+def cause(error: Exception) -> str:
+    """Return the cause of an error without the file's name, which the message has already."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
 def host_and_port(address: str) -> tuple[str, int]:
-    """The two parts of an address; of IPv6 without the brackets."""
+    """Return the host and the port of an address; an IPv6 address without brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def is_loopback(host: str) -> bool:
+    """Return whether a host is localhost or a loopback address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -146,23 +183,41 @@ def is_loopback(host: str) -> bool:
 
 
 def check_insecure(address: str) -> None:
-    """Raises ConfigError where what goes to an address without TLS could be read by others."""
+    """Raise ConfigError if others could read what is sent to an address without TLS."""
     if not is_loopback(host_and_port(address)[0]):
         raise ConfigError(
-            f"--insecure is refused for {address}, which is no loopback address: everybody on the way could read and"
-            " change the prompts; leave it out, fedpgp federate init writes certificates"
+            where="the address with --insecure",
+            allowed="a loopback address, because others could read and change the prompts on the way to another one",
+            got=address,
+            remedy="Leave out --insecure; fedpgp federate init then writes certificates",
         )
 
 
 def create(directory: Path, plan: FederationPlan, force: bool = False) -> FederationLayout:
-    """Writes the directory of a federation, whole or not at all; keys are readable by their owner alone.
+    """Write the directory of a federation, completely or not at all. Only the owner can read the keys.
 
-    Raises OutputError where something is there already, unless it is a federation's and `force` replaces it.
+    Parameters
+    ----------
+    directory
+        Directory to write.
+    plan
+        Plan of the federation.
+    force
+        Whether to replace an existing directory of a federation.
+
+    Raises
+    ------
+    OutputError
+        If the directory exists and may not be replaced.
     """
     if directory.exists():
         if not force:
-            raise OutputError(f"{directory} exists: name another directory, or replace it and its keys with --force")
-        FederationLayout(directory).connection  # noqa: B018 or it is not ours to replace
+            raise OutputError(
+                "the directory exists",
+                where=str(directory),
+                remedy="Choose another directory, or replace this one and its keys with --force",
+            )
+        FederationLayout(directory).connection  # noqa: B018 raises an error if this is not a federation's directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     layout = FederationLayout(directory.absolute())
     values = {
@@ -182,7 +237,7 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
         made, authority = FederationLayout(scratch), scratch / "authority"
         files = {path: _filled(template, values).encode() for template, path in TEMPLATES.items()}
         files |= {f"app/{path}": content for path, content in {**own_code(), EXPERIMENT: experiment}.items()}
-        inside = 'root-certificates = "/federation/server/ca.crt"'  # what compose.yaml mounts
+        inside = 'root-certificates = "/federation/server/ca.crt"'  # compose.yaml mounts this file
         inside = _filled("flwr-config.toml", {**values, "home": "/federation/compose", "security": inside})
         files |= {"compose/config.toml": inside.encode()}
         for client in range(plan.nodes):
@@ -205,9 +260,19 @@ def create(directory: Path, plan: FederationPlan, force: bool = False) -> Federa
 
 
 def renew(layout: FederationLayout, authority: Path) -> None:
-    """A new certificate and key of the server, for the address that it had, signed by its own authority.
+    """Write a new certificate and key of the server, for the same address, signed by the federation's authority.
 
-    Raises OutputError where the directory is no federation's, or holds another authority than its nodes trust.
+    Parameters
+    ----------
+    layout
+        The federation.
+    authority
+        Directory of the authority.
+
+    Raises
+    ------
+    OutputError
+        If this is not the directory of a federation, or the nodes trust another authority.
     """
     write_server(layout.server, authority, layout.gate.host.strip("[]"))
 

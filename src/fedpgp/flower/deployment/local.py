@@ -1,4 +1,4 @@
-"""A whole federation on this machine, to try: a server, its nodes and a run, all of which end with the block."""
+"""A whole federation on this machine, for trying: a server, its nodes and a run, which all end with a block."""
 
 import json
 import socket
@@ -19,12 +19,12 @@ from fedpgp.flower.deployment.superlink import PATIENCE, control, server
 from fedpgp.results.run_store import RECORDS
 
 POLL = 1.0
-TRIES = 5  # of one run, whose server app may be killed
+TRIES = 5  # starts of one run, whose ServerApp may be killed
 
 
 @dataclass
 class LocalFederation:
-    """Processes by their names, "server" and "node-0" and so on; those that end are started again by `tend`."""
+    """The processes of a federation by name: "server", "node-0" and so on. `tend` restarts processes that ended."""
 
     layout: FederationLayout
     stack: ExitStack
@@ -32,6 +32,7 @@ class LocalFederation:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str) -> None:
+        """Start the process of this name."""
         log = self.layout.logs / f"{name}.log"
         if name == "server":
             process = server(self.layout, log)
@@ -43,14 +44,14 @@ class LocalFederation:
         self.processes[name] = self.stack.enter_context(process)
 
     def tend(self) -> list[str]:
-        """Starts again what has ended, as a service manager does; their names."""
+        """Restart the processes that ended, as a service manager does, and return their names."""
         ended = [name for name, process in self.processes.items() if process.poll() is not None]
         for name in ended:
             self.start(name)
         return ended
 
     def submit(self, output: Path) -> int:
-        """`flwr run` into a run directory; the run's id at the server."""
+        """Call `flwr run` with a run directory, and return the run's id at the server."""
         command = [str(SCRIPTS / "flwr"), "run", str(self.layout.app), self.layout.connection.name]
         command += ["--format", "json", "--run-config", f"output={json.dumps(str(output))}"]
         done = subprocess.run(
@@ -59,16 +60,19 @@ class LocalFederation:
         try:
             return int(json.loads(done.stdout)["run-id"])
         except (ValueError, KeyError, TypeError) as error:
-            raise FedPGPError(f"flwr run failed: {(done.stdout + done.stderr).strip()[-500:]}") from error
+            raise FedPGPError(
+                f"flwr run failed: {(done.stdout + done.stderr).strip()[-500:]}",
+                remedy=f"Read {self.layout.logs / 'server.log'}",
+            ) from error
 
     def status(self, run: int) -> tuple[str, str]:
-        """Of a run, as `flwr ls` has it: such as "finished" and "completed"."""
+        """Return the status of a run as in `flwr ls`, for example "finished" and "completed"."""
         with control(self.layout) as client:
             (listed,) = client.ListRuns(ListRunsRequest(run_id=run)).run_dict.values()
             return listed.status.status, listed.status.sub_status
 
     def online(self) -> int:
-        """How many nodes the server knows to be there."""
+        """Return the number of nodes that are connected to the server."""
         with control(self.layout) as client:
             return sum(node.status == "online" for node in client.ListNodes(ListNodesRequest()).nodes_info)
 
@@ -79,11 +83,24 @@ class LocalFederation:
         there: Callable[[int], None] = lambda nodes: None,
         rounds: Callable[[Sequence[dict[str, Any]]], None] = lambda records: None,
     ) -> None:
-        """Runs what the app runs until its directory is finished: what ends is started again, and the run gone on with.
+        """Run the federation's app until its run directory is finished; restart processes and the run if they end.
 
-        hear: is told what went wrong; there: how many nodes the server knows, whenever that changes before the first
-        round is over; rounds: the records of all rounds that are over, whenever there are more of them.
-        Raises TrainingError where it ends again and again.
+        Parameters
+        ----------
+        output
+            Run directory.
+        hear
+            Function that is called with a sentence about each problem.
+        there
+            Function that is called with the number of connected nodes, whenever it changes before the end of the first
+            round.
+        rounds
+            Function that is called with the records of all finished rounds, whenever there are more of them.
+
+        Raises
+        ------
+        TrainingError
+            If the run ends too often.
         """
         records: Sequence[dict[str, Any]] = ()
         nodes = 0
@@ -92,28 +109,30 @@ class LocalFederation:
             while status != "finished":
                 time.sleep(POLL)
                 for name in self.tend():
-                    hear(f"{name} had ended and was started again: {self.layout.logs / name}.log says why")
+                    hear(f"{name} ended and was started again; its log is {self.layout.logs / name}.log")
                 try:
                     status, ended = self.status(run)
                     if not records and (count := self.online()) != nodes:
                         there(nodes := count)
                     answered = time.monotonic()
-                except Exception as error:  # the server is being started again
+                except Exception as error:  # the server may be starting again
                     if time.monotonic() - answered > PATIENCE:
-                        raise FedPGPError(f"the server does not answer: {error}") from error
+                        raise FedPGPError(
+                            f"the server does not answer: {error}", remedy=f"Read {self.layout.logs / 'server.log'}"
+                        ) from error
                 finished = finished_rounds(output)
                 if len(finished) > len(records):
                     rounds(records := finished)
             if (output / "results.json").exists():
                 return
-            hear(f"the run ended ({ended}) before it was finished: it is gone on with")
+            hear(f"the run ended ({ended}) before it was finished; it is started again")
         raise TrainingError(
-            f"the run ended {TRIES} times before it was finished: {self.layout.logs / 'server.log'} says why"
+            f"the run ended {TRIES} times before it was finished", remedy=f"Read {self.layout.logs / 'server.log'}"
         )
 
 
 def finished_rounds(output: Path) -> list[dict[str, Any]]:
-    """The records of the rounds that a run has finished so far; of a line that is being written, nothing."""
+    """Return the records of the rounds that a run has finished; ignore a line that is not complete yet."""
     try:
         content = (output / RECORDS).read_bytes()
     except FileNotFoundError:
@@ -123,9 +142,16 @@ def finished_rounds(output: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def local_federation(layout: FederationLayout, nodes: int, cache: str | None = None) -> Iterator[LocalFederation]:
-    """The server and the nodes of a federation, started; what they print is in logs/ of its directory.
+    """Run the server and the nodes of a federation until the block ends. Their output is in logs/ of its directory.
 
-    cache: directory of image features; None takes the user's.
+    Parameters
+    ----------
+    layout
+        The federation.
+    nodes
+        Number of nodes.
+    cache
+        Directory of the image features; None means the user's cache directory.
     """
     layout.logs.mkdir(exist_ok=True)
     with ExitStack() as stack:
@@ -136,11 +162,11 @@ def local_federation(layout: FederationLayout, nodes: int, cache: str | None = N
             yield federation
         finally:
             for process in federation.processes.values():
-                process.terminate()  # all at once: each is waited for as the block ends
+                process.terminate()  # all at the same time; the end of the block waits for each
 
 
 def free_ports(count: int) -> list[int]:
-    """So many ports of the loopback address that nobody listens on, one after the other where that is possible."""
+    """Return `count` free ports of the loopback address."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [probe.getsockname()[1] for probe in probes]

@@ -1,4 +1,4 @@
-"""What a monitoring system reads of a run while it lasts: Prometheus' text format, on the loopback address."""
+"""Metrics of a current run for a monitoring system, in Prometheus' text format, on the loopback address."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,23 +13,41 @@ Hear = Callable[[Mapping[str, Any]], None]
 
 @contextmanager
 def exporter(port: int | None, run: str) -> Iterator[Hear]:
-    """Serves the last round's record until the block ends. port: None serves nothing.
+    """Serve the metrics of the last round until the block ends.
 
-    Gives what is to hear each record. Raises ConfigError where the port is taken.
+    Parameters
+    ----------
+    port
+        Port on the loopback address; None serves nothing.
+    run
+        Id of the run.
+
+    Yields
+    ------
+    Hear
+        Function that must be called with the record of each round.
+
+    Raises
+    ------
+    ConfigError
+        If the port is not free.
     """
     if port is None:
         yield lambda record: None
         return
     registry = CollectorRegistry()
-    figures = Gauge("fedpgp_figure", "Of the last round's record", ["run", "name"], registry=registry)
-    rounds = Gauge("fedpgp_round", "The last round that is finished", ["run"], registry=registry)
-    taking_part = Gauge("fedpgp_participants", "Clients whose updates count in it", ["run"], registry=registry)
-    dropped = Counter("fedpgp_dropped", "Clients left out, by phase", ["run", "phase"], registry=registry)
+    figures = Gauge("fedpgp_figure", "Number in the record of the last round", ["run", "name"], registry=registry)
+    rounds = Gauge("fedpgp_round", "Last finished round", ["run"], registry=registry)
+    taking_part = Gauge("fedpgp_participants", "Clients in the last round", ["run"], registry=registry)
+    dropped = Counter("fedpgp_dropped", "Dropped replies, by phase", ["run", "phase"], registry=registry)
     try:
         server, thread = start_http_server(port, addr="127.0.0.1", registry=registry)
     except OSError as error:
         raise ConfigError(
-            f"federation.metrics_port {port} cannot be taken: {error.strerror}; choose another, or leave it out"
+            where="federation.metrics_port",
+            allowed=f"a free port ({error.strerror})",
+            got=port,
+            remedy="Choose another port, or leave the setting out",
         ) from error
 
     def hear(record: Mapping[str, Any]) -> None:

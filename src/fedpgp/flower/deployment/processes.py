@@ -1,4 +1,4 @@
-"""Starts Flower's processes from a federation's directory, after looking for what would stop them later."""
+"""Starts of Flower's processes from a federation's directory, after checks for problems that would stop them later."""
 
 import os
 import signal
@@ -19,31 +19,40 @@ from fedpgp.flower.deployment.app import RESIDENT, resident
 from fedpgp.flower.deployment.app_policy import names
 from fedpgp.flower.deployment.client import NodeSettings, answer_as, open_client
 from fedpgp.flower.deployment.credentials import check_certificate
-from fedpgp.flower.deployment.layout import check_insecure, host_and_port
+from fedpgp.flower.deployment.layout import cause, check_insecure, host_and_port
 from fedpgp.flower.node import check_owner
 from fedpgp.runtime.validation import STRICT
 
-REACH = 5.0  # seconds for a server to answer a look
-ENDING = 10.0  # seconds that a process has to end in order
-FAST = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}  # Flower looks every second otherwise
+REACH = 5.0  # seconds that a server has to answer
+ENDING = 10.0  # seconds that a process has to end by itself
+FAST = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}  # Flower's own interval is a second
 SCRIPTS = Path(sys.executable).parent
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """Of Flower's processes, which find each other by their names. home: FLWR_HOME."""
+    """Return the environment of Flower's processes, which find each other's programs in PATH.
+
+    Parameters
+    ----------
+    home
+        Value of FLWR_HOME.
+    more
+        Further variables.
+    """
     path = f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "FLWR_HOME": str(home), **more}
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises ConfigError where another process listens."""
+    """Raise ConfigError if another process listens on a port."""
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
         raise ConfigError(
-            f"port {port} of {host} cannot be taken: {error.strerror}; end the process that has it, which may be"
-            " this one started before, or choose another: of a node in node.toml, of a server with init --port and"
-            " --superlink-port"
+            f"the port is not free: {error.strerror}",
+            where=f"port {port} of {host}",
+            remedy="End the process that uses it, which may be an earlier start of this one; or choose another port, in"
+            " node.toml for a node, or with --port and --superlink-port of fedpgp federate init for a server",
         ) from error
 
 
@@ -52,10 +61,20 @@ def check_port(host: str, port: int) -> None:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class NodeDirectory(NodeSettings):
-    """A node's directory as `fedpgp federate init` wrote it, with what its node.toml says, and how its node is started.
+    """A node's directory as `fedpgp federate init` wrote it, with the settings of its node.toml.
 
-    superlink: the server's address; port: of the loopback address, for its own processes; apps: hashes of what its
-    owner agreed to run beside fedpgp's own apps.
+    Attributes
+    ----------
+    directory
+        The directory.
+    superlink
+        Address of the server.
+    port
+        Port on the loopback address, for the node's own processes.
+    insecure
+        Whether the node connects without TLS and without a key.
+    apps
+        Hashes of the apps that the owner of the node agreed to run, in addition to fedpgp's own app.
     """
 
     directory: Path
@@ -66,14 +85,30 @@ class NodeDirectory(NodeSettings):
 
     @classmethod
     def read(cls, directory: Path, insecure: bool = False, **given: str | None) -> "NodeDirectory":
-        """Read node.toml; raise OutputError where it is none of ours. given: settings in the place of those in it."""
+        """Read node.toml.
+
+        Parameters
+        ----------
+        directory
+            The node's directory.
+        insecure
+            Whether the node connects without TLS and without a key.
+        given
+            Settings that replace the settings in node.toml.
+
+        Raises
+        ------
+        OutputError
+            If the directory does not have a node.toml.
+        """
         file = directory / "node.toml"
         try:
             content = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise OutputError(
-                f"{directory} is no node's directory: {file} cannot be read ({error}); name one below nodes/ of what"
-                " fedpgp federate init wrote"
+                f"this is not a node's directory: {file} cannot be read ({cause(error)})",
+                where=str(directory),
+                remedy="Use a directory in nodes/ of the federation that fedpgp federate init wrote",
             ) from error
         content |= {name: value for name, value in given.items() if value is not None}
         content |= {"state": content.get("state") or str(directory / "state")}
@@ -81,16 +116,21 @@ class NodeDirectory(NodeSettings):
         return cls.of(content)
 
     def check(self) -> None:
-        """Opens the client as its node will, so that what is missing is said here, and its features are in the cache.
+        """Open the client as its node will do, to report problems now and to fill the feature cache.
 
-        Raises FedPGPError for what would stop it.
+        Raises
+        ------
+        FedPGPError
+            If a problem would stop the node.
         """
         authority, key = self.directory / "ca.crt", self.directory / "key"
         if self.insecure:
             check_insecure(self.superlink)
         elif not authority.exists() or not key.exists():
             raise OutputError(
-                f"{self.directory} has no ca.crt or no key: copy both from where fedpgp federate init was called"
+                "ca.crt or key is missing",
+                where=str(self.directory),
+                remedy="Copy both from the machine where fedpgp federate init was called",
             )
         else:
             check_certificate(authority, authority)
@@ -101,9 +141,12 @@ class NodeDirectory(NodeSettings):
         open_client(self)
 
     def reach(self) -> str:
-        """Whether the server answers now, in words; raises ConfigError where it is the server of another federation.
+        """Return a sentence that tells whether the server answers. No answer is not an error: the node waits for it.
 
-        It may not be there yet, and a node waits for it: that is no fault.
+        Raises
+        ------
+        ConfigError
+            If the server belongs to another federation.
         """
         host, port = host_and_port(self.superlink)
         try:
@@ -113,16 +156,17 @@ class NodeDirectory(NodeSettings):
                     secure.wrap_socket(connection, server_hostname=host).close()
         except ssl.SSLCertVerificationError as error:
             raise ConfigError(
-                f"the server at {self.superlink} has no certificate of this federation ({error.verify_message}): ask"
-                " its operator for ca.crt, and for the name that init was given as --host"
+                f"the server's certificate is not from this federation: {error.verify_message}",
+                where=self.superlink,
+                remedy="Ask the server's operator for ca.crt, and for the --host of fedpgp federate init",
             ) from error
         except OSError as error:
-            return f"the server at {self.superlink} does not answer now ({error}): the node will wait for it"
+            return f"the server at {self.superlink} does not answer yet ({error}); the node waits for it"
         return f"the server at {self.superlink} answers"
 
     @contextmanager
     def supernode(self) -> Iterator[subprocess.Popen[bytes]]:
-        """The SuperNode of a client, which stays loaded in this process; it is ended with the block."""
+        """Run the SuperNode of a client until the block ends. The client stays loaded in this process."""
         with resident(answer_as) as address:
             config = Path(address).with_name("node.toml")
             settings = {name: getattr(self, name) for name in ("client", "data", "state", "cache", "device", "plugins")}
@@ -131,9 +175,15 @@ class NodeDirectory(NodeSettings):
                 yield process
 
     def command(self, config: Path) -> list[str]:
-        """The command of the SuperNode. config: the file with the settings that every message comes with."""
+        """Return the command that starts the SuperNode.
+
+        Parameters
+        ----------
+        config
+            File with the settings that Flower passes on with every message.
+        """
         module = "fedpgp.flower.deployment.supernode"
-        command = [sys.executable, "-P", "-m", module]  # nothing is imported from where we are
+        command = [sys.executable, "-P", "-m", module]  # -P: import nothing from the working directory
         command += ["--experiment", self.experiment, *(f"--app={digest}" for digest in names(self.apps))]
         command += ["--superlink", self.superlink, "--node-config", str(config)]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
@@ -150,11 +200,19 @@ class NodeDirectory(NodeSettings):
 def started(
     command: list[str], env: Mapping[str, str], log: Path | None = None, directory: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process, which is ended with the block.
+    """Run a process until the block ends.
 
-    log: a file for what it prints, and the process and all that it starts are a group of their own, to be ended
-    together; None leaves it in the group and with the streams of this one. directory: that it works in; None takes that
-    of this process.
+    Parameters
+    ----------
+    command
+        The command.
+    env
+        Environment of the process.
+    log
+        File for the output of the process. The process and its children are then a group, which ends together. None
+        means the group and the output streams of this process.
+    directory
+        Working directory of the process; None means this process's directory.
     """
     with nullcontext() if log is None else log.open("ab") as file:
         process = subprocess.Popen(
@@ -179,16 +237,16 @@ def started(
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process that leads a group at once, and all that it started with it."""
+    """Kill a process that leads a group, and all processes of the group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def end_on_sigterm() -> None:
-    """From now on SIGTERM, which service managers send, ends this process as Ctrl-C does: in order."""
+    """Let SIGTERM, which service managers send, end this process in order, as Ctrl-C does."""
 
     def end(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another would break off the orderly end
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal would interrupt the orderly end
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, end)

@@ -1,4 +1,4 @@
-"""What a SuperLink runs: the loop of a run whose clients are SuperNodes."""
+"""The app that a SuperLink runs: the loop of a run whose clients are SuperNodes."""
 
 import logging
 from collections.abc import Mapping
@@ -33,7 +33,13 @@ log = logging.getLogger("fedpgp")
 
 
 def make_server_app(experiment: Path) -> ServerApp:
-    """The ServerApp of a federation. experiment: its file."""
+    """Return the ServerApp of a federation.
+
+    Parameters
+    ----------
+    experiment
+        File of the experiment.
+    """
     app = ServerApp()
 
     @app.main()
@@ -44,23 +50,35 @@ def make_server_app(experiment: Path) -> ServerApp:
             serve(grid, experiment, context.run_config)
         except FedPGPError as error:
             log.error("%s", error)
-            # Flower tells of what an app raises, and sends its log to those who read along, but not when it exits.
+            # Flower reports an exception of an app, and streams the app's log, but it does not report an exit.
             raise RuntimeError(f"fedpgp: error: {error}") from None
 
     return app
 
 
 def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
-    """Runs what is left of a run, and writes its directory.
+    """Run the rounds of a run that are missing, and write its directory.
 
-    run_config: method, seed, and output, the run directory; one that holds an unfinished run of the same experiment is
-    gone on with. Raises FedPGPError where something does not fit.
+    Parameters
+    ----------
+    grid
+        Flower's connection to the nodes.
+    experiment
+        File of the experiment.
+    run_config
+        The keys method, seed and output. `output` is the run directory. If it has an unfinished run of the same
+        experiment, this run is continued.
+
+    Raises
+    ------
+    FedPGPError
+        If the config, the data or the run directory do not fit.
     """
     name, seed, directory = str(run_config["method"]), int(run_config["seed"]), Path(str(run_config["output"]))
     config = configured(experiment, name)
     method, settings = config.methods[name], config.federation
     source: Source | None = None
-    if config.task.partition == OWN:  # of the clients' images a server needs none
+    if config.task.partition == OWN:  # the server needs none of the clients' images
         task = task_elsewhere(config.data, config.task, {})
         backbone = configured_backbone(config.backbone)
     else:
@@ -69,8 +87,9 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
     begun = origin(config, name, seed, backbone, source)
     if directory.exists() and not is_unfinished(directory):
         raise OutputError(
-            f"{directory} exists and holds no unfinished run: name another directory with --run-config"
-            f" 'output=\"{directory}-2\"'"
+            "the directory exists, but has no unfinished run",
+            where=str(directory),
+            remedy=f"Choose another directory: --run-config 'output=\"{directory}-2\"'",
         )
     if not directory.exists():
         with run_directory(directory, force=False) as scratch:
@@ -85,10 +104,10 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
         nodes = Nodes(grid, spec, state, terms, config.privacy, forgiving=True, numbers=keys)
         done, total = state.rounds(), len(spec.rounds)
         log.info(
-            "%s: %d of %d rounds are done; waiting for %d clients, for %g seconds at most (federation.deadline)",
+            "%s: %d of %d rounds are complete; waiting for %d clients, at most %g seconds (federation.deadline)",
             *(name, done, total, spec.clients, settings.deadline),
         )
-        remedy = "free space, then start the run again"
+        remedy = "Free disk space, then start the run again"
         with writing(directory, remedy):
             write_records(state.records(), directory)
         nodes.gather()
@@ -97,7 +116,7 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
                 with writing(directory, remedy):
                     add_record(record, directory)
                 hear(record)
-                log.info("round %d of %d: %s%s", record["round"], total, headline(record), _losses(record))
+                log.info("round %d of %d: %s%s", record["round"], total, headline(record), _missing(record))
         records, last, server = state.records(), state.evaluation(), state.server()
         assert server is not None, "a finished round has a server"
         if config.task.partition == OWN:
@@ -113,11 +132,11 @@ def serve(grid: Grid, experiment: Path, run_config: Mapping[str, Any]) -> None:
         with writing(directory, remedy):
             write_run(run, directory)
         state.remove()
-    log.info("%s is finished: fedpgp show %s", name, directory.absolute())
+    log.info("%s is finished. To see the results: fedpgp show %s", name, directory.absolute())
 
 
-def _losses(record: Mapping[str, Any]) -> str:
-    """Who is missing from a round, and why."""
+def _missing(record: Mapping[str, Any]) -> str:
+    """Return the clients that are missing from a round, with the reasons."""
     missing = [f"client {drop['client']}: {drop['reason']}" for drop in record.get("dropped", ())]
     missing += [f"node {node['node']} is refused: {node['reason']}" for node in record.get("refused", ())]
-    return f" ({'; '.join(missing)})" if missing else ""
+    return f" ({'; '.join(text.removesuffix('.') for text in missing)})" if missing else ""

@@ -22,23 +22,43 @@ from fedpgp.flower.deployment.gate import Gate, Keys, raise_file_limit, server_c
 from fedpgp.flower.deployment.layout import FederationLayout, check_insecure, host_and_port, is_loopback
 from fedpgp.flower.deployment.processes import SCRIPTS, check_port, environment, started
 
-PATIENCE = 60.0  # seconds for a server to listen
+PATIENCE = 60.0  # seconds until a server must listen
 POLL = 0.1
-NODE_KEY = re.compile(r"node-(\d+)\.pub")  # the name of a client's public key, with its number
+NODE_KEY = re.compile(r"node-(\d+)\.pub")  # file of a client's public key, with the client's number
 BACKLOG = 1024  # connections that the system keeps until the gate accepts them
 
 
 def run_server(directory: Path, insecure: bool, ready: Callable[[], None]) -> int:
-    """Run the server of a federation until its SuperLink ends; return the SuperLink's exit code.
+    """Run the server of a federation until its SuperLink ends.
 
-    insecure: as the directory was written: without TLS and keys, and so without a gate. ready: is called when nodes can
-    connect. Raises FedPGPError if the server cannot start.
+    Parameters
+    ----------
+    directory
+        Directory of the federation.
+    insecure
+        Whether the federation was written without TLS and keys. Its server then has no gate.
+    ready
+        Function that is called when nodes can connect.
+
+    Returns
+    -------
+    int
+        Exit code of the SuperLink.
+
+    Raises
+    ------
+    FedPGPError
+        If the server cannot start.
     """
     layout = FederationLayout(directory.absolute())
     _, address, written_insecure = layout.connection
     if insecure != written_insecure:
         option = "with --insecure" if written_insecure else "without --insecure"
-        raise ConfigError(f"{directory} was written {option}: start its server {option}, or write it again with init")
+        raise ConfigError(
+            f"the federation was written {option}",
+            where=str(directory),
+            remedy=f"Start its server {option}, or write the federation again with fedpgp federate init",
+        )
     if insecure:
         check_insecure(address)
         with superlink(layout) as process:
@@ -63,19 +83,21 @@ async def _serve_while(process: subprocess.Popen[bytes], service: Coroutine[Any,
     while (code := process.poll()) is None:
         done, _ = await asyncio.wait([task], timeout=POLL)
         for one in done:
-            one.result()  # raises what ended the service
+            one.result()  # raises the exception that ended the service
     return code
 
 
 @contextmanager
 def superlink(layout: FederationLayout) -> Iterator[subprocess.Popen[bytes]]:
-    """A SuperLink that listens on the loopback address; it is ended with the block."""
+    """Run a SuperLink on the loopback address until the block ends."""
     _, address, insecure = layout.connection
     host, port = host_and_port(address)
     if not is_loopback(host):
         raise ConfigError(
-            f"the address in {layout.flwr / 'config.toml'} must be one of the loopback address, such as 127.0.0.1:9092,"
-            f" got {address}: whoever reaches it can submit runs"
+            where=f"the address in {layout.flwr / 'config.toml'}",
+            allowed="a loopback address such as 127.0.0.1:9092, because everyone who reaches it can submit runs",
+            got=address,
+            remedy="Correct the address in this file",
         )
     command = [str(SCRIPTS / "flower-superlink"), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--database", str(layout.flwr / "superlink.sqlite"), "--disable-runtime-dependency-installation"]
@@ -93,9 +115,19 @@ def superlink(layout: FederationLayout) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def server(layout: FederationLayout, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`fedpgp federate server` as a process to which nodes can connect; it is ended with the block.
+    """Run `fedpgp federate server` as a process until the block ends; nodes can connect when the block begins.
 
-    log: a file for what it prints. Raises FedPGPError if it ends before that.
+    Parameters
+    ----------
+    layout
+        The federation.
+    log
+        File for the output of the server.
+
+    Raises
+    ------
+    FedPGPError
+        If the server ends before nodes can connect.
     """
     _, address, insecure = layout.connection
     command = [str(SCRIPTS / "fedpgp"), "federate", "server", str(layout.directory)]
@@ -106,7 +138,7 @@ def server(layout: FederationLayout, log: Path) -> Iterator[subprocess.Popen[byt
 
 
 def control(layout: FederationLayout) -> ControlHttpClient:
-    """What `flwr` asks a server with, as a context manager."""
+    """Return the client with which `flwr` calls a server, as a context manager."""
     _, address, insecure = layout.connection
     authority = None if insecure else (layout.server / "ca.crt").read_bytes()
     version = RuntimeVersionHttpInterceptor(component_name="flwr CLI")
@@ -116,7 +148,7 @@ def control(layout: FederationLayout) -> ControlHttpClient:
 
 
 def _register(layout: FederationLayout) -> None:
-    """Tell a running SuperLink the public keys of all nodes that it does not know yet."""
+    """Register the public keys of all nodes at a running SuperLink, if they are not registered yet."""
     with control(layout) as client:
         for file in sorted(layout.server.glob("*.pub")):
             key = public_key_pem(read_public_key(file))
@@ -125,11 +157,15 @@ def _register(layout: FederationLayout) -> None:
             except httpx.HTTPStatusError as error:
                 reason = FlowerError.from_json(error.response.text)
                 if reason is None or reason.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
-                    raise OutputError(f"the server does not take {file}: {error.response.text[:200]}") from error
+                    raise OutputError(
+                        f"the SuperLink does not accept this key: {error.response.text[:200]}",
+                        where=str(file),
+                        remedy="Copy the key again from the machine that made it, or remove the file",
+                    ) from error
 
 
 def client_numbers(layout: FederationLayout) -> dict[int, int]:
-    """By the node's id at a running SuperLink, the number of the client whose public key, server/node-N.pub, it has."""
+    """Return the client number by node id at a running SuperLink, from the nodes' public keys server/node-N.pub."""
     with control(layout) as client:
         nodes = client.ListNodes(ListNodesRequest()).nodes_info
     files = {file: NODE_KEY.fullmatch(file.name) for file in layout.server.glob("*.pub")}
@@ -141,8 +177,14 @@ def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise FedPGPError(f"the server ended with code {process.returncode}: what it printed says why")
+            raise FedPGPError(
+                f"the server ended with code {process.returncode}", remedy="Read what the server printed before"
+            )
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=POLL):
             return
         time.sleep(POLL)
-    raise FedPGPError(f"the server does not listen on port {port} after {PATIENCE:g} seconds")
+    raise FedPGPError(
+        f"the server does not listen after {PATIENCE:g} seconds",
+        where=f"port {port}",
+        remedy="Read what the server printed, and start it again",
+    )

@@ -1,13 +1,13 @@
-"""Flower's SuperNode, which runs only what its owner agreed to, tells no error's text, and ends when it has given up.
+"""Flower's SuperNode with a guard: it runs only apps that its owner agreed to, and sends no text of an error.
 
     python -m fedpgp.flower.deployment.supernode --experiment FILE [--app HASH]... [options of flower-supernode]
 
-Flower's option --trusted-entities takes only apps that somebody has signed. Here the process itself is that somebody: a
-new key signs an app that `AppPolicy` accepts, on its way from the server to Flower. What does not come this way has no
+With Flower's option --trusted-entities, a SuperNode runs only signed apps. Here this process signs: with a new key, it
+signs each app that `AppPolicy` accepts, between the server and Flower. An app that arrives in another way has no
 signature, and Flower refuses it.
 
-Flower's own SuperNode stays when it has given up: its main thread ends, as when a handshake of TLS is cut twice, a
-thread of its servers goes on, and nobody starts it again.
+This SuperNode also ends when it has given up. Flower's own does not: its main thread ends, for example when a TLS
+handshake is interrupted twice, but a thread of its servers continues, and no service manager restarts it.
 """
 
 import argparse
@@ -41,9 +41,9 @@ from flwr.supernode.cli import flower_supernode
 from fedpgp.errors import FedPGPError
 from fedpgp.flower.deployment.app_policy import AppPolicy, AppRefused
 
-CONNECTION = "http_request_response"  # the name in Flower of what connects a node with its server
-SIGNER = "fpk_fedpgp"  # Flower's name of the key
-LICENCE = "valid_license"  # without it Flower does not look at signatures
+CONNECTION = "http_request_response"  # Flower's name of the function that connects a node with its server
+SIGNER = "fpk_fedpgp"  # name of the key in Flower
+LICENCE = "valid_license"  # without this entry, Flower does not check signatures
 
 log = logging.getLogger("flwr")
 Connect = Callable[..., AbstractContextManager[tuple[Any, ...]]]
@@ -51,21 +51,29 @@ Connect = Callable[..., AbstractContextManager[tuple[Any, ...]]]
 
 @contextmanager
 def guarded(policy: AppPolicy) -> Iterator[list[str]]:
-    """Until the block ends a SuperNode of this process runs only what a policy accepts, with the options that it gives.
+    """Let SuperNodes of this process run only apps that a policy accepts, until the block ends.
 
-    Raises FedPGPError where this version of Flower connects in another way.
+    Yields
+    ------
+    list[str]
+        Further options with which the SuperNode must be started.
+
+    Raises
+    ------
+    FedPGPError
+        If this version of Flower connects in another way.
     """
     connect: Connect | None = getattr(start_client_internal, CONNECTION, None)
     if connect is None:
         raise FedPGPError(
-            "this version of Flower cannot be kept from running foreign apps, so the node does not start: install the"
-            " version that fedpgp[flower] asks for"
+            "fedpgp cannot keep this version of Flower from running foreign apps, so the node does not start",
+            remedy='Install the version that fedpgp needs with `pip install "fedpgp[flower]"`',
         )
     key = Ed25519PrivateKey.generate()
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     with TemporaryDirectory(prefix="fedpgp-") as directory:
         trusted = Path(directory) / "trusted.yaml"
-        trusted.write_text(json.dumps({SIGNER: public.decode()}), encoding="utf-8")  # which is YAML, too
+        trusted.write_text(json.dumps({SIGNER: public.decode()}), encoding="utf-8")  # JSON is also YAML
         setattr(start_client_internal, CONNECTION, _guard(connect, policy, key))
         try:
             yield ["--trusted-entities", str(trusted)]
@@ -74,7 +82,7 @@ def guarded(policy: AppPolicy) -> Iterator[list[str]]:
 
 
 def _guard(connect: Connect, policy: AppPolicy, key: Ed25519PrivateKey) -> Connect:
-    """Flower's connection of a node, on which only what a policy accepts comes in, and no error's text goes out."""
+    """Guard Flower's connection of a node: let in only apps that the policy accepts, and send no text of an error."""
 
     @contextmanager
     def guard(*arguments: Any, **named: Any) -> Iterator[tuple[Any, ...]]:
@@ -92,7 +100,7 @@ def _guard(connect: Connect, policy: AppPolicy, key: Ed25519PrivateKey) -> Conne
                     policy.check(runs.pop(run_id), fab)
                 except Exception as error:
                     log.error("%s", error if isinstance(error, AppRefused) else f"an app is refused: {error!r}")
-                    return Fab(fab.hash_str, b"", {LICENCE: SIGNER})  # which Flower refuses
+                    return Fab(fab.hash_str, b"", {LICENCE: SIGNER})  # Flower refuses it: it has no signature
                 return Fab(fab.hash_str, fab.content, {LICENCE: SIGNER, SIGNER: _signature(fab.content, key)})
 
             def send_plain(message: Message, tree: ObjectTree, seconds: float) -> tuple[set[str], str]:
@@ -117,16 +125,17 @@ def _signature(content: bytes, key: Ed25519PrivateKey) -> str:
 
 
 def without_text(message: Message) -> Message:
-    """An error as its type and the phase: what Flower has of an exception may name files and classes."""
+    """Replace the text of an error by its type and the phase: Flower's text may name files and classes."""
     code = message.error.code
     kind = next((name for name, value in vars(ErrorCode).items() if value == code), f"error {code}")
     plain = deepcopy(message)
-    plain.error = Error(code, f"{kind} in {message.metadata.message_type}: the log of the node says more")
-    plain.metadata.__dict__["_message_id"] = plain.object_id  # as Flower sets it
+    plain.error = Error(code, f"{kind} in {message.metadata.message_type}. Read the log of the node.")
+    plain.metadata.__dict__["_message_id"] = plain.object_id  # as Flower does
     return plain
 
 
 def main() -> None:
+    """Run the guarded SuperNode and exit with its code."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--experiment", type=Path, required=True)
     parser.add_argument("--app", action="append", default=[])
