@@ -1,7 +1,11 @@
 """The sentence of an error is built from its fields, and the fields survive the way from a worker process."""
 
+import ast
 import pickle
+from pathlib import Path
 
+import fedpgp
+from fedpgp import errors
 from fedpgp.errors import ConfigError, DataError
 
 
@@ -24,3 +28,14 @@ def test_fields_reach_the_process_that_waits_for_a_worker():
     assert (error.where, error.allowed, error.got, error.remedy) == ("shots", "1 or more", None, "Use --shots 1")
     assert str(error) == "shots must be 1 or more, got None. Use --shots 1."
     assert pickle.loads(pickle.dumps(DataError("damaged"))).got is ...
+
+
+def test_every_error_says_what_to_do():
+    kinds = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    without = []
+    for path in sorted(Path(fedpgp.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            raised = isinstance(node, ast.Call) and getattr(node.func, "id", "") in kinds
+            if raised and not {"remedy", None} & {keyword.arg for keyword in node.keywords}:
+                without.append(f"{path.name}:{node.lineno}")
+    assert not without
