@@ -10,7 +10,7 @@ from fedpgp.runtime.validation import STRICT
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
-    """Where the images come from."""
+    """Source of the images."""
 
     source: str = Field(
         default="pictograms",
@@ -59,7 +59,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TaskConfig:
-    """Division of the images among the clients, and test of the models.
+    """Division of the images among the clients, and test sets.
 
     With `domain_per_client`, the training images and the own test images of a client come from one domain. The domains
     are assigned in turn, and a partition of images divides each domain separately. The `new_clients` take no part
@@ -68,8 +68,8 @@ class TaskConfig:
 
     protocol: Literal["base-to-novel", "personalization", "leave-one-domain-out", "cross-data-set", "global"] = Field(
         default="base-to-novel",
-        description="Evaluation protocol; Novel is, in this order: the second half of the classes, nothing, domains,"
-        " other datasets, nothing",
+        description="Evaluation protocol; Novel tests the second half of the classes with base-to-novel, held-out"
+        " domains with leave-one-domain-out, other datasets with cross-data-set",
     )
     partition: Literal["classes", "dirichlet", "pachinko", "pathological", "shards", "iid", "natural", "own"] = Field(
         default="classes",
@@ -106,13 +106,13 @@ class TaskConfig:
         default=0.3,
         gt=0,
         le=1e6,
-        description="Dirichlet parameter of dirichlet for each class, of pachinko for superclasses (paper: 0.3)",
+        description="Dirichlet parameter, of each class with dirichlet, of superclasses with pachinko (paper: 0.3)",
     )
     fine_concentration: float = Field(
         default=10.0,
         gt=0,
         le=1e6,
-        description="Dirichlet parameter of pachinko for the classes of a superclass (paper: 10)",
+        description="Dirichlet parameter of the classes of a superclass with pachinko (paper: 10)",
     )
     domain_per_client: bool = Field(
         default=False, description="Give each client images of only one domain; domains are assigned in turn"
@@ -122,7 +122,8 @@ class TaskConfig:
         description="Domains that no client trains on with leave-one-domain-out; empty: the dataset's last domain",
     )
     targets: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        default=(), description="Datasets to test on with cross-data-set, given as for data.source; the first is Novel"
+        default=(),
+        description="Datasets to test on with cross-data-set, each like data.source; the first is Novel",
     )
     shots: int = Field(default=8, ge=0, description="Training images per class (paper: 8 and 16); 0: all")
     fewer_shots: bool = Field(
