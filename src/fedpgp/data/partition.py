@@ -246,7 +246,7 @@ def pachinko(pool: Pool, *, concentration: float, fine_concentration: float) -> 
     if pool.superclasses is None:
         raise DataError(
             where="task.partition",
-            allowed=f"a partition without superclasses, such as dirichlet, for {pool.dataset.name}",
+            allowed=f"a partition that needs no superclasses, such as dirichlet ({pool.dataset.name} has none)",
             got="pachinko",
             remedy="Use --set task.partition=dirichlet",
         )

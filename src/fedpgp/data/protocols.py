@@ -165,7 +165,7 @@ def leave_one_domain_out(source: Source, config: TaskConfig, seed: int) -> Task:
             allowed=f"a multiple of {len(kept)} (with task.new_clients), because the clients train on the domains"
             f" {', '.join(names[i] for i in kept)}",
             got=config.everybody,
-            remedy=f"Use --set task.clients={len(kept)}",
+            remedy=f"Use --set task.clients={len(kept) - config.new_clients % len(kept)}",
         )
     dataset = _evaluated(source, config)
     classes = _known(source)

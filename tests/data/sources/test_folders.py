@@ -199,9 +199,9 @@ def test_folders_and_files_of_systems_are_no_classes(tree):
 )
 def test_a_folder_whose_name_is_no_text_is_no_name(tree, folder, layout, kind):
     root = tree(f"{folder}/1.png", "tea/ant/1.png" if layout else "tea/1.png")
-    with raises(DataError, where=f"the {kind} name", allowed="UTF-8", got="caf\\xe9"):
+    with raises(DataError, where=str(root), problem=f"the {kind} name 'caf\\xe9'"):
         load_source(DataConfig(source=str(root), layout=layout or "auto"))
-    with raises(DataError, where="data.source", allowed="UTF-8", got=f"{root}/caf\\xe9"):
+    with raises(DataError, where="data.source", problem=f"'{root}/caf\\xe9'"):
         load_source(DataConfig(source=str(root / "caf\udce9")))
 
 

@@ -296,7 +296,7 @@ def test_nul_in_a_table_is_refused(tree):
         table(tree, "path,label\na\0.png,x\n")
     root = tree("a.png", "b.png")
     (root / "list.csv").write_text("path,label\na.png,x\0\nb.png,y\n")
-    with raises(DataError, where="list.csv: the class name", allowed="text"):
+    with raises(DataError, where="list.csv", problem="the class name"):
         load_source(DataConfig(source=str(root / "list.csv")))
 
 

@@ -139,9 +139,8 @@ def located(data: DataConfig) -> tuple[Path, str]:
     path = Path(data.source)
     if not is_text(data.source):
         raise DataError(
+            f"'{shown(data.source)}' is not text in UTF-8, but it is written to config.toml",
             where="data.source",
-            allowed="text in UTF-8, because it is written to config.toml",
-            got=shown(data.source),
             remedy="Rename the directory or file",
         )
     if not exists(path):

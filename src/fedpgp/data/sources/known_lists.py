@@ -148,7 +148,7 @@ def read_coop(path: Path, data: DataConfig) -> Listing:
     root = next((place for place in places if os.path.lexists(place / images.paths[0])), None)
     if root is None:
         raise DataError(
-            f"its first image {images.paths[0]} is missing in {', '.join(map(str, dict.fromkeys(places)))}",
+            f"the first image {images.paths[0]} is missing in {', '.join(map(str, dict.fromkeys(places)))}",
             where=str(file),
             remedy="Put the images into the first of these directories",
         )
@@ -279,7 +279,7 @@ def read_domainnet(path: Path, data: DataConfig, name: str) -> Listing:
         raise DataError(
             f"{DOMAINS[0]}_train.txt and the other lists of DomainNet are missing",
             where=str(path),
-            remedy="Get the lists",
+            remedy=f"Get them from {KNOWN['domainnet'].page}",
         )
     images = ImageList("Get the lists train and test of the six domains again")
     for number, domain in enumerate(DOMAINS):

@@ -182,9 +182,8 @@ def check_names(listing: Listing) -> None:
         wrong = next((name for name in names if not is_text(name)), None)
         if wrong is not None:
             raise DataError(
-                where=f"{listing.where}: the {kind} name",
-                allowed="text in UTF-8 without control characters",
-                got=shown(wrong),
+                f"the {kind} name '{shown(wrong)}' is not text in UTF-8 without control characters",
+                where=listing.where,
                 remedy="Rename its folder, or correct it in the table",
             )
     seen: dict[str, str] = {}
