@@ -199,7 +199,7 @@ def test_only_images_that_are_used_are_encoded_and_found_at_their_places(
     assert watched.seen == used.tolist()
     assert places.tolist() == [-1, 0, -1, -1, 1, 2, -1, -1, -1, -1, -1, 3]
     torch.testing.assert_close(kept, whole[used], atol=2e-5, rtol=0)
-    assert ear.said == [f"the feature cache will hold {decimal(kept.nbytes)} more: patch features"]
+    assert ear.said == [f"the feature cache will grow by {decimal(kept.nbytes)}: patch features"]
     assert only_file(tmp_path).stat().st_size < kept.nbytes + 2000
     ((again,), _) = tokens(backbone, [SplitPart(images, used, PATCHES, [0])], tmp_path)[0]
     assert torch.equal(again, kept) and len(watched.seen) == 4

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -328,44 +328,44 @@ class ViewFeatures:
         self.progress(what, done, total, "")
         started = time.perf_counter()
         preparation = Preparation(self.dataset, self.encoder.processor, self.encoder.size, self.view)
-        accelerator = (
-            nullcontext() if self.encoder.device.type == "cpu" else Lock()
-        )  # an accelerator takes one batch at a time
+        # An accelerator takes one batch at a time.
+        accelerator = nullcontext() if self.encoder.device.type == "cpu" else Lock()
 
         def encoded(prepared: PreparedImages) -> tuple[Tensor, dict[int, str], dict[int, str]]:
             with accelerator:
                 encodings = self.encoder.encode(torch.from_numpy(prepared.pixels), self.kind).to(features)
             return encodings, prepared.faults, prepared.unreadable
 
-        results = each(preparation, encoded, batches, self.workers)
-        for batch, (encodings, faults, unreadable) in zip(batches, results, strict=True):
-            if unreadable:
-                image = min(unreadable)
-                raise DataError(
-                    f"the image cannot be read: {unreadable[image]}",
-                    where=self.dataset.describe(image),
-                    remedy="Make its file readable",
-                )
-            if faults and not self.skip_bad_images:
-                raise self._undecodable(faults)
-            if not torch.isfinite(encodings).all():
-                row = int((~torch.isfinite(encodings)).flatten(1).any(dim=1).nonzero()[0])
-                precision = "data.token_precision=full" if self.dtype == torch.float16 else "backbone.precision=float32"
-                raise CheckpointError(
-                    "the checkpoint computes a feature that is not finite",
-                    where=self.dataset.describe(batch[row]),
-                    remedy=f"Use --set {precision}, or another checkpoint",
-                )
-            features[batch.start : batch.stop] = encodings
-            features[list(faults)] = 0
-            undecodable |= faults
-            if batch.stop % SHARD == 0 or batch.stop == total:
-                rows = range((batch.stop - 1) // SHARD * SHARD, batch.stop)
-                inside = {index: why for index, why in undecodable.items() if index in rows}
-                self.entry.save(Kept(features[rows.start : rows.stop], inside), rows)
-            done += len(batch)
-            rate = (done - total + new) / (time.perf_counter() - started)
-            self.progress(what, done, total, f"{rate:.0f} images/s")
+        with closing(each(preparation, encoded, batches, self.workers)) as results:
+            for batch, (encodings, faults, unreadable) in zip(batches, results, strict=True):
+                if unreadable:
+                    image = min(unreadable)
+                    raise DataError(
+                        f"the image cannot be read: {unreadable[image]}",
+                        where=self.dataset.describe(image),
+                        remedy="Make its file readable",
+                    )
+                if faults and not self.skip_bad_images:
+                    raise self._undecodable(faults)
+                if not torch.isfinite(encodings).all():
+                    row = int((~torch.isfinite(encodings)).flatten(1).any(dim=1).nonzero()[0])
+                    half = self.dtype == torch.float16
+                    precision = "data.token_precision=full" if half else "backbone.precision=float32"
+                    raise CheckpointError(
+                        "the checkpoint computes a feature that is not finite",
+                        where=self.dataset.describe(batch[row]),
+                        remedy=f"Use --set {precision}, or another checkpoint",
+                    )
+                features[batch.start : batch.stop] = encodings
+                features[list(faults)] = 0
+                undecodable |= faults
+                if batch.stop % SHARD == 0 or batch.stop == total:
+                    rows = range((batch.stop - 1) // SHARD * SHARD, batch.stop)
+                    inside = {index: why for index, why in undecodable.items() if index in rows}
+                    self.entry.save(Kept(features[rows.start : rows.stop], inside), rows)
+                done += len(batch)
+                rate = (done - total + new) / (time.perf_counter() - started)
+                self.progress(what, done, total, f"{rate:.0f} images/s")
         return Kept(features, undecodable), new
 
     def _undecodable(self, faults: Mapping[int, str]) -> DataError:

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.spawn import get_preparation_data
@@ -83,7 +83,7 @@ class Preparation(Dataset[PreparedImages]):
 
 def each(
     preparation: Preparation, finish: Callable[[PreparedImages], Done], batches: Sequence[range], workers: int
-) -> Iterator[Done]:
+) -> Generator[Done, None, None]:
     """Yield what `finish`, the encoder, makes of every batch, in order; the bits do not depend on the strategy.
 
     If PyTorch has few threads, each thread takes one batch from file to feature: no process is started, and no thread
