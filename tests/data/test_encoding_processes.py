@@ -49,7 +49,7 @@ def test_second_writer_reads_what_the_first_wrote(
     said = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sorted(text.splitlines()[-1] for text in said) == ["encoded 0", "encoded 1440"]
-    assert sum("waiting for it" in text for text in said) == 1
+    assert sum("waiting for another process" in text for text in said) == 1
     assert torch.equal(ViewFeatures(backbone.image, pictograms.validation, tmp_path).load()[0].features, expected)
 
 

@@ -118,7 +118,7 @@ def test_names_without_a_mirror(name, where, remedy, tmp_path):
 )
 def test_a_mirror_with_other_content_leaves_nothing(mirror, tmp_path, without, problem):
     mirror("pacs", without)
-    with raises(DataError, where="hf:flwrlabs/pacs", problem=problem, remedy="Get pacs from https://"):
+    with raises(DataError, where="hf:", problem=problem, remedy="Get pacs from https://"):
         mirrors.fetch("pacs", tmp_path / "sets")
     assert list((tmp_path / "sets").iterdir()) == []
 
