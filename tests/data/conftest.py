@@ -17,7 +17,7 @@ def some_pictures(pictograms: Source) -> list[Image.Image]:
 
 @pytest.fixture
 def put(tmp_path: Path, some_pictures: list[Image.Image]):
-    """Writes one of the pictures to each of some paths below a directory, in turn, and gives the directory."""
+    """Write the pictures in turn to paths below a directory, and return the directory."""
 
     def write(*paths: str) -> Path:
         for number, path in enumerate(paths):
@@ -39,7 +39,7 @@ def user_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path):
-    """Writes an image at each of some paths, each of another shade, and gives the directory."""
+    """Write an image of its own shade to each path, and return the directory."""
 
     def write(*paths: str) -> Path:
         for shade, path in enumerate(paths):

@@ -20,5 +20,5 @@ def listing(source: Path | str, **changes: str) -> Listing:
 
 
 def file_of(dataset: ImageDataset, index: int) -> Path:
-    """The file of an image of a split."""
+    """Return the file of an image of a split."""
     return dataset.image.image.file(dataset.image.indices[index])

@@ -1,4 +1,4 @@
-"""Augmented views: where the crops lie, and what they depend on."""
+"""Augmented views: position of the crops, and what they depend on."""
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ def test_box_lies_inside_the_picture(width: int, height: int, seed: int) -> None
 
 @given(width=st.integers(50, 600), height=st.integers(50, 600), seed=st.integers(0, 2**32))
 def test_area_and_ratio_are_in_range(width: int, height: int, seed: int) -> None:
-    """Up to the rounding to whole pixels; a picture as oblong as 12 : 1 has at least 8 % of its area in some box."""
+    """Holds up to rounding to pixels; even in a picture of 12 : 1, some box has at least 8 % of the area."""
     left, top, right, bottom = random_box(width, height, drawn(seed))
     w, h = right - left, bottom - top
     assert (w - 0.5) * (h - 0.5) <= AREA[1] * width * height
@@ -41,9 +41,9 @@ def test_boxes_spread_over_area_ratio_and_place() -> None:
     area = (right - left) * (bottom - top) / (400 * 300)
     assert area.min() < 0.1
     assert area.max() > 0.9
-    assert 0.4 < area.mean() < 0.54  # uniform in (0.08, 1) has 0.54; what does not fit is drawn again
+    assert 0.4 < area.mean() < 0.54  # uniform in (0.08, 1) has mean 0.54; boxes that do not fit are drawn again
     ratio = (right - left) / (bottom - top)
-    assert abs(np.log(ratio).mean()) < 0.05  # uniform in the logarithm: wide and tall alike
+    assert abs(np.log(ratio).mean()) < 0.05  # uniform in the logarithm: wide and tall boxes are equally likely
     small = area < 0.3
     assert abs(((left + right) / 800)[small].mean() - 0.5) < 0.03
     assert abs(((top + bottom) / 600)[small].mean() - 0.5) < 0.03
@@ -60,7 +60,7 @@ def test_view_depends_on_image_and_number_alone(index: int, view: int, seed: int
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     picture = Image.fromarray(noise)
     first = random_view(picture, (24, 24), index, view)
-    torch.manual_seed(seed)  # neither on the global generator nor on what was drawn before
+    torch.manual_seed(seed)  # must not depend on the global generator or on earlier draws
     random_view(picture, (24, 24), seed, view)
     assert first.size == (24, 24)
     assert random_view(picture, (24, 24), index, view).tobytes() == first.tobytes()

@@ -1,4 +1,4 @@
-"""`fedpgp data`: what is told of a data set before a run."""
+"""`fedpgp data`: what it reports about a dataset before a run."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def good(tree):
     )
 
 
-def test_a_good_data_set(good):
+def test_a_good_dataset(good):
     report = check(DataConfig(source=str(good)), shots=2)
     assert report.usable and report.findings == () and report.layout == "split-class-folders"
     assert report.counts["splits"] == {"train": 4, "validation": 4, "test": 4}
@@ -37,16 +37,16 @@ def test_findings(good):
     texts = [finding.text for finding in report.findings]
     assert not report.usable and report.identifiers == ("n01440764",) and report.ignored == {".txt": 1}
     assert any("1 images do not decode" in text and "train/ant/1.png" in text for text in texts)
-    assert any("3 of 3 classes have fewer training images" in text for text in texts)
-    assert any("no test image, such as 'n01440764'" in text for text in texts)
+    assert any("3 of 3 classes" in text and "task.shots" in text for text in texts)
+    assert any("no test image" in text and "'n01440764'" in text for text in texts)
     assert any("same pictures in two splits" in text and "test/bee/copy.png (test)" in text for text in texts)
     assert not any("do not decode" in f.text for f in check(DataConfig(source=str(good)), decoded=False).findings)
 
 
-def test_one_fault_is_told_once(good):
+def test_one_fault_is_reported_once(good):
     (good / "train/cow").mkdir()
     (text,) = [finding.text for finding in check(DataConfig(source=str(good)), shots=2).findings]
-    assert "1 of 3 classes have no image, the first is 'cow'" in text
+    assert "1 of 3 classes" in text and "'cow'" in text
 
 
 def test_the_same_picture_in_two_classes(good):
@@ -95,15 +95,15 @@ def test_the_command(good, tmp_path, monkeypatch):
     assert done.exit_code == 1 and found["usable"] is False and found["findings"][0]["stops"] is True
 
 
-def test_what_a_run_with_these_settings_would_refuse_is_a_finding(good, monkeypatch):
+def test_settings_that_a_run_refuses_are_a_finding(good, monkeypatch):
     done = invoke("check", good, "--set", "task.shots=2", monkeypatch=monkeypatch)
     assert done.exit_code == 1 and "base-to-novel needs at least 4 classes" in " ".join(done.stdout.split())
     settings = ("--set", "task.shots=2", "--set", "task.protocol=personalization")
     done = invoke("check", good, *settings, monkeypatch=monkeypatch)
-    assert done.exit_code == 1 and "task.clients must be at most 2, got 10" in " ".join(done.stdout.split())
+    assert done.exit_code == 1 and "task.clients must be at most 2 " in " ".join(done.stdout.split())
 
 
-def test_columns_without_a_use_are_told(tree, monkeypatch):
+def test_columns_without_a_use_are_reported(tree, monkeypatch):
     root = tree("a.png", "b.png", "c.png", "d.png", "e.png", "f.png", "g.png", "h.png")
     rows = "".join(f"{name}.png,{'ant' if i < 4 else 'bee'},{i % 2},x\n" for i, name in enumerate("abcdefgh"))
     (root / "list.csv").write_text("path,label,hospital,tpyo\n" + rows)
@@ -120,23 +120,23 @@ def test_bad_images_stop_no_run_that_drops_them(good, monkeypatch):
     assert invoke("check", good, *settings, monkeypatch=monkeypatch).exit_code == 1
     done = invoke("check", good, *settings, "--skip-bad-images", monkeypatch=monkeypatch)
     assert (
-        done.exit_code == 0 and "warning: 1 images do not decode" in done.stdout and "they are dropped" in done.stdout
+        done.exit_code == 0 and "warning: 1 images do not decode" in done.stdout and "They are left out" in done.stdout
     )
 
 
-def test_what_cannot_be_read_is_a_finding(tree, monkeypatch):
+def test_a_dataset_that_cannot_be_read_is_a_finding(tree, monkeypatch):
     done = invoke("check", tree("train/1.png", "test/1.png"), monkeypatch=monkeypatch)
     assert done.exit_code == 1 and "without a class" in done.stdout
     save(tree("x/1.png") / "2.png")
 
 
-def test_names_that_are_no_text_are_findings_and_shown_with_escapes(tree, tmp_path, monkeypatch):
+def test_names_that_are_not_text_are_findings_and_shown_with_escapes(tree, tmp_path, monkeypatch):
     root = tree("ant/caf\udce9.png", "bee/1.png", "caf\udce9/1.png")
     (root / "ant/caf\udce9.png").write_bytes(b"")
     done = invoke("check", root, "--write-names", tmp_path / "names.txt", monkeypatch=monkeypatch)
     assert done.exit_code == 1, done.exception
-    assert r"the class name 'caf\xe9' must be text in UTF-8" in done.stdout
-    assert r"ant/caf\xe9.png (no image format" in done.stdout
+    assert r"the class name 'caf\xe9'" in done.stdout
+    assert r"ant/caf\xe9.png (it has no supported image format" in done.stdout
 
 
 def test_layouts(monkeypatch):
@@ -153,7 +153,7 @@ def test_data_is_short_for_its_source(monkeypatch, tmp_path):
     assert fedpgp.load_config(None, seen[0]).data.source == "12"
 
 
-def test_images_without_folders_are_told_what_to_do_and_nothing_of_a_layout(tree, monkeypatch):
+def test_images_without_folders_get_a_remedy_without_a_layout(tree, monkeypatch):
     done = invoke("check", tree("a.png", "b.png"), monkeypatch=monkeypatch)
     assert done.exit_code == 1 and "layout: none" not in done.stdout
-    assert "holds 2 images and no folders" in done.stdout
+    assert "2 images and no folders" in done.stdout

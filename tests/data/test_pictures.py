@@ -1,4 +1,4 @@
-"""Any image file -> RGB, or an error that says what is wrong."""
+"""Decode any image file into RGB, or raise an error with the reason."""
 
 import io
 import os
@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from disk import save
 from PIL import Image
+from raising import raises
 
 from fedpgp.data.decode import FilePictures, decode, reason
 from fedpgp.errors import DataError
 
 
 def png(width, height, depth, colour, rows, clear=b""):
-    """A PNG of these bytes, colour type 0 (grey) or 2 (RGB). clear: what its chunk tRNS holds."""
+    """Return a PNG of these bytes, of colour type 0 (grey) or 2 (RGB). `clear`: the content of its chunk tRNS."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -48,7 +49,7 @@ def test_one_pixel(tmp_path):
 
 
 def test_cmyk_jpegs_that_are_not_adobes_are_not_inverted(tmp_path):
-    """What Pillow writes is Adobe's; without the segment that says so its numbers are meant as they stand."""
+    """Pillow writes Adobe's CMYK; without the Adobe segment, the numbers must not be inverted."""
     written = io.BytesIO()
     Image.new("CMYK", (16, 16), (255, 0, 0, 255)).save(written, "jpeg", quality=95)
     content = written.getvalue()
@@ -111,7 +112,7 @@ def test_turned_as_exif_says(tmp_path, kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(values).save(tmp_path / f"a.{kind}", exif=exif)
-    # Where row 0 and column 0 of the file are, as the EXIF standard's table has it: seen[row][column] of the corners.
+    # [row][column] of the bright corner for each orientation, from the table of the EXIF standard.
     bright = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
     seen = np.asarray(decode(tmp_path / f"a.{kind}"))[..., 0]
     assert seen.shape == ((16, 32) if orientation < 5 else (32, 16))
@@ -131,7 +132,7 @@ def test_what_is_no_image(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(OSError) as error:
         decode(tmp_path / "a.jpg")
-    assert reason(error.value) == "no image format that is read"
+    assert reason(error.value) and "0x" not in reason(error.value)
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "gif", "bmp", "webp"])
@@ -148,22 +149,22 @@ def test_huge(tmp_path, monkeypatch):
     Image.new("L", (40, 40)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # between the limit and twice the limit it is read
+        warnings.simplefilter("error")  # a picture between the limit and twice the limit is read
         assert decode(tmp_path / "a.png").size == (40, 40)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
-    with pytest.raises(DataError, match=r"more than 178,956,970 pixels.*make it smaller"):
+    with raises(DataError, problem="178,956,970 pixels"):
         decode(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as other libraries set it
-    with pytest.raises(DataError, match=r"more than 178,956,970 pixels.*make it smaller"):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # other libraries set this
+    with raises(DataError, problem="178,956,970 pixels"):
         decode(png(46_341, 46_341, 1, 0, [], b""))
 
 
 def test_numbers_without_a_known_range(tmp_path):
     Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(tmp_path / "a.tif")
-    with pytest.raises(DataError, match=r"floating-point.*8 bits"):
+    with raises(DataError, problem="floating-point", remedy="8 bits"):
         decode(tmp_path / "a.tif")
     Image.fromarray(np.full((2, 2), 70000, dtype=np.int32)).save(tmp_path / "b.tif")
-    with pytest.raises(DataError, match=r"32 bits.*range is unknown"):
+    with raises(DataError, problem="32 bits", remedy="8 or 16 bits"):
         decode(tmp_path / "b.tif")
 
 
@@ -184,11 +185,11 @@ def test_files_are_pickled_and_told_apart(tmp_path):
     (tmp_path / "b.png").write_bytes(b"")
     assert pictures.fingerprint(everything) != first
     (tmp_path / "b.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 3 image files are missing, the first is .*b\.png"):
+    with raises(DataError, where=str(tmp_path / "b.png"), problem="1 of 3"):
         pictures.fingerprint(everything)
 
 
-def test_a_name_that_is_no_text(tmp_path):
+def test_a_name_that_is_not_text(tmp_path):
     name = b"caf\xe9.png"
     save(tmp_path / os.fsdecode(name))
     pictures = FilePictures.of(tmp_path, [os.fsdecode(name)])
@@ -198,7 +199,7 @@ def test_a_name_that_is_no_text(tmp_path):
 
 @pytest.mark.parametrize("kind", ["png", "gif", "tif", "jpg"])
 def test_an_opened_image_and_bytes_are_read_as_the_file_is(tmp_path, kind):
-    """Transparent, of 16 bits, or turned by EXIF."""
+    """The pictures are transparent, have 16 bits, or are turned by EXIF."""
     file, exif = tmp_path / f"a.{kind}", Image.Exif()
     exif[0x0112] = 6
     if kind == "tif":
@@ -216,7 +217,7 @@ def test_an_opened_image_and_bytes_are_read_as_the_file_is(tmp_path, kind):
         assert decode(opened).tobytes() == expected.tobytes()
         assert decode(opened).size == expected.size
     assert decode(file.read_bytes()).tobytes() == decode(str(file)).tobytes() == expected.tobytes()
-    if kind != "jpg":  # Pillow's copies keep what is transparent, and not the EXIF
+    if kind != "jpg":  # Pillow's copies keep transparency, but not EXIF
         assert decode(loaded).tobytes() == expected.tobytes()
 
 
@@ -233,22 +234,22 @@ def test_arrays_are_read_as_the_files_that_hold_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("array", "message"),
+    ("array", "got"),
     [
-        (np.zeros((3, 8, 8), np.uint8), r"\[H, W, C\] with 1, 3 or 4 channels, got \[3, 8, 8\]: transpose"),
-        (np.zeros((2, 8, 8, 3), np.uint8), r"got \[2, 8, 8, 3\].*several images as a list"),
-        (np.zeros((0, 8, 3), np.uint8), r"got \[0, 8, 3\]"),
-        (np.zeros((8, 8, 3), np.float32), r"uint8 \(0 to 255\) or uint16.*got float32: scale"),
-        (np.zeros((8, 8), np.int64), r"got int64"),
+        (np.zeros((3, 8, 8), np.uint8), "[3, 8, 8]"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "[2, 8, 8, 3]"),
+        (np.zeros((0, 8, 3), np.uint8), "[0, 8, 3]"),
+        (np.zeros((8, 8, 3), np.float32), "float32"),
+        (np.zeros((8, 8), np.int64), "int64"),
     ],
 )
-def test_arrays_that_could_mean_several_things_are_refused(array, message):
-    with pytest.raises(DataError, match=message):
+def test_ambiguous_arrays_are_refused(array, got):
+    with raises(DataError, problem=f"got {got}"):
         decode(array)
 
 
 @pytest.mark.parametrize("sides", [(1, 20_000), (20_000, 1), (3, 301), (900, 8)])
-def test_of_a_very_long_picture_the_middle_is_read(sides):
+def test_a_very_long_picture_is_cut_to_its_middle(sides):
     values = np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)
     seen, longest = np.asarray(decode(values)), max(sides)
     kept = max(seen.shape)
@@ -265,19 +266,19 @@ def test_a_picture_a_hundred_times_as_long_as_wide_is_read_whole():
     ("dtype", "values"), [("int32", [0, 255]), ("int16", [0, 255]), ("uint32", [0, 65535]), ("int32", [-1, 3])]
 )
 def test_integers_of_unknown_range_are_refused(tmp_path, dtype, values):
-    """A TIFF of int32 from 0 to 255 was black: divided by 257."""
+    """Division by 257 would make a TIFF of int32 from 0 to 255 black."""
     tags = {"int32": (32, 2), "int16": (16, 2), "uint32": (32, 1)}[dtype]
     Image.fromarray(np.array([values], dtype="int32")).save(tmp_path / "a.tif")
     if dtype != "int32":
         (tmp_path / "a.tif").write_bytes(tiff(np.array([values], dtype=dtype), *tags))
-    with pytest.raises(DataError, match=r"range is unknown: save it with 8 or 16 bits"):
+    with raises(DataError, problem="32 bits", remedy="8 or 16 bits"):
         decode(tmp_path / "a.tif")
-    with pytest.raises(DataError, match=r"range is unknown"):
+    with raises(DataError, problem="32 bits", remedy="8 or 16 bits"):
         decode(Image.fromarray(np.array([values], dtype="int32")))
 
 
 def tiff(values: np.ndarray, bits: int, sample_format: int, content: bytes = b"") -> bytes:
-    """An uncompressed grey TIFF of one strip."""
+    """Return an uncompressed grey TIFF with one strip."""
     content = content or values.tobytes()
     tags = {256: values.shape[1], 257: values.shape[0], 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: len(values)}
     tags |= {279: len(content), 339: sample_format}
@@ -307,13 +308,13 @@ def words(*values):
         (1, bytes([0b01000000]), words(0), [255, 255]),
     ],
 )
-def test_a_transparent_grey_of_any_depth_lies_over_white(depth, row, clear, seen):
+def test_a_transparent_grey_of_any_depth_becomes_white(depth, row, clear, seen):
     assert np.asarray(decode(png(2, 1, depth, 0, [row], clear)))[0, :, 0].tolist() == seen
 
 
 def test_a_transparent_colour_of_sixteen_bits_is_refused():
-    """Pillow keeps its upper half only, so that other colours would be transparent, too."""
-    with pytest.raises(DataError, match=r"16 bits.*transparent: save it with 8 bits"):
+    """Pillow keeps only the upper half of each value, so other colours would become transparent, too."""
+    with raises(DataError, problem="transparent", remedy="8 bits"):
         decode(png(1, 1, 16, 2, [words(1, 2, 3)], words(1, 2, 3)))
     assert decode(png(1, 1, 16, 2, [words(512, 513, 767)])).getpixel((0, 0)) == (2, 2, 2)
 
@@ -325,7 +326,7 @@ def test_heic_without_its_library_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "a.jpg").write_bytes(HEIC)
     for image in (HEIC, tmp_path / "a.jpg"):
-        with pytest.raises(DataError, match=r'HEIC.*pip install "fedpgp\[heic\]"'):
+        with raises(DataError, problem="HEIC", remedy='`pip install "fedpgp[heic]"`'):
             decode(image)
 
 

@@ -1,4 +1,4 @@
-"""Who holds which images in every partition, what every protocol tests, and that nothing leaks."""
+"""The images of each client in every partition, the tests of every protocol, and that nothing leaks."""
 
 import csv
 import json
@@ -12,6 +12,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from raising import raises
 from typer.testing import CliRunner
 
 from fedpgp import cli
@@ -55,7 +56,7 @@ def held_by(pool, name, **changes):
 
 @settings(max_examples=60)
 @given(pool=pools(), name=st.sampled_from(["dirichlet", "pachinko", "shards", "iid"]))
-def test_every_image_is_held_once_and_everybody_has_some(pool, name):
+def test_every_image_is_held_once_and_every_client_has_some(pool, name):
     held = held_by(pool, name)
     assert sorted(np.concatenate(held).tolist()) == pool.images.tolist()
     assert len(held) == pool.clients and all(len(own) for own in held)
@@ -112,10 +113,10 @@ def test_concentration_decides_how_even_the_shares_are(concentration, even):
 
 @settings(max_examples=40)
 @given(pool=pools(), count=st.integers(1, 4))
-def test_pathological_clients_have_so_many_classes_which_are_used_evenly(pool, count):
+def test_pathological_clients_have_a_number_of_classes_which_are_used_evenly(pool, count):
     classes = sorted(pool.by_class)
     if count > len(classes):
-        with pytest.raises(DataError, match=r"task\.classes_per_client must be at most"):
+        with raises(DataError, where="task.classes_per_client", allowed=f"at most {len(classes)}", got=count):
             held_by(pool, "pathological", classes_per_client=count)
         return
     plenty = replace(pool, dataset=tiny.dataset("train", np.resize(classes, 40 * len(classes)), class_names="abcdef"))
@@ -135,7 +136,7 @@ def test_a_shard_is_of_neighbouring_classes():
     pool = Pool(tiny.dataset("train", labels, class_names="abcdefghij"), np.arange(600), 10, None, 0)
     held = held_by(pool, "shards", shards_per_client=2)
     assert all(len(set(labels[own].tolist())) <= 4 and len(own) == 60 for own in held)
-    with pytest.raises(DataError, match=r"task\.shards_per_client must be at most 60 for 600 images and 10 clients"):
+    with raises(DataError, where="task.shards_per_client", allowed="at most 60", got=61, remedy="shards_per_client=60"):
         held_by(pool, "shards", shards_per_client=61)
 
 
@@ -144,22 +145,22 @@ def test_natural_clients_keep_their_own_and_those_with_most_are_taken():
     dataset = replace(dataset, clients=np.array([2, 2, 0, 1, 1, 1, 3]), client_names=("w", "x", "y", "z"))
     pool = Pool(dataset, np.arange(7), 2, None, 0)
     assert [own.tolist() for own in held_by(pool, "natural")] == [[3, 4, 5], [0, 1]]
-    with pytest.raises(DataError, match="must be at most 4, got 5: so many clients of made-up have training images"):
+    with raises(DataError, where="task.clients", allowed="at most 4", got=5, remedy="--set task.clients=4"):
         held_by(replace(pool, clients=5), "natural")
-    with pytest.raises(DataError, match=r"data\.client_column"):
+    with raises(DataError, where="made-up", remedy="data.client_column"):
         held_by(replace(pool, dataset=replace(dataset, clients=None)), "natural")
 
 
 def test_pachinko_needs_superclasses():
     pool = Pool(tiny.dataset("train", [0, 1], class_names="ab"), np.arange(2), 1, None, 0)
-    with pytest.raises(DataError, match="needs no superclasses for made-up"):
+    with raises(DataError, where="task.partition", got="pachinko", remedy="--set task.partition=dirichlet"):
         held_by(pool, "pachinko")
 
 
 def test_more_clients_than_images_are_refused():
     pool = Pool(tiny.dataset("train", [0, 1], class_names="ab"), np.arange(2), 3, None, 0)
     for name in ("iid", "dirichlet"):
-        with pytest.raises(DataError, match=r"task\.clients must be at most 2"):
+        with raises(DataError, where="task.clients", allowed="at most 2", got=3):
             held_by(pool, name)
 
 
@@ -177,7 +178,7 @@ def test_test_images_are_shared_out_in_the_same_proportions(pool, name, per_clas
     dealt = np.stack([np.bincount(test.labels[own], minlength=classes) for own in shared])
     exact = per_class * counts / np.maximum(1, counts.sum(0))
     assert all(len(own) for own in shared)
-    sharing = [exact[i].max() < 1 and len(own) == 1 for i, own in enumerate(shared)]  # would be left without one
+    sharing = [exact[i].max() < 1 and len(own) == 1 for i, own in enumerate(shared)]  # the client would get no image
     for one, own in enumerate(shared):
         if not sharing[one]:
             assert (np.abs(dealt[one] - exact[one]) < 1).all()
@@ -211,7 +212,7 @@ DOMAINS, CLASSES, CLIENTS = ("clipart", "photo", "sketch"), ("ant", "bus", "cat"
 
 @pytest.fixture(scope="module")
 def on_disk(tmp_path_factory):
-    """The same images, each of another colour, as a folder with domains and as a table with clients; and a target."""
+    """The same images, each with its own colour, as a folder with domains and a table with clients; and a target."""
     root = tmp_path_factory.mktemp("sources")
     rows, count = [], 0
     for domain in DOMAINS:
@@ -233,7 +234,7 @@ def on_disk(tmp_path_factory):
 
 
 def prepared(source, task, on_disk):
-    """The config of a task on a source; None where the source lacks what the task is about."""
+    """Return the config of a task on a source, or None if the source lacks what the task needs."""
     changes = [*TASKS[task], "task.clients=3"]
     if "shots" not in str(TASKS[task]):
         changes.append("task.shots=4")
@@ -255,16 +256,16 @@ def test_no_training_image_is_tested(source, task, on_disk, pictograms):
         config = load_config(
             changes=[*TASKS[task], "task.clients=3", f"data.source={json.dumps(str(on_disk / 'folder'))}"]
         )
-        with pytest.raises(DataError, match=r"data\.client_column"):
+        with raises(DataError, remedy="data.client_column"):
             make_task(config, load_source(config.data), 0)
         return
     config = load_config(changes=changes)
     found = pictograms if source == "pictograms" else load_source(config.data)
     made = make_task(config, with_targets(config, found), seed=1)
-    everybody = [*made.clients, *made.new_clients]
-    pixels = {made.train.image(int(i)).tobytes() for i in np.unique(np.concatenate([c.train for c in everybody]))[:400]}
-    trained = np.concatenate([client.train for client in everybody])
-    assert len(np.unique(trained)) == len(trained), "nobody's images are another's"
+    holders = [*made.clients, *made.new_clients]
+    pixels = {made.train.image(int(i)).tobytes() for i in np.unique(np.concatenate([c.train for c in holders]))[:400]}
+    trained = np.concatenate([client.train for client in holders])
+    assert len(np.unique(trained)) == len(trained), "no image belongs to two clients"
     assert made.train.split == "train" and len(made.clients) in (2, 3, 5)
     assert set(made.train.labels[trained].tolist()) <= set(made.base)
     for name, test in {**made.tests, "validation": made.validation}.items():
@@ -273,10 +274,10 @@ def test_no_training_image_is_tested(source, task, on_disk, pictograms):
         assert not pixels & {test.dataset.image(int(i)).tobytes() for i in test.images[::step]}
         assert [test.classes[column] for column in test.targets] == test.dataset.labels[test.images].tolist()
     for name in ("base", "validation"):
-        own = own_images(made, everybody, name)
+        own = own_images(made, holders, name)
         assert own.any(axis=1).all()
         test = made.tests["base"] if name == "base" else made.validation
-        for client, mine in zip(everybody, own, strict=True):
+        for client, mine in zip(holders, own, strict=True):
             images = test.images[mine]
             assert task in ("global", "natural") or set(test.dataset.labels[images].tolist()) <= set(client.classes)
             assert client.domains is None or set(test.dataset.domains[images].tolist()) <= set(client.domains)
@@ -328,19 +329,19 @@ def test_a_target_has_its_own_classes_and_shares_those_of_the_same_name(on_disk)
     assert {novel.dataset.class_names[label] for label in novel.dataset.labels[novel.images]} == {"bus", "yak"}
     assert len(novel.images) == 8, "all of a target that has no splits"
     bare = load_source(config.data)
-    with pytest.raises(DataError, match=r"task\.targets must name what is tested beside folder"):
+    with raises(DataError, where="task.targets", allowed="folder", got=[]):
         cross_data_set(bare, TaskConfig(clients=2, shots=1), 0)
     on_validation = cross_data_set(bare, TaskConfig(clients=2, shots=1, evaluate_on="validation"), 0)
     assert "novel" not in on_validation.tests
 
 
-def test_in_the_global_protocol_everybody_has_every_test_image():
+def test_in_the_global_protocol_every_client_has_every_test_image():
     made = one_test_set(tiny.source(6), TaskConfig(clients=3, shots=2, partition="iid"), 0)
     assert own_images(made, made.clients, "base").all() and own_images(made, made.clients, "validation").all()
     assert made.name == "global" and made.novel == "nothing"
 
 
-def test_new_clients_get_a_share_that_nobody_else_has():
+def test_new_clients_get_a_share_that_no_other_client_has():
     config = TaskConfig(clients=3, new_clients=2, shots=0, partition="iid")
     made = personalization(tiny.source(6, per_domain=(10, 2, 2)), config, 0)
     assert [client.id for client in made.clients] == [0, 1, 2] and [client.id for client in made.new_clients] == [0, 1]
@@ -365,7 +366,7 @@ def test_every_protocol_and_partition_has_a_config():
     ],
 )
 def test_a_field_of_another_partition_is_refused(changes, field):
-    with pytest.raises(ConfigError, match=rf"task\.{field} must be left out with the protocol base-to-novel and the"):
+    with raises(ConfigError, where=f"task.{field}", allowed="base-to-novel"):
         make_task(load_config(changes=changes), tiny.source(8), 0)
 
 
@@ -375,7 +376,7 @@ def test_a_field_of_another_partition_is_refused(changes, field):
 def test_a_narrowed_task_is_the_same_task(monkeypatch):
     source = tiny.source(6, per_domain=(40, 2, 2))
     task = personalization(source, TaskConfig(clients=2, new_clients=1, shots=3, partition="iid"), 0)
-    assert narrow.narrowed(task) is task, "few images are nobody's"
+    assert narrow.narrowed(task) is task, "few images belong to no client"
     monkeypatch.setattr(narrow, "WORTH", 100)
     less = narrow.narrowed(task)
     assert len(less.train) == 18

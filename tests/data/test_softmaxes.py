@@ -1,10 +1,11 @@
-"""No figure is that of a softmax over one class."""
+"""No figure comes from a softmax over one class."""
 
 import json
 from dataclasses import replace
 
 import pytest
 import tiny
+from raising import raises
 
 from fedpgp.data.client_task import classes_of
 from fedpgp.data.protocols import PROTOCOLS
@@ -25,7 +26,7 @@ from fedpgp.errors import DataError
 def test_one_class_in_a_softmax_is_refused(protocol, changes, too_few, enough):
     task = TaskConfig(protocol=protocol, clients=1, shots=1, **changes)
     for classes in range(1, too_few + 1):
-        with pytest.raises(DataError, match=rf"in its softmax.*task\.protocol {protocol} needs at least {enough} "):
+        with raises(DataError, where="made-up", problem=f"task.protocol {protocol} needs at least {enough} "):
             PROTOCOLS[protocol](tiny.source(classes), task, 0)
     tests = PROTOCOLS[protocol](tiny.source(enough), task, 0).tests
     assert all(len(test.classes) >= 2 for test in tests.values())
@@ -36,15 +37,16 @@ def test_a_target_of_one_class_is_refused():
     target = made.test.select(made.test.of_classes([0]))
     target = replace(target, class_names=("class 0",))
     task = TaskConfig(protocol="cross-data-set", clients=1, shots=1, targets=("x",))
-    with pytest.raises(DataError, match="novel has 1 class in its softmax"):
+    with raises(DataError, where="made-up", problem="novel has 1 class"):
         PROTOCOLS["cross-data-set"](replace(made, targets={"x": target}), task, 0)
 
 
 @pytest.mark.parametrize("names", [("ant", "bee"), ("ant", "bee", "cat")])
-def test_so_are_nodes_with_images_of_their_own(names):
+def test_the_same_holds_for_nodes_with_their_own_images(names):
     task = TaskConfig(partition="own", class_names=names)
-    with pytest.raises(DataError, match=r"task\.class_names.*task\.protocol=personalization"):
+    with raises(DataError, where="the federation", remedy="task.class_names") as error:
         classes_of(task)
+    assert "--set task.protocol=personalization" in error.value.remedy
     four = TaskConfig(partition="own", class_names=(*names, "dog", "elk")[:4])
     assert list(map(len, classes_of(four))) == [2, 2]
 

@@ -390,10 +390,10 @@ def bomb(pixels=40_000):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "no image format that is read"),
-        (b"no picture", "no image format that is read"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", "no image format that is read"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image format that is read"),
+        (b"", "no supported image format"),
+        (b"no picture", "no supported image format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", "no supported image format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no supported image format"),
         (drawing()[:60], "cannot be read"),
         (bomb(), "pixels"),
         (bomb(6000), "at most 32000000"),

@@ -1,4 +1,4 @@
-"""Images become a task: sources, partitions, protocols, and cached features.
+"""Build a task from images: sources, partitions, protocols and cached features.
 
-It may import the backbone and what is below it. Start with `sources`, then `tasks`.
+This package may import the backbone and the packages below it. Start with `sources`, then `tasks`.
 """

@@ -1,6 +1,6 @@
-"""Training-time augmentation as in CoOp's and the authors' code: random resized crop and horizontal flip.
+"""Augmentation of training images as in CoOp's and the authors' code: random resized crop and horizontal flip.
 
-The authors' code neither crops nor flips images of CIFAR-10 and CIFAR-100, which is `data.augmented_views = 1` here.
+The authors' code neither crops nor flips images of CIFAR-10 and CIFAR-100: set `data.augmented_views = 1` for these.
 """
 
 import math
@@ -10,17 +10,17 @@ from PIL import Image
 
 from fedpgp.runtime.randomness import generator
 
-AREA = (0.08, 1.0)  # of the picture (CoOp's INPUT.RRCROP_SCALE)
+AREA = (0.08, 1.0)  # share of the picture (CoOp's INPUT.RRCROP_SCALE)
 RATIO = (3 / 4, 4 / 3)  # width : height
 FLIP = 0.5
-SEED = 0  # fixed: the views are data, the same for every run
+SEED = 0  # the views are part of the data, so they are the same in every run
 ATTEMPTS = 10
 
 
 def random_view(picture: Image.Image, size: tuple[int, int], index: int, view: int) -> Image.Image:
-    """View number `view` of a dataset's picture number `index`, as width x height `size`; bicubic.
+    """Return view number `view` of picture number `index` of a dataset, resized bicubically to width x height `size`.
 
-    The draw depends on index and view alone.
+    The random draw depends only on the index and the view.
     """
     rng = generator(SEED, "view", index, view)
     cropped = picture.crop(random_box(*picture.size, rng)).resize(size, Image.Resampling.BICUBIC)
@@ -29,10 +29,10 @@ def random_view(picture: Image.Image, size: tuple[int, int], index: int, view: i
 
 
 def random_box(width: int, height: int, rng: torch.Generator) -> tuple[int, int, int, int]:
-    """Draw left, top, right and bottom of a box, in pixels.
+    """Draw left, top, right and bottom of a crop, in pixels.
 
-    Its share of the area is uniform in AREA, and the logarithm of its ratio in that of RATIO.
-    A picture so oblong that ten draws do not fit gets its middle, with the nearest allowed ratio.
+    Its share of the area is uniform in AREA, and the logarithm of its ratio is uniform in the logarithms of RATIO.
+    If ten draws do not fit into a very long picture, return its middle with the nearest allowed ratio.
     """
     for _ in range(ATTEMPTS):
         area = width * height * _uniform(rng, *AREA)

@@ -1,4 +1,4 @@
-"""The feature cache on disk: verified files, the shards of what is not finished, and a lock for each."""
+"""The feature cache on disk: verified files, shards of unfinished entries, and one lock for each entry."""
 
 import hashlib
 import json
@@ -22,13 +22,21 @@ from torch import Tensor
 
 from fedpgp.errors import OutputError
 
-FORMAT = "3"  # of what is written, and of how images are read: features of another are computed again
+FORMAT = "3"  # version of the files and of image reading; features of another version are computed again
 OURS = re.compile(r"([\w.-]+-[0-9a-f]{32})\.(safetensors|writing|lock|shards)")
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of some images [n, …], mapped from its file; undecodable: index of an image -> why it has none."""
+    """Stored features of some images.
+
+    Attributes
+    ----------
+    features
+        [n, …], mapped from the file.
+    undecodable
+        The reason why an image has no features, by the index of the image.
+    """
 
     features: Tensor
     undecodable: Mapping[int, str]
@@ -36,7 +44,15 @@ class Kept:
 
 @dataclass(frozen=True, eq=False)
 class CacheEntry:
-    """The place of one split's features. origin: all that decides their bits; the name of the file follows from it."""
+    """The place of the features of one split.
+
+    Attributes
+    ----------
+    directory
+        The directory of the cache.
+    origin
+        Everything that determines the bits of the features. The name of the file is derived from it.
+    """
 
     directory: Path
     origin: Mapping[str, str]
@@ -49,11 +65,11 @@ class CacheEntry:
 
     @property
     def shards(self) -> Path:
-        """The directory of what is encoded so far of an unfinished entry."""
+        """The directory of the finished shards of an unfinished entry."""
         return self.file.with_suffix(".shards")
 
     def load(self, rows: range | None = None) -> Kept | None:
-        """The whole, or the shard of these rows; None if it is absent or does not hold what it should."""
+        """Return all features, or the shard of these rows; None if the file is missing or damaged."""
         file, origin = self._place(rows)
         try:
             with safe_open(file, framework="pt") as opened:
@@ -62,19 +78,25 @@ class CacheEntry:
             undecodable = metadata.get("undecodable", "")
             if metadata != {**origin, "undecodable": undecodable}:
                 return None
-            with file.open("rb") as raw:  # in blocks: the mapped features are not read into memory for it
-                raw.seek(8 + int.from_bytes(raw.read(8), "little"))  # behind the header of a safetensors file
+            with file.open("rb") as raw:  # in blocks, so that the mapped features do not fill the memory
+                raw.seek(8 + int.from_bytes(raw.read(8), "little"))  # skip the header of the safetensors file
                 digest = hashlib.file_digest(raw, lambda: _begin(metadata, features))
             if digest.hexdigest() != stated:
                 return None
-            with suppress(OSError):  # a file of another user, or on a disk that is read only
-                os.utime(file)  # when it was last used
+            with suppress(OSError):  # the file may belong to another user or be on a read-only disk
+                os.utime(file)  # record the time of the last use
         except (SafetensorError, OSError):
             return None
         return Kept(features, {int(index): why for index, why in json.loads(undecodable).items()})
 
     def save(self, kept: Kept, rows: range | None = None) -> None:
-        """Writes the shard of these rows, or the whole in the place of the shards; raises OutputError if it cannot."""
+        """Write the shard of these rows, or all features, which replace the shards.
+
+        Raises
+        ------
+        OutputError
+            If the files cannot be written.
+        """
         file, origin = self._place(rows)
         metadata = {**origin, "undecodable": json.dumps(dict(kept.undecodable))}
         features = kept.features.cpu().contiguous()
@@ -93,13 +115,16 @@ class CacheEntry:
 
     @contextmanager
     def locked(self, notice: Callable[[str], None]) -> Iterator[None]:
-        """Only one process encodes an entry at a time; the system frees the lock of one that was killed."""
+        """Let only one process encode an entry at a time.
+
+        The operating system releases the lock of a killed process.
+        """
         lock = FileLock(self.file.with_suffix(".lock"))
         try:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                notice(f"another process encodes the {self.origin['split']} images: waiting for it")
+                notice(f"waiting for another process that is encoding the {self.origin['split']} images")
                 lock.acquire()
         except (OSError, NotImplementedError) as error:
             raise _unwritable(self.directory, error) from error
@@ -116,15 +141,15 @@ class CacheEntry:
 
 
 def cache_directory(given: Path | str | None) -> Path:
-    """Where features are kept: the given directory, or that of the user."""
+    """Return the directory of the feature cache: the given one, or the default directory of the user."""
     return Path(given) if given else Path(platformdirs.user_cache_dir("fedpgp")) / "features"
 
 
 def check_cache(directory: Path) -> None:
-    """Raises OutputError if features could not be kept in `directory` later; called before any work.
+    """Raise OutputError, before any work, if no features could be stored in `directory` later.
 
-    A directory that holds features and is read only may have all that a run needs: where it lacks some, `locked` says
-    so.
+    A read-only directory with features may contain all that a run needs. If it lacks some, `CacheEntry.locked` raises
+    the error.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -136,31 +161,45 @@ def check_cache(directory: Path) -> None:
 
 
 def check_room(sizes: Mapping[CacheEntry, int], directory: Path) -> None:
-    """Raises OutputError where the disk has no room for all of some entries that are to be written, in bytes.
+    """Raise OutputError if the disk has too little space for some entries.
 
-    While the whole of an entry is put in the place of its shards, the disk holds both.
+    For a moment, the disk holds the shards of an entry and the complete file that replaces them.
+
+    Parameters
+    ----------
+    sizes
+        The size in bytes of each entry that will be written.
+    directory
+        The directory of the cache.
     """
     have = sum(shard.stat().st_size for entry in sizes for shard in entry.shards.glob("*.safetensors"))
     needed, free = sum(sizes.values()) + max(sizes.values()) - have, shutil.disk_usage(directory).free
     if needed > free:
         raise OutputError(
-            f"the feature cache needs {decimal(needed)} on the disk of {directory}, {decimal(sum(sizes.values()))} of"
-            f" them to stay, and {decimal(free)} are free: make room, name another directory with --cache-dir, or keep"
-            " less, with data.token_precision = float16 or fewer images"
+            f"the feature cache needs {decimal(needed)}, {decimal(sum(sizes.values()))} of it permanently, but only"
+            f" {decimal(free)} are free on this disk",
+            where=str(directory),
+            remedy="Free disk space, choose another directory with --cache-dir, or store less with"
+            " --set data.token_precision=float16 or fewer images",
         )
 
 
-@cache  # reading a package's metadata takes a millisecond, for every split of every run
+@cache  # reading the metadata of a package takes a millisecond, for each split of each run
 def versions() -> str:
-    """The libraries that decide the features' bits."""
+    """Return the versions of the libraries that determine the bits of the features."""
     return " ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "pillow"))
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What is known of an entry. state: "current", "unfinished", "stale" (of other versions) or "damaged".
+    """Description of a cache entry.
 
-    fingerprint: of the images, which tells apart two datasets of one name.
+    Attributes
+    ----------
+    state
+        "current", "unfinished", "stale" (written by other versions) or "damaged".
+    fingerprint
+        The fingerprint of the images. It distinguishes two datasets of one name.
     """
 
     name: str
@@ -178,22 +217,36 @@ class Listed:
 
 
 def entries(directory: Path) -> list[Listed]:
-    """All entries of a cache, the last used first. Nothing is verified by checksum here; reading for a run does that.
+    """Return all entries of a cache, the last used first.
 
-    Raises OutputError if the directory cannot be read.
+    Checksums are not verified here, but only when a run reads the features.
+
+    Raises
+    ------
+    OutputError
+        If the directory cannot be read.
     """
     try:
         matches = [OURS.fullmatch(path.name) for path in directory.iterdir()] if directory.exists() else []
     except OSError as error:
-        raise OutputError(f"feature cache {directory} cannot be read: {error}; set another --cache-dir") from error
+        raise OutputError(
+            f"the feature cache cannot be read: {error}",
+            where=str(directory),
+            remedy="Make the directory readable, or choose another one with --cache-dir",
+        ) from error
     listed = [_describe(directory, name) for name in sorted({match[1] for match in matches if match})]
     return sorted((entry for entry in listed if entry.bytes), key=lambda entry: -entry.last_used)
 
 
 def clear(directory: Path, names: list[str]) -> list[str]:
-    """Removes entries, and returns the names of those that are left because a process is encoding them.
+    """Remove entries, and return the names of the entries that a process is encoding, which are not removed.
 
-    Only files that this library wrote are touched. Raises OutputError if one cannot be removed.
+    Only files that this library wrote are touched.
+
+    Raises
+    ------
+    OutputError
+        If a file cannot be removed.
     """
     busy = []
     for name in names:
@@ -206,7 +259,9 @@ def clear(directory: Path, names: list[str]) -> list[str]:
         except Timeout:
             busy.append(name)
         except OSError as error:
-            raise OutputError(f"{directory / name}.* cannot be removed: {error}; remove it by hand") from error
+            raise OutputError(
+                f"cannot be removed: {error}", where=f"{directory / name}.*", remedy="Remove these files by hand"
+            ) from error
     return busy
 
 
@@ -239,7 +294,7 @@ def _describe(directory: Path, name: str) -> Listed:
 
 
 def _header(file: Path) -> tuple[dict[str, str], int] | None:
-    """Metadata and number of images of a file, or None if it holds no features."""
+    """Return the metadata and the number of images of a file, or None if it has no features."""
     try:
         with safe_open(file, framework="pt") as opened:
             return opened.metadata() or {}, opened.get_slice("features").get_shape()[0]
@@ -248,12 +303,14 @@ def _header(file: Path) -> tuple[dict[str, str], int] | None:
 
 
 def _begin(metadata: Mapping[str, str], features: Tensor) -> "hashlib._Hash":
-    """A SHA-256 that has read everything but the numbers."""
+    """Return a SHA-256 of everything but the values of the features."""
     return hashlib.sha256(f"{json.dumps(metadata, sort_keys=True)} {features.dtype} {list(features.shape)}".encode())
 
 
 def _unwritable(directory: Path, error: Exception) -> OutputError:
     return OutputError(
-        f"the feature cache cannot be written to {directory}: {error}; make room there or name another directory with"
-        " --cache-dir: what is encoded so far is kept"
+        f"the feature cache cannot be written: {error}",
+        where=str(directory),
+        remedy="Free disk space there, or choose another directory with --cache-dir; features that are already encoded"
+        " are kept",
     )

@@ -1,4 +1,4 @@
-"""What a run would find in a dataset: counts, and what is wrong with it."""
+"""Report the content of a dataset as a run reads it: counts and faults."""
 
 import hashlib
 import re
@@ -19,13 +19,21 @@ from fedpgp.errors import ConfigError, DataError, shown
 from fedpgp.runtime.files import exists
 
 IDENTIFIER = re.compile(r"n\d{6,}|-?\d+|(class|label|cat|category|id)[ _-]?\d+|[0-9a-f]{8,}", re.IGNORECASE)
-DARK = 32  # below it is each value of an image that is nearly black
-SHOWN = 5  # of many places
-STORED = "features without images"  # in the place of a layout
+DARK = 32  # all values of a nearly black image are below this
+SHOWN = 5  # largest number of places in a finding
+STORED = "features without images"  # stands for a layout in the report
 
 
 class DataFinding(NamedTuple):
-    """stops: a run would not start, or end in an error."""
+    """A fault of a dataset.
+
+    Attributes
+    ----------
+    stops
+        Whether a run would not start, or end in an error.
+    text
+        What is wrong and what to do.
+    """
 
     stops: bool
     text: str
@@ -33,9 +41,22 @@ class DataFinding(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What was found. layout: "" where none is recognised; counts: by split, class, domain and client -> images.
+    """The content of a dataset.
 
-    identifiers: class names that say nothing to CLIP; ignored: what else lies there -> how much.
+    Attributes
+    ----------
+    layout
+        The layout; "" if none is recognised.
+    images
+        The number of images.
+    counts
+        The numbers of images by split, class, domain and client.
+    identifiers
+        Class names that have no meaning for CLIP.
+    ignored
+        The number of other files or rows, by their kind.
+    findings
+        The faults.
     """
 
     layout: str
@@ -47,6 +68,7 @@ class Report:
 
     @property
     def usable(self) -> bool:
+        """Whether a run can use the dataset."""
         return not any(finding.stops for finding in self.findings)
 
 
@@ -60,12 +82,29 @@ def check(
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Report:
-    """Reads a dataset as a run would, and every one of its images if `decoded`.
+    """Read a dataset as a run does, and report faults as findings.
 
-    shots: training images that every class should have. use: what would be done with it, which is tried where nothing
-    else stops a run, and raises DataError or ConfigError where it cannot be done. skip_bad_images: a run would go on
-    without them. workers: threads that decode. progress: done, total.
-    Raises DataError where there is nothing to read; what is wrong with what is there is a finding.
+    Parameters
+    ----------
+    data
+        The section [data] of the config.
+    shots
+        The number of training images that every class should have.
+    use
+        The intended use, called if nothing else stops a run. It raises DataError or ConfigError if it is impossible.
+    decoded
+        Decode every image.
+    skip_bad_images
+        Whether a run would continue without images that do not decode.
+    workers
+        The number of threads that decode.
+    progress
+        Called with the number of decoded images and of all images.
+
+    Raises
+    ------
+    DataError
+        If there is nothing to read.
     """
     layout = LAYOUT if data.source.startswith(HUB) else STORED if caltech101.stands_in(data) else ""
     try:
@@ -83,11 +122,14 @@ def check(
         source = to_source(listing, data)
     except DataError as error:
         findings.append(DataFinding(True, str(error)))
-    assert splits is not None, "what has no splits is divided"
-    if source is not None:  # else classes lack images for the reason that was found
+    assert splits is not None, "a dataset without splits is divided"
+    if source is not None:  # else the fault that was found explains why classes lack images
         findings += [DataFinding(True, text) for text in _of_classes(listing, splits, shots)]
     if listing.features is not None:
-        text = f"the images are not here, so none was decoded: fedpgp data get {listing.name} says where to get them"
+        text = (
+            "the images are not available, so none was decoded."
+            f" Run `fedpgp data get {listing.name}` to see where to get them."
+        )
         findings.append(DataFinding(False, text))
     elif decoded and not any(finding.stops and "missing" in finding.text for finding in findings):
         findings += _of_images(listing, splits, skip_bad_images, workers, progress)
@@ -100,8 +142,8 @@ def check(
     identifiers = tuple(name for name in listing.class_names if IDENTIFIER.fullmatch(name))
     if identifiers:
         text = (
-            f"{len(identifiers)} class names say nothing to CLIP, such as {identifiers[0]!r}: write a file of names"
-            " with --write-names FILE, fill it in, and name it with data.names"
+            f"{len(identifiers)} class names have no meaning for CLIP, such as {identifiers[0]!r}. Write a file of"
+            " names with --write-names FILE, fill it in, and use it with --set data.names=FILE."
         )
         findings.append(DataFinding(False, text))
     if source is not None and not any(finding.stops for finding in findings):
@@ -113,48 +155,48 @@ def check(
 
 
 def names_file(report: Report) -> str:
-    """A file of names to fill in: identifier, tab, name, a line for each class."""
+    """Return the text of a file of names to fill in: identifier, tab and name in one line for each class."""
     return "".join(f"{name}\t{name}\n" for name in report.counts["classes"])
 
 
 def _counts(names: tuple[str, ...], which: NDArray[np.int64] | None) -> dict[str, int]:
     if which is None:
         return {}
-    counts = dict.fromkeys(names, 0)  # of a class that is there twice, which is a finding, the sum
+    counts = dict.fromkeys(names, 0)  # a class that occurs twice, which is a finding, gets the sum
     for name, count in zip(names, np.bincount(which, minlength=len(names)).tolist(), strict=True):
         counts[name] += count
     return {shown(name): count for name, count in counts.items()}
 
 
 def _of_classes(listing: Listing, splits: NDArray[np.int64], shots: int) -> Iterator[str]:
-    """Classes with too few images in a split, each of which stops a run."""
+    """Yield classes with too few images in a split; each of them stops a run."""
     names = listing.class_names
     train, *others = (np.bincount(listing.labels[splits == i], minlength=len(names)) for i in range(3))
     few = np.flatnonzero(train < shots)
     if len(few):
         yield (
             f"{len(few)} of {len(names)} classes have fewer training images than task.shots = {shots}, such as"
-            f" {names[few[0]]!r} with {train[few[0]]}: add images, or ask for fewer shots"
+            f" {names[few[0]]!r} with {train[few[0]]}. Add images, or use a smaller task.shots."
         )
     for split, counts in zip(SPLITS[1:], others, strict=True):
         none = np.flatnonzero(counts == 0)
         if len(none):
             example = names[none[0]]
-            yield f"{len(none)} of {len(names)} classes have no {split} image, such as {example!r}: add images"
+            yield f"{len(none)} of {len(names)} classes have no {split} image, such as {example!r}. Add images."
 
 
 def _of_images(
     listing: Listing, splits: NDArray[np.int64], skipped: bool, workers: int, progress: Callable[[int, int], None]
 ) -> Iterator[DataFinding]:
-    """Images that do not decode, that are in several splits or classes, and images that are nearly black."""
+    """Yield images that do not decode, images in several splits or classes, and nearly black images."""
 
     def look(index: int) -> tuple[bytes, int, str]:
-        """The digest of a picture and its brightest value, and why it does not decode."""
+        """Return the digest and the brightest value of a picture, and the reason why it does not decode."""
         try:
             picture = listing.pictures(index)
         except MemoryError:
             raise
-        except Exception as error:  # decoders raise whatever a damaged file leads them to
+        except Exception as error:  # a damaged file can make a decoder raise anything
             return b"", 0, reason(error)
         digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
         return digest, int(np.asarray(picture).max()), ""
@@ -179,18 +221,19 @@ def _of_images(
                 dark.append(place(index))
         progress(index + 1, len(listing.labels))
     if faults:
-        remedy = "they are dropped" if skipped else "fix them, or drop them with --skip-bad-images"
-        yield DataFinding(not skipped, f"{len(faults)} images do not decode: {_some(faults)}: {remedy}")
+        remedy = "They are left out" if skipped else "Fix them, or leave them out with --skip-bad-images"
+        yield DataFinding(not skipped, f"{len(faults)} images do not decode: {_some(faults)}. {remedy}.")
     if twice:
-        text = f"{len(twice)} images are the same pictures in two splits: {_some(twice)}: take one of each out"
+        text = f"{len(twice)} images are the same pictures in two splits: {_some(twice)}. Remove one of each pair."
         yield DataFinding(False, text)
     if ambiguous:
-        text = f"{len(ambiguous)} images are the same pictures in two classes: {_some(ambiguous)}: leave each in one"
+        text = f"{len(ambiguous)} images are the same pictures in two classes: {_some(ambiguous)}. Keep only one."
         yield DataFinding(False, text)
     if 2 * len(dark) > len(listing.labels) - len(faults):
         text = (
-            f"{len(dark)} of {len(listing.labels)} images have no value above {DARK - 1} of 255: {_some(dark)}: 10 to"
-            " 14 bits in files of 16 look so; scale them to the whole range, and save them with 8 bits"
+            f"{len(dark)} of {len(listing.labels)} images have no value above {DARK - 1} of 255: {_some(dark)}. Files"
+            " of 16 bits with values of 10 to 14 bits look like this. Scale them to the whole range, and save them with"
+            " 8 bits."
         )
         yield DataFinding(False, text)
 

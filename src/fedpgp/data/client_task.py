@@ -1,4 +1,4 @@
-"""The task of a client whose images are its own, and that of a server which has none."""
+"""The task of a client that has its own images, and the task of a server without images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,16 +14,18 @@ from fedpgp.data.sources.names import plain
 from fedpgp.data.tasks import Client, EvaluationSet, Task, check_softmaxes, halves
 from fedpgp.errors import ConfigError, DataError, NamesError, nearest
 
-OWN: Final = "own"  # the partition: every client's images are its own
+OWN: Final = "own"  # the partition in which every client has its own images
 
 
 def classes_of(task: TaskConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The base and the novel classes of task.class_names; raises ConfigError where they cannot be told."""
+    """Return the base and the novel classes of task.class_names; raise ConfigError if they are unclear."""
     names, protocol = task.class_names, task.protocol
     if len(names) < 2 or len({plain(name) for name in names}) < len(names):
         raise ConfigError(
-            f"task.class_names must be 2 or more different names with the partition {OWN}, got {list(names)}: name the"
-            " classes of all clients, in the order that all of them shall have"
+            where="task.class_names",
+            allowed=f"2 or more different names with the partition {OWN}",
+            got=list(names),
+            remedy="List the class names of all clients in one order, the same for all clients",
         )
     if protocol == "base-to-novel":
         base, novel = halves(range(len(names)))
@@ -31,22 +33,36 @@ def classes_of(task: TaskConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return base, novel
     if protocol == "personalization":
         return tuple(range(len(names))), ()
-    raise ConfigError(f"task.protocol must be base-to-novel or personalization with partition {OWN}, got {protocol!r}")
+    raise ConfigError(
+        where="task.protocol",
+        allowed=f"base-to-novel or personalization with the partition {OWN}",
+        got=protocol,
+        remedy="Use --set task.protocol=base-to-novel or --set task.protocol=personalization",
+    )
 
 
 def own_task(data: DataConfig, task: TaskConfig, source: Source, seed: int) -> Task:
-    """The task of the one client that holds all images of a source; its labels go by the names of task.class_names.
+    """Return the task of the one client that holds all images of a source.
 
-    Base, and with base-to-novel Novel, are tested on those of the classes that it has test images of, with all of them
-    in the softmax. Raises NamesError for a class that task.class_names has not, DataError where images are too few.
+    The labels are numbered as in task.class_names. Base, and with base-to-novel also Novel, are tested on the classes
+    that have test images, with all of their classes in the softmax.
+
+    Raises
+    ------
+    NamesError
+        If the source has a class that task.class_names lacks.
+    DataError
+        If there are too few images.
     """
     base, _ = classes_of(task)
     source = _renamed(source, task.class_names)
     held = sorted({*base} & {*source.train.labels.tolist()})
     if len(held) < 2:
         raise DataError(
-            f"{source.name} has training images of {len(held)} of the {len(base)} classes that are trained on, and a"
-            f" client needs 2: add images of {', '.join(source.class_names[label] for label in base[:5])}"
+            f"there are training images of {len(held)} of the {len(base)} classes that are trained on, and a client"
+            " needs at least 2 classes",
+            where=source.name,
+            remedy=f"Add images of {', '.join(source.class_names[label] for label in base[:5])}",
         )
     few = task.fewer_shots
     images = np.concatenate([draw_shots(source.train, label, task.shots, seed, at_most=few) for label in held])
@@ -56,28 +72,43 @@ def own_task(data: DataConfig, task: TaskConfig, source: Source, seed: int) -> T
     own = {name: test.dataset.of_classes(held) for name, test in (("base", tests["base"]), ("validation", validation))}
     for name, mine in own.items():
         if not len(mine):
-            raise DataError(f"{source.name} has no image of its classes to test Local on ({name}): add some")
+            raise DataError(
+                f"there is no {name} image of the client's classes, so Local cannot be tested",
+                where=source.name,
+                remedy="Add an image of one of these classes to that split",
+            )
     client = Client(0, tuple(held), images, own=own)
     return replace(_task(data, task), train=source.train, clients=(client,), tests=tests, validation=validation)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Of a client's images, how many it trains on, and how many are in each test set."""
+    """Numbers of images of a client.
+
+    Attributes
+    ----------
+    examples
+        The number of images that the client trains on.
+    tests
+        The number of images in each test set, by its name.
+    """
 
     examples: int
     tests: Mapping[str, int]
 
 
 def counts_of(task: Task) -> Counts:
-    """Of a task with one client."""
+    """Return the numbers of images of a task with one client."""
     return Counts(len(task.clients[0].train), {name: len(test.images) for name, test in task.tests.items()})
 
 
 def task_elsewhere(data: DataConfig, task: TaskConfig, held: Mapping[int, Counts]) -> Task:
-    """The task as its server knows it: who takes part, and how many images are where; of no image even the label.
+    """Return the task as its server knows it: clients and numbers of images, but no image and no label.
 
-    held: of those clients that have said so.
+    Parameters
+    ----------
+    held
+        The numbers of images of each client that has reported them.
     """
     ends = np.cumsum([0, *(held[i].examples if i in held else 0 for i in range(task.clients))])
     tests = {
@@ -90,7 +121,7 @@ def task_elsewhere(data: DataConfig, task: TaskConfig, held: Mapping[int, Counts
 
 
 def named_task(class_names: Sequence[str], templates: Sequence[str]) -> Task:
-    """A task of which nothing is known but its base classes and the hand-written prompts."""
+    """Return a task with only its base classes and the hand-written prompts."""
     names, base = tuple(class_names), tuple(range(len(class_names)))
     return Task(
         name="global",
@@ -107,7 +138,7 @@ def named_task(class_names: Sequence[str], templates: Sequence[str]) -> Task:
 
 
 def _task(data: DataConfig, task: TaskConfig) -> Task:
-    """The task without an image."""
+    """Return the task without images."""
     base, novel = classes_of(task)
     return replace(
         named_task(task.class_names, (data.template or TEMPLATE,)),
@@ -119,19 +150,21 @@ def _task(data: DataConfig, task: TaskConfig) -> Task:
 
 
 def _renamed(source: Source, names: Sequence[str]) -> Source:
-    """The source with the labels that its classes have among the given names."""
+    """Return the source with the labels that its classes have among the given names."""
     known = set(map(plain, names))
     unknown = [name for name in source.class_names if plain(name) not in known]
     if unknown:
         raise NamesError(
-            f"{len(unknown)} of {len(source.class_names)} class names are not among the {len(names)} of the federation:"
-            f" {', '.join(map(repr, unknown[:5]))}; {nearest(unknown[0], names)}"
+            f"{len(unknown)} of {len(source.class_names)} class names are not among the {len(names)} class names of the"
+            f" federation: {', '.join(map(repr, unknown[:5]))}",
+            where=source.name,
+            remedy=nearest(unknown[0], names),
         )
     return replace(source.changed(lambda dataset: dataset.with_classes(names)), probe=())
 
 
 def _tests(task: TaskConfig) -> dict[str, tuple[int, ...]]:
-    """The classes of each test set by its name."""
+    """Return the classes of each test set by its name."""
     return {name: classes for name, classes in zip(("base", "novel"), classes_of(task), strict=True) if classes}
 
 
@@ -139,8 +172,9 @@ def _tested(dataset: ImageDataset, classes: Sequence[int]) -> EvaluationSet:
     images = dataset.of_classes(classes)
     if not len(images):
         raise DataError(
-            f"{dataset.lack(classes[0])}, nor has any other of the {len(classes)} classes that are tested: add some, or"
-            " take task.protocol=personalization, in which nothing is novel"
+            f"{dataset.lack(classes[0])}, and neither has any other of the {len(classes)} classes that are tested",
+            where=dataset.name,
+            remedy="Add images, or use --set task.protocol=personalization, in which nothing is novel",
         )
     return EvaluationSet(dataset, tuple(classes), images)
 

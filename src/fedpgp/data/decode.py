@@ -1,4 +1,4 @@
-"""Image files of any kind -> RGB pictures, the same way for every reader."""
+"""Decode image files of any kind into RGB pictures, in the same way for every reader."""
 
 import hashlib
 import os
@@ -21,15 +21,15 @@ SUFFIXES = frozenset(
     f".{end}"
     for end in "jpg jpeg jpe jfif png webp gif bmp dib tif tiff ppm pgm pbm pnm avif jp2 tga ico heic heif hif".split()  # noqa: SIM905
 )
-AT_ONCE = 1 << 16  # paths that are Python objects at a time
+AT_ONCE = 1 << 16  # number of paths that are Python objects at the same time
 
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """Without Pillow's warnings.
+    """Silence Pillow's warnings.
 
-    Threads that decode need it around all of them, too: the filters are the process's, and one thread may put back
-    those under which others are heard.
+    If several threads decode, wrap all of them in this context: the warning filters belong to the process, and one
+    thread may restore filters under which the others print warnings.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
@@ -37,31 +37,48 @@ def unheard() -> Iterator[None]:
 
 
 def decode(image: "Path | str | bytes | Image.Image | np.ndarray[Any, Any]") -> Image.Image:
-    """A file, its bytes, a Pillow image or an array -> the picture in RGB, as `read_image` reads it.
+    """Decode a file, its bytes, a Pillow image or an array into a picture in RGB, as `read_image` does.
 
-    Pillow's warnings, among them that on a picture between once and twice its limit of pixels, are no faults and are
-    not heard. Raises DataError where `read_image` raises PictureError, and otherwise what that raises.
+    Pillow's warnings are ignored, for example about a picture with more pixels than its limit, but less than twice
+    as many.
+
+    Raises
+    ------
+    DataError
+        If `read_image` raises PictureError. Other exceptions of `read_image` are not changed.
     """
     with unheard():
         try:
             return read_image(image)
         except PictureError as error:
-            raise DataError(str(error)) from error
+            raise DataError(error.problem, remedy=error.remedy) from error
 
 
 def reason(error: Exception) -> str:
-    """Why a picture could not be decoded, in a line."""
-    if isinstance(error, UnidentifiedImageError):  # its message has the address of an object
-        return "no image format that is read"
+    """Return the reason why a picture could not be decoded, in one line."""
+    if isinstance(error, UnidentifiedImageError):  # its message contains the address of an object
+        return "it has no supported image format"
+    if isinstance(error, DataError):
+        return f"{error.problem} ({error.remedy[:1].lower()}{error.remedy[1:]})"
     return first_line(error)
 
 
 @dataclass(frozen=True)
 class FilePictures:
-    """Files below a directory. paths: pyarrow array of n relative paths as bytes, which takes little more than these.
+    """Image files below a directory.
 
-    listed: the file that names them, if one does; in_rows: it is a table with a row for each; follow_links: also out of
-    the directory.
+    Attributes
+    ----------
+    root
+        The directory.
+    paths
+        A pyarrow array of n relative paths as bytes, which takes little more memory than the bytes.
+    listed
+        The file that lists the paths, if there is one.
+    in_rows
+        Whether `listed` is a table with one row for each image.
+    follow_links
+        Whether links out of the directory are followed.
     """
 
     root: Path
@@ -72,7 +89,7 @@ class FilePictures:
 
     @staticmethod
     def of(root: Path, paths: list[str], listed: str = "", follow_links: bool = False) -> "FilePictures":
-        """Of paths as the operating system gives them, also where they are no valid text."""
+        """Return the files of paths as the operating system gives them, even if they are not valid text."""
         import pyarrow
 
         encoded = pyarrow.array([os.fsencode(path) for path in paths], pyarrow.large_binary())
@@ -88,22 +105,24 @@ class FilePictures:
         return self.root / os.fsdecode(self.paths[index].as_py())
 
     def place(self, index: int) -> str:
-        """The file, and the row of the table that names it."""
+        """Return the file, and the row of the table that lists it."""
         file = shown(self.file(index))
         return f"{file}, row {index + 1} of {self.listed}" if self.in_rows else file
 
     def fingerprint(self, images: NDArray[np.int64]) -> str:
-        """SHA-256 of relative path, size and time of change of these files, of which none is read.
+        """Return the SHA-256 of relative path, size and modification time of these files; no file is read.
 
-        Raises DataError for those that are missing, are no files, or lie behind a link out of the directory that is not
-        followed.
+        Raises
+        ------
+        DataError
+            If an image is missing or is not a file, or if a link that is not followed leads out of the directory.
         """
         found = hashlib.sha256()
         missing: list[int] = []
         root, real = os.fsencode(self.root), os.path.realpath(os.fsencode(self.root))
-        folders: set[bytes] = set()  # that are known to lie inside
+        folders: set[bytes] = set()  # folders that are known to be inside of the root
         for index, path in self._among(images):
-            full = os.path.join(root, path)  # noqa: PTH118 - a Path takes longer than the file system
+            full = os.path.join(root, path)  # noqa: PTH118 - creating a Path takes longer than the system call
             try:
                 state = os.lstat(full)
                 folder = path.rpartition(b"/")[0]
@@ -116,16 +135,18 @@ class FilePictures:
                 missing.append(index)
                 continue
             except OSError as error:
-                raise DataError(f"{self.place(index)} cannot be read: {error.strerror}; make it readable") from error
+                raise DataError(
+                    f"cannot be read: {error.strerror}", where=self.place(index), remedy="Make the file readable"
+                ) from error
             if not stat.S_ISREG(state.st_mode):
-                raise DataError(f"{self.place(index)} is no file: name image files alone")
+                raise DataError("this is not a file", where=self.place(index), remedy="List only image files")
             found.update(b"%s\0%d %d\n" % (path, state.st_size, state.st_mtime_ns))
         if missing:
-            remedy = "put them there, or take them out" + (f" of {self.listed}" if self.listed else "")
+            remedy = "Add these files" + (f", or remove their entries from {self.listed}" if self.listed else "")
             if b"\\" in self.paths[missing[0]].as_py():
-                remedy = "write / in the place of \\ in the paths"
-            first = self.place(missing[0])
-            raise DataError(f"{len(missing)} of {len(images)} image files are missing, the first is {first}: {remedy}")
+                remedy = "Write / instead of \\ in the paths"
+            text = f"{len(missing)} of {len(images)} image files are missing, starting with this one"
+            raise DataError(text, where=self.place(missing[0]), remedy=remedy)
         return found.hexdigest()
 
     def _among(self, images: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
@@ -135,10 +156,10 @@ class FilePictures:
 
 
 def check_inside(place: str, target: bytes, root: bytes) -> None:
-    """Raises DataError for a link at a place whose target leads out of the root; both without any link."""
+    """Raise DataError if a link leads out of the root; `target` and `root` are resolved paths."""
     if os.path.commonpath([root, target]) != root:
-        away, to = shown(os.fsdecode(root)), shown(os.fsdecode(target))
         raise DataError(
-            f"{place} leads out of {away}, to {to}: copy it there, or follow such links with --set"
-            " data.follow_links=true"
+            f"a link leads out of {shown(os.fsdecode(root))}, to {shown(os.fsdecode(target))}",
+            where=place,
+            remedy="Copy the target into that directory, or follow such links with --set data.follow_links=true",
         )

@@ -1,9 +1,9 @@
-"""What is kept of images: computed once per checkpoint, preprocessing and image, and kept on disk."""
+"""Image features: computed once for each checkpoint, preprocessing and image, and stored on disk."""
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,8 +24,8 @@ from fedpgp.data.preprocess import CENTRE, Preparation, PreparedImages, check_no
 from fedpgp.data.sources import ImageDataset
 from fedpgp.errors import CheckpointError, DataError
 
-BATCH = 16  # images: every thread has as many in memory
-SHARD = 256  # images between two savings: what a killed process loses at most
+BATCH = 16  # images; each thread holds this number in memory
+SHARD = 256  # images between two savings; a killed process loses at most this number
 
 Progress = Callable[[str, int, int, str], None]
 Notice = Callable[[str], None]
@@ -42,15 +42,44 @@ def split_features(
     progress: Progress = lambda *_: None,
     notice: Notice = lambda _: None,
 ) -> tuple[dict[str, Tensor], dict[str, NDArray[np.int64]]]:
-    """Features [n, D] of every image of some splits, in their order, from the cache in `directory` or computed.
+    """Return the features of every image of some splits, from the cache in `directory` or computed.
 
-    Both results are by the splits' fingerprints; the second has, of those that have any, the indices of the images that
-    do not decode, whose features are zero. augmented_views: K > 1 gives training splits [n, K, D], features of K random
-    crops instead of the centre's. skip_bad_images: go on where an image does not decode.
-    workers: processes that may decode ahead of the encoder, where there are many cores; any number, and any number of
-    threads, gives the same bits. More than one needs `if __name__ == "__main__":`.
+    Parameters
+    ----------
+    encoder
+        The image encoder.
+    datasets
+        The splits.
+    directory
+        The directory of the feature cache.
+    augmented_views
+        K > 1 computes the features of K random crops of each training image instead of the centre crop.
+    skip_bad_images
+        Continue if an image does not decode.
+    workers
+        The number of processes that may decode images for the encoder if there are many cores. The bits of the result
+        depend neither on it nor on the number of threads. A script with more than one worker needs
+        `if __name__ == "__main__":`.
+    progress
+        Called with a text, the number of finished images, the number of all images and a remark.
+    notice
+        Called with each message for the user.
 
-    Raises DataError for an image that does not decode, OutputError if the directory cannot be written.
+    Returns
+    -------
+    features
+        [n, D] in the order of the images, or [n, K, D] for training splits with K > 1 views; by the fingerprint of
+        the split.
+    bad
+        The indices of the images that do not decode, whose features are zero; by the fingerprint of each split that
+        has such images.
+
+    Raises
+    ------
+    DataError
+        If an image does not decode.
+    OutputError
+        If the directory cannot be written.
     """
     view_of = partial(
         ViewFeatures, encoder, skip_bad_images=skip_bad_images, workers=workers, progress=progress, notice=notice
@@ -78,33 +107,54 @@ def split_features(
 def check_stored(
     dataset: ImageDataset, encoder: AnyImageEncoder, kind: str = POOLED, view: int = CENTRE, reader: str = "a method"
 ) -> None:
-    """Raise DataError if the images of a dataset are needed, and only their features are here.
+    """Raise DataError if the images of a split are needed but only their features are available.
 
-    kind: of `ImageEncoder.encode`; view: its number; reader: what reads this kind of features.
+    Parameters
+    ----------
+    dataset
+        The split.
+    encoder
+        The image encoder that would read the images.
+    kind
+        The kind of features, as in `ImageEncoder.encode`.
+    view
+        The number of the view.
+    reader
+        The name of what reads this kind of features.
     """
     stored = dataset.features
     if stored is None:
         return
     if encoder.fingerprint != stored.encoder:
         need = "another image tower or precision needs"
-        remedy = f"take --backbone {stored.checkpoint} with precision float32"
+        remedy = f"use --backbone {stored.checkpoint} with --set backbone.precision=float32"
     elif kind != POOLED:
         what = "patches of the images" if kind == PATCHES else "states of the image tower"
         need, remedy = f"{reader} reads {what}, which needs", f"leave out {reader}"
     elif view != CENTRE:
-        need, remedy = "data.augmented_views above 1 needs", "set data.augmented_views to 1"
+        need, remedy = "data.augmented_views above 1 needs", "use --set data.augmented_views=1"
     else:
         return
     raise DataError(
-        f"{need} the images of {dataset.name}, and only their features under {stored.checkpoint} are here: get the"
-        f" images (fedpgp data get {dataset.name} says where), or {remedy}"
+        f"{need} the images, but only their features under {stored.checkpoint} are available",
+        where=dataset.name,
+        remedy=f"Get the images (`fedpgp data get {dataset.name}` prints the steps), or {remedy}",
     )
 
 
 class SplitPart(NamedTuple):
-    """Images of a split of which more is kept than a feature. used: ascending; all of them decode.
+    """Images of a split for which a method reads more than the pooled features.
 
-    kind: of `ImageEncoder.encode`; views: the numbers of the views that are kept.
+    Attributes
+    ----------
+    dataset
+        The split.
+    used
+        The indices of the images, ascending. All of them decode.
+    kind
+        The kind of features, as in `ImageEncoder.encode`.
+    views
+        The numbers of the views that are stored.
     """
 
     dataset: ImageDataset
@@ -114,7 +164,15 @@ class SplitPart(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """kept: [u, …] on the CPU, mapped from a file, for each view; places: [n] in it of the split's images, or −1."""
+    """Stored patch features or image tower states of a split.
+
+    Attributes
+    ----------
+    kept
+        [u, …] on the CPU, mapped from a file, for each view.
+    places
+        [n] the row of `kept` for each image of the split, or −1.
+    """
 
     kept: Sequence[Tensor]
     places: Tensor
@@ -130,10 +188,19 @@ def token_features(
     progress: Progress = lambda *_: None,
     notice: Notice = lambda _: None,
 ) -> list[Tokens]:
-    """What methods read beside one feature of each image, of those images alone that are used.
+    """Return the patch features or image tower states of the images that are used.
 
-    Says first how much will be written. Raises OutputError, before anything is, where the disk has no room for all of
-    it. The rest as in `split_features`.
+    The number of bytes that will be written is announced first. The other parameters are as in `split_features`.
+
+    Parameters
+    ----------
+    half
+        Store the features in float16.
+
+    Raises
+    ------
+    OutputError
+        If the disk has too little space for all of the files; nothing is written then.
     """
     view_of = partial(ViewFeatures, encoder, half=half, workers=workers, progress=progress, notice=notice)
     views = []
@@ -144,7 +211,7 @@ def token_features(
     if sizes:
         check_room(sizes, directory)
         whats = {"patch features" if part.kind == PATCHES else "states of the image tower" for part in parts}
-        notice(f"the feature cache will hold {decimal(sum(sizes.values()))} more: {' and '.join(sorted(whats))}")
+        notice(f"the feature cache will grow by {decimal(sum(sizes.values()))}: {' and '.join(sorted(whats))}")
     tokens = []
     for part, of_part in zip(parts, views, strict=True):
         places = torch.full((len(part.dataset),), -1)
@@ -154,15 +221,22 @@ def token_features(
 
 
 def views_of(split: str, augmented_views: int) -> Sequence[int]:
-    """The numbers of the views of a split's images: the centre crop, or for training K > 1 random crops."""
+    """Return the numbers of the views of a split: the centre crop, or K > 1 random crops for training."""
     return range(1, augmented_views + 1) if split == "train" and augmented_views > 1 else [CENTRE]
 
 
 @dataclass(frozen=True)
 class ViewFeatures:
-    """What is kept of one view of every image of a split: in the cache, or to be computed.
+    """The features of one view of every image of a split, from the cache or computed.
 
-    kind: of `ImageEncoder.encode`; half: keep what is more than a feature in float16. The rest as in `split_features`.
+    The other attributes are as in `split_features`.
+
+    Attributes
+    ----------
+    kind
+        The kind of features, as in `ImageEncoder.encode`.
+    half
+        Store features other than pooled ones in float16.
     """
 
     encoder: AnyImageEncoder
@@ -186,7 +260,7 @@ class ViewFeatures:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size of the features in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     @cached_property
@@ -206,11 +280,15 @@ class ViewFeatures:
         return CacheEntry(self.directory, origin)
 
     def load(self) -> tuple[Kept, int]:
-        """What is kept, from the cache or computed, and how many images had to be encoded for it.
+        """Return the features, from the cache or computed, and the number of images that had to be encoded.
 
-        What is kept is on the CPU; it is zero for an image that does not decode. A file that is truncated or altered is
-        made again. Of images that are not here, their stored features are given. Errors as in `split_features`, and
-        DataError where an image that is not here is needed.
+        The features are on the CPU, and zero for an image that does not decode. A truncated or altered file is
+        computed again. If the images are not available, their stored features are returned.
+
+        Raises
+        ------
+        DataError
+            If an image is needed that is not available; also as in `split_features`.
         """
         if self.dataset.features is not None:
             check_stored(self.dataset, self.encoder, self.kind, self.view)
@@ -220,19 +298,19 @@ class ViewFeatures:
         if kept is None:
             check_not_a_worker(self.workers)
             with self.entry.locked(self.notice):
-                kept = self.entry.load()  # another process may just have made it
+                kept = self.entry.load()  # another process may just have finished it
                 if kept is None:
                     if self.entry.file.exists():
                         self.notice(f"feature cache {self.entry.file} is damaged: computing it again")
                     made, encoded = self._encode(torch.zeros(self.shape, dtype=self.dtype))
                     self.entry.save(made)
-                    kept = self.entry.load() or made  # mapped, so that the system can take the memory back
+                    kept = self.entry.load() or made  # mapped, so that the system can free the memory
         if kept.undecodable and not self.skip_bad_images:
             raise self._undecodable(kept.undecodable)
         return kept, encoded
 
     def _encode(self, features: Tensor) -> tuple[Kept, int]:
-        """Fills `features` in: from shards of an earlier attempt, and by encoding the rest."""
+        """Fill in `features` from the shards of an earlier attempt, and encode the other images."""
         total = len(self.dataset)
         undecodable: dict[int, str] = {}
         batches: list[range] = []
@@ -250,40 +328,49 @@ class ViewFeatures:
         self.progress(what, done, total, "")
         started = time.perf_counter()
         preparation = Preparation(self.dataset, self.encoder.processor, self.encoder.size, self.view)
-        accelerator = nullcontext() if self.encoder.device.type == "cpu" else Lock()  # which takes one batch at a time
+        # An accelerator takes one batch at a time.
+        accelerator = nullcontext() if self.encoder.device.type == "cpu" else Lock()
 
         def encoded(prepared: PreparedImages) -> tuple[Tensor, dict[int, str], dict[int, str]]:
             with accelerator:
                 encodings = self.encoder.encode(torch.from_numpy(prepared.pixels), self.kind).to(features)
             return encodings, prepared.faults, prepared.unreadable
 
-        results = each(preparation, encoded, batches, self.workers)
-        for batch, (encodings, faults, unreadable) in zip(batches, results, strict=True):
-            if unreadable:
-                image = min(unreadable)
-                raise DataError(f"{self.dataset.describe(image)} cannot be read: {unreadable[image]}; make it readable")
-            if faults and not self.skip_bad_images:
-                raise self._undecodable(faults)
-            if not torch.isfinite(encodings).all():
-                row = int((~torch.isfinite(encodings)).flatten(1).any(dim=1).nonzero()[0])
-                remedy = "data.token_precision full" if self.dtype == torch.float16 else "precision float32"
-                raise CheckpointError(
-                    f"the checkpoint gives a feature that is not finite for {self.dataset.describe(batch[row])}:"
-                    f" choose {remedy}, or another checkpoint"
-                )
-            features[batch.start : batch.stop] = encodings
-            features[list(faults)] = 0
-            undecodable |= faults
-            if batch.stop % SHARD == 0 or batch.stop == total:
-                rows = range((batch.stop - 1) // SHARD * SHARD, batch.stop)
-                inside = {index: why for index, why in undecodable.items() if index in rows}
-                self.entry.save(Kept(features[rows.start : rows.stop], inside), rows)
-            done += len(batch)
-            rate = (done - total + new) / (time.perf_counter() - started)
-            self.progress(what, done, total, f"{rate:.0f} images/s")
+        with closing(each(preparation, encoded, batches, self.workers)) as results:
+            for batch, (encodings, faults, unreadable) in zip(batches, results, strict=True):
+                if unreadable:
+                    image = min(unreadable)
+                    raise DataError(
+                        f"the image cannot be read: {unreadable[image]}",
+                        where=self.dataset.describe(image),
+                        remedy="Make its file readable",
+                    )
+                if faults and not self.skip_bad_images:
+                    raise self._undecodable(faults)
+                if not torch.isfinite(encodings).all():
+                    row = int((~torch.isfinite(encodings)).flatten(1).any(dim=1).nonzero()[0])
+                    half = self.dtype == torch.float16
+                    precision = "data.token_precision=full" if half else "backbone.precision=float32"
+                    raise CheckpointError(
+                        "the checkpoint computes a feature that is not finite",
+                        where=self.dataset.describe(batch[row]),
+                        remedy=f"Use --set {precision}, or another checkpoint",
+                    )
+                features[batch.start : batch.stop] = encodings
+                features[list(faults)] = 0
+                undecodable |= faults
+                if batch.stop % SHARD == 0 or batch.stop == total:
+                    rows = range((batch.stop - 1) // SHARD * SHARD, batch.stop)
+                    inside = {index: why for index, why in undecodable.items() if index in rows}
+                    self.entry.save(Kept(features[rows.start : rows.stop], inside), rows)
+                done += len(batch)
+                rate = (done - total + new) / (time.perf_counter() - started)
+                self.progress(what, done, total, f"{rate:.0f} images/s")
         return Kept(features, undecodable), new
 
     def _undecodable(self, faults: Mapping[int, str]) -> DataError:
         first = min(faults)
-        remedy = "fix it, or drop all such images with --skip-bad-images"
-        return DataError(f"{self.dataset.describe(first)} does not decode: {faults[first]}; {remedy}")
+        remedy = "Fix its file, or leave out all such images with --skip-bad-images"
+        return DataError(
+            f"the image does not decode: {faults[first]}", where=self.dataset.describe(first), remedy=remedy
+        )

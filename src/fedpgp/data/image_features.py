@@ -1,4 +1,4 @@
-"""What is kept of images, and what of it a method is given."""
+"""The stored features of images, and the part that a method receives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What is kept of n images.
+    """The stored features of n images.
 
-    pooled: features [n, D] of unit length, or [n, V, D] of V views of each; kept: where a method reads more, what more
-    is kept of a whole split, [N, …] for each view, perhaps in half precision and mapped from a disk: patch features, or
-    states of the image tower; rows: [n] the places of these images in it.
+    `kept` is read on demand. Only the rows of these images are sent to another process.
 
-    What is kept is read when it is asked for; to another process goes only what belongs to these images.
+    Attributes
+    ----------
+    pooled
+        Features [n, D] of unit length, or [n, V, D] of V views of each image.
+    kept
+        Patch features or image tower states of a whole split, if a method reads them: [N, …] for each view, perhaps in
+        half precision and mapped from a disk.
+    rows
+        [n] the rows of `kept` that belong to these images.
     """
 
     pooled: Tensor
@@ -36,13 +42,13 @@ class ImageFeatures:
 
     @property
     def tokens(self) -> Tensor:
-        """What more is kept of these images, in the precision and on the device of the pooled features."""
-        assert self.kept is not None and self.rows is not None, "of these images nothing but pooled features is kept"
+        """The patch features or image tower states of these images, as precise as `pooled` and on its device."""
+        assert self.kept is not None and self.rows is not None, "only pooled features of these images are stored"
         (only,) = self.kept
         return only[self.rows].to(self.pooled)
 
     def views(self, chosen: Tensor) -> "ImageFeatures":
-        """One of the views of each image; all of them have views."""
+        """Return one view of each image, chosen by number; `pooled` must have several views."""
         pooled = self.pooled[torch.arange(len(self)), chosen]
         if self.kept is None or self.rows is None:
             return ImageFeatures(pooled)
@@ -53,5 +59,5 @@ class ImageFeatures:
 
     @property
     def viewed(self) -> bool:
-        """There are several views of each image."""
+        """Whether there are several views of each image."""
         return self.pooled.dim() == 3

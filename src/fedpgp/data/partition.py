@@ -1,4 +1,4 @@
-"""Who gets which classes and which training images.
+"""Divide classes and training images among the clients.
 
 Letters: n images, N clients, C classes.
 """
@@ -16,42 +16,68 @@ from fedpgp.data.sources import ImageDataset
 from fedpgp.errors import DataError
 from fedpgp.runtime.randomness import generator
 
-AUTHORS_SEED = 2023  # of their division of the classes, whatever the seed of the run
+AUTHORS_SEED = 2023  # seed of their division of the classes, which does not depend on the seed of the run
 
 
 def _too_many_clients(most: int, got: int, why: str) -> DataError:
     return DataError(
-        f"task.clients must be at most {most}, got {got}: {why} (task.new_clients count, too, and each domain by"
-        f" itself); --set task.clients={most}"
+        where="task.clients",
+        allowed=f"at most {most} ({why})",
+        got=got,
+        remedy=f"Use --set task.clients={most}; the limit includes task.new_clients and applies to each domain",
     )
 
 
 def _check_classes_per_client(per_client: int, classes: Sequence[int]) -> None:
     if per_client > len(classes):
         raise DataError(
-            f"task.classes_per_client must be at most {len(classes)}, the classes of the task, got {per_client}"
+            where="task.classes_per_client",
+            allowed=f"at most {len(classes)}, the number of classes",
+            got=per_client,
+            remedy=f"Use --set task.classes_per_client={len(classes)}",
         )
 
 
 def deal_classes(
     classes: Sequence[int], clients: int, per_client: int | None, seed: int, division: str = "even"
 ) -> tuple[tuple[int, ...], ...]:
-    """Deals classes out to the clients at random and without overlap; each client's are ascending.
+    """Divide classes among the clients at random and without overlap.
 
-    per_client: None deals all classes, as evenly as they divide. division: "authors" deals all classes by the rule and
-    with the seed of the authors' code; `seed` is not read. Raises DataError if there are too few classes, if that rule
-    leaves a client without a class, or if it is given per_client.
+    Parameters
+    ----------
+    classes
+        The classes.
+    clients
+        The number of clients.
+    per_client
+        The number of classes of each client; None divides all classes as evenly as possible.
+    seed
+        The seed of the draw.
+    division
+        "authors" divides all classes by the rule and with the seed of the authors' code; `seed` is not used then.
+
+    Returns
+    -------
+    The classes of each client, ascending.
+
+    Raises
+    ------
+    DataError
+        If there are too few classes, if the authors' rule leaves a client without a class, or if `per_client` is given
+        with that rule.
     """
     if per_client and division == "authors":
         raise DataError(
-            'task.classes_per_client must be left out with task.class_division = "authors", whose rule says how many'
-            f" classes a client has, got {per_client}. Leave it out, or use --set task.class_division=even"
+            where="task.classes_per_client",
+            allowed='unset with task.class_division = "authors", whose rule sets the number of classes of a client',
+            got=per_client,
+            remedy="Leave it out, or use --set task.class_division=even",
         )
     needed = clients * (per_client or 1)
     _check_classes_per_client(per_client or 1, classes)
     if needed > len(classes):
         each = f"{per_client} (task.classes_per_client)" if per_client else "at least 1"
-        why = f"the task has {len(classes)} classes to deal out, {each} to each client, without overlap"
+        why = f"{len(classes)} classes are divided without overlap, and each client needs {each}"
         raise _too_many_clients(len(classes) // (per_client or 1), clients, why)
     if division == "authors":
         return _as_authors(classes, clients)
@@ -61,7 +87,7 @@ def deal_classes(
 
 
 def _as_authors(classes: Sequence[int], clients: int) -> tuple[tuple[int, ...], ...]:
-    """Every client but the last gets round(C / N) of the shuffled classes, and the last client gets the rest.
+    """Give every client but the last round(C / N) of the shuffled classes, and the last client the rest.
 
     HongxiaLee/FedOTP (27421e9), Dassl/dassl/data/datasets/base_dataset.py. round(5.5) is 6, and round(4.5) is 4.
     """
@@ -69,9 +95,11 @@ def _as_authors(classes: Sequence[int], clients: int) -> tuple[tuple[int, ...], 
     rest = (clients - 1) * each
     if rest >= len(classes):
         raise DataError(
-            f'task.class_division must be "even" for {len(classes)} classes and {clients} clients, got "authors":'
-            f" round({len(classes)} / {clients}) = {each} classes for each client but the last leave none for the last."
-            " Use --set task.class_division=even, or another task.clients"
+            where="task.class_division",
+            allowed=f'"even" for {len(classes)} classes and {clients} clients, because'
+            f" round({len(classes)} / {clients}) = {each} classes for each other client leave none for the last one",
+            got="authors",
+            remedy="Use --set task.class_division=even, or another task.clients",
         )
     order = list(classes)
     random.Random(AUTHORS_SEED).shuffle(order)
@@ -80,7 +108,7 @@ def _as_authors(classes: Sequence[int], clients: int) -> tuple[tuple[int, ...], 
 
 
 def deal_domains(domains: int, clients: int, seed: int) -> tuple[int, ...]:
-    """The domain of each client: in turn, in an order that is drawn, so that the counts differ by at most one."""
+    """Return the domain of each client: in turn, in a random order, so that the counts differ by at most one."""
     order = torch.randperm(domains, generator=generator(seed, "domains")).tolist()
     return tuple(order[client % domains] for client in range(clients))
 
@@ -88,11 +116,34 @@ def deal_domains(domains: int, clients: int, seed: int) -> tuple[int, ...]:
 def draw_shots(
     dataset: ImageDataset, label: int, shots: int, seed: int, domain: int | None = None, at_most: bool = False
 ) -> NDArray[np.int64]:
-    """The indices of `shots` training images of one class, drawn evenly over the domains or from one, ascending.
+    """Draw training images of one class evenly from all domains, or from one domain.
 
-    The counts of two domains differ by at most one while both have images left. at_most: a class with fewer images
-    gives all that it has; otherwise it raises DataError. The draw depends on the seed, the class and the domain alone.
-    shots: 0 takes all images.
+    The numbers of images from two domains differ by at most one while both have images left. The draw depends only on
+    the seed, the class and the domain.
+
+    Parameters
+    ----------
+    dataset
+        The split to draw from.
+    label
+        The class.
+    shots
+        The number of images; 0 takes all.
+    seed
+        The seed of the draw.
+    domain
+        The domain to draw from; None draws from all.
+    at_most
+        Take all images of a class that has fewer than `shots`, instead of raising DataError.
+
+    Returns
+    -------
+    The indices of the images, ascending.
+
+    Raises
+    ------
+    DataError
+        If the class has too few images.
     """
     rng = generator(seed, "shots", label, *(() if domain is None else (domain,)))
     images = dataset.of_classes([label])
@@ -104,14 +155,17 @@ def draw_shots(
         return images
     if shots > len(images):
         raise DataError(
-            f"task.shots must be at most {len(images)}, got {shots}: class {dataset.class_names[label]!r} of"
-            f" {dataset.name} has {len(images)} {dataset.split} images{where};"
-            f" --set task.shots={len(images)} fits, 0 takes all, --set task.fewer_shots=true takes all of such a class"
+            where="task.shots",
+            allowed=f"at most {len(images)}, the number of {dataset.split} images of class"
+            f" {dataset.class_names[label]!r}{where} of {dataset.name}",
+            got=shots,
+            remedy=f"Use --set task.shots={len(images)}, --set task.shots=0 for all images, or"
+            " --set task.fewer_shots=true to take all images of such a class",
         )
     shuffled = images[torch.randperm(len(images), generator=rng).numpy()]
     domain_rank = torch.randperm(len(dataset.domain_names), generator=rng).numpy()
     domains = dataset.domains[shuffled]
-    turn = np.empty(len(shuffled), dtype=np.int64)  # how many of its domain come before an image
+    turn = np.empty(len(shuffled), dtype=np.int64)  # number of earlier images of the same domain
     for domain in np.unique(domains):
         here = np.flatnonzero(domains == domain)
         turn[here] = np.arange(len(here))
@@ -120,10 +174,22 @@ def draw_shots(
 
 @dataclass(frozen=True)
 class Pool:
-    """Training images that are to be shared out among N clients.
+    """Training images to divide among N clients.
 
-    images: [n] indices into `dataset`; superclasses: of each class, where there are any; draw: what tells this pool's
-    draws from those of others.
+    Attributes
+    ----------
+    dataset
+        The training split.
+    images
+        [n] indices into `dataset`.
+    clients
+        The number of clients N.
+    superclasses
+        The superclass of each class, if there are superclasses.
+    seed
+        The seed of the draws.
+    draw
+        Numbers that distinguish the draws of this pool from the draws of other pools.
     """
 
     dataset: ImageDataset
@@ -135,15 +201,15 @@ class Pool:
 
     @cached_property
     def by_class(self) -> Mapping[int, NDArray[np.int64]]:
-        """The images of every class that has some, by its label, ascending."""
+        """The images of every class that has images, by its label, ascending."""
         return _grouped(self.images, self.dataset.labels[self.images])
 
     def rng(self, purpose: str, *index: int) -> np.random.Generator:
-        """A generator of its own for each purpose and index."""
+        """Return a separate generator for each purpose and index."""
         return np.random.default_rng(generator(self.seed, purpose, *self.draw, *index).initial_seed() % 2**64)
 
     def shuffled(self, label: int) -> NDArray[np.int64]:
-        """The images of a class in an order that is drawn."""
+        """Return the images of a class in random order."""
         return self.rng("deal", label).permutation(self.by_class[label])
 
 
@@ -151,9 +217,9 @@ Shares = list[NDArray[np.int64]]  # [N] the images of each client, ascending
 
 
 def dirichlet(pool: Pool, *, concentration: float) -> Shares:
-    """Of every class each client gets a share that is drawn from Dir(concentration) (Hsu et al., 2019).
+    """Give each client a share of every class that is drawn from Dir(concentration) (Hsu et al., 2019).
 
-    One draw, whatever comes of it: a client that is left without an image is given one by whoever holds most.
+    The shares are drawn once and not repeated. A client without an image then gets one from the client with the most.
     """
     held: list[list[NDArray[np.int64]]] = [[] for _ in range(pool.clients)]
     for label in pool.by_class:
@@ -167,15 +233,22 @@ def dirichlet(pool: Pool, *, concentration: float) -> Shares:
 
 
 def pachinko(pool: Pool, *, concentration: float, fine_concentration: float) -> Shares:
-    """Every client draws n / N images: a superclass, a class in it, and one of its images, without replacement.
+    """Let every client draw n / N images without replacement: a superclass, a class in it, and one of its images.
 
-    A client's shares of superclasses come from Dir(concentration), those of the classes of one from
-    Dir(fine_concentration); what is used up is left out (pachinko allocation, Reddi et al., 2021, appendix C.1).
-    Raises DataError for a dataset without superclasses.
+    A client's shares of superclasses come from Dir(concentration), and its shares of the classes of a superclass from
+    Dir(fine_concentration); empty classes are left out (pachinko allocation, Reddi et al., 2021, appendix C.1).
+
+    Raises
+    ------
+    DataError
+        If the dataset has no superclasses.
     """
     if pool.superclasses is None:
         raise DataError(
-            f"task.partition must be one that needs no superclasses for {pool.dataset.name}, such as dirichlet"
+            where="task.partition",
+            allowed=f"a partition that needs no superclasses, such as dirichlet ({pool.dataset.name} has none)",
+            got="pachinko",
+            remedy="Use --set task.partition=dirichlet",
         )
     labels = np.array(list(pool.by_class))
     stocks = [pool.shuffled(label) for label in pool.by_class]
@@ -193,7 +266,7 @@ def pachinko(pool: Pool, *, concentration: float, fine_concentration: float) -> 
         missing = len(pool.images) // pool.clients + (client < len(pool.images) % pool.clients)
         taken = np.zeros(len(labels), dtype=np.int64)
         while missing:
-            open_now = np.where(taken < left, wanted + 1e-12, 0.0)  # what nobody wants is taken last, not never
+            open_now = np.where(taken < left, wanted + 1e-12, 0.0)  # an unwanted class is taken last, but not never
             drawn = np.minimum(rng.multinomial(missing, open_now / open_now.sum()), left - taken)
             taken, missing = taken + drawn, missing - int(drawn.sum())
         held.append(np.sort(np.concatenate([stock[:count] for stock, count in zip(stocks, taken, strict=True)])))
@@ -203,10 +276,17 @@ def pachinko(pool: Pool, *, concentration: float, fine_concentration: float) -> 
 
 
 def pathological(pool: Pool, *, classes_per_client: int | None) -> Shares:
-    """Every client has so many classes, and whoever has a class an equal part of its images; None: two.
+    """Give every client a number of classes, and the clients of a class equal parts of its images.
 
-    Classes are dealt out so that the numbers of their holders differ by at most one. Of images that do not divide
-    evenly, it is drawn for each class who has one more.
+    The numbers of clients of two classes differ by at most one. If the images of a class do not divide evenly, the
+    clients that get one more are drawn.
+
+    Parameters
+    ----------
+    pool
+        The images.
+    classes_per_client
+        The number of classes of each client; None means two.
     """
     labels, count = list(pool.by_class), classes_per_client or 2
     _check_classes_per_client(count, labels)
@@ -230,15 +310,23 @@ def pathological(pool: Pool, *, classes_per_client: int | None) -> Shares:
 
 
 def shards(pool: Pool, *, shards_per_client: int) -> Shares:
-    """The images, sorted by class, are cut into N × shards_per_client shards of one size, which are dealt out.
+    """Cut the images, sorted by class, into N × shards_per_client equal shards, and assign the shards to the clients.
 
-    McMahan et al., 2017, section 3. Raises DataError where there are more shards than images.
+    McMahan et al., 2017, section 3.
+
+    Raises
+    ------
+    DataError
+        If there are more shards than images.
     """
     count = pool.clients * shards_per_client
     if count > len(pool.images):
+        most = len(pool.images) // pool.clients
         raise DataError(
-            f"task.shards_per_client must be at most {len(pool.images) // pool.clients} for {len(pool.images)} images"
-            f" and {pool.clients} clients, got {shards_per_client}"
+            where="task.shards_per_client",
+            allowed=f"at most {most} for {len(pool.images)} images and {pool.clients} clients",
+            got=shards_per_client,
+            remedy=f"Use --set task.shards_per_client={most}" if most else "Use fewer clients (task.clients)",
         )
     ordered = np.concatenate([pool.shuffled(label) for label in pool.by_class])
     cut = np.array_split(ordered, count)
@@ -247,25 +335,30 @@ def shards(pool: Pool, *, shards_per_client: int) -> Shares:
 
 
 def iid(pool: Pool) -> Shares:
-    """The images are shuffled and cut into N parts whose sizes differ by at most one."""
+    """Shuffle the images and cut them into N parts whose sizes differ by at most one."""
     return _nobody_without(np.array_split(pool.rng("iid").permutation(pool.images), pool.clients))
 
 
 def natural(pool: Pool) -> Shares:
-    """Everybody keeps their own: the N clients of the dataset that have the most images, in its order of clients.
+    """Give each client its own images: the N owners with the most images, in the order of the dataset.
 
-    Raises DataError where the dataset does not say whose its images are, or knows fewer clients.
+    Raises
+    ------
+    DataError
+        If the dataset does not say who owns each image, or has fewer owners.
     """
     dataset = pool.dataset
     if dataset.clients is None:
         raise DataError(
-            f"{dataset.name} does not say whose an image is, as task.partition = natural needs: set data.client_column"
-            " to a column of its table, or another partition and task.domain_per_client = true for a domain each"
+            "the dataset does not say who owns each image, which task.partition natural needs",
+            where=dataset.name,
+            remedy="Set data.client_column to a column of its table, or use another partition with"
+            " --set task.domain_per_client=true, which gives each client one domain",
         )
     whose = dataset.clients[pool.images]
     counts = np.bincount(whose, minlength=len(dataset.client_names))
     if pool.clients > (most := int(np.count_nonzero(counts))):
-        raise _too_many_clients(most, pool.clients, f"so many clients of {dataset.name} have training images")
+        raise _too_many_clients(most, pool.clients, f"the number of owners in {dataset.name} that have training images")
     chosen = np.sort(np.argsort(-counts, kind="stable")[: pool.clients])
     return [np.sort(pool.images[whose == client]) for client in chosen]
 
@@ -283,10 +376,29 @@ PARTITIONS: Mapping[str, Callable[..., Shares]] = {
 def share_out(
     dataset: ImageDataset, holdings: Sequence[NDArray[np.int64]], images: NDArray[np.int64], pool: Pool
 ) -> Shares:
-    """Images of another split, to the same clients in the same proportions of each class, without overlap.
+    """Divide the images of another split among the same clients in the same proportions of each class, without overlap.
 
-    holdings: [N] the classes of every client's training images, one entry for each image. A client that would be left
-    without one shares one of its most frequent class with whoever was dealt it. Raises DataError where there is none.
+    A client that would get no image gets one of its most frequent class, which it shares with the client that got it.
+
+    Parameters
+    ----------
+    dataset
+        The other split.
+    holdings
+        [N] the classes of the training images of every client, one entry for each image.
+    images
+        The indices of the images to divide.
+    pool
+        The pool of the training images.
+
+    Returns
+    -------
+    The images of each client, ascending.
+
+    Raises
+    ------
+    DataError
+        If the most frequent class of a client has no image.
     """
     counts = np.stack([np.bincount(labels, minlength=len(dataset.class_names)) for labels in holdings])
     held: list[list[int]] = [[] for _ in holdings]
@@ -303,15 +415,31 @@ def share_out(
         if not own:
             own += by_class.get(int(counts[client].argmax()), nothing)[:1].tolist()
         if not own:
-            lack = dataset.lack(int(counts[client].argmax()))
-            raise DataError(f"{lack}, the class of which client {client} has most: add some")
+            raise DataError(
+                f"{dataset.lack(int(counts[client].argmax()))}, but this is the most frequent class of client {client}",
+                where=dataset.name,
+                remedy="Add an image of this class",
+            )
     return [np.sort(np.array(own, dtype=np.int64)) for own in held]
 
 
 def largest_remainders(quotas: NDArray[np.float64], total: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """[N] whole numbers with a sum of `total`, each its quota rounded down or up (Hamilton's method).
+    """Round quotas down or up to whole numbers with the same sum (Hamilton's method).
 
-    quotas: [N] with a sum of `total`. Those with the largest fractions are rounded up; of equal ones it is drawn which.
+    Quotas with the largest fractions are rounded up; ties are broken at random.
+
+    Parameters
+    ----------
+    quotas
+        [N] with a sum of `total`.
+    total
+        The sum.
+    rng
+        The generator for ties.
+
+    Returns
+    -------
+    [N] whole numbers.
     """
     counts = np.floor(quotas).astype(np.int64)
     up = np.lexsort([rng.random(len(quotas)), counts - quotas])[: total - counts.sum()]
@@ -320,20 +448,20 @@ def largest_remainders(quotas: NDArray[np.float64], total: int, rng: np.random.G
 
 
 def _grouped(images: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
-    """The images of every label that occurs, in their order."""
+    """Return the images of every label that occurs, in their order."""
     order = np.argsort(labels, kind="stable")
     distinct, starts = np.unique(labels[order], return_index=True)
     return dict(zip(distinct.tolist(), np.split(images[order], starts[1:]), strict=True))
 
 
 def _nobody_without(shares: Shares) -> Shares:
-    """Ascending; whoever has nothing is given an image by whoever has most.
+    """Sort the images of each client, and give a client without images one from the client with the most.
 
     Raises DataError if there are more clients than images.
     """
     images = sum(map(len, shares))
     if len(shares) > images:
-        raise _too_many_clients(images, len(shares), "so many training images are to be shared out")
+        raise _too_many_clients(images, len(shares), "the number of training images")
     for client, own in enumerate(shares):
         if not len(own):
             richest = max(range(len(shares)), key=lambda other: len(shares[other]))

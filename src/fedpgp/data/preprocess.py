@@ -1,8 +1,8 @@
-"""Image files -> pixels: decoded and preprocessed beside the encoder, in threads or in other processes."""
+"""Decode and preprocess image files into pixels while the encoder works, in threads or in other processes."""
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.spawn import get_preparation_data
@@ -18,24 +18,33 @@ from fedpgp.data.augment import random_view
 from fedpgp.data.decode import reason, unheard
 from fedpgp.data.sources import ImageDataset
 from fedpgp.errors import DataError
-from fedpgp.runtime.processes import ENDED, context, leave_ctrl_c
+from fedpgp.runtime.processes import context, leave_ctrl_c
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessor
 
     from fedpgp.backbone.open_clip_processor import OpenClipProcessor
 
-WORTH_PROCESSES = 10.0  # seconds of decoding: starting processes takes five, and they take cores from the encoder
-FEW = 4  # threads: of 16 that decode, each waits for the others' Python, and all are no faster than 4
-AHEAD = 4  # items for each thread, so that none waits while others are saved
-CENTRE = 0  # the number of the centre crop; random views count from 1
+WORTH_PROCESSES = 10.0  # seconds of decoding: starting processes takes 5 s, and they take cores from the encoder
+FEW = 4  # threads: 16 that decode wait for each other's Python code and are not faster than 4
+AHEAD = 4  # items for each thread, so that no thread waits while results are saved
+CENTRE = 0  # number of the centre crop; random views are numbered from 1
 Item = TypeVar("Item")
 Done = TypeVar("Done")
 
 
 class PreparedImages(NamedTuple):
-    """pixels: [B, 3, H, W]; faults: index of an image -> why it is blank; unreadable: the same where not the image but
-    the disk or the network is at fault, so that it must not be remembered."""
+    """A batch of preprocessed images.
+
+    Attributes
+    ----------
+    pixels
+        [B, 3, H, W].
+    faults
+        The reason why an image is blank, by its index.
+    unreadable
+        The same if the disk or the network is at fault and not the image, so that the fault must not be stored.
+    """
 
     pixels: NDArray[np.float32]
     faults: dict[int, str]
@@ -44,7 +53,7 @@ class PreparedImages(NamedTuple):
 
 @dataclass(frozen=True)
 class Preparation(Dataset[PreparedImages]):
-    """Decodes and preprocesses one view of some images; it can be pickled, for other processes."""
+    """Decode and preprocess one view of some images. Objects can be pickled for other processes."""
 
     dataset: ImageDataset
     processor: "CLIPImageProcessor | OpenClipProcessor"
@@ -60,7 +69,7 @@ class Preparation(Dataset[PreparedImages]):
                 picture = self.dataset.image(index)
             except MemoryError:
                 raise
-            except Exception as error:  # decoders raise whatever a damaged file leads them to
+            except Exception as error:  # a damaged file can make a decoder raise anything
                 whose = unreadable if getattr(error, "errno", None) is not None else faults
                 whose[index] = reason(error)
                 picture = Image.new("RGB", self.size)
@@ -74,12 +83,12 @@ class Preparation(Dataset[PreparedImages]):
 
 def each(
     preparation: Preparation, finish: Callable[[PreparedImages], Done], batches: Sequence[range], workers: int
-) -> Iterator[Done]:
-    """What `finish`, the encoder, makes of every batch, in order; the bits do not depend on how.
+) -> Generator[Done, None, None]:
+    """Yield what `finish`, the encoder, makes of every batch, in order; the bits do not depend on the strategy.
 
-    Where PyTorch has few threads, as many batches are at work, each in one of its own from file to feature: nothing is
-    started, and no operation is waited for. Where it has many, they share the operations, and processes decode ahead,
-    if there are several workers and it pays.
+    If PyTorch has few threads, each thread takes one batch from file to feature: no process is started, and no thread
+    waits for another. If PyTorch has many threads, they share the operations of one batch, and processes decode the
+    next batches if there are several workers and enough work.
     """
     if torch.get_num_threads() <= FEW:
         yield from in_threads(lambda batch: finish(preparation[batch]), batches, torch.get_num_threads())
@@ -88,7 +97,7 @@ def each(
 
 
 def in_threads(work: Callable[[Item], Done], items: Iterable[Item], threads: int) -> Iterator[Done]:
-    """What `work` makes of every item, in order; in each of the threads PyTorch has one thread."""
+    """Yield what `work` makes of every item, in order; PyTorch has one thread in each of the threads."""
     before = torch.get_num_threads()
     waiting: deque[Future[Done]] = deque()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -102,11 +111,11 @@ def in_threads(work: Callable[[Item], Done], items: Iterable[Item], threads: int
                 yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # theirs is what threads that are started later would begin with
+        torch.set_num_threads(before)  # else later threads would start with the setting of the pool
 
 
 def _prepared(preparation: Preparation, batches: Sequence[range], workers: int) -> Iterator[PreparedImages]:
-    """Every batch in order; the first, which is timed, in this process, the rest in others where that pays."""
+    """Yield every batch in order: the first, timed, from this process, the rest from others if that is faster."""
     if not batches:
         return
     started = time.perf_counter()
@@ -134,7 +143,10 @@ def _prepared(preparation: Preparation, batches: Sequence[range], workers: int) 
 
 
 def check_not_a_worker(workers: int) -> None:
-    """Raises DataError where a new process runs an unguarded script once more: it would wait for its parent's lock."""
+    """Raise DataError if a new process runs an unguarded script again.
+
+    The process would wait for the lock of its parent.
+    """
     if workers > 1:
         try:
             get_preparation_data("worker")
@@ -143,7 +155,11 @@ def check_not_a_worker(workers: int) -> None:
 
 
 def _ended() -> DataError:
-    return DataError(f"a process that decodes images {ENDED}")
+    return DataError(
+        "a process that decodes images ended before its work was done",
+        remedy="Set workers to 1, or free memory; a script that uses more than one worker needs"
+        " `if __name__ == '__main__':`",
+    )
 
 
 def _start(worker: int) -> None:
@@ -151,5 +167,5 @@ def _start(worker: int) -> None:
 
 
 def _as_it_is(batch: Any) -> Any:
-    """Tensors would go through shared memory, of which containers have little; arrays go through a pipe."""
+    """Return a batch unchanged: arrays use a pipe, but tensors would use shared memory, which containers lack."""
     return batch

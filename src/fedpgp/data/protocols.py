@@ -1,4 +1,4 @@
-"""Protocols: what clients train on, and on what they are tested."""
+"""Protocols: what clients train on and what they are tested on."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -20,15 +20,21 @@ CLASSES, NATURAL = "classes", "natural"
 
 
 def base_to_novel(source: Source, config: TaskConfig, seed: int) -> Task:
-    """The paper's base-to-novel protocol: the first half of the classes is base, the second half novel.
+    """Apply the paper's base-to-novel protocol: the first half of the classes is base, the second half novel.
 
-    Only images of base classes are held by clients. Base is tested on all base classes; Novel on the novel classes with
-    only their names in the softmax; Unseen, where the source has probe classes, on those, likewise. Local is tested on
-    the test images of a client's own classes, or those shared out to it as the training images are.
+    Clients hold only images of base classes. Base is tested on all base classes. Novel is tested on the novel classes,
+    with only their names in the softmax. Unseen is tested in the same way on the probe classes, if the source has some.
+    Local is tested on the test images of a client's own classes, or on test images that are divided among the clients
+    like the training images.
 
-    With config.evaluate_on = "validation", for choosing settings, it is the same protocol within the base classes
+    With config.evaluate_on = "validation", for choosing settings, the same protocol is applied within the base classes
     (their first half is base, their second half novel) on validation images, so that neither a novel class nor a test
-    image is used. Raises DataError if the data do not suffice.
+    image is used.
+
+    Raises
+    ------
+    DataError
+        If the source has too little data.
     """
     classes = _known(source)
     probe = source.probe if config.evaluate_on == "test" else ()
@@ -44,11 +50,16 @@ def base_to_novel(source: Source, config: TaskConfig, seed: int) -> Task:
 
 
 def personalization(source: Source, config: TaskConfig, seed: int) -> Task:
-    """All classes are trained on and nothing is novel: few-shot personalization and every kind of label shift.
+    """Train on all classes, without anything novel: few-shot personalization and every kind of label shift.
 
-    Local is tested on a client's own test images: those of its classes where each class is one client's (the paper's
-    few-shot experiment), else those shared out in the proportions of its training images, without overlap. Base is
-    tested on the test images of all classes. Probe classes are left out. Raises DataError if the data do not suffice.
+    Local is tested on a client's own test images: all test images of its classes if each class belongs to one client
+    (the paper's few-shot experiment), else test images that are divided in the proportions of the training images,
+    without overlap. Base is tested on the test images of all classes. Probe classes are left out.
+
+    Raises
+    ------
+    DataError
+        If the source has too little data.
     """
     classes = _known(source)
     tests = {"base": _test_set(_evaluated(source, config), classes)}
@@ -56,9 +67,10 @@ def personalization(source: Source, config: TaskConfig, seed: int) -> Task:
 
 
 def one_test_set(source: Source, config: TaskConfig, seed: int) -> Task:
-    """The global protocol: as personalization, but everybody is tested on all test images, so that Local equals Base.
+    """Apply the global protocol: like personalization, but every client is tested on all test images.
 
-    What it is for is the shared part alone, which all evaluations report beside the clients' models.
+    Local therefore equals Base. The protocol is meant for the shared part, which all evaluations report in addition to
+    the clients' models.
     """
     task = personalization(source, config, seed)
     everything = {"base": task.tests["base"].images, "validation": task.validation.images}
@@ -71,20 +83,30 @@ def one_test_set(source: Source, config: TaskConfig, seed: int) -> Task:
 
 
 def cross_data_set(source: Source, config: TaskConfig, seed: int) -> Task:
-    """Trained on one dataset and tested on others, each with its own classes in the softmax.
+    """Train on one dataset and test on others, each with its own classes in the softmax.
 
-    Local and Base are those of personalization; Novel is tested on the first of the source's targets, and a column of
-    its own has every other one. A class of a target that has the name of one of the source's is that class: so a target
-    may be of other images of the same classes (ImageNet → V2, Sketch, A, R).
+    Local and Base are as in personalization. Novel is tested on the first of the source's targets, and each other
+    target has its own column. Classes of a target and of the source with one name are the same class. A target can
+    therefore have other images of the same classes (ImageNet → V2, Sketch, A, R).
 
-    On validation images (config.evaluate_on) there are no targets. Raises DataError if the source has none.
+    On validation images (config.evaluate_on) there are no targets.
+
+    Raises
+    ------
+    DataError
+        If the source has no targets.
     """
     classes = _known(source)
     tests = {"base": _test_set(_evaluated(source, config), classes)}
     if config.evaluate_on == "validation":
         return _task("cross-data-set", source, config, seed, classes, tests, "nothing")
     if not source.targets:
-        raise DataError(f"task.targets must name what is tested beside {source.name}: one or more data sets")
+        raise DataError(
+            where="task.targets",
+            allowed=f"a list of one or more datasets to test on, in addition to {source.name}",
+            got=list(config.targets),
+            remedy="Add datasets, for example with --set 'task.targets=[\"oxford_pets\"]'",
+        )
     names: dict[str, str] = {}
     for dataset in (source.train, *source.targets.values()):
         for name in dataset.class_names:
@@ -100,36 +122,50 @@ def cross_data_set(source: Source, config: TaskConfig, seed: int) -> Task:
 
 
 def leave_one_domain_out(source: Source, config: TaskConfig, seed: int) -> Task:
-    """The paper's leave-one-domain-out protocol: a client for each domain but one, which nobody trains on.
+    """Apply the paper's leave-one-domain-out protocol: one client for each domain but one, which no client trains on.
 
-    Every client has images of its own domain; where several clients share a domain, it is shared out to them by itself.
-    Probe classes are left out. Local is tested on a client's own test images in its domain; Base on those of all
-    classes in all domains that are trained on; Novel on those of the same classes in the held-out domain. No image of
-    that domain is trained on or in the validation set.
+    Every client has images of its own domain. If several clients share a domain, each domain is divided separately.
+    Probe classes are left out. Local is tested on a client's own test images in its domain. Base is tested on all
+    classes in all training domains. Novel is tested on the same classes in the held-out domain. No image of that
+    domain is in the training or the validation set.
 
-    The number of clients, with new ones, is a multiple of the number of domains that are trained on. config.held_out:
-    names; several domains are held out together, as two drawings of one kind should be; none takes the last.
-    With config.evaluate_on = "validation", for choosing settings, the last of the domains that are trained on plays the
-    held-out one, on validation images, so that neither a held-out domain nor a test image is used.
-    Raises DataError if the data do not suffice.
+    The number of clients, including new ones, is a multiple of the number of training domains. config.held_out lists
+    the held-out domains; several can be held out together, for example two similar styles of drawing. An empty list
+    holds out the last domain. With config.evaluate_on = "validation", for choosing settings, the last training domain
+    takes the role of the held-out domain, on validation images, so that neither a held-out domain nor a test image is
+    used.
+
+    Raises
+    ------
+    DataError
+        If the source has too little data.
     """
     names = source.train.domain_names
     unknown = next((name for name in config.held_out if name not in names), None)
     if unknown is not None:
-        raise DataError(f"task.held_out must name domains of the data set, got {unknown!r}; {nearest(unknown, names)}")
+        raise DataError(
+            where="task.held_out",
+            allowed="a list of domains of the dataset",
+            got=unknown,
+            remedy=nearest(unknown, names),
+        )
     out = {names.index(name) for name in config.held_out} or {len(names) - 1}
     kept, novel = [i for i in range(len(names)) if i not in out], sorted(out)
     if config.evaluate_on == "validation":
         kept, novel = kept[:-1], kept[-1:]
     if not kept:
         raise DataError(
-            f"leave-one-domain-out needs a domain to train on beside those held out; {source.name} has"
-            f" {', '.join(names)}: hold out fewer (task.held_out)"
+            f"all domains of {source.name} ({', '.join(names)}) are held out, and none is left to train on",
+            where="task.held_out",
+            remedy="Hold out fewer domains",
         )
     if config.everybody % len(kept):
         raise DataError(
-            f"task.clients must be a multiple of {len(kept)}, got {config.everybody}: the domains that are trained on"
-            f" are {', '.join(names[i] for i in kept)}"
+            where="task.clients",
+            allowed=f"a multiple of {len(kept)} (with task.new_clients), because the clients train on the domains"
+            f" {', '.join(names[i] for i in kept)}",
+            got=config.everybody,
+            remedy=f"Use --set task.clients={len(kept) - config.new_clients % len(kept)}",
         )
     dataset = _evaluated(source, config)
     classes = _known(source)
@@ -156,7 +192,7 @@ def _task(
     novel: Any,
     kept: Sequence[int] | None = None,
 ) -> Task:
-    """kept: the domains of leave-one-domain-out, each of which is shared out by itself."""
+    """Return a task. `kept`: the training domains of leave-one-domain-out, each of which is divided separately."""
     classes_of = {name: test.classes for name, test in tests.items()}
     check_softmaxes(source.name, classes_of, config.protocol, config.evaluate_on)
     validation = _test_set(source.validation, base, kept)
@@ -188,7 +224,7 @@ def _task(
 def _by_classes(
     source: Source, config: TaskConfig, seed: int, base: Sequence[int], domains: Sequence[int | None], among: int
 ) -> list[Client]:
-    """Clients with classes of their own. among: so many domains have the same deal."""
+    """Return clients with classes of their own; `among` domains have the same division of the classes."""
     dealt = deal_classes(base, config.everybody // among, config.classes_per_client, seed, config.class_division)
     clients = []
     for number, domain in enumerate(domains):
@@ -206,12 +242,15 @@ def _by_images(
     domains: Sequence[int | None],
     tests: Mapping[str, EvaluationSet],
 ) -> list[Client]:
-    """Clients to whom images are shared out, and of the base and validation images in the same proportions."""
+    """Return clients with shares of the training images, and of base and validation images in proportion."""
     train, share = source.train, PARTITIONS[config.partition]
     settings = {name: getattr(config, name) for name in signature(share).parameters if name != "pool"}
     if config.partition == NATURAL and config.domain_per_client:
         raise DataError(
-            "task.domain_per_client must be false with the partition natural: each client keeps all its images"
+            where="task.domain_per_client",
+            allowed="false with the partition natural, in which each client keeps all its images",
+            got=True,
+            remedy="Use --set task.domain_per_client=false",
         )
     clients = []
     for domain in dict.fromkeys(domains):
@@ -221,8 +260,9 @@ def _by_images(
         pool = Pool(train, np.concatenate(drawn), len(members), source.superclasses, seed, here)
         if not len(pool.images):
             raise DataError(
-                f"{train.name} has no training image in domain"
-                f" {train.domain_names[domain or 0]!r}: add some, or take the domain out"
+                f"domain {train.domain_names[domain or 0]!r} has no training image",
+                where=train.name,
+                remedy="Add images, or remove the domain",
             )
         held = share(pool, **settings)
         own = {name: _own(test, held, domain, config.partition, pool) for name, test in tests.items()}
@@ -243,27 +283,32 @@ def _by_images(
 def _own(
     test: EvaluationSet, held: Sequence[NDArray[np.int64]], domain: int | None, partition: str, pool: Pool
 ) -> Sequence[NDArray[np.int64]]:
-    """The images of a test set that are each client's own."""
+    """Return each client's own images of a test set."""
     dataset, images = test.dataset, test.images
     if domain is not None:
         images = images[dataset.domains[images] == domain]
     if partition != NATURAL:
         return share_out(dataset, [pool.dataset.labels[own] for own in held], images, pool)
     if dataset.clients is None or dataset.client_names != pool.dataset.client_names:
-        raise DataError(f"the {dataset.split} split of {dataset.name} does not say whose an image is: name its clients")
+        raise DataError(
+            f"the {dataset.split} split does not say who owns each image",
+            where=dataset.name,
+            remedy="Add the owners to its table",
+        )
     whose = [pool.dataset.clients[own[0]] for own in held if pool.dataset.clients is not None]
     shares = [images[dataset.clients[images] == client] for client in whose]
     for client, own in zip(whose, shares, strict=True):
         if not len(own):
             raise DataError(
-                f"client {dataset.client_names[client]!r} of {dataset.name} has no {dataset.split} image of a class"
-                " that is trained on: add one, or take fewer clients (task.clients)"
+                f"client {dataset.client_names[client]!r} has no {dataset.split} image of a class that is trained on",
+                where=dataset.name,
+                remedy="Add an image, or use fewer clients (task.clients)",
             )
     return shares
 
 
 def _check_own_images(clients: Sequence[Client], *tests: EvaluationSet) -> None:
-    """Raises DataError where a client has no image of a class of its own to be tested on."""
+    """Raise DataError if a client has no image to test one of its classes in one of its domains."""
     needed = [
         (client.id, label, domain)
         for client in clients
@@ -276,27 +321,32 @@ def _check_own_images(clients: Sequence[Client], *tests: EvaluationSet) -> None:
         for client, label, domain in needed:
             if (label, domain) not in held:
                 raise DataError(
-                    f"{dataset.lack(label, domain)}, which client {client} is to be tested on: add one, or take the"
-                    " class out of the domain"
+                    f"{dataset.lack(label, domain)}, but client {client} must be tested on this class",
+                    where=dataset.name,
+                    remedy="Add an image, or remove the class from the domain",
                 )
 
 
 def _known(source: Source) -> tuple[int, ...]:
-    """The classes that are no probe classes."""
+    """Return the classes that are not probe classes."""
     return tuple(label for label in range(len(source.class_names)) if label not in source.probe)
 
 
 def _evaluated(source: Source, config: TaskConfig) -> ImageDataset:
-    """The split that is tested on."""
+    """Return the split to test on."""
     if config.evaluate_on == "validation":
         return source.validation
     if source.test is None:
-        raise DataError(f"the test split of {source.name} was not read: read it, or test on validation images")
+        raise DataError(
+            "the test split was not read",
+            where=source.name,
+            remedy="Read it, or use --set task.evaluate_on=validation",
+        )
     return source.test
 
 
 def _test_set(dataset: ImageDataset, classes: Sequence[int], domains: Sequence[int] | None = None) -> EvaluationSet:
-    """The images of some classes in some domains; None: in all."""
+    """Return the images of some classes in some domains; None means all domains."""
     images = dataset.of_classes(classes)
     where = ""
     if domains is not None:
@@ -304,15 +354,23 @@ def _test_set(dataset: ImageDataset, classes: Sequence[int], domains: Sequence[i
         where = f" in {', '.join(dataset.domain_names[i] for i in domains)}"
     empty = set(classes) - set(dataset.labels[images].tolist())
     if empty:
-        remedy = "add one, or take the class out (fedpgp data check lists all such classes)"
-        raise DataError(f"{dataset.lack(min(empty))}{where}: {remedy}")
+        raise DataError(
+            f"{dataset.lack(min(empty))}{where}",
+            where=dataset.name,
+            remedy="Add an image, or remove the class; `fedpgp data check` lists all such classes",
+        )
     return EvaluationSet(dataset, tuple(classes), images)
 
 
 def task_of(task: TaskConfig, source: Source, seed: int) -> Task:
     """Return the task that a section [task] describes, on a source.
 
-    Raises ConfigError for a field that another protocol or partition has.
+    Raises
+    ------
+    ConfigError
+        If a field is set that the protocol and the partition do not use.
+    DataError
+        If the source has too little data.
     """
     of_partition = {"classes_per_client", "class_division"}
     if task.partition != CLASSES:
@@ -325,7 +383,9 @@ def task_of(task: TaskConfig, source: Source, seed: int) -> Task:
         value = getattr(task, field.name)
         if field.name not in of_partition | of_all and value != getattr(TaskConfig(), field.name):
             raise ConfigError(
-                f"task.{field.name} must be left out with the protocol {task.protocol} and the partition"
-                f" {task.partition}, which have no use for it, got {value!r}"
+                where=f"task.{field.name}",
+                allowed=f"unset with the protocol {task.protocol} and the partition {task.partition}, which ignore it",
+                got=value,
+                remedy="Leave it out",
             )
     return PROTOCOLS[task.protocol](source, task, seed)

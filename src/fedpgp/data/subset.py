@@ -1,4 +1,4 @@
-"""Of a task's images those that are worth encoding, and of a source's those that decode."""
+"""Select the images of a task that must be encoded, and the images of a source that decode."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 from fedpgp.data.sources import ImageDataset, Source
 from fedpgp.data.tasks import Client, Task
 
-WORTH = 5000  # images that nobody holds: to encode the rest apart, for each seed, costs less than they do
+WORTH = 5000  # images without a client; if there are fewer, encoding all images once for all seeds is cheaper
 
 
 def narrowed(task: Task) -> Task:
-    """The same task with those training images alone that clients hold, where many are nobody's.
+    """Return the same task with only the training images that clients hold, if many images belong to no client.
 
-    It depends on this task alone: so a run's features have the same bits whatever runs beside it.
+    The result depends on this task only, so the features of a run have the same bits whatever runs at the same time.
     """
-    everybody = (*task.clients, *task.new_clients)
-    used = np.unique(np.concatenate([client.train for client in everybody]))
+    holders = (*task.clients, *task.new_clients)
+    used = np.unique(np.concatenate([client.train for client in holders]))
     if len(task.train) - len(used) < WORTH:
         return task
 
@@ -34,7 +34,19 @@ def narrowed(task: Task) -> Task:
 
 
 def part_of(dataset: ImageDataset, among: Mapping[str, ImageDataset]) -> tuple[str, NDArray[np.int64]] | None:
-    """Where the images of a split are, all of them, in another selection of it: its key, and [n] indices into it."""
+    """Find a selection of the same split that contains all images of `dataset`.
+
+    Parameters
+    ----------
+    dataset
+        The images to find.
+    among
+        The selections, by any key.
+
+    Returns
+    -------
+    The key of the selection and [n] indices of the images in it, or None if no selection contains them.
+    """
     wanted = dataset.numbers_of(np.arange(len(dataset)))
     for key, other in among.items():
         if other.origin == dataset.origin:
@@ -45,7 +57,17 @@ def part_of(dataset: ImageDataset, among: Mapping[str, ImageDataset]) -> tuple[s
 
 
 def without(source: Source, splits: Mapping[str, ImageDataset], bad: Mapping[str, NDArray[np.int64]]) -> Source:
-    """A source without some images: of splits of it, or of narrowed ones, by fingerprint, the indices of the bad."""
+    """Return a source without some images.
+
+    Parameters
+    ----------
+    source
+        The source.
+    splits
+        Its splits, or selections of them, by fingerprint.
+    bad
+        The indices of the images to leave out, by the same fingerprints.
+    """
 
     def good(dataset: ImageDataset) -> ImageDataset:
         dropped = [

@@ -1,4 +1,4 @@
-"""CoOp's split files: what is read from them, and what stops a run before any work."""
+"""CoOp's split files: their content, and faults that stop a run before any work."""
 
 import json
 import pickle
@@ -8,13 +8,14 @@ import sys
 import numpy as np
 import pytest
 from disk import file_of
+from raising import raises
 
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import layout_of, load_source, read_listing
 from fedpgp.data.sources.known import KNOWN, NAMES, find
 from fedpgp.errors import DataError
 
-PLACES = {  # name -> directory, images, stem; laid beside CoOp's DATASETS.md
+PLACES = {  # name -> directory, images, stem; compared with CoOp's DATASETS.md
     "caltech101": ("caltech-101", "101_ObjectCategories", "Caltech101"),
     "oxford_pets": ("oxford_pets", "images", "OxfordPets"),
     "oxford_flowers": ("oxford_flowers", "jpg", "OxfordFlowers"),
@@ -25,7 +26,7 @@ PLACES = {  # name -> directory, images, stem; laid beside CoOp's DATASETS.md
     "stanford_cars": ("stanford_cars", ".", "StanfordCars"),
     "sun397": ("sun397", "SUN397", "SUN397"),
 }
-CLASSES = ("zebra_fish", "ant", "mule")  # the labels have an order that sorting would not give
+CLASSES = ("zebra_fish", "ant", "mule")  # the labels are not in sorted order
 ENTRIES = {
     split: [[f"{name}/{split}{i}.jpg", label, name] for i in range(3) for label, name in enumerate(CLASSES)]
     for split in ("train", "val", "test")
@@ -34,7 +35,7 @@ ENTRIES = {
 
 @pytest.fixture
 def laid(put, tmp_path):
-    """Lays out a data set as CoOp does, and gives the split file."""
+    """Write a dataset in CoOp's layout, and return the split file."""
 
     def lay(folder="oxford_pets", images="images", stem="OxfordPets", entries=ENTRIES):
         put(*(f"{folder}/{images}/{path}" for split in ENTRIES.values() for path, _, _ in split))
@@ -90,56 +91,60 @@ def test_names_can_be_given(laid, tmp_path):
     assert found.class_names == ("fish", "emmet", "hinny")
 
 
+FILE, ENTRY = "split_zhou_OxfordPets.json", "[path, label from 0, class name]"
+
+
 def changed(entry):
     return {**ENTRIES, "val": [*ENTRIES["val"], entry]}
 
 
 @pytest.mark.parametrize(
-    ("entries", "message"),
+    ("entries", "where", "fields"),
     [
-        ("{", "must be JSON"),
-        ("[" * 100_000, "must be JSON"),
-        ("[]", "lists train, val and test"),
-        ({"train": []}, "lists train, val and test"),
-        ({"train": [], "val": [], "test": []}, "names no image"),
-        (changed(["a.jpg", 0]), r"val\.9\.2: .*\[path, label from 0, class name\], got"),
-        (changed(["a.jpg", "0", "ant"]), r"val\.9\.1: .*\[path, label from 0, class name\], got 0"),
-        (changed(["a.jpg", True, "ant"]), r"val\.9\.1: .*\[path, label from 0, class name\], got True"),
-        (changed(["a.jpg", -1, "ant"]), r"val\.9\.1: .*\[path, label from 0, class name\], got -1"),
-        (changed(["../a.jpg", 1, "ant"]), r"entry 9 of val: .* below the images, got '\.\./a\.jpg'"),
-        (changed(["/etc/a.jpg", 1, "ant"]), "must be relative"),
-        (changed(["C:\\a.jpg", 1, "ant"]), "must be relative"),
-        (changed(["ant\\..\\a.jpg", 1, "ant"]), "must be relative"),
-        (changed(["ant/train0.jpg", 1, "bee"]), "label 1 is named 'bee', and before 'ant'"),
-        (changed(["ant/train0.jpg", 9, "bee"]), r"must be 0 to 3, and 3 is missing"),
-        (changed(["ant/train0.jpg", 3, "ANT"]), "'ant' and 'ANT' are the same name"),
-        (changed(["ant/gone.jpg", 1, "ant"]), r"1 of 10 image files are missing.*gone\.jpg.*split_zhou_OxfordPets"),
+        ("{", FILE, {"allowed": "JSON"}),
+        ("[" * 100_000, FILE, {"allowed": "JSON"}),
+        ("[]", FILE, {"allowed": "train, val and test", "got": "[]"}),
+        ({"train": []}, f"{FILE}: val", {"allowed": "train, val and test"}),
+        ({"train": [], "val": [], "test": []}, FILE, {"problem": "no image"}),
+        (changed(["a.jpg", 0]), "val.9.2", {"allowed": ENTRY}),
+        (changed(["a.jpg", "0", "ant"]), "val.9.1", {"allowed": ENTRY, "got": "0"}),
+        (changed(["a.jpg", True, "ant"]), "val.9.1", {"allowed": ENTRY, "got": "True"}),
+        (changed(["a.jpg", -1, "ant"]), "val.9.1", {"allowed": ENTRY, "got": "-1"}),
+        (changed(["../a.jpg", 1, "ant"]), f"{FILE}, entry 9 of val", {"allowed": "relative", "got": "../a.jpg"}),
+        (changed(["/etc/a.jpg", 1, "ant"]), FILE, {"allowed": "relative", "got": "/etc/a.jpg"}),
+        (changed(["C:\\a.jpg", 1, "ant"]), FILE, {"allowed": "relative", "got": "C:\\a.jpg"}),
+        (changed(["ant\\..\\a.jpg", 1, "ant"]), FILE, {"allowed": "relative", "got": "ant\\..\\a.jpg"}),
+        (changed(["ant/train0.jpg", 1, "bee"]), f"{FILE}, entry 9 of val", {"problem": "label 1 has the name 'bee'"}),
+        (changed(["ant/train0.jpg", 9, "bee"]), FILE, {"problem": "label 3"}),
+        (changed(["ant/train0.jpg", 3, "ANT"]), FILE, {"problem": "'ant' and 'ANT'", "remedy": "data.names"}),
+        (changed(["ant/gone.jpg", 1, "ant"]), "gone.jpg", {"problem": "1 of 10", "remedy": FILE}),
     ],
 )
-def test_what_is_wrong_is_told(laid, tmp_path, entries, message):
+def test_damaged_files_are_refused(laid, tmp_path, entries, where, fields):
     laid(entries=entries)
-    with pytest.raises(DataError, match=message):
+    with raises(DataError, where=where, **fields):
         load_source(DataConfig(source="oxford_pets", root=str(tmp_path)))
 
 
-def test_images_that_lie_nowhere(laid, tmp_path):
+def test_missing_images(laid, tmp_path):
     laid(images="photos")
-    with pytest.raises(DataError, match=r"first image zebra_fish/train0\.jpg is missing in .*images, "):
+    with raises(DataError, where=FILE, problem="zebra_fish/train0.jpg"):
         load_source(DataConfig(source="oxford_pets", root=str(tmp_path)))
 
 
 def test_two_files_in_a_directory(laid):
     file = laid()
     (file.parent / "split_zhou_Other.json").write_text("{}")
-    with pytest.raises(DataError, match="holds 2 split files"):
+    with raises(DataError, where=str(file.parent), problem="2", remedy="`fedpgp data get caltech101`"):
         read_listing(DataConfig(source=str(file.parent)))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_not_there_is_told_with_its_places_and_page(tmp_path, name, monkeypatch):
+def test_a_missing_dataset_is_reported_with_its_places_and_page(tmp_path, name, monkeypatch):
     monkeypatch.setattr("pathlib.Path.exists", lambda path: False)  # a real copy may be installed
-    with pytest.raises(DataError, match=rf"{name} is not in data.root: looked at .*{KNOWN[name].places[0]}.*https?://"):
+    with raises(DataError, where="data.source", problem=KNOWN[name].places[0], remedy=KNOWN[name].page) as error:
         find(name, tmp_path)
+    assert error.value.problem.startswith(f"{name} ")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The commands of docs/data.md, run as a reader would."""
+"""The commands of docs/data.md, run as by a reader."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""docs/data-sets.md says of every known data set what the code does."""
+"""docs/data-sets.md agrees with the code for every known dataset."""
 
 import re
 from pathlib import Path

@@ -1,10 +1,11 @@
-"""Data sets with several domains."""
+"""Datasets with several domains."""
 
 import pickle
 
 import numpy as np
 import pytest
 from disk import file_of
+from raising import raises
 
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import layout_of, load_source, read_listing
@@ -73,16 +74,17 @@ def test_another_spelling_of_a_domain(put):
 def test_domains_that_do_not_fit(folders, put):
     root = folders("pacs")
     (root / "pacs/photo/dog/1.jpg").unlink(), (root / "pacs/photo/dog/2.jpg").unlink()
-    with pytest.raises(DataError, match="domain 'photo' has no image of class 'dog'"):
+    with raises(DataError, where="pacs", problem="domain 'photo' has no image of class 'dog'"):
         read_listing(DataConfig(source="pacs", root=str(root)))
     put("pacs/extra/dog/1.jpg")
-    with pytest.raises(DataError, match="must hold the domains art_painting, cartoon, photo, sketch of pacs and"):
+    with raises(DataError, where="pacs: the domains", allowed="art_painting, cartoon, photo, sketch") as error:
         read_listing(DataConfig(source="pacs", root=str(root)))
+    assert "extra" in error.value.got
 
 
 @pytest.fixture
 def net(put, tmp_path):
-    """DomainNet with one or two images of a class in each list; gives the directory and its rows by list."""
+    """Write DomainNet with one or two images of a class in each list; return its directory and rows by list."""
 
     def lay(splits=""):
         rows = {
@@ -135,6 +137,9 @@ def test_lists_of_domainnet(net, tmp_path, splits, name, classes):
     assert np.bincount(source.test.domains).tolist() == [len(classes)] * 6
 
 
+LINE = "real/CLASS/FILE and a label"
+
+
 def with_line(line, place=1):
     def change(text):
         lines = text.splitlines()
@@ -145,31 +150,28 @@ def with_line(line, place=1):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "where", "fields"),
     [
-        (with_line("real/bird/1.jpg 0"), r"real_train\.txt: line 2: label 0 is named 'bird', and before"),
-        (
-            with_line("real/aircraft_carrier/1.jpg 1"),
-            r"line 2: (label 1 is named 'airc|'aircraft_carrier' has label 1)",
-        ),
-        (with_line("real/aircraft_carrier/1.jpg 77"), "'aircraft_carrier' has label 77, and before 0"),
-        (with_line("sketch/aircraft_carrier/1.jpg 0"), "line 2: must be real/CLASS/FILE and a label"),
-        (with_line("real/aircraft_carrier/1.jpg"), "must be real/CLASS/FILE and a label"),
-        (with_line("real/aircraft_carrier/1.jpg ²"), "must be real/CLASS/FILE and a label"),
-        (with_line("real/../1.jpg 0"), "must be relative and stay below the images"),
-        (with_line("real/aircraft_carrier/gone.jpg 0"), r"1 of 84 image files are missing.*gone\.jpg"),
-        (with_line("/real/1.jpg 0"), "must be real/CLASS/FILE"),
-        (None, r"real_train\.txt cannot be read"),
+        (with_line("real/bird/1.jpg 0"), "real_train.txt:2", {"problem": "label 0 has the name 'bird'"}),
+        (with_line("real/aircraft_carrier/1.jpg 1"), "real_train.txt:2", {"problem": "'aircraft_carrier'"}),
+        (with_line("real/aircraft_carrier/1.jpg 77"), "real_train.txt:2", {"problem": "label 77 here, but 0"}),
+        (with_line("sketch/aircraft_carrier/1.jpg 0"), "real_train.txt:2", {"allowed": LINE}),
+        (with_line("real/aircraft_carrier/1.jpg"), "real_train.txt:2", {"got": "real/aircraft_carrier/1.jpg"}),
+        (with_line("real/aircraft_carrier/1.jpg ²"), "real_train.txt:2", {"allowed": LINE}),
+        (with_line("real/../1.jpg 0"), "real_train.txt:2", {"got": "real/../1.jpg"}),
+        (with_line("real/aircraft_carrier/gone.jpg 0"), "gone.jpg", {"problem": "1 of 84"}),
+        (with_line("/real/1.jpg 0"), "real_train.txt:2", {"allowed": LINE}),
+        (None, "real_train.txt", {}),
     ],
 )
-def test_lists_that_are_wrong(net, tmp_path, change, message):
+def test_damaged_lists_are_refused(net, tmp_path, change, where, fields):
     directory, _ = net()
     file = directory / "real_train.txt"
     text = file.read_text()
     file.unlink()
     if change is not None:
         file.write_text(change(text), encoding="utf-8")
-    with pytest.raises(DataError, match=message):
+    with raises(DataError, where=where, **fields):
         load_source(DataConfig(source="domainnet", root=str(tmp_path)))
 
 
@@ -178,7 +180,7 @@ def test_lists_without_the_ten_classes(net, tmp_path):
     for domain, part in rows:
         file = directory / f"{domain}_{part}.txt"
         file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if "/whale/" not in line))
-    with pytest.raises(DataError, match="no image of whale"):
+    with raises(DataError, where=str(directory), problem="whale"):
         read_listing(DataConfig(source="domainnet10", root=str(tmp_path)))
-    with pytest.raises(DataError, match="lacks clipart_train"):
+    with raises(DataError, where=str(tmp_path), problem="clipart_train.txt"):
         read_listing(DataConfig(source=str(tmp_path), layout="domainnet"))

@@ -1,4 +1,4 @@
-"""MNIST's file format: what is read from it, and how it is unpacked."""
+"""MNIST's file format: content and unpacking."""
 
 import gzip
 import hashlib
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from raising import raises
 
 from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import layout_of, load_source, read_listing
@@ -18,7 +19,7 @@ PER_CLASS = 4
 
 
 def idx(values):
-    """An array of bytes as the format's page describes it."""
+    """Return an array of bytes in the format that its page describes."""
     return b"\0\0\x08" + bytes([values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
 
 
@@ -30,7 +31,7 @@ def grey(some_pictures):
 
 @pytest.fixture
 def laid(tmp_path, grey):
-    """Lays out a data set, and gives its directory, pixels and labels by part."""
+    """Write a dataset, and return its directory, and pixels and labels by part."""
 
     def lay(folder="fashion-mnist", mark="-", packed=True, classes=10):
         parts = {}
@@ -83,15 +84,15 @@ def test_names_and_template(laid, tmp_path):
     assert len(source.test) == 30
 
 
-def test_another_data_set_needs_names(laid):
+def test_an_unknown_dataset_needs_names(laid):
     directory, _ = laid("letters", classes=3)
-    with pytest.raises(DataError, match="the labels are integers"):
+    with raises(DataError, where=str(directory), problem="integers", remedy="classes.txt"):
         read_listing(DataConfig(source=str(directory)))
     (directory / "classes.txt").write_text("a\nb\nc\n")
     assert read_listing(DataConfig(source=str(directory))).class_names == ("a", "b", "c")
 
 
-def test_files_are_unpacked_once_and_anew_when_they_change(laid, user_cache, grey):
+def test_files_are_unpacked_once_and_again_when_they_change(laid, user_cache, grey):
     directory, _ = laid()
     first = read_listing(DataConfig(source=str(directory)))
     (unpacked,) = (user_cache / "unpacked").iterdir()
@@ -108,7 +109,7 @@ def test_files_are_unpacked_once_and_anew_when_they_change(laid, user_cache, gre
     assert changed.fingerprint(images) != first.pictures.fingerprint(images)
     assert changed.fingerprint(images[:40]) == first.pictures.fingerprint(images[:40])
 
-    unpacked.write_bytes(unpacked.read_bytes()[:-1])  # as a full disk would leave it
+    unpacked.write_bytes(unpacked.read_bytes()[:-1])  # the state after a full disk
     directory, _ = laid()
     assert read_listing(DataConfig(source=str(directory))).pictures.fingerprint(images)
 
@@ -116,7 +117,7 @@ def test_files_are_unpacked_once_and_anew_when_they_change(laid, user_cache, gre
 def test_a_cache_that_cannot_be_written(laid, user_cache):
     directory, _ = laid()
     user_cache.write_text("a file")
-    with pytest.raises(DataError, match=r"cannot be written.*train-images-idx3-ubyte\.gz is unpacked there"):
+    with raises(DataError, where=str(user_cache), problem="train-images-idx3-ubyte.gz", remedy="XDG_CACHE_HOME"):
         read_listing(DataConfig(source=str(directory)))
 
 
@@ -125,31 +126,28 @@ def ended(content):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "message"),
+    ("name", "change", "fields"),
     [
-        ("train-images-idx3-ubyte", ended, "for the 40 images that its header says, and has 31,375"),
-        (
-            "t10k-images-idx3-ubyte",
-            lambda content: content + b"\0",
-            "for the 30 images .*, and has more",
-        ),
-        ("t10k-images-idx3-ubyte", lambda content: b"\0\0\x0d" + content[3:], "does not begin like an idx file"),
-        ("t10k-images-idx3-ubyte", lambda content: content[:7], "does not begin like an idx file"),
-        ("train-labels-idx1-ubyte", ended, "must have 48 bytes for the 40 labels .* and has 47"),
-        ("train-labels-idx1-ubyte", lambda _: idx(np.zeros(39, np.uint8)), "has 39 labels, and .* 40 images"),
-        ("train-labels-idx1-ubyte", lambda content: content[:-1] + b"\x0b", "must be 0 to 9, got 11"),
-        ("t10k-images-idx3-ubyte", lambda _: idx(np.zeros((30, 5, 5), np.uint8)), r"size \[5, 5\], those of"),
-        ("t10k-labels-idx1-ubyte", None, "lacks t10k-labels-idx1-ubyte"),
+        ("train-images-idx3-ubyte", ended, {"allowed": "40 images", "got": 31_375}),
+        ("t10k-images-idx3-ubyte", lambda content: content + b"\0", {"allowed": "30 images", "got": "more"}),
+        ("t10k-images-idx3-ubyte", lambda content: b"\0\0\x0d" + content[3:], {"problem": "idx file of images"}),
+        ("t10k-images-idx3-ubyte", lambda content: content[:7], {"problem": "idx file of images"}),
+        ("train-labels-idx1-ubyte", ended, {"allowed": "48 bytes for the 40 labels", "got": 47}),
+        ("train-labels-idx1-ubyte", lambda _: idx(np.zeros(39, np.uint8)), {"problem": "39 labels"}),
+        ("train-labels-idx1-ubyte", lambda content: content[:-1] + b"\x0b", {"allowed": "0 to 9", "got": 11}),
+        ("t10k-images-idx3-ubyte", lambda _: idx(np.zeros((30, 5, 5), np.uint8)), {"problem": "size [5, 5]"}),
+        ("t10k-labels-idx1-ubyte", None, {"problem": "t10k-labels-idx1-ubyte"}),
     ],
 )
-def test_damaged_files_are_told_and_leave_nothing_behind(laid, user_cache, name, change, message):
+def test_damaged_files_are_refused_and_leave_nothing_behind(laid, user_cache, name, change, fields):
     directory, _ = laid(packed=False)
     file = directory / name
     if change is None:
         file.unlink()
     else:
         file.write_bytes(change(file.read_bytes()))
-    with pytest.raises(DataError, match=message):
+    where = str(directory) if change is None or fields.get("got") == 11 else str(file)
+    with raises(DataError, where=where, **fields):
         read_listing(DataConfig(source=str(directory)))
     assert not list(user_cache.rglob("*.*"))
 
@@ -162,7 +160,7 @@ def test_damaged_gzip(laid, name, change):
     directory, _ = laid()
     file = directory / name
     file.write_bytes(change(file.read_bytes()))
-    with pytest.raises(DataError, match="get it again"):
+    with raises(DataError, where=name):
         read_listing(DataConfig(source=str(directory)))
 
 

@@ -1,4 +1,4 @@
-"""Every recipe of the paper finds what it needs in copies of the data sets, in the layouts of the originals."""
+"""Every recipe of the paper finds its data in copies of the datasets, in the layouts of the originals."""
 
 import json
 import os
@@ -33,7 +33,7 @@ VERSIONS = {
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory):
-    """Links to one picture, with as many as 16 shots and a test need."""
+    """Return links to one picture: enough for 16 shots and a test."""
     root = tmp_path_factory.mktemp("data")
     Image.new("RGB", (8, 8), (200, 30, 30)).save(root / "one.jpg")
 

@@ -1,7 +1,7 @@
-"""Where images come from -> `Source`.
+"""Turn a source of images into a `Source`.
 
-A reader makes a `Listing` of all images of a path, which `listing` checks and divides into splits. To add a known
-dataset, add a section to known.toml; if it lies on a disk in a new way, write a reader and an entry of `LAYOUTS`.
+A reader makes a `Listing` of all images of a path, and `listing` checks it and divides it into splits. To add a
+known dataset, add a section to known.toml. For a new layout of files, write a reader and an entry of `LAYOUTS`.
 """
 
 import json
@@ -22,13 +22,23 @@ __all__ = ["LAYOUTS", "SPLITS", "ImageDataset", "Source", "StoredFeatures", "che
 OF_TABLES = (*(f"{role}_column" for role in ("image", "label", "domain", "client", "split")), "drop_unlabelled")
 TABLES = ("table", hugging_face.LAYOUT, "webdataset")  # layouts
 OF_DISKS = ("drop_unused_classes", "follow_links")
-WITHOUT_LINKS = ("cifar", "idx", hugging_face.LAYOUT, "webdataset")  # layouts whose images are no files of their own
+WITHOUT_LINKS = ("cifar", "idx", hugging_face.LAYOUT, "webdataset")  # layouts whose images are not separate files
 
 
 def load_source(data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
-    """The dataset that a config names; raises DataError for one that is unknown, incomplete or damaged.
+    """Return the dataset of a config.
 
-    splits: those to read; the others may be missing, and of them only "test" may be left out.
+    Parameters
+    ----------
+    data
+        The section [data] of the config.
+    splits
+        The splits to read. The others may be missing; only "test" may be left out.
+
+    Raises
+    ------
+    DataError
+        If the dataset is unknown, incomplete or damaged.
     """
     if data.source == pictograms.NAME:
         source = pictograms.read(splits)
@@ -37,7 +47,7 @@ def load_source(data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
 
 
 def check_used(data: DataConfig) -> None:
-    """Raise DataError for a setting of [data] that no reader of this source reads; reads no image."""
+    """Raise DataError for a setting of [data] that the reader of this source ignores; read no image."""
     if data.source == pictograms.NAME:
         unused = [
             "layout",
@@ -60,13 +70,15 @@ def check_used(data: DataConfig) -> None:
         value, default = getattr(data, key), getattr(DataConfig(), key)
         if value != default:
             raise DataError(
-                f"data.{key} must be left out for {data.source}, got {value!r}: {reader} has no use for it;"
-                f" --set data.{key}={default or json.dumps(default)}"
+                where=f"data.{key}",
+                allowed=f"unset for {data.source}, because {reader} ignores it",
+                got=value,
+                remedy=f"Use --set data.{key}={default or json.dumps(default)}",
             )
 
 
 def load_target(data: DataConfig) -> ImageDataset:
-    """What is tested of a dataset that nobody trains on: its test split, or all of it if it has no splits."""
+    """Return the images to test of another dataset: its test split, or all images if it has no splits."""
     if data.source == pictograms.NAME:
         embedded = pictograms.read().test
         assert embedded is not None, "the test split was read"
@@ -75,7 +87,10 @@ def load_target(data: DataConfig) -> ImageDataset:
 
 
 def read_listing(data: DataConfig) -> Listing:
-    """All images of a source that is not embedded, before they are divided into splits; errors as in `load_source`."""
+    """Return all images of a source that is not embedded, before they are divided into splits.
+
+    Raises the same errors as `load_source`.
+    """
     listing = _read_listing(data)
     return listing.without_unused() if data.drop_unused_classes else listing
 
@@ -93,11 +108,22 @@ def _read_listing(data: DataConfig) -> Listing:
 
 
 def as_known(listing: Listing, name: str, data: DataConfig) -> Listing:
-    """What a mirror has of a known dataset, with its name, template and class names; raises DataError for another."""
+    """Return the content of a mirror of a known dataset, with its name, template and class names.
+
+    Raises
+    ------
+    DataError
+        If the mirror has another dataset.
+    """
     of = known.KNOWN[name]
     if of.classes and len(of.classes) != len(listing.class_names):
         count = len(listing.class_names)
-        raise DataError(f"{listing.where}: must have {len(of.classes)} classes, got {count}: get it again")
+        raise DataError(
+            where=f"{listing.where}: the number of classes",
+            allowed=str(len(of.classes)),
+            got=count,
+            remedy="Get the dataset again",
+        )
     if of.domains:
         known_folders.check_domains(listing, name)
     class_names = listing.class_names if data.names or not of.classes else of.classes
@@ -105,7 +131,7 @@ def as_known(listing: Listing, name: str, data: DataConfig) -> Listing:
 
 
 def located(data: DataConfig) -> tuple[Path, str]:
-    """Where a source lies on the disk, and the name of its layout; errors as in `load_source`."""
+    """Return the path of a source on the disk and the name of its layout; raise errors as in `load_source`."""
     if data.source in known.NAMES:
         path = known.find(data.source, Path(data.root))
         usual = hugging_face.LAYOUT if hugging_face.is_saved(path) else known.KNOWN[data.source].layout
@@ -113,10 +139,12 @@ def located(data: DataConfig) -> tuple[Path, str]:
     path = Path(data.source)
     if not is_text(data.source):
         raise DataError(
-            f"data.source must be text in UTF-8, as a run's config.toml is, got '{shown(data.source)}': rename it"
+            f"'{shown(data.source)}' is not text in UTF-8, but it is written to config.toml",
+            where="data.source",
+            remedy="Rename the directory or file",
         )
     if not exists(path):
         names = [pictograms.NAME, *known.NAMES]
         allowed = "a directory or file that exists, or a known name"
-        raise DataError(f"data.source must be {allowed}, got {data.source!r}; {nearest(data.source, names)}")
+        raise DataError(where="data.source", allowed=allowed, got=data.source, remedy=nearest(data.source, names))
     return path, layout_of(path, data.layout)

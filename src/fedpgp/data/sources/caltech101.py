@@ -1,4 +1,4 @@
-"""The features of Caltech101's images under photoclip, which ship with the package and stand in for the images."""
+"""Features of Caltech101's images under photoclip, which ship with the package and replace missing images."""
 
 import hashlib
 import json
@@ -29,14 +29,17 @@ IMAGES = KNOWN[NAME].images
 
 
 def stands_in(data: DataConfig) -> bool:
-    """Whether a config names the dataset, and its images are not in data.root."""
+    """Return whether a config selects the dataset and its images are not in data.root."""
     return data.source == NAME and data.layout == AUTO and present(NAME, Path(data.root)) is None
 
 
 def read(data: DataConfig) -> Listing:
-    """All images of CoOp's split, with their features and without their pixels.
+    """Return all images of CoOp's split, with their features and without their pixels.
 
-    Raises DataError for files of the package that are damaged.
+    Raises
+    ------
+    DataError
+        If a file of the package is damaged.
     """
     directory = assets.verified(NAME)
     images = coop_images(directory / SPLIT)
@@ -49,62 +52,83 @@ def read(data: DataConfig) -> Listing:
 def add_split(place: Path) -> None:
     """Check that a directory has all images of CoOp's split, and write the split file there if it has none.
 
-    Raises DataError if images are missing, or if the directory has another split.
+    Raises
+    ------
+    DataError
+        If images are missing, or if the directory has another split.
     """
     shipped = assets.verified(NAME) / SPLIT
     images, file = coop_images(shipped), place / SPLIT
     try:
         if file.exists() and coop_images(file).paths != images.paths:
             raise DataError(
-                f"{file} is not CoOp's split, which fedpgp has: remove the file, and give this command again"
+                "this is not CoOp's split file, which fedpgp contains",
+                where=str(file),
+                remedy="Remove the file, and run this command again",
             )
         pictures = FilePictures.of(place / IMAGES, images.paths)
         pictures.fingerprint(np.arange(len(pictures)))
         if not file.exists():
             file.write_bytes(shipped.read_bytes())
     except OSError as error:
-        raise DataError(f"{file} cannot be written: {error.strerror or error}; make the directory writable") from error
+        raise DataError(
+            f"cannot be written: {error.strerror or error}", where=str(file), remedy="Make the directory writable"
+        ) from error
 
 
 @dataclass(frozen=True)
 class AbsentPictures:
-    """Pictures whose features are here, and whose files are not. files: where they lie in the published dataset."""
+    """Pictures whose features are available, but whose files are not.
+
+    Attributes
+    ----------
+    files
+        The places of the files in the published dataset.
+    checkpoint
+        The name of the checkpoint of the features.
+    """
 
     files: FilePictures
     checkpoint: str
 
     def __call__(self, index: int) -> NoReturn:
         raise DataError(
-            f"{self.place(index)} of {NAME} is not here, only its features under {self.checkpoint} are: get the images;"
-            f" fedpgp data get {NAME} says where"
+            f"the image is not available, only its features under {self.checkpoint}",
+            where=f"{self.place(index)} of {NAME}",
+            remedy=f"Run `fedpgp data get {NAME}` to see where to get the images",
         )
 
     def place(self, index: int) -> str:
         return self.files.place(index)
 
     def fingerprint(self, images: NDArray[np.int64]) -> str:
-        """SHA-256 of the features' file and the numbers of the images."""
+        """Return the SHA-256 of the features' file and the numbers of the images."""
         content = f"{assets.checksums(NAME)[f'{NAME}/{FEATURES}']} {images.tolist()}"
         return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _read_features(directory: Path, count: int) -> StoredFeatures:
-    """The features of all images in the order of the split file; raises DataError for a file that is damaged."""
+    """Return the features of all images in the order of the split file; raise DataError if they are damaged."""
     file = directory / FEATURES
-    remedy = "install fedpgp again"
+    remedy = "Install fedpgp again"
     try:
         tensors = load_file(file)
         about = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
         stored = StoredFeatures(tensors["features"], str(about["checkpoint"]), str(about["encoder"]))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise DataError(f"{file} and {ABOUT} cannot be read: {error!r}; {remedy}") from error
+        raise DataError(f"this file or {ABOUT} cannot be read: {error!r}", where=str(file), remedy=remedy) from error
     values = stored.values
     if values.dtype != torch.float16 or values.dim() != 2 or len(values) != count:
         raise DataError(
-            f"{file}: features must be float16 [{count}, D], got {values.dtype} {list(values.shape)}; {remedy}"
+            where=f"{file}: features",
+            allowed=f"float16 [{count}, D]",
+            got=f"{values.dtype} {list(values.shape)}",
+            remedy=remedy,
         )
     lengths = values.float().norm(dim=1)
-    if not ((lengths - 1).abs() < 1e-2).all():  # also false for what is not finite
+    if not ((lengths - 1).abs() < 1e-2).all():  # also false for values that are not finite
         row = int((~((lengths - 1).abs() < 1e-2)).nonzero()[0])
-        raise DataError(f"{file}: features must be finite and have unit length, row {row} has {lengths[row]}; {remedy}")
+        raise DataError(
+            where=f"{file}: the length of row {row}", allowed="1 and finite", got=float(lengths[row]), remedy=remedy
+        )
     return stored

@@ -16,14 +16,27 @@ from fedpgp.data.sources.names import reading, renamed, superclasses_of
 from fedpgp.data.sources.unpacked import unpack
 from fedpgp.errors import DataError
 
+AGAIN = "Get the dataset again"
 SIZE = 32  # pixels, in height and in width
-LARGEST = 1 << 28  # bytes of a file in an archive; CIFAR-100's training images have 155 million
-SUPERCLASSES, SUPERCLASS_COUNT = "coarse_labels", 20  # of CIFAR-100
+LARGEST = 1 << 28  # largest file in an archive, in bytes; CIFAR-100's training images have 155 million
+SUPERCLASSES, SUPERCLASS_COUNT = "coarse_labels", 20  # key and number in CIFAR-100
 
 
 @dataclass(frozen=True)
 class CifarForm:
-    """How one of the two lies on a disk. train, test: files of images; meta: the file of names; labels: their key."""
+    """The files of CIFAR-10 or CIFAR-100 on a disk.
+
+    Attributes
+    ----------
+    name
+        The name of the dataset.
+    train, test
+        The files of images.
+    meta
+        The file of class names.
+    labels
+        The key of the labels in a file of images.
+    """
 
     name: str
     train: tuple[str, ...]
@@ -47,11 +60,21 @@ FORMS = (
 
 
 def read(path: Path, data: DataConfig) -> Listing:
-    """Training and test images; raises DataError for files that are missing, damaged, or name code."""
+    """Return training and test images.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or damaged, or contains code.
+    """
     location = located(path)
     if location is None:
         wanted = " or ".join(f"{form.folder} or {form.archive}" for form in FORMS)
-        raise DataError(f"{path}: is not {wanted}, nor holds one: get it from {KNOWN[FORMS[0].name].page}")
+        raise DataError(
+            f"this is not {wanted}, and contains none of them",
+            where=str(path),
+            remedy=f"Get the dataset from {KNOWN[FORMS[0].name].page}",
+        )
     place, form = location
     contents = _contents(place, form)
     names = _names(_loaded(contents.pop(form.meta), f"{place}: {form.meta}"), form, f"{place}: {form.meta}")
@@ -84,7 +107,7 @@ def read(path: Path, data: DataConfig) -> Listing:
 
 
 def located(path: Path) -> tuple[Path, CifarForm] | None:
-    """The folder or the archive of one of them, which a path is or holds, and which of the two it is."""
+    """Return the folder or archive at or below a path, and whether it is CIFAR-10 or CIFAR-100; or None."""
     for form in FORMS:
         for place in (path, path / form.folder, path / form.archive):
             if place.name == form.archive and place.is_file():
@@ -95,30 +118,34 @@ def located(path: Path) -> tuple[Path, CifarForm] | None:
 
 
 def _contents(place: Path, form: CifarForm) -> dict[str, bytes]:
-    """The files that are read; those of an archive are never extracted to the disk."""
+    """Return the files that are read. Files of an archive are never extracted to the disk."""
     wanted = {form.meta, *form.train, form.test}
     if place.is_dir():
-        with reading(place, "get it again"):
+        with reading(place, AGAIN):
             return {file: (place / file).read_bytes() for file in wanted}
     contents = {}
-    with reading(place, "get it again"), tarfile.open(place, "r:gz") as archive:
-        for member in archive:  # an archive that is packed is read once, from its beginning to its end
+    with reading(place, AGAIN), tarfile.open(place, "r:gz") as archive:
+        for member in archive:  # a compressed archive is read once from the beginning to the end
             file = member.name.removeprefix(f"{form.folder}/")
             if file in wanted and member.isreg() and member.size <= LARGEST:
                 opened = archive.extractfile(member)
-                assert opened is not None, "it is a regular file"
+                assert opened is not None, "the member is a regular file"
                 contents[file] = opened.read()
     if contents.keys() != wanted:
         lacking = ", ".join(sorted(wanted - contents.keys()))
-        raise DataError(f"{place}: lacks {lacking} of less than {LARGEST:,} bytes in {form.folder}: get it again")
+        raise DataError(
+            f"{form.folder} in this archive lacks {lacking} of less than {LARGEST:,} bytes",
+            where=str(place),
+            remedy=AGAIN,
+        )
     return contents
 
 
 def _loaded(content: bytes, where: str) -> dict[str, Any]:
-    with reading(where, "it must be a pickle of arrays of bytes: get it again"):
+    with reading(where, f"{AGAIN}: this file must be a pickle of arrays of bytes"):
         loaded = unpickle.load(content)
     if not isinstance(loaded, dict):
-        raise DataError(f"{where}: holds a {type(loaded).__name__} where a dict must be: get it again")
+        raise DataError(where=where, allowed="a dict", got=type(loaded).__name__, remedy=AGAIN)
     return loaded
 
 
@@ -126,15 +153,17 @@ def _names(content: dict[str, Any], form: CifarForm, where: str) -> list[str]:
     key = form.labels.removesuffix("s") + "_names"
     names = content.get(key)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{where}: {key} must be a list of names: get it again")
+        raise DataError(where=f"{where}: {key}", allowed="a list of names", got=names, remedy=AGAIN)
     return names
 
 
 def _pixels(content: dict[str, Any], where: str) -> NDArray[np.uint8]:
-    """[n, 3072], all of red, then green, then blue."""
+    """Return [n, 3072] bytes: all of red, then green, then blue."""
     pixels = content.get("data")
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (3 * SIZE * SIZE,):
-        raise DataError(f"{where}: data must be an array of {3 * SIZE * SIZE} bytes for each image: get it again")
+        raise DataError(
+            where=f"{where}: data", allowed=f"an array of {3 * SIZE * SIZE} bytes for each image", remedy=AGAIN
+        )
     return pixels
 
 
@@ -145,5 +174,7 @@ def _numbers(content: dict[str, Any], key: str, count: int, below: int, where: s
         or len(numbers) != count
         or not all(type(number) is int and 0 <= number < below for number in numbers)
     ):
-        raise DataError(f"{where}: {key} must be a list of {count} numbers from 0 to {below - 1}: get it again")
+        raise DataError(
+            where=f"{where}: {key}", allowed=f"a list of {count} numbers from 0 to {below - 1}", remedy=AGAIN
+        )
     return np.array(numbers, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What the columns of a table mean: which has the images, their labels, domains, clients and splits."""
+"""The roles of the columns of a table: images, labels, domains, clients and splits."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,41 +21,67 @@ USUAL: Mapping[str, str] = {
     DOMAIN: "domain style site source",
     CLIENT: "client client_id user user_id writer writer_id hospital",
     SPLIT: "split set partition fold",
-    SUPERCLASS: "coarse_label",  # of CIFAR-100 on the hub
+    SUPERCLASS: "coarse_label",  # column of CIFAR-100 on the hub
 }
 NEEDED = (IMAGE, LABEL)
-FOLDS = ("fold", "set", "partition")  # whose numbers are parts of a cross-validation
+FOLDS = ("fold", "set", "partition")  # columns whose numbers are parts of a cross-validation
 UNLABELLED = "-1"
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-FRACTION = re.compile(r".*[.eE].*")  # among numbers whose whole ones are written without a point
+FRACTION = re.compile(r".*[.eE].*")  # not a class if integers are written without a point
 LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
-MISSING = ("", "nan", "na", "null", "none", "<na>")  # among numbers and truth
+MISSING = ("", "nan", "na", "null", "none", "<na>")  # missing values among numbers and booleans
 TRUTH: Mapping[str, str] = {"true": "1", "false": "0"}
 
 
 def find_columns(names: Sequence[str], data: DataConfig, where: str) -> dict[str, str]:
-    """Role -> column: those that a config names, else those with a usual name; only image and label must exist.
+    """Find the column of each role.
 
-    Raises DataError for a column that is named and missing, needed and not found, or one of several that could be it.
+    Parameters
+    ----------
+    names
+        The names of the columns.
+    data
+        The section [data] of the config, which may name columns. Other columns are found by their usual names.
+    where
+        The table, for messages.
+
+    Returns
+    -------
+    Column by role. Only the roles image and label must have a column.
+
+    Raises
+    ------
+    DataError
+        If a configured or necessary column is missing, or if several columns could have one role.
     """
     chosen: dict[str, str] = {}
-    has = f"it has the columns {', '.join(names)}"
+    has = f"the table has the columns {', '.join(names)}"
     for role, words in USUAL.items():
         usual = words.split()
         key = f"data.{role}_column"
-        wanted = getattr(data, f"{role}_column", "")  # no setting names a column of superclasses
+        wanted = getattr(data, f"{role}_column", "")  # there is no setting for the column of superclasses
         if wanted:
             if wanted not in names:
-                raise DataError(f"{where}: has no column {wanted!r}, which {key} names; {has}")
+                raise DataError(
+                    f"the table has no column {wanted!r}, which {key} names",
+                    where=where,
+                    remedy=f"Set {key} to another one: {has}",
+                )
             chosen[role] = wanted
             continue
         fitting = [name for name in names if name.strip().casefold() in usual]
         if len(fitting) > 1:
-            raise DataError(f"{where}: {' and '.join(map(repr, fitting))} could both be the {role}: set {key} to one")
+            raise DataError(
+                f"{' and '.join(map(repr, fitting))} could both be the column of the {role}",
+                where=where,
+                remedy=f"Set {key} to one of them",
+            )
         if fitting:
             chosen[role] = fitting[0]
         elif role in NEEDED:
-            raise DataError(f"{where}: has no column that is the {role}, such as {usual[0]}: set {key}; {has}")
+            raise DataError(
+                f"the table has no column of the {role}, such as {usual[0]}", where=where, remedy=f"Set {key}: {has}"
+            )
     return chosen
 
 
@@ -67,16 +93,33 @@ def described(
     pictures: Any,
     class_names: Sequence[str] | None,
 ) -> Listing:
-    """The listing of a pyarrow table whose columns have these roles; its images are given.
+    """Return the listing of a pyarrow table.
 
-    class_names: of labels that index these.
+    Parameters
+    ----------
+    table
+        The table.
+    columns
+        Column by role.
+    where
+        The table, for messages.
+    data
+        The section [data] of the config.
+    pictures
+        The images of the rows.
+    class_names
+        The class names, if the labels are indices into them.
     """
 
     rows, unlabelled = np.arange(len(table)), 0
     if data.drop_unlabelled:
-        rows = _labelled(table[columns[LABEL]], f"{where}: column {columns[LABEL]!r}")
+        rows = _labelled(table[columns[LABEL]], f"{where}, column {columns[LABEL]!r}")
         if not len(rows):
-            raise DataError(f"{where}: column {columns[LABEL]!r} has no label in any row: name another column")
+            raise DataError(
+                "no row has a label",
+                where=f"{where}, column {columns[LABEL]!r}",
+                remedy="Set data.label_column to another column",
+            )
         unlabelled = len(table) - len(rows)
         if unlabelled:
             table, pictures = table.take(rows), ChosenPictures(pictures, rows)
@@ -85,10 +128,10 @@ def described(
         return f"row {rows[image] + 1}"
 
     def codes_of(role: str) -> tuple[list[str], NDArray[np.int64]]:
-        return _codes(table[columns[role]], role, f"{where}: column {columns[role]!r}", rows)
+        return _codes(table[columns[role]], role, where, columns[role], rows)
 
     def sorted_codes(role: str) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
-        """Names of domains or clients in order, integers as numbers, and [n] each row's."""
+        """Return names of domains or clients, sorted, integers by value, and [n] the index of each row's name."""
         if role not in columns:
             return (), None
         values, codes = codes_of(role)
@@ -100,8 +143,9 @@ def described(
     if UNLABELLED in values and all(map(INTEGER.fullmatch, values)):
         row = int(np.argmax(codes == values.index(UNLABELLED)))
         raise DataError(
-            f"{where}: column {columns[LABEL]!r} has the label {UNLABELLED} in {place(row)}, which is no class: leave"
-            " such rows out with --set data.drop_unlabelled=true"
+            f"the label {UNLABELLED} is not a class",
+            where=f"{where}, {place(row)}, column {columns[LABEL]!r}",
+            remedy="Leave such rows out with --set data.drop_unlabelled=true",
         )
     if class_names is not None and not data.names:
         labels = np.array(values, dtype=np.int64)[codes]
@@ -109,8 +153,10 @@ def described(
         wrong = np.flatnonzero((labels < 0) | (labels >= len(names)))
         if len(wrong):
             raise DataError(
-                f"{where}: {place(int(wrong[0]))} has the label {labels[wrong[0]]}, and the names of its classes are 0"
-                f" to {len(names) - 1}: take the row out"
+                where=f"{where}, {place(int(wrong[0]))}, label",
+                allowed=f"0 to {len(names) - 1}, the indices of the class names",
+                got=int(labels[wrong[0]]),
+                remedy="Remove the row",
             )
     else:
         names, labels = named(values, codes, where, data, place, needed=True)
@@ -119,10 +165,12 @@ def described(
     if SPLIT in columns:
         words, of_split = codes_of(SPLIT)
         if columns[SPLIT].strip().casefold() in FOLDS and not data.split_column and all(map(INTEGER.fullmatch, words)):
-            ignored[f"column {columns[SPLIT]}, whose numbers are no splits"] = len(rows)
+            ignored[f"column {columns[SPLIT]}, whose numbers are not splits"] = len(rows)
         else:
-            remedy = "write one of them, or set data.split_column to another column"
-            splits = split_numbers(words, of_split, lambda image: f"{where}: {place(image)}: {columns[SPLIT]}", remedy)
+            remedy = "Write one of these, or set data.split_column to another column"
+            splits = split_numbers(
+                words, of_split, lambda image: f"{where}, {place(image)}, column {columns[SPLIT]!r}", remedy
+            )
     domain_names, domains = sorted_codes(DOMAIN)
     client_names, clients = sorted_codes(CLIENT)
     _, superclasses = sorted_codes(SUPERCLASS)
@@ -142,33 +190,38 @@ def described(
     )
 
 
-def _codes(column: Any, role: str, where: str, rows: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
-    """The distinct values of a column as texts, and [n] the place of each row's.
+def _codes(
+    column: Any, role: str, where: str, name: str, rows: NDArray[np.int64]
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the distinct values of a column as texts, and [n] the index of each row's value.
 
-    rows: [n] what messages call them. Raises DataError for a cell that is empty, and for a label that is no class.
+    `rows`: [n] row numbers for messages. Raises DataError for an empty cell, and for a label that is not a class.
     """
-    values, codes = _typed(*_encoded(column, role, where), boolean=role == LABEL)
+    values, codes = _typed(*_encoded(column, role, f"{where}, column {name!r}"), boolean=role == LABEL)
 
-    def first(value: str) -> int:
-        return int(rows[np.argmax(codes == values.index(value))]) + 1
+    def first(value: str) -> str:
+        row = int(rows[np.argmax(codes == values.index(value))]) + 1
+        return f"{where}, row {row}, column {name!r}"
 
     if "" in values:
-        remedy = "fill it in, or take the row out"
+        remedy = "Fill it in, or remove the row"
         if role == LABEL:
-            remedy += ", as --set data.drop_unlabelled=true does"
-        raise DataError(f"{where} is empty in row {first('')}: {remedy}")
+            remedy += ", or leave out all such rows with --set data.drop_unlabelled=true"
+        raise DataError("the cell is empty", where=first(""), remedy=remedy)
     no_class = FRACTION if all(map(NUMBER.fullmatch, values)) else LIST
     wrong = next((value for value in values if role == LABEL and no_class.fullmatch(value)), None)
     if wrong is not None:
         raise DataError(
-            f"{where} must hold one class in each row, as text or a whole number, got {wrong} in row {first(wrong)}:"
-            " write its class there, or set data.label_column to another column"
+            where=first(wrong),
+            allowed="one class, as text or an integer",
+            got=wrong,
+            remedy="Write its class there, or set data.label_column to another column",
         )
     return values, codes
 
 
 def _labelled(column: Any, where: str) -> NDArray[np.int64]:
-    """The rows whose label is neither empty nor, among integers, −1."""
+    """Return the rows whose label is neither empty nor, among integers, −1."""
     values, codes = _typed(*_encoded(column, LABEL, where), boolean=True)
     integers = all(value == "" or INTEGER.fullmatch(value) for value in values)
     missing = [place for place, value in enumerate(values) if value == "" or (integers and value == UNLABELLED)]
@@ -176,7 +229,7 @@ def _labelled(column: Any, where: str) -> NDArray[np.int64]:
 
 
 def _encoded(column: Any, role: str, where: str) -> tuple[list[str], NDArray[np.int64]]:
-    """The distinct values of a column as they are written, "" for an empty cell, and [n] the place of each row's."""
+    """Return the distinct values of a column as written, with "" for an empty cell, and [n] each row's index."""
     import pyarrow
     import pyarrow.compute as compute
     import pyarrow.types as types
@@ -184,18 +237,23 @@ def _encoded(column: Any, role: str, where: str) -> tuple[list[str], NDArray[np.
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
     try:
         if types.is_nested(kind) or (role == LABEL and types.is_temporal(kind)):
-            raise pyarrow.ArrowTypeError("it is neither")
+            raise pyarrow.ArrowTypeError("neither text nor number")
         texts = compute.utf8_trim_whitespace(column.cast(kind).cast(pyarrow.large_string()))
     except pyarrow.ArrowException as error:
-        raise DataError(f"{where} must hold texts or numbers, got {column.type}: name another column") from error
+        raise DataError(
+            where=where,
+            allowed="a column of texts or numbers",
+            got=str(column.type),
+            remedy="Write texts or numbers" if role == SUPERCLASS else f"Set data.{role}_column to another column",
+        ) from error
     encoded = texts.fill_null("").combine_chunks().dictionary_encode()
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
 
 
 def _typed(values: list[str], codes: NDArray[np.int64], boolean: bool) -> tuple[list[str], NDArray[np.int64]]:
-    """The same with numbers and truth as what they are: whole numbers without a point, missing ones as "".
+    """Return the same values with numbers and booleans in one notation: integers without a point, missing ones as "".
 
-    boolean: true is 1 and false is 0.
+    `boolean`: true becomes 1 and false becomes 0.
     """
     present = [value for value in values if value.casefold() not in MISSING]
     meant = dict(zip(values, values, strict=True))

@@ -1,4 +1,4 @@
-"""Images with labels, and what else a source says of them."""
+"""Images with labels, and other facts about them."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +16,16 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class StoredFeatures:
-    """Features of n images that are not here, computed by one image tower.
+    """Features of n images that are not available, computed by one image tower.
 
-    values: [n, D] of unit length, in half precision; checkpoint: the name of the tower's checkpoint; encoder: the
-    fingerprint of the tower.
+    Attributes
+    ----------
+    values
+        [n, D] of unit length, in half precision.
+    checkpoint
+        The name of the tower's checkpoint.
+    encoder
+        The fingerprint of the tower.
     """
 
     values: Tensor
@@ -27,7 +33,7 @@ class StoredFeatures:
     encoder: str
 
     def select(self, images: NDArray[np.int64]) -> "StoredFeatures":
-        """The features of some of the images, in the order of the indices."""
+        """Return the features of some of the images, in the order of the indices."""
         return replace(self, values=self.values[images])
 
 
@@ -35,14 +41,36 @@ class StoredFeatures:
 class ImageDataset:
     """One split of n images.
 
-    labels: [n] index into `class_names`, whose order is that of the source's label file.
-    domains: [n] index into `domain_names`; a source without domains has one.
-    image: index -> decoded picture; nothing is decoded before it is asked for. It can be pickled, for other processes.
-    fingerprint: changes when an image, or the order of the images, does.
-    numbers: [n] of the images in the split that they were selected from; None for a whole split. whole: the fingerprint
-    of that split; "" for a whole one, which has its own.
-    clients: [n] index into `client_names`: whose image it is, where the source says so.
-    features: stand in for images that are not here, so that `image` raises DataError; None where the images are here.
+    Attributes
+    ----------
+    name
+        The name of the dataset.
+    split
+        The name of the split.
+    class_names
+        The class names.
+    domain_names
+        The domain names.
+    labels
+        [n] indices into `class_names`, whose order is the order of the source's label file.
+    domains
+        [n] indices into `domain_names`; a source without domains has one domain.
+    image
+        A function from an index to the picture, which is decoded when the function is called. It can be pickled for
+        other processes.
+    fingerprint
+        A text that changes if an image or the order of the images changes.
+    numbers
+        [n] the indices of the images in the split that they were selected from; None for a whole split.
+    whole
+        The fingerprint of that split; "" for a whole split, which has its own.
+    clients
+        [n] indices into `client_names`, the owner of each image, if the source has owners.
+    client_names
+        The names of the owners.
+    features
+        Features that replace images that are not available, so that `image` raises DataError; None if the images are
+        available.
     """
 
     name: str
@@ -64,19 +92,19 @@ class ImageDataset:
 
     @property
     def origin(self) -> str:
-        """The fingerprint of the whole split that `numbers` count in."""
+        """The fingerprint of the whole split that `numbers` refer to."""
         return self.whole or self.fingerprint
 
     def number(self, index: int) -> int:
-        """Of an image in the whole split, on which its random crops depend, whatever is selected beside it."""
+        """Return the index of an image in the whole split, which determines its random crops in any selection."""
         return index if self.numbers is None else int(self.numbers[index])
 
     def numbers_of(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
-        """`number` of several."""
+        """Return `number` of several images."""
         return images if self.numbers is None else self.numbers[images]
 
     def describe(self, index: int) -> str:
-        """One image in words, for a message, with its file where it has one."""
+        """Describe one image for a message, with its file if it has one."""
         place = place_of(self.image, index)
         return (
             f"image {self.number(index)} of the {self.split} split of {self.name}"
@@ -85,12 +113,12 @@ class ImageDataset:
         )
 
     def lack(self, label: int, domain: int | None = None) -> str:
-        """That no image of a class is in the split, or in one of its domains, in words, for a message."""
+        """Return a clause saying that a class has no image in the split, or in one of its domains."""
         where = "" if domain is None else f" in domain {self.domain_names[domain]!r}"
-        return f"class {self.class_names[label]!r} of {self.name} has no {self.split} image{where}"
+        return f"class {self.class_names[label]!r} has no {self.split} image{where}"
 
     def select(self, images: NDArray[np.int64]) -> "ImageDataset":
-        """The split with these of its images alone, in the order of the indices."""
+        """Return the split with only these images, in the order of the indices."""
         return replace(
             self,
             labels=self.labels[images],
@@ -104,19 +132,22 @@ class ImageDataset:
         )
 
     def with_classes(self, names: Sequence[str]) -> "ImageDataset":
-        """The split with other class names, among which each of its own must be, but for case and underscores."""
+        """Return the split with other class names.
+
+        Each of its own names must be among them, up to case and underscores.
+        """
         place = {plain(name): label for label, name in enumerate(names)}
         labels = np.array([place[plain(name)] for name in self.class_names])
         return replace(self, class_names=tuple(names), labels=labels[self.labels])
 
     def of_classes(self, classes: Sequence[int]) -> NDArray[np.int64]:
-        """The indices of the images of some classes, ascending."""
+        """Return the indices of the images of some classes, ascending."""
         return np.flatnonzero(np.isin(self.labels, list(classes)))
 
 
 @dataclass(frozen=True)
 class SelectedPictures:
-    """Some of other pictures, in the order of the indices."""
+    """A selection of pictures, in the order of the indices."""
 
     image: Callable[[int], Image.Image]
     indices: NDArray[np.int64]
@@ -129,7 +160,7 @@ class SelectedPictures:
 
 
 def place_of(pictures: Callable[[int], Image.Image], index: int) -> str:
-    """Where a picture lies, or "" if its pictures cannot say so."""
+    """Return the place of a picture, or "" if it has none."""
     return pictures.place(index) if hasattr(pictures, "place") else ""
 
 
@@ -137,11 +168,24 @@ def place_of(pictures: Callable[[int], Image.Image], index: int) -> str:
 class Source:
     """A dataset with its fixed splits.
 
-    test: None where it was not read, so that nothing can touch a test image while settings are chosen.
-    probe: classes that the checkpoint never saw by name; they are reported apart and are neither base nor novel.
-    templates: hand-written prompts that suit its images, each with {} for the class name.
-    superclasses: of each class, a number, where the source has a hierarchy (CIFAR-100's coarse labels).
-    targets: test splits of other datasets, by name, for tasks that are tested on those.
+    Attributes
+    ----------
+    name
+        The name of the dataset.
+    train
+        The training split.
+    validation
+        The validation split.
+    test
+        The test split; None if it was not read, so that no test image is touched while settings are chosen.
+    probe
+        Classes whose names the checkpoint never saw. They are reported separately and are neither base nor novel.
+    templates
+        Hand-written prompts for its images, each with {} for the class name.
+    superclasses
+        The number of the superclass of each class, if the source has a hierarchy (CIFAR-100's coarse labels).
+    targets
+        Test splits of other datasets by name, for tasks that are tested on these.
     """
 
     name: str
@@ -158,6 +202,6 @@ class Source:
         return self.train.class_names
 
     def changed(self, change: Callable[[ImageDataset], ImageDataset]) -> "Source":
-        """The source after a change of each of its splits; targets stay as they are."""
+        """Return the source with each of its splits changed; targets stay as they are."""
         test = None if self.test is None else change(self.test)
         return replace(self, train=change(self.train), validation=change(self.validation), test=test)

@@ -1,4 +1,4 @@
-"""Folders: the names of a picture's folders are its split, domain and class."""
+"""Folders of images: the names of the folders are split, domain and class."""
 
 import os
 from collections import Counter
@@ -16,11 +16,11 @@ from fedpgp.data.sources.names import named
 from fedpgp.errors import DataError, shown
 
 SPLIT, DOMAIN, CLASS = "split", "domain", "class"
-ABOUT: Mapping[str, str] = {  # layout, whose name says what the folders of each level are -> what it looks like
+ABOUT: Mapping[str, str] = {  # layout, whose name lists the levels of folders -> description
     "class-folders": "CLASS/…: a folder of images for each class",
-    "split-class-folders": "SPLIT/CLASS/…: the same in train, validation (val) and test",
-    "domain-class-folders": "DOMAIN/CLASS/…: the same classes in a folder for each domain",
-    "split-domain-class-folders": "SPLIT/DOMAIN/CLASS/…: domains in train, validation and test",
+    "split-class-folders": "SPLIT/CLASS/…: class folders in train, validation (or val) and test",
+    "domain-class-folders": "DOMAIN/CLASS/…: a folder for each domain, all with the same class folders",
+    "split-domain-class-folders": "SPLIT/DOMAIN/CLASS/…: domain folders in train, validation and test",
     "domain-split-class-folders": "DOMAIN/SPLIT/CLASS/…: train, validation and test in each domain",
 }
 SPLIT_WORDS = {
@@ -28,37 +28,55 @@ SPLIT_WORDS = {
     for number, words in enumerate(("train training", "val valid validation dev", "test testing"))
     for word in words.split()
 }
-# Folders that Windows, Linux and Synology's disks add.
+# Folders that Windows, Linux and Synology add to a disk.
 SYSTEM = frozenset(("$recycle.bin", "system volume information", "lost+found", "@eadir"))
 BACKSLASH = "\\"
-UNPACK = "its name has \\ in the place of /, as of some zips of Windows: unpack it again with unzip"
+BACKSLASHES = "its name has \\ instead of /, as in some zip files from Windows"
+UNPACK = "Unpack the zip file again with unzip"
 TABLE = "or write a CSV file with the columns path and label"
 
 
 def split_number(name: str) -> int | None:
-    """0, 1 or 2 for a word that means train, validation or test."""
+    """Return 0, 1 or 2 for a word that means train, validation or test, else None."""
     return SPLIT_WORDS.get(name.strip().casefold())
 
 
 def split_numbers(
     words: Sequence[str], codes: NDArray[np.int64], place: Callable[[int], str], remedy: str
 ) -> NDArray[np.int64]:
-    """[n] the split of each image, from [n] indices into words; raises DataError for another word.
+    """Return [n] the split of each image.
 
-    place: where an image lies, for that error.
+    Parameters
+    ----------
+    words
+        The names of the splits.
+    codes
+        [n] indices into `words`.
+    place
+        The place of an image, for messages.
+    remedy
+        The remedy for messages.
+
+    Raises
+    ------
+    DataError
+        If a word is not a split.
     """
     numbers = np.array([-1 if (number := split_number(word)) is None else number for word in words], dtype=np.int64)
     wrong = np.flatnonzero(numbers[codes] < 0)
     if len(wrong):
         got = words[codes[wrong[0]]]
-        raise DataError(f"{place(int(wrong[0]))} must be train, validation or test, got {got!r}: {remedy}")
+        raise DataError(where=place(int(wrong[0])), allowed="train, validation or test", got=got, remedy=remedy)
     return numbers[codes]
 
 
 def recognised(root: Path) -> str | None:
-    """The name of the layout of a directory of folders, None for another one; reads names only.
+    """Return the name of the layout of a directory of folders, or None; only names are read.
 
-    Raises DataError if folders could mean several things.
+    Raises
+    ------
+    DataError
+        If the meaning of the folders is unclear.
     """
     if not root.is_dir():
         return None
@@ -69,32 +87,40 @@ def recognised(root: Path) -> str | None:
     depth = depths[deep]
     if depths[shallow] != depth:
         raise DataError(
-            f"{root}: folder {shallow!r} holds images {depths[shallow]} folders down and {deep!r} {depth}: put all at"
-            f" the same depth, {TABLE}"
+            f"the images of folder {shallow!r} are {depths[shallow]} folders down, and of folder {deep!r} {depth} down",
+            where=str(root),
+            remedy=f"Put all images at the same depth, {TABLE}",
         )
     only = _below_only_folders(root, depth)
     if only != root:
-        raise DataError(f"{root}: holds one folder only: give data.source as {only}")
+        raise DataError("there is only one folder with images", where=str(root), remedy=f"Set data.source to {only}")
     if depth > 2:
-        raise DataError(f"{root}: images lie {depth + 1} folders deep, and at most 3 are read: split, domain, class")
+        raise DataError(
+            f"the images are {depth + 1} folders deep, but at most 3 levels are read: split, domain and class",
+            where=str(root),
+            remedy=f"Move the images up, {TABLE}",
+        )
     splits = _are_splits(depths)
     if depth == 0 and splits:
         raise DataError(
-            f"{root}: the folders {', '.join(depths)} are splits and hold images without a class: put these into a"
-            f" folder for each class, {TABLE}"
+            f"the folders {', '.join(depths)} are splits and contain images without a class",
+            where=str(root),
+            remedy=f"Put the images into a folder for each class, {TABLE}",
         )
     layout = _layout_of(root, {top: folders(root / top) for top in depths}, depth)
     if layout is None:
         raise DataError(
-            f"{root}: the images lie {depth + 1} folders deep, and {_shown(depths)} and the folders in them are neither"
-            " all train, validation or test, nor domains that hold the same classes: rename or move those that do not"
-            f" fit, set data.layout to {' or '.join(name for name in ABOUT if name.count('-') == depth + 1)}, {TABLE}"
+            f"the images are {depth + 1} folders deep, but {_shown(depths)} and the folders in them are neither all"
+            " train, validation or test, nor domains with the same classes",
+            where=str(root),
+            remedy="Rename or move the folders that do not fit, set data.layout to"
+            f" {' or '.join(name for name in ABOUT if name.count('-') == depth + 1)}, {TABLE}",
         )
     return layout
 
 
 def _below_only_folders(root: Path, depth: int) -> Path:
-    """The directory, or the one of the folders in it that has classes, where each but the last is alone."""
+    """Descend while a directory has only one folder with images; return the directory of the classes."""
     while depth > 0:
         below = [name for name in folders(root) if _depth(root / name) is not None]
         if len(below) != 1 or split_number(below[0]) is not None:
@@ -104,7 +130,7 @@ def _below_only_folders(root: Path, depth: int) -> Path:
 
 
 def _layout_of(root: Path, below: Mapping[str, Sequence[str]], depth: int) -> str | None:
-    """The layout of folders with these folders in them, whose images lie `depth` folders down; None if unclear."""
+    """Return the layout of folders whose images are `depth` folders down, or None if it is unclear."""
     splits = _are_splits(below)
     if depth == 0:
         return "class-folders"
@@ -135,13 +161,13 @@ def _shown(names: Collection[str]) -> str:
 
 
 def folders(directory: Path) -> list[str]:
-    """The names of the folders in a directory, without those that are none of the dataset's."""
+    """Return the names of the folders in a directory, without folders that do not belong to the dataset."""
     with os.scandir(directory) as entries:
         return sorted(entry.name for entry in entries if not hidden(entry.name) and entry.is_dir())
 
 
 def _depth(folder: Path, left: int = 4) -> int | None:
-    """How many folders below this one the first image lies; None if there is none within reach."""
+    """Return how many folders below this one the first image is, or None if there is no image within reach."""
     with os.scandir(folder) as entries:
         below = []
         for entry in entries:
@@ -151,7 +177,7 @@ def _depth(folder: Path, left: int = 4) -> int | None:
                 below.append(entry.name)
             elif is_image(entry.name):
                 return 0
-    if not left:  # a link may lead in a circle
+    if not left:  # a link may form a circle
         return None
     depths = (_depth(folder / name, left - 1) for name in sorted(below))
     first = next((depth for depth in depths if depth is not None), None)
@@ -159,28 +185,42 @@ def _depth(folder: Path, left: int = 4) -> int | None:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is none of the dataset's, by its name."""
+    """Return whether a file or folder does not belong to the dataset, by its name."""
     return name.startswith((".", "__")) or name.casefold() in SYSTEM
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is one, by its name."""
+    """Return whether a file is an image, by its name."""
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a Path for each of a million names is slow
 
 
 def read(root: Path, data: DataConfig, layout: str) -> Listing:
-    """All images of a directory of folders; raises DataError for an image at another depth, and links that lead out."""
+    """Return all images of a directory of folders.
+
+    Raises
+    ------
+    DataError
+        If an image is at another depth, or if a link leads out of the directory.
+    """
     levels = layout.removesuffix("-folders").split("-")
     if not root.is_dir():
-        raise DataError(f"{root}: is no directory, and data.layout {layout} reads one")
+        raise DataError(
+            f"this is not a directory, but data.layout {layout} needs one",
+            where=str(root),
+            remedy="Choose a directory, or another data.layout",
+        )
     ignored: Counter[str] = Counter()
     contents = list(_walk(root, "", len(levels), (os.path.realpath(root),), ignored, data.follow_links))
     paths = [f"{folder}/{name}" for folder, files in contents for name in files]
     if not paths:
-        raise DataError(f"{root}: holds no image in folders of the layout {layout}: add some, or set data.layout")
+        raise DataError(
+            f"there is no image in folders of the layout {layout}",
+            where=str(root),
+            remedy="Add images, or choose another data.layout",
+        )
 
     def of(role: str) -> tuple[list[str], NDArray[np.int64]]:
-        """The names of the folders of a level, sorted, and [n] the one of each image."""
+        """Return the sorted names of the folders of a level, and [n] the index of each image's folder."""
         folders = np.array([folder.split("/")[levels.index(role)] for folder, _ in contents], dtype=object)
         names, codes = np.unique(folders, return_inverse=True)
         return names.tolist(), np.repeat(codes, [len(files) for _, files in contents])
@@ -188,7 +228,7 @@ def read(root: Path, data: DataConfig, layout: str) -> Listing:
     class_names, labels = named(*of(CLASS), str(root), data, lambda image: paths[image])
     splits, domain_names, domains = None, ["all"], None
     if SPLIT in levels:
-        remedy = f"the layout {layout} has splits there, so rename it, or set data.layout"
+        remedy = f"Rename this folder, as the layout {layout} has splits there, or choose another data.layout"
         splits = split_numbers(*of(SPLIT), lambda image: f"{root}: the {SPLIT} folder of {paths[image]}", remedy)
     if DOMAIN in levels:
         domain_names, domains = of(DOMAIN)
@@ -208,9 +248,9 @@ def read(root: Path, data: DataConfig, layout: str) -> Listing:
 def _walk(
     root: Path, folder: str, depth: int, chain: tuple[str, ...], ignored: Counter[str], follow_links: bool
 ) -> Iterator[tuple[str, list[str]]]:
-    """Every folder so many levels down, relative, with the names of its images, sorted.
+    """Yield every folder `depth` levels down, as a relative path, with the sorted names of its images.
 
-    chain: the real paths of the root and of all folders above, among which a link must not lead back.
+    `chain`: the real paths of the root and of all folders above, to which a link must not lead back.
     """
     below: list[str] = []
     images: list[str] = []
@@ -231,24 +271,29 @@ def _walk(
         for name in below:
             if _depth(root / folder / name) is not None:
                 raise DataError(
-                    f"{root}: folder {f'{folder}/{name}'!r} holds images below those of a class: move them up, or set"
-                    " data.layout"
+                    f"folder {f'{folder}/{name}'!r} contains images below the folder of a class",
+                    where=str(root),
+                    remedy="Move them up, or choose another data.layout",
                 )
         yield folder, sorted(images)
         return
     if images:
         name = min(images)
-        remedy = UNPACK if BACKSLASH in name else "move it into one, or away"
-        raise DataError(f"{root / folder / name}: lies outside the folder of a class: {remedy}")
+        problem, remedy = "the image is not in the folder of a class", "Move it into one, or away"
+        if BACKSLASH in name:
+            problem, remedy = f"{problem}, and {BACKSLASHES}", UNPACK
+        raise DataError(problem, where=str(root / folder / name), remedy=remedy)
     for name in sorted(below):
         deeper = (*chain, os.path.realpath(root / above / name))
         yield from _walk(root, above + name, depth - 1, deeper, ignored, follow_links)
 
 
 def _check_link(root: Path, link: str, chain: tuple[str, ...], follow_links: bool) -> None:
-    """Raises DataError for a link that leads back in a circle, and for one out of the root that is not followed."""
+    """Raise DataError for a link that leads back in a circle, or out of the root if links are not followed."""
     target = os.path.realpath(root / link)
     if not follow_links:
-        check_inside(f"{root / link}: is a link that", os.fsencode(target), os.fsencode(chain[0]))
+        check_inside(str(root / link), os.fsencode(target), os.fsencode(chain[0]))
     if target in chain:
-        raise DataError(f"{root / link}: is a link that leads back to {target}, in a circle: remove it")
+        raise DataError(
+            f"this link leads back to {target}, in a circle", where=str(root / link), remedy="Remove the link"
+        )

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub, or as `datasets` saves them; and tars in the WebDataset format."""
+"""Datasets of the Hugging Face hub or as `datasets` saves them, and tars in the WebDataset format."""
 
 import glob
 import hashlib
@@ -24,14 +24,23 @@ from fedpgp.errors import DataError, first_line, shown
 
 HUB, LAYOUT = "hf:", "hugging-face"
 SAVED = ("dataset_dict.json", "state.json")
-CARDS = ("README.md", ".huggingface.yaml")  # of a directory of Parquet files, which may say what its files are
+CARDS = ("README.md", ".huggingface.yaml")  # cards of a directory of Parquet files, which may list its files
 
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Images of a table of `datasets`, mapped from a disk. rows: its one column, of images that are not decoded.
+    """Images of a table of `datasets`, mapped from a disk.
 
-    origin: what tells other images apart from these; where: for messages.
+    Attributes
+    ----------
+    rows
+        The table with one column of images that are not decoded.
+    column
+        The name of the column.
+    where
+        The table, for messages.
+    origin
+        Texts that distinguish these images from others.
     """
 
     rows: Any
@@ -42,7 +51,7 @@ class _Pictures:
     def __call__(self, index: int) -> Image.Image:
         cell = self.rows[index][self.column]
         if cell is None:
-            raise DataError("the row has no image")
+            raise DataError("the row has no image", where=self.place(index), remedy="Add it, or remove the row")
         if isinstance(cell, bytes):
             return decode(cell)
         return decode(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]))
@@ -56,7 +65,7 @@ class _Pictures:
 
 
 def is_saved(path: Path) -> bool:
-    """A directory that `save_to_disk` wrote, or that holds Parquet files as on the hub."""
+    """Return whether `save_to_disk` wrote a directory, or whether it has Parquet files as on the hub."""
     return path.is_dir() and (
         any((path / name).is_file() for name in SAVED)
         or any(_visible(place, "*.parquet") for place in (path, path / "data"))
@@ -64,27 +73,32 @@ def is_saved(path: Path) -> bool:
 
 
 def is_tars(path: Path) -> bool:
-    """A tar, or a directory of tars."""
+    """Return whether a path is a tar, or a directory of tars."""
     return path.suffix == ".tar" if path.is_file() else bool(_visible(path, "*.tar"))
 
 
 def _visible(directory: Path, pattern: str) -> list[Path]:
-    """The files of a directory that match a pattern, without hidden ones, such as macOS's ._train.tar."""
+    """Return the files of a directory that match a pattern, without hidden files such as macOS's ._train.tar."""
     return sorted(file for file in directory.glob(pattern) if not hidden(file.name))
 
 
 def read_hub(source: str, data: DataConfig) -> Listing:
-    """ "hf:ORG/NAME" or "hf:ORG/NAME/CONFIG" from the hub, or from what was downloaded before."""
+    """Read "hf:ORG/NAME" or "hf:ORG/NAME/CONFIG" from the hub, or from an earlier download."""
     import datasets
 
     parts = source.removeprefix(HUB).split("/")
     if len(parts) not in (2, 3) or not all(parts):
-        raise DataError(f"data.source must be hf:ORG/NAME or hf:ORG/NAME/CONFIG, got {source!r}")
+        raise DataError(
+            where="data.source",
+            allowed="hf:ORG/NAME or hf:ORG/NAME/CONFIG",
+            got=source,
+            remedy="Use --data hf:ORG/NAME",
+        )
     return _listing(partial(datasets.load_dataset, "/".join(parts[:2]), *parts[2:]), source, parts[1], data)
 
 
 def read_saved(path: Path, data: DataConfig) -> Listing:
-    """What `is_saved` recognises."""
+    """Read a directory that `is_saved` recognises."""
     import datasets
 
     if any((path / name).is_file() for name in SAVED):
@@ -93,26 +107,35 @@ def read_saved(path: Path, data: DataConfig) -> Listing:
         load = partial(datasets.load_dataset, str(path))
     else:
         card = next((path / name for name in CARDS if (path / name).is_file()), None)
-        with reading(path, "make it readable"):
-            if card is not None and "data_files" in card.read_text(encoding="utf-8"):
-                raise DataError(f"{card.name} names files by patterns: rename the directory, without * ? [")
+        with reading(path, "Make it readable"):
+            listed = card is not None and "data_files" in card.read_text(encoding="utf-8")
+        if card is not None and listed:
+            raise DataError(
+                f"{card.name} lists files by patterns, and the path contains * ? or [",
+                where=str(path),
+                remedy="Rename the directory, without these characters",
+            )
         load = partial(datasets.load_dataset, "parquet", data_dir=pattern)
     return _listing(load, str(path), path.resolve().name, data)
 
 
 def _literal(path: Path) -> str:
-    """The pattern that matches a path alone, for `datasets`, which takes every path for a pattern.
+    """Return the pattern that matches only this path, as `datasets` treats every path as a pattern.
 
-    Raises DataError for a path that it would take for several.
+    Raises DataError for a path that `datasets` would split into several.
     """
     absolute = str(path.absolute())
     if "::" in absolute:
-        raise DataError(f"{path}: the path must not have ::, which joins several for datasets: rename the directory")
+        raise DataError(
+            "the path contains ::, which separates several paths for the library datasets",
+            where=str(path),
+            remedy="Rename the directory",
+        )
     return glob.escape(absolute)
 
 
 def read_tars(path: Path, data: DataConfig) -> Listing:
-    """Tars in the WebDataset format; the first word of a tar's name is its split, if it is one."""
+    """Read tars in the WebDataset format; the first word of a tar's name may be its split."""
     files: dict[str, list[str]] = {}
     for file in [path] if path.is_file() else _visible(path, "*.tar"):
         word = file.stem.replace("_", "-").split("-")[0]
@@ -121,7 +144,7 @@ def read_tars(path: Path, data: DataConfig) -> Listing:
 
 
 def read_files(files: Mapping[str, Sequence[str]], builder: str, path: Path, data: DataConfig) -> Listing:
-    """Split -> files, in a format that `datasets` has a builder for."""
+    """Read the files of each split, in a format that `datasets` has a builder for."""
     import datasets
 
     patterns = {split: [_literal(Path(name)) for name in names] for split, names in files.items()}
@@ -130,7 +153,7 @@ def read_files(files: Mapping[str, Sequence[str]], builder: str, path: Path, dat
 
 
 def _listing(load: Callable[[], Any], where: str, name: str, data: DataConfig) -> Listing:
-    """All images of the dataset that `load` returns, or of its splits by name."""
+    """Return all images of the dataset that `load` returns, or of its splits by name."""
     import datasets
     import pyarrow
 
@@ -140,7 +163,12 @@ def _listing(load: Callable[[], Any], where: str, name: str, data: DataConfig) -
     numbered = {word: number for word in by_split if (number := split_number(str(word))) is not None}
     ordered = sorted(numbered, key=lambda word: numbered[word])
     if not ordered:
-        raise DataError(f"{where}: its splits {', '.join(by_split)} must be train, validation or test: rename them")
+        raise DataError(
+            where=f"{where}: the splits",
+            allowed="train, validation or test",
+            got=list(map(str, by_split)),
+            remedy="Rename them",
+        )
     parts = [by_split[word] for word in ordered]
     features = parts[0].features
     columns = _columns(features, data, where)
@@ -149,7 +177,7 @@ def _listing(load: Callable[[], Any], where: str, name: str, data: DataConfig) -
     table = pyarrow.concat_tables(
         [part.select_columns(other).with_format("arrow")[:] for part in parts], promote_options="permissive"
     )
-    if pyarrow.types.is_struct(table.schema.field(columns[LABEL]).type):  # each row is described by a JSON object
+    if pyarrow.types.is_struct(table.schema.field(columns[LABEL]).type):  # a JSON object describes each row
         table = pyarrow.Table.from_struct_array(table[columns[LABEL]])
         data = replace(data, image_column=IMAGE, label_column="")
         columns = find_columns([IMAGE, *table.column_names], data, where)
@@ -175,7 +203,7 @@ def _listing(load: Callable[[], Any], where: str, name: str, data: DataConfig) -
 
 
 def _columns(features: Any, data: DataConfig, where: str) -> dict[str, str]:
-    """As `find_columns`; the only column of images, and of class labels, need not have a usual name."""
+    """Find columns as `find_columns`; the only column of images or class labels may have any name."""
     import datasets
 
     for role, kind in ((IMAGE, datasets.Image), (LABEL, datasets.ClassLabel)):
@@ -189,7 +217,7 @@ def _columns(features: Any, data: DataConfig, where: str) -> dict[str, str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the bars and warnings of `datasets` and the hub's client."""
+    """Hide the progress bars and warnings of `datasets` and of the hub's client."""
     import datasets
 
     without_bars = datasets.are_progress_bars_disabled()
@@ -207,16 +235,16 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def reading_dataset(where: str) -> Iterator[None]:
-    """Raises DataError for whatever the dozen libraries below `datasets` raise."""
+    """Raise DataError for anything that `datasets` and the libraries below it raise."""
     try:
         yield
     except Exception as error:
-        message, remedy = first_line(error), "write it again, or as a CSV file with images in folders"
+        message, remedy = first_line(error), "Write it again, or as a CSV file with images in folders"
         if "Config name is missing" in str(error) or "BuilderConfig" in str(error):
-            message, remedy = " ".join(str(error).split())[:300], "choose one, as hf:ORG/NAME/CONFIG"
+            message, remedy = " ".join(str(error).split())[:300], "Choose a configuration: hf:ORG/NAME/CONFIG"
         elif where.startswith(HUB):
             remedy = (
-                "check the name and the network, or download it where there is one, write it with save_to_disk, and"
-                " give that directory as data.source (HF_HUB_OFFLINE=1 takes what was downloaded before)"
+                "Check the name and the network. Without a network, download the dataset elsewhere, write it with"
+                " save_to_disk, and set data.source to that directory; HF_HUB_OFFLINE=1 uses an earlier download"
             )
-        raise DataError(f"{where} cannot be read: {message}; {remedy}") from error
+        raise DataError(f"cannot be read: {message.removesuffix('.')}", where=where, remedy=remedy) from error

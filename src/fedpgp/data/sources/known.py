@@ -1,4 +1,4 @@
-"""Datasets with a name of their own: what known.toml says of them."""
+"""Known datasets, as described in known.toml."""
 
 import tomllib
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ TEMPLATE = "a photo of a {}."
 
 @dataclass(frozen=True, config={"extra": "forbid"})
 class Known:
-    """What is known of a dataset beside its files; the head of known.toml describes the fields."""
+    """A known dataset; the head of known.toml describes the fields."""
 
     places: tuple[str, ...]
     layout: str
@@ -35,18 +35,25 @@ NAMES = tuple(KNOWN)
 
 
 def present(name: str, root: Path) -> Path | None:
-    """Where a known dataset lies below a directory; None if it lies at none of its places."""
+    """Return the path of a known dataset below a directory, or None if it is at none of its places."""
     return next((root / place for place in KNOWN[name].places if (root / place).exists()), None)
 
 
 def find(name: str, root: Path) -> Path:
-    """Where a known dataset lies below a directory; raises DataError with the places that were looked at."""
+    """Return the path of a known dataset below a directory.
+
+    Raises
+    ------
+    DataError
+        If it is at none of its places, which the error lists.
+    """
     path = present(name, root)
     if path is None:
         known = KNOWN[name]
         places = ", ".join(str(root / place) for place in known.places)
         raise DataError(
-            f"data.source {name} is not in data.root: looked at {places}; get it from {known.page} and put it at the"
-            " first of these, or set data.root"
+            f"{name} is not in data.root; looked for {places}",
+            where="data.source",
+            remedy=f"Get it from {known.page} and put it at the first of these places, or set data.root",
         )
     return path

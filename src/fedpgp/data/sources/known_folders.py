@@ -1,4 +1,4 @@
-"""Known datasets in folders of images: ImageNet and its other versions as CoOp lays them out, and sets of domains."""
+"""Known datasets in folders of images: ImageNet and its versions as in CoOp, and datasets with domains."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,14 +15,20 @@ from fedpgp.data.sources.names import HEADERS, read_lines, renamed, told_apart
 from fedpgp.errors import DataError
 
 NAMES = "classnames.txt"
-# CoOp's file gives some pairs of classes one name; where it does, one of the two has WordNet's instead.
+# CoOp's file gives some pairs of classes one name; one class of such a pair gets WordNet's name instead.
 WORDNET: Mapping[str, str] = {"n04355933": "sunglass", "n04008634": "projectile", "n03126707": "construction crane"}
 VERSIONS = ("imagenetv2", "imagenet-sketch", "imagenet-a", "imagenet-r")  # other images of ImageNet's classes
-DOMAIN_SETS = ("office_caltech10", "pacs", "office_home", "vlcs")  # with a folder for each domain
+DOMAIN_SETS = ("office_caltech10", "pacs", "office_home", "vlcs")  # datasets with a folder for each domain
 
 
 def read_imagenet(path: Path, data: DataConfig) -> Listing:
-    """Training images, and those of val, on which is tested; raises DataError for classes that have no name."""
+    """Return the training images, and the images of val as the test split.
+
+    Raises
+    ------
+    DataError
+        If a class has no name.
+    """
     file = Path(data.names) if data.names else path / NAMES
     listing = folder.read(path / "images", replace(data, names=str(file)), "split-class-folders")
     class_names = listing.class_names if data.names else tuple(_names(file).values())
@@ -30,9 +36,14 @@ def read_imagenet(path: Path, data: DataConfig) -> Listing:
 
 
 def read_version(path: Path, data: DataConfig, name: str) -> Listing:
-    """All images of a version, without splits, under the names and in the order of ImageNet's classes.
+    """Return all images of a version, without splits, with the names and in the order of ImageNet's classes.
 
-    A folder is a class's identifier or, as in V2, its place in the file of names. Raises DataError for another.
+    The name of a folder is the identifier of a class or, as in V2, its index in the file of names.
+
+    Raises
+    ------
+    DataError
+        If a folder has another name.
     """
     names = _names(path / NAMES)
     places = {identifier: place for place, identifier in enumerate(names)}
@@ -42,8 +53,10 @@ def read_version(path: Path, data: DataConfig, name: str) -> Listing:
     unknown = next((identifier for identifier in listing.class_names if identifier not in places), None)
     if unknown is not None:
         raise DataError(
-            f"{images}: folder {unknown!r} must be an identifier of {path / NAMES}, or a number below {len(names)}:"
-            " remove it, or get the file of names again"
+            where=f"{images}: the name of a folder",
+            allowed=f"an identifier of {path / NAMES}, or a number below {len(names)}",
+            got=unknown,
+            remedy="Remove the folder, or get the file of names again",
         )
     of_folder = np.array([places[identifier] for identifier in listing.class_names])
     present, labels = np.unique(of_folder[listing.labels], return_inverse=True)
@@ -52,32 +65,40 @@ def read_version(path: Path, data: DataConfig, name: str) -> Listing:
 
 
 def _names(file: Path) -> dict[str, str]:
-    """Identifier -> name, in the order of the file; names that several have are told apart."""
+    """Return the name of each identifier, in the order of the file; equal names are distinguished."""
     lines = [re.split(r"[\s,]+", line, maxsplit=1) for line in read_lines(file)]
     for line in lines:
         if len(line) != 2:
-            raise DataError(f"{file}: {line[0]!r} must be followed by a name: get the file again")
+            raise DataError(f"{line[0]!r} has no name after it", where=str(file), remedy="Get the file again")
     return told_apart({identifier: name for identifier, name in lines if identifier.lower() not in HEADERS}, WORDNET)
 
 
 def has_domains(path: Path, name: str) -> bool:
-    """Whether the folders of a directory are the domains of a known dataset, and nothing else."""
+    """Return whether the folders of a directory are exactly the domains of a known dataset."""
     return path.is_dir() and _are_domains(folder.folders(path), name)
 
 
 def read_domains(path: Path, data: DataConfig, name: str) -> Listing:
-    """All images; raises DataError for other domains than those of the dataset, and domains that lack a class."""
+    """Return all images of a dataset with domains.
+
+    Raises
+    ------
+    DataError
+        If the domains are not the domains of the dataset, or if a domain lacks a class.
+    """
     listing = replace(folder.read(path, data, "domain-class-folders"), name=name)
     check_domains(listing, name)
     return listing
 
 
 def check_domains(listing: Listing, name: str) -> None:
-    """Raises DataError for other domains than those of a known dataset, and for domains that lack a class."""
+    """Raise DataError if a listing has not the domains of a known dataset, or if a domain lacks a class."""
     if not _are_domains(listing.domain_names, name):
         raise DataError(
-            f"{listing.where}: must hold the domains {', '.join(KNOWN[name].domains)} of {name} and no other, got"
-            f" {', '.join(listing.domain_names)}: move others away"
+            where=f"{listing.where}: the domains",
+            allowed=f"{', '.join(KNOWN[name].domains)}, as in {name}",
+            got=list(listing.domain_names),
+            remedy="Move other folders away",
         )
     assert listing.domains is not None, "there are domains"
     counts = np.zeros((len(listing.domain_names), len(listing.class_names)), dtype=np.int64)
@@ -85,10 +106,12 @@ def check_domains(listing: Listing, name: str) -> None:
     if not counts.all():
         domain, label = np.argwhere(counts == 0)[0]
         lack = f"domain {listing.domain_names[domain]!r} has no image of class {listing.class_names[label]!r}"
-        raise DataError(f"{listing.where}: {lack}, and in {name} every domain has every class: get it again")
+        raise DataError(
+            f"{lack}, but in {name} every domain has every class", where=listing.where, remedy="Get the dataset again"
+        )
 
 
 def _are_domains(names: Iterable[str], known: str) -> bool:
-    """Whether names are those of a dataset's domains, whatever their case and the signs between words."""
+    """Return whether names are the domains of a dataset, up to case and the signs between words."""
     plain, expected = ([re.sub(r"[ _-]", "", name.casefold()) for name in of] for of in (names, KNOWN[known].domains))
     return sorted(plain) == sorted(expected)

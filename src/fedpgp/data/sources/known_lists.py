@@ -1,4 +1,4 @@
-"""Known datasets whose images are named by lists: CoOp's split files, DomainNet, FGVC-Aircraft, Tiny ImageNet."""
+"""Known datasets with lists of images: CoOp's split files, DomainNet, FGVC-Aircraft, Tiny ImageNet."""
 
 import os
 import re
@@ -21,7 +21,7 @@ from fedpgp.runtime.validation import STRICT
 
 CoOpEntry: TypeAlias = tuple[str, Annotated[int, Field(ge=0)], str]
 COOP_FILES = "split_zhou_*.json"
-PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}  # in the names of CoOp's and FGVC-Aircraft's lists
+PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}  # words in the names of CoOp's and FGVC-Aircraft's lists
 VARIANTS = "variants.txt"
 DOMAINS = KNOWN["domainnet"].domains
 DOMAINNET_LINE = re.compile(r"(?P<path>(?P<domain>[^/]+)/(?P<name>[^/]+)/[^/]+) (?P<label>[0-9]{1,9})")
@@ -29,9 +29,14 @@ WORDNET_IDS, WORDS, ANNOTATIONS = "wnids.txt", "words.txt", "val/val_annotations
 
 
 class ImageList:
-    """The images that lists name, one after another. remedy: what to do about a list that is wrong.
+    """The images that some lists contain, one after another.
 
-    names: of each label its class, set beforehand or learned from the images.
+    Attributes
+    ----------
+    remedy
+        The remedy for a wrong list.
+    names
+        The class name of each label, set in advance or learned from the images.
     """
 
     def __init__(self, remedy: str) -> None:
@@ -42,27 +47,52 @@ class ImageList:
         self.rows: list[tuple[int, int, int]] = []  # label, split, domain
 
     def add(self, where: str, path: str, label: int, split: int, name: str | None = None, domain: int = 0) -> None:
-        """Adds one image; raises DataError for a path that leads out, and for a label or name with two meanings."""
+        """Add one image.
+
+        Raises
+        ------
+        DataError
+            If the path leads out of the directory, or if a label or name has two meanings.
+        """
         if OUTSIDE.search(path):
-            raise self.wrong(f"{where}: the path", "relative and stay below the images", path)
+            raise self.wrong(f"{where}: the path", "relative, and inside of the directory of the images", path)
         if name is not None:
             if (known := self.names.setdefault(label, name)) != name:
-                raise DataError(f"{where}: label {label} is named {name!r}, and before {known!r}: {self.remedy}")
+                raise DataError(
+                    f"label {label} has the name {name!r} here, but {known!r} before", where=where, remedy=self.remedy
+                )
             if (before := self.label_of.setdefault(name, label)) != label:
-                raise DataError(f"{where}: {name!r} has label {label}, and before {before}: {self.remedy}")
+                raise DataError(
+                    f"{name!r} has the label {label} here, but {before} before", where=where, remedy=self.remedy
+                )
         self.paths.append(path)
         self.rows.append((label, split, domain))
 
     def lines(self, file: Path) -> Iterator[tuple[str, str]]:
-        """The lines of a list, each behind where it stands; errors as in `read_lines`."""
+        """Yield the place and the text of each line of a list; raise errors as in `read_lines`."""
         for number, line in numbered_lines(file, self.remedy).items():
-            yield f"{file}: line {number}", line
+            yield f"{file}:{number}", line
 
     def wrong(self, where: str, expected: str, line: str) -> DataError:
-        return DataError(f"{where}: must be {expected}, got {line[:80]!r}: {self.remedy}")
+        """Return the error for a line that is not `expected`."""
+        return DataError(where=where, allowed=expected, got=line, remedy=self.remedy)
 
     def listing(self, name: str, root: Path, listed: Path, data: DataConfig, only: Sequence[str] = ()) -> Listing:
-        """The images below `root`, with the template and domains of a known name; only: the classes to read."""
+        """Return the images below `root` as a listing.
+
+        Parameters
+        ----------
+        name
+            The name of the dataset. A known name adds its template and domains.
+        root
+            The directory of the images.
+        listed
+            The lists, for messages.
+        data
+            The section [data] of the config.
+        only
+            The classes to read; empty reads all.
+        """
         known = KNOWN.get(name)
         domain_names = known.domains if known else ()
         chosen = sorted(self.label_of[class_name] for class_name in only) if only else sorted(self.names)
@@ -83,7 +113,7 @@ class ImageList:
 
 @dataclass(config={**STRICT, "extra": "ignore"})
 class _SplitFile:
-    """What CoOp's JSON files hold: lists of path, label and class name."""
+    """The content of CoOp's JSON files: lists of path, label and class name."""
 
     train: list[CoOpEntry]
     val: list[CoOpEntry]
@@ -91,17 +121,25 @@ class _SplitFile:
 
 
 def is_coop(path: Path) -> bool:
-    """A split file of CoOp, or a directory that holds one."""
+    """Return whether a path is a split file of CoOp, or a directory with such a file."""
     return any(path.glob(COOP_FILES)) if path.is_dir() else path.is_file() and path.match(COOP_FILES)
 
 
 def read_coop(path: Path, data: DataConfig) -> Listing:
-    """All images that a split file of CoOp (Zhou et al. 2022) names; raises DataError for one that is damaged."""
+    """Return all images of a split file of CoOp (Zhou et al. 2022).
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+    """
     files = sorted(path.glob(COOP_FILES)) if path.is_dir() else [path]
     if len(files) != 1:
         raise DataError(
-            f"{path}: must hold one file {COOP_FILES}, and holds {len(files)} split files: get one from CoOp (fedpgp"
-            " data get caltech101 adds that of Caltech101), or name one of them as data.source"
+            f"this directory must contain one file {COOP_FILES}, but contains {len(files)} of them",
+            where=str(path),
+            remedy="Get one from CoOp (`fedpgp data get caltech101` adds the file of Caltech101), or set data.source to"
+            " one of them",
         )
     (file,) = files
     images = coop_images(file)
@@ -110,44 +148,62 @@ def read_coop(path: Path, data: DataConfig) -> Listing:
     root = next((place for place in places if os.path.lexists(place / images.paths[0])), None)
     if root is None:
         raise DataError(
-            f"{file}: its first image {images.paths[0]} is missing in {', '.join(map(str, dict.fromkeys(places)))}: put"
-            " the images into the first of these"
+            f"the first image {images.paths[0]} is missing in {', '.join(map(str, dict.fromkeys(places)))}",
+            where=str(file),
+            remedy="Put the images into the first of these directories",
         )
     return images.listing(name or file.stem.removeprefix("split_zhou_").lower(), root, file, data)
 
 
 def coop_images(file: Path) -> ImageList:
-    """The images that a split file of CoOp names, in its order; raises DataError for a file that is damaged."""
+    """Return the images of a split file of CoOp, in its order.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+    """
     content = _split_file(file)
-    images = ImageList("get the file from CoOp again")
+    images = ImageList("Get the file from CoOp again")
     for part, split in PARTS.items():
         for number, (image, label, class_name) in enumerate(getattr(content, part)):
-            images.add(f"{file}: entry {number} of {part}", image, label, split, class_name)
+            images.add(f"{file}, entry {number} of {part}", image, label, split, class_name)
     if not images.paths:
-        raise DataError(f"{file}: names no image: {images.remedy}")
+        raise DataError("the file lists no image", where=str(file), remedy=images.remedy)
     lacking = next((label for label in range(max(images.names)) if label not in images.names), None)
     if lacking is not None:
-        raise DataError(f"{file}: labels must be 0 to {len(images.names) - 1}, and {lacking} is missing: renumber them")
+        raise DataError(
+            f"label {lacking} is missing among the labels 0 to {max(images.names)}",
+            where=str(file),
+            remedy="Renumber the labels",
+        )
     return images
 
 
 def _split_file(file: Path) -> _SplitFile:
-    with reading(file, "make it readable"):
+    with reading(file, "Make the file readable"):
         content = file.read_bytes()
     try:
         return TypeAdapter(_SplitFile).validate_json(content)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         raise DataError(
-            f"{file}: {'.'.join(map(str, fault['loc'])) or 'the file'}: must be JSON with the lists train, val and test"
-            f" of [path, label from 0, class name], got {str(fault['input'])[:80]} ({fault['msg']}): get the file from"
-            " CoOp again"
+            where=f"{file}: {'.'.join(map(str, fault['loc'])) or 'the file'}",
+            allowed=f"JSON with the lists train, val and test of [path, label from 0, class name] ({fault['msg']})",
+            got=str(fault["input"])[:80],
+            remedy="Get the file from CoOp again",
         ) from error
 
 
 def read_aircraft(path: Path, data: DataConfig) -> Listing:
-    """FGVC-Aircraft, in the splits of its lists; raises DataError for lists that are damaged or name no variant."""
-    images = ImageList("get the list again")
+    """Return the images of FGVC-Aircraft in the splits of its lists.
+
+    Raises
+    ------
+    DataError
+        If a list is damaged or contains an unknown variant.
+    """
+    images = ImageList("Get the list again")
     images.names = dict(enumerate(read_lines(path / VARIANTS, images.remedy)))
     label_of = {variant: label for label, variant in images.names.items()}
     for part, split in PARTS.items():
@@ -160,12 +216,17 @@ def read_aircraft(path: Path, data: DataConfig) -> Listing:
 
 
 def read_tiny_imagenet(path: Path, data: DataConfig) -> Listing:
-    """Tiny ImageNet (Stanford CS231n): training images, and those of val, on which is tested; test has no labels.
+    """Return the training images of Tiny ImageNet (Stanford CS231n), and the images of val as the test split.
 
-    Classes have the order of wnids.txt and the first of their words, or all where two share the first. Raises DataError
-    for files that are missing or damaged.
+    The images of its test folder have no labels and are left out. The classes have the order of wnids.txt. Their names
+    are the first of their words, or all words if two classes share the first one.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or damaged.
     """
-    remedy = f"unpack {KNOWN['tiny_imagenet'].page} again"
+    remedy = f"Unpack {KNOWN['tiny_imagenet'].page} again"
     identifiers = read_lines(path / WORDNET_IDS, remedy)
     label_of = {identifier: label for label, identifier in enumerate(identifiers)}
     words = dict(line.split("\t", 1) for line in read_lines(path / WORDS, remedy) if "\t" in line)
@@ -173,16 +234,18 @@ def read_tiny_imagenet(path: Path, data: DataConfig) -> Listing:
     for identifier, label in label_of.items():
         folder = path / "train" / identifier / "images"
         if OUTSIDE.search(identifier) or not folder.is_dir():
-            raise DataError(f"{path / WORDNET_IDS}: {identifier!r} has no folder {folder}: {remedy}")
+            raise DataError(
+                f"class {identifier!r} has no folder {folder}", where=str(path / WORDNET_IDS), remedy=remedy
+            )
         if identifier not in words:
-            raise DataError(f"{path / WORDS}: has no words for class {identifier!r}: {remedy}")
+            raise DataError(f"class {identifier!r} has no words", where=str(path / WORDS), remedy=remedy)
         names = (entry.name for entry in os.scandir(folder) if entry.is_file())
         for name in sorted(name for name in names if is_image(name) and not hidden(name)):
             images.add(str(folder), f"train/{identifier}/images/{name}", label, TRAIN)
     for where, line in images.lines(path / ANNOTATIONS):
         image, identifier, *_ = [*line.split("\t"), "", ""]
         if identifier not in label_of:
-            raise images.wrong(where, f"an image and a class of {WORDNET_IDS}, apart by tabs", line)
+            raise images.wrong(where, f"an image and a class of {WORDNET_IDS}, separated by a tab", line)
         images.add(where, f"val/images/{image}", label_of[identifier], VALIDATION)
     firsts = {identifier: words[identifier].split(",")[0].strip() for identifier in identifiers}
     images.names = dict(enumerate(told_apart(firsts, words).values()))
@@ -190,20 +253,35 @@ def read_tiny_imagenet(path: Path, data: DataConfig) -> Listing:
 
 
 def domainnet_lists(path: Path) -> Path | None:
-    """The directory of DomainNet's lists, which lie beside the domains or in `splits`."""
+    """Return the directory of DomainNet's lists, which is the directory of the domains or `splits` in it."""
     return next((place for place in (path, path / "splits") if (place / f"{DOMAINS[0]}_train.txt").is_file()), None)
 
 
 def read_domainnet(path: Path, data: DataConfig, name: str) -> Listing:
-    """DomainNet, in the training and test splits of its lists.
+    """Return the images of DomainNet in the training and test splits of its lists.
 
-    name: "domainnet10" reads the ten classes that FedBN (Li et al. 2021) took. Raises DataError for lists that are
-    missing, damaged, or give one label to two classes.
+    Parameters
+    ----------
+    path
+        The directory of the domains.
+    data
+        The section [data] of the config.
+    name
+        "domainnet", or "domainnet10" for the ten classes of FedBN (Li et al. 2021).
+
+    Raises
+    ------
+    DataError
+        If a list is missing or damaged, or gives one label to two classes.
     """
     lists = domainnet_lists(path)
     if lists is None:
-        raise DataError(f"{path}: lacks {DOMAINS[0]}_train.txt and the other lists of DomainNet: get them")
-    images = ImageList("get the six domains' lists train and test again")
+        raise DataError(
+            f"{DOMAINS[0]}_train.txt and the other lists of DomainNet are missing",
+            where=str(path),
+            remedy=f"Get them from {KNOWN['domainnet'].page}",
+        )
+    images = ImageList("Get the lists train and test of the six domains again")
     for number, domain in enumerate(DOMAINS):
         for part in ("train", "test"):
             for where, line in images.lines(lists / f"{domain}_{part}.txt"):
@@ -214,5 +292,5 @@ def read_domainnet(path: Path, data: DataConfig, name: str) -> Listing:
     only = KNOWN[name].classes
     lacking = [class_name for class_name in only if class_name not in images.label_of]
     if lacking:
-        raise DataError(f"{lists}: the lists have no image of {', '.join(lacking)}: {images.remedy}")
+        raise DataError(f"the lists have no image of {', '.join(lacking)}", where=str(lists), remedy=images.remedy)
     return images.listing(name, path, lists, data, only)

@@ -1,4 +1,4 @@
-"""The ways in which images may lie on a disk: the values of data.layout."""
+"""The layouts of image files on a disk: the values of data.layout."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,14 +12,21 @@ from fedpgp.data.sources.listing import Listing
 from fedpgp.errors import DataError, nearest
 
 AUTO = "auto"
-DOCUMENTED = "(docs/data.md; fedpgp data layouts lists what else is read)"
+DOCUMENTED = "`fedpgp data layouts` lists all layouts, and docs/data.md explains them"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A way in which files lie on a disk. about: in a line, what it looks like.
+    """A layout of files on a disk.
 
-    recognises: something true of a path, by names and first lines alone; read: all images that lie there, or DataError.
+    Attributes
+    ----------
+    about
+        A description in one line.
+    recognises
+        A function that is true for a path with this layout; it reads only names and first lines.
+    read
+        A function that returns all images of a path, or raises DataError.
     """
 
     about: str
@@ -28,13 +35,13 @@ class Layout:
 
 
 def _holds(*names: str) -> Callable[[Path], bool]:
-    """Whether all of these files and folders are in a directory."""
+    """Return a test whether all of these files and folders are in a directory."""
     return lambda path: all((path / name).exists() for name in names)
 
 
-LAYOUTS: Mapping[str, Layout] = {  # asked in this order
+LAYOUTS: Mapping[str, Layout] = {  # tried in this order
     "coop": Layout(
-        "split_zhou_….json of CoOp, with lists of path, label and class name, beside its images",
+        "split_zhou_….json of CoOp, with lists of path, label and class name, and its images",
         known_lists.is_coop,
         known_lists.read_coop,
     ),
@@ -50,7 +57,7 @@ LAYOUTS: Mapping[str, Layout] = {  # asked in this order
     ),
     **{
         name: Layout(
-            f"{KNOWN[name].images}/CLASS/… and classnames.txt, a version of ImageNet to be tested on",
+            f"{KNOWN[name].images}/CLASS/… and classnames.txt: a version of ImageNet for tests",
             _holds("classnames.txt", KNOWN[name].images),
             partial(known_folders.read_version, name=name),
         )
@@ -62,7 +69,7 @@ LAYOUTS: Mapping[str, Layout] = {  # asked in this order
         known_lists.read_tiny_imagenet,
     ),
     "idx": Layout(
-        "train-images-idx3-ubyte, train-labels-idx1-ubyte and t10k-…, gzipped or not, as of MNIST",
+        "train-images-idx3-ubyte, train-labels-idx1-ubyte and t10k-…, gzipped or not, as in MNIST",
         mnist.recognises,
         mnist.read,
     ),
@@ -77,20 +84,20 @@ LAYOUTS: Mapping[str, Layout] = {  # asked in this order
         partial(known_lists.read_domainnet, name="domainnet"),
     ),
     "domainnet10": Layout(
-        "the same, of which the ten classes of FedBN are read; by name only",
+        "the same files, but only the ten classes of FedBN; must be set by name",
         lambda _: False,
         partial(known_lists.read_domainnet, name="domainnet10"),
     ),
     **{
         name: Layout(
-            f"a folder for each of {', '.join(KNOWN[name].domains)}, in each one for each class",
+            f"folders {', '.join(KNOWN[name].domains)}, each with a folder for each class",
             partial(known_folders.has_domains, name=name),
             partial(known_folders.read_domains, name=name),
         )
         for name in known_folders.DOMAIN_SETS
     },
     "table": Layout(
-        "a CSV, TSV or Parquet file with the columns path (or image) and label, perhaps domain, client and split",
+        "a CSV, TSV or Parquet file with the columns path (or image) and label, and optionally domain, client, split",
         lambda path: path.is_file() and path.suffix.lower() in table.SUFFIXES,
         table.read,
     ),
@@ -104,39 +111,51 @@ LAYOUTS: Mapping[str, Layout] = {  # asked in this order
         hugging_face.is_tars,
         hugging_face.read_tars,
     ),
-    # Which of these it is, `folder.recognised` says.
+    # `folder.recognised` chooses among these.
     **{name: Layout(about, lambda _: False, partial(folder.read, layout=name)) for name, about in folder.ABOUT.items()},
 }
 
 
 def layout_of(path: Path, wanted: str = AUTO) -> str:
-    """The name of the layout that is wanted, or that recognises a path; raises DataError if none does."""
+    """Return the name of the layout that is wanted, or that recognises a path.
+
+    Raises
+    ------
+    DataError
+        If no layout recognises the path.
+    """
     if wanted == AUTO:
         recognising = (name for name, layout in LAYOUTS.items() if layout.recognises(path))
         name = next(recognising, None) or folder.recognised(path)
         if name is None:
-            raise DataError(f"{_why_none(path)} {DOCUMENTED}")
+            raise _unrecognised(path)
         return name
     if wanted not in LAYOUTS:
-        raise DataError(f"data.layout must be a known one, got {wanted!r}; {nearest(wanted, [AUTO, *LAYOUTS])}")
+        raise DataError(
+            where="data.layout", allowed="a known layout", got=wanted, remedy=nearest(wanted, [AUTO, *LAYOUTS])
+        )
     return wanted
 
 
-def _why_none(path: Path) -> str:
-    """What is wrong with a path that no layout recognises, and what to do, in a line."""
+def _unrecognised(path: Path) -> DataError:
+    """Return the error for a path that no layout recognises."""
     if folder.is_image(path.name) and path.is_file():
-        return f"{path} is an image: name the directory with a folder for each class"
+        remedy = f"Set data.source to the directory with a folder for each class; {DOCUMENTED}"
+        return DataError("this is a single image", where=str(path), remedy=remedy)
     if not path.is_dir():
-        return f"{path} is no table ({', '.join(table.SUFFIXES)}): name one, or a directory of images"
+        remedy = f"Set data.source to a table, or to a directory of images; {DOCUMENTED}"
+        return DataError(f"this is not a table ({', '.join(table.SUFFIXES)})", where=str(path), remedy=remedy)
     names = sorted(entry.name for entry in path.iterdir() if not folder.hidden(entry.name) and entry.is_file())
     tables = [name for name in names if Path(name).suffix.lower() in table.SUFFIXES]
     images = sum(map(folder.is_image, names))
-    remedy = f"put {'them' if images else 'images'} in a folder for each class, {path}/CLASS/…"
+    remedy = f"Put {'them' if images else 'images'} into a folder for each class, {path}/CLASS/…"
     if tables:
-        remedy += f", or name the table that says what they are, such as {path / tables[0]}"
+        remedy += f", or set data.source to the table that describes them, such as {path / tables[0]}"
+    remedy += f"; {DOCUMENTED}"
     if not images:
-        return f"{path} holds no image: {remedy}"
+        return DataError("there is no image here", where=str(path), remedy=remedy)
     if images and all(folder.BACKSLASH in name for name in names if folder.is_image(name)):
-        return f"{path / names[0]}: {folder.UNPACK}"
+        return DataError(folder.BACKSLASHES, where=str(path / names[0]), remedy=f"{folder.UNPACK}; {DOCUMENTED}")
     folders = "no folder with images" if folder.folders(path) else "no folders"
-    return f"{path} holds {images:,} image{'s' if images > 1 else ''} and {folders}: {remedy}"
+    problem = f"there {'are' if images > 1 else 'is'} {images:,} image{'s' if images > 1 else ''} and {folders} here"
+    return DataError(problem, where=str(path), remedy=remedy)

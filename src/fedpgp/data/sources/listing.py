@@ -1,4 +1,4 @@
-"""What a reader finds -> a source: names checked, every image in a split, one `ImageDataset` for each."""
+"""Turn the images that a reader found into a source: check names, and give every image a split."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,22 +17,25 @@ from fedpgp.data.sources.names import plain as plain_name
 from fedpgp.errors import DataError, shown
 from fedpgp.runtime.randomness import generator
 
-SEED = 0  # of a division into splits: it belongs to the data, and is the same for every run
+SEED = 0  # seed of the division into splits, which is part of the data and the same in every run
 TRAIN, VALIDATION, TEST = range(3)
 OUTSIDE = re.compile(r"^\s*$|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\x00")  # a path that may lead out of a directory
 
 
 class Pictures(Protocol):
-    """n pictures, none of them decoded before it is asked for. It can be pickled, for other processes."""
+    """A sequence of n pictures that are decoded on demand.
+
+    Objects can be pickled for other processes.
+    """
 
     def __call__(self, index: int) -> Image.Image: ...
 
     def place(self, index: int) -> str:
-        """Where one of them lies, for a message."""
+        """Return the place of a picture, for a message."""
         ...
 
     def fingerprint(self, images: NDArray[np.int64]) -> str:
-        """Changes when one of these pictures, or their order, does."""
+        """Return a text that changes if one of these pictures or their order changes."""
         ...
 
 
@@ -40,9 +43,18 @@ class Pictures(Protocol):
 class Listing:
     """All n images that a reader found, in a fixed order.
 
-    name: of the dataset, for tables and messages; where: what a message names as the place of a fault.
-    splits: [n] 0 train, 1 validation, 2 test; None where the source has none. ignored: what else lies there -> how
-    much. The rest as in `ImageDataset` and `Source`.
+    The other attributes are as in `ImageDataset` and `Source`.
+
+    Attributes
+    ----------
+    name
+        The name of the dataset, for tables and messages.
+    where
+        The place of a fault, for messages.
+    splits
+        [n] 0 for train, 1 for validation, 2 for test; None if the source has no splits.
+    ignored
+        The numbers of other files or rows, by their kind.
     """
 
     name: str
@@ -61,7 +73,7 @@ class Listing:
     features: StoredFeatures | None = None
 
     def without_unused(self) -> "Listing":
-        """The listing without the class names of which there is no image."""
+        """Return the listing without classes that have no image."""
         used, labels = np.unique(self.labels, return_inverse=True)
         above = None if self.superclasses is None else tuple(self.superclasses[label] for label in used)
         names = tuple(self.class_names[label] for label in used)
@@ -72,7 +84,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class ChosenPictures:
-    """Some of other pictures, in the order of their rows."""
+    """A selection of pictures, in the order of the rows."""
 
     pictures: Pictures
     rows: NDArray[np.int64]
@@ -88,17 +100,30 @@ class ChosenPictures:
 
 
 def to_source(listing: Listing, data: DataConfig, splits: Sequence[str] = SPLITS) -> Source:
-    """The source that a listing describes; raises DataError for one that cannot be used.
+    """Return the source that a listing describes.
 
-    splits: those to read, as in `load_source`.
+    Parameters
+    ----------
+    listing
+        All images.
+    data
+        The section [data] of the config.
+    splits
+        The splits to read, as in `load_source`.
+
+    Raises
+    ------
+    DataError
+        If the listing cannot be used.
     """
     check_names(listing)
     counts = np.bincount(listing.labels, minlength=len(listing.class_names))
     if not counts.all():
         empty = [listing.class_names[label] for label in np.flatnonzero(counts == 0)]
         raise DataError(
-            f"{listing.where}: {len(empty)} of {len(listing.class_names)} classes have no image, the first is"
-            f" {empty[0]!r}: add images, or leave such classes out with --set data.drop_unused_classes=true"
+            f"{len(empty)} of {len(listing.class_names)} classes have no image, starting with {empty[0]!r}",
+            where=listing.where,
+            remedy="Add images, or leave such classes out with --set data.drop_unused_classes=true",
         )
     of_split = divided(listing, data)
 
@@ -116,9 +141,12 @@ def to_source(listing: Listing, data: DataConfig, splits: Sequence[str] = SPLITS
 
 
 def to_target(listing: Listing) -> ImageDataset:
-    """What is tested of a dataset that nobody trains on: its test split, else its validation, else all of it.
+    """Return the images to test of another dataset: its test split, else its validation split, else all images.
 
-    Raises DataError for class names that cannot be told apart.
+    Raises
+    ------
+    DataError
+        If two class names cannot be distinguished.
     """
     check_names(listing)
     images = np.arange(len(listing.labels))
@@ -146,40 +174,57 @@ def _dataset(listing: Listing, split: str, images: NDArray[np.int64]) -> ImageDa
 
 
 def check_names(listing: Listing) -> None:
-    """Raises DataError for names that are no text, and class names that are missing, or the same but for case, spaces
-    and underscores."""
+    """Raise DataError for names that are not text, missing class names, and class names that are equal for CLIP.
+
+    Names are equal up to case, spaces and underscores.
+    """
     for kind, names in (("class", listing.class_names), ("domain", listing.domain_names)):
         wrong = next((name for name in names if not is_text(name)), None)
         if wrong is not None:
             raise DataError(
-                f"{listing.where}: the {kind} name '{shown(wrong)}' must be text in UTF-8 without control characters:"
-                " rename its folder, or write it again in the table"
+                f"the {kind} name '{shown(wrong)}' is not text in UTF-8 without control characters",
+                where=listing.where,
+                remedy="Rename its folder, or correct it in the table",
             )
     seen: dict[str, str] = {}
     for label, name in enumerate(listing.class_names):
         plain = plain_name(name)
         if not plain:
-            raise DataError(f"{listing.where}: class {label} has no name: give each one with data.names")
+            raise DataError(
+                f"class {label} has no name",
+                where=listing.where,
+                remedy="Name all classes in a file, and set data.names to it",
+            )
         if plain in seen:
             raise DataError(
-                f"{listing.where}: classes {seen[plain]!r} and {name!r} are the same name to CLIP: join them, or tell"
-                " them apart with data.names"
+                f"classes {seen[plain]!r} and {name!r} have the same name for CLIP",
+                where=listing.where,
+                remedy="Merge them, or give them different names with data.names",
             )
         seen[plain] = name
 
 
 def divided(listing: Listing, data: DataConfig) -> NDArray[np.int64]:
-    """[n] the split of every image: the source's own, and what it lacks drawn from it.
+    """Return [n] the split of every image: the split of the source, or a drawn one if the source lacks splits.
 
-    Without any split, shares of every class, in every domain and of every client, become test and validation. Without
-    validation, that is drawn from train; a source with train and validation alone is tested on the latter, as CoOp does
-    with ImageNet. The draw depends on the listing alone. Raises DataError where a source has splits and train is empty.
+    Without any split, shares of every class, in every domain and of every client, become test and validation. If only
+    validation is missing, it is drawn from train. A source with only train and validation is tested on validation, as
+    CoOp does with ImageNet. The draw depends only on the listing.
+
+    Raises
+    ------
+    DataError
+        If a source has splits but an empty train split.
     """
     n = len(listing.labels)
     of_split = np.full(n, TRAIN) if listing.splits is None else listing.splits.copy()
     have = set(np.unique(of_split).tolist())
     if TRAIN not in have:
-        raise DataError(f"{listing.where}: no image is in the train split: name one, or none at all to have it divided")
+        raise DataError(
+            "no image is in the train split",
+            where=listing.where,
+            remedy="Add a train split, or remove all splits, so that fedpgp divides the images",
+        )
     if VALIDATION in have and TEST not in have:
         of_split[of_split == VALIDATION] = TEST
         have = {TRAIN, TEST}
@@ -190,9 +235,9 @@ def divided(listing: Listing, data: DataConfig) -> NDArray[np.int64]:
 
 
 def _share(listing: Listing, among: NDArray[np.bool_], share: float, purpose: int) -> NDArray[np.int64]:
-    """A share of some images, of every class, domain and client: at least one of two or more, never all.
+    """Return a share of some images from every class, domain and client: at least one of two or more, never all.
 
-    A client that would have none, since each of its images is of another class, gets one, if its class keeps others.
+    A client whose images all have different classes would get none. It gets one if the class has other images left.
     """
     images = np.flatnonzero(among)
     shuffled = images[torch.randperm(len(images), generator=generator(SEED, "split", purpose)).numpy()]

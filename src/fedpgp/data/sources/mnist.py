@@ -1,4 +1,4 @@
-"""Datasets in the files of MNIST, gzipped or not: http://yann.lecun.com/exdb/mnist, "file formats"."""
+"""Datasets in the file format of MNIST, gzipped or not: http://yann.lecun.com/exdb/mnist, "file formats"."""
 
 import gzip
 import math
@@ -17,33 +17,49 @@ from fedpgp.errors import DataError
 PARTS = ("train", "t10k")  # training and test images
 DIMENSIONS = {"images": 3, "labels": 1}
 UNSIGNED_BYTES = 8
+AGAIN = "Get the dataset again"
 SPELLINGS = {"fashionmnist": "fashion-mnist"}
 
 
 def recognises(path: Path) -> bool:
-    """A directory with such files, or one that holds them in `raw`, as torchvision lays them."""
+    """Return whether a directory has such files, or has them in `raw`, as torchvision writes them."""
     return path.is_dir() and _file(path, PARTS[0], "images") is not None
 
 
 def read(path: Path, data: DataConfig) -> Listing:
-    """Training and test images; raises DataError for files that are missing or damaged, and labels without a name."""
+    """Return training and test images.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or damaged, or if a label has no name.
+    """
     files: dict[tuple[str, str], Path] = {}
     for part in PARTS:
         for kind, dimensions in DIMENSIONS.items():
             file = _file(path, part, kind)
             if file is None:
-                raise DataError(f"{path}: lacks {part}-{kind}-idx{dimensions}-ubyte, gzipped or not: get it again")
+                raise DataError(
+                    f"{part}-{kind}-idx{dimensions}-ubyte is missing, gzipped or not", where=str(path), remedy=AGAIN
+                )
             files[part, kind] = file
     images = [files[part, "images"] for part in PARTS]
     shapes = [_shape(file, "images") for file in images]
     labels = [_read(files[part, "labels"], "labels") for part in PARTS]
     for part, shape, of_part in zip(PARTS, shapes, labels, strict=True):
         if len(of_part) != shape[0]:
-            counts = f"{len(of_part)} labels, and {files[part, 'images']} {shape[0]} images"
-            raise DataError(f"{files[part, 'labels']}: has {counts}: get both again")
+            raise DataError(
+                f"there are {len(of_part)} labels, but {shape[0]} images in {files[part, 'images']}",
+                where=str(files[part, "labels"]),
+                remedy="Get both files again",
+            )
     (train, *size), (test, *other) = shapes
     if size != other:
-        raise DataError(f"{images[1]}: its images have size {other}, those of {images[0]} {size}: get both again")
+        raise DataError(
+            f"the images have size {other}, but the images in {images[0]} have size {size}",
+            where=str(images[1]),
+            remedy="Get both files again",
+        )
     name = _name(path)
     class_names, all_labels = _classes(name, np.concatenate(labels).astype(np.int64), path, data)
     return Listing(
@@ -67,12 +83,14 @@ def _classes(
         distinct, codes = np.unique(labels, return_inverse=True)
         return named(list(map(str, distinct)), codes, str(path), data, "image {}".format, needed=True)
     if labels.max(initial=0) >= len(classes):
-        raise DataError(f"{path}: labels of {name} must be 0 to {len(classes) - 1}, got {labels.max()}: get it again")
+        raise DataError(
+            where=f"{path}: labels of {name}", allowed=f"0 to {len(classes) - 1}", got=int(labels.max()), remedy=AGAIN
+        )
     return renamed(classes, str(path), data), labels
 
 
 def _name(path: Path) -> str:
-    """Of the dataset, which only its directory says."""
+    """Return the name of the dataset, which only its directory contains."""
     directory = path.resolve()
     name = (directory.parent if directory.name == "raw" else directory).name.lower().replace("_", "-")
     return SPELLINGS.get(name, name)
@@ -85,28 +103,30 @@ def _file(path: Path, part: str, kind: str) -> Path | None:
 
 
 def _shape(file: Path, kind: str) -> tuple[int, ...]:
-    """What the header says; raises DataError for another file."""
+    """Return the shape in the header; raise DataError if the file has another format."""
     length = 4 + 4 * DIMENSIONS[kind]
     header = _bytes(file, length)
     if len(header) < length or header[:4] != bytes((0, 0, UNSIGNED_BYTES, DIMENSIONS[kind])):
-        raise DataError(f"{file}: does not begin like an idx file of {kind} in bytes: get it again")
+        raise DataError(f"the file does not start like an idx file of {kind} in bytes", where=str(file), remedy=AGAIN)
     return tuple(np.frombuffer(header, ">u4", offset=4).tolist())
 
 
 def _read(file: Path, kind: str) -> NDArray[np.uint8]:
-    """The content of a file; raises DataError for one that does not hold what its header says."""
+    """Return the content of a file; raise DataError if it does not match the header."""
     shape, header = _shape(file, kind), 4 + 4 * DIMENSIONS[kind]
     length = header + math.prod(shape)
     content = _bytes(file, length + 1)
     if len(content) != length:
         raise DataError(
-            f"{file}: must have {length:,} bytes for the {shape[0]:,} {kind} that its header says, and has"
-            f" {'more' if len(content) > length else f'{len(content):,}'}: get it again"
+            where=f"{file}: the size",
+            allowed=f"{length:,} bytes for the {shape[0]:,} {kind} of its header",
+            got="more" if len(content) > length else len(content),
+            remedy=AGAIN,
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
 def _bytes(file: Path, length: int) -> bytes:
-    """The first bytes of a file, unpacked; raises DataError for one that cannot be read or unpacked."""
-    with reading(file, "get it again"), gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+    """Return the first bytes of a file, unpacked; raise DataError if it cannot be read or unpacked."""
+    with reading(file, AGAIN), gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
         return opened.read(length)

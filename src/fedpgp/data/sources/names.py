@@ -1,4 +1,4 @@
-"""Names of classes: from a file, or as the images have them."""
+"""Class names, from a file or from the images."""
 
 import csv
 import re
@@ -28,14 +28,37 @@ def named(
     place: Callable[[int], str],
     needed: bool = False,
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """What images have as labels -> class names, and [n] the index of each image's.
+    """Turn the labels of images into class names.
 
-    labels: distinct; codes: [n] index into them. The names and their order are those of the file data.names, else of a
-    file beside the images, else the labels themselves, sorted; integers are sorted as numbers.
-    where: the directory of the images, or the file that lists them; place: index of an image -> where a message says
-    that it is; needed: integers must have names.
+    The names and their order come from the file data.names, else from a file next to the images, else from the sorted
+    labels; integers are sorted by value.
 
-    Raises DataError for labels without a name, and names without a label.
+    Parameters
+    ----------
+    labels
+        The distinct labels.
+    codes
+        [n] indices into `labels`.
+    where
+        The directory of the images, or the file that lists them.
+    data
+        The section [data] of the config.
+    place
+        A function from the index of an image to its place, for messages.
+    needed
+        Whether integers must have names.
+
+    Returns
+    -------
+    names
+        The class names.
+    labels
+        [n] the index of each image's class name.
+
+    Raises
+    ------
+    DataError
+        If a label has no name, or a name has no label.
     """
     integers = all(map(INTEGER.fullmatch, labels))
     directory = Path(where) if Path(where).is_dir() else Path(where).parent
@@ -44,8 +67,10 @@ def named(
     if file is None:
         if integers and needed:
             raise DataError(
-                f"{where}: the labels are integers (true is 1, false is 0), and CLIP reads names: name a file with a"
-                f" class name in each line with data.names, or put it beside the images as {BESIDE[0]}"
+                "the labels are integers (true is 1, false is 0), but CLIP reads names",
+                where=where,
+                remedy="Set data.names to a file with one class name in each line, or put that file next to the images"
+                f" as {BESIDE[0]}",
             )
         names = {label: label for label in sorted(labels, key=int if integers else None)}
     else:
@@ -56,15 +81,16 @@ def named(
             at = f" ({place(int(images[0]))})" if len(images) else ""
             hint = f"; lines without a number count from 0 to {len(names) - 1}" if integers else ""
             raise DataError(
-                f"{file}: has no name for {len(unnamed)} of {len(labels)} classes, the first is {unnamed[0]!r}{at}: add"
-                f" a line for each{hint}"
+                f"there is no name for {len(unnamed)} of {len(labels)} classes, starting with {unnamed[0]!r}{at}{hint}",
+                where=str(file),
+                remedy="Add a line for each class",
             )
     order = {label: number for number, label in enumerate(names)}
     return tuple(names.values()), np.array([order[label] for label in labels], dtype=np.int64)[codes]
 
 
 def renamed(names: Sequence[str], where: str, data: DataConfig) -> tuple[str, ...]:
-    """The names of labels 0, 1, … that a dataset has itself, or those of the file data.names, for the same labels."""
+    """Return the names of the labels 0, 1, … of a dataset: its own names, or the names of the file data.names."""
     if not data.names:
         return tuple(names)
     labels = [str(label) for label in range(len(names))]
@@ -72,46 +98,48 @@ def renamed(names: Sequence[str], where: str, data: DataConfig) -> tuple[str, ..
     return tuple(given[place] for place in places)
 
 
-def read_lines(file: Path, remedy: str = "data.names must name a file with a class name in each line") -> list[str]:
-    """The lines of a file that are not empty, stripped; raises DataError, with the remedy, if it has no text."""
+def read_lines(file: Path, remedy: str = "Set data.names to a file with one class name in each line") -> list[str]:
+    """Return the lines of a file that are not empty, stripped; raise DataError with `remedy` if it has no text."""
     return list(numbered_lines(file, remedy).values())
 
 
 def numbered_lines(file: Path, remedy: str) -> dict[int, str]:
-    """The same by their numbers in the file, from 1."""
+    """Return the same lines by their numbers in the file, starting at 1."""
     with reading(file, remedy):
         text = file.read_text(encoding="utf-8-sig")
     lines = {number: line.strip() for number, line in enumerate(text.splitlines(), 1) if line.strip()}
     if not lines:
-        raise DataError(f"{file}: is empty: {remedy}")
+        raise DataError("the file is empty", where=str(file), remedy=remedy)
     return lines
 
 
 @contextmanager
 def reading(where: Path | str, remedy: str) -> Iterator[None]:
-    """Raise DataError, with the remedy, for whatever a library raises for a file that is missing or damaged."""
+    """Raise DataError with `remedy` for anything that a library raises for a missing or damaged file."""
     try:
         yield
-    except Exception as error:  # what a damaged file makes a library raise is not documented
-        raise DataError(f"{where} cannot be read: {first_line(error)}; {remedy}") from error
+    except Exception as error:  # libraries do not document what they raise for damaged files
+        raise DataError(
+            f"cannot be read: {first_line(error).removesuffix('.')}", where=str(where), remedy=remedy
+        ) from error
 
 
 def told_apart(names: Mapping[str, str], longer: Mapping[str, str]) -> dict[str, str]:
-    """Identifier -> name, or where several have the same name, its longer one, if it has one."""
+    """Return the name of each identifier, or its longer name if several identifiers share the name."""
     shared = Counter(map(plain, names.values()))
     return {key: longer.get(key, name) if shared[plain(name)] > 1 else name for key, name in names.items()}
 
 
 def plain(name: str) -> str:
-    """A name without what makes no difference to CLIP: case, underscores, spaces, and how an accent is encoded.
+    """Return a name without what CLIP ignores: case, underscores, spaces, and the encoding of accents.
 
-    Lower case as CLIP's tokenizer has it, in which Maße and Masse are two words.
+    Lower case is as in CLIP's tokenizer, for which Maße and Masse are two words.
     """
     return " ".join(unicodedata.normalize("NFC", name.replace("_", " ").lower()).split())
 
 
 def is_text(name: str) -> bool:
-    """Whether a name can be written as UTF-8, and has no control characters but blanks."""
+    """Return whether a name can be written as UTF-8 and has no control characters except whitespace."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -122,18 +150,26 @@ def is_text(name: str) -> bool:
 def superclasses_of(
     labels: NDArray[np.int64], superclasses: NDArray[np.int64], names: Sequence[str], where: str
 ) -> tuple[int, ...]:
-    """The superclass of each class, from [n] those of the images; raises DataError for a class that is in several."""
+    """Return the superclass of each class, from [n] the superclasses of the images.
+
+    Raises
+    ------
+    DataError
+        If a class is in several superclasses.
+    """
     pairs = np.unique(np.stack([labels, superclasses]), axis=1)
     classes, counts = np.unique(pairs[0], return_counts=True)
     if (counts > 1).any():
         name = names[classes[counts > 1][0]]
-        raise DataError(f"{where}: the images of {name!r} are in more than one superclass: get it again")
+        raise DataError(
+            f"the images of {name!r} are in several superclasses", where=where, remedy="Get the dataset again"
+        )
     of = dict(pairs.T.tolist())
     return tuple(of.get(label, 0) for label in range(len(names)))
 
 
 def _matched(lines: Sequence[str], labels: Sequence[str], integers: bool, file: Path) -> dict[str, str]:
-    """Label -> name, in the order of the lines."""
+    """Return the name of each label, in the order of the lines."""
     exact = {label: label for label in labels}
     near = {plain(label): label for label in labels}
     names: dict[str, str] = {}
@@ -145,24 +181,25 @@ def _matched(lines: Sequence[str], labels: Sequence[str], integers: bool, file: 
             label, name = str(number), line
         elif (whole := exact.get(line) or near.get(plain(line))) is not None:
             label, name = whole, line
-        # A number without an image is a class that has none, which is told as such.
+        # A number without an image is a class without images, which is reported elsewhere.
         elif not name or not (label in exact or (numbered and INTEGER.fullmatch(label))):
             if number > 0 or label.lower() not in HEADERS:
                 strange.append(line)
             continue
         if label in names:
-            raise DataError(f"{file}: names class {label!r} more than once: leave one of the lines")
+            raise DataError(f"class {label!r} has more than one line", where=str(file), remedy="Keep one of the lines")
         names[label] = name
     if strange:
         raise DataError(
-            f"{file}: {len(strange)} of {len(lines)} lines begin with no class of the images, the first is"
-            f" {strange[0]!r}: take them out, or add images"
+            f"{len(strange)} of {len(lines)} lines do not start with a class of the images, such as {strange[0]!r}",
+            where=str(file),
+            remedy="Remove these lines, or add images",
         )
     return names
 
 
 def _split(line: str) -> tuple[str, str]:
-    """The identifier and the name of a line, apart by a tab, a comma or spaces; the name may be missing."""
+    """Return the identifier and the name of a line, separated by a tab, a comma or spaces; the name may be missing."""
     if "\t" in line:
         identifier, _, name = line.partition("\t")
         return identifier.strip(), name.strip()

@@ -1,4 +1,4 @@
-"""The embedded dataset."""
+"""The embedded dataset of pictograms."""
 
 import csv
 import hashlib
@@ -17,7 +17,13 @@ STYLES = ("noto", "twemoji", "openmoji", "fluent-emoji", "fluent-emoji-flat", "f
 
 
 def read(splits: Sequence[str] = SPLITS) -> Source:
-    """The pictograms; raises DataError for files that are damaged."""
+    """Return the pictograms.
+
+    Raises
+    ------
+    DataError
+        If a file is damaged.
+    """
     directory = assets.verified(NAME, [f"{split}.parquet" for split in SPLITS if split not in splits])
     with (directory / "classes.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""Tables: a CSV, TSV or Parquet file with a row for each image."""
+"""Tables: a CSV, TSV or Parquet file with one row for each image."""
 
 import csv
 from dataclasses import replace
@@ -15,11 +15,17 @@ from fedpgp.errors import DataError
 
 TABS = (".tsv", ".tab")
 SUFFIXES = (".csv", *TABS, ".parquet")
-REMEDY = "make it readable, fix the row that is named, or save it again as a table in UTF-8"
+REMEDY = "Make it readable, fix the row in question, or save it again as a table in UTF-8"
 
 
 def read(file: Path, data: DataConfig) -> Listing:
-    """All images that a table names; raises DataError for a file that is no such table, and for rows that are wrong."""
+    """Return all images that a table lists.
+
+    Raises
+    ------
+    DataError
+        If the file is not such a table, or if a row is wrong.
+    """
     import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
@@ -37,7 +43,7 @@ def read(file: Path, data: DataConfig) -> Listing:
     else:
         names, separator = _header(file)
         columns = find_columns(names, data, where)
-        few = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())  # of many rows, few values
+        few = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())  # many rows have few distinct values
         with reading(where, REMEDY):
             table = pyarrow.csv.read_csv(
                 file,
@@ -50,13 +56,15 @@ def read(file: Path, data: DataConfig) -> Listing:
                 ),
             )
     if not len(table):
-        raise DataError(f"{where}: has no row: write one for each image")
+        raise DataError("the table has no row", where=where, remedy="Add a row for each image")
     column = table[columns[IMAGE]]
     kind = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
     if not _is_text(kind):
         raise DataError(
-            f"{where}: column {columns[IMAGE]!r} must hold paths or encoded images, got {kind}: set"
-            " data.image_column to another column"
+            where=f"{where}, column {columns[IMAGE]!r}",
+            allowed="a column of paths or encoded images",
+            got=str(kind),
+            remedy="Set data.image_column to another column",
         )
     paths = column.cast(kind).cast(pyarrow.large_string()).combine_chunks()
     _check_paths(paths, where)
@@ -68,13 +76,13 @@ def read(file: Path, data: DataConfig) -> Listing:
 
 
 def _has_paths(schema: Any, data: DataConfig, where: str) -> bool:
-    """Whether the images of a Parquet file are paths; else it has them in a column of bytes."""
+    """Return whether the images of a Parquet file are paths, not bytes."""
     import pyarrow.types as types
 
     encoded = [types.is_struct(kind) or _is_bytes(kind) for kind in schema.types]
     try:
         image = find_columns(schema.names, data, where)[IMAGE]
-    except DataError:  # a column of images need not have a usual name
+    except DataError:  # a column of images may have any name
         return not any(encoded)
     return not encoded[schema.names.index(image)]
 
@@ -92,19 +100,23 @@ def _is_bytes(kind: Any) -> bool:
 
 
 def _header(file: Path) -> tuple[list[str], str]:
-    """The names of the columns of a text file, and the sign between them."""
+    """Return the names of the columns of a text file, and the separator."""
     with reading(file, REMEDY), file.open(encoding="utf-8-sig", newline="") as lines:
         header = lines.readline(1 << 16)
     separator = "\t" if file.suffix.lower() in TABS else max(",;\t", key=header.count)
     names = [name.strip() for name in next(csv.reader([header], delimiter=separator), [])]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise DataError(f"{file}: has more than one column {min(twice)!r}: give each a name in the first line")
+        raise DataError(
+            f"more than one column has the name {min(twice)!r}",
+            where=str(file),
+            remedy="Give each column its own name in the first line",
+        )
     return names, separator
 
 
 def _check_paths(paths: Any, where: str) -> None:
-    """Raises DataError for the first path that is empty, absolute, or has `..` in it."""
+    """Raise DataError for the first path that is empty, absolute, or contains `..`."""
     import pyarrow.compute as compute
 
     outside = compute.match_substring_regex(paths, OUTSIDE.pattern).fill_null(True)
@@ -112,8 +124,12 @@ def _check_paths(paths: Any, where: str) -> None:
     if row >= 0:
         directory, path = Path(where).parent, str(paths[row].as_py())
         inside = path.startswith(f"{directory.absolute()}/") and ".." not in path
-        remedy = f"write {Path(path).relative_to(directory.absolute())}" if inside else "put the table above its images"
+        remedy = "Put the table into a directory above its images"
+        if inside:
+            remedy = f"Write {Path(path).relative_to(directory.absolute())}"
         raise DataError(
-            f"{where}: row {row + 1}: the path must be relative to {directory} and stay below it, got {path!r}:"
-            f" {remedy}"
+            where=f"{where}, row {row + 1}: the path",
+            allowed=f"relative to {directory}, and inside of it",
+            got=path,
+            remedy=remedy,
         )

@@ -15,16 +15,20 @@ from PIL import Image
 
 from fedpgp.errors import DataError
 
-FORMAT = "1"  # of what is written, which a change of it must not take from the cache
-AT_ONCE = 4096  # pictures that are hashed together
+FORMAT = "1"  # version of the cached files; files of another version are not used
+AT_ONCE = 4096  # number of pictures that are hashed together
 
 
 @dataclass(frozen=True)
 class MappedPictures:
-    """Pictures of one size, of which only those that are asked for are read.
+    """Pictures of one size, which are read on demand.
 
-    file: a .npy of [n, height, width] grey or [n, height, width, 3] RGB bytes; packed: what a message names as the
-    file of a picture.
+    Attributes
+    ----------
+    file
+        A .npy file of [n, height, width] grey or [n, height, width, 3] RGB bytes.
+    packed
+        The file of a picture, for messages.
     """
 
     file: Path
@@ -37,7 +41,7 @@ class MappedPictures:
         return f"number {index} in {self.packed}"
 
     def fingerprint(self, images: NDArray[np.int64]) -> str:
-        """SHA-256 of the pixels."""
+        """Return the SHA-256 of the pixels."""
         pixels = _mapped(self.file)
         digest = hashlib.sha256(str((len(images), *pixels.shape[1:])).encode())
         for start in range(0, len(images), AT_ONCE):
@@ -52,10 +56,21 @@ def _mapped(file: Path) -> NDArray[np.uint8]:
 
 
 def unpack(files: Sequence[Path], shape: tuple[int, ...], pixels: Callable[[], NDArray[np.uint8]]) -> MappedPictures:
-    """The pictures of some files; `pixels` is called only if the cache does not have them.
+    """Return the pictures of some files, from the cache or unpacked.
 
-    files: on whose paths, sizes and times of change it depends what is in the cache; shape: of the pixels, [N, height,
-    width] or [N, height, width, 3]. Raises DataError if the cache cannot be written.
+    Parameters
+    ----------
+    files
+        The packed files. A change of their paths, sizes or modification times makes a new entry in the cache.
+    shape
+        The shape of the pixels, [N, height, width] or [N, height, width, 3].
+    pixels
+        A function that returns the pixels. It is called only if the cache does not have them.
+
+    Raises
+    ------
+    DataError
+        If the cache cannot be written.
     """
     directory = platformdirs.user_cache_path("fedpgp") / "unpacked"
     key = hashlib.sha256(f"{FORMAT} {shape}".encode())
@@ -69,10 +84,11 @@ def unpack(files: Sequence[Path], shape: tuple[int, ...], pixels: Callable[[], N
             _write(unpacked, content)
         except OSError as error:
             raise DataError(
-                f"{directory}: cannot be written: {error.strerror or error}; {files[0]} is unpacked there, so make"
-                " room, or set XDG_CACHE_HOME to another directory"
+                f"cannot be written: {error.strerror or error}, but {files[0]} must be unpacked there",
+                where=str(directory),
+                remedy="Free disk space, or set XDG_CACHE_HOME to another directory",
             ) from error
-    packed = str(files[0]) if len(files) == 1 else f"{files[0]} and the {len(files) - 1} after it"
+    packed = str(files[0]) if len(files) == 1 else f"{files[0]} and the {len(files) - 1} files after it"
     return MappedPictures(unpacked, packed)
 
 
@@ -85,7 +101,7 @@ def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:
 
 
 def _write(file: Path, pixels: NDArray[np.uint8]) -> None:
-    """Writes them beside their place first, under a name that no other process has."""
+    """Write the pixels to a temporary file next to their place, with a name that no other process uses, and move it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(suffix=".writing", dir=file.parent, delete=False) as opened:
         try:
