@@ -127,14 +127,21 @@ def test_missing_files_and_links_out_are_found_before_any_work(tree, tmp_path):
     assert len(load_source(DataConfig(source=str(file), follow_links=True)).test) == 1
 
 
-def test_absolute_paths_and_paths_of_windows_get_a_remedy_that_works(tree):
+def test_absolute_paths_below_the_table_are_read_and_others_refused(tree):
     root = tree("x/a.png", "x/b.png")
-    (root / "list.csv").write_text(f"path,label\n{root}/x/a.png,ant\n")
-    with raises(DataError, where="row 1: the path", got=f"{root}/x/a.png") as error:
-        listing(root / "list.csv")
-    suggested = error.value.remedy.removeprefix("Write ")
-    (root / "list.csv").write_text(f"path,label\n{suggested},ant\n")
-    assert listing(root / "list.csv").pictures(0).size
+    table = root / "list.csv"
+    table.write_text(f"path,label\n{root}/x/a.png,ant\nx/b.png,bee\n")
+    absolute = listing(table)
+    table.write_text("path,label\nx/a.png,ant\nx/b.png,bee\n")
+    assert absolute.pictures.paths.equals(listing(table).pictures.paths)
+    for outside in (f"{root}/../a.png", f"{root}x/a.png", "/etc/a.png"):
+        table.write_text(f"path,label\n{outside},ant\n")
+        with raises(DataError, where="row 1: the path", got=outside.replace(f"{root}/", "")):
+            listing(table)
+
+
+def test_paths_of_windows_get_a_remedy(tree):
+    root = tree("x/a.png", "x/b.png")
     (root / "list.csv").write_text("path,label\nx\\a.png,ant\nx\\b.png,ant\n")
     with raises(DataError, where="x\\a.png, row", problem="missing", remedy="\\"):
         load_source(DataConfig(source=str(root / "list.csv")))

@@ -1,6 +1,7 @@
 """Tables: a CSV, TSV or Parquet file with one row for each image."""
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def read(file: Path, data: DataConfig) -> Listing:
             got=str(kind),
             remedy="Set data.image_column to another column",
         )
-    paths = column.cast(kind).cast(pyarrow.large_string()).combine_chunks()
+    paths = _relative(column.cast(kind).cast(pyarrow.large_string()).combine_chunks(), file.parent)
     _check_paths(paths, where)
     contents = paths.cast(pyarrow.large_binary())
     pictures = FilePictures(file.parent, contents, where, in_rows=True, follow_links=data.follow_links)
@@ -115,6 +116,13 @@ def _header(file: Path) -> tuple[list[str], str]:
     return names, separator
 
 
+def _relative(paths: Any, directory: Path) -> Any:
+    """Return the paths without the directory of the table, which absolute paths to its images begin with."""
+    import pyarrow.compute as compute
+
+    return compute.replace_substring_regex(paths, pattern=f"^{re.escape(str(directory.absolute()))}/+", replacement="")
+
+
 def _check_paths(paths: Any, where: str) -> None:
     """Raise DataError for the first path that is empty, absolute, or contains `..`."""
     import pyarrow.compute as compute
@@ -123,13 +131,9 @@ def _check_paths(paths: Any, where: str) -> None:
     row = compute.index(outside, True).as_py()
     if row >= 0:
         directory, path = Path(where).parent, str(paths[row].as_py())
-        inside = path.startswith(f"{directory.absolute()}/") and ".." not in path
-        remedy = "Put the table into a directory above its images"
-        if inside:
-            remedy = f"Write {Path(path).relative_to(directory.absolute())}"
         raise DataError(
             where=f"{where}, row {row + 1}: the path",
             allowed=f"relative to {directory}, and inside of it",
             got=path,
-            remedy=remedy,
+            remedy="Put the table into a directory above its images",
         )
