@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import dp_fpl
 from pydantic import ValidationError
+from raising import raises
 
 import fedpgp
 from fedpgp.errors import ConfigError
@@ -206,8 +207,9 @@ def test_without_the_package_the_remedy_is_named_before_training(backbone, monke
 
     monkeypatch.setattr(builtins, "__import__", missing)
     rng = tiny.generator(0, "shared")
-    with pytest.raises(ConfigError, match=r'pip install "fedpgp\[privacy\]"'):
+    with raises(ConfigError, where="[dp-fpl]", problem="dp-accounting", remedy='`pip install "fedpgp[privacy]"`') as e:
         DPFPL().init_shared(tiny.task(), backbone, rng)
+    assert "--set dp-fpl.noise_multiplier=0" in e.value.remedy
     assert DPFPL(noise_multiplier=0.0).init_shared(tiny.task(), backbone, rng)["p_G"].shape == (16, 128)
 
 
@@ -235,5 +237,5 @@ def test_a_wrong_hyperparameter_is_refused(values):
 
 
 def test_a_rank_above_the_context_length_is_refused(backbone):
-    with pytest.raises(ConfigError, match=r"dp-fpl.rank must be at most 3, .*got 4"):
+    with raises(ConfigError, where="dp-fpl.rank", allowed="at most 3", got=4):
         DPFPL(rank=4, context_length=3).init_private(tiny.task(), backbone, tiny.generator(0, "private"), 0)

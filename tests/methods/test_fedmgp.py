@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import fedmgp
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import Question, answer
@@ -281,7 +282,7 @@ def test_without_visual_prompts_only_the_frozen_feature_is_seen(exact):
 
 
 def test_more_groups_selected_than_there_are_is_refused(backbone):
-    with pytest.raises(ConfigError, match=r"fedmgp\.selected must be at most groups, 2, got 3"):
+    with raises(ConfigError, where="fedmgp.selected", allowed="at most 2", got=3, remedy="--set fedmgp.selected=2"):
         first(FedMGP(groups=2, selected=3), backbone)
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import fedpha
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.config import ExperimentConfig, load_config
 from fedpgp.errors import ConfigError, TrainingError
@@ -140,7 +141,7 @@ def test_lengths_survive_a_config_file(tmp_path):
     assert load_config(path, methods=[FedPHA]).methods["fedpha"] == method
     changed = load_config(path, ["fedpha.lengths=[3, 5, 9]"], methods=[FedPHA]).methods["fedpha"]
     assert changed.lengths == (3, 5, 9) and hash(changed) != hash(method)
-    with pytest.raises(ConfigError, match=r"--set: fedpha.lengths must"):
+    with pytest.raises(ConfigError, match=r"fedpha\.lengths"):
         load_config(path, ["fedpha.lengths=[3.5]"], methods=[FedPHA])
 
 
@@ -162,10 +163,10 @@ def test_a_wrong_hyperparameter_is_refused(values):
         FedPHA(**values)
 
 
-def test_numbers_that_are_no_longer_finite_are_told_with_client_round_and_step(backbone):
-    """Before the decomposition fails with a message of its own."""
+def test_numbers_that_are_not_finite_are_reported_with_client_round_and_step(backbone):
+    """Before the decomposition fails with its own message."""
     method = FedPHA(context_length=3, learning_rate=1e3, lengths=(2,), ratio=0.6)
-    with pytest.raises(TrainingError, match=r"of client 0 is not finite in round 1, step \d+: change the settings"):
+    with raises(TrainingError, where="client 0 in round 1, step ", problem="not finite", remedy="learning rate"):
         tiny.run(method, backbone, weight_decay=1e3, local_epochs=10)
 
 
@@ -190,11 +191,10 @@ def first_shared(backbone, **values):
 )
 def test_a_ratio_with_which_nothing_is_projected_out_is_refused(values, M, most, vectors, backbone):
     """Its pull would be 0. Both remedies work."""
-    message = (
-        rf"^fedpha\.ratio must be at most 1 - 1/M = {most} for .* M = {M} .*, got {values['ratio']}: .*{vectors} v"
-    )
-    with pytest.raises(ConfigError, match=message):
+    with raises(ConfigError, where="fedpha.ratio", allowed=f"{most} for a shared prompt of M = {M}") as caught:
         first_shared(backbone, **values)
+    assert caught.value.got == values["ratio"]
+    assert f"--set fedpha.ratio={most}" in caught.value.remedy and f"{vectors} vectors" in caught.value.remedy
     p_G = first_shared(backbone, **{**values, "ratio": most})
     method, p = FedPHA(ratio=most), torch.randn(2, 128, generator=tiny.generator(0, "test"))
     assert not torch.allclose(method._projected(p, p_G), p)
@@ -202,8 +202,9 @@ def test_a_ratio_with_which_nothing_is_projected_out_is_refused(values, M, most,
 
 
 def test_a_shared_prompt_of_one_vector_is_refused_with_the_remedy_that_is_left(backbone):
-    with pytest.raises(ConfigError, match=r"got 0\.5: .* be 0\. Take a longer shared prompt .* of 2 vectors or more"):
+    with raises(ConfigError, where="fedpha.ratio", got=0.5, remedy="2 vectors or more") as caught:
         first_shared(backbone, ratio=0.5, context_length=1)
+    assert "--set" not in caught.value.remedy
 
 
 def test_the_recipe_and_the_search_space_have_ratios_that_project_something_out(backbone):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import fedproda
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.methods import Batch, Frozen, Params, PromptFL
@@ -125,12 +126,13 @@ def test_a_wrong_hyperparameter_is_refused(values):
 
 
 def test_more_prompts_in_a_step_than_there_are_are_refused(backbone):
-    with pytest.raises(ConfigError, match=r"prompts_per_step must be 2 to prompts_learned = 2, got 3"):
+    remedy = "--set fedproda.prompts_per_step=2"
+    with raises(ConfigError, where="fedproda.prompts_per_step", allowed="2", got=3, remedy=remedy):
         first(FedProDA(prompts_learned=2, prompts_per_step=3), backbone)
     assert len(first(FedProDA(prompts_learned=2, prompts_per_step=2), backbone)) == 2
 
 
 def test_one_of_several_prompts_in_a_step_is_refused(backbone):
     """It would have neither a variance nor an orthogonality."""
-    with pytest.raises(ConfigError, match=r"prompts_per_step must be 2 to prompts_learned = 4, got 1"):
+    with raises(ConfigError, where="fedproda.prompts_per_step", allowed="2 to 4", got=1):
         first(FedProDA(prompts_learned=4, prompts_per_step=1), backbone)

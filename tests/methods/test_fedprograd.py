@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import fedprograd
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.methods import Batch, Frozen, Params, PromptFL
@@ -88,7 +89,7 @@ def test_the_first_context_of_the_authors_is_zeros_with_the_words_of_the_prompt_
     assert torch.equal(each, first.expand(len(pets.base), -1, -1))
     plain = replace(method, context_length=4).init_shared(tiny.task(), exact, tiny.generator(0, "shared"))["p_G"]
     assert torch.equal(plain, exact.phrase("a photo of a"))
-    with pytest.raises(ConfigError, match=r"fedprograd.context_length must be at least 8 .* got 7"):
+    with raises(ConfigError, where="fedprograd.context_length", allowed="at least 8", got=7):
         replace(method, context_length=7).init_shared(pets, exact, tiny.generator(0, "shared"))
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import fedtpg
 from pydantic import ValidationError
+from raising import raises
 from torch import nn
 
 from fedpgp.errors import ConfigError
@@ -143,6 +144,7 @@ def test_a_wrong_hyperparameter_is_refused(values):
         FedTPG(**values)
 
 
-def test_heads_that_do_not_fit_are_refused(backbone):
-    with pytest.raises(ConfigError, match=r"heads must divide 128, .*got 3"):
-        FedTPG(heads=3).init_shared(tiny.task(), backbone, tiny.generator(0, "shared"))
+def test_heads_that_do_not_divide_the_width_are_refused_and_the_remedy_works(backbone):
+    with raises(ConfigError, where="fedtpg.heads", allowed="128", got=6, remedy="--set fedtpg.heads=2"):
+        FedTPG(heads=6).init_shared(tiny.task(), backbone, tiny.generator(0, "shared"))
+    FedTPG(heads=2).init_shared(tiny.task(), backbone, tiny.generator(0, "shared"))

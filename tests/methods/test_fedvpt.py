@@ -1,4 +1,4 @@
-"""Visual prompts alone."""
+"""FedVPT: visual prompts without text prompts."""
 
 import math
 
@@ -8,6 +8,7 @@ import tiny
 import torch
 from oracle import clip_image, fedvpt
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import Question, answer, image_features, kind_of
@@ -85,8 +86,9 @@ def test_what_is_learned_and_sent(depth, deeper, backbone):
 
 
 def test_more_layers_than_the_tower_has_are_refused(backbone):
-    with pytest.raises(ConfigError, match=r"fedvpt\.depth must be at most 5, .* image tower, got 6"):
+    with raises(ConfigError, where="fedvpt.depth", allowed="image tower", got=6, remedy="--set fedvpt.depth=5"):
         first(FedVPT(depth=6), backbone)
+    first(FedVPT(depth=5), backbone)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import tiny
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.aggregators import FedAvg, Upload
 from fedpgp.errors import ConfigError
@@ -317,8 +318,8 @@ def test_a_wrong_hyperparameter_is_refused(values):
 
 
 def test_a_rank_that_the_context_does_not_have_is_refused(backbone):
-    expected = "fedpgp.bottleneck must be at most 3, the smaller of context length 3 and token width 128, got 4"
-    with pytest.raises(ConfigError, match=expected):
+    remedy = "--set fedpgp.bottleneck=3"
+    with raises(ConfigError, where="fedpgp.bottleneck", allowed="at most 3", got=4, remedy=remedy):
         parameters(FedPGP(**SMALL, bottleneck=4), backbone)
     assert parameters(FedPGP(**SMALL, bottleneck=3), backbone).private["U"].shape == (3, 3)
 
@@ -331,7 +332,7 @@ def test_limits_and_defaults_of_the_paper_are_allowed():
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name():
-    with pytest.raises(ConfigError, match="got 'fedpgpp'; did you mean 'fedpgp'"):
+    with raises(ConfigError, where="method", got="fedpgpp", remedy="'fedpgp'"):
         find_method("fedpgpp")
     assert find_method("zero-shot") is ZeroShot
 

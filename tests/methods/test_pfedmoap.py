@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import pfedmoap
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.aggregators import Server, Upload
 from fedpgp.errors import ConfigError
@@ -161,12 +162,14 @@ def test_a_wrong_hyperparameter_is_refused(values):
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "where", "allowed", "got", "remedy"),
     [
-        ({"gate_width": 129, "heads": 1}, "gate_width must be at most 128, .*got 129"),
-        ({"gate_width": 100}, "heads must divide gate_width, 100, got 8"),
+        ({"gate_width": 129, "heads": 1}, "pfedmoap.gate_width", "128", 129, {"gate_width": 128}),
+        ({"gate_width": 100}, "pfedmoap.heads", "100", 8, {"heads": 4}),
     ],
 )
-def test_a_gate_that_does_not_fit_is_refused(values, message, backbone):
-    with pytest.raises(ConfigError, match=message):
+def test_a_gate_that_does_not_fit_is_refused_and_the_remedy_works(values, where, allowed, got, remedy, backbone):
+    ((key, value),) = remedy.items()
+    with raises(ConfigError, where=where, allowed=allowed, got=got, remedy=f"--set pfedmoap.{key}={value}"):
         PFedMoAP(**values).init_private(tiny.task(), backbone, tiny.generator(0, "private"), 0)
+    PFedMoAP(**{**values, **remedy}).init_private(tiny.task(), backbone, tiny.generator(0, "private"), 0)
