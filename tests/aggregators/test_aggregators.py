@@ -224,7 +224,7 @@ def test_a_local_method_takes_any_aggregator_and_sends_nothing(exact):
 def test_an_unknown_aggregator_is_refused_with_the_nearest_name():
     from fedpgp.config import load_config
 
-    with pytest.raises(ConfigError, match="aggregator must be a known one, got 'fedadm'; did you mean 'fedadam'"):
+    with pytest.raises(ConfigError, match=r"federation.aggregator.*'fedadm'.*'fedadam'"):
         print(load_config(None, ["federation.aggregator=fedadm"]).aggregator)
     assert load_config(None, ["federation.aggregator=fedadam", "fedadam.tau=0.5"]).aggregator == FedAdam(tau=0.5)
     assert set(AGGREGATORS) == {a.name for a in ALL} | {"krum", "multi-krum", "bulyan"}  # test_robust_aggregators.py
@@ -236,7 +236,7 @@ def test_a_method_with_a_server_of_its_own_refuses_another(changes, small, cache
     import fedpgp
 
     for name in ("prompt-amp", "pfedmoap"):
-        with pytest.raises(ConfigError, match=f"must be fedavg as it is for {name}, whose server is its own"):
+        with pytest.raises(ConfigError, match=rf"fedavg.*{name}"):
             fedpgp.run(name, changes=[*changes, "task.clients=2"], cache=cache)
-    with pytest.raises(ConfigError, match="must be one that clients need not know of for centralized"):
+    with pytest.raises(ConfigError, match=r"federation.aggregator.*centralized"):
         fedpgp.run("centralized", changes=["federation.aggregator=scaffold", "task.clients=2"], cache=cache)

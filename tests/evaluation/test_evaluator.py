@@ -13,6 +13,7 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raising import raises
 
 from fedpgp.backbone import Towers
 from fedpgp.errors import TrainingError
@@ -180,8 +181,7 @@ def test_the_size_of_the_chunks_does_not_matter(backbone, chunk, monkeypatch):
 def test_features_that_are_not_finite_stop_the_run(backbone):
     clients = many(3)
     clients[1].private["U"][0, 0] = torch.inf
-    message = r"client 1 after round 1, in evaluation: logits are not finite: change the settings of \[fedpgp\]"
-    with pytest.raises(TrainingError, match=message):
+    with raises(TrainingError, where="client 1 after round 1, in evaluation", problem="finite", remedy="[fedpgp]"):
         evaluated(FEDPGP, clients, backbone)
 
 

@@ -10,6 +10,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from raising import raises
 
 from fedpgp.aggregators import Download, FedAvg, Server, Upload
 from fedpgp.backbone import Towers
@@ -400,13 +401,13 @@ def test_seed_zero_is_a_seed_like_any_other(backbone):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(backbone):
-    """One bad image of client 1: the message says in which step it came up."""
+    """One bad image of client 1: the error names the step in which it was used."""
     data = tiny.data(backbone)
     bad = 3
     data.train.pooled[data.task.clients[1].train[bad]] = torch.nan
     (place,) = (tiny.order(0, 1, 1, 5, 1)[0] == bad).nonzero().flatten().tolist()
     step = 1 + place // 2
-    with pytest.raises(TrainingError, match=rf"client 1 is not finite in round 1, step {step}: change the settings"):
+    with raises(TrainingError, where=f"client 1 in round 1, step {step}", problem="not finite", remedy="[fedpgp]"):
         tiny.run(METHOD, backbone, data, batch_size=2)
 
 

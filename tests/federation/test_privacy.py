@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raising import raises
 from scipy.optimize import brentq
 from scipy.stats import norm
 
@@ -212,34 +213,49 @@ def test_what_a_noisy_method_assumes_is_told_for_the_local_epochs_of_a_client():
     assert assumptions(central, settings, method, 10, 5) == [*method.assumptions(15), *of_server]
 
 
-CENTRAL = {"differential_privacy": "central"}
+CENTRAL, SECURE = {"differential_privacy": "central"}, {"secure_aggregation": True}
 
 
 @pytest.mark.parametrize(
-    ("changes", "engine", "aggregator", "own", "says"),
+    ("changes", "engine", "aggregator", "own", "where", "got", "remedy"),
     [
-        (CENTRAL, "local", FedAvg(), False, "needs Flower: take federation.engine=simulation, or deployment"),
-        (CENTRAL, "simulation", Median(), False, "does not go with federation.aggregator=median"),
-        (CENTRAL, "simulation", FedAvg(), True, "does not go with mine, whose server is its own"),
+        (CENTRAL, "local", FedAvg(), False, "federation.engine", "local", "--set federation.engine=simulation"),
+        (CENTRAL, "simulation", Median(), False, "privacy.differential_privacy", "median", "fedavg"),
+        (CENTRAL, "simulation", FedAvg(), True, "privacy.differential_privacy", "mine", "Use a method without"),
+        (SECURE, "simulation", Median(), False, "privacy.secure_aggregation", "median", "fedavg"),
         (
-            {"secure_aggregation": True},
-            "simulation",
-            Median(),
-            False,
-            "hides single updates",
-        ),
-        ({"secure_aggregation": True, **CENTRAL}, "simulation", FedAvg(), False, "clipped_by must be client"),
-        (
-            {"secure_aggregation": True, "clipped_by": "client", "clipping": "adaptive", **CENTRAL},
+            {**SECURE, **CENTRAL},
             "simulation",
             FedAvg(),
             False,
-            "clipping must be fixed with secure_aggregation",
+            "privacy.clipped_by",
+            "server",
+            "--set privacy.clipped_by=client",
         ),
-        ({"differential_privacy": "local", "clipping": "adaptive"}, "simulation", FedAvg(), False, "is local"),
+        (
+            {**SECURE, **CENTRAL, "clipped_by": "client", "clipping": "adaptive"},
+            "simulation",
+            FedAvg(),
+            False,
+            "privacy.clipping",
+            "adaptive",
+            "--set privacy.clipping=fixed",
+        ),
+        (
+            {"differential_privacy": "local", "clipping": "adaptive"},
+            "simulation",
+            FedAvg(),
+            False,
+            "privacy.clipping",
+            "adaptive",
+            "--set privacy.clipping=fixed",
+        ),
     ],
 )
-def test_what_does_not_go_together_is_refused_with_a_remedy(changes, engine, aggregator, own, says):
-    with pytest.raises(ConfigError, match=says):
+def test_settings_that_cannot_be_combined_are_refused(changes, engine, aggregator, own, where, got, remedy):
+    with raises(ConfigError, where=where, got=got, remedy=remedy):
         check_privacy(PrivacyConfig(**changes), engine, "mine", aggregator, own)
     check_privacy(PrivacyConfig(), engine, "mine", aggregator, own)
+    if remedy.startswith("--set privacy."):
+        key, value = remedy.removeprefix("--set privacy.").split("=")
+        check_privacy(PrivacyConfig(**{**changes, key: value}), engine, "mine", aggregator, own)
