@@ -1,4 +1,4 @@
-"""Aggregators against what their papers say, written out; and what must hold for all of them."""
+"""Aggregators, compared with the formulas of their papers, and properties that all of them have."""
 
 import math
 
@@ -51,7 +51,7 @@ def uploads_of(rows, counts, control=()):
 
 
 def aggregated(aggregator, rows, counts, rounds=1):
-    """p after so many rounds in which the clients send the same, from p = (1, −2, 0.5)."""
+    """Return p after `rounds` rounds in which the clients send the same update, from p = (1, −2, 0.5)."""
     server = aggregator.begin({"p": torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)}, len(rows))
     for _ in range(rounds):
         server = aggregator.aggregate(server, uploads_of(rows, counts, ("p",) if aggregator.name == "scaffold" else ()))
@@ -232,7 +232,7 @@ def test_an_unknown_aggregator_is_refused_with_the_nearest_name():
 
 
 @pytest.mark.parametrize("changes", [["federation.aggregator=fedadam"], ["fedavg.weighting=uniform"]])
-def test_a_method_with_a_server_of_its_own_refuses_another(changes, small, cache):
+def test_a_method_with_its_own_aggregator_refuses_another(changes, small, cache):
     import fedpgp
 
     for name in ("prompt-amp", "pfedmoap"):

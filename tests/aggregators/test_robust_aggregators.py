@@ -1,4 +1,4 @@
-"""Krum, Multi-Krum and Bulyan against what their papers say, written out; median and trimmed mean against Flower's."""
+"""Krum, Multi-Krum and Bulyan, compared with their papers; median and trimmed mean, compared with Flower's."""
 
 import math
 import subprocess
@@ -29,7 +29,7 @@ SELECTING = {"krum": (Krum, 2), "multi-krum": (MultiKrum, 2), "bulyan": (Bulyan,
 
 @st.composite
 def rounds(draw, multiple):
-    """The number of hostile clients f, and what n ≥ `multiple` · f + 3 clients send."""
+    """Draw the number of hostile clients f, and the uploads of n ≥ `multiple` · f + 3 clients."""
     f = draw(st.integers(0, 2))
     return f, uploads_of(draw(SEEDS), multiple * f + 3 + draw(st.integers(0, 4)), hostile=f)
 
@@ -154,7 +154,7 @@ def test_small_changes_of_large_float32_numbers_are_told_apart(name):
 
 
 def by_flower(strategy, uploads):
-    """What Flower's strategy makes of the same updates, each of one example."""
+    """Return the result of Flower's strategy for the same updates, each of one example."""
     messages = []
     for upload in sorted(uploads, key=lambda upload: upload.client):
         arrays = ArrayRecord({name: Array(upload.shared[name].numpy()) for name in SHAPES})

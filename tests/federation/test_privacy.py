@@ -1,4 +1,4 @@
-"""Differential privacy: cut, averaged and noised as written by hand, whatever Flower's parts do; ε from elsewhere."""
+"""Differential privacy: clipping, averaging and noise as computed by hand and by Flower, and ε from the literature."""
 
 import math
 from dataclasses import replace
@@ -82,7 +82,7 @@ def test_the_noise_has_the_standard_deviation_of_those_that_were_averaged():
     assert found.std() == pytest.approx(3.0 * 2.0 / 4, rel=0.03)
     assert abs(found.mean()) < 0.05
     again = flat(aggregated(privacy, server, sent).shared)
-    assert not np.array_equal(found, again)  # no seed of ours decides it
+    assert not np.array_equal(found, again)  # the noise does not depend on the run's seed
 
 
 def test_updates_that_change_nothing_are_survived():
@@ -113,14 +113,14 @@ def test_the_adaptive_norm_follows_the_quantile_and_goes_on_where_it_was():
 
 
 def test_the_adaptive_noise_is_for_the_norm_that_updates_were_cut_to():
-    """Not for that of the next round, which is smaller where none was cut."""
+    """Not for C of the next round, which is smaller if no update was clipped."""
     server = {"p_G": torch.zeros(200, 100)}
     sent = [Upload(client, 1, {"p_G": torch.zeros(200, 100)}) for client in range(100)]
     privacy = PrivacyConfig(
         differential_privacy="central", clipping="adaptive", clipping_norm=5.0, noise_multiplier=1.0, clipping_rate=2.0
     )
     found = aggregated(privacy, server, sent)
-    assert float(found.memory[NORM]) < 5.0 / 1.5  # nobody was cut: the quantile is below
+    assert float(found.memory[NORM]) < 5.0 / 1.5  # no update was clipped: the quantile is below C
     multiplier = (1.0 - (2 * 100 / 20) ** -2) ** -0.5
     assert flat(found.shared).std() == pytest.approx(multiplier * 5.0 / 100, rel=0.03)
 

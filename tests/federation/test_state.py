@@ -1,4 +1,4 @@
-"""The state of a run: a round is in it whole or not at all, and only those who take part are read."""
+"""The state of a run: a round is stored completely or not at all, and only participants are read."""
 
 import sqlite3
 import subprocess
@@ -44,7 +44,7 @@ def tensors(shapes):
 
 
 def keep(state, number, value, clients=()):
-    """A made-up round."""
+    """Store a generated round."""
     part = {"p": torch.full((4,), float(value))}
     with state.round():
         state.keep(Server(part), dict.fromkeys(clients, ClientState(part)))
@@ -52,7 +52,7 @@ def keep(state, number, value, clients=()):
 
 
 def content(state, clients=range(4)):
-    """All that a state holds, to compare."""
+    """Return the content of a state, to compare it."""
     kept = [state.server(), *map(state.client, clients)]
     return state.records(), [None if one is None else tiny.bits(grouped(one)) for one in kept]
 
@@ -205,7 +205,7 @@ def test_another_schema(tmp_path: Path):
 
 
 def outcome(state):
-    """What a run ends with, times left out."""
+    """Return the result of a run without times."""
     records = [{k: v for k, v in record.items() if not k.startswith("seconds")} for record in state.records()]
     found = state.evaluation()
     arrays = [{name: rows.tobytes() for name, rows in kind.items()} for kind in (found.clients, found.correct)]
@@ -278,4 +278,4 @@ def test_in_a_round_only_the_participants_are_read_and_kept(backbone, monkeypatc
             found = list(federate(ClientRunner(spec, data), Workers(backbone.towers(), 1), state))
         expected = Counter(client for record in found for client in record["participants"])
         assert kept == expected and expected.total() == 30
-        assert reads == expected + Counter([0])  # in the evaluation, whose shared part alone has its shapes
+        assert reads == expected + Counter([0])  # in the evaluation, for the shapes of the shared model

@@ -1,4 +1,4 @@
-"""Visual prompts that are linear functions of those of the text."""
+"""FedMaPLe: visual prompts that are linear functions of the text prompts."""
 
 import math
 from dataclasses import replace
@@ -26,7 +26,7 @@ def first(method, backbone):
 
 
 def loss_and_gradients(method, shared, backbone):
-    """Of four images and the base classes."""
+    """Return the loss and gradients for four images and the base classes."""
     leaves = {name: value.detach().clone().requires_grad_() for name, value in shared.items()}
     params, some = Params(leaves, {}), tiny.images(4, backbone, kind_of(method))
     frozen = frozen_of(method, tiny.task(), backbone).select(tiny.BASE)

@@ -166,7 +166,7 @@ def test_what_a_client_has_not_drawn_stays_and_the_slots_overwrite_the_rest():
 
 
 def drawn_by(method, params, count):
-    """How often which groups were drawn, in their order."""
+    """Count how often each ordered selection of groups was drawn."""
     found = Counter()
     for seed in range(count):
         after = method.after_training(params, tiny.generator(seed, "draw"))
@@ -175,7 +175,7 @@ def drawn_by(method, params, count):
 
 
 def directed(angles, sent, placed, visual=None, visual_sent=None, **settings):
-    """Text prompts of one vector at so many degrees, and the server's; visual prompts likewise."""
+    """Draw groups whose prompts are vectors at the given angles in degrees. sent: the angles of the server's groups."""
 
     def at(degrees):
         radians = torch.tensor(degrees, dtype=torch.float64).deg2rad()

@@ -39,7 +39,7 @@ def test_fedpha_agrees_with_the_oracle(projection, ratio, images, backbones, mon
     assert 10 <= sum(active) <= len(active) - 10, (sum(active), len(active))  # both sides of the margin
 
 
-def test_without_pull_and_push_fedpha_is_promptfl_and_local_beside_each_other(exact):
+def test_without_pull_and_push_fedpha_is_promptfl_and_local_in_parallel(exact):
     for lengths, ctx_init in (((3,), "random"), ((4,), "a photo of a")):
         common = {**agreement.HYPER, "ctx_init": ctx_init}
         ours = tiny.run(FedPHA(**common, lengths=lengths, ratio=0.6, pull=0.0, push=0.0), exact)
@@ -116,7 +116,7 @@ def test_clients_have_the_lengths_of_their_turn_and_start_from_a_phrase(backbone
     assert torch.equal(short, phrase[-2:]) and torch.equal(long[2:], phrase)
     assert long[:2].std().item() == pytest.approx(0.02, rel=0.2)
     assert torch.equal(first(1, exact).float(), first(1))
-    # clients of different lengths are trained together as if alone, and two rounds change all of a length
+    # clients with different lengths are trained together as if separately, and two rounds change all prompts
     rounds = tiny.run(FedPHA(**agreement.HYPER, lengths=(2, 6), ratio=0.6), backbone)
     assert [len(own["p"]) for own in rounds[-1].private] == [2, 6, 2]
 
@@ -128,7 +128,7 @@ def test_no_gradient_reaches_the_shared_prompt_through_the_decomposition():
     assert params.shared["p_G"].grad is None and params.private["p"].grad.norm() > 0
 
 
-def test_somebody_new_takes_the_shared_prompt():
+def test_a_new_client_uses_the_shared_prompt():
     params = Params({"p_G": torch.ones(3, 4)}, {"p": torch.zeros(2, 4)})
     method = FedPHA()
     assert torch.equal(method.prompts(method.without_private(params), None)[0], torch.ones(3, 4))

@@ -20,7 +20,7 @@ from fedpgp.methods.fedtpg import FedTPG
 
 
 def first(d, D, seed=0, **values):
-    """The first parameters for a checkpoint of these widths, in float64."""
+    """Return initial parameters for a checkpoint with these widths, in float64."""
     like = SimpleNamespace(token_width=d, image=SimpleNamespace(width=D), logit_scale=torch.zeros(()).double())
     return FedTPG(**values).init_shared(tiny.task(), like, tiny.generator(seed, "shared"))
 
@@ -126,7 +126,7 @@ def test_the_inputs_are_the_bare_names_and_base_and_novel_ones_have_prompts_of_t
 
 
 def test_clients_of_one_class_change_nothing(exact):
-    """Their softmax has one column. Beside others they only hold the average back."""
+    """Their softmax has one column. In a federation with other clients, they only slow down the average."""
     method = FedTPG(context_length=3)
     start = method.init_shared(tiny.task(), exact, tiny.generator(0, "shared"))
     alone, mixed = (

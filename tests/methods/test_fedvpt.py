@@ -41,7 +41,7 @@ def test_prediction_and_loss_by_hand():
 
 @pytest.mark.parametrize("guidance", ["template", "ensemble"])
 def test_the_text_is_zero_shot_clip_s_and_the_images_are_not(guidance, exact):
-    """Logits are those of zero-shot CLIP for what the prompted tower sees, which is another feature."""
+    """The logits are zero-shot CLIP's for the feature of the tower with prompts, which differs from the frozen one."""
     method, plain = FedVPT(visual_length=2, guidance=guidance), ZeroShot(guidance=guidance)
     params, frozen = first(method, exact), frozen_of(method, tiny.task(), exact)
     assert torch.equal(frozen.guidance, frozen_of(plain, tiny.task(), exact).guidance)

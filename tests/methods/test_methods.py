@@ -202,9 +202,9 @@ def test_mu_is_the_weight_of_the_contrastive_term(backbone):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "zero-shot"])
 def test_gradients_reach_everything_that_is_learned_and_nothing_else(name, backbone):
-    """In the second round, a little away from the start, where a factor may be zero, and in some steps.
+    """In the second round, after some steps, because a factor may be zero at the start.
 
-    A step may work on a part of what is learned, and in the first round nobody has anything of the others.
+    A step may use only some of the learned parameters. In the first round, no client has prompts of other clients.
     """
     method = tiny.small(find_method(name))
     params, rng = parameters(method, backbone), torch.Generator().manual_seed(0)
@@ -234,7 +234,7 @@ def test_gradients_reach_everything_that_is_learned_and_nothing_else(name, backb
 
 
 def test_the_private_part_has_a_learning_rate_of_its_own(backbone):
-    """One step of SGD is the rate times the gradient: twice the rate goes twice as far, in U and V alone."""
+    """One step of SGD is the rate times the gradient: twice the rate changes twice as much, only in U and V."""
     once = {"rounds": 1, "local_epochs": 1, "batch_size": 7, "weight_decay": 0.0}
     start = parameters(FedPGP(**SMALL, bottleneck=2), backbone)
 

@@ -41,7 +41,7 @@ class Mine(PromptFL):
     """PromptFL with a smaller loss."""
 
     name: ClassVar[str] = "mine"
-    source: ClassVar[str] = "nobody"
+    source: ClassVar[str] = "none"
     factor: float = Field(default=0.5, gt=0, description="Factor of the loss (ours)")
 
     def loss(self, params, text, batch, frozen):
