@@ -166,7 +166,7 @@ def test_a_wrong_hyperparameter_is_refused(values):
 def test_numbers_that_are_not_finite_are_reported_with_client_round_and_step(backbone):
     """Before the decomposition fails with its own message."""
     method = FedPHA(context_length=3, learning_rate=1e3, lengths=(2,), ratio=0.6)
-    with raises(TrainingError, where="client 0 in round 1, step ", problem="not finite", remedy="learning rate"):
+    with raises(TrainingError, where="client 0 in round 1, step ", problem="not finite", remedy="fedpha.learning_rate"):
         tiny.run(method, backbone, weight_decay=1e3, local_epochs=10)
 
 

@@ -304,7 +304,8 @@ class Evaluator:
                 error.problem or str(error),
                 where=f"{place}, in evaluation",
                 got=error.got,
-                remedy=error.remedy or f"Change the settings of [{method.name}]: a lower learning rate usually helps",
+                remedy=error.remedy
+                or f"Lower {method.name}.learning_rate, or change other settings of [{method.name}]",
             ) from error
         return answers
 

@@ -354,7 +354,7 @@ def _place(job: ClientJob, step: int) -> str:
 
 
 def _remedy(method: Method) -> str:
-    return f"Change the settings of [{method.name}]: a lower learning rate usually helps"
+    return f"Lower {method.name}.learning_rate, or change other settings of [{method.name}]"
 
 
 def _diverged(job: ClientJob, step: int, what: str) -> TrainingError:

@@ -88,10 +88,10 @@ class FederationConfig:
         default=10,
         ge=1,
         le=1_000_000,
-        description='schedule = "step": number of rounds, epochs or steps after which the learning rate falls',
+        description='Number of rounds, epochs or steps after which schedule = "step" lowers the learning rate',
     )
     step_factor: float = Field(
-        default=0.1, gt=0, le=1, description='schedule = "step": factor by which the learning rate falls (PyTorch)'
+        default=0.1, gt=0, le=1, description='Factor by which schedule = "step" lowers the learning rate (PyTorch)'
     )
     optimizer_state: Literal["reset", "keep"] = Field(
         default="reset",
@@ -107,21 +107,21 @@ class FederationConfig:
         default=600.0,
         gt=0,
         le=1e6,
-        description="simulation, deployment: seconds within which the clients must answer",
+        description="Seconds within which the clients must answer, with simulation and deployment",
     )
     largest_change: float = Field(
         default=1e4,
         gt=0,
         le=1e12,
-        description="simulation, deployment: L2 norm of the change of the shared part above which an update is dropped"
-        " (ours)",
+        description="Largest L2 norm of an update's change of the shared part, with simulation and deployment;"
+        " larger updates are dropped (ours)",
     )
     metrics_port: int | None = Field(
         default=None,
         ge=1,
         le=65535,
-        description="deployment: port on the server's loopback address from which Prometheus reads the metrics of the"
-        " last round; if unset, no port is opened",
+        description="Port on the server's loopback address where Prometheus reads the metrics of the last round,"
+        " with deployment; if unset, no port is opened",
     )
     eval_every: int = Field(
         default=1, ge=1, description="Evaluate after every n-th round, and always after the last (authors' code: 1)"
@@ -146,39 +146,49 @@ class PrivacyConfig:
     )
     clipped_by: Literal["server", "client"] = Field(
         default="server",
-        description='central: who clips the updates to clipping_norm; must be "client" with secure_aggregation',
+        description='Who clips the updates to clipping_norm, with central privacy; must be "client" with'
+        " secure_aggregation",
     )
     clipping: Literal["fixed", "adaptive"] = Field(
         default="fixed",
-        description='central: "fixed" to keep clipping_norm, or "adaptive" to follow a quantile of the updates\' norms'
-        " (Andrew et al.)",
+        description='Clipping with central privacy: "fixed" to keep clipping_norm, or "adaptive" to follow a'
+        " quantile of the updates' norms (Andrew et al.)",
     )
     clipping_norm: float = Field(
         default=0.5,
         gt=0,
         le=1e6,
-        description="C, largest L2 norm of a client's change of the shared part; adaptive: its initial value (ours)",
+        description="C, largest L2 norm of a client's change of the shared part, or its initial value with"
+        " adaptive clipping (ours)",
     )
     noise_multiplier: float = Field(
         default=1.0,
         ge=0,
         le=1e6,
-        description="central: z, standard deviation of the noise in the sum of the updates, divided by C",
+        description="z, standard deviation of the noise in the sum of the updates divided by C, with central privacy",
     )
     delta: float = Field(default=1e-5, gt=0, lt=1, description="δ for which ε is computed")
     local_epsilon: float = Field(
-        default=10.0, gt=0, le=1e6, description="local: ε of one round's update, which determines the noise"
+        default=10.0,
+        gt=0,
+        le=1e6,
+        description="ε of one round's update, which determines the noise, with local privacy",
     )
     target_quantile: float = Field(
-        default=0.5, ge=0, le=1, description="adaptive: quantile of the updates' norms that C follows (Andrew et al.)"
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Quantile of the updates' norms that C follows with adaptive clipping (Andrew et al.)",
     )
-    clipping_rate: float = Field(default=0.2, gt=0, le=100, description="adaptive: learning rate of C (Andrew et al.)")
+    clipping_rate: float = Field(
+        default=0.2, gt=0, le=100, description="Learning rate of C with adaptive clipping (Andrew et al.)"
+    )
     count_noise: float | None = Field(
         default=None,
         gt=0,
         le=1e6,
-        description="adaptive: standard deviation of the noise in the number of clipped updates; if unset, a 20th of"
-        " the clients in the round",
+        description="Standard deviation of the noise in the number of clipped updates, with adaptive clipping;"
+        " if unset, a 20th of the clients in the round",
     )
     secure_aggregation: bool = Field(
         default=False, description="Use SecAgg+, with which the server only sees the sum of the updates"
@@ -187,17 +197,18 @@ class PrivacyConfig:
         default=1.0,
         gt=0,
         le=1,
-        description="secure_aggregation: share of the participants that hold a share of each key",
+        description="Share of the participants that hold a share of each key, with secure_aggregation",
     )
     threshold: float = Field(
         default=0.5,
         gt=0,
         le=1,
-        description="secure_aggregation: share of the key shares that is necessary to compute the sum",
+        description="Share of the key shares that is necessary to compute the sum, with secure_aggregation",
     )
     value_range: float = Field(
         default=1.0,
         gt=0,
         le=1e4,
-        description="secure_aggregation: each component of an update's change is clipped to ± this value and quantized",
+        description="Largest change of a component of an update, with secure_aggregation; it is clipped to this"
+        " range and quantized",
     )
