@@ -61,7 +61,9 @@ class _Selecting(Aggregator, ABC):
 
     multiple = 2
 
-    malicious: int = Field(default=1, ge=0, description="f, number of hostile clients in a round to tolerate")
+    malicious: int = Field(
+        default=1, ge=0, description="f, number of hostile clients in a round that the aggregator must tolerate"
+    )
 
     @abstractmethod
     def combine(self, shared: Tensors, uploads: Sequence[Upload]) -> Tensors:

@@ -86,9 +86,13 @@ class FedPromptSRC(Guided, FedIVLP):
     year = 2023
     venue = "ICCV"
 
-    text_weight: Factor = Field(default=25.0, description="λ_text (public code)")
-    image_weight: Factor = Field(default=10.0, description="λ_image (public code)")
-    logits_weight: Factor = Field(default=1.0, description="λ_logits (public code)")
+    text_weight: Factor = Field(
+        default=25.0, description="λ_text, weight of the distance of text features (public code)"
+    )
+    image_weight: Factor = Field(
+        default=10.0, description="λ_image, weight of the distance of image features (public code)"
+    )
+    logits_weight: Factor = Field(default=1.0, description="λ_logits, weight of the distance of logits (public code)")
     guidance: Guidance = Field(
         default="ensemble",
         description='Hand-written prompts for z_C: "template" for "a photo of a {}.", "dataset" for the prompt of the'

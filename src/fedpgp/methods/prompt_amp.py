@@ -94,7 +94,9 @@ class PromptAMP(SinglePromptMethod):
     context_names = ("personal",)
 
     attraction: Factor = Field(default=1.0, description="λ, weight of the attraction (a third party's code)")
-    alpha: float = Field(default=1.0, gt=0, le=1e9, description="α, step towards the others (public code: PFLlib)")
+    alpha: float = Field(
+        default=1.0, gt=0, le=1e9, description="α, step size towards the other prompts (public code: PFLlib)"
+    )
     sigma: float = Field(
         default=1.0,
         ge=1e-6,
