@@ -196,16 +196,16 @@ def test_a_local_round_costs_no_more_than_it_says():
     assert epsilon(PrivacyConfig(differential_privacy="central", noise_multiplier=0), 3) == math.inf
 
 
-def test_what_is_assumed_is_told():
+def test_a_run_with_differential_privacy_reports_its_assumptions():
     privacy = PrivacyConfig(differential_privacy="central", noise_multiplier=2.0)
     told = " ".join(assumptions(privacy, FederationConfig(), PromptFL(), 10, 5))
-    assert f"ε = {epsilon(privacy, 5):.3g} at δ = 1e-05 after 5 rounds, of 10 clients" in told
+    assert f"ε = {epsilon(privacy, 5):.3g} at δ = 1e-05 after 5 rounds, with 10 clients" in told
     assert "all clients have the same weight" in told
-    assert "losses, accuracies and numbers of examples are not protected" in told
+    assert "losses, accuracies and numbers of images are not protected" in told
     assert assumptions(PrivacyConfig(), FederationConfig(), PromptFL(), 10, 5) == []
 
 
-def test_what_a_noisy_method_assumes_is_told_for_the_local_epochs_of_a_client():
+def test_the_assumptions_of_a_noisy_method_count_the_local_epochs_of_a_client():
     settings, method = FederationConfig(local_epochs=3), DPFPL()
     assert assumptions(PrivacyConfig(), settings, method, 10, 5) == method.assumptions(15) != []
     central = PrivacyConfig(**CENTRAL)
