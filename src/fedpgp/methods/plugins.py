@@ -62,8 +62,8 @@ def find_method(name: str) -> type[Method]:
     points = installed()
     if name not in points:
         raise ConfigError(
-            where="method",
-            allowed="a known method, or a file of your own as path/to/file.py:Name",
+            where="the method",
+            allowed="built in, from an installed package, or in a file as path/to/file.py:Name",
             got=name,
             remedy=nearest(name, [*METHODS, *points]),
         )
