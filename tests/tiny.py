@@ -31,9 +31,9 @@ from fedpgp.runtime.randomness import generator
 from fedpgp.runtime.workers import Workers
 
 NAMES = ("ant", "red apple", "fire_engine", "alarm clock", "octopus", "jar", "bus", "tree")
-BASE = (1, 2, 3, 5, 6, 7)  # neither the first classes nor a range: labels and columns differ
+BASE = (1, 2, 3, 5, 6, 7)  # neither the first classes nor a range, so that labels and columns differ
 NOVEL = (0, 4)
-CLASSES = ((1, 5), (2, 7), (3, 6))  # of the three clients
+CLASSES = ((1, 5), (2, 7), (3, 6))  # the classes of the three clients
 EXAMPLES = (6, 5, 7)
 
 AGGREGATORS = [
@@ -46,14 +46,14 @@ AGGREGATORS = [
     TrimmedMean(trim=0.2),
     Scaffold(),
     FedDyn(),
-]  # those that work with any number of clients
+]  # the aggregators that work with any number of clients
 
 # Changes to the embedded recipe that make a run take a second: two rounds of three clients.
 SHORT_RUN = ["task.clients=3", "task.shots=4", "federation.rounds=2", "federation.local_epochs=1"]
 
 
 def dataset(split, labels, domains=None, class_names=NAMES, domain_names=("photo",)) -> ImageDataset:
-    """A split of made-up pictures, one colour each."""
+    """Return a split of generated images, each with one colour."""
     labels = np.asarray(labels, dtype=np.int64)
     domains = np.zeros_like(labels) if domains is None else np.asarray(domains, dtype=np.int64)
     shade = {"train": 0, "validation": 80, "test": 160}[split]
@@ -70,7 +70,10 @@ def dataset(split, labels, domains=None, class_names=NAMES, domain_names=("photo
 
 
 def source(classes=8, per_domain=(3, 1, 2), domains=2, probe=()) -> Source:
-    """Every class in every domain, with so many images in train, validation and test; labels are interleaved."""
+    """Return a source with every class in every domain, with interleaved labels.
+
+    per_domain: number of images of each class and domain in train, validation and test.
+    """
 
     def split(name, count):
         pairs = [(label, domain) for _ in range(count) for domain in range(domains) for label in range(classes)]
@@ -87,7 +90,7 @@ def source(classes=8, per_domain=(3, 1, 2), domains=2, probe=()) -> Source:
 
 
 def picture_bytes(dataset, images) -> set[bytes]:
-    """The bytes of some pictures of a split."""
+    """Return the bytes of some images of a split."""
     return {dataset.image(int(i)).tobytes() for i in images}
 
 
@@ -100,13 +103,13 @@ def leave_one_domain_out(source: Source, *, seed, **task) -> Task:
 
 
 def random_features(count: int, like: torch.Tensor, width: int = 128, seed: int = 0) -> torch.Tensor:
-    """Features of unit length, drawn in float32 so that both precisions have the same."""
+    """Return random features of unit length, drawn in float32 so that both precisions have the same values."""
     drawn = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
     return F.normalize(drawn, dim=-1).to(like)
 
 
 def random_clip(config, seed: int, dtype) -> CLIPModel:
-    """A frozen CLIPModel with weights from N(0, 0.5²)."""
+    """Return a frozen CLIPModel with weights from N(0, 0.5²)."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = CLIPModel(config)
@@ -116,10 +119,10 @@ def random_clip(config, seed: int, dtype) -> CLIPModel:
 
 
 def task(classes=CLASSES, examples=EXAMPLES, base=BASE, novel=NOVEL, templates=("a photo of a {}.",)) -> Task:
-    """Clients with different numbers of images, whose classes alternate; a test and validation set of their own."""
+    """Return a task whose clients have different numbers of images of alternating classes."""
     labels = [own[k % len(own)] for own, n in zip(classes, examples, strict=True) for k in range(n)]
     starts = np.cumsum([0, *examples])
-    order = np.random.default_rng(0).permutation(len(labels))  # a client's images do not lie in one piece
+    order = np.random.default_rng(0).permutation(len(labels))  # so that a client's images are not contiguous
     place = np.argsort(order)
     train = dataset("train", np.array(labels)[order])
     test, validation = dataset("test", [*base, *novel, *base]), dataset("validation", base)
@@ -141,7 +144,7 @@ def task(classes=CLASSES, examples=EXAMPLES, base=BASE, novel=NOVEL, templates=(
 
 
 def images(count: int, backbone, kind=None, seed: int = 0) -> ImageFeatures:
-    """Random features, and what else is kept of so many images: of the scale of real states, if they are that."""
+    """Return random features of `count` images, with tokens of a kind that have the scale of real ones."""
     pooled = random_features(count, backbone.logit_scale, seed=seed)
     if kind is None:
         return ImageFeatures(pooled)
@@ -152,7 +155,7 @@ def images(count: int, backbone, kind=None, seed: int = 0) -> ImageFeatures:
 
 
 def data(backbone, train=None, kind=None, **changes) -> Data:
-    """The task with random images, or with the given ones for training. kind: what is kept beside their features."""
+    """Return the task with random images, or with the given training images. kind: kind of tokens, as in `kind_of`."""
     made = task(**changes)
     tests = {**made.tests, "validation": made.validation}
     return Data(
@@ -167,7 +170,7 @@ SETTINGS = {"rounds": 2, "local_epochs": 2, "batch_size": 4, "momentum": 0.9, "w
 
 @dataclass(frozen=True)
 class Round:
-    """The state after a round; private, kept: of every client, those that never took part included."""
+    """The state after a round. private, kept: for every client, including clients that never took part."""
 
     number: int
     shared: Mapping[str, torch.Tensor]
@@ -179,7 +182,10 @@ class Round:
 
 
 def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregator=None, **changes) -> list[Round]:
-    """All rounds of a federation in this process: two of everybody, two epochs in batches of four, or as changed."""
+    """Run a federation in this process and return all rounds.
+
+    The default is two rounds with all clients, and two local epochs in batches of four.
+    """
     found, settings = data_ or data(backbone, kind=kind_of(method)), FederationConfig(**{**SETTINGS, **changes})
     workers = workers or Workers(backbone.towers(method.reads), 1)
     spec, rounds = RunSpec(method, found.task, backbone, settings, seed, aggregator), []
@@ -193,7 +199,7 @@ def run(method, backbone, data_=None, seed=0, workers=None, state=None, aggregat
 
 
 def small(cls, **changes):
-    """A method as small as its tests allow: of these values those that it has fields for, and the changes."""
+    """Return a small method: small values for the fields that it has, and the given changes."""
     values = {"context_length": 3, "bottleneck": 2, "rank": 2, "prompts_learned": 4, "learning_rate": 0.05}
     values |= {"depth": 2, "visual_length": 1, "groups": 2, "selected": 1, "start_layer": 3, "ratio": 0.5}
     known = {field.name for field in fields(cls)}
@@ -201,23 +207,23 @@ def small(cls, **changes):
 
 
 def bools(correct, images: int) -> np.ndarray:
-    """[clients, images] from what an evaluation keeps in bits."""
+    """Unpack the bits of an evaluation to [clients, images]."""
     return np.unpackbits(correct, axis=1, count=images).astype(bool)
 
 
 def order(seed: int, round_number: int, client: int, images: int, epochs: int) -> list:
-    """The permutations of a client's images in a round, one per epoch."""
+    """Return the permutations of a client's images in a round, one for each epoch."""
     rng = generator(seed, "order", round_number, client)
     return [torch.randperm(images, generator=rng) for _ in range(epochs)]
 
 
 def bits(tensors) -> dict:
-    """The bytes of a dictionary of tensors, to compare exactly."""
+    """Return the bytes of a dictionary of tensors, to compare them exactly."""
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 
 def use_small_source(patch, source: Source, backbone) -> None:
-    """Experiments read this source, without its test split if they do not ask for one, and this backbone.
+    """Make experiments read this source and this backbone, without the test split if they do not need it.
 
     patch: a pytest.MonkeyPatch.
     """
@@ -228,7 +234,7 @@ def use_small_source(patch, source: Source, backbone) -> None:
 
 
 def draw_nothing(patch) -> None:
-    """Leave out the pictures of comparisons and write other figures as numbers: drawing takes longer than training.
+    """Omit the charts of comparisons and write other figures as numbers, because drawing takes longer than training.
 
     patch: a pytest.MonkeyPatch.
     """

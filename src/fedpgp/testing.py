@@ -1,4 +1,4 @@
-"""Does a method keep the contract? A battery for anybody's method; our own are tested with it.
+"""Conformance checks of the contract for methods, for your own method and for the built-in ones.
 
 >>> from fedpgp.testing import check_method
 >>> check_method(MyMethod(learning_rate=0.05))  # doctest: +SKIP
@@ -43,37 +43,52 @@ from fedpgp.runtime.randomness import generator
 from fedpgp.runtime.workers import Workers
 
 CLASS_NAMES = ("ant", "red apple", "fire engine", "alarm clock", "octopus", "jar", "bus", "tree")
-BASE, NOVEL = (1, 2, 3, 5, 6, 7), (0, 4)  # neither the first classes nor a range: labels and columns differ
+BASE, NOVEL = (1, 2, 3, 5, 6, 7), (0, 4)  # neither the first classes nor a range, so that labels and columns differ
 CLIENTS = ((1, 5), (2, 7), (3, 6))
 EXAMPLES = (6, 5, 7)
 SETTINGS = FederationConfig(rounds=3, local_epochs=1, batch_size=4, weight_decay=0.0, eval_every=3, path_points=1)
-EXACT = 1e-9  # relative, in float64
+EXACT = 1e-9  # relative tolerance in float64
 
 
 class ConformanceError(AssertionError):
-    """A method that does not keep the contract; the message says in what, and what to do."""
+    """A method that violates the contract. The message says how, and how to fix it."""
 
 
 def check_method(method: Method, backbone: Backbone | None = None) -> list[str]:
-    """Runs every check on a method, with its hyperparameters, and returns their names.
+    """Run all checks on a method with its hyperparameters, and return the names of the checks.
 
-    Three clients train for three rounds on made-up image features, many times over: it takes seconds to a minute. What
-    is private and sent in another form than it has, added up or scaled, no check finds.
-    backbone: a CLIP in float64; None takes the embedded one. Raises ConformanceError at the first check that fails.
+    Three clients train for three rounds on random image features, several times. This takes seconds to a minute. The
+    checks cannot find private tensors that are sent in another form, for example summed or scaled.
+
+    Parameters
+    ----------
+    method
+        The method.
+    backbone
+        A CLIP checkpoint in float64; None for the embedded one.
+
+    Returns
+    -------
+    The name of each check, which is a statement about the method.
+
+    Raises
+    ------
+    ConformanceError
+        A check failed. The remaining checks do not run.
     """
     trial = _Trial(method, backbone or load_backbone("pictoclip", "float64"))
     for check in CHECKS:
         try:
             check(trial)
         except Exception as error:
-            place = f"failed in the check “{check.__doc__}”: {type(error).__name__}: "
+            place = f"the check “{check.__doc__}” failed with {type(error).__name__}: "
             reason = f"{'' if isinstance(error, ConformanceError) else place}{error}"
-            raise ConformanceError(f"{getattr(method, 'name', type(method).__name__)} {reason}") from error
+            raise ConformanceError(f"{getattr(method, 'name', type(method).__name__)}: {reason}") from error
     return [str(check.__doc__) for check in CHECKS]
 
 
 class Recording(Workers[Towers]):
-    """Works in this process and keeps every group of jobs of local training, and what came of it."""
+    """Workers in this process that record every group of jobs of local training with its updates."""
 
     def __init__(self, towers: Towers):
         super().__init__(towers, 1)
@@ -88,12 +103,24 @@ class Recording(Workers[Towers]):
 
     @property
     def trained(self) -> list[tuple[ClientJob, ClientUpdate]]:
-        """Every job with what came of it, in the order of the work."""
+        """Every job with its update, in the order in which the jobs ran."""
         return [pair for group in self.groups for pair in zip(*group, strict=True)]
 
 
 def made_up_data(task: Task, backbone: Backbone, kind: str | None, seed: int = 0) -> Data:
-    """A task with random images; kind: what is kept of them beside a feature of each, as `kind_of` a method."""
+    """Return a task with random image features.
+
+    Parameters
+    ----------
+    task
+        The task.
+    backbone
+        The checkpoint that determines the widths.
+    kind
+        The kind of tokens in addition to image features, as in `kind_of`; None for no tokens.
+    seed
+        Seed of the random numbers.
+    """
     tests = {
         name: made_up_images(len(test.images), backbone, kind, seed + i)
         for i, (name, test) in enumerate(evaluation_sets(task).items(), 1)
@@ -102,7 +129,23 @@ def made_up_data(task: Task, backbone: Backbone, kind: str | None, seed: int = 0
 
 
 def made_up_images(count: int, backbone: Backbone, kind: str | None = None, seed: int = 0) -> ImageFeatures:
-    """Random images: features, and patch features, of unit length, and states of the image tower."""
+    """Return random images.
+
+    Parameters
+    ----------
+    count
+        Number of images.
+    backbone
+        The checkpoint that determines the widths.
+    kind
+        The kind of tokens in addition to image features, as in `kind_of`; None for no tokens.
+    seed
+        Seed of the random numbers.
+
+    Returns
+    -------
+    Image features and patch features of unit length, or states of the image tower.
+    """
     like = backbone.logit_scale
     drawn = torch.randn(count, backbone.image.width, generator=generator(seed, "images"))
     pooled = F.normalize(drawn, dim=-1).to(like)
@@ -115,16 +158,16 @@ def made_up_images(count: int, backbone: Backbone, kind: str | None = None, seed
 
 
 def made_up_split(name: str, split: str, class_names: tuple[str, ...], labels: NDArray[np.int64]) -> ImageDataset:
-    """A split of which only the labels exist."""
+    """Return a split of a dataset that has labels but no images."""
     return ImageDataset(name, split, class_names, ("none",), labels, np.zeros_like(labels), _no_picture, split)
 
 
 def _no_picture(index: int) -> Any:
-    raise NotImplementedError("a made-up image has no picture")
+    raise NotImplementedError("a random image feature has no image")
 
 
 class _Trial:
-    """A method on a tiny task."""
+    """A method with a tiny task."""
 
     def __init__(self, method: Method, backbone: Backbone):
         self.method, self.backbone = method, backbone
@@ -135,11 +178,11 @@ class _Trial:
         self.images = made_up_images(5, backbone, kind_of(method), seed=9)
 
     def spec(self, aggregator: Aggregator | None = None) -> RunSpec:
-        """A run of the method with seed 0."""
+        """Return the specification of a run with seed 0."""
         return RunSpec(self.method, self.task, self.backbone, SETTINGS, 0, aggregator)
 
     def first(self, client: int = 0) -> Params:
-        """A client's parameters before the first round."""
+        """Return a client's parameters before the first round."""
         spec = self.spec()
         received = spec.aggregator.download(spec.begin(), client).shared
         return Params(spec.shared, spec.first(client).private, received)
@@ -147,7 +190,7 @@ class _Trial:
     def question(
         self, params: Params, images: ImageFeatures, classes: Sequence[int] = BASE, extra_names: Sequence[str] = ()
     ) -> Question:
-        """Some images for a model, with the text features of some classes, and of extra names behind them."""
+        """Return some images as a question for a model, with some classes, followed by extra names."""
         method, frozen = self.method, self.frozen.select(classes)
         tokens = self.backbone.class_tokens([*(CLASS_NAMES[label] for label in classes), *extra_names], method.tail)
         contexts = [*method.prompts(params, frozen), *method.constant_prompts(params)]
@@ -156,9 +199,9 @@ class _Trial:
         return Question(method, params, text, images, tokens, frozen)
 
     def run(self, seed: int = 0, interrupted: bool = False) -> tuple[dict[str, bytes], Recording]:
-        """The state after three rounds, and every local training.
+        """Return the state after three rounds, and a record of local training.
 
-        interrupted: after each round, everything is closed, and a copy of the method goes on.
+        interrupted: whether to close everything after each round and continue with a copy of the method.
         """
         workers = Recording(self.towers)
         with tempfile.TemporaryDirectory() as directory:
@@ -186,11 +229,11 @@ class _Trial:
 
     @property
     def trained(self) -> list[tuple[ClientJob, ClientUpdate]]:
-        """Every local training of a run."""
+        """Every job of a run with its update."""
         return self.once[1].trained
 
     def models(self) -> Iterator[Params]:
-        """A client's parameters before the first round, and then, if it trains, before its last."""
+        """Yield a client's parameters before the first round and, if the method trains, before its last round."""
         yield self.first()
         yield from (job.params for job, _ in self.trained[-1:])
 
@@ -221,57 +264,58 @@ def _task() -> Task:
 
 
 def _declares(trial: _Trial) -> None:
-    """it declares name, paper, year and venue, and describes its settings"""
+    """it declares name, source, year and venue, and describes its settings"""
     method = trial.method
-    fault = fault_of(type(method)) or misread(method)
-    _ask(fault is None, str(fault))
-    _ask((type(method).__doc__ or "").strip(), "must have a docstring: fedpgp methods prints it")
+    if fault := fault_of(type(method)) or misread(method):
+        raise ConformanceError(str(fault)) from fault
+    _ask((type(method).__doc__ or "").strip(), "must have a docstring, which fedpgp methods prints")
     for name, info in type(method).__pydantic_fields__.items():  # type: ignore[attr-defined]
-        _ask(info.description, f"must describe {name}: Field(default=…, description='what (source)')")
+        _ask(info.description, f"must describe {name}. Write Field(default=…, description='Meaning (source)')")
     first = trial.first()
     for group, tensors in (("shared", first.shared), ("private", first.private)):
         rated = not tensors or group in method.learning_rates
-        _ask(rated, f"must give a learning rate for {group!r}, which it trains: learning_rates")
-    _ask(not (method.pooled and first.private), "must keep nothing private, because it pools all images")
+        _ask(rated, f"must have a learning rate for {group!r}, which it trains. Add it to learning_rates")
+    _ask(not (method.pooled and first.private), "must not have private parameters, because it pools all images")
 
 
 def _survives_files(trial: _Trial) -> None:
-    """its settings survive a config file, and it can be sent to a process"""
+    """its settings are the same after writing and reading a config file, and it can be sent to another process"""
     method = trial.method
     config = ExperimentConfig(methods={method.name: method})
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "config.toml"
         path.write_text(config.to_toml(), encoding="utf-8")
         read = load_config(path, methods=[type(method)]).methods[method.name]
-    _ask(read == method, f"must be the same when its section is read again: {read} is not {method}")
-    _ask(pickle.loads(pickle.dumps(method)) == method, "must be the same after pickling: define it in a module")
+    _ask(read == method, f"must be the same after its section is written and read, but {read} is not {method}")
+    _ask(pickle.loads(pickle.dumps(method)) == method, "must be the same after pickling. Define it in a module")
 
 
 def _parameters(trial: _Trial) -> None:
-    """its first parameters are finite floats in the checkpoint's precision, drawn from the given generator alone"""
+    """its initial parameters are finite floats in the checkpoint's precision, drawn only from the given generator"""
     like = trial.backbone.logit_scale
     for client in range(len(CLIENTS)):
         first, again = trial.first(client), trial.first(client)
         both = {*first.shared} & {*first.private}
-        _ask(not both, f"must not use a name twice, in shared and private: {both}")
+        _ask(not both, f"must not use a name twice, but shared and private both have {both}")
         twice = {**again.shared, **again.private}
         for name, tensor in {**first.shared, **first.private}.items():
-            _ask("/" not in name, f"must not have / in a parameter's name: {name}")
+            _ask("/" not in name, f"must not have / in the name of a parameter, but has {name}")
             _ask(
                 tensor.dtype == like.dtype and tensor.device == like.device,
-                f"must make {name} {like.dtype} on {like.device}, like backbone.logit_scale: .to(backbone.logit_scale)",
+                f"must create {name} with {like.dtype} on {like.device}, like backbone.logit_scale. Call"
+                " .to(backbone.logit_scale)",
             )
-            _ask(tensor.isfinite().all(), f"must start {name} with finite numbers")
-            _ask(not tensor.requires_grad, f"must not track gradients of {name}: the engine does")
+            _ask(tensor.isfinite().all(), f"must initialize {name} with finite numbers")
+            _ask(not tensor.requires_grad, f"must not track gradients of {name}, because the engine does it")
             same = name in twice and torch.equal(twice[name], tensor)
-            _ask(same, f"must draw {name} from rng alone: two draws from equal ones differ")
+            _ask(same, f"must draw {name} only from rng, but two equal generators gave different values")
 
 
 def _functions(trial: _Trial) -> None:
-    """its functions give what the contract says for any classes, and change none of their arguments"""
+    """its functions return what the contract requires for any classes, and do not change their arguments"""
     method, width = trial.method, trial.backbone.token_width
-    alone = method.without_private(method.for_prediction(trial.first()))
-    models = chain(trial.models(), () if alone is None else (alone,))
+    common = method.without_private(method.for_prediction(trial.first()))
+    models = chain(trial.models(), () if common is None else (common,))
     for model, classes in ((model, some) for model in models for some in (BASE, NOVEL, (3,), (4, 6, 1))):
         frozen, images = trial.frozen.select(classes), trial.images
         with _unchanged("in place", model, frozen, images.pooled):
@@ -280,35 +324,40 @@ def _functions(trial: _Trial) -> None:
             for context in [*method.prompts(params, frozen), *method.constant_prompts(params), *of_images]:
                 deep, shape = isinstance(context, Prompt), Prompt.of(context).vectors.shape
                 fits = shape[-1] == width and (len(shape) == 2 or shape[:-2] == (len(classes),))
-                _ask(fits, f"must make contexts [M, {width}], or [{len(classes)}, M, {width}]: {list(shape)}")
+                _ask(fits, f"must return contexts [M, {width}] or [{len(classes)}, M, {width}], not {list(shape)}")
                 _ask(not deep or "deep text" in method.reads, 'must declare that it reads "deep text"')
             for what, prompts in (("text per image", of_images), ("image tower", method.visual_prompts(params))):
                 _ask(not prompts or what in method.reads, f'must declare that it reads "{what}"')
-            _ask(len(of_images) in (0, 5), f"must make a conditional prompt for each image: {len(of_images)} of 5")
+            _ask(
+                len(of_images) in (0, 5),
+                f"must return one conditional prompt for each image, not {len(of_images)} for 5 images",
+            )
             question = trial.question(params, images, classes)
             logits = answer(trial.towers, question)
             _ask(
                 logits.shape == (5, len(classes)) and logits.isfinite().all(),
-                f"must predict finite logits [images, classes] [5, {len(classes)}]: got {list(logits.shape)}",
+                f"must predict finite logits [images, classes] of shape [5, {len(classes)}], not {list(logits.shape)}",
             )
         by_one = torch.cat([answer(trial.towers, question._replace(images=images[i : i + 1])) for i in range(5)])
-        _ask(_near(by_one, logits), "must predict every image for itself, whatever else is in the batch")
+        _ask(_near(by_one, logits), "must predict each image independently of the other images in the batch")
 
 
 def _path(trial: _Trial) -> None:
-    """its path, where it has one, goes from what the shared part predicts alone to what the whole model predicts"""
+    """its path, if it has one, starts with the predictions of the shared model and ends with the personal model's"""
     method = trial.method
     for whole in map(method.for_prediction, trial.models()):
         ends = method.path(whole, 0.0), method.path(whole, 1.0)
         _ask((ends[0] is None) == (ends[1] is None), "must have a path for every α or for none")
-        for end, expected, where in zip(ends, (method.without_private(whole), whole), ("begin", "end"), strict=True):
+        models = {"start": method.without_private(whole), "end": whole}
+        for end, (where, expected) in zip(ends, models.items(), strict=True):
             if end is not None and expected is not None:
                 logits = [answer(trial.towers, trial.question(model, trial.images)) for model in (end, expected)]
-                _ask(_near(*logits), f"must {where} its path with the model that is there, in what it predicts")
+                which = "without_private" if where == "start" else "the whole model"
+                _ask(_near(*logits), f"must {where} its path with the predictions of {which}")
 
 
 def _losses(trial: _Trial) -> None:
-    """its loss has finite terms of no dimension, by name"""
+    """its loss is a dictionary of finite numbers, by the name of the term"""
     method = trial.method
     for job, _ in trial.trained:
         classes = CLIENTS[job.client] if method.own_classes else BASE
@@ -317,41 +366,44 @@ def _losses(trial: _Trial) -> None:
         batch = Batch(image_features(trial.towers, method, job.images[:4], part), job.labels[:4])
         with _unchanged("in place, in loss", part, job.frozen, batch.features):
             terms = method.loss(part, text, batch, job.frozen)
-        _ask(terms, "must have a loss of one term or more, because it has parameters")
+        _ask(terms, "must have a loss with at least one term, because it has parameters")
         for name, value in terms.items():
             number = value.shape == () and value.isfinite()
-            _ask(number, f"must give the term {name!r} of its loss as one finite number: got {list(value.shape)}")
+            _ask(
+                number,
+                f"must return the term {name!r} of its loss as one finite number, not a tensor {list(value.shape)}",
+            )
             if method.per_example:
                 ones = [Batch(batch.features[e : e + 1], batch.labels[e : e + 1]) for e in range(len(batch.labels))]
                 mean = torch.stack([method.loss(part, text, one, job.frozen)[name] for one in ones]).mean()
-                what = f"a loss whose term {name!r} is the mean of its examples'"
+                what = f"a loss whose term {name!r} is the mean of the losses of its examples"
                 _ask(_near(mean, value), f"must have {what}, because it is per_example")
 
 
 def _learns(trial: _Trial) -> None:
-    """everything that it declares as trained is changed by training, and nothing becomes infinite"""
+    """training changes every parameter, and all parameters stay finite"""
     moved: dict[str, bool] = defaultdict(bool)
     for job, update in trial.trained:
         before = {**job.start, **job.own.private}
         for name, tensor in _parts(update).items():
             moved[name] |= not tensor.numel() or not torch.equal(tensor, before[name])
     still = [name for name in moved if not moved[name]]
-    _ask(not still, f"must train {still}, which no local training has changed: a gradient does not reach it")
+    _ask(not still, f"must train {still}, which did not change in local training because it gets no gradient")
 
 
 def _ends(trial: _Trial) -> None:
-    """what it makes of its parameters after training has their names and shapes, and changes none of its arguments"""
+    """after_training returns parameters with the same names and shapes, and does not change its arguments"""
     for job, _ in trial.trained:
         params = job.params
         with _unchanged("in after_training", params, job.frozen, job.images.pooled):
             after = trial.method.after_training(params, generator(0, "after"))
         for group in ("shared", "private"):
             forms = [{k: (t.shape, t.dtype) for k, t in getattr(some, group).items()} for some in (params, after)]
-            _ask(forms[0] == forms[1], f"must keep names and shapes of its {group} part in after_training")
+            _ask(forms[0] == forms[1], f"must keep the names and shapes of its {group} part in after_training")
 
 
 def _private(trial: _Trial) -> None:
-    """nothing private is in what leaves a client: no row of a private tensor, of a memory or of an image's features"""
+    """a client does not send any row of a private tensor, of its memory or of its image features"""
     for job, update in trial.trained:
         sent = b"".join(map(_bits, [*update.upload.shared.values(), *update.upload.control.values()]))
         own = {**job.own.private, **update.own.private, **job.params.memory, "the images": job.images.pooled}
@@ -360,34 +412,34 @@ def _private(trial: _Trial) -> None:
             rows = tensor.reshape(-1, tensor.shape[-1]) if tensor.dim() and tensor.is_floating_point() else ()
             for row in rows:
                 leaks = len(row) > 1 and bool(row.count_nonzero()) and _bits(row) in sent
-                _ask(not leaks, f"must not send {name}, which is private: its bytes are in the upload")
+                _ask(not leaks, f"must not send {name}, which is private. Its bytes are in the upload")
 
 
 def _batched(trial: _Trial) -> None:
-    """clients that are trained together end as if each were alone"""
-    alone = not trial.method.batchable or trial.method.own_classes
-    for _, group in groupby(() if alone else trial.trained, lambda pair: pair[0].round):
+    """clients that are trained together get the same parameters as clients that are trained separately"""
+    separate = not trial.method.batchable or trial.method.own_classes
+    for _, group in groupby(() if separate else trial.trained, lambda pair: pair[0].round):
         pairs = list(group)
         together = train_clients(trial.towers, [job for job, _ in pairs])
         for (job, update), other in zip(pairs, together, strict=True):
             for name, tensor in _parts(update).items():
-                what = f"{name} of client {job.client} alike alone and with others"
-                _ask(_near(_parts(other)[name], tensor), f"must train {what}: declare batchable = False")
+                what = f"{name} of client {job.client} to the same values separately and together with other clients"
+                _ask(_near(_parts(other)[name], tensor), f"must train {what}, or declare batchable = False")
 
 
 def _repeats(trial: _Trial) -> None:
-    """the same seed gives the same bytes, another one others, and what was interrupted goes on to the same"""
+    """the same seed gives the same bytes, another seed gives others, and a resumed run gives the same bytes"""
     bits, _ = trial.once
-    _ask(trial.run()[0] == bits, "must give the same numbers for the same seed: it has a state of its own")
+    _ask(trial.run()[0] == bits, "must give the same numbers for the same seed, but the object has its own state")
     _ask(not trial.trained or trial.run(seed=1)[0] != bits, "must depend on the seed")
     _ask(
         trial.run(interrupted=True)[0] == bits,
-        "must go on to the same numbers in a copy of itself: what it remembers belongs into parameters or the server",
+        "must give the same numbers when a copy of it resumes a run. Keep state in the parameters or on the server",
     )
 
 
 def _travels(trial: _Trial) -> None:
-    """a local training gives the same bytes in another process"""
+    """local training gives the same bytes in another process"""
     for jobs, updates in trial.once[1].groups:
         again = train_clients(trial.towers, pickle.loads(pickle.dumps(jobs)))
         for before, after in zip(map(_parts, updates), map(_parts, again), strict=True):
@@ -396,7 +448,7 @@ def _travels(trial: _Trial) -> None:
 
 
 def _controls(trial: _Trial) -> None:
-    """it trains under an aggregator that turns gradients"""
+    """it trains with an aggregator that corrects gradients"""
     method = trial.method
     own_server = method.own_aggregator(SETTINGS.rounds) is not None
     if not own_server and not method.pooled and not method.swaps and trial.trained:
@@ -404,11 +456,11 @@ def _controls(trial: _Trial) -> None:
             workers = Recording(trial.towers)
             rounds = federate(ClientRunner(trial.spec(Scaffold()), trial.data), workers, state)
             for record, _ in zip(rounds, range(2), strict=False):
-                _ask(record["participants"] == [0, 1, 2], "must train every client under scaffold")
+                _ask(record["participants"] == [0, 1, 2], "must train every client with the aggregator scaffold")
 
 
 def _order(trial: _Trial) -> None:
-    """the order of the clients changes nothing, and equal updates are their own average"""
+    """aggregation does not depend on the order of the clients, and equal updates give that update"""
     spec = trial.spec()
     if not spec.shared or trial.method.pooled:
         return
@@ -425,7 +477,7 @@ def _order(trial: _Trial) -> None:
     uploads = [Upload(client, count, moved()) for client, count in enumerate(EXAMPLES)]
     for mine, yours in zip(received(uploads), received(uploads[::-1]), strict=True):
         for name in mine:
-            _ask(_near(mine[name], yours[name]), f"must aggregate {name} alike in any order of the clients")
+            _ask(_near(mine[name], yours[name]), f"must aggregate {name} to the same value in any order of the clients")
     equal = moved()
     for sent in received([Upload(client, count, equal) for client, count in enumerate(EXAMPLES)]):
         for name, tensor in equal.items():
@@ -452,12 +504,12 @@ CHECKS: Sequence[Callable[[_Trial], None]] = (
 
 def _ask(holds: object, message: str) -> None:
     if not holds:
-        raise ConformanceError(message)
+        raise ConformanceError(f"it {message}")
 
 
 @contextmanager
 def _unchanged(where: str, params: Params, frozen: Frozen, features: Tensor) -> Iterator[None]:
-    """Asks that what is done here changes no number of a model, of what is frozen or of an image."""
+    """Ask that the code in this context does not change a model, its constants or image features."""
     groups = (params.shared, params.private, params.received, params.memory)
     tensors = [*(t for group in groups for t in group.values()), frozen.guidance, frozen.base, features]
     before = list(map(_bits, tensors))
@@ -466,7 +518,7 @@ def _unchanged(where: str, params: Params, frozen: Frozen, features: Tensor) -> 
 
 
 def _parts(update: ClientUpdate) -> dict[str, Tensor]:
-    """All that a client trained."""
+    """Return all tensors that a client trained."""
     return {**update.upload.shared, **update.own.private}
 
 

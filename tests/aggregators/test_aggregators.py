@@ -1,4 +1,4 @@
-"""Aggregators against what their papers say, written out; and what must hold for all of them."""
+"""Aggregators, compared with the formulas of their papers, and properties that all of them have."""
 
 import math
 
@@ -51,7 +51,7 @@ def uploads_of(rows, counts, control=()):
 
 
 def aggregated(aggregator, rows, counts, rounds=1):
-    """p after so many rounds in which the clients send the same, from p = (1, −2, 0.5)."""
+    """Return p after `rounds` rounds in which the clients send the same update, from p = (1, −2, 0.5)."""
     server = aggregator.begin({"p": torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)}, len(rows))
     for _ in range(rounds):
         server = aggregator.aggregate(server, uploads_of(rows, counts, ("p",) if aggregator.name == "scaffold" else ()))
@@ -224,7 +224,7 @@ def test_a_local_method_takes_any_aggregator_and_sends_nothing(exact):
 def test_an_unknown_aggregator_is_refused_with_the_nearest_name():
     from fedpgp.config import load_config
 
-    with pytest.raises(ConfigError, match="aggregator must be a known one, got 'fedadm'; did you mean 'fedadam'"):
+    with pytest.raises(ConfigError, match=r"federation.aggregator.*'fedadm'.*'fedadam'"):
         print(load_config(None, ["federation.aggregator=fedadm"]).aggregator)
     assert load_config(None, ["federation.aggregator=fedadam", "fedadam.tau=0.5"]).aggregator == FedAdam(tau=0.5)
     assert set(AGGREGATORS) == {a.name for a in ALL} | {"krum", "multi-krum", "bulyan"}  # test_robust_aggregators.py
@@ -232,11 +232,11 @@ def test_an_unknown_aggregator_is_refused_with_the_nearest_name():
 
 
 @pytest.mark.parametrize("changes", [["federation.aggregator=fedadam"], ["fedavg.weighting=uniform"]])
-def test_a_method_with_a_server_of_its_own_refuses_another(changes, small, cache):
+def test_a_method_with_its_own_aggregator_refuses_another(changes, small, cache):
     import fedpgp
 
     for name in ("prompt-amp", "pfedmoap"):
-        with pytest.raises(ConfigError, match=f"must be fedavg as it is for {name}, whose server is its own"):
+        with pytest.raises(ConfigError, match=rf"fedavg.*{name}"):
             fedpgp.run(name, changes=[*changes, "task.clients=2"], cache=cache)
-    with pytest.raises(ConfigError, match="must be one that clients need not know of for centralized"):
+    with pytest.raises(ConfigError, match=r"federation.aggregator.*centralized"):
         fedpgp.run("centralized", changes=["federation.aggregator=scaffold", "task.clients=2"], cache=cache)

@@ -252,7 +252,7 @@ def test_fault_12_hyperparameters_are_read(backbone):
 
 
 def test_fault_12_an_unknown_method_trains_nothing():
-    with pytest.raises(ConfigError, match="got 'fedpgpp'; did you mean 'fedpgp'"):
+    with pytest.raises(ConfigError, match=r"got 'fedpgpp'.*'fedpgp'"):
         find_method("fedpgpp")
     for name, cls in METHODS.items():
         assert find_method(name) is cls and cls.name == name

@@ -140,7 +140,7 @@ def test_wrong_everywhere_is_zero_and_not_an_error() -> None:
 
 
 def test_clients_with_one_image_give_finite_intervals() -> None:
-    """Many resamples hold none of a client's images."""
+    """Many resamples contain none of a client's images."""
     run = packed(np.array([[True, False], [True, True]]), np.array([[True, False]] * 2), np.eye(2, dtype=bool))
     for found in differences([run], [outcomes_of_two()]).values():
         assert np.isfinite([found.mean, found.low, found.high]).all()

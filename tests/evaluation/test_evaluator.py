@@ -13,6 +13,7 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raising import raises
 
 from fedpgp.backbone import Towers
 from fedpgp.errors import TrainingError
@@ -67,7 +68,7 @@ def test_hm_and_cm_by_hand(accuracies, hm, cm):
 
 
 def correct(task, base, novel, validation=((), (), ())):
-    """All right but for the given places: one tuple of places for each client."""
+    """Return correct answers except at the given indices: one tuple of indices for each client."""
     found = {}
     for name, wrong in {"base": base, "novel": novel, "validation": validation}.items():
         found[name] = np.ones((len(wrong), len(evaluation_sets(task)[name].images)), bool)
@@ -114,7 +115,7 @@ def test_own_images_cover_the_base_set_once():
 
 
 def counting(text):
-    """Towers whose text encoder keeps a list of how many contexts each call reads."""
+    """Towers whose text encoder records the number of contexts of each call."""
     calls = []
 
     def each(contexts, tokens, position):
@@ -125,7 +126,7 @@ def counting(text):
 
 
 def evaluated(method, clients, backbone, workers=None, lend=list):
-    """The evaluation of as many clients as are given, all with the classes of the tiny task's; lend: holds them."""
+    """Evaluate the given clients, all with the classes of the tiny task. lend: holds the clients."""
     data = tiny.data(backbone)
     three = data.task.clients
     data = replace(
@@ -152,7 +153,7 @@ def test_equal_contexts_are_encoded_once(backbone):
     one, two, _ = many(3)
     twin = Params(one.shared, {name: tensor.clone() for name, tensor in one.private.items()})
     evaluated(FEDPGP, [one, twin, two], backbone, Workers(counter.towers, 1))
-    assert counter.calls == [1, 1, 1]  # p_G, which the shared part alone needs too, and two personal prompts
+    assert counter.calls == [1, 1, 1]  # p_G, which the shared model also needs, and two personal prompts
     counter.calls.clear()
     evaluated(PromptFL(context_length=3), [Params(one.shared, {})] * 4, backbone, Workers(counter.towers, 1))
     assert counter.calls == [1]
@@ -180,8 +181,7 @@ def test_the_size_of_the_chunks_does_not_matter(backbone, chunk, monkeypatch):
 def test_features_that_are_not_finite_stop_the_run(backbone):
     clients = many(3)
     clients[1].private["U"][0, 0] = torch.inf
-    message = r"client 1 after round 1, in evaluation: logits are not finite: change the settings of \[fedpgp\]"
-    with pytest.raises(TrainingError, match=message):
+    with raises(TrainingError, where="client 1 after round 1, in evaluation", problem="finite", remedy="[fedpgp]"):
         evaluated(FEDPGP, clients, backbone)
 
 
@@ -339,7 +339,9 @@ def test_a_path_that_no_client_moves_along_is_a_point(backbone):
     _, found, _ = along_a_path(PromptFL(context_length=3), Params({"p_G": p}, {}), backbone)
     assert found.path
     assert without_standing_path(found, ("base", "novel")).path == {}
-    without_bits = replace(found, correct={})  # as of clients elsewhere, whose figures alone are known
+    without_bits = replace(
+        found, correct={}
+    )  # as for clients on other machines, of which only the accuracies are known
     assert without_standing_path(without_bits, ("base", "novel")).path == {}
     (alpha, *_), other = found.path, replace(found.path[0.0], clients={**found.clients, "novel": np.full(3, 1.0)})
     moved = replace(without_bits, path={**found.path, alpha: other})

@@ -1,4 +1,4 @@
-"""What happens in a round: who takes part, what is averaged, what stays with the client, and that nothing leaks."""
+"""A round: its participants, its average, the private parts of the clients, and that nothing leaks."""
 
 import multiprocessing
 from dataclasses import replace
@@ -10,6 +10,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from raising import raises
 
 from fedpgp.aggregators import Download, FedAvg, Server, Upload
 from fedpgp.backbone import Towers
@@ -28,13 +29,13 @@ METHOD = FedPGP(context_length=3, bottleneck=2, learning_rate=0.05)
 
 
 def recorded(backbone, method=METHOD, data=None, **changes):
-    """The rounds of a federation and its local trainings."""
+    """Return the rounds of a federation and its local training."""
     workers = Recording(backbone.towers(method.reads))
     return tiny.run(method, backbone, data, workers=workers, **changes), workers.trained
 
 
 def everything(rounds):
-    """All parameters, accuracies and outcomes of all rounds, as bytes."""
+    """Return all parameters, accuracies and answers of all rounds, as bytes."""
     return [
         (
             tiny.bits(r.shared),
@@ -126,7 +127,7 @@ def test_a_run_rounds_participation_as_its_settings_say(rounding, count, backbon
     assert len(found.record["participants"]) == count
 
 
-def test_participants_differ_by_round_and_seed_and_everybody_has_turns():
+def test_participants_differ_by_round_and_seed_and_every_client_takes_part():
     by_round = [tuple(participants(10, 0.3, "nearest", 0, number)) for number in range(1, 31)]
     assert len(set(by_round)) > 20
     assert set().union(*by_round) == set(range(10))
@@ -231,7 +232,7 @@ def test_all_clients_start_from_the_same_private_part_unless_told_otherwise(back
     assert one["U"] != two["U"] and one["V"] != two["V"]
 
 
-def test_bytes_up_are_those_of_the_global_prompt_alone(backbone):
+def test_bytes_up_only_count_the_global_prompt(backbone):
     for method, size in [(METHOD, 3 * 128 * 4), (Local(context_length=3), 0), (ZeroShot(), 0)]:
         *_, last = tiny.run(method, backbone, rounds=1, local_epochs=1)
         assert (last.record["bytes_up"], last.record["bytes_down"]) == (size, size)
@@ -311,7 +312,7 @@ def test_groups_share_the_clients_evenly_and_keep_their_order(clients, rows, con
     assert max(sizes) == 1 or (max(sizes) - 1) * contexts * rows <= ROWS
 
 
-def test_where_nobody_takes_part_there_are_no_groups():
+def test_without_participants_there_are_no_groups():
     assert in_groups(None, []) == []
 
 
@@ -400,13 +401,13 @@ def test_seed_zero_is_a_seed_like_any_other(backbone):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(backbone):
-    """One bad image of client 1: the message says in which step it came up."""
+    """One bad image of client 1: the error names the step in which it was used."""
     data = tiny.data(backbone)
     bad = 3
     data.train.pooled[data.task.clients[1].train[bad]] = torch.nan
     (place,) = (tiny.order(0, 1, 1, 5, 1)[0] == bad).nonzero().flatten().tolist()
     step = 1 + place // 2
-    with pytest.raises(TrainingError, match=rf"client 1 is not finite in round 1, step {step}: change the settings"):
+    with raises(TrainingError, where=f"client 1 in round 1, step {step}", problem="not finite", remedy="[fedpgp]"):
         tiny.run(METHOD, backbone, data, batch_size=2)
 
 
@@ -423,7 +424,7 @@ def draw(arguments):
 
 
 @given(st.lists(ARGUMENTS, min_size=2, max_size=6, unique_by=str))
-def test_generators_depend_on_their_arguments_alone(arguments):
+def test_generators_only_depend_on_their_arguments(arguments):
     forward = [draw(one) for one in arguments]
     torch.randn(3)  # other draws do not matter
     assert [draw(one) for one in reversed(arguments)] == forward[::-1]

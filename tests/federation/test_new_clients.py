@@ -1,4 +1,4 @@
-"""Clients that join when training is over, and tasks in which nothing is novel, from training to tables."""
+"""Clients that join after training, and tasks without novel classes, from training to tables."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ NOTHING_NOVEL = [*SHORT, "task.protocol=personalization", "task.partition=dirich
 
 
 def with_newcomer(exact):
-    """The tiny data with one client of its three joining late."""
+    """Return the tiny data with one of its three clients as a new client."""
     whole = tiny.data(exact)
     *early, late = whole.task.clients
     return replace(whole, task=replace(whole.task, clients=tuple(early), new_clients=(replace(late, id=0),)))

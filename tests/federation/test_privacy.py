@@ -1,4 +1,4 @@
-"""Differential privacy: cut, averaged and noised as written by hand, whatever Flower's parts do; ε from elsewhere."""
+"""Differential privacy: clipping, averaging and noise as computed by hand and by Flower, and ε from the literature."""
 
 import math
 from dataclasses import replace
@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raising import raises
 from scipy.optimize import brentq
 from scipy.stats import norm
 
@@ -81,7 +82,7 @@ def test_the_noise_has_the_standard_deviation_of_those_that_were_averaged():
     assert found.std() == pytest.approx(3.0 * 2.0 / 4, rel=0.03)
     assert abs(found.mean()) < 0.05
     again = flat(aggregated(privacy, server, sent).shared)
-    assert not np.array_equal(found, again)  # no seed of ours decides it
+    assert not np.array_equal(found, again)  # the noise does not depend on the run's seed
 
 
 def test_updates_that_change_nothing_are_survived():
@@ -112,14 +113,14 @@ def test_the_adaptive_norm_follows_the_quantile_and_goes_on_where_it_was():
 
 
 def test_the_adaptive_noise_is_for_the_norm_that_updates_were_cut_to():
-    """Not for that of the next round, which is smaller where none was cut."""
+    """Not for C of the next round, which is smaller if no update was clipped."""
     server = {"p_G": torch.zeros(200, 100)}
     sent = [Upload(client, 1, {"p_G": torch.zeros(200, 100)}) for client in range(100)]
     privacy = PrivacyConfig(
         differential_privacy="central", clipping="adaptive", clipping_norm=5.0, noise_multiplier=1.0, clipping_rate=2.0
     )
     found = aggregated(privacy, server, sent)
-    assert float(found.memory[NORM]) < 5.0 / 1.5  # nobody was cut: the quantile is below
+    assert float(found.memory[NORM]) < 5.0 / 1.5  # no update was clipped: the quantile is below C
     multiplier = (1.0 - (2 * 100 / 20) ** -2) ** -0.5
     assert flat(found.shared).std() == pytest.approx(multiplier * 5.0 / 100, rel=0.03)
 
@@ -195,16 +196,16 @@ def test_a_local_round_costs_no_more_than_it_says():
     assert epsilon(PrivacyConfig(differential_privacy="central", noise_multiplier=0), 3) == math.inf
 
 
-def test_what_is_assumed_is_told():
+def test_a_run_with_differential_privacy_reports_its_assumptions():
     privacy = PrivacyConfig(differential_privacy="central", noise_multiplier=2.0)
     told = " ".join(assumptions(privacy, FederationConfig(), PromptFL(), 10, 5))
-    assert f"ε = {epsilon(privacy, 5):.3g} at δ = 1e-05 after 5 rounds, of 10 clients" in told
+    assert f"ε = {epsilon(privacy, 5):.3g} at δ = 1e-05 after 5 rounds, with 10 clients" in told
     assert "all clients have the same weight" in told
-    assert "losses, accuracies and numbers of examples are not protected" in told
+    assert "losses, accuracies and numbers of images are not protected" in told
     assert assumptions(PrivacyConfig(), FederationConfig(), PromptFL(), 10, 5) == []
 
 
-def test_what_a_noisy_method_assumes_is_told_for_the_local_epochs_of_a_client():
+def test_the_assumptions_of_a_noisy_method_count_the_local_epochs_of_a_client():
     settings, method = FederationConfig(local_epochs=3), DPFPL()
     assert assumptions(PrivacyConfig(), settings, method, 10, 5) == method.assumptions(15) != []
     central = PrivacyConfig(**CENTRAL)
@@ -212,34 +213,49 @@ def test_what_a_noisy_method_assumes_is_told_for_the_local_epochs_of_a_client():
     assert assumptions(central, settings, method, 10, 5) == [*method.assumptions(15), *of_server]
 
 
-CENTRAL = {"differential_privacy": "central"}
+CENTRAL, SECURE = {"differential_privacy": "central"}, {"secure_aggregation": True}
 
 
 @pytest.mark.parametrize(
-    ("changes", "engine", "aggregator", "own", "says"),
+    ("changes", "engine", "aggregator", "own", "where", "got", "remedy"),
     [
-        (CENTRAL, "local", FedAvg(), False, "needs Flower: take federation.engine=simulation, or deployment"),
-        (CENTRAL, "simulation", Median(), False, "does not go with federation.aggregator=median"),
-        (CENTRAL, "simulation", FedAvg(), True, "does not go with mine, whose server is its own"),
+        (CENTRAL, "local", FedAvg(), False, "federation.engine", "local", "--set federation.engine=simulation"),
+        (CENTRAL, "simulation", Median(), False, "privacy.differential_privacy", "median", "fedavg"),
+        (CENTRAL, "simulation", FedAvg(), True, "privacy.differential_privacy", "mine", "Use a method without"),
+        (SECURE, "simulation", Median(), False, "privacy.secure_aggregation", "median", "fedavg"),
         (
-            {"secure_aggregation": True},
-            "simulation",
-            Median(),
-            False,
-            "hides single updates",
-        ),
-        ({"secure_aggregation": True, **CENTRAL}, "simulation", FedAvg(), False, "clipped_by must be client"),
-        (
-            {"secure_aggregation": True, "clipped_by": "client", "clipping": "adaptive", **CENTRAL},
+            {**SECURE, **CENTRAL},
             "simulation",
             FedAvg(),
             False,
-            "clipping must be fixed with secure_aggregation",
+            "privacy.clipped_by",
+            "server",
+            "--set privacy.clipped_by=client",
         ),
-        ({"differential_privacy": "local", "clipping": "adaptive"}, "simulation", FedAvg(), False, "is local"),
+        (
+            {**SECURE, **CENTRAL, "clipped_by": "client", "clipping": "adaptive"},
+            "simulation",
+            FedAvg(),
+            False,
+            "privacy.clipping",
+            "adaptive",
+            "--set privacy.clipping=fixed",
+        ),
+        (
+            {"differential_privacy": "local", "clipping": "adaptive"},
+            "simulation",
+            FedAvg(),
+            False,
+            "privacy.clipping",
+            "adaptive",
+            "--set privacy.clipping=fixed",
+        ),
     ],
 )
-def test_what_does_not_go_together_is_refused_with_a_remedy(changes, engine, aggregator, own, says):
-    with pytest.raises(ConfigError, match=says):
+def test_settings_that_cannot_be_combined_are_refused(changes, engine, aggregator, own, where, got, remedy):
+    with raises(ConfigError, where=where, got=got, remedy=remedy):
         check_privacy(PrivacyConfig(**changes), engine, "mine", aggregator, own)
     check_privacy(PrivacyConfig(), engine, "mine", aggregator, own)
+    if remedy.startswith("--set privacy."):
+        key, value = remedy.removeprefix("--set privacy.").split("=")
+        check_privacy(PrivacyConfig(**{**changes, key: value}), engine, "mine", aggregator, own)

@@ -9,6 +9,7 @@ import tiny
 import torch
 from oracle import fedcocoop
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import Question, answer
@@ -141,5 +142,5 @@ def test_a_wrong_hyperparameter_is_refused(values):
 
 
 def test_a_phrase_without_tokens_is_refused(backbone):
-    with pytest.raises(ConfigError, match=r"fedcocoop\.ctx_init"):
+    with raises(ConfigError, where="fedcocoop.ctx_init", got=" ", remedy="--set fedcocoop.ctx_init=random"):
         first(FedCoCoOp(ctx_init=" "), backbone)

@@ -8,6 +8,7 @@ import tiny
 import torch
 from oracle import fedivlp
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import image_features, kind_of
@@ -99,11 +100,11 @@ def test_what_is_learned_and_sent(changes, shapes, backbone):
 
 
 def test_more_layers_than_a_tower_has_are_refused(backbone):
-    with pytest.raises(ConfigError, match=r"fedivlp\.depth must be at most 3, .* text tower, got 9"):
+    with raises(ConfigError, where="fedivlp.depth", allowed="text tower", got=9, remedy="--set fedivlp.depth=3"):
         first(FedIVLP(), backbone)
     layers = backbone.text.layers
     long = replace(backbone, text=replace(backbone.text, layers=replace(layers, weights=layers.weights * 3)))
-    with pytest.raises(ConfigError, match=r"fedivlp\.depth must be at most 5, .* image tower, got 9"):
+    with raises(ConfigError, where="fedivlp.depth", allowed="image tower", got=9, remedy="--set fedivlp.depth=5"):
         first(FedIVLP(), long)
     assert len(first(FedIVLP(visual_length=0), long).shared["text_deeper"]) == 8
 

@@ -1,4 +1,4 @@
-"""Visual prompts that are linear functions of those of the text."""
+"""FedMaPLe: visual prompts that are linear functions of the text prompts."""
 
 import math
 from dataclasses import replace
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from oracle import fedmaple
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import image_features, kind_of
@@ -25,7 +26,7 @@ def first(method, backbone):
 
 
 def loss_and_gradients(method, shared, backbone):
-    """Of four images and the base classes."""
+    """Return the loss and gradients for four images and the base classes."""
     leaves = {name: value.detach().clone().requires_grad_() for name, value in shared.items()}
     params, some = Params(leaves, {}), tiny.images(4, backbone, kind_of(method))
     frozen = frozen_of(method, tiny.task(), backbone).select(tiny.BASE)
@@ -134,11 +135,11 @@ def test_the_maps_start_as_pytorch_s_the_deeper_ones_alike(backbone):
 
 
 def test_more_layers_than_a_tower_has_are_refused(backbone):
-    with pytest.raises(ConfigError, match=r"fedmaple\.depth must be at most 3, .* text tower, got 9"):
+    with raises(ConfigError, where="fedmaple.depth", allowed="text tower", got=9, remedy="--set fedmaple.depth=3"):
         first(FedMaPLe(), backbone)
     layers = backbone.text.layers
     long = replace(backbone, text=replace(backbone.text, layers=replace(layers, weights=layers.weights * 3)))
-    with pytest.raises(ConfigError, match=r"fedmaple\.depth must be at most 5, .* image tower, got 9"):
+    with raises(ConfigError, where="fedmaple.depth", allowed="image tower", got=9, remedy="--set fedmaple.depth=5"):
         first(FedMaPLe(), long)
     assert first(FedMaPLe(visual=False), long).shared.keys() == {"text", "text_deeper"}
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import fedmgp
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import Question, answer
@@ -165,7 +166,7 @@ def test_what_a_client_has_not_drawn_stays_and_the_slots_overwrite_the_rest():
 
 
 def drawn_by(method, params, count):
-    """How often which groups were drawn, in their order."""
+    """Count how often each ordered selection of groups was drawn."""
     found = Counter()
     for seed in range(count):
         after = method.after_training(params, tiny.generator(seed, "draw"))
@@ -174,7 +175,7 @@ def drawn_by(method, params, count):
 
 
 def directed(angles, sent, placed, visual=None, visual_sent=None, **settings):
-    """Text prompts of one vector at so many degrees, and the server's; visual prompts likewise."""
+    """Draw groups whose prompts are vectors at the given angles in degrees. sent: the angles of the server's groups."""
 
     def at(degrees):
         radians = torch.tensor(degrees, dtype=torch.float64).deg2rad()
@@ -281,7 +282,7 @@ def test_without_visual_prompts_only_the_frozen_feature_is_seen(exact):
 
 
 def test_more_groups_selected_than_there_are_is_refused(backbone):
-    with pytest.raises(ConfigError, match=r"fedmgp\.selected must be at most groups, 2, got 3"):
+    with raises(ConfigError, where="fedmgp.selected", allowed="at most 2", got=3, remedy="--set fedmgp.selected=2"):
         first(FedMGP(groups=2, selected=3), backbone)
 
 

@@ -9,6 +9,7 @@ import tiny
 import torch
 from oracle import fedplot
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.errors import TrainingError
 from fedpgp.federation.client_runner import Data
@@ -112,7 +113,7 @@ def test_the_first_prompts(backbone):
 
 def test_a_plan_that_does_not_converge_ends_the_run(exact):
     method = tiny.small(FedPLOT, iterations=1, epsilon=0.01, tolerance=1e-6)
-    with pytest.raises(TrainingError, match="raise iterations, or epsilon"):
+    with raises(TrainingError, where="client ", remedy="iterations"):
         tiny.run(method, exact, rounds=1)
 
 

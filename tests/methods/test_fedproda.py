@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import fedproda
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.methods import Batch, Frozen, Params, PromptFL
@@ -45,7 +46,7 @@ def test_with_one_prompt_fedproda_is_promptfl(ctx_init, exact):
 def test_the_loss_by_hand():
     """Two prompts, two classes, s = 2, an image (1, 0) of the first class.
 
-    Class 0 has the features (1, 0) and (0.6, 0.8), class 1 has (0, 1) twice. The first dimension alone counts: means
+    Class 0 has the features (1, 0) and (0.6, 0.8), class 1 has (0, 1) twice. Only the first dimension counts: means
     0.8 and 0, S_00 = (0.2² + 0.2²) / 3 = 0.08 / 3, S_11 = S_01 = 0. Logits 1.6 and 0 + 2 · 0.08 / 3.
     """
     text = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [[0.6, 0.8], [0.0, 1.0], [-0.6, 0.8]]])
@@ -101,7 +102,7 @@ def test_all_prompts_predict_and_none_without_a_name(backbone):
 
 
 def test_prompts_start_apart(backbone, exact):
-    """Of a phrase the first is its token embeddings, and the others are near."""
+    """With a phrase, the first prompt is its token embeddings, and the other prompts are near."""
     ids = backbone.tokenizer("a photo of a", add_special_tokens=False)["input_ids"]
     phrase = backbone.image.model.text_model.embeddings.token_embedding.weight[ids]
     method = FedProDA(prompts_learned=8, ctx_init="a photo of a")
@@ -125,12 +126,13 @@ def test_a_wrong_hyperparameter_is_refused(values):
 
 
 def test_more_prompts_in_a_step_than_there_are_are_refused(backbone):
-    with pytest.raises(ConfigError, match=r"prompts_per_step must be 2 to prompts_learned = 2, got 3"):
+    remedy = "--set fedproda.prompts_per_step=2"
+    with raises(ConfigError, where="fedproda.prompts_per_step", allowed="2", got=3, remedy=remedy):
         first(FedProDA(prompts_learned=2, prompts_per_step=3), backbone)
     assert len(first(FedProDA(prompts_learned=2, prompts_per_step=2), backbone)) == 2
 
 
 def test_one_of_several_prompts_in_a_step_is_refused(backbone):
     """It would have neither a variance nor an orthogonality."""
-    with pytest.raises(ConfigError, match=r"prompts_per_step must be 2 to prompts_learned = 4, got 1"):
+    with raises(ConfigError, where="fedproda.prompts_per_step", allowed="2 to 4", got=1):
         first(FedProDA(prompts_learned=4, prompts_per_step=1), backbone)

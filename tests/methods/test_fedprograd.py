@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import fedprograd
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.methods import Batch, Frozen, Params, PromptFL
@@ -44,7 +45,7 @@ def test_the_projection_by_hand():
     """b = (0.6, 0.8) of length one: ⟨a, b⟩ = 3 · 0.6 − 6 · 0.8 = −3, so a loses −3 b = (−1.8, −2.4)."""
     assert direction([[3.0, -6.0]], [[1.5, 2.0]])[0].tolist() == pytest.approx([4.8, -3.6])
     assert direction([[3.0, -6.0]], [[1.5, 2.0]], strength=0.5)[0].tolist() == pytest.approx([3.9, -4.8])
-    # a tensor is one vector, not one for each of its rows: here the rows alone would be −3 and 8, together they agree
+    # a tensor is one vector, not one for each of its rows: the rows alone give −3 and 8
     assert direction([[3.0, -6.0], [0.0, 8.0]], [[0.6, 0.8], [0.0, 1.0]]).tolist() == [[3.0, -6.0], [0.0, 8.0]]
 
 
@@ -88,7 +89,7 @@ def test_the_first_context_of_the_authors_is_zeros_with_the_words_of_the_prompt_
     assert torch.equal(each, first.expand(len(pets.base), -1, -1))
     plain = replace(method, context_length=4).init_shared(tiny.task(), exact, tiny.generator(0, "shared"))["p_G"]
     assert torch.equal(plain, exact.phrase("a photo of a"))
-    with pytest.raises(ConfigError, match=r"fedprograd.context_length must be at least 8 .* got 7"):
+    with raises(ConfigError, where="fedprograd.context_length", allowed="at least 8", got=7):
         replace(method, context_length=7).init_shared(pets, exact, tiny.generator(0, "shared"))
 
 

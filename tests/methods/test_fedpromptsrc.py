@@ -1,4 +1,4 @@
-"""Prompts that are held near to the frozen CLIP, and their mean over rounds."""
+"""FedPromptSRC: prompts that stay close to the frozen CLIP, and their mean over rounds."""
 
 import math
 from dataclasses import replace
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import fedpromptsrc
 from pydantic import ValidationError
+from raising import raises
 
 import fedpgp
 from fedpgp.aggregators import FedAvg, Upload
@@ -127,7 +128,7 @@ def test_shares_by_hand():
 
 @pytest.mark.parametrize(("T", "centre", "deviation"), [(20, 15.0, 1.0), (25, 18.75, 1.25), (10, 7.5, 0.5)])
 def test_the_default_weighs_the_rounds_around_three_quarters_of_all(T, centre, deviation):
-    """Of all weight, that of each round; of 20 rounds these are the weights of PromptSRC's 20 epochs."""
+    """The share of each round in all weights. For 20 rounds, these are the weights of PromptSRC's 20 epochs."""
     mean = rounds_of(FedPromptSRC().own_aggregator(T), torch.eye(T, dtype=torch.float64))[-1][0]
     expected = torch.exp(-((torch.arange(1, T + 1) - centre) ** 2) / (2 * deviation**2)).double()
     assert torch.allclose(mean, expected / expected.sum(), rtol=0, atol=1e-7)
@@ -249,7 +250,7 @@ def test_the_teacher_is_an_ensemble_unless_another_is_chosen():
 
 
 def test_more_layers_than_a_tower_has_are_refused(backbone):
-    with pytest.raises(ConfigError, match=r"fedpromptsrc\.depth must be at most 3, .* text tower, got 9"):
+    with raises(ConfigError, where="fedpromptsrc.depth", allowed="at most 3, the number of layers", got=9):
         FedPromptSRC().init_shared(tiny.task(), backbone, torch.Generator())
 
 
@@ -274,8 +275,8 @@ def test_a_wrong_hyperparameter_is_refused(values):
         FedPromptSRC(**values)
 
 
-def test_what_is_written_is_what_predicts(small, cache):
-    """Of a run: the mean over rounds, and not the last average."""
+def test_a_run_writes_the_prompts_that_predict(small, cache):
+    """A run writes the mean over rounds, and not the last average."""
     changes = ["task.clients=3", "task.shots=4", "federation.rounds=2", "federation.local_epochs=1"]
     changes += ["fedpromptsrc.gaussian_mean=0.5", "fedpromptsrc.gaussian_std=0.15"]
     made = fedpgp.run("fedpromptsrc", changes=changes, cache=cache)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import fedtpg
 from pydantic import ValidationError
+from raising import raises
 from torch import nn
 
 from fedpgp.errors import ConfigError
@@ -19,7 +20,7 @@ from fedpgp.methods.fedtpg import FedTPG
 
 
 def first(d, D, seed=0, **values):
-    """The first parameters for a checkpoint of these widths, in float64."""
+    """Return initial parameters for a checkpoint with these widths, in float64."""
     like = SimpleNamespace(token_width=d, image=SimpleNamespace(width=D), logit_scale=torch.zeros(()).double())
     return FedTPG(**values).init_shared(tiny.task(), like, tiny.generator(seed, "shared"))
 
@@ -125,7 +126,7 @@ def test_the_inputs_are_the_bare_names_and_base_and_novel_ones_have_prompts_of_t
 
 
 def test_clients_of_one_class_change_nothing(exact):
-    """Their softmax has one column. Beside others they only hold the average back."""
+    """Their softmax has one column. In a federation with other clients, they only slow down the average."""
     method = FedTPG(context_length=3)
     start = method.init_shared(tiny.task(), exact, tiny.generator(0, "shared"))
     alone, mixed = (
@@ -143,6 +144,7 @@ def test_a_wrong_hyperparameter_is_refused(values):
         FedTPG(**values)
 
 
-def test_heads_that_do_not_fit_are_refused(backbone):
-    with pytest.raises(ConfigError, match=r"heads must divide 128, .*got 3"):
-        FedTPG(heads=3).init_shared(tiny.task(), backbone, tiny.generator(0, "shared"))
+def test_heads_that_do_not_divide_the_width_are_refused_and_the_remedy_works(backbone):
+    with raises(ConfigError, where="fedtpg.heads", allowed="128", got=6, remedy="--set fedtpg.heads=2"):
+        FedTPG(heads=6).init_shared(tiny.task(), backbone, tiny.generator(0, "shared"))
+    FedTPG(heads=2).init_shared(tiny.task(), backbone, tiny.generator(0, "shared"))

@@ -1,4 +1,4 @@
-"""Visual prompts alone."""
+"""FedVPT: visual prompts without text prompts."""
 
 import math
 
@@ -8,6 +8,7 @@ import tiny
 import torch
 from oracle import clip_image, fedvpt
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.evaluation.inference import Question, answer, image_features, kind_of
@@ -40,7 +41,7 @@ def test_prediction_and_loss_by_hand():
 
 @pytest.mark.parametrize("guidance", ["template", "ensemble"])
 def test_the_text_is_zero_shot_clip_s_and_the_images_are_not(guidance, exact):
-    """Logits are those of zero-shot CLIP for what the prompted tower sees, which is another feature."""
+    """The logits are zero-shot CLIP's for the feature of the tower with prompts, which differs from the frozen one."""
     method, plain = FedVPT(visual_length=2, guidance=guidance), ZeroShot(guidance=guidance)
     params, frozen = first(method, exact), frozen_of(method, tiny.task(), exact)
     assert torch.equal(frozen.guidance, frozen_of(plain, tiny.task(), exact).guidance)
@@ -85,8 +86,9 @@ def test_what_is_learned_and_sent(depth, deeper, backbone):
 
 
 def test_more_layers_than_the_tower_has_are_refused(backbone):
-    with pytest.raises(ConfigError, match=r"fedvpt\.depth must be at most 5, .* image tower, got 6"):
+    with raises(ConfigError, where="fedvpt.depth", allowed="image tower", got=6, remedy="--set fedvpt.depth=5"):
         first(FedVPT(depth=6), backbone)
+    first(FedVPT(depth=5), backbone)
 
 
 @pytest.mark.parametrize(

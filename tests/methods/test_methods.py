@@ -9,6 +9,7 @@ import tiny
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.aggregators import FedAvg, Upload
 from fedpgp.errors import ConfigError
@@ -201,9 +202,9 @@ def test_mu_is_the_weight_of_the_contrastive_term(backbone):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "zero-shot"])
 def test_gradients_reach_everything_that_is_learned_and_nothing_else(name, backbone):
-    """In the second round, a little away from the start, where a factor may be zero, and in some steps.
+    """In the second round, after some steps, because a factor may be zero at the start.
 
-    A step may work on a part of what is learned, and in the first round nobody has anything of the others.
+    A step may use only some of the learned parameters. In the first round, no client has prompts of other clients.
     """
     method = tiny.small(find_method(name))
     params, rng = parameters(method, backbone), torch.Generator().manual_seed(0)
@@ -233,7 +234,7 @@ def test_gradients_reach_everything_that_is_learned_and_nothing_else(name, backb
 
 
 def test_the_private_part_has_a_learning_rate_of_its_own(backbone):
-    """One step of SGD is the rate times the gradient: twice the rate goes twice as far, in U and V alone."""
+    """One step of SGD is the rate times the gradient: twice the rate changes twice as much, only in U and V."""
     once = {"rounds": 1, "local_epochs": 1, "batch_size": 7, "weight_decay": 0.0}
     start = parameters(FedPGP(**SMALL, bottleneck=2), backbone)
 
@@ -317,8 +318,8 @@ def test_a_wrong_hyperparameter_is_refused(values):
 
 
 def test_a_rank_that_the_context_does_not_have_is_refused(backbone):
-    expected = "fedpgp.bottleneck must be at most 3, the smaller of context length 3 and token width 128, got 4"
-    with pytest.raises(ConfigError, match=expected):
+    remedy = "--set fedpgp.bottleneck=3"
+    with raises(ConfigError, where="fedpgp.bottleneck", allowed="at most 3", got=4, remedy=remedy):
         parameters(FedPGP(**SMALL, bottleneck=4), backbone)
     assert parameters(FedPGP(**SMALL, bottleneck=3), backbone).private["U"].shape == (3, 3)
 
@@ -331,7 +332,7 @@ def test_limits_and_defaults_of_the_paper_are_allowed():
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name():
-    with pytest.raises(ConfigError, match="got 'fedpgpp'; did you mean 'fedpgp'"):
+    with raises(ConfigError, where="method", got="fedpgpp", remedy="'fedpgp'"):
         find_method("fedpgpp")
     assert find_method("zero-shot") is ZeroShot
 

@@ -1,4 +1,4 @@
-"""pFedMMA's adapters, what of them is shared, and the gradient that they follow."""
+"""pFedMMA's adapters, their shared part, and the gradient that they follow."""
 
 from types import SimpleNamespace
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from oracle import pfedmma
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.backbone.image import state_below
 from fedpgp.errors import ConfigError
@@ -30,7 +31,7 @@ def first(method, backbone, client=0):
 
 
 def read(method, params, backbone, images):
-    """What the method is given: text features, and the images' two features."""
+    """Return the input of the method: text features, and two features of each image."""
     contexts = method.prompts(params, frozen_of(method, tiny.task(), backbone))
     tokens = backbone.class_tokens([tiny.NAMES[label] for label in tiny.BASE], method.tail)
     text = backbone.text.each(contexts, tokens, method.position)
@@ -45,7 +46,7 @@ def logits_of(method, params, backbone, images):
 
 
 def zero_shot(backbone, images):
-    """Of "a photo of a {}." and the images' own features."""
+    """The logits of "a photo of a {}." and the images' frozen features."""
     frozen = frozen_of(ZeroShot(), tiny.task(), backbone).select(tiny.BASE)
     return ZeroShot().predict(Params({}, {}), frozen.guidance[None][:0], images.pooled, frozen)
 
@@ -78,7 +79,7 @@ def test_adapters_that_say_nothing_are_zero_shot_clip(exact):
 
 
 def test_with_little_weight_pfedmma_stays_zero_shot_clip_however_long_it_trains(exact):
-    """Its numbers move all the same: their gradient is that of α = 1."""
+    """Its parameters still change, because they follow the gradient for α = 1."""
     method = PFedMMA(**SMALL, start_layer=2, scale=1e-12)
     images = agreement.real_images(exact, state_below(1))
     *_, last = tiny.run(method, exact, tiny.data(exact, images, state_below(1)))
@@ -212,8 +213,8 @@ def test_text_without_adapters_is_the_hand_written_prompt(exact):
 
 
 def test_a_first_layer_above_the_image_tower_is_refused(backbone):
-    expected = r"pfedmma\.start_layer must be at most 5, backbone\.image\.layers .*got 6: start lower"
-    with pytest.raises(ConfigError, match=expected):
+    remedy = "--set pfedmma.start_layer=5"
+    with raises(ConfigError, where="pfedmma.start_layer", allowed="image tower", got=6, remedy=remedy):
         first(PFedMMA(start_layer=6), backbone)
     assert first(PFedMMA(start_layer=5), backbone).private.keys() == {
         f"image.4.{part}.{of}" for part in ("down", "up") for of in ("weight", "bias")

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import pfedmoap
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.aggregators import Server, Upload
 from fedpgp.errors import ConfigError
@@ -54,7 +55,9 @@ def test_without_experts_pfedmoap_trains_as_promptfl_and_keeps_its_gate(exact):
         assert one.private[0].keys() == {"gate"}
     assert all(tiny.bits(own) == tiny.bits(ours[0].private[0]) for one in ours for own in one.private)
     mixed = tiny.run(PFedMoAP(**SMALL), exact)
-    assert torch.allclose(mixed[0].shared["p"], theirs[0].shared["p_G"], rtol=0, atol=1e-13)  # nobody is known yet
+    assert torch.allclose(
+        mixed[0].shared["p"], theirs[0].shared["p_G"], rtol=0, atol=1e-13
+    )  # the server has no prompts of clients yet
     assert not torch.allclose(mixed[1].shared["p"], theirs[1].shared["p_G"], atol=1e-4)
     assert tiny.bits(mixed[0].private[0]) == tiny.bits(ours[0].private[0]) != tiny.bits(mixed[1].private[0])
 
@@ -120,7 +123,7 @@ def test_the_logits_by_hand():
 
 @given(st.integers(0, 10_000), st.integers(2, 5))
 def test_the_gate_takes_experts_in_any_order_and_equal_ones_as_one(seed, experts):
-    """Of experts that equal the own prompt the mixture is the output layer of its value, whatever the attention."""
+    """If the experts equal the own prompt, the mixture is the output layer of its value for any attention."""
     method, params = PFedMoAP(gate_width=4, heads=2), Params({}, {"gate": random(seed, 4, 4, 5)})
     text, images = random(seed + 1, experts, 3, 9), random(seed + 2, 5, 9)
     frozen = Frozen(text[0], torch.tensor(1.0, dtype=torch.float64), torch.arange(3))
@@ -135,7 +138,7 @@ def test_the_gate_takes_experts_in_any_order_and_equal_ones_as_one(seed, experts
     assert torch.allclose(method.predict(params, text[:1].expand(experts, -1, -1), images, frozen), expected)
 
 
-def test_somebody_new_takes_the_average(backbone):
+def test_a_new_client_uses_the_average(backbone):
     method = PFedMoAP(**SMALL)
     received = {"p": torch.ones(3, 128), "experts": torch.zeros(2, 3, 128)}
     gate = method.init_private(tiny.task(), backbone, tiny.generator(0, "private"), 0)
@@ -161,12 +164,14 @@ def test_a_wrong_hyperparameter_is_refused(values):
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "where", "allowed", "got", "remedy"),
     [
-        ({"gate_width": 129, "heads": 1}, "gate_width must be at most 128, .*got 129"),
-        ({"gate_width": 100}, "heads must divide gate_width, 100, got 8"),
+        ({"gate_width": 129, "heads": 1}, "pfedmoap.gate_width", "128", 129, {"gate_width": 128}),
+        ({"gate_width": 100}, "pfedmoap.heads", "100", 8, {"heads": 4}),
     ],
 )
-def test_a_gate_that_does_not_fit_is_refused(values, message, backbone):
-    with pytest.raises(ConfigError, match=message):
+def test_a_gate_that_does_not_fit_is_refused_and_the_remedy_works(values, where, allowed, got, remedy, backbone):
+    ((key, value),) = remedy.items()
+    with raises(ConfigError, where=where, allowed=allowed, got=got, remedy=f"--set pfedmoap.{key}={value}"):
         PFedMoAP(**values).init_private(tiny.task(), backbone, tiny.generator(0, "private"), 0)
+    PFedMoAP(**{**values, **remedy}).init_private(tiny.task(), backbone, tiny.generator(0, "private"), 0)

@@ -39,7 +39,7 @@ def test_without_weight_pfedprompt_is_promptfl_and_with_it_trains_alike(exact):
             assert one.evaluation.diagnostics == pytest.approx(two.evaluation.diagnostics)
             same = {name: tiny.bits({"": torch.from_numpy(found)}) for name, found in one.evaluation.correct.items()}
             plain = {name: tiny.bits({"": torch.from_numpy(found)}) for name, found in two.evaluation.correct.items()}
-            assert same["novel"] == plain["novel"]  # nobody remembers an image of a novel class
+            assert same["novel"] == plain["novel"]  # no memory has an image of a novel class
             assert (same["base"] == plain["base"]) == (alpha == 0)
 
 
@@ -60,7 +60,7 @@ def test_a_client_with_its_own_images_to_classify_knows_them(backbone):
 def test_the_logits_by_hand():
     """f = (1, 0) meets keys (1, 0), (0, 1) and (0, 1) of the base classes 1, 0 and 0: with β = ln 4 as 1, 1/4 and 1/4.
 
-    The softmax has base class 1, one that nobody trains on, and base class 0; α = 2, s = 3.
+    The softmax has base class 1, a class that no client trains on, and base class 0; α = 2, s = 3.
     """
     keys, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([1, 0, 0])
     text = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8]])
@@ -78,7 +78,7 @@ def test_the_memory_adds_to_a_class_what_its_images_allow(seed, images, alpha, b
     """Nothing to classes without an image, and to others more than 0 and at most α for each of their images."""
     method = PFedPrompt(alpha=alpha, beta=beta)
     labels = torch.randint(0, 4, (images,), generator=tiny.generator(seed, "labels"))
-    base = torch.tensor([3, -1, 0, 2, -1])  # class 1 of those that are trained on is not in this softmax
+    base = torch.tensor([3, -1, 0, 2, -1])  # base class 1 is not in this softmax
     text, some = random(seed, 1, 5, 6), random(seed + 1, 7, 6)
     frozen = Frozen(text[0], torch.tensor(1.0, dtype=torch.float64), base)
     memory = method.memory(random(seed + 2, images, 6), labels, frozen)

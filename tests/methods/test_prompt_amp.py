@@ -36,7 +36,7 @@ def hyper(method):
 
 
 def server_of(rows):
-    """A server to which clients have sent prompts [2, 2]."""
+    """Return a server that has received prompts [2, 2] from clients."""
     w = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), 2, 2)
     return Server({"p": torch.zeros(2, 2, dtype=torch.float64)}, {"w": w})
 
@@ -56,7 +56,7 @@ def test_prompt_amp_agrees_with_the_oracle(method, backbones, monkeypatch):
 
 
 def test_the_compared_methods_cover_both_kinds_of_rows(exact):
-    """The others' weights before they are scaled down, as the comparisons above meet them in their last round."""
+    """The weights of other clients before scaling, in the last round of the comparisons above."""
     for method, low, high in ((MILD, 0.1, 0.9), (STRONG, 1.1, math.inf)):
         w = tiny.run(method, exact, rounds=2)[-1].server.memory["w"].flatten(1)
         for i in range(3):
@@ -65,7 +65,7 @@ def test_the_compared_methods_cover_both_kinds_of_rows(exact):
 
 
 def test_clients_that_miss_rounds_agree_with_the_oracle(exact):
-    """Who never took part starts from u_i and keeps the first prompt on the server until then."""
+    """A client starts from u_i in its first round. Until then, the server has the initial prompt for it."""
     data, changes = tiny.data(exact), {"rounds": 4, "participation": 0.34, "local_epochs": agreement.EPOCHS}
     found = tiny.run(MILD, exact, data, **changes)
     world = agreement.world_of(MILD, exact, data, 4)
@@ -157,7 +157,7 @@ def test_the_order_of_many_clients_changes_no_bit(method):
 
 @given(METHODS, st.lists(st.floats(-3, 3), min_size=4, max_size=4), st.integers(1, 6))
 def test_equal_prompts_are_sent_back_as_they_are(method, row, clients):
-    """Among them the only client's own, and everybody's before the first round."""
+    """This includes the prompt of a single client, and all prompts before the first round."""
     for i in range(clients):
         sent = method.own_aggregator(rounds=5).download(server_of([row] * clients), i).shared["p"]
         assert sent.flatten().tolist() == row
@@ -193,7 +193,7 @@ def test_attraction_brings_clients_nearer_to_each_other(exact):
     assert spread(0.0) > 1.5 * spread(100.0)
 
 
-def test_a_run_goes_on_after_a_stop_to_the_bit_and_the_shared_part_predicts_nothing(exact, tmp_path):
+def test_a_resumed_run_gives_the_same_bits_and_the_shared_part_cannot_predict(exact, tmp_path):
     whole = tiny.run(MILD, exact, rounds=3, participation=0.67)
     State.create(tmp_path / "s").close()
     for rounds in (1, 3):

@@ -6,6 +6,7 @@ import tiny
 import torch
 from oracle import prompt_per
 from pydantic import ValidationError
+from raising import raises
 
 from fedpgp.errors import ConfigError
 from fedpgp.methods import Local, Params, PromptFL
@@ -27,7 +28,7 @@ def test_prompt_per_agrees_with_the_oracle(length, backbones, monkeypatch):
     agreement.check_agreement(method, prompt_per.run, backbones, monkeypatch, rounds=3)
 
 
-def test_the_shared_vectors_stand_first(backbone):
+def test_the_shared_vectors_come_first(backbone):
     shared, private = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [5.0, 6.0]])
     (context,) = PromptPer().prompts(Params({"p_G": shared}, {"p": private}), None)
     assert context.tolist() == [[1, 2], [3, 4], [5, 6]]
@@ -36,9 +37,7 @@ def test_the_shared_vectors_stand_first(backbone):
 def test_half_of_the_vectors_are_shared_rounded_down(backbone):
     assert parts(PromptPer(), backbone) == (8, 8)
     assert parts(PromptPer(context_length=5), backbone) == (2, 3)
-    with pytest.raises(
-        ConfigError, match=r"shared_length must be 0 or 1 .* got none: .* Set prompt-per.shared_length=1"
-    ):
+    with raises(ConfigError, where="prompt-per.shared_length", got=None, remedy="--set prompt-per.shared_length=1"):
         parts(PromptPer(context_length=1), backbone)
     assert parts(PromptPer(context_length=1, shared_length=1), backbone) == (1, 0)
     assert parts(PromptPer(context_length=5, shared_length=4), backbone) == (4, 1)
@@ -51,7 +50,7 @@ def test_a_phrase_has_its_own_length(backbone):
     own = Params(method.init_shared(task, backbone, None), method.init_private(task, backbone, None, 0))
     assert torch.equal(method.prompts(own, None)[0], phrase)
     for length in (5, 1024):
-        with pytest.raises(ConfigError, match=f"prompt-per.shared_length must be at most .* 4, got {length}"):
+        with raises(ConfigError, where="prompt-per.shared_length", allowed="at most 4", got=length):
             parts(PromptPer(ctx_init="a photo of a", shared_length=length), backbone)
 
 

@@ -26,7 +26,7 @@ def test_contexts_of_classes_and_other_positions_agree_with_the_oracle(specific,
     )
 
 
-def test_finetuning_trains_every_client_for_itself_after_the_last_round(exact):
+def test_finetuning_trains_every_client_separately_after_the_last_round(exact):
     """As the oracle's training from the last average; only two of three took part before, and nothing is sent."""
     method, data = PromptFL(**agreement.HYPER, finetuning=3), tiny.data(exact)
     *before, last = tiny.run(method, exact, data, rounds=2, participation=0.67, batch_size=4)

@@ -49,7 +49,7 @@ def test_without_the_personal_prompt_promptfolio_is_promptfl(exact):
     compare_logits(PromptFolio(mixing=0.0), ours[-1], PromptFL(), theirs[-1], exact)
 
 
-def test_with_the_personal_prompt_alone_promptfolio_is_local(exact):
+def test_with_only_the_personal_prompt_promptfolio_is_local(exact):
     schedule = {"rounds": 3, "participation": 0.67}
     ours = tiny.run(PromptFolio(**agreement.HYPER, mixing=1.0), exact, **schedule)
     theirs = tiny.run(Local(**agreement.HYPER), exact, **schedule)
@@ -61,7 +61,7 @@ def test_with_the_personal_prompt_alone_promptfolio_is_local(exact):
 
 
 def compare_logits(ours, mine, theirs, other, backbone):
-    """Of every client, over all classes."""
+    """The cosines of every client, over all classes."""
     tokens, frozen = backbone.class_tokens(tiny.NAMES), frozen_of(ours, tiny.task(), backbone)
     for client in range(3):
         found = []
@@ -82,7 +82,7 @@ def test_the_shared_part_alone_predicts_with_the_global_prompt(exact):
     assert last.evaluation.shared is not None
 
 
-def test_both_prompts_are_drawn_apart_and_a_phrase_starts_both(backbone):
+def test_both_prompts_have_their_own_draw_and_a_phrase_initializes_both(backbone):
     drawn = first(PromptFolio(), backbone)
     assert drawn.shared["p_G"].shape == drawn.private["p"].shape == (16, backbone.token_width)
     assert (drawn.shared["p_G"] * drawn.private["p"]).mean().abs() < 1e-4 < drawn.private["p"].square().mean()

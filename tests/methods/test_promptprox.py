@@ -46,7 +46,7 @@ def test_without_the_term_promptprox_is_promptfl(options, exact):
 
 
 def test_a_larger_mu_keeps_clients_nearer_to_the_server(exact):
-    """Every client alone in a round: what it sends is the server's next prompt."""
+    """With one client in a round, its update is the server's next prompt."""
     start = PromptProx(**agreement.HYPER).init_shared(tiny.task(), exact, tiny.generator(0, "shared"))["p_G"]
     moved = []
     for mu in (0.0, 1.0, 10.0):

@@ -1,6 +1,7 @@
-"""The plan against closed forms, other people's solvers and the oracle's loops, in what it must satisfy."""
+"""Plans of optimal transport, compared with closed forms, other solvers and the oracle's loops."""
 
 import math
+import re
 
 import numpy as np
 import ot
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.transport import plan, published
+from raising import raises
 from scipy.optimize import minimize
 
 from fedpgp.errors import TrainingError
@@ -102,7 +104,7 @@ def test_every_plan_ends_where_the_oracles_does(mass, epsilon, tolerance):
 
 @pytest.mark.parametrize(("mass", "turns"), [(0.5, 60), (0.8, 300), (1, 5000)])
 def test_the_published_turns_lead_to_the_same_plan(mass, turns):
-    """Only later: those for the inequality go on for thousands of turns where all patches are to be full."""
+    """They need more iterations: with the inequality and mass near 1, thousands."""
     similarity = clip_like(5, P=9, N=2)
     found = transport(similarity, epsilon=0.1, mass=mass, **TIGHT)
     expected = torch.tensor(published(similarity.tolist(), 0.1, mass, turns), dtype=torch.float64)
@@ -112,7 +114,7 @@ def test_the_published_turns_lead_to_the_same_plan(mass, turns):
 @pytest.mark.parametrize("mass", [0.5, 0.8, 0.95, 0.99])
 @pytest.mark.parametrize("epsilon", [0.1, 0.02])
 def test_few_turns_are_enough_however_much_is_carried(mass, epsilon):
-    """Of features that point anywhere, which those of one data set do not; published turns take up to thousands."""
+    """With features in random directions, unlike real features. The published iterations need up to thousands."""
     similarity = torch.tanh(1.5 * (clip_like(6, 100, P=36, N=2) - 0.2) / 0.04)
     T = transport(similarity, epsilon=epsilon, mass=mass, iterations=100 if epsilon == 0.1 else 600, tolerance=1e-3)
     assert torch.allclose(T.sum((-2, -1)), torch.full((100,), mass, dtype=torch.float64))
@@ -120,13 +122,13 @@ def test_few_turns_are_enough_however_much_is_carried(mass, epsilon):
 
 @pytest.mark.parametrize("mass", [1, 0.8])
 def test_a_plan_does_not_depend_on_the_others_of_its_batch(mass):
-    """The tolerance is so coarse that a plan would change visibly if it went on as long as others do."""
+    """The tolerance is so coarse that a plan would change visibly with as many iterations as other plans need."""
     similarity = clip_like(1, 2, 3) * torch.tensor([1.0, 4.0, 12.0])[:, None, None]
     coarse = {"epsilon": 0.1, "mass": mass, "tolerance": 0.1}
     together = transport(similarity, iterations=1000, **coarse)
 
     def needed(one):
-        """The least number of iterations that is no error."""
+        """Return the smallest number of iterations without an error."""
         for iterations in range(1000):
             try:
                 return iterations, transport(one, iterations=iterations, **coarse)
@@ -169,7 +171,7 @@ def test_the_default_tolerance_leaves_logits_as_they_are(mass):
 
 @settings(max_examples=30)
 @given(st.integers(0, 10_000), st.integers(1, 9), st.floats(0.05, 0.95), st.floats(0.1, 1))
-def test_a_single_prompt_fills_patches_up_to_the_brim(seed, P, mass, epsilon):
+def test_with_one_prompt_patches_have_at_most_their_mass(seed, P, mass, epsilon):
     """T_p = min(1 / P, k exp(similarity_p / ε)), with k such that the sum is the mass: found by bisection."""
     similarity = similarities(seed, P)
     K, low, high = (similarity / epsilon).exp(), 0.0, 1e9
@@ -187,14 +189,14 @@ def test_a_single_prompt_takes_all_patches_alike_whatever_epsilon():
 
 
 def test_without_a_full_patch_every_prompt_has_its_own_softmax():
-    """And nothing is left to be done."""
+    """The first iteration already gives the solution."""
     similarity = similarities(1, 4, 9, 3)
     T = transport(similarity, epsilon=1.0, mass=0.1, iterations=1, tolerance=1e-12)
     assert torch.allclose(T, 0.1 / 3 * similarity.softmax(-2), rtol=1e-12)
 
 
 def test_the_limits_of_epsilon():
-    """Great: all alike. Small: the half of the patches that is most like the prompt."""
+    """Large: all patches have equal mass. Small: only the half of the patches that is most similar to the prompt."""
     similarity = torch.tensor([0.1, 0.4, 0.0, 0.2, 0.7, 0.6, 0.3, 0.5], dtype=torch.float64)[:, None]
     T = transport(similarity, epsilon=1e9, mass=0.5, **TIGHT)
     assert torch.allclose(T, torch.full_like(T, 0.5 / 8))
@@ -244,10 +246,11 @@ def test_the_gradient_of_the_whole_problem_is_the_plan(mass):
 
 def test_a_plan_that_does_not_converge_is_an_error_that_says_what_to_do():
     similarity = torch.cat([similarities(7, 3, 9, 2), torch.zeros(2, 9, 2)])
-    with pytest.raises(TrainingError, match=r"of 3 of 5 images and classes.* iterations = 2.*epsilon, or tolerance$"):
+    with raises(TrainingError, problem="3 of 5", got=2, remedy="iterations, epsilon or tolerance"):
         transport(similarity, epsilon=0.05, mass=1, iterations=2, tolerance=1e-6)
-    with pytest.raises(TrainingError, match=r"residual is \d\.\de.*tolerance is 1\.0e-06"):
+    with raises(TrainingError, problem="1.0e-06", got=1) as caught:
         transport(similarity, epsilon=0.05, mass=0.9, iterations=1, tolerance=1e-6)
+    assert re.search(r"residual is \d\.\de", caught.value.problem)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])

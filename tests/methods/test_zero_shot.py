@@ -22,9 +22,9 @@ def test_an_ensemble_is_the_mean_of_its_templates_of_unit_length(exact):
     assert all(template.count("{}") == 1 for templates in of_guidance.values() for template in templates)
 
 
-def test_a_data_set_brings_templates_of_its_own(exact, pictograms):
+def test_a_dataset_can_have_its_own_templates(exact, pictograms):
     assert pictograms.templates == ("an icon of a {}.",)
     own, plain = (frozen_of(ZeroShot(guidance=kind), tiny.task(), exact).guidance for kind in ("dataset", "template"))
-    assert torch.equal(own, plain)  # the made-up data set has CLIP's
+    assert torch.equal(own, plain)  # the generated dataset has CLIP's template
     drawn = frozen_of(ZeroShot(guidance="dataset"), tiny.task(templates=("an icon of a {}.",)), exact).guidance
     assert not torch.allclose(drawn, plain, atol=1e-3)

@@ -1,4 +1,4 @@
-"""The methods written as naively as possible, from the papers, to compare the library with.
+"""Naive implementations of the methods, written from the papers, to compare with the library.
 
-Nothing here comes from the library. What is random (first values, order of the images, participants) is an input.
+They do not use the library. Random values (initial parameters, order of the images, participants) are inputs.
 """

@@ -7,7 +7,7 @@ from oracle.training import average, cross_entropy, gradients
 
 
 def local_training(world, start, images, labels, batches, turn):
-    """SGD with momentum and weight decay on the turned gradient. Returns the end and the mean of the gradients."""
+    """SGD with momentum and weight decay on the corrected gradient. Return the result and the mean gradient."""
     p, velocity, total = start.clone(), torch.zeros_like(start), torch.zeros_like(start)
     for batch in batches:
         p = p.detach().requires_grad_(True)
@@ -22,7 +22,7 @@ def local_training(world, start, images, labels, batches, turn):
 
 
 def run(world, name, hyper):
-    """p_G after every round. name, hyper: the aggregator's, as in the config."""
+    """Return p_G after every round. name, hyper: name and settings of the aggregator, as in the config."""
     x = world.first[0]["p_G"]
     N = len(world.clients)
     zero = torch.zeros_like(x)

@@ -7,7 +7,7 @@ from oracle.training import Record, cross_entropy, train
 
 
 def run(world):
-    """world.schedule: per round {0: batches of numbers of the images of all clients, one after the other}."""
+    """world.schedule: for each round {0: batches of indices into the concatenated images of all clients}."""
 
     def loss_of(theta, images, labels):
         return cross_entropy(logits_of(world, theta["p_G"], images, world.names), labels)

@@ -1,4 +1,4 @@
-"""CoOp's class-specific contexts (Zhou et al. 2021, section 3.2) and the places of the class name."""
+"""CoOp's class-specific contexts (Zhou et al. 2021, section 3.2) and the positions of the class name."""
 
 import torch
 
@@ -19,7 +19,7 @@ def feature(world, context, name, position):
 
 
 def run(world, shared, position):
-    """shared: whether the contexts [M, d] or [C, M, d] are averaged. A class without one has the mean of all."""
+    """shared: whether the contexts [M, d] or [C, M, d] are averaged. A class without a context uses their mean."""
     name_of = "p_G" if shared else "p"
 
     def logits_of(contexts, images, names, places):

@@ -1,15 +1,15 @@
-"""CLIP's image features with transformers' own modules: every layer in full, with prompts and adapters put in."""
+"""CLIP's image features with transformers' own modules: every layer in full, with prompts and adapters."""
 
 import torch
 
 
 def tower_feature(clip, state, prompts=(), adapters=None, first=0):
-    """What goes into a layer, of one image [T, w] -> its feature of unit length [D].
+    """Input of a layer for one image [T, w] -> image feature of unit length [D].
 
-    prompts: of each of the first layers [m, w], in order: the first joins the tokens at their end, after the tower's
-    first normalisation; each later one takes the place of the first m of those vectors. adapters: by layer, a function
-    of the layer's normalised input [T + m, w], which is added to what leaves the layer. first: the number of the layer
-    that the state goes into, counted from 0; where it is another one there are no prompts.
+    prompts: one prompt [m, w] for each of the first layers, in order. The first one follows the tokens, after the
+    tower's first normalization. Each later one replaces the first m of these vectors. adapters: for each layer, a
+    function of the layer's normalized input [T + m, w] that is added to the output of the layer. first: number of the
+    layer whose input is the state, counted from 0; if it is not 0, there are no prompts.
     """
     tower = clip.vision_model
     T, hidden = len(state), state
@@ -31,5 +31,5 @@ def tower_feature(clip, state, prompts=(), adapters=None, first=0):
 
 
 def tower_features(clip, states, prompts=(), adapters=None, first=0):
-    """The same of every image: [B, T, w] -> [B, D]."""
+    """The same for every image: [B, T, w] -> [B, D]."""
     return torch.stack([tower_feature(clip, state, prompts, adapters, first) for state in states])

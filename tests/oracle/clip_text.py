@@ -16,8 +16,8 @@ def padded(clip, tokenizer, text, placeholders=0):
 def read_at(clip, embeddings, position, deeper=(), adapters=None):
     """Token embeddings [1, L, d] -> the text feature of unit length [D], read at a position.
 
-    deeper: [m, d] for each of the layers behind the first, which take the places 1 … m; adapters: by layer, a function
-    of the layer's normalised input, which is added to what leaves the layer.
+    deeper: prompts [m, d] for each layer after the first one, at positions 1 … m. adapters: for each layer, a function
+    of the layer's normalized input that is added to the output of the layer.
     """
     tower = clip.text_model
     everywhere = torch.arange(embeddings.shape[1])
@@ -39,7 +39,7 @@ def read_at(clip, embeddings, position, deeper=(), adapters=None):
 
 
 def prompt_feature(clip, tokenizer, context, name, deeper=(), adapters=None, tail="{}."):
-    """g([SOS] p_1 … p_M [class tokens] . [EOS]) of one class. context: [M, d]; tail: what stands behind it."""
+    """g([SOS] p_1 … p_M [class tokens] . [EOS]) of one class. context: [M, d]; tail: the text after the context."""
     M = len(context)
     ids, end = padded(clip, tokenizer, tail.format(name), placeholders=M)
     embeddings = clip.text_model.embeddings.token_embedding(ids)
@@ -53,7 +53,7 @@ def prompt_features(clip, tokenizer, context, names, deeper=(), adapters=None, t
 
 
 def template_features(clip, tokenizer, template, names):
-    """Features [C, D] of a written prompt, tokenized as a whole and read by transformers' CLIPModel itself."""
+    """Features [C, D] of a written prompt, tokenized as a whole and computed by transformers' CLIPModel."""
     rows = []
     for name in names:
         ids, _ = padded(clip, tokenizer, template.format(name))

@@ -1,4 +1,4 @@
-"""DP-FPL (Tran et al., ICLR 2025, arXiv 2501.13904) with gradients of every image, and noise on the client."""
+"""DP-FPL (Tran et al., ICLR 2025, arXiv 2501.13904) with the gradient of each image, and noise on the client."""
 
 import torch
 
@@ -7,7 +7,7 @@ from oracle.training import Record, average, cross_entropy, gradients
 
 
 def gram_schmidt(matrix):
-    """The columns one after the other: of unit length, and what points along them taken out of those behind."""
+    """Gram–Schmidt: normalize each column, and remove its direction from the later columns."""
     columns = [matrix[:, j] for j in range(matrix.shape[1])]
     for j in range(len(columns)):
         columns[j] = columns[j] / torch.sqrt((columns[j] ** 2).sum())
@@ -17,18 +17,18 @@ def gram_schmidt(matrix):
 
 
 def clipped(vectors, C):
-    """Some tensors as one vector, scaled down to the norm C where it is longer; and whether it was."""
+    """Some tensors as one vector, scaled down to the norm C if it is longer, and whether it was longer."""
     norm = torch.sqrt(sum((vector**2).sum() for vector in vectors))
     return ([vector * C / norm for vector in vectors], True) if norm > C else (list(vectors), False)
 
 
 def normal(shape, generator):
-    """Drawn in float32 as the library does, so that both have the same numbers."""
+    """Draw in float32 as the library does, so that both have the same numbers."""
     return torch.randn(*shape, generator=generator).double()
 
 
 def direction(of_images, p_L, rank, C, z, generator, clips):
-    """What the optimizer follows in p_G and p_L. of_images: the gradient [M, d] of every image."""
+    """The gradients of p_G and p_L for the optimizer. of_images: the gradient [M, d] of every image."""
     M, d = p_L.shape
     B = len(of_images)
     u = gram_schmidt(p_L @ normal((d, rank), generator))
@@ -47,7 +47,7 @@ def direction(of_images, p_L, rank, C, z, generator, clips):
 
 
 def run(world, rank, C, z, clips):
-    """clips: a list to which is added, for every gradient of an image, whether it was too long."""
+    """clips: a list that gets, for the gradient of every image, whether it was clipped."""
     record, settings = Record(), world.settings
     p_G, private = world.first[0]["p_G"], [first["p_L"] for first in world.first]
     for number, work in enumerate(world.schedule, 1):

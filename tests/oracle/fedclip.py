@@ -14,7 +14,7 @@ def adapted(theta, f):
 
 
 def contrastive(V, texts, scale):
-    """Half the cross-entropies of images among texts and of texts among images; V, texts: B vectors each."""
+    """The mean of the cross-entropies of images over texts and of texts over images. V, texts: B vectors each."""
     B = len(V)
     S = [[scale * torch.dot(V[i], texts[j]) for j in range(B)] for i in range(B)]
     total = 0
@@ -25,7 +25,7 @@ def contrastive(V, texts, scale):
 
 
 def run(world, in_batch, template="a photo of a {}."):
-    """in_batch: whether the loss is the contrastive one, not the cross-entropy over all base classes."""
+    """in_batch: whether the loss is the contrastive loss instead of the cross-entropy over all base classes."""
     scale = torch.exp(world.clip.logit_scale)
 
     def features(names):

@@ -7,7 +7,7 @@ from oracle.training import cross_entropy, federate
 
 
 def context_of(theta, x):
-    """p(x): every vector of the context, shifted by what the Meta-Net makes of an image's feature."""
+    """p(x): every vector of the context, shifted by the output of the Meta-Net for an image's feature."""
     hidden = theta["W_1"] @ x + theta["b_1"]
     hidden = torch.stack([unit if unit > 0 else 0 * unit for unit in hidden])
     shift = theta["W_2"] @ hidden + theta["b_2"]

@@ -9,13 +9,13 @@ from oracle.training import cross_entropy, federate
 
 
 def of_text(world, theta, names, tail):
-    """z [C, D]"""
+    """Text features z [C, D]."""
     first, *deeper = layers(theta, "text")
     return prompt_features(world.clip, world.tokenizer, first, names, deeper, tail=tail)
 
 
 def of_images(world, theta, images):
-    """f [B, D]; the frozen feature where there is no visual prompt."""
+    """Image features f [B, D], or the frozen features if there is no visual prompt."""
     return tower_features(world.clip, images.tokens, layers(theta, "visual")) if "visual" in theta else images
 
 

@@ -9,7 +9,7 @@ from oracle.training import cross_entropy, federate
 
 
 def visual(theta):
-    """The visual prompt of every layer, each vector the linear function of that of the text."""
+    """The visual prompt of every layer. Each vector is a linear function of a vector of the text prompt."""
     return [
         torch.stack([W @ vector + b for vector in P])
         for P, W, b in zip(layers(theta, "text"), theta["W"], theta["b"], strict=True)

@@ -1,4 +1,4 @@
-"""FedMGP (Bo et al., NeurIPS 2025, arXiv 2511.00480): each client's groups stand in a list, some are overwritten."""
+"""FedMGP (Bo et al., NeurIPS 2025, arXiv 2511.00480): each client has a list of groups."""
 
 import math
 
@@ -10,13 +10,13 @@ from oracle.training import Record, average, cross_entropy, train
 
 
 def cosine(one, other):
-    """Of all numbers, as two vectors."""
+    """The cosine of two prompts, each flattened to one vector."""
     product, a, b = (sum((x * y).flatten().tolist()) for x, y in ((one, other), (one, one), (other, other)))
     return product / math.sqrt(a * b)
 
 
 def likeness(of_groups):
-    """The mean over pairs of groups, and over their features, of the cosine. of_groups: G times [n, D]."""
+    """The mean cosine over pairs of groups and over their features. of_groups: G times [n, D]."""
     total, pairs = 0, 0
     for i in range(len(of_groups)):
         for j in range(i + 1, len(of_groups)):
@@ -26,8 +26,11 @@ def likeness(of_groups):
 
 
 def draw(groups, sent, s, tau, generator):
-    """The numbers of s groups, in their order. groups: each the list of its prompts, of every kind one; sent: the
-    server's groups of the round, likewise, None in the first."""
+    """Draw the indices of s groups, in order.
+
+    groups: for each group, the list of its prompts, one of every kind. sent: the groups from the server, in the same
+    form, or None in the first round.
+    """
     if sent is None:
         weights = [1.0] * len(groups)
     else:
@@ -38,10 +41,10 @@ def draw(groups, sent, s, tau, generator):
 
 
 def run(world, G, s, lam, tau, tail="{}.", draws=None):
-    """draws: a dictionary that is given the groups which were drawn, by (round, client)."""
+    """draws: a dictionary that gets the drawn groups by (round, client)."""
     kinds = [kind for kind in ("text", "visual") if kind in world.first[0]]
     scale, record = torch.exp(world.clip.logit_scale), Record()
-    # by client: the prompts of its groups by kind, and which groups the server overwrites
+    # for each client: the prompts of its groups by kind, and the groups that the server overwrites
     own = [{kind: list(first[kind]) for kind in kinds} for first in world.first]
     places = [[] for _ in world.first]
     server = {}
@@ -53,18 +56,18 @@ def run(world, G, s, lam, tau, tail="{}.", draws=None):
         return own[i]
 
     def grouped(by_kind):
-        """Every group's prompts, of prompts by kind."""
+        """The prompts of every group, from prompts by kind."""
         return [list(group) for group in zip(*(by_kind[kind] for kind in kinds), strict=True)]
 
     def features(prompts, images, names):
-        """T_j, I_j of every group."""
+        """T_j and I_j of every group."""
         T = [prompt_features(world.clip, world.tokenizer, p, names, tail=tail) for p in prompts["text"]]
         if "visual" not in prompts:
             return T, [images] * G
         return T, [tower_features(world.clip, images.tokens, [p]) for p in prompts["visual"]]
 
     def stacked(values, kind, at):
-        """By the library's names: what stands in slots, and what is the client's alone."""
+        """The slots, and the client's other groups, with the names of the library."""
         alone = [torch.zeros_like(value) if j in at else value for j, value in enumerate(values)]
         slots = [values[j] for j in at] or [torch.zeros_like(values[0])] * s
         return {f"{kind}_G": torch.stack(slots), kind: torch.stack(alone)}

@@ -8,7 +8,7 @@ from oracle.training import cross_entropy, federate
 
 
 def projected(p, p_G, ratio, projection):
-    """Rows of p without the first directions of p_G, the eigenvectors of p_Gᵀ p_G; with "code" only its own others."""
+    """p without the first directions of p_G (eigenvectors of p_Gᵀ p_G), or with "code" only p_G's other directions."""
     with torch.no_grad():
         M = len(p_G)
         _, vectors = torch.linalg.eigh(p_G.T @ p_G)
@@ -22,7 +22,7 @@ def projected(p, p_G, ratio, projection):
 
 
 def run(world, ratio, projection, margin, pull, push, active=None):
-    """active: a list to which is added, for every class of every step, whether it is pushed."""
+    """active: a list that gets, for every class of every step, whether it is pushed away."""
 
     def loss_of(theta, images, labels, start, client):
         p, p_G = theta["p"], theta["p_G"]

@@ -8,7 +8,7 @@ from oracle.transport import carried
 
 
 def logits_of(world, contexts, images, names, **problem):
-    """exp(logit_scale) · what the patches of an image have in common with the prompts, image by image, class by class.
+    """exp(logit_scale) · the transported similarity of patches and prompts, image by image and class by class.
 
     contexts: N of [M, d]; problem: epsilon, mass and tolerance.
     """

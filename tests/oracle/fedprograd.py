@@ -18,7 +18,7 @@ def divergence(teacher, student, temperature):
 
 
 def projected(task, distillation, strength):
-    """The gradient to follow, and whether there was a conflict."""
+    """The gradient for the optimizer, and whether there was a conflict."""
     length = torch.sqrt((distillation**2).sum())
     if length == 0:
         return task, False
@@ -30,7 +30,7 @@ def projected(task, distillation, strength):
 
 
 def run(world, strength, temperature, conflicts=None):
-    """conflicts: a list to which is added, for every step, whether the two gradients were in conflict."""
+    """conflicts: a list that gets, for every step, whether the two gradients were in conflict."""
     z_C = template_features(world.clip, world.tokenizer, "a photo of a {}.", world.names)
 
     def loss_of(theta, images, labels, start, client):

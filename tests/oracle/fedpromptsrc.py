@@ -20,7 +20,7 @@ TEMPLATES = (  # of CLIP's notebook
 
 
 def teacher(world, names):
-    """z_C [C, D]: of each class the mean of its templates' features, of unit length."""
+    """z_C [C, D]: for each class the mean of the features of its templates, normalized to unit length."""
     rows = []
     for name in names:
         mean = sum(template_features(world.clip, world.tokenizer, t, [name])[0] for t in TEMPLATES) / len(TEMPLATES)
@@ -35,7 +35,7 @@ def distance(one, other):
 
 
 def divergence(taught, prompted):
-    """Σ q ln(q/p) over images and classes, over their number; q, p: softmax of the logits [B, C]."""
+    """Σ q ln(q/p) over images and classes, divided by B C. q, p: softmax of the logits [B, C]."""
     B, C = taught.shape
     total = 0
     for b in range(B):
@@ -46,7 +46,7 @@ def divergence(taught, prompted):
 
 
 def gaussian(values, mean, std):
-    """The mean of what every round 1, 2, … left, with the weights of a normal distribution."""
+    """The mean of the results of rounds 1, 2, …, weighted by a normal distribution."""
     weights = [math.exp(-((t - mean) ** 2) / (2 * std**2)) for t in range(1, len(values) + 1)]
     total = sum(weights)
     return sum(weight / total * value for weight, value in zip(weights, values, strict=True))

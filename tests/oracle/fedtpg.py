@@ -10,7 +10,7 @@ from oracle.training import cross_entropy, federate
 
 
 def normalised(x, weight, bias):
-    """Layer normalisation of one vector."""
+    """Layer normalization of one vector."""
     deviation = x - x.sum() / len(x)
     variance = (deviation * deviation).sum() / len(x)
     return weight * deviation / torch.sqrt(variance + 1e-5) + bias
@@ -43,7 +43,7 @@ def context_of(theta, features, heads):
 
 
 def run(world, heads):
-    """A client's softmax in training has the classes that it has images of."""
+    """A client's softmax in training has only the classes of its images."""
     own = [sorted(set(labels.tolist())) for _, labels in world.clients]
     of_names = template_features(world.clip, world.tokenizer, "{}", world.all_names)
 

@@ -8,7 +8,7 @@ from oracle.training import cross_entropy, federate
 
 
 def layers(theta, name):
-    """The vectors of every layer with a prompt, the first in front."""
+    """The vectors of every layer with a prompt, starting with the first layer."""
     return [theta[name], *theta.get(f"{name}_deeper", [])]
 
 

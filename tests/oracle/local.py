@@ -1,4 +1,4 @@
-"""Every client alone: CoOp (Zhou et al. 2021, arXiv 2109.01134) on its own images, from round to round."""
+"""Each client separately: CoOp (Zhou et al. 2021, arXiv 2109.01134) on its own images, from round to round."""
 
 from oracle.promptfl import logits_of
 from oracle.training import cross_entropy, federate

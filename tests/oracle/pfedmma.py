@@ -1,7 +1,7 @@
-"""pFedMMA (Ghiasvand et al. 2026, arXiv 2507.05394), image by image, with gradients turned as MMA's code does.
+"""pFedMMA (Ghiasvand et al. 2026, arXiv 2507.05394), image by image, with gradients scaled as in MMA's code.
 
-There two layers stand around an adapter that let numbers through and multiply their gradient: by α what goes in, by 1/α
-what comes out.
+MMA's code has two layers around an adapter that do not change values but multiply their gradient: the input's by α, and
+the output's by 1/α.
 """
 
 import torch
@@ -12,7 +12,7 @@ from oracle.training import cross_entropy, federate
 
 
 class Turned(torch.autograd.Function):
-    """The same numbers; their gradient is multiplied."""
+    """The identity, with a multiplied gradient."""
 
     @staticmethod
     def forward(ctx, x, factor):
@@ -25,12 +25,12 @@ class Turned(torch.autograd.Function):
 
 
 def relu(x):
-    """Of slope 0 at 0, as PyTorch's: where the first biases are 0 and nothing comes from below, many stand there."""
+    """ReLU with slope 0 at 0, as in PyTorch. With initial biases of 0 and input 0, many values are exactly 0."""
     return torch.where(x > 0, x, 0)
 
 
 def adapters(theta, tower, alpha):
-    """By layer of a tower, what an adapter adds for the layer's normalised input."""
+    """For each layer of a tower, the output of its adapter for the layer's normalized input."""
 
     def beside(number):
         W_d, b_d = theta[f"{tower}.{number}.down.weight"], theta[f"{tower}.{number}.down.bias"]

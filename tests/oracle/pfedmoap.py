@@ -7,7 +7,7 @@ from oracle.training import Record, average, cross_entropy, gradients
 
 
 def pool(z, width):
-    """Every R-th number, R = D // width."""
+    """Every R-th component, with R = D // width."""
     step = len(z) // width
     return torch.stack([z[step * j] for j in range(width)])
 
@@ -46,7 +46,7 @@ def logits_of(own, experts, gate, images, scale, mixing, heads, scaling):
 
 
 def nearest(sent, i, count):
-    """The prompts of `count` clients whose last one is nearest to that of client i; none if i has sent none."""
+    """The `count` last prompts of other clients that are nearest to client i's; none if i has sent none."""
     if i not in sent:
         return []
     distance = {j: torch.sqrt(((sent[j] - sent[i]) ** 2).sum()).item() for j in sent if j != i}
@@ -54,7 +54,7 @@ def nearest(sent, i, count):
 
 
 def run(world, experts, mixing, heads, scaling, gate_learning_rate):
-    """world.schedule may leave out clients of a round. gate_learning_rate: of the gate."""
+    """world.schedule may omit clients in a round. gate_learning_rate: learning rate of the gate."""
     record, settings, scale = Record(), world.settings, torch.exp(world.clip.logit_scale)
     average_prompt, sent = world.first[0]["p"], {}
     gates = [first["gate"] for first in world.first]

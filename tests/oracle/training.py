@@ -1,4 +1,4 @@
-"""Softmax, optimizers and FedAvg, written out; and what goes into an oracle's run and comes out of it."""
+"""Softmax, optimizers and FedAvg, written out, and the input and output of an oracle's run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import torch
 
 @dataclass
 class Settings:
-    """The numbers of local training. rate_of: (round, client, step of the round) -> learning rate, where it varies."""
+    """The settings of local training. rate_of: (round, client, step of the round) -> learning rate, if it varies."""
 
     learning_rate: float
     momentum: float
@@ -22,12 +22,13 @@ class Settings:
 
 @dataclass
 class World:
-    """Everything that a run is given, in float64.
+    """The input of a run, in float64.
 
-    names: of the base classes; clients: (images [n, D], labels [n]) each, where a method reads more, images with
-    `pooled` [n, D] and `tokens` [n, …]; first: per client, all first values by name;
-    schedule: per round {client: batches of image numbers}; generator: a new torch.Generator for a round and a client;
-    all_names, base: every class name, and its place among the base classes or −1; images: to classify at last.
+    names: names of the base classes. clients: (images [n, D], labels [n]) for each client; if a method reads more, the
+    images have `pooled` [n, D] and `tokens` [n, …]. first: all initial values by name, for each client. schedule:
+    {client: batches of image indices} for each round. generator: returns a new torch.Generator for a round and a
+    client. all_names, base: every class name, and its index among the base classes or −1. images: the images to
+    classify after the last round.
     """
 
     clip: object
@@ -45,10 +46,11 @@ class World:
 
 @dataclass
 class Record:
-    """What happened in a run.
+    """The results of a run.
 
-    steps: (round, client) -> (loss, gradient by name that the optimizer followed) of every step; rounds: after each,
-    the server's values by name and every client's own; logits: per client, of `World.images` over all class names.
+    steps: (round, client) -> (loss, gradient by name that the optimizer followed) for every step. rounds: the server's
+    values by name and every client's own values, after each round. logits: logits of `World.images` over all class
+    names, for each client.
     """
 
     steps: dict = field(default_factory=dict)
@@ -65,7 +67,7 @@ def cross_entropy(logits, labels):
 
 
 def gradients(loss, theta):
-    """∇loss by name, zero where the loss does not depend on a value."""
+    """∇loss by name, with zeros for values on which the loss does not depend."""
     found = torch.autograd.grad(loss, list(theta.values()), retain_graph=True, allow_unused=True)
     pairs = zip(theta.items(), found, strict=True)
     return {name: torch.zeros_like(value) if g is None else g for (name, value), g in pairs}
@@ -79,12 +81,12 @@ def sgd(theta, gradient, memory, rate, step, settings):
 
 
 def adam(theta, gradient, memory, rate, step, settings):
-    """Kingma and Ba 2015, algorithm 1, with the decay as a part of the gradient."""
+    """Adam (Kingma and Ba 2015, algorithm 1), with the weight decay added to the gradient."""
     return _adam(theta, gradient + settings.weight_decay * theta, memory, rate, step, settings)
 
 
 def adamw(theta, gradient, memory, rate, step, settings):
-    """Loshchilov and Hutter 2019, algorithm 2, whose decay is scaled by the learning rate, as in PyTorch."""
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2), with the decay scaled by the learning rate as in PyTorch."""
     return _adam(theta, gradient, memory, rate, step, settings) - rate * settings.weight_decay * theta
 
 
@@ -97,10 +99,10 @@ def _adam(theta, g, memory, rate, step, settings):
 
 
 def train(loss_of, parameters, images, labels, batches, settings, direction_of=None, rate_of=None):
-    """Local training of one client, with an optimizer that remembers nothing at first.
+    """Local training of one client, with a new optimizer.
 
-    loss_of: (θ, images, labels) -> loss, or with direction_of its terms by name, which (terms, θ) makes a gradient of;
-    rate_of: step, from 0 -> learning rate, where it varies. Returns θ and (loss, gradient) of every step.
+    loss_of: (θ, images, labels) -> loss, or its terms by name if direction_of is given. direction_of: (terms, θ) ->
+    gradient. rate_of: step, from 0 -> learning rate, if it varies. Return θ, and (loss, gradient) for every step.
     """
     theta = {name: value.clone() for name, value in parameters.items()}
     memories = {name: {} for name in parameters}
@@ -131,10 +133,10 @@ def average(values, counts):
 
 
 def federate(world, shared, loss_of, logits_of, **train_options):
-    """FedAvg of the values named in `shared`; every client keeps its others.
+    """FedAvg of the values named in `shared`. Every client keeps its other values.
 
     loss_of: (θ, images, labels, the round's first θ, client) -> loss. logits_of: (θ, images, names, client) -> logits.
-    train_options: what `train` takes, each a function (round, client) -> that option.
+    train_options: options of `train`, each a function (round, client) -> value.
     """
     record = Record()
     server = {name: world.first[0][name] for name in shared}

@@ -1,4 +1,4 @@
-"""Entropic optimal transport of one image and one class, on Python's numbers."""
+"""Entropic optimal transport of one image and one class, with Python's numbers."""
 
 import math
 
@@ -6,11 +6,11 @@ import torch
 
 
 def plan(similarity, epsilon, mass, tolerance):
-    """T, P lists of N numbers: columns mass / N, rows 1 / P, or at most that where mass < 1.
+    """T, as P lists of N numbers: columns sum to mass / N, and rows to 1 / P, or at most 1 / P if mass < 1.
 
-    similarity: P lists of N numbers. By scaling; where mass < 1 with the sum of T set right in every turn, for which
-    the factor is found by bisection. It ends when a turn without that would multiply no u_p by more than
-    exp(±tolerance).
+    similarity: P lists of N numbers. T is found by scaling. If mass < 1, each iteration corrects the sum of T by a
+    factor, which is found by bisection. The loop ends when an iteration without this factor would multiply each u_p by
+    a factor between exp(−tolerance) and exp(tolerance).
     """
     P, N = len(similarity), len(similarity[0])
     K = [[math.exp(-(1 - similarity[p][n]) / epsilon) for n in range(N)] for p in range(P)]
@@ -37,7 +37,7 @@ def plan(similarity, epsilon, mass, tolerance):
 
 
 def published(similarity, epsilon, mass, turns):
-    """The same as FedOTP's public code has it: both scalings from 1, u first, and a number of turns."""
+    """The same as in FedOTP's public code: both scalings start from 1, u first, with a fixed number of iterations."""
     P, N = len(similarity), len(similarity[0])
     K = [[math.exp(-(1 - similarity[p][n]) / epsilon) for n in range(N)] for p in range(P)]
     v = [1.0] * N

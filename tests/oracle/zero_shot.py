@@ -1,4 +1,4 @@
-"""CLIP as it is (Radford et al. 2021, arXiv 2103.00020)."""
+"""CLIP without training (Radford et al. 2021, arXiv 2103.00020)."""
 
 import torch
 

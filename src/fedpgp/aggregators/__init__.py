@@ -1,6 +1,6 @@
-"""The server-side aggregation rules, by the names that the config uses.
+"""The aggregation rules of the server, by their names in the config.
 
-It may import the runtime and errors. Start with `base`: the contract of an aggregator.
+This package may import the runtime and errors. Start with `base`, the contract of an aggregator.
 """
 
 from fedpgp.aggregators.averaging import FedAdam, FedAvg, FedAvgM, FedYogi
@@ -25,7 +25,7 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
     )
 }
 
-__all__ = [  # what a rule of one's own is made of; each of ours is in AGGREGATORS and in its module
+__all__ = [  # the names that a new aggregator needs; import a built-in one from AGGREGATORS or from its module
     "AGGREGATORS",
     "Aggregator",
     "Download",

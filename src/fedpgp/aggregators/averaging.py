@@ -1,4 +1,4 @@
-"""The average, and server optimizers that take its change for a negative gradient."""
+"""The average of the clients, and server optimizers that treat its change as a negative gradient."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,13 +15,14 @@ from fedpgp.runtime.validation import STRICT
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedAvg(Aggregator):
-    """θ ← Σ (n_i / Σn) θ_i over the clients that took part (McMahan et al. 2017, algorithm 1)."""
+    """The average of the participants, θ ← Σ (n_i / Σn) θ_i (McMahan et al. 2017, algorithm 1)."""
 
     name = "fedavg"
     source = "McMahan et al. 2017, AISTATS, arXiv 1602.05629, algorithm 1"
 
     weighting: Literal["examples", "uniform"] = Field(
-        default="examples", description='"examples": by the number of training images; "uniform": all alike'
+        default="examples",
+        description='Weights of the clients: "examples" for their numbers of training images, or "uniform"',
     )
 
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
@@ -31,13 +32,13 @@ class FedAvg(Aggregator):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedAvgM(Aggregator):
-    """v ← β v + Δ, θ ← θ + η v, with Δ the mean change of the clients (Hsu et al. 2019, section 4.3)."""
+    """Server momentum: v ← β v + Δ, θ ← θ + η v, with Δ the clients' mean change (Hsu et al. 2019, section 4.3)."""
 
     name = "fedavgm"
     source = "Hsu et al. 2019, arXiv 1909.06335"
 
-    server_learning_rate: float = Field(default=1.0, gt=0, le=1e3, description="η (paper)")
-    server_momentum: float = Field(default=0.9, ge=0, lt=1, description="β (paper, figure 7)")
+    server_learning_rate: float = Field(default=1.0, gt=0, le=1e3, description="η, learning rate of the server (paper)")
+    server_momentum: float = Field(default=0.9, ge=0, lt=1, description="β, momentum of the server (paper, figure 7)")
 
     def begin(self, shared: Tensors, clients: int) -> Server:
         return Server(shared, zeros(shared))
@@ -51,18 +52,25 @@ class FedAvgM(Aggregator):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class _Adaptive(Aggregator, ABC):
-    """m ← β1 m + (1 − β1) Δ, v from v and Δ², θ ← θ + η m / (√v + τ), v first τ²; no bias is corrected."""
+    """Base class: m ← β1 m + (1 − β1) Δ, θ ← θ + η m / (√v + τ), with v computed from its last value and Δ².
+
+    v starts from τ². There is no bias correction.
+    """
 
     source = "Reddi et al. 2021, ICLR, arXiv 2003.00295, algorithm 2"
 
-    server_learning_rate: float = Field(default=0.01, gt=0, le=1e3, description="η (10^-2, within the paper's grid)")
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="of the change (paper, section 5)")
-    beta2: float = Field(default=0.99, ge=0, lt=1, description="of its square (paper, section 5)")
-    tau: float = Field(default=1e-3, gt=0, le=1e3, description="degree of adaptivity (paper, section 5)")
+    server_learning_rate: float = Field(
+        default=0.01, gt=0, le=1e3, description="η, learning rate of the server (10^-2, within the paper's grid)"
+    )
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="β1, decay of the mean of the change (paper, section 5)")
+    beta2: float = Field(
+        default=0.99, ge=0, lt=1, description="β2, decay of the mean of the squared change (paper, section 5)"
+    )
+    tau: float = Field(default=1e-3, gt=0, le=1e3, description="τ, degree of adaptivity (paper, section 5)")
 
     @abstractmethod
     def second(self, v: Tensor, square: Tensor) -> Tensor:
-        """The next v. square: Δ²."""
+        """Return the next v. square: Δ²."""
 
     def begin(self, shared: Tensors, clients: int) -> Server:
         second = {f"v/{name}": torch.full_like(value, self.tau**2) for name, value in shared.items()}

@@ -1,7 +1,7 @@
-"""The contract of an aggregator: what the server keeps, sends and makes of what clients send.
+"""The contract of an aggregator: what the server keeps, what it sends, and how it combines the clients' updates.
 
-It is chosen in the config beside the method, and works on any method's shared part. Where local training must know of
-it, as with control variates, it also turns a client's gradient.
+The config selects an aggregator independently of the method, and it works on the shared part of any method. Some
+aggregators, for example with control variates, also correct the clients' gradients in local training.
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ Tensors = Mapping[str, Tensor]
 
 @plain_dataclass(frozen=True)
 class Server:
-    """All that the server knows between two rounds. shared: the method's; memory: the aggregator's own."""
+    """The state of the server between two rounds.
+
+    Attributes
+    ----------
+    shared
+        The shared part of the method.
+    memory
+        The aggregator's own tensors.
+    """
 
     shared: Tensors
     memory: Tensors = field(default_factory=dict)
@@ -35,15 +43,22 @@ class _Message:
 
     @property
     def size(self) -> int:
-        """Bytes of its numbers."""
+        """Size of the tensors in bytes."""
         return sum(tensor.nbytes for tensors in (self.shared, self.control) for tensor in tensors.values())
 
 
 @plain_dataclass(frozen=True)
 class Download(_Message):
-    """What a client is sent. shared: what the method receives; control: what the aggregator's client side does.
+    """The message from the server to a client.
 
-    figures: numbers beside, which training does not read.
+    Attributes
+    ----------
+    shared
+        Tensors for the method.
+    control
+        Tensors for the aggregator's part in local training.
+    figures
+        Other numbers, which training does not use.
     """
 
     shared: Tensors
@@ -53,9 +68,20 @@ class Download(_Message):
 
 @plain_dataclass(frozen=True)
 class Upload(_Message):
-    """What a client sends: its number, how many examples it trained on, the trained shared part, the aggregator's.
+    """The message from a client to the server.
 
-    figures: numbers beside, which were made of it on its way.
+    Attributes
+    ----------
+    client
+        Number of the client.
+    examples
+        Number of its training images.
+    shared
+        The trained shared part.
+    control
+        Tensors of the aggregator's part in local training.
+    figures
+        Other numbers, which were computed from the message on its way to the server.
     """
 
     client: int
@@ -67,60 +93,99 @@ class Upload(_Message):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Aggregator(ABC):
-    """A frozen dataclass of hyperparameters, which are its section of the config, and pure functions."""
+    """An aggregation rule: a frozen dataclass of hyperparameters, and pure functions.
+
+    The hyperparameters are the aggregator's section of the config.
+    """
 
     name: ClassVar[str]
     source: ClassVar[str]
     controls: ClassVar[bool] = False
-    """Local training must call `correct` and `finish`."""
+    """Whether local training must call `correct` and `finish`."""
     personal: ClassVar[bool] = False
-    """What a client is sent depends on who it is."""
+    """Whether the server sends different messages to different clients."""
 
     @property
     def answered(self) -> tuple[str, ...]:
-        """The names of the figures that must be in an upload."""
+        """Names of the figures that an upload must have."""
         return ()
 
     def begin(self, shared: Tensors, clients: int) -> Server:
-        """The server before the first round of so many clients."""
+        """Return the state of the server before the first round.
+
+        Parameters
+        ----------
+        shared
+            The initial shared part.
+        clients
+            Number of clients.
+        """
         return Server(shared)
 
     def download(self, server: Server, client: int) -> Download:
-        """What a client is sent at the beginning of a round, and predicts with after it."""
+        """Return the message to a client: before a round for training, and after it for prediction."""
         return Download(server.shared)
 
     @abstractmethod
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
-        """The server after a round."""
+        """Return the state of the server after a round, from its state before the round and the clients' uploads."""
 
     def without(self, refused: int) -> Aggregator:
-        """The rule of a round in which so many updates, of faulty clients, have been refused already."""
+        """Return the rule for a round in which the updates of `refused` faulty clients were already rejected."""
         return self
 
     def begin_client(self, shared: Tensors) -> Tensors:
-        """The aggregator's own part of a client before its first round; it stays with the client."""
+        """Return the aggregator's tensors of a client before its first round. They stay on the client."""
         return {}
 
     def correct(self, name: str, gradient: Tensor, value: Tensor, download: Download, own: Tensors) -> Tensor:
-        """The gradient that a step follows. own: the client's part; name: of the shared parameter."""
-        raise NotImplementedError(f"{type(self).__name__} declares controls and has no correct")
+        """Return the corrected gradient of a step. Only called if `controls` is true.
+
+        Parameters
+        ----------
+        name
+            Name of the shared parameter.
+        gradient
+            Its gradient.
+        value
+            Its value.
+        download
+            The message from the server.
+        own
+            The aggregator's tensors on this client.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares controls but does not define correct")
 
     def finish(self, download: Download, trained: Tensors, gradient: Tensors, own: Tensors) -> tuple[Tensors, Tensors]:
-        """The client's part after its round, and what is sent of it. gradient: the mean over the round's steps."""
-        raise NotImplementedError(f"{type(self).__name__} declares controls and has no finish")
+        """Return the aggregator's tensors on a client after its round, and the tensors to send.
+
+        Only called if `controls` is true.
+
+        Parameters
+        ----------
+        download
+            The message from the server.
+        trained
+            The trained shared part.
+        gradient
+            The mean gradient over the steps of the round, before correction.
+        own
+            The aggregator's tensors on this client before the round.
+        """
+        raise NotImplementedError(f"{type(self).__name__} declares controls but does not define finish")
 
     def privacy_spent(self, rounds: int) -> dict[str, float]:
-        """What is to be recorded of privacy for a client that has taken part in so many rounds."""
+        """Return the privacy that a client has spent in `rounds` rounds, for the record of a round."""
         return {}
 
 
 def zeros(tensors: Tensors, prefix: str = "") -> dict[str, Tensor]:
-    """Zeros of the same shapes, by name behind a prefix."""
+    """Return zeros of the same shapes, with a prefix before each name."""
     return {f"{prefix}{name}": torch.zeros_like(value) for name, value in tensors.items()}
 
 
 def mean(tensors: Sequence[Tensors], weights: Sequence[float] | None = None) -> dict[str, Tensor]:
-    """Σ (w_i / Σw) θ_i by name; without weights all count alike."""
+    """Return Σ (w_i / Σw) θ_i, by name. Without weights, all w_i are equal."""
     weights = weights or [1] * len(tensors)
     total = sum(weights)
     return {
@@ -130,6 +195,6 @@ def mean(tensors: Sequence[Tensors], weights: Sequence[float] | None = None) -> 
 
 
 def change(server: Server, uploads: Sequence[Upload]) -> dict[str, Tensor]:
-    """Δ = Σ (n_i / Σn) θ_i − θ: what a server optimizer takes for the negative gradient."""
+    """Return Δ = Σ (n_i / Σn) θ_i − θ, which server optimizers treat as the negative gradient."""
     averaged = mean([upload.shared for upload in uploads], [upload.examples for upload in uploads])
     return {name: averaged[name] - value for name, value in server.shared.items()}

@@ -1,4 +1,4 @@
-"""Aggregators that turn the clients' gradients against the drift of unequal data."""
+"""Aggregators that correct the clients' gradients, to reduce the drift that unequal data cause."""
 
 from collections.abc import Sequence
 
@@ -15,15 +15,17 @@ from fedpgp.runtime.validation import STRICT
 class Scaffold(Aggregator):
     """Control variates: clients follow g − c_i + c (Karimireddy et al. 2020, algorithm 1).
 
-    A client's next c_i is the mean of its gradients before correction. Under plain SGD that is the paper's option II,
-    c_i − c + (x − y_i) / (K η); with momentum, which the paper does not have, the quotient would be too large.
+    A client's next c_i is the mean of its gradients before correction. With plain SGD, this equals the paper's option
+    II, c_i − c + (x − y_i) / (K η). With momentum, which the paper does not have, this quotient would be too large.
     """
 
     name = "scaffold"
     source = "Karimireddy et al. 2020, ICML, arXiv 1910.06378, algorithm 1"
     controls = True
 
-    server_learning_rate: float = Field(default=1.0, gt=0, le=1e3, description="η_g (paper, section 7)")
+    server_learning_rate: float = Field(
+        default=1.0, gt=0, le=1e3, description="η_g, learning rate of the server (paper, section 7)"
+    )
 
     def begin(self, shared: Tensors, clients: int) -> Server:
         return Server(shared, {**zeros(shared, "c/"), "clients": torch.tensor(clients)})
@@ -52,14 +54,17 @@ class Scaffold(Aggregator):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedDyn(Aggregator):
-    """Clients follow g − h_i + α (θ − θ_G); the server corrects its mean by −h / α (Acar et al. 2021, algorithm 1)."""
+    """A dynamic regularizer: clients follow g − h_i + α (θ − θ_G) (Acar et al. 2021, algorithm 1).
+
+    The server adds −h / α to its mean.
+    """
 
     name = "feddyn"
     source = "Acar et al. 2021, ICLR, arXiv 2111.04263, algorithm 1"
     controls = True
 
     alpha: float = Field(
-        default=0.01, gt=0, le=1e3, description="α, weight of the dynamic regulariser (paper, table 3)"
+        default=0.01, gt=0, le=1e3, description="α, weight of the dynamic regularizer (paper, table 3)"
     )
 
     def begin(self, shared: Tensors, clients: int) -> Server:

@@ -1,7 +1,8 @@
-"""Rules that some wrong clients cannot move far. The number of examples, which a client may make up, is not used.
+"""Robust rules, which a few hostile clients cannot change much.
 
-Krum's distances are those of the round's changes θ_i − θ, in float64: of prompts that have hardly moved, others would
-compare rounding errors.
+They do not use the number of examples, because a client may report a wrong number. Krum's distances are computed from
+the changes θ_i − θ of the round in float64. Distances between prompts that have hardly changed would otherwise consist
+of rounding errors.
 """
 
 import math
@@ -21,7 +22,10 @@ from fedpgp.runtime.validation import STRICT
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Median(Aggregator):
-    """The median of every coordinate, of an even number the mean of the middle two (Yin et al. 2018, definition 1)."""
+    """The median of every coordinate (Yin et al. 2018, definition 1).
+
+    For an even number of clients, it is the mean of the two middle values.
+    """
 
     name = "median"
     source = "Yin et al. 2018, ICML, arXiv 1803.01498, definition 1"
@@ -33,19 +37,19 @@ class Median(Aggregator):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrimmedMean(Aggregator):
-    """The mean of every coordinate without the largest and smallest β of the values (Yin et al. 2018, definition 2)."""
+    """The mean of every coordinate without the largest and smallest share β of the values (Yin et al. 2018)."""
 
     name = "trimmed-mean"
     source = "Yin et al. 2018, ICML, arXiv 1803.01498, definition 2"
 
-    trim: float = Field(default=0.1, ge=0, lt=0.5, description="β, the share that is left out at each end (paper)")
+    trim: float = Field(default=0.1, ge=0, lt=0.5, description="β, share of the values removed at each end (paper)")
 
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
         return _middle(server, uploads, math.floor(self.trim * len(uploads) + 1e-9))  # 0.29 · 100 is 28.99…
 
 
 def _middle(server: Server, uploads: Sequence[Upload], left_out: int) -> Server:
-    """The mean of every coordinate without so many at each end."""
+    """Return the mean of every coordinate without the `left_out` smallest and largest values."""
     kept = slice(left_out, len(uploads) - left_out)
     stacked = {name: torch.stack([upload.shared[name] for upload in uploads]) for name in server.shared}
     return Server({name: values.sort(dim=0).values[kept].mean(0) for name, values in stacked.items()})
@@ -53,39 +57,54 @@ def _middle(server: Server, uploads: Sequence[Upload], left_out: int) -> Server:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class _Selecting(Aggregator, ABC):
-    """Reckons with f hostile clients among n, and needs n ≥ `multiple` · f + 3."""
+    """Base class of rules that tolerate f hostile clients among n ≥ `multiple` · f + 3 clients."""
 
     multiple = 2
 
-    malicious: int = Field(default=1, ge=0, description="f, how many hostile clients a round is reckoned to have")
+    malicious: int = Field(
+        default=1, ge=0, description="f, number of hostile clients in a round that the aggregator must tolerate"
+    )
 
     @abstractmethod
     def combine(self, shared: Tensors, uploads: Sequence[Upload]) -> Tensors:
-        """The shared part after a round. uploads: enough of them, ascending by client."""
+        """Return the shared part after a round.
+
+        Parameters
+        ----------
+        shared
+            The shared part before the round.
+        uploads
+            The uploads, ascending by client. There are enough of them.
+        """
 
     def begin(self, shared: Tensors, clients: int) -> Server:
-        """Raises ConfigError where not even all clients are enough."""
+        """Return the initial server. Raise ConfigError if the run has too few clients for any round."""
         if shared and clients < self._needed:
-            remedy = f"at most {(clients - 3) // self.multiple}" if clients >= 3 else "given at least 3 clients"
+            most = (clients - 3) // self.multiple
+            fewer = f"--set {self.name}.malicious={most}" if most >= 0 else "another aggregator"
             raise ConfigError(
-                f"{self.name}.malicious must be {remedy} with task.clients = {clients}, got {self.malicious}:"
-                f" {self._rule}"
+                where="task.clients",
+                allowed=f"at least {self._rule}",
+                got=clients,
+                remedy=f"Use --set task.clients={self._needed} or more, or {fewer}",
             )
         return Server(shared)
 
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
-        """Raises TooFewError where too few uploads came."""
+        """Return the server after a round. Raise TooFewError if there are too few uploads."""
         if not server.shared:
             return server
         if len(uploads) < self._needed:
             raise TooFewError(
-                f"{len(uploads)} updates came in a round where {self._rule}:"
-                f" lower {self.name}.malicious, or raise federation.participation"
+                where="the number of updates in a round",
+                allowed=f"at least {self._rule}",
+                got=len(uploads),
+                remedy=f"Lower {self.name}.malicious, or raise federation.participation",
             )
         return Server(self.combine(server.shared, sorted(uploads, key=lambda upload: upload.client)))
 
     def without(self, refused: int) -> "_Selecting":
-        """Of n clients f at most are faulty: of the n − r whose updates are left, f − r."""
+        """Return the rule for the remaining updates. If r faulty updates were rejected, at most f − r are left."""
         return replace(self, malicious=max(0, self.malicious - refused))
 
     @property
@@ -94,12 +113,12 @@ class _Selecting(Aggregator, ABC):
 
     @property
     def _rule(self) -> str:
-        return f"{self.name} needs {self.multiple} · malicious + 3 = {self._needed}"
+        return f"{self._needed}, because {self.name} needs {self.multiple} · malicious + 3 clients"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Krum(_Selecting):
-    """The one update whose n − f − 2 nearest others are nearest, by the sum of squares (Blanchard et al. 2017)."""
+    """The update with the smallest sum of squared distances to its n − f − 2 nearest others (Blanchard et al. 2017)."""
 
     name = "krum"
     source = "Blanchard et al. 2017, NeurIPS, arXiv 1703.02757, section 4"
@@ -111,7 +130,7 @@ class Krum(_Selecting):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MultiKrum(_Selecting):
-    """The mean of the n − f updates that Krum ranks first, all alike (Blanchard et al. 2017)."""
+    """The unweighted mean of the n − f updates that Krum ranks first (Blanchard et al. 2017)."""
 
     name = "multi-krum"
     source = "Blanchard et al. 2017, NeurIPS, arXiv 1703.02757, with m = n − f"
@@ -124,11 +143,12 @@ class MultiKrum(_Selecting):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Bulyan(_Selecting):
-    """Of each coordinate the mean of the θ − 2f values nearest to the median, of the θ = n − 2f that Krum ranks first.
+    """A trimmed mean of the updates that Krum ranks first (El Mhamdi et al. 2018, section 4).
 
-    The paper takes the θ one by one; here, as in Flower, they are ranked once: the last would be chosen by their f − 1
-    nearest others, with f = 1 by rounding. That no more than f of the θ are hostile, on which the paper's bound rests,
-    holds either way.
+    Krum selects θ = n − 2f updates. The result is, for each coordinate, the mean of the θ − 2f values that are nearest
+    to the median. The paper selects the θ updates one by one. Here, as in Flower, they are ranked once. With selection
+    one by one, the last updates would be chosen by their distances to f − 1 others, and by rounding errors if f = 1.
+    The paper's bound requires that at most f of the θ updates are hostile, which holds in both cases.
     """
 
     name = "bulyan"
@@ -144,7 +164,7 @@ class Bulyan(_Selecting):
 
 
 def _changes(shared: Tensors, uploads: Sequence[Upload]) -> Tensor:
-    """Every upload's change θ_i − θ as one vector [n, P], in float64, of all names in order."""
+    """Return the change θ_i − θ of each upload as one vector in float64, [n, P], with all names in order."""
 
     def vector(tensors: Tensors) -> Tensor:
         return torch.cat([tensors[name].double().flatten() for name in sorted(shared)]).cpu()
@@ -153,14 +173,17 @@ def _changes(shared: Tensors, uploads: Sequence[Upload]) -> Tensor:
 
 
 def _ranked(changes: Tensor, malicious: int) -> list[int]:
-    """Places of changes [n, P] by Krum's score, the sum of squared distances to the n − f − 2 nearest others."""
+    """Sort changes [n, P] by Krum's score, the sum of squared distances to the n − f − 2 nearest others.
+
+    Return their indices.
+    """
     squares = torch.cdist(changes, changes, compute_mode="donot_use_mm_for_euclid_dist").square()
     nearest = squares.fill_diagonal_(torch.inf).sort(1).values[:, : len(changes) - malicious - 2]
     return nearest.sum(1).argsort(stable=True).tolist()
 
 
 def _moved(shared: Tensors, change: Tensor) -> Tensors:
-    """The shared part after a change [P], the reverse of `_changes`."""
+    """Return the shared part after a change [P], the inverse of `_changes`."""
     names = sorted(shared)
     parts = change.split([shared[name].numel() for name in names])
     return {

@@ -1,4 +1,4 @@
 """From trained prompts to accuracies: inference, the evaluator, metrics and the paired bootstrap.
 
-It may import the backbone, data, methods and what is below them. Start with `evaluator`.
+This package may import the backbone, data, methods and the packages below them. Start with `evaluator`.
 """

@@ -1,6 +1,6 @@
-"""Accuracies from images, prompts and labels.
+"""Evaluation of the clients' models on all test sets.
 
-Letters: N clients, K contexts, C classes, D feature width, n images of a test set, A points of a path.
+Letters in shapes: N clients, K contexts, C classes, D feature width, n images of a test set, A points of a path.
 """
 
 from collections import defaultdict
@@ -26,17 +26,21 @@ from fedpgp.methods import Frozen, Method, Params
 from fedpgp.methods.base import logits
 from fedpgp.runtime.workers import Workers
 
-CHUNK = 32  # clients evaluated at a time, so that memory does not grow with their number
+CHUNK = 32  # clients evaluated at a time, so that memory does not grow with the number of clients
 
-Logits = Mapping[str, Tensor]  # test set -> [n, C], what a model answers
+Logits = Mapping[str, Tensor]  # test set -> logits of a model [n, C]
 
 
 @dataclass(frozen=True)
 class Point:
-    """How models do on every test set.
+    """The results of one model for each client on all test sets.
 
-    clients: [N] percent, by the names of `accuracies`.
-    correct: by test set, [N, ⌈n/8⌉] which images each client gets right, eight in a byte (np.packbits).
+    Attributes
+    ----------
+    clients
+        Accuracies in percent [N], by the names of `accuracies`.
+    correct
+        By test set, [N, ⌈n/8⌉], whether the answer for each image is correct, eight images in a byte (np.packbits).
     """
 
     clients: Mapping[str, NDArray[np.float64]]
@@ -44,7 +48,17 @@ class Point:
 
     @classmethod
     def of(cls, task: Task, clients: Sequence[Client], right: Sequence[Mapping[str, NDArray[np.bool_]]]) -> "Point":
-        """right: [n] of each test set, which images the model of each client gets right, or one model for all."""
+        """Compute the accuracies of some clients.
+
+        Parameters
+        ----------
+        task
+            The task.
+        clients
+            The clients.
+        right
+            For each client, or once for all clients: by test set, [n], whether the answer is correct.
+        """
         correct = {name: np.stack([row[name] for row in right]) for name in right[0]}
         return Point(
             accuracies(task, clients, correct), {name: np.packbits(correct[name], axis=1) for name in task.tests}
@@ -52,7 +66,7 @@ class Point:
 
     @classmethod
     def joined(cls, points: Sequence["Point"]) -> "Point":
-        """Those of some clients, and then of others, as one."""
+        """Concatenate results of different clients."""
         first = points[0]
         return Point(
             {name: np.concatenate([point.clients[name] for point in points]) for name in first.clients},
@@ -62,13 +76,21 @@ class Point:
 
 @dataclass(frozen=True)
 class Evaluation(Point):
-    """How the clients' models, and the shared part alone, do on every test set.
+    """The results of the clients' models and of the shared model on all test sets.
 
-    shared: means over the clients' classes, HM and CM, or None where a method's shared part predicts nothing by itself.
-    diagnostics: means over the clients.
-    path: by α < 1, ascending, the models on the way from the shared part alone (0) to the clients' own (1); empty where
-    it was not asked for, and where all of it is one point.
-    predicted: by test set, [N, n] the column that each client's model answers; confidence: the probability of that.
+    Attributes
+    ----------
+    shared
+        `summary` of the shared model's accuracies on the clients' images, or None if the shared part cannot predict.
+    diagnostics
+        Means over the clients of `Method.diagnostics`.
+    path
+        Results by α < 1, ascending, for the models between the shared model (α = 0) and the clients' own models (α =
+        1). Empty if it was not requested, or if all points are equal.
+    predicted
+        By test set, [N, n], the column of the class that each client's model predicts.
+    confidence
+        By test set, [N, n], the probability of this class.
     """
 
     shared: Mapping[str, float] | None
@@ -79,13 +101,13 @@ class Evaluation(Point):
 
 
 def path_alphas(points: int) -> tuple[float, ...]:
-    """So many values of α, evenly from 0 to 1; a single one is 1."""
+    """Return `points` evenly spaced values of α from 0 to 1, or only 1 for one point."""
     return tuple(i / (points - 1) for i in range(points)) if points > 1 else (1.0,)
 
 
 @dataclass(frozen=True)
 class _TestSoftmax:
-    """Test sets with the same classes, so that one reading serves them all."""
+    """Test sets with the same classes, which use the same text features."""
 
     sets: Mapping[str, ImageFeatures]
     classes: tuple[int, ...]
@@ -94,9 +116,20 @@ class _TestSoftmax:
 
 
 class Evaluator:
-    """Evaluates the clients of one task; what no round changes is prepared once.
+    """Evaluates the clients of one task. It prepares once the data that no round changes.
 
-    images: of each of `evaluation_sets(task)`; tokens and frozen: of every class name of the task.
+    Parameters
+    ----------
+    method
+        The method.
+    task
+        The task.
+    images
+        Features of each of `evaluation_sets(task)`, by name.
+    tokens
+        Tokens of all class names of the task.
+    frozen
+        Constants of all classes of the task.
     """
 
     def __init__(
@@ -127,18 +160,32 @@ class Evaluator:
         workers: Workers[Towers],
         alphas: Sequence[float] = (1.0,),
     ) -> Evaluation:
-        """Lets every client's model, and the shared part alone, classify every test set after a round.
+        """Evaluate every client's model and the shared model on all test sets after a round.
 
-        shared: None where it predicts nothing by itself; model: of a client, which may be read from a disk when it is
-        asked for; alphas: points of the path, ascending, the last of them 1. Raises TrainingError, naming client and
-        round, where logits are not finite.
+        Parameters
+        ----------
+        round_number
+            Number of the round.
+        shared
+            The shared model, or None if the shared part cannot predict.
+        model
+            Returns the model of a client. It is called when the model is used, so it may read it from a disk.
+        workers
+            Worker processes with the towers.
+        alphas
+            Points of the path, ascending; the last is 1.
+
+        Raises
+        ------
+        TrainingError
+            Logits are not finite. The error names client and round.
         """
         task, texts = self._task, Texts(self._tokens, self._method.position, workers)
         answers_of = partial(self._answers, VisualFeatures(self._method, self._images, workers), workers)
         start: Logits | None = None
         shared_right = []
         if shared is not None:
-            start = answers_of(f"the shared part after round {round_number}", shared, texts(self._prompts(shared)))
+            start = answers_of(f"the shared model after round {round_number}", shared, texts(self._prompts(shared)))
             shared_right.append(self._right(start))
         elif len(alphas) > 1:
             start = self._hand_written()
@@ -158,7 +205,7 @@ class Evaluator:
                 path_texts = {alpha: [next(read) for _ in self._softmaxes] for alpha in path}
                 own = path[1.0]
                 tensors = (own.shared, own.private, own.received, own.memory)
-                # Many may share all they have.
+                # Models with the same tensors are evaluated only once.
                 same = tuple(id(tensor) for group in tensors for tensor in group.values())
                 if same not in outcomes:
                     answers_at = partial(answers_of, f"client {client.id} after round {round_number}")
@@ -188,7 +235,7 @@ class Evaluator:
         )
 
     def _prompts(self, params: Params) -> list[Reading]:
-        """What must be read for each softmax, whatever the image."""
+        """Return the contexts that do not depend on the image, for each softmax."""
         constant = self._method.constant_prompts(params)
         return [
             Reading([*self._method.prompts(params, softmax.frozen), *constant], softmax.classes)
@@ -196,12 +243,12 @@ class Evaluator:
         ]
 
     def _path(self, params: Params, alphas: Sequence[float]) -> dict[float, Params]:
-        """The models of a client whose answers must be computed: its own, and those of a path that the method has."""
+        """Return the models of a client to evaluate: its own model, and the method's models on the path."""
         paths = {alpha: self._method.path(params, alpha) for alpha in alphas if alpha < 1}
         return {**{alpha: model for alpha, model in paths.items() if model is not None}, 1.0: params}
 
     def _hand_written(self) -> Logits:
-        """Where the path begins for a method whose shared part predicts nothing by itself: the hand-written prompts."""
+        """Return the logits of the hand-written prompts: the start of the path if the shared part cannot predict."""
         return {
             name: logits(softmax.frozen.guidance, images.pooled, softmax.frozen)
             for softmax in self._softmaxes
@@ -216,7 +263,7 @@ class Evaluator:
         start: Logits | None,
         alphas: Sequence[float],
     ) -> "_Outcome":
-        """What a client's models say of every test set. texts: what `path` reads of them."""
+        """Evaluate a client's models on all test sets. texts: text features of each model of `path`."""
         own = answers_of(path[1.0], texts[1.0])
         right = {}
         for alpha in alphas:
@@ -224,7 +271,7 @@ class Evaluator:
                 answers = own
             elif alpha in path:
                 answers = answers_of(path[alpha], texts[alpha])
-            else:  # where logits are linear in text features this mixes those, before they are brought to unit length
+            else:  # if logits are linear in text features, this mixes the text features without normalization
                 assert start is not None, "a path of more than one point has a start"
                 answers = {name: (1 - alpha) * start[name] + alpha * of_set for name, of_set in own.items()}
             right[alpha] = self._right(answers)
@@ -238,7 +285,7 @@ class Evaluator:
     def _answers(
         self, visual: VisualFeatures, workers: Workers[Towers], place: str, params: Params, texts: Sequence[Tensor]
     ) -> Logits:
-        """What a model answers to every test set. place: what a message calls it."""
+        """Return the logits of a model for all test sets. place: the name of the model in an error."""
         method, answers = self._method, {}
         in_pieces = {"patches", "text per image"} & {*method.reads}
         try:
@@ -249,23 +296,30 @@ class Evaluator:
                     answers[name] = (
                         torch.cat(workers.map(answer, asked.pieces())) if in_pieces else answer(workers.towers, asked)
                     )
-                    # A sum is finite only if all are, and costs a 25th of looking at each.
+                    # If the sum is finite, all are. It takes 1/25 of the time of checking each of them.
                     if not (answers[name].sum().isfinite() or answers[name].isfinite().all()):
-                        raise TrainingError(
-                            f"logits are not finite: change the settings of [{method.name}], most often to a lower"
-                            " learning_rate"
-                        )
+                        raise TrainingError("the logits are not finite")
         except TrainingError as error:
-            raise TrainingError(f"{place}, in evaluation: {error}") from error
+            raise TrainingError(
+                error.problem or str(error),
+                where=f"{place}, in evaluation",
+                got=error.got,
+                remedy=error.remedy
+                or f"Lower {method.name}.learning_rate, or change other settings of [{method.name}]",
+            ) from error
         return answers
 
     def _right(self, answers: Logits) -> Mapping[str, NDArray[np.bool_]]:
-        """[n] of each test set: which images are right."""
+        """Return by test set, [n], whether the answer is correct."""
         return {name: of_set.argmax(-1).cpu().numpy() == self._targets[name] for name, of_set in answers.items()}
 
 
 class _Outcome(NamedTuple):
-    """[n] of each test set: by α which images a client's models get right; what its own answers, as in `Evaluation`."""
+    """The answers of a client's models.
+
+    right: by α and test set, [n], whether the answer is correct. predicted, confidence: as in `Evaluation`, for the
+    client's own model.
+    """
 
     right: Mapping[float, Mapping[str, NDArray[np.bool_]]]
     predicted: Mapping[str, NDArray[np.int16]]
@@ -273,11 +327,11 @@ class _Outcome(NamedTuple):
 
 
 def without_standing_path(evaluation: Evaluation, tests: Collection[str]) -> Evaluation:
-    """The same without a path, where all of it is one point: on the test sets, whatever validation images say."""
+    """Return the evaluation without its path if all points of the path have the same results on the test sets."""
 
-    def stands(point: Point) -> bool:
+    def equal(point: Point) -> bool:
         if evaluation.correct:
             return all(np.array_equal(rows, evaluation.correct[name]) for name, rows in point.correct.items())
         return all(np.array_equal(point.clients[name], evaluation.clients[name]) for name in ("local", *tests))
 
-    return replace(evaluation, path={}) if all(stands(point) for point in evaluation.path.values()) else evaluation
+    return replace(evaluation, path={}) if all(equal(point) for point in evaluation.path.values()) else evaluation

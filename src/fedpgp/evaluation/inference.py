@@ -1,6 +1,6 @@
-"""What a model is given of images and of class names, as its method declares it.
+"""Image and text features for a model, as its method declares them, and the model's logits.
 
-Letters: K contexts, C classes, D feature width, B images, P patches, V visual prompts.
+Letters in shapes: K contexts, C classes, D feature width, B images, P patches, V visual prompts.
 """
 
 from collections import defaultdict
@@ -21,22 +21,22 @@ from fedpgp.runtime.workers import Workers
 
 _Key = tuple[bytes, tuple[int, ...]]
 
-PIECE = 64  # images of a test set read at a time where a method reads more of them than one feature
+PIECE = 64  # images of a test set processed at a time if a method reads more than one feature of each
 
 
 def kind_of(method: Method) -> str | None:
-    """What must be kept of an image beside its feature: a kind of `ImageEncoder.encode`."""
+    """Return the kind of tokens that a method needs in addition to image features, as in `ImageEncoder.encode`."""
     if "patches" in method.reads:
         return PATCHES
     return state_below(method.first_layer) if "image tower" in method.reads else None
 
 
 def image_features(towers: Towers, method: Method, images: ImageFeatures, params: Params) -> Tensor:
-    """What a method is given of images without views: [B, D], [B, 1 + P, D] or [B, 1 + V, D], as it reads."""
+    """Return the image features that a method reads: [B, D], [B, 1 + P, D] or [B, 1 + V, D]. Images have no views."""
     if "patches" in method.reads:
         return torch.cat([images.pooled[:, None], images.tokens], dim=1)
     if "image tower" in method.reads:
-        assert towers.image is not None, "the image tower was not made for these methods"
+        assert towers.image is not None, "these towers have no image tower"
         seen = towers.image.each(images.tokens, method.visual_prompts(params), method.first_layer)
         return torch.stack([images.pooled, *seen], dim=1)
     return images.pooled
@@ -45,8 +45,20 @@ def image_features(towers: Towers, method: Method, images: ImageFeatures, params
 class Question(NamedTuple):
     """Images for a model to classify.
 
-    text: [K, C, D] of all contexts that are the same for every image; seen: what `image_features` gives of the images,
-    where that is known already.
+    Attributes
+    ----------
+    method, params
+        The model.
+    text
+        Text features [K, C, D] of all contexts that do not depend on the image.
+    images
+        The images.
+    classes
+        Tokens of the C classes.
+    frozen
+        Constants of the C classes.
+    seen
+        The result of `image_features` for the images, if it is already known.
     """
 
     method: Method
@@ -58,13 +70,13 @@ class Question(NamedTuple):
     seen: Tensor | None = None
 
     def pieces(self) -> Iterator["Question"]:
-        """The same of PIECE images at a time."""
+        """Yield the question for PIECE images at a time."""
         for at in range(0, len(self.images), PIECE):
             piece = slice(at, at + PIECE)
             yield self._replace(images=self.images[piece], seen=None if self.seen is None else self.seen[piece])
 
     def whole_text(self, towers: Towers) -> Tensor:
-        """[K, C, D], or [K + B, C, D] with what each image has of its own."""
+        """Return all text features: [K, C, D], or [K + B, C, D] with one conditional prompt for each image."""
         own = self.method.conditional_prompts(self.params, self.images.pooled, self.frozen)
         if not own:
             return self.text
@@ -73,24 +85,35 @@ class Question(NamedTuple):
 
 @torch.no_grad()
 def answer(towers: Towers, question: Question) -> Tensor:
-    """The logits [B, C]."""
+    """Return the logits [B, C] of a model. Raise ConfigError if the method's `predict` returns anything else."""
     method, params, seen = question.method, question.params, question.seen
     seen = image_features(towers, method, question.images, params) if seen is None else seen
     logits = method.predict(params, question.whole_text(towers), seen, question.frozen)
     expected = (len(question.images), len(question.classes))
     if not isinstance(logits, Tensor) or logits.shape != expected:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ConfigError(
-            f"method {method.name!r} fails: predict must return logits [images, classes], {list(expected)}, got {got};"
-            " mend it"
+            where=f"predict of method {method.name!r}",
+            allowed=f"a tensor of logits [images, classes] with the shape {list(expected)}",
+            got=list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__,
+            remedy="Fix the return value of the method's predict",
         )
     return logits
 
 
 class VisualFeatures:
-    """What models see of the same images through the image tower; a visual prompt of the model before is known already.
+    """Features of the same images from the image tower, for one model after the other.
 
-    So what many clients have from the server is read once for all that come one after the other. images: by name.
+    It keeps the features for the visual prompts of the previous model. A visual prompt that consecutive clients have
+    from the server is therefore only read once.
+
+    Parameters
+    ----------
+    method
+        The method.
+    images
+        Sets of images, by name.
+    workers
+        Worker processes with the towers.
     """
 
     def __init__(self, method: Method, images: Mapping[str, ImageFeatures], workers: Workers[Towers]):
@@ -98,17 +121,17 @@ class VisualFeatures:
         self._known: dict[_Key, Mapping[str, Tensor]] = {}
 
     def __call__(self, params: Params) -> Mapping[str, Tensor]:
-        """[n, 1 + V, D] of every set of images."""
+        """Return the image features of a model, [n, 1 + V, D], by set of images."""
         prompts = self._method.visual_prompts(params)
         keys = [_key(prompt, ()) for prompt in prompts]
         new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in self._known}
-        self._known = {key: self._known[key] for key in keys if key in self._known} | self._look(new)
+        self._known = {key: self._known[key] for key in keys if key in self._known} | self._encode_images(new)
         return {
             name: torch.stack([images.pooled, *(self._known[key][name] for key in keys)], dim=1)
             for name, images in self._images.items()
         }
 
-    def _look(self, prompts: Mapping[_Key, Prompt]) -> dict[_Key, Mapping[str, Tensor]]:
+    def _encode_images(self, prompts: Mapping[_Key, Prompt]) -> dict[_Key, Mapping[str, Tensor]]:
         if not prompts:
             return {}
         pieces = [(name, at) for name, images in self._images.items() for at in range(0, len(images), PIECE)]
@@ -125,24 +148,34 @@ class VisualFeatures:
 
 @torch.no_grad()
 def _see_with(towers: Towers, job: tuple[ImageFeatures, Sequence[Prompt], int]) -> Tensor:
-    """[V, B, D]"""
+    """Return the features [V, B, D] of some images with each visual prompt."""
     images, prompts, first = job
-    assert towers.image is not None, "the image tower was not made for these methods"
+    assert towers.image is not None, "these towers have no image tower"
     return torch.stack(towers.image.each(images.tokens, prompts, first))
 
 
 class Reading(NamedTuple):
-    """Contexts to be read with some classes."""
+    """Contexts to read with some classes."""
 
     contexts: Sequence[Tensor | Prompt]
     classes: tuple[int, ...]
 
 
 class Texts:
-    """Text features of many models, a chunk at a time; contexts of the chunk or the one before are encoded once.
+    """Text features of many models, one chunk of models at a time.
 
-    So the global context, which every model reads, is encoded once in an evaluation, and one that stands before the
-    classes of several softmaxes is read once with all class names.
+    A context that occurs several times in a chunk, or in the previous chunk, is encoded once. Therefore the global
+    context of all models is encoded once in an evaluation. A context for the classes of several softmaxes is read once
+    with all class names.
+
+    Parameters
+    ----------
+    tokens
+        Tokens of all class names.
+    position
+        Position of the class name in the context.
+    workers
+        Worker processes with the towers.
     """
 
     def __init__(self, tokens: ClassTokens, position: Position, workers: Workers[Towers]):
@@ -150,7 +183,7 @@ class Texts:
         self._known: dict[_Key, Tensor] = {}
 
     def __call__(self, readings: Sequence[Reading]) -> list[Tensor]:
-        """Text features [K, C, D] of every reading."""
+        """Return the text features [K, C, D] of each reading."""
         everything = tuple(range(len(self._tokens)))
         keys = [[_key(context, reading.classes) for context in reading.contexts] for reading in readings]
         wanted: dict[_Key, Tensor | Prompt] = {}
@@ -170,7 +203,7 @@ class Texts:
 
 
 def _key(context: Tensor | Prompt, classes: tuple[int, ...]) -> _Key:
-    """A context's numbers, and the classes where it has one for each of them."""
+    """Return a key of a context: its bytes, and the classes if it has separate vectors for each class."""
     prompt = Prompt.of(context)
     scales = [(number, prompt.adapters[number].scale) for number in sorted(prompt.adapters)]
     form = [list(tensor.shape) for tensor in prompt.tensors], scales
@@ -180,7 +213,7 @@ def _key(context: Tensor | Prompt, classes: tuple[int, ...]) -> _Key:
 
 @torch.no_grad()
 def _encode(towers: Towers, job: tuple[Tensor | Prompt, ClassTokens, Position]) -> Tensor:
-    """[C, D]"""
+    """Return the text features [C, D] of a context."""
     context, tokens, position = job
     (features,) = towers.text.each([context], tokens, position)
     return features

@@ -1,6 +1,6 @@
-"""Local, Base, Novel and what is made of them.
+"""The accuracies Local, Base and Novel, and the metrics computed from them.
 
-Letters: N clients, n images of a test set, A points of a path.
+Letters in shapes: N clients, n images of a test set, A points of a path.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,21 +12,30 @@ from numpy.typing import NDArray
 
 from fedpgp.data.tasks import Client, EvaluationSet, Task
 
-Correct = Mapping[str, NDArray[np.bool_]]  # test set -> [clients, n], which images each of some clients gets right
+Correct = Mapping[str, NDArray[np.bool_]]  # test set -> [clients, n], whether each client's answer is correct
 
 
 def evaluation_sets(task: Task) -> dict[str, EvaluationSet]:
-    """The task's test sets and, as "validation", the validation images of its base classes."""
+    """Return the task's test sets and, as "validation", the validation images of its base classes."""
     return {**task.tests, "validation": task.validation}
 
 
 def accuracies(task: Task, clients: Sequence[Client], correct: Correct) -> dict[str, NDArray[np.float64]]:
-    """Local, Base and the task's other test sets for some clients, in percent, and both on the validation images.
+    """Return the accuracies of some clients in percent, by name.
 
-    Local: the client's own test images. Base: those of all base classes. In both the softmax runs over all base
-    classes. Novel: what nobody trains on, with only its classes in the softmax.
+    "local" is the accuracy on the client's own test images. "base" is the accuracy on the test images of all base
+    classes. For both, the softmax has all base classes. "novel" is the accuracy on the test images of the classes that
+    no client trains on, with only these classes in the softmax. "validation_local" and "validation_base" are "local"
+    and "base" on the validation images.
 
-    correct: [clients, n] of each test set, or [1, n] of one model for all of them.
+    Parameters
+    ----------
+    task
+        The task.
+    clients
+        The clients.
+    correct
+        By test set, whether each answer is correct: [clients, n], or [1, n] for one model of all clients.
     """
 
     def local(name: str) -> NDArray[np.float64]:
@@ -45,7 +54,7 @@ def accuracies(task: Task, clients: Sequence[Client], correct: Correct) -> dict[
 
 
 def own_images(task: Task, clients: Sequence[Client], name: str) -> NDArray[np.bool_]:
-    """[clients, n]: which images of the base or validation set are each client's own."""
+    """Return whether each image of the base or validation set is one of a client's own, [clients, n]."""
     test = evaluation_sets(task)[name]
     labels, domains = test.dataset.labels[test.images], test.dataset.domains[test.images]
     return np.stack(
@@ -59,10 +68,11 @@ def own_images(task: Task, clients: Sequence[Client], name: str) -> NDArray[np.b
 
 
 def summary(clients: Mapping[str, Sequence[float] | NDArray[np.float64]]) -> dict[str, float]:
-    """Means over the clients of all figures, with HM and CM of these.
+    """Return the means over the clients of all accuracies, and the combined metrics "hm", "others" and "cm".
 
-    HM: the harmonic mean of Local, Base and Novel. "others": HM(Base, Novel). CM = (Local + HM(Base, Novel)) / 2
-    (FedMGP). Where nothing is novel, Base stands in its place, and HM is that of Local and Base.
+    "hm" is the harmonic mean of Local, Base and Novel. "others" is HM(Base, Novel), the harmonic mean of Base and
+    Novel. "cm" is (Local + HM(Base, Novel)) / 2, as in FedMGP. Without novel classes, "others" is Base, and "hm" is the
+    harmonic mean of Local and Base.
     """
     means = {name: fmean(values) for name, values in clients.items()}
     local, base = means["local"], means["base"]
@@ -72,17 +82,28 @@ def summary(clients: Mapping[str, Sequence[float] | NDArray[np.float64]]) -> dic
 
 
 def area_of(path: Sequence[Mapping[str, float]]) -> float:
-    """The area of the models that `summary` was made of."""
+    """Return the `area` of a path, given the `summary` of each point."""
     local, others = (np.array([point[name] for point in path]) for name in ("local", "others"))
     return float(area(local, others))
 
 
 def area(local: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[…] the area under the trade-off of Local against HM(Base, Novel), in percent of the square.
+    """Return the area under the trade-off between Local and HM(Base, Novel), in percent of the whole square.
 
-    local, others: [A, …] in percent. For each Local, the best HM of a model that has at least as much: the area that
-    the points dominate (the hypervolume with the origin as reference), so nothing is interpolated between models, and a
-    single model has the rectangle Local × HM.
+    The curve has, for each value of Local, the best HM of the models with at least this Local. The area is therefore
+    the one that the points dominate (the hypervolume with the origin as reference). It does not interpolate between
+    models, and the area of a single model is the rectangle Local × HM.
+
+    Parameters
+    ----------
+    local
+        Local of each model [A, …], in percent.
+    others
+        HM(Base, Novel) of each model [A, …], in percent.
+
+    Returns
+    -------
+    […], with the dimensions after A.
     """
     order = np.argsort(-local, axis=0, kind="stable")
     local = np.take_along_axis(local, order, axis=0)
@@ -94,9 +115,18 @@ def area(local: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.
 def class_accuracies(
     correct: NDArray[np.bool_], targets: NDArray[np.int64], classes: int, among: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float64]:
-    """[N, C] percent of each class's images that each client gets right; NaN for a class without an image.
+    """Return the accuracy of each client on each class in percent, [N, C], with NaN for a class without an image.
 
-    correct: [N, n]; targets: [n] columns; among: [N, n] the images that count for a client, None: all.
+    Parameters
+    ----------
+    correct
+        [N, n], whether the answer is correct.
+    targets
+        [n], the column of each image's class.
+    classes
+        C, number of classes.
+    among
+        [N, n], whether the image counts for the client; None: all images.
     """
     counted = np.ones_like(correct) if among is None else among
     rows = [
@@ -108,15 +138,22 @@ def class_accuracies(
 
 
 def macro_accuracy(of_classes: NDArray[np.float64]) -> float:
-    """The mean over clients of the mean over the classes that have images; of_classes: as `class_accuracies`."""
+    """Return the mean over the clients of the mean over their classes with images, from `class_accuracies`."""
     return float(np.nanmean(of_classes, axis=1).mean())
 
 
 def calibration_error(confidence: NDArray[np.floating[Any]], correct: NDArray[np.bool_], bins: int = 15) -> float:
-    """The expected calibration error of n answers, in percentage points (Guo et al. 2017, arXiv 1706.04599, eq. 3).
+    """Return the expected calibration error of n answers in percentage points (Guo et al. 2017, arXiv 1706.04599, eq.
+    3).
 
-    confidence: [n] the probability of the class that was answered, 0 to 1; correct: [n] whether it is right. The bins
-    have equal widths, (k/bins, (k+1)/bins].
+    Parameters
+    ----------
+    confidence
+        [n], the probability of the predicted class, from 0 to 1.
+    correct
+        [n], whether the answer is correct.
+    bins
+        Number of bins of equal width, (k/bins, (k+1)/bins].
     """
     place = np.clip(np.ceil(np.asarray(confidence, dtype=np.float64) * bins).astype(np.int64) - 1, 0, bins - 1)
     gap = np.bincount(place, np.asarray(confidence, dtype=np.float64) - correct, minlength=bins)

@@ -1,4 +1,5 @@
-"""What happens in a round: local training, aggregation, privacy, evaluation, and the state on disk.
+"""The rounds of a federation: local training, aggregation, privacy, evaluation, and the state on disk.
 
-It may import evaluation and what is below it, and it knows no particular method. Start with `rounds`.
+This package may import evaluation and the packages below it. It does not know any particular method. Start with
+`rounds`.
 """

@@ -1,4 +1,4 @@
-"""Local training of one client, and of several at once."""
+"""Local training of one client, or of several clients at the same time."""
 
 from __future__ import annotations
 
@@ -24,17 +24,33 @@ from fedpgp.federation.state import ClientState
 from fedpgp.methods import Batch, Frozen, Method, Params
 from fedpgp.runtime.randomness import generator
 
-ROWS = 1280  # of text in a step of a group: measured, see docs/benchmark.md
+ROWS = 1280  # rows of text in a step of a group of clients: measured, see docs/benchmark.md
 
 
 @dataclass(frozen=True)
 class ClientJob:
-    """One client's work in one round.
+    """The work of one client in one round.
 
-    start: the shared part that training starts from; download, own: what it is sent, and what it has kept;
-    images: its n training images, perhaps with several views of each; labels: [n] columns of the softmax;
-    classes: tokens of the classes of the softmax, and of the method's extra names; frozen: of the same
-    classes, without extra names.
+    Attributes
+    ----------
+    method, aggregator, training
+        The method, the aggregator and the settings of local training.
+    start
+        The shared part from which training starts.
+    download
+        The message from the server.
+    own
+        The state that the client kept from its previous round.
+    images
+        The client's n training images, possibly with several views of each.
+    labels
+        [n], the column of each image's class in the softmax.
+    classes
+        Tokens of the classes of the softmax, followed by the method's extra names.
+    frozen
+        Constants of the classes of the softmax, without the extra names.
+    seed, round, client
+        Seed of the run, number of the round, and number of the client.
     """
 
     method: Method
@@ -53,16 +69,23 @@ class ClientJob:
 
     @property
     def params(self) -> Params:
-        """What the client's model consists of before it is trained."""
+        """The client's parameters before training."""
         memory = remembered(self.method, self.images, self.labels, self.frozen)
         return Params(self.start, self.own.private, self.download.shared, memory)
 
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What comes of a client's round: the upload, and nothing else, is handed to the server.
+    """The result of a client's round. Only the upload is sent to the server.
 
-    losses: mean over the round's steps of every term of the loss.
+    Attributes
+    ----------
+    upload
+        The message to the server.
+    own
+        The state that the client keeps.
+    losses
+        Mean over the steps of the round, for each term of the loss.
     """
 
     upload: Upload
@@ -70,14 +93,14 @@ class ClientUpdate:
     losses: Mapping[str, float]
 
 
-_Term = tuple[str, int]  # its name, and the number of the example in the batch where each has its own
+_Term = tuple[str, int]  # name of a term of the loss, and index of the example in the batch for `per_example`
 
 
 @dataclass
 class _Training:
-    """One client while it trains: parameters that change in place, and what is remembered of its steps.
+    """A client during training: parameters that change in place, and a record of its steps.
 
-    constant: text features of the contexts that no step changes.
+    constant: text features of the constant prompts.
     """
 
     job: ClientJob
@@ -102,11 +125,11 @@ class _Training:
 
     @property
     def epoch_steps(self) -> int:
-        """How many steps it makes in an epoch."""
+        """Number of steps in an epoch of this client."""
         return math.ceil(len(self.job.labels) / self.job.training.batch_size)
 
     def correct(self) -> None:
-        """Lets the aggregator turn the gradient of the shared part, and adds up what it was before."""
+        """Sum up the gradient of the shared part, then let the aggregator correct it."""
         for name, value in self.params.shared.items():
             if value.grad is not None:
                 self.gradient[name] = self.gradient.get(name, 0) + value.grad
@@ -118,17 +141,27 @@ class _Training:
 
 
 def remembered(method: Method, images: ImageFeatures, labels: Tensor, frozen: Frozen) -> Tensors:
-    """What a client remembers of its images, or of the first view of each."""
+    """Return the method's memory of a client's images, or of the first view of each."""
     return method.memory(images.pooled[:, 0] if images.viewed else images.pooled, labels, frozen)
 
 
 def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdate]:
-    """Trains copies of the parameters of several clients, each on its own images as if it were alone.
+    """Train several clients together, with the same result as if each were trained separately.
 
-    Step by step the text encoder reads the contexts of all of them at once; they share nothing else. Clients with fewer
-    images end earlier. The jobs must come from one of `in_groups`.
+    In each step, the text encoder reads the contexts of all clients in one batch. The clients share nothing else.
+    Clients with fewer images finish earlier.
 
-    Raises TrainingError, naming client, round and step, where a loss is not finite.
+    Parameters
+    ----------
+    towers
+        The frozen encoders.
+    jobs
+        A group of `in_groups`. Its tensors are copied and not changed.
+
+    Raises
+    ------
+    TrainingError
+        A loss or a parameter is not finite. The error names client, round and step.
     """
     first = jobs[0]
     method, training = first.method, first.training
@@ -144,7 +177,7 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
                 seen = image_features(towers, method, images, parts[-1])
                 own = method.prompts(parts[-1], job.frozen)
                 of_images = method.conditional_prompts(parts[-1], images.pooled, job.frozen)
-            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # of numbers that are no longer finite
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined] # some numbers are not finite
                 raise _diverged(job, client.steps + 1, "prompt") from error
             given.append((client, Batch(seen, labels)))
             prompts.append((own, of_images))
@@ -158,11 +191,15 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
                 text = torch.stack(z) if z else client.job.frozen.guidance[None][:0]
                 losses = _losses(client, part, text, batch)
             except TrainingError as error:
-                place = f"client {client.job.client} in round {client.job.round}, step {client.steps + 1}"
-                raise TrainingError(f"{place}: {error}") from error
+                raise TrainingError(
+                    error.problem or str(error),
+                    where=_place(client.job, client.steps + 1),
+                    got=error.got,
+                    remedy=error.remedy or _remedy(method),
+                ) from error
             for term, value in losses.items():
                 terms[term].append(value)
-        optimizer.zero_grad()  # gradients are None then, which leaves alone whoever has no batch in the next step
+        optimizer.zero_grad()  # sets gradients to None, so that clients without a batch in this step do not change
         if method.custom_gradient:
             _turn(method, terms, given)
         else:
@@ -180,11 +217,12 @@ def train_clients(towers: Towers, jobs: Sequence[ClientJob]) -> list[ClientUpdat
 
 
 def _optimizer(clients: Sequence[_Training]) -> torch.optim.Optimizer:
-    """One optimizer of several clients, in which the state of each tensor is its own: no client's meets another's."""
+    """Return one optimizer for several clients. It keeps a separate state for each tensor."""
     training, number = clients[0].job.training, clients[0].job.round
     groups: dict[tuple[str, int], list[Tensor]] = defaultdict(list)
     for client in clients:
-        steps = 1 if training.schedule_over == "rounds" else client.epoch_steps  # by which learning rates may differ
+        # Learning rates can only differ between clients if the schedule depends on the steps of an epoch.
+        steps = 1 if training.schedule_over == "rounds" else client.epoch_steps
         groups["private", steps] += client.params.private.values()
         if not training.private_alone:
             groups["shared", steps] += client.params.shared.values()
@@ -196,7 +234,7 @@ def _optimizer(clients: Sequence[_Training]) -> torch.optim.Optimizer:
 
 
 def _losses(client: _Training, params: Params, text: Tensor, batch: Batch) -> dict[_Term, Tensor]:
-    """The terms of a client's loss in a step, whose values it remembers; those of every example where that is asked."""
+    """Return and record the terms of a client's loss in a step, for each example with `per_example`."""
     method, examples = client.job.method, [batch]
     if method.per_example:
         examples = list(map(Batch, batch.features.split(1), batch.labels.split(1)))
@@ -205,18 +243,20 @@ def _losses(client: _Training, params: Params, text: Tensor, batch: Batch) -> di
         found = method.loss(params, text, example, client.job.frozen)
         if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) and x.dim() == 0 for x in found.values()):
             raise ConfigError(
-                f"method {method.name!r} fails: loss must return a dictionary with a tensor of one number for each"
-                f' term, such as {{"task": …}}, got {type(found).__name__}; mend it'
+                where=f"loss of method {method.name!r}",
+                allowed='a dictionary with a tensor of one number for each term, such as {"task": …}',
+                got=type(found).__name__,
+                remedy="Fix the return value of the method's loss",
             )
         losses |= {(name, number): value for name, value in found.items()}
     for name in dict.fromkeys(name for name, _ in losses):
-        values = [value.detach() for (of, _), value in losses.items() if of == name]
+        values = [value.detach() for (term, _), value in losses.items() if term == name]
         client.terms[name].append(torch.stack(values).mean())
     return losses
 
 
 def _turn(method: Method, terms: Mapping[_Term, Sequence[Tensor]], working: Sequence[tuple[_Training, Batch]]) -> None:
-    """Sets the gradient that the method makes of those of its terms, each of which has a backward pass of its own."""
+    """Set the gradients to the method's `direction`, after a separate backward pass for each term of the loss."""
     places = [(i, name) for i, (client, _) in enumerate(working) for name in client.tensors]
     tensors = [working[i][0].tensors[name] for i, name in places]
     gradients_of: list[dict[str, dict[str, list[Tensor]]]] = [defaultdict(lambda: defaultdict(list)) for _ in working]
@@ -239,14 +279,15 @@ def _turn(method: Method, terms: Mapping[_Term, Sequence[Tensor]], working: Sequ
 
 
 def in_groups(towers: Towers, jobs: Sequence[ClientJob]) -> list[Sequence[ClientJob]]:
-    """Shares jobs of one method and task out to groups that are trained together, which never depends on who works.
+    """Split jobs of one method and task into groups that are trained together.
 
-    A group's step has about ROWS rows of text, where the matrix products are large enough to be fast and the numbers
-    between them still near. There are a multiple of four groups, so that two or four processes have equally much to do.
-    The image tower is busy enough with the images of one client.
+    The groups do not depend on the number of processes. A step of a group has about ROWS rows of text: the matrix
+    products are then large enough to be fast, and the intermediate results still fit into the cache. The number of
+    groups is a multiple of four, so that two or four processes have the same amount of work. The images of one client
+    are enough work for the image tower, so methods that use it train each client separately.
     """
     if not jobs:
-        return []  # a round in which nobody takes part
+        return []  # no client takes part in the round
     job = jobs[0]
     method = job.method
     if method.own_classes or not method.batchable or "image tower" in method.reads:
@@ -262,9 +303,9 @@ def in_groups(towers: Towers, jobs: Sequence[ClientJob]) -> list[Sequence[Client
 
 
 def _batches(job: ClientJob) -> Iterator[tuple[ImageFeatures, Tensor]]:
-    """The images of each step of a round, and their columns [B] of the softmax.
+    """Yield the images of each step of a round, and their columns [B] in the softmax.
 
-    The order is drawn per epoch; of several views of an image, one is drawn per epoch.
+    The order of the images, and one of the views of each image, are drawn again in each epoch.
     """
     rng, count = generator(job.seed, "order", job.round, job.client), len(job.labels)
     for _ in range(job.training.local_epochs):
@@ -276,9 +317,9 @@ def _batches(job: ClientJob) -> Iterator[tuple[ImageFeatures, Tensor]]:
 
 
 def _update(client: _Training, optimizer: Tensors) -> ClientUpdate:
-    """What comes of a round, after a look at all losses: a look in every step would hold up a GPU.
+    """Return the result of a round. optimizer: the state of the optimizer to keep.
 
-    optimizer: what is kept of its state.
+    It checks the losses of all steps here, because a check in each step would make a GPU wait.
     """
     job, steps = client.job, client.steps
     terms = {name: torch.stack(values) for name, values in client.terms.items()}
@@ -308,11 +349,16 @@ def _update(client: _Training, optimizer: Tensors) -> ClientUpdate:
     )
 
 
+def _place(job: ClientJob, step: int) -> str:
+    return f"client {job.client} in round {job.round}, step {step}"
+
+
+def _remedy(method: Method) -> str:
+    return f"Lower {method.name}.learning_rate, or change other settings of [{method.name}]"
+
+
 def _diverged(job: ClientJob, step: int, what: str) -> TrainingError:
-    return TrainingError(
-        f"the {what} of client {job.client} is not finite in round {job.round}, step {step}:"
-        f" change the settings of [{job.method.name}], most often to a lower learning_rate"
-    )
+    return TrainingError(f"the {what} is not finite", where=_place(job, step), remedy=_remedy(job.method))
 
 
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What every client of a run is given to do in a round, and what its model is made of."""
+"""The jobs of the clients in a round, and the clients' models for evaluation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,17 @@ from fedpgp.runtime.workers import Workers
 
 @dataclass(frozen=True)
 class Data:
-    """A task with what is kept of its images: `train` of the whole training split, `tests` of each test set."""
+    """A task with its image features.
+
+    Attributes
+    ----------
+    task
+        The task.
+    train
+        Features of the whole training split.
+    tests
+        Features of each of `evaluation_sets(task)`, by name.
+    """
 
     task: Task
     train: ImageFeatures
@@ -33,7 +43,7 @@ class Data:
 
     @classmethod
     def of(cls, task: Task, images: Callable[[ImageDataset], ImageFeatures]) -> "Data":
-        """images: what is kept of all images of a split."""
+        """Collect the features of a task. images: a function that returns the features of all images of a split."""
         sets = evaluation_sets(task).items()
         tests = {name: images(test.dataset)[torch.from_numpy(test.images)] for name, test in sets}
         return cls(task, images(task.train), tests)
@@ -41,9 +51,10 @@ class Data:
 
 @dataclass(frozen=True)
 class _TrainingSoftmax:
-    """Classes of a softmax in training; tokens: theirs, and those of the method's extra names.
+    """The classes of a softmax in training.
 
-    columns: by label, the place among the classes or −1.
+    tokens: tokens of the classes, followed by the method's extra names. columns: for each label, the index of the class
+    in the softmax, or −1.
     """
 
     tokens: ClassTokens
@@ -52,9 +63,17 @@ class _TrainingSoftmax:
 
 
 class ClientRunner:
-    """What the clients of a task do in a run: all of them, or those whose images are here.
+    """Makes the jobs of a task's clients and evaluates their models.
 
-    Clients go by their numbers in the run, whatever their places in the task.
+    The task may have only some clients of the run, for example on a machine that only has their images. Clients are
+    always named by their numbers in the run, whatever their positions in the task.
+
+    Parameters
+    ----------
+    spec
+        The specification of the run.
+    data
+        The task with its image features.
     """
 
     def __init__(self, spec: RunSpec, data: Data):
@@ -68,7 +87,19 @@ class ClientRunner:
         self._evaluator = Evaluator(method, task, data.tests, tokens, self._frozen)
 
     def job(self, number: int, client: int, download: Download, own: ClientState) -> ClientJob:
-        """A client's work in a round."""
+        """Return the job of a client in a round.
+
+        Parameters
+        ----------
+        number
+            Number of the round.
+        client
+            Number of the client.
+        download
+            The message from the server.
+        own
+            The state that the client kept.
+        """
         spec, holder = self.spec, self._clients[client]
         if spec.method.pooled and not spec.finetunes(number):
             holder = Client(0, self._task.base, np.concatenate([each.train for each in self._task.clients]))
@@ -98,9 +129,22 @@ class ClientRunner:
         workers: Workers[Towers],
         alphas: Sequence[float],
     ) -> Evaluation:
-        """The clients' models, the shared part alone, and at each α < 1 what lies between the two.
+        """Evaluate the clients' models, the shared model, and the models between them for each α < 1.
 
-        shared: the server's; sent, own: what a client is sent, and what it keeps.
+        Parameters
+        ----------
+        number
+            Number of the round.
+        shared
+            The shared part on the server.
+        sent
+            Returns the message that the server sends to a client.
+        own
+            Returns the state that a client keeps.
+        workers
+            Worker processes with the towers.
+        alphas
+            Values of α, ascending; the last is 1.
         """
         method = self.spec.method
 
@@ -112,20 +156,20 @@ class ClientRunner:
             )
 
         first = self._task.clients[0].id
-        alone = method.without_private(method.for_prediction(Params(shared, own(first).private, sent(first).shared)))
-        return self._evaluator(number, alone, model, workers, alphas)
+        common = method.without_private(method.for_prediction(Params(shared, own(first).private, sent(first).shared)))
+        return self._evaluator(number, common, model, workers, alphas)
 
     def memory(self, client: int) -> Tensors:
-        """What a client predicts with of its own images."""
+        """Return the memory of its own images with which a client predicts."""
         images, labels, softmax = self._holding(self._clients[client])
         return remembered(self.spec.method, images, labels, softmax.frozen)
 
     def _received(self, download: Download) -> Tensors:
-        """The shared part as a client is sent it, perhaps beside other things."""
+        """Return the shared part in a download, without other tensors of the aggregator."""
         return {name: download.shared[name] for name in self.spec.shared}
 
     def _holding(self, client: Client) -> tuple[ImageFeatures, Tensor, _TrainingSoftmax]:
-        """A client's training images, their columns [n], and the softmax that these are of."""
+        """Return a client's training images, their columns [n], and the softmax of these columns."""
         softmax = self._softmax(client.classes) if self.spec.method.own_classes else self._base
         labels = torch.from_numpy(self._task.train.labels[client.train])
         return self.data.train[torch.from_numpy(client.train)], softmax.columns[labels], softmax
@@ -139,20 +183,20 @@ class ClientRunner:
 
 
 def guidance_of(method: Method, task: Task, class_names: Sequence[str], backbone: Backbone) -> Tensor:
-    """z_C [C, D] of any class names; of the task the templates are read, and no more."""
+    """Return z_C [C, D] of any class names. Only the templates of the task are used."""
     templates = [backbone.template_features(template, class_names) for template in method.templates(task)]
     return templates[0] if len(templates) == 1 else F.normalize(torch.stack(templates).mean(0), dim=-1)
 
 
 def frozen_of(method: Method, task: Task, backbone: Backbone) -> Frozen:
-    """What never changes during a task, for all of its classes."""
+    """Return the constants of a task, for all of its classes."""
     guidance = guidance_of(method, task, task.class_names, backbone)
     base = _places(task.base, len(task.class_names)).to(guidance.device)
     return Frozen(guidance, backbone.logit_scale, base)
 
 
 def _places(classes: Sequence[int], count: int) -> Tensor:
-    """By label, of so many, the place among some classes or −1."""
+    """Return for each of `count` labels its index in `classes`, or −1."""
     places = torch.full((count,), -1)
     places[list(classes)] = torch.arange(len(classes))
     return places

@@ -15,17 +15,22 @@ from fedpgp.federation.settings import FederationConfig
 from fedpgp.methods import Method
 from fedpgp.methods.base import Optimizer, Period, Schedule, TrainedMethod
 
-LONG = 1 / 5  # of the run: a warm-up that is longer is told
+LONG = 1 / 5  # of the run: a longer warm-up is reported
 
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """How every client trains in a round, as its method's section and [federation] have it.
+    """Settings of local training in a round, from the method's section and [federation].
 
-    learning_rates, weight_decays, schedules: of each group of parameters, "shared" and "private".
-    rounds: of the whole federation. What is trained after them, as in fine-tuning, has a new optimizer, no warm-up, and
-    the full learning rate where the schedule goes over rounds.
-    private_alone: the shared part stays as it is.
+    Attributes
+    ----------
+    rounds
+        Number of rounds of the federation. Training after them, such as fine-tuning, has a new optimizer, no warm-up,
+        and the full learning rate if the schedule goes over rounds.
+    learning_rates, weight_decays, schedules
+        Values for each group of parameters, "shared" and "private".
+    private_alone
+        Whether only the private part is trained.
     """
 
     local_epochs: int
@@ -50,9 +55,18 @@ class LocalTraining:
     def of(
         cls, method: Method, settings: FederationConfig, epochs: int | None = None, private_alone: bool = False
     ) -> LocalTraining:
-        """Return what a method trains with: its own values, and those of [federation] that it leaves unset.
+        """Return the settings of a method: its own values, and the values of [federation] for its unset fields.
 
-        epochs: None takes federation.local_epochs.
+        Parameters
+        ----------
+        method
+            The method.
+        settings
+            The section [federation].
+        epochs
+            Number of local epochs; None for federation.local_epochs.
+        private_alone
+            Whether only the private part is trained.
         """
         values = effective(vars(method) if isinstance(method, TrainedMethod) else {}, vars(settings))
         values |= {} if epochs is None else {"local_epochs": epochs}
@@ -65,13 +79,17 @@ class LocalTraining:
         )
 
     def keeps_state(self, number: int) -> bool:
-        """Whether the optimizer goes on in round `number` from where it was in the client's last one."""
+        """Whether the optimizer continues in round `number` from its state in the client's previous round."""
         return self.optimizer_state == "keep" and number <= self.rounds
 
     def new_optimizer(self, groups: Mapping[tuple[str, int], Sequence[Tensor]]) -> torch.optim.Optimizer:
-        """An optimizer of tensors, each in a group "shared" or "private", of clients with so many steps in an epoch.
+        """Return an optimizer of groups of tensors.
 
-        Its `param_groups` have both as "name" and "epoch_steps".
+        Parameters
+        ----------
+        groups
+            Tensors by (name of the group, "shared" or "private"; number of steps in an epoch of their clients). The
+            `param_groups` of the optimizer have these two as "name" and "epoch_steps".
         """
         rates, decays = self.learning_rates, self.weight_decays
         parameters: list[dict[str, Any]] = [
@@ -85,10 +103,21 @@ class LocalTraining:
         return kind(parameters, betas=self.betas, eps=self.eps)
 
     def rate(self, group: str, number: int, step: int, epoch_steps: int) -> float:
-        """The learning rate of a group in a step of round `number`, for a client with so many steps in an epoch.
+        """Return the learning rate of a group in one step.
 
-        The cosine is that of PyTorch's CosineAnnealingLR with T_max = period. As in the library Dassl it begins after
-        the warm-up, and the period is no shorter for it.
+        The cosine is the same as in PyTorch's CosineAnnealingLR with T_max = period. As in the library Dassl, it begins
+        after the warm-up, and the warm-up does not shorten its period.
+
+        Parameters
+        ----------
+        group
+            Name of the group, "shared" or "private".
+        number
+            Number of the round.
+        step
+            Index of the step in the round, from 0.
+        epoch_steps
+            Number of steps in an epoch of the client.
         """
         over_rounds = self.schedule_over == "rounds"
         place, period = {
@@ -113,10 +142,10 @@ class LocalTraining:
 
 
 def effective(own: Mapping[str, Any], federation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that count of a method's section and of [federation], by their keys.
+    """Merge the values of a method's section and of [federation], by key.
 
-    The method's value overrides that of [federation], unless it is None. A value private_KEY that is None is that of
-    KEY.
+    A value of the method overrides the value of [federation], unless it is None. A value private_KEY that is None
+    becomes the value of KEY.
     """
     own_values = {key: value for key, value in own.items() if value is not None or key not in federation}
     values = {**federation, **own_values}
@@ -129,7 +158,7 @@ def _of_groups(values: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def state_of(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> Tensors:
-    """Return what an optimizer remembers of some tensors, as "KEY/NAME", such as "momentum_buffer/U"."""
+    """Return the state of an optimizer for some tensors, by "KEY/NAME", such as "momentum_buffer/U"."""
     return {
         f"{key}/{name}": value
         for name, tensor in tensors.items()
@@ -139,7 +168,7 @@ def state_of(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) ->
 
 
 def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], state: Tensors) -> None:
-    """Put back what `state_of` returned."""
+    """Restore a state that `state_of` returned."""
     for entry, value in state.items():
         key, _, name = entry.partition("/")
         if name in tensors:
@@ -148,14 +177,21 @@ def restore(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], sta
 
 
 def remarks(method: Method, settings: FederationConfig, asked: Collection[str]) -> list[str]:
-    """Return what a person should know before a run: settings of [federation] without effect, and a long warm-up.
+    """Return remarks for the user before a run: settings of [federation] without effect, and a long warm-up.
 
-    asked: "section.key" of what was set for this run.
+    Parameters
+    ----------
+    method
+        The method.
+    settings
+        The section [federation].
+    asked
+        Names "section.key" of the values that were set for this run.
     """
     own = {field.name for field in fields(TrainedMethod)} if isinstance(method, TrainedMethod) else set()
     sentences = [
-        f"federation.{key} = {getattr(settings, key)!r} has no effect on {method.name}, which has"
-        f" {method.name}.{key} = {getattr(method, key)!r}: set {method.name}.{key}"
+        f"federation.{key} = {getattr(settings, key)!r} has no effect on {method.name}, because"
+        f" {method.name}.{key} is {getattr(method, key)!r}. Set {method.name}.{key} instead"
         for key in sorted(own)
         if f"federation.{key}" in asked and getattr(method, key) not in (None, getattr(settings, key))
     ]
@@ -165,6 +201,6 @@ def remarks(method: Method, settings: FederationConfig, asked: Collection[str]) 
     if own and whole is not None and training.warmup > whole * LONG:
         taken = f"{min(training.warmup, whole)} of {whole} {training.schedule_over}"
         sentences.append(
-            f"the warm-up of {method.name} takes {taken}: lower {method.name}.warmup, or raise federation.rounds"
+            f"the warm-up of {method.name} takes {taken}. Lower {method.name}.warmup, or raise federation.rounds"
         )
     return sentences

@@ -1,6 +1,7 @@
-"""Differential privacy of clients at the server, and what it costs; what a client does itself is `fedpgp.flower.mods`.
+"""Differential privacy of clients at the server, and the privacy that they spend.
 
-Neighbours are two federations that differ in one client, whose changes of the shared part are zero in the other.
+`fedpgp.flower.mods` has the steps that a client does. Two federations are neighbours if they differ in one client,
+whose changes of the shared part are zero in one of them.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from fedpgp.federation.settings import FederationConfig, PrivacyConfig
 from fedpgp.methods import Method
 from fedpgp.runtime.validation import STRICT
 
-NORM, BIT = "clipping_norm", "norm_bit"  # Flower's names, of what a client is sent and of what it answers
+NORM, BIT = "clipping_norm", "norm_bit"  # Flower's names of a number sent to a client, and of a number in its answer
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Private(Aggregator):
-    """The mean of clients' changes, each cut to a norm of at most C, with noise of z C / m for m averaged clients.
+    """The noisy mean of the clients' changes, each clipped to a norm of at most C.
 
-    All clients have the same weight. Adaptive: after a round C becomes C exp(−η (b − γ)), where b is the noisy share of
-    the changes that were not cut, γ the target quantile and η the clipping rate. Noise is NumPy's, from the operating
-    system's entropy unless somebody seeds NumPy; the run's seed does not decide it.
+    The standard deviation of the noise is z C / m for m clients. All clients have the same weight. With adaptive
+    clipping, C becomes C exp(−η (b − γ)) after a round, where b is the noisy share of the changes that were not
+    clipped, γ the target quantile and η the clipping rate. The noise comes from NumPy and is seeded by the operating
+    system, unless a program seeds NumPy. It does not depend on the run's seed.
     """
 
     name: ClassVar[str] = "differential-privacy"
@@ -78,33 +80,40 @@ class Private(Aggregator):
         return Server(shared, {NORM: torch.tensor(following, dtype=torch.float64)})
 
     def privacy_spent(self, rounds: int) -> dict[str, float]:
-        """ε at δ of a client that has taken part in so many rounds, see `epsilon`; nothing where it is infinite."""
+        """Return ε and δ of a client that has taken part in `rounds` rounds, or nothing if ε is infinite."""
         spent = epsilon(self.privacy, rounds)
         return {"epsilon": spent, "delta": self.privacy.delta} if math.isfinite(spent) else {}
 
 
 def _multiplier(wanted: float, count_noise: float) -> float:
-    """The noise multiplier of the mean that, with the noise of the count of cut updates, is `wanted` (Andrew et al.).
+    """Return the noise multiplier of the mean that gives `wanted` together with the noisy count (Andrew et al.).
 
-    Raises TooFewError where the noise of the count alone shows too much.
+    The count is the number of clipped updates. Raise TooFewError if its noise is too small for any multiplier.
     """
     if not wanted:
         return 0.0
     if wanted >= 2 * count_noise:
         raise TooFewError(
-            f"privacy.count_noise must be above {wanted / 2:g} for a noise_multiplier of {wanted:g} with adaptive"
-            f" clipping, got {count_noise:g} (unset it is a 20th of the clients in the round): set it higher, or take"
-            " more clients"
+            where="privacy.count_noise",
+            allowed=f"above {wanted / 2:g} for adaptive clipping with privacy.noise_multiplier = {wanted:g}",
+            got=count_noise,
+            remedy=f"Use --set privacy.count_noise={wanted:g}, or leave it unset and use more than {10 * wanted:g}"
+            " clients in a round",
         )
     return float((wanted**-2 - (2 * count_noise) ** -2) ** -0.5)
 
 
 def epsilon(privacy: PrivacyConfig, rounds: int) -> float:
-    """ε at δ of a client that takes part in so many rounds: Gaussian mechanisms, composed exactly.
+    """Return ε for δ of a client that takes part in `rounds` rounds. Gaussian mechanisms are composed exactly.
 
-    Who takes part is drawn from the run's seed, which all know: that a client may have been left out protects nobody,
-    and is not counted. Local: two updates of norm C are 2 C apart, and Flower's noise for ε₀ a round is
-    2 C √(2 ln(1.25/δ)) / ε₀. Raises ConfigError where dp-accounting is missing.
+    The participants of a round are drawn from the run's seed, which all participants know. Therefore the draw does not
+    protect a client, and ε is not reduced for it. With local privacy, the distance of two updates of norm C is up to
+    2 C, and Flower's noise for ε₀ in a round has the standard deviation 2 C √(2 ln(1.25/δ)) / ε₀.
+
+    Raises
+    ------
+    ConfigError
+        The package dp-accounting is not installed.
     """
     if not rounds:
         return 0.0
@@ -117,7 +126,9 @@ def epsilon(privacy: PrivacyConfig, rounds: int) -> float:
         from dp_accounting import get_epsilon_gaussian
     except ImportError as error:
         raise ConfigError(
-            '[privacy] counts ε with dp-accounting, which is missing: pip install "fedpgp[flower]"'
+            "the package dp-accounting, which computes ε, is not installed",
+            where="[privacy]",
+            remedy='Install it with `pip install "fedpgp[flower]"`',
         ) from error
     return float(get_epsilon_gaussian(multiplier / math.sqrt(rounds), privacy.delta))
 
@@ -125,54 +136,97 @@ def epsilon(privacy: PrivacyConfig, rounds: int) -> float:
 def assumptions(
     privacy: PrivacyConfig, settings: FederationConfig, method: Method, clients: int, rounds: int
 ) -> list[str]:
-    """What a person should know before a run. rounds: of the client that takes part most often."""
+    """Return sentences that a user should read before a run.
+
+    Parameters
+    ----------
+    privacy
+        The section [privacy].
+    settings
+        The section [federation].
+    method
+        The method.
+    clients
+        Number of clients.
+    rounds
+        Number of rounds of the client that takes part most often.
+    """
     of_method = method.assumptions(rounds * settings.local_epochs + method.finetune_epochs)
     if privacy.differential_privacy == "none":
         return of_method
     where = {
-        "local": "each client adds noise itself: it holds against the server, too",
-        "central": "the server adds noise: it holds against those who see the prompts, not against the server",
+        "local": "each client adds noise itself, so its update is also protected from the server",
+        "central": "the server adds the noise, so updates are protected from others who see the prompts, but not from"
+        " the server",
     }
     return [
         *of_method,
         f"differential privacy of a client: ε = {epsilon(privacy, rounds):.3g} at δ = {privacy.delta:g} after"
-        f" {rounds} rounds, of {clients} clients",
+        f" {rounds} rounds, with {clients} clients",
         where[privacy.differential_privacy],
-        "two federations are neighbours where one client's changes of the shared part are zero in the other",
-        "who takes part is drawn from a seed that all know: sampling adds nothing, and each client is counted for the"
-        " rounds that it is in",
-        "all clients have the same weight, whatever they have of examples",
-        "losses, accuracies and numbers of examples are not protected",
+        "two federations are neighbours if one client's changes of the shared part are zero in one of them",
+        "the participants of a round are drawn from a seed that all participants know, so sampling does not improve ε,"
+        " and ε counts every round in which a client takes part",
+        "all clients have the same weight, whatever their number of images",
+        "losses, accuracies and numbers of images are not protected",
     ]
 
 
 def check_privacy(privacy: PrivacyConfig, engine: str, method: str, aggregator: Aggregator, own: bool) -> None:
-    """Raises ConfigError where [privacy] does not go with the rest. own: the method has an aggregator of its own."""
-    differs, secure = privacy.differential_privacy, privacy.secure_aggregation
-    if differs == "none" and not secure:
+    """Raise ConfigError if [privacy] cannot be combined with the other settings of a run.
+
+    Parameters
+    ----------
+    privacy
+        The section [privacy].
+    engine
+        The value of federation.engine.
+    method
+        Name of the method.
+    aggregator
+        The aggregator in the config.
+    own
+        Whether the method has its own aggregator.
+    """
+    kind, secure = privacy.differential_privacy, privacy.secure_aggregation
+    if kind == "none" and not secure:
         return
-    what = "differential_privacy" if differs != "none" else "secure_aggregation"
+    key, off = ("differential_privacy", "none") if kind != "none" else ("secure_aggregation", "false")
+    without = f"--set privacy.{key}={off}"
     if engine == "local":
-        raise ConfigError(f"privacy.{what} needs Flower: take federation.engine=simulation, or deployment, got local")
+        raise ConfigError(
+            where="federation.engine",
+            allowed=f"simulation or deployment with privacy.{key}",
+            got=engine,
+            remedy=f"Use --set federation.engine=simulation, or {without}",
+        )
     if own or aggregator != FedAvg():
-        name = f"{method}, whose server is its own" if own else f"federation.aggregator={aggregator.name}"
-        why = "averages, and no more" if differs != "none" else "hides single updates, and shows their sum alone"
+        name = f"the method {method}, which has its own aggregator" if own else f"the aggregator {aggregator.name}"
+        reason = "only computes a mean" if kind != "none" else "hides single updates, which the aggregator needs"
+        instead = "Use a method without its own aggregator" if own else "Use the aggregator fedavg with its defaults"
         raise ConfigError(
-            f"privacy.{what} does not go with {name}: it {why}. Take fedavg, or leave {what} out where a server must"
-            " see each update, as robust aggregation and a prompt for each client do"
+            f"it cannot be combined with {name}, because it {reason}",
+            where=f"privacy.{key}",
+            got=method if own else aggregator.name,
+            remedy=f"{instead}, or {without}",
         )
-    if secure and differs == "central" and privacy.clipped_by == "server":
+    if secure and kind == "central" and privacy.clipped_by == "server":
         raise ConfigError(
-            "privacy.clipped_by must be client with secure_aggregation, whose server sees no single update, got server"
+            where="privacy.clipped_by",
+            allowed="client with privacy.secure_aggregation, because the server does not see single updates",
+            got=privacy.clipped_by,
+            remedy="Use --set privacy.clipped_by=client",
         )
-    if secure and privacy.clipping == "adaptive" and differs != "none":
+    if privacy.clipping == "adaptive" and (kind == "local" or (secure and kind != "none")):
+        with_secure = "with privacy.secure_aggregation, because adaptive clipping reveals each client's norm"
         raise ConfigError(
-            "privacy.clipping must be fixed with secure_aggregation: adaptive clipping shows each client's norm"
+            where="privacy.clipping",
+            allowed=f"fixed {with_secure if secure else 'with privacy.differential_privacy = local'}",
+            got=privacy.clipping,
+            remedy="Use --set privacy.clipping=fixed",
         )
-    if differs == "local" and privacy.clipping == "adaptive":
-        raise ConfigError("privacy.clipping must be fixed where differential_privacy is local, got adaptive")
 
 
 def protected(privacy: PrivacyConfig, aggregator: Aggregator) -> Aggregator:
-    """The aggregator of a run: that of the config, or the private mean."""
+    """Return the aggregator of a run: `aggregator`, or the noisy mean with differential privacy."""
     return aggregator if privacy.differential_privacy == "none" else Private(privacy=privacy)

@@ -1,4 +1,4 @@
-"""The loop: broadcast, local training, aggregation, evaluation."""
+"""The loop over the rounds: broadcast, local training, aggregation, evaluation."""
 
 import time
 from collections import Counter
@@ -19,58 +19,83 @@ from fedpgp.federation.run_spec import Clients, RunSpec
 from fedpgp.federation.state import ClientState, State, on_device
 from fedpgp.runtime.workers import Workers
 
-Joining = Callable[[int, Server], dict[str, Any]]  # a round's number, the server -> what its record gets
+Joining = Callable[[int, Server], dict[str, Any]]  # number of the round, server -> entries of the round's record
 
 
 class ClientPool(Protocol):
-    """The clients of a run, wherever they are. forgiving: a round of too few updates is lost, and the run goes on."""
+    """The clients of a run, in this process or elsewhere."""
 
     @property
-    def forgiving(self) -> bool: ...
+    def forgiving(self) -> bool:
+        """Whether the run continues after a round with too few updates, whose result is then lost."""
+        ...
 
     @property
     def refused(self) -> int:
-        """How many clients sent what is no update in the last `train`: they are faulty."""
+        """Number of clients whose updates were invalid in the last call of `train`. These clients are faulty."""
         ...
 
     def train(self, number: int, downloads: Mapping[int, Download]) -> Sequence[ClientUpdate]:
-        """What comes of the local training of those who are sent something in a round, ascending by client.
+        """Train the clients that have a download, and return their updates, ascending by client.
 
-        Of some nothing may come; then `round_notes` says why.
+        Clients that failed are missing. `round_notes` then gives the reasons.
         """
         ...
 
     def kept(self, number: int, updates: Sequence[ClientUpdate]) -> Mapping[int, ClientState]:
-        """What clients keep of a round, by client, where it is to be kept beside the server."""
+        """Return the clients' states after a round, by client, if they must be stored next to the server's state."""
         ...
 
     def evaluate(self, number: int, server: Server, alphas: Sequence[float]) -> Evaluation | None:
-        """How all clients' models and the shared part alone do after a round; alphas: as for `Evaluator`.
+        """Evaluate all clients' models and the shared model after a round, or return None if no client answered.
 
-        None where nobody could be asked.
+        alphas: as for `Evaluator`.
         """
         ...
 
     def round_notes(self, number: int) -> Mapping[str, Any]:
-        """What there is to say of a round beside figures, for its record."""
+        """Return further entries for the record of a round."""
         ...
 
 
 def federate(runner: ClientRunner, workers: Workers[Towers], state: State) -> Iterator[dict[str, Any]]:
-    """Runs the rounds that `state` has not finished yet and yields the record of each when it is safe in the state.
+    """Run the rounds that are not finished in `state`, and yield the record of each round after it has been stored.
 
-    What server and clients keep, and the last evaluation, are in the state, and only there: memory and the time of a
-    round depend on those who take part, but for rounds that are evaluated. A method that trains nothing has one
-    round, with number 0.
+    Only the state stores the tensors of the server and of the clients, and the last evaluation. Therefore the memory
+    and the time of a round depend on the number of participants and not on the number of clients, except for rounds
+    with an evaluation. A method without training has one round, with number 0.
+
+    Parameters
+    ----------
+    runner
+        The clients of the run.
+    workers
+        Worker processes with the towers.
+    state
+        The state of the run, which is updated.
     """
     pool = LocalClients(runner, runner.spec.states(state.client), workers)
     return run_rounds(runner.spec, pool, state, joining(runner, workers))
 
 
 def run_rounds(spec: RunSpec, pool: ClientPool, state: State, join: Joining | None = None) -> Iterator[dict[str, Any]]:
-    """The rounds of `federate` with clients that are anywhere. join: what new clients add to the last record.
+    """Run the rounds as `federate` does, with any pool of clients.
 
-    Raises TrainingError where the last round could not be evaluated.
+    Parameters
+    ----------
+    spec
+        The specification of the run.
+    pool
+        The clients.
+    state
+        The state of the run, which is updated.
+    join
+        Returns the entries of new clients in the last record.
+
+    Raises
+    ------
+    TrainingError
+        No client could be evaluated after the last round.
     """
     method, settings, aggregator = spec.method, spec.settings, spec.aggregator
     kept = state.server()
@@ -107,12 +132,13 @@ def run_rounds(spec: RunSpec, pool: ClientPool, state: State, join: Joining | No
                     record |= {**summary(evaluation.clients), "shared": evaluation.shared, **evaluation.diagnostics}
                 elif number == last:
                     raise TrainingError(
-                        f"no client could be evaluated after round {number}, the last: the rounds before it are safe,"
-                        " go on when clients are there"
+                        "no client answered in the evaluation",
+                        where=f"round {number}, the last one",
+                        remedy="Resume the run when clients are connected: all rounds before this one are stored",
                     )
             if number == last and join is not None:
                 record |= join(number, server)
-            travels = bool(updates) and (finetunes or not method.pooled)  # pooled training has no clients to send to
+            travels = bool(updates) and (finetunes or not method.pooled)  # pooled training sends nothing to clients
             record["bytes_down"] = round(fmean(sent.size for sent in downloads.values())) if travels else 0
             record["bytes_up"] = round(fmean(u.upload.size for u in updates)) if travels and not finetunes else 0
             if updates:
@@ -130,7 +156,7 @@ def run_rounds(spec: RunSpec, pool: ClientPool, state: State, join: Joining | No
 
 @dataclass(frozen=True)
 class LocalClients:
-    """All clients in this process and its workers; what they keep is in the state."""
+    """All clients in this process and its workers. Their states are stored in the state of the run."""
 
     runner: ClientRunner
     clients: Clients
@@ -145,7 +171,7 @@ class LocalClients:
     def kept(self, number: int, updates: Sequence[ClientUpdate]) -> Mapping[int, ClientState]:
         spec = self.runner.spec
         if spec.method.pooled and not spec.finetunes(number):
-            # Client 0 stood for all of them: what it trained is no private part of its own.
+            # Client 0 trained on the images of all clients, so the result is not its private part.
             (update,) = updates
             return {0: replace(self.clients[0], optimizer=update.own.optimizer)} if update.own.optimizer else {}
         return {update.upload.client: own_after(spec, number, update) for update in updates}
@@ -161,14 +187,14 @@ class LocalClients:
 
 
 def own_after(spec: RunSpec, number: int, update: ClientUpdate) -> ClientState:
-    """What a client keeps of a round; after fine-tuning the shared part, too, as it trained it."""
+    """Return the state that a client keeps after a round. After fine-tuning, it includes the trained shared part."""
     return replace(update.own, kept=update.upload.shared) if spec.finetunes(number) else update.own
 
 
 def joining(runner: ClientRunner, workers: Workers[Towers]) -> Joining | None:
-    """New clients fit their private part to their images, the shared part stays; how they do, each and on the mean.
+    """Return a function that trains the private parts of new clients and evaluates them, or None without new clients.
 
-    None where a task has no new clients.
+    The shared part does not change. The record gets the accuracies of each new client, and their mean.
     """
     data = runner.data
     if not data.task.new_clients:

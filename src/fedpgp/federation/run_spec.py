@@ -1,4 +1,4 @@
-"""What the server and the clients of a run agree on; nothing here knows an image."""
+"""The specification of a run, which the server and the clients share. This module does not use any images."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +17,35 @@ from fedpgp.runtime.randomness import generator
 
 
 class RunSpec:
-    """How a run goes, whoever trains.
+    """The specification of a run. It does not depend on which process trains the clients.
 
-    clients: how many there are, numbered from 0; tests: the names of the test sets; trains: whether there is anything
-    to train. Of the task these, class names and templates are read, and no more. aggregator: where the method has none
-    of its own; None takes FedAvg.
+    Of the task, only the number of clients, the names of the test sets, the class names and the templates are read.
+
+    Parameters
+    ----------
+    method
+        The method.
+    task
+        The task.
+    backbone
+        The frozen dual encoder.
+    settings
+        The section [federation].
+    seed
+        Seed of all random numbers of the run.
+    aggregator
+        The aggregator, if the method does not have its own. None means FedAvg.
+
+    Attributes
+    ----------
+    clients
+        Number of clients. They are numbered from 0.
+    tests
+        Names of the test sets.
+    shared
+        The shared parameters before the first round.
+    trains
+        Whether the method has any parameters to train.
     """
 
     def __init__(
@@ -43,9 +67,16 @@ class RunSpec:
         self.trains = bool(self.shared or self.first(0).private)
 
     def for_newcomers(self, task: Task, epochs: int) -> "RunSpec":
-        """Return the specification for clients that join after the last round and fit their private part alone.
+        """Return the specification for clients that join after the last round and fit only their private part.
 
-        A newcomer is sent what all clients share, also where the server has a shared part for every client it knows.
+        All new clients receive the same shared part, even if the server keeps one for each client that it knows.
+
+        Parameters
+        ----------
+        task
+            A task whose clients are the new clients.
+        epochs
+            Number of epochs in which they train.
         """
         spec = RunSpec(self.method, task, self.backbone, self.settings, self.seed)
         spec.aggregator, spec._join_epochs = FedAvg(), epochs
@@ -53,12 +84,12 @@ class RunSpec:
 
     @property
     def rounds(self) -> range:
-        """The numbers of its rounds; one more where the method fine-tunes after them, 0 alone where nothing trains."""
+        """Numbers of the rounds, from 1, including one for fine-tuning. Without training, the only number is 0."""
         return range(1, rounds_of(self.method, self.settings) + 1) if self.trains else range(1)
 
     @property
     def sent_control(self) -> Tensors:
-        """What a client sends beside its shared part in a round, before the first."""
+        """Tensors that the aggregator adds to a client's upload, as they are before the first round."""
         if not self.aggregator.controls:
             return {}
         zeros = {name: torch.zeros_like(value) for name, value in self.shared.items()}
@@ -66,41 +97,41 @@ class RunSpec:
         return self.aggregator.finish(download, self.shared, zeros, self.aggregator.begin_client(self.shared))[1]
 
     def finetunes(self, number: int) -> bool:
-        """Whether clients train for themselves in this round, and send nothing."""
+        """Whether round `number` is for fine-tuning, in which clients train separately and send nothing."""
         return number > self.settings.rounds
 
     def begin(self) -> Server:
-        """The server before the first round."""
+        """Return the state of the server before the first round."""
         return self.aggregator.begin(self.shared, self.clients)
 
     def first(self, client: int) -> ClientState:
-        """What a client keeps before its first round.
+        """Return the state of a client before its first round.
 
-        All start from the same draw, or with `settings.independent_private` each from one of its own.
+        All clients start from the same random draw, or each from its own with `settings.independent_private`.
         """
         own = (client,) if self.settings.independent_private else ()
         private = self.method.init_private(self._task, self.backbone, generator(self.seed, "private", *own), client)
         return ClientState(private, {}, self.aggregator.begin_client(self.shared))
 
     def states(self, kept: Callable[[int], ClientState | None]) -> "Clients":
-        """What every client keeps, as it was left or as it starts. kept: None of a client that never took part."""
+        """Return the states of all clients. `kept` returns None for a client that never took part."""
         return Clients(self, kept)
 
     def downloads(self, number: int, server: Server) -> dict[int, Download]:
-        """What those are sent who take part in a round, by client, ascending."""
+        """Return the downloads of the clients that take part in a round, by client number, ascending."""
         controls = self.aggregator_of(number).controls
         downloads = {client: self.aggregator.download(server, client) for client in self.taking_part(number)}
         return downloads if controls else {i: replace(download, control={}) for i, download in downloads.items()}
 
     @property
     def most_rounds(self) -> int:
-        """In how many rounds before fine-tuning the client takes part that is drawn most often."""
+        """Number of rounds before fine-tuning of the client that takes part most often."""
         federated = [number for number in self.rounds if number and not self.finetunes(number)]
         counts = Counter(client for number in federated for client in self.taking_part(number))
         return max(counts.values(), default=0)
 
     def taking_part(self, number: int) -> Sequence[int]:
-        """Who takes part in a round, ascending; where images are pooled, client 0."""
+        """Return the numbers of the clients that take part in a round, ascending. With pooled images: client 0."""
         settings = self.settings
         if self.finetunes(number):
             return range(self.clients)
@@ -110,11 +141,11 @@ class RunSpec:
         return participants(self.clients, share, settings.participation_rounding, self.seed, number)
 
     def aggregator_of(self, number: int) -> Aggregator:
-        """The one that local training must know of in a round."""
+        """Return the aggregator that local training uses in a round."""
         return FedAvg() if self.finetunes(number) else self.aggregator
 
     def training(self, number: int) -> LocalTraining:
-        """How every client trains in a round."""
+        """Return the settings of local training in a round."""
         joins = self._join_epochs is not None
         epochs = self._join_epochs if joins else self.method.finetune_epochs if self.finetunes(number) else None
         return LocalTraining.of(self.method, self.settings, epochs, private_alone=joins)
@@ -122,9 +153,16 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Clients:
-    """What every client keeps, read when it is asked for; of one that has not taken part yet, what it starts with.
+    """The states of all clients, read when they are used.
 
-    kept: such as `State.client`. What a client starts with is drawn again rather than kept.
+    The initial state of a client that has not taken part yet is drawn again each time and not stored.
+
+    Attributes
+    ----------
+    spec
+        The specification of the run.
+    kept
+        Returns the stored state of a client, or None; for example `State.client`.
     """
 
     spec: RunSpec
@@ -139,10 +177,21 @@ class Clients:
 
 
 def participants(clients: int, participation: float, rounding: str, seed: int, round_number: int) -> list[int]:
-    """The clients that take part in a round, ascending: a fraction of all, at least one, drawn per round.
+    """Draw the clients that take part in a round, at least one, and return their numbers, ascending.
 
-    rounding: of participation * clients to a whole number: "nearest", where a half goes to the even number, or "down".
-    "down" is what the authors' code does, floating point included: int(0.29 * 100) is 28.
+    Parameters
+    ----------
+    clients
+        Number of clients.
+    participation
+        Share of the clients that take part.
+    rounding
+        Rounding of participation * clients to an integer: "nearest", with halves to the even number, or "down" as in
+        the authors' code, including its floating-point arithmetic: int(0.29 * 100) is 28.
+    seed
+        Seed of the run.
+    round_number
+        Number of the round.
     """
     count = max(1, int(participation * clients) if rounding == "down" else round(participation * clients))
     order = torch.randperm(clients, generator=generator(seed, "participation", round_number))
@@ -150,5 +199,5 @@ def participants(clients: int, participation: float, rounding: str, seed: int, r
 
 
 def rounds_of(method: Method, settings: FederationConfig) -> int:
-    """How many records a run has: its rounds, and one more where the method fine-tunes after them."""
+    """Return the number of records of a run: one for each round, and one for fine-tuning if the method has it."""
     return settings.rounds + bool(method.finetune_epochs)

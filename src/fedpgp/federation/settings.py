@@ -1,4 +1,4 @@
-"""The sections of the config on rounds, local training and privacy."""
+"""The sections [federation] and [privacy] of the config: rounds, local training and privacy."""
 
 from typing import Literal
 
@@ -16,133 +16,199 @@ DEFAULT_AGGREGATOR = "fedavg"
 class FederationConfig:
     """Rounds, participation and local training."""
 
-    rounds: int = Field(default=25, ge=1, description="(paper, base-to-novel)")
-    local_epochs: int = Field(default=2, ge=1, description="(paper, base-to-novel)")
+    rounds: int = Field(default=25, ge=1, description="Number of rounds (paper, base-to-novel)")
+    local_epochs: int = Field(
+        default=2, ge=1, description="Epochs of a client's training in each round (paper, base-to-novel)"
+    )
     participation: float = Field(
-        default=1.0, gt=0, le=1, description="share of the clients in a round (paper, base-to-novel)"
+        default=1.0, gt=0, le=1, description="Share of the clients that take part in a round (paper, base-to-novel)"
     )
     participation_rounding: Literal["nearest", "down"] = Field(
         default="nearest",
-        description='how participation * N becomes a number of clients, at least 1: "nearest", or "down", which is'
-        " int() as in the authors' code: int(0.29 * 100) is 28",
+        description='Rounding of participation * N to a number of clients, which is at least 1: "nearest", or "down"'
+        " for int(), as in the authors' code, where int(0.29 * 100) is 28",
     )
-    everyone_first: bool = Field(default=False, description="all clients take part in round 1 (authors' code: true)")
+    everyone_first: bool = Field(
+        default=False, description="Let all clients take part in round 1 (authors' code: true)"
+    )
     independent_private: bool = Field(
-        default=False, description="a first U, V of its own for each client (authors' code: false)"
+        default=False,
+        description="Draw the initial private part separately for each client; false: the same for all (authors' code)",
     )
     aggregator: str = Field(
-        default=DEFAULT_AGGREGATOR, description=f"of the shared parts: {', '.join(AGGREGATORS)} (paper: fedavg)"
+        default=DEFAULT_AGGREGATOR,
+        description=f"Aggregator of the shared parts: {', '.join(AGGREGATORS)} (paper: fedavg)",
     )
     join_epochs: int = Field(
-        default=20, ge=1, description="in which a new client fits its private part, see task.new_clients"
+        default=20, ge=1, description="Epochs in which a new client fits its private part, see task.new_clients"
     )
     batch_size: int = Field(
-        default=8, ge=1, description="images in a local step; the last may have fewer (paper: = shots)"
+        default=8, ge=1, description="Images in a local step; the last step may have fewer (paper: equal to task.shots)"
     )
     optimizer: Optimizer = Field(
-        default="sgd", description='"sgd", "adam" or "adamw"; this and the next ten can also be set for one method'
+        default="sgd",
+        description='Optimizer: "sgd", "adam" or "adamw"; a method\'s section can override this and the next ten keys',
     )
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd (default of Dassl, which the authors use)")
-    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), strict=False, description="of adam and adamw (PyTorch)")
-    eps: float = Field(default=1e-8, gt=0, le=1, description="of adam and adamw (PyTorch)")
+    momentum: float = Field(
+        default=0.9, ge=0, lt=1, description="Momentum of sgd (default of Dassl, which the authors use)"
+    )
+    betas: tuple[Beta, Beta] = Field(
+        default=(0.9, 0.999), strict=False, description="Betas of adam and adamw (PyTorch)"
+    )
+    eps: float = Field(default=1e-8, gt=0, le=1, description="Epsilon of adam and adamw (PyTorch)")
     weight_decay: float = Field(
         default=5e-4,
         ge=0,
         le=1e3,
-        description="added to the gradient, but with adamw apart from it (default of Dassl, which the authors use)",
+        description="Weight decay, added to the gradient, or decoupled from it with adamw (default of Dassl, which the"
+        " authors use)",
     )
     schedule: Schedule = Field(
-        default="constant", description='"constant" (FedPGP), "cosine" towards 0, or "step": of the learning rates'
+        default="constant",
+        description='Schedule of the learning rates: "constant" (FedPGP), "cosine" for a cosine towards 0, or "step"',
     )
     schedule_over: Period = Field(
         default="rounds",
-        description="the schedule goes once over all rounds, or over the local epochs or steps of each round",
+        description='Period of the schedule: "rounds" for all rounds, or "epochs" or "steps" for the local epochs or'
+        " steps of each round",
     )
     warmup: int = Field(
         default=0,
         ge=0,
         le=1_000_000,
-        description="length of the warm-up before the schedule, in rounds, epochs or steps",
+        description="Length of the warm-up before the schedule, in rounds, epochs or steps, as in schedule_over",
     )
     warmup_rate: float | None = Field(
-        default=None, gt=0, le=1e3, description="learning rate in the warm-up (CoOp: 1e-5); unset: rises linearly"
+        default=None,
+        gt=0,
+        le=1e3,
+        description="Learning rate in the warm-up (CoOp: 1e-5); if unset, it rises linearly",
     )
     step_every: int = Field(
-        default=10, ge=1, le=1_000_000, description="step: after so many rounds, epochs or steps the rate falls"
+        default=10,
+        ge=1,
+        le=1_000_000,
+        description='Number of rounds, epochs or steps after which schedule = "step" lowers the learning rate',
     )
-    step_factor: float = Field(default=0.1, gt=0, le=1, description="step: to this share of itself (PyTorch)")
+    step_factor: float = Field(
+        default=0.1, gt=0, le=1, description='Factor by which schedule = "step" lowers the learning rate (PyTorch)'
+    )
     optimizer_state: Literal["reset", "keep"] = Field(
         default="reset",
-        description='momentum and the like: new in each round, or "keep": a client goes on with its own',
+        description='State of a client\'s optimizer, such as its momentum: "reset" in each round, or "keep" it between'
+        " rounds",
     )
     engine: Literal["local", "simulation", "deployment"] = Field(
         default="local",
-        description="this process; Flower's simulation, on Ray; or machines, see fedpgp federate. Figures are the same",
+        description='Where the clients run: "local" for this process, "simulation" for Flower\'s simulation with Ray,'
+        ' "deployment" for several machines (see fedpgp federate); the results are the same',
     )
     deadline: float = Field(
-        default=600.0, gt=0, le=1e6, description="simulation, deployment: seconds in which clients must have answered"
+        default=600.0,
+        gt=0,
+        le=1e6,
+        description="Seconds within which the clients must answer, with simulation and deployment",
     )
     largest_change: float = Field(
         default=1e4,
         gt=0,
         le=1e12,
-        description="simulation, deployment: updates that change the shared part by more (L2 norm) are dropped (ours)",
+        description="Largest L2 norm of an update's change of the shared part, with simulation and deployment;"
+        " larger updates are dropped (ours)",
     )
     metrics_port: int | None = Field(
         default=None,
         ge=1,
         le=65535,
-        description="deployment: of the server's loopback address, where Prometheus reads the last round; unset: none",
+        description="Port on the server's loopback address where Prometheus reads the metrics of the last round,"
+        " with deployment; if unset, no port is opened",
     )
     eval_every: int = Field(
-        default=1, ge=1, description="evaluate after every n-th round; the last always (authors' code: 1)"
+        default=1, ge=1, description="Evaluate after every n-th round, and always after the last (authors' code: 1)"
     )
     path_points: int = Field(
         default=11,
         ge=1,
         le=1001,
-        description="models from the shared part alone to a client's own that are evaluated in the end; 1: that alone",
+        description="Number of models evaluated after the last round, from the shared model to the client's own model;"
+        " 1: only the client's own model",
     )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PrivacyConfig:
-    """What is hidden of a client's update, through Flower: docs/privacy.md says from whom."""
+    """Protection of the clients' updates, with Flower. docs/privacy.md explains against whom it protects."""
 
     differential_privacy: Literal["none", "central", "local"] = Field(
-        default="none", description="noise that the server adds to the mean, or each client to its update; of clients"
+        default="none",
+        description='Differential privacy of clients: "central" if the server adds noise to the mean, "local" if each'
+        ' client adds noise to its update, or "none"',
     )
     clipped_by: Literal["server", "client"] = Field(
-        default="server", description="central: who cuts updates to the norm; with secure_aggregation the client"
+        default="server",
+        description='Who clips the updates to clipping_norm, with central privacy; must be "client" with'
+        " secure_aggregation",
     )
     clipping: Literal["fixed", "adaptive"] = Field(
-        default="fixed", description="central: adaptive follows a quantile of the norms (Andrew et al.)"
+        default="fixed",
+        description='Clipping with central privacy: "fixed" to keep clipping_norm, or "adaptive" to follow a'
+        " quantile of the updates' norms (Andrew et al.)",
     )
     clipping_norm: float = Field(
-        default=0.5, gt=0, le=1e6, description="C, largest L2 norm of a client's change; adaptive: the first (ours)"
+        default=0.5,
+        gt=0,
+        le=1e6,
+        description="C, largest L2 norm of a client's change of the shared part, or its initial value with"
+        " adaptive clipping (ours)",
     )
     noise_multiplier: float = Field(
-        default=1.0, ge=0, le=1e6, description="central: z, standard deviation of the noise of the sum over C"
+        default=1.0,
+        ge=0,
+        le=1e6,
+        description="z, standard deviation of the noise in the sum of the updates divided by C, with central privacy",
     )
-    delta: float = Field(default=1e-5, gt=0, lt=1, description="δ at which ε is counted")
+    delta: float = Field(default=1e-5, gt=0, lt=1, description="δ for which ε is computed")
     local_epsilon: float = Field(
-        default=10.0, gt=0, le=1e6, description="local: ε of the update of one round, from which the noise follows"
+        default=10.0,
+        gt=0,
+        le=1e6,
+        description="ε of one round's update, which determines the noise, with local privacy",
     )
-    target_quantile: float = Field(default=0.5, ge=0, le=1, description="adaptive: of the norms (Andrew et al.)")
-    clipping_rate: float = Field(default=0.2, gt=0, le=100, description="adaptive: learning rate (Andrew et al.)")
+    target_quantile: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Quantile of the updates' norms that C follows with adaptive clipping (Andrew et al.)",
+    )
+    clipping_rate: float = Field(
+        default=0.2, gt=0, le=100, description="Learning rate of C with adaptive clipping (Andrew et al.)"
+    )
     count_noise: float | None = Field(
         default=None,
         gt=0,
         le=1e6,
-        description="adaptive: standard deviation of the noise of how many were cut; unset: clients / 20",
+        description="Standard deviation of the noise in the number of clipped updates, with adaptive clipping;"
+        " if unset, a 20th of the clients in the round",
     )
-    secure_aggregation: bool = Field(default=False, description="SecAgg+: the server sees the sum of updates alone")
+    secure_aggregation: bool = Field(
+        default=False, description="Use SecAgg+, with which the server only sees the sum of the updates"
+    )
     shares: float = Field(
-        default=1.0, gt=0, le=1, description="secure_aggregation: of the participants that hold a share of each key"
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the participants that hold a share of each key, with secure_aggregation",
     )
     threshold: float = Field(
-        default=0.5, gt=0, le=1, description="secure_aggregation: of the shares without which nothing can be summed"
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of the key shares that is necessary to compute the sum, with secure_aggregation",
     )
     value_range: float = Field(
-        default=1.0, gt=0, le=1e4, description="secure_aggregation: a number's change is cut to ± this, and quantised"
+        default=1.0,
+        gt=0,
+        le=1e4,
+        description="Largest change of a component of an update, with secure_aggregation; it is clipped to this"
+        " range and quantized",
     )

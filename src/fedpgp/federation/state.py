@@ -1,6 +1,6 @@
-"""What a federation keeps from round to round, in one SQLite file: a round is written whole or not at all.
+"""The state of a federation between rounds, in one SQLite file. A round is stored completely or not at all.
 
-There is no state of generators to keep: every draw is a function of (seed, purpose, round, client), see
+There are no generator states to store, because every random draw is a function of (seed, purpose, round, client); see
 `fedpgp.runtime.randomness`.
 """
 
@@ -30,8 +30,8 @@ from fedpgp.evaluation.evaluator import Evaluation, Point
 from fedpgp.runtime.files import tensor_bytes
 
 FILE = "state.sqlite"  # in a run directory
-SCHEMA = 3  # of the tables below
-PATIENCE = 2.0  # seconds for another process that only looks, as `fedpgp show` does
+SCHEMA = 3  # version of the tables below
+PATIENCE = 2.0  # seconds to wait for another process that only reads, such as `fedpgp show`
 TABLES = """
 CREATE TABLE origin (content TEXT NOT NULL);
 CREATE TABLE server (tensors BLOB NOT NULL);
@@ -43,11 +43,18 @@ CREATE TABLE evaluation (arrays BLOB NOT NULL, means TEXT NOT NULL);
 
 @dataclass(frozen=True)
 class ClientState:
-    """What a client keeps from round to round; nothing of it is ever sent.
+    """The tensors that a client keeps between rounds and never sends.
 
-    private: the method's private part; kept: the shared part as it trained it last, where its model is made of that;
-    control: the aggregator's; optimizer: where federation.optimizer_state is "keep", what its optimizer remembers, as
-    "KEY/NAME", such as "momentum_buffer/U".
+    Attributes
+    ----------
+    private
+        The private part of the method.
+    kept
+        The shared part that the client trained last, if its model uses it.
+    control
+        The client's tensors of the aggregator.
+    optimizer
+        The state of the optimizer by "KEY/NAME", such as "momentum_buffer/U", if federation.optimizer_state is "keep".
     """
 
     private: Tensors = field(default_factory=dict)
@@ -60,10 +67,10 @@ Kept = TypeVar("Kept", Server, ClientState)
 
 
 class State:
-    """What the server knows and what every client that took part keeps, the records, and the last evaluation.
+    """The state of the server and of every client that took part, the records of the rounds, and the last evaluation.
 
-    Tensors are kept as safetensors; those of the server and of a client in groups, see `grouped`. While a state is
-    open, no other process can open its file.
+    Tensors are stored as safetensors, and the tensors of the server and of a client are grouped as in `grouped`. While
+    a state is open, no other process can open its file.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path | None):
@@ -72,9 +79,14 @@ class State:
 
     @classmethod
     def create(cls, path: Path | None = None, origin: Mapping[str, Any] | None = None) -> "State":
-        """A new file, or without a path SQLite's private temporary database, which is gone when it is closed.
+        """Create a state.
 
-        origin: what the run is, in JSON's types, to be compared when it is resumed.
+        Parameters
+        ----------
+        path
+            A new file. Without it, the state is a private temporary database that SQLite deletes when it is closed.
+        origin
+            Description of the run, in JSON types. It is compared when the run is resumed.
         """
         state = cls._connect("" if path is None else str(path.absolute()), path)
         with state.round():
@@ -86,25 +98,38 @@ class State:
 
     @classmethod
     def open(cls, path: Path, patience: float = PATIENCE) -> "State":
-        """The state that a file holds.
+        """Open the state in a file.
 
-        Raises OutputError where it is missing, damaged or of another version of fedpgp, InUseError where it stays
-        open in another process. patience: seconds to wait for that one.
+        Parameters
+        ----------
+        path
+            The file.
+        patience
+            Seconds to wait for another process that has the file open.
+
+        Raises
+        ------
+        OutputError
+            The file is missing or damaged, or another version of fedpgp wrote it.
+        InUseError
+            Another process keeps the file open.
         """
         state = cls._connect(f"{path.absolute().as_uri()}?mode=rw", path, patience)
         try:
-            state._execute("BEGIN EXCLUSIVE")  # and, as the locking mode says, for as long as the state is open
+            state._execute("BEGIN EXCLUSIVE")  # the locking mode keeps this lock until the state is closed
             state._execute("COMMIT")
             ((verdict,),) = state._execute("PRAGMA quick_check(1)")
             if verdict != "ok":
                 raise state._damaged(verdict)
             ((schema,),) = state._execute("PRAGMA user_version")
             if schema == 0:
-                raise state._damaged("it holds nothing")
+                raise state._damaged("it is empty")
             if schema != SCHEMA:
                 raise OutputError(
-                    f"{path} has schema {schema}, this version of fedpgp reads schema {SCHEMA}: resume it with the"
-                    " fedpgp that wrote it, or start the run again"
+                    f"it has schema {schema}, but this version of fedpgp reads schema {SCHEMA}",
+                    where=f"{path}",
+                    got=schema,
+                    remedy="Resume the run with the version of fedpgp that wrote it, or start the run again",
                 )
         except BaseException:
             state.close()
@@ -116,7 +141,9 @@ class State:
         try:
             connection = sqlite3.connect(name, timeout=patience, isolation_level=None, uri=name.startswith("file:"))
         except sqlite3.Error as error:
-            raise OutputError(f"{path} cannot be opened: {error}; name the directory of an unfinished run") from error
+            raise OutputError(
+                f"it cannot be opened: {error}", where=f"{path}", remedy="Name the directory of an unfinished run"
+            ) from error
         state = cls(connection, path)
         state._execute("PRAGMA locking_mode = EXCLUSIVE")
         return state
@@ -125,12 +152,12 @@ class State:
         self._connection.close()
 
     def remove(self) -> None:
-        """Closes the state and deletes its file, when what it holds has been written elsewhere.
+        """Close the state and delete its file. Call it after the content has been written elsewhere.
 
-        Another file that has taken its place stays.
+        Another file that has replaced the state's file is not deleted.
         """
         path, ours = self._path, False
-        with suppress(FileNotFoundError):  # asked while it is open: until it is closed no other file gets its inode
+        with suppress(FileNotFoundError):  # checked while the file is open, because no other file can get its inode
             ours = path is not None and self._file is not None and os.path.samestat(path.stat(), self._file)
         self.close()
         if path is not None and ours:
@@ -145,32 +172,32 @@ class State:
     # ------------------------------------------------------------------------------------------------------ reading
 
     def origin(self) -> dict[str, Any]:
-        """What the run is, as `create` was told; of runs that are exactly the same "run" is another."""
+        """Return the description of the run that `create` stored. Its key "run" differs even between equal runs."""
         ((content,),) = self._execute("SELECT content FROM origin")
         return json.loads(content)
 
     def server(self) -> Server | None:
-        """The server after the last round, on the CPU; None before the first."""
+        """Return the server after the last round, on the CPU, or None before the first round."""
         return self._kept(Server, "SELECT tensors FROM server")
 
     def client(self, client: int) -> ClientState | None:
-        """What a client keeps, on the CPU; None if it never took part."""
+        """Return the state of a client, on the CPU, or None if it never took part."""
         return self._kept(ClientState, "SELECT tensors FROM clients WHERE client = ?", client)
 
     def records(self) -> list[dict[str, Any]]:
-        """The record of every round, in their order."""
+        """Return the records of all finished rounds, in order."""
         return [json.loads(record) for (record,) in self._execute("SELECT record FROM rounds ORDER BY number")]
 
     def rounds(self) -> int:
-        """How many rounds are finished."""
+        """Return the number of finished rounds."""
         ((count,),) = self._execute("SELECT count(*) FROM rounds")
         return count
 
     def evaluation(self) -> Evaluation:
-        """The last evaluation."""
+        """Return the last evaluation."""
         ((arrays, means),) = self._execute("SELECT arrays, means FROM evaluation")
         points: dict[float, dict[str, dict[str, Any]]] = defaultdict(lambda: {"clients": {}, "correct": {}})
-        for name, array in sorted(load_arrays(arrays).items()):  # safetensors has them in any order
+        for name, array in sorted(load_arrays(arrays).items()):  # safetensors has no fixed order
             alpha, kind, key = name.split("/", 2)
             points[float(alpha)].setdefault(kind, {})[key] = array
         own = points.pop(1.0)
@@ -180,25 +207,25 @@ class State:
 
     @contextmanager
     def round(self) -> Iterator[None]:
-        """All that is kept inside becomes part of the state at the end, or, after an error or a kill, none of it."""
+        """Store everything written in this context at its end, or nothing after an error or a kill."""
         self._execute("BEGIN IMMEDIATE")
         try:
             yield
             self._execute("COMMIT")
         except BaseException:
-            with suppress(sqlite3.Error):  # SQLite has rolled back by itself where it could not write
+            with suppress(sqlite3.Error):  # SQLite has already rolled back if it could not write
                 self._connection.rollback()
             raise
 
     def keep(self, server: Server, clients: Mapping[int, ClientState]) -> None:
-        """Keeps the server and what those keep who took part."""
+        """Store the server and the states of the clients that took part."""
         self._execute("DELETE FROM server")
         self._execute("INSERT INTO server VALUES (?)", tensor_bytes(grouped(server)))
         for client, state in clients.items():
             self._execute("REPLACE INTO clients VALUES (?, ?)", client, tensor_bytes(grouped(state)))
 
     def keep_evaluation(self, evaluation: Evaluation) -> None:
-        """Keeps an evaluation in the place of the one before."""
+        """Store an evaluation instead of the previous one."""
         arrays: dict[str, NDArray[Any]] = {}
         for alpha, point in {**evaluation.path, 1.0: evaluation}.items():
             kinds = ("clients", "correct", "predicted", "confidence") if point is evaluation else ("clients", "correct")
@@ -209,11 +236,11 @@ class State:
         self._execute("INSERT INTO evaluation VALUES (?, ?)", save_arrays(arrays), means)
 
     def keep_record(self, number: int, record: Mapping[str, Any]) -> None:
-        """Keeps the record of a round, which is finished with it."""
+        """Store the record of a round. The round is then finished."""
         self._execute("INSERT INTO rounds VALUES (?, ?)", number, json.dumps(record, allow_nan=False))
 
     def keep_origin(self, origin: Mapping[str, Any]) -> None:
-        """Keeps another description of what the run is."""
+        """Replace the description of the run."""
         self._execute("UPDATE origin SET content = ?", json.dumps(origin))
 
     # ------------------------------------------------------------------------------------------------------- errors
@@ -226,20 +253,30 @@ class State:
 
     def _refused(self, error: sqlite3.Error) -> OutputError:
         if self._path is None:
-            return OutputError(f"the temporary state of the run cannot be written: {error}; free space, or set TMPDIR")
-        kind = getattr(error, "sqlite_errorname", "")
+            return OutputError(
+                f"the temporary state of the run cannot be written: {error}",
+                remedy="Free disk space, or set TMPDIR to a directory on another disk",
+            )
+        directory, kind = self._path.parent, getattr(error, "sqlite_errorname", "")
         if kind in ("SQLITE_BUSY", "SQLITE_LOCKED"):
-            return InUseError(f"{self._path.parent} is in use: another process works on this run; wait for it")
+            return InUseError(
+                "another process is using this run", where=f"{directory}", remedy="Wait until it ends, or stop it"
+            )
         if kind.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
             return OutputError(
-                f"{self._path} cannot be written: {error}; the finished rounds are safe:"
-                f" free space, then go on with --resume {self._path.parent}"
+                f"it cannot be written: {error}. The finished rounds are stored",
+                where=f"{self._path}",
+                remedy=f"Free disk space, then resume the run with --resume {directory}",
             )
         return self._damaged(error)
 
     def _damaged(self, cause: object) -> OutputError:
-        reason = " ".join(str(cause).split())  # SQLite's own may have several lines
-        return OutputError(f"{self._path} is damaged: {reason}; start the run again, with another -o or --force")
+        reason = " ".join(str(cause).split())  # SQLite's message may have several lines
+        return OutputError(
+            f"it is damaged: {reason}",
+            where=f"{self._path}",
+            remedy="Start the run again, with another -o or with --force",
+        )
 
     def _kept(self, kind: type[Kept], statement: str, *values: Any) -> Kept | None:
         rows = self._execute(statement, *values)
@@ -250,13 +287,13 @@ class State:
 
 
 def on_device(kept: Kept, device: torch.device) -> Kept:
-    """The same with all tensors on a device."""
+    """Return a copy with all tensors on a device."""
     groups = {f.name: {k: t.to(device) for k, t in getattr(kept, f.name).items()} for f in dataclasses.fields(kept)}
     return type(kept)(**groups)
 
 
 def grouped(kept: Server | ClientState) -> dict[str, Tensor]:
-    """All tensors as "GROUP/NAME", such as "private/U"."""
+    """Return all tensors by "GROUP/NAME", such as "private/U"."""
     return {
         f"{f.name}/{name}": tensor
         for f in dataclasses.fields(kept)
@@ -265,13 +302,13 @@ def grouped(kept: Server | ClientState) -> dict[str, Tensor]:
 
 
 def remove(path: Path) -> None:
-    """Deletes a state's file, if it is there, and the journal that a killed process may have left beside it."""
+    """Delete the file of a state, if it exists, and the journal file that a killed process may have left."""
     for file in (path, path.with_name(f"{path.name}-journal")):
         file.unlink(missing_ok=True)
 
 
 def ungrouped(tensors: Mapping[str, Tensor], kind: type[Kept]) -> Kept:
-    """The reverse of `grouped`; raises KeyError for a tensor of no group."""
+    """Invert `grouped`. Raise KeyError for a tensor without a group."""
     groups: dict[str, dict[str, Tensor]] = {f.name: {} for f in dataclasses.fields(kind)}
     for name, tensor in tensors.items():
         group, _, key = name.partition("/")

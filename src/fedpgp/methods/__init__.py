@@ -1,7 +1,7 @@
-"""The contract of a method, one file for each method, plug-ins of others, and the published settings.
+"""Methods: their contract, one file for each method, plug-ins by other authors, and published settings.
 
-It may import aggregators, data and the backbone, and it knows no files of runs, processes or Flower. Start with `base`,
-then `promptfl`.
+This package may import aggregators, data and the backbone. It does not know run directories, processes or Flower.
+Start with `base`, then read `promptfl`.
 """
 
 from fedpgp.methods.base import (
@@ -79,7 +79,7 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
-__all__ = [  # what a method of one's own is made of; each of ours is in METHODS and in its module
+__all__ = [  # the names that a new method needs; import a built-in method from METHODS or from its module
     "METHODS",
     "STRICT",
     "Batch",

@@ -1,4 +1,4 @@
-"""An adapter of image features, averaged; the prompts stay hand-written."""
+"""An adapter of image features that the server averages. The prompts are hand-written."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -17,20 +17,20 @@ from fedpgp.methods.templates import Guidance, Guided
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedCLIP(Guided, TrainedMethod):
-    """No prompt is learned, but a weight for each number of an image's features (Lu et al. 2023).
+    """An adapter that weights each component of the image features; no prompt is learned (Lu et al. 2023).
 
-    With f [D] an image's features, z_c the text feature of a hand-written prompt, and s = exp(logit scale),
+    With f [D] the features of an image, z_c the text feature of a hand-written prompt, and s = exp(logit scale),
 
         a(f) = softmax(W₂ tanh(W₁ f + b₁) + b₂),    v = a(f) ⊙ f / ‖a(f) ⊙ f‖,    logits s v·z_c.
 
-    In training each image of a batch is to find its own class's text among those of the batch, and each text its own
-    image: S_ij = s v_i·z_(y_j), and the loss is the mean of the cross-entropies of S and of Sᵀ with the diagonal.
-    Images of one class count as wrong for each other, and a batch of one image has loss 0. The public code makes no
-    step with it; here the optimizer makes one, of its momentum and weight decay.
+    The training objective matches each image of a batch with the text of its class among the texts of the batch, and
+    each text with its image: S_ij = s v_i·z_(y_j), and the loss is the mean of the cross-entropies of S and Sᵀ with the
+    diagonal as labels. Two images of the same class count as wrong matches of each other. A batch of one image has loss
+    0. The public code skips the step for such a batch; here the optimizer still applies its momentum and weight decay.
 
-    Here f has unit length, in the public code it has not. The prompt of the public code is "a picture of a {}", and its
-    average does not weight clients, which is the aggregator's `weighting` here. Its optimizer is new in every round, as
-    here. With SGD at the learning rate of prompts, 1e-3, the adapter hardly leaves its start.
+    Other differences from the public code: its f does not have unit length; its prompt is "a picture of a {}"; and its
+    average does not weight the clients (here, `weighting` of the aggregator decides). Both start a new optimizer in
+    each round. With SGD and the learning rate of prompts, 1e-3, the adapter hardly changes.
     """
 
     name = "fedclip"
@@ -41,13 +41,17 @@ class FedCLIP(Guided, TrainedMethod):
     guidance: Guidance = "template"
     objective: Literal["contrastive", "cross-entropy"] = Field(
         default="contrastive",
-        description='"contrastive": within the batch (public code); "cross-entropy": over all base classes',
+        description='Loss: "contrastive" within the batch (public code), or "cross-entropy" over all base classes',
     )
-    learning_rate: float = Field(default=5e-5, gt=0, le=1e3, description="(public code)")
-    optimizer: Optimizer | None = Field(default="adam", description="(public code)")
-    betas: tuple[Beta, Beta] | None = Field(default=(0.9, 0.98), strict=False, description="of adam (public code)")
-    eps: float | None = Field(default=1e-6, gt=0, le=1, description="of adam (public code)")
-    weight_decay: float | None = Field(default=0.2, ge=0, le=1e3, description="added to the gradient (public code)")
+    learning_rate: float = Field(default=5e-5, gt=0, le=1e3, description="Learning rate (public code)")
+    optimizer: Optimizer | None = Field(default="adam", description="Optimizer (public code)")
+    betas: tuple[Beta, Beta] | None = Field(
+        default=(0.9, 0.98), strict=False, description="Betas of Adam (public code)"
+    )
+    eps: float | None = Field(default=1e-6, gt=0, le=1, description="Epsilon of Adam (public code)")
+    weight_decay: float | None = Field(
+        default=0.2, ge=0, le=1e3, description="Weight decay, added to the gradient (public code)"
+    )
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         D = backbone.image.width

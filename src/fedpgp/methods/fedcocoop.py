@@ -1,4 +1,4 @@
-"""A context that every image shifts, averaged together with the network that does so."""
+"""A context that a small network shifts for each image. The server averages both."""
 
 from collections.abc import Sequence
 
@@ -17,18 +17,20 @@ from fedpgp.methods.base import STRICT, Frozen, Params, PromptMethod, uniform
 class FedCoCoOp(PromptMethod):
     """CoCoOp on each client: one context p [M, d] and a Meta-Net that shifts it for each image (Zhou et al. 2022).
 
-    With x [D] an image's feature, of unit length, h = max(1, ⌊D/16⌋), W₁ [h, D], W₂ [d, h] and s = exp(logit scale),
+    With x [D] the feature of an image, of unit length, h = max(1, ⌊D/16⌋), W₁ [h, D], W₂ [d, h], s = exp(logit scale)
+    and g_c the text feature of class c,
 
-        π(x) = W₂ relu(W₁ x + b₁) + b₂,    p_m(x) = p_m + π(x) for every m,    logits s x·g_c(p(x)),
+        π(x) = W₂ relu(W₁ x + b₁) + b₂,    p_m(x) = p_m + π(x) for every m,    logits s x·g_c(p(x)).
 
-    g_c the text feature of class c. The loss is the cross-entropy. p and the Meta-Net are shared and averaged; all
-    clients start from the same Meta-Net, without which an average of hidden units would mean nothing.
+    The loss is the cross-entropy. The context p and the Meta-Net are shared and averaged. All clients start from the
+    same Meta-Net, because an average of unrelated hidden units would be meaningless.
 
-    It costs C text encodings for each image, in training and in prediction, where a context that is the same for all
-    images costs C for each step. The Meta-Net starts as PyTorch's linear layers do, as in the public code, so the first
-    predictions are not those of the phrase: in the embedded checkpoint b₂ has a length of 2.3, a token's embedding of
-    0.8. The public code trains with batches of one image, in half precision; the definition is the same for any batch.
-    We know of no paper on CoCoOp in a federation: that all of it is averaged is what public implementations do.
+    The method needs C text encodings for each image, in training and in prediction. A context that does not depend on
+    the image needs C for each step. The Meta-Net is initialized like PyTorch's linear layers, as in the public code.
+    Therefore the first predictions differ from the predictions with the phrase: with the embedded checkpoint, b₂ has a
+    norm of 2.3 and the embedding of a token has a norm of 0.8. The public code trains in half precision with batches of
+    one image; the definition is the same for any batch. We know of no paper on CoCoOp in a federation. Public
+    implementations average all parameters, and so do we.
     """
 
     name = "fedcocoop"
@@ -38,7 +40,9 @@ class FedCoCoOp(PromptMethod):
     reads = ("text per image", "images")
 
     ctx_init: str = Field(
-        default="a photo of a", min_length=1, description='first: a phrase (public code), or "random", N(0, 0.02²)'
+        default="a photo of a",
+        min_length=1,
+        description='Initial context: a phrase (public code), or "random" for N(0, 0.02²)',
     )
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
@@ -60,4 +64,4 @@ class FedCoCoOp(PromptMethod):
         return list(theta["p"] + shift[:, None])
 
     def predict(self, params: Params, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
-        return frozen.logit_scale.exp() * torch.einsum("bd,bcd->bc", images, text)  # image b meets its own text
+        return frozen.logit_scale.exp() * torch.einsum("bd,bcd->bc", images, text)  # image b with the text made for b

@@ -1,4 +1,4 @@
-"""Prompts in several layers of both towers, which do not depend on each other, averaged."""
+"""Independent prompts in several layers of both towers. The server averages them."""
 
 from collections.abc import Sequence
 
@@ -16,17 +16,17 @@ from fedpgp.methods.deep import DeepPhraseMethod, first_visual, prompt_of
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedIVLP(DeepPhraseMethod):
-    """Independent prompts of text and image tower, trained together on the cross-entropy: the baseline "independent
-    vision-language prompting" of MaPLe and PromptSRC (Khattak et al. 2023).
+    """Independent prompts of both towers: the baseline IVLP of MaPLe and PromptSRC (Khattak et al. 2023).
 
-    Text: P_1 … P_J [M, d], at each layer in the place of the first M tokens behind [SOS]. Image: V_1 … V_J [m, w],
-    behind the patches, as in FedVPT. V_1 is "visual", the others "visual_deeper". The logits are exp(logit scale) times
-    the cosine of the features that both towers give.
+    IVLP stands for independent vision-language prompting. Text: P_1 … P_J [M, d] replace the first M tokens after [SOS]
+    at layers 1 … J. Image: V_1 … V_J [m, w] follow the patches, as in FedVPT. The parameter "visual" is V_1;
+    "visual_deeper" is V_2 … V_J. The logits are exp(logit scale) times the cosine of the text and image features, and
+    the loss is the cross-entropy.
 
-    Two configurations are public: M = m = 4, J = 9 in PromptSRC's repository, our default, and M = m = 2, J = 12 in
-    MaPLe's, where the words "of a" stay fixed in front of the class name, as they do here with context_length = 2. All
-    vectors are averaged, as in FedMGP's code, which has M = m = 2 and J = 1 and can also average the vectors of one
-    tower only. With visual_length = 0 and depth = 1 this is PromptFL.
+    Two configurations are public: M = m = 4 and J = 9 in PromptSRC's repository, our default; M = m = 2 and J = 12 in
+    MaPLe's repository, where the words "of a" stay fixed in front of the class name, as here with context_length = 2.
+    All vectors are averaged, as in FedMGP's code, which has M = m = 2 and J = 1 and can also average the vectors of
+    only one tower. With visual_length = 0 and depth = 1, this method equals PromptFL.
     """
 
     name = "fedivlp"
@@ -35,7 +35,10 @@ class FedIVLP(DeepPhraseMethod):
     venue = "CVPR"
 
     visual_length: int = Field(
-        default=4, ge=0, le=1024, description="m, vectors of a layer's visual prompt; 0: none (PromptSRC's repository)"
+        default=4,
+        ge=0,
+        le=1024,
+        description="m, number of vectors of a layer's visual prompt; 0: no visual prompt (PromptSRC's repository)",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Prompts in several layers of the text tower, of which those of the image tower are linear functions, averaged."""
+"""Text prompts in several layers, and visual prompts that are linear functions of them. The server averages both."""
 
 from collections.abc import Sequence
 
@@ -17,19 +17,19 @@ from fedpgp.methods.deep import DeepPhraseMethod, check_depth, prompt_of
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedMaPLe(DeepPhraseMethod):
-    """Text prompts P_1 … P_J [M, d], and visual ones V_1 … V_J that are made of them (MaPLe, Khattak et al. 2023).
+    """Text prompts P_1 … P_J [M, d], and visual prompts V_1 … V_J computed from them (MaPLe, Khattak et al. 2023).
 
-        V_l = P_l W_lᵀ + b_l,        W [J, w, d], b [J, w],
+        V_l = P_l W_lᵀ + b_l,        W [J, w, d], b [J, w].
 
-    where P_l and V_l take their places in the towers as in FedIVLP, so that both towers move P_l. The loss is the
-    cross-entropy. The maps start as PyTorch's linear layers do, that of the first layer from a draw of its own and all
-    others from one. The paper's setting is M = 2 and J = 9; "a photo" is learned and "of a" stays fixed in front of the
-    class name, which the public code does and the paper, as far as we know it, does not say. Across data sets it has
-    J = 3.
+    P_l and V_l have the same positions in the towers as in FedIVLP, so P_l gets gradients from both towers. The loss is
+    the cross-entropy. The linear maps are initialized like PyTorch's linear layers: one random draw for the first
+    layer, and another one that all other layers share. The paper has M = 2 and J = 9, and J = 3 across datasets. The
+    words "a photo" are learned and "of a" stays fixed in front of the class name, as in the public code; as far as we
+    know, the paper does not mention this.
 
-    P, W and b are averaged each by itself, as in the public code of others (FLiP, FedMGP): the averaged visual prompt
-    is not the average of the clients' visual prompts. W and b are nearly all that is sent, in ViT-B/16 3,545,856 of
-    3,555,072 numbers.
+    P, W and b are averaged separately, as in the public code of others (FLiP, FedMGP). Therefore the averaged visual
+    prompt is not the average of the clients' visual prompts. W and b make up nearly all numbers that a client sends:
+    3,545,856 of 3,555,072 with ViT-B/16.
     """
 
     name = "fedmaple"
@@ -37,8 +37,10 @@ class FedMaPLe(DeepPhraseMethod):
     year = 2023
     venue = "CVPR"
 
-    context_length: Count = Field(default=2, description="M, vectors of a layer's prompt in each tower (paper)")
-    visual: bool = Field(default=True, description="false: the text prompts alone (an ablation)")
+    context_length: Count = Field(
+        default=2, description="M, number of vectors of a layer's prompt in each tower (paper)"
+    )
+    visual: bool = Field(default=True, description="Use visual prompts; false: only text prompts (an ablation)")
 
     @property
     def reads(self) -> tuple[Reads, ...]:
@@ -50,7 +52,7 @@ class FedMaPLe(DeepPhraseMethod):
             return text
         check_depth(self.name, self.depth, "image", backbone.image.layers)
         w, d = backbone.image.token_width, backbone.token_width
-        # of the first layer, and of all others
+        # One draw for the first layer, and one for all other layers.
         W_1, b_1, W, b = (uniform(rng, d, *shape).to(backbone.logit_scale) for shape in ((w, d), (w,)) * 2)
         deeper = self.depth - 1
         return {**text, "W": torch.stack([W_1, *[W] * deeper]), "b": torch.stack([b_1, *[b] * deeper])}

@@ -1,4 +1,4 @@
-"""Several groups of a text and a visual prompt on each client, of which some are drawn, sent and averaged."""
+"""Several groups on each client, each with a text and a visual prompt. Some groups are drawn, sent and averaged."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,39 +19,41 @@ from fedpgp.methods.deep import PhraseMethod
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedMGP(PhraseMethod):
-    """Each client has G groups j of a text prompt [M, d] and a visual one [m, w], and sends s of them (Bo et al. 2025).
+    """Several groups of a text and a visual prompt on each client, some of which are sent (Bo et al. 2025).
 
-    With T_j [C, D] the text features and I_j [B, D] the image features of group j, of unit length, and t = exp(logit
-    scale), the loss is
+    A client has G groups, each with a text prompt [M, d] and a visual prompt [m, w]. It sends s of them. With T_j [C,
+    D] the text features and I_j [B, D] the image features of group j, of unit length, and t = exp(logit scale), the
+    loss is
 
         1/G Σ_j CE(t I_j T_jᵀ) + λ · (L(T) + L(I)) / 2,    L(Z) = mean over the pairs i < j of mean_n cos(Z_in, Z_jn),
 
-    n over classes or images; L(T) alone where m = 0, and 0 where G = 1. Prediction takes the mean of the G logits.
+    where n runs over the classes or the images. If m = 0, L(T) replaces the mean of both; if G = 1, L is 0. Prediction
+    uses the mean of the G logits.
 
-    After its epochs a client draws s of its G groups without replacement: at first uniformly, later with probabilities
-    softmax_j(max_i S_ji / τ). S_ji is the similarity of its group j and of group i of the s that the server had sent:
-    the mean of the cosine of their text prompts and of the cosine of their visual prompts, each prompt's numbers as one
-    vector. The i-th drawn goes into the i-th slot, which the server averages over clients; what comes back takes the
-    place of the group that was drawn. All others stay with the client.
+    After its epochs, a client draws s of its G groups without replacement: uniformly the first time, later with
+    probabilities softmax_j(max_i S_ji / τ). S_ji is the similarity of the client's group j and group i of the s groups
+    that the server sent: the mean of the cosine of their text prompts and the cosine of their visual prompts, with each
+    prompt flattened to one vector. The i-th drawn group goes into slot i, and the server averages each slot over the
+    clients. The average that comes back replaces the drawn group. All other groups stay on the client.
 
-    The paper compares whole groups by a cosine, for which we had no formula: the mean of both kinds' cosines is our
-    choice. The public code draws text and visual prompts separately, each by their own cosines and with the same random
-    numbers. After the first round it may send the text prompt of one group with the visual prompt of another.
+    The paper compares whole groups by a cosine, for which we had no formula: the mean of the two cosines is our choice.
+    The public code draws text and visual prompts separately, each by its own cosines and with the same random numbers.
+    After the first round it may therefore send the text prompt of one group with the visual prompt of another.
 
-    Parameters: "text_G" [s, M, d] and "visual_G" [s, m, w] are the slots; "text" [G, M, d] and "visual" [G, m, w] the
-    client's own groups, zero where one is in a slot; "places" [s, G] has a 1 where a slot's group stands, none before a
-    client's first round. With m = 0 no image is read with a prompt. The shared part alone predicts with the s groups in
-    its slots.
+    Parameters: "text_G" [s, M, d] and "visual_G" [s, m, w] are the slots. "text" [G, M, d] and "visual" [G, m, w] are
+    the client's own groups, with zeros for a group that is in a slot. "places" [s, G] has a 1 at (i, j) if slot i holds
+    group j, and only zeros before a client's first round. With m = 0, the image tower reads no prompts. A client
+    without a private part predicts with the s groups in the slots.
 
-    The sign of L is the paper's, which pushes groups apart. In the public code, which we read and did not run, an
-    absolute value and a sign make all three of its distances, of which L1 is the default, pull them together; and what
-    visual prompts learn is lost before each round and each prediction, where here it stays. It does not weigh the
-    average, the paper does, by images: the aggregator's `weighting`. The paper's text has a cosine in L, its appendix
-    the best results with L1. We had its words and not its equations: the means in L and the max over i are those of the
-    public code.
+    The sign of L is the paper's: it pushes the groups apart. We read the public code but did not run it. There, an
+    absolute value and a sign make all three distances (the default is L1) pull the groups together, and the learned
+    values of the visual prompts are lost before each round and each prediction; here they are kept. The public code
+    does not weight the average. The paper weights it by the number of images; here, `weighting` of the aggregator
+    decides. The paper's text has a cosine in L, and its appendix reports the best results with L1. We had the words of
+    the paper but not its equations, so the means in L and the max over i follow the public code.
 
-    Clients that took no part in a round see the newest slots, too, where they have drawn before; in the paper they stay
-    as they were. A client's first draw is uniform in whatever round it is (ours).
+    A client that did not take part in a round also uses the newest slots if it has drawn groups before; in the paper,
+    its groups do not change. A client's first draw is uniform in any round (ours).
     """
 
     name = "fedmgp"
@@ -59,21 +61,29 @@ class FedMGP(PhraseMethod):
     year = 2025
     venue = "NeurIPS"
 
-    groups: Count = Field(default=5, description="G, groups of each client (paper, public code)")
-    selected: Count = Field(default=2, description="s, groups that a client sends (paper, public code)")
-    context_length: Count = Field(default=2, description="M, vectors of a text prompt (paper, public code)")
+    groups: Count = Field(default=5, description="G, number of groups of each client (paper, public code)")
+    selected: Count = Field(default=2, description="s, number of groups that a client sends (paper, public code)")
+    context_length: Count = Field(default=2, description="M, number of vectors of a text prompt (paper, public code)")
     visual_length: int = Field(
         default=2,
         ge=0,
         le=1024,
-        description="m, vectors of a visual prompt (paper, public code); 0: text alone",
+        description="m, number of vectors of a visual prompt (paper, public code); 0: only text prompts",
     )
-    diversity: Factor = Field(default=1.0, description="λ, weight of the likeness of groups (paper, public code)")
+    diversity: Factor = Field(
+        default=1.0, description="λ, weight of the similarity of the groups in the loss (paper, public code)"
+    )
     temperature: float = Field(
-        default=1.0, ge=0.01, le=1e6, description="τ, of the draw; high: uniform, low: the most similar (paper)"
+        default=1.0,
+        ge=0.01,
+        le=1e6,
+        description="τ, temperature of the draw; high: uniform, low: the most similar groups (paper)",
     )
     noise: float = Field(
-        default=0.01, ge=0, le=1e3, description="standard deviation about the first text prompt (public code)"
+        default=0.01,
+        ge=0,
+        le=1e3,
+        description="Standard deviation of the initial text prompts around the phrase (public code)",
     )
 
     @property
@@ -83,8 +93,10 @@ class FedMGP(PhraseMethod):
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         if self.selected > self.groups:
             raise ConfigError(
-                f"{self.name}.selected must be at most groups, {self.groups}, got {self.selected}:"
-                " they are drawn without replacement"
+                where=f"{self.name}.selected",
+                allowed=f"at most {self.groups}, the value of {self.name}.groups",
+                got=self.selected,
+                remedy=f"Use --set {self.name}.selected={self.groups} or less, or raise {self.name}.groups",
             )
         return {f"{kind}_G": prompts[: self.selected].clone() for kind, prompts in self._first(backbone, rng).items()}
 
@@ -93,7 +105,7 @@ class FedMGP(PhraseMethod):
         return self._first(backbone, rng) | {"places": nowhere}
 
     def _first(self, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
-        """G first prompts of each kind."""
+        """Return G initial prompts of each kind."""
         text = torch.stack([self.new_context(backbone, rng) for _ in range(self.groups)])
         first = {"text": text + self.noise * torch.randn(*text.shape, generator=rng).to(text)}
         if self.visual_length:
@@ -101,7 +113,7 @@ class FedMGP(PhraseMethod):
         return first
 
     def _in_effect(self, params: Params, kind: str) -> Tensor:
-        """The prompts of all groups [G, …]; without a private part, those in the slots."""
+        """Return the prompts of all groups [G, …], or without a private part the prompts in the slots."""
         slots = params.shared[f"{kind}_G"]
         if not params.private:
             return slots
@@ -132,11 +144,11 @@ class FedMGP(PhraseMethod):
         if params.private["places"].any():
             cosines = [_cosines(prompts, params.received[f"{kind}_G"]) for kind, prompts in groups.items()]
             nearest = torch.stack(cosines).mean(0).amax(1)
-            # In float64 on the CPU, where every precision and every device draws from the same random numbers.
+            # In float64 on the CPU, so that all precisions and devices use the same random numbers.
             weights = (nearest.to("cpu", torch.float64) / self.temperature).softmax(0)
         drawn = torch.multinomial(weights, self.selected, generator=rng).to(groups["text"].device)
         shared = {f"{kind}_G": prompts[drawn] for kind, prompts in groups.items()}
-        # What is sent is kept nowhere else.
+        # A group in a slot has zeros among the client's own groups.
         private = {kind: prompts.index_fill(0, drawn, 0) for kind, prompts in groups.items()}
         private["places"] = F.one_hot(drawn, self.groups).to(groups["text"])
         return dataclasses.replace(params, shared=shared, private=private)
@@ -145,7 +157,7 @@ class FedMGP(PhraseMethod):
         return self._logits(text, images, frozen).mean(0)
 
     def _logits(self, text: Tensor, images: Tensor, frozen: Frozen) -> Tensor:
-        """[G, B, C] of text features [G, C, D] and images [B, 1 + V, D], or [B, D]."""
+        """Return logits [G, B, C] for text features [G, C, D] and image features [B, 1 + V, D] or [B, D]."""
         seen = images[:, 1:] if self.visual_length else images[:, None].expand(-1, len(text), -1)
         return frozen.logit_scale.exp() * torch.einsum("bgd,gcd->gbc", seen, text)
 
@@ -154,12 +166,12 @@ class FedMGP(PhraseMethod):
 
 
 def _cosines(prompts: Tensor, sent: Tensor) -> Tensor:
-    """The cosines [G, s] of prompts [G, M, d] and of prompts [s, M, d], each as one vector."""
+    """Return the cosines [G, s] of prompts [G, M, d] and prompts [s, M, d], each flattened to one vector."""
     return F.cosine_similarity(prompts.flatten(1)[:, None], sent.flatten(1), dim=-1)
 
 
 def _likeness(features: Tensor) -> Tensor:
-    """L: the mean cosine over pairs of groups, 0 of a single one. features: [G, n, D] of unit length."""
+    """Return L, the mean cosine over pairs of groups, or 0 for one group. features: [G, n, D] of unit length."""
     G, n = features.shape[:2]
     cosines = torch.einsum("ind,jnd->ij", features, features) / n
     return cosines.triu(1).sum() / max(1, G * (G - 1) // 2)

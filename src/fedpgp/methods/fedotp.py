@@ -1,4 +1,4 @@
-"""A global and a personal prompt, between which optimal transport shares out a part of the patches of an image."""
+"""A global and a personal prompt. Optimal transport assigns a part of the patches of an image to them."""
 
 from collections.abc import Sequence
 
@@ -15,23 +15,25 @@ from fedpgp.methods.transport import TransportMethod
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedOTP(TransportMethod):
-    """p_G [M, d] shared and p_i [M, d] private, compared with the patches that suit them best (Li et al. 2024).
+    """A shared and a private prompt, compared with the image patches that fit them best (Li et al. 2024).
 
-    With g_p [D] the feature of patch p of an image, h_1c and h_2c [D] those of p_G and p_i for class c, all of unit
-    length, s = exp(logit scale) and N = 2, the logits are
+    p_G [M, d] is shared and p_i [M, d] is private. With g_p [D] the feature of patch p of an image, h_1c and h_2c [D]
+    the text features of class c with p_G and p_i, all of unit length, s = exp(logit scale) and N = 2, the logits are
 
         s Σ_pn T_pn g_p·h_nc,    T = argmin Σ_pn T_pn (1 − g_p·h_nc) + ε Σ_pn T_pn (log T_pn − 1),
 
-    over the plans [P, N] of class c with rows of at most 1 / P and columns γ / N: a part 1 − γ of the patches may be
-    left out. With γ = 1 nothing may, and rows are 1 / P. The loss is the cross-entropy, in which T is a constant; both
-    prompts are trained at once. These are the paper's logits but for the same constant everywhere; as the sum of T is
-    γ, all are γ times as large as CLIP's. What the paper says was read in its abstract and in the public code.
+    over the plans [P, N] of class c whose rows sum to at most 1 / P and whose columns sum to γ / N: a part 1 − γ of the
+    patches may be left out. With γ = 1, no patch may be left out and each row sums to 1 / P. The loss is the
+    cross-entropy, in which T is a constant. Both prompts are trained at the same time. Up to a constant that is the
+    same for all classes, these are the paper's logits. T sums to γ, so the logits are γ times as large as CLIP's. Of
+    the paper we read only the abstract; the rest is from the public code.
 
-    Where the public code stops after 100 turns or when the scaling moves by less than 0.001 in the mean of the batch,
-    each of our plans converges for itself, in fewer turns of another kind; γ = 1 is solved as what it is, for which the
-    code's turns would take thousands. The code lets all clients take part in the first round, so that each trains a
-    personal prompt (`federation.everyone_first`); otherwise a client that never took part has the one that it drew.
-    Each prompt has a draw of its own, a phrase starts both.
+    The public code stops after 100 iterations, or when the mean change of the scaling over the batch is below 0.001.
+    Here each plan converges separately, in fewer iterations of another algorithm. We solve γ = 1 as a problem with
+    equalities, for which the iterations of the code would take thousands of steps. In the public code, all clients take
+    part in the first round, so that each trains a personal prompt (`federation.everyone_first`). Without this setting,
+    a client that never took part keeps its initial personal prompt. Each prompt has its own random draw; a phrase
+    initializes both.
     """
 
     name = "fedotp"
@@ -42,7 +44,7 @@ class FedOTP(TransportMethod):
 
     mass: Fraction = Field(
         default=0.8,
-        description="γ, part of the patches that is compared (both scripts of the public code; without them 1)",
+        description="γ, share of the patches that is compared (both scripts of the public code; its default is 1)",
     )
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:

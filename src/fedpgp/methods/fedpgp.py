@@ -1,4 +1,4 @@
-"""FedPGP: a global prompt held close to CLIP, and a low-rank personal part."""
+"""FedPGP: a global prompt that stays close to CLIP, and a low-rank personal part."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,11 +18,22 @@ from fedpgp.methods.templates import TEMPLATE
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedPGP(PromptMethod):
-    """p_i = p_G + U V: p_G [M, d] shared, U [M, b] and V [b, d] private (Cui et al. 2024).
+    """A global prompt p_G plus a low-rank personal part on each client: p_i = p_G + U V (Cui et al. 2024).
 
-    The defaults are those of the authors' released script; their argument parser says b = 4 and mu = 1 instead.
-    The ablations: `full_rank` learns W [M, d] in the place of U V, from N(0, 0.02²); without the positive or the
-    negative pair its cosine counts as 0 in the contrastive term. No public source gives a formula: it is our reading.
+    p_G [M, d] is shared. U [M, b] and V [b, d] are private. With z_G and z_i the text features [C, D] of p_G and p_i,
+    and z_C the text features of the hand-written prompts, the loss adds to the cross-entropy of p_i the mean over the
+    classes of
+
+        −μ log(exp(cos(z_C, z_G)/τ) / (exp(cos(z_C, z_G)/τ) + exp(cos(z_G, z_i)/τ))),
+
+    which pulls the global prompt towards CLIP (the positive pair) and pushes the personal prompt away from the global
+    one (the negative pair).
+
+    The defaults are the values of the authors' released script. Their argument parser has b = 4 and mu = 1 instead.
+
+    Ablations: with `full_rank`, a client learns a matrix W [M, d], initialized from N(0, 0.02²), instead of U V.
+    Without the positive or the negative pair, its cosine counts as 0 in the contrastive term. No public source gives a
+    formula for these ablations, so this is our reading of the paper.
     """
 
     name = "fedpgp"
@@ -32,19 +43,21 @@ class FedPGP(PromptMethod):
     context_names = ("global", "personal")
 
     bottleneck: int = Field(
-        default=8, ge=0, le=1024, description="b, the rank of the personal part U V; 0 has none (authors' script)"
+        default=8, ge=0, le=1024, description="b, rank of the personal part U V; 0: no personal part (authors' script)"
     )
-    mu: Factor = Field(default=0.5, description="weight of the contrastive term (authors' script)")
-    tau: float = Field(default=0.5, ge=1e-6, description="temperature of the contrastive term (authors' script)")
+    mu: Factor = Field(default=0.5, description="μ, weight of the contrastive term (authors' script)")
+    tau: float = Field(default=0.5, ge=1e-6, description="τ, temperature of the contrastive term (authors' script)")
     guidance: Literal["template", "placeholder"] = Field(
-        default="template", description='z_C from "a photo of a {}." (paper) or from "X X … X {}." (authors\' code)'
+        default="template",
+        description='Hand-written prompt for z_C: "template" for "a photo of a {}." (paper), "placeholder" for'
+        ' "X X … X {}." (authors\' code)',
     )
     private_learning_rate: LearningRate | None = Field(
-        default=None, description="of U and V; unset: learning_rate (paper)"
+        default=None, description="Learning rate of U and V; if unset, learning_rate (paper)"
     )
-    full_rank: bool = Field(default=False, description="a personal part of full rank in the place of U V (ablation)")
-    positive: bool = Field(default=True, description="the contrastive term has its positive pair (ablation: false)")
-    negative: bool = Field(default=True, description="the contrastive term has its negative pair (ablation: false)")
+    full_rank: bool = Field(default=False, description="Learn a personal part of full rank instead of U V (ablation)")
+    positive: bool = Field(default=True, description="Use the positive pair of the contrastive term (ablation: false)")
+    negative: bool = Field(default=True, description="Use the negative pair of the contrastive term (ablation: false)")
 
     @property
     def learning_rates(self) -> Mapping[str, float]:
@@ -78,6 +91,6 @@ class FedPGP(PromptMethod):
         return logits(text[1], images, frozen)
 
     def path(self, params: Params, alpha: float) -> Params:
-        """p_G + α U V"""
+        """Return the model with the prompt p_G + α U V."""
         scaled = "W" if self.full_rank else "U"
         return replace(params, private={**params.private, scaled: alpha * params.private[scaled]})

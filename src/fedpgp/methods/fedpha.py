@@ -1,4 +1,4 @@
-"""Personal prompts of different lengths beside one shared prompt."""
+"""Personal prompts of different lengths, and one shared prompt."""
 
 import math
 from collections.abc import Sequence
@@ -18,25 +18,28 @@ from fedpgp.methods.base import STRICT, Batch, Factor, Frozen, Params, PromptMet
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedPHA(PromptMethod):
-    """p_i [M_i, d] private, of the client's own length, beside p_G [M, d] shared (Fang et al. 2025).
+    """A private prompt p_i whose length depends on the client, and a shared prompt p_G (Fang et al. 2025).
 
-    With z_i, z_o, z_G [C, D] the text features of p_i, of its projection, and of p_G, all of unit length,
+    p_i is [M_i, d] and p_G is [M, d]. With z_i, z_o, z_G [C, D] the text features of p_i, of the projection of p_i, and
+    of p_G, all of unit length,
 
         L = CE(z_i) + CE(z_G) + w · 1/(C D) Σ (z_i − z_o)² + w' · 1/C Σ_c max(0, α − ‖z_i,c − z_G,c‖).
 
-    The projection takes out of the vectors of p_i the directions V₁ [d, r₁] in which p_G is largest: of its M singular
-    values the first r₁ = ⌊M (1 − ratio)⌋, which must be 1 or more. "complement" leaves all others,
-    p_i (I − V₁ V₁ᵀ), as we read the paper; "code" only the other M − r₁ of p_G, as the thin decomposition in the public
-    code, so that whatever is orthogonal to p_G goes, too. The two are far apart: of pictoclip's 128 dimensions, with
-    M = 16 and ratio 0.8, "complement" takes out 3 and "code" 115. We measured the pull of "code" as a multiple of the
-    pull of "complement": 36 to 65 for random prompts; in runs on pictograms (ten clients, random start, learning rates
-    0.05 and 0.25) 6 to 8 in the first round, and 3 to 4 in the second to fifth.
+    The projection removes from the vectors of p_i the directions V₁ [d, r₁] of the largest singular values of p_G: the
+    first r₁ = ⌊M (1 − ratio)⌋ of M, which must be at least 1. With "complement", all other directions remain: p_i (I −
+    V₁ V₁ᵀ). This is our reading of the paper. With "code", only the other M − r₁ singular directions of p_G remain, as
+    in the public code, which uses the thin decomposition. Everything orthogonal to p_G is then removed, too. The two
+    variants differ a lot: with the 128 dimensions of pictoclip, M = 16 and ratio 0.8, "complement" removes 3 dimensions
+    and "code" removes 115. We measured the pull term of "code" as a multiple of the pull term of "complement": 36 to 65
+    for random prompts; in runs on pictograms (ten clients, random initialization, learning rates 0.05 and 0.25) 6 to 8
+    in the first round, and 3 to 4 in the second to fifth.
 
-    No gradient reaches p_G through the decomposition, where it is unstable; the public code has it.
+    No gradient flows to p_G through the decomposition, because it would be unstable. The public code has this gradient.
 
-    Prediction is by p_i alone; a client without one takes p_G. The lengths go round by the client's number. The public
-    code draws them from 4 to 32 on CIFAR and has fixed lists for Office31 and Office-Home. If the start is a phrase,
-    p_i has its last M_i tokens, behind N(0, 0.02²) where p_i is longer (ours).
+    Prediction only uses p_i. A client without a private part uses p_G. Client number i has entry i of `lengths`, which
+    starts again after its end. The public code draws the lengths between 4 and 32 on CIFAR and has fixed lists for
+    Office31 and Office-Home. If the initial context is a phrase, p_i starts from its last M_i tokens; if p_i is longer,
+    vectors from N(0, 0.02²) precede them (ours).
     """
 
     name = "fedpha"
@@ -49,31 +52,37 @@ class FedPHA(PromptMethod):
         default=(4, 8, 16),
         min_length=1,
         strict=False,
-        description="M_i of clients 0, 1, …, and round again (ours)",
+        description="M_i, number of vectors of p_i for clients 0, 1, …; after the last entry, the list repeats (ours)",
     )
     ratio: float = Field(
         default=0.8,
         ge=1e-6,
         lt=1,
-        description="share of p_G's directions that the projection leaves, at most 1 - 1/M (authors' code)",
+        description="Share of p_G's directions that the projection keeps, at most 1 - 1/M (authors' code)",
     )
     projection: Literal["complement", "code"] = Field(
-        default="complement", description='leaves "complement" (paper, as we read it) or "code" (public code)'
+        default="complement",
+        description='Directions that the projection keeps: "complement" for all other directions (our reading of the'
+        ' paper), or "code" for the other directions of p_G (public code)',
     )
-    margin: float = Field(default=1.0, ge=0, le=2, description="α, distance to be kept from z_G (authors' code)")
-    pull: Factor = Field(default=1.0, description="w, weight of the pull to z_o (public code)")
-    push: Factor = Field(default=1.0, description="w', weight of the push from z_G (public code)")
+    margin: float = Field(
+        default=1.0, ge=0, le=2, description="α, distance from z_G above which z_i is not pushed away (authors' code)"
+    )
+    pull: Factor = Field(default=1.0, description="w, weight of the pull towards z_o (public code)")
+    push: Factor = Field(default=1.0, description="w', weight of the push away from z_G (public code)")
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         p_G = self.new_context(backbone, rng)
         if not self._taken_out(len(p_G)):
             M, vectors = len(p_G), math.ceil(1 / (1 - self.ratio) - 1e-9)
             most = math.floor(1e4 * (1 - 1 / M)) / 1e4  # rounded down
-            remedy = f"Set {self.name}.ratio={most:g} or less, or take" if M > 1 else "Take"
+            longer = f"a longer shared prompt (context_length or ctx_init), of {vectors} vectors or more"
             raise ConfigError(
-                f"{self.name}.ratio must be at most 1 - 1/M = {most:g} for a shared prompt of M = {M} vectors, got"
-                f" {self.ratio:g}: the projection would take out no direction, and the pull would be 0. {remedy} a"
-                f" longer shared prompt (context_length or ctx_init), of {vectors} vectors or more"
+                where=f"{self.name}.ratio",
+                allowed=f"at most 1 - 1/M = {most:g} for a shared prompt of M = {M} vectors, so that the projection"
+                " removes at least one direction",
+                got=self.ratio,
+                remedy=f"Use --set {self.name}.ratio={most:g} or less, or {longer}" if M > 1 else f"Use {longer}",
             )
         return {"p_G": p_G}
 
@@ -90,7 +99,7 @@ class FedPHA(PromptMethod):
         return [p, self._projected(p, p_G.detach()), p_G]
 
     def _taken_out(self, M: int) -> int:
-        """r₁, how many of p_G's directions the projection takes out."""
+        """Return r₁, the number of p_G's directions that the projection removes."""
         return math.floor(M * (1 - self.ratio) + 1e-9)  # 10 · (1 − 0.8) is 1.9999…
 
     def _projected(self, p: Tensor, p_G: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Several averaged prompts, between which optimal transport shares out the patches of an image."""
+"""Several averaged prompts. Optimal transport assigns the patches of an image to them."""
 
 from collections.abc import Sequence
 
@@ -16,23 +16,24 @@ from fedpgp.methods.transport import TransportMethod
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedPLOT(TransportMethod):
-    """N prompts P [N, M, d], all shared and averaged one by one, compared with patches as PLOT does (Chen et al. 2023).
+    """N shared prompts P [N, M, d], compared with the image patches as in PLOT (Chen et al. 2023).
 
-    With g_p [D] the feature of patch p of an image and h_nc [D] that of prompt n for class c, both of unit length, and
-    s = exp(logit scale), the logits are
+    Each prompt is averaged separately. With g_p [D] the feature of patch p of an image and h_nc [D] the text feature of
+    class c with prompt n, both of unit length, and s = exp(logit scale), the logits are
 
         s Σ_pn T_pn g_p·h_nc,    T = argmin Σ_pn T_pn (1 − g_p·h_nc) + ε Σ_pn T_pn (log T_pn − 1),
 
-    over the plans [P, N] of class c with rows 1 / P and columns 1 / N. The loss is the cross-entropy, T a constant in
-    it. As T has mass 1, these are the paper's logits (1 − distance) / temperature but for the same constant everywhere.
-    One prompt is compared with the mean of all patches, whatever ε.
+    over the plans [P, N] of class c whose rows sum to 1 / P and whose columns sum to 1 / N. The loss is the
+    cross-entropy, in which T is a constant. T sums to 1, so up to a constant that is the same for all classes, these
+    are the paper's logits (1 − distance) / temperature. With N = 1, the prompt is compared with the mean of all patches
+    for any ε.
 
-    PLOT trains one model on one data set; averaging is what studies take as its federated baseline (FLiP, arXiv
-    2503.22263). Its public code reads a ResNet's patches, which the last pooling projects; those of a ViT leave the
-    last layer and are projected as the class token is, as in FedOTP's code. Where it stops after 100 turns or when the
-    scaling moves by less than 0.01 in the mean of the batch, each of our plans converges for itself. Of a phrase, the
-    first prompt starts from its tokens and the others from these plus N(0, 0.02²), without which all would stay equal
-    (ours).
+    PLOT trains one model on one dataset. Other studies average its prompts as a federated baseline (FLiP, arXiv
+    2503.22263). PLOT's public code reads the patches of a ResNet, projected by the last pooling layer. The patches of a
+    ViT are the outputs of the last layer, projected like the class token, as in FedOTP's code. The public code stops
+    after 100 iterations, or when the mean change of the scaling over the batch is below 0.01; here each plan converges
+    separately. If the initial context is a phrase, the first prompt starts from its tokens, and the others from the
+    same tokens plus N(0, 0.02²), because equal prompts would stay equal (ours).
     """
 
     name = "fedplot"
@@ -41,7 +42,7 @@ class FedPLOT(TransportMethod):
     venue = "ICLR"
     context_names = ("global",)
 
-    prompts_learned: Count = Field(default=4, description="N, prompts (public code's example)")
+    prompts_learned: Count = Field(default=4, description="N, number of prompts (example in the public code)")
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
         return {"P": self.new_prompts(self.prompts_learned, backbone, rng)}

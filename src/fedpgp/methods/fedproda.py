@@ -1,4 +1,4 @@
-"""Many averaged prompts, whose text features are taken for a normal distribution of each class."""
+"""Many averaged prompts, whose text features are modelled as one normal distribution for each class."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,24 +17,26 @@ from fedpgp.methods.base import STRICT, Batch, Count, Factor, Frozen, Params, Pr
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedProDA(PromptMethod):
-    """K shared prompts P [K, M, d], trained as ProDA's distribution of text features, and averaged (Lu et al. 2022).
+    """K shared prompts P [K, M, d], trained as in ProDA's distribution of text features (Lu et al. 2022).
 
-    A step draws B of the K without replacement. With w_kc [D] the text features of those B, of unit length, their mean
-    μ_c over k (not of unit length) and S_ij = 1/(B+1) Σ_k (w_ki − μ_i) ⊙ (w_kj − μ_j) [D], the logits of an image f of
-    class y, with s = exp(logit scale), are those of an upper bound of the expected cross-entropy,
+    A step draws B of the K prompts without replacement. Let w_kc [D] be the text feature of class c with the drawn
+    prompt k, of unit length, μ_c the mean of w_kc over k (not of unit length), and
+    S_ij = 1/(B+1) Σ_k (w_ki − μ_i) ⊙ (w_kj − μ_j) [D]. For an image f of class y, with s = exp(logit scale), an upper
+    bound of the expected cross-entropy has the logits
 
         s f·μ_c + s²/2 v_c,    v_c = Σ_d f_d² (S_yy + S_cc − 2 S_yc)_d.
 
-    The term "orthogonality" is the mean of |cos| of the features of the B prompts without a class name, over their
-    pairs. Prediction takes the mean feature of all K prompts, and no v.
+    The term "orthogonality" is the mean of |cos| over all pairs of the B drawn prompts, computed from their text
+    features without a class name. Prediction uses the mean feature of all K prompts, without v.
 
-    We could not read the authors' code: their repository announces it, but we found no file of it. The divisor B + 1
-    and the defaults come from third parties' code. Third parties disagree about the weight of the orthogonality: 0.1 in
-    one repository, 1.0 in FLiP, and none in BMIPRS, which leaves it out of the loss. Where we differ from their code:
-    it goes through all prompts in turn, B at a time, and takes the orthogonality of all K; it mixes the places of the
-    class name, a quarter of the prompts each with "front" and "middle", where all of our prompts have one place.
-    Prompts that a step did not draw still move by momentum and weight decay. If the start is a phrase, the first prompt
-    starts from its tokens and the others from these plus N(0, 0.02²), without which all would stay equal (ours).
+    We could not read the authors' code: their repository announces it but contains no file of it. The divisor B + 1 and
+    the defaults come from the code of third parties. They disagree about the weight of the orthogonality: 0.1 in one
+    repository, 1.0 in FLiP, and none in BMIPRS, which omits the term. Our differences from their code: their code takes
+    all prompts in turn, B at a time, and computes the orthogonality over all K prompts; and it mixes the positions of
+    the class name ("front" and "middle" for a quarter of the prompts each), whereas our prompts all have the same
+    position. Momentum and weight decay also move the prompts that a step did not draw. If the initial context is a
+    phrase, the first prompt starts from its tokens, and the others from the same tokens plus N(0, 0.02²), because equal
+    prompts would stay equal (ours).
     """
 
     name = "fedproda"
@@ -44,22 +46,27 @@ class FedProDA(PromptMethod):
     context_names = ("global",)
     extra_names = ("",)
 
-    prompts_learned: Count = Field(default=32, description="K, prompts in the distribution (third parties' code)")
+    prompts_learned: Count = Field(
+        default=32, description="K, number of prompts in the distribution (third parties' code)"
+    )
     prompts_per_step: Count = Field(
-        default=4, description="B, prompts drawn for a step; a variance needs two (third parties' code)"
+        default=4,
+        description="B, number of prompts drawn for a step; the variance needs at least two (third parties' code)",
     )
     orthogonality: Factor = Field(
         default=0.1,
-        description="weight of the likeness of prompts without a class name (a third party's code; FLiP: 1.0)",
+        description="Weight of the similarity of prompts without a class name (a third party's code; FLiP: 1.0)",
     )
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
-        fewest = min(2, self.prompts_learned)
-        if not fewest <= self.prompts_per_step <= self.prompts_learned:
+        fewest, most = min(2, self.prompts_learned), self.prompts_learned
+        if not fewest <= self.prompts_per_step <= most:
+            allowed = f"{fewest} to {most}" if fewest < most else str(fewest)
             raise ConfigError(
-                f"{self.name}.prompts_per_step must be {fewest} to prompts_learned = {self.prompts_learned}, got"
-                f" {self.prompts_per_step}: prompts are drawn without replacement, and one of several has no variance"
-                " and no orthogonality"
+                where=f"{self.name}.prompts_per_step",
+                allowed=f"{allowed}, because {self.name}.prompts_learned is {most}",
+                got=self.prompts_per_step,
+                remedy=f"Use --set {self.name}.prompts_per_step={min(max(self.prompts_per_step, fewest), most)}",
             )
         return {"P": self.new_prompts(self.prompts_learned, backbone, rng)}
 
@@ -86,11 +93,11 @@ class FedProDA(PromptMethod):
 
 
 def _variance(w: Tensor, batch: Batch) -> Tensor:
-    """v [n, C]: the variance of f·(w_c − w_y) of n images. w: [B, C, D].
+    """Return v [n, C], the variance of f·(w_c − w_y) for n images. w: [B, C, D].
 
-    Its parts are products over D, so that no [n, C, D] or [C, C, D] is made.
+    It is computed from products over D, without tensors [n, C, D] or [C, C, D].
     """
     a, squares, labels = w - w.mean(0), batch.features.square(), batch.labels
-    alone = squares @ a.square().sum(0).T
-    both = torch.einsum("knd,kcd->nc", squares * a[:, labels], a)
-    return (alone + alone.gather(1, labels[:, None]) - 2 * both) / (len(w) + 1)
+    own = squares @ a.square().sum(0).T
+    cross = torch.einsum("knd,kcd->nc", squares * a[:, labels], a)
+    return (own + own.gather(1, labels[:, None]) - 2 * cross) / (len(w) + 1)

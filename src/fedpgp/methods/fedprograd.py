@@ -1,4 +1,4 @@
-"""One averaged prompt whose gradient never works against zero-shot CLIP."""
+"""One averaged prompt whose gradient never contradicts zero-shot CLIP."""
 
 from collections.abc import Mapping
 
@@ -18,21 +18,23 @@ from fedpgp.methods.templates import AuthorsGuidance, Guided
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedProGrad(Guided, PromptFL):
-    """PromptFL with ProGrad's gradient, in which nothing contradicts zero-shot CLIP (Zhu et al. 2023).
+    """PromptFL with ProGrad's gradient, which does not contradict zero-shot CLIP (Zhu et al. 2023).
 
-    Two gradients of the prompt are taken: a = ∇CE, and that of T² · KL(q ‖ r), of unit length b, where q and r are the
-    softmax of the hand-written and of the learned prompt's logits over T. The optimizer follows
+    The method computes two gradients of the prompt: a = ∇CE, and b, the gradient of T² · KL(q ‖ r) scaled to unit
+    length. q and r are the softmax of the logits over T for the hand-written and the learned prompt. The optimizer
+    follows
 
-        G = a                  where ⟨a, b⟩ ≥ 0,
-        G = a − λ ⟨a, b⟩ b     where they conflict,
+        G = a                  if ⟨a, b⟩ ≥ 0,
+        G = a − λ ⟨a, b⟩ b     if a and b conflict,
 
-    over each parameter as one vector. So the term "distillation" is recorded but not minimised: it only turns the
-    gradient of "task". Some public federations of ProGrad add the two terms instead, which is plain distillation.
+    with each parameter as one vector. The term "distillation" is therefore recorded but not minimised: it only changes
+    the direction of the gradient of "task". Some public federations of ProGrad add the two terms instead, which is
+    plain distillation.
 
-    The authors' code has hand-written prompts of its own for OxfordPets, OxfordFlowers, FGVCAircraft, Food101 and DTD,
-    which guidance = "authors" takes; for other datasets it takes the dataset's. Their first context, ctx_init =
-    "authors", is zeros with the words of that prompt in the last places. As in their code, as many tokens are taken as
-    the prompt has words, so that one with a comma loses its last word.
+    The authors' code has its own hand-written prompts for OxfordPets, OxfordFlowers, FGVCAircraft, Food101 and DTD;
+    guidance = "authors" selects them, and the dataset's prompt for other datasets. With ctx_init = "authors", the
+    initial context is the authors': zeros, followed by the words of the hand-written prompt. As in their code, the
+    number of tokens taken is the number of words of the prompt, so a prompt with a comma loses its last word.
     """
 
     name = "fedprograd"
@@ -44,16 +46,20 @@ class FedProGrad(Guided, PromptFL):
         default=1.0,
         ge=0,
         le=1,
-        description="λ, the share of a conflict that is taken out (authors' script; README: 0.8 for some datasets)",
+        description="λ, share of a conflict that is removed (authors' script; their README: 0.8 for some datasets)",
     )
     temperature: float = Field(
-        default=1.0, ge=1e-6, le=1e6, description="T of zero-shot CLIP's and the prompt's softmax (authors' code)"
+        default=1.0,
+        ge=1e-6,
+        le=1e6,
+        description="T, temperature of the softmax of zero-shot CLIP and of the prompt (authors' code)",
     )
     guidance: AuthorsGuidance = "template"
     ctx_init: str = Field(
         default="random",
         min_length=1,
-        description='first: "random", N(0, 0.02²), a phrase, or "authors": zeros, with the words of guidance last',
+        description='Initial context: "random" for N(0, 0.02²), a phrase, or "authors" for zeros followed by the words'
+        " of the hand-written prompt",
     )
 
     def new_contexts(self, task: Task, backbone: Backbone, rng: torch.Generator) -> Tensor:
@@ -63,7 +69,10 @@ class FedProGrad(Guided, PromptFL):
         tokens = backbone.phrase(words)[: len(words.split())]
         if len(tokens) > self.context_length:
             raise ConfigError(
-                f"{self.name}.context_length must be at least {len(tokens)} for {words!r}, got {self.context_length}"
+                where=f"{self.name}.context_length",
+                allowed=f"at least {len(tokens)}, the number of tokens of {words!r}",
+                got=self.context_length,
+                remedy=f"Use --set {self.name}.context_length={len(tokens)} or more",
             )
         context = torch.zeros(self.context_length, backbone.token_width).to(tokens)
         context[-len(tokens) :] = tokens

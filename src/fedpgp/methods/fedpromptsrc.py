@@ -1,4 +1,4 @@
-"""Prompts in several layers of both towers, held near to what CLIP says without them; averaged over rounds, too."""
+"""Prompts in several layers of both towers that stay close to CLIP. The server also averages them over rounds."""
 
 import dataclasses
 import math
@@ -15,15 +15,16 @@ from fedpgp.methods.base import STRICT, Batch, Factor, Frozen, Params, logits
 from fedpgp.methods.fedivlp import FedIVLP
 from fedpgp.methods.templates import Guidance, Guided
 
-MEAN = "mean."  # ahead of a name: the mean over rounds
+MEAN = "mean."  # prefix of a parameter's name: its mean over rounds
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class GaussianMean(FedAvg):
-    """FedAvg that also sends θ̄_t = Σ_(r ≤ t) w_r θ_r / Σ_(r ≤ t) w_r, w_r = exp(−(r − mean)² / 2 std²), of its averages
-    θ_r after round r; before the first round, what training starts from.
+    """FedAvg that also sends a weighted mean of its averages over the rounds.
 
-    mean, std: in rounds. The server keeps the means, and the number of the last round.
+    With θ_r the average after round r and w_r = exp(−(r − mean)² / 2 std²), the mean after round t is
+    θ̄_t = Σ_(r ≤ t) w_r θ_r / Σ_(r ≤ t) w_r. Before the first round, it equals the initial parameters. `mean` and `std`
+    are in rounds. The server remembers the means and the number of the last round.
     """
 
     name = "gaussian-mean"
@@ -47,7 +48,7 @@ class GaussianMean(FedAvg):
         return Server(averaged, {"round": number, **means})
 
     def share(self, number: int) -> float:
-        """w_t / Σ_(r ≤ t) w_r, also where all of these are too small for a number."""
+        """Return w_t / Σ_(r ≤ t) w_r for round t = `number`, even if all weights underflow."""
         logarithms = [-(((r - self.mean) / self.std) ** 2) / 2 for r in range(1, number + 1)]
         largest = max(logarithms)
         return math.exp(logarithms[-1] - largest) / sum(math.exp(logarithm - largest) for logarithm in logarithms)
@@ -55,27 +56,29 @@ class GaussianMean(FedAvg):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedPromptSRC(Guided, FedIVLP):
-    """FedIVLP's prompts, held near to the frozen CLIP, and their mean over rounds (PromptSRC, Khattak et al. 2023).
+    """FedIVLP's prompts, kept close to the frozen CLIP, and their mean over rounds (PromptSRC, Khattak et al. 2023).
 
-    With z [C, D] and f [B, D] the features behind the prompts, f_0 those of the frozen image tower, z_C text features
-    of many hand-written prompts, s = exp(logit scale), p = softmax(s f zᵀ) and q = softmax(s f_0 z_Cᵀ), the loss is
+    With z [C, D] and f [B, D] the text and image features with prompts, f_0 the features of the frozen image tower, z_C
+    the text features of many hand-written prompts, s = exp(logit scale), p = softmax(s f zᵀ) and q = softmax(s f_0
+    z_Cᵀ), the loss is
 
-        CE + λ_text mean |z − z_C| + λ_image mean |f − f_0| + λ_logits Σ q ln(q/p) / (B C),
+        CE + λ_text mean |z − z_C| + λ_image mean |f − f_0| + λ_logits Σ q ln(q/p) / (B C).
 
-    means over all entries, of features of unit length. Dividing by B C and not by B is the public code's, so that the
-    last term fades with more classes. z_C is the mean of features of unit length, in the public code of features as
-    they are; its templates are those of guidance = "ensemble-60".
+    Each mean runs over all entries, and all features have unit length. The public code divides by B C instead of B, so
+    the last term becomes smaller with more classes. z_C is a mean of features of unit length; in the public code the
+    features are not normalized. Its templates are guidance = "ensemble-60".
 
-    PromptSRC predicts with the mean over its epochs e = 1 … E of the prompts after each, with the weights of a normal
-    distribution, and trains on without it. Its weights are 15 ± 1 of E = 20 for base-to-novel, 30 ± 30 or 45 ± 5 of 50
-    for few-shot runs, and 6 ± 10 of 20 across datasets. In a federation the server computes this mean of its averages,
-    over rounds instead of epochs, as FLiP's server does. Mean and deviation are fractions of T, the number of
-    rounds: the defaults 0.75 and 0.05 are the 15 and 1 of 20. FLiP has 15 and 1 rounds for any T.
+    PromptSRC predicts with the mean of the prompts after each of its epochs e = 1 … E, weighted by a normal
+    distribution, and continues training from the unaveraged prompts. The mean and standard deviation of the weights are
+    15 ± 1 of E = 20 for base-to-novel, 30 ± 30 or 45 ± 5 of 50 for few-shot runs, and 6 ± 10 of 20 across datasets. In
+    a federation, the server computes this mean of its averages over rounds instead of epochs, like FLiP's server. The
+    mean and standard deviation are fractions of T, the number of rounds: the defaults 0.75 and 0.05 correspond to 15
+    and 1 of 20. FLiP uses 15 and 1 rounds for any T.
 
-    As in PromptSRC, training goes on without the mean; in FLiP it goes on from the unfinished sum. So after each round
-    the server sends the mean up to now beside the average, bytes_down are twice those of FedIVLP, and clients predict
-    with the mean and train from the average. If T is small, the deviation is shorter than a round, and one round has
-    nearly all weight: of T = 5 with the defaults, round 4 has 98 %.
+    As in PromptSRC, training continues from the average instead of the mean; in FLiP it continues from the unfinished
+    sum. After each round, the server sends the current mean in addition to the average, so bytes_down is twice as large
+    as for FedIVLP. Clients predict with the mean and train from the average. If T is small, the standard deviation is
+    shorter than a round, and one round has nearly all weight: with T = 5 and the defaults, round 4 has 98 %.
     """
 
     name = "fedpromptsrc"
@@ -83,26 +86,32 @@ class FedPromptSRC(Guided, FedIVLP):
     year = 2023
     venue = "ICCV"
 
-    text_weight: Factor = Field(default=25.0, description="λ_text (public code)")
-    image_weight: Factor = Field(default=10.0, description="λ_image (public code)")
-    logits_weight: Factor = Field(default=1.0, description="λ_logits (public code)")
+    text_weight: Factor = Field(
+        default=25.0, description="λ_text, weight of the distance of text features (public code)"
+    )
+    image_weight: Factor = Field(
+        default=10.0, description="λ_image, weight of the distance of image features (public code)"
+    )
+    logits_weight: Factor = Field(default=1.0, description="λ_logits, weight of the distance of logits (public code)")
     guidance: Guidance = Field(
         default="ensemble",
-        description='z_C, "template": "a photo of a {}."; "dataset": the data set\'s own;'
-        ' "ensemble", "ensemble-60": 7 or 60 of CLIP\'s',
+        description='Hand-written prompts for z_C: "template" for "a photo of a {}.", "dataset" for the prompt of the'
+        ' dataset, "ensemble" or "ensemble-60" for 7 or 60 prompts of CLIP',
     )
-    gaussian: bool = Field(default=True, description="false: predict with the last average")
+    gaussian: bool = Field(
+        default=True, description="Predict with the mean over rounds; false: with the last round's average"
+    )
     gaussian_mean: float = Field(
         default=0.75,
         ge=0,
         le=1,
-        description="round of the largest weight, as a fraction of federation.rounds (PromptSRC: epoch 15 of 20)",
+        description="Round with the largest weight, as a fraction of federation.rounds (PromptSRC: epoch 15 of 20)",
     )
     gaussian_std: float = Field(
         default=0.05,
         ge=1e-3,
         le=10,
-        description="standard deviation of the weights, as a fraction of federation.rounds (PromptSRC: 1 of 20 epochs)",
+        description="Standard deviation of the weights, as a fraction of federation.rounds (PromptSRC: 1 of 20 epochs)",
     )
 
     def own_aggregator(self, rounds: int) -> Aggregator | None:

@@ -1,4 +1,4 @@
-"""A generator that makes the prompt from the names of the classes."""
+"""A network that generates the prompt from the class names."""
 
 import math
 from collections.abc import Sequence
@@ -17,20 +17,21 @@ from fedpgp.methods.base import STRICT, Count, Frozen, LearningRate, Params, Tra
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedTPG(TrainedMethod):
-    """The prompt is made from the names of the classes that are to be told apart (Qiu et al. 2024).
+    """A shared network that generates the prompt from the names of the classes (Qiu et al. 2024).
 
-    With Q [M, d] learned queries and T [C, D] the text features of the bare class names, the one context of these
-    classes is
+    With learned queries Q [M, d] and T [C, D] the text features of the bare class names, all classes have the context
 
         X = MHA(query LN(Q), keys and values LN(T)),    p = X + W₂ (a ⊙ gelu(b)) + b₂,    (a, b) = W₁ LN(X) + b₁,
 
-    with W₁ [8 d, d] in two halves. All of the generator is shared. A client trains on its own classes alone, in the
-    softmax and in T; at prediction T has the classes of the softmax, novel ones too. A client of one class has loss 0.
+    where a and b are the halves of a vector, and W₁ is [8 d, d]. The whole network is shared. A client only trains on
+    its own classes, both in the softmax and in T. At prediction, T has all classes of the softmax, including novel
+    classes. A client with one class has loss 0.
 
-    The generator is that of the public code; the paper also speaks of deeper ones. The public code does not weight
-    clients in the average; here that is the aggregator's `weighting`. With its batches of 200 images and 8 shots, a
-    client makes one step a round, or two if it has more than 25 classes. The state of its optimizer outlives the round.
-    Its weight decay is 1e-5, its learning rate follows a cosine over the rounds, and its images are not augmented.
+    The network is the one in the public code; the paper also mentions deeper networks. The public code does not weight
+    the clients in the average; here, `weighting` of the aggregator decides. With its batches of 200 images and 8 shots,
+    a client makes one step in a round, or two steps with more than 25 classes. Its optimizer keeps its state between
+    rounds, its weight decay is 1e-5, its learning rate follows a cosine over the rounds, and its images are not
+    augmented.
     """
 
     name = "fedtpg"
@@ -39,9 +40,11 @@ class FedTPG(TrainedMethod):
     venue = "ICLR"
     own_classes = True
 
-    context_length: Count = Field(default=4, description="M, context vectors (public code)")
-    heads: Count = Field(default=4, description="of the generator's attention (public code)")
-    learning_rate: LearningRate = Field(default=0.003, description="(public code, where it falls as a cosine)")
+    context_length: Count = Field(default=4, description="M, number of context vectors (public code)")
+    heads: Count = Field(default=4, description="Number of heads of the network's attention (public code)")
+    learning_rate: LearningRate = Field(
+        default=0.003, description="Learning rate (public code, where it follows a cosine)"
+    )
 
     def templates(self, task: Task) -> Sequence[str]:
         return ("{}",)
@@ -50,7 +53,10 @@ class FedTPG(TrainedMethod):
         d, D = backbone.token_width, backbone.image.width
         if d % self.heads:
             raise ConfigError(
-                f"{self.name}.heads must divide {d}, the width of the checkpoint's tokens, got {self.heads}"
+                where=f"{self.name}.heads",
+                allowed=f"a divisor of {d}, the token width of the checkpoint",
+                got=self.heads,
+                remedy=f"Use --set {self.name}.heads={math.gcd(d, self.heads)}",
             )
 
         def uniform(bound: float, *shape: int) -> Tensor:
@@ -58,12 +64,12 @@ class FedTPG(TrainedMethod):
 
         first = {
             "queries": normal(rng, self.context_length, d),
-            # attention and linear layers start as PyTorch's, which for D = d are these
+            # As PyTorch initializes attention and linear layers. Its attention layer has these bounds if D = d.
             **{
                 part: uniform(math.sqrt(6 / (3 * d + width)), d, width)
                 for part, width in (("query", d), ("key", D), ("value", D))
             },
-            "bias": torch.zeros(3 * d),  # of query, key and value
+            "bias": torch.zeros(3 * d),  # for query, key and value
             "out.weight": uniform(1 / math.sqrt(d), d, d),
             "out.bias": torch.zeros(d),
             "up.weight": uniform(1 / math.sqrt(d), 8 * d, d),

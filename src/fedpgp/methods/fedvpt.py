@@ -1,4 +1,4 @@
-"""Prompts of the image tower, averaged; those of the classes stay hand-written."""
+"""Visual prompts of the image tower that the server averages. The text prompts are hand-written."""
 
 from collections.abc import Sequence
 
@@ -17,16 +17,17 @@ from fedpgp.methods.templates import Guidance, Guided
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FedVPT(Guided, TrainedMethod):
-    """Visual prompts alone are learned, in the first J layers of the image tower (VPT, Jia et al. 2022).
+    """Visual prompts in the first J layers of the image tower, and no text prompts (VPT, Jia et al. 2022).
 
-    V_1 [m, w] stands behind the patches, without places and through the normalisation before the first layer. At layer
-    l = 2 … J, V_l [m, w] takes the place of the m tokens that came of the one before; behind layer J they go on as any
-    token does. With f(x) [D] the feature that this gives an image, z_c the text feature of a hand-written prompt, and
-    s = exp(logit scale), the logits are s f(x)·z_c. J = 1 is VPT-shallow. V_1 is "visual", the others "visual_deeper".
+    V_1 [m, w] follows the patches, without positional embeddings and before the normalization in front of the first
+    layer. At layer l = 2 … J, V_l [m, w] replaces the m tokens that layer l − 1 made of V_(l−1). After layer J, these
+    tokens are treated like all others. With f(x) [D] the resulting image feature, z_c the text feature of a
+    hand-written prompt, and s = exp(logit scale), the logits are s f(x)·z_c. J = 1 is VPT-shallow. The parameter
+    "visual" is V_1; "visual_deeper" is V_2 … V_J.
 
-    This is VPT as MaPLe's repository puts it into CLIP, with m = 8 and J = 12 of 12 layers. In VPT's own code the
-    vectors stand between class token and patches, start from a uniform distribution, and a linear classifier is learned
-    with them. All vectors are averaged, as in FedMGP's code, which has m = 4 and J = 1.
+    This is VPT in CLIP as in MaPLe's repository, which has m = 8 and J = 12 of 12 layers. In VPT's own code, the
+    vectors are between the class token and the patches, are initialized from a uniform distribution, and are trained
+    together with a linear classifier. All vectors are averaged, as in FedMGP's code, which has m = 4 and J = 1.
     """
 
     name = "fedvpt"
@@ -35,13 +36,13 @@ class FedVPT(Guided, TrainedMethod):
     venue = "ECCV"
     reads = ("image tower",)
 
-    visual_length: Count = Field(default=8, description="m, vectors of a layer's visual prompt (public code)")
+    visual_length: Count = Field(default=8, description="m, number of vectors of a layer's visual prompt (public code)")
     depth: Count | None = Field(
-        default=None, description="J, layers with prompts; unset: all, as public code has 12 of 12"
+        default=None, description="J, number of layers with prompts; if unset, all layers (public code: 12 of 12)"
     )
     guidance: Guidance = "template"
     learning_rate: LearningRate = Field(
-        default=1e-3, description="(FedMGP's code; MaPLe's repository: 2.5e-3, as a cosine)"
+        default=1e-3, description="Learning rate (FedMGP's code; MaPLe's repository: 2.5e-3 with a cosine schedule)"
     )
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Each client alone."""
+"""One prompt for each client, without any communication."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from fedpgp.methods.base import STRICT, Frozen, Params, SinglePromptMethod
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Local(SinglePromptMethod):
-    """Every client trains a prompt of its own and keeps it from round to round; nothing is sent (CoOp per client)."""
+    """Each client trains its own prompt and sends nothing (CoOp on each client)."""
 
     name = "local"
     source = "CoOp, Zhou et al. 2021, arXiv 2109.01134, on each client's data"

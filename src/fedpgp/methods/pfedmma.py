@@ -1,4 +1,4 @@
-"""Adapters in the deeper layers of both towers, joined by a small product that clients share."""
+"""Adapters in the deeper layers of both towers, connected by a small shared projection."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,28 +20,30 @@ from fedpgp.methods.templates import TEMPLATE
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PFedMMA(TrainedMethod):
-    """Multi-modal adapters; what both towers have in common is averaged, the rest is private (Ghiasvand et al. 2026).
+    """Private adapters in both towers, around a shared projection that is averaged (Ghiasvand et al. 2026).
 
-    In the layers j = l … L of either tower o ∈ {image, text}, f_j frozen, LN its normalisation ahead of the attention,
+    In the layers j = l … L of each tower o ∈ {image, text}, with f_j the frozen layer and LN its normalization before
+    the attention,
 
-        z_(j+1) = f_j(z_j) + α A_j(LN(z_j)),    A_j(x) = W_ju δ(W_js δ(W_jd x + b_jd) + b_js) + b_ju,
+        z_(j+1) = f_j(z_j) + α A_j(LN(z_j)),    A_j(x) = W_ju δ(W_js δ(W_jd x + b_jd) + b_js) + b_ju.
 
-    beside the whole layer and for every token, where δ is ReLU. W_jd [r, d_o] and W_ju [d_o, r] are of one tower, and
-    private; W_js [r, r] is of both towers, and shared, each with its bias. Text is "a photo of a {}.", the loss is the
-    cross-entropy. In ViT-B/16 a client trains 674,560 numbers and sends 8,448.
+    The adapter is parallel to the whole layer and acts on every token. δ is ReLU. W_jd [r, d_o] and W_ju [d_o, r]
+    belong to one tower and are private. W_js [r, r] belongs to both towers and is shared. Each has a bias. The text is
+    "a photo of a {}." and the loss is the cross-entropy. With ViT-B/16, a client trains 674,560 numbers and sends
+    8,448.
 
-    The adapters are MMA's (Yang et al., CVPR 2024), and so is the rule in its code without which so small an α would
-    leave them as they are: their numbers follow the gradient that they had if their own α were 1, which is the gradient
-    over α, whereas what lies below them has its true gradient.
+    The adapters are MMA's (Yang et al., CVPR 2024), and so is a rule of its code. Without the rule, the adapters would
+    hardly change with such a small α: the adapters' parameters follow the gradient for α = 1, which is their gradient
+    divided by α. The layers below an adapter get its true gradient.
 
-    The parameters of a layer are named by its number in the engine, from 0: "image.4.down.weight" with start_layer = 5.
-    A tower with fewer layers than l has no adapters; where that is the text tower, its features are the hand-written
-    prompt's. Everybody starts from the same numbers, private ones included, as in the public code; what averaged W_js
-    mean to each other rests on that.
+    The names of the parameters contain the layer number of the engine, from 0: "image.4.down.weight" with
+    start_layer = 5. A tower with fewer than l layers has no adapters. If this is the text tower, its features are the
+    features of the hand-written prompt. All clients start from the same parameters, including the private ones, as in
+    the public code. The average of W_js is only meaningful because of this.
 
-    Where the public code differs: its evaluation keeps the text features of the first client that it tests for all
-    others and all later rounds; one optimizer, whose momentum is never forgotten, serves all clients. Second-hand, not
-    checked: the paper names GELU as an example of δ and writes no biases.
+    Differences from the public code: its evaluation uses the text features of the first evaluated client for all other
+    clients and all later rounds, and one optimizer, whose momentum is never reset, serves all clients. From a secondary
+    source, not checked: the paper names GELU as an example of δ and has no biases.
     """
 
     name = "pfedmma"
@@ -52,11 +54,12 @@ class PFedMMA(TrainedMethod):
     tail = TEMPLATE
 
     start_layer: Count = Field(
-        default=5, description="l, the first layer with adapters, from 1; the last is the tower's (MMA)"
+        default=5,
+        description="l, first layer with an adapter, counted from 1; all later layers of the tower have one (MMA)",
     )
     rank: int = Field(default=32, ge=1, le=4096, description="r, width of the shared projection (paper, MMA)")
     scale: float = Field(default=1e-3, gt=0, le=1e3, description="α, weight of the adapters (public code, MMA)")
-    learning_rate: LearningRate = Field(default=1e-3, description="(public code)")
+    learning_rate: LearningRate = Field(default=1e-3, description="Learning rate (public code)")
 
     @property
     def first_layer(self) -> int:
@@ -66,8 +69,10 @@ class PFedMMA(TrainedMethod):
         layers = backbone.image.layers
         if self.start_layer > layers:
             raise ConfigError(
-                f"{self.name}.start_layer must be at most {layers}, backbone.image.layers of this checkpoint,"
-                f" got {self.start_layer}: start lower, or choose a checkpoint with more layers"
+                where=f"{self.name}.start_layer",
+                allowed=f"at most {layers}, the number of layers of the checkpoint's image tower",
+                got=self.start_layer,
+                remedy=f"Use --set {self.name}.start_layer={layers} or less, or a checkpoint with more layers",
             )
         drawn: dict[str, Tensor] = {}
         for number in range(self.first_layer, max(layers, len(backbone.text.layers))):
@@ -86,7 +91,7 @@ class PFedMMA(TrainedMethod):
         return {name: tensor.to(backbone.logit_scale) for name, tensor in drawn.items()}
 
     def adapters(self, params: Params, tower: Literal["text", "image"]) -> dict[int, Adapter]:
-        """Of a tower, by layer."""
+        """Return the adapters of a tower by layer number, counted from 0."""
 
         def part(name: str) -> Affine:
             of = params.shared if name.startswith("middle") else params.private
@@ -99,7 +104,7 @@ class PFedMMA(TrainedMethod):
         }
 
     def _prompts(self, params: Params, tower: Literal["text", "image"]) -> list[Prompt]:
-        """One without vectors, or none where the tower has no adapters."""
+        """Return one prompt without vectors, or none if the tower has no adapters."""
         adapters = self.adapters(params, tower)
         if not adapters:
             return []
@@ -121,6 +126,7 @@ class PFedMMA(TrainedMethod):
         return logits(text[0] if len(text) else frozen.guidance, images[:, 1], frozen)
 
 
-def _linear(name: str, of: int, to: int, rng: torch.Generator) -> dict[str, Tensor]:
-    """A weight [to, of] of N(0, 2/to), as He et al. draw it for a ReLU behind it, and a bias of zeros [to]."""
-    return {f"{name}.weight": math.sqrt(2 / to) * torch.randn(to, of, generator=rng), f"{name}.bias": torch.zeros(to)}
+def _linear(name: str, inputs: int, outputs: int, rng: torch.Generator) -> dict[str, Tensor]:
+    """Return a weight [outputs, inputs] from N(0, 2/outputs), He et al.'s for a ReLU after it, and a bias of zeros."""
+    weight = math.sqrt(2 / outputs) * torch.randn(outputs, inputs, generator=rng)
+    return {f"{name}.weight": weight, f"{name}.bias": torch.zeros(outputs)}

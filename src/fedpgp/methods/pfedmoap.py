@@ -1,5 +1,6 @@
-"""A prompt per client beside frozen ones of other clients, weighed by a gate for every image."""
+"""A mixture of the client's prompt and frozen prompts of other clients, weighted by a gate for every image."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -17,17 +18,18 @@ from fedpgp.methods.base import STRICT, Count, Factor, Frozen, LearningRate, Par
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class NearestExperts(FedAvg):
-    """FedAvg that keeps every client's last prompt p, and sends a client the nearest of the others' (Luo et al. 2025).
+    """FedAvg that remembers each client's last prompt, and sends each client the nearest ones (Luo et al. 2025).
 
-    Memory: "prompts" [N, M, d] and "known" [N], who has taken part. To client i it sends the average and "experts"
-    [E, M, d], at most `others` of them by their Frobenius distance to i's last prompt; none before i has taken part.
+    The server remembers "prompts" [N, M, d] and "known" [N], which clients have taken part. It sends client i the
+    average and "experts" [E, M, d]: the E ≤ `others` prompts of other clients with the smallest Frobenius distance to
+    the last prompt of client i. Before client i has taken part, E is 0.
     """
 
     name = "nearest-experts"
     source = "Luo et al., ICLR 2025, arXiv 2410.10114"
     personal = True
 
-    others: int = Field(default=9, ge=0, description="most experts that a client is sent (public code)")
+    others: int = Field(default=9, ge=0, description="Largest number of experts sent to a client (public code)")
 
     def begin(self, shared: Tensors, clients: int) -> Server:
         p = shared["p"]
@@ -49,26 +51,27 @@ class NearestExperts(FedAvg):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PFedMoAP(PromptMethod):
-    """Each client's prompt p [M, d] in a mixture with E frozen ones of others, by attention (Luo et al. 2025).
+    """A mixture of the client's prompt p and E frozen prompts of other clients, by attention (Luo et al. 2025).
 
-    A round starts p from the average, and sends the E prompts that are nearest to the one that the client sent last.
-    With T [1 + E, C, D] the text features of p and of those, f an image, and pool(z) every R-th number of z, down to
-    the gate's width g (R = D // g), the gate makes a text feature of each class c for each image:
+    In each round, p [M, d] starts from the average, and the server sends the E prompts that are nearest to the client's
+    last prompt. T [1 + E, C, D] are the text features of p and of these prompts, and f is an image feature. pool(z)
+    takes every R-th component of z, with R = D // g, where g is the width of the gate. For each image, the gate
+    computes a text feature of each class c:
 
-        h_c = MHA(query pool(f), keys and values pool(T_c)),    softmax(10 · q·k) over 1 + E in each head,
+        h_c = MHA(query pool(f), keys and values pool(T_c)),    softmax(10 · q·k) over 1 + E in each head.
 
-    with the private gate [4, g, g + 1]: weights and, in the last column, biases of query, key, value and output. The
-    logits are
+    The gate [4, g, g + 1] is private. It has the weights and, in the last column, the biases of query, key, value and
+    output. The logits are
 
         λ · s f·T_0c + s pool(f)·h_c,        s = exp(logit scale).
 
-    Without experts they are s f·T_0c and the gate stays as it is. So it is for a client in its first round, and for
-    somebody new, who takes the average. A client keeps and predicts with the p that it trained last.
+    Without experts, the logits are s f·T_0c and the gate does not change. This is the case for a client in its first
+    round, and for a new client, which uses the average. A client keeps the p that it trained last and predicts with it.
 
-    In the public code it then predicts with the experts of that round; here with those that the server would send it
-    next, so that after its first round the experts are mixed by a gate that no step has trained. There the prompts of a
-    round also reach the clients that are trained later in it; here none do. The gate of the public code is given a
-    dropout of 0.1, which it never applies.
+    Differences from the public code: there, a client predicts with the experts of its last round. Here it predicts with
+    the experts that the server would send next, so after its first round an untrained gate mixes the experts. There,
+    the prompts of a round also reach the clients that are trained later in the same round; here they do not. The public
+    code has a dropout of 0.1 for the gate but never applies it.
     """
 
     name = "pfedmoap"
@@ -78,14 +81,22 @@ class PFedMoAP(PromptMethod):
     personalizes_shared = True
 
     experts: int = Field(
-        default=10, ge=1, le=10_000, description="1 + E at most, the client's own included (public code)"
+        default=10,
+        ge=1,
+        le=10_000,
+        description="Largest number of prompts in the mixture, including the client's own (public code)",
     )
-    mixing: Factor = Field(default=0.5, description="λ, weight of the client's own logits (public code)")
-    gate_width: int = Field(default=128, ge=1, le=65_536, description="g, of queries, keys and values (public code)")
-    heads: Count = Field(default=8, description="of the gate's attention (public code)")
-    scaling: Factor = Field(default=10.0, description="of the attention's products (public code)")
+    mixing: Factor = Field(default=0.5, description="λ, weight of the logits of the client's own prompt (public code)")
+    gate_width: int = Field(
+        default=128, ge=1, le=65_536, description="g, width of the gate's queries, keys and values (public code)"
+    )
+    heads: Count = Field(default=8, description="Number of heads of the gate's attention (public code)")
+    scaling: Factor = Field(
+        default=10.0, description="Factor of the products of queries and keys in the gate's attention (public code)"
+    )
     gate_learning_rate: LearningRate = Field(
-        default=3e-3, description="of the gate (a third party's code; paper and its configuration: 0.01)"
+        default=3e-3,
+        description="Learning rate of the gate (a third party's code; paper and authors' configuration: 0.01)",
     )
 
     @property
@@ -102,10 +113,18 @@ class PFedMoAP(PromptMethod):
         g, D = self.gate_width, backbone.image.width
         if g > D:
             raise ConfigError(
-                f"{self.name}.gate_width must be at most {D}, the width of the checkpoint's features, got {g}"
+                where=f"{self.name}.gate_width",
+                allowed=f"at most {D}, the feature width of the checkpoint",
+                got=g,
+                remedy=f"Use --set {self.name}.gate_width={D} or less",
             )
         if g % self.heads:
-            raise ConfigError(f"{self.name}.heads must divide gate_width, {g}, got {self.heads}")
+            raise ConfigError(
+                where=f"{self.name}.heads",
+                allowed=f"a divisor of {g}, the value of {self.name}.gate_width",
+                got=self.heads,
+                remedy=f"Use --set {self.name}.heads={math.gcd(g, self.heads)}",
+            )
         return {"gate": uniform(rng, g, 4, g, g + 1).to(backbone.logit_scale)}
 
     def prompts(self, params: Params, frozen: Frozen) -> Sequence[Tensor]:
@@ -122,17 +141,17 @@ class PFedMoAP(PromptMethod):
         W, b = params.private["gate"][..., :-1], params.private["gate"][..., -1]
         query, key, value = (self._heads(F.linear(x, W[part], b[part])) for part, x in enumerate((f, T, T)))
         attention = (self.scaling * torch.einsum("bhk,echk->hbec", query, key)).softmax(2)
-        # f·h = f·(W₃ a + b₃) = (W₃ᵀ f)·a + f·b₃: so the output layer reads each image once, not with every class
+        # f·h = f·(W₃ a + b₃) = (W₃ᵀ f)·a + f·b₃: the output layer is computed once for each image, not for each class.
         seen = torch.einsum("bhk,echk->hbec", self._heads(f @ W[3]), value)
         mixture = (attention * seen).sum((0, 2)) + (f @ b[3])[:, None]
         return self.mixing * own + frozen.logit_scale.exp() * mixture
 
     def _heads(self, x: Tensor) -> Tensor:
-        """[..., g] -> [..., heads, g / heads]."""
+        """Split into heads: [..., g] -> [..., heads, g / heads]."""
         return x.unflatten(-1, (self.heads, -1))
 
     def _pool(self, features: Tensor) -> Tensor:
-        """Every R-th number: [..., D] -> [..., g]."""
+        """Take every R-th component: [..., D] -> [..., g]."""
         return features[..., :: features.shape[-1] // self.gate_width][..., : self.gate_width]
 
     def without_private(self, params: Params) -> Params:

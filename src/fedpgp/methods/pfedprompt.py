@@ -1,4 +1,4 @@
-"""One averaged prompt, and every client's own images as a memory at prediction."""
+"""One averaged prompt, and a memory of each client's own images for prediction."""
 
 import torch
 from pydantic import Field
@@ -11,19 +11,21 @@ from fedpgp.methods.promptfl import PromptFL
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PFedPrompt(PromptFL):
-    """PromptFL whose clients remember their training images when they predict (Guo et al. 2023).
+    """PromptFL whose clients predict with a memory of their training images (Guo et al. 2023).
 
     With F [n, D] the features of a client's training images, L [n, C] their one-hot labels, f an image and z_c the text
     features of the averaged prompt, the logits are
 
         s f·z_c + α exp(−β (1 − f Fᵀ)) L_c,        s = exp(logit scale).
 
-    The second term is the cache of Tip-Adapter (Zhang et al. 2022). It has no parameters, is 0 for classes that the
-    client has no image of, and is left out in training, where an image would meet itself, and by somebody new.
+    The second term is the cache of Tip-Adapter (Zhang et al. 2022). It has no parameters and is 0 for classes of which
+    the client has no image. Training omits it, because each image would find itself in the memory. A new client has no
+    memory and also omits it.
 
-    We had neither the paper's text nor public code of it. That its attention without parameters has this form, and that
-    it works only at prediction, is our reading of its summaries. We could not confirm the source of the defaults of α
-    and β: the configurations of Tip-Adapter that we read start from other values and search for better ones.
+    We had neither the text of the paper nor public code. Two points are our reading of summaries of the paper: that its
+    parameter-free attention has this form, and that it is only used for prediction. We could not confirm the source of
+    the defaults of α and β: the configurations of Tip-Adapter that we read start from other values and search for
+    better ones.
     """
 
     name = "pfedprompt"
@@ -39,7 +41,8 @@ class PFedPrompt(PromptFL):
         description="α, weight of the memory (source not found; Tip-Adapter starts at 1.17 on ImageNet, 2 on DTD)",
     )
     beta: Factor = Field(
-        default=5.5, description="β, how fast a remembered image fades (source not found; Tip-Adapter starts at 1)"
+        default=5.5,
+        description="β, sharpness of the similarity to remembered images (source not found; Tip-Adapter starts at 1)",
     )
 
     def memory(self, images: Tensor, labels: Tensor, frozen: Frozen) -> dict[str, Tensor]:
@@ -53,5 +56,5 @@ class PFedPrompt(PromptFL):
         if not params.memory:
             return plain
         affinity = torch.exp(-self.beta * (1 - images @ params.memory["keys"].T))
-        one_hot = params.memory["labels"][:, None] == frozen.base  # [n, C]: labels are places among the base classes
+        one_hot = params.memory["labels"][:, None] == frozen.base  # [n, C]: labels are indices of base classes
         return plain + self.alpha * affinity @ one_hot.to(affinity)

@@ -1,4 +1,4 @@
-"""Methods that are not part of this package: of an installed package, or in a file for a quick trial."""
+"""Methods that are not part of fedpgp: from an installed package, or from a file for a quick trial."""
 
 import dataclasses
 import hashlib
@@ -20,28 +20,40 @@ from fedpgp.methods.reserved import ALL, EXTENDS, RECIPE, SECTIONS
 from fedpgp.runtime.code_files import load_file, own_line, raised
 from fedpgp.runtime.files import exists
 
-GROUP = "fedpgp.methods"  # of entry points
-DECORATOR = "write @dataclass(frozen=True, kw_only=True) above it, from pydantic.dataclasses"
-PLAIN = (str, int, float, tuple, frozenset, set)  # values of class attributes
+GROUP = "fedpgp.methods"  # the group of entry points
+DECORATOR = "Write @dataclass(frozen=True, kw_only=True) from pydantic.dataclasses above the class"
+DERIVE = "Derive the class from fedpgp.methods.Method or from a built-in method"
+PLAIN = (str, int, float, tuple, frozenset, set)  # types of class attributes that a fingerprint covers
 RESERVED = {ALL, EXTENDS, RECIPE, *SECTIONS, *AGGREGATORS}  # names that a method may not have
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # of a method: it is a section of the config and a directory
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")  # a method's name is also a section of the config and a directory
 
 
 def installed() -> Mapping[str, EntryPoint]:
-    """The methods of installed packages, by name, not imported yet; one of ours cannot be replaced."""
+    """Return the entry points of methods in installed packages, by name, without importing the methods.
+
+    They cannot replace a built-in method.
+    """
     return {point.name: point for point in entry_points(group=GROUP) if point.name not in METHODS}
 
 
 def is_registered(name: str) -> bool:
-    """Whether a method is one of ours or of an installed package, and so found again by its name alone."""
+    """Whether a method is built in or in an installed package, so that its name is enough to find it."""
     return name in {*METHODS, *installed()}
 
 
 def find_method(name: str) -> type[Method]:
-    """The class of a method: one of ours, one of an installed package, or "path/to/file.py:Name".
+    """Return the class of a method.
 
-    Raises ConfigError with the nearest name for one that is unknown, and with the line of its own code where somebody
-    else's fails.
+    Parameters
+    ----------
+    name
+        Name of a built-in method or of a method in an installed package, or "path/to/file.py:Name".
+
+    Raises
+    ------
+    ConfigError
+        The method is unknown, its code cannot be imported, or it does not keep the contract. The error has the nearest
+        known name, or the line of the method's code that fails.
     """
     if name in METHODS:
         return METHODS[name]
@@ -50,18 +62,26 @@ def find_method(name: str) -> type[Method]:
     points = installed()
     if name not in points:
         raise ConfigError(
-            f"method must be a known one, got {name!r}; {nearest(name, [*METHODS, *points])};"
-            " or the file of one of your own, as path/to/file.py:Name"
+            where="the method",
+            allowed="built in, from an installed package, or in a file as path/to/file.py:Name",
+            got=name,
+            remedy=nearest(name, [*METHODS, *points]),
         )
     point = points[name]
     where = f"method {name!r} of {point.dist.name if point.dist else 'an installed package'} ({point.value})"
     try:
         method = point.load()
-    except Exception as error:  # whatever somebody else's code raises
-        raise ConfigError(f"{where} cannot be imported: {raised(error)}; mend or uninstall the package") from error
+    except Exception as error:  # the package's code may raise anything
+        raise ConfigError(
+            f"it cannot be imported: {raised(error)}", where=where, remedy="Fix or uninstall the package"
+        ) from error
     _check(method, where)
     if method.name != name:
-        raise ConfigError(f"{where} must have the name of its entry point, its class has {method.name!r}")
+        raise ConfigError(
+            f"its entry point has the name {name!r}, but its class has the name {method.name!r}",
+            where=where,
+            remedy="Use the same name for both in the package",
+        )
     return method
 
 
@@ -69,19 +89,28 @@ def _of_file(reference: str) -> type[Method]:
     file, _, name = reference.rpartition(":") if ".py:" in reference else (reference, "", "")
     path = Path(file)
     if not (exists(path) and path.is_file()):
-        raise ConfigError(f"method {reference!r} names the file {file}, which is not there; give path/to/file.py:Name")
+        raise ConfigError(
+            f"there is no file {file}",
+            where=f"method {reference!r}",
+            remedy="Name an existing file as path/to/file.py:Name",
+        )
     content = vars(load_file(path))
     written = [key for key, value in content.items() if getattr(value, "__module__", None) == content["__name__"]]
     methods = [key for key in written if _is_method(content[key]) and not inspect.isabstract(content[key])]
-    if not name and len(methods) != 1:
+    where = f"method file {path}"
+    if not methods and (not name or name not in content):
         raise ConfigError(
-            f"method file {path} must have one Method, or be named with one as {file}:Name;"
-            f" it has {', '.join(methods) or 'none'}"
+            "it defines no complete method", where=where, remedy=f"{DERIVE}, and define its abstract functions"
+        )
+    if not name and len(methods) > 1:
+        raise ConfigError(
+            f"it defines the methods {', '.join(methods)}",
+            where=where,
+            remedy=f"Name one of them, for example {file}:{methods[0]}",
         )
     name = name or methods[0]
     if name not in content:
-        remedy = nearest(name, methods) if methods else "it has no Method at all"
-        raise ConfigError(f"method file {path} has no {name!r}; {remedy}")
+        raise ConfigError(f"it does not define {name!r}", where=where, remedy=nearest(name, methods))
     _check(content[name], f"method {reference!r}")
     return content[name]
 
@@ -92,10 +121,15 @@ def _is_method(value: Any) -> bool:
 
 @contextmanager
 def own_errors(method: Method, training: bool = False) -> Iterator[None]:
-    """Turns what somebody else's method raises into a ConfigError with the line of its own code.
+    """Turn an exception that a user's method raises into a ConfigError with the failing line of the method's code.
 
-    training: what others raise, such as a disk that is full, passes here, too, and stays as it is; before training
-    nobody else is at work, so that what is raised elsewhere comes of what the method gave.
+    Parameters
+    ----------
+    method
+        The method. Exceptions of built-in methods are not changed.
+    training
+        Whether exceptions can also have other causes, such as a full disk. These are then not changed. Before training,
+        every exception is a consequence of the method.
     """
     try:
         yield
@@ -107,18 +141,21 @@ def own_errors(method: Method, training: bool = False) -> Iterator[None]:
         file = _file(method)
         if training and own_line(error, file) is None and not _passed(error, method):
             raise
-        raise ConfigError(f"method {method.name!r} fails: {raised(error, file)}; mend it") from error
+        raise ConfigError(
+            f"it fails with {raised(error, file)}", where=f"method {method.name!r}", remedy="Fix the method's code"
+        ) from error
 
 
 def _passed(error: Exception, method: Method) -> bool:
-    """Whether an error came through a function of the method that it has from us, such as `Method.loss`."""
+    """Whether an error came through a function that the method inherits from fedpgp, such as `Method.loss`."""
     return any(isinstance(frame.f_locals.get("self"), type(method)) for frame, _ in walk_tb(error.__traceback__))
 
 
 def fingerprint(method: Method) -> str | None:
-    """SHA-256 of the file that somebody else's method is written in; None for one of ours, which has our version.
+    """Return the SHA-256 of the file of a user's method, or None for a built-in method.
 
-    Of a method that was typed into a notebook or a prompt, there being no file, it is of what its functions do.
+    A method that was defined in a notebook or an interactive session has no file. Its SHA-256 is computed from the code
+    of its functions and the values of its class attributes.
     """
     if type(method).__module__.startswith("fedpgp."):
         return None
@@ -131,14 +168,14 @@ def fingerprint(method: Method) -> str | None:
 
 
 def _content(value: Any) -> Any:
-    """What a function does or a constant is, without the place where it is written, and the same in every process."""
+    """Describe the code of a function, or a constant, without its place in a file. It is the same in every process."""
     if inspect.iscode(value):
         return value.co_code.hex(), value.co_names, [_content(constant) for constant in value.co_consts]
     return repr(sorted(map(repr, value))) if isinstance(value, frozenset | set) else repr(value)
 
 
 def _file(method: Method) -> Path:
-    """The file of a method's code as tracebacks name it; of what was typed into a notebook or a prompt, it is none."""
+    """Return the file of a method's code as tracebacks name it. It does not exist for code in a notebook."""
     try:
         return Path(inspect.getfile(type(method)))
     except (TypeError, OSError):
@@ -146,7 +183,7 @@ def _file(method: Method) -> Path:
 
 
 def _functions(method: Method) -> Iterator[tuple[str, FunctionType]]:
-    """Those that its author wrote, also as properties or decorated; what dataclasses make is no code of theirs."""
+    """Yield the functions that the method's author wrote, including properties, without the ones from dataclasses."""
     for name, value in _written(method):
         bare = getattr(value, "fget", None) or getattr(value, "func", None) or getattr(value, "__func__", value)
         function = inspect.unwrap(bare) if callable(bare) else bare
@@ -157,66 +194,96 @@ def _functions(method: Method) -> Iterator[tuple[str, FunctionType]]:
 
 
 def _written(method: Method) -> Iterator[tuple[str, Any]]:
-    """What stands in the class and in its bases that are not ours, by name."""
-    for of in type(method).__mro__:
-        if of.__module__.startswith("fedpgp."):
+    """Yield the attributes of the class and of its bases outside fedpgp, by name."""
+    for base in type(method).__mro__:
+        if base.__module__.startswith("fedpgp."):
             return
-        for name, value in vars(of).items():
+        for name, value in vars(base).items():
             if not name.startswith("__") or callable(value):
-                yield f"{of.__qualname__}.{name}", value
+                yield f"{base.__qualname__}.{name}", value
 
 
 def check_instance(method: Method) -> None:
-    """Raises ConfigError for a method with its settings that cannot stand beside the others."""
+    """Raise ConfigError if a method object cannot be used together with the other methods."""
     _check(type(method), f"method {type(method).__name__}")
 
 
 def _check(method: Any, where: str) -> None:
-    """Raises ConfigError for what is no complete method."""
-    if fault := fault_of(method):
-        raise ConfigError(f"{where} {fault}")
+    """Raise ConfigError if `method` is not the class of a complete method."""
+    if fault := fault_of(method, where):
+        raise fault
 
 
-def fault_of(method: Any) -> str | None:
-    """What is wrong with what should be the class of a method."""
+def fault_of(method: Any, where: str = "the method") -> ConfigError | None:
+    """Return the error to raise for `method`, or None if it is the class of a complete method.
+
+    Parameters
+    ----------
+    method
+        The object that must be the class of a method.
+    where
+        How the error names the method.
+    """
     if not _is_method(method):
-        return f"must be a class derived from fedpgp.methods.Method, got {method!r}"
+        return ConfigError(where=where, allowed="a class derived from fedpgp.methods.Method", got=method, remedy=DERIVE)
     if inspect.isabstract(method):
-        return f"lacks {', '.join(sorted(method.__abstractmethods__))}: write them"
+        missing = ", ".join(sorted(method.__abstractmethods__))
+        return ConfigError(f"it does not define {missing}", where=where, remedy=f"Define {missing}")
     for attribute in ("name", "source", "year", "venue"):
         if not hasattr(method, attribute):
-            return f"lacks the class attribute {attribute!r}: add it"
-    if fault := _undeclared(method):
+            return ConfigError(
+                f"it has no class attribute {attribute!r}", where=where, remedy=f"Add the class attribute {attribute}"
+            )
+    if fault := _undeclared(method, where):
         return fault
     if not (isinstance(method.name, str) and NAME.fullmatch(method.name)):
-        return f"must have a name of small letters, digits, - and _, got {method.name!r}"
+        return ConfigError(
+            where=f"the name of {where}",
+            allowed="made of lowercase letters, digits, - and _",
+            got=method.name,
+            remedy="Change its class attribute name",
+        )
     if METHODS.get(method.name, method) is not method:
-        return f"has the name {method.name!r} of a built-in method: choose another"
+        return ConfigError(
+            f"a built-in method has the same name, {method.name!r}", where=where, remedy="Choose another name"
+        )
     if method.name in RESERVED:
-        return f"has the name {method.name!r}, which means something else in a config: choose another"
+        return ConfigError(
+            f"its name {method.name!r} has another meaning in a config", where=where, remedy="Choose another name"
+        )
     try:
         default = method()
     except Exception as error:
-        return f"must have a default for every field: {raised(error)}"
+        return ConfigError(
+            f"it cannot be made without arguments: {raised(error)}", where=where, remedy="Give every field a default"
+        )
     for field in dataclasses.fields(default):
         if not _is_toml(value := getattr(default, field.name)):
-            return (
-                f"must have settings that a config file can hold, a number, a word, true or false, or a tuple of these,"
-                f" got {field.name} = {value!r}: make it one of these, or a class attribute without a type"
+            return ConfigError(
+                where=f"{field.name} of {where}",
+                allowed="a number, a string, true or false, or a tuple of these, so that a config file can hold it",
+                got=value,
+                remedy="Change its type, or make it a class attribute without a type",
             )
-    return misread(default)
+    return misread(default, where)
 
 
-def _undeclared(method: type[Method]) -> str | None:
-    """What is wrong with a class whose settings would be no settings."""
-    for of in method.__mro__:
-        if of.__module__.startswith("fedpgp."):
+def _undeclared(method: type[Method], where: str) -> ConfigError | None:
+    """Return the error for a class whose annotated attributes are not fields of a pydantic dataclass."""
+    for base in method.__mro__:
+        if base.__module__.startswith("fedpgp."):
             return None
-        own = [name for name, kind in inspect.get_annotations(of).items() if "ClassVar" not in str(kind)]
-        if "__dataclass_fields__" in vars(of) and "__pydantic_fields__" not in vars(of):
-            return f"must have the dataclass of pydantic, {of.__name__} has that of dataclasses: {DECORATOR}"
-        if own and "__pydantic_fields__" not in vars(of):
-            return f"has the setting {own[0]!r}, which nothing sets, as {of.__name__} is no dataclass: {DECORATOR}"
+        own = [name for name, kind in inspect.get_annotations(base).items() if "ClassVar" not in str(kind)]
+        if "__dataclass_fields__" in vars(base) and "__pydantic_fields__" not in vars(base):
+            return ConfigError(
+                f"{base.__name__} is a dataclass of the standard library instead of pydantic",
+                where=where,
+                remedy=DECORATOR,
+            )
+        if own and "__pydantic_fields__" not in vars(base):
+            return ConfigError(
+                f"{base.__name__} has the setting {own[0]!r} but is not a dataclass", where=where, remedy=DECORATOR
+            )
     return None
 
 
@@ -226,16 +293,42 @@ def _is_toml(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def misread(method: Method) -> str | None:
-    """What is wrong with what a method declares that it reads."""
+def misread(method: Method, where: str = "the method") -> ConfigError | None:
+    """Return the error to raise for the attribute `reads` of a method, or None if it is right.
+
+    Parameters
+    ----------
+    method
+        The method.
+    where
+        How the error names the method.
+    """
     known = get_args(Reads)
     if isinstance(method.reads, str):
-        return f"must have a tuple of what it reads, got {method.reads!r}: reads = ({method.reads!r},)"
+        return ConfigError(
+            where=f"reads of {where}",
+            allowed="a tuple",
+            got=method.reads,
+            remedy=f"Write reads = ({method.reads!r},)",
+        )
     reads = {*method.reads}
-    for what in sorted(reads - {*known}):
-        return f"must read what there is, got {what!r}; {nearest(what, known)}"
+    for unknown in sorted(reads - {*known}):
+        return ConfigError(
+            where=f"reads of {where}",
+            allowed="a tuple of features that the engine knows",
+            got=unknown,
+            remedy=nearest(unknown, known),
+        )
     if {"patches", "image tower"} <= reads:
-        return 'must read "patches" or the "image tower", not both: only one is kept of an image'
+        return ConfigError(
+            'it reads both "patches" and "image tower", but only one of them is kept of an image',
+            where=where,
+            remedy="Remove one of them from reads",
+        )
     if method.per_example and "text per image" in reads:
-        return 'must not be per_example where it reads "text per image"'
+        return ConfigError(
+            'it is per_example and reads "text per image", which is not possible',
+            where=where,
+            remedy='Set per_example = False, or remove "text per image" from reads',
+        )
     return None

@@ -1,4 +1,4 @@
-"""FedAMP on prompts: every client has its own, and is drawn to those of the clients that are most like it."""
+"""FedAMP on prompts: each client has its own prompt, which is attracted to the prompts of similar clients."""
 
 from collections.abc import Sequence
 
@@ -16,10 +16,10 @@ from fedpgp.methods.base import STRICT, Batch, Factor, Frozen, Params, SinglePro
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class AttentiveMessages(Aggregator):
-    """Sends client i u_i = Σ_j ξ_ij w_j, w_j the prompt that client j sent last (Huang et al. 2021, section 4).
+    """Sends client i the mixture u_i = Σ_j ξ_ij w_j of the clients' last prompts w_j (Huang et al. 2021, section 4).
 
-    The server keeps all of them, {"w": [N, …]}, and computes a client's row when it is asked for. The order of the
-    clients changes no bit: sums run over sorted numbers.
+    The server remembers all prompts, {"w": [N, …]}, and computes the weights ξ_i when it sends u_i. Sums run over
+    sorted numbers, so the result does not depend on the order of the clients, not even by rounding.
     """
 
     name = "fedamp"
@@ -38,7 +38,7 @@ class AttentiveMessages(Aggregator):
     def download(self, server: Server, client: int) -> Download:
         w = server.memory["w"]
         weights = self.weights(w.flatten(1), client).view(-1, *[1] * (w.dim() - 1))
-        # From w_i on, so that equal prompts give exactly themselves.
+        # A sum of differences from w_i, so that equal prompts give exactly w_i.
         return Download({"p": w[client] + _sum(weights * (w - w[client]))})
 
     def aggregate(self, server: Server, uploads: Sequence[Upload]) -> Server:
@@ -48,7 +48,7 @@ class AttentiveMessages(Aggregator):
         return Server(server.shared, {"w": w})
 
     def weights(self, w: Tensor, i: int) -> Tensor:
-        """ξ_i [N] of the flat prompts w [N, P]: none is negative, and their sum is 1."""
+        """Return the weights ξ_i [N] of the flattened prompts w [N, P]. They are not negative, and their sum is 1."""
         others = torch.arange(len(w), device=w.device) != i
         if len(w) == 1:
             return torch.ones_like(w[:, 0])
@@ -64,21 +64,25 @@ class AttentiveMessages(Aggregator):
 
 
 def _sum(values: Tensor) -> Tensor:
-    """Over the first dimension, the same whatever the order there."""
+    """Sum over the first dimension with a result that does not depend on the order."""
     return values.sort(dim=0).values.sum(0)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PromptAMP(SinglePromptMethod):
-    """Clients minimise CE + λ/(2α) ‖w − u_i‖², u_i from the server, and go on from their own w (Huang et al. 2021).
+    """A prompt w on each client, attracted to a mixture u_i of similar clients' prompts (Huang et al. 2021).
 
-    FedAMP: ξ_ij = (α/σ) exp(−‖w_i − w_j‖²/σ) for j ≠ i, ξ_ii the rest to 1. Prompts may be so close that the rest is
-    negative; then the others of that row are scaled down to a sum of 1, a smaller α in u_i alone. HeurFedAMP: ξ_ii is
-    given, the others are a softmax of cosines. Our α is constant, the paper's falls with the rounds. Who takes part for
-    the first time starts from u_i.
+    Client i minimises CE + λ/(2α) ‖w − u_i‖², where u_i = Σ_j ξ_ij w_j comes from the server. It continues from its own
+    w in each round, and starts from u_i in its first round.
 
-    σ must suit the prompts: after 20 rounds of the embedded benchmark with the defaults below we saw squared distances
-    of 0.3 to 0.7, but 9 to 29 from a phrase with a rate of 0.07 and λ = 0.1, where σ = 1 leaves every client alone.
+    FedAMP has ξ_ij = (α/σ) exp(−‖w_i − w_j‖²/σ) for j ≠ i, and ξ_ii = 1 − Σ_(j ≠ i) ξ_ij. If prompts are so close that
+    ξ_ii would be negative, the other ξ_ij are scaled to a sum of 1, which equals a smaller α in u_i only. HeurFedAMP
+    has a fixed ξ_ii and a softmax of cosines for the others. α is constant here; in the paper, it decreases with the
+    rounds.
+
+    σ must fit the distances between prompts. After 20 rounds of the embedded benchmark with the defaults below, we
+    observed squared distances of 0.3 to 0.7. If the prompts start from a phrase, with learning rate 0.07 and λ = 0.1,
+    we observed 9 to 29. Clients then have no influence on each other with σ = 1.
     """
 
     name = "prompt-amp"
@@ -90,19 +94,25 @@ class PromptAMP(SinglePromptMethod):
     context_names = ("personal",)
 
     attraction: Factor = Field(default=1.0, description="λ, weight of the attraction (a third party's code)")
-    alpha: float = Field(default=1.0, gt=0, le=1e9, description="α, step towards the others (public code: PFLlib)")
+    alpha: float = Field(
+        default=1.0, gt=0, le=1e9, description="α, step size towards the other prompts (public code: PFLlib)"
+    )
     sigma: float = Field(
         default=1.0,
         ge=1e-6,
         le=1e6,
-        description="σ, squared distance over which attention falls to 1/e (public code: PFLlib)",
+        description="σ, squared distance at which the attention has fallen to 1/e (public code: PFLlib)",
     )
-    heuristic: bool = Field(default=False, description="HeurFedAMP's weights in the place of FedAMP's")
+    heuristic: bool = Field(default=False, description="Use HeurFedAMP's weights instead of FedAMP's")
     sharpness: Factor = Field(
-        default=25.0, description="σ of HeurFedAMP, by which cosines are multiplied (source not found)"
+        default=25.0, description="σ of HeurFedAMP, factor of the cosines in the softmax (source not found)"
     )
     self_weight: float = Field(
-        default=0.1, ge=0, lt=1, description="ξ_ii of HeurFedAMP (source not found; older versions of PFLlib: 1.0)"
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="ξ_ii of HeurFedAMP, weight of the client's own prompt (source not found; older versions of"
+        " PFLlib: 1.0)",
     )
 
     def own_aggregator(self, rounds: int) -> AttentiveMessages:

@@ -1,4 +1,4 @@
-"""One prompt, whose first vectors are everybody's and whose last are the client's own."""
+"""One prompt whose first vectors are shared and whose last vectors are private."""
 
 from collections.abc import Sequence
 
@@ -15,10 +15,11 @@ from fedpgp.methods.base import STRICT, Frozen, Params, PromptMethod
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PromptPer(PromptMethod):
-    """p_i = [p_G; p]: p_G [L, d] shared, p [M − L, d] private, trained together (FedPer, Arivazhagan et al. 2019).
+    """A prompt [p_G; p] with shared first vectors and private last vectors (FedPer, Arivazhagan et al. 2019).
 
-    FedPer shares the first layers of a network. What that is in a prompt we take from public code: its first vectors;
-    we know of no paper that compares with it and says how it split. The shared vectors alone predict nothing.
+    p_G [L, d] is shared and p [M − L, d] is private. Both are trained together. FedPer shares the first layers of a
+    network. In public code, these are the first vectors of a prompt. We know of no paper that compares with this method
+    and says how it splits the prompt. The shared part cannot predict without the private part.
     """
 
     name = "prompt-per"
@@ -28,7 +29,10 @@ class PromptPer(PromptMethod):
     context_names = ("personal",)
 
     shared_length: int | None = Field(
-        default=None, ge=0, le=1024, description="L, shared vectors; unset: half of them, rounded down (public code)"
+        default=None,
+        ge=0,
+        le=1024,
+        description="L, number of shared vectors; if unset, half of all vectors, rounded down (public code)",
     )
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:
@@ -42,16 +46,21 @@ class PromptPer(PromptMethod):
         return {"p": context[L:]} if len(context) > L else {}
 
     def _shared(self, context: Tensor) -> int:
-        """L; raises ConfigError where the context is shorter, or too short for a half of it."""
+        """Return L. Raise ConfigError if the context is shorter than L or has no half."""
         M = len(context)
         if self.shared_length is None and M == 1:
             raise ConfigError(
-                f"{self.name}.shared_length must be 0 or 1 for a context of one vector, got none: half of one vector is"
-                f" 0, and nothing would be shared. Set {self.name}.shared_length=1, or take a longer context"
+                where=f"{self.name}.shared_length",
+                allowed="set to 0 or 1 if the context has only one vector, because half of it would be no vector",
+                got=self.shared_length,
+                remedy=f"Use --set {self.name}.shared_length=1, or a longer context",
             )
         if self.shared_length is not None and self.shared_length > M:
             raise ConfigError(
-                f"{self.name}.shared_length must be at most the context length {M}, got {self.shared_length}"
+                where=f"{self.name}.shared_length",
+                allowed=f"at most {M}, the context length",
+                got=self.shared_length,
+                remedy=f"Use --set {self.name}.shared_length={M} or less, or a longer context",
             )
         return M // 2 if self.shared_length is None else self.shared_length
 

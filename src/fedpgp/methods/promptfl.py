@@ -1,4 +1,4 @@
-"""One prompt for all clients, averaged."""
+"""One prompt for all clients, averaged by the server."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from fedpgp.methods.base import STRICT, Frozen, Params, SinglePromptMethod
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PromptFL(SinglePromptMethod):
-    """Every client trains the same prompt p_G; the server averages (Guo et al. 2022)."""
+    """One shared prompt p_G. Every client trains it, and the server averages the results (Guo et al. 2022)."""
 
     name = "promptfl"
     source = "Guo et al. 2022, arXiv 2208.11625; the prompt is CoOp's, Zhou et al. 2021, arXiv 2109.01134"
@@ -23,7 +23,10 @@ class PromptFL(SinglePromptMethod):
     context_names = ("global",)
 
     finetuning: int = Field(
-        default=0, ge=0, le=10_000, description="epochs of every client for itself after the last round (PromptFL + FT)"
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Epochs in which each client trains separately after the last round (PromptFL + FT)",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""PromptFolio: a mixture of what a global and a personal prompt say."""
+"""PromptFolio: a mixture of the text features of a global and a personal prompt."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,12 @@ from fedpgp.methods.base import STRICT, Frozen, Params, PromptMethod, logits
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PromptFolio(PromptMethod):
-    """(1 − θ) z_G + θ z_L, of unit length before they are mixed and not after: p_G shared, p private (Pan et al. 2024).
+    """A mixture of the text features of a shared and a private prompt, (1 − θ) z_G + θ z_L (Pan et al. 2024).
 
-    Both prompts are trained at once on the cross-entropy. The paper derives an optimal θ from quantities that nobody
-    can measure; its code has a constant. Each prompt has a draw of its own, a phrase starts both.
+    z_G comes from p_G, which is shared, and z_L from p, which is private. They have unit length, but the mixture is not
+    normalized. Both prompts are trained at the same time with the cross-entropy. The paper derives an optimal θ from
+    quantities that cannot be measured; its code has a constant. Each prompt has its own random draw; a phrase
+    initializes both.
     """
 
     name = "promptfolio"
@@ -27,7 +29,7 @@ class PromptFolio(PromptMethod):
     context_names = ("global", "personal")
 
     mixing: float = Field(
-        default=0.4, ge=0, le=1, description="θ, weight of the personal prompt (authors' README, in its example)"
+        default=0.4, ge=0, le=1, description="θ, weight of the personal prompt (example in the authors' README)"
     )
 
     def init_shared(self, task: Task, backbone: Backbone, rng: torch.Generator) -> dict[str, Tensor]:

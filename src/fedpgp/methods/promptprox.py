@@ -1,4 +1,4 @@
-"""PromptFL with FedProx's pull towards the server's prompt."""
+"""PromptFL with FedProx's proximal term, which pulls a client's prompt towards the server's."""
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -10,9 +10,10 @@ from fedpgp.methods.promptfl import PromptFL
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PromptProx(PromptFL):
-    """PromptFL whose clients add (μ/2) ‖p_G − p_G^t‖², with p_G^t as the round began (Li et al. 2020, equation 2).
+    """PromptFL with the proximal term (μ/2) ‖p_G − p_G^t‖² in the clients' loss (Li et al. 2020, equation 2).
 
-    Some public code takes the distance of detached tensors, which has no gradient; here it has.
+    p_G^t is the prompt at the beginning of round t. Some public code computes the distance from detached tensors, so
+    its proximal term has no gradient. Here it has a gradient.
     """
 
     name = "promptprox"
@@ -20,7 +21,7 @@ class PromptProx(PromptFL):
     year = 2020
     venue = "MLSys"
 
-    mu: Factor = Field(default=0.5, description="weight of the proximal term (public code: FedOTP's)")
+    mu: Factor = Field(default=0.5, description="μ, weight of the proximal term (FedOTP's public code)")
 
     def loss(self, params: Params, text: Tensor, batch: Batch, frozen: Frozen) -> dict[str, Tensor]:
         moved = params.shared["p_G"] - params.received["p_G"]

@@ -1,4 +1,4 @@
-"""Published settings: for each built-in method the values that its authors ran it with, and where each was read."""
+"""Published settings: the values that the authors of each built-in method used, with the source of each value."""
 
 import json
 import re
@@ -11,15 +11,25 @@ from typing import Any
 
 from fedpgp.errors import ConfigError
 
-PUBLISHED = "published"  # what `--settings` names, and the origin of a value that was published
+PUBLISHED = "published"  # the value of `--settings`, and the origin of a published value in a config
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One published value.
+    """One published value of a method.
 
-    section, key: of the config; the section is the method's own, or one that belongs to the task.
-    source: the kind and place of the source in a few words, and which value other sources have.
+    Attributes
+    ----------
+    method
+        Name of the method.
+    section
+        Section of the config: the method's own, or another one, such as "federation".
+    key
+        Key in that section.
+    value
+        The published value.
+    source
+        Kind and place of the source, and the values in other sources, in a few words.
     """
 
     method: str
@@ -34,7 +44,7 @@ class Setting:
 
     @property
     def of_method(self) -> bool:
-        """Whether the value belongs to the method and not to the task."""
+        """Whether the value is in the method's own section of the config."""
         return self.section == self.method
 
     def __str__(self) -> str:
@@ -42,19 +52,27 @@ class Setting:
 
 
 def files() -> dict[str, Path]:
-    """Name of a method -> file of its published settings, a part of a config."""
+    """Return the files with published settings, which are parts of a config, by the name of the method."""
     directory = Path(str(resources.files("fedpgp") / "recipes" / "published"))
     return {path.stem: path for path in sorted(directory.glob("*.toml"))}
 
 
 @cache
 def published_settings(method: str) -> tuple[Setting, ...]:
-    """The published values of a method, none if none was found; raises ConfigError for a method without a file."""
+    """Return the published values of a method, or an empty tuple if no source was found.
+
+    Raises
+    ------
+    ConfigError
+        There is no file for the method.
+    """
     known = files()
     if method not in known:
         raise ConfigError(
-            f'settings must be left out for {method}, whose published settings fedpgp does not have, got "{PUBLISHED}";'
-            f" it has those of: {', '.join(known)}"
+            f"there are no published settings of {method}",
+            where="settings",
+            got=PUBLISHED,
+            remedy=f"Run {method} without published settings, or choose one of {', '.join(known)}",
         )
     text = known[method].read_text(encoding="utf-8")
     sources: dict[tuple[str, str], str] = {}
@@ -72,5 +90,5 @@ def published_settings(method: str) -> tuple[Setting, ...]:
 
 
 def shown(value: Any) -> str:
-    """A value as TOML has it."""
+    """Return a value as it is written in TOML."""
     return json.dumps(value, ensure_ascii=False)

@@ -1,6 +1,6 @@
-"""Names that mean something in a config file or in the place of a method, so that no method may have them."""
+"""Names that no method may have, because they have another meaning in a config file or on the command line."""
 
 SECTIONS = ("data", "task", "backbone", "federation", "privacy")  # of every config, in the order of a written one
-RECIPE = "recipe"  # a table that is no section: of those files whose configs are fedpgp reproduce's
-EXTENDS = "extends"  # the key that names another recipe
-ALL = "all"  # every built-in method
+RECIPE = "recipe"  # a table, not a section: only in the recipes of `fedpgp reproduce`
+EXTENDS = "extends"  # the key that names the recipe to extend
+ALL = "all"  # stands for every built-in method

@@ -1,4 +1,4 @@
-"""Hand-written prompts, each with {} for the class name: what a method's `guidance` chooses."""
+"""Hand-written prompts, with {} for the class name. The field `guidance` of a method selects them."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,25 +16,39 @@ GuidanceKind = Literal["template", "dataset", "ensemble", "ensemble-60"]
 Guidance = Annotated[
     GuidanceKind,
     Field(
-        description='"template": "a photo of a {}."; "dataset": the dataset\'s own; "ensemble", "ensemble-60": CLIP\'s'
+        description='Hand-written prompts: "template" for "a photo of a {}.", "dataset" for the prompt of the dataset,'
+        ' "ensemble" or "ensemble-60" for 7 or 60 prompts of CLIP'
     ),
 ]
 AuthorsGuidance = Annotated[
     GuidanceKind | Literal["authors"],
-    Field(description='z_C: "template" (ours), "authors" (their code), or as in zero-shot'),
+    Field(
+        description='Hand-written prompts for z_C: "template" for "a photo of a {}." (ours), "authors" for the prompts'
+        ' in the authors\' code, "dataset" for the prompt of the dataset, "ensemble" or "ensemble-60" for 7 or 60'
+        " prompts of CLIP"
+    ),
 ]
 
 
 @cache
 def _tables() -> Mapping[str, Any]:
-    """What stands in templates.toml."""
+    """The content of templates.toml."""
     return tomllib.loads((resources.files("fedpgp.methods") / "templates.toml").read_text(encoding="utf-8"))
 
 
 def templates_of(guidance: str, task: Task, method: str = "") -> Sequence[str]:
-    """The hand-written prompts: "a photo of a {}.", those of the dataset, or CLIP's ensemble of seven or of sixty.
+    """Return the hand-written prompts that a value of the field `guidance` selects.
 
-    "authors" are those of the authors of a method for this dataset, where they differ from the dataset's.
+    Parameters
+    ----------
+    guidance
+        "template" for "a photo of a {}."; "dataset" for the prompt of the dataset; "ensemble" or "ensemble-60" for 7 or
+        60 prompts of CLIP; "authors" for the prompt that the authors of the method use for this dataset, or the prompt
+        of the dataset if they have none.
+    task
+        The task, for its dataset.
+    method
+        Name of the method, for "authors".
     """
     if guidance == "template":
         return (TEMPLATE,)
@@ -45,7 +59,7 @@ def templates_of(guidance: str, task: Task, method: str = "") -> Sequence[str]:
 
 
 class Guided:
-    """A part of a method whose field `guidance` chooses the hand-written prompts behind z_C."""
+    """Base class of methods whose field `guidance` selects the hand-written prompts for z_C."""
 
     name: ClassVar[str]
     guidance: str

@@ -1,4 +1,4 @@
-"""CLIP as it is, with a hand-written prompt."""
+"""CLIP without any training, with hand-written prompts."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,10 @@ from fedpgp.methods.templates import Guidance, Guided
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ZeroShot(Guided, Method):
-    """Nothing is trained and nothing is sent: the class is that of the nearest "a photo of a {class}.".
+    """CLIP without training or communication: the class whose "a photo of a {class}." is nearest to the image.
 
-    An ensemble's text feature is the mean of its templates', of unit length (Radford et al., section 3.1.4).
+    With several hand-written prompts, the text feature of a class is the mean of their features, normalized to unit
+    length (Radford et al., section 3.1.4).
     """
 
     name = "zero-shot"
