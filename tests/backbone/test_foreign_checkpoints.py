@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from raising import raises
 from references import references
 from safetensors.torch import save_file
 
@@ -272,7 +273,7 @@ def test_resnets_give_the_features_of_openais_and_openclips_code(kind, resnet, t
 
 
 def test_another_kind_of_patches_is_refused_where_there_is_one_kind():
-    with pytest.raises(CheckpointError, match="patches must be 'value' for this checkpoint, got 'attention'"):
+    with raises(CheckpointError, where="backbone.patches", got="attention", remedy="--set backbone.patches=value"):
         load_backbone("pictoclip", patches="attention")
 
 
@@ -283,30 +284,33 @@ def test_methods_that_change_the_image_tower_are_refused_on_a_resnet(resnet, tmp
     monkeypatch.setattr("fedpgp.runs.setup.configured_backbone", lambda *_: backbone)
     changes = ["task.clients=1", "task.shots=1", "federation.rounds=1"]
     for name in ("fedvpt", "fedmaple"):
-        with pytest.raises(ConfigError, match=f"{name} changes the image tower, .* choose another checkpoint"):
+        with pytest.raises(ConfigError, match=name):
             fedpgp.run(name, changes=changes, cache=tmp_path / "cache")
     for name in ("fedpgp", "fedplot", "fedotp"):
         assert fedpgp.run(name, changes=changes, cache=tmp_path / "cache").results["rounds"] == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "fields"),
     [
         (
             {"visual.layer2.0.conv2.weight": (1, 2, 3, 3)},
-            r"vision_model.layer2.0.conv2.weight must be \(16, 16, 3, 3\), is \(1",
+            {"where": "vision_model.layer2.0.conv2.weight", "allowed": "(16, 16, 3, 3)", "got": (1, 2, 3, 3)},
         ),
-        ({"visual.layer1.0.bn1.bias": None}, r"vision_model.layer1.0.bn1.bias must be \(8,\), is missing"),
-        ({"visual.conv3.weight": None}, "lacks 'vision_model.conv3.weight': only CLIPs"),
-        ({"visual.attnpool.c_proj.weight": (5, 256), "visual.attnpool.c_proj.bias": (5,)}, "its towers disagree"),
+        ({"visual.layer1.0.bn1.bias": None}, {"problem": "vision_model.layer1.0.bn1.bias is missing"}),
+        ({"visual.conv3.weight": None}, {"problem": "vision_model.conv3.weight", "remedy": "RN50"}),
+        (
+            {"visual.attnpool.c_proj.weight": (5, 256), "visual.attnpool.c_proj.bias": (5,)},
+            {"where": "RN.pt", "problem": "image features have 5"},
+        ),
     ],
 )
-def test_a_resnet_that_is_not_whole_is_refused(change, message, resnet, tmp_path):
+def test_an_incomplete_resnet_is_refused(change, fields, resnet, tmp_path):
     weights = resnet.state_dict()
     for name, shape in change.items():
         weights.pop(name) if shape is None else weights.update({name: torch.zeros(shape)})
     torch.save(weights, tmp_path / "RN.pt")
-    with pytest.raises(CheckpointError, match=message) as caught:
+    with raises(CheckpointError, **fields) as caught:
         load_backbone(str(tmp_path / "RN.pt"))
     assert "\n" not in str(caught.value)
 
@@ -334,7 +338,7 @@ def test_transformers_older_files_are_read_and_run_nothing(
     assert load_backbone(str(where)).fingerprint != before
     target = tmp_path / "done"
     torch.save({"a": Malicious(str(target))}, where / names[0])
-    with pytest.raises(CheckpointError, match="cannot be read from"):
+    with raises(CheckpointError, where=str(where), problem="cannot be read"):
         load_backbone(str(where))
     assert not target.exists()
 
@@ -397,13 +401,13 @@ class Malicious:
 def test_a_pickle_that_would_act_does_nothing(tmp_path):
     target, file = str(tmp_path / "done"), tmp_path / "x.pt"
     torch.save({"a": Malicious(target)}, file)
-    with pytest.raises(CheckpointError, match=r"x\.pt cannot be read"):
+    with raises(CheckpointError, where="x.pt"):
         load_backbone(str(file))
     with zipfile.ZipFile(tmp_path / "y.pt", "w") as archive:  # a TorchScript archive by its looks
         archive.writestr("y/version", b"3")
         archive.writestr("y/data.pkl", pickle.dumps(Malicious(target), protocol=2))
         archive.writestr("y/constants.pkl", b"")
-    with pytest.raises(CheckpointError, match=r"y\.pt cannot be read: it is damaged, or holds more than tensors"):
+    with raises(CheckpointError, where="y.pt", problem="contains more than tensors"):
         load_backbone(str(tmp_path / "y.pt"))
     assert not Path(target).exists()
 
@@ -425,7 +429,7 @@ def test_an_archive_changes_nothing_of_ours(what, state, tmp_path):
         archive.writestr("x/version", b"3")
         archive.writestr("x/data.pkl", b"\x80\x02" + BUILDS[what] + state.encode("latin1") + b"b.")
         archive.writestr("x/constants.pkl", b"")
-    with pytest.raises(CheckpointError, match=r"x\.pt cannot be read: it is damaged, or holds more"):
+    with raises(CheckpointError, where="x.pt", problem="contains more than tensors"):
         load_backbone(str(tmp_path / "x.pt"))
     from collections import OrderedDict
 
@@ -436,21 +440,21 @@ def test_an_archive_changes_nothing_of_ours(what, state, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("data", "reason"),
     [
-        (None, r"failed locating file data\.pkl"),
+        (None, "failed locating file data.pkl"),
         (b"\x80\x02c__torch__.x\nModule\n)\x81q\x00}(X\x01\x00\x00\x00ah\x00ub.", "recursion"),
-        (b"\x80\x02c__torch__.x\nModule\n)\x81}b.", "it holds no module with tensors"),
+        (b"\x80\x02c__torch__.x\nModule\n)\x81}b.", "no module with tensors"),
     ],
 )
-def test_an_archive_without_tensors_is_refused_in_a_line(data, message, tmp_path):
+def test_an_archive_without_tensors_is_refused_in_a_line(data, reason, tmp_path):
     """One without data, one whose module holds itself, and one with an empty module."""
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
         archive.writestr("x/version", b"3")
         archive.writestr("x/constants.pkl", b"")
         if data is not None:
             archive.writestr("x/data.pkl", data)
-    with pytest.raises(CheckpointError, match=rf"x\.pt cannot be read: .*{message}"):
+    with raises(CheckpointError, where="x.pt", problem=reason):
         load_backbone(str(tmp_path / "x.pt"))
 
 
@@ -466,18 +470,18 @@ def damaged(directory, *, weights=None, config=None):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "fields"),
     [
-        ({"config": "{"}, "open_clip_config.json is not OpenCLIP's"),
-        ({}, "lacks open_clip_model.safetensors"),
-        ({"weights": {"visual.trunk.stem.weight": (1,)}}, "has 'visual.trunk.stem.weight', which CLIP's code has"),
-        ({"weights": {"logit_bias": (1,)}}, "has 'logit_bias', which CLIP's code has no place for"),
-        ({"weights": {"what": (1,)}}, "which CLIP's code has no place for: only CLIPs of a vision transformer or a"),
-        ({"weights": {"logit_scale": (1,)}}, "lacks 'text_model.embeddings.token_embedding.weight'"),
+        ({"config": "{"}, {"where": "open_clip_config.json"}),
+        ({}, {"problem": "open_clip_model.safetensors"}),
+        ({"weights": {"visual.trunk.stem.weight": (1,)}}, {"problem": "'visual.trunk.stem.weight'"}),
+        ({"weights": {"logit_bias": (1,)}}, {"problem": "'logit_bias'"}),
+        ({"weights": {"what": (1,)}}, {"problem": "'what'", "remedy": "ViT-B-32"}),
+        ({"weights": {"logit_scale": (1,)}}, {"problem": "'text_model.embeddings.token_embedding.weight' is missing"}),
     ],
 )
-def test_what_is_no_clip_is_refused_in_a_line(given, message, tmp_path):
-    with pytest.raises(CheckpointError, match=message) as caught:
+def test_a_checkpoint_that_is_not_a_clip_is_refused_in_a_line(given, fields, tmp_path):
+    with raises(CheckpointError, **fields) as caught:
         load_backbone(damaged(tmp_path, **given))
     assert "\n" not in str(caught.value)
 
@@ -485,27 +489,27 @@ def test_what_is_no_clip_is_refused_in_a_line(given, message, tmp_path):
 def test_towers_that_disagree_and_files_cut_short_are_refused(vit, tmp_path):
     weights = vit.state_dict()
     save_file({**weights, "text_projection": torch.zeros(128, 64)}, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="towers disagree, text features are 64 wide and image features 96"):
+    with raises(CheckpointError, where="a.safetensors", problem="have 64 dimensions, but image features have 96"):
         load_backbone(str(tmp_path / "a.safetensors"))
     save_file({**weights, "ln_final.gain": torch.zeros(5)}, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match=r"final_layer_norm\.gain must be absent, is \(5,\): fetch it again"):
+    with raises(CheckpointError, where="a.safetensors", problem="final_layer_norm.gain does not belong"):
         load_backbone(str(tmp_path / "a.safetensors"))
     save_file({**weights, "ln_final.bias": torch.zeros(5)}, tmp_path / "b.safetensors")
-    with pytest.raises(CheckpointError, match=r"final_layer_norm\.bias must be \(128,\), is \(5,\)"):
+    with raises(CheckpointError, where="final_layer_norm.bias", allowed="(128,)", got=(5,)):
         load_backbone(str(tmp_path / "b.safetensors"))
     whole = (tmp_path / "a.safetensors").read_bytes()
     (tmp_path / "c.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match=r"c\.safetensors cannot be read"):
+    with raises(CheckpointError, where="c.safetensors"):
         load_backbone(str(tmp_path / "c.safetensors"))
     (tmp_path / "d.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match=r"d\.pt"):
+    with raises(CheckpointError, where="d.pt"):
         load_backbone(str(tmp_path / "d.pt"))
 
 
 @pytest.mark.parametrize("kind", ["clap", "bert"])
 def test_other_models_of_transformers_are_refused(kind, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
-    with pytest.raises(CheckpointError, match=f"must be of a model_type 'clip' or .*, its config.json has '{kind}'"):
+    with raises(CheckpointError, where="model_type", allowed="'clip'", got=kind):
         load_backbone(str(tmp_path))
 
 
@@ -513,7 +517,7 @@ def test_the_hub_is_not_asked_when_it_is_said_to_be_away(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="neither a directory nor to be had from the hub") as caught:
+    with raises(CheckpointError, where="nobody/nothing", remedy="--backbone photoclip") as caught:
         load_backbone("nobody/nothing")
     assert "\n" not in str(caught.value)
 

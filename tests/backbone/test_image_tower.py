@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle.clip_image import tower_features
+from raising import raises
 from test_text_encoder import on
 from transformers import CLIPConfig, CLIPVisionModelWithProjection
 
@@ -309,13 +310,13 @@ def test_towers_of_other_shapes(
 def test_a_prompt_deeper_than_the_tower_is_refused(shape, layers, exact, states):
     fits, deep = (prompt_of(torch.Generator().manual_seed(0), WIDTH, **one) for one in ({"vectors": 2}, shape))
     assert deep.layers == layers
-    expected = rf"prompt for {layers} layers is too deep: the checkpoint's image tower has {LAYERS}"
-    with pytest.raises(CheckpointError, match=expected):
+    expected = f"needs {layers} layers, but the image tower of the checkpoint has {LAYERS}"
+    with raises(CheckpointError, problem=expected):
         exact.image.tower.each(states[0], [fits, deep], 0)
 
 
 def test_an_activation_that_is_not_known_is_refused():
-    with pytest.raises(CheckpointError, match=r"vision_config must be one of quick_gelu, gelu, got 'relu'"):
+    with raises(CheckpointError, where="vision_config", allowed="quick_gelu, gelu", got="relu"):
         ImageTower.of(clip(activation="relu"))
 
 

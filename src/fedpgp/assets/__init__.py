@@ -18,7 +18,11 @@ def checksums(name: str) -> dict[str, str]:
     try:
         listed = json.loads((DIRECTORY / "checksums.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{DIRECTORY / 'checksums.json'} is missing or damaged: install fedpgp again") from error
+        raise DataError(
+            "the file is missing or damaged",
+            where=str(DIRECTORY / "checksums.json"),
+            remedy="Install fedpgp again",
+        ) from error
     return {path: digest for path, digest in sorted(listed.items()) if path.startswith(name + "/")}
 
 
@@ -32,6 +36,6 @@ def verified(name: str, without: Collection[str] = ()) -> Path:
         if file.name in without:
             continue
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-            state = "is damaged (its SHA-256 differs)" if file.is_file() else "is missing"
-            raise DataError(f"{file} {state}: install fedpgp again")
+            state = "damaged (its SHA-256 differs)" if file.is_file() else "missing"
+            raise DataError(f"the file is {state}", where=str(file), remedy="Install fedpgp again")
     return DIRECTORY / name

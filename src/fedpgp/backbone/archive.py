@@ -34,16 +34,25 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         weights = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # PyTorch's own message says how to run what is in the file
         raise CheckpointError(
-            f"checkpoint {file} cannot be read: it is damaged, or holds more than tensors and plain containers; fetch"
-            " it again, or name another"
+            "the file is damaged, or contains more than tensors and plain containers",
+            where=f"checkpoint {file}",
+            remedy="Download it again, or choose another checkpoint",
         ) from error
     except Exception as error:  # whatever a damaged file makes the readers raise, the user needs one line
-        raise CheckpointError(f"checkpoint {file} cannot be read: {first_line(error)}; fetch it again") from error
+        raise CheckpointError(
+            f"the file cannot be read ({first_line(error)})",
+            where=f"checkpoint {file}",
+            remedy="Download it again",
+        ) from error
     for key in INSIDE:
         if isinstance(weights, dict) and isinstance(weights.get(key), dict):
             weights = weights[key]
     if not isinstance(weights, dict) or not weights or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError(f"checkpoint {file} must hold a state dict of tensors, holds {_content(weights)}")
+        raise CheckpointError(
+            f"the file must contain a state dict of tensors, but contains {_content(weights)}",
+            where=f"checkpoint {file}",
+            remedy="Choose a file of CLIP weights",
+        )
     return _without_wrappers(weights)
 
 
@@ -53,10 +62,10 @@ def _without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _content(value: object) -> str:
-    """What a file holds, in words."""
+    """Describe the content of a file for a message."""
     if not isinstance(value, dict):
-        return type(value).__name__
-    return f"a dictionary of {', '.join(map(str, list(value)[:5]))}" if value else "an empty dictionary"
+        return f"an object of type {type(value).__name__}"
+    return f"a dictionary with the keys {', '.join(map(str, list(value)[:5]))}" if value else "an empty dictionary"
 
 
 class _Module:
@@ -89,7 +98,7 @@ def _script_weights(archive: zipfile.ZipFile) -> dict[str, Tensor]:
         root = torch.load(content, map_location="cpu", weights_only=True)
     weights = dict(_tensors(root, "")) if isinstance(root, _Module) else {}
     if not weights:
-        raise ValueError("it holds no module with tensors")
+        raise ValueError("it contains no module with tensors")
     return weights
 
 

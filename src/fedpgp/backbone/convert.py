@@ -42,7 +42,11 @@ TRANSPOSED = {"text_projection": "text_projection.weight", "visual.proj": "visua
 # Entries of OpenAI's archives that are not weights.
 NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask", "visual.attn_mask"}
 PREFIXES = ("text_model.", "vision_model.", "text_projection.", "visual_projection.", "logit_scale")
-READABLE = "only CLIPs of a vision transformer or a ResNet and a text transformer can be read"
+AGAIN = "Download it again, or choose another checkpoint"
+SUPPORTED = (
+    "Download it again, or choose a CLIP with a text transformer and a vision transformer or ResNet, such as ViT-B-32,"
+    " ViT-B-16, ViT-L-14 or RN50"
+)
 
 
 def to_clip_model(
@@ -98,12 +102,14 @@ def to_clip_model(
         features = len(named["text_projection.weight"])
     except KeyError as error:
         raise CheckpointError(
-            f"checkpoint {where} lacks {error}: {READABLE}; fetch it again, or name a complete one"
+            f"the weight {error} is missing", where=f"checkpoint {where}", remedy=SUPPORTED
         ) from error
     if features != len(projection):
         raise CheckpointError(
-            f"checkpoint {where}: its towers disagree, text features are {features} wide and image features"
-            f" {len(projection)}: they are not of one CLIP"
+            f"text features have {features} dimensions, but image features have {len(projection)}, so the two towers"
+            " are not from the same CLIP",
+            where=f"checkpoint {where}",
+            remedy=AGAIN,
         )
     model: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=features))
     if resnet:
@@ -127,8 +133,9 @@ def text_state(
         tokens = state["text_model.embeddings.token_embedding.weight"]
         if tokens.shape[1] % heads:
             raise CheckpointError(
-                f"checkpoint {where} has text tokens of width {tokens.shape[1]}, and its config {heads} heads, which do"
-                " not divide it: fetch both again"
+                f"the text tokens have width {tokens.shape[1]}, which is not divisible by the config's {heads} heads",
+                where=f"checkpoint {where}",
+                remedy="Download the weights and the config again",
             )
         config = CLIPTextConfig(
             hidden_size=tokens.shape[1],
@@ -144,7 +151,9 @@ def text_state(
         )
     except KeyError as error:
         raise CheckpointError(
-            f"checkpoint {where} lacks {error}, a weight of a text tower of CLIP's shape: fetch it again"
+            f"the weight {error} of the text tower is missing",
+            where=f"checkpoint {where}",
+            remedy="Download it again",
         ) from error
     with torch.device("meta"):
         expected: Any = CLIPTextModelWithProjection(config)
@@ -165,8 +174,7 @@ def _renamed(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
             name = re.sub(pattern, replacement, name)
         if not name.startswith(PREFIXES):
             raise CheckpointError(
-                f"checkpoint {where} has {given_name!r}, which CLIP's code has no place for: {READABLE}, such as"
-                " ViT-B-32, ViT-B-16, ViT-L-14 and RN50"
+                f"{given_name!r} is not a weight of a supported CLIP", where=f"checkpoint {where}", remedy=SUPPORTED
             )
         if ".in_proj_" in name:
             for part, rows in zip("qkv", tensor.chunk(3), strict=True):
@@ -180,11 +188,15 @@ def _check_shapes(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], w
     """Raises CheckpointError for the first tensor that is missing, of another shape, or of no use."""
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items() if not name.endswith(COUNT)}
     for name in sorted(shapes.keys() | given.keys()):
-        shape = tuple(given[name].shape) if name in given else "missing"
-        if shape != shapes.get(name):
+        if name not in shapes or name not in given:
+            state = "is missing" if name in shapes else "does not belong to a CLIP of this shape"
+            raise CheckpointError(f"the weight {name} {state}", where=f"checkpoint {where}", remedy=AGAIN)
+        if (shape := tuple(given[name].shape)) != shapes[name]:
             raise CheckpointError(
-                f"checkpoint {where} does not fit the shape of CLIP: {name} must be {shapes.get(name, 'absent')}, is"
-                f" {shape}: fetch it again, or name another"
+                where=f"weight {name} in checkpoint {where}",
+                allowed=f"of shape {shapes[name]}",
+                got=shape,
+                remedy=AGAIN,
             )
 
 

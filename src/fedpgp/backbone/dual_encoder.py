@@ -82,7 +82,8 @@ class Backbone:
         if not features.isfinite().all():
             name = class_names[int((~features.isfinite()).any(1).nonzero()[0])]
             raise CheckpointError(
-                f"the checkpoint gives a text feature that is not finite for {template.format(name)!r}:"
-                " choose another checkpoint, or precision float32"
+                f"the text feature of {template.format(name)!r} is not finite",
+                where="backbone.checkpoint",
+                remedy="Choose another checkpoint, or use --set backbone.precision=float32",
             )
         return features

@@ -29,7 +29,8 @@ STAGES = (  # kernel, stride of the first block, expansion, channels, blocks
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-EPSILON = 1e-3  # of batch normalisation, as TensorFlow has it
+EPSILON = 1e-3  # of batch normalisation, as in TensorFlow
+REMEDY = "Download it again, or choose another checkpoint"
 
 
 def declared(vision: Mapping[str, Any]) -> bool:
@@ -170,17 +171,23 @@ class _Reader:
 
     def _take(self, name: str, *shape: int) -> Tensor:
         tensor = self.weights.pop(name, None)
-        if tensor is None or tensor.shape != shape:
-            found = "missing" if tensor is None else tuple(tensor.shape)
+        if tensor is None:
             raise CheckpointError(
-                f"checkpoint {self.where} does not fit {NAME}: visual.{name} must be {shape}, is {found}: fetch it"
-                " again, or name another"
+                f"the weight visual.{name} is missing", where=f"checkpoint {self.where}", remedy=REMEDY
+            )
+        if tensor.shape != shape:
+            raise CheckpointError(
+                where=f"weight visual.{name} in checkpoint {self.where}",
+                allowed=f"of shape {shape}",
+                got=tuple(tensor.shape),
+                remedy=REMEDY,
             )
         return tensor.double()
 
     def check_empty(self) -> None:
         if self.weights:
             raise CheckpointError(
-                f"checkpoint {self.where} has visual.{min(self.weights)}, for which {NAME} has no place:"
-                " fetch it again, or name another"
+                f"the weight visual.{min(self.weights)} does not belong to {NAME}",
+                where=f"checkpoint {self.where}",
+                remedy=REMEDY,
             )

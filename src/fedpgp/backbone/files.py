@@ -86,8 +86,11 @@ def find_checkpoint(name: str) -> Path:
     name = name.removeprefix(HUB_PREFIX)
     if not HUB_ID.fullmatch(name):
         raise CheckpointError(
-            f"checkpoint {name!r} does not exist: name a directory or file that does, a hub id like"
-            f" openai/clip-vit-base-patch16, or an embedded one, {' or '.join(EMBEDDED)}; write ~ out"
+            where="checkpoint",
+            allowed="a directory or file that exists, a hub id such as openai/clip-vit-base-patch16, or an embedded"
+            f" checkpoint ({' or '.join(EMBEDDED)})",
+            got=name,
+            remedy="Correct the name; a path must not start with ~",
         )
     from huggingface_hub import snapshot_download
 
@@ -98,9 +101,10 @@ def find_checkpoint(name: str) -> Path:
         return directory
     except Exception as error:  # network, authorisation and name errors of several libraries
         raise CheckpointError(
-            f"checkpoint {name!r} is neither a directory nor to be had from the hub: {first_line(error)};"
-            f" --backbone {PHOTOCLIP}, which is embedded and knows photographs, works at once; or download the"
-            " checkpoint elsewhere and name its directory with --backbone"
+            f"it is not a local directory and cannot be downloaded from the hub ({first_line(error)})",
+            where=f"checkpoint {name!r}",
+            remedy=f"Use --backbone {PHOTOCLIP}, an embedded checkpoint for photographs, or download the checkpoint"
+            " elsewhere and name its directory with --backbone",
         ) from error
 
 
@@ -120,9 +124,10 @@ def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpo
     import transformers
 
     incomplete = CheckpointError(
-        f"checkpoint {name!r} must hold config.json and model.safetensors, or {open_clip_models.CONFIG} and"
-        f" {OPEN_CLIP_WEIGHTS[0]}; found {found_in(directory)} in {directory}: fetch what is missing, or name a file of"
-        " weights itself"
+        f"the directory {directory} must contain config.json and model.safetensors, or {open_clip_models.CONFIG} and"
+        f" {OPEN_CLIP_WEIGHTS[0]}, but contains {found_in(directory)}",
+        where=f"checkpoint {name!r}",
+        remedy="Download the missing files, or name a file of weights instead of the directory",
     )
     if not (directory / "config.json").is_file():
         raise incomplete
@@ -132,8 +137,10 @@ def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpo
         kind = transformers.AutoConfig.from_pretrained(directory, **local).model_type
         if kind not in FAMILIES:
             raise CheckpointError(
-                f"checkpoint {name!r} must be of a model_type {' or '.join(map(repr, FAMILIES))}, its config.json has"
-                f" {kind!r}: choose a dual encoder, such as openai/clip-vit-base-patch16"
+                where=f"model_type in {directory / 'config.json'}",
+                allowed=f"one of {', '.join(map(repr, FAMILIES))}",
+                got=kind,
+                remedy="Choose a dual encoder, such as openai/clip-vit-base-patch16",
             )
         if not has_transformers_weights(directory):
             raise incomplete
@@ -147,15 +154,18 @@ def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpo
         raise
     except Exception as error:  # whatever the files make the loaders raise, the user needs one line
         raise CheckpointError(
-            f"checkpoint {name!r} cannot be read from {directory}: {first_line(error)};"
-            " it must hold config.json, model.safetensors, tokenizer and preprocessor files of a dual encoder"
+            f"the directory {directory} cannot be read ({first_line(error)})",
+            where=f"checkpoint {name!r}",
+            remedy="Download config.json, model.safetensors, and the tokenizer and preprocessor files",
         ) from error
-    if report["missing_keys"]:
+    if missing := report["missing_keys"]:
+        others = report["unexpected_keys"]
+        unexpected = f", and it has unexpected weights, for example {min(others)}" if others else ""
         raise CheckpointError(
-            f"checkpoint {name!r} in {directory} lacks {len(report['missing_keys'])} weights of a"
-            f" {FAMILIES[kind]}, the first is {min(report['missing_keys'])}"
-            + (f", and has {min(others)} and others in their place" if (others := report["unexpected_keys"]) else "")
-            + ": fetch it again, or name a complete one"
+            f"the directory {directory} lacks {len(missing)} weights of a {FAMILIES[kind]}, for example"
+            f" {min(missing)}{unexpected}",
+            where=f"checkpoint {name!r}",
+            remedy="Download it again, or choose a complete checkpoint",
         )
     files = {file for pattern in [*FILES, *([OLDER] if older else [])] for file in directory.glob(pattern)}
     return Checkpoint(model, processor, tokenizer, sorted(files))
@@ -183,14 +193,15 @@ def _tokenizer(name: str, directory: Path, kind: str, vocabulary: int, local: Ma
         words = len(tokenizer) - len({*tokenizer.all_special_ids})
         if words > 0 and (kind != "clip" or len(tokenizer) <= vocabulary):
             return tokenizer
-        what = f"has a tokenizer of {len(tokenizer)} tokens, {words} of them words"
+        found = f"contains a tokenizer of {len(tokenizer)} tokens, of which {words} are words"
     else:
-        what, words = f"has no tokenizer ({', '.join(VOCABULARIES)})", 0
+        found, words = f"contains no tokenizer ({', '.join(VOCABULARIES)})", 0
     if kind == "clip" and vocabulary == END + 1 and words <= 0:
         return openai_tokenizer()
     raise CheckpointError(
-        f"checkpoint {name!r} {what} in {directory}, and its text tower reads {vocabulary} tokens: fetch the"
-        " tokenizer's files, too"
+        f"the directory {directory} {found}, but the text tower reads {vocabulary} tokens",
+        where=f"checkpoint {name!r}",
+        remedy="Download the tokenizer's files",
     )
 
 
@@ -211,10 +222,16 @@ def read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClip
         quick, heads = bool(config.get("quick_gelu", False)), int(text.get("heads", 0))
         vision_head = int(vision.get("head_width", HEAD))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file} is not OpenCLIP's: {first_line(error)}; fetch it again") from error
+        raise CheckpointError(
+            f"this is not a config of OpenCLIP ({first_line(error)})", where=str(file), remedy="Download it again"
+        ) from error
     weights = next((directory / name for name in OPEN_CLIP_WEIGHTS if (directory / name).is_file()), None)
     if weights is None:
-        raise CheckpointError(f"checkpoint {directory} lacks {' or '.join(OPEN_CLIP_WEIGHTS)}: fetch it again")
+        raise CheckpointError(
+            f"the directory must contain {' or '.join(OPEN_CLIP_WEIGHTS)}",
+            where=f"checkpoint {directory}",
+            remedy="Download the missing file",
+        )
     if efficient:
         return OpenClipFiles(
             directory,
@@ -261,14 +278,18 @@ def read_own_tokenizer(directory: Path, tokens: int) -> tuple[AnyTokenizer, list
         given = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever the files make the loader raise, the user needs one line
         raise CheckpointError(
-            f"the tokenizer of {directory} cannot be read: {first_line(error)}; fetch its tokenizer files again"
+            f"the tokenizer cannot be read ({first_line(error)})",
+            where=f"checkpoint {directory}",
+            remedy="Download the tokenizer's files again",
         ) from error
     tokenizer = AnyTokenizer.of(given, _one_space)
     if len(tokenizer.start) != 1 or tokenizer.eos_token_id != tokens - 1 or len(tokenizer) != tokens:
         raise CheckpointError(
-            f"the tokenizer of {directory} must put one token ahead of a text and {tokens - 1} behind it, the last of"
-            f" {tokens}, at which OpenCLIP reads the text; it has {len(tokenizer)} tokens and puts"
-            f" {list(tokenizer.start)} ahead and {tokenizer.eos_token_id} behind: fetch its tokenizer files again"
+            f"the tokenizer must have {tokens} tokens, and put one token before a text and token {tokens - 1}, at which"
+            f" OpenCLIP reads the text, after it, but it has {len(tokenizer)} tokens, and puts {list(tokenizer.start)}"
+            f" before and {tokenizer.eos_token_id} after a text",
+            where=f"checkpoint {directory}",
+            remedy="Download the tokenizer's files again",
         )
     return tokenizer, sorted({file for pattern in TOKENIZER_FILES for file in directory.glob(pattern)})
 

@@ -52,7 +52,7 @@ class GeneralImageEncoder:
         if kind == POOLED:
             return F.normalize(self.pool(pixels), dim=-1)
         if kind != PATCHES or self.positions is None:
-            raise ValueError(f"this image tower keeps {POOLED} features of an image, got {kind}")
+            raise ValueError(f"the features of this image tower must be of the kind {POOLED!r}, got {kind!r}")
         return F.normalize(self.positions(pixels), dim=-1)
 
     def shape(self, kind: str) -> tuple[int, ...]:

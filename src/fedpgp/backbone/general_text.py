@@ -134,8 +134,9 @@ class GeneralTextEncoder:
         longest = max(map(len, rows))
         if longest > self.positions:
             raise CheckpointError(
-                f"a context of {context_length} vectors and the longest class name need {longest} positions,"
-                f" the checkpoint has {self.positions}: shorten the context or the class names"
+                f"a context of {context_length} vectors and the longest class name need {longest} positions, but the"
+                f" checkpoint has {self.positions}",
+                remedy="Shorten the context or the class names",
             )
         length = self.positions if self.padded else longest
         begins = range(len(self.start), len(self.start) + ahead)
@@ -181,7 +182,9 @@ def _vectors_of(context: Tensor | Prompt) -> Tensor:
     prompt = Prompt.of(context)
     if prompt.layers > 1 or prompt.adapters:
         raise CheckpointError(
-            "this checkpoint's text tower takes no vectors or adapters in its layers, a CLIP-shaped one does:"
-            " choose another method, or a checkpoint such as openai/clip-vit-base-patch16"
+            "the text tower of this checkpoint does not support vectors or adapters in its layers, because it is not"
+            " CLIP-shaped",
+            where="backbone.checkpoint",
+            remedy="Choose another method, or a CLIP-shaped checkpoint such as openai/clip-vit-base-patch16",
         )
     return prompt.vectors

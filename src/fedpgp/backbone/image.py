@@ -190,13 +190,18 @@ class ImageTower:
             lowest = 0 if len(prompt.vectors) or prompt.deeper is not None else min(prompt.adapters, default=first)
             if lowest < first:
                 raise CheckpointError(
-                    f"a prompt that changes what is below layer {first} of the image tower, from 0, needs first_layer"
-                    " to be lower: vectors stand at layer 0"
+                    where="first_layer of the method",
+                    allowed=f"at most {lowest}, the lowest layer of the image tower that the prompt changes",
+                    got=first,
+                    remedy=f"Set first_layer to {lowest}",
                 )
             self.layers.check_depth(prompt, "image")
         if not 0 <= first < len(self.layers):
             raise CheckpointError(
-                f"the image tower has {len(self.layers)} layers, from 0, there is none with number {first}"
+                where="first_layer of the method",
+                allowed=f"0 to {len(self.layers) - 1}, because the image tower has {len(self.layers)} layers",
+                got=first,
+                remedy="Choose one of these layers, or a deeper checkpoint",
             )
         rows = states.shape[1] + max((len(prompt.vectors) for prompt in prompts), default=0)
         # Beside its numbers of width w, each row keeps what it sees of all others, by heads: long sequences tell.

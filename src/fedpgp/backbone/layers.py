@@ -80,8 +80,8 @@ class Prompt:
     def __post_init__(self) -> None:
         if self.deeper is not None and self.deeper.shape[-2] > self.vectors.shape[-2]:
             raise ValueError(
-                f"a prompt of {self.vectors.shape[-2]} vectors cannot have {self.deeper.shape[-2]} in a deeper layer:"
-                " they take the place of the first of those"
+                f"a prompt of {self.vectors.shape[-2]} vectors cannot have {self.deeper.shape[-2]} vectors in a deeper"
+                " layer, because the deeper vectors replace the first ones"
             )
 
     @classmethod
@@ -125,8 +125,10 @@ class Layers:
         if config.hidden_act not in ACTIVATIONS:
             kind = tower.removesuffix("_model")
             raise CheckpointError(
-                f"hidden_act of the checkpoint's {kind}_config must be one of {', '.join(ACTIVATIONS)},"
-                f" got {config.hidden_act!r}"
+                where=f"hidden_act in the checkpoint's {kind}_config",
+                allowed=f"one of {', '.join(ACTIVATIONS)}",
+                got=config.hidden_act,
+                remedy="Choose another checkpoint",
             )
         activation, factor = ACTIVATIONS[config.hidden_act]
         scale = 1 / math.sqrt(config.hidden_size // config.num_attention_heads)
@@ -166,7 +168,8 @@ class Layers:
         """Raises CheckpointError for a prompt that is deeper than this tower, called "text" or "image"."""
         if prompt.layers > len(self):
             raise CheckpointError(
-                f"a prompt for {prompt.layers} layers is too deep: the checkpoint's {tower} tower has {len(self)}"
+                f"the prompt needs {prompt.layers} layers, but the {tower} tower of the checkpoint has {len(self)}",
+                remedy="Use a prompt for fewer layers, or a deeper checkpoint",
             )
 
     def normalise(self, x: Tensor, affine: Affine) -> Tensor:

@@ -56,7 +56,9 @@ def library(what: str) -> Any:
         import open_clip
     except Exception as error:  # torchvision, which it imports, raises RuntimeError beside another build of PyTorch
         raise CheckpointError(
-            f"checkpoint {what} needs open_clip_torch and timm, which do not load here ({first_line(error)}): {EXTRA}"
+            f"it needs open_clip_torch and timm, which cannot be imported ({first_line(error)})",
+            where=f"checkpoint {what}",
+            remedy=f"Install them with `{EXTRA}`",
         ) from error
     return open_clip
 
@@ -88,12 +90,17 @@ def _check_names(directory: Path, config: Mapping[str, Any]) -> None:
     ):
         if value is not None and not (isinstance(value, str) and allowed.fullmatch(value)):
             raise CheckpointError(
-                f"{directory / CONFIG}: {key} must be the name of a model, got {value!r}: fetch the checkpoint again"
+                where=f"{key} in {directory / CONFIG}",
+                allowed="the name of a model",
+                got=value,
+                remedy="Download the checkpoint again",
             )
     if others := sorted({*text.get("tokenizer_kwargs", {})} - TOKENIZER_OPTIONS):
         raise CheckpointError(
-            f"{directory / CONFIG}: text_cfg.tokenizer_kwargs may have {', '.join(sorted(TOKENIZER_OPTIONS))}, got"
-            f" {others[0]}: fetch the checkpoint again"
+            where=f"every key of text_cfg.tokenizer_kwargs in {directory / CONFIG}",
+            allowed=" or ".join(sorted(TOKENIZER_OPTIONS)),
+            got=others[0],
+            remedy="Download the checkpoint again",
         )
 
 
@@ -104,12 +111,17 @@ def read_named(name: str, dtype: torch.dtype) -> OpenClip:
     config = open_clip.get_model_config(architecture)
     if config is None:
         raise CheckpointError(
-            f"checkpoint {name!r} must name an architecture of OpenCLIP, it has no {architecture!r}: python -c"
-            ' "import open_clip; print(open_clip.list_models())" lists them'
+            f"OpenCLIP has no architecture {architecture!r}",
+            where=f"checkpoint {name!r}",
+            remedy='List the architectures with `python -c "import open_clip; print(open_clip.list_models())"`',
         )
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
-        raise CheckpointError(f"checkpoint {name!r} must name weights of {architecture}, one of {', '.join(tags)}")
+        raise CheckpointError(
+            f"{architecture} has no weights {tag!r}, only {', '.join(tags) or 'none at all'}",
+            where=f"checkpoint {name!r}",
+            remedy=f"Use, for example, {PREFIX}{architecture}/{tags[0]}" if tags else "Choose another architecture",
+        )
     pretrained = open_clip.get_pretrained_cfg(architecture, tag)
     weights = Path(_guarded(name, lambda: open_clip.download_pretrained(pretrained)))
     tokenizer = _guarded(name, lambda: open_clip.get_tokenizer(architecture))
@@ -125,10 +137,14 @@ def _guarded(name: str, read: Callable[[], Any]) -> Any:
     custom_code.TIME_OUT_REMOTE_CODE = 0  # else it asks whether to run code that comes with a checkpoint
     try:
         return read()
-    except Exception as error:  # whatever files and networks make several libraries raise, the user needs one line
+    except CheckpointError:
+        raise
+    except Exception as error:  # several libraries raise many kinds of errors here; the user needs one line
         raise CheckpointError(
-            f"checkpoint {name} cannot be read by OpenCLIP: {first_line(error)}; its weights, config and tokenizer must"
-            " be of one model: fetch it again, or name another"
+            f"OpenCLIP cannot read it ({first_line(error)}); its weights, config and tokenizer must be from the same"
+            " model",
+            where=f"checkpoint {name}",
+            remedy="Download it again, or choose another checkpoint",
         ) from error
     finally:
         custom_code.TIME_OUT_REMOTE_CODE = waits
@@ -138,7 +154,11 @@ def _build(open_clip: Any, config: Mapping[str, Any], weights: Path, dtype: torc
     from open_clip.factory import load_checkpoint
 
     if "multimodal_cfg" in config:
-        raise CheckpointError("a captioning model, whose text tower reads the image, too")
+        raise CheckpointError(
+            "it is not a dual encoder but a captioning model, whose text tower also reads the image",
+            where=f"checkpoint {weights}",
+            remedy="Choose a dual encoder",
+        )
     shape = {name: value for name, value in config.items() if name != "custom_text"}
     shape["vision_cfg"] = {**shape["vision_cfg"], "timm_model_pretrained": False}
     shape["text_cfg"] = dict(shape["text_cfg"])

@@ -49,8 +49,10 @@ class OpenClipProcessor:
         for key, allowed in ALLOWED.items():
             if known.get(key, allowed[0]) not in allowed:
                 raise CheckpointError(
-                    f"preprocess_cfg.{key} of OpenCLIP's config must be {' or '.join(allowed)}, got {known[key]!r}:"
-                    " fetch the checkpoint again"
+                    where=f"preprocess_cfg.{key} in OpenCLIP's config",
+                    allowed=" or ".join(allowed),
+                    got=known[key],
+                    remedy="Download the checkpoint again",
                 )
         return cls({**DEFAULTS, **known, "size": size})
 

@@ -136,8 +136,9 @@ class TextEncoder:
         length = 1 + M + classes.ids.shape[1]
         if length > self.longest:
             raise CheckpointError(
-                f"a context of {M} vectors and the longest class name need {length} positions,"
-                f" the checkpoint has {self.longest}: shorten the context or the class names"
+                f"a context of {M} vectors and the longest class name need {length} positions, but the checkpoint has"
+                f" {self.longest}",
+                remedy="Shorten the context or the class names",
             )
         specific = vectors.dim() == 4
         prepared = self._prepare(classes, M, position, specific)

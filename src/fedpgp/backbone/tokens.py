@@ -54,9 +54,9 @@ class AnyTokenizer:
         pad = tokenizer.pad_token_id
         if ahead is None or len(end) != 1 or (padded and pad is None):
             raise CheckpointError(
-                "the tokenizer must put one token behind a text and have a padding token, it makes"
-                f" {tokenizer.convert_ids_to_tokens(whole)} of 'a', padding is {pad}: fetch the checkpoint's tokenizer"
-                " files again"
+                "the tokenizer must put one token after a text and have a padding token, but it turns 'a' into"
+                f" {tokenizer.convert_ids_to_tokens(whole)}, and its padding token is {pad}",
+                remedy="Download the tokenizer files of the checkpoint again",
             )
         pad = end[0] if pad is None else pad
         return cls(tokenizer, clean, tuple(whole[:ahead]), pad if sep_is_pad else end[0], pad, word[0])
@@ -126,13 +126,15 @@ def check_readable(tokenizer: Tokenizer, class_names: Sequence[str]) -> None:
         ids = tuple(text_ids(tokenizer, name.replace("_", " ")))
         if not any(token != unknown for token in ids):
             raise CheckpointError(
-                f"class name {name!r} has no token that the checkpoint's tokenizer knows: name the class in other"
-                " words, or take a checkpoint that reads it"
+                "the tokenizer of the checkpoint knows no part of it",
+                where=f"class name {name!r}",
+                remedy="Use other words for the class, or a checkpoint that can read its name",
             )
         if known.setdefault(ids, name) != name:
             raise CheckpointError(
-                f"class names {known[ids]!r} and {name!r} are the same tokens to the checkpoint: name one of them in"
-                " other words, or take a checkpoint that tells them apart"
+                "the tokenizer of the checkpoint turns both into the same tokens",
+                where=f"class names {known[ids]!r} and {name!r}",
+                remedy="Use other words for one of them, or a checkpoint that distinguishes them",
             )
 
 
@@ -140,7 +142,12 @@ def split_template(template: str) -> tuple[str, str]:
     """("a photo of a", "{}.") of "a photo of a {}.": what stands before the class name, and from it on."""
     before, halves, after = template.partition("{}")
     if not halves:
-        raise CheckpointError(f"template {template!r} must hold {{}} where the class name belongs")
+        raise CheckpointError(
+            where="template",
+            allowed="text with {} in place of the class name",
+            got=template,
+            remedy="Add {} to the template",
+        )
     return before.strip(), "{}" + after
 
 
@@ -153,7 +160,12 @@ def class_tokens(
     braces.
     """
     if tail.count("{}") != 1 or {"{", "}"} & {*tail.replace("{}", "")}:
-        raise CheckpointError(f"tail {tail!r} must hold {{}} once, where the class name belongs, and no other braces")
+        raise CheckpointError(
+            where="tail",
+            allowed="text with {} once, in place of the class name, and without other braces",
+            got=tail,
+            remedy="Use, for example, 'of a {}.'",
+        )
     eos, (ahead, _, behind) = tokenizer.eos_token_id, tail.partition("{}")
     ids_of = text_ids if first else following_ids
     rows = [[*ids_of(tokenizer, tail.format(name.replace("_", " "))), eos] for name in class_names]

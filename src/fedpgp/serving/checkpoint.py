@@ -36,8 +36,9 @@ def library_of(backbone: Backbone, name: str) -> Literal["transformers", "open_c
         return "open_clip"
     if isinstance(backbone.image.model.vision_model, ResNetTower):
         raise ConfigError(
-            f"checkpoint {name} is a ResNet in OpenAI's own form, which neither transformers nor OpenCLIP loads from a"
-            " file: export onnx, or train on the same model as open_clip:RN50/openai"
+            "it is a ResNet in OpenAI's own format, which neither transformers nor OpenCLIP loads from a file",
+            where=f"checkpoint {name}",
+            remedy="Use --format onnx, or train on the same model from OpenCLIP, such as open_clip:RN50/openai",
         )
     return "transformers"
 
@@ -100,8 +101,9 @@ def transformers_model(backbone: Backbone, name: str) -> Any:
         return copy.deepcopy(backbone.image.model)
     if library_of(backbone, name) == "open_clip":
         raise ConfigError(
-            f"format hf must be of a model that transformers has a class for, and {name} is one of OpenCLIP's: take"
-            " safetensors, whose card reads any class names with OpenCLIP"
+            f"the format hf needs a model of transformers, but {name} is a model of OpenCLIP",
+            where="format",
+            remedy="Use --format safetensors, whose card reads any class names with OpenCLIP",
         )
     return AutoModel.from_pretrained(backbone.files[0].parent, dtype=torch.float32, local_files_only=True).eval()
 
@@ -155,13 +157,16 @@ def texts(classifier: Classifier, classes: Classes, vectors: int) -> tuple[str, 
             if all(a != b for rows in zip(ids, known, strict=True) for a, b in zip(*rows, strict=True)):
                 return other, text
         fitting.append((text, ids))
-    raise unreadable("safetensors", "other words", "clip-head or onnx, for a list of class names")
+    raise unreadable("safetensors", "other words", "--format clip-head or onnx, for a list of class names")
 
 
-def unreadable(form: str, ahead: str, others: str) -> ConfigError:
+def unreadable(form: str, before: str, others: str) -> ConfigError:
+    """Return the error for a tokenizer whose tokens of a class name depend on the words before it."""
     return ConfigError(
-        f"format {form} needs a tokenizer that reads a class name behind {ahead} as the run has read it, which this"
-        f" checkpoint's does not: take {others}"
+        f"the format {form} is not possible, because the checkpoint's tokenizer reads a class name after {before}"
+        " differently than the run did",
+        where="format",
+        remedy=f"Use {others}",
     )
 
 

@@ -33,7 +33,7 @@ from fedpgp.runtime.files import exists
 from fedpgp.runtime.validation import texts, whole_number
 
 BATCH = 16  # images encoded together
-SHOWN = 5  # class names that a message repeats
+
 AnyImage: TypeAlias = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 KINDS = (str, Path, bytes, Image.Image, np.ndarray)
 
@@ -99,8 +99,10 @@ class Classifier:
         check_names(names)
         if class_names is not None and len(names) == 1:
             raise ConfigError(
-                f"classes must name at least two, as one cannot be told from nothing, got {names[0]!r}: add what else"
-                " it could be"
+                where="classes",
+                allowed="at least two class names, because a single class always has probability 1",
+                got=list(names),
+                remedy="Add the other classes that an image can show",
             )
         check_readable(self.backbone.tokenizer, names)
         task = named_task(self.base, self.templates)
@@ -170,15 +172,18 @@ class Classifier:
             if not isinstance(image, KINDS):
                 kind = type(image).__name__
                 raise DataError(
-                    f"images must be paths, bytes, Pillow images or NumPy arrays, got {kind} as image {number}"
+                    where=f"image {number}",
+                    allowed="a path, bytes, a Pillow image or a NumPy array",
+                    got=kind,
+                    remedy="Convert it to one of these types",
                 )
             if isinstance(image, str | Path) and not exists(image):
-                raise DataError(f"{shown(image)} does not exist: name a file that does")
+                raise DataError("the file does not exist", where=shown(image), remedy="Correct the path")
         read = self.read(classes)
         probabilities = []
         for result in self.stream(given, read, workers=0):
             if result.fault:
-                raise DataError(f"{result.image} cannot be read: {result.fault}; leave it out")
+                raise DataError(f"the image cannot be read ({result.fault})", where=result.image, remedy="Leave it out")
             probabilities.append(dict(result.best()))
         return probabilities
 
@@ -204,21 +209,32 @@ def load(
     name, task = run.method, run.results["task"]
     if name not in run.config.methods:
         raise ConfigError(
-            f"{name} is neither built in nor of an installed package: install it, or use the run from Python"
+            "it is neither built in nor part of an installed package",
+            where=f"method {name}",
+            remedy="Install its package, or use the run from Python",
         )
     if "base_names" not in task:
         raise OutputError(
-            f"the run of {name} was written by an earlier fedpgp, which did not keep class names: run it again"
+            "it has no class names, because an earlier version of fedpgp wrote it",
+            where=f"run of {name}",
+            remedy="Run it again",
         )
     settings = run.config.backbone
     try:
         backbone = configured_backbone(settings, device)
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; if it was moved, name its place with --checkpoint") from error
+        raise CheckpointError(
+            error.problem,
+            where=error.where,
+            allowed=error.allowed,
+            got=error.got,
+            remedy=f"{error.remedy}. If the checkpoint was moved, give its new path with --checkpoint",
+        ) from error
     if backbone.fingerprint != run.provenance["checkpoint"]:
         raise CheckpointError(
-            f"checkpoint {settings.checkpoint!r} is not the one that {name} was trained with (its SHA-256 differs):"
-            " fetch that one again, or name its place with --checkpoint, in Python checkpoint="
+            f"it is not the checkpoint that {name} was trained with (its SHA-256 differs)",
+            where=f"checkpoint {settings.checkpoint!r}",
+            remedy="Download the original again, or give its path with --checkpoint (in Python, checkpoint=)",
         )
     method, base, templates = run.config.methods[name], tuple(task["base_names"]), tuple(task["templates"])
     return Classifier(method, params_of(run, method, backbone, client), backbone, base, templates, client)
@@ -244,15 +260,25 @@ def params_of(run: Run, method: Method, backbone: Backbone, client: int | None) 
             private = method.init_private(task, backbone, torch.Generator().manual_seed(0), 0)
         alone = method.without_private(Params(shared, private, shared))
         if alone is None:
-            raise ConfigError(f"the shared part of {method.name} predicts nothing by itself: name a client")
+            raise ConfigError(
+                f"the shared part of {method.name} cannot predict without a client's private part",
+                where="client",
+                remedy="Choose a client, for example with --client 0 (in Python, client=0)",
+            )
         return alone
     clients = run.results["task"]["clients"]
     if not 0 <= client < clients:
-        raise ConfigError(f"client must be 0 to {clients - 1}, as this run has {clients} clients, got {client}")
+        raise ConfigError(
+            where="client",
+            allowed=f"0 to {clients - 1}, because the run has {clients} clients",
+            got=client,
+            remedy="Choose one of these clients",
+        )
     if run.results["private"] and not private:
         raise ConfigError(
-            f"the private part of client {client} is not here: it stayed on the client's machine; leave --client out"
-            " for the shared part, or fit one of your own with fedpgp join"
+            "its private part is not available here, because it stayed on the client's machine",
+            where=f"client {client}",
+            remedy="Leave --client out to use the shared part, or fit a private part of your own with fedpgp join",
         )
     received = received or shared
     params = Params(kept or {name: received[name] for name in shared}, private, received)
@@ -263,17 +289,36 @@ def params_of(run: Run, method: Method, backbone: Backbone, client: int | None) 
 def check_names(names: Sequence[str]) -> None:
     """Raises ConfigError for no class names, an empty one, or two that read the same."""
     if not names:
-        raise ConfigError("classes must name at least two, got none: such as --classes 'zebra,red panda'")
+        raise ConfigError(
+            where="classes",
+            allowed="at least two class names",
+            got=[],
+            remedy="Use, for example, --classes 'zebra,red panda'",
+        )
     for name in names:
         if not is_text(name):
-            raise ConfigError(f"classes must be text in UTF-8 without control characters, got '{shown(name)}'")
+            raise ConfigError(
+                where="every name in classes",
+                allowed="UTF-8 text without control characters",
+                got=name,
+                remedy="Write the name in other characters",
+            )
         if not any(letter.isalnum() for letter in name):
-            raise ConfigError(f"classes must have a letter or a digit each, got {name!r}")
+            raise ConfigError(
+                where="every name in classes",
+                allowed="a name with a letter or a digit",
+                got=name,
+                remedy="Name the class in words",
+            )
     counts = Counter(map(plain, names))
-    twice = [name for name in names if counts[plain(name)] > 1]
-    if twice:
-        more = f" and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
-        raise ConfigError(f"classes must differ, got twice: {', '.join(map(repr, twice[:SHOWN]))}{more}")
+    repeated = [name for name in names if counts[plain(name)] > 1]
+    if repeated:
+        raise ConfigError(
+            where="classes",
+            allowed="different from each other in more than case, spaces and underscores",
+            got=repeated,
+            remedy="Leave the repeated names out",
+        )
 
 
 def calibrated(classifier: Classifier, logits: Tensor, targets: Tensor) -> Classifier:

@@ -53,19 +53,29 @@ def export(
     Raises ConfigError where a model cannot be written so, OutputError where the directory cannot be.
     """
     if format not in get_args(Format):
-        raise ConfigError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
+        raise ConfigError(
+            where="format",
+            allowed=f"one of {', '.join(get_args(Format))}",
+            got=format,
+            remedy="Use --format safetensors, for example",
+        )
     if classes is not None and format in ("safetensors", "hf"):
-        raise ConfigError(f"classes must be left out for {format}, which takes any class names when it is used")
+        raise ConfigError(
+            f"the format {format} is exported without class names, because its users choose them",
+            where="classes",
+            remedy="Leave --classes out, or use --format clip-head or onnx",
+        )
     run = run if isinstance(run, Run) else load_run(run)
     classifier = load(run, client, device="cpu")
     if client is not None and remembers(classifier.method):
         raise ConfigError(
-            f"a client of {run.method} predicts with features of its own images, which must not leave it: leave"
-            " client out, for the shared part"
+            f"a client of {run.method} predicts with features of its own images, which must stay with the client",
+            where="client",
+            remedy="Leave --client out to export the shared part",
         )
     directory = Path(output)
     check_output(directory, force, _is_replaceable)
-    with writing(directory, "free space, or name another with -o"), new_directory(directory) as scratch:
+    with writing(directory, "Free space, or choose another directory with -o"), new_directory(directory) as scratch:
         facts = _WRITERS[format](run, classifier, classifier.read(classes), scratch)
         write(scratch / READER, (resources.files("fedpgp.data") / READER).read_bytes())
         write(scratch / CARD, _card(run, classifier, format, facts).encode())
@@ -130,13 +140,19 @@ class _Served(nn.Module):
 
 def _onnx(run: Run, classifier: Classifier, classes: Classes, directory: Path) -> dict[str, Any]:
     if missing := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
-        raise ConfigError(f'format onnx needs {", ".join(missing)}: pip install "fedpgp[onnx]"')
+        raise ConfigError(
+            f"the format onnx needs packages that are not installed: {', '.join(missing)}",
+            where="format",
+            remedy='Install them with `pip install "fedpgp[onnx]"`',
+        )
     import onnxruntime
 
     if isinstance(classifier.backbone.image.processor, PatchedProcessor):
         raise ConfigError(
-            f"format onnx must be of an image tower that reads pictures of one shape, {run.config.backbone.checkpoint}"
-            " reads patches of any: take clip-head"
+            "the format onnx needs an image tower that reads images of a fixed shape, but"
+            f" {run.config.backbone.checkpoint} reads patches of images of any shape",
+            where="format",
+            remedy="Use --format clip-head",
         )
     served = _Served(classifier, head_of(classifier, classes)).float().eval()
     width, height = classifier.backbone.image.size
@@ -184,7 +200,7 @@ def _hugging_face(run: Run, classifier: Classifier, classes: Classes, directory:
     template = checkpoint.sentence(classifier, tokens, "")
     found = checkpoint.context_ids(classifier, classes, tokenizer, template, len(context))
     if found is None:
-        raise checkpoint.unreadable("hf", "new tokens", "safetensors")
+        raise checkpoint.unreadable("hf", "new tokens", "--format safetensors")
     known = model.text_model.get_input_embeddings().weight
     table = known.new_zeros(max(*found[0], len(known) - 1) + 1, known.shape[1])
     table[: len(known)], table[found[0]] = known, context.to(known)
@@ -218,7 +234,11 @@ def _check_same(values: Tensor, expected: Tensor, where: Path) -> None:
     """Raises OutputError where an exported model computes other numbers than the one here."""
     worst = difference(values, expected)
     if not worst <= SAME:
-        raise OutputError(f"{where.name} does not compute what the run does: it differs by {worst:.2g}; report this")
+        raise OutputError(
+            f"the exported model does not compute the same numbers as the run (relative difference {worst:.2g})",
+            where=where.name,
+            remedy="Report this as a bug of fedpgp",
+        )
 
 
 def _metadata(run: Run, classifier: Classifier) -> dict[str, str]:

@@ -24,7 +24,12 @@ def check_name(repo_id: str) -> None:
         validate_repo_id(repo_id)
         _owner, _name = repo_id.split("/")  # the hub's own check does not ask for an owner
     except ValueError as error:
-        raise OutputError(f"repo_id must be OWNER/NAME in letters, digits, - _ and ., got {repo_id!r}") from error
+        raise OutputError(
+            where="repo_id",
+            allowed="OWNER/NAME, of letters, digits, '-', '_' and '.'",
+            got=repo_id,
+            remedy="Use, for example, --upload me/zebras",
+        ) from error
 
 
 def upload(
@@ -55,16 +60,18 @@ def upload(
         token = get_token()
     if token is None:
         raise OutputError(
-            f"an upload to {server} needs a token that may write: "
-            + ("log in with: hf auth login" if server == constants.ENDPOINT else "pass token")
+            "an upload needs a token with write access",
+            where=server,
+            remedy="Log in with `hf auth login`" if server == constants.ENDPOINT else "Pass the token as token=",
         )
     api = HfApi(endpoint=server, token=token, library_name="fedpgp")
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         if private and api.model_info(repo_id).private is False:
             raise OutputError(
-                f"{repo_id} exists on {server}, and everybody may read it: name another, or let everybody read"
-                " this, too, with --public, in Python private=False"
+                f"{repo_id} already exists and is public",
+                where=server,
+                remedy="Choose another repository, or publish this export too with --public (in Python, private=False)",
             )
         api.upload_folder(
             repo_id=repo_id, folder_path=directory, allow_patterns=files, commit_message="Upload with fedpgp"
@@ -73,18 +80,22 @@ def upload(
         status = error.response.status_code
         reason = error.server_message or f"status {status}"
         remedies = {
-            401: "take a token that is valid there",
-            403: "take a token that may write there, or another owner",
-            404: "name an owner and a repository that this token may write to",
+            401: "Use a token that is valid on this server",
+            403: "Use a token with write access, or another owner",
+            404: "Choose an owner and a repository to which this token has write access",
         }
         raise OutputError(
-            f"{server} refuses {repo_id}: {reason}; {remedies.get(status, 'try again later, nothing is lost here')}"
+            f"the server refuses {repo_id} ({reason})",
+            where=server,
+            remedy=remedies.get(status, "Try again later; the export is still here"),
         ) from error
     except OutputError:
         raise
     except Exception as error:  # httpx's or httpx2's, as huggingface_hub has it; of a large file it is the cause
         raise OutputError(
-            f"{server} cannot be reached: {error.__cause__ or error}; try again when it can, nothing is lost here"
+            f"the server cannot be reached ({error.__cause__ or error})",
+            where=server,
+            remedy="Try again later; the export is still here",
         ) from error
     return str(url)
 
@@ -95,7 +106,11 @@ def _files(directory: Path) -> list[str]:
     A run's own directory keeps private parts of clients: nothing may go up because it lies in the same place.
     """
     if not is_export(directory):
-        raise OutputError(f"{directory} must be a directory that fedpgp export wrote: export the run, and upload that")
+        raise OutputError(
+            where=str(directory),
+            allowed="a directory that fedpgp export wrote",
+            remedy="Export the run, and upload the export",
+        )
     inside = sorted(path.relative_to(directory) for path in directory.rglob("*") if not path.is_dir())
     files = [path for path in inside if not path.name.startswith(".")]
     others = [
@@ -107,7 +122,8 @@ def _files(directory: Path) -> list[str]:
     ]
     if others:
         raise OutputError(
-            f"{directory} must hold what fedpgp export writes and nothing else, found {', '.join(others[:3])}: take it"
-            " away, or export again"
+            f"the directory must contain only files that fedpgp export writes, but contains {', '.join(others[:3])}",
+            where=str(directory),
+            remedy="Remove the other files, or export again",
         )
     return [path.as_posix() for path in files]

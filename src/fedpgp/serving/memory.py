@@ -28,7 +28,11 @@ def remembers(method: Method) -> bool:
 def images_of(run: Run, cache: Path | str | None, reporter: Reporter | None) -> Iterator[OpenRun]:
     """The run's images, features from the cache; raises FedPGPError where they are not here."""
     if run.config.federation.engine == "deployment":
-        raise ConfigError(f"the images of {run.method}'s clients are on their own machines: none of them is here")
+        raise ConfigError(
+            "the images of the clients are not available here, because they stayed on the clients' machines",
+            where=f"run of {run.method}",
+            remedy="Use the shared part, without --client and without --calibrate",
+        )
     execution = Execution(cache=cache, skip_bad_images=True, reporter=reporter)
     with open_run(run.config, run.method, run.seed, execution) as opened:
         yield opened

@@ -56,8 +56,9 @@ def context_of(classifier: Classifier, classes: Classes) -> Tensor:
         if plain and difference(like.exp() * images @ features.T, logits) <= SAME:
             return context.vectors
     raise ConfigError(
-        f"the model of {method.name} is not one prompt that stands before every class name: export a head for a list of"
-        " class names instead, with --format clip-head or onnx"
+        f"the model of {method.name} is not a single prompt that is the same for every class name",
+        where="format",
+        remedy="Export a head for a list of class names, with --format clip-head or onnx",
     )
 
 
@@ -68,6 +69,7 @@ def difference(values: Tensor, expected: Tensor) -> float:
 
 def _nonlinear(classifier: Classifier) -> ConfigError:
     return ConfigError(
-        f"the model of {classifier.method.name} reads more of an image than its feature, or not linearly: it cannot be"
-        " exported, only used with fedpgp predict or fedpgp.load"
+        "the model cannot be exported, because its logits are not a linear function of the image feature",
+        where=f"method {classifier.method.name}",
+        remedy="Use the model with fedpgp predict or fedpgp.load",
     )
