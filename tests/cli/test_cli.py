@@ -296,19 +296,12 @@ def test_all_faults_of_a_config_are_told_at_once(command: Command) -> None:
         ("task.shots=37", "task.shots must be at most 36, got 37"),
         ("data.source=cifar", "data.source must be a directory or file that exists, or a known name, got 'cifar'"),
         ("task.classes_per_client=51", "task.classes_per_client must be at most 50, the classes of the task, got 51"),
-        (
-            "backbone.checkpoint=./nowhere",
-            "checkpoint './nowhere' does not exist: name a directory or file that does, a",
-        ),
-        (
-            "backbone.checkpoint=~/clip",
-            "checkpoint '~/clip' does not exist: name a directory or file that does, a hub id like openai/"
-            "clip-vit-base-patch16, or an embedded one, photoclip or pictoclip; write ~ out",
-        ),
-        ("backbone.checkpoint=nowhere", "checkpoint 'nowhere' does not exist: name a directory or file that does, a"),
+        ("backbone.checkpoint=./nowhere", "got './nowhere'"),
+        ("backbone.checkpoint=~/clip", "got '~/clip'"),
+        ("backbone.checkpoint=nowhere", "got 'nowhere'"),
         ("fedpgp.ctx_init=' '", "fedpgp.ctx_init must be \"random\" or a phrase, got ' '"),
         ("fedpgp.context_length=60", "a context of fedpgp must have at most"),
-        ("backbone.device=cuda:7", "device must be one that PyTorch has here, got 'cuda:7'"),
+        ("backbone.device=cuda:7", "got 'cuda:7'"),
     ],
 )
 def test_what_does_not_fit_data_or_checkpoint(
@@ -363,9 +356,9 @@ def test_damaged_asset(command: Command, tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "shipped/pictograms").mkdir(parents=True)
     (tmp_path / "shipped/checksums.json").write_text('{"pictograms/classes.csv": "00"}')
     monkeypatch.setattr(assets, "DIRECTORY", tmp_path / "shipped")
-    refused(command("run", "--method", "zero-shot"), "classes.csv is missing", "install fedpgp again")
+    refused(command("run", "--method", "zero-shot"), "classes.csv", "missing", "Install fedpgp again")
     (tmp_path / "shipped/pictograms/classes.csv").write_text("name\n")
-    refused(command("run", "--method", "zero-shot"), "classes.csv is damaged", "install fedpgp again")
+    refused(command("run", "--method", "zero-shot"), "classes.csv", "damaged", "Install fedpgp again")
 
 
 def written(directory: Path, seeds: dict[str, list[int]]) -> None:
@@ -418,7 +411,7 @@ LONG = "a very long text " * 20
         (("export", LONG), "does not exist"),
         (("show", LONG), "does not exist"),
         (("data", "check", LONG), "data.source"),
-        (("doctor", "--checkpoint", LONG), "does not exist"),
+        (("doctor", "--checkpoint", LONG), "checkpoint must be"),
         (("run", "--method", f"{LONG}.py:Mine"), "which is not there"),
         (("config", "-c", LONG), "cannot be read"),
         (("run", "--method", "zero-shot", "-o", LONG), "too long for the name of a file"),
