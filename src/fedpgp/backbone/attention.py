@@ -39,8 +39,8 @@ def attend(query: Tensor | None, rows: Tensor, prefix: int, mask: Tensor | None,
 class _Attention(torch.autograd.Function):
     """Plain batched products around a softmax, with a hand-written backward pass.
 
-    PyTorch's fused CPU attention is several times slower in the backward pass for these short sequences. PyTorch's other
-    implementations cannot share a prefix without copying it for every class.
+    PyTorch's fused CPU attention is several times slower in the backward pass for these short sequences. The other
+    implementations in PyTorch cannot share a prefix without copying it for every class.
     """
 
     @staticmethod

@@ -200,7 +200,7 @@ def text_state(
 
 
 def _renamed(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return the weights under the names of transformers; raise CheckpointError for weights of another kind of model."""
+    """Return the weights under the names of transformers; raise CheckpointError for another kind of model."""
     given = {re.sub(r"^(module\.)?(text\.)?", "", name): tensor for name, tensor in weights.items()}
     patterns = RENAMED_OF_RESNET if any(name.startswith("visual.layer1.") for name in given) else RENAMED_OF_TRANSFORMER
     named = {}
@@ -242,8 +242,8 @@ def standard_processor(size: int, settings: Mapping[str, Any] | None = None) -> 
     """Return CLIP's preprocessing as implemented in transformers.
 
     It resizes the shorter side to `size` pixels (bicubic), crops the center, and normalizes with mean and standard
-    deviation. If an odd number of pixels is cropped, it crops more on the right; the code of OpenAI and OpenCLIP may crop
-    less.
+    deviation. If an odd number of pixels is cropped, it crops more on the right. The code of OpenAI and OpenCLIP may
+    crop less.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A name, a directory or a hub id -> the files of a checkpoint, and what they hold."""
+"""Find and read the files of a checkpoint from a name, a directory or a hub id."""
 
 import json
 import re
@@ -20,21 +20,21 @@ from fedpgp.runtime.files import exists
 
 PHOTOCLIP = "photoclip"
 EMBEDDED = (PHOTOCLIP, "pictoclip")
-TOKENIZER = "clip-tokenizer"  # OpenAI's, for checkpoints that come without one
+TOKENIZER = "clip-tokenizer"  # OpenAI's tokenizer, for checkpoints without one
 TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model")
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 CARD = "README.md"
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 NEWER = "model*.safetensors"  # transformers' weights
-OLDER = "pytorch_model*.bin"  # transformers' weights where there are no others
+OLDER = "pytorch_model*.bin"  # transformers' weights if there are no files in the newer format
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")  # of which a tokenizer has one
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # of any library, for a message
-TEXT_HEADS = 8  # of OpenCLIP's text tower, where its config does not say
-HUB_PREFIX = "hf-hub:"  # of OpenCLIP's names: a hub id whose OpenCLIP files are meant
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")  # a tokenizer has one of them
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # weights of any library, for messages
+TEXT_HEADS = 8  # heads of OpenCLIP's text tower if its config does not state them
+HUB_PREFIX = "hf-hub:"  # marks a hub id whose OpenCLIP files must be read
 OF_TOWER = {"final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None, "ls_init_value": None}
 OF_TOWER |= {"block_type": None, "qk_norm": False, "scale_heads": False, "scale_attn": False, "scale_fc": False}
-# What a key of OpenCLIP's config has, or is where it is missing, in a CLIP-shaped text tower.
+# Values of OpenCLIP's config in a CLIP-shaped text tower; a missing key has the same meaning.
 CLIP_TEXT: dict[str, Any] = OF_TOWER | {
     "no_causal_mask": False,
     "pool_type": "argmax",
@@ -44,7 +44,7 @@ CLIP_TEXT: dict[str, Any] = OF_TOWER | {
     "proj_type": "linear",
 }
 OPENAI_TOKENIZER = {"hf_tokenizer_name": None}
-PLAIN_TOKENS: dict[str, Any] = {"tokenizer_kwargs": {}, "tokenizer_mode": None}  # of a tokenizer, whichever it is
+PLAIN_TOKENS: dict[str, Any] = {"tokenizer_kwargs": {}, "tokenizer_mode": None}  # for any tokenizer
 CLIP_VALUES: Mapping[str, Mapping[str, Any]] = {
     "text_cfg": CLIP_TEXT | OPENAI_TOKENIZER,
     "vision_cfg": OF_TOWER | {"pool_type": "tok", "timm_model_name": None, "attentional_pool": False},
@@ -53,7 +53,19 @@ CLIP_VALUES: Mapping[str, Mapping[str, Any]] = {
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint consists of, in the types of transformers. files: what it was read from."""
+    """Parts of a checkpoint, in the types of transformers.
+
+    Attributes
+    ----------
+    model
+        The model.
+    processor
+        The preprocessing of images.
+    tokenizer
+        The tokenizer.
+    files
+        The files from which the parts were read.
+    """
 
     model: Any
     processor: Any
@@ -62,9 +74,26 @@ class Checkpoint(NamedTuple):
 
 
 class OpenClipFiles(NamedTuple):
-    """A directory of OpenCLIP's that is read without the library, and what its config says.
+    """Directory of an OpenCLIP checkpoint that is read without the library, and the values in its config.
 
-    size: height and width of the pictures; heads: of the text tower; own_tokenizer: its files are in the directory.
+    Attributes
+    ----------
+    directory
+        The directory.
+    weights
+        The file of weights.
+    vision
+        `vision_cfg` of the config.
+    preprocessing
+        `preprocess_cfg` of the config.
+    size
+        Height and width of the images, in pixels.
+    heads
+        Attention heads of the text tower.
+    quick_gelu
+        Whether the activation is OpenAI's approximation of GELU.
+    own_tokenizer
+        Whether the directory contains a tokenizer.
     """
 
     directory: Path
@@ -78,7 +107,18 @@ class OpenClipFiles(NamedTuple):
 
 
 def find_checkpoint(name: str) -> Path:
-    """The directory or file of a checkpoint, downloaded if it is a hub id; raises CheckpointError."""
+    """Return the directory or file of a checkpoint; a hub id is downloaded.
+
+    Parameters
+    ----------
+    name
+        An embedded checkpoint, a directory, a file, or a hub id.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint does not exist or cannot be downloaded.
+    """
     if name in EMBEDDED:
         return assets.verified(name)
     if exists(name):
@@ -99,7 +139,7 @@ def find_checkpoint(name: str) -> Path:
         if (directory / open_clip_models.CONFIG).is_file() and not any(directory.glob("*.safetensors")):
             snapshot_download(name, allow_patterns=[OPEN_CLIP_WEIGHTS[1]])
         return directory
-    except Exception as error:  # network, authorisation and name errors of several libraries
+    except Exception as error:  # network, authorization and name errors of several libraries
         raise CheckpointError(
             f"it is not a local directory and cannot be downloaded from the hub ({first_line(error)})",
             where=f"checkpoint {name!r}",
@@ -109,18 +149,33 @@ def find_checkpoint(name: str) -> Path:
 
 
 def licence_of(directory: Path) -> str:
-    """The licence that a model card's header states, or "not stated"."""
+    """Return the licence in the header of a model card, or "not stated"."""
     from huggingface_hub import metadata_load
 
     try:
         header = metadata_load(directory / CARD) or {}
-    except Exception:  # it may be any text: nothing is read from it but this
+    except Exception:  # the card may be any text, and nothing else is read from it
         header = {}
     return str(header.get("license", "not stated"))
 
 
 def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpoint:
-    """A dual encoder of transformers; raises CheckpointError for files that are not one's, or not complete."""
+    """Read a dual encoder of transformers.
+
+    Parameters
+    ----------
+    name
+        Name of the checkpoint in messages.
+    directory
+        The directory to read.
+    dtype
+        Precision of the weights.
+
+    Raises
+    ------
+    CheckpointError
+        If the files are incomplete or not from a dual encoder.
+    """
     import transformers
 
     incomplete = CheckpointError(
@@ -144,7 +199,7 @@ def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpo
             )
         if not has_transformers_weights(directory):
             raise incomplete
-        # Of the older files it reads tensors alone, too (weights_only).
+        # It also reads only tensors from the older files (weights_only).
         model, report = getattr(transformers, FAMILIES[kind]).from_pretrained(
             directory, dtype=dtype, use_safetensors=not older, output_loading_info=True, **local
         )
@@ -152,7 +207,7 @@ def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpo
         tokenizer = _tokenizer(name, directory, kind, model.config.text_config.vocab_size, local)
     except CheckpointError:
         raise
-    except Exception as error:  # whatever the files make the loaders raise, the user needs one line
+    except Exception as error:  # the loaders raise many kinds of errors; the user needs one line
         raise CheckpointError(
             f"the directory {directory} cannot be read ({first_line(error)})",
             where=f"checkpoint {name!r}",
@@ -172,20 +227,20 @@ def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpo
 
 
 def has_transformers_weights(directory: Path) -> bool:
-    """Whether a directory has weights under the names that transformers gives them."""
+    """Return whether a directory contains weights under the file names of transformers."""
     return (directory / "config.json").is_file() and any(
         True for pattern in (NEWER, OLDER) for _ in directory.glob(pattern)
     )
 
 
 def found_in(directory: Path) -> str:
-    """The configs and weights in a directory, for a message."""
+    """Return the names of the configs and weights in a directory, for a message."""
     names = sorted({file.name for pattern in ("*config.json", *WEIGHTS) for file in directory.glob(pattern)})
     return ", ".join(names) or "neither a config nor weights"
 
 
 def _tokenizer(name: str, directory: Path, kind: str, vocabulary: int, local: Mapping[str, Any]) -> Any:
-    """The tokenizer of a directory, or OpenAI's where it has none and the text tower is of OpenAI's vocabulary."""
+    """Return the tokenizer of a directory; without one, OpenAI's if the text tower uses OpenAI's vocabulary."""
     import transformers
 
     if any(True for pattern in VOCABULARIES for _ in directory.glob(pattern)):
@@ -206,8 +261,22 @@ def _tokenizer(name: str, directory: Path, kind: str, vocabulary: int, local: Ma
 
 
 def read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClipFiles | open_clip_models.OpenClip:
-    """A checkpoint of OpenCLIP's, with the library only if the config declares other towers than CLIP's own, or
-    EfficientNet-Lite0 beside CLIP's text tower; raises CheckpointError.
+    """Read a checkpoint of OpenCLIP.
+
+    The library is needed only if the config declares towers other than CLIP's own, or EfficientNet-Lite0 with CLIP's text
+    tower.
+
+    Parameters
+    ----------
+    directory
+        The directory to read.
+    dtype
+        Precision of the weights.
+
+    Raises
+    ------
+    CheckpointError
+        If the config is not from OpenCLIP, or if weights are missing.
     """
     file = directory / open_clip_models.CONFIG
     try:
@@ -250,33 +319,58 @@ def read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClip
 
 
 def agrees(section: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    """Whether a section of OpenCLIP's config has these values, or leaves them out."""
+    """Return whether a section of OpenCLIP's config has the given values or omits them."""
     return all(section.get(key, value) == value for key, value in values.items())
 
 
 def converted(
     files: list[Path], dtype: torch.dtype, preprocessing: Mapping[str, Any] | None = None, **shape: Any
 ) -> Checkpoint:
-    """A checkpoint with OpenAI's names of weights, in the last of its files; shape: as `to_clip_model` takes it."""
+    """Read a checkpoint whose last file contains weights under OpenAI's names.
+
+    Parameters
+    ----------
+    files
+        The files of the checkpoint.
+    dtype
+        Precision of the weights.
+    preprocessing
+        OpenCLIP's `preprocess_cfg`.
+    shape
+        Keyword arguments of `to_clip_model`.
+    """
     model: Any = to_clip_model(read_weights(files[-1]), str(files[-1]), **shape)
     processor = OpenClipProcessor.of(preprocessing or {}, model.config.vision_config.image_size)
     return Checkpoint(model.to(dtype), processor, openai_tokenizer(), files)
 
 
 def openai_tokenizer() -> Any:
-    """OpenAI's, which ships with the package, for a checkpoint that comes without one."""
+    """Return OpenAI's tokenizer, which ships with the package, for checkpoints without a tokenizer."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(assets.verified(TOKENIZER), local_files_only=True)
 
 
 def read_own_tokenizer(directory: Path, tokens: int) -> tuple[AnyTokenizer, list[Path]]:
-    """The tokenizer of a CLIP-shaped text tower, as OpenCLIP reads it from a directory, and its files."""
+    """Return the tokenizer of a CLIP-shaped text tower, as OpenCLIP reads it from a directory, and its files.
+
+    Parameters
+    ----------
+    directory
+        The directory of the checkpoint.
+    tokens
+        Size of the text tower's vocabulary.
+
+    Raises
+    ------
+    CheckpointError
+        If the tokenizer cannot be read or does not fit the text tower.
+    """
     from transformers import AutoTokenizer
 
     try:
         given = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever the files make the loader raise, the user needs one line
+    except Exception as error:  # the loader raises many kinds of errors; the user needs one line
         raise CheckpointError(
             f"the tokenizer cannot be read ({first_line(error)})",
             where=f"checkpoint {directory}",
@@ -295,5 +389,5 @@ def read_own_tokenizer(directory: Path, tokens: int) -> tuple[AnyTokenizer, list
 
 
 def _one_space(text: str) -> str:
-    """A text with one space between words, which is what OpenCLIP does to it for such a tokenizer."""
+    """Return a text with one space between words, as OpenCLIP prepares it for such a tokenizer."""
     return " ".join(text.split())
