@@ -263,8 +263,7 @@ def _tokenizer(name: str, directory: Path, kind: str, vocabulary: int, local: Ma
 def read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClipFiles | open_clip_models.OpenClip:
     """Read a checkpoint of OpenCLIP.
 
-    The library is needed only if the config declares towers other than CLIP's own, or EfficientNet-Lite0 with CLIP's text
-    tower.
+    The library is not needed for CLIP's own towers, and for EfficientNet-Lite0 with CLIP's text tower.
 
     Parameters
     ----------

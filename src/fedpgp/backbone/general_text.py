@@ -162,7 +162,10 @@ class GeneralTextEncoder:
     def each(
         self, contexts: Sequence[Tensor | Prompt], classes: ClassTokens, position: Position = "end"
     ) -> list[Tensor]:
-        """Return the features [C, D] of each context, [M, d] or [C, M, d]; contexts of equal shape are encoded together."""
+        """Return the features [C, D] of each context, [M, d] or [C, M, d].
+
+        Contexts of equal shape are encoded together.
+        """
         vectors = [_vectors_of(context) for context in contexts]
         features: dict[int, Tensor] = {}
         for shape in dict.fromkeys(own.shape for own in vectors):

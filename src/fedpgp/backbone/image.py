@@ -82,8 +82,8 @@ class ImageEncoder:
         pixels
             The preprocessed images.
         kind
-            "pooled" for [B, D] of unit length; "patches" for [B, P, D] of unit length, each normalized and projected like the
-            class token; or the `state_below` of a layer for [B, T, w].
+            "pooled" for [B, D] of unit length; "patches" for [B, P, D] of unit length, each normalized and projected
+            like the class token; or the `state_below` of a layer for [B, T, w].
         """
         vision = self.model.vision_model
         pixels = pixels.to(self.device, self.dtype)
@@ -160,7 +160,7 @@ class ImageEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the tower's weights, architecture, preprocessing and precision, without text tower and tokenizer."""
+        """SHA-256 of the image tower's weights, architecture, preprocessing and precision."""
         settings = [self._config.to_dict(), self.processor.to_dict()]
         if self.patch_kind != "value":
             settings.append({"patches": self.patch_kind})
@@ -182,8 +182,8 @@ class ImageTower:
     projection
         [D, w].
     memory
-        Bytes that a call may keep for its backward pass. If more are needed, images are encoded in pieces, and each piece
-        is computed again in the backward pass.
+        Bytes that a call may keep for its backward pass. If more are needed, images are encoded in pieces, and each
+        piece is computed again in the backward pass.
     """
 
     layers: Layers
@@ -206,9 +206,9 @@ class ImageTower:
     def each(self, states: Tensor, prompts: Sequence[Prompt], first: int) -> list[Tensor]:
         """Return the features of the same images for each of several prompts.
 
-        The vectors of a prompt follow the patches, without position embeddings. They pass through the normalization before
-        the first layer, as in MaPLe's code. A prompt without vectors may start at a later layer. Gradients flow to the
-        prompts.
+        The vectors of a prompt follow the patches, without position embeddings. They pass through the normalization
+        before the first layer, as in MaPLe's code. If `first` is not 0, the prompts have no vectors. Gradients flow to
+        the prompts.
 
         Parameters
         ----------

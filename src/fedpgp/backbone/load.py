@@ -1,4 +1,4 @@
-"""A name, a directory or a hub id -> a frozen dual encoder."""
+"""Load a frozen dual encoder from a name, a directory or a hub id."""
 
 import timeit
 from collections.abc import Mapping
@@ -42,19 +42,45 @@ from fedpgp.errors import CheckpointError, first_line
 
 
 def configured_backbone(settings: BackboneConfig, device: str | None = None) -> Backbone:
-    """The dual encoder of a config's section; device: instead of the section's. Raises as `load_backbone` does."""
+    """Load the dual encoder of a config section.
+
+    Parameters
+    ----------
+    settings
+        The config section.
+    device
+        Device to use instead of the section's device.
+
+    Raises
+    ------
+    CheckpointError
+        See `load_backbone`.
+    """
     return load_backbone(settings.checkpoint, settings.precision, device or settings.device, settings.patches)
 
 
 def load_backbone(name: str, precision: str = "float32", device: str = "cpu", patches: str = "value") -> Backbone:
-    """Loads a dual encoder: "photoclip" or "pictoclip", which are embedded, a directory, a file, a hub id, or
-    open_clip:ARCH/TAG.
+    """Load a dual encoder.
 
-    A directory or hub id has the files of a dual encoder of transformers, or of OpenCLIP ("hf-hub:" ahead of a hub id
-    takes the latter); a file is one of OpenAI's `.pt` archives or a state dict under the same names. precision:
-    "float32", "float64", or "bf16": the text tower of CLIP's shape multiplies matrices in bfloat16, all else is in
-    float32. patches: "value" or "attention", see `ResNetTower.positions`. Raises CheckpointError, naming the file or
-    setting and the remedy.
+    A directory or hub id contains a dual encoder of transformers or of OpenCLIP; the prefix "hf-hub:" of a hub id
+    selects the files of OpenCLIP. A file is one of OpenAI's `.pt` archives, or a state dict with the same names.
+
+    Parameters
+    ----------
+    name
+        "photoclip" or "pictoclip" (embedded), a directory, a file, a hub id, or open_clip:ARCHITECTURE/TAG.
+    precision
+        "float32", "float64" or "bf16". With "bf16", a CLIP-shaped text tower multiplies matrices in bfloat16, and
+        everything else is in float32.
+    device
+        A device of PyTorch.
+    patches
+        "value" or "attention", see `ResNetTower.positions`.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint cannot be read or does not fit the settings.
     """
     from transformers.utils import logging
 
@@ -95,7 +121,7 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu", pa
 
 
 def _check_size(checkpoint: Checkpoint, size: tuple[int, int]) -> None:
-    """Raise CheckpointError where a processor makes pictures of another size than the image tower reads."""
+    """Raise CheckpointError if the processor makes images of another size than the image tower reads."""
     picture = Image.new("RGB", (2 * size[0] + 1, 2 * size[1]))
     height, width = checkpoint.processor(images=[picture], return_tensors="np")["pixel_values"].shape[-2:]
     if (width, height) != size:
@@ -140,7 +166,7 @@ def _check_products(products: torch.dtype) -> None:
 
 
 def _of_transformers(model: Any, checkpoint: Checkpoint, products: torch.dtype, licence: str) -> Backbone:
-    """A dual encoder of transformers whose towers are not CLIP's."""
+    """Return a dual encoder of transformers whose towers are not CLIP's."""
     _check_products(products)
     padded = model.config.model_type in transformers_models.PADDED
     tokenizer = AnyTokenizer.of(checkpoint.tokenizer, padded=padded)
@@ -178,7 +204,7 @@ def _of_transformers(model: Any, checkpoint: Checkpoint, products: torch.dtype, 
 
 
 def _of_open_clip(checkpoint: open_clip_models.OpenClip, device: str, products: torch.dtype, licence: str) -> Backbone:
-    """A dual encoder of OpenCLIP: with the fast text encoder if its text tower is CLIP-shaped."""
+    """Return a dual encoder of OpenCLIP, with the fast text encoder if its text tower is CLIP-shaped."""
     model, text_config = _moved(checkpoint.model, device), checkpoint.config["text_cfg"]
     quick, where = bool(checkpoint.config.get("quick_gelu", False)), str(checkpoint.files[-1])
     text: TextEncoder | GeneralTextEncoder
@@ -218,7 +244,7 @@ def _of_open_clip(checkpoint: open_clip_models.OpenClip, device: str, products: 
 def _of_efficientnet(
     files: OpenClipFiles, dtype: torch.dtype, device: str, products: torch.dtype, licence: str
 ) -> Backbone:
-    """A dual encoder of OpenCLIP's with EfficientNet-Lite0 and a CLIP-shaped text tower, without the library."""
+    """Return a dual encoder of OpenCLIP with EfficientNet-Lite0 and a CLIP-shaped text tower, without the library."""
     where, weights = str(files.weights), read_weights(files.weights)
     if "logit_scale" not in weights:
         raise CheckpointError(
@@ -251,13 +277,13 @@ def _general_text(
     tower: Any, given: Any, config: Mapping[str, Any], where: str
 ) -> tuple[GeneralTextEncoder, AnyTokenizer]:
     """Return a text tower of OpenCLIP that is not CLIP-shaped, and its tokenizer."""
-    own = hasattr(tower, "token_embedding")  # OpenCLIP's own transformer, which has no mask for padding
+    own = hasattr(tower, "token_embedding")  # OpenCLIP's own transformer has no mask for padding
     length = int(config.get("context_length", 77))
     if hasattr(given, "tokenizer"):
         tokenizer = AnyTokenizer.of(given.tokenizer, given.clean_fn, padded=own, sep_is_pad=given.strip_sep_token)
     else:
         tokenizer = AnyTokenizer.of(openai_tokenizer(), given.clean_fn)
-        tokenizer = replace(tokenizer, pad=0)  # OpenCLIP's own tokenizer fills up with 0
+        tokenizer = replace(tokenizer, pad=0)  # OpenCLIP's own tokenizer pads with 0
     embedding = tower.token_embedding if own else tower.transformer.get_input_embeddings()
     _check_vocabulary(tokenizer, embedding, where)
     if not own:
@@ -286,7 +312,7 @@ def _check_vocabulary(tokenizer: AnyTokenizer, embedding: Any, where: str) -> No
 
 
 def bfloat16_speed(device: str) -> float:
-    """How many times faster than in float32 a device multiplies matrices in bfloat16, by a try of milliseconds."""
+    """Measure how many times faster a device multiplies matrices in bfloat16 than in float32; it takes milliseconds."""
 
     def seconds(dtype: torch.dtype) -> float:
         x = torch.ones(256, 256, dtype=dtype, device=device)
