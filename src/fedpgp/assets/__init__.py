@@ -1,6 +1,6 @@
-"""The dataset, the checkpoint and the tokenizer that ship with the package, checked before they are used.
+"""The dataset, the checkpoint and the tokenizer that ship with the package, verified before use.
 
-It imports errors alone. Start with `pictograms` and `pictoclip` in NOTICE, which say where they come from.
+This package may import only errors. NOTICE names their sources: see `pictograms` and `pictoclip` there.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ DIRECTORY = Path(__file__).parent
 
 
 def checksums(name: str) -> dict[str, str]:
-    """SHA-256 of every file of an asset, by its path in the package's asset directory."""
+    """Return the SHA-256 of every file of an asset, by its path in the package's asset directory."""
     try:
         listed = json.loads((DIRECTORY / "checksums.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -27,9 +27,19 @@ def checksums(name: str) -> dict[str, str]:
 
 
 def verified(name: str, without: Collection[str] = ()) -> Path:
-    """The directory of an asset, whose files are all as they were shipped; raises DataError naming one that is not.
+    """Return the directory of an asset after comparing the checksums of its files.
 
-    without: names of files that nobody is going to read, and that may be missing.
+    Parameters
+    ----------
+    name
+        Name of the asset.
+    without
+        Names of files that are not needed and may be missing.
+
+    Raises
+    ------
+    DataError
+        If a file is missing or damaged.
     """
     for path, expected in checksums(name).items():
         file = DIRECTORY / path

@@ -99,9 +99,7 @@ class OpenClipProcessor:
         height, width = (size, size) if isinstance(size, int) else size
         resample = Image.Resampling.BICUBIC
         if self.settings["interpolation"] == "bilinear" and (mode != "shortest" or height == width):
-            resample = (
-                Image.Resampling.BILINEAR
-            )  # OpenCLIP ignores the setting for "shortest" and sizes that are not square
+            resample = Image.Resampling.BILINEAR  # OpenCLIP ignores it for "shortest" if not square
         if mode == "squash":
             return picture.resize((width, height), resample)
         if mode == "shortest" and height == width:
@@ -128,7 +126,7 @@ class OpenClipProcessor:
 
 
 def _offset(wanted: int, given: int) -> int:
-    """Return where an image starts in a larger or smaller one, in pixels; odd differences are rounded as in torchvision."""
+    """Return where an image starts in a larger or smaller one, in pixels, rounded as in torchvision."""
     return (wanted - given) // 2 if given < wanted else -round((given - wanted) / 2)
 
 

@@ -1,4 +1,4 @@
-"""The ResNets of CLIP as image towers (Radford et al. 2021, section 2.4), without training.
+"""The ResNets of CLIP as frozen image towers (Radford et al. 2021, section 2.4).
 
 They have a stem of three convolutions, average pooling instead of strides, and attention pooling with the mean over all
 positions as the query. Module names are from OpenAI's weights.
@@ -133,7 +133,7 @@ class Block(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Attention pooling, from [B, c, side, side] to [B, c]: the mean over all positions attends to itself and to all positions."""
+    """Attention pooling from [B, c, side, side] to [B, c]: the mean over all positions attends to itself and to them."""
 
     def __init__(self, channels: int, side: int):
         super().__init__()

@@ -294,7 +294,7 @@ class TextEncoder:
 
 
 def _put(values: Tensor, rows: Tensor, into: Tensor) -> Tensor:
-    """Return rows [K, L, w]: copies of `into` [L, w] for all prompts, with the given rows replaced by `values` [K, V, w]."""
+    """Return [K, L, w]: copies of `into` [L, w] for all prompts, with some rows replaced by `values` [K, V, w]."""
     return into.expand(len(values), -1, -1).index_copy(1, rows, values)
 
 

@@ -186,7 +186,7 @@ def check_readable(tokenizer: Tokenizer, class_names: Sequence[str]) -> None:
 
 
 def split_template(template: str) -> tuple[str, str]:
-    """Split a template such as "a photo of a {}." into the text before the class name, "a photo of a", and the rest, "{}."."""
+    """Split "a photo of a {}." into the text before the class name, "a photo of a", and the rest, "{}."."""
     before, halves, after = template.partition("{}")
     if not halves:
         raise CheckpointError(
