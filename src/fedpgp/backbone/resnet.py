@@ -133,7 +133,7 @@ class Block(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Attention pooling from [B, c, side, side] to [B, c]: the mean over all positions attends to itself and to them."""
+    """Attention pooling from [B, c, side, side] to [B, c]: the mean over all positions is the query."""
 
     def __init__(self, channels: int, side: int):
         super().__init__()
