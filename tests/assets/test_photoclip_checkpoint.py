@@ -104,7 +104,7 @@ def test_tokenizer_is_that_of_open_clip(loaded, checkpoint):
     assert len(given) == 40
 
 
-def test_words_lie_near_words_of_like_meaning(loaded):
+def test_words_with_similar_meanings_have_similar_features(loaded):
     model, _, tokenizer = loaded
     pairs = (("dog", "poodle", "airliner"), ("violin", "cello", "broccoli"), ("ship", "schooner", "beetle"))
     with torch.inference_mode():

@@ -247,7 +247,7 @@ def test_checkpoint_files(classifier, space, tokenizer, small, assets, tmp_path,
     assert {path.name for path in (tmp_path / "out").iterdir()} == shipped
 
 
-def test_loss_is_zero_at_the_target_and_grows_away_from_it(space):
+def test_loss_is_zero_at_the_target_and_grows_with_the_distance(space):
     rows = space.rows
     at_target = loss_of(rows, rows, rows, SETTINGS)
     beside = loss_of(rows.roll(1, 0), rows, rows, SETTINGS)

@@ -1,4 +1,4 @@
-"""Class names that a checkpoint cannot read, or cannot tell apart."""
+"""Class names that a checkpoint cannot read or cannot distinguish."""
 
 import unicodedata
 from contextlib import nullcontext
@@ -30,7 +30,7 @@ def test_names_are_compared_as_the_checkpoint_reads_them(names, where, backbone)
         check_readable(backbone.tokenizer, names)
 
 
-def test_a_tokenizer_with_a_token_for_what_it_does_not_know_is_no_exception():
+def test_the_unknown_token_of_a_tokenizer_does_not_count():
     class Words:
         unk_token_id = 0
 
@@ -42,7 +42,7 @@ def test_a_tokenizer_with_a_token_for_what_it_does_not_know_is_no_exception():
         check_readable(Words(), ["cat", "dog"])
 
 
-def test_names_as_texts_are_the_same_where_an_accent_is_encoded_in_another_way_but_not_where_letters_differ():
+def test_text_names_ignore_how_accents_are_encoded_but_not_other_letters():
     assert plain("café") == plain(unicodedata.normalize("NFD", "CAFÉ")) and plain("Maße") != plain("Masse")
 
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 of timm and OpenCLIP's preprocessing, read without either, against both; and photoclip."""
+"""Compare our EfficientNet-Lite0, OpenCLIP preprocessing and photoclip with timm and OpenCLIP."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def lite(tmp_path, open_clip):
 
 @pytest.fixture
 def changed_config(lite):
-    """Changes values of the config's sections."""
+    """Change values in sections of the config."""
 
     def change(**sections):
         file = lite.directory / "open_clip_config.json"
@@ -56,7 +56,7 @@ def changed_config(lite):
 
 
 def photographs(directory):
-    """Files of several modes and shapes, smooth as photographs are."""
+    """Files of several modes and shapes, with smooth content like photographs."""
     generator = np.random.default_rng(0)
     files = []
     for number, (mode, shape, suffix) in enumerate(
@@ -98,7 +98,7 @@ def test_photoclip_is_read_without_the_libraries_that_tests_compare_with():
 
 @pytest.mark.parametrize("size", [(64, 64), (75, 75), (96, 131), (33, 50)])
 def test_padding_is_tensorflows_at_every_size(size, lite):
-    """A convolution of stride 2 is padded on one side more than on the other where a size is even."""
+    """If the size is even, a convolution with stride 2 has unequal padding on the two sides."""
     weights = load_file(lite.directory / "open_clip_model.safetensors")
     visual = {name.removeprefix("visual."): value for name, value in weights.items() if name.startswith("visual.")}
     tower = EfficientNetLite.of(visual, "x")
@@ -109,7 +109,7 @@ def test_padding_is_tensorflows_at_every_size(size, lite):
 
 
 @pytest.mark.parametrize("projection", [None, ""])
-def test_timms_classifier_is_read_where_nothing_else_projects(projection, tmp_path, open_clip, monkeypatch):
+def test_timms_classifier_is_the_projection_if_there_is_no_other(projection, tmp_path, open_clip, monkeypatch):
     import families
 
     vision = families.OPEN_CLIP["efficientnet"]["vision_cfg"] | {"timm_proj": projection}
@@ -126,7 +126,7 @@ def test_timms_classifier_is_read_where_nothing_else_projects(projection, tmp_pa
     [
         ({}, True),
         ({"timm_model_name": "tf_efficientnet_lite0.in1k", "timm_pool": ""}, True),
-        ({"timm_pool": "", "timm_proj": None}, False),  # then nothing is pooled
+        ({"timm_pool": "", "timm_proj": None}, False),  # then there is no pooling
         ({"timm_pool": "rot_attn", "timm_proj": ""}, False),
         ({"timm_proj": "mlp"}, False),
         ({"timm_proj": "none"}, False),
@@ -146,7 +146,7 @@ def test_another_projection_and_another_tokenizer_are_left_to_the_library(lite, 
     assert (again.template_features("a photo of a {}.", NAMES) - text).abs().max() < 1e-5
 
 
-def test_openais_tokenizer_is_read_where_the_config_names_none(lite, changed_config, open_clip):
+def test_openais_tokenizer_is_used_if_the_config_names_none(lite, changed_config, open_clip):
     tokens = open_clip.get_tokenizer("ViT-B-32")(list(TEXTS))
     weights = load_file(lite.directory / "open_clip_model.safetensors")
     weights["text.token_embedding.weight"] = torch.randn(49408, 32, generator=torch.Generator().manual_seed(0))
@@ -208,7 +208,7 @@ def test_a_config_that_does_not_fit_is_one_line(sections, fields, lite, changed_
 
 
 def test_a_tokenizer_that_does_not_end_with_the_last_token_is_refused(lite):
-    """OpenCLIP reads a text at the highest of its ids."""
+    """OpenCLIP reads the feature of a text at its highest token id."""
     file = lite.directory / "tokenizer.json"
     content = json.loads(file.read_text())
     content["added_tokens"].append(

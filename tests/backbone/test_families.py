@@ -1,4 +1,4 @@
-"""Dual encoders that are not CLIP-shaped, against the libraries that they come from."""
+"""Compare dual encoders that are not CLIP-shaped with the libraries from which they come."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ from fedpgp.errors import CheckpointError, ConfigError
 from fedpgp.methods import FedPGP
 from fedpgp.serving.export import export
 
-CLIP_SHAPED = ("convnext", "efficientnet", "eva")  # in their text tower
+CLIP_SHAPED = ("convnext", "efficientnet", "eva")  # kinds with this property in their text tower
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 IMAGES = [
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (90, 71 + seed, 3), dtype=np.uint8)) for seed in (1, 2)
@@ -36,7 +36,7 @@ IMAGES = [
 
 @contextmanager
 def exactly(family):
-    """The library's model in float64."""
+    """Return the library's model in float64."""
     family.model.double()
     try:
         yield
@@ -45,7 +45,7 @@ def exactly(family):
 
 
 def spliced(family, ids, mask, contexts, places):
-    """Features [C, D] by the library's forward pass, with the context in the place of some tokens' embeddings."""
+    """Return features [C, D] of the library's forward pass, in which the context replaces the embeddings of some tokens."""
     module, forward = family.embedding, family.embedding.forward
     weight = forward(ids).to(contexts)
     rows = []
@@ -63,7 +63,7 @@ def spliced(family, ids, mask, contexts, places):
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_features_are_the_librarys(kind, precision, made):
+def test_features_equal_those_of_the_library(kind, precision, made):
     family = made(kind)
     backbone = load_backbone(str(family.directory), precision)
     with exactly(family) if precision == "float64" else nullcontext(), torch.no_grad():
@@ -105,10 +105,10 @@ def _compare_gradients(family, backbone, position):
     weights = torch.randn(ours.shape, dtype=torch.float64, generator=generator)
     ((of_ours,), (of_theirs,)) = (torch.autograd.grad((x * weights).sum(), context) for x in (ours, theirs))
     assert (of_ours - of_theirs).abs().max() < 1e-10 * of_theirs.abs().max()
-    assert of_theirs.abs().min() > 0, "a vector that nothing reads would agree with anything"
+    assert of_theirs.abs().min() > 0, "this test cannot detect an error in a vector that is not read"
 
 
-def test_pieces_and_contexts_of_their_own_give_the_same(made):
+def test_pieces_and_class_specific_contexts_give_the_same_features(made):
     backbone = load_backbone(str(made("siglip").directory), "float64")
     classes = backbone.class_tokens(NAMES)
     context = torch.randn(3, 2, backbone.token_width, dtype=torch.float64, requires_grad=True)
@@ -195,7 +195,7 @@ def test_towers_without_a_common_space_are_refused(tmp_path, open_clip):
         load_backbone(str(tmp_path))
 
 
-def test_too_long_a_context_and_deeper_vectors_are_refused(made):
+def test_a_context_that_is_too_long_and_deeper_vectors_are_refused(made):
     backbone = load_backbone(str(made("siglip").directory))
     classes = backbone.class_tokens(NAMES)
     with raises(CheckpointError, remedy="Shorten the context or the class names"):
@@ -205,7 +205,7 @@ def test_too_long_a_context_and_deeper_vectors_are_refused(made):
         backbone.text(deep, classes)
 
 
-def test_what_openclip_cannot_read_is_one_line(tmp_path, open_clip):
+def test_errors_of_openclip_are_one_line(tmp_path, open_clip):
     with raises(CheckpointError, where="open_clip:ViT-Z-1/openai", problem="'ViT-Z-1'"):
         load_backbone("open_clip:ViT-Z-1/openai")
     with raises(CheckpointError, problem="'nobody', only openai", remedy="open_clip:ViT-B-32/openai"):
@@ -221,13 +221,13 @@ def test_what_openclip_cannot_read_is_one_line(tmp_path, open_clip):
         assert "\n" not in str(caught.value)
 
 
-def test_weights_of_openclip_that_are_no_safetensors_are_fetched_where_there_are_no_others(
+def test_other_openclip_weights_are_downloaded_if_there_are_no_safetensors(
     tmp_path, open_clip, monkeypatch
 ):
     family = of_open_clip("mobileclip", tmp_path, open_clip)
     torch.save(family.model.state_dict(), tmp_path / "kept.bin")
     (tmp_path / "open_clip_model.safetensors").unlink()
-    (tmp_path / "config.json").write_text("{}")  # of another library: the prefix says which files are meant
+    (tmp_path / "config.json").write_text("{}")  # a file of another library, which the prefix excludes
     asked = []
 
     def fetch(name, allow_patterns):
@@ -315,7 +315,7 @@ def test_a_run_is_trained_resumed_and_exported(kind, made, tmp_path):
         with pytest.raises(ConfigError, match=method):
             fedpgp.run(method, changes=changes, **shown)
     assert (export(run, tmp_path / "head", "clip-head") / "README.md").is_file()
-    again = load_backbone(str(tmp_path / "head"))  # the copy of a checkpoint that nobody else could fetch
+    again = load_backbone(str(tmp_path / "head"))  # a copy of a checkpoint that others cannot download
     assert torch.equal(again.template_features("{}", NAMES), load_backbone(checkpoint).template_features("{}", NAMES))
 
 

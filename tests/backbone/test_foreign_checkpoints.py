@@ -1,4 +1,4 @@
-"""Checkpoints of other code, against that code on random weights, and files that must not be trusted."""
+"""Compare checkpoints of other libraries with these libraries on random weights, and read files that are not trusted."""
 
 import copy
 import importlib.util
@@ -43,7 +43,7 @@ REAL = {"embed_dim": 512, "width": 512, "layers": 12, "patch": 16, "size": 224, 
 
 
 def module_of(package: str, name: str):
-    """One file of an installed package, without what importing the package would need."""
+    """Import one file of an installed package, without the dependencies of the package."""
     with references():
         (directory,) = importlib.util.find_spec(package).submodule_search_locations
         spec = importlib.util.spec_from_file_location(f"reference_{package}_{name}", Path(directory) / f"{name}.py")
@@ -64,7 +64,7 @@ def tokenizer():
 
 @pytest.fixture(autouse=True)
 def one_tokenizer(tokenizer, monkeypatch):
-    """Checkpoints without a tokenizer of their own get one that is read once: it has 49,408 tokens."""
+    """Share one tokenizer among checkpoints without a tokenizer, because reading its 49,408 tokens takes long."""
     monkeypatch.setattr("fedpgp.backbone.files.openai_tokenizer", lambda: tokenizer)
 
 
@@ -78,7 +78,7 @@ def open_clip_model():
 
 
 def randomised(model, scale=0.05):
-    """Weights that are not near zero, so that a mistake tells."""
+    """Return the model with weights that are not close to zero, so that mistakes are visible."""
     generator = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
@@ -123,7 +123,7 @@ def texts(tokenizer, names=NAMES, length=77):
 
 
 def check(checkpoint, model, shape, tokenizer):
-    """Our backbone, after its text and image features have been compared with the reference's."""
+    """Return our backbone after a comparison of its text and image features with the reference."""
     backbone = load_backbone(str(checkpoint))
     pixels = torch.randn(2, 3, shape["size"], shape["size"], generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -161,7 +161,7 @@ def saved_open_clip(directory, CLIP, shape, quick_gelu=False, as_bin=False):
 
 
 def saved_script(file, model, size, dtype=torch.float32):
-    """As OpenAI's files are: a TorchScript archive, here with the weights alone used."""
+    """Save a TorchScript archive like OpenAI's files; only its weights are used here."""
 
     class Program(torch.nn.Module):
         def __init__(self):
@@ -204,7 +204,7 @@ def test_openclips_files_give_the_features_of_openclip(
 
 @pytest.fixture(scope="module")
 def openais(vit, tokenizer, tmp_path_factory):
-    """A checkpoint in OpenAI's form."""
+    """A checkpoint in OpenAI's format."""
     file = tmp_path_factory.mktemp("openai") / "x.safetensors"
     save_file(vit.state_dict(), file)
     with pytest.MonkeyPatch.context() as patch:
@@ -257,7 +257,7 @@ def test_resnets_give_the_features_of_openais_and_openclips_code(kind, resnet, t
         places = model.visual(pixels).flatten(2).transpose(1, 2)
         model.visual.attnpool = pool
         expected = torch.stack([torch.stack([pool.c_proj(pool.v_proj(place)) for place in row]) for row in places])
-        asked = []  # the place asks in the stead of the mean of all places
+        asked = []  # the query is the position instead of the mean
         rows = torch.cat([places.mean(1, keepdim=True), places], dim=1) + pool.positional_embedding
         for number in range(1, rows.shape[1]):
             q, k, v = pool.q_proj(rows[:, number]), pool.k_proj(rows), pool.v_proj(rows)
@@ -272,7 +272,7 @@ def test_resnets_give_the_features_of_openais_and_openclips_code(kind, resnet, t
     assert torch.equal(other.encode(pixels), image.encode(pixels))
 
 
-def test_another_kind_of_patches_is_refused_where_there_is_one_kind():
+def test_another_kind_of_patches_is_refused_if_there_is_only_one():
     with raises(CheckpointError, where="backbone.patches", got="attention", remedy="--set backbone.patches=value"):
         load_backbone("pictoclip", patches="attention")
 
@@ -319,7 +319,7 @@ def test_an_incomplete_resnet_is_refused(change, fields, resnet, tmp_path):
 def test_transformers_older_files_are_read_and_run_nothing(
     sharded, vit, tokenizer, tmp_path, monkeypatch, reference_tokenizer
 ):
-    """pytorch_model.bin, or its shards with an index."""
+    """The older files are pytorch_model.bin, or its shards with an index."""
     model, where = to_clip_model(vit.state_dict(), "x"), tmp_path / "older"
     model.config.save_pretrained(where)
     weights = model.state_dict()
@@ -344,7 +344,7 @@ def test_transformers_older_files_are_read_and_run_nothing(
 
 
 def save_assets(directory, processor):
-    """What a checkpoint of transformers has beside its weights."""
+    """Write the files of a transformers checkpoint other than its weights."""
     for asset in ("tokenizer.json", "tokenizer_config.json"):
         (directory / asset).write_bytes((assets.DIRECTORY / "clip-tokenizer" / asset).read_bytes())
     processor.save_pretrained(directory)
@@ -398,7 +398,7 @@ class Malicious:
         return os.mkdir, (self.target,)
 
 
-def test_a_pickle_that_would_act_does_nothing(tmp_path):
+def test_a_malicious_pickle_is_not_executed(tmp_path):
     target, file = str(tmp_path / "done"), tmp_path / "x.pt"
     torch.save({"a": Malicious(target)}, file)
     with raises(CheckpointError, where="x.pt"):
@@ -423,8 +423,8 @@ BUILDS = {
 
 @pytest.mark.parametrize("what", BUILDS)
 @pytest.mark.parametrize("state", ["}X\x06\x00\x00\x00markedK\x01s", "N}X\x06\x00\x00\x00markedK\x01s\x86"])
-def test_an_archive_changes_nothing_of_ours(what, state, tmp_path):
-    """By pickle's BUILD, which sets attributes of whatever stands before it."""
+def test_an_archive_cannot_change_our_objects(what, state, tmp_path):
+    """Pickle's BUILD sets attributes of the preceding object."""
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
         archive.writestr("x/version", b"3")
         archive.writestr("x/data.pkl", b"\x80\x02" + BUILDS[what] + state.encode("latin1") + b"b.")
@@ -448,7 +448,7 @@ def test_an_archive_changes_nothing_of_ours(what, state, tmp_path):
     ],
 )
 def test_an_archive_without_tensors_is_refused_in_a_line(data, reason, tmp_path):
-    """One without data, one whose module holds itself, and one with an empty module."""
+    """The archives have no data, a module that contains itself, or an empty module."""
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
         archive.writestr("x/version", b"3")
         archive.writestr("x/constants.pkl", b"")
@@ -459,7 +459,7 @@ def test_an_archive_without_tensors_is_refused_in_a_line(data, reason, tmp_path)
 
 
 def damaged(directory, *, weights=None, config=None):
-    """A directory of OpenCLIP's with a fault."""
+    """Create a damaged directory of an OpenCLIP checkpoint."""
     good = {"model_cfg": {"vision_cfg": {}, "text_cfg": {"heads": 2}}}
     (directory / "open_clip_config.json").write_text(config or json.dumps(good))
     if weights is not None:
@@ -513,7 +513,7 @@ def test_other_models_of_transformers_are_refused(kind, tmp_path):
         load_backbone(str(tmp_path))
 
 
-def test_the_hub_is_not_asked_when_it_is_said_to_be_away(monkeypatch):
+def test_offline_mode_sends_no_request_to_the_hub(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

@@ -1,4 +1,4 @@
-"""Checkpoints as people have them: a file is missing, in another place, or of another model."""
+"""Typical problems of checkpoints: a file is missing, in another place, or from another model."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def edit(file, change):
     file.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("removed", [TOKENIZER, TOKENIZER[:1]], ids=["no tokenizer files", "its config alone"])
+@pytest.mark.parametrize("removed", [TOKENIZER, TOKENIZER[:1]], ids=["no tokenizer files", "only its config"])
 def test_a_directory_without_a_tokenizer_is_refused(removed, copy):
     for name in removed:
         (copy / name).unlink()
@@ -36,7 +36,7 @@ def test_a_directory_without_a_tokenizer_is_refused(removed, copy):
 
 
 @pytest.mark.slow
-def test_openais_tokenizer_is_taken_where_its_vocabulary_fits(copy):
+def test_openais_tokenizer_is_used_if_its_vocabulary_fits(copy):
     for name in TOKENIZER:
         (copy / name).unlink()
     weights = load_file(copy / "model.safetensors")
@@ -57,16 +57,16 @@ def test_a_processor_for_other_pictures_than_the_tower_reads_is_refused_in_a_lin
     assert "\n" not in str(error.value)
 
 
-def test_weights_under_another_name_are_told(copy):
+def test_weights_under_another_name_are_reported(copy):
     (copy / "model.safetensors").rename(copy / "open_clip_model.safetensors")
     with raises(CheckpointError, problem="contains config.json, open_clip_model.safetensors, preprocessor"):
         load_backbone(str(copy))
-    (copy / "open_clip_config.json").write_text("{}")  # then it is OpenCLIP's, and read as that
+    (copy / "open_clip_config.json").write_text("{}")  # then it is read as a checkpoint of OpenCLIP
     with raises(CheckpointError, where="open_clip_config.json"):
         load_backbone(str(copy))
 
 
-def test_weights_of_a_compiled_model_are_told_in_a_directory(copy):
+def test_weights_of_a_compiled_model_are_reported_in_a_directory(copy):
     weights = load_file(copy / "model.safetensors")
     save_file({f"_orig_mod.{k}": v for k, v in weights.items()}, copy / "model.safetensors", metadata={"format": "pt"})
     with raises(CheckpointError, where=str(copy), problem="for example _orig_mod."):
@@ -86,7 +86,7 @@ def test_a_file_may_wrap_its_weights_as_training_scripts_do(wrapped, prefix, tmp
         assert read_weights(tmp_path / file).keys() == weights.keys()
 
 
-def test_a_file_with_something_else_names_what_it_holds(tmp_path):
+def test_the_content_of_a_file_without_weights_is_reported(tmp_path):
     torch.save({"epoch": 3, "optimizer": {}}, tmp_path / "x.pt")
     with raises(CheckpointError, where="x.pt", problem="a dictionary with the keys epoch, optimizer"):
         load_backbone(str(tmp_path / "x.pt"))

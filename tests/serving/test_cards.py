@@ -128,7 +128,7 @@ def test_a_resnet_that_no_library_loads_from_its_file_is_refused(compact, tmp_pa
         place(resnet, "RN.pt", tmp_path)
 
 
-def test_a_class_name_that_a_tokenizer_reads_otherwise_at_its_place_is_refused(
+def test_a_class_name_whose_tokens_depend_on_its_position_is_refused(
     made, small_source, cache, tmp_path, monkeypatch
 ):
     """SentencePiece has other tokens for a full stop behind a class name than behind a context."""

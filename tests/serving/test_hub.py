@@ -220,7 +220,7 @@ def test_a_refusal_says_why(
     assert server.commits == 0
 
 
-def test_the_hubs_token_goes_to_the_hub_alone(server: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hubs_token_is_sent_only_to_the_hub(server: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: TOKEN)
     with raises(OutputError, where=server.address, problem="a token with write access"):
         hub.upload(exported, "me/zebras", endpoint=server.address)
@@ -228,7 +228,7 @@ def test_the_hubs_token_goes_to_the_hub_alone(server: Hub, exported: Path, monke
     assert hub.upload(exported, "me/zebras") == f"{server.address}/me/zebras"
 
 
-def test_a_server_that_fails_or_is_not_there_is_told(server: Hub, exported: Path) -> None:
+def test_a_server_that_fails_or_cannot_be_reached_is_reported(server: Hub, exported: Path) -> None:
     server.fails = {"/commit/": 400}
     with raises(OutputError, where=server.address, problem="me/zebras (not today)", remedy="Try again later"):
         hub.upload(exported, "me/zebras", endpoint=server.address, token=TOKEN)

@@ -96,7 +96,7 @@ def test_a_loaded_model_answers_as_it_did_in_the_run(runs, cache, name):
         assert 100 * right.mean() == pytest.approx(run.results["shared"]["base"])
 
 
-def test_any_class_names_will_do(run, pictures, tmp_path):
+def test_any_class_names_are_accepted(run, pictures, tmp_path):
     model = load(run, 1)
     (known,) = model.classify(pictures / "0.png")
     assert set(known) == set(model.base)
@@ -130,12 +130,12 @@ def test_any_class_names_will_do(run, pictures, tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_thousand_class_names_will_do(run, pictures):
+def test_ten_thousand_class_names_are_accepted(run, pictures):
     (many,) = load(run, 1).classify(pictures / "0.png", [f"thing number {i}" for i in range(10_000)])
     assert len(many) == 10_000
 
 
-def test_a_model_that_is_not_there_is_refused(run):
+def test_a_model_that_does_not_exist_is_refused(run):
     with raises(ConfigError, where="client", allowed="0 to 2", got=3):
         load(run, 3)
     with pytest.raises(OutputError, match=str(run.parent)):
@@ -259,14 +259,14 @@ def test_what_is_exported_gives_the_same_without_fedpgp(run, pictures, tmp_path,
 
 
 @pytest.mark.parametrize(("position", "place"), [("middle", 19), ("front", 0)])
-def test_a_place_of_the_class_name_is_exported_too(position, place, cache, tmp_path):
+def test_other_positions_of_the_class_name_are_exported(position, place, cache, tmp_path):
     changes = [*SHORT, "task.clients=1", f"promptfl.class_token_position={position}"]
     run = fedpgp.run("promptfl", 0, changes=changes, cache=cache)
     template = json.loads((export(run, tmp_path / "hf", "hf") / "prompt.json").read_text())
     assert template["hypothesis_template"].index("{}") == place
 
 
-def test_what_cannot_be_exported_is_refused(run, runs, tmp_path):
+def test_exports_that_are_not_possible_are_refused(run, runs, tmp_path):
     with raises(ConfigError, where="method fedclip", remedy="fedpgp predict"):
         export(runs["fedclip"], tmp_path / "no", "clip-head", client=0)
     mixed = runs["promptfolio"]
