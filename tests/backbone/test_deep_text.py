@@ -20,7 +20,7 @@ def drawn(seed, *shape):
 
 
 def feature(backbone, context, deeper, name, position="end", tail="{}."):
-    """Compute a feature like the oracle, but for any position of the name; `deeper` replaces the first context vectors."""
+    """Compute a feature like the oracle, for any position of the name; `deeper` replaces the first context vectors."""
     clip, tokenizer, count = backbone.image.model, backbone.tokenizer, len(context)
     ids, end = padded(clip, tokenizer, tail.format(name), placeholders=count)
     inner = len(tokenizer(tail.partition("{}")[0] + name, add_special_tokens=False)["input_ids"])
@@ -28,7 +28,10 @@ def feature(backbone, context, deeper, name, position="end", tail="{}."):
     rows = clip.text_model.embeddings.token_embedding(ids)[0]
     name_rows, behind = rows[1 + count : 1 + count + inner], rows[1 + count + inner :]
     sequence = [rows[:1], context[:ahead], name_rows, context[ahead:], behind]
-    places = [*range(1, 1 + ahead), *range(1 + ahead + inner, 1 + count + inner)]  # positions of the context vectors, in order
+    places = [
+        *range(1, 1 + ahead),
+        *range(1 + ahead + inner, 1 + count + inner),
+    ]  # positions of the context vectors, in order
     hidden = torch.cat(sequence)[None]
     hidden = hidden + clip.text_model.embeddings.position_embedding(torch.arange(hidden.shape[1]))
     mask = create_causal_mask(
@@ -163,7 +166,7 @@ def test_single_precision_is_near_the_exact_values(backbone, exact):
 
 
 def test_replacing_deeper_vectors_by_their_own_values_changes_nothing(exact):
-    """The output of the first layer for the context, given as the vectors of the second layer, gives the same features."""
+    """The deeper vectors are the output of the first layer for the context."""
     clip, context = exact.image.model, drawn(0, M, exact.token_width)
     ids, _ = padded(clip, exact.tokenizer, "ant.", placeholders=M)
     rows = clip.text_model.embeddings.token_embedding(ids)

@@ -45,7 +45,7 @@ def exactly(family):
 
 
 def spliced(family, ids, mask, contexts, places):
-    """Return features [C, D] of the library's forward pass, in which the context replaces the embeddings of some tokens."""
+    """Return features [C, D] of the library, with the context in place of the embeddings of some tokens."""
     module, forward = family.embedding, family.embedding.forward
     weight = forward(ids).to(contexts)
     rows = []
@@ -221,9 +221,7 @@ def test_errors_of_openclip_are_one_line(tmp_path, open_clip):
         assert "\n" not in str(caught.value)
 
 
-def test_other_openclip_weights_are_downloaded_if_there_are_no_safetensors(
-    tmp_path, open_clip, monkeypatch
-):
+def test_other_openclip_weights_are_downloaded_if_there_are_no_safetensors(tmp_path, open_clip, monkeypatch):
     family = of_open_clip("mobileclip", tmp_path, open_clip)
     torch.save(family.model.state_dict(), tmp_path / "kept.bin")
     (tmp_path / "open_clip_model.safetensors").unlink()

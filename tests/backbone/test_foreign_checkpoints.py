@@ -1,4 +1,4 @@
-"""Compare checkpoints of other libraries with these libraries on random weights, and read files that are not trusted."""
+"""Compare checkpoints of other libraries with these libraries, and read files that are not trusted."""
 
 import copy
 import importlib.util
@@ -83,7 +83,9 @@ def randomised(model, scale=0.05):
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
         norm = name.endswith(("ln_1.weight", "ln_2.weight")) or (".bn" in name and name.endswith("weight"))
-        conv = weight.dim() == 4 and hasattr(model.visual, "layer1")  # of as many layers that little would be left
+        conv = weight.dim() == 4 and hasattr(
+            model.visual, "layer1"
+        )  # it has so many layers that larger factors are needed
         weight.data = 1 + 0.1 * noise if norm else noise * ((2 / weight[0].numel()) ** 0.5 if conv else scale)
     for name, weight in model.named_buffers():
         if name.endswith(("running_mean", "running_var")):
@@ -135,7 +137,7 @@ def check(checkpoint, model, shape, tokenizer):
     assert difference < 1e-4
     assert backbone.logit_scale.item() == pytest.approx(3.0)
     spread = (of_text[0] - of_text[1]).abs().max(), (of_images[0] - of_images[1]).abs().max()
-    assert min(spread) > 0.01, "features that are all the same would agree with anything"
+    assert min(spread) > 0.01, "equal features cannot show an error"
     return backbone
 
 
@@ -214,7 +216,7 @@ def openais(vit, tokenizer, tmp_path_factory):
 
 @settings(max_examples=40)
 @given(width=st.integers(8, 200), height=st.integers(8, 200))
-@example(width=35, height=32)  # as 227 x 224 is for a tower of 224 pixels: 1.5 pixels to cut on each side
+@example(width=35, height=32)  # like 227 x 224 for 224 pixels: 1.5 pixels are cropped on each side
 @example(width=32, height=37)
 def test_a_checkpoint_in_openais_form_has_openais_crop_and_one_of_transformers_its_own(openais, compact, width, height):
     with references():
@@ -332,7 +334,9 @@ def test_transformers_older_files_are_read_and_run_nothing(
         (where / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     save_assets(where, standard_processor(SMALL["size"]))
     before = check(where, vit, SMALL, reference_tokenizer).fingerprint
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tokenizer)  # which takes long
+    monkeypatch.setattr(
+        "transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tokenizer
+    )  # reading it takes long
     shards[0]["logit_scale"] = torch.tensor(1.0)
     torch.save(shards[0], where / names[0])
     assert load_backbone(str(where)).fingerprint != before
@@ -383,11 +387,11 @@ def test_the_tokenizer_has_the_reference_tokenizers_ids(reference_tokenizer, tok
 
     plain = ftfy.fix_text(text)
     if plain != text or "&" in text or any("\x7f" <= character <= "\xa0" for character in text):
-        return  # mending broken text is no part of a tokenizer of transformers
+        return  # tokenizers of transformers do not repair broken text
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == reference_tokenizer.encode(text)
 
 
-# ---------------------------------------------------------------------------------------------------- not to be trusted
+# -------------------------------------------------------------------------------------------------------- untrusted files
 
 
 class Malicious:
@@ -403,7 +407,7 @@ def test_a_malicious_pickle_is_not_executed(tmp_path):
     torch.save({"a": Malicious(target)}, file)
     with raises(CheckpointError, where="x.pt"):
         load_backbone(str(file))
-    with zipfile.ZipFile(tmp_path / "y.pt", "w") as archive:  # a TorchScript archive by its looks
+    with zipfile.ZipFile(tmp_path / "y.pt", "w") as archive:  # looks like a TorchScript archive
         archive.writestr("y/version", b"3")
         archive.writestr("y/data.pkl", pickle.dumps(Malicious(target), protocol=2))
         archive.writestr("y/constants.pkl", b"")

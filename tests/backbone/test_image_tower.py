@@ -59,7 +59,7 @@ def drawn(rng, *shape, scale=0.5):
 
 
 def prompt_of(rng, width, vectors=0, deeper=0, length=None, adapters=()):
-    """Draw a prompt; `length` is the number of deeper vectors per layer, which may be lower than that of the first layer."""
+    """Draw a prompt; `length` is the number of deeper vectors per layer, if it differs from that in the first layer."""
     hidden, other = 4, 3
 
     def affine(to, of):
@@ -204,7 +204,10 @@ def kept_for_the_backward_pass(tower, states, prompt, first):
     def keep(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in frozen:
-            kept[storage.data_ptr()] = tensor, storage.nbytes()  # keeps the tensor alive, so that its address is not reused
+            kept[storage.data_ptr()] = (
+                tensor,
+                storage.nbytes(),
+            )  # keeps the tensor alive, so that its address is not reused
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

@@ -1,4 +1,4 @@
-"""The model cards of exports: their code runs as it is printed, with the library that the checkpoint comes from."""
+"""The code on the model cards of exports works as printed, with the library of the checkpoint."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ SHORT = ["task.clients=1", "task.shots=1", "federation.rounds=1", "federation.lo
 SIGLIPS_OWN = "siglip with its own tokenizer"
 OPENAIS = "CLIP in OpenAI's form"
 OTHERS = (*CLASSICAL, SIGLIPS_OWN, OPENAIS)
-# The others differ from these in nothing that an export depends on; siglip2 is fast, as it has no ONNX file.
+# For an export, the other kinds are equivalent to these. siglip2 is fast, because it has no ONNX file.
 LEVELS = {
     "siglip2": (),
     **dict.fromkeys(("siglip", "timm-siglip", "mobileclip", "biomedclip", OPENAIS), pytest.mark.slow),
@@ -33,7 +33,7 @@ REFUSED = {
     ("openclip-resnet", "hf"): "--format safetensors",
     (SIGLIPS_OWN, "hf"): "--format safetensors",
     ("siglip2", "onnx"): "--format clip-head",
-}  # with what remedy
+}  # the remedy in the error
 
 
 @pytest.fixture
@@ -54,10 +54,10 @@ def checkpoint(kind, request, tmp_path, open_clip):
 
 
 def transparent_and_turned(picture, file):
-    """Save a picture in a form that plain `Image.open(file).convert("RGB")` reads otherwise."""
+    """Save an image that `Image.open(file).convert("RGB")` reads differently than fedpgp does."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture = picture.convert("RGBA").resize((41, 37))  # 1.5 of 35 pixels are cut on each side for a tower of 32
+    picture = picture.convert("RGBA").resize((41, 37))  # for a tower of 32, 1.5 of 35 pixels are cropped on each side
     picture.putalpha(Image.linear_gradient("L").resize(picture.size))
     picture.save(file, exif=exif)
 
@@ -82,7 +82,7 @@ def test_the_code_on_a_card_predicts_what_fedpgp_does(
     base = run.results["task"]["base_names"]
     some = [name.replace("_", " ") for name in base[:3]]
     of_heads, of_prompts = predicted(), predicted("--classes", ",".join(some))
-    assert max(of_prompts.values()) - min(of_prompts.values()) > 1e-3, "equal probabilities would tell nothing"
+    assert max(of_prompts.values()) - min(of_prompts.values()) > 1e-3, "equal probabilities cannot show an error"
     for form in ("safetensors", "clip-head", "onnx", "hf"):
         directory = tmp_path / form
         if (kind, form) in REFUSED:
@@ -92,7 +92,7 @@ def test_the_code_on_a_card_predicts_what_fedpgp_does(
         export(run, directory, form)
         (code,) = re.findall(r"```python\n(.*?)```", (directory / "README.md").read_text(encoding="utf-8"), re.DOTALL)
         assert "fedpgp" not in code and checkpoint not in code
-        assert uploaded(directory), "nothing in it may stop an upload"
+        assert uploaded(directory), "every file of an export can be uploaded"
         (directory / "image.png").write_bytes((tmp_path / "image.png").read_bytes())
         printed = []
         with monkeypatch.context() as patch:
@@ -128,10 +128,8 @@ def test_a_resnet_that_no_library_loads_from_its_file_is_refused(compact, tmp_pa
         place(resnet, "RN.pt", tmp_path)
 
 
-def test_a_class_name_whose_tokens_depend_on_its_position_is_refused(
-    made, small_source, cache, tmp_path, monkeypatch
-):
-    """SentencePiece has other tokens for a full stop behind a class name than behind a context."""
+def test_a_class_name_whose_tokens_depend_on_its_position_is_refused(made, small_source, cache, tmp_path, monkeypatch):
+    """SentencePiece has different tokens for a full stop after a class name than after a context."""
     monkeypatch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: small_source)
     changes = [*SHORT, "promptfl.class_token_position=front", f"backbone.checkpoint={made('siglip').directory}"]
     run = fedpgp.run("promptfl", changes=[*changes, "promptfl.context_length=4"], cache=cache)

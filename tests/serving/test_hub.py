@@ -1,4 +1,4 @@
-"""Uploads to a server on loopback that answers as the hub does."""
+"""Uploads to a local server that answers like the hub."""
 
 import base64
 import hashlib
@@ -20,13 +20,18 @@ from fedpgp.errors import OutputError
 from fedpgp.serving import hub
 from fedpgp.serving.export import export
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of httpx about huggingface_hub
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Use 'content=:DeprecationWarning"
+)  # warnings of httpx about huggingface_hub
 
 TOKEN = "hf_of_a_test"
 
 
 class Hub(ThreadingHTTPServer):
-    """repositories: name -> path -> content; private: name -> whether it is; tokens: name -> what they may do."""
+    """Local server that answers like the hub.
+
+    repositories: name -> path -> content; private: name -> whether it is private; tokens: name -> permissions.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -138,7 +143,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # its storage is another server
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # the storage is on another server
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     with Hub() as found:
@@ -151,7 +156,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def exported(compared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export; a test that changes it takes a copy."""
+    """An export; tests that change it must copy it."""
     return export(fedpgp.load_run(compared / "fedpgp/seed-0"), tmp_path_factory.mktemp("hub") / "model")
 
 

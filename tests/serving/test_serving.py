@@ -1,4 +1,4 @@
-"""What a finished run is used for: classifying images, and files that others use."""
+"""Uses of a finished run: classification of images, and exports."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ from fedpgp.serving.classifier import Classifier, calibrated, load
 from fedpgp.serving.export import export
 from fedpgp.serving.memory import remembers, with_memory, with_temperature
 
-# One of each kind: shared alone, kept, received, deep and visual prompts, a memory, an image adapter, a network.
+# One method of each kind: shared only, kept, received, deep and visual prompts, memory, image adapter, network.
 KINDS = (
     "fedpgp",
     "prompt-per",
@@ -44,7 +44,7 @@ SHORT = ["task.clients=3", "task.shots=2", "federation.rounds=1", "federation.lo
 
 @pytest.fixture(scope="module", autouse=True)
 def small(small_source, compact):
-    """Runs and models of this module see the small part of the data, with the compact checkpoint."""
+    """Use the small part of the data, and the compact checkpoint, for runs and models of this module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedpgp.runs.tasks.load_source", lambda data, splits: small_source)
         for module in ("runs.setup", "serving.classifier"):
@@ -62,7 +62,7 @@ def pictures(pictograms, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(small, cache, tmp_path_factory):
-    """A run of each kind and of a mixture of prompts, by the method's name."""
+    """A run of each kind, and a run with a mixture of prompts, by name of the method."""
     directory = tmp_path_factory.mktemp("runs") / "out"
     fedpgp.compare([*KINDS, "promptfolio"], changes=SHORT, output=directory, cache=cache)
     return {name: directory / name / "seed-0" for name in (*KINDS, "promptfolio")}
@@ -323,7 +323,7 @@ def test_what_clients_answered_is_kept_and_agrees_with_what_they_got_right(run, 
 
 
 def test_predict_writes_answers_as_they_come(run, pictures, command, monkeypatch):
-    """Of many class names, the probabilities of all images together would fill the memory."""
+    """With many class names, the probabilities of all images together do not fit in memory."""
     alive: list[int] = []
 
     class Counted(dict):
