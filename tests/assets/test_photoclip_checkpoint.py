@@ -15,9 +15,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 LARGEST = 20_000_000  # bytes of the directory
-PHOTOGRAPHS = [
-    folder / "shared" / "caltech101" for folder in Path(__file__).parents
-]  # next to a checkout, if it exists
+PHOTOGRAPHS = [folder / "shared" / "caltech101" for folder in Path(__file__).parents]  # next to a checkout, if any
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +119,7 @@ def test_photographs_are_recognised_far_above_chance(loaded):
     """Classify one validation photograph of each class of Caltech 101 among all 100 names."""
     folder = next((path for path in PHOTOGRAPHS if path.is_dir()), None)
     if folder is None:
-        pytest.skip("needs the photographs of Caltech 101 in shared/caltech101 beside the checkout")
+        pytest.skip("needs the photographs of Caltech 101 in shared/caltech101 next to the checkout")
     model, preprocess, tokenizer = loaded
     entries = json.loads((folder / "split_zhou_Caltech101.json").read_text(encoding="utf-8"))["val"]
     first = {label: (path, name.replace("_", " ")) for path, label, name in reversed(entries)}

@@ -56,7 +56,7 @@ def test_end_of_text_is_the_highest_id_and_not_2(model, tokenizer):
 
 
 def test_both_rules_for_the_end_of_text_agree(model, tokenizer):
-    """transformers uses the position of the highest id if the configured end is 2, otherwise the first configured end."""
+    """transformers uses the position of the highest id if the configured end is 2, else the first configured end."""
     texts = ["a photo of a fish.", "fish", "here you can see a very small shiny drawing of a fire engine on white."]
     tokens = tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
     by_highest = copy.deepcopy(model.text_model)

@@ -31,7 +31,7 @@ def feature(backbone, context, deeper, name, position="end", tail="{}."):
     places = [
         *range(1, 1 + ahead),
         *range(1 + ahead + inner, 1 + count + inner),
-    ]  # positions of the context vectors, in order
+    ]  # of the context vectors
     hidden = torch.cat(sequence)[None]
     hidden = hidden + clip.text_model.embeddings.position_embedding(torch.arange(hidden.shape[1]))
     mask = create_causal_mask(

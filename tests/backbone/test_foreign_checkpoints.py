@@ -83,9 +83,7 @@ def randomised(model, scale=0.05):
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
         norm = name.endswith(("ln_1.weight", "ln_2.weight")) or (".bn" in name and name.endswith("weight"))
-        conv = weight.dim() == 4 and hasattr(
-            model.visual, "layer1"
-        )  # it has so many layers that larger factors are needed
+        conv = weight.dim() == 4 and hasattr(model.visual, "layer1")  # many layers need larger weights
         weight.data = 1 + 0.1 * noise if norm else noise * ((2 / weight[0].numel()) ** 0.5 if conv else scale)
     for name, weight in model.named_buffers():
         if name.endswith(("running_mean", "running_var")):
@@ -334,9 +332,7 @@ def test_transformers_older_files_are_read_and_run_nothing(
         (where / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     save_assets(where, standard_processor(SMALL["size"]))
     before = check(where, vit, SMALL, reference_tokenizer).fingerprint
-    monkeypatch.setattr(
-        "transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tokenizer
-    )  # reading it takes long
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tokenizer)  # reading takes long
     shards[0]["logit_scale"] = torch.tensor(1.0)
     torch.save(shards[0], where / names[0])
     assert load_backbone(str(where)).fingerprint != before
@@ -391,7 +387,7 @@ def test_the_tokenizer_has_the_reference_tokenizers_ids(reference_tokenizer, tok
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == reference_tokenizer.encode(text)
 
 
-# -------------------------------------------------------------------------------------------------------- untrusted files
+# ------------------------------------------------------------------------------------------------------ untrusted files
 
 
 class Malicious:

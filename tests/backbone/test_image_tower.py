@@ -207,7 +207,7 @@ def kept_for_the_backward_pass(tower, states, prompt, first):
             kept[storage.data_ptr()] = (
                 tensor,
                 storage.nbytes(),
-            )  # keeps the tensor alive, so that its address is not reused
+            )  # prevents reuse of the address
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):

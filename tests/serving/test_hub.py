@@ -20,9 +20,7 @@ from fedpgp.errors import OutputError
 from fedpgp.serving import hub
 from fedpgp.serving.export import export
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Use 'content=:DeprecationWarning"
-)  # warnings of httpx about huggingface_hub
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # by httpx
 
 TOKEN = "hf_of_a_test"
 
@@ -40,7 +38,7 @@ class Hub(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.large: dict[str, bytes] = {}
         self.commits = 0
-        self.fails: dict[str, int] = {}  # part of a path -> status
+        self.fails: dict[str, int] = {}  # part of a path -> status code
 
     @property
     def address(self) -> str:
