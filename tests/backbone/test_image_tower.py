@@ -222,12 +222,12 @@ def test_the_memory_limit_is_respected(form, exact, states):
     first, shape = PROMPTS[form]
     prompt = prompt_of(torch.Generator().manual_seed(4), WIDTH, **shape)
     below = states[first].repeat(3, 1, 1)
-    reckoned = KEPT * (LAYERS - first) * WIDTH * 8 * (TOKENS + len(prompt.vectors)) * len(below)
+    estimated = KEPT * (LAYERS - first) * WIDTH * 8 * (TOKENS + len(prompt.vectors)) * len(below)
     whole = kept_for_the_backward_pass(exact.image.tower, below, prompt, first)
-    print(f"{form}: {whole / reckoned:.2f} of what is reckoned with")
-    assert 0.6 * reckoned < whole < 1.1 * reckoned
-    pieces = kept_for_the_backward_pass(replace(exact.image.tower, memory=reckoned // 4), below, prompt, first)
-    assert pieces < 0.01 * reckoned
+    print(f"{form}: {whole / estimated:.2f} of the estimate")
+    assert 0.6 * estimated < whole < 1.1 * estimated
+    pieces = kept_for_the_backward_pass(replace(exact.image.tower, memory=estimated // 4), below, prompt, first)
+    assert pieces < 0.01 * estimated
 
 
 def test_states_are_what_goes_into_transformers_layers(exact, pixels, states):
