@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 as an image tower: the features of timm's `tf_efficientnet_lite0` without timm.
 
 Tan and Le (2019) describe the network. The "lite" variant has no squeeze-and-excitation, and ReLU6 instead of swish.
-The tower is frozen, so each batch normalisation is folded into the preceding convolution. All tensors use the
+The tower is frozen, so each batch normalization is folded into the preceding convolution. All tensors use the
 channels-last memory format, which is the fastest on CPUs.
 
 Letters: B images, c channels, h x w positions of the grid, P = h w, D feature width.
@@ -29,7 +29,7 @@ STAGES = (  # kernel, stride of the first block, expansion, channels, blocks
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-EPSILON = 1e-3  # of batch normalisation, as in TensorFlow
+EPSILON = 1e-3  # of batch normalization, as in TensorFlow
 REMEDY = "Download it again, or choose another checkpoint"
 
 
@@ -80,7 +80,7 @@ class EfficientNetLite(nn.Module):
         return cls(stem, blocks, last, projection)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return image features [B, D] of pixels [B, 3, H, W], before normalisation."""
+        """Return image features [B, D] of pixels [B, 3, H, W], before normalization."""
         features: Tensor = self.projection(self._places(pixels).mean((2, 3)))
         return features
 
@@ -171,7 +171,7 @@ class _Reader:
     def convolution(
         self, name: str, norm: str, before: int, after: int, kernel: int = 1, stride: int = 1, active: bool = True
     ) -> Convolution:
-        """Return a convolution with its batch normalisation folded in, computed in float64.
+        """Return a convolution with its batch normalization folded in, computed in float64.
 
         before: input channels of each output channel; after: output channels.
         """
