@@ -184,6 +184,7 @@ class GeneralTextEncoder:
             raise CheckpointError(
                 f"a context of {context_length} vectors and the longest class name need {longest} positions, but the"
                 f" checkpoint has {self.positions}",
+                where="context_length",
                 remedy="Shorten the context or the class names",
             )
         length = self.positions if self.padded else longest

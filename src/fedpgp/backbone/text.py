@@ -191,6 +191,7 @@ class TextEncoder:
             raise CheckpointError(
                 f"a context of {M} vectors and the longest class name need {length} positions, but the checkpoint has"
                 f" {self.longest}",
+                where="context_length",
                 remedy="Shorten the context or the class names",
             )
         specific = vectors.dim() == 4

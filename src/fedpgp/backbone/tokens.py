@@ -80,9 +80,10 @@ class AnyTokenizer:
         pad = tokenizer.pad_token_id
         if ahead is None or len(end) != 1 or (padded and pad is None):
             raise CheckpointError(
-                "the tokenizer must put one token after a text and have a padding token, but it turns 'a' into"
+                "it must put one token after a text and have a padding token, but it turns 'a' into"
                 f" {tokenizer.convert_ids_to_tokens(whole)}, and its padding token is {pad}",
-                remedy="Download the tokenizer files of the checkpoint again",
+                where="tokenizer of the checkpoint",
+                remedy="Download the tokenizer's files again",
             )
         pad = end[0] if pad is None else pad
         return cls(tokenizer, clean, tuple(whole[:ahead]), pad if sep_is_pad else end[0], pad, word[0])
