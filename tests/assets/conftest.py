@@ -1,4 +1,4 @@
-"""Lets the tests of the embedded assets import the programs in tools/, which are no part of the package."""
+"""Let the tests of the embedded assets import the programs in tools/, which are not part of the package."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ def assets() -> Path:
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """At this size threads only wait for one another, for seconds where other programs compute too."""
+    """Use one thread, because these computations are so small that threads would only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

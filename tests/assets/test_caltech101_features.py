@@ -1,4 +1,4 @@
-"""The committed features of Caltech101's photographs, and the tool that makes them."""
+"""The committed features of Caltech101's photographs, and the tool that computes them."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from fedpgp.data.settings import DataConfig
 from fedpgp.data.sources import load_source
 from fedpgp.data.sources.caltech101 import ABOUT, FEATURES, NAME, SPLIT
 
-IMAGES = os.environ.get("FEDPGP_CALTECH101", "")  # the published folder
+IMAGES = os.environ.get("FEDPGP_CALTECH101", "")  # the published directory
 SPLITS = ("train", "validation", "test")
 needs_images = pytest.mark.skipif(not IMAGES, reason="FEDPGP_CALTECH101 names no folder with the published images")
 
@@ -54,7 +54,7 @@ def test_they_are_of_the_embedded_tower_and_their_checksums_are_current(shipped,
 def test_photographs_are_recognised_by_name(shipped, photoclip):
     text = photoclip.template_features("a photo of a {}.", shipped.class_names)
     answers = (shipped.validation.features.values.float() @ text.T).argmax(1).numpy()
-    assert (answers == shipped.validation.labels).mean() > 0.5  # chance: 0.01
+    assert (answers == shipped.validation.labels).mean() > 0.5  # chance level: 0.01
 
 
 def test_the_tool_makes_them_in_the_order_of_the_split_file(tmp_path, pictograms, backbone):
@@ -94,5 +94,5 @@ def test_they_equal_those_of_the_images_to_half_precision(shipped, photoclip, tm
         part = read.select(some)
         features, _ = split_features(photoclip.image, [part], tmp_path)
         expected = features[part.fingerprint]
-        # Half precision rounds by 2^-11 at most, and another batch may change the last bits that are rounded.
+        # Half precision rounds by at most 2^-11, and another batch size may change the last bits before rounding.
         torch.testing.assert_close(stored.features.values[some].float(), expected, rtol=2**-11, atol=2e-6)

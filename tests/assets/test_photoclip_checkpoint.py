@@ -1,4 +1,4 @@
-"""The committed checkpoint in plain open_clip: it loads, keeps what half precision would spoil, and knows words."""
+"""The committed checkpoint in plain open_clip: it loads, keeps full precision where needed, and recognizes words."""
 
 import json
 import logging
@@ -14,8 +14,8 @@ from references import references
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-LARGEST = 20_000_000  # bytes of the whole folder
-PHOTOGRAPHS = [folder / "shared" / "caltech101" for folder in Path(__file__).parents]  # beside a checkout, if at all
+LARGEST = 20_000_000  # bytes of the directory
+PHOTOGRAPHS = [folder / "shared" / "caltech101" for folder in Path(__file__).parents]  # next to a checkout, if any
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def tensors(checkpoint):
 
 @pytest.fixture(scope="module")
 def loaded(checkpoint):
-    """Model, preprocessing and tokenizer as open_clip makes them; and the preprocessing as its parts."""
+    """Model, preprocessing and tokenizer as loaded by open_clip, and the steps of the preprocessing."""
     with references():
         import open_clip
 
@@ -93,7 +93,7 @@ def test_bias_takes_out_the_mean_feature(tensors):
 
 
 def test_tokenizer_is_that_of_open_clip(loaded, checkpoint):
-    """Start and end have the two highest ids; padding follows the end."""
+    """Start and end have the two highest ids, and padding follows the end."""
     _, _, tokenizer = loaded
     text = "a photo of a grand piano."
     ids = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).encode(text).ids
@@ -104,7 +104,7 @@ def test_tokenizer_is_that_of_open_clip(loaded, checkpoint):
     assert len(given) == 40
 
 
-def test_words_lie_near_words_of_like_meaning(loaded):
+def test_words_with_similar_meanings_have_similar_features(loaded):
     model, _, tokenizer = loaded
     pairs = (("dog", "poodle", "airliner"), ("violin", "cello", "broccoli"), ("ship", "schooner", "beetle"))
     with torch.inference_mode():
@@ -116,10 +116,10 @@ def test_words_lie_near_words_of_like_meaning(loaded):
 
 @pytest.mark.slow
 def test_photographs_are_recognised_far_above_chance(loaded):
-    """One validation photograph of each class of Caltech 101, among all 100 names."""
+    """Classify one validation photograph of each class of Caltech 101 among all 100 names."""
     folder = next((path for path in PHOTOGRAPHS if path.is_dir()), None)
     if folder is None:
-        pytest.skip("needs the photographs of Caltech 101 in shared/caltech101 beside the checkout")
+        pytest.skip("needs the photographs of Caltech 101 in shared/caltech101 next to the checkout")
     model, preprocess, tokenizer = loaded
     entries = json.loads((folder / "split_zhou_Caltech101.json").read_text(encoding="utf-8"))["val"]
     first = {label: (path, name.replace("_", " ")) for path, label, name in reversed(entries)}
@@ -129,4 +129,4 @@ def test_photographs_are_recognised_far_above_chance(loaded):
         texts = model.encode_text(tokenizer([f"a photo of a {name}." for _, name in chosen]), normalize=True)
         images = model.encode_image(torch.stack(pixels), normalize=True)
     correct = (images @ texts.T).argmax(1).numpy() == np.arange(len(chosen))
-    assert correct.mean() > 0.45  # chance is 0.01
+    assert correct.mean() > 0.45  # chance level: 0.01

@@ -1,4 +1,4 @@
-"""The tool that trains photoclip: reproducible, resumable, with targets as defined, and writing what OpenCLIP loads."""
+"""The tool that trains photoclip is reproducible and resumable, and writes a checkpoint that OpenCLIP loads."""
 
 import json
 import math
@@ -75,7 +75,7 @@ def wordnet(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier():
-    """A last layer of three classes and 1,280 channels, and its batch-norm."""
+    """Return a last layer with three classes and 1,280 channels, and its batch normalization."""
     generator = torch.Generator().manual_seed(0)
     return {
         "_fc.weight": torch.randn(len(CLASSES), 1280, generator=generator),
@@ -97,7 +97,7 @@ def imagenet(classifier):
 
 
 def vectors_of(texts):
-    """A fixed random vector for each text, however they are ordered."""
+    """Return a fixed random vector for each text, independent of the order of the texts."""
     rows = [np.random.default_rng(list(text.encode())).normal(size=384) for text in texts]
     return functional.normalize(torch.tensor(np.array(rows), dtype=torch.float32), dim=1).half()
 
@@ -114,14 +114,14 @@ def vocabulary(wordnet, imagenet, space):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """A tokenizer of at most 400 entries that knows every word of the nouns; start and end have the last two ids."""
+    """Tokenizer with at most 400 entries that knows every word of the nouns; start and end have the last two ids."""
     nouns = [text for _, _, words, _, gloss in NOUNS for text in (gloss, *words)]
     return train_tokenizer([*nouns, *TEMPLATES, "construction word"] * 2, 400)
 
 
 @pytest.fixture
 def small(monkeypatch, tokenizer):
-    """A vocabulary of the tokenizer's size instead of 8,192."""
+    """Use a vocabulary of the tokenizer's size instead of 8,192."""
     for module in (photoclip_tower, photoclip_texts):
         monkeypatch.setattr(module, "VOCABULARY", tokenizer.get_vocab_size())
 
@@ -146,7 +146,7 @@ def test_mean_feature_is_the_mean_of_relu6_of_a_normal_variable(classifier):
 
 
 def test_space_is_that_of_the_centred_rows_with_fixed_signs(classifier, monkeypatch):
-    monkeypatch.setattr(photoclip_space, "DIMENSIONS", 2)  # three rows less their mean
+    monkeypatch.setattr(photoclip_space, "DIMENSIONS", 2)  # three rows minus their mean
     space = photoclip_space.make_space(classifier)
     rows = classifier["_fc.weight"]
     cosines = functional.normalize(rows - rows.mean(0), dim=1)
@@ -158,7 +158,7 @@ def test_space_is_that_of_the_centred_rows_with_fixed_signs(classifier, monkeypa
 def test_targets_follow_the_definition(wordnet, imagenet, space, vocabulary):
     """A class has its row, an ancestor the mean of its classes' rows, another synset a weighted mean of all rows."""
     offsets = photoclip_texts.chosen_synsets(wordnet)
-    assert "00000011" not in offsets  # a quality cannot be seen
+    assert "00000011" not in offsets  # a quality is not visible
     target = {offset: vocabulary.targets[number].float() for number, offset in enumerate(offsets)}
     cock, pug, machine = space.rows
     close = {"atol": 1e-3, "rtol": 0}
@@ -183,7 +183,7 @@ def test_common_and_visible_senses_weigh_most(wordnet):
     number_of = {offset: number for number, offset in enumerate(photoclip_texts.chosen_synsets(wordnet))}
     shares = dict(senses_of(wordnet, "crane", number_of))
     bird, machine, act = (number_of[offset] for offset in ("00000005", "00000009", "00000010"))
-    total = 0.15 + 2 / 2.5  # the act is the only tagged sense, but nothing to see
+    total = 0.15 + 2 / 2.5  # the act is the only tagged sense, but it is not visible
     assert shares[act] == pytest.approx(0.15 / total)
     assert shares[bird] == shares[machine] == pytest.approx(0.4 / total)
 
@@ -194,7 +194,7 @@ def test_held_out_classes_leave_no_trace(wordnet, imagenet, space, tokenizer, sm
     assert not {"pug", "pug dog"} & set(vocabulary.names)
     assert {"cock", "construction crane", "poodle"} <= set(vocabulary.names)
     likeness = vocabulary.targets.float() @ space.rows[0]
-    assert likeness.min() > 0.999  # one row is left to make targets of
+    assert likeness.min() > 0.999  # one row remains for the targets
 
 
 def test_draws_are_of_unit_length_and_of_all_kinds(vocabulary, tokenizer, small):
@@ -247,7 +247,7 @@ def test_checkpoint_files(classifier, space, tokenizer, small, assets, tmp_path,
     assert {path.name for path in (tmp_path / "out").iterdir()} == shipped
 
 
-def test_loss_is_zero_at_the_target_and_grows_away_from_it(space):
+def test_loss_is_zero_at_the_target_and_grows_with_the_distance(space):
     rows = space.rows
     at_target = loss_of(rows, rows, rows, SETTINGS)
     beside = loss_of(rows.roll(1, 0), rows, rows, SETTINGS)
@@ -268,7 +268,7 @@ def test_check_tells_held_out_names_apart_among_held_out_rows(classifier, tokeni
     held_rows, held_names = np.arange(20) >= 8, np.arange(20) >= 14
     monkeypatch.setattr(train_photoclip, "held_out_classes", lambda settings: (held_rows, held_names))
     features = rows.clone()
-    features[8:11], features[14:] = rows[0], rows[15]  # a trained row is none of the answers
+    features[8:11], features[14:] = rows[0], rows[15]  # a trained row is not among the answers
     imagenet = ImageNet(classifier, CLASSES, [f"name {number}" for number in range(20)])
     result = check(lambda ids: features, imagenet, rows, tokenizer, SETTINGS)
     assert result["trained_top1"] == result["trained_top5"] == 100

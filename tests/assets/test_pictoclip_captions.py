@@ -1,4 +1,4 @@
-"""Captions: reproducible, complete, long ones among them."""
+"""The captions are reproducible and complete, and some are long."""
 
 import random
 
@@ -26,7 +26,7 @@ def test_words_are_names_aliases_and_synonyms():
     )
     assert words["airplane"]["airplane"] > words["airplane"]["plane"] > 0
     assert "a b c d e f" not in words["airplane"]
-    assert list(words["odd"]) == ["one two three four five six"]  # nothing shorter to call it
+    assert list(words["odd"]) == ["one two three four five six"]  # it has no shorter name
 
 
 def test_tokens(tokenizer):
@@ -37,4 +37,4 @@ def test_tokens(tokenizer):
     assert (tokens[..., 0] == VOCABULARY - 2).all()
     assert (tokens[..., -1] == VOCABULARY - 1).all()
     plain = tokenizer.encode("a photo of a sun.").ids
-    assert tokens[1, 0, : len(plain)].tolist() == plain  # things are in sorted order
+    assert tokens[1, 0, : len(plain)].tolist() == plain  # the things are sorted

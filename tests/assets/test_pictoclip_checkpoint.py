@@ -1,4 +1,4 @@
-"""The committed checkpoint in plain transformers: it loads, finds the end of the text by either rule, and works."""
+"""The committed checkpoint in plain transformers: it loads, finds the end of text by both rules, and works."""
 
 import copy
 
@@ -8,7 +8,7 @@ import torch
 from evaluate_pictoclip import ZeroShot, read_classes, read_split
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
-LARGEST = 8_000_000  # bytes of the whole folder
+LARGEST = 8_000_000  # bytes of the directory
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_end_of_text_is_the_highest_id_and_not_2(model, tokenizer):
 
 
 def test_both_rules_for_the_end_of_text_agree(model, tokenizer):
-    """transformers takes the highest id's place where the configured end is 2, the first configured end's elsewhere."""
+    """transformers uses the position of the highest id if the configured end is 2, else the first configured end."""
     texts = ["a photo of a fish.", "fish", "here you can see a very small shiny drawing of a fire engine on white."]
     tokens = tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
     by_highest = copy.deepcopy(model.text_model)
@@ -87,4 +87,4 @@ def test_clean_renders_are_recognised_far_above_chance(checkpoint, assets, model
     images = read_split(data, "clean", CLIPImageProcessor.from_pretrained(checkpoint), styles=("noto", "openmoji"))
     classifier = ZeroShot(model, tokenizer, names)
     correct = np.concatenate([(classifier.predict(pixels) == labels)[~unseen] for pixels, labels in images.values()])
-    assert correct.mean() > 0.5  # chance is 0.008
+    assert correct.mean() > 0.5  # chance level: 0.008

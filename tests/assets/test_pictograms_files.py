@@ -1,4 +1,4 @@
-"""The committed data set: counts, order, disjoint splits, licences, checksums."""
+"""The committed dataset: counts, order, disjoint splits, licences, checksums."""
 
 import csv
 import hashlib

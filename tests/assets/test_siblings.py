@@ -1,4 +1,4 @@
-"""No look-alike of an evaluation drawing and no held-out concept among the drawings that pictoclip was trained on."""
+"""The drawings used to train pictoclip include no look-alike of an evaluation drawing and no held-out concept."""
 
 import csv
 from collections import Counter
@@ -23,7 +23,7 @@ ICON = Icon("", 0, 0, 16, 16, ())
 
 
 def picture(kind: str, size: int = 64) -> np.ndarray:
-    """A drawing uint8 [size, size, 4]: black on transparent paper."""
+    """Return a drawing uint8 [size, size, 4]: black on transparent paper."""
     y, x = np.mgrid[0:size, 0:size] / size
     ink = {"disc": (x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.1, "bar": abs(x - 0.5) < 0.1, "left": x < 0.5}[kind]
     drawing = np.zeros((size, size, 4), np.uint8)
@@ -73,7 +73,7 @@ def test_recorded_siblings():
     assert Counter(row["set"] for row in rows)["noto-v1"] == 21
     unseen = {concept.name for concept in read_concepts() if concept.split == "unseen"}
     known = {concept.name for concept in read_concepts()} - unseen
-    assert {row["concept"] for row in rows} <= known  # drawings of unseen concepts are dropped before by their names
+    assert {row["concept"] for row in rows} <= known  # drawings of unseen concepts were removed before by name
 
 
 def test_pretraining_uses_none_of_the_evaluation_sets():

@@ -1,4 +1,4 @@
-"""The simulated camera: reproducible, graded by its severity, and within range."""
+"""The simulated camera is reproducible, is graded by severity, and stays within range."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from style_changes import change_style
 
 
 def drawings(n: int = 8, size: int = 32) -> torch.Tensor:
-    """n red discs on transparent paper, [n, 4, size, size]."""
+    """Return n red discs on transparent paper, [n, 4, size, size]."""
     line = torch.linspace(-1, 1, size)
     inside = (line[:, None] ** 2 + line[None, :] ** 2 < 0.5).float()
     return torch.stack([inside, 0 * inside, 0 * inside, inside]).expand(n, -1, -1, -1)
@@ -41,7 +41,7 @@ def test_the_global_generator_is_left_alone():
 
 
 def test_severity_grades_the_captures():
-    assert distance_from_clean(0.0) < 0.06  # JPEG at quality 95, and a resampled, mirrored drawing
+    assert distance_from_clean(0.0) < 0.06  # JPEG at quality 95 of a resampled, mirrored drawing
     assert distance_from_clean(0.0) < distance_from_clean(0.3) < distance_from_clean(0.6)
 
 

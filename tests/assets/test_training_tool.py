@@ -1,4 +1,4 @@
-"""The tool that trains pictoclip: reproducible, resumable, and writing what plain transformers loads."""
+"""The tool that trains pictoclip is reproducible and resumable, and writes a checkpoint that transformers loads."""
 
 import json
 
@@ -40,7 +40,7 @@ def pool():
 
 @pytest.fixture
 def begin(pool, monkeypatch):
-    """A function that begins a run anew."""
+    """Function that starts a new run."""
     monkeypatch.setattr(train_pictoclip, "PATCH_SAMPLE", 200)
     return lambda: new_run(pool.drawings, NAMES, SETTINGS)
 
@@ -82,7 +82,7 @@ def test_checkpoint_loads_in_plain_transformers(begin, assets, tmp_path):
 def test_batch(pool):
     batch = draw_batch(pool, SETTINGS, 0.5, torch.Generator().manual_seed(0))
     assert batch.images.shape == (8, 3, 48, 48)
-    assert batch.captions.shape == (4, 3)  # start, name and end: cut at the longest
+    assert batch.captions.shape == (4, 3)  # start, name and end, cut at the longest
     assert len(set(batch.names.tolist())) == 4
 
 

@@ -1,4 +1,4 @@
-"""The embedded checkpoint as it ships, for tests that compare its towers with transformers' own."""
+"""The embedded checkpoint, for tests that compare its towers with transformers' own."""
 
 import pytest
 

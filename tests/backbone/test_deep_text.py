@@ -1,17 +1,18 @@
-"""Vectors in deeper layers of the text tower, against transformers' layers: one padded sentence at a time."""
+"""Compare vectors in deeper layers of the text tower with transformers' layers, one padded sentence at a time."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 from oracle.clip_text import padded, prompt_features
+from raising import raises
 from transformers.masking_utils import create_causal_mask
 
 from fedpgp.backbone.layers import Layers, Prompt
 from fedpgp.errors import CheckpointError
 
 NAMES = ["ant", "red apple", "fire engine", "jar"]
-M, J = 4, 3  # as many layers as the embedded text tower has
+M, J = 4, 3  # number of layers of the embedded text tower
 
 
 def drawn(seed, *shape):
@@ -19,7 +20,7 @@ def drawn(seed, *shape):
 
 
 def feature(backbone, context, deeper, name, position="end", tail="{}."):
-    """As the oracle reads it, but for any place of the name: `deeper` takes the places of the first context vectors."""
+    """Compute a feature like the oracle, for any position of the name; `deeper` replaces the first context vectors."""
     clip, tokenizer, count = backbone.image.model, backbone.tokenizer, len(context)
     ids, end = padded(clip, tokenizer, tail.format(name), placeholders=count)
     inner = len(tokenizer(tail.partition("{}")[0] + name, add_special_tokens=False)["input_ids"])
@@ -27,7 +28,10 @@ def feature(backbone, context, deeper, name, position="end", tail="{}."):
     rows = clip.text_model.embeddings.token_embedding(ids)[0]
     name_rows, behind = rows[1 + count : 1 + count + inner], rows[1 + count + inner :]
     sequence = [rows[:1], context[:ahead], name_rows, context[ahead:], behind]
-    places = [*range(1, 1 + ahead), *range(1 + ahead + inner, 1 + count + inner)]  # of the context vectors, in order
+    places = [
+        *range(1, 1 + ahead),
+        *range(1 + ahead + inner, 1 + count + inner),
+    ]  # of the context vectors
     hidden = torch.cat(sequence)[None]
     hidden = hidden + clip.text_model.embeddings.position_embedding(torch.arange(hidden.shape[1]))
     mask = create_causal_mask(
@@ -45,7 +49,7 @@ def feature(backbone, context, deeper, name, position="end", tail="{}."):
 
 
 def with_gradients(function, *tensors):
-    """What a function gives, and the gradients of a weighted sum of it."""
+    """Return the result of a function, and the gradients of a weighted sum of it."""
     leaves = [tensor.clone().requires_grad_() for tensor in tensors]
     found = function(*leaves)
     weights = drawn(99, *found.shape)
@@ -69,7 +73,7 @@ def check(found, expected):
     ],
 )
 def test_deeper_vectors_agree_with_the_oracle(layers, replaced, tail, memory, exact):
-    """Whole, and piece by piece; all of the context replaced, and the first of it; in some layers, and in all."""
+    """Compare complete and piecewise computation; all or some context vectors replaced; in some or all layers."""
     encoder, tokens = replace(exact.text, memory=memory), exact.class_tokens(NAMES, tail)
     given = drawn(0, M, exact.token_width), drawn(1, layers, replaced, exact.token_width)
     found = with_gradients(lambda context, deeper: encoder.each([Prompt(context, deeper)], tokens)[0], *given)
@@ -96,7 +100,7 @@ def test_deeper_vectors_agree_with_the_oracle(layers, replaced, tail, memory, ex
     ],
 )
 def test_deeper_vectors_follow_the_context_around_the_name(replaced, position, tail, memory, exact):
-    """The first of them stand ahead of the name and the others behind it, where every class has rows of its own."""
+    """If the name is inside the context, the first vectors precede it, the others follow it, and no rows are shared."""
     encoder, tokens = replace(exact.text, memory=memory), exact.class_tokens(NAMES, tail)
     given = drawn(0, M, exact.token_width), drawn(1, J - 1, replaced, exact.token_width)
     found = with_gradients(lambda context, deeper: encoder.each([Prompt(context, deeper)], tokens, position)[0], *given)
@@ -111,7 +115,7 @@ def test_deeper_vectors_follow_the_context_around_the_name(replaced, position, t
     )
 
 
-def test_this_file_s_reference_is_the_oracle_where_the_name_stands_last(exact):
+def test_the_reference_in_this_file_equals_the_oracle_if_the_name_is_last(exact):
     context, deeper = drawn(0, M, exact.token_width), drawn(1, J - 1, M - 1, exact.token_width)
     expected = prompt_features(exact.image.model, exact.tokenizer, context, NAMES, deeper, tail="of a {}.")
     found = torch.stack([feature(exact, context, deeper, name, tail="of a {}.") for name in NAMES])
@@ -139,7 +143,7 @@ def test_contexts_of_classes_share_their_deeper_vectors(memory, exact):
 
 @pytest.mark.parametrize("memory", [2**31, 1])
 def test_prompts_of_several_depths_are_read_in_their_order(memory, exact):
-    """Those of one shape together: none of them sees what another has in its deeper layers."""
+    """Prompts of equal shape are computed together, and no prompt sees the deeper vectors of another."""
     encoder, tokens, d = replace(exact.text, memory=memory), exact.class_tokens(NAMES), exact.token_width
     shapes = [(M, 0, 0), (M, 2, M), (3, 2, 2), (M, 2, M), (M, 1, 2), (M, 0, 0)]
     prompts = [
@@ -161,8 +165,8 @@ def test_single_precision_is_near_the_exact_values(backbone, exact):
     assert found.dtype == torch.float32 and (found - expected).abs().max() < 1e-5
 
 
-def test_a_context_whose_deeper_vectors_are_replaced_by_what_is_there_is_as_it_is(exact):
-    """What comes out of the first layer for the context, given as the vectors of the second."""
+def test_replacing_deeper_vectors_by_their_own_values_changes_nothing(exact):
+    """The deeper vectors are the output of the first layer for the context."""
     clip, context = exact.image.model, drawn(0, M, exact.token_width)
     ids, _ = padded(clip, exact.tokenizer, "ant.", placeholders=M)
     rows = clip.text_model.embeddings.token_embedding(ids)
@@ -180,6 +184,6 @@ def test_a_context_whose_deeper_vectors_are_replaced_by_what_is_there_is_as_it_i
 @pytest.mark.parametrize("layers", [J, 8])
 def test_a_prompt_deeper_than_the_tower_is_refused(layers, exact):
     tokens, prompt = exact.class_tokens(NAMES), Prompt(drawn(0, M, 128), drawn(1, layers, M, 128))
-    with pytest.raises(CheckpointError, match=rf"{layers + 1} layers is too deep: .* text tower has {J}"):
+    with raises(CheckpointError, problem=f"{layers + 1} layers, but the text tower of the checkpoint has {J}"):
         exact.text.each([prompt], tokens)
     assert isinstance(exact.text.layers, Layers) and len(exact.text.layers) == J

@@ -1,4 +1,4 @@
-"""Checkpoints of other code, against that code on random weights, and files that must not be trusted."""
+"""Compare checkpoints of other libraries with these libraries, and read files that are not trusted."""
 
 import copy
 import importlib.util
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from raising import raises
 from references import references
 from safetensors.torch import save_file
 
@@ -42,7 +43,7 @@ REAL = {"embed_dim": 512, "width": 512, "layers": 12, "patch": 16, "size": 224, 
 
 
 def module_of(package: str, name: str):
-    """One file of an installed package, without what importing the package would need."""
+    """Import one file of an installed package, without the dependencies of the package."""
     with references():
         (directory,) = importlib.util.find_spec(package).submodule_search_locations
         spec = importlib.util.spec_from_file_location(f"reference_{package}_{name}", Path(directory) / f"{name}.py")
@@ -63,7 +64,7 @@ def tokenizer():
 
 @pytest.fixture(autouse=True)
 def one_tokenizer(tokenizer, monkeypatch):
-    """Checkpoints without a tokenizer of their own get one that is read once: it has 49,408 tokens."""
+    """Share one tokenizer among checkpoints without a tokenizer, because reading its 49,408 tokens takes long."""
     monkeypatch.setattr("fedpgp.backbone.files.openai_tokenizer", lambda: tokenizer)
 
 
@@ -77,12 +78,12 @@ def open_clip_model():
 
 
 def randomised(model, scale=0.05):
-    """Weights that are not near zero, so that a mistake tells."""
+    """Return the model with weights that are not close to zero, so that mistakes are visible."""
     generator = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
         noise = torch.randn(weight.shape, generator=generator)
         norm = name.endswith(("ln_1.weight", "ln_2.weight")) or (".bn" in name and name.endswith("weight"))
-        conv = weight.dim() == 4 and hasattr(model.visual, "layer1")  # of as many layers that little would be left
+        conv = weight.dim() == 4 and hasattr(model.visual, "layer1")  # many layers need larger weights
         weight.data = 1 + 0.1 * noise if norm else noise * ((2 / weight[0].numel()) ** 0.5 if conv else scale)
     for name, weight in model.named_buffers():
         if name.endswith(("running_mean", "running_var")):
@@ -122,7 +123,7 @@ def texts(tokenizer, names=NAMES, length=77):
 
 
 def check(checkpoint, model, shape, tokenizer):
-    """Our backbone, after its text and image features have been compared with the reference's."""
+    """Return our backbone after a comparison of its text and image features with the reference."""
     backbone = load_backbone(str(checkpoint))
     pixels = torch.randn(2, 3, shape["size"], shape["size"], generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -134,7 +135,7 @@ def check(checkpoint, model, shape, tokenizer):
     assert difference < 1e-4
     assert backbone.logit_scale.item() == pytest.approx(3.0)
     spread = (of_text[0] - of_text[1]).abs().max(), (of_images[0] - of_images[1]).abs().max()
-    assert min(spread) > 0.01, "features that are all the same would agree with anything"
+    assert min(spread) > 0.01, "equal features cannot show an error"
     return backbone
 
 
@@ -160,7 +161,7 @@ def saved_open_clip(directory, CLIP, shape, quick_gelu=False, as_bin=False):
 
 
 def saved_script(file, model, size, dtype=torch.float32):
-    """As OpenAI's files are: a TorchScript archive, here with the weights alone used."""
+    """Save a TorchScript archive like OpenAI's files; only its weights are used here."""
 
     class Program(torch.nn.Module):
         def __init__(self):
@@ -203,7 +204,7 @@ def test_openclips_files_give_the_features_of_openclip(
 
 @pytest.fixture(scope="module")
 def openais(vit, tokenizer, tmp_path_factory):
-    """A checkpoint in OpenAI's form."""
+    """A checkpoint in OpenAI's format."""
     file = tmp_path_factory.mktemp("openai") / "x.safetensors"
     save_file(vit.state_dict(), file)
     with pytest.MonkeyPatch.context() as patch:
@@ -213,7 +214,7 @@ def openais(vit, tokenizer, tmp_path_factory):
 
 @settings(max_examples=40)
 @given(width=st.integers(8, 200), height=st.integers(8, 200))
-@example(width=35, height=32)  # as 227 x 224 is for a tower of 224 pixels: 1.5 pixels to cut on each side
+@example(width=35, height=32)  # like 227 x 224 for 224 pixels: 1.5 pixels are cropped on each side
 @example(width=32, height=37)
 def test_a_checkpoint_in_openais_form_has_openais_crop_and_one_of_transformers_its_own(openais, compact, width, height):
     with references():
@@ -256,7 +257,7 @@ def test_resnets_give_the_features_of_openais_and_openclips_code(kind, resnet, t
         places = model.visual(pixels).flatten(2).transpose(1, 2)
         model.visual.attnpool = pool
         expected = torch.stack([torch.stack([pool.c_proj(pool.v_proj(place)) for place in row]) for row in places])
-        asked = []  # the place asks in the stead of the mean of all places
+        asked = []  # the query is the position instead of the mean
         rows = torch.cat([places.mean(1, keepdim=True), places], dim=1) + pool.positional_embedding
         for number in range(1, rows.shape[1]):
             q, k, v = pool.q_proj(rows[:, number]), pool.k_proj(rows), pool.v_proj(rows)
@@ -271,8 +272,8 @@ def test_resnets_give_the_features_of_openais_and_openclips_code(kind, resnet, t
     assert torch.equal(other.encode(pixels), image.encode(pixels))
 
 
-def test_another_kind_of_patches_is_refused_where_there_is_one_kind():
-    with pytest.raises(CheckpointError, match="patches must be 'value' for this checkpoint, got 'attention'"):
+def test_another_kind_of_patches_is_refused_if_there_is_only_one():
+    with raises(CheckpointError, where="backbone.patches", got="attention", remedy="--set backbone.patches=value"):
         load_backbone("pictoclip", patches="attention")
 
 
@@ -283,30 +284,33 @@ def test_methods_that_change_the_image_tower_are_refused_on_a_resnet(resnet, tmp
     monkeypatch.setattr("fedpgp.runs.setup.configured_backbone", lambda *_: backbone)
     changes = ["task.clients=1", "task.shots=1", "federation.rounds=1"]
     for name in ("fedvpt", "fedmaple"):
-        with pytest.raises(ConfigError, match=f"{name} changes the image tower, .* choose another checkpoint"):
+        with pytest.raises(ConfigError, match=name):
             fedpgp.run(name, changes=changes, cache=tmp_path / "cache")
     for name in ("fedpgp", "fedplot", "fedotp"):
         assert fedpgp.run(name, changes=changes, cache=tmp_path / "cache").results["rounds"] == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "fields"),
     [
         (
             {"visual.layer2.0.conv2.weight": (1, 2, 3, 3)},
-            r"vision_model.layer2.0.conv2.weight must be \(16, 16, 3, 3\), is \(1",
+            {"where": "vision_model.layer2.0.conv2.weight", "allowed": "(16, 16, 3, 3)", "got": (1, 2, 3, 3)},
         ),
-        ({"visual.layer1.0.bn1.bias": None}, r"vision_model.layer1.0.bn1.bias must be \(8,\), is missing"),
-        ({"visual.conv3.weight": None}, "lacks 'vision_model.conv3.weight': only CLIPs"),
-        ({"visual.attnpool.c_proj.weight": (5, 256), "visual.attnpool.c_proj.bias": (5,)}, "its towers disagree"),
+        ({"visual.layer1.0.bn1.bias": None}, {"problem": "vision_model.layer1.0.bn1.bias is missing"}),
+        ({"visual.conv3.weight": None}, {"problem": "vision_model.conv3.weight", "remedy": "RN50"}),
+        (
+            {"visual.attnpool.c_proj.weight": (5, 256), "visual.attnpool.c_proj.bias": (5,)},
+            {"where": "RN.pt", "problem": "image features have 5"},
+        ),
     ],
 )
-def test_a_resnet_that_is_not_whole_is_refused(change, message, resnet, tmp_path):
+def test_an_incomplete_resnet_is_refused(change, fields, resnet, tmp_path):
     weights = resnet.state_dict()
     for name, shape in change.items():
         weights.pop(name) if shape is None else weights.update({name: torch.zeros(shape)})
     torch.save(weights, tmp_path / "RN.pt")
-    with pytest.raises(CheckpointError, match=message) as caught:
+    with raises(CheckpointError, **fields) as caught:
         load_backbone(str(tmp_path / "RN.pt"))
     assert "\n" not in str(caught.value)
 
@@ -315,7 +319,7 @@ def test_a_resnet_that_is_not_whole_is_refused(change, message, resnet, tmp_path
 def test_transformers_older_files_are_read_and_run_nothing(
     sharded, vit, tokenizer, tmp_path, monkeypatch, reference_tokenizer
 ):
-    """pytorch_model.bin, or its shards with an index."""
+    """The older files are pytorch_model.bin, or its shards with an index."""
     model, where = to_clip_model(vit.state_dict(), "x"), tmp_path / "older"
     model.config.save_pretrained(where)
     weights = model.state_dict()
@@ -328,19 +332,19 @@ def test_transformers_older_files_are_read_and_run_nothing(
         (where / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     save_assets(where, standard_processor(SMALL["size"]))
     before = check(where, vit, SMALL, reference_tokenizer).fingerprint
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tokenizer)  # which takes long
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: tokenizer)  # reading takes long
     shards[0]["logit_scale"] = torch.tensor(1.0)
     torch.save(shards[0], where / names[0])
     assert load_backbone(str(where)).fingerprint != before
     target = tmp_path / "done"
     torch.save({"a": Malicious(str(target))}, where / names[0])
-    with pytest.raises(CheckpointError, match="cannot be read from"):
+    with raises(CheckpointError, where=str(where), problem="cannot be read"):
         load_backbone(str(where))
     assert not target.exists()
 
 
 def save_assets(directory, processor):
-    """What a checkpoint of transformers has beside its weights."""
+    """Write the files of a transformers checkpoint other than its weights."""
     for asset in ("tokenizer.json", "tokenizer_config.json"):
         (directory / asset).write_bytes((assets.DIRECTORY / "clip-tokenizer" / asset).read_bytes())
     processor.save_pretrained(directory)
@@ -379,11 +383,11 @@ def test_the_tokenizer_has_the_reference_tokenizers_ids(reference_tokenizer, tok
 
     plain = ftfy.fix_text(text)
     if plain != text or "&" in text or any("\x7f" <= character <= "\xa0" for character in text):
-        return  # mending broken text is no part of a tokenizer of transformers
+        return  # tokenizers of transformers do not repair broken text
     assert tokenizer(text, add_special_tokens=False)["input_ids"] == reference_tokenizer.encode(text)
 
 
-# ---------------------------------------------------------------------------------------------------- not to be trusted
+# ------------------------------------------------------------------------------------------------------ untrusted files
 
 
 class Malicious:
@@ -394,16 +398,16 @@ class Malicious:
         return os.mkdir, (self.target,)
 
 
-def test_a_pickle_that_would_act_does_nothing(tmp_path):
+def test_a_malicious_pickle_is_not_executed(tmp_path):
     target, file = str(tmp_path / "done"), tmp_path / "x.pt"
     torch.save({"a": Malicious(target)}, file)
-    with pytest.raises(CheckpointError, match=r"x\.pt cannot be read"):
+    with raises(CheckpointError, where="x.pt"):
         load_backbone(str(file))
-    with zipfile.ZipFile(tmp_path / "y.pt", "w") as archive:  # a TorchScript archive by its looks
+    with zipfile.ZipFile(tmp_path / "y.pt", "w") as archive:  # looks like a TorchScript archive
         archive.writestr("y/version", b"3")
         archive.writestr("y/data.pkl", pickle.dumps(Malicious(target), protocol=2))
         archive.writestr("y/constants.pkl", b"")
-    with pytest.raises(CheckpointError, match=r"y\.pt cannot be read: it is damaged, or holds more than tensors"):
+    with raises(CheckpointError, where="y.pt", problem="contains more than tensors"):
         load_backbone(str(tmp_path / "y.pt"))
     assert not Path(target).exists()
 
@@ -419,13 +423,13 @@ BUILDS = {
 
 @pytest.mark.parametrize("what", BUILDS)
 @pytest.mark.parametrize("state", ["}X\x06\x00\x00\x00markedK\x01s", "N}X\x06\x00\x00\x00markedK\x01s\x86"])
-def test_an_archive_changes_nothing_of_ours(what, state, tmp_path):
-    """By pickle's BUILD, which sets attributes of whatever stands before it."""
+def test_an_archive_cannot_change_our_objects(what, state, tmp_path):
+    """Pickle's BUILD sets attributes of the preceding object."""
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
         archive.writestr("x/version", b"3")
         archive.writestr("x/data.pkl", b"\x80\x02" + BUILDS[what] + state.encode("latin1") + b"b.")
         archive.writestr("x/constants.pkl", b"")
-    with pytest.raises(CheckpointError, match=r"x\.pt cannot be read: it is damaged, or holds more"):
+    with raises(CheckpointError, where="x.pt", problem="contains more than tensors"):
         load_backbone(str(tmp_path / "x.pt"))
     from collections import OrderedDict
 
@@ -436,26 +440,26 @@ def test_an_archive_changes_nothing_of_ours(what, state, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("data", "reason"),
     [
-        (None, r"failed locating file data\.pkl"),
+        (None, "failed locating file data.pkl"),
         (b"\x80\x02c__torch__.x\nModule\n)\x81q\x00}(X\x01\x00\x00\x00ah\x00ub.", "recursion"),
-        (b"\x80\x02c__torch__.x\nModule\n)\x81}b.", "it holds no module with tensors"),
+        (b"\x80\x02c__torch__.x\nModule\n)\x81}b.", "no module with tensors"),
     ],
 )
-def test_an_archive_without_tensors_is_refused_in_a_line(data, message, tmp_path):
-    """One without data, one whose module holds itself, and one with an empty module."""
+def test_an_archive_without_tensors_is_refused_in_a_line(data, reason, tmp_path):
+    """The archives have no data, a module that contains itself, or an empty module."""
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
         archive.writestr("x/version", b"3")
         archive.writestr("x/constants.pkl", b"")
         if data is not None:
             archive.writestr("x/data.pkl", data)
-    with pytest.raises(CheckpointError, match=rf"x\.pt cannot be read: .*{message}"):
+    with raises(CheckpointError, where="x.pt", problem=reason):
         load_backbone(str(tmp_path / "x.pt"))
 
 
 def damaged(directory, *, weights=None, config=None):
-    """A directory of OpenCLIP's with a fault."""
+    """Create a damaged directory of an OpenCLIP checkpoint."""
     good = {"model_cfg": {"vision_cfg": {}, "text_cfg": {"heads": 2}}}
     (directory / "open_clip_config.json").write_text(config or json.dumps(good))
     if weights is not None:
@@ -466,18 +470,18 @@ def damaged(directory, *, weights=None, config=None):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "fields"),
     [
-        ({"config": "{"}, "open_clip_config.json is not OpenCLIP's"),
-        ({}, "lacks open_clip_model.safetensors"),
-        ({"weights": {"visual.trunk.stem.weight": (1,)}}, "has 'visual.trunk.stem.weight', which CLIP's code has"),
-        ({"weights": {"logit_bias": (1,)}}, "has 'logit_bias', which CLIP's code has no place for"),
-        ({"weights": {"what": (1,)}}, "which CLIP's code has no place for: only CLIPs of a vision transformer or a"),
-        ({"weights": {"logit_scale": (1,)}}, "lacks 'text_model.embeddings.token_embedding.weight'"),
+        ({"config": "{"}, {"where": "open_clip_config.json"}),
+        ({}, {"problem": "open_clip_model.safetensors"}),
+        ({"weights": {"visual.trunk.stem.weight": (1,)}}, {"problem": "'visual.trunk.stem.weight'"}),
+        ({"weights": {"logit_bias": (1,)}}, {"problem": "'logit_bias'"}),
+        ({"weights": {"what": (1,)}}, {"problem": "'what'", "remedy": "ViT-B-32"}),
+        ({"weights": {"logit_scale": (1,)}}, {"problem": "'text_model.embeddings.token_embedding.weight' is missing"}),
     ],
 )
-def test_what_is_no_clip_is_refused_in_a_line(given, message, tmp_path):
-    with pytest.raises(CheckpointError, match=message) as caught:
+def test_a_checkpoint_that_is_not_a_clip_is_refused_in_a_line(given, fields, tmp_path):
+    with raises(CheckpointError, **fields) as caught:
         load_backbone(damaged(tmp_path, **given))
     assert "\n" not in str(caught.value)
 
@@ -485,35 +489,35 @@ def test_what_is_no_clip_is_refused_in_a_line(given, message, tmp_path):
 def test_towers_that_disagree_and_files_cut_short_are_refused(vit, tmp_path):
     weights = vit.state_dict()
     save_file({**weights, "text_projection": torch.zeros(128, 64)}, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="towers disagree, text features are 64 wide and image features 96"):
+    with raises(CheckpointError, where="a.safetensors", problem="have 64 dimensions, but image features have 96"):
         load_backbone(str(tmp_path / "a.safetensors"))
     save_file({**weights, "ln_final.gain": torch.zeros(5)}, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match=r"final_layer_norm\.gain must be absent, is \(5,\): fetch it again"):
+    with raises(CheckpointError, where="a.safetensors", problem="final_layer_norm.gain does not belong"):
         load_backbone(str(tmp_path / "a.safetensors"))
     save_file({**weights, "ln_final.bias": torch.zeros(5)}, tmp_path / "b.safetensors")
-    with pytest.raises(CheckpointError, match=r"final_layer_norm\.bias must be \(128,\), is \(5,\)"):
+    with raises(CheckpointError, where="final_layer_norm.bias", allowed="(128,)", got=(5,)):
         load_backbone(str(tmp_path / "b.safetensors"))
     whole = (tmp_path / "a.safetensors").read_bytes()
     (tmp_path / "c.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match=r"c\.safetensors cannot be read"):
+    with raises(CheckpointError, where="c.safetensors"):
         load_backbone(str(tmp_path / "c.safetensors"))
     (tmp_path / "d.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match=r"d\.pt"):
+    with raises(CheckpointError, where="d.pt"):
         load_backbone(str(tmp_path / "d.pt"))
 
 
 @pytest.mark.parametrize("kind", ["clap", "bert"])
 def test_other_models_of_transformers_are_refused(kind, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
-    with pytest.raises(CheckpointError, match=f"must be of a model_type 'clip' or .*, its config.json has '{kind}'"):
+    with raises(CheckpointError, where="model_type", allowed="'clip'", got=kind):
         load_backbone(str(tmp_path))
 
 
-def test_the_hub_is_not_asked_when_it_is_said_to_be_away(monkeypatch):
+def test_offline_mode_sends_no_request_to_the_hub(monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="neither a directory nor to be had from the hub") as caught:
+    with raises(CheckpointError, where="nobody/nothing", remedy="--backbone photoclip") as caught:
         load_backbone("nobody/nothing")
     assert "\n" not in str(caught.value)
 

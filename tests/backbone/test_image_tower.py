@@ -1,4 +1,4 @@
-"""The image tower against transformers: from any layer, with prompts and adapters in it, whole and in pieces."""
+"""Compare the image tower with transformers: from any layer, with prompts and adapters, complete and in pieces."""
 
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle.clip_image import tower_features
+from raising import raises
 from test_text_encoder import on
 from transformers import CLIPConfig, CLIPVisionModelWithProjection
 
@@ -16,24 +17,24 @@ from fedpgp.backbone.image import PATCHES, ImageEncoder, ImageTower, state_below
 from fedpgp.backbone.layers import KEPT, Adapter, Affine, Prompt
 from fedpgp.errors import CheckpointError
 
-LAYERS, WIDTH, TOKENS = 5, 160, 37  # of pictoclip's image tower
+LAYERS, WIDTH, TOKENS = 5, 160, 37  # layers and width of pictoclip's image tower
 
 
 @pytest.fixture(scope="module")
 def pixels(backbone, pictograms):
-    """Three preprocessed pictures."""
+    """Three preprocessed images."""
     pictures = [pictograms.test.image(i) for i in (0, 100, 1000)]
     return backbone.image.processor(images=pictures, return_tensors="pt")["pixel_values"]
 
 
 @pytest.fixture(scope="module")
 def states(exact, pixels):
-    """What goes into each layer for them, in float64."""
+    """Input of each layer for these images, in float64."""
     return [exact.image.encode(pixels, state_below(number)).clone() for number in range(LAYERS)]
 
 
 def clip(seed=0, layers=3, heads=2, head_width=4, activation="quick_gelu", grid=2, dtype=torch.float64):
-    """A CLIPModel that reads grid² patches, with random weights large enough that every part of it matters."""
+    """Return a CLIPModel for grid² patches, with random weights that are large enough to affect the result."""
     vision = {
         "hidden_size": heads * head_width,
         "num_hidden_layers": layers,
@@ -53,12 +54,12 @@ def clip(seed=0, layers=3, heads=2, head_width=4, activation="quick_gelu", grid=
 
 
 def drawn(rng, *shape, scale=0.5):
-    """In float64, but of numbers that float32 has too."""
+    """Draw numbers in float64 that float32 can also represent."""
     return (scale * torch.randn(*shape, generator=rng)).double()
 
 
 def prompt_of(rng, width, vectors=0, deeper=0, length=None, adapters=()):
-    """A random prompt; length: of the deeper ones, where it is not that of the first."""
+    """Draw a prompt; `length` is the number of deeper vectors per layer, if it differs from that in the first layer."""
     hidden, other = 4, 3
 
     def affine(to, of):
@@ -72,7 +73,7 @@ def prompt_of(rng, width, vectors=0, deeper=0, length=None, adapters=()):
 
 
 def mapped(prompt, change):
-    """The same prompt with every tensor changed."""
+    """Return the prompt with a function applied to every tensor."""
 
     def adapter(one):
         return Adapter(*(Affine(*map(change, part)) for part in one[:3]), one.scale)
@@ -99,7 +100,7 @@ def of_oracle(model, states, prompt, first):
 
 
 def features_and_gradients(function, prompts, weights):
-    """Features of each of some prompts, and the gradients of a weighted sum of all for every tensor in them."""
+    """Return the features for each prompt, and the gradients of a weighted sum of all features for every tensor."""
     leaves = [mapped(prompt, lambda tensor: tensor.clone().requires_grad_()) for prompt in prompts]
     features = torch.stack(function(leaves))
     tensors = [tensor for leaf in leaves for tensor in leaf.tensors]
@@ -108,7 +109,7 @@ def features_and_gradients(function, prompts, weights):
 
 
 def check_near(found, expected, tolerance):
-    """Features, which are numbers of order 1, and gradients next to the largest number in each."""
+    """Compare features, which are of order 1, and gradients relative to the largest number in each."""
     assert found[0].shape == expected[0].shape
     assert (found[0].double() - expected[0]).abs().max() < tolerance
     for slope, other in zip(found[1], expected[1], strict=True):
@@ -117,7 +118,7 @@ def check_near(found, expected, tolerance):
             assert (slope.double() - other).abs().max() <= tolerance * max(1.0, float(other.abs().max()))
 
 
-PROMPTS = {  # the layer to begin with, and a prompt
+PROMPTS = {  # the first layer, and a prompt
     "shallow": (0, {"vectors": 3}),
     "deep": (0, {"vectors": 3, "deeper": LAYERS - 1}),
     "deep for some layers": (0, {"vectors": 2, "deeper": 2}),
@@ -161,7 +162,7 @@ def test_several_prompts_are_each_seen_alone(exact, states):
 
 @pytest.mark.parametrize("memory", [1, "two images", "a prompt and a half"])
 def test_in_pieces_it_computes_the_same(memory, exact, states):
-    """Where the memory suffices for one image, for two of three, and for one prompt and no second."""
+    """The memory is enough for one image, for two of three images, or for one of two prompts."""
     rng = torch.Generator().manual_seed(3)
     prompts = [prompt_of(rng, WIDTH, vectors=2, deeper=2, adapters=[1, 4]), prompt_of(rng, WIDTH, vectors=3)]
     rows = TOKENS + 3
@@ -174,7 +175,7 @@ def test_in_pieces_it_computes_the_same(memory, exact, states):
     check_near(features_and_gradients(lambda p: bounded.each(states[0], p, 0), prompts, weights), expected, 1e-12)
     pieces = {1: [1, 1, 1], "two images": [2, 1], "a prompt and a half": [3]}[memory]
     assert bounded.seen[: 2 * len(pieces)] == [*pieces, *pieces]
-    assert sorted(bounded.seen) == sorted([*pieces, *pieces] * 2)  # once more for the gradients
+    assert sorted(bounded.seen) == sorted([*pieces, *pieces] * 2)  # again for the gradients
     bounded.seen.clear()
     with torch.no_grad():
         found = torch.stack(bounded.each(states[0], prompts, 0))
@@ -183,7 +184,7 @@ def test_in_pieces_it_computes_the_same(memory, exact, states):
 
 
 class Counted(ImageTower):
-    """Remembers how many images it has seen at once."""
+    """Tower that records how many images it processes at once."""
 
     seen: list[int] = []  # noqa: RUF012
 
@@ -193,7 +194,7 @@ class Counted(ImageTower):
 
 
 def kept_for_the_backward_pass(tower, states, prompt, first):
-    """Bytes, but for those of the frozen weights and of what is trained."""
+    """Return the bytes kept for the backward pass, without the frozen weights and the trained tensors."""
     leaf = mapped(prompt, lambda tensor: tensor.clone().requires_grad_())
     frozen = {part.data_ptr() for layer in tower.layers.weights for affine in layer for part in affine}
     frozen |= {tensor.data_ptr() for tensor in (*tower.first_norm, *tower.final_norm, tower.projection, states)}
@@ -203,7 +204,10 @@ def kept_for_the_backward_pass(tower, states, prompt, first):
     def keep(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in frozen:
-            kept[storage.data_ptr()] = tensor, storage.nbytes()  # the tensor, so that its address is not used again
+            kept[storage.data_ptr()] = (
+                tensor,
+                storage.nbytes(),
+            )  # prevents reuse of the address
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
@@ -213,17 +217,17 @@ def kept_for_the_backward_pass(tower, states, prompt, first):
 
 
 @pytest.mark.parametrize("form", ["deep", "adapters above"])
-def test_memory_is_kept_to(form, exact, states):
-    """What a call keeps for its backward pass, counted, is about what it reckons with; in pieces, next to nothing."""
+def test_the_memory_limit_is_respected(form, exact, states):
+    """A call keeps about the estimated number of bytes for its backward pass, and very few in pieces."""
     first, shape = PROMPTS[form]
     prompt = prompt_of(torch.Generator().manual_seed(4), WIDTH, **shape)
     below = states[first].repeat(3, 1, 1)
-    reckoned = KEPT * (LAYERS - first) * WIDTH * 8 * (TOKENS + len(prompt.vectors)) * len(below)
+    estimated = KEPT * (LAYERS - first) * WIDTH * 8 * (TOKENS + len(prompt.vectors)) * len(below)
     whole = kept_for_the_backward_pass(exact.image.tower, below, prompt, first)
-    print(f"{form}: {whole / reckoned:.2f} of what is reckoned with")
-    assert 0.6 * reckoned < whole < 1.1 * reckoned
-    pieces = kept_for_the_backward_pass(replace(exact.image.tower, memory=reckoned // 4), below, prompt, first)
-    assert pieces < 0.01 * reckoned
+    print(f"{form}: {whole / estimated:.2f} of the estimate")
+    assert 0.6 * estimated < whole < 1.1 * estimated
+    pieces = kept_for_the_backward_pass(replace(exact.image.tower, memory=estimated // 4), below, prompt, first)
+    assert pieces < 0.01 * estimated
 
 
 def test_states_are_what_goes_into_transformers_layers(exact, pixels, states):
@@ -281,7 +285,7 @@ def test_patches_are_read_and_projected_as_the_class_token_is(exact, pixels):
 def test_towers_of_other_shapes(
     seed, layers, heads, head_width, activation, grid, images, vectors, deeper, length, adapters, memory
 ):
-    """Features and gradients from the first layer, and features without a prompt from every layer."""
+    """Compare features and gradients from the first layer, and features without a prompt from every layer."""
     model, rng = clip(seed, layers, heads, head_width, activation, grid), torch.Generator().manual_seed(seed)
     encoder, width = ImageEncoder(model, None), heads * head_width
     assert (encoder.layers, encoder.token_width, encoder.patches) == (layers, width, grid**2)
@@ -309,19 +313,19 @@ def test_towers_of_other_shapes(
 def test_a_prompt_deeper_than_the_tower_is_refused(shape, layers, exact, states):
     fits, deep = (prompt_of(torch.Generator().manual_seed(0), WIDTH, **one) for one in ({"vectors": 2}, shape))
     assert deep.layers == layers
-    expected = rf"prompt for {layers} layers is too deep: the checkpoint's image tower has {LAYERS}"
-    with pytest.raises(CheckpointError, match=expected):
+    expected = f"needs {layers} layers, but the image tower of the checkpoint has {LAYERS}"
+    with raises(CheckpointError, problem=expected):
         exact.image.tower.each(states[0], [fits, deep], 0)
 
 
 def test_an_activation_that_is_not_known_is_refused():
-    with pytest.raises(CheckpointError, match=r"vision_config must be one of quick_gelu, gelu, got 'relu'"):
+    with raises(CheckpointError, where="vision_config", allowed="quick_gelu, gelu", got="relu"):
         ImageTower.of(clip(activation="relu"))
 
 
 @pytest.mark.parametrize(("form", "memory"), [("all", 2**31), ("adapters above", 1)])
 def test_the_image_tower_computes_on_the_device_of_its_weights(form, memory, exact, states):
-    """The meta device computes shapes and refuses tensors of another device, as a GPU would."""
+    """The meta device computes shapes and refuses tensors of another device, like a GPU."""
     parts = {name: on("meta", part) for name, part in vars(exact.image.tower).items()}
     tower = ImageTower(**parts | {"memory": memory})
     first, shape = PROMPTS[form]

@@ -1,10 +1,11 @@
-"""Checkpoints as people have them: a file is missing, in another place, or of another model."""
+"""Typical problems of checkpoints: a file is missing, in another place, or from another model."""
 
 import json
 import shutil
 
 import pytest
 import torch
+from raising import raises
 from safetensors.torch import load_file, save_file
 
 from fedpgp.backbone import load_backbone
@@ -25,17 +26,17 @@ def edit(file, change):
     file.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("removed", [TOKENIZER, TOKENIZER[:1]], ids=["no tokenizer files", "its config alone"])
+@pytest.mark.parametrize("removed", [TOKENIZER, TOKENIZER[:1]], ids=["no tokenizer files", "only its config"])
 def test_a_directory_without_a_tokenizer_is_refused(removed, copy):
     for name in removed:
         (copy / name).unlink()
-    with pytest.raises(CheckpointError, match=r"tokenizer.*fetch the tokenizer's files") as error:
+    with raises(CheckpointError, where=str(copy), remedy="the tokenizer's files") as error:
         load_backbone(str(copy))
-    assert "\n" not in str(error.value) and str(copy) in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
-def test_openais_tokenizer_is_taken_where_its_vocabulary_fits(copy):
+def test_openais_tokenizer_is_used_if_its_vocabulary_fits(copy):
     for name in TOKENIZER:
         (copy / name).unlink()
     weights = load_file(copy / "model.safetensors")
@@ -51,24 +52,24 @@ def test_openais_tokenizer_is_taken_where_its_vocabulary_fits(copy):
 
 def test_a_processor_for_other_pictures_than_the_tower_reads_is_refused_in_a_line(copy):
     edit(copy / "preprocessor_config.json", lambda content: content["crop_size"].update(height=64, width=64))
-    with pytest.raises(CheckpointError, match=r"64 × 64 pixels.*24 × 24.*preprocessor_config\.json") as error:
+    with raises(CheckpointError, where=str(copy), problem="64 × 64 pixels, but the image tower reads 24 × 24") as error:
         load_backbone(str(copy))
     assert "\n" not in str(error.value)
 
 
-def test_weights_under_another_name_are_told(copy):
+def test_weights_under_another_name_are_reported(copy):
     (copy / "model.safetensors").rename(copy / "open_clip_model.safetensors")
-    with pytest.raises(CheckpointError, match=r"found config\.json, open_clip_model\.safetensors, preprocessor"):
+    with raises(CheckpointError, problem="contains config.json, open_clip_model.safetensors, preprocessor"):
         load_backbone(str(copy))
-    (copy / "open_clip_config.json").write_text("{}")  # then it is OpenCLIP's, and read as that
-    with pytest.raises(CheckpointError, match=r"open_clip_config\.json is not OpenCLIP's"):
+    (copy / "open_clip_config.json").write_text("{}")  # then it is read as a checkpoint of OpenCLIP
+    with raises(CheckpointError, where="open_clip_config.json"):
         load_backbone(str(copy))
 
 
-def test_weights_of_a_compiled_model_are_told_in_a_directory(copy):
+def test_weights_of_a_compiled_model_are_reported_in_a_directory(copy):
     weights = load_file(copy / "model.safetensors")
     save_file({f"_orig_mod.{k}": v for k, v in weights.items()}, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"lacks \d+ weights.*_orig_mod\."):
+    with raises(CheckpointError, where=str(copy), problem="for example _orig_mod."):
         load_backbone(str(copy))
 
 
@@ -85,7 +86,7 @@ def test_a_file_may_wrap_its_weights_as_training_scripts_do(wrapped, prefix, tmp
         assert read_weights(tmp_path / file).keys() == weights.keys()
 
 
-def test_a_file_with_something_else_names_what_it_holds(tmp_path):
+def test_the_content_of_a_file_without_weights_is_reported(tmp_path):
     torch.save({"epoch": 3, "optimizer": {}}, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match="holds a dictionary of epoch, optimizer"):
+    with raises(CheckpointError, where="x.pt", problem="a dictionary with the keys epoch, optimizer"):
         load_backbone(str(tmp_path / "x.pt"))

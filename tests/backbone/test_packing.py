@@ -1,4 +1,4 @@
-"""Where rows lie: every token once, in a block with the rest of its class, and hardly a row in vain."""
+"""Arrangement of rows: every token is stored once, in a block with the rest of its class, and few rows are unused."""
 
 import torch
 from hypothesis import given
@@ -13,7 +13,7 @@ LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=60)
 
 
 def tokens_of(lengths):
-    """Names of the given lengths, no two alike, behind which "." (97) and EOS stand."""
+    """Return distinct class names of the given lengths, each followed by "." (97) and EOS."""
     rows = [[(7 * c + i) % 90 for i in range(length)] + [97, EOS] for c, length in enumerate(lengths)]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [EOS] * (longest - len(row)) for row in rows])
@@ -21,7 +21,7 @@ def tokens_of(lengths):
 
 
 def sequence_ending_at(packing, row):
-    """What the row sees, read from the mask alone: token ids, and −1−m for the m-th context vector."""
+    """Return the sequence that a row sees according to the mask: token ids, and −1−m for the m-th context vector."""
     content = packing.tokens.clone()
     content[packing.context_rows] = -1 - packing.vectors
     rows = len(content) // packing.blocks
@@ -49,13 +49,13 @@ def test_each_eos_sees_its_own_sequence_and_nothing_else(lengths, M, position):
 
 
 @given(LENGTHS, st.integers(1, 80))
-def test_every_sequence_lies_in_one_bin(lengths, first):
+def test_every_sequence_is_in_one_bin(lengths, first):
     bins = fill(lengths, first)
     assert sorted(c for chosen in bins for c in chosen) == list(range(len(lengths)))
 
 
-def test_rows_left_over_are_few():
-    """The classes of the embedded benchmark and of a list of a thousand, by the lengths of their names."""
+def test_few_rows_are_unused():
+    """Use the lengths of the class names of the embedded benchmark, and of a list of a thousand names."""
     for lengths, context in [([3] * 20 + [4] * 22 + [5] * 5 + [6] * 3, 16), ([3, 4, 5, 6, 9] * 200, 16), ([4] * 50, 4)]:
         packing = pack(tokens_of([length - 2 for length in lengths]), context, "end", START)
         needed = 1 + context + sum(lengths)

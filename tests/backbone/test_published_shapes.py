@@ -1,4 +1,4 @@
-"""Comparisons and a federation on dual encoders of published shapes with random weights."""
+"""A comparison and a federation on dual encoders of published shapes, with random weights."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ CLASSES, IMAGES = 10, {"train": 2, "validation": 1, "test": 4}
 
 @pytest.fixture(scope="module")
 def pictures(pictograms, tmp_path_factory):
-    """A few of the embedded images, in a folder for each class."""
+    """Write a few embedded images to a directory for each class."""
     directory = tmp_path_factory.mktemp("pictures")
     for split, count in IMAGES.items():
         dataset = getattr(pictograms, split)

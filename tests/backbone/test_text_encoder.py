@@ -1,4 +1,4 @@
-"""The text encoder against transformers' CLIPModel on padded sequences, with random small towers."""
+"""Compare the text encoder with transformers' CLIPModel on padded sequences, with small random towers."""
 
 import json
 import shutil
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from raising import raises
 from transformers import CLIPConfig
 
 from fedpgp.backbone import load_backbone
@@ -24,9 +25,9 @@ START, END = VOCABULARY - 2, VOCABULARY - 1
 
 
 def tower(seed=0, layers=2, heads=2, head_width=4, activation="quick_gelu", eos_rule="first", dtype=torch.float64):
-    """A CLIPModel with random weights large enough that every part of it matters.
+    """Return a CLIPModel with random weights that are large enough to affect the result.
 
-    eos_rule: "argmax" configures start and end as 0 and 2, as OpenAI's checkpoints do; "first" what is really used.
+    eos_rule: "argmax" configures start and end as 0 and 2, like OpenAI's checkpoints; "first" configures the real ids.
     """
     text = {
         "hidden_size": heads * head_width,
@@ -46,19 +47,19 @@ def tower(seed=0, layers=2, heads=2, head_width=4, activation="quick_gelu", eos_
 
 
 def made_up_names(lengths, rng):
-    """Class-name tokens of the given lengths; 2, the id that the old rule is configured with, occurs too."""
+    """Draw class-name tokens of the given lengths, including 2, the id that the old rule configures."""
     return [torch.randint(0, START, (n,), generator=rng).tolist() for n in lengths]
 
 
 def tokens_of(names):
-    """Names as token ids -> ClassTokens, filled with EOS."""
+    """Return ClassTokens of names given as token ids, filled with EOS."""
     longest = max(map(len, names)) + 1
     ids = [[*name, *[END] * (longest - len(name))] for name in names]
     return ClassTokens(torch.tensor(ids), torch.tensor([len(name) for name in names]))
 
 
 def reference(model, contexts, names, padding, position="end"):
-    """CLIPModel.get_text_features on sequences of full length, the contexts put where placeholders stand: [K, C, D]."""
+    """Return features [K, C, D] of CLIPModel on sequences of full length, with contexts in place of placeholders."""
     K, M, _ = contexts.shape
     ahead = {"end": M, "middle": M // 2, "front": 0}[position]
     rows = [[START, *[0] * ahead, *name, *[0] * (M - ahead), END] for name in names]
@@ -81,7 +82,7 @@ def reference(model, contexts, names, padding, position="end"):
 
 
 def features_and_gradients(function, contexts, weights):
-    """The features, and the gradient of a weighted sum of them with respect to the contexts."""
+    """Return the features, and the gradient of a weighted sum of them with respect to the contexts."""
     leaf = contexts.clone().requires_grad_()
     features = function(leaf)
     return features.detach(), torch.autograd.grad((features * weights.to(features)).sum(), leaf)[0]
@@ -105,15 +106,16 @@ def features_and_gradients(function, contexts, weights):
 def test_features_and_gradients_are_those_of_transformers(
     seed, layers, heads, head_width, activation, eos_rule, prompts, context, lengths, position, memory
 ):
-    """Whole, and in pieces where the memory does not suffice for all prompts and classes at once.
+    """Compare complete computation, and pieces if the memory is too small for all prompts and classes at once.
 
-    In float32 a tower may multiply rounding errors: transformers' own distance from the exact values is allowed too.
+    In float32, a tower may amplify rounding errors, so the distance of transformers from the exact values is also
+    allowed.
     """
     rng = torch.Generator().manual_seed(seed)
     names = made_up_names(lengths, rng)
     drawn = torch.randn(prompts, context, heads * head_width, generator=rng)
     weights = torch.randn(prompts, len(names), 6, generator=rng)
-    padding = END if eos_rule == "first" else 1  # either rule must ignore what stands behind EOS
+    padding = END if eos_rule == "first" else 1  # both rules must ignore the tokens after EOS
     for dtype, tolerance in [(torch.float64, 1e-10), (torch.float32, 1e-5)]:
         model = tower(seed, layers, heads, head_width, activation, eos_rule, dtype)
         contexts, tokens = drawn.to(dtype), tokens_of(names)
@@ -122,7 +124,7 @@ def test_features_and_gradients_are_those_of_transformers(
         theirs, their_slope = features_and_gradients(
             lambda c, m=model, p=padding: reference(m, c, names, p, position), contexts, weights
         )
-        if dtype == torch.float64:  # single precision is held to the exact values too
+        if dtype == torch.float64:  # single precision is also compared with the exact values
             expected, expected_slope = theirs, their_slope
         assert found.shape == (prompts, len(names), 6)
         off = float((theirs - expected).abs().max())
@@ -133,7 +135,7 @@ def test_features_and_gradients_are_those_of_transformers(
 
 @pytest.mark.parametrize("eos_rule", ["first", "argmax"])
 def test_eos_is_where_transformers_reads(eos_rule):
-    """One short and one long name, one holding id 2: both of transformers' rules read at the first EOS."""
+    """With a short and a long name, one of which contains id 2, both rules of transformers read at the first EOS."""
     model = tower(eos_rule=eos_rule)
     assert model.text_model.eos_token_id == (END if eos_rule == "first" else 2)
     names = [[5], [2, 7, 2, 9]]
@@ -152,12 +154,12 @@ def test_a_sequence_longer_than_the_checkpoint_reads_is_refused(context, name, f
         assert encoder(contexts, tokens).shape == (1, 2, 6)
     else:
         needed = 1 + context + name + 1
-        with pytest.raises(CheckpointError, match=rf"{context} vectors .* {needed} positions.*has 24: shorten"):
+        with raises(CheckpointError, problem=f"need {needed} positions, but the checkpoint has 24"):
             encoder(contexts, tokens)
 
 
 def test_an_activation_that_is_not_known_is_refused():
-    with pytest.raises(CheckpointError, match=r"hidden_act .* one of quick_gelu, gelu, got 'relu'"):
+    with raises(CheckpointError, where="hidden_act", allowed="quick_gelu, gelu", got="relu"):
         TextEncoder.of(tower(activation="relu"), START)
 
 
@@ -174,7 +176,7 @@ def test_template_features_are_those_of_the_whole_string(template, backbone):
 
 def test_a_template_without_a_place_for_the_name_is_refused():
     assert split_template("a photo of a {}.") == ("a photo of a", "{}.")
-    with pytest.raises(CheckpointError, match=r"must hold \{\}"):
+    with raises(CheckpointError, where="template", got="a photo"):
         split_template("a photo")
 
 
@@ -203,7 +205,7 @@ def test_image_features_are_those_of_transformers(backbone, pictograms):
 
 
 def test_start_and_end_are_the_tokenizers_whatever_the_config_says(backbone, tmp_path):
-    """OpenAI's configs give 0 and 2, ids that their tokenizer does not use so."""
+    """OpenAI's configs state 0 and 2, which their tokenizer uses for other tokens."""
     shutil.copytree(backbone.files[0].parent, tmp_path / "clip")
     config = json.loads((tmp_path / "clip/config.json").read_text())
     config["text_config"] |= {"bos_token_id": 0, "eos_token_id": 2}
@@ -213,7 +215,7 @@ def test_start_and_end_are_the_tokenizers_whatever_the_config_says(backbone, tmp
 
 
 def on(device, value):
-    """The same tensors, in tuples of tuples, on a device."""
+    """Return the tensors, in tuples of tuples, on a device."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, tuple):
@@ -226,7 +228,7 @@ def on(device, value):
 
 @pytest.mark.parametrize(("memory", "position"), [(2**31, "end"), (1, "middle")])
 def test_the_text_tower_computes_on_the_device_of_its_weights(backbone, memory, position):
-    """The meta device computes shapes and refuses tensors of another device, as a GPU would."""
+    """The meta device computes shapes and refuses tensors of another device, like a GPU."""
     parts = {f.name: on("meta", getattr(backbone.text, f.name)) for f in fields(backbone.text) if f.name != "_prepared"}
     encoder = TextEncoder(**parts | {"memory": memory})
     contexts = torch.empty(2, 4, 128, device="meta", requires_grad=True)
@@ -236,7 +238,7 @@ def test_the_text_tower_computes_on_the_device_of_its_weights(backbone, memory, 
 
 
 def test_bf16_gives_features_and_gradients_in_float32(backbone):
-    """Within what eight bits of mantissa allow, and not to the last bit of float32."""
+    """The results are accurate to about eight bits of mantissa, but not to the last bit of float32."""
     coarse = load_backbone("pictoclip", "bf16")
     tokens = backbone.class_tokens(["ant", "red apple", "fire_engine"])
     contexts = 0.02 * torch.randn(2, 4, 128, generator=torch.Generator().manual_seed(0))
@@ -249,8 +251,8 @@ def test_bf16_gives_features_and_gradients_in_float32(backbone):
         assert 1e-5 < (found - expected).abs().max() / expected.abs().max() < 0.05
 
 
-def test_memory_is_kept_to(backbone):
-    """What a call keeps for its backward pass, counted, is no more than `rows_within` reckons with."""
+def test_the_memory_limit_is_respected(backbone):
+    """A call keeps at most the number of bytes for its backward pass that `rows_within` assumes."""
     encoder, tokens = backbone.text, backbone.class_tokens([f"a {'very ' * (i % 5)}red apple" for i in range(40)])
     frozen = {part.data_ptr() for layer in encoder.layers.weights for affine in layer for part in affine}
     kept = {}
@@ -271,14 +273,14 @@ def test_memory_is_kept_to(backbone):
 
 
 def test_no_contexts_have_no_features(backbone):
-    """A method may read no text in a step."""
+    """A method may use no text in a step."""
     assert backbone.text(torch.empty(0, 0, 0), backbone.class_tokens(NAMES)).shape == (0, 2, 128)
 
 
-def test_a_checkpoint_with_damaged_text_weights_is_told_before_a_run(backbone):
+def test_damaged_text_weights_are_reported_before_a_run(backbone):
     norm = backbone.text.final_norm
     damaged = replace(backbone, text=replace(backbone.text, final_norm=norm._replace(bias=norm.bias * torch.nan)))
-    with pytest.raises(CheckpointError, match=r"text feature that is not finite for 'a photo of a ant\.'"):
+    with raises(CheckpointError, where="backbone.checkpoint", problem="'a photo of a ant.' is not finite"):
         damaged.template_features("a photo of a {}.", NAMES)
 
 
@@ -289,8 +291,8 @@ def test_a_checkpoint_with_damaged_text_weights_is_told_before_a_run(backbone):
     memory=st.sampled_from([2**31, 1]),
 )
 @settings(max_examples=8)
-def test_contexts_of_classes_are_each_read_with_their_own_class_alone(exact, classes, length, position, memory):
-    """[K, C, M, d] against one call per class with [K, M, d]: features, and gradients that reach no other class."""
+def test_a_context_of_a_class_affects_only_this_class(exact, classes, length, position, memory):
+    """Compare [K, C, M, d] with a call for each class with [K, M, d]: features and gradients are the same."""
     encoder = replace(exact.text, memory=memory)
     names = ["ant", "red apple", "fire engine", "alarm clock", "jar"][:classes]
     tokens = exact.class_tokens(names)

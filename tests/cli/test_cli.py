@@ -443,10 +443,10 @@ LONG = "a very long text " * 20
         (("export", LONG), "`fedpgp run`"),
         (("show", LONG), "`fedpgp run`"),
         (("data", "check", LONG), "data.source"),
-        (("doctor", "--checkpoint", LONG), "checkpoint"),
-        (("run", "--method", f"{LONG}.py:Mine"), "method"),
-        (("config", "-c", LONG), "recipe"),
-        (("run", "--method", "zero-shot", "-o", LONG), "too long"),
+        (("doctor", "--checkpoint", LONG), "checkpoint must be"),
+        (("run", "--method", f"{LONG}.py:Mine"), "which is not there"),
+        (("config", "-c", LONG), "cannot be read"),
+        (("run", "--method", "zero-shot", "-o", LONG), "too long for the name of a file"),
     ],
 )
 def test_a_text_that_is_too_long_for_a_path_is_no_file(

@@ -1,4 +1,4 @@
-"""Uploads to a server on loopback that answers as the hub does."""
+"""Uploads to a local server that answers like the hub."""
 
 import base64
 import hashlib
@@ -13,19 +13,23 @@ from urllib.parse import urlsplit
 import huggingface_hub
 import pytest
 from commands import Command, refused
+from raising import raises
 
 import fedpgp
 from fedpgp.errors import OutputError
 from fedpgp.serving import hub
 from fedpgp.serving.export import export
 
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of httpx about huggingface_hub
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # by httpx
 
 TOKEN = "hf_of_a_test"
 
 
 class Hub(ThreadingHTTPServer):
-    """repositories: name -> path -> content; private: name -> whether it is; tokens: name -> what they may do."""
+    """Local server that answers like the hub.
+
+    repositories: name -> path -> content; private: name -> whether it is private; tokens: name -> permissions.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -34,7 +38,7 @@ class Hub(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.large: dict[str, bytes] = {}
         self.commits = 0
-        self.fails: dict[str, int] = {}  # part of a path -> status
+        self.fails: dict[str, int] = {}  # part of a path -> status code
 
     @property
     def address(self) -> str:
@@ -137,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # its storage is another server
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # the storage is on another server
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     with Hub() as found:
@@ -150,7 +154,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def exported(compared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export; a test that changes it takes a copy."""
+    """An export; tests that change it must copy it."""
     return export(fedpgp.load_run(compared / "fedpgp/seed-0"), tmp_path_factory.mktemp("hub") / "model")
 
 
@@ -179,57 +183,59 @@ def test_a_second_upload_goes_into_the_same_repository(server: Hub, exported: Pa
         hub.upload(exported, "me/zebras", endpoint=server.address + "/", token=TOKEN, private=False)
     assert (server.private["me/zebras"], server.commits) == (False, 2)
     before = len(server.asked)
-    with pytest.raises(OutputError, match=r"me/zebras exists on .*, and everybody may read it: name another"):
+    with raises(OutputError, where=server.address, problem="me/zebras already exists", remedy="--public"):
         hub.upload(exported, "me/zebras", endpoint=server.address, token=TOKEN)
     assert not any("upload" in asked or "commit" in asked for asked in server.asked[before:])
 
 
 def test_nothing_but_an_export_goes_up(server: Hub, exported: Path, compared: Path, tmp_path: Path) -> None:
     for directory in (compared / "fedpgp/seed-0", tmp_path / "none"):
-        with pytest.raises(OutputError, match="must be a directory that fedpgp export wrote"):
+        with raises(OutputError, where=str(directory), allowed="a directory that fedpgp export wrote"):
             hub.upload(directory, "me/zebras", endpoint=server.address, token=TOKEN)
     own = Path(shutil.copytree(exported, tmp_path / "own"))
     (own / "clients").mkdir()
     for name in ("state.sqlite", "prompts.safetensors", "clients/config.json"):
         (own / name).write_bytes(b"private")
-        with pytest.raises(OutputError, match=rf"writes and nothing else, found {name}: take it away"):
+        with raises(OutputError, where=str(own), problem=f"but contains {name}"):
             hub.upload(own, "me/zebras", endpoint=server.address, token=TOKEN)
         (own / name).unlink()
     (own / "classes.json").symlink_to(compared / "fedpgp/seed-0/results.json")
-    with pytest.raises(OutputError, match=r"found classes\.json"):
+    with raises(OutputError, where=str(own), problem="but contains classes.json"):
         hub.upload(own, "me/zebras", endpoint=server.address, token=TOKEN)
     assert server.asked == []
 
 
 @pytest.mark.parametrize(
-    ("repo_id", "token", "message"),
+    ("repo_id", "token", "fields"),
     [
-        ("me/zebras", None, "an upload to http://127.0.0.1:.* needs a token that may write: pass token$"),
-        ("me/zebras", "hf_wrong", "refuses me/zebras: Invalid username.*; take a token that is valid there"),
-        ("you/zebras", TOKEN, "refuses you/zebras: You don't have the rights.*; take a token that may write there"),
-        ("zebras", TOKEN, "repo_id must be OWNER/NAME in letters, digits, - _ and ., got 'zebras'"),
-        ("me/zeb ras", TOKEN, "repo_id must be OWNER/NAME in letters, digits, - _ and ., got 'me/zeb ras'"),
+        ("me/zebras", None, {"where": "http://127.0.0.1:", "remedy": "token="}),
+        ("me/zebras", "hf_wrong", {"problem": "me/zebras (Invalid username", "remedy": "a token that is valid"}),
+        ("you/zebras", TOKEN, {"problem": "you/zebras (You don't have the rights", "remedy": "a token with write"}),
+        ("zebras", TOKEN, {"where": "repo_id", "allowed": "OWNER/NAME", "got": "zebras"}),
+        ("me/zeb ras", TOKEN, {"where": "repo_id", "allowed": "OWNER/NAME", "got": "me/zeb ras"}),
     ],
 )
-def test_what_is_refused_says_why(repo_id: str, token: str | None, message: str, server: Hub, exported: Path) -> None:
-    with pytest.raises(OutputError, match=message):
+def test_a_refusal_says_why(
+    repo_id: str, token: str | None, fields: dict[str, str], server: Hub, exported: Path
+) -> None:
+    with raises(OutputError, **fields):
         hub.upload(exported, repo_id, endpoint=server.address, token=token)
     assert server.commits == 0
 
 
-def test_the_hubs_token_goes_to_the_hub_alone(server: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hubs_token_is_sent_only_to_the_hub(server: Hub, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: TOKEN)
-    with pytest.raises(OutputError, match="needs a token"):
+    with raises(OutputError, where=server.address, problem="a token with write access"):
         hub.upload(exported, "me/zebras", endpoint=server.address)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
     assert hub.upload(exported, "me/zebras") == f"{server.address}/me/zebras"
 
 
-def test_a_server_that_fails_or_is_not_there_is_told(server: Hub, exported: Path) -> None:
+def test_a_server_that_fails_or_cannot_be_reached_is_reported(server: Hub, exported: Path) -> None:
     server.fails = {"/commit/": 400}
-    with pytest.raises(OutputError, match="refuses me/zebras: not today; try again later, nothing is lost here"):
+    with raises(OutputError, where=server.address, problem="me/zebras (not today)", remedy="Try again later"):
         hub.upload(exported, "me/zebras", endpoint=server.address, token=TOKEN)
-    with pytest.raises(OutputError, match=r"http://127.0.0.1:9 cannot be reached: .*; try again when it can"):
+    with raises(OutputError, where="http://127.0.0.1:9", remedy="Try again later"):
         hub.upload(exported, "me/zebras", endpoint="http://127.0.0.1:9", token=TOKEN)
 
 

@@ -1,4 +1,4 @@
-"""A run on photoclip is used as one on any other checkpoint: predictions, and files for others."""
+"""A run on photoclip works like a run on any other checkpoint: predictions and exports."""
 
 import json
 
@@ -43,7 +43,7 @@ def picture(pictograms, tmp_path):
 
 
 def predicted(command, run, picture):
-    """Probabilities of `NAMES`, by `fedpgp predict`."""
+    """Return the probabilities of `NAMES` from `fedpgp predict`."""
     ended = command("predict", str(run), str(picture), "--classes", ",".join(NAMES), "--format", "json", "--quiet")
     (image,) = json.loads(ended.out)["images"]
     return torch.tensor([image["probabilities"][name] for name in NAMES])
@@ -78,6 +78,4 @@ def test_an_onnx_file_agrees_with_predict(run, picture, command, photoclip, tmp_
 
 
 def test_a_clip_of_transformers_is_refused_by_name(run, command):
-    refused(
-        command("export", str(run), "--format", "hf", "-o", "out"), "photoclip is one of OpenCLIP's: take safetensors"
-    )
+    refused(command("export", str(run), "--format", "hf", "-o", "out"), "photoclip", "--format safetensors")

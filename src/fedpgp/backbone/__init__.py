@@ -1,6 +1,7 @@
-"""A name, directory or hub id becomes a frozen dual encoder: image features, text features, tokens.
+"""Load a frozen dual encoder from a name, a directory or a hub id: image features, text features and tokens.
 
-It may import the runtime, the assets and errors, and it alone imports transformers and open_clip. Start with `load`.
+This package may import only the runtime, the assets and errors. No other package imports transformers or open_clip.
+Start with `load`.
 """
 
 from fedpgp.backbone.dual_encoder import Backbone, Towers

@@ -1,4 +1,4 @@
-"""Files of tensors that somebody else wrote -> the tensors, without executing anything in them."""
+"""Read tensors from files of other programs without executing the code in these files."""
 
 import io
 import pickle
@@ -19,10 +19,25 @@ WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, of a state dict that torch.save wrote, or of a TorchScript archive.
+    """Read the tensors of a .safetensors file, a state dict saved with torch.save, or a TorchScript archive.
 
-    OpenAI's .pt files are the latter: programs with their weights. Only the weights are read, by PyTorch's unpickler
-    for tensors and plain containers. Raises CheckpointError for a file that is none of the three.
+    OpenAI's .pt files are TorchScript archives: programs with their weights. Only the weights are read, by PyTorch's
+    unpickler for tensors and plain containers.
+
+    Parameters
+    ----------
+    file
+        The file to read.
+
+    Returns
+    -------
+    dict
+        Tensors by name, without the prefixes of DistributedDataParallel and torch.compile.
+
+    Raises
+    ------
+    CheckpointError
+        If the file has none of the three formats.
     """
     try:
         if file.suffix == ".safetensors":
@@ -32,47 +47,56 @@ def read_weights(file: Path) -> dict[str, Tensor]:
                 if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                     return _script_weights(archive)
         weights = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # PyTorch's own message says how to run what is in the file
+    except pickle.UnpicklingError as error:  # PyTorch's own message explains how to run the code in the file
         raise CheckpointError(
-            f"checkpoint {file} cannot be read: it is damaged, or holds more than tensors and plain containers; fetch"
-            " it again, or name another"
+            "the file is damaged, or contains more than tensors and plain containers",
+            where=f"checkpoint {file}",
+            remedy="Download it again, or choose another checkpoint",
         ) from error
-    except Exception as error:  # whatever a damaged file makes the readers raise, the user needs one line
-        raise CheckpointError(f"checkpoint {file} cannot be read: {first_line(error)}; fetch it again") from error
+    except Exception as error:  # damaged files make the readers raise many kinds of errors; the user needs one line
+        raise CheckpointError(
+            f"the file cannot be read ({first_line(error)})",
+            where=f"checkpoint {file}",
+            remedy="Download it again",
+        ) from error
     for key in INSIDE:
         if isinstance(weights, dict) and isinstance(weights.get(key), dict):
             weights = weights[key]
     if not isinstance(weights, dict) or not weights or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError(f"checkpoint {file} must hold a state dict of tensors, holds {_content(weights)}")
+        raise CheckpointError(
+            f"the file must contain a state dict of tensors, but contains {_content(weights)}",
+            where=f"checkpoint {file}",
+            remedy="Choose a file of CLIP weights",
+        )
     return _without_wrappers(weights)
 
 
 def _without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights without what DistributedDataParallel and torch.compile put ahead of their names."""
+    """Remove the prefixes of DistributedDataParallel and torch.compile from the names."""
     return {WRAPPERS.sub("", name): tensor for name, tensor in weights.items()}
 
 
 def _content(value: object) -> str:
-    """What a file holds, in words."""
+    """Describe the content of a file for a message."""
     if not isinstance(value, dict):
-        return type(value).__name__
-    return f"a dictionary of {', '.join(map(str, list(value)[:5]))}" if value else "an empty dictionary"
+        return f"an object of type {type(value).__name__}"
+    return f"a dictionary with the keys {', '.join(map(str, list(value)[:5]))}" if value else "an empty dictionary"
 
 
 class _Module:
-    """A module of a TorchScript archive, with its attributes and without its code."""
+    """Attributes of a module of a TorchScript archive, without its code."""
 
     def __setstate__(self, attributes: dict[str, object]) -> None:
         self.attributes = dict(attributes)
 
 
 def _value(value: object, *_: object) -> object:
-    """Take the place of the functions that note the type of a TorchScript container."""
+    """Replace the functions that record the type of a TorchScript container."""
     return value
 
 
 def _script_weights(archive: zipfile.ZipFile) -> dict[str, Tensor]:
-    """The tensors of a TorchScript archive, which without its program is what torch.save writes."""
+    """Return the tensors of a TorchScript archive; without its program, it has the format of torch.save."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as data:
         for entry in archive.infolist():
@@ -89,7 +113,7 @@ def _script_weights(archive: zipfile.ZipFile) -> dict[str, Tensor]:
         root = torch.load(content, map_location="cpu", weights_only=True)
     weights = dict(_tensors(root, "")) if isinstance(root, _Module) else {}
     if not weights:
-        raise ValueError("it holds no module with tensors")
+        raise ValueError("it contains no module with tensors")
     return weights
 
 

@@ -1,4 +1,4 @@
-"""Self-attention of packed sequences that share a prefix, and of whole ones.
+"""Self-attention of packed sequences that share a prefix, and of complete sequences.
 
 Letters: K prompts, N blocks, B rows of a block, P rows of the shared prefix, R query rows of a block, H heads, d width.
 """
@@ -11,30 +11,42 @@ from torch.autograd.function import once_differentiable
 
 
 def attend(query: Tensor | None, rows: Tensor, prefix: int, mask: Tensor | None, heads: int) -> Tensor:
-    """Softmax attention of every block's queries to the shared prefix and to the rows of their own block.
+    """Compute softmax attention of each block's queries to the shared prefix and to the rows of the same block.
 
-    Args:
-        query: [K, N, R, d], already scaled; None where every row asks: then R = B and `rows` holds the queries too.
-        rows: [K, N, B, 2d], keys beside values, or [K, N, B, 3d], queries beside them.
-        prefix: P; the first P rows of the first block are what every block sees.
-        mask: [N, R, P + B], 0 where a query sees a row and −∞ elsewhere; None where each sees all.
+    Gradients flow to `query` and `rows`.
 
-    Returns [K, N, R, d]. Gradients flow to `query` and `rows`.
+    Parameters
+    ----------
+    query
+        [K, N, R, d], already scaled. None if every row is a query: then R = B, and `rows` also contains the queries.
+    rows
+        [K, N, B, 2d], keys followed by values, or [K, N, B, 3d], with the queries in front.
+    prefix
+        P; every block sees the first P rows of the first block.
+    mask
+        [N, R, P + B], 0 where a query sees a row and −∞ elsewhere; None if each query sees all rows.
+    heads
+        H.
+
+    Returns
+    -------
+    Tensor
+        [K, N, R, d].
     """
     return _Attention.apply(query, rows, prefix, mask, heads)
 
 
 class _Attention(torch.autograd.Function):
-    """Plain batched products around a softmax, with the backward pass by hand.
+    """Plain batched products around a softmax, with a hand-written backward pass.
 
-    PyTorch's fused CPU attention is several times slower backwards at these short sequences, and its other forms cannot
-    share a prefix without copying it for every class.
+    PyTorch's fused CPU attention is several times slower in the backward pass for these short sequences. The other
+    implementations in PyTorch cannot share a prefix without copying it for every class.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor | None, rows: Tensor, prefix: int, mask: Tensor | None, heads: int) -> Tensor:
         K, N, B, width = rows.shape
-        P, w = prefix, width // ((2 if query is not None else 3) * heads)  # w: of one head
+        P, w = prefix, width // ((2 if query is not None else 3) * heads)  # w: width of a head
         parts = rows.reshape(K, N, B, -1, heads, w).permute(3, 0, 4, 1, 2, 5)  # [2 or 3, K, H, N, B, w]
         if query is None:
             q = parts[0].reshape(K * heads * N, B, w)

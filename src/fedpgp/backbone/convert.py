@@ -1,4 +1,4 @@
-"""Weights under the names of OpenAI's code and of OpenCLIP -> a transformers CLIPModel.
+"""Convert weights with the names of OpenAI's code and of OpenCLIP to a CLIPModel of transformers.
 
 Letters: w width of a tower, D feature width.
 """
@@ -16,9 +16,9 @@ from fedpgp.errors import CheckpointError
 if TYPE_CHECKING:
     from transformers import CLIPModel
 
-HEAD = 64  # the width of an attention head in every CLIP of OpenAI's; OpenCLIP's configs say theirs
-START, END = 49406, 49407  # of OpenAI's vocabulary
-# Patterns in the names of OpenAI's code and what transformers has instead, in the order in which they are replaced.
+HEAD = 64  # width of an attention head in every CLIP from OpenAI; OpenCLIP's configs state theirs
+START, END = 49406, 49407  # token ids in OpenAI's vocabulary
+# Patterns in the names of OpenAI's code, and their replacements in transformers, in the order of replacement.
 RENAMED = {
     r"^visual\.transformer\.resblocks\.": "vision_model.encoder.layers.",
     r"^transformer\.resblocks\.": "text_model.encoder.layers.",
@@ -39,10 +39,14 @@ RENAMED_OF_TRANSFORMER = RENAMED | {
 }
 RENAMED_OF_RESNET = RENAMED | {r"^visual\.attnpool\.c_proj\.": "visual_projection.", r"^visual\.": "vision_model."}
 TRANSPOSED = {"text_projection": "text_projection.weight", "visual.proj": "visual_projection.weight"}
-# Entries of OpenAI's archives that are not weights.
+# Entries of OpenAI's archives that are not weights
 NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask", "visual.attn_mask"}
 PREFIXES = ("text_model.", "vision_model.", "text_projection.", "visual_projection.", "logit_scale")
-READABLE = "only CLIPs of a vision transformer or a ResNet and a text transformer can be read"
+AGAIN = "Download it again, or choose another checkpoint"
+SUPPORTED = (
+    "Download it again, or choose a CLIP with a text transformer and a vision transformer or ResNet, such as ViT-B-32,"
+    " ViT-B-16, ViT-L-14 or RN50"
+)
 
 
 def to_clip_model(
@@ -53,11 +57,30 @@ def to_clip_model(
     vision_head: int = HEAD,
     text_heads: int | None = None,
 ) -> "CLIPModel":
-    """A CLIPModel in float32 with these weights; all of its shape is theirs.
+    """Create a CLIPModel in float32 from weights; their shapes determine the model's shape.
 
-    where: what a message calls them. vision_head: width of an attention head of the image tower; text_heads: None takes
-    heads of 64. Raises CheckpointError for weights that are not those of CLIP's shape: a transformer for texts, and
-    one or a ResNet for images.
+    Parameters
+    ----------
+    weights
+        Tensors under the names of OpenAI's code or of OpenCLIP.
+    where
+        Name of the checkpoint in messages.
+    quick_gelu
+        Whether the activation is OpenAI's approximation of GELU.
+    vision_head
+        Width of an attention head of the image tower.
+    text_heads
+        Number of attention heads of the text tower; None means heads of width 64.
+
+    Returns
+    -------
+    CLIPModel
+        The model with these weights.
+
+    Raises
+    ------
+    CheckpointError
+        If the weights are not from a CLIP with a text transformer and a vision transformer or ResNet.
     """
     from transformers import CLIPConfig, CLIPModel
 
@@ -98,12 +121,14 @@ def to_clip_model(
         features = len(named["text_projection.weight"])
     except KeyError as error:
         raise CheckpointError(
-            f"checkpoint {where} lacks {error}: {READABLE}; fetch it again, or name a complete one"
+            f"the weight {error} is missing", where=f"checkpoint {where}", remedy=SUPPORTED
         ) from error
     if features != len(projection):
         raise CheckpointError(
-            f"checkpoint {where}: its towers disagree, text features are {features} wide and image features"
-            f" {len(projection)}: they are not of one CLIP"
+            f"text features have {features} dimensions, but image features have {len(projection)}, so the two towers"
+            " are not from the same CLIP",
+            where=f"checkpoint {where}",
+            remedy=AGAIN,
         )
     model: Any = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=features))
     if resnet:
@@ -116,9 +141,28 @@ def to_clip_model(
 def text_state(
     weights: Mapping[str, Tensor], where: str, heads: int, quick_gelu: bool
 ) -> tuple[dict[str, Tensor], Any]:
-    """The weights of a CLIP-shaped text tower of OpenCLIP's under transformers' names, and the config of the tower.
+    """Convert the weights of a CLIP-shaped text tower of OpenCLIP to the names of transformers.
 
-    where: what a message calls them. Raises CheckpointError for weights that are not those of CLIP's shape.
+    Parameters
+    ----------
+    weights
+        Tensors under the names of OpenCLIP.
+    where
+        Name of the checkpoint in messages.
+    heads
+        Number of attention heads.
+    quick_gelu
+        Whether the activation is OpenAI's approximation of GELU.
+
+    Returns
+    -------
+    tuple
+        The tensors under the names of transformers, and the config of the tower.
+
+    Raises
+    ------
+    CheckpointError
+        If the weights are not from a CLIP-shaped text tower.
     """
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
@@ -127,8 +171,9 @@ def text_state(
         tokens = state["text_model.embeddings.token_embedding.weight"]
         if tokens.shape[1] % heads:
             raise CheckpointError(
-                f"checkpoint {where} has text tokens of width {tokens.shape[1]}, and its config {heads} heads, which do"
-                " not divide it: fetch both again"
+                f"the text tokens have width {tokens.shape[1]}, which is not divisible by the config's {heads} heads",
+                where=f"checkpoint {where}",
+                remedy="Download the weights and the config again",
             )
         config = CLIPTextConfig(
             hidden_size=tokens.shape[1],
@@ -144,7 +189,9 @@ def text_state(
         )
     except KeyError as error:
         raise CheckpointError(
-            f"checkpoint {where} lacks {error}, a weight of a text tower of CLIP's shape: fetch it again"
+            f"the weight {error} of the text tower is missing",
+            where=f"checkpoint {where}",
+            remedy="Download it again",
         ) from error
     with torch.device("meta"):
         expected: Any = CLIPTextModelWithProjection(config)
@@ -153,7 +200,7 @@ def text_state(
 
 
 def _renamed(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The weights under the names of transformers; raises CheckpointError for those of another kind of model."""
+    """Return the weights under the names of transformers; raise CheckpointError for another kind of model."""
     given = {re.sub(r"^(module\.)?(text\.)?", "", name): tensor for name, tensor in weights.items()}
     patterns = RENAMED_OF_RESNET if any(name.startswith("visual.layer1.") for name in given) else RENAMED_OF_TRANSFORMER
     named = {}
@@ -165,8 +212,7 @@ def _renamed(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
             name = re.sub(pattern, replacement, name)
         if not name.startswith(PREFIXES):
             raise CheckpointError(
-                f"checkpoint {where} has {given_name!r}, which CLIP's code has no place for: {READABLE}, such as"
-                " ViT-B-32, ViT-B-16, ViT-L-14 and RN50"
+                f"{given_name!r} is not a weight of a supported CLIP", where=f"checkpoint {where}", remedy=SUPPORTED
             )
         if ".in_proj_" in name:
             for part, rows in zip("qkv", tensor.chunk(3), strict=True):
@@ -177,22 +223,34 @@ def _renamed(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
 
 def _check_shapes(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:
-    """Raises CheckpointError for the first tensor that is missing, of another shape, or of no use."""
+    """Raise CheckpointError for the first tensor that is missing, unexpected or of another shape."""
     shapes = {name: tuple(tensor.shape) for name, tensor in expected.items() if not name.endswith(COUNT)}
     for name in sorted(shapes.keys() | given.keys()):
-        shape = tuple(given[name].shape) if name in given else "missing"
-        if shape != shapes.get(name):
+        if name not in shapes or name not in given:
+            state = "is missing" if name in shapes else "does not belong to a CLIP of this shape"
+            raise CheckpointError(f"the weight {name} {state}", where=f"checkpoint {where}", remedy=AGAIN)
+        if (shape := tuple(given[name].shape)) != shapes[name]:
             raise CheckpointError(
-                f"checkpoint {where} does not fit the shape of CLIP: {name} must be {shapes.get(name, 'absent')}, is"
-                f" {shape}: fetch it again, or name another"
+                where=f"weight {name} in checkpoint {where}",
+                allowed=f"of shape {shapes[name]}",
+                got=shape,
+                remedy=AGAIN,
             )
 
 
 def standard_processor(size: int, settings: Mapping[str, Any] | None = None) -> Any:
-    """CLIP's preprocessing as transformers has it: the shorter side to `size` pixels, bicubic, the middle, mean and
-    deviation. Of an odd number of pixels to cut, it cuts more on the right; OpenAI's and OpenCLIP's code may cut less.
+    """Return CLIP's preprocessing as implemented in transformers.
 
-    settings: OpenCLIP's preprocess_cfg, whose mean and std count.
+    It resizes the shorter side to `size` pixels (bicubic), crops the center, and normalizes with mean and standard
+    deviation. If an odd number of pixels is cropped, it crops more on the right. The code of OpenAI and OpenCLIP may
+    crop less.
+
+    Parameters
+    ----------
+    size
+        Width and height of the result, in pixels.
+    settings
+        OpenCLIP's preprocess_cfg, of which only `mean` and `std` are used.
     """
     from transformers import CLIPImageProcessorPil
 

@@ -1,4 +1,4 @@
-"""What a frozen dual encoder is, whatever it was read from."""
+"""The frozen dual encoder, independent of the format from which it was read."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -19,9 +19,14 @@ from fedpgp.errors import CheckpointError
 
 
 class Towers(NamedTuple):
-    """What a worker process needs of a dual encoder: what computes, without what loads and preprocesses.
+    """Parts of a dual encoder that a worker process needs: the towers, without loading and preprocessing.
 
-    image: None where no method changes the image tower.
+    Attributes
+    ----------
+    text
+        The text encoder.
+    image
+        The image tower; None if no method changes it.
     """
 
     text: TextEncoder | GeneralTextEncoder
@@ -30,32 +35,55 @@ class Towers(NamedTuple):
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen dual encoder: image encoder, text encoder, tokenizer and logit scale.
+    """Frozen dual encoder: image encoder, text encoder, tokenizer and logit scale.
 
-    SigLIP's bias of logits is left out: it is the same for all classes, and a softmax over classes cancels it.
+    SigLIP's logit bias is omitted: it is the same for all classes, so a softmax over classes cancels it.
+
+    Attributes
+    ----------
+    files
+        The files that determine the features.
+    image
+        The image encoder.
+    text
+        The text encoder.
+    tokenizer
+        The tokenizer of the text encoder.
+    logit_scale
+        [], the logarithm of the scale, as CLIP stores it.
+    licence
+        The licence in the checkpoint's model card.
     """
 
-    files: Sequence[Path]  # what decides what the encoders compute
+    files: Sequence[Path]
     image: ImageEncoder | GeneralImageEncoder
     text: TextEncoder | GeneralTextEncoder
     tokenizer: Tokenizer
-    logit_scale: Tensor  # [], its logarithm, as CLIP keeps it
-    licence: str = "not stated"  # as the checkpoint's model card says
+    logit_scale: Tensor
+    licence: str = "not stated"
 
     @property
     def token_width(self) -> int:
-        """d, the width of a context vector."""
+        """Width d of a context vector."""
         return self.text.token_width
 
     def towers(self, reads: Collection[str] = ()) -> Towers:
-        """What computes for methods that read so much; the image tower's weights are copied where one changes it."""
+        """Return the towers for methods that read the given inputs.
+
+        The weights of the image tower are copied only if `reads` contains "image tower".
+
+        Parameters
+        ----------
+        reads
+            The `reads` of the methods.
+        """
         if "image tower" in reads and isinstance(self.image, ImageEncoder):
             return Towers(self.text, self.image.tower)
         return Towers(self.text)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the files that decide what the encoders compute, and the precision."""
+        """SHA-256 of the precision and of the files that determine the features."""
         digest = hashlib.sha256(f"{self.logit_scale.dtype} {self.text.products}".encode())
         for path in self.files:
             digest.update(path.name.encode())
@@ -64,25 +92,39 @@ class Backbone:
         return digest.hexdigest()
 
     def class_tokens(self, class_names: Sequence[str], tail: str = "{}.", first: bool = False) -> ClassTokens:
-        """What the text encoder reads behind the context, for every class name; first: there is no context."""
+        """Return the tokens that the text encoder reads after the context, for every class name.
+
+        Parameters
+        ----------
+        class_names
+            C class names.
+        tail
+            Text after the context, with {} for the class name.
+        first
+            Whether there is no context before the tokens.
+        """
         return class_tokens(self.tokenizer, class_names, tail, first)
 
     def phrase(self, text: str) -> Tensor:
-        """The token embeddings [M, d] of a phrase such as "a photo of a"."""
+        """Return the token embeddings [M, d] of a phrase such as "a photo of a"."""
         return self.text.embed(torch.tensor(text_ids(self.tokenizer, text.replace("_", " ")), dtype=torch.long))
 
     @torch.no_grad()
     def template_features(self, template: str, class_names: Sequence[str]) -> Tensor:
-        """Text features [C, D] of a hand-written template such as "a photo of a {}." (z_C in the paper).
+        """Return the text features [C, D] of a hand-written template such as "a photo of a {}." (z_C in the paper).
 
-        Raises CheckpointError where one is not finite.
+        Raises
+        ------
+        CheckpointError
+            If a feature is not finite.
         """
         before, tail = split_template(template)
         features = self.text(self.phrase(before)[None], self.class_tokens(class_names, tail, not before))[0]
         if not features.isfinite().all():
             name = class_names[int((~features.isfinite()).any(1).nonzero()[0])]
             raise CheckpointError(
-                f"the checkpoint gives a text feature that is not finite for {template.format(name)!r}:"
-                " choose another checkpoint, or precision float32"
+                f"the text feature of {template.format(name)!r} is not finite",
+                where="backbone.checkpoint",
+                remedy="Choose another checkpoint, or use --set backbone.precision=float32",
             )
         return features

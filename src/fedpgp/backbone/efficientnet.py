@@ -1,10 +1,10 @@
 """EfficientNet-Lite0 as an image tower: the features of timm's `tf_efficientnet_lite0` without timm.
 
-Tan and Le 2019 describe the network; "lite" has neither squeeze-and-excitation nor swish, but ReLU6. The tower is
-frozen, so that each batch normalisation is folded into the convolution ahead of it, and all tensors have their channels
-last, which is the order in which the processor's library computes fastest.
+Tan and Le (2019) describe the network. The "lite" variant has no squeeze-and-excitation, and ReLU6 instead of swish.
+The tower is frozen, so each batch normalization is folded into the preceding convolution. All tensors use the
+channels-last memory format, which is the fastest on CPUs.
 
-Letters: B images, c channels, h x w places, P = h w places in a row, D feature width.
+Letters: B images, c channels, h x w positions of the grid, P = h w, D feature width.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fedpgp.backbone.resnet import COUNT
 from fedpgp.errors import CheckpointError
 
-NAME = "tf_efficientnet_lite0"  # in timm, perhaps with a dot and the name of weights
+NAME = "tf_efficientnet_lite0"  # timm's name, to which a dot and the name of weights may be added
 STEM, LAST = 32, 1280  # channels of the first and the last convolution
 STAGES = (  # kernel, stride of the first block, expansion, channels, blocks
     (3, 1, 1, 16, 1),
@@ -29,19 +29,20 @@ STAGES = (  # kernel, stride of the first block, expansion, channels, blocks
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-EPSILON = 1e-3  # of batch normalisation, as TensorFlow has it
+EPSILON = 1e-3  # of batch normalization, as in TensorFlow
+REMEDY = "Download it again, or choose another checkpoint"
 
 
 def declared(vision: Mapping[str, Any]) -> bool:
-    """Whether a `vision_cfg` of OpenCLIP's declares this tower, with the mean over places and a linear projection."""
+    """Return whether a `vision_cfg` of OpenCLIP declares this tower, with mean pooling and a linear projection."""
     name = str(vision.get("timm_model_name")).partition(".")[0]
     pool, projection = vision.get("timm_pool", "avg"), vision.get("timm_proj", "linear")
-    # Where nothing is projected behind timm's network, its classifier projects, and "" means that nothing is pooled.
+    # Without a projection after timm's network, its classifier is the projection. A pool of "" means no pooling.
     return name == NAME and (pool, projection or "") in {("avg", "linear"), ("", "linear"), ("avg", "")}
 
 
 class EfficientNetLite(nn.Module):
-    """Pixels [B, 3, H, W] -> image features [B, D]: the mean over the places of the last convolution, projected."""
+    """Image tower: the projected mean over the positions of the last convolution."""
 
     def __init__(self, stem: "Convolution", blocks: "list[Block]", last: "Convolution", projection: nn.Linear):
         super().__init__()
@@ -49,10 +50,21 @@ class EfficientNetLite(nn.Module):
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor], where: str) -> "EfficientNetLite":
-        """The tower with weights under OpenCLIP's names, "trunk.conv_stem.weight" …, "head.proj.weight".
+        """Create the tower from weights under OpenCLIP's names, "trunk.conv_stem.weight" …, "head.proj.weight".
 
-        where: what a message calls them. The projection is `head.proj`, or timm's own `trunk.classifier`; it may have a
-        bias. Raises CheckpointError for a weight that is missing, of another shape, or without a place.
+        The projection is `head.proj`, or timm's own `trunk.classifier`; it may have a bias.
+
+        Parameters
+        ----------
+        weights
+            Tensors by name, without the prefix "visual.".
+        where
+            Name of the checkpoint in messages.
+
+        Raises
+        ------
+        CheckpointError
+            If a weight is missing, unexpected or of another shape.
         """
         reader = _Reader(weights, where)
         stem = reader.convolution("conv_stem", "bn1", 3, STEM, kernel=3, stride=2)
@@ -68,26 +80,37 @@ class EfficientNetLite(nn.Module):
         return cls(stem, blocks, last, projection)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, D], before normalisation."""
+        """Return image features [B, D] of pixels [B, 3, H, W], before normalization."""
         features: Tensor = self.projection(self._places(pixels).mean((2, 3)))
         return features
 
     def positions(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, P, D]: each place projected; the image feature is their mean, because projecting is
-        linear."""
+        """Return the projected positions [B, P, D] of pixels [B, 3, H, W].
+
+        Their mean is the image feature, because the projection is linear.
+        """
         positions: Tensor = self.projection(self._places(pixels).flatten(2).transpose(1, 2))
         return positions
 
     def _places(self, pixels: Tensor) -> Tensor:
-        """[B, c, h, w]"""
+        """Return the output [B, c, h, w] of the last convolution."""
         places: Tensor = self.last(self.blocks(self.stem(pixels.contiguous(memory_format=torch.channels_last))))
         return places
 
 
 class Convolution(nn.Module):
-    """A convolution with TensorFlow's "same" padding and a bias, and ReLU6 behind it if it is active.
+    """Convolution with TensorFlow's "same" padding and a bias, optionally followed by ReLU6.
 
-    weight: [c, c of the input, k, k], or [c, 1, k, k] for a depthwise convolution.
+    Parameters
+    ----------
+    weight
+        [c, c of the input, k, k], or [c, 1, k, k] for a depthwise convolution.
+    bias
+        [c].
+    stride
+        Step of the convolution in both directions.
+    active
+        Whether ReLU6 follows.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, stride: int, active: bool):
@@ -100,7 +123,7 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.weight.shape[-1]
         padding = kernel // 2
-        if self.stride > 1:  # what does not divide evenly is padded more behind than ahead, unlike PyTorch's padding
+        if self.stride > 1:  # an odd padding is larger at the end than at the start, unlike PyTorch's padding
             missing = [max(0, (-(-n // self.stride) - 1) * self.stride + kernel - n) for n in (x.shape[3], x.shape[2])]
             x, padding = F.pad(x, [side for m in missing for side in (m // 2, m - m // 2)]), 0
         x = F.conv2d(x, self.weight, self.bias, self.stride, padding, groups=self.groups)
@@ -108,7 +131,7 @@ class Convolution(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolutions, around which the input goes if it has the shape of what they give."""
+    """Sequence of convolutions, with a residual connection if input and output have the same shape."""
 
     def __init__(self, convolutions: list[Convolution], skips: bool):
         super().__init__()
@@ -120,7 +143,7 @@ class Block(nn.Module):
 
 
 class _Reader:
-    """Takes weights by name, each once. Errors as in `EfficientNetLite.of`."""
+    """Reader that takes each weight by name once, with the errors of `EfficientNetLite.of`."""
 
     def __init__(self, weights: Mapping[str, Tensor], where: str):
         self.weights = {name: tensor for name, tensor in weights.items() if not name.endswith(COUNT)}
@@ -148,9 +171,9 @@ class _Reader:
     def convolution(
         self, name: str, norm: str, before: int, after: int, kernel: int = 1, stride: int = 1, active: bool = True
     ) -> Convolution:
-        """The convolution of a name with the batch normalisation of another folded in, which is done in float64.
+        """Return a convolution with its batch normalization folded in, computed in float64.
 
-        before: channels that each of its channels reads.
+        before: input channels of each output channel; after: output channels.
         """
         weight = self._take(f"trunk.{name}.weight", after, before, kernel, kernel)
         scale, shift, mean, variance = (
@@ -170,17 +193,23 @@ class _Reader:
 
     def _take(self, name: str, *shape: int) -> Tensor:
         tensor = self.weights.pop(name, None)
-        if tensor is None or tensor.shape != shape:
-            found = "missing" if tensor is None else tuple(tensor.shape)
+        if tensor is None:
             raise CheckpointError(
-                f"checkpoint {self.where} does not fit {NAME}: visual.{name} must be {shape}, is {found}: fetch it"
-                " again, or name another"
+                f"the weight visual.{name} is missing", where=f"checkpoint {self.where}", remedy=REMEDY
+            )
+        if tensor.shape != shape:
+            raise CheckpointError(
+                where=f"weight visual.{name} in checkpoint {self.where}",
+                allowed=f"of shape {shape}",
+                got=tuple(tensor.shape),
+                remedy=REMEDY,
             )
         return tensor.double()
 
     def check_empty(self) -> None:
         if self.weights:
             raise CheckpointError(
-                f"checkpoint {self.where} has visual.{min(self.weights)}, for which {NAME} has no place:"
-                " fetch it again, or name another"
+                f"the weight visual.{min(self.weights)} does not belong to {NAME}",
+                where=f"checkpoint {self.where}",
+                remedy=REMEDY,
             )

@@ -1,4 +1,4 @@
-"""A name, a directory or a hub id -> the files of a checkpoint, and what they hold."""
+"""Find and read the files of a checkpoint from a name, a directory or a hub id."""
 
 import json
 import re
@@ -20,21 +20,21 @@ from fedpgp.runtime.files import exists
 
 PHOTOCLIP = "photoclip"
 EMBEDDED = (PHOTOCLIP, "pictoclip")
-TOKENIZER = "clip-tokenizer"  # OpenAI's, for checkpoints that come without one
+TOKENIZER = "clip-tokenizer"  # OpenAI's tokenizer, for checkpoints without one
 TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model")
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 CARD = "README.md"
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 NEWER = "model*.safetensors"  # transformers' weights
-OLDER = "pytorch_model*.bin"  # transformers' weights where there are no others
+OLDER = "pytorch_model*.bin"  # transformers' weights if there are no files in the newer format
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")  # of which a tokenizer has one
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # of any library, for a message
-TEXT_HEADS = 8  # of OpenCLIP's text tower, where its config does not say
-HUB_PREFIX = "hf-hub:"  # of OpenCLIP's names: a hub id whose OpenCLIP files are meant
+VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")  # a tokenizer has one of them
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")  # weights of any library, for messages
+TEXT_HEADS = 8  # heads of OpenCLIP's text tower if its config does not state them
+HUB_PREFIX = "hf-hub:"  # marks a hub id whose OpenCLIP files must be read
 OF_TOWER = {"final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None, "ls_init_value": None}
 OF_TOWER |= {"block_type": None, "qk_norm": False, "scale_heads": False, "scale_attn": False, "scale_fc": False}
-# What a key of OpenCLIP's config has, or is where it is missing, in a CLIP-shaped text tower.
+# Values of OpenCLIP's config in a CLIP-shaped text tower; a missing key has the same meaning.
 CLIP_TEXT: dict[str, Any] = OF_TOWER | {
     "no_causal_mask": False,
     "pool_type": "argmax",
@@ -44,7 +44,7 @@ CLIP_TEXT: dict[str, Any] = OF_TOWER | {
     "proj_type": "linear",
 }
 OPENAI_TOKENIZER = {"hf_tokenizer_name": None}
-PLAIN_TOKENS: dict[str, Any] = {"tokenizer_kwargs": {}, "tokenizer_mode": None}  # of a tokenizer, whichever it is
+PLAIN_TOKENS: dict[str, Any] = {"tokenizer_kwargs": {}, "tokenizer_mode": None}  # for any tokenizer
 CLIP_VALUES: Mapping[str, Mapping[str, Any]] = {
     "text_cfg": CLIP_TEXT | OPENAI_TOKENIZER,
     "vision_cfg": OF_TOWER | {"pool_type": "tok", "timm_model_name": None, "attentional_pool": False},
@@ -53,7 +53,19 @@ CLIP_VALUES: Mapping[str, Mapping[str, Any]] = {
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint consists of, in the types of transformers. files: what it was read from."""
+    """Parts of a checkpoint, in the types of transformers.
+
+    Attributes
+    ----------
+    model
+        The model.
+    processor
+        The preprocessing of images.
+    tokenizer
+        The tokenizer.
+    files
+        The files from which the parts were read.
+    """
 
     model: Any
     processor: Any
@@ -62,9 +74,26 @@ class Checkpoint(NamedTuple):
 
 
 class OpenClipFiles(NamedTuple):
-    """A directory of OpenCLIP's that is read without the library, and what its config says.
+    """Directory of an OpenCLIP checkpoint that is read without the library, and the values in its config.
 
-    size: height and width of the pictures; heads: of the text tower; own_tokenizer: its files are in the directory.
+    Attributes
+    ----------
+    directory
+        The directory.
+    weights
+        The file of weights.
+    vision
+        `vision_cfg` of the config.
+    preprocessing
+        `preprocess_cfg` of the config.
+    size
+        Height and width of the images, in pixels.
+    heads
+        Attention heads of the text tower.
+    quick_gelu
+        Whether the activation is OpenAI's approximation of GELU.
+    own_tokenizer
+        Whether the directory contains a tokenizer.
     """
 
     directory: Path
@@ -78,7 +107,18 @@ class OpenClipFiles(NamedTuple):
 
 
 def find_checkpoint(name: str) -> Path:
-    """The directory or file of a checkpoint, downloaded if it is a hub id; raises CheckpointError."""
+    """Return the directory or file of a checkpoint; a hub id is downloaded.
+
+    Parameters
+    ----------
+    name
+        An embedded checkpoint, a directory, a file, or a hub id.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint does not exist or cannot be downloaded.
+    """
     if name in EMBEDDED:
         return assets.verified(name)
     if exists(name):
@@ -86,8 +126,11 @@ def find_checkpoint(name: str) -> Path:
     name = name.removeprefix(HUB_PREFIX)
     if not HUB_ID.fullmatch(name):
         raise CheckpointError(
-            f"checkpoint {name!r} does not exist: name a directory or file that does, a hub id like"
-            f" openai/clip-vit-base-patch16, or an embedded one, {' or '.join(EMBEDDED)}; write ~ out"
+            where="checkpoint",
+            allowed="a directory or file that exists, a hub id such as openai/clip-vit-base-patch16, or an embedded"
+            f" checkpoint ({' or '.join(EMBEDDED)})",
+            got=name,
+            remedy="Correct the name; a path must not start with ~",
         )
     from huggingface_hub import snapshot_download
 
@@ -96,33 +139,50 @@ def find_checkpoint(name: str) -> Path:
         if (directory / open_clip_models.CONFIG).is_file() and not any(directory.glob("*.safetensors")):
             snapshot_download(name, allow_patterns=[OPEN_CLIP_WEIGHTS[1]])
         return directory
-    except Exception as error:  # network, authorisation and name errors of several libraries
+    except Exception as error:  # network, authorization and name errors of several libraries
         raise CheckpointError(
-            f"checkpoint {name!r} is neither a directory nor to be had from the hub: {first_line(error)};"
-            f" --backbone {PHOTOCLIP}, which is embedded and knows photographs, works at once; or download the"
-            " checkpoint elsewhere and name its directory with --backbone"
+            f"it is not a local directory and cannot be downloaded from the hub ({first_line(error)})",
+            where=f"checkpoint {name!r}",
+            remedy=f"Use --backbone {PHOTOCLIP}, an embedded checkpoint for photographs, or download the checkpoint"
+            " elsewhere and name its directory with --backbone",
         ) from error
 
 
 def licence_of(directory: Path) -> str:
-    """The licence that a model card's header states, or "not stated"."""
+    """Return the licence in the header of a model card, or "not stated"."""
     from huggingface_hub import metadata_load
 
     try:
         header = metadata_load(directory / CARD) or {}
-    except Exception:  # it may be any text: nothing is read from it but this
+    except Exception:  # the card may be any text, and nothing else is read from it
         header = {}
     return str(header.get("license", "not stated"))
 
 
 def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpoint:
-    """A dual encoder of transformers; raises CheckpointError for files that are not one's, or not complete."""
+    """Read a dual encoder of transformers.
+
+    Parameters
+    ----------
+    name
+        Name of the checkpoint in messages.
+    directory
+        The directory to read.
+    dtype
+        Precision of the weights.
+
+    Raises
+    ------
+    CheckpointError
+        If the files are incomplete or not from a dual encoder.
+    """
     import transformers
 
     incomplete = CheckpointError(
-        f"checkpoint {name!r} must hold config.json and model.safetensors, or {open_clip_models.CONFIG} and"
-        f" {OPEN_CLIP_WEIGHTS[0]}; found {found_in(directory)} in {directory}: fetch what is missing, or name a file of"
-        " weights itself"
+        f"the directory {directory} must contain config.json and model.safetensors, or {open_clip_models.CONFIG} and"
+        f" {OPEN_CLIP_WEIGHTS[0]}, but contains {found_in(directory)}",
+        where=f"checkpoint {name!r}",
+        remedy="Download the missing files, or name a file of weights instead of the directory",
     )
     if not (directory / "config.json").is_file():
         raise incomplete
@@ -132,12 +192,14 @@ def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpo
         kind = transformers.AutoConfig.from_pretrained(directory, **local).model_type
         if kind not in FAMILIES:
             raise CheckpointError(
-                f"checkpoint {name!r} must be of a model_type {' or '.join(map(repr, FAMILIES))}, its config.json has"
-                f" {kind!r}: choose a dual encoder, such as openai/clip-vit-base-patch16"
+                where=f"model_type in {directory / 'config.json'}",
+                allowed=f"one of {', '.join(map(repr, FAMILIES))}",
+                got=kind,
+                remedy="Choose a dual encoder, such as openai/clip-vit-base-patch16",
             )
         if not has_transformers_weights(directory):
             raise incomplete
-        # Of the older files it reads tensors alone, too (weights_only).
+        # It also reads only tensors from the older files (weights_only).
         model, report = getattr(transformers, FAMILIES[kind]).from_pretrained(
             directory, dtype=dtype, use_safetensors=not older, output_loading_info=True, **local
         )
@@ -145,37 +207,40 @@ def read_transformers(name: str, directory: Path, dtype: torch.dtype) -> Checkpo
         tokenizer = _tokenizer(name, directory, kind, model.config.text_config.vocab_size, local)
     except CheckpointError:
         raise
-    except Exception as error:  # whatever the files make the loaders raise, the user needs one line
+    except Exception as error:  # the loaders raise many kinds of errors; the user needs one line
         raise CheckpointError(
-            f"checkpoint {name!r} cannot be read from {directory}: {first_line(error)};"
-            " it must hold config.json, model.safetensors, tokenizer and preprocessor files of a dual encoder"
+            f"the directory {directory} cannot be read ({first_line(error)})",
+            where=f"checkpoint {name!r}",
+            remedy="Download config.json, model.safetensors, and the tokenizer and preprocessor files",
         ) from error
-    if report["missing_keys"]:
+    if missing := report["missing_keys"]:
+        others = report["unexpected_keys"]
+        unexpected = f", and it has unexpected weights, for example {min(others)}" if others else ""
         raise CheckpointError(
-            f"checkpoint {name!r} in {directory} lacks {len(report['missing_keys'])} weights of a"
-            f" {FAMILIES[kind]}, the first is {min(report['missing_keys'])}"
-            + (f", and has {min(others)} and others in their place" if (others := report["unexpected_keys"]) else "")
-            + ": fetch it again, or name a complete one"
+            f"the directory {directory} lacks {len(missing)} weights of a {FAMILIES[kind]}, for example"
+            f" {min(missing)}{unexpected}",
+            where=f"checkpoint {name!r}",
+            remedy="Download it again, or choose a complete checkpoint",
         )
     files = {file for pattern in [*FILES, *([OLDER] if older else [])] for file in directory.glob(pattern)}
     return Checkpoint(model, processor, tokenizer, sorted(files))
 
 
 def has_transformers_weights(directory: Path) -> bool:
-    """Whether a directory has weights under the names that transformers gives them."""
+    """Return whether a directory contains weights under the file names of transformers."""
     return (directory / "config.json").is_file() and any(
         True for pattern in (NEWER, OLDER) for _ in directory.glob(pattern)
     )
 
 
 def found_in(directory: Path) -> str:
-    """The configs and weights in a directory, for a message."""
+    """Return the names of the configs and weights in a directory, for a message."""
     names = sorted({file.name for pattern in ("*config.json", *WEIGHTS) for file in directory.glob(pattern)})
     return ", ".join(names) or "neither a config nor weights"
 
 
 def _tokenizer(name: str, directory: Path, kind: str, vocabulary: int, local: Mapping[str, Any]) -> Any:
-    """The tokenizer of a directory, or OpenAI's where it has none and the text tower is of OpenAI's vocabulary."""
+    """Return the tokenizer of a directory; without one, OpenAI's if the text tower uses OpenAI's vocabulary."""
     import transformers
 
     if any(True for pattern in VOCABULARIES for _ in directory.glob(pattern)):
@@ -183,20 +248,34 @@ def _tokenizer(name: str, directory: Path, kind: str, vocabulary: int, local: Ma
         words = len(tokenizer) - len({*tokenizer.all_special_ids})
         if words > 0 and (kind != "clip" or len(tokenizer) <= vocabulary):
             return tokenizer
-        what = f"has a tokenizer of {len(tokenizer)} tokens, {words} of them words"
+        found = f"contains a tokenizer of {len(tokenizer)} tokens, of which {words} are words"
     else:
-        what, words = f"has no tokenizer ({', '.join(VOCABULARIES)})", 0
+        found, words = f"contains no tokenizer ({', '.join(VOCABULARIES)})", 0
     if kind == "clip" and vocabulary == END + 1 and words <= 0:
         return openai_tokenizer()
     raise CheckpointError(
-        f"checkpoint {name!r} {what} in {directory}, and its text tower reads {vocabulary} tokens: fetch the"
-        " tokenizer's files, too"
+        f"the directory {directory} {found}, but the text tower reads {vocabulary} tokens",
+        where=f"checkpoint {name!r}",
+        remedy="Download the tokenizer's files",
     )
 
 
 def read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClipFiles | open_clip_models.OpenClip:
-    """A checkpoint of OpenCLIP's, with the library only if the config declares other towers than CLIP's own, or
-    EfficientNet-Lite0 beside CLIP's text tower; raises CheckpointError.
+    """Read a checkpoint of OpenCLIP.
+
+    The library is not needed for CLIP's own towers, and for EfficientNet-Lite0 with CLIP's text tower.
+
+    Parameters
+    ----------
+    directory
+        The directory to read.
+    dtype
+        Precision of the weights.
+
+    Raises
+    ------
+    CheckpointError
+        If the config is not from OpenCLIP, or if weights are missing.
     """
     file = directory / open_clip_models.CONFIG
     try:
@@ -211,10 +290,16 @@ def read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClip
         quick, heads = bool(config.get("quick_gelu", False)), int(text.get("heads", 0))
         vision_head = int(vision.get("head_width", HEAD))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file} is not OpenCLIP's: {first_line(error)}; fetch it again") from error
+        raise CheckpointError(
+            f"this is not a config of OpenCLIP ({first_line(error)})", where=str(file), remedy="Download it again"
+        ) from error
     weights = next((directory / name for name in OPEN_CLIP_WEIGHTS if (directory / name).is_file()), None)
     if weights is None:
-        raise CheckpointError(f"checkpoint {directory} lacks {' or '.join(OPEN_CLIP_WEIGHTS)}: fetch it again")
+        raise CheckpointError(
+            f"the directory must contain {' or '.join(OPEN_CLIP_WEIGHTS)}",
+            where=f"checkpoint {directory}",
+            remedy="Download the missing file",
+        )
     if efficient:
         return OpenClipFiles(
             directory,
@@ -233,46 +318,75 @@ def read_open_clip(directory: Path, dtype: torch.dtype) -> Checkpoint | OpenClip
 
 
 def agrees(section: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    """Whether a section of OpenCLIP's config has these values, or leaves them out."""
+    """Return whether a section of OpenCLIP's config has the given values or omits them."""
     return all(section.get(key, value) == value for key, value in values.items())
 
 
 def converted(
     files: list[Path], dtype: torch.dtype, preprocessing: Mapping[str, Any] | None = None, **shape: Any
 ) -> Checkpoint:
-    """A checkpoint with OpenAI's names of weights, in the last of its files; shape: as `to_clip_model` takes it."""
+    """Read a checkpoint whose last file contains weights under OpenAI's names.
+
+    Parameters
+    ----------
+    files
+        The files of the checkpoint.
+    dtype
+        Precision of the weights.
+    preprocessing
+        OpenCLIP's `preprocess_cfg`.
+    shape
+        Keyword arguments of `to_clip_model`.
+    """
     model: Any = to_clip_model(read_weights(files[-1]), str(files[-1]), **shape)
     processor = OpenClipProcessor.of(preprocessing or {}, model.config.vision_config.image_size)
     return Checkpoint(model.to(dtype), processor, openai_tokenizer(), files)
 
 
 def openai_tokenizer() -> Any:
-    """OpenAI's, which ships with the package, for a checkpoint that comes without one."""
+    """Return OpenAI's tokenizer, which ships with the package, for checkpoints without a tokenizer."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(assets.verified(TOKENIZER), local_files_only=True)
 
 
 def read_own_tokenizer(directory: Path, tokens: int) -> tuple[AnyTokenizer, list[Path]]:
-    """The tokenizer of a CLIP-shaped text tower, as OpenCLIP reads it from a directory, and its files."""
+    """Return the tokenizer of a CLIP-shaped text tower, as OpenCLIP reads it from a directory, and its files.
+
+    Parameters
+    ----------
+    directory
+        The directory of the checkpoint.
+    tokens
+        Size of the text tower's vocabulary.
+
+    Raises
+    ------
+    CheckpointError
+        If the tokenizer cannot be read or does not fit the text tower.
+    """
     from transformers import AutoTokenizer
 
     try:
         given = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever the files make the loader raise, the user needs one line
+    except Exception as error:  # the loader raises many kinds of errors; the user needs one line
         raise CheckpointError(
-            f"the tokenizer of {directory} cannot be read: {first_line(error)}; fetch its tokenizer files again"
+            f"the tokenizer cannot be read ({first_line(error)})",
+            where=f"checkpoint {directory}",
+            remedy="Download the tokenizer's files again",
         ) from error
     tokenizer = AnyTokenizer.of(given, _one_space)
     if len(tokenizer.start) != 1 or tokenizer.eos_token_id != tokens - 1 or len(tokenizer) != tokens:
         raise CheckpointError(
-            f"the tokenizer of {directory} must put one token ahead of a text and {tokens - 1} behind it, the last of"
-            f" {tokens}, at which OpenCLIP reads the text; it has {len(tokenizer)} tokens and puts"
-            f" {list(tokenizer.start)} ahead and {tokenizer.eos_token_id} behind: fetch its tokenizer files again"
+            f"the tokenizer must have {tokens} tokens, and put one token before a text and token {tokens - 1}, at which"
+            f" OpenCLIP reads the text, after it, but it has {len(tokenizer)} tokens, and puts {list(tokenizer.start)}"
+            f" before and {tokenizer.eos_token_id} after a text",
+            where=f"checkpoint {directory}",
+            remedy="Download the tokenizer's files again",
         )
     return tokenizer, sorted({file for pattern in TOKENIZER_FILES for file in directory.glob(pattern)})
 
 
 def _one_space(text: str) -> str:
-    """A text with one space between words, which is what OpenCLIP does to it for such a tokenizer."""
+    """Return a text with one space between words, as OpenCLIP prepares it for such a tokenizer."""
     return " ".join(text.split())

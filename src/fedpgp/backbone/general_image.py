@@ -1,8 +1,8 @@
-"""Images -> pooled and patch features, by the model's own modules: for every image tower that is not CLIP's.
+"""Compute pooled and patch features with the model's own modules, for every image tower other than CLIP's.
 
-A patch feature is what the tower's own pooling and projection make of that position alone. Where the pooled feature is
-a mean of projected positions, these are the positions of the mean. Where it is pooled by attention, a position that is
-seen alone has all of the weight, which gives its projected value, as in dense variants of CLIP.
+A patch feature is the result of the tower's own pooling and projection for this position only. If the pooled feature
+is the mean of projected positions, the patch features are the positions of this mean. If the tower pools by attention,
+a single position gets the whole attention weight, which gives its projected value, as in dense variants of CLIP.
 
 Letters: B images, P patches, w width of the tower, D feature width, H x W the grid.
 """
@@ -22,10 +22,24 @@ from fedpgp.backbone.image import PATCHES, POOLED, ImageEncoder, digest
 
 @dataclass(frozen=True)
 class GeneralImageEncoder:
-    """The frozen image tower of any dual encoder with the preprocessing that belongs to it.
+    """Frozen image tower of any dual encoder, with its preprocessing.
 
-    tower_modules: what it consists of; pool: pixels [B, 3, H, W] -> [B, D]; positions: pixels -> [B, P, D], None for a
-    tower without positions. size: width and height of the pictures that it reads. settings: what its architecture is.
+    Attributes
+    ----------
+    tower_modules
+        Modules of the tower.
+    pool
+        Function from pixels [B, 3, H, W] to pooled features [B, D].
+    positions
+        Function from pixels to the features of all positions [B, P, D]; None if the tower has no positions.
+    processor
+        The preprocessing.
+    size
+        Width and height of the images that the tower reads, in pixels.
+    settings
+        Description of the architecture, for the fingerprint.
+    layers
+        Number of layers that a method can change: 0, because the tower's code belongs to another library.
     """
 
     tower_modules: Sequence[nn.Module]
@@ -35,28 +49,38 @@ class GeneralImageEncoder:
     size: tuple[int, int]
     settings: Mapping[str, Any]
 
-    layers = 0  # that a method can change: the tower's code is not ours
+    layers = 0
     token_width = 0
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
-        """B pictures -> image features [B, D] of unit length, in the precision and on the device of the weights."""
+        """Return unit-length image features [B, D] of B images, in the precision and on the device of the weights."""
         return self.encode(self.processor(images=list(images), return_tensors="pt")["pixel_values"])
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor, kind: str = POOLED) -> Tensor:
-        """What is kept of preprocessed pictures [B, 3, H, W]: "pooled": [B, D]; "patches": [B, P, D]; of unit length.
+        """Return the unit-length features of preprocessed images [B, 3, H, W].
 
-        Raises ValueError for another kind, which methods that change the tower ask for.
+        Parameters
+        ----------
+        pixels
+            The preprocessed images.
+        kind
+            "pooled" for [B, D], or "patches" for [B, P, D].
+
+        Raises
+        ------
+        ValueError
+            If the kind is another one, which methods that change the tower request.
         """
         pixels = pixels.to(self.device, self.dtype)
         if kind == POOLED:
             return F.normalize(self.pool(pixels), dim=-1)
         if kind != PATCHES or self.positions is None:
-            raise ValueError(f"this image tower keeps {POOLED} features of an image, got {kind}")
+            raise ValueError(f"the features of this image tower must be of the kind {POOLED!r}, got {kind!r}")
         return F.normalize(self.positions(pixels), dim=-1)
 
     def shape(self, kind: str) -> tuple[int, ...]:
-        """Of what `encode` keeps of one picture."""
+        """Return the shape of the features that `encode` computes for one image."""
         return (self.width,) if kind == POOLED else (self.patches, self.width)
 
     @property
@@ -73,12 +97,12 @@ class GeneralImageEncoder:
 
     @cached_property
     def width(self) -> int:
-        """D, the width of a feature."""
+        """Width D of a feature."""
         return self.encode(self._blank).shape[1]
 
     @cached_property
     def patches(self) -> int:
-        """P, 0 for a tower that has none in the space of the features."""
+        """Number of patches P; 0 if the tower has no patches in the feature space."""
         return 0 if self.positions is None else self.encode(self._blank, PATCHES).shape[1]
 
     @property
@@ -89,7 +113,7 @@ class GeneralImageEncoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the tower's weights, architecture, preprocessing and precision."""
+        """SHA-256 of the tower's weights, architecture, preprocessing and precision."""
         return digest([self.settings, self.processor.to_dict()], self.tower_modules)
 
 

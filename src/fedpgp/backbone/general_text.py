@@ -1,9 +1,9 @@
-"""Prompts x class names -> text features, by the model's own modules: for every text tower that is not CLIP-shaped.
+"""Compute text features of prompts and class names for every text tower that is not CLIP-shaped.
 
-CLIP's tower is causal, so that classes share what stands ahead of their names (text.py). A bidirectional tower reads
-the whole sequence in every row: no hidden state is the same for two classes, and nothing can be left out. So each class
-is a whole sequence here, and the tower's own code computes it. The context vectors take the place of the embeddings of
-filler tokens, whatever the tower then adds to these, masks and pools.
+CLIP's tower is causal, so classes share the computation of everything before their names (text.py). In a bidirectional
+tower, every row depends on the whole sequence: no hidden state is the same for two classes, and nothing can be skipped.
+Therefore each class is a complete sequence here, and the tower's own code computes it. The context vectors replace
+the embeddings of filler tokens, before the tower adds position embeddings, masks and pools.
 
 Letters: K prompts, C classes, M context vectors, S sequences, L positions, d token width, D feature width.
 """
@@ -21,11 +21,21 @@ from fedpgp.backbone.layers import Prompt, kept_for_backward, recomputed
 from fedpgp.backbone.tokens import ClassTokens, Position
 from fedpgp.errors import CheckpointError
 
-_SPLICING = threading.RLock()  # a hook on the embedding changes the tower for every thread that reads with it
+_SPLICING = threading.RLock()  # a hook on the embedding changes the tower for all threads
 
 
 class Layout(NamedTuple):
-    """The sequences of C classes. ids, mask: [C, L]; places: [C, M], where the context vectors stand."""
+    """Sequences of C classes.
+
+    Attributes
+    ----------
+    ids
+        [C, L], token ids.
+    mask
+        [C, L], 1 for a token and 0 for padding.
+    places
+        [C, M], positions of the context vectors.
+    """
 
     ids: Tensor
     mask: Tensor
@@ -34,14 +44,31 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class GeneralTextEncoder:
-    """The frozen text tower of any dual encoder.
+    """Frozen text tower of any dual encoder.
 
-    tower: ids [S, L] and mask [S, L] -> features [S, D]; embedding: its token embedding.
-    start: tokens ahead of a text; filler: a token without a special meaning; pad: what fills a sequence up.
-    positions: the longest sequence. padded: the tower attends to padding, so all sequences are filled up to that.
-    pads_ahead: the padding stands ahead of the text.
-    memory: bytes that a call keeps for its backward pass; with more, sequences are encoded piece by piece, and each
-    piece once more when gradients are asked for.
+    Attributes
+    ----------
+    tower
+        Module from ids [S, L] and mask [S, L] to features [S, D].
+    embedding
+        Token embedding of the tower.
+    start
+        Tokens before a text.
+    filler
+        A token without a special meaning.
+    pad
+        Token that fills a sequence up.
+    positions
+        Length of the longest sequence.
+    padded
+        Whether the tower attends to padding, so that all sequences must have the length `positions`.
+    pads_ahead
+        Whether the padding precedes the text.
+    memory
+        Bytes that a call may keep for its backward pass. If more are needed, sequences are encoded in pieces, and each
+        piece is computed again in the backward pass.
+    layers
+        Layers that a method can change: none, because the tower's code belongs to another library.
     """
 
     tower: nn.Module
@@ -55,46 +82,64 @@ class GeneralTextEncoder:
     memory: int = 2 * 2**30
     _kept: dict[int, int] = field(default_factory=dict, repr=False)
 
-    layers = ()  # that vectors or adapters of a method can enter: the tower's code is not ours
+    layers = ()
 
     @property
     def tokens(self) -> Tensor:
-        """[vocabulary, d]"""
+        """Token embeddings [vocabulary, d]."""
         weight = self.embedding.weight
         assert isinstance(weight, Tensor)
         return weight
 
     @property
     def token_width(self) -> int:
-        """d, the width of a token embedding and of a context vector."""
+        """Width d of a token embedding and of a context vector."""
         return self.tokens.shape[1]
 
     @property
     def longest(self) -> int:
-        """The longest sequence that the encoder reads, with one token ahead of the text and [EOS] included."""
+        """Length of the longest sequence, including one token before the text and [EOS]."""
         return self.positions + 1 - len(self.start)
 
     @property
     def products(self) -> torch.dtype:
-        """The precision of the matrix products."""
+        """Precision of the matrix products."""
         return self.tokens.dtype
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token ids [...] -> token embeddings [..., d], as they go into the tower."""
+        """Return the input embeddings [..., d] of token ids [...]."""
         with torch.no_grad():
             embedded = self.embedding(ids.to(self.tokens.device))
         assert isinstance(embedded, Tensor)
         return embedded
 
     def rows(self, context: Tensor | Prompt, classes: ClassTokens, position: Position = "end") -> int:
-        """C · L, the rows that one context takes with these classes."""
+        """Return C · L, the number of rows of one context with these classes."""
         return self._layout(classes, Prompt.of(context).vectors.shape[-2], position).ids.numel()
 
     def __call__(self, contexts: Tensor | Prompt, classes: ClassTokens, position: Position = "end") -> Tensor:
-        """Contexts [K, M, d] or [K, C, M, d] and the tokens of C classes -> text features [K, C, D] of unit length.
+        """Return the text features of contexts with the tokens of C classes.
 
-        position: of the class name in the context. Gradients flow to the contexts. Raises CheckpointError for a
-        sequence that is longer than the tower reads, and for vectors or adapters in deeper layers.
+        Gradients flow to the contexts.
+
+        Parameters
+        ----------
+        contexts
+            [K, M, d], or [K, C, M, d] with a context for each class.
+        classes
+            Tokens of C classes.
+        position
+            Position of the class name in the context.
+
+        Returns
+        -------
+        Tensor
+            [K, C, D], of unit length.
+
+        Raises
+        ------
+        CheckpointError
+            If a sequence is too long for the tower, or if the prompt has vectors or adapters in deeper layers.
         """
         vectors = _vectors_of(contexts)
         K, M, C = len(vectors), vectors.shape[-2], len(classes)
@@ -117,7 +162,10 @@ class GeneralTextEncoder:
     def each(
         self, contexts: Sequence[Tensor | Prompt], classes: ClassTokens, position: Position = "end"
     ) -> list[Tensor]:
-        """The features [C, D] of each of some contexts, [M, d] or [C, M, d]; those of one shape are read together."""
+        """Return the features [C, D] of each context, [M, d] or [C, M, d].
+
+        Contexts of equal shape are encoded together.
+        """
         vectors = [_vectors_of(context) for context in contexts]
         features: dict[int, Tensor] = {}
         for shape in dict.fromkeys(own.shape for own in vectors):
@@ -134,8 +182,10 @@ class GeneralTextEncoder:
         longest = max(map(len, rows))
         if longest > self.positions:
             raise CheckpointError(
-                f"a context of {context_length} vectors and the longest class name need {longest} positions,"
-                f" the checkpoint has {self.positions}: shorten the context or the class names"
+                f"a context of {context_length} vectors and the longest class name need {longest} positions, but the"
+                f" checkpoint has {self.positions}",
+                where="context_length",
+                remedy="Shorten the context or the class names",
             )
         length = self.positions if self.padded else longest
         begins = range(len(self.start), len(self.start) + ahead)
@@ -149,7 +199,7 @@ class GeneralTextEncoder:
         return Layout(torch.tensor(ids), (number < sizes).long(), places)
 
     def _encode(self, contexts: Tensor, layout: Layout) -> Tensor:
-        """[S, M, d] -> [S, D]"""
+        """Return the features [S, D] of sequences with contexts [S, M, d]."""
 
         def splice(module: nn.Module, arguments: Any, embedded: Tensor) -> Tensor:
             places = layout.places[..., None].expand(-1, -1, embedded.shape[-1])
@@ -164,7 +214,7 @@ class GeneralTextEncoder:
         return F.normalize(features.to(contexts.dtype), dim=-1)
 
     def _bytes(self, layout: Layout) -> int:
-        """That one sequence of this length keeps for the backward pass, counted once for each length."""
+        """Return the bytes that one sequence of this length keeps for the backward pass, measured once per length."""
         length = layout.ids.shape[1]
         if length not in self._kept:
             frozen = (*self.tower.parameters(), *self.tower.buffers())
@@ -177,11 +227,13 @@ class GeneralTextEncoder:
 
 
 def _vectors_of(context: Tensor | Prompt) -> Tensor:
-    """Raises CheckpointError for a prompt with vectors or adapters in deeper layers."""
+    """Return the vectors of a prompt; raise CheckpointError if it has vectors or adapters in deeper layers."""
     prompt = Prompt.of(context)
     if prompt.layers > 1 or prompt.adapters:
         raise CheckpointError(
-            "this checkpoint's text tower takes no vectors or adapters in its layers, a CLIP-shaped one does:"
-            " choose another method, or a checkpoint such as openai/clip-vit-base-patch16"
+            "the text tower of this checkpoint does not support vectors or adapters in its layers, because it is not"
+            " CLIP-shaped",
+            where="backbone.checkpoint",
+            remedy="Choose another method, or a CLIP-shaped checkpoint such as openai/clip-vit-base-patch16",
         )
     return prompt.vectors

@@ -1,8 +1,8 @@
-"""Images -> what is kept of them, with the frozen image tower, and the tower with a method's prompts in it.
+"""Compute features of images with the frozen image tower, and run the tower with a method's prompts in it.
 
-What does not depend on what is trained is computed once and kept (`ImageEncoder.encode`): the work of `ImageTower`
-begins at the lowest layer that a method changes. In the first of its layers the patches' queries, keys and values need
-no gradient, and in the last one everything but keys and values is computed for the class token alone.
+Everything that does not depend on trained parameters is computed once and kept (`ImageEncoder.encode`). `ImageTower`
+starts at the lowest layer that a method changes. In its first layer, the queries, keys and values of the patches need
+no gradient. In its last layer, only keys and values are computed for all tokens, and the rest for the class token.
 
 Letters: B images, P patches, T = 1 + P tokens, m vectors of a visual prompt, w width of the tower, D feature width.
 """
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
     from fedpgp.backbone.open_clip_processor import OpenClipProcessor
 
-POOLED, PATCHES = "pooled", "patches"  # kinds of what is kept of an image; the third is that of `state_below`
+POOLED, PATCHES = "pooled", "patches"  # kinds of features of an image; `state_below` returns the others
 STATE = "layer-"
 
 
 def state_below(layer: int) -> str:
-    """The kind of what goes into a layer of the tower, counted from 0."""
+    """Return the kind of the hidden states that enter a layer of the tower, counted from 0."""
     return f"{STATE}{layer}"
 
 
 def digest(settings: Sequence[Mapping[str, Any]], modules: Sequence[torch.nn.Module]) -> str:
-    """SHA-256 over settings and over the weights of modules, with their precision."""
+    """Return the SHA-256 of settings and of the weights of modules, including their precision."""
     kept = [{k: v for k, v in part.items() if k not in ("transformers_version", "_name_or_path")} for part in settings]
     value = hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode())
     for module in modules:
@@ -51,10 +51,18 @@ def digest(settings: Sequence[Mapping[str, Any]], modules: Sequence[torch.nn.Mod
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """The frozen image tower of a CLIP with the preprocessing that belongs to it, in the precision of its weights.
+    """Frozen image tower of a CLIP, with its preprocessing, in the precision of its weights.
 
-    An image is encoded once, so there is little to gain from bfloat16 here, and what it rounds off stays off.
-    patch_kind: of a ResNet's patch features, see `ResNetTower.positions`.
+    Each image is encoded once, so bfloat16 would save little time here, and its rounding errors would remain.
+
+    Attributes
+    ----------
+    model
+        The CLIP.
+    processor
+        The preprocessing.
+    patch_kind
+        Kind of a ResNet's patch features, see `ResNetTower.positions`.
     """
 
     model: "CLIPModel"
@@ -62,15 +70,20 @@ class ImageEncoder:
     patch_kind: str = "value"
 
     def __call__(self, images: "Sequence[Image]") -> Tensor:
-        """B pictures -> image features [B, D] of unit length, in the precision and on the device of the weights."""
+        """Return unit-length image features [B, D] of B images, in the precision and on the device of the weights."""
         return self.encode(self.processor(images=list(images), return_tensors="pt")["pixel_values"])
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor, kind: str = POOLED) -> Tensor:
-        """What is kept of preprocessed pictures [B, 3, H, W].
+        """Return features or hidden states of preprocessed images [B, 3, H, W].
 
-        kind: "pooled": [B, D] of unit length; "patches": [B, P, D] of unit length, each read and projected as the class
-        token is; or `state_below` a layer: [B, T, w].
+        Parameters
+        ----------
+        pixels
+            The preprocessed images.
+        kind
+            "pooled" for [B, D] of unit length; "patches" for [B, P, D] of unit length, each normalized and projected
+            like the class token; or the `state_below` of a layer for [B, T, w].
         """
         vision = self.model.vision_model
         pixels = pixels.to(self.device, self.dtype)
@@ -87,17 +100,17 @@ class ImageEncoder:
         return state
 
     def pool(self, pixels: Tensor) -> Tensor:
-        """Preprocessed pictures [B, 3, H, W] -> image features [B, D] before they are normalised."""
+        """Return image features [B, D] of preprocessed images [B, 3, H, W], before normalization."""
         features: Tensor = self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
         return features
 
     @property
     def tower_modules(self) -> Sequence[torch.nn.Module]:
-        """What the tower consists of."""
+        """Modules of the tower."""
         return self.model.vision_model, self.model.visual_projection
 
     def shape(self, kind: str) -> tuple[int, ...]:
-        """Of what `encode` keeps of one picture."""
+        """Return the shape of the features that `encode` computes for one image."""
         if kind == POOLED:
             return (self.width,)
         return (self.patches, self.width) if kind == PATCHES else (1 + self.patches, self.token_width)
@@ -108,23 +121,23 @@ class ImageEncoder:
 
     @property
     def patches(self) -> int:
-        """P: of a vision transformer its patches, of a ResNet the places of its last stage."""
+        """Number P of patches of a vision transformer, or of positions in the last stage of a ResNet."""
         side = self._config.image_size // (self._config.patch_size if self.layers else STRIDE)
         return side**2
 
     @property
     def layers(self) -> int:
-        """Of the tower."""
+        """Number of layers of the tower."""
         return self._config.num_hidden_layers
 
     @property
     def token_width(self) -> int:
-        """w, the width of the tower's tokens and of a visual prompt's vectors."""
+        """Width w of the tower's tokens and of a visual prompt's vectors."""
         return self._config.hidden_size
 
     @cached_property
     def tower(self) -> "ImageTower":
-        """The tower for what a method trains in it, from weights of its own."""
+        """The tower in which a method trains prompts, with a copy of the weights."""
         return ImageTower.of(self.model)
 
     @property
@@ -137,17 +150,17 @@ class ImageEncoder:
 
     @property
     def width(self) -> int:
-        """D, the width of a feature."""
+        """Width D of a feature."""
         return self.model.visual_projection.out_features
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the pictures that the tower reads, in pixels."""
+        """Width and height of the images that the tower reads, in pixels."""
         return self._config.image_size, self._config.image_size
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the tower's weights, architecture, preprocessing and precision; not over text or tokenizer."""
+        """SHA-256 of the image tower's weights, architecture, preprocessing and precision."""
         settings = [self._config.to_dict(), self.processor.to_dict()]
         if self.patch_kind != "value":
             settings.append({"patches": self.patch_kind})
@@ -156,21 +169,32 @@ class ImageEncoder:
 
 @dataclass(frozen=True, eq=False)
 class ImageTower:
-    """The frozen image tower of a CLIP: plain tensors and a forward pass.
+    """Frozen image tower of a CLIP: plain tensors and a forward pass.
 
-    memory: bytes that a call keeps for its backward pass; what needs more is read piece by piece, and each piece once
-    more when gradients are asked for.
+    Attributes
+    ----------
+    layers
+        The transformer layers.
+    first_norm
+        The normalization before the first layer.
+    final_norm
+        The normalization after the last layer.
+    projection
+        [D, w].
+    memory
+        Bytes that a call may keep for its backward pass. If more are needed, images are encoded in pieces, and each
+        piece is computed again in the backward pass.
     """
 
     layers: Layers
     first_norm: Affine
     final_norm: Affine
-    projection: Tensor  # [D, w]
+    projection: Tensor
     memory: int = 2 * 2**30
 
     @classmethod
     def of(cls, model: "CLIPModel") -> "ImageTower":
-        """The image tower of a transformers CLIPModel; raises CheckpointError for one that is not CLIP-shaped."""
+        """Return the image tower of a CLIPModel of transformers; raise CheckpointError if it is not CLIP-shaped."""
         state = {name: weight.detach() for name, weight in model.state_dict().items()}
         return cls(
             layers=Layers.of(state, "vision_model", model.config.vision_config, model.dtype),
@@ -180,26 +204,50 @@ class ImageTower:
         )
 
     def each(self, states: Tensor, prompts: Sequence[Prompt], first: int) -> list[Tensor]:
-        """The features [B, D], of unit length, of the same images as the tower sees them with each of some prompts.
+        """Return the features of the same images for each of several prompts.
 
-        states: [B, T, w], what goes into layer `first`. A prompt's vectors stand behind the patches, without places and
-        through the normalisation before the first layer (MaPLe's code); where `first` is not 0 it has none.
-        Gradients flow to the prompts. Raises CheckpointError for a prompt or a layer that is deeper than the tower.
+        The vectors of a prompt follow the patches, without position embeddings. They pass through the normalization
+        before the first layer, as in MaPLe's code. If `first` is not 0, the prompts have no vectors. Gradients flow to
+        the prompts.
+
+        Parameters
+        ----------
+        states
+            [B, T, w], the input of layer `first`.
+        prompts
+            The prompts.
+        first
+            Number of the first layer to compute.
+
+        Returns
+        -------
+        list
+            For each prompt, unit-length features [B, D].
+
+        Raises
+        ------
+        CheckpointError
+            If a prompt or `first` is deeper than the tower, or if a prompt changes a layer below `first`.
         """
         for prompt in prompts:
             lowest = 0 if len(prompt.vectors) or prompt.deeper is not None else min(prompt.adapters, default=first)
             if lowest < first:
                 raise CheckpointError(
-                    f"a prompt that changes what is below layer {first} of the image tower, from 0, needs first_layer"
-                    " to be lower: vectors stand at layer 0"
+                    where="first_layer of the method",
+                    allowed=f"at most {lowest}, the lowest layer of the image tower that the prompt changes",
+                    got=first,
+                    remedy=f"Set first_layer to {lowest}",
                 )
             self.layers.check_depth(prompt, "image")
         if not 0 <= first < len(self.layers):
             raise CheckpointError(
-                f"the image tower has {len(self.layers)} layers, from 0, there is none with number {first}"
+                where="first_layer of the method",
+                allowed=f"0 to {len(self.layers) - 1}, because the image tower has {len(self.layers)} layers",
+                got=first,
+                remedy="Choose one of these layers, or a deeper checkpoint",
             )
         rows = states.shape[1] + max((len(prompt.vectors) for prompt in prompts), default=0)
-        # Beside its numbers of width w, each row keeps what it sees of all others, by heads: long sequences tell.
+        # Each row keeps some vectors of width w, and for each head its attention to all rows.
         numbers = (KEPT * self.layers.width + self.layers.heads * rows) * (len(self.layers) - first)
         allowed = max(1, self.memory // (numbers * rows * states.element_size()))  # images at once
         if len(prompts) * len(states) <= allowed:
@@ -210,7 +258,7 @@ class ImageTower:
         ]
 
     def _see(self, states: Tensor, prompt: Prompt, first: int) -> Tensor:
-        """[B, T, w] -> [B, D]"""
+        """Return the features [B, D] of hidden states [B, T, w]."""
         layers, last = self.layers, len(self.layers) - 1
         vectors = layers.normalise(prompt.vectors, self.first_norm).expand(len(states), -1, -1)
         x = torch.cat([states, vectors], dim=1)
@@ -230,7 +278,7 @@ class ImageTower:
 
 
 def _replaced(x: Tensor, tokens: int, prompt: Prompt, number: int) -> Tensor:
-    """What goes into a layer: with the prompt's vectors of that layer behind the image's tokens."""
+    """Return the input of a layer, with the prompt's vectors for this layer after the image's tokens."""
     if prompt.deeper is None or not 0 < number <= len(prompt.deeper):
         return x
     own = prompt.deeper[number - 1].expand(len(x), -1, -1)

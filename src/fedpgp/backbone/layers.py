@@ -1,4 +1,4 @@
-"""What both towers of a CLIP are made of: transformer layers as plain tensors, and what a method adds to them.
+"""Transformer layers of both towers of a CLIP as plain tensors, and the parts that a method adds to them.
 
 Letters: d width, h width of an adapter, M vectors, J layers, R rows.
 """
@@ -15,31 +15,32 @@ from torch.utils.checkpoint import checkpoint
 
 from fedpgp.errors import CheckpointError
 
-# OpenAI's approximation of GELU, x·σ(1.702 x), is silu(1.702 x) / 1.702: the factors go into the weights around it.
+# OpenAI's approximation of GELU, x·σ(1.702 x), is silu(1.702 x) / 1.702. The adjacent weights absorb the factors.
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {
     "quick_gelu": (F.silu, 1.702),
     "gelu": (F.gelu, 1.0),
 }
-KEPT = 12  # numbers of width d that a row keeps in each layer for the backward pass: 11 to 12 by count
+KEPT = 12  # vectors of width d that a row keeps in each layer for the backward pass (counted: 11 to 12)
 
 
 class Affine(NamedTuple):
-    """A weight [out, in] and its bias, or the gain and the bias of a normalisation."""
+    """Weight [out, in] and bias of a linear map, or gain and bias of a normalization."""
 
     weight: Tensor
     bias: Tensor
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor], name: str) -> "Affine":
-        """The part of a model's state with that name."""
+        """Return the part of a model's state with the given name."""
         return cls(state[f"{name}.weight"], state[f"{name}.bias"])
 
     def to(self, dtype: torch.dtype) -> "Affine":
+        """Return a copy in the given precision."""
         return Affine(self.weight.to(dtype), self.bias.to(dtype))
 
 
 class Layer(NamedTuple):
-    """A transformer layer. rows: queries, which hold the attention's scale, keys and values in one product."""
+    """Transformer layer; `rows` computes queries (already scaled), keys and values in one product."""
 
     norm1: Affine
     rows: Affine
@@ -50,9 +51,20 @@ class Layer(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """A small network beside a whole layer: scale · up(relu(middle(relu(down(x))))).
+    """Small network parallel to a layer: scale · up(relu(middle(relu(down(x))))).
 
-    x: what goes into the layer, normalised as for its attention. down: [h, d]; middle: [h', h]; up: [d, h'].
+    Its input x is the input of the layer, normalized as for the layer's attention.
+
+    Attributes
+    ----------
+    down
+        Weight [h, d].
+    middle
+        Weight [h', h].
+    up
+        Weight [d, h'].
+    scale
+        Factor of the result.
     """
 
     down: Affine
@@ -66,11 +78,16 @@ class Adapter(NamedTuple):
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a tower reads beside what is frozen.
+    """Everything that a tower reads in addition to its frozen parts.
 
-    vectors: [M, d] at the first layer: in the text tower the context, in the image tower behind the patches.
-    deeper: [J − 1, M', d], M' ≤ M, which take the place of the first M' of them at the layers 1 … J − 1.
-    adapters: by the number of their layer.
+    Attributes
+    ----------
+    vectors
+        [M, d], input of the first layer: the context in the text tower, vectors after the patches in the image tower.
+    deeper
+        [J − 1, M', d] with M' ≤ M; they replace the first M' vectors at the layers 1 … J − 1.
+    adapters
+        Adapters by the number of their layer.
     """
 
     vectors: Tensor
@@ -80,18 +97,18 @@ class Prompt:
     def __post_init__(self) -> None:
         if self.deeper is not None and self.deeper.shape[-2] > self.vectors.shape[-2]:
             raise ValueError(
-                f"a prompt of {self.vectors.shape[-2]} vectors cannot have {self.deeper.shape[-2]} in a deeper layer:"
-                " they take the place of the first of those"
+                f"a prompt of {self.vectors.shape[-2]} vectors cannot have {self.deeper.shape[-2]} vectors in a deeper"
+                " layer, because the deeper vectors replace the first ones"
             )
 
     @classmethod
     def of(cls, context: "Tensor | Prompt") -> "Prompt":
-        """A context that is read as it is, or a prompt itself."""
+        """Return a prompt with this context; a prompt is returned unchanged."""
         return context if isinstance(context, Prompt) else cls(context)
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All of it, in a fixed order."""
+        """All tensors of the prompt, in a fixed order."""
         of_adapters = [
             tensor for number in sorted(self.adapters) for part in self.adapters[number][:3] for tensor in part
         ]
@@ -99,16 +116,28 @@ class Prompt:
 
     @property
     def layers(self) -> int:
-        """How many layers a tower must have at least."""
+        """Number of layers that a tower needs for this prompt."""
         depth = 1 if self.deeper is None else 1 + len(self.deeper)
         return max([depth, *(number + 1 for number in self.adapters)])
 
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """The frozen layers of one tower.
+    """Frozen layers of one tower.
 
-    Products work in the precision of their weights; normalisations and the sums between layers in that of what goes in.
+    Matrix products use the precision of their weights. Normalizations and the sums between layers use the precision of
+    the input.
+
+    Attributes
+    ----------
+    weights
+        The layers.
+    activation
+        The activation between the two linear maps of a layer.
+    heads
+        Number of attention heads.
+    epsilon
+        The constant in the denominator of the normalizations.
     """
 
     weights: Sequence[Layer]
@@ -118,15 +147,31 @@ class Layers:
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor], tower: str, config: Any, products: torch.dtype) -> "Layers":
-        """From the state of a transformers CLIPModel; tower: "text_model" or "vision_model"; config: the tower's.
+        """Create the layers from the state of a CLIPModel of transformers.
 
-        products: precision of the matrix products. Raises CheckpointError for an unknown activation.
+        Parameters
+        ----------
+        state
+            Weights by name.
+        tower
+            "text_model" or "vision_model".
+        config
+            The config of this tower.
+        products
+            Precision of the matrix products.
+
+        Raises
+        ------
+        CheckpointError
+            If the activation is unknown.
         """
         if config.hidden_act not in ACTIVATIONS:
             kind = tower.removesuffix("_model")
             raise CheckpointError(
-                f"hidden_act of the checkpoint's {kind}_config must be one of {', '.join(ACTIVATIONS)},"
-                f" got {config.hidden_act!r}"
+                where=f"hidden_act in the checkpoint's {kind}_config",
+                allowed=f"one of {', '.join(ACTIVATIONS)}",
+                got=config.hidden_act,
+                remedy="Choose another checkpoint",
             )
         activation, factor = ACTIVATIONS[config.hidden_act]
         scale = 1 / math.sqrt(config.hidden_size // config.num_attention_heads)
@@ -159,26 +204,28 @@ class Layers:
 
     @property
     def width(self) -> int:
-        """d"""
+        """Width d of the layers."""
         return len(self.weights[0].norm1.weight)
 
     def check_depth(self, prompt: Prompt, tower: str) -> None:
-        """Raises CheckpointError for a prompt that is deeper than this tower, called "text" or "image"."""
+        """Raise CheckpointError if a prompt is deeper than this tower, which messages call "text" or "image"."""
         if prompt.layers > len(self):
             raise CheckpointError(
-                f"a prompt for {prompt.layers} layers is too deep: the checkpoint's {tower} tower has {len(self)}"
+                f"the prompt needs {prompt.layers} layers, but the {tower} tower of the checkpoint has {len(self)}",
+                remedy="Use a prompt for fewer layers, or a deeper checkpoint",
             )
 
     def normalise(self, x: Tensor, affine: Affine) -> Tensor:
+        """Return the normalized rows."""
         return F.layer_norm(x, affine.weight.shape, affine.weight, affine.bias, self.epsilon)
 
     def rows(self, x: Tensor, number: int) -> Tensor:
-        """Queries, keys and values [..., 3d] of the numbers [..., d] that go into a layer."""
+        """Return queries, keys and values [..., 3d] for the input [..., d] of a layer."""
         layer = self.weights[number]
         return linear(self.normalise(x, layer.norm1), layer.rows)
 
     def asked(self, x: Tensor, number: int, asking: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Queries of the rows that `asking` picks, and keys and values [..., 2d] of all."""
+        """Return the queries of the rows that `asking` selects, and keys and values [..., 2d] of all rows."""
         layer, d = self.weights[number], self.width
         normal = self.normalise(x, layer.norm1)
         of_query = Affine(layer.rows.weight[:d], layer.rows.bias[:d])
@@ -186,7 +233,19 @@ class Layers:
         return linear(asking(normal), of_query), linear(normal, of_rows)
 
     def after_attention(self, x: Tensor, seen: Tensor, number: int, adapter: Adapter | None = None) -> Tensor:
-        """What leaves a layer. x: rows that go into it; seen: what its attention has found for them."""
+        """Return the output of a layer.
+
+        Parameters
+        ----------
+        x
+            Input of the layer.
+        seen
+            Output of its attention for the same rows.
+        number
+            Number of the layer.
+        adapter
+            Adapter of the layer, if any.
+        """
         layer = self.weights[number]
         middle = x + linear(seen, layer.out)
         up = linear(self.normalise(middle, layer.norm2), layer.up)
@@ -195,7 +254,7 @@ class Layers:
 
 
 def recomputed(encode: Callable[..., Tensor], prompt: Prompt, *arguments: Any) -> Tensor:
-    """What `encode` returns; it keeps nothing for the backward pass of a prompt, and is called once more there."""
+    """Return the result of `encode`; with gradients, compute it again in the backward pass instead of keeping it."""
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in prompt.tensors)):
         return encode(*arguments)
     encoded = checkpoint(encode, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -204,7 +263,7 @@ def recomputed(encode: Callable[..., Tensor], prompt: Prompt, *arguments: Any) -
 
 
 def kept_for_backward(forward: Callable[[], Tensor]) -> tuple[Tensor, dict[int, int]]:
-    """What `forward` returns, and what it keeps for its backward pass: bytes by the address of the storage."""
+    """Return the result of `forward`, and the bytes that it keeps for its backward pass, by storage address."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -217,5 +276,5 @@ def kept_for_backward(forward: Callable[[], Tensor]) -> tuple[Tensor, dict[int, 
 
 
 def linear(x: Tensor, affine: Affine) -> Tensor:
-    """A product in the precision of its weight."""
+    """Apply a linear map in the precision of its weight."""
     return F.linear(x.to(affine.weight.dtype), affine.weight, affine.bias)

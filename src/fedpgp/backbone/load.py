@@ -1,4 +1,4 @@
-"""A name, a directory or a hub id -> a frozen dual encoder."""
+"""Load a frozen dual encoder from a name, a directory or a hub id."""
 
 import timeit
 from collections.abc import Mapping
@@ -42,19 +42,45 @@ from fedpgp.errors import CheckpointError, first_line
 
 
 def configured_backbone(settings: BackboneConfig, device: str | None = None) -> Backbone:
-    """The dual encoder of a config's section; device: instead of the section's. Raises as `load_backbone` does."""
+    """Load the dual encoder of a config section.
+
+    Parameters
+    ----------
+    settings
+        The config section.
+    device
+        Device to use instead of the section's device.
+
+    Raises
+    ------
+    CheckpointError
+        See `load_backbone`.
+    """
     return load_backbone(settings.checkpoint, settings.precision, device or settings.device, settings.patches)
 
 
 def load_backbone(name: str, precision: str = "float32", device: str = "cpu", patches: str = "value") -> Backbone:
-    """Loads a dual encoder: "photoclip" or "pictoclip", which are embedded, a directory, a file, a hub id, or
-    open_clip:ARCH/TAG.
+    """Load a dual encoder.
 
-    A directory or hub id has the files of a dual encoder of transformers, or of OpenCLIP ("hf-hub:" ahead of a hub id
-    takes the latter); a file is one of OpenAI's `.pt` archives or a state dict under the same names. precision:
-    "float32", "float64", or "bf16": the text tower of CLIP's shape multiplies matrices in bfloat16, all else is in
-    float32. patches: "value" or "attention", see `ResNetTower.positions`. Raises CheckpointError, naming the file or
-    setting and the remedy.
+    A directory or hub id contains a dual encoder of transformers or of OpenCLIP; the prefix "hf-hub:" of a hub id
+    selects the files of OpenCLIP. A file is one of OpenAI's `.pt` archives, or a state dict with the same names.
+
+    Parameters
+    ----------
+    name
+        "photoclip" or "pictoclip" (embedded), a directory, a file, a hub id, or open_clip:ARCHITECTURE/TAG.
+    precision
+        "float32", "float64" or "bf16". With "bf16", a CLIP-shaped text tower multiplies matrices in bfloat16, and
+        everything else is in float32.
+    device
+        A device of PyTorch.
+    patches
+        "value" or "attention", see `ResNetTower.positions`.
+
+    Raises
+    ------
+    CheckpointError
+        If the checkpoint cannot be read or does not fit the settings.
     """
     from transformers.utils import logging
 
@@ -95,21 +121,25 @@ def load_backbone(name: str, precision: str = "float32", device: str = "cpu", pa
 
 
 def _check_size(checkpoint: Checkpoint, size: tuple[int, int]) -> None:
-    """Raise CheckpointError where a processor makes pictures of another size than the image tower reads."""
+    """Raise CheckpointError if the processor makes images of another size than the image tower reads."""
     picture = Image.new("RGB", (2 * size[0] + 1, 2 * size[1]))
     height, width = checkpoint.processor(images=[picture], return_tensors="np")["pixel_values"].shape[-2:]
     if (width, height) != size:
         raise CheckpointError(
-            f"checkpoint {checkpoint.files[0].parent}: its processor makes pictures of {width} × {height} pixels, and"
-            f" its image tower reads {size[0]} × {size[1]}: size and crop_size of preprocessor_config.json must be"
-            " those of vision_config.image_size in config.json; fetch both again"
+            f"the processor makes images of {width} × {height} pixels, but the image tower reads {size[0]} × {size[1]}"
+            " (size and crop_size in preprocessor_config.json must equal vision_config.image_size in config.json)",
+            where=f"checkpoint {checkpoint.files[0].parent}",
+            remedy="Download both files again",
         )
 
 
 def _check_patches(patches: str, resnet: bool) -> None:
     if patches != "value" and not resnet:
         raise CheckpointError(
-            f"backbone.patches must be 'value' for this checkpoint, got {patches!r}: only CLIP's ResNets have others"
+            where="backbone.patches",
+            allowed="'value' for this checkpoint, because only CLIP's ResNets have other patch features",
+            got=patches,
+            remedy="Use --set backbone.patches=value",
         )
 
 
@@ -118,21 +148,25 @@ def _moved(model: Any, device: str) -> Any:
         return model.to(device).eval().requires_grad_(False)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise CheckpointError(
-            f"device must be one that PyTorch has here, got {device!r}: {first_line(error)};"
-            " --device cpu works everywhere"
+            where="device",
+            allowed=f"available to PyTorch on this machine ({first_line(error)})",
+            got=device,
+            remedy="Use --device cpu, which works everywhere",
         ) from error
 
 
 def _check_products(products: torch.dtype) -> None:
     if products == torch.bfloat16:
         raise CheckpointError(
-            "precision must be float32 or float64 for a text tower that is not CLIP-shaped, got bf16:"
-            " --precision float32"
+            where="precision",
+            allowed="'float32' or 'float64' for a text tower that is not CLIP-shaped",
+            got="bf16",
+            remedy="Use --precision float32",
         )
 
 
 def _of_transformers(model: Any, checkpoint: Checkpoint, products: torch.dtype, licence: str) -> Backbone:
-    """A dual encoder of transformers whose towers are not CLIP's."""
+    """Return a dual encoder of transformers whose towers are not CLIP's."""
     _check_products(products)
     padded = model.config.model_type in transformers_models.PADDED
     tokenizer = AnyTokenizer.of(checkpoint.tokenizer, padded=padded)
@@ -170,17 +204,17 @@ def _of_transformers(model: Any, checkpoint: Checkpoint, products: torch.dtype, 
 
 
 def _of_open_clip(checkpoint: open_clip_models.OpenClip, device: str, products: torch.dtype, licence: str) -> Backbone:
-    """A dual encoder of OpenCLIP: with the fast text encoder if its text tower is CLIP-shaped."""
+    """Return a dual encoder of OpenCLIP, with the fast text encoder if its text tower is CLIP-shaped."""
     model, text_config = _moved(checkpoint.model, device), checkpoint.config["text_cfg"]
-    quick = bool(checkpoint.config.get("quick_gelu", False))
+    quick, where = bool(checkpoint.config.get("quick_gelu", False)), str(checkpoint.files[-1])
     text: TextEncoder | GeneralTextEncoder
     if agrees(text_config, CLIP_TEXT | OPENAI_TOKENIZER):
         tokenizer: Any = openai_tokenizer()
-        state, config = text_state(model.text.state_dict(), "of OpenCLIP", int(text_config["heads"]), quick)
+        state, config = text_state(model.text.state_dict(), where, int(text_config["heads"]), quick)
         text = TextEncoder.of_state(state, config, tokenizer.bos_token_id, products)
     else:
         _check_products(products)
-        text, tokenizer = _general_text(model.text, checkpoint.tokenizer, text_config)
+        text, tokenizer = _general_text(model.text, checkpoint.tokenizer, text_config, where)
     backbone = Backbone(
         files=checkpoint.files,
         image=GeneralImageEncoder(
@@ -199,8 +233,10 @@ def _of_open_clip(checkpoint: open_clip_models.OpenClip, device: str, products: 
     widths = backbone.image.width, backbone.template_features("a {}", ["a"]).shape[1]
     if widths[0] != widths[1]:
         raise CheckpointError(
-            f"checkpoint {checkpoint.files[-1]}: its image features are {widths[0]} wide and its text features"
-            f" {widths[1]}, so a projection is missing (timm_proj, hf_proj_type): fetch it again, or name another"
+            f"image features have {widths[0]} dimensions, but text features have {widths[1]}, so a projection is"
+            " missing (timm_proj, hf_proj_type)",
+            where=f"checkpoint {where}",
+            remedy="Download it again, or choose another checkpoint",
         )
     return backbone
 
@@ -208,10 +244,12 @@ def _of_open_clip(checkpoint: open_clip_models.OpenClip, device: str, products: 
 def _of_efficientnet(
     files: OpenClipFiles, dtype: torch.dtype, device: str, products: torch.dtype, licence: str
 ) -> Backbone:
-    """A dual encoder of OpenCLIP's with EfficientNet-Lite0 and a CLIP-shaped text tower, without the library."""
+    """Return a dual encoder of OpenCLIP with EfficientNet-Lite0 and a CLIP-shaped text tower, without the library."""
     where, weights = str(files.weights), read_weights(files.weights)
     if "logit_scale" not in weights:
-        raise CheckpointError(f"checkpoint {where} lacks logit_scale: fetch it again")
+        raise CheckpointError(
+            "the weight logit_scale is missing", where=f"checkpoint {where}", remedy="Download it again"
+        )
     scale, _ = weights.pop("logit_scale"), weights.pop("logit_bias", None)
     visual = {name.removeprefix("visual."): weights.pop(name) for name in [*weights] if name.startswith("visual.")}
     tower = _moved(EfficientNetLite.of(visual, where).to(dtype), device)
@@ -235,17 +273,19 @@ def _of_efficientnet(
     )
 
 
-def _general_text(tower: Any, given: Any, config: Mapping[str, Any]) -> tuple[GeneralTextEncoder, AnyTokenizer]:
-    """A text tower of OpenCLIP that is not CLIP-shaped, with the tokenizer that the library has for it."""
-    own = hasattr(tower, "token_embedding")  # OpenCLIP's own transformer, which has no mask for padding
+def _general_text(
+    tower: Any, given: Any, config: Mapping[str, Any], where: str
+) -> tuple[GeneralTextEncoder, AnyTokenizer]:
+    """Return a text tower of OpenCLIP that is not CLIP-shaped, and its tokenizer."""
+    own = hasattr(tower, "token_embedding")  # OpenCLIP's own transformer has no mask for padding
     length = int(config.get("context_length", 77))
     if hasattr(given, "tokenizer"):
         tokenizer = AnyTokenizer.of(given.tokenizer, given.clean_fn, padded=own, sep_is_pad=given.strip_sep_token)
     else:
         tokenizer = AnyTokenizer.of(openai_tokenizer(), given.clean_fn)
-        tokenizer = replace(tokenizer, pad=0)  # OpenCLIP's own tokenizer fills up with 0
+        tokenizer = replace(tokenizer, pad=0)  # OpenCLIP's own tokenizer pads with 0
     embedding = tower.token_embedding if own else tower.transformer.get_input_embeddings()
-    _check_vocabulary(tokenizer, embedding, "of OpenCLIP")
+    _check_vocabulary(tokenizer, embedding, where)
     if not own:
         tokenizer = replace(tokenizer, pad=tower.config.pad_token_id)
     encoder = GeneralTextEncoder(
@@ -264,13 +304,15 @@ def _general_text(tower: Any, given: Any, config: Mapping[str, Any]) -> tuple[Ge
 def _check_vocabulary(tokenizer: AnyTokenizer, embedding: Any, where: str) -> None:
     if len(tokenizer) > embedding.num_embeddings:
         raise CheckpointError(
-            f"checkpoint {where}: its tokenizer has {len(tokenizer)} tokens, its text tower reads"
-            f" {embedding.num_embeddings}: they are not of one model, fetch both again"
+            f"the tokenizer has {len(tokenizer)} tokens, but the text tower reads only {embedding.num_embeddings}, so"
+            " they are not from the same model",
+            where=f"checkpoint {where}",
+            remedy="Download both again",
         )
 
 
 def bfloat16_speed(device: str) -> float:
-    """How many times faster than in float32 a device multiplies matrices in bfloat16, by a try of milliseconds."""
+    """Measure how many times faster a device multiplies matrices in bfloat16 than in float32; it takes milliseconds."""
 
     def seconds(dtype: torch.dtype) -> float:
         x = torch.ones(256, 256, dtype=dtype, device=device)

@@ -1,7 +1,7 @@
-"""Models of the OpenCLIP library, with towers of timm and of transformers -> the parts of a dual encoder.
+"""Read models with the OpenCLIP library, with towers of timm and of transformers.
 
-Only what OpenCLIP's config declares to be CLIP's own shape (convert.py), or EfficientNet-Lite0 beside CLIP's text tower
-(efficientnet.py), is read without the library.
+CLIP's own shape (convert.py), and EfficientNet-Lite0 with CLIP's text tower (efficientnet.py), are read without the
+library if OpenCLIP's config declares them.
 """
 
 import json
@@ -19,14 +19,14 @@ from fedpgp.errors import CheckpointError, first_line
 
 PREFIX = "open_clip:"
 CONFIG = "open_clip_config.json"
-TIMM_NAME = re.compile(r"\w[\w.]*")  # not a place from which timm would load
-TEXT_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # a hub id, or a folder in the checkpoint's directory
+TIMM_NAME = re.compile(r"\w[\w.]*")  # excludes paths and addresses from which timm would load
+TEXT_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # a hub id, or a directory inside the checkpoint's directory
 TOKENIZER_OPTIONS = {"clean", "strip_sep_token"}
 EXTRA = 'pip install "fedpgp[open-clip]"'
 
 
 class OpenClipText(nn.Module):
-    """ids [S, L] -> features [S, D], by the text tower of an OpenCLIP model, which makes its own mask."""
+    """Text tower of an OpenCLIP model, from ids [S, L] to features [S, D]; the tower makes its own mask."""
 
     def __init__(self, text: nn.Module):
         super().__init__()
@@ -38,9 +38,20 @@ class OpenClipText(nn.Module):
 
 @dataclass(frozen=True)
 class OpenClip:
-    """A model of the library, its preprocessing and its tokenizer.
+    """Model of the OpenCLIP library, with its preprocessing and its tokenizer.
 
-    config: `model_cfg` of its configuration; files: what it was read from.
+    Attributes
+    ----------
+    model
+        The model.
+    processor
+        The preprocessing.
+    tokenizer
+        The tokenizer.
+    config
+        `model_cfg` of its configuration.
+    files
+        The files from which it was read.
     """
 
     model: Any
@@ -51,24 +62,52 @@ class OpenClip:
 
 
 def library(what: str) -> Any:
-    """The OpenCLIP library; raises CheckpointError where it is not installed or does not load."""
+    """Import the OpenCLIP library.
+
+    Parameters
+    ----------
+    what
+        Name of the checkpoint in messages.
+
+    Raises
+    ------
+    CheckpointError
+        If the library is not installed or cannot be imported.
+    """
     try:
         import open_clip
-    except Exception as error:  # torchvision, which it imports, raises RuntimeError beside another build of PyTorch
+    except Exception as error:  # it imports torchvision, which raises RuntimeError with another build of PyTorch
         raise CheckpointError(
-            f"checkpoint {what} needs open_clip_torch and timm, which do not load here ({first_line(error)}): {EXTRA}"
+            f"it needs open_clip_torch and timm, which cannot be imported ({first_line(error)})",
+            where=f"checkpoint {what}",
+            remedy=f"Install them with `{EXTRA}`",
         ) from error
     return open_clip
 
 
 def read_directory(directory: Path, weights: Path, dtype: torch.dtype) -> OpenClip:
-    """The model of a directory with open_clip_config.json, whose weights are read as tensors alone."""
+    """Read the model of a directory with open_clip_config.json; only tensors are read from its weights.
+
+    Parameters
+    ----------
+    directory
+        The directory.
+    weights
+        The file of weights.
+    dtype
+        Precision of the weights.
+
+    Raises
+    ------
+    CheckpointError
+        If OpenCLIP cannot read the model.
+    """
     open_clip = library(str(directory))
     content = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     config = content["model_cfg"]
     inside = directory / str(config.get("text_cfg", {}).get("hf_model_name", ""))
     _check_names(directory, config)
-    own = []  # files of a text tower's config beside the checkpoint's
+    own = []  # config files of the text tower
     if inside.is_dir() and directory.resolve() in inside.resolve().parents:
         config["text_cfg"]["hf_model_name"] = str(inside)
         own = [inside / "config.json"]
@@ -80,7 +119,7 @@ def read_directory(directory: Path, weights: Path, dtype: torch.dtype) -> OpenCl
 
 
 def _check_names(directory: Path, config: Mapping[str, Any]) -> None:
-    """Raises CheckpointError for a config that could make a library run code, or read files elsewhere."""
+    """Raise CheckpointError for a config that could make a library run code or read files elsewhere."""
     text = config.get("text_cfg", {})
     for key, value, allowed in (
         ("vision_cfg.timm_model_name", config.get("vision_cfg", {}).get("timm_model_name"), TIMM_NAME),
@@ -88,28 +127,51 @@ def _check_names(directory: Path, config: Mapping[str, Any]) -> None:
     ):
         if value is not None and not (isinstance(value, str) and allowed.fullmatch(value)):
             raise CheckpointError(
-                f"{directory / CONFIG}: {key} must be the name of a model, got {value!r}: fetch the checkpoint again"
+                where=f"{key} in {directory / CONFIG}",
+                allowed="the name of a model",
+                got=value,
+                remedy="Download the checkpoint again",
             )
     if others := sorted({*text.get("tokenizer_kwargs", {})} - TOKENIZER_OPTIONS):
         raise CheckpointError(
-            f"{directory / CONFIG}: text_cfg.tokenizer_kwargs may have {', '.join(sorted(TOKENIZER_OPTIONS))}, got"
-            f" {others[0]}: fetch the checkpoint again"
+            where=f"every key of text_cfg.tokenizer_kwargs in {directory / CONFIG}",
+            allowed=" or ".join(sorted(TOKENIZER_OPTIONS)),
+            got=others[0],
+            remedy="Download the checkpoint again",
         )
 
 
 def read_named(name: str, dtype: torch.dtype) -> OpenClip:
-    """The model open_clip:ARCH/TAG, whose weights OpenCLIP downloads or finds in its cache."""
+    """Read the model open_clip:ARCHITECTURE/TAG, whose weights OpenCLIP downloads or finds in its cache.
+
+    Parameters
+    ----------
+    name
+        The name with its prefix.
+    dtype
+        Precision of the weights.
+
+    Raises
+    ------
+    CheckpointError
+        If the name is unknown or OpenCLIP cannot read the model.
+    """
     open_clip = library(name)
     architecture, _, tag = name.removeprefix(PREFIX).partition("/")
     config = open_clip.get_model_config(architecture)
     if config is None:
         raise CheckpointError(
-            f"checkpoint {name!r} must name an architecture of OpenCLIP, it has no {architecture!r}: python -c"
-            ' "import open_clip; print(open_clip.list_models())" lists them'
+            f"OpenCLIP has no architecture {architecture!r}",
+            where=f"checkpoint {name!r}",
+            remedy='List the architectures with `python -c "import open_clip; print(open_clip.list_models())"`',
         )
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     if tag not in tags:
-        raise CheckpointError(f"checkpoint {name!r} must name weights of {architecture}, one of {', '.join(tags)}")
+        raise CheckpointError(
+            f"{architecture} has no weights {tag!r}, only {', '.join(tags) or 'none at all'}",
+            where=f"checkpoint {name!r}",
+            remedy=f"Use, for example, {PREFIX}{architecture}/{tags[0]}" if tags else "Choose another architecture",
+        )
     pretrained = open_clip.get_pretrained_cfg(architecture, tag)
     weights = Path(_guarded(name, lambda: open_clip.download_pretrained(pretrained)))
     tokenizer = _guarded(name, lambda: open_clip.get_tokenizer(architecture))
@@ -119,16 +181,21 @@ def read_named(name: str, dtype: torch.dtype) -> OpenClip:
 
 
 def _guarded(name: str, read: Callable[[], Any]) -> Any:
+    """Call `read` and convert all its errors to CheckpointError."""
     from transformers import dynamic_module_utils as custom_code
 
     waits = custom_code.TIME_OUT_REMOTE_CODE
-    custom_code.TIME_OUT_REMOTE_CODE = 0  # else it asks whether to run code that comes with a checkpoint
+    custom_code.TIME_OUT_REMOTE_CODE = 0  # otherwise it asks whether to run code from the checkpoint
     try:
         return read()
-    except Exception as error:  # whatever files and networks make several libraries raise, the user needs one line
+    except CheckpointError:
+        raise
+    except Exception as error:  # several libraries raise many kinds of errors here; the user needs one line
         raise CheckpointError(
-            f"checkpoint {name} cannot be read by OpenCLIP: {first_line(error)}; its weights, config and tokenizer must"
-            " be of one model: fetch it again, or name another"
+            f"OpenCLIP cannot read it ({first_line(error)}); its weights, config and tokenizer must be from the same"
+            " model",
+            where=f"checkpoint {name}",
+            remedy="Download it again, or choose another checkpoint",
         ) from error
     finally:
         custom_code.TIME_OUT_REMOTE_CODE = waits
@@ -138,24 +205,28 @@ def _build(open_clip: Any, config: Mapping[str, Any], weights: Path, dtype: torc
     from open_clip.factory import load_checkpoint
 
     if "multimodal_cfg" in config:
-        raise CheckpointError("a captioning model, whose text tower reads the image, too")
+        raise CheckpointError(
+            "it is not a dual encoder but a captioning model, whose text tower also reads the image",
+            where=f"checkpoint {weights}",
+            remedy="Choose a dual encoder",
+        )
     shape = {name: value for name, value in config.items() if name != "custom_text"}
     shape["vision_cfg"] = {**shape["vision_cfg"], "timm_model_pretrained": False}
     shape["text_cfg"] = dict(shape["text_cfg"])
     if "hf_model_name" in shape["text_cfg"]:
         shape["text_cfg"]["hf_model_pretrained"] = False
-    model = open_clip.CustomTextCLIP(**shape)  # the classical model with the text tower in a module of its own
+    model = open_clip.CustomTextCLIP(**shape)  # the classical model with the text tower in a separate module
     load_checkpoint(model, str(weights), strict=True, weights_only=True)
     return model.to(dtype)
 
 
 def pool_of(model: Any) -> Callable[[Tensor], Tensor]:
-    """Pixels -> pooled features [B, D]."""
+    """Return a function from pixels to pooled features [B, D]."""
     return lambda pixels: _first(model.visual(pixels))
 
 
 def positions_of(model: Any) -> Callable[[Tensor], Tensor] | None:
-    """Pixels -> the tower's positions, each pooled and projected alone [B, P, D]; None where that is not defined."""
+    """Return a function from pixels to separately pooled and projected positions [B, P, D], or None if undefined."""
     visual = model.visual
     trunk = getattr(visual, "trunk", None)
     if trunk is None or not hasattr(trunk, "forward_head") or hasattr(visual.head, "pool"):
@@ -175,7 +246,7 @@ def positions_of(model: Any) -> Callable[[Tensor], Tensor] | None:
 
 
 def _first(features: Any) -> Tensor:
-    """The pooled features, of a tower that also returns its tokens, too."""
+    """Return the pooled features of a tower, which may also return its tokens."""
     value = features[0] if isinstance(features, tuple) else features
     assert isinstance(value, Tensor)
     return value

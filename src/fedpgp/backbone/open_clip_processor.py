@@ -1,4 +1,4 @@
-"""OpenCLIP's preprocessing of a picture, and so OpenAI's, to the pixel, without torchvision."""
+"""OpenCLIP's preprocessing of images, and therefore OpenAI's, exact to the pixel and without torchvision."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor
 from fedpgp.errors import CheckpointError
 from fedpgp.runtime.files import write_json
 
-DEFAULTS: Mapping[str, Any] = {  # of OpenCLIP, for what a preprocess_cfg leaves out; mean and deviation are OpenAI's
+DEFAULTS: Mapping[str, Any] = {  # OpenCLIP's values for keys that a preprocess_cfg omits; mean and std are OpenAI's
     "size": 224,
     "mode": "RGB",
     "mean": (0.48145466, 0.4578275, 0.40821073),
@@ -25,39 +25,66 @@ DEFAULTS: Mapping[str, Any] = {  # of OpenCLIP, for what a preprocess_cfg leaves
 
 ALLOWED: Mapping[str, Sequence[str]] = {
     "mode": ("RGB",),
-    "interpolation": ("bicubic", "bilinear", "random"),  # random: in training; else bicubic
+    "interpolation": ("bicubic", "bilinear", "random"),  # random in training, bicubic otherwise
     "resize_mode": ("shortest", "longest", "squash"),
 }
 
 
 @dataclass(frozen=True)
 class OpenClipProcessor:
-    """The preprocessing that OpenCLIP's `preprocess_cfg` describes, for pictures of an image tower's size.
+    """Preprocessing described by OpenCLIP's `preprocess_cfg`, for images of an image tower's size.
 
-    settings: values for all names of `DEFAULTS`; size: height and width, or one number for both.
+    Attributes
+    ----------
+    settings
+        Values for all keys of `DEFAULTS`; `size` is height and width, or one number for both.
     """
 
     settings: Mapping[str, Any]
 
     @classmethod
     def of(cls, preprocessing: Mapping[str, Any], size: int | Sequence[int]) -> "OpenClipProcessor":
-        """The preprocessing of a tower that reads pictures of a size; what OpenCLIP does not know is left out.
+        """Create the preprocessing for a tower; keys that OpenCLIP does not know are ignored.
 
-        Raises CheckpointError for a value that OpenCLIP does not know.
+        Parameters
+        ----------
+        preprocessing
+            OpenCLIP's `preprocess_cfg`.
+        size
+            Height and width of the images that the tower reads, or one number for both.
+
+        Raises
+        ------
+        CheckpointError
+            If OpenCLIP does not know a value.
         """
         known = {key: value for key, value in preprocessing.items() if key in DEFAULTS and value is not None}
         for key, allowed in ALLOWED.items():
             if known.get(key, allowed[0]) not in allowed:
                 raise CheckpointError(
-                    f"preprocess_cfg.{key} of OpenCLIP's config must be {' or '.join(allowed)}, got {known[key]!r}:"
-                    " fetch the checkpoint again"
+                    where=f"preprocess_cfg.{key} in OpenCLIP's config",
+                    allowed=" or ".join(allowed),
+                    got=known[key],
+                    remedy="Download the checkpoint again",
                 )
         return cls({**DEFAULTS, **known, "size": size})
 
     def __call__(
         self, images: Any, return_tensors: str = "pt", do_resize: bool = True, do_center_crop: bool = True
     ) -> dict[str, Any]:
-        """Pictures -> {"pixel_values": [B, 3, H, W]}, "pt" or "np"; without resizing, of pictures of the right size."""
+        """Return {"pixel_values": [B, 3, H, W]} of images; without resizing, the images must have the right size.
+
+        Parameters
+        ----------
+        images
+            B Pillow images.
+        return_tensors
+            "pt" for a tensor, "np" for an array.
+        do_resize
+            Whether to resize, crop and pad.
+        do_center_crop
+            Same as `do_resize`; either is enough.
+        """
         pictures = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
         if do_resize or do_center_crop:
             pictures = [self._resized(picture) for picture in pictures]
@@ -67,12 +94,12 @@ class OpenClipProcessor:
         return {"pixel_values": pixels if return_tensors == "pt" else pixels.numpy()}
 
     def _resized(self, picture: Image.Image) -> Image.Image:
-        """The picture in the tower's size: resized, and where a side is still too long or short, cut or filled."""
+        """Return the image in the tower's size: resized, then cropped or padded where a side does not fit."""
         size, mode = self.settings["size"], self.settings["resize_mode"]
         height, width = (size, size) if isinstance(size, int) else size
         resample = Image.Resampling.BICUBIC
         if self.settings["interpolation"] == "bilinear" and (mode != "shortest" or height == width):
-            resample = Image.Resampling.BILINEAR  # OpenCLIP forgets it for the shorter side of what is no square
+            resample = Image.Resampling.BILINEAR  # OpenCLIP ignores it for "shortest" if not square
         if mode == "squash":
             return picture.resize((width, height), resample)
         if mode == "shortest" and height == width:
@@ -90,18 +117,20 @@ class OpenClipProcessor:
         return filled
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the settings."""
         return dict(self.settings)
 
     def save_pretrained(self, directory: Path) -> None:
+        """Write the settings to preprocess_cfg.json in a directory."""
         write_json(Path(directory) / "preprocess_cfg.json", self.to_dict())
 
 
 def _offset(wanted: int, given: int) -> int:
-    """Where a picture begins in a larger or smaller one, in pixels; an odd difference is rounded as in torchvision."""
+    """Return where an image starts in a larger or smaller one, in pixels, rounded as in torchvision."""
     return (wanted - given) // 2 if given < wanted else -round((given - wanted) / 2)
 
 
 def _of_channels(value: float | Sequence[float]) -> Tensor:
-    """[3, 1, 1]"""
+    """Return one value per channel as a tensor [3, 1, 1]."""
     values = [value] * 3 if isinstance(value, (int, float)) else list(value)
     return torch.tensor(values, dtype=torch.float32)[:, None, None]

@@ -1,8 +1,8 @@
-"""Where the rows of many short sequences lie when they are computed together.
+"""Arrange the rows of many short sequences so that they can be computed together.
 
-Every class is a sequence `[SOS] p_1 … p_M [class tokens] . [EOS]`. What all classes begin with, the prefix, is laid
-down once; the rest of each class follows, cut at EOS. The rows fill blocks of equal size, no class lies in two of them,
-and a block is what attention works on. Blocks are chosen so that hardly a row is left over.
+Every class is a sequence `[SOS] p_1 … p_M [class tokens] . [EOS]`. The prefix, which is the start of all sequences, is
+stored once. The rest of each class follows, cut at EOS. The rows fill blocks of equal size, no class is split between
+two blocks, and attention is computed per block. The blocks are chosen so that few rows are unused.
 
 Letters: C classes, M context vectors, P rows of the prefix, N blocks, B rows of a block, E most classes in a block.
 """
@@ -17,21 +17,36 @@ from torch import Tensor
 
 from fedpgp.backbone.tokens import ClassTokens, Position
 
-TARGET = 32  # rows of a block: fewer copy the prefix more often, more compute attention that the mask throws away
+TARGET = 32  # rows of a block; smaller blocks copy the prefix more often, larger ones compute more masked attention
 
 
 @dataclass(frozen=True)
 class Packing:
-    """The rows of C classes behind a shared prefix, in N blocks of B.
+    """Arrangement of the rows of C classes after a shared prefix, in N blocks of B rows.
 
-    prefix: P; the prefix is the first P rows of the first block. blocks: N.
-    tokens: [N·B] token id of each row; any where a context vector or nothing stands.
-    places: [N·B] position of each row in its sequence.
-    context_rows, vectors: [V] the rows that hold a context vector, and which one: the m-th is m or, where each class
-        has a context of its own, c·M + m in the c-th.
-    mask: [N, B, P + B], 0 where a row sees one of the prefix or of its block, −∞ elsewhere.
-    ends: [C] row of each class's EOS.
-    asking: [N·E] the class that is the e-th of a block; any where a block has fewer. asked: [C] the place in it.
+    Attributes
+    ----------
+    prefix
+        P; the prefix is the first P rows of the first block.
+    blocks
+        N.
+    tokens
+        [N·B], token id of each row; arbitrary for context vectors and unused rows.
+    places
+        [N·B], position of each row in its sequence.
+    context_rows
+        [V], rows that contain a context vector.
+    vectors
+        [V], numbers of these context vectors: the m-th vector has the number m, or c·M + m in class c if each class has
+        its own context.
+    mask
+        [N, B, P + B], 0 where a row sees a row of the prefix or of its block, −∞ elsewhere.
+    ends
+        [C], row of each class's EOS.
+    asking
+        [N·E], the e-th class of each block; arbitrary if a block has fewer classes.
+    asked
+        [C], position of each class in `asking`.
     """
 
     prefix: int
@@ -47,15 +62,15 @@ class Packing:
 
     @cached_property
     def end_mask(self) -> Tensor:
-        """[N, E, P + B], the mask of the rows that `asking` names."""
+        """The mask [N, E, P + B] of the rows selected by `asking`."""
         return self.in_blocks(self.mask.flatten(0, 1)[None, self.ends[self.asking]])[0]
 
     def in_blocks(self, x: Tensor) -> Tensor:
-        """[K, N·R, w] -> [K, N, R, w]"""
+        """Reshape [K, N·R, w] to [K, N, R, w]."""
         return x.unflatten(1, (self.blocks, -1))
 
     def to(self, like: Tensor) -> "Packing":
-        """The same on the device, and with the mask in the precision, of a tensor."""
+        """Return a copy on the device of a tensor, with the mask in its precision."""
         tensors = {name: x.to(like.device) for name, x in vars(self).items() if isinstance(x, Tensor)}
         return Packing(**vars(self) | tensors | {"mask": self.mask.to(like)})
 
@@ -63,17 +78,28 @@ class Packing:
 def pack(
     classes: ClassTokens, context_length: int, position: Position, start_token: int, class_specific: bool = False
 ) -> Packing:
-    """Lays out [SOS], the context and the classes.
+    """Arrange [SOS], the context and the classes.
 
-    position: where a class name stands in the context. Only behind it ("end") do the classes share the whole context;
-    in its middle they share the first half, in front of it nothing but [SOS]; the rest is laid down for each class.
-    class_specific: each class has a context of its own, so that they share nothing but [SOS].
-    What stands ahead of every class name is shared with the whole context.
+    Tokens before every class name are shared together with the whole context.
+
+    Parameters
+    ----------
+    classes
+        Tokens of the classes.
+    context_length
+        M.
+    position
+        Position of the class name in the context. With "end", the classes share the whole context. With "middle", they
+        share its first half, and with "front", only [SOS]. The rest is stored for each class.
+    start_token
+        Token id of [SOS].
+    class_specific
+        Whether each class has its own context, so that the classes share only [SOS].
     """
     ahead = {"end": context_length, "middle": context_length // 2, "front": 0}[position]
     shared = 0 if class_specific else ahead
 
-    def vectors(c: int) -> list[int]:  # among token ids, the v-th vector is −1 − v
+    def vectors(c: int) -> list[int]:  # the v-th vector is stored as the token id −1 − v
         first = c * context_length if class_specific else 0
         return [-1 - first - m for m in range(context_length)]
 
@@ -123,18 +149,30 @@ def pack(
 
 
 def fill(lengths: Sequence[int], first: int) -> list[list[int]]:
-    """Deals sequences of the given lengths to bins of about equal load, the first of which already holds `first`.
+    """Distribute sequences among bins of about equal load.
 
-    The number of bins is the one that leaves the fewest rows over when all are as large as the fullest.
+    The number of bins minimizes the number of unused rows if all bins are as large as the fullest.
+
+    Parameters
+    ----------
+    lengths
+        Length of each sequence.
+    first
+        Load of the first bin before the distribution.
+
+    Returns
+    -------
+    list
+        The numbers of the sequences in each bin.
     """
     total = first + sum(lengths)
     smallest = max(first, *lengths)
     candidates = {max(1, round(total / size)) for size in range(max(smallest, TARGET // 2), max(smallest, TARGET) + 9)}
-    return min((_deal(lengths, first, count) for count in sorted(candidates)), key=lambda dealt: dealt[0])[1]
+    return min((_distribute(lengths, first, count) for count in sorted(candidates)), key=lambda found: found[0])[1]
 
 
-def _deal(lengths: Sequence[int], first: int, count: int) -> tuple[int, list[list[int]]]:
-    """Longest first, each to the emptiest bin: rows that `count` bins take in all, and the bins."""
+def _distribute(lengths: Sequence[int], first: int, count: int) -> tuple[int, list[list[int]]]:
+    """Distribute sequences, longest first, each to the emptiest bin; return the rows of all bins, and the bins."""
     heap = [(first, 0), *((0, n) for n in range(1, count))]
     heapq.heapify(heap)
     bins: list[list[int]] = [[] for _ in range(count)]

@@ -1,9 +1,9 @@
-"""The ResNets of CLIP as image towers (Radford et al. 2021, section 2.4): image features alone.
+"""The ResNets of CLIP as frozen image towers (Radford et al. 2021, section 2.4).
 
-A stem of three convolutions, averages in the place of strides, and at the end what the mean over all places sees of
-them, by attention. Module names are those of OpenAI's weights.
+They have a stem of three convolutions, average pooling instead of strides, and attention pooling with the mean over all
+positions as the query. Module names are from OpenAI's weights.
 
-Letters: B images, c channels of the last stage, S places of it.
+Letters: B images, c channels of the last stage, S positions of the last stage.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HEAD = 64  # width of an attention head
-STRIDE = 32  # pixels of a place of the last stage
-EXPANSION = 4  # of a block's channels, by its last convolution
+STRIDE = 32  # pixels per position of the last stage
+EXPANSION = 4  # factor by which the last convolution of a block increases the channels
 STAGES = 4
-COUNT = "num_batches_tracked"  # of batch normalisation, which nobody reads
+COUNT = "num_batches_tracked"  # counter of batch normalization, which is not used
 RESNET = "vision_model.layer1."  # prefix of weights that only these towers have
 
 
 class Pooled(NamedTuple):
+    """Output of the tower, named as in transformers."""
+
     pooler_output: Tensor
 
 
 class ResNetTower(nn.Module):
-    """blocks: of each of the four stages; width: channels of the first; side: places of the last, in each direction."""
+    """Image tower of a CLIP with a ResNet.
+
+    Parameters
+    ----------
+    blocks
+        Number of blocks in each of the four stages.
+    width
+        Channels of the first stage.
+    side
+        Positions of the last stage in each direction.
+    """
 
     def __init__(self, blocks: Sequence[int], width: int, side: int):
         super().__init__()
@@ -49,9 +61,12 @@ class ResNetTower(nn.Module):
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor]) -> "ResNetTower":
-        """The tower that has weights of these names, "vision_model.conv1.weight" …, and shapes, with other values.
+        """Create an uninitialized tower for weights with these names ("vision_model.conv1.weight" …) and shapes.
 
-        Raises KeyError with the name of a weight that is missing.
+        Raises
+        ------
+        KeyError
+            With the name of a missing weight.
         """
         stages = [name.split(".")[1:3] for name in weights if name.startswith("vision_model.layer")]
         blocks = [len({block for stage, block in stages if stage == f"layer{n + 1}"}) for n in range(STAGES)]
@@ -59,15 +74,20 @@ class ResNetTower(nn.Module):
         return cls(blocks, len(weights["vision_model.conv3.weight"]), round(places**0.5))
 
     def forward(self, pixel_values: Tensor) -> Pooled:
-        """[B, 3, height, width] -> [B, c], before the projection."""
+        """Return features [B, c] of pixels [B, 3, height, width], before the projection."""
         return Pooled(self.attnpool(self._last_stage(pixel_values)))
 
     def positions(self, pixel_values: Tensor, kind: str) -> Tensor:
-        """[B, 3, height, width] -> [B, S, c], before the projection: a feature of each place.
+        """Return a feature of each position, [B, S, c], before the projection.
 
-        kind: "value", a place's value in the attention that pools, without its position and the other places, as dense
-        variants of CLIP take it (MaskCLIP: Zhou et al. 2022, section 3.2); or "attention", what the place itself sees
-        of all places in that attention (public code of PLOT).
+        Parameters
+        ----------
+        pixel_values
+            [B, 3, height, width].
+        kind
+            "value": the position's value in the attention pooling, without its position embedding and independent of
+            other positions, as in dense variants of CLIP (MaskCLIP: Zhou et al. 2022, section 3.2). "attention": the
+            output of the attention pooling with the position as the query (public code of PLOT).
         """
         places = self._last_stage(pixel_values)
         if kind == "attention":
@@ -75,7 +95,7 @@ class ResNetTower(nn.Module):
         return self.attnpool.v_proj(places.flatten(2).transpose(1, 2))
 
     def _last_stage(self, pixel_values: Tensor) -> Tensor:
-        """[B, c, side, side]"""
+        """Return the output [B, c, side, side] of the last stage."""
         x = F.relu(self.bn1(self.conv1(pixel_values)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = F.avg_pool2d(F.relu(self.bn3(self.conv3(x))), 2)
@@ -85,7 +105,7 @@ class ResNetTower(nn.Module):
 
 
 class Block(nn.Module):
-    """1 × 1, 3 × 3 and 1 × 1 around which the input goes, reduced as the block reduces it."""
+    """Bottleneck block of 1 × 1, 3 × 3 and 1 × 1 convolutions, with a residual connection of the same resolution."""
 
     def __init__(self, channels: int, inner: int, stride: int):
         super().__init__()
@@ -113,7 +133,7 @@ class Block(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """[B, c, side, side] -> [B, c]: what the mean over the places sees of them and of itself."""
+    """Attention pooling from [B, c, side, side] to [B, c]: the mean over all positions is the query."""
 
     def __init__(self, channels: int, side: int):
         super().__init__()
@@ -124,7 +144,7 @@ class AttentionPool(nn.Module):
         return self.seen_from(x, slice(1)).flatten(1)
 
     def seen_from(self, x: Tensor, chosen: slice) -> Tensor:
-        """[B, c, side, side] -> [B, rows, c]: what some rows see of all; the first row is the mean over the places."""
+        """Return the attention output [B, rows, c] of chosen rows; the first row is the mean over all positions."""
         places = x.flatten(2).transpose(1, 2)
         rows = torch.cat([places.mean(1, keepdim=True), places], dim=1) + self.positional_embedding
         query, key, value = (

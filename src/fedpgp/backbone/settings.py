@@ -1,4 +1,4 @@
-"""The section of the config on the frozen encoder."""
+"""Config section of the frozen dual encoder."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from fedpgp.runtime.validation import STRICT
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class BackboneConfig:
-    """The frozen dual encoder."""
+    """Settings of the frozen dual encoder."""
 
     checkpoint: str = Field(
         default="openai/clip-vit-base-patch16",
@@ -18,13 +18,14 @@ class BackboneConfig:
         " (paper: ViT-B/16)",
     )
     precision: Literal["float32", "float64", "bf16"] = Field(
-        default="float32", description='"bf16": the text tower\'s products and attention; all else stays in float32'
+        default="float32",
+        description='precision; "bf16" applies to the matrix products and attention of the text tower only',
     )
     device: str = Field(
         default="cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$", description='"cpu", "cuda", "cuda:1" or "mps"'
     )
     patches: Literal["value", "attention"] = Field(
         default="value",
-        description='patch features of a CLIP ResNet: "value" of each place (MaskCLIP), or "attention" of each place to'
-        " all others (public code of PLOT)",
+        description='patch features of a CLIP ResNet: "value" of each position (MaskCLIP), or its "attention" to all'
+        " positions (public code of PLOT)",
     )

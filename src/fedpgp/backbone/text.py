@@ -1,10 +1,11 @@
-"""Prompts x class names -> text features: CLIP's own numbers with less work.
+"""Compute text features of prompts and class names: the same numbers as CLIP, with less work.
 
-CLIP's text encoder is causal and reads a class at its EOS token. So nothing behind EOS is computed; with the class name
-at the end the hidden states of `[SOS] p_1 … p_M` are the same for every class and are computed once per prompt; what
-depends on no context vector is computed once for all calls; and the last layer's queries, its MLP and the projection
-are computed for EOS rows alone. All of this holds too where vectors are replaced in deeper layers, because they stand
-before the class name for every class alike, and where layers have adapters, which work row by row.
+CLIP's text encoder is causal and reads the feature of a class at its EOS token. This saves work in four ways. Nothing
+after EOS is computed. With the class name at the end, the hidden states of `[SOS] p_1 … p_M` are the same for every
+class and are computed once per prompt. Numbers that depend on no context vector are computed once for all calls. The
+last layer's queries, its MLP and the projection are computed only for EOS rows. All of this also holds if vectors are
+replaced in deeper layers, because they precede the class name in every class, and if layers have adapters, which
+process each row separately.
 
 Letters: K prompts, C classes, M context vectors, L rows of a packing (packing.py), d token width, D feature width.
 """
@@ -30,10 +31,18 @@ if TYPE_CHECKING:
 
 
 class PackedNames(NamedTuple):
-    """What is the same in all calls with the same class names: where rows lie, and their first numbers.
+    """Values that are the same in all calls with the same class names.
 
-    embeddings: [L, d] with zeros for context vectors; places: [V, d] position embeddings of the context vectors;
-    rows: [L, 3d] queries, keys and values of the first layer, of no meaning where a context vector stands.
+    Attributes
+    ----------
+    packing
+        Arrangement of the rows.
+    embeddings
+        [L, d], input of the first layer, with zeros for context vectors.
+    places
+        [V, d], position embeddings of the context vectors.
+    rows
+        [L, 3d], queries, keys and values of the first layer; without meaning for context vectors.
     """
 
     packing: Packing
@@ -44,30 +53,57 @@ class PackedNames(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
-    """The frozen text tower of a CLIP: plain tensors and a forward pass.
+    """Frozen text tower of a CLIP: plain tensors and a forward pass.
 
-    Matrix products work in the precision of `layers` and `projection`; embeddings, normalisations and the sums between
-    layers in that of the embeddings.
+    Matrix products use the precision of `layers` and `projection`. Embeddings, normalizations and the sums between
+    layers use the precision of the embeddings.
 
-    memory: bytes that a call keeps for its backward pass; longer class lists are encoded piece by piece, and each piece
-    once more when gradients are asked for.
+    Attributes
+    ----------
+    tokens
+        [vocabulary, d], token embeddings.
+    positions
+        [longest sequence, d], position embeddings.
+    layers
+        The transformer layers.
+    final_norm
+        The normalization after the last layer.
+    projection
+        [D, d].
+    start_token
+        Token id of [SOS].
+    memory
+        Bytes that a call may keep for its backward pass. If more are needed, classes are encoded in pieces, and each
+        piece is computed again in the backward pass.
     """
 
-    tokens: Tensor  # [vocabulary, d]
-    positions: Tensor  # [longest sequence, d]
+    tokens: Tensor
+    positions: Tensor
     layers: Layers
     final_norm: Affine
-    projection: Tensor  # [D, d]
+    projection: Tensor
     start_token: int
     memory: int = 2 * 2**30
     _prepared: dict[Any, PackedNames] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, model: "CLIPModel", start_token: int, products: torch.dtype | None = None) -> "TextEncoder":
-        """The text tower of a transformers CLIPModel; raises CheckpointError for one that is not CLIP-shaped.
+        """Create the text encoder of a CLIPModel of transformers.
 
-        start_token: the tokenizer's. The config's is not to be trusted: OpenAI's say 0, their tokenizer 49406.
-        products: precision of the matrix products; None takes that of the weights.
+        Parameters
+        ----------
+        model
+            The model.
+        start_token
+            Start token of the tokenizer. The value in OpenAI's configs is wrong: they say 0, but the tokenizer uses
+            49406.
+        products
+            Precision of the matrix products; None means the precision of the weights.
+
+        Raises
+        ------
+        CheckpointError
+            If the text tower is not CLIP-shaped.
         """
         state = {name: weight.detach() for name, weight in model.state_dict().items()}
         return cls.of_state(state, model.config.text_config, start_token, products)
@@ -76,7 +112,7 @@ class TextEncoder:
     def of_state(
         cls, state: Mapping[str, Tensor], config: Any, start_token: int, products: torch.dtype | None = None
     ) -> "TextEncoder":
-        """The text tower from weights with the names of a transformers CLIPModel; config: that of its text tower."""
+        """Create the text encoder from weights with the names of a CLIPModel, and the config of its text tower."""
         tokens = state["text_model.embeddings.token_embedding.weight"]
         products = products or tokens.dtype
         return cls(
@@ -93,40 +129,57 @@ class TextEncoder:
 
     @property
     def token_width(self) -> int:
-        """d, the width of a token embedding and of a context vector."""
+        """Width d of a token embedding and of a context vector."""
         return self.tokens.shape[1]
 
     @property
     def products(self) -> torch.dtype:
-        """The precision of the matrix products."""
+        """Precision of the matrix products."""
         return self.projection.dtype
 
     @property
     def longest(self) -> int:
-        """The longest sequence that the encoder reads, [SOS] and [EOS] included."""
+        """Length of the longest sequence, including [SOS] and [EOS]."""
         return len(self.positions)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token ids [...] -> token embeddings [..., d]."""
+        """Return the token embeddings [..., d] of token ids [...]."""
         return F.embedding(ids.to(self.tokens.device), self.tokens)
 
     def rows(self, context: Tensor | Prompt, classes: ClassTokens, position: Position = "end") -> int:
-        """L, the rows that one context takes with these classes."""
+        """Return L, the number of rows of one context with these classes."""
         vectors = Prompt.of(context).vectors
         return len(self._prepare(classes, vectors.shape[-2], position, vectors.dim() == 3).embeddings)
 
     def rows_within(self, memory: int) -> int:
-        """How many rows of all prompts together keep no more than so many bytes for the backward pass."""
+        """Return how many rows, of all prompts together, fit in the given bytes for the backward pass."""
         return max(1, memory // (KEPT * len(self.layers) * self.token_width * self.projection.element_size()))
 
     def __call__(self, contexts: Tensor | Prompt, classes: ClassTokens, position: Position = "end") -> Tensor:
-        """Contexts [K, M, d] and the tokens of C classes -> text features [K, C, D] of unit length.
+        """Return the text features of contexts with the tokens of C classes.
 
-        contexts: or [K, C, M, d], one for each class, or K prompts with the same adapters as one `Prompt`, whose
-        tensors have K as their first dimension. position: of the class name in the context. "middle", "front" and
-        contexts of their own are slower: the classes share less of a prompt.
-        Gradients flow to the contexts and what else is given; the encoder's own weights are frozen. Raises
-        CheckpointError if the sequence is longer than the encoder reads.
+        Gradients flow to the contexts and to the other tensors of a `Prompt`; the encoder's own weights are frozen.
+
+        Parameters
+        ----------
+        contexts
+            [K, M, d]; or [K, C, M, d] with a context for each class; or K prompts with the same adapters as one
+            `Prompt`, whose tensors have K as their first dimension.
+        classes
+            Tokens of C classes.
+        position
+            Position of the class name in the context. "middle", "front" and class-specific contexts are slower, because
+            the classes share less of a prompt.
+
+        Returns
+        -------
+        Tensor
+            [K, C, D], of unit length.
+
+        Raises
+        ------
+        CheckpointError
+            If a sequence is too long for the encoder.
         """
         prompt = Prompt.of(contexts)
         vectors = prompt.vectors
@@ -136,8 +189,10 @@ class TextEncoder:
         length = 1 + M + classes.ids.shape[1]
         if length > self.longest:
             raise CheckpointError(
-                f"a context of {M} vectors and the longest class name need {length} positions,"
-                f" the checkpoint has {self.longest}: shorten the context or the class names"
+                f"a context of {M} vectors and the longest class name need {length} positions, but the checkpoint has"
+                f" {self.longest}",
+                where="context_length",
+                remedy="Shorten the context or the class names",
             )
         specific = vectors.dim() == 4
         prepared = self._prepare(classes, M, position, specific)
@@ -159,10 +214,14 @@ class TextEncoder:
     def each(
         self, contexts: Sequence[Tensor | Prompt], classes: ClassTokens, position: Position = "end"
     ) -> list[Tensor]:
-        """The features [C, D] of each of some contexts: [M, d], [C, M, d], or prompts of several layers.
+        """Return the features [C, D] of each context: [M, d], [C, M, d], or a prompt for several layers.
 
-        Those of one shape are read together, but for prompts with adapters, each of which is read alone. Raises
-        CheckpointError for a prompt that is deeper than the tower.
+        Contexts of equal shape are encoded together; a prompt with adapters is encoded separately.
+
+        Raises
+        ------
+        CheckpointError
+            If a prompt is deeper than the tower.
         """
         prompts = [Prompt.of(context) for context in contexts]
         groups: dict[Any, list[int]] = defaultdict(list)
@@ -186,7 +245,7 @@ class TextEncoder:
         tokens = (classes.ids.numpy().tobytes(), classes.end.numpy().tobytes(), classes.tail, classes.head)
         key = (*tokens, context_length, position, specific)
         if key not in self._prepared:
-            if len(self._prepared) >= 64:  # a task needs few; whoever meets many tasks in a process needs no more
+            if len(self._prepared) >= 64:  # a task needs few entries; this limits a process with many tasks
                 self._prepared.clear()
             packing = pack(classes, context_length, position, self.start_token, specific).to(self.tokens)
             embeddings = self.embed(packing.tokens) + self.positions[packing.places]
@@ -200,7 +259,7 @@ class TextEncoder:
         return self._prepared[key]
 
     def _encode(self, prompt: Prompt, prepared: PackedNames) -> Tensor:
-        """K prompts with vectors [K, M, d] or [K, C, M, d] -> [K, C, D]"""
+        """Return the features [K, C, D] of K prompts with vectors [K, M, d] or [K, C, M, d]."""
         packing, layers, deeper = prepared.packing, self.layers, prompt.deeper
         vectors = prompt.vectors.flatten(1, -2)[:, packing.vectors] + prepared.places
         x = _put(vectors, packing.context_rows, prepared.embeddings)
@@ -210,7 +269,7 @@ class TextEncoder:
             replaced_rows, numbers = packing.context_rows[replaced], numbers[replaced]
 
         def entering(x: Tensor, layer: int) -> Tensor:
-            """What goes into a layer: with the vectors of that layer in the place of the context's first."""
+            """Return the input of a layer, in which the layer's vectors replace the first context vectors."""
             if deeper is None or not 0 < layer <= deeper.shape[1]:
                 return x
             return x.index_copy(1, replaced_rows, deeper[:, layer - 1, numbers].to(x))
@@ -236,11 +295,11 @@ class TextEncoder:
 
 
 def _put(values: Tensor, rows: Tensor, into: Tensor) -> Tensor:
-    """[K, L, w]: the same rows for all prompts [L, w], but for those that are given [K, V, w]."""
+    """Return [K, L, w]: copies of `into` [L, w] for all prompts, with some rows replaced by `values` [K, V, w]."""
     return into.expand(len(values), -1, -1).index_copy(1, rows, values)
 
 
 def _pieces(count: int, size: int) -> Iterator[range]:
-    """0 … count−1 in ranges of about equal size, at most `size`."""
+    """Split 0 … count−1 into ranges of about equal size, at most `size`."""
     pieces = math.ceil(count / size)
     return (range(i * count // pieces, (i + 1) * count // pieces) for i in range(pieces))

@@ -1,4 +1,4 @@
-"""Dual encoders of transformers that are not CLIPModel -> the parts that the general encoders work with."""
+"""Convert dual encoders of transformers other than CLIPModel to the parts that the general encoders use."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# model_type in config.json -> the class. SigLIP 2 of a fixed resolution calls itself "siglip".
+# Class by model_type in config.json. A SigLIP 2 with a fixed resolution has the type "siglip".
 FAMILIES = {
     "clip": "CLIPModel",
     "siglip": "SiglipModel",
@@ -17,18 +17,23 @@ FAMILIES = {
     "altclip": "AltCLIPModel",
     "chinese_clip": "ChineseCLIPModel",
 }
-PADDED = ("siglip", "siglip2")  # trained on texts of one length, with attention to padding
+PADDED = ("siglip", "siglip2")  # trained on padded texts of one length, with attention to the padding
 
 
 class TextPart(nn.Module):
-    """ids [S, L] and mask [S, L] -> features [S, D], by the text tower of a transformers model.
+    """Text tower of a transformers model, from ids [S, L] and mask [S, L] to features [S, D].
 
-    masked: the tokenizer declares a mask for the model.
+    Parameters
+    ----------
+    model
+        The dual encoder.
+    masked
+        Whether the tokenizer declares a mask for the model.
     """
 
     def __init__(self, model: Any, masked: bool):
         super().__init__()
-        # Worker processes get a copy of this: without the image tower.
+        # Worker processes get a copy, which must not contain the image tower.
         self.model = copy.copy(model)
         self.model._modules = {name: part for name, part in model._modules.items() if not name.startswith("vis")}
         self.masked = masked
@@ -39,14 +44,16 @@ class TextPart(nn.Module):
 
 @dataclass(frozen=True)
 class PatchedProcessor:
-    """The preprocessing of a model that reads pictures of any shape as patches (SigLIP 2's NaFlex), as one tensor.
+    """Preprocessing of a model that reads images of any shape as patches (SigLIP 2's NaFlex), as one tensor.
 
-    [B, N, v + 1]: N patches of v values, and beside each the number of rows of its picture, 0 where there is no patch.
+    Its result is [B, N, v + 1]: N patches of v values, each followed by the number of patch rows of its image, or by 0
+    if there is no patch.
     """
 
     processor: Any
 
     def __call__(self, images: Any, return_tensors: str = "pt", **options: Any) -> dict[str, Any]:
+        """Return {"pixel_values": [B, N, v + 1]} of B images, as a tensor ("pt") or an array ("np")."""
         options = {"do_resize": options["do_resize"]} if "do_resize" in options else {}
         parts = self.processor(images=images, return_tensors="np", **options)
         rows = np.asarray(parts["pixel_attention_mask"]) * np.asarray(parts["spatial_shapes"])[:, :1]
@@ -54,16 +61,18 @@ class PatchedProcessor:
         return {"pixel_values": torch.from_numpy(pixels) if return_tensors == "pt" else pixels}
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the settings of the processor."""
         settings = self.processor.to_dict()
         assert isinstance(settings, dict)
         return settings
 
     def save_pretrained(self, directory: Any) -> None:
+        """Write the processor to a directory."""
         self.processor.save_pretrained(directory)
 
 
 def longest_text(config: Any, tokenizer: Any) -> int:
-    """Positions of the text tower; RoBERTa's begin to count behind the id of padding."""
+    """Return the number of positions of the text tower; RoBERTa's positions start after the padding id."""
     text = config.text_config
     positions = text.max_position_embeddings
     if "roberta" in text.model_type or config.model_type == "altclip":
@@ -72,7 +81,7 @@ def longest_text(config: Any, tokenizer: Any) -> int:
 
 
 def image_size(config: Any, processor: Any) -> tuple[int, int]:
-    """Width and height of the pictures that the tower reads."""
+    """Return width and height of the images that the tower reads, in pixels."""
     vision = config.vision_config
     if config.model_type == "siglip2":
         side = int(processor.max_num_patches**0.5) * vision.patch_size
@@ -81,12 +90,12 @@ def image_size(config: Any, processor: Any) -> tuple[int, int]:
 
 
 def image_modules(model: Any) -> list[nn.Module]:
-    """What the image tower consists of."""
+    """Return the modules of the image tower."""
     return [part for name, part in model.named_children() if name.startswith("vis")]
 
 
 def pool_of(model: Any) -> Callable[[Tensor], Tensor]:
-    """Pixels -> pooled features [B, D]."""
+    """Return a function from pixels to pooled features [B, D]."""
     if model.config.model_type != "siglip2":
         return lambda pixels: _pooled(model.get_image_features(pixel_values=pixels))
 
@@ -104,7 +113,10 @@ def pool_of(model: Any) -> Callable[[Tensor], Tensor]:
 
 
 def positions_of(model: Any) -> Callable[[Tensor], Tensor] | None:
-    """Pixels -> positions [B, P, D], each read as the pooled feature is; None for pictures of different shapes."""
+    """Return a function from pixels to features of positions [B, P, D], or None for images of different shapes.
+
+    Each position is pooled and projected like the pooled feature.
+    """
     vision = model.vision_model
     if model.config.model_type == "siglip2":
         return None
@@ -126,7 +138,7 @@ def positions_of(model: Any) -> Callable[[Tensor], Tensor] | None:
 
 
 def architecture(config: Any) -> Mapping[str, Any]:
-    """What decides what an image tower computes beside its weights."""
+    """Return the settings that, together with the weights, determine the features of an image tower."""
     settings = config.vision_config.to_dict()
     assert isinstance(settings, dict)
     return settings

@@ -1,4 +1,4 @@
-"""What people do with a finished run: classify images with it, and hand it on.
+"""Use a finished run: classify images with it, and export its model.
 
-It may import runs and what is below them. Start with `classifier`.
+This package may import runs and all packages below. Start with `classifier`.
 """

@@ -1,7 +1,7 @@
-"""The checkpoint of an export: where its users get it, and the words that its tokenizer reads in the place of a prompt.
+"""The checkpoint of an export: where its users get it, and the words that the prompt replaces in their text.
 
-A user has the library that the checkpoint comes from, transformers or OpenCLIP. The prompt's vectors take the place of
-the embeddings of words: two texts that differ in these words alone tell where they are, whatever the tokenizer.
+Users of an export have the library of the checkpoint, transformers or OpenCLIP. The prompt's vectors replace the
+embeddings of some words. Two texts that differ only in these words show their positions, for any tokenizer.
 """
 
 import copy
@@ -25,27 +25,41 @@ from fedpgp.backbone.transformers_models import TextPart
 from fedpgp.errors import ConfigError
 from fedpgp.serving.classifier import Classes, Classifier
 
-WORDS = ("a", "x", "o", "in", "de", "of", "the", "photo")  # of which one token each is expected in any vocabulary
+WORDS = ("a", "x", "o", "in", "de", "of", "the", "photo")  # words that are a single token in most vocabularies
 
 
 def library_of(backbone: Backbone, name: str) -> Literal["transformers", "open_clip"]:
-    """Return the library that loads a checkpoint; raise ConfigError if neither does."""
+    """Return the library that loads a checkpoint; raise ConfigError if there is none."""
     if not isinstance(backbone.image, ImageEncoder):
         return "transformers" if isinstance(getattr(backbone.text, "tower", None), TextPart) else "open_clip"
     if backbone.files[0].name == CONFIG:
         return "open_clip"
     if isinstance(backbone.image.model.vision_model, ResNetTower):
         raise ConfigError(
-            f"checkpoint {name} is a ResNet in OpenAI's own form, which neither transformers nor OpenCLIP loads from a"
-            " file: export onnx, or train on the same model as open_clip:RN50/openai"
+            "it is a ResNet in OpenAI's own format, which neither transformers nor OpenCLIP loads from a file",
+            where=f"checkpoint {name}",
+            remedy="Use --format onnx, or train on the same model from OpenCLIP, such as open_clip:RN50/openai",
         )
     return "transformers"
 
 
 def place(backbone: Backbone, name: str, directory: Path) -> dict[str, str]:
-    """Return a card's words for loading a checkpoint, and copy it to an export unless its users can download it.
+    """Return the values for a card that load a checkpoint, and copy the checkpoint if users cannot download it.
 
-    "library": of `library_of`; "checkpoint": its name as a Python string; "weights": arguments that load the model.
+    Parameters
+    ----------
+    backbone
+        The dual encoder.
+    name
+        Name of the checkpoint.
+    directory
+        The export.
+
+    Returns
+    -------
+    dict
+        "library", see `library_of`; "checkpoint", the name as a Python string; "weights", arguments that load the
+        model.
     """
     library = library_of(backbone, name)
     if name.startswith(PREFIX):
@@ -66,7 +80,7 @@ def place(backbone: Backbone, name: str, directory: Path) -> dict[str, str]:
 
 
 def _copy(backbone: Backbone, library: str, directory: Path) -> None:
-    if library == "transformers" and isinstance(backbone.image, ImageEncoder):  # it may come from a single file
+    if library == "transformers" and isinstance(backbone.image, ImageEncoder):  # the checkpoint may be a single file
         parts: list[Any] = [backbone.image.model, transformers_processor(backbone), backbone.tokenizer]
         for part in parts:
             part.save_pretrained(directory)
@@ -78,8 +92,11 @@ def _copy(backbone: Backbone, library: str, directory: Path) -> None:
 
 
 def transformers_processor(backbone: Backbone) -> Any:
-    """Return the preprocessing that an export for transformers has: for a checkpoint in OpenAI's form transformers'
-    own, which changes nothing of a picture that `read_image` has cut to a square."""
+    """Return the preprocessing of an export for transformers.
+
+    For a checkpoint in OpenAI's format, this is CLIP's preprocessing in transformers, which does not change an image
+    that `read_image` has cropped to a square.
+    """
     processor = backbone.image.processor
     if isinstance(processor, OpenClipProcessor):
         return standard_processor(backbone.image.size[0], processor.settings)
@@ -87,27 +104,28 @@ def transformers_processor(backbone: Backbone) -> Any:
 
 
 def reading(backbone: Backbone, library: str) -> str:
-    """Return a card's words for reading an image."""
+    """Return the Python expression with which a card reads an image."""
     cut = library == "transformers" and isinstance(backbone.image.processor, OpenClipProcessor)
     return f'read_image("image.png"{f", square={backbone.image.size[0]}" if cut else ""})'
 
 
 def transformers_model(backbone: Backbone, name: str) -> Any:
-    """Return a copy of the dual encoder, of transformers, in float32; raise ConfigError if it is of OpenCLIP."""
+    """Return a copy of the dual encoder as a model of transformers, in float32; raise ConfigError for OpenCLIP."""
     from transformers import AutoModel
 
     if isinstance(backbone.image, ImageEncoder) and not isinstance(backbone.image.model.vision_model, ResNetTower):
         return copy.deepcopy(backbone.image.model)
     if library_of(backbone, name) == "open_clip":
         raise ConfigError(
-            f"format hf must be of a model that transformers has a class for, and {name} is one of OpenCLIP's: take"
-            " safetensors, whose card reads any class names with OpenCLIP"
+            f"the format hf needs a model of transformers, but {name} is a model of OpenCLIP",
+            where="format",
+            remedy="Use --format safetensors, whose card reads any class names with OpenCLIP",
         )
     return AutoModel.from_pretrained(backbone.files[0].parent, dtype=torch.float32, local_files_only=True).eval()
 
 
 def padding(backbone: Backbone) -> dict[str, Any]:
-    """Return the arguments with which a tokenizer of transformers fills up texts as the text tower needs it."""
+    """Return the arguments with which a tokenizer of transformers pads texts as the text tower needs it."""
     text = backbone.text
     if isinstance(text, GeneralTextEncoder) and text.padded:
         return {"padding": "max_length", "max_length": text.positions}
@@ -115,7 +133,7 @@ def padding(backbone: Backbone) -> dict[str, Any]:
 
 
 def sentence(classifier: Classifier, words: Sequence[str], gap: str = " ") -> str:
-    """Return the text that a tokenizer reads: words in the places of the context vectors, {} for the class name."""
+    """Return the text for the tokenizer, with words in place of the context vectors and {} for the class name."""
     half = _half(classifier, len(words))
     ahead, _, behind = classifier.method.tail.partition("{}")
     start = " ".join(part for part in (gap.join(words[:half]), ahead.strip(), "{}") if part)
@@ -126,9 +144,25 @@ def sentence(classifier: Classifier, words: Sequence[str], gap: str = " ") -> st
 def context_ids(
     classifier: Classifier, classes: Classes, tokenizer: Tokenizer, text: str, vectors: int
 ) -> list[list[int]] | None:
-    """Return, for each class, the ids of the tokens that stand where the context vectors are.
+    """Return, for each class, the ids of the tokens in place of the context vectors.
 
-    text: from `sentence`. None if a tokenizer does not make of it what the run has read, but for these tokens.
+    Parameters
+    ----------
+    classifier
+        The model.
+    classes
+        Class names that the model has read.
+    tokenizer
+        The tokenizer of the export.
+    text
+        Result of `sentence`.
+    vectors
+        Number of context vectors.
+
+    Returns
+    -------
+    list or None
+        None if the other tokens of a class differ from the tokens that the run has read.
     """
     half, found = _half(classifier, vectors), []
     for name, (tokens, tail) in zip(classes.names, classes.tokens.split(), strict=True):
@@ -141,9 +175,12 @@ def context_ids(
 
 
 def texts(classifier: Classifier, classes: Classes, vectors: int) -> tuple[str, str]:
-    """Return two texts with a place for the class name that differ in the tokens where the context vectors are.
+    """Return two texts with {} for the class name that differ exactly in the tokens in place of the context vectors.
 
-    Raises ConfigError for a tokenizer that makes something else of them than the run has read.
+    Raises
+    ------
+    ConfigError
+        If the tokenizer reads class names in such texts differently than the run did.
     """
     fitting: list[tuple[str, list[list[int]]]] = []
     for word in WORDS:
@@ -155,16 +192,19 @@ def texts(classifier: Classifier, classes: Classes, vectors: int) -> tuple[str, 
             if all(a != b for rows in zip(ids, known, strict=True) for a, b in zip(*rows, strict=True)):
                 return other, text
         fitting.append((text, ids))
-    raise unreadable("safetensors", "other words", "clip-head or onnx, for a list of class names")
+    raise unreadable("safetensors", "other words", "--format clip-head or onnx, for a list of class names")
 
 
-def unreadable(form: str, ahead: str, others: str) -> ConfigError:
+def unreadable(form: str, before: str, others: str) -> ConfigError:
+    """Return the error for a tokenizer whose tokens of a class name depend on the words before it."""
     return ConfigError(
-        f"format {form} needs a tokenizer that reads a class name behind {ahead} as the run has read it, which this"
-        f" checkpoint's does not: take {others}"
+        f"the format {form} is not possible, because the checkpoint's tokenizer reads a class name after {before}"
+        " differently than the run did",
+        where="format",
+        remedy=f"Use {others}",
     )
 
 
 def _half(classifier: Classifier, vectors: int) -> int:
-    """How many context vectors stand ahead of the class name."""
+    """Return the number of context vectors before the class name."""
     return {"end": vectors, "middle": vectors // 2, "front": 0}[classifier.method.position]

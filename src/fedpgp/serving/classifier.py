@@ -1,4 +1,4 @@
-"""A run's prompts on their CLIP, ready for images and for any class names.
+"""Classify images into any class names with the prompts of a run and its dual encoder.
 
 Letters: B images, C classes, D feature width.
 """
@@ -33,14 +33,26 @@ from fedpgp.runtime.files import exists
 from fedpgp.runtime.validation import texts, whole_number
 
 BATCH = 16  # images encoded together
-SHOWN = 5  # class names that a message repeats
+
 AnyImage: TypeAlias = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 KINDS = (str, Path, bytes, Image.Image, np.ndarray)
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Class names as a model reads them: its text features [K, C, D] and what else it knows of them."""
+    """Class names as read by a model.
+
+    Attributes
+    ----------
+    names
+        C class names.
+    text
+        Text features [K, C, D].
+    tokens
+        Tokens of the class names.
+    frozen
+        Other values that the method needs for these class names.
+    """
 
     names: tuple[str, ...]
     text: Tensor
@@ -49,24 +61,50 @@ class Classes:
 
 
 class Answer(NamedTuple):
-    """One image. probabilities: by class name, in the order of the names; fault: why there are none."""
+    """Result for one image.
+
+    Attributes
+    ----------
+    image
+        Name of the image.
+    probabilities
+        Probability by class name, in the order of the names; empty if the image cannot be read.
+    fault
+        Reason why the image cannot be read.
+    """
 
     image: str
     probabilities: dict[str, float]
     fault: str = ""
 
     def best(self, count: int | None = None) -> list[tuple[str, float]]:
-        """So many classes, or all, the likeliest first."""
+        """Return the `count` most probable classes, or all, sorted by decreasing probability."""
         return sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:count]
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model of a finished run: the shared part alone, or a client's own.
+    """Model of a finished run: the shared part, or the personal model of a client.
 
-    base: the class names that were trained on, in the run's order; client: whose model it is, None of the shared part;
-    temperature: T > 0 by which logits are divided before the softmax.
+    Attributes
+    ----------
+    method
+        The method of the run.
+    params
+        The trained parameters.
+    backbone
+        The dual encoder.
+    base
+        Class names used in training, in the run's order.
+    templates
+        Templates of the task.
+    client
+        Number of the client; None for the shared part.
+    temperature
+        T > 0 by which logits are divided before the softmax.
 
+    Examples
+    --------
     >>> fedpgp.load("my-run", client=3).classify(["cat.png"], ["cat", "red panda"])  # doctest: +SKIP
     [{'cat': 0.91, 'red panda': 0.09}]
     """
@@ -81,7 +119,7 @@ class Classifier:
 
     @property
     def owner(self) -> str:
-        """Whose model it is, in words."""
+        """Owner of the model, in words."""
         return "the shared part" if self.client is None else f"client {self.client}"
 
     def __repr__(self) -> str:
@@ -89,18 +127,32 @@ class Classifier:
 
     @cached_property
     def towers(self) -> Towers:
+        """Parts of the dual encoder that the method needs."""
         return self.backbone.towers(self.method.reads)
 
     @torch.no_grad()
     def read(self, class_names: Sequence[str] | None = None) -> Classes:
-        """Reads class names, known or new; None takes those that were trained on. Raises ConfigError for fewer than two
-        names, of which one would always be certain, or for one that comes twice."""
+        """Read class names, known or new.
+
+        Parameters
+        ----------
+        class_names
+            The class names; None means the names used in training.
+
+        Raises
+        ------
+        ConfigError
+            If there are fewer than two names, because a single class always has probability 1, or if names are
+            repeated.
+        """
         names = self.base if class_names is None else texts(class_names, "classes")
         check_names(names)
         if class_names is not None and len(names) == 1:
             raise ConfigError(
-                f"classes must name at least two, as one cannot be told from nothing, got {names[0]!r}: add what else"
-                " it could be"
+                where="classes",
+                allowed="at least two class names, because a single class always has probability 1",
+                got=list(names),
+                remedy="Add the other classes that an image can show",
             )
         check_readable(self.backbone.tokenizer, names)
         task = named_task(self.base, self.templates)
@@ -116,28 +168,35 @@ class Classifier:
 
     @torch.no_grad()
     def logits(self, pixels: Tensor, classes: Classes) -> Tensor:
-        """Logits [B, C] of preprocessed pictures [B, 3, H, W]."""
+        """Return logits [B, C] of preprocessed images [B, 3, H, W]."""
         encoder, kind = self.backbone.image, kind_of(self.method)
-        pooled = encoder.encode(pixels).clone()  # out of inference mode, which methods need not know of
+        pooled = encoder.encode(pixels).clone()  # leaves inference mode, which methods do not expect
         kept = None if kind is None else [encoder.encode(pixels, kind).clone()]
         return self.answer(ImageFeatures(pooled, kept, torch.arange(len(pooled))), classes)
 
     @torch.no_grad()
     def answer(self, images: ImageFeatures, classes: Classes) -> Tensor:
-        """Logits [B, C] of what is kept of images."""
+        """Return logits [B, C] for features of images."""
         return answer(
             self.towers, Question(self.method, self.params, classes.text, images, classes.tokens, classes.frozen)
         )
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """[B, C] that sum to 1."""
+        """Return probabilities [B, C], which sum to 1 for each image."""
         return (logits.double() / self.temperature).softmax(-1)
 
     def stream(self, images: Sequence[AnyImage], classes: Classes, workers: int = 1) -> Iterator[Answer]:
-        """Answers to images, in their order, as they come; one that does not decode has a fault instead.
+        """Yield answers for images in their order; the answer for an unreadable image has a fault.
 
-        images: as `classify` takes them. workers: as `each` of data/preprocess takes them; 0 finishes one batch after
-        the other in this thread, which is the fastest way for a few images.
+        Parameters
+        ----------
+        images
+            As in `classify`.
+        classes
+            Class names that the model has read.
+        workers
+            As in `each` of data/preprocess; 0 processes one batch after the other in this thread, which is fastest for
+            a few images.
         """
         preparation = Preparation(_dataset(images), self.backbone.image.processor, self.backbone.image.size, CENTRE)
 
@@ -159,32 +218,45 @@ class Classifier:
     def classify(
         self, images: Sequence[AnyImage] | AnyImage, classes: Sequence[str] | None = None
     ) -> list[dict[str, float]]:
-        """The probability of each class for every image, the likeliest first.
+        """Return the probability of each class for every image, sorted by decreasing probability.
 
-        images: one or several paths, files as bytes, Pillow images, or arrays, all read by `read_image`; classes: any
-        names, None takes those that were trained on. Raises DataError for a file that is missing or no image, and for
-        arrays that are none; ConfigError for class names that cannot be told apart.
+        Parameters
+        ----------
+        images
+            One or several paths, files as bytes, Pillow images, or arrays, all read by `read_image`.
+        classes
+            Any class names; None means the names used in training.
+
+        Raises
+        ------
+        DataError
+            If a file is missing or not an image, or if an array is not an image.
+        ConfigError
+            If the class names cannot be distinguished.
         """
         given = list(images) if isinstance(images, Sequence) and not isinstance(images, str | bytes) else [images]
         for number, image in enumerate(given):
             if not isinstance(image, KINDS):
                 kind = type(image).__name__
                 raise DataError(
-                    f"images must be paths, bytes, Pillow images or NumPy arrays, got {kind} as image {number}"
+                    where=f"image {number}",
+                    allowed="a path, bytes, a Pillow image or a NumPy array",
+                    got=kind,
+                    remedy="Convert it to one of these types",
                 )
             if isinstance(image, str | Path) and not exists(image):
-                raise DataError(f"{shown(image)} does not exist: name a file that does")
+                raise DataError("the file does not exist", where=shown(image), remedy="Correct the path")
         read = self.read(classes)
         probabilities = []
         for result in self.stream(given, read, workers=0):
             if result.fault:
-                raise DataError(f"{result.image} cannot be read: {result.fault}; leave it out")
+                raise DataError(f"the image cannot be read ({result.fault})", where=result.image, remedy="Leave it out")
             probabilities.append(dict(result.best()))
         return probabilities
 
 
 def with_checkpoint(run: Run, checkpoint: str | None) -> Run:
-    """The same run with its checkpoint in another place; None: where the run has it."""
+    """Return the run with another path of its checkpoint; None leaves the run unchanged."""
     if checkpoint is None:
         return run
     return replace(run, config=replace(run.config, backbone=replace(run.config.backbone, checkpoint=checkpoint)))
@@ -193,92 +265,171 @@ def with_checkpoint(run: Run, checkpoint: str | None) -> Run:
 def load(
     run: Run | Path | str, client: int | None = None, *, device: str | None = None, checkpoint: str | None = None
 ) -> Classifier:
-    """The model of a finished run, or of its directory: the shared part alone, or that of a client.
+    """Load the model of a finished run: the shared part, or the personal model of a client.
 
-    client: its number, from 0. device: None takes the run's. checkpoint: where the run's checkpoint is now, if it was
-    moved. Raises FedPGPError where the run has no such model, where
-    its checkpoint is not to be had, or is not the one that it was trained with.
+    Parameters
+    ----------
+    run
+        The run or its directory.
+    client
+        Number of the client, from 0; None means the shared part.
+    device
+        Device of PyTorch; None means the run's device.
+    checkpoint
+        Current path of the run's checkpoint, if it was moved.
+
+    Raises
+    ------
+    FedPGPError
+        If the run has no such model, or if its checkpoint is missing or differs from the one used in training.
     """
     client = None if client is None else whole_number(client, "client", 0)
     run = with_checkpoint(run if isinstance(run, Run) else load_run(run), checkpoint)
     name, task = run.method, run.results["task"]
     if name not in run.config.methods:
         raise ConfigError(
-            f"{name} is neither built in nor of an installed package: install it, or use the run from Python"
+            "it is neither built in nor part of an installed package",
+            where=f"method {name}",
+            remedy="Install its package, or use the run from Python",
         )
     if "base_names" not in task:
         raise OutputError(
-            f"the run of {name} was written by an earlier fedpgp, which did not keep class names: run it again"
+            "it has no class names, because an earlier version of fedpgp wrote it",
+            where=f"run of {name}",
+            remedy="Run it again",
         )
     settings = run.config.backbone
     try:
         backbone = configured_backbone(settings, device)
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; if it was moved, name its place with --checkpoint") from error
+        raise CheckpointError(
+            error.problem,
+            where=error.where,
+            allowed=error.allowed,
+            got=error.got,
+            remedy=f"{error.remedy}. If the checkpoint was moved, give its new path with --checkpoint",
+        ) from error
     if backbone.fingerprint != run.provenance["checkpoint"]:
         raise CheckpointError(
-            f"checkpoint {settings.checkpoint!r} is not the one that {name} was trained with (its SHA-256 differs):"
-            " fetch that one again, or name its place with --checkpoint, in Python checkpoint="
+            f"it is not the checkpoint that {name} was trained with (its SHA-256 differs)",
+            where=f"checkpoint {settings.checkpoint!r}",
+            remedy="Download the original again, or give its path with --checkpoint (in Python, checkpoint=)",
         )
     method, base, templates = run.config.methods[name], tuple(task["base_names"]), tuple(task["templates"])
     return Classifier(method, params_of(run, method, backbone, client), backbone, base, templates, client)
 
 
 def params_of(run: Run, method: Method, backbone: Backbone, client: int | None) -> Params:
-    """What a model of a run predicts with; raises ConfigError where there is none.
+    """Return the parameters with which a model of a run predicts.
 
-    A memory of a client's own images is not part of a run: it is left empty.
+    A memory of a client's own images is not part of a run, so it is empty here.
+
+    Parameters
+    ----------
+    run
+        The run.
+    method
+        Its method.
+    backbone
+        Its dual encoder.
+    client
+        Number of the client; None means the shared part.
+
+    Raises
+    ------
+    ConfigError
+        If the run has no such model.
     """
     like = backbone.logit_scale
 
     def tensors(prefix: str) -> dict[str, Tensor]:
-        """Those under a prefix, on the backbone's device and in its precision."""
+        """Return the tensors under a prefix, on the backbone's device and in its precision."""
         chosen = {name.removeprefix(prefix): run.prompts[name] for name in run.prompts if name.startswith(prefix)}
         return {name: x.to(like) if x.is_floating_point() else x.to(like.device) for name, x in chosen.items()}
 
     shared = tensors("shared/")
     private, kept, received = (tensors(f"{group}/{client or 0}/") for group in ("private", "kept", "received"))
     if client is None:
-        if not private and run.results["private"]:  # across machines it stays with the clients; of it nothing is used
+        if not private and run.results["private"]:  # it stayed on the clients' machines, and its values are not used
             task = named_task(run.results["task"]["base_names"], run.results["task"]["templates"])
             private = method.init_private(task, backbone, torch.Generator().manual_seed(0), 0)
-        alone = method.without_private(Params(shared, private, shared))
-        if alone is None:
-            raise ConfigError(f"the shared part of {method.name} predicts nothing by itself: name a client")
-        return alone
+        without = method.without_private(Params(shared, private, shared))
+        if without is None:
+            raise ConfigError(
+                f"the shared part of {method.name} cannot predict without a client's private part",
+                where="client",
+                remedy="Choose a client, for example with --client 0 (in Python, client=0)",
+            )
+        return without
     clients = run.results["task"]["clients"]
     if not 0 <= client < clients:
-        raise ConfigError(f"client must be 0 to {clients - 1}, as this run has {clients} clients, got {client}")
+        raise ConfigError(
+            where="client",
+            allowed=f"0 to {clients - 1}, because the run has {clients} clients",
+            got=client,
+            remedy="Choose one of these clients",
+        )
     if run.results["private"] and not private:
         raise ConfigError(
-            f"the private part of client {client} is not here: it stayed on the client's machine; leave --client out"
-            " for the shared part, or fit one of your own with fedpgp join"
+            "its private part is not available here, because it stayed on the client's machine",
+            where=f"client {client}",
+            remedy="Leave --client out to use the shared part, or fit a private part of your own with fedpgp join",
         )
     received = received or shared
     params = Params(kept or {name: received[name] for name in shared}, private, received)
-    # What is kept of the server is already what models predict with; what a client kept itself is not.
+    # Values received from the server are ready for prediction, but values that the client kept itself are not.
     return method.for_prediction(params) if kept else params
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raises ConfigError for no class names, an empty one, or two that read the same."""
+    """Raise ConfigError if there are no class names, or if a name is empty or repeated."""
     if not names:
-        raise ConfigError("classes must name at least two, got none: such as --classes 'zebra,red panda'")
+        raise ConfigError(
+            where="classes",
+            allowed="at least two class names",
+            got=[],
+            remedy="Use, for example, --classes 'zebra,red panda'",
+        )
     for name in names:
         if not is_text(name):
-            raise ConfigError(f"classes must be text in UTF-8 without control characters, got '{shown(name)}'")
+            raise ConfigError(
+                where="every name in classes",
+                allowed="UTF-8 text without control characters",
+                got=name,
+                remedy="Write the name in other characters",
+            )
         if not any(letter.isalnum() for letter in name):
-            raise ConfigError(f"classes must have a letter or a digit each, got {name!r}")
+            raise ConfigError(
+                where="every name in classes",
+                allowed="a name with a letter or a digit",
+                got=name,
+                remedy="Name the class in words",
+            )
     counts = Counter(map(plain, names))
-    twice = [name for name in names if counts[plain(name)] > 1]
-    if twice:
-        more = f" and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
-        raise ConfigError(f"classes must differ, got twice: {', '.join(map(repr, twice[:SHOWN]))}{more}")
+    repeated = [name for name in names if counts[plain(name)] > 1]
+    if repeated:
+        raise ConfigError(
+            where="classes",
+            allowed="different from each other in more than case, spaces and underscores",
+            got=repeated,
+            remedy="Leave the repeated names out",
+        )
 
 
 def calibrated(classifier: Classifier, logits: Tensor, targets: Tensor) -> Classifier:
-    """The same with the temperature at which some logits [n, C] have the least negative log-likelihood of their right
-    columns [n] (Guo et al. 2017, section 4.2)."""
+    """Return the classifier with the temperature that minimizes the negative log-likelihood of given targets.
+
+    See Guo et al. 2017, section 4.2.
+
+    Parameters
+    ----------
+    classifier
+        The model.
+    logits
+        [n, C].
+    targets
+        [n], the right columns of the logits.
+    """
     logits, targets = logits.double(), targets.to(logits.device)
     logarithm = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([logarithm], max_iter=100, line_search_fn="strong_wolfe")
@@ -295,7 +446,7 @@ def calibrated(classifier: Classifier, logits: Tensor, targets: Tensor) -> Class
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Decodes images by their number, wherever they are; it can be pickled, for other processes."""
+    """Decoder of images by their number, which can be pickled for other processes."""
 
     images: Sequence[AnyImage]
 

@@ -1,4 +1,4 @@
-"""A run's model as files that others use without fedpgp, each with a model card that shows how."""
+"""Export a run's model as files that work without fedpgp, each with a model card that shows how to use it."""
 
 import copy
 import json
@@ -30,8 +30,8 @@ from fedpgp.serving.memory import remembers
 from fedpgp.serving.reduce import SAME, context_of, difference, head_of
 
 Format = Literal["safetensors", "clip-head", "onnx", "hf"]
-CARD, MARK = "README.md", "library_name: fedpgp"  # what is written last, and a line of it by which it is known
-READER = "read_image.py"  # what the card's code reads images with, as fedpgp does
+CARD, MARK = "README.md", "library_name: fedpgp"  # the file that is written last, and a line that identifies it
+READER = "read_image.py"  # reads images in the card's code, as fedpgp does
 SHOWN = 3  # class names in a card's example
 
 
@@ -44,28 +44,60 @@ def export(
     classes: Sequence[str] | None = None,
     force: bool = False,
 ) -> Path:
-    """Writes a model of a finished run as a directory that is used without fedpgp; what is written was tried.
+    """Write a model of a finished run to a directory that works without fedpgp, after a test of the exported files.
 
-    format: "safetensors", the prompt alone; "clip-head", text features of some classes, for an image encoder; "onnx",
-    image encoder and head in one file; "hf", a model of transformers with the prompt as tokens. client: whose model;
-    None takes the shared part. classes: of a head; None takes those that were trained on. force: replace an export.
+    Parameters
+    ----------
+    run
+        The run or its directory.
+    output
+        Directory to write.
+    format
+        "safetensors": the prompt only. "clip-head": text features of some classes, for use with an image encoder.
+        "onnx": image encoder and head in one file. "hf": a model of transformers with the prompt as tokens.
+    client
+        Number of the client whose model is exported; None means the shared part.
+    classes
+        Class names of a head; None means the names used in training.
+    force
+        Whether to replace an existing export.
 
-    Raises ConfigError where a model cannot be written so, OutputError where the directory cannot be.
+    Returns
+    -------
+    Path
+        The directory.
+
+    Raises
+    ------
+    ConfigError
+        If the model cannot be written in this format.
+    OutputError
+        If the directory cannot be written.
     """
     if format not in get_args(Format):
-        raise ConfigError(f"format must be one of {', '.join(get_args(Format))}, got {format!r}")
+        raise ConfigError(
+            where="format",
+            allowed=f"one of {', '.join(get_args(Format))}",
+            got=format,
+            remedy="Use --format safetensors, for example",
+        )
     if classes is not None and format in ("safetensors", "hf"):
-        raise ConfigError(f"classes must be left out for {format}, which takes any class names when it is used")
+        raise ConfigError(
+            f"the format {format} is exported without class names, because its users choose them",
+            where="classes",
+            remedy="Leave --classes out, or use --format clip-head or onnx",
+        )
     run = run if isinstance(run, Run) else load_run(run)
     classifier = load(run, client, device="cpu")
     if client is not None and remembers(classifier.method):
         raise ConfigError(
-            f"a client of {run.method} predicts with features of its own images, which must not leave it: leave"
-            " client out, for the shared part"
+            f"a client of {run.method} predicts with features of its own images, which must stay with the client",
+            where="client",
+            remedy="Leave --client out to export the shared part",
         )
     directory = Path(output)
     check_output(directory, force, _is_replaceable)
-    with writing(directory, "free space, or name another with -o"), new_directory(directory) as scratch:
+    with writing(directory, "Free space, or choose another directory with -o"), new_directory(directory) as scratch:
         facts = _WRITERS[format](run, classifier, classifier.read(classes), scratch)
         write(scratch / READER, (resources.files("fedpgp.data") / READER).read_bytes())
         write(scratch / CARD, _card(run, classifier, format, facts).encode())
@@ -73,7 +105,7 @@ def export(
 
 
 def is_export(directory: Path) -> bool:
-    """Whether a directory has the card of an export."""
+    """Return whether a directory contains the card of an export."""
     try:
         return MARK in (directory / CARD).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -113,7 +145,7 @@ def _head(run: Run, classifier: Classifier, classes: Classes, directory: Path) -
 
 
 class _Served(nn.Module):
-    """Preprocessed pixels [B, 3, H, W] -> logits [B, C] and probabilities."""
+    """Module from preprocessed pixels [B, 3, H, W] to logits [B, C] and probabilities [B, C]."""
 
     def __init__(self, classifier: Classifier, weight: Tensor):
         super().__init__()
@@ -130,13 +162,19 @@ class _Served(nn.Module):
 
 def _onnx(run: Run, classifier: Classifier, classes: Classes, directory: Path) -> dict[str, Any]:
     if missing := [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]:
-        raise ConfigError(f'format onnx needs {", ".join(missing)}: pip install "fedpgp[onnx]"')
+        raise ConfigError(
+            f"the format onnx needs packages that are not installed: {', '.join(missing)}",
+            where="format",
+            remedy='Install them with `pip install "fedpgp[onnx]"`',
+        )
     import onnxruntime
 
     if isinstance(classifier.backbone.image.processor, PatchedProcessor):
         raise ConfigError(
-            f"format onnx must be of an image tower that reads pictures of one shape, {run.config.backbone.checkpoint}"
-            " reads patches of any: take clip-head"
+            "the format onnx needs an image tower that reads images of a fixed shape, but"
+            f" {run.config.backbone.checkpoint} reads patches of images of any shape",
+            where="format",
+            remedy="Use --format clip-head",
         )
     served = _Served(classifier, head_of(classifier, classes)).float().eval()
     width, height = classifier.backbone.image.size
@@ -145,8 +183,8 @@ def _onnx(run: Run, classifier: Classifier, classes: Classes, directory: Path) -
     log = logging.getLogger("torch.onnx")
     level = log.level
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter, on what it was written with
-        log.setLevel(logging.ERROR)  # and on packages that it would also export
+        warnings.simplefilter("ignore")  # deprecation warnings of the exporter
+        log.setLevel(logging.ERROR)  # warnings about optional packages
         program = torch.onnx.export(
             served,
             (pixels,),
@@ -158,7 +196,7 @@ def _onnx(run: Run, classifier: Classifier, classes: Classes, directory: Path) -
         )
         log.setLevel(level)
         expected = served(pixels)[0]
-    assert program is not None, "without dynamo it would be"
+    assert program is not None, "it is None only without dynamo"
     program.model.metadata_props.update({**_metadata(run, classifier), "classes": json.dumps(classes.names)})
     program.save(path, external_data=False)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -184,14 +222,14 @@ def _hugging_face(run: Run, classifier: Classifier, classes: Classes, directory:
     template = checkpoint.sentence(classifier, tokens, "")
     found = checkpoint.context_ids(classifier, classes, tokenizer, template, len(context))
     if found is None:
-        raise checkpoint.unreadable("hf", "new tokens", "safetensors")
+        raise checkpoint.unreadable("hf", "new tokens", "--format safetensors")
     known = model.text_model.get_input_embeddings().weight
     table = known.new_zeros(max(*found[0], len(known) - 1) + 1, known.shape[1])
     table[: len(known)], table[found[0]] = known, context.to(known)
     model.text_model.set_input_embeddings(nn.Embedding.from_pretrained(table))
     text = model.config.text_config
     text.vocab_size = len(table)
-    # Older checkpoints of CLIP find the end by the largest id, which the new tokens have now.
+    # Older checkpoints of CLIP find the end by the largest id, which now belongs to a new token.
     text.eos_token_id = model.text_model.eos_token_id = added.eos_token_id
     model.save_pretrained(directory)
     added.save_pretrained(directory)
@@ -215,14 +253,18 @@ _WRITERS: Mapping[Format, Callable[[Run, Classifier, Classes, Path], dict[str, A
 
 
 def _check_same(values: Tensor, expected: Tensor, where: Path) -> None:
-    """Raises OutputError where an exported model computes other numbers than the one here."""
+    """Raise OutputError if an exported model computes other numbers than the original."""
     worst = difference(values, expected)
     if not worst <= SAME:
-        raise OutputError(f"{where.name} does not compute what the run does: it differs by {worst:.2g}; report this")
+        raise OutputError(
+            f"the exported model does not compute the same numbers as the run (relative difference {worst:.2g})",
+            where=where.name,
+            remedy="Report this as a bug of fedpgp",
+        )
 
 
 def _metadata(run: Run, classifier: Classifier) -> dict[str, str]:
-    """Strings, which is all that these formats keep."""
+    """Return metadata as strings, the only type that these formats support."""
     return {
         "format": "pt",
         "fedpgp": __version__,
@@ -261,7 +303,7 @@ def _card(run: Run, classifier: Classifier, format: str, facts: Mapping[str, Any
 
 
 def _arguments(values: Mapping[str, Any]) -> str:
-    """Keyword arguments as Python code."""
+    """Format keyword arguments as Python code."""
     return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 

@@ -1,4 +1,4 @@
-"""What a model needs of images that a run directory does not hold: a client's memory, and validation images."""
+"""Parts of a model that need images, which a run directory does not contain: a client's memory and the temperature."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,22 +20,41 @@ from fedpgp.serving.classifier import Classifier, calibrated
 
 
 def remembers(method: Method) -> bool:
-    """Whether its clients predict with what they remember of their images."""
+    """Return whether clients of a method predict with a memory of their images."""
     return type(method).memory is not Method.memory
 
 
 @contextmanager
 def images_of(run: Run, cache: Path | str | None, reporter: Reporter | None) -> Iterator[OpenRun]:
-    """The run's images, features from the cache; raises FedPGPError where they are not here."""
+    """Open the images of a run, with features from the cache.
+
+    Parameters
+    ----------
+    run
+        The run.
+    cache
+        Directory of the feature cache.
+    reporter
+        Reporter of progress.
+
+    Raises
+    ------
+    FedPGPError
+        If the images are not available here.
+    """
     if run.config.federation.engine == "deployment":
-        raise ConfigError(f"the images of {run.method}'s clients are on their own machines: none of them is here")
+        raise ConfigError(
+            "the images of the clients are not available here, because they stayed on the clients' machines",
+            where=f"run of {run.method}",
+            remedy="Use the shared part, without --client and without --calibrate",
+        )
     execution = Execution(cache=cache, skip_bad_images=True, reporter=reporter)
     with open_run(run.config, run.method, run.seed, execution) as opened:
         yield opened
 
 
 def with_memory(classifier: Classifier, run: Run, cache: Path | str | None, reporter: Reporter | None) -> Classifier:
-    """The same with what its client remembers of its training images."""
+    """Return the classifier with its client's memory of the training images."""
     assert classifier.client is not None, "the shared part remembers nothing"
     with images_of(run, cache, reporter) as opened:
         memory = opened.runner.memory(classifier.client)
@@ -45,7 +64,7 @@ def with_memory(classifier: Classifier, run: Run, cache: Path | str | None, repo
 def with_temperature(
     classifier: Classifier, run: Run, cache: Path | str | None, reporter: Reporter | None
 ) -> Classifier:
-    """The same with the temperature that suits validation images best: a client's own, or all of the base classes."""
+    """Return the classifier with the temperature that fits validation images of its client, or of all base classes."""
     with images_of(run, cache, reporter) as opened:
         task = opened.task
         images: ImageFeatures = opened.data.tests["validation"]

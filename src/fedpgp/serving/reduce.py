@@ -1,4 +1,6 @@
-"""What a model comes down to where its method is simple enough, found by asking it: no method is named here.
+"""Reduce a model to a linear head or a single prompt if its method allows it.
+
+Whether this is possible is tested on random inputs, so no method is named here.
 
 Letters: B images, C classes, D feature width, M context vectors, d token width.
 """
@@ -10,15 +12,18 @@ from fedpgp.backbone.layers import Prompt
 from fedpgp.errors import ConfigError
 from fedpgp.serving.classifier import Classes, Classifier
 
-TRIES = 8  # images and class names that a model is asked about
-SAME = 1e-4  # of the largest logit, the most by which an exported or reduced model may differ
+TRIES = 8  # random images for the test of a model
+SAME = 1e-4  # largest allowed difference of an exported or reduced model, relative to the largest logit
 
 
 @torch.no_grad()
 def head_of(classifier: Classifier, classes: Classes) -> Tensor:
-    """W [C, D] with which the logits of an image feature x of unit length are exp(logit scale) · W x.
+    """Return W [C, D] so that the logits of a unit-length image feature x are exp(logit scale) · W x.
 
-    Raises ConfigError where they are not linear in one image feature.
+    Raises
+    ------
+    ConfigError
+        If the logits are not a linear function of one image feature.
     """
     method, width = classifier.method, classifier.backbone.image.width
     if {"patches", "image tower", "text per image"} & {*method.reads} or classifier.params.memory:
@@ -38,10 +43,19 @@ def head_of(classifier: Classifier, classes: Classes) -> Tensor:
 
 @torch.no_grad()
 def context_of(classifier: Classifier, classes: Classes) -> Tensor:
-    """The context [M, d] behind whose class names the text features are all that a model predicts with.
+    """Return the context [M, d] if the model predicts only with the text features of class names after this context.
 
-    classes: some that the model has read. Raises ConfigError where it has none, one for each class, one for several
-    layers, or mixes several.
+    Parameters
+    ----------
+    classifier
+        The model.
+    classes
+        Some class names that the model has read.
+
+    Raises
+    ------
+    ConfigError
+        If the model has no context, several contexts, one for each class, or one for several layers.
     """
     method, like = classifier.method, classifier.backbone.logit_scale
     head_of(classifier, classes)
@@ -56,18 +70,20 @@ def context_of(classifier: Classifier, classes: Classes) -> Tensor:
         if plain and difference(like.exp() * images @ features.T, logits) <= SAME:
             return context.vectors
     raise ConfigError(
-        f"the model of {method.name} is not one prompt that stands before every class name: export a head for a list of"
-        " class names instead, with --format clip-head or onnx"
+        f"the model of {method.name} is not a single prompt that is the same for every class name",
+        where="format",
+        remedy="Export a head for a list of class names, with --format clip-head or onnx",
     )
 
 
 def difference(values: Tensor, expected: Tensor) -> float:
-    """The largest difference, as a share of the largest number that is expected."""
+    """Return the largest difference, relative to the largest expected number."""
     return float((values - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
 
 
 def _nonlinear(classifier: Classifier) -> ConfigError:
     return ConfigError(
-        f"the model of {classifier.method.name} reads more of an image than its feature, or not linearly: it cannot be"
-        " exported, only used with fedpgp predict or fedpgp.load"
+        "the model cannot be exported, because its logits are not a linear function of the image feature",
+        where=f"method {classifier.method.name}",
+        remedy="Use the model with fedpgp predict or fedpgp.load",
     )
