@@ -77,7 +77,7 @@ def test_images(like) -> torch.Tensor:
 
 
 def settings_of(method) -> Settings:
-    """Those of a method that sets some of them itself."""
+    """Return the settings of a method, its own values first."""
     own = {key: getattr(method, key, None) for key in ("momentum", "weight_decay", "optimizer", "betas", "eps")}
     given = {name: value for name, value in own.items() if value is not None}
     return Settings(

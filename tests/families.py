@@ -55,7 +55,11 @@ def word_pieces(directory: Path, length: int = LENGTH) -> int:
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    letters = [*ascii_lowercase, ascii_lowercase, f"z{ascii_lowercase}"]  # each alone, and behind another
+    letters = [
+        *ascii_lowercase,
+        ascii_lowercase,
+        f"z{ascii_lowercase}",
+    ]  # each as the first and as a later letter of a word
     trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=list(special.values()))
     made.train_from_iterator([*TEXTS, *letters], trainer)
     made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
@@ -104,7 +108,7 @@ def byte_pairs(directory: Path) -> int:
 
 
 def sentence_piece_model(directory: Path) -> Any:
-    """Give a saved SigLIP the tokenizer that it is published with, a SentencePiece model, in the place of its own."""
+    """Give a saved SigLIP the tokenizer that it is published with, a SentencePiece model instead of its own."""
     import sentencepiece
     from transformers import SiglipTokenizer
 

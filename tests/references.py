@@ -1,8 +1,8 @@
 """Reference implementations: libraries that only tests import, in `references` of the environment.
 
-torchvision, which OpenCLIP imports, does not load beside the CPU build of PyTorch unless two of its operators are
-declared. Where everybody could import it, transformers would try to, in every process that a test starts. So its folder
-is on the path only where a test asks for it.
+OpenCLIP imports torchvision, which does not load together with the CPU build of PyTorch unless two of its operators
+are declared. If torchvision were always on the path, transformers would try to import it in every process of a test.
+Therefore its folder is on the path only if a test asks for it.
 """
 
 import os
@@ -24,7 +24,7 @@ _declared: list[torch.library.Library] = []  # lives as long as the process, as 
 
 @contextmanager
 def references() -> Iterator[None]:
-    """The libraries can be imported inside; skips the test where they are not installed."""
+    """Let a test import the libraries; skip the test if they are not installed."""
     if not FOLDER.is_dir():
         pytest.skip("the references are not installed: make .venv/.installed")
     if not _declared:
@@ -46,7 +46,7 @@ import sys
 from importlib.abc import MetaPathFinder
 
 class Declares(MetaPathFinder):
-    # Declares the operators when somebody looks for torchvision, without importing torch before that.
+    # Declares the operators when a module looks for torchvision, without importing torch before that.
     libraries = []
 
     def find_spec(self, name, path=None, target=None):

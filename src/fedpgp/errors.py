@@ -24,7 +24,7 @@ class FedPGPError(Exception):
     got
         The value that was found; `...` if there is none.
     remedy
-        What to do: an imperative without a final period. A whole command stands in backticks and can be pasted.
+        What to do: an imperative without a final period. A whole command is in backticks and can be pasted.
     """
 
     def __init__(self, problem: str = "", *, where: str = "", allowed: str = "", got: object = ..., remedy: str = ""):
@@ -37,15 +37,15 @@ class FedPGPError(Exception):
 
 
 class ConfigError(FedPGPError):
-    """A configuration that cannot be run."""
+    """A configuration that cannot be used."""
 
 
 class DataError(FedPGPError):
-    """Data, or a task on it, that cannot be built."""
+    """Data that cannot be read, or a task that cannot be built from it."""
 
 
 class NamesError(DataError):
-    """Class names that are not those of a federation."""
+    """Class names that differ from the class names of the federation."""
 
 
 class CheckpointError(FedPGPError):
@@ -61,11 +61,11 @@ class InUseError(OutputError):
 
 
 class TrainingError(FedPGPError):
-    """Local training that cannot go on."""
+    """Local training that cannot continue."""
 
 
 class TooFewError(TrainingError):
-    """Updates that are too few for what is to be made of them; another round may have more."""
+    """A round with too few updates for the aggregator; another round may have more."""
 
 
 def _short(value: object) -> str:
@@ -74,7 +74,7 @@ def _short(value: object) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The remedy for an unknown `word`: the nearest of the `known` ones, and all of them."""
+    """Return the remedy for an unknown word: the most similar known word, and all known words."""
     names = list(known)
     begun = sorted((name for name in names if word and name.startswith(word.lower())), key=len)
     close = begun or difflib.get_close_matches(word.lower(), names, n=1)
@@ -83,14 +83,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind where it says nothing."""
+    """Return the first line of an error's message, or the error's type if it has no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def shown(path: "os.PathLike[str] | str") -> str:
-    """A path as text that can be printed and written: bytes that are no UTF-8 are escaped, as in caf\\xe9.png."""
+    """Return a path as text. Bytes that are not valid UTF-8 are escaped, as in caf\\xe9.png."""
     text = os.fspath(path)
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half of a character, which no file system gives
+    except UnicodeEncodeError:  # half of a surrogate pair, which file systems do not produce
         return text.encode("utf-8", "backslashreplace").decode()

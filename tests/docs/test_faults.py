@@ -101,7 +101,7 @@ def test_fault_03_a_step_reads_two_short_contexts_and_no_image_twice(backbone, m
     steps = [shape for shape in shapes if shape[2]]
     evaluations = [shape for shape in shapes if not shape[2]]
     assert len(steps) == 2 * 6  # batches of 4 of 6, 5 and 7 images
-    assert {count for count, *_ in steps} == {2}  # p_G and p_i; neither U V alone nor z_C
+    assert {count for count, *_ in steps} == {2}  # p_G and p_i; neither U V nor z_C
     assert all(classes == len(tiny.BASE) and tokens <= longest + 1 < 40 - 4 for _, (classes, tokens), _ in steps)
     # p_G and three personal prompts a round, whatever the images
     assert sum(count for count, *_ in evaluations) == 2 * (1 + 3)
@@ -149,7 +149,7 @@ def test_fault_05_class_order_is_that_of_the_label_file(pictograms):
 
 
 def test_fault_06_the_proximal_term_has_a_gradient(backbone):
-    """μ (p − p_G) beside that of the task, in the second step as in a hand-written one; in the first p is p_G."""
+    """The second step adds μ (p − p_G), as a hand-written step does; in the first step p is p_G."""
     mu, rate = 3.0, SMALL["learning_rate"]
     settings = {"rounds": 1, "batch_size": 100, "local_epochs": 2, "momentum": 0.0, "weight_decay": 0.0}
     _, plain, _ = watched(PromptFL(**SMALL), backbone, **{**settings, "local_epochs": 1})
@@ -235,7 +235,7 @@ def test_fault_11_images_are_resized_before_they_are_normalised(backbone):
 
 
 def test_fault_12_private_parts_survive_the_round(backbone):
-    """They are what each client left, they differ, they go into its predictions, and training goes on from them."""
+    """They are what each client left, they differ, they go into its predictions, and training continues from them."""
     found, trained, _ = watched(FedPGP(**OURS), backbone, rounds=2)
     for job, update in trained:
         assert tiny.bits(found[job.round - 1].private[job.client]) == tiny.bits(update.own.private)

@@ -45,7 +45,7 @@ def test_the_projection_by_hand():
     """b = (0.6, 0.8) of length one: ⟨a, b⟩ = 3 · 0.6 − 6 · 0.8 = −3, so a loses −3 b = (−1.8, −2.4)."""
     assert direction([[3.0, -6.0]], [[1.5, 2.0]])[0].tolist() == pytest.approx([4.8, -3.6])
     assert direction([[3.0, -6.0]], [[1.5, 2.0]], strength=0.5)[0].tolist() == pytest.approx([3.9, -4.8])
-    # a tensor is one vector, not one for each of its rows: the rows alone give −3 and 8
+    # a tensor is one vector, not one for each of its rows, which would give −3 and 8
     assert direction([[3.0, -6.0], [0.0, 8.0]], [[0.6, 0.8], [0.0, 1.0]]).tolist() == [[3.0, -6.0], [0.0, 8.0]]
 
 

@@ -271,7 +271,7 @@ class RunOptions(WorkOptions):
 
     @property
     def more_rounds(self) -> int:
-        """Return how many rounds are to be added to finished runs."""
+        """Return the number of rounds to add to finished runs."""
         return int(self.rounds or 0) if self.resume else 0
 
     @property

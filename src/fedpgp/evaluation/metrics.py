@@ -91,7 +91,7 @@ def area(local: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.
     """Return the area under the trade-off between Local and HM(Base, Novel), in percent of the whole square.
 
     The curve has, for each value of Local, the best HM of the models with at least this Local. The area is therefore
-    the one that the points dominate (the hypervolume with the origin as reference). It does not interpolate between
+    the area that the points dominate (the hypervolume with the origin as reference). It does not interpolate between
     models, and the area of a single model is the rectangle Local × HM.
 
     Parameters

@@ -69,7 +69,7 @@ def started_config(directories: Sequence[Path], methods: Sequence[Method] = ()) 
 
 
 def finished_config(directories: Sequence[Path], methods: Sequence[Method] = ()) -> ExperimentConfig:
-    """Return the config of finished runs; arguments and errors are those of `started_config`."""
+    """Return the config of finished runs, with the arguments and errors of `started_config`."""
     kinds = [type(method) for method in methods]
     return _only([load_config(directory / "config.toml", methods=kinds) for directory in directories], directories)
 

@@ -78,7 +78,7 @@ def _stop(setup: RunSetup, cell: Cell, run: Run, place: Path) -> None:
 
 
 def _obstacle(spec: RunSpec, rounds: int) -> str:
-    """Return why a run of so many rounds cannot be continued, or "" if it can."""
+    """Return why a finished run with this number of rounds cannot be continued, or "" if it can."""
     method, training, aggregator = spec.method, spec.training(1), spec.aggregator
     if not spec.trains:
         return ""
@@ -95,5 +95,5 @@ def _obstacle(spec: RunSpec, rounds: int) -> str:
     if aggregator.controls or aggregator.personal or spec.begin().memory:
         return f"a finished run has no state of its aggregator, {aggregator.name}"
     if type(method).for_prediction is not Hooks.for_prediction:
-        return "a finished run has the shared part that it predicts with, and not the one that it trains"
+        return "a finished run has only the shared part for prediction, and not the trained shared part"
     return ""
