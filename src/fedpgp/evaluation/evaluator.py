@@ -298,14 +298,14 @@ class Evaluator:
                     )
                     # If the sum is finite, all are. It takes 1/25 of the time of checking each of them.
                     if not (answers[name].sum().isfinite() or answers[name].isfinite().all()):
-                        raise TrainingError("the logits are not finite")
+                        remedy = f"Lower {method.name}.learning_rate, or change other settings of [{method.name}]"
+                        raise TrainingError("the logits are not finite", remedy=remedy)
         except TrainingError as error:
             raise TrainingError(
                 error.problem or str(error),
                 where=f"{place}, in evaluation",
                 got=error.got,
-                remedy=error.remedy
-                or f"Lower {method.name}.learning_rate, or change other settings of [{method.name}]",
+                remedy=error.remedy,
             ) from error
         return answers
 

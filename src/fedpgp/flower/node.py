@@ -221,5 +221,5 @@ def answer(kind: str, content: RecordDict, open_node: Callable[[], Node], *, tru
     except Exception as error:
         log.exception("unexpected error in %s", kind)
         fault = NodeError(f"{type(error).__name__}: {error}")
-    reason = str(fault) if trusted else f"{type(fault).__name__} in {kind}. Read the log of the node."
+    reason = str(fault) if trusted else f"{type(fault).__name__} in {kind}"
     return RecordDict({FAULT: ConfigRecord({"reason": reason})})

@@ -270,9 +270,9 @@ class Nodes:
         if reply.has_error() and reply.error.code == ErrorCode.INVALID_FAB:
             raise TrainingError(REFUSES, remedy=READ_LOG)
         if reply.has_error():
-            raise TrainingError(f"the node failed: {line(reply.error.reason)}")
+            raise TrainingError(f"the node failed: {line(reply.error.reason)}", remedy=READ_LOG)
         if FAULT in reply.content.config_records:
-            raise TrainingError(line(reply.content.config_records[FAULT].get("reason")))
+            raise TrainingError(line(reply.content.config_records[FAULT].get("reason")).rstrip("."), remedy=READ_LOG)
         return reply.content
 
     def _exchange(self, kind: str, number: int, contents: Mapping[int, RecordDict]) -> dict[int, Message]:
@@ -331,7 +331,7 @@ class Nodes:
             raise Refused(REFUSES, remedy=READ_LOG)
         content, clients = reply.content, self._spec.clients
         if FAULT in content.config_records:
-            raise Refused(line(content.config_records[FAULT].get("reason")))
+            raise Refused(line(content.config_records[FAULT].get("reason")).rstrip("."), remedy=READ_LOG)
         names = ("client", "examples", *(f"tests_{name}" for name in self._spec.tests))
         client, *counts = facts(content, **dict.fromkeys(names, int))
         if numbers is not None and client != numbers.get(node):

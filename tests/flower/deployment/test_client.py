@@ -34,4 +34,4 @@ def test_a_node_tells_its_server_counts_and_accuracies_and_not_which_images_it_g
 
 def test_an_error_at_a_node_is_reported_without_its_text_which_may_name_files(about):
     answered = answer_as(QUERY, RecordDict(), {**about, "client": 7})
-    assert answered.config_records[FAULT]["reason"] == "ConfigError in query. Read the log of the node."
+    assert answered.config_records[FAULT]["reason"] == "ConfigError in query"

@@ -129,7 +129,7 @@ def without_text(message: Message) -> Message:
     code = message.error.code
     kind = next((name for name, value in vars(ErrorCode).items() if value == code), f"error {code}")
     plain = deepcopy(message)
-    plain.error = Error(code, f"{kind} in {message.metadata.message_type}. Read the log of the node.")
+    plain.error = Error(code, f"{kind} in {message.metadata.message_type}")
     plain.metadata.__dict__["_message_id"] = plain.object_id  # as Flower does
     return plain
 
