@@ -11,7 +11,7 @@ from fedpgp.errors import ConfigError, DataError
 
 def test_a_value_that_is_not_allowed():
     error = ConfigError(where="task.clients", allowed="at most 4", got="ten", remedy="Use --set task.clients=4")
-    assert str(error) == "task.clients must be at most 4, got 'ten'. Use --set task.clients=4."
+    assert str(error) == "task.clients must be at most 4, got 'ten'. Use --set task.clients=4"
 
 
 def test_a_problem_in_a_place():

@@ -2,9 +2,11 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterable
 
 LONGEST = 200  # characters of a value in a message
+PASTED = re.compile(r"(^|\s)(--\S+|\S*[=/]\S*)$")  # an option, a setting or a path at the end of a remedy
 
 
 class FedPGPError(Exception):
@@ -24,7 +26,8 @@ class FedPGPError(Exception):
     got
         The value that was found; `...` if there is none.
     remedy
-        What to do: an imperative without a final period. A whole command is in backticks and can be pasted.
+        What to do: an imperative without a final period. A whole command is in backticks and can be pasted. The
+        sentence gets no period after an option, a setting or a path, so that these can be pasted, too.
     """
 
     def __init__(self, problem: str = "", *, where: str = "", allowed: str = "", got: object = ..., remedy: str = ""):
@@ -33,7 +36,9 @@ class FedPGPError(Exception):
             sentence = f"{where}: {problem}" if where else problem
         else:
             sentence = f"{where} must be {allowed}" + ("" if got is ... else f", got {_short(got)}")
-        super().__init__(f"{sentence}. {remedy}." if remedy else sentence)
+        if remedy:
+            sentence += f". {remedy}" + ("" if PASTED.search(remedy) else ".")
+        super().__init__(sentence)
 
 
 class ConfigError(FedPGPError):

@@ -427,7 +427,7 @@ def test_an_error_about_a_directory_without_a_run_lists_the_runs_nearby(command:
         command("show", "fedpgp-runs"),
         "fedpgp-runs: ",
         ": fedpgp-runs/study/new, ",
-        ", fedpgp-runs/old.\n",
+        ", fedpgp-runs/old\n",
     )
     refused(
         command("predict", "fedpgp-runs", "a.png"), "fedpgp-runs/study/new/local/seed-0, fedpgp-runs/old/local/seed-0"
@@ -443,10 +443,10 @@ LONG = "a very long text " * 20
         (("export", LONG), "`fedpgp run`"),
         (("show", LONG), "`fedpgp run`"),
         (("data", "check", LONG), "data.source"),
-        (("doctor", "--checkpoint", LONG), "checkpoint must be"),
-        (("run", "--method", f"{LONG}.py:Mine"), "which is not there"),
-        (("config", "-c", LONG), "cannot be read"),
-        (("run", "--method", "zero-shot", "-o", LONG), "too long for the name of a file"),
+        (("doctor", "--checkpoint", LONG), "checkpoint"),
+        (("run", "--method", f"{LONG}.py:Mine"), ".py:Mine"),
+        (("config", "-c", LONG), "recipe"),
+        (("run", "--method", "zero-shot", "-o", LONG), "too long"),
     ],
 )
 def test_a_text_that_is_too_long_for_a_path_is_no_file(

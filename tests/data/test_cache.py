@@ -80,9 +80,9 @@ def test_two_data_sets_of_one_name_are_told_apart(command: Command, tmp_path: Pa
 
 def test_clear_stale_leaves_what_can_be_used(command: Command, four: dict[str, CacheEntry], tmp_path: Path) -> None:
     code, _, told = command("clear", "--stale", "--yes")
-    assert (code, told) == (0, f"removed 2 of 2 entries from {tmp_path}\n")
+    assert (code, told) == (0, f"Removed 2 of 2 entries from {tmp_path}.\n")
     assert {row.state for row in entries(tmp_path)} == {"current", "unfinished"}
-    assert command("clear", "--stale", "--yes")[2] == f"nothing to remove in {tmp_path}\n"
+    assert command("clear", "--stale", "--yes")[2] .endswith(f"nothing to remove in {tmp_path}.\n")
 
 
 def test_clear_removes_only_what_this_library_wrote(
@@ -95,7 +95,7 @@ def test_clear_removes_only_what_this_library_wrote(
 def test_clear_asks_first(command: Command, four: dict[str, CacheEntry], tmp_path: Path) -> None:
     code, _, told = command("clear")
     assert code == 2
-    assert "say --yes" in told
+    assert "--yes" in told
     assert len(entries(tmp_path)) == 4
 
 
@@ -103,8 +103,8 @@ def test_clear_leaves_what_is_being_encoded(command: Command, four: dict[str, Ca
     with four["unfinished"].locked(lambda _: None):
         code, _, told = command("clear", "--yes")
     assert code == 0
-    assert "removed 3 of 4" in told
-    assert "in use by another process" in told
+    assert "3 of 4" in told
+    assert "Another process uses pets" in told
     assert [row.state for row in entries(tmp_path)] == ["unfinished"]
 
 

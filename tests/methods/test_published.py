@@ -157,7 +157,7 @@ def test_a_method_without_published_values_says_so(small: None, cache: Path) -> 
 def test_methods_shows_published_values_beside_the_defaults(command: Command) -> None:
     told = " ".join(command("methods", "fedpgp").out.split())
     assert "here 1.9; published 0.5 " in told
-    assert "With fedpgp run --settings published also: federation.rounds = 25, " in told
+    assert "`fedpgp run --settings published` also sets federation.rounds = 25, " in told
     assert "published" not in command("methods", "zero-shot").out.split("guidance")[0]
 
 

@@ -159,8 +159,9 @@ def get(
 
     place = fetch(name, to)
     root = "" if to == Path("data") else f" --set data.root={to}"
-    out.print(f"{name} is in {place}. Check it with: fedpgp data check {place}", markup=False)
-    out.print(f"Train on it with: fedpgp run --method fedpgp --data {name}{root}", markup=False)
+    out.print(f"{name} is in {place}. Check it with `fedpgp data check {place}`.", markup=False, soft_wrap=True)
+    train = f"fedpgp run --method fedpgp --data {name}{root}"
+    out.print(f"Train on it with `{train}`.", markup=False, soft_wrap=True)
 
 
 @options.command(app)

@@ -50,7 +50,7 @@ def demo(
                 " federations. There is no password."
             )
         address = f"http://{shown}:{port}/"
-        out.print(f"fedpgp demo is at {address}  (stop it with Ctrl-C)", markup=False)
+        out.print(f"fedpgp demo is at {address}  (stop it with Ctrl-C)", markup=False, soft_wrap=True)
         if open_browser:
             import webbrowser
 

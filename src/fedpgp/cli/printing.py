@@ -70,7 +70,7 @@ def tracked(session: Session, kinds: Sequence[str] | None) -> "Iterator[fedpgp.R
 
 def say(text: str) -> None:
     """Print a line on standard error."""
-    err.print(text, markup=False)
+    err.print(text, markup=False, soft_wrap=True)
 
 
 def print_json(content: object) -> None:

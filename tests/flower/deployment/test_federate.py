@@ -13,7 +13,7 @@ import pytest
 from commands import refused
 from raising import raises
 
-from fedpgp.cli.federate import _so_far
+from fedpgp.cli.federate import _round_summary
 from fedpgp.errors import OutputError
 from fedpgp.flower.deployment.credentials import check_certificate, write_authority, write_server
 from fedpgp.flower.deployment.gate import Limits
@@ -129,9 +129,9 @@ def test_after_each_round_the_remaining_time_is_estimated():
         {"round": number, "local": 60.0, "seconds_training": 4.0 * number, "seconds_evaluation": 6.0}
         for number in (1, 2)
     ]
-    assert _so_far(records, 10) == "Local 60.0, about 96 s left"  # 10 s and 14 s, and eight rounds
-    assert _so_far(records, 2) == "Local 60.0"
-    assert _so_far([{**records[0], "round": 0}], 10) == "Local 60.0"  # a method without training has one round
+    assert _round_summary(records, 10) == "Local 60.0, about 96 s left"  # 10 s and 14 s, and eight rounds
+    assert _round_summary(records, 2) == "Local 60.0"
+    assert _round_summary([{**records[0], "round": 0}], 10) == "Local 60.0"  # a method without training has one round
 
 
 @pytest.mark.slow

@@ -124,7 +124,7 @@ def test_flowers_own_loop_does_not_get_a_foreign_app_and_the_log_names_it(foreig
     assert server.stored is None
     (reply,) = server.replies
     assert reply.error.code == ErrorCode.INVALID_FAB
-    assert reply.error.reason.startswith("INVALID_FAB in query. ")
+    assert reply.error.reason.startswith("INVALID_FAB in query")
     assert "app 'fedpgp/ours' with the hash" in caplog.text
     assert "federation/client_app.py" in caplog.text
 
@@ -153,7 +153,7 @@ def test_an_error_leaves_the_node_as_its_type_and_phase(own, policy, monkeypatch
     with connect() as (_, _, send, _, _, _, push, _):
         start_client_internal._push_messages(state=state, object_store=store, send=send, push_object=push)
     (reply,), (pushed,) = server.replies, server.pushed
-    assert reply.error.reason.startswith("CLIENT_APP_RAISED_EXCEPTION in query. ")
+    assert reply.error.reason.startswith("CLIENT_APP_RAISED_EXCEPTION in query")
     assert reply.metadata.reply_to_message_id == server.message.metadata.message_id
     assert Message.inflate(pushed).error == reply.error
     assert b"crown" not in pushed
