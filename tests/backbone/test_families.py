@@ -122,7 +122,9 @@ def test_pieces_and_class_specific_contexts_give_the_same_features(made):
         assert torch.allclose(whole, other, atol=1e-12) and torch.allclose(*gradients, atol=1e-10)
 
 
-@pytest.mark.parametrize("kind", ["siglip", "altclip", "mobileclip", "biomedclip"])
+@pytest.mark.parametrize(
+    "kind", ["siglip", "altclip", pytest.param("mobileclip", marks=pytest.mark.slow), "biomedclip"]
+)
 def test_fedpgp_agrees_with_the_oracle(kind, made, monkeypatch):
     family = made(kind)
     backbones = {p: load_backbone(str(family.directory), p) for p in ("float64", "float32")}

@@ -82,7 +82,7 @@ def test_clear_stale_leaves_what_can_be_used(command: Command, four: dict[str, C
     code, _, told = command("clear", "--stale", "--yes")
     assert (code, told) == (0, f"Removed 2 of 2 entries from {tmp_path}.\n")
     assert {row.state for row in entries(tmp_path)} == {"current", "unfinished"}
-    assert command("clear", "--stale", "--yes")[2] .endswith(f"nothing to remove in {tmp_path}.\n")
+    assert command("clear", "--stale", "--yes")[2].endswith(f"nothing to remove in {tmp_path}.\n")
 
 
 def test_clear_removes_only_what_this_library_wrote(

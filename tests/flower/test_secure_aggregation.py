@@ -178,6 +178,7 @@ MADE_UP = [
 ]
 
 
+@pytest.mark.slow
 def test_an_invented_reply_costs_at_most_a_round(world):
     """The client sends another wrong reply in every round; in the last round it is honest."""
     there = world(SECURE, rounds=len(MADE_UP) + 1)

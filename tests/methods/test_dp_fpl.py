@@ -29,7 +29,7 @@ def random(seed, *shape):
     return torch.randn(*shape, generator=tiny.generator(seed, "test"), dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("images", "z"), [("real", 0.02), ("random", 0.0)])
+@pytest.mark.parametrize(("images", "z"), [("real", 0.02), pytest.param("random", 0.0, marks=pytest.mark.slow)])
 def test_dp_fpl_agrees_with_the_oracle(images, z, backbones, monkeypatch):
     clips = []
     method = DPFPL(context_length=5, learning_rate=0.005, rank=2, clip=12.0, noise_multiplier=z)

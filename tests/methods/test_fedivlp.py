@@ -26,7 +26,7 @@ def first(method, backbone):
     ("changes", "tail", "images"),
     [
         ({"visual_length": 3, "depth": 3}, "{}.", "real"),
-        ({"context_length": 3, "visual_length": 0, "depth": 2}, "a {}.", "random"),
+        pytest.param({"context_length": 3, "visual_length": 0, "depth": 2}, "a {}.", "random", marks=pytest.mark.slow),
         ({"context_length": 5, "visual_length": 1, "depth": 1}, "{}.", "random"),  # longer than the phrase: drawn
     ],
 )

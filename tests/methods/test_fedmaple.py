@@ -41,7 +41,7 @@ def loss_and_gradients(method, shared, backbone):
     ("changes", "tail", "images"),
     [
         ({"depth": 3}, "of a {}.", "real"),
-        ({"depth": 1, "context_length": 3, "ctx_init": "random"}, "{}.", "random"),
+        pytest.param({"depth": 1, "context_length": 3, "ctx_init": "random"}, "{}.", "random", marks=pytest.mark.slow),
     ],
 )
 def test_fedmaple_agrees_with_the_oracle(changes, tail, images, both_precisions, monkeypatch):

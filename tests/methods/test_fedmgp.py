@@ -61,7 +61,7 @@ def effective(method, params):
     "changes",
     [
         {"groups": 3, "visual_length": 0, "diversity": 2.0, "temperature": 0.05, "learning_rate": 0.01},
-        {"groups": 2, "selected": 1, "temperature": 1.0, "learning_rate": 0.002},
+        pytest.param({"groups": 2, "selected": 1, "temperature": 1.0, "learning_rate": 0.002}, marks=pytest.mark.slow),
     ],
 )
 def test_fedmgp_agrees_with_the_oracle(changes, both_precisions, monkeypatch):

@@ -17,7 +17,7 @@ from fedpgp.methods.fedplot import FedPLOT
 from fedpgp.methods.promptfolio import PromptFolio
 
 
-@pytest.mark.parametrize(("mass", "images"), [(0.8, "random"), (1.0, "real")])
+@pytest.mark.parametrize(("mass", "images"), [(0.8, "random"), pytest.param(1.0, "real", marks=pytest.mark.slow)])
 def test_fedotp_agrees_with_the_oracle(mass, images, both_precisions, monkeypatch):
     """A plan that ends a turn earlier in float32 differs by a part of the tolerance."""
     method = FedOTP(context_length=2, learning_rate=0.02, mass=mass, tolerance=1e-5)

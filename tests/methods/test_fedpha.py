@@ -23,7 +23,7 @@ def random(seed, *shape):
 
 @pytest.mark.parametrize(
     ("projection", "ratio", "images"),
-    [("code", 0.5, "random"), ("complement", 0.6, "real")],
+    [pytest.param("code", 0.5, "random", marks=pytest.mark.slow), ("complement", 0.6, "real")],
 )
 def test_fedpha_agrees_with_the_oracle(projection, ratio, images, backbones, monkeypatch):
     weights, active = {"margin": 0.5, "pull": 30.0, "push": 2.0}, []

@@ -40,7 +40,9 @@ def with_equal_patches(backbone) -> Data:
     return replace(data, train=equal(data.train), tests={name: equal(test) for name, test in data.tests.items()})
 
 
-@pytest.mark.parametrize(("prompts", "epsilon", "images"), [(3, 0.1, "random"), (2, 0.03, "real")])
+@pytest.mark.parametrize(
+    ("prompts", "epsilon", "images"), [(3, 0.1, "random"), pytest.param(2, 0.03, "real", marks=pytest.mark.slow)]
+)
 def test_fedplot_agrees_with_the_oracle(prompts, epsilon, images, backbones, monkeypatch):
     """A plan that ends a turn earlier in float32 differs by a part of the tolerance."""
     method = FedPLOT(context_length=2, learning_rate=0.02, prompts_learned=prompts, epsilon=epsilon, tolerance=1e-5)

@@ -41,7 +41,12 @@ SMOOTH = {"text_weight": 0.0, "image_weight": 0.0}
     ("changes", "rounds", "images"),
     [
         ({"depth": 3, "gaussian_mean": 0.6, "gaussian_std": 0.3}, 3, "real"),
-        ({**SMOOTH, "depth": 1, "logits_weight": 7.0, "gaussian_mean": 1.0, "gaussian_std": 0.6}, 2, "random"),
+        pytest.param(
+            {**SMOOTH, "depth": 1, "logits_weight": 7.0, "gaussian_mean": 1.0, "gaussian_std": 0.6},
+            2,
+            "random",
+            marks=pytest.mark.slow,
+        ),
         ({"visual_length": 0, "text_weight": 3.0, "image_weight": 40.0, "gaussian": False}, 2, "random"),
     ],
 )

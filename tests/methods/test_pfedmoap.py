@@ -27,7 +27,9 @@ def upload(client, *p):
     return Upload(client, 1 + client, {"p": torch.tensor(p, dtype=torch.float64)[:, None]})
 
 
-@pytest.mark.parametrize(("experts", "images", "participation"), [(10, "random", 1.0), (2, "real", 0.67)])
+@pytest.mark.parametrize(
+    ("experts", "images", "participation"), [pytest.param(10, "random", 1.0, marks=pytest.mark.slow), (2, "real", 0.67)]
+)
 def test_pfedmoap_agrees_with_the_oracle(experts, images, participation, backbones, monkeypatch):
     """With a part of the clients, some have no experts while others do, and client 0 predicts before it has trained."""
     method = PFedMoAP(**SMALL, experts=experts, mixing=0.7, scaling=8.0, gate_learning_rate=0.1)
