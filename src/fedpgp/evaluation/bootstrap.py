@@ -1,4 +1,4 @@
-"""A paired bootstrap over test images: is the difference of two methods larger than chance in the choice of images?
+"""A paired bootstrap over test images, which tells whether a difference is larger than chance in the choice of images.
 
 Letters in shapes: R resamples, N clients, A points of a path, n test images of base classes, m test images of novel
 classes.

@@ -143,8 +143,9 @@ def macro_accuracy(of_classes: NDArray[np.float64]) -> float:
 
 
 def calibration_error(confidence: NDArray[np.floating[Any]], correct: NDArray[np.bool_], bins: int = 15) -> float:
-    """Return the expected calibration error of n answers in percentage points (Guo et al. 2017, arXiv 1706.04599, eq.
-    3).
+    """Return the expected calibration error of n answers in percentage points.
+
+    The source is Guo et al. 2017, arXiv 1706.04599, eq. 3.
 
     Parameters
     ----------

@@ -359,7 +359,7 @@ class Method(Hooks, ABC):
 
 
 def _of_federation(what: str, key: str, **limits: Any) -> Any:
-    """A hyperparameter that overrides the one in [federation]."""
+    """Return a hyperparameter that overrides the hyperparameter in [federation]."""
     return Field(default=None, description=f"{what} of this method; if unset, federation.{key}", **limits)
 
 

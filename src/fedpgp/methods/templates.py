@@ -32,7 +32,7 @@ AuthorsGuidance = Annotated[
 
 @cache
 def _tables() -> Mapping[str, Any]:
-    """The content of templates.toml."""
+    """Return the content of templates.toml."""
     return tomllib.loads((resources.files("fedpgp.methods") / "templates.toml").read_text(encoding="utf-8"))
 
 
