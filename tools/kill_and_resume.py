@@ -124,7 +124,7 @@ def anywhere(trial: Trial, rng: random.Random, seconds: float) -> Callable[[], b
 
 
 def in_a_round(trial: Trial, rng: random.Random, seconds: float) -> Callable[[], bool]:
-    """Return a moment in the transaction of a round: at its beginning, or a little later, before or during the commit."""
+    """Return a moment in the transaction of a round: at its beginning, or before or during the commit."""
     begin, delay, seen = time.monotonic() + rng.uniform(0, seconds), rng.choice([0.0, rng.uniform(0, 0.02)]), [0.0]
 
     def come() -> bool:
