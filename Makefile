@@ -44,7 +44,7 @@ format: $(INSTALLED)
 
 # Build the documentation site, site/index.html. A broken link or anchor is an error.
 docs: $(INSTALLED)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(INSTALLED): pyproject.toml constraints.txt tests/references.txt
 	$(PYTHON) -m venv $(VENV)

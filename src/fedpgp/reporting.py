@@ -70,6 +70,8 @@ class ProgressBars(Silent):
     console
         Where to print; None takes standard error.
 
+    Examples
+    --------
     >>> fedpgp.compare(["promptfl", "fedpgp"], reporter=fedpgp.ProgressBars())  # doctest: +SKIP
     """
 
