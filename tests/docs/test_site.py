@@ -41,7 +41,7 @@ def site(tmp_path_factory) -> dict[Path, Links]:
     """Every page of the site, built as `make docs` does."""
     target = tmp_path_factory.mktemp("site")
     settings = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(target)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(target)]
     done = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
