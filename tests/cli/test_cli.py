@@ -387,9 +387,9 @@ def test_damaged_asset(command: Command, tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "shipped/pictograms").mkdir(parents=True)
     (tmp_path / "shipped/checksums.json").write_text('{"pictograms/classes.csv": "00"}')
     monkeypatch.setattr(assets, "DIRECTORY", tmp_path / "shipped")
-    refused(command("run", "--method", "zero-shot"), "classes.csv", "nstall fedpgp again")
+    refused(command("run", "--method", "zero-shot"), "classes.csv", "Install fedpgp again")
     (tmp_path / "shipped/pictograms/classes.csv").write_text("name\n")
-    refused(command("run", "--method", "zero-shot"), "classes.csv", "nstall fedpgp again")
+    refused(command("run", "--method", "zero-shot"), "classes.csv", "Install fedpgp again")
 
 
 def written(directory: Path, seeds: dict[str, list[int]]) -> None:
